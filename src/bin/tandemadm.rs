@@ -1,0 +1,2 @@
+//! tandemadm.
+fn main() {}

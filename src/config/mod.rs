@@ -1,0 +1,1 @@
+//! DRBD's `.res` grammar to checked definitions.

@@ -1,0 +1,1 @@
+//! Admin socket, status, events2.

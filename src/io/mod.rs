@@ -1,0 +1,1 @@
+//! The shell: ring, sockets, files, clocks, threads.

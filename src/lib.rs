@@ -1,0 +1,28 @@
+//! Tandem: DRBD in userspace. Two machines keep one block device.
+//!
+//! | room | what it is | pure |
+//! |---|---|---|
+//! | [`config`] | DRBD's `.res` grammar to checked definitions | yes |
+//! | [`resource`] | a resource as a state machine: events in, actions out | yes |
+//! | [`wire`] | the peer protocol: packets and their bytes | yes |
+//! | [`meta`] | the layout of the metadata on disk | yes |
+//! | [`sim`] | a cluster of resources on simulated disks and networks | yes |
+//! | [`io`] | the shell: ring, sockets, files, clocks, threads | no |
+//! | [`control`] | admin socket, status, events2 | no |
+//!
+//! The path of a write (protocol C, two nodes):
+//!
+//! ```text
+//! NBD_CMD_WRITE -> role and disk allow it? -> range free of overlapping requests and resync? else wait
+//!   -> extents hot in the activity log? else one durable log write for all that wait
+//!   -> DiskWrite and Send(Data) at once
+//!   -> local completion, WriteAck from the peer -> Reply -> kept in the transfer log until the peer has flushed
+//! ```
+
+pub mod config;
+pub mod control;
+pub mod io;
+pub mod meta;
+pub mod resource;
+pub mod sim;
+pub mod wire;

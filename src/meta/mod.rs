@@ -1,0 +1,205 @@
+//! The metadata of a disk: superblock, activity log, bitmap. Layout only, no I/O.
+//!
+//! Invariants:
+//! - Bytes from the disk become [`LoadedMeta`] (checked) before anyone uses them.
+//! - An update of the superblock writes copy A durably, then copy B durably; only then may anything
+//!   rest on it. So one damaged copy never costs a completed update.
+//! - A damaged activity log block means: every extent that it covers is hot. A damaged bitmap page
+//!   means: every bit that it covers is set. A zeroed page is damage.
+
+use serde::{Deserialize, Serialize};
+
+use crate::resource::{NodeId, VolumeNumber};
+
+/// Identifier of a disk that create-md has just made (DRBD's UUID_JUST_CREATED).
+pub const JUST_CREATED: u64 = 4;
+/// History entries.
+pub const HISTORY: usize = 32;
+/// 64-bit words of bitmap in one bitmap page (4096 bytes less 32 of header).
+pub const PAGE_WORDS: usize = 508;
+/// Bits in one bitmap page.
+pub const PAGE_BITS: u64 = 64 * PAGE_WORDS as u64;
+
+/// Flags of the device, durable.
+pub struct DeviceFlags;
+#[allow(missing_docs)]
+impl DeviceFlags {
+    /// The data is consistent (not in mid-resync).
+    pub const CONSISTENT: u32 = 1 << 0;
+    /// Was UpToDate.
+    pub const WAS_UP_TO_DATE: u32 = 1 << 1;
+    /// Was Primary (on a restart: crashed Primary).
+    pub const PRIMARY_IND: u32 = 1 << 2;
+    /// Was Established or SyncSource, lost its peer or stopped cleanly, and has flushed.
+    pub const SURVIVED: u32 = 1 << 3;
+    /// Known Outdated.
+    pub const OUTDATED: u32 = 1 << 4;
+    /// Ended in order: nothing unflushed, activity log empty.
+    pub const CLEAN: u32 = 1 << 5;
+    /// Blocks are kept on trim and zeroes (`create-md --preallocate`).
+    pub const PREALLOCATED: u32 = 1 << 6;
+    /// create-md found the data area blank.
+    pub const CREATED_BLANK: u32 = 1 << 7;
+    /// The effective size was exported or synced once: it never shrinks by a handshake.
+    pub const SIZE_USED: u32 = 1 << 8;
+    /// Invalidated since the last rollback verdict: a full target is accepted.
+    pub const INVALIDATED: u32 = 1 << 9;
+}
+
+/// How the bitmap of a slot stands on the disk.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, bincode::Encode, bincode::Decode,
+)]
+pub enum BitmapState {
+    /// Every bit is clear; the pages are not looked at.
+    AllClear,
+    /// Every bit is set; the pages are not looked at.
+    AllSet,
+    /// Every page is valid with this slot's epoch; one that is not is damage.
+    Pages,
+}
+
+/// What is remembered about one peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, bincode::Encode, bincode::Decode)]
+pub struct PeerSlot {
+    /// Whose slot, `None`: free.
+    pub node_id: Option<NodeId>,
+    /// Bitmap UUID, 0: empty.
+    pub bitmap_uuid: u64,
+    /// How the bitmap stands.
+    pub bitmap_state: BitmapState,
+    /// Pages of another epoch are not this bitmap's.
+    pub bitmap_epoch: u32,
+    /// The highest number that this peer has shown (rollback), as of this superblock.
+    pub seen_number: u64,
+    /// The peer's device identity, 0: never met.
+    pub device_uuid: u64,
+}
+
+/// The superblock, decoded and checked. Sizes in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, bincode::Encode, bincode::Decode)]
+pub struct Superblock {
+    /// Grows by one with each update.
+    pub sequence: u64,
+    /// Random identity of this metadata, for clones.
+    pub device_uuid: u64,
+    /// The resource's name.
+    pub resource: String,
+    /// The volume's number.
+    pub volume: VolumeNumber,
+    /// This node's id.
+    pub node_id: NodeId,
+    /// Exported size; 0: never agreed.
+    pub effective_size: u64,
+    /// Bytes of one activity log block: 512 or 4096.
+    pub al_block_size: u32,
+    /// Size of the data area when the metadata was made or last moved.
+    pub data_size: u64,
+    /// Current UUID.
+    pub current_uuid: u64,
+    /// History UUIDs, newest first, 0: empty.
+    pub history: [u64; HISTORY],
+    /// [`DeviceFlags`].
+    pub flags: u32,
+    /// The rollback number as of this superblock; the log may hold a higher one.
+    pub number: u64,
+    /// Boot id of the host when this was written.
+    pub boot_id: [u8; 16],
+    /// When the current generation began, seconds of the wall clock (display only), and by whom.
+    pub generation_time: u64,
+    /// The node that began it.
+    pub generation_node: NodeId,
+    /// When create-md ran, seconds of the wall clock (display only).
+    pub created_time: u64,
+    /// What create-md found: `blank`, or type and label.
+    pub created_found: String,
+    /// At a clean end: length and CRC-32 of the first and last MiB of the data area, 0: not recorded.
+    pub clean_size: u64,
+    /// See `clean_size`.
+    pub clean_digest: u32,
+    /// A slot per peer.
+    pub peers: Vec<PeerSlot>,
+}
+
+/// One block of the activity log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlBlock {
+    /// Which block, from 0.
+    pub index: u32,
+    /// The rollback number that this write carries.
+    pub number: u64,
+    /// One bit per extent, bit 0 of word 0 is extent `index * extents_per_block`.
+    /// `(al_block_size - 32) / 8` words.
+    pub words: Vec<u64>,
+}
+
+/// One page of a slot's bitmap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BitmapPage {
+    /// Which page, from 0.
+    pub index: u32,
+    /// `PAGE_WORDS` words; bit 0 of word 0 is block `index * PAGE_BITS`.
+    pub words: Vec<u64>,
+}
+
+/// A durable update of the metadata.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MetaOp {
+    /// Both copies, one after the other, each durable.
+    Superblock(Box<Superblock>),
+    /// Blocks of the activity log, durable together.
+    ActivityLog {
+        /// The blocks that changed.
+        blocks: Vec<AlBlock>,
+    },
+    /// Pages of a slot's bitmap, durable together.
+    Bitmap {
+        /// The slot, from 0.
+        slot: u8,
+        /// The slot's epoch.
+        epoch: u32,
+        /// The pages.
+        pages: Vec<BitmapPage>,
+    },
+    /// The highest number that a peer has shown, into one of two blocks in turn.
+    SeenNumber {
+        /// The slot, from 0.
+        slot: u8,
+        /// Which of the two blocks, 0 or 1.
+        copy: u8,
+        /// The number.
+        number: u64,
+    },
+}
+
+/// What was read from a slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadedSlot {
+    /// The bitmap as set runs of blocks (first, count), ascending; damaged pages count as set.
+    pub runs: Vec<(u64, u64)>,
+    /// Pages that were damaged.
+    pub damaged_pages: u32,
+    /// The highest number that this peer has shown; `None`: both blocks damaged.
+    pub seen_number: Option<u64>,
+    /// The copy of the seen number that was written last, 0 or 1.
+    pub seen_copy: u8,
+}
+
+/// The checked metadata of a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadedMeta {
+    /// The newest valid copy.
+    pub superblock: Superblock,
+    /// Hot extents, ascending, those of damaged blocks included.
+    pub hot_extents: Vec<u32>,
+    /// The rollback number: the highest of superblock and log; `None`: a log block is damaged, unknown.
+    pub number: Option<u64>,
+    /// A slot per peer, in the superblock's order.
+    pub slots: Vec<LoadedSlot>,
+    /// Somebody wrote behind Tandem since the clean end.
+    pub written_behind: bool,
+    /// Written by this boot of the host: the page cache is intact, only the process crashed.
+    pub same_boot: bool,
+    /// What was found damaged and how it was taken, for the log.
+    pub notes: Vec<String>,
+}

@@ -1,0 +1,167 @@
+//! What comes out of the state machine. Actions of one drain start in queue order and complete in
+//! any order; only two sends on one socket keep their order.
+
+use serde::{Deserialize, Serialize};
+
+use super::command::{AdminResult, LogLevel};
+use super::event::DiskError;
+use super::ids::{NodeId, Payload, RequestId, SocketId, Tag, VolumeNumber};
+use crate::meta::{MetaOp, Superblock};
+use crate::wire::Packet;
+
+/// Something for the shell to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Action {
+    /// Read into a buffer that the shell takes from its pool; `offset` and `length` are multiples
+    /// of 4096, `length` at most `PAYLOAD_MAX`. Completion: `DiskDone` with the payload.
+    DiskRead {
+        /// Of the completion.
+        tag: Tag,
+        /// Which disk.
+        volume: VolumeNumber,
+        /// Bytes.
+        offset: u64,
+        /// Bytes.
+        length: u32,
+    },
+    /// Write the payload (its buffer offset, its length and `offset` are multiples of 4096).
+    DiskWrite {
+        /// Of the completion.
+        tag: Tag,
+        /// Which disk.
+        volume: VolumeNumber,
+        /// Bytes.
+        offset: u64,
+        /// The data.
+        payload: Payload,
+        /// Durable before completion.
+        fua: bool,
+    },
+    /// Make the range read as zeroes; multiples of 4096.
+    DiskZeroes {
+        /// Of the completion.
+        tag: Tag,
+        /// Which disk.
+        volume: VolumeNumber,
+        /// Bytes.
+        offset: u64,
+        /// Bytes.
+        length: u32,
+        /// Keep the blocks allocated. Otherwise a hole is punched, unless the disk was created with
+        /// `--preallocate`.
+        no_hole: bool,
+        /// Durable before completion.
+        fua: bool,
+    },
+    /// Everything that completed on this disk before is durable at completion. Never retried.
+    DiskFlush {
+        /// Of the completion.
+        tag: Tag,
+        /// Which disk.
+        volume: VolumeNumber,
+    },
+    /// A durable update of the metadata. Completion: `MetaDone`. Two of them on the same blocks are
+    /// never under way at once.
+    Meta {
+        /// Of the completion.
+        tag: Tag,
+        /// Which disk.
+        volume: VolumeNumber,
+        /// What to write.
+        op: MetaOp,
+    },
+    /// Nothing is under way on this disk for the core any more: close it and release its locks.
+    CloseDisk {
+        /// Which disk.
+        volume: VolumeNumber,
+        /// A clean end: fill in `clean_size` and `clean_digest` from the data area, write this
+        /// superblock, then close. `None`: close at once (the disk failed).
+        superblock: Option<Box<Superblock>>,
+    },
+    /// One attempt to connect to the peer, for `timeout_ms` at most. Outcome: `Connected` or
+    /// `SocketLost`. `CloseSocket` cancels it.
+    Connect {
+        /// To whom (its configured address).
+        peer: NodeId,
+        /// The number for the connection.
+        socket: SocketId,
+        /// The limit of this attempt, ms.
+        timeout_ms: u64,
+    },
+    /// Send a packet, with its payload if the packet has one.
+    Send {
+        /// Where.
+        socket: SocketId,
+        /// What.
+        packet: Packet,
+        /// The payload; the shell counts this use until the kernel is done with it.
+        payload: Option<Payload>,
+    },
+    /// Close the socket; no event of it follows. `linger`: what is queued is sent first, within
+    /// ping-timeout.
+    CloseSocket {
+        /// Which.
+        socket: SocketId,
+        /// Send what is queued first.
+        linger: bool,
+    },
+    /// Copy, at once: the bytes of `into`'s buffer in front of `into.offset` (`head`) or behind
+    /// `into.offset + into.length` (not `head`), up to the 4096 boundary, from the block in `from`
+    /// (4096 bytes of the disk). This completes an unaligned write to whole blocks.
+    Merge {
+        /// The client's data, in its 4096-aligned buffer.
+        into: Payload,
+        /// The block of the disk that the edge lies in, 4096 bytes.
+        from: Payload,
+        /// Which edge.
+        head: bool,
+    },
+    /// The core will never name this payload again. Exactly once for each payload that an event
+    /// brought.
+    Release(Payload),
+    /// The answer to one piece of a client's request. A read's payload is released right after.
+    Reply {
+        /// Which piece.
+        request: RequestId,
+        /// The payload of a read, or the error for the client.
+        result: Result<Option<Payload>, ReplyError>,
+    },
+    /// Close every client connection of the volume (demotion by force, failure, gap).
+    CloseSessions {
+        /// Of this volume.
+        volume: VolumeNumber,
+    },
+    /// The answer to an administrator's order.
+    AdminReply {
+        /// Of the order.
+        id: u64,
+        /// Done, or why not.
+        result: AdminResult,
+    },
+    /// A line for the log, without the time, with DRBD's prefix (`r0/0 bob: `).
+    Log {
+        /// How loud.
+        level: LogLevel,
+        /// What.
+        text: String,
+    },
+}
+
+/// What the client is told. The shell maps it to NBD's error numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReplyError {
+    /// No copy of the data can be reached, or the only one failed.
+    Io,
+    /// Out of range for a read or trim, or otherwise invalid.
+    Invalid,
+    /// Out of range for a write.
+    NoSpace,
+    /// The volume is not writable here (demoted meanwhile).
+    Shutdown,
+}
+
+impl From<DiskError> for ReplyError {
+    fn from(_: DiskError) -> Self {
+        Self::Io
+    }
+}

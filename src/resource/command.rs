@@ -1,0 +1,162 @@
+//! The administrator's orders, and their refusals with DRBD's numbers and texts
+//! (`State change failed: (-N) text`, `Failure: (1xx) text`).
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{NodeId, VolumeNumber};
+use crate::meta::LoadedMeta;
+
+/// A backing disk that the shell has opened, locked and read the metadata of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttachedDisk {
+    /// Bytes of the data area (a multiple of 4096): what the disk offers, not what is exported.
+    pub data_size: u64,
+    /// 512 or 4096.
+    pub logical_block_size: u32,
+    /// The path, for people.
+    pub path: String,
+    /// What was read and checked.
+    pub meta: LoadedMeta,
+}
+
+/// Which danger a `primary --force` accepts. Force never covers two dangers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Force {
+    /// `--force`: for a JUST_CREATED or a Consistent disk.
+    Plain,
+    /// `--force=inconsistent`.
+    Inconsistent,
+    /// `--force=outdated`.
+    Outdated,
+    /// `--force=blank`: this disk is blank, the peer's holds a file system.
+    Blank,
+}
+
+/// An order of `tandemadm`, already checked for form.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// The disk was opened; go through Attaching.
+    Attach {
+        /// Of this volume.
+        volume: VolumeNumber,
+        /// What was found.
+        disk: Box<AttachedDisk>,
+    },
+    /// Let go of the disk in order.
+    Detach {
+        /// Of this volume.
+        volume: VolumeNumber,
+        /// Even if it holds the only good copy.
+        force: bool,
+    },
+    /// Start dialling and answering.
+    Connect {
+        /// The peer.
+        peer: NodeId,
+        /// In a split brain, this node's changes are the ones to lose.
+        discard_my_data: bool,
+        /// Do the handshake, report the verdict, end StandAlone.
+        tentative: bool,
+    },
+    /// End the connection and stay StandAlone.
+    Disconnect {
+        /// The peer.
+        peer: NodeId,
+        /// Without the orderly leave.
+        force: bool,
+    },
+    /// Become Primary.
+    Primary {
+        /// The accepted danger.
+        force: Option<Force>,
+    },
+    /// Become Secondary.
+    Secondary {
+        /// Close the clients' connections instead of refusing.
+        force: bool,
+    },
+    /// The own data is bad: full resync from the peer.
+    Invalidate {
+        /// Of this volume.
+        volume: VolumeNumber,
+    },
+    /// The peer's data is bad: full resync to the peer.
+    InvalidateRemote {
+        /// Of this volume.
+        volume: VolumeNumber,
+        /// The peer.
+        peer: NodeId,
+    },
+    /// Mark the own disk Outdated.
+    Outdate {
+        /// Of this volume.
+        volume: VolumeNumber,
+    },
+    /// A new current UUID; with `clear_bitmap` both fresh disks are declared equal.
+    NewCurrentUuid {
+        /// Of this volume.
+        volume: VolumeNumber,
+        /// Compare samples, then skip the initial sync.
+        clear_bitmap: bool,
+    },
+    /// Demote, disconnect, detach: the resource can be removed when this is answered.
+    Down {
+        /// The daemon ends (SIGTERM): clients are told, not waited for.
+        shutdown: bool,
+    },
+}
+
+/// Why an order was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// DRBD's number: negative for a state change, 100 and above for a failure.
+    pub code: i32,
+    /// DRBD's text for the number.
+    pub text: String,
+    /// What to do next; may be empty.
+    pub hint: String,
+}
+
+impl Refusal {
+    /// The exit code of `tandemadm` (DESIGN 8): (1xx) 10, (-2) 17, (-4) 16, (-16) 5, other (-N) 11.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        match self.code {
+            -2 => 17,
+            -4 => 16,
+            -16 => 5,
+            n if n < 0 => 11,
+            _ => 10,
+        }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.code < 0 {
+            write!(f, "State change failed: ({}) {}", self.code, self.text)?;
+        } else {
+            write!(f, "Failure: ({}) {}", self.code, self.text)?;
+        }
+        if !self.hint.is_empty() {
+            write!(f, "\n{}", self.hint)?;
+        }
+        Ok(())
+    }
+}
+
+/// The outcome of an order; a text for people where there is something to say.
+pub type AdminResult = Result<String, Refusal>;
+
+/// How loud a log line is: sd-daemon priorities 3, 4, 6, 7.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogLevel {
+    /// A person must act.
+    Error,
+    /// A person should look.
+    Warning,
+    /// A transition.
+    Info,
+    /// For developers.
+    Debug,
+}

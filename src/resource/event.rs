@@ -1,0 +1,168 @@
+//! What goes into the state machine. Plain data: printing it is the transcript, writing it is the
+//! recording.
+
+use serde::{Deserialize, Serialize};
+
+use super::command::Command;
+use super::ids::{NodeId, Payload, RequestId, SessionId, SocketId, Tag, VolumeNumber};
+use crate::wire::Packet;
+
+/// A client's operation on one piece of its request. Offsets and lengths in bytes; the shell cuts
+/// reads and writes into pieces of at most [`super::PAYLOAD_MAX`] that do not cross a multiple of
+/// `PAYLOAD_MAX`, and trims and zeroes into pieces of at most [`super::ZEROES_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// Read; the reply carries a payload of `length` bytes.
+    Read {
+        /// Bytes from the start of the export.
+        offset: u64,
+        /// 1 to `PAYLOAD_MAX`.
+        length: u32,
+    },
+    /// Write. The payload's buffer covers the 4096-aligned hull of the range: the handle's `offset`
+    /// is `offset % 4096` and the buffer is at least `offset % 4096 + length` rounded up to 4096.
+    Write {
+        /// Bytes from the start of the export.
+        offset: u64,
+        /// The data; its length is the length of the write.
+        payload: Payload,
+        /// Durable on both disks before the reply.
+        fua: bool,
+    },
+    /// Everything that was answered before is durable on both disks before the reply.
+    Flush,
+    /// NBD_CMD_TRIM, and NBD_CMD_WRITE_ZEROES. Both read as zeroes afterwards.
+    Zeroes {
+        /// Bytes from the start of the export.
+        offset: u64,
+        /// 1 to `ZEROES_MAX`.
+        length: u32,
+        /// Keep the blocks allocated (NO_HOLE).
+        no_hole: bool,
+        /// Durable on both disks before the reply.
+        fua: bool,
+    },
+}
+
+/// Why a disk operation failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DiskError {
+    /// The disk failed (EIO and everything not named otherwise); the errno.
+    Io(i32),
+    /// No space left on the file system of the backing file.
+    NoSpace,
+    /// The metadata was damaged where it was needed, or the write was refused by a lock.
+    Metadata,
+}
+
+/// Why a socket ended, or an attempt failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SocketError {
+    /// The peer closed in order.
+    Closed,
+    /// Reset, broken pipe and the like; the errno.
+    Io(i32),
+    /// Connection refused.
+    Refused,
+    /// No answer within the time of one attempt.
+    TimedOut,
+    /// No route, or the own address does not exist yet; the errno.
+    Unreachable(i32),
+    /// Bytes that are not our protocol: wrong magic, CRC, length, type.
+    Protocol,
+}
+
+/// Something that happened. Every event of a resource goes through one queue, in one order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// A client connected to a volume (negotiation is over). `client` names it, for people.
+    SessionOpened {
+        /// The new session.
+        session: SessionId,
+        /// What it opened.
+        volume: VolumeNumber,
+        /// For example `nbd-client pid 2211 uid 0`, or `10.0.0.7:51234`.
+        client: String,
+    },
+    /// The client is gone (`disconnect`: it sent NBD_CMD_DISC first). Requests of it that have not
+    /// started are dropped; after DISC they are done.
+    SessionClosed {
+        /// Which session.
+        session: SessionId,
+        /// It said goodbye.
+        disconnect: bool,
+    },
+    /// One piece of a client's request.
+    Request {
+        /// From this client.
+        session: SessionId,
+        /// The reply carries this number.
+        request: RequestId,
+        /// On this volume.
+        volume: VolumeNumber,
+        /// What to do.
+        op: Op,
+    },
+    /// A disk action ended. A read that succeeded carries its payload.
+    DiskDone {
+        /// Of the action.
+        tag: Tag,
+        /// The payload of a read, `None` otherwise.
+        result: Result<Option<Payload>, DiskError>,
+    },
+    /// A metadata action ended; on success it is durable.
+    MetaDone {
+        /// Of the action.
+        tag: Tag,
+        /// Whether it is durable.
+        result: Result<(), DiskError>,
+    },
+    /// An attempt that the core asked for is a TCP connection now.
+    Connected {
+        /// The number that the core chose.
+        socket: SocketId,
+    },
+    /// A connection from the configured address of `peer` was accepted.
+    Accepted {
+        /// Whose address it came from.
+        peer: NodeId,
+        /// An odd number of the shell's.
+        socket: SocketId,
+    },
+    /// A packet arrived, checked by the codec. Data packets carry a payload from the pool.
+    Packet {
+        /// Where.
+        socket: SocketId,
+        /// What.
+        packet: Packet,
+        /// Present exactly if [`Packet::payload_length`] is not 0.
+        payload: Option<Payload>,
+    },
+    /// Some bytes of a packet arrived (a sign of life), but not all of it yet.
+    Received {
+        /// Where.
+        socket: SocketId,
+    },
+    /// The socket ended, or the attempt failed. No event of it follows.
+    SocketLost {
+        /// Which.
+        socket: SocketId,
+        /// Why.
+        error: SocketError,
+    },
+    /// An administrator's order.
+    Admin {
+        /// The answer carries this number.
+        id: u64,
+        /// What.
+        command: Command,
+    },
+    /// `next_timeout` has passed.
+    Timeout,
+    /// The process did not run for longer than ping-timeout (SIGSTOP, suspend): DESIGN 7, "After a
+    /// gap". The shell has closed every client socket unread.
+    ClockGap {
+        /// How long, ms.
+        gap_ms: u64,
+    },
+}

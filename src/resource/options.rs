@@ -1,0 +1,178 @@
+//! The options in force, in the units that the core uses. Names and defaults are DRBD's
+//! (drbd.conf, `net`, `disk`, `options`).
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{NodeId, VolumeNumber};
+
+/// `after-sb-0pri`: nobody is Primary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AfterSb0Pri {
+    /// Stay apart.
+    Disconnect,
+    /// The one that became Primary later loses.
+    DiscardYoungerPrimary,
+    /// The one that became Primary earlier loses.
+    DiscardOlderPrimary,
+    /// If one side wrote nothing, it loses.
+    DiscardZeroChanges,
+    /// The side with fewer set bits loses.
+    DiscardLeastChanges,
+    /// This node loses.
+    DiscardNode(NodeId),
+}
+
+/// `after-sb-1pri`: one is Primary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AfterSb1Pri {
+    /// Stay apart.
+    Disconnect,
+    /// The verdict of 0pri, if the loser is the Secondary.
+    Consensus,
+    /// The verdict of 0pri, whoever loses.
+    ViolentlyAs0p,
+    /// The Secondary loses.
+    DiscardSecondary,
+}
+
+/// `after-sb-2pri`: both are Primary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AfterSb2Pri {
+    /// Stay apart.
+    Disconnect,
+    /// The verdict of 0pri, whoever loses.
+    ViolentlyAs0p,
+}
+
+/// `rr-conflict`: the verdict makes a Primary the target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RrConflict {
+    /// Stay apart.
+    Disconnect,
+    /// Sync over the Primary.
+    Violently,
+    /// Drop the connection and try again.
+    RetryConnect,
+    /// Reverse the direction where the rule allows it.
+    AutoDiscard,
+}
+
+/// `on-io-error`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnIoError {
+    /// Drop the disk, go on with the peer's.
+    Detach,
+    /// Report to the client on the node where it happened; the block is marked out of sync.
+    PassOn,
+}
+
+/// What a resource is made of and how it behaves: the checked definition, for one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceConfig {
+    /// The resource's name.
+    pub name: String,
+    /// This node's id.
+    pub node_id: NodeId,
+    /// This node's name.
+    pub node_name: String,
+    /// The peers, by node id. Two nodes are the case of one.
+    pub peers: Vec<PeerConfig>,
+    /// The volumes, by number.
+    pub volumes: Vec<VolumeConfig>,
+    /// The options in force.
+    pub options: Options,
+}
+
+/// A peer, as the core needs it. Addresses are the shell's business.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerConfig {
+    /// Its node id.
+    pub node_id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// `ADDRESS:PORT` for messages.
+    pub address: String,
+}
+
+/// A volume, as the core needs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeConfig {
+    /// Its number.
+    pub number: VolumeNumber,
+    /// The printed minor.
+    pub minor: u32,
+    /// The backing disk on this node, for messages; `none` for a diskless volume.
+    pub disk: String,
+}
+
+/// The options that act in the core.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// `timeout`, ms (DRBD's unit is 0.1 s). Default 6000.
+    pub timeout_ms: u64,
+    /// `ping-int`, ms. Default 10000.
+    pub ping_int_ms: u64,
+    /// `ping-timeout`, ms. Default 500.
+    pub ping_timeout_ms: u64,
+    /// `connect-int`, ms. Default 10000.
+    pub connect_int_ms: u64,
+    /// `ko-count`; 0: never. Default 7.
+    pub ko_count: u32,
+    /// `max-buffers`, in pages of 4096 bytes: the receive window. Default 2048.
+    pub max_buffers: u32,
+    /// `max-epoch-size`, writes. Default 2048.
+    pub max_epoch_size: u32,
+    /// `al-extents`. Default 1237.
+    pub al_extents: u32,
+    /// `resync-rate`, KiB/s: the rate to start with. Default 250 in DRBD; see docs/decisions.
+    pub resync_rate: u64,
+    /// `c-max-rate`, KiB/s. Default 102400; 0: no limit.
+    pub c_max_rate: u64,
+    /// `c-min-rate`, KiB/s: a floor beside application I/O, never a cap. Default 250.
+    pub c_min_rate: u64,
+    /// `after-sb-0pri`.
+    pub after_sb_0pri: AfterSb0Pri,
+    /// `after-sb-1pri`.
+    pub after_sb_1pri: AfterSb1Pri,
+    /// `after-sb-2pri`.
+    pub after_sb_2pri: AfterSb2Pri,
+    /// `always-asbp`.
+    pub always_asbp: bool,
+    /// `rr-conflict`.
+    pub rr_conflict: RrConflict,
+    /// `on-io-error`.
+    pub on_io_error: OnIoError,
+    /// `auto-promote`. Default no.
+    pub auto_promote: bool,
+    /// `disk-flushes`: no voids promise 1 on this node.
+    pub disk_flushes: bool,
+    /// `md-flushes`: no voids promises 3, 4 and 8 on this node.
+    pub md_flushes: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            timeout_ms: 6000,
+            ping_int_ms: 10_000,
+            ping_timeout_ms: 500,
+            connect_int_ms: 10_000,
+            ko_count: 7,
+            max_buffers: 2048,
+            max_epoch_size: 2048,
+            al_extents: 1237,
+            resync_rate: 250,
+            c_max_rate: 102_400,
+            c_min_rate: 250,
+            after_sb_0pri: AfterSb0Pri::Disconnect,
+            after_sb_1pri: AfterSb1Pri::Disconnect,
+            after_sb_2pri: AfterSb2Pri::Disconnect,
+            always_asbp: false,
+            rr_conflict: RrConflict::Disconnect,
+            on_io_error: OnIoError::Detach,
+            auto_promote: false,
+            disk_flushes: true,
+            md_flushes: true,
+        }
+    }
+}

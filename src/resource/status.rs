@@ -1,0 +1,146 @@
+//! A snapshot of a resource for people and programs: `status`, `events2`, `why` are made from it.
+//! Sizes in bytes unless said otherwise; `control` prints KiB.
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{NodeId, VolumeNumber};
+use super::state::{ConnectionState, DiskState, Reason, ReplicationState, Role};
+
+/// The whole resource.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its name.
+    pub name: String,
+    /// This node's id.
+    pub node_id: NodeId,
+    /// This node's name.
+    pub node_name: String,
+    /// This node's role.
+    pub role: Role,
+    /// I/O is frozen because the only disk is full.
+    pub suspended_no_space: bool,
+    /// I/O is frozen after a gap until the peer has answered.
+    pub suspended_gap: bool,
+    /// I/O waits for a handshake.
+    pub suspended_handshake: bool,
+    /// A panic marked the resource failed; the message.
+    pub failed: Option<String>,
+    /// The volumes.
+    pub devices: Vec<DeviceStatus>,
+    /// The connections.
+    pub connections: Vec<ConnectionStatus>,
+}
+
+/// One volume here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// Its number.
+    pub volume: VolumeNumber,
+    /// The printed minor.
+    pub minor: u32,
+    /// The backing disk, or `none`.
+    pub backing_disk: String,
+    /// The own disk.
+    pub disk_state: DiskState,
+    /// Clients that have it open.
+    pub clients: Vec<String>,
+    /// Exported size, bytes; 0 while not known.
+    pub size: u64,
+    /// Read from the own disk for clients, the peer and resync, bytes.
+    pub read: u64,
+    /// Written to the own disk, bytes.
+    pub written: u64,
+    /// Activity log updates.
+    pub al_writes: u64,
+    /// Bitmap pages written.
+    pub bm_writes: u64,
+    /// Client requests that are not answered yet.
+    pub upper_pending: u64,
+    /// Disk requests that are under way.
+    pub lower_pending: u64,
+    /// Current UUID.
+    pub current_uuid: u64,
+    /// History UUIDs, newest first, zeroes left out.
+    pub history: Vec<u64>,
+    /// Superblock flags, as [`crate::meta::DeviceFlags`].
+    pub flags: u32,
+    /// What happened to the disk last, for `why`; may be empty.
+    pub disk_note: String,
+}
+
+/// One connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionStatus {
+    /// The peer.
+    pub peer_node_id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// The state.
+    pub connection_state: ConnectionState,
+    /// Why it is not Connected.
+    pub reason: Reason,
+    /// The peer's role.
+    pub peer_role: Role,
+    /// A `connect --discard-my-data` waits for the next handshake.
+    pub discard_my_data_pending: bool,
+    /// Bytes of client writes that the peer has not acknowledged.
+    pub ap_in_flight: u64,
+    /// Bytes of resync under way.
+    pub rs_in_flight: u64,
+    /// The sender waits for the peer's receive window.
+    pub congested: bool,
+    /// When the state changed last: ms ago.
+    pub since_ms: u64,
+    /// Attempts since the last Connected.
+    pub attempts: u64,
+    /// What the last attempt or loss said, for `why`.
+    pub detail: String,
+    /// The last verdict of the handshake, for `why`: rule, strategy, identifiers, bits. A line per volume.
+    pub last_handshake: Vec<String>,
+    /// Per volume.
+    pub peer_devices: Vec<PeerDeviceStatus>,
+}
+
+/// One volume toward one peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerDeviceStatus {
+    /// The volume.
+    pub volume: VolumeNumber,
+    /// The replication state.
+    pub replication_state: ReplicationState,
+    /// The peer's disk.
+    pub peer_disk_state: DiskState,
+    /// Payload received since `up`, bytes.
+    pub received: u64,
+    /// Payload sent since `up`, bytes.
+    pub sent: u64,
+    /// Set bits, bytes.
+    pub out_of_sync: u64,
+    /// Requests sent to the peer and not answered.
+    pub pending: u64,
+    /// Requests of the peer that we have not answered.
+    pub unacked: u64,
+    /// The bitmap UUID toward this peer.
+    pub bitmap_uuid: u64,
+    /// A resync that is running.
+    pub resync: Option<ResyncStatus>,
+}
+
+/// A running resync.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResyncStatus {
+    /// Bytes out of sync when it started.
+    pub total: u64,
+    /// Bytes left.
+    pub left: u64,
+    /// Since it started, ms.
+    pub elapsed_ms: u64,
+    /// Bytes a second over the last seconds.
+    pub rate: u64,
+    /// `done:` in hundredths of a percent, 0 to 10000.
+    pub done_hundredths: u32,
+    /// Estimated, s; `None` while no rate is known.
+    pub seconds_left: Option<u64>,
+    /// Blocks that could not be read or written, bytes.
+    pub failed: u64,
+}

@@ -1,0 +1,1 @@
+//! A cluster of resources on simulated disks and networks.

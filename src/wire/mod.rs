@@ -1,0 +1,448 @@
+//! The peer protocol: packets and their bytes. No I/O.
+//!
+//! One TCP connection per pair of nodes and resource. A packet is a header of 32 bytes, big-endian,
+//! then `length` bytes:
+//!
+//! ```text
+//!  0     4    5     6        8              16             24       28       32
+//!  +-----+----+-----+--------+--------------+--------------+--------+--------+
+//!  |magic|type|flags| volume |   sequence   |    offset    | length |  crc   |
+//!  +-----+----+-----+--------+--------------+--------------+--------+--------+
+//! ```
+//!
+//! Invariants:
+//! - `crc` is the CRC-32 (IEEE) of the first 28 bytes; nothing of a header is used before it fits.
+//! - `length` is checked against the packet's type before anything is reserved: a payload of at most
+//!   1 MiB for data packets, a body of at most [`BODY_MAX`] for those with a body, 0 otherwise.
+//! - Both sides send [`Packet::Features`] first; it has the same size in every version.
+//! - Everything decoded is a checked [`Packet`]; a field out of range is an error, never clipped.
+
+use serde::{Deserialize, Serialize};
+
+use crate::meta::HISTORY;
+use crate::resource::{DiskState, NodeId, Reason, Role, VolumeNumber};
+
+/// The magic of every packet.
+pub const MAGIC: u32 = 0x5444_4d31;
+/// Bytes of a header.
+pub const HEADER_SIZE: usize = 32;
+/// The largest body that is not payload, bytes.
+pub const BODY_MAX: u32 = 256 * 1024;
+/// Most words of bitmap in one [`Packet::Bitmap`].
+pub const BITMAP_WORDS_MAX: usize = 8192;
+/// The protocol versions that this build speaks.
+pub const VERSIONS: std::ops::RangeInclusive<u16> = 1..=1;
+
+/// The first packet of both sides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Features {
+    /// Lowest version spoken.
+    pub version_min: u16,
+    /// Highest version spoken.
+    pub version_max: u16,
+    /// Feature bits; unknown ones are ignored, what both have is in force.
+    pub features: u32,
+    /// The sender's node id.
+    pub node_id: NodeId,
+    /// The receiver's node id, as the sender's config has it.
+    pub peer_node_id: NodeId,
+    /// The resource's name, 1 to 127 bytes, UTF-8.
+    pub resource: String,
+    /// The sender dialled this connection.
+    pub dialled: bool,
+}
+
+/// What the handshake says about the sender.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, bincode::Encode, bincode::Decode)]
+pub struct Handshake {
+    /// The sender's role.
+    pub role: Role,
+    /// Payload bytes that may be under way to the sender.
+    pub window: u32,
+    /// A random number of this handshake; the larger one holds the tie bit.
+    pub tie: u64,
+    /// `connect --discard-my-data` waits.
+    pub discard_my_data: bool,
+    /// `connect --tentative`.
+    pub tentative: bool,
+    /// Options that must be equal, as `name=value`.
+    pub must_equal: Vec<(String, String)>,
+    /// Options that should be equal, as `name=value`.
+    pub should_equal: Vec<(String, String)>,
+    /// Software version, for people.
+    pub software: String,
+    /// Every volume of the sender, by number.
+    pub volumes: Vec<VolumeInfo>,
+}
+
+/// What the handshake says about one volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, bincode::Encode, bincode::Decode)]
+pub struct VolumeInfo {
+    /// Its number.
+    pub volume: VolumeNumber,
+    /// The sender's disk; Diskless: the other fields are 0 but `current_uuid` (the exposed one).
+    pub disk: DiskState,
+    /// Bytes that the disk offers.
+    pub data_size: u64,
+    /// Exported size, 0: never agreed.
+    pub effective_size: u64,
+    /// The effective size was exported or synced once.
+    pub size_used: bool,
+    /// 512 or 4096.
+    pub logical_block_size: u32,
+    /// Identity of the metadata.
+    pub device_uuid: u64,
+    /// The identity that the sender remembers of the receiver's disk, 0: none.
+    pub peer_device_uuid: u64,
+    /// Current UUID.
+    pub current_uuid: u64,
+    /// Bitmap UUID toward the receiver.
+    pub bitmap_uuid: u64,
+    /// History.
+    pub history: [u64; HISTORY],
+    /// [`crate::meta::DeviceFlags`] in memory (crash flag: PRIMARY_IND from before this attach).
+    pub flags: u32,
+    /// The sender was a Primary and crashed, and has not been in a session since.
+    pub crashed_primary: bool,
+    /// Set bits toward the receiver (activity log included), in blocks of 4 KiB.
+    pub bits: u64,
+    /// Rollback number, `None`: unknown (damage).
+    pub number: Option<u64>,
+    /// The highest number that the receiver has shown to the sender, `None`: unknown.
+    pub seen_number: Option<u64>,
+    /// What create-md found, for people: `blank`, or type and label.
+    pub created_found: String,
+}
+
+/// Why a connection was refused; the receiver logs it too and both end StandAlone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, bincode::Encode, bincode::Decode)]
+pub struct Refused {
+    /// The class.
+    pub reason: Reason,
+    /// The rule's name, for people and tests.
+    pub rule: String,
+    /// A sentence.
+    pub text: String,
+}
+
+/// How zeroes are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ZeroMode {
+    /// Punch a hole (unless the disk was preallocated).
+    Hole,
+    /// Keep the blocks.
+    NoHole,
+}
+
+/// One packet. `sequence` numbers are the sender's; answers repeat them. Offsets and lengths in
+/// bytes, multiples of 4096 on data packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Packet {
+    /// First packet, fixed size.
+    Features(Features),
+    /// Everything that the decision needs.
+    Handshake(Box<Handshake>),
+    /// The sender refuses the connection, for a reason that needs a person, and ends it.
+    Refused(Box<Refused>),
+    /// A run of the sender's bitmap; the receiver unites it with its own.
+    Bitmap {
+        /// Volume.
+        volume: VolumeNumber,
+        /// First block (a multiple of 64).
+        first_block: u64,
+        /// Bits, at most `BITMAP_WORDS_MAX` words.
+        words: Vec<u64>,
+    },
+    /// The sender's whole bitmap of the volume was sent. `offset`: its number of set bits.
+    BitmapEnd {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Set bits that were sent.
+        bits: u64,
+    },
+    /// The target is durably Inconsistent with the source's identifiers (R7).
+    Adopted {
+        /// Volume.
+        volume: VolumeNumber,
+    },
+    /// The session of the volume is open on the sender, durably (R5, R8).
+    Opened {
+        /// Volume.
+        volume: VolumeNumber,
+    },
+    /// The rollback number of the sender's disk; durable on the receiver before it acknowledges
+    /// anything that follows (R14).
+    Number {
+        /// Volume.
+        volume: VolumeNumber,
+        /// The number.
+        number: u64,
+    },
+    /// A write. Payload.
+    Data {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Repeated by the ack.
+        sequence: u64,
+        /// Where.
+        offset: u64,
+        /// Bytes of payload.
+        length: u32,
+        /// Durable before the ack.
+        fua: bool,
+    },
+    /// Make a range zero.
+    Zeroes {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Repeated by the ack.
+        sequence: u64,
+        /// Where.
+        offset: u64,
+        /// Bytes.
+        length: u32,
+        /// How.
+        mode: ZeroMode,
+        /// Durable before the ack.
+        fua: bool,
+    },
+    /// The write (Data, Zeroes) is on the sender's disk.
+    WriteAck {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the write.
+        sequence: u64,
+    },
+    /// The write failed on the sender's disk.
+    NegAck {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the write.
+        sequence: u64,
+    },
+    /// Flush what was acknowledged.
+    Flush {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Repeated by the answer.
+        sequence: u64,
+    },
+    /// Flushed.
+    FlushAck {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the Flush.
+        sequence: u64,
+        /// False: the flush failed, and with it the disk.
+        ok: bool,
+    },
+    /// Read for a client of the sender.
+    ReadRequest {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Repeated by the reply.
+        sequence: u64,
+        /// Where.
+        offset: u64,
+        /// Bytes, at most 1 MiB.
+        length: u32,
+    },
+    /// The data. Payload.
+    ReadReply {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the request.
+        sequence: u64,
+        /// Bytes of payload.
+        length: u32,
+    },
+    /// The read failed on the sender's disk.
+    ReadError {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the request.
+        sequence: u64,
+    },
+    /// The target asks for blocks.
+    ResyncRequest {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Repeated by everything about this piece.
+        sequence: u64,
+        /// Where.
+        offset: u64,
+        /// Bytes, at most 1 MiB.
+        length: u32,
+    },
+    /// The source's blocks. Payload.
+    ResyncData {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the request.
+        sequence: u64,
+        /// Bytes of payload.
+        length: u32,
+    },
+    /// The source's blocks are all zero (a hole).
+    ResyncZeroes {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the request.
+        sequence: u64,
+    },
+    /// The source cannot read the blocks.
+    ResyncError {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the request.
+        sequence: u64,
+    },
+    /// The target has written the piece (not flushed): the source may let writes to it go on.
+    ResyncAck {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the request.
+        sequence: u64,
+    },
+    /// The target has flushed the range and cleared its bits (R9).
+    InSync {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Where.
+        offset: u64,
+        /// Bytes (may span more than 1 MiB).
+        length: u64,
+    },
+    /// The source has no bits and nothing under way: the target may finish (R10).
+    ResyncEnd {
+        /// Volume.
+        volume: VolumeNumber,
+    },
+    /// The target is durably UpToDate.
+    ResyncDone {
+        /// Volume.
+        volume: VolumeNumber,
+    },
+    /// The sender's role and disk changed.
+    State {
+        /// Volume.
+        volume: VolumeNumber,
+        /// The sender's role.
+        role: Role,
+        /// The sender's disk.
+        disk: DiskState,
+    },
+    /// May the sender become Primary? (R11: a peer that answers.)
+    PromoteRequest {
+        /// Repeated by the answer.
+        sequence: u64,
+    },
+    /// The answer; `code` 0: yes, otherwise DRBD's number, negative.
+    PromoteAnswer {
+        /// Of the request.
+        sequence: u64,
+        /// 0, or -1, -10, -18.
+        code: i32,
+    },
+    /// The sender wants to leave in order: everything is flushed on both, then `LeaveAnswer` (R3b).
+    Leave {
+        /// The sender's order: 0 disconnect, 1 down, 2 daemon ends.
+        kind: u8,
+    },
+    /// Flushed here, SURVIVED durable: the leaver may mark itself Outdated and close.
+    LeaveAnswer,
+    /// The sender's disk is gone in the session; the receiver stores the new current UUID in the
+    /// sender's place, durably, and keeps the activity log for it (R15). Repeated as an answer.
+    NewUuid {
+        /// Volume.
+        volume: VolumeNumber,
+        /// The new current UUID.
+        uuid: u64,
+    },
+    /// The new current UUID of a `NewUuid` is durable on the sender.
+    NewUuidAck {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Which.
+        uuid: u64,
+    },
+    /// By order: start a full resync. `source`: the sender is the source.
+    StartResync {
+        /// Volume.
+        volume: VolumeNumber,
+        /// The sender is the source.
+        source: bool,
+    },
+    /// Compare a sample: CRC-32 of the range on the sender's disk (new-current-uuid --clear-bitmap).
+    Sample {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Repeated by the answer.
+        sequence: u64,
+        /// Where.
+        offset: u64,
+        /// Bytes.
+        length: u32,
+        /// Of the sender's bytes.
+        digest: u32,
+    },
+    /// Whether the receiver's bytes have the digest.
+    SampleAnswer {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the Sample.
+        sequence: u64,
+        /// Equal.
+        equal: bool,
+    },
+    /// Both fresh disks are declared equal with this current UUID (new-current-uuid --clear-bitmap).
+    /// Sent back as the answer once it is durable.
+    ClearBitmap {
+        /// Volume.
+        volume: VolumeNumber,
+        /// The current UUID of both.
+        uuid: u64,
+    },
+    /// Are you there?
+    Ping,
+    /// Yes.
+    PingAck,
+}
+
+impl Packet {
+    /// Bytes of payload from the pool that follow the packet; 0: none.
+    #[must_use]
+    pub fn payload_length(&self) -> u32 {
+        match self {
+            Self::Data { length, .. }
+            | Self::ReadReply { length, .. }
+            | Self::ResyncData { length, .. } => *length,
+            _ => 0,
+        }
+    }
+}
+
+/// Bytes that are not our protocol. The connection is dropped.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// The magic is another one.
+    #[error("wrong magic {0:#010x}")]
+    Magic(u32),
+    /// The header's CRC does not fit.
+    #[error("wrong header CRC")]
+    Crc,
+    /// The type is not known.
+    #[error("unknown packet type {0}")]
+    Type(u8),
+    /// The length is not possible for the type.
+    #[error("length {length} is not possible for packet type {kind}")]
+    Length {
+        /// The type.
+        kind: u8,
+        /// The length.
+        length: u32,
+    },
+    /// A field is out of range, or the body does not decode.
+    #[error("bad field in packet type {0}")]
+    Field(u8),
+}
