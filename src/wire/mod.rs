@@ -373,36 +373,6 @@ pub enum Packet {
         /// The sender is the source.
         source: bool,
     },
-    /// Compare a sample: CRC-32 of the range on the sender's disk (new-current-uuid --clear-bitmap).
-    Sample {
-        /// Volume.
-        volume: VolumeNumber,
-        /// Repeated by the answer.
-        sequence: u64,
-        /// Where.
-        offset: u64,
-        /// Bytes.
-        length: u32,
-        /// Of the sender's bytes.
-        digest: u32,
-    },
-    /// Whether the receiver's bytes have the digest.
-    SampleAnswer {
-        /// Volume.
-        volume: VolumeNumber,
-        /// Of the Sample.
-        sequence: u64,
-        /// Equal.
-        equal: bool,
-    },
-    /// Both fresh disks are declared equal with this current UUID (new-current-uuid --clear-bitmap).
-    /// Sent back as the answer once it is durable.
-    ClearBitmap {
-        /// Volume.
-        volume: VolumeNumber,
-        /// The current UUID of both.
-        uuid: u64,
-    },
     /// Are you there?
     Ping,
     /// Yes.
@@ -410,6 +380,48 @@ pub enum Packet {
 }
 
 impl Packet {
+    /// The volume that the packet is about, `None`: the whole connection.
+    #[must_use]
+    pub fn volume(&self) -> Option<VolumeNumber> {
+        match self {
+            Self::Features(_)
+            | Self::Handshake(_)
+            | Self::Refused(_)
+            | Self::PromoteRequest { .. }
+            | Self::PromoteAnswer { .. }
+            | Self::Leave { .. }
+            | Self::LeaveAnswer
+            | Self::Ping
+            | Self::PingAck => None,
+            Self::Bitmap { volume, .. }
+            | Self::BitmapEnd { volume, .. }
+            | Self::Adopted { volume }
+            | Self::Opened { volume }
+            | Self::Number { volume, .. }
+            | Self::Data { volume, .. }
+            | Self::Zeroes { volume, .. }
+            | Self::WriteAck { volume, .. }
+            | Self::NegAck { volume, .. }
+            | Self::Flush { volume, .. }
+            | Self::FlushAck { volume, .. }
+            | Self::ReadRequest { volume, .. }
+            | Self::ReadReply { volume, .. }
+            | Self::ReadError { volume, .. }
+            | Self::ResyncRequest { volume, .. }
+            | Self::ResyncData { volume, .. }
+            | Self::ResyncZeroes { volume, .. }
+            | Self::ResyncError { volume, .. }
+            | Self::ResyncAck { volume, .. }
+            | Self::InSync { volume, .. }
+            | Self::ResyncEnd { volume }
+            | Self::ResyncDone { volume }
+            | Self::State { volume, .. }
+            | Self::NewUuid { volume, .. }
+            | Self::NewUuidAck { volume, .. }
+            | Self::StartResync { volume, .. } => Some(*volume),
+        }
+    }
+
     /// Bytes of payload from the pool that follow the packet; 0: none.
     #[must_use]
     pub fn payload_length(&self) -> u32 {
