@@ -56,6 +56,8 @@ pub mod split_brain;
 mod state;
 mod status;
 mod storage;
+#[cfg(test)]
+mod tests;
 mod transfer_log;
 mod write;
 
