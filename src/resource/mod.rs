@@ -4,6 +4,7 @@
 //! [`Resource::handle`] the shell drains [`Resource::next_action`] to the end before the next event.
 
 mod action;
+mod bitmap;
 mod command;
 mod event;
 mod ids;
