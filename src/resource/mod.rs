@@ -8,6 +8,7 @@ mod bitmap;
 mod command;
 mod event;
 mod ids;
+mod interval;
 mod options;
 mod state;
 mod status;
