@@ -10,6 +10,7 @@ mod event;
 mod ids;
 mod interval;
 mod options;
+mod prng;
 mod state;
 mod status;
 
