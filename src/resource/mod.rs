@@ -11,6 +11,7 @@ mod ids;
 mod interval;
 mod options;
 mod prng;
+mod resync_rate;
 mod state;
 mod status;
 
