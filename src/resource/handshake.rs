@@ -259,15 +259,8 @@ impl Resource {
         self.connections[c].stage = Stage::Opening;
         self.connections[c].stage_since = self.now;
         self.set_peer_role(c, peer.role);
-        if self.gap && (peer.role == Role::Primary) {
-            let text = format!(
-                "{}: the peer has become Primary while this node was frozen; exports stay closed",
-                self.config.name
-            );
-            self.log(LogLevel::Error, text);
-        } else {
-            self.gap = false;
-        }
+        let newer = verdicts.iter().any(|(.., r)| matches!(r, Resolution::Target { .. }));
+        self.gap_answered(newer || peer.role == Role::Primary);
         self.changed();
         for (volume, info, resolution) in verdicts {
             self.carry_out(c, volume, info, &resolution);
@@ -359,7 +352,11 @@ impl Resource {
         self.log(LogLevel::Error, text);
         self.connections[c].detail = format!("rule {}: {}", refused.rule, refused.text);
         self.connections[c].discard_my_data = false;
-        self.gap = false;
+        let newer = matches!(
+            refused.reason,
+            Reason::SplitBrain | Reason::ResyncRefused | Reason::UnrelatedData
+        );
+        self.gap_answered(newer);
         self.end_connection(c, refused.reason);
     }
 

@@ -24,15 +24,30 @@ impl Resource {
         reason: Reason,
         detail: String,
     ) {
+        use super::connection::Leaving;
+        let own_leave = matches!(
+            self.connections[c].leaving,
+            Some(Leaving::Preparing { .. } | Leaving::Asked { .. })
+        );
+        if own_leave && self.leave_ended(c) {
+            return;
+        }
         if let Some(socket) = self.connections[c].active.take() {
             self.connections[c].sockets.remove(&socket);
             self.emit(Action::CloseSocket { socket, linger: false });
         }
+        let was_open = self.connections[c].state == ConnectionState::Connected;
         self.connections[c].detail = detail;
         self.set_connection(c, through, reason);
         self.session_over(c, true);
         self.set_connection(c, ConnectionState::Unconnected, reason);
-        self.start_dialling(c);
+        if was_open {
+            self.start_dialling(c);
+        } else {
+            // A handshake that fails again and again is not a reason to dial without a pause.
+            self.set_connection(c, ConnectionState::Connecting, reason);
+            self.dial_later(c);
+        }
     }
 
     /// Everything that the session carried is settled. `lost`: not an orderly leave.
@@ -303,7 +318,11 @@ impl Resource {
         let text = format!("{}{note}; on-io-error detach", self.of_volume(volume));
         self.log(LogLevel::Error, text);
         self.device(volume).note = note;
+        let attaching = self.device(volume).disk == DiskState::Attaching;
         self.set_disk(volume, DiskState::Failed);
+        if attaching {
+            self.finish(Err(super::order::refuse(118, "The disk failed while it was attached.")));
+        }
         self.leave_disk(volume);
     }
 

@@ -11,8 +11,7 @@
 use super::connection::{SentKind, Stage};
 use super::order::{Step, refuse};
 use super::{
-    Action, Command, DiskState, Force, LogLevel, Refusal, ReplicationState, Resource, Role, Then,
-    VolumeNumber,
+    Action, Command, DiskState, Force, LogLevel, Refusal, Resource, Role, Then, VolumeNumber,
 };
 use crate::meta::{BitmapState, DeviceFlags, HISTORY};
 use crate::wire::Packet;
@@ -265,7 +264,7 @@ impl Resource {
 
     pub(crate) fn secondary(&mut self, id: u64, force: bool) {
         if self.role != Role::Primary {
-            self.gap = false;
+            self.gap = super::Gap::None;
             return self.reply(id, Ok(String::new()));
         }
         if let Err(refusal) = self.close_clients(force) {
@@ -358,7 +357,7 @@ impl Resource {
     }
 
     pub(crate) fn demoted(&mut self) {
-        self.gap = false;
+        self.gap = super::Gap::None;
         self.set_role(Role::Secondary);
         for key in std::mem::take(&mut self.held) {
             if let Some(request) = self.requests.remove(key) {
@@ -374,6 +373,5 @@ impl Resource {
             Some(Command::Down { shutdown }) => self.leave_all(shutdown),
             _ => self.finish(Ok(String::new())),
         }
-        let _ = ReplicationState::Off;
     }
 }
