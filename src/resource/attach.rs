@@ -131,7 +131,8 @@ impl Resource {
         let open = self.connections.iter().any(|c| c.stage == Stage::Open);
         let bits: u64 =
             self.connections.iter().map(|c| c.peer_devices[&volume].bitmap.count()).sum();
-        self.set_disk(volume, state);
+        // While a session is open the peer is asked before anything is read from this disk.
+        self.set_disk(volume, if open { DiskState::Negotiating } else { state });
         let text = format!(
             "{}attached to current UUID {uuid:016X}; {} KB ({bits} bits) marked out-of-sync",
             self.of_volume(volume),

@@ -101,6 +101,15 @@ impl Resource {
         if !outdated {
             self.set_peer_disk(c, volume, DiskState::DUnknown);
         }
+        if self.device(volume).disk == DiskState::Negotiating {
+            // Nobody has said whether this disk may be used: a Primary goes on without it.
+            if self.role == Role::Primary {
+                self.disk_failed(volume, DiskError::Metadata, "attach: the peer was lost;");
+            } else {
+                let state = self.device(volume).asked_state();
+                self.set_disk(volume, state);
+            }
+        }
         let device = self.device(volume);
         device.peer_keeps_uuid = false;
         if !lost || device.backing.is_none() {
@@ -154,6 +163,9 @@ impl Resource {
     pub(crate) fn loss_marked(&mut self, volume: VolumeNumber) {
         if self.device(volume).loss == Loss::Marking {
             self.device(volume).loss = Loss::None;
+            if std::mem::take(&mut self.device(volume).bump_due) {
+                self.alone_is_recorded(volume);
+            }
             self.after_alone(volume);
         }
     }
@@ -330,6 +342,7 @@ impl Resource {
     pub(crate) fn leave_disk(&mut self, volume: VolumeNumber) {
         let device = self.device(volume);
         device.loss = Loss::None;
+        device.bump_due = false;
         device.bumping = false;
         device.peer_keeps_uuid = false;
         for c in self.peers() {

@@ -13,7 +13,7 @@ use super::order::{Step, refuse};
 use super::{
     Action, Command, DiskState, Force, LogLevel, Refusal, Resource, Role, Then, VolumeNumber,
 };
-use crate::meta::{BitmapState, DeviceFlags, HISTORY};
+use crate::meta::{BitmapState, DeviceFlags};
 use crate::wire::Packet;
 
 impl Resource {
@@ -223,16 +223,15 @@ impl Resource {
         superblock.current_uuid = uuid;
         superblock.generation_time = wall;
         superblock.generation_node = node;
-        if device.disk != DiskState::Inconsistent {
-            superblock.history = superblock.history.map(|old| old);
-        }
-        debug_assert_eq!(superblock.history.len(), HISTORY);
         for slot in &mut superblock.peers {
             slot.bitmap_uuid = 0;
         }
         backing.crashed = false;
         backing.flags(
-            DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE | DeviceFlags::SURVIVED,
+            DeviceFlags::CONSISTENT
+                | DeviceFlags::WAS_UP_TO_DATE
+                | DeviceFlags::SURVIVED
+                | DeviceFlags::SIZE_USED,
             DeviceFlags::OUTDATED | DeviceFlags::INVALIDATED,
         );
         self.log(LogLevel::Warning, format!("{prefix}forced: current UUID {uuid:016X}"));
