@@ -362,7 +362,7 @@ fn page_bits(bits: u64) -> u32 {
 }
 
 fn word_of(first_block: u64) -> usize {
-    assert!(first_block % WORD_BITS == 0, "block {first_block} does not start a word");
+    assert!(first_block.is_multiple_of(WORD_BITS), "block {first_block} does not start a word");
     index(first_block / WORD_BITS)
 }
 
@@ -446,4 +446,5 @@ fn first_one(words: &[u64], first: u64, end: u64, flip: u64) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[path = "bitmap/tests.rs"] // Named, for benches/micro.rs takes this file in.
 mod tests;
