@@ -263,4 +263,5 @@ impl Intervals {
 }
 
 #[cfg(test)]
+#[path = "interval/tests.rs"] // Named, for benches/micro.rs takes this file in.
 mod tests;
