@@ -384,6 +384,36 @@ pub enum Packet {
         /// The sender is the source.
         source: bool,
     },
+    /// Compare a sample: CRC-32 of the range on the sender's disk (new-current-uuid --clear-bitmap).
+    Sample {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Repeated by the answer.
+        sequence: u64,
+        /// Where.
+        offset: u64,
+        /// Bytes.
+        length: u32,
+        /// Of the sender's bytes.
+        digest: u32,
+    },
+    /// Whether the receiver's bytes have the digest.
+    SampleAnswer {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the Sample.
+        sequence: u64,
+        /// Equal.
+        equal: bool,
+    },
+    /// Both fresh disks are declared equal with this current UUID (new-current-uuid --clear-bitmap).
+    /// Sent back as the answer once it is durable.
+    ClearBitmap {
+        /// Volume.
+        volume: VolumeNumber,
+        /// The current UUID of both.
+        uuid: u64,
+    },
     /// Are you there?
     Ping,
     /// Yes.
@@ -429,7 +459,10 @@ impl Packet {
             | Self::State { volume, .. }
             | Self::NewUuid { volume, .. }
             | Self::NewUuidAck { volume, .. }
-            | Self::StartResync { volume, .. } => Some(*volume),
+            | Self::StartResync { volume, .. }
+            | Self::Sample { volume, .. }
+            | Self::SampleAnswer { volume, .. }
+            | Self::ClearBitmap { volume, .. } => Some(*volume),
         }
     }
 
