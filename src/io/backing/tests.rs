@@ -248,6 +248,11 @@ fn a_truncated_disk_and_one_that_grew_are_told_from_a_blank_one() {
     assert!(
         text.contains("metadata found at the old end") && text.contains("Do not run create-md")
     );
+    let error = lab.create(&disk).unwrap_err().to_string();
+    assert!(
+        error.contains("Tandem metadata at the old end of the disk, 16777216 bytes"),
+        "{error}"
+    );
     resize(&disk, 16 * MIB);
     drop(lab.open(&disk).unwrap());
     for size in [16 * MIB - 4096, 16 * MIB - 512, 9 * MIB, 300_000, 1000] {
@@ -256,6 +261,17 @@ fn a_truncated_disk_and_one_that_grew_are_told_from_a_blank_one() {
         assert!(matches!(error, OpenError::Shrank { .. }), "{size}: {error}");
         assert_eq!(error.refusal().code, 170);
     }
+}
+
+#[test]
+fn metadata_at_the_old_end_is_saved_before_a_forced_create() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    lab.create(&disk).unwrap();
+    let old = dump_md(&disk, &MetaDisk::Internal, 1).unwrap();
+    resize(&disk, 32 * MIB);
+    let saved = std::fs::read_to_string(lab.force(&disk).saved.unwrap()).unwrap();
+    assert_eq!(saved.split_once("\n\n").unwrap().1, old.split_once("\n\n").unwrap().1);
 }
 
 #[test]
@@ -277,8 +293,11 @@ fn one_damaged_copy_is_repaired_before_anything_else() {
     assert!(error.refusal().to_string().contains("both copies of the superblock are damaged"));
 }
 
+/// Offset and bytes.
+type Pieces = Vec<(u64, Vec<u8>)>;
+
 /// Magic numbers by hand, at the places that the formats document.
-fn signatures() -> Vec<(&'static str, Vec<(u64, Vec<u8>)>)> {
+fn signatures() -> Vec<(&'static str, Pieces)> {
     let ext = |feature: u32| {
         let mut superblock = vec![0; 1024];
         superblock[4..8].copy_from_slice(&4096u32.to_le_bytes());
