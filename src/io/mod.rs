@@ -1,3 +1,4 @@
 //! The shell: ring, sockets, files, clocks, threads.
 
 pub mod backing;
+pub mod config_files;
