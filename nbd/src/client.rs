@@ -1,0 +1,1 @@
+//! A small blocking client for tests and tools.
