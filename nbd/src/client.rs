@@ -1,1 +1,0 @@
-//! A small blocking client for tests and tools.
