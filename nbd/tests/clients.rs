@@ -221,7 +221,6 @@ fn nbdinfo_sees_exports_flags_and_map() {
     let uri_r0 = uri(&server, "r0");
     let Some(list) = tool("nbdinfo", &["--list", &uri(&server, "")]) else { return };
     let list = text(&list);
-    println!("{list}");
     for word in ["export=\"r0\"", "export=\"ro\"", "base:allocation", "is_read_only: true"] {
         assert!(list.contains(word), "{word} in {list}");
     }
@@ -240,6 +239,19 @@ fn nbdinfo_sees_exports_flags_and_map() {
     let refused = tool("nbdinfo", &[&uri(&server, "other")]).unwrap();
     // libnbd keeps the sentence for its debug log.
     assert!(!refused.status.success());
+}
+
+#[test]
+fn qemu_nbd_lists_every_export() {
+    let server = Server::start();
+    let socket = server.socket();
+    let arguments = ["--list", "-k", socket.to_str().unwrap()];
+    let Some(output) = tool("qemu-nbd", &arguments) else { return };
+    let list = text(&output);
+    assert!(output.status.success(), "{list}");
+    for name in ["'r0'", "'ro'", "'other'"] {
+        assert!(list.contains(name), "{name} in {list}");
+    }
 }
 
 #[test]

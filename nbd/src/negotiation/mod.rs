@@ -50,7 +50,8 @@ pub enum Step {
         /// The name, as the client spelled it; empty for the default export.
         name: String,
         /// The client will enter transmission on it (GO, EXPORT_NAME). Else it only asks (INFO,
-        /// metadata contexts), and nothing may change because of that.
+        /// metadata contexts): nothing may change because of that, and an export that is served
+        /// elsewhere is better described than refused, as `qemu-nbd --list` stops at a refusal.
         go: bool,
     },
     /// Send these bytes; the transmission phase begins with the next byte from the client.

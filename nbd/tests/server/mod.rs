@@ -79,9 +79,11 @@ impl Drop for Server {
     }
 }
 
-fn look_up(name: &str) -> Result<ExportInfo, LookupError> {
+/// `other` can be described but not entered: `qemu-nbd --list` gives up at a refused INFO.
+fn look_up(name: &str, go: bool) -> Result<ExportInfo, LookupError> {
     let read_only = match name {
         "" | "r0" => false,
+        "other" if !go => false,
         "ro" => true,
         "other" => return Err(LookupError::Policy("bob is Primary; connect there".into())),
         _ => return Err(LookupError::Unknown),
@@ -111,8 +113,8 @@ fn negotiate(stream: &mut (impl Read + Write)) -> io::Result<Option<SessionParam
         let mut bytes = vec![0; negotiation.wants()];
         stream.read_exact(&mut bytes)?;
         let mut step = negotiation.feed(&bytes);
-        while let Step::Lookup { name, .. } = step {
-            step = negotiation.answer(look_up(&name));
+        while let Step::Lookup { name, go } = step {
+            step = negotiation.answer(look_up(&name, go));
         }
         match step {
             Step::Continue { send } => stream.write_all(&send)?,
