@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// An error of the transmission phase, named as in proto.md without `NBD_`. No other number is ever sent.
+/// An error of the transmission phase, named as in proto.md without `NBD_`.
+/// No other number is ever sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Errno {

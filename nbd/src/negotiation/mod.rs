@@ -216,7 +216,7 @@ impl Negotiation {
     }
 
     /// The first bytes of the connection, sent before anything is read.
-    pub fn greeting(&self) -> [u8; GREETING_LENGTH] {
+    pub fn greeting() -> [u8; GREETING_LENGTH] {
         let mut greeting = [0; GREETING_LENGTH];
         greeting[..8].copy_from_slice(&NBD_MAGIC.to_be_bytes());
         greeting[8..16].copy_from_slice(&NBD_OPTS_MAGIC.to_be_bytes());

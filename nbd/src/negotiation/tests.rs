@@ -138,7 +138,7 @@ fn kinds(sent: &[u8]) -> Vec<u32> {
 
 #[test]
 fn greeting_is_fixed_newstyle_without_zeroes() {
-    assert_eq!(&negotiation().greeting(), b"NBDMAGICIHAVEOPT\x00\x03");
+    assert_eq!(&Negotiation::greeting(), b"NBDMAGICIHAVEOPT\x00\x03");
 }
 
 #[test]
@@ -508,10 +508,10 @@ proptest! {
     }
 
     #[test]
-    fn an_announced_length_is_never_reserved(option_number in any::<u32>(), length in any::<u32>()) {
+    fn an_announced_length_is_never_reserved(number in any::<u32>(), length in any::<u32>()) {
         let mut machine = negotiation();
         machine.feed(&flags(3));
-        let mut header = option(option_number, &[]);
+        let mut header = option(number, &[]);
         header[12..].copy_from_slice(&length.to_be_bytes());
         machine.feed(&header);
         prop_assert!(machine.buffer.capacity() <= 64);

@@ -118,6 +118,7 @@ fn a_stream_out_of_step_must_close() {
 fn error_table() {
     use Errno::*;
     const FUA: u16 = NBD_CMD_FLAG_FUA;
+    const ALL_ZEROES: u16 = FUA | NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO;
     let mib32 = u64::from(PAYLOAD_LIMIT);
     /// Command, flags, offset, length, mode (0 simple, 1 structured, 2 extended), expected.
     type Case = (u16, u16, u64, u64, u8, Option<Errno>);
@@ -154,7 +155,7 @@ fn error_table() {
         (NBD_CMD_TRIM, NBD_CMD_FLAG_NO_HOLE, 0, 1, 0, Some(EINVAL)),
         (NBD_CMD_CACHE, 0, 0, SIZE, 0, None),
         (NBD_CMD_CACHE, 0, 1, SIZE, 0, Some(EINVAL)),
-        (NBD_CMD_WRITE_ZEROES, FUA | NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO, 0, SIZE, 0, None),
+        (NBD_CMD_WRITE_ZEROES, ALL_ZEROES, 0, SIZE, 0, None),
         (NBD_CMD_WRITE_ZEROES, 0, 1, SIZE, 0, Some(ENOSPC)),
         (NBD_CMD_WRITE_ZEROES, NBD_CMD_FLAG_DF, 0, 1, 1, Some(EINVAL)),
         (NBD_CMD_BLOCK_STATUS, NBD_CMD_FLAG_REQ_ONE, 0, SIZE, 1, None),

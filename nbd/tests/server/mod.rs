@@ -108,7 +108,7 @@ fn negotiate(stream: &mut (impl Read + Write)) -> io::Result<Option<SessionParam
     let listed = |name: &str| ListedExport { name: name.into(), description: "in memory".into() };
     let mut negotiation =
         Negotiation::with_descriptions(vec![listed("r0"), listed("ro"), listed("other")]);
-    stream.write_all(&negotiation.greeting())?;
+    stream.write_all(&Negotiation::greeting())?;
     loop {
         let mut bytes = vec![0; negotiation.wants()];
         stream.read_exact(&mut bytes)?;
