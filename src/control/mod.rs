@@ -21,6 +21,7 @@ pub mod target;
 pub mod version;
 pub mod why;
 
+pub(crate) use clock::iso;
 pub use protocol::{Path, Report, Request, Response};
 
 /// Bytes as whole KiB, rounded up.

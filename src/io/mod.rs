@@ -1,1 +1,2 @@
-//! The shell: ring, sockets, files, clocks, threads.
+//! The shell.
+pub mod control;
