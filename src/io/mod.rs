@@ -1,2 +1,4 @@
-//! The shell.
+//! The shell: ring, sockets, files, clocks, threads.
+
+pub mod backing;
 pub mod control;
