@@ -10,9 +10,10 @@
 
 pub mod arguments;
 mod clock;
+pub mod dry_run;
 pub mod events;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 pub mod generation;
 pub mod protocol;
 pub mod status_json;

@@ -12,6 +12,7 @@
 //! - tokio-uring is named in this folder only.
 
 mod accept;
+pub mod adm;
 mod admin_socket;
 pub mod daemon;
 mod data_thread;

@@ -467,7 +467,7 @@ impl Entry {
 }
 
 /// A number from the system's random source.
-fn seed() -> std::io::Result<u64> {
+pub(super) fn seed() -> std::io::Result<u64> {
     use std::io::Read;
     let mut bytes = [0; 8];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
