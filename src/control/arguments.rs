@@ -194,6 +194,7 @@ pub struct Patience {
 pub enum Verb {
     /// Write new metadata on the backing disks.
     CreateMd {
+        /// Even so.
         #[command(flatten)]
         forced: Forced,
         /// Room for so many peers.
@@ -202,6 +203,7 @@ pub enum Verb {
         /// Write the whole data area once, so that flushes are fast, and keep blocks on trim.
         #[arg(long)]
         preallocate: bool,
+        /// Aimed at.
         #[command(flatten)]
         targets: Targets,
     },
@@ -213,8 +215,10 @@ pub enum Verb {
     Attach(Targets),
     /// Let go of backing disks.
     Detach {
+        /// Even so.
         #[command(flatten)]
         forced: Forced,
+        /// Aimed at.
         #[command(flatten)]
         targets: Targets,
     },
@@ -226,13 +230,16 @@ pub enum Verb {
         /// Do the handshake, report the verdict, disconnect.
         #[arg(long)]
         tentative: bool,
+        /// Aimed at.
         #[command(flatten)]
         targets: Targets,
     },
     /// End connections and stay StandAlone.
     Disconnect {
+        /// Even so.
         #[command(flatten)]
         forced: Forced,
+        /// Aimed at.
         #[command(flatten)]
         targets: Targets,
     },
@@ -241,13 +248,16 @@ pub enum Verb {
         /// Accept one danger by name.
         #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
         force: Option<ForceWord>,
+        /// Aimed at.
         #[command(flatten)]
         targets: Targets,
     },
     /// Stop serving the volumes.
     Secondary {
+        /// Even so.
         #[command(flatten)]
         forced: Forced,
+        /// Aimed at.
         #[command(flatten)]
         targets: Targets,
     },
@@ -262,6 +272,7 @@ pub enum Verb {
         /// Declare two new disks equal: no initial sync.
         #[arg(long)]
         clear_bitmap: bool,
+        /// Aimed at.
         #[command(flatten)]
         targets: Targets,
     },
@@ -276,6 +287,7 @@ pub enum Verb {
         /// For programs.
         #[arg(short, long)]
         json: bool,
+        /// Aimed at.
         #[command(flatten)]
         targets: OptionalTargets,
     },
@@ -287,6 +299,7 @@ pub enum Verb {
         /// Add the counters.
         #[arg(short, long)]
         statistics: bool,
+        /// Aimed at.
         #[command(flatten)]
         targets: OptionalTargets,
     },
@@ -306,15 +319,19 @@ pub enum Verb {
     DumpMd(Targets),
     /// Wait until the peers are connected.
     WaitConnect {
+        /// How long.
         #[command(flatten)]
         patience: Patience,
+        /// Aimed at.
         #[command(flatten)]
         targets: Targets,
     },
     /// Wait until no resync runs and the disks are UpToDate.
     WaitSync {
+        /// How long.
         #[command(flatten)]
         patience: Patience,
+        /// Aimed at.
         #[command(flatten)]
         targets: Targets,
     },
@@ -323,6 +340,7 @@ pub enum Verb {
         /// For programs.
         #[arg(short, long)]
         json: bool,
+        /// Aimed at.
         #[command(flatten)]
         targets: OptionalTargets,
     },

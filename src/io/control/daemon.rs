@@ -19,6 +19,7 @@ use super::registry::{Registry, Settings};
 use super::startup::Failure;
 use super::{admin_socket, logging, nbd_socket, startup};
 use crate::control::arguments::state_dir;
+use crate::io::config_files::ConfigFiles;
 
 /// Keeps this node's copies of the replicated volumes and serves them over NBD.
 #[derive(Debug, Parser)]
@@ -119,6 +120,7 @@ fn start(arguments: &Arguments) -> Result<(), Failure> {
         tcp,
         signal: await_signal().map_err(failure)?,
     };
+    check_config(&arguments.config);
     let settings = Settings { node, record: arguments.record.clone(), state_dir, nbd_socket };
     let result = tokio_uring::start(serve(settings, Shell::real(), sockets));
     result.map_err(|error| failure(format!("the control thread failed: {error}")))
@@ -187,6 +189,21 @@ fn await_signal() -> Result<oneshot::Receiver<Signal>, String> {
         .spawn(wait)
         .map_err(|error| format!("no thread for signals: {error}"))?;
     Ok(signal)
+}
+
+/// Tells early what will be wrong when tandemadm reads the configuration. It stops nothing here.
+fn check_config(path: &std::path::Path) {
+    if !path.exists() {
+        info!("{}: there is no configuration yet", path.display());
+        return;
+    }
+    let config = crate::config::load(&ConfigFiles, &path.display().to_string());
+    for finding in &config.findings {
+        match finding.severity {
+            crate::config::Severity::Error => error!("{finding}"),
+            crate::config::Severity::Warning => warn!("{finding}"),
+        }
+    }
 }
 
 /// The host name, as the configuration is searched for.

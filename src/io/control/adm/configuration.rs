@@ -1,55 +1,11 @@
 //! The configuration of this node, and which of its resources a command means.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
-
-use crate::config::{self, Config, Definition, FILE_MAX, Files, Host, Severity};
+use crate::config::{self, Config, Definition, Host, Severity};
 use crate::control::arguments::Globals;
 use crate::control::target::Target;
+use crate::io::config_files::ConfigFiles;
 
 use super::{Failure, Outcome, complain};
-
-/// The files of this host.
-pub(crate) struct Disk;
-
-impl Files for Disk {
-    fn read(&self, path: &str) -> Result<String, String> {
-        let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-        let mut text = Vec::new();
-        let limit = FILE_MAX as u64 + 1;
-        file.take(limit).read_to_end(&mut text).map_err(|error| error.to_string())?;
-        String::from_utf8(text).map_err(|_| "it is not UTF-8 text".to_owned())
-    }
-
-    fn glob(&self, pattern: &str) -> Result<Vec<String>, String> {
-        let path = Path::new(pattern);
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-            return Err("a pattern ends in a file name".to_owned());
-        };
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        if folder.to_str().is_some_and(config::is_pattern) {
-            return Err("only the last part of a path may be a pattern".to_owned());
-        }
-        let entries = match std::fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error.to_string()),
-        };
-        let mut found = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(|error| error.to_string())?;
-            if let Some(entry) = entry.file_name().to_str()
-                && config::matches(name, entry)
-            {
-                found.push(folder.join(entry).display().to_string());
-            }
-        }
-        Ok(found)
-    }
-}
 
 /// What was read, for this node.
 pub(super) struct Configuration {
@@ -71,7 +27,7 @@ impl Configuration {
             }
         };
         let path = globals.config.display().to_string();
-        Ok(Self { config: config::load(&Disk, &path), node, path })
+        Ok(Self { config: config::load(&ConfigFiles, &path), node, path })
     }
 
     /// All that was read.

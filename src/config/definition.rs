@@ -1,0 +1,223 @@
+//! What a checked config is made of: plain data that `tandemadm` sends to the daemon as JSON.
+//!
+//! Invariants of a [`Definition`] that [`super::load`] returns, checked again by
+//! [`Definition::check`] where one arrives from outside:
+//! - exactly two hosts, sorted by node id, with distinct names, node ids and addresses;
+//! - both hosts have the same volumes, at least one, and each volume has a disk on one of them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::resource::{AfterSb0Pri, NodeId, Options, PeerConfig, ResourceConfig};
+use crate::resource::{VolumeConfig, VolumeNumber};
+
+use super::option_table;
+
+/// Longest resource name, bytes: what the peer protocol carries.
+pub const NAME_MAX: usize = 127;
+/// Highest node id (DRBD: 32 nodes).
+pub const NODE_ID_MAX: NodeId = 31;
+/// Highest volume number (DRBD).
+pub const VOLUME_MAX: VolumeNumber = 65_534;
+/// Highest minor: minors have 20 bits.
+pub const MINOR_MAX: u32 = (1 << 20) - 1;
+
+/// Where something is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The file, as it was opened.
+    pub file: String,
+    /// The line, from 1.
+    pub line: u32,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// Where the metadata of a volume is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MetaDisk {
+    /// In the tail of the backing disk.
+    Internal,
+    /// On a device or file of its own.
+    External {
+        /// Its path.
+        path: String,
+    },
+}
+
+/// A volume on one host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostVolume {
+    /// The NBD device to attach it as, where the config names one (`device /dev/nbd3 minor 7`).
+    pub device_node: Option<String>,
+    /// The printed minor, 0 to [`MINOR_MAX`]. Where the config gives none: the lowest that is free,
+    /// in the order of the files.
+    pub minor: u32,
+    /// The backing disk; `None`: diskless on this host.
+    pub disk: Option<String>,
+    /// The metadata; means nothing without a disk.
+    pub meta_disk: MetaDisk,
+}
+
+impl HostVolume {
+    /// The NBD device to attach the volume as: as written, else `/dev/nbdMINOR`.
+    #[must_use]
+    pub fn nbd_device(&self) -> String {
+        self.device_node.clone().unwrap_or_else(|| format!("/dev/nbd{}", self.minor))
+    }
+}
+
+/// A host of a resource.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Its name, as written.
+    pub name: String,
+    /// Its node id, 0 to [`NODE_ID_MAX`].
+    pub node_id: NodeId,
+    /// Where it listens, and where its peers dial.
+    pub address: SocketAddr,
+    /// Its volumes.
+    pub volumes: BTreeMap<VolumeNumber, HostVolume>,
+}
+
+/// A resource as the config defines it, for all its hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Definition {
+    /// Its name.
+    pub name: String,
+    /// Its hosts, by node id.
+    pub hosts: Vec<Host>,
+    /// The options in force: `common`, resource, connection and volume taken together.
+    pub options: Options,
+    /// Where the resource is written.
+    pub source: Place,
+    /// Where each option in force is written, by its name; defaults are not in here.
+    pub written: BTreeMap<String, Place>,
+}
+
+impl Definition {
+    /// The host that `node` is: the same name, else the same in its short form (`alice` is
+    /// `alice.example.com`).
+    #[must_use]
+    pub fn local(&self, node: &str) -> Option<&Host> {
+        let exact = self.hosts.iter().find(|host| host.name == node);
+        exact.or_else(|| self.hosts.iter().find(|host| same_host(&host.name, node)))
+    }
+
+    /// The hosts that `node` is not.
+    pub fn peers(&self, node: &str) -> impl Iterator<Item = &Host> {
+        let own = self.local(node).map(|host| host.node_id);
+        self.hosts.iter().filter(move |host| Some(host.node_id) != own)
+    }
+
+    /// The definition as the core of `node` takes it.
+    ///
+    /// # Errors
+    /// `node` is none of the hosts, or the definition (it may come from outside) is not sound.
+    pub fn for_node(&self, node: &str) -> Result<ResourceConfig, String> {
+        self.check()?;
+        let own = self.local(node).ok_or_else(|| {
+            let names: Vec<&str> = self.hosts.iter().map(|host| host.name.as_str()).collect();
+            format!(
+                "{}: this node is {node}, the config ({}) has {}: rename an `on` section or \
+                 give --node NAME",
+                self.name,
+                self.source,
+                names.join(" and ")
+            )
+        })?;
+        let volumes = own.volumes.iter().map(|(number, volume)| VolumeConfig {
+            number: *number,
+            minor: volume.minor,
+            disk: volume.disk.clone().unwrap_or_else(|| "none".to_owned()),
+        });
+        let peers = self.peers(node).map(|host| PeerConfig {
+            node_id: host.node_id,
+            name: host.name.clone(),
+            address: host.address.to_string(),
+        });
+        Ok(ResourceConfig {
+            name: self.name.clone(),
+            node_id: own.node_id,
+            node_name: own.name.clone(),
+            peers: peers.collect(),
+            volumes: volumes.collect(),
+            options: self.options.clone(),
+        })
+    }
+
+    /// Checks what the type alone does not promise: a definition may arrive as JSON.
+    ///
+    /// # Errors
+    /// The first thing that is not as [`super::load`] would have made it.
+    pub fn check(&self) -> Result<(), String> {
+        let name = &self.name;
+        check_name(name).map_err(|why| format!("resource name {name:?}: {why}"))?;
+        let [a, b] = self.hosts.as_slice() else {
+            return Err(format!("{name}: {} hosts, two are needed", self.hosts.len()));
+        };
+        if a.node_id >= b.node_id || b.node_id > NODE_ID_MAX {
+            return Err(format!(
+                "{name}: node ids {} and {}: they must rise, 31 at most",
+                a.node_id, b.node_id
+            ));
+        }
+        if same_host(&a.name, &b.name) || a.address == b.address {
+            return Err(format!("{name}: both hosts have one name or one address"));
+        }
+        if a.volumes.is_empty() || !a.volumes.keys().eq(b.volumes.keys()) {
+            return Err(format!("{name}: the hosts must have the same volumes, at least one"));
+        }
+        for (number, volume) in a.volumes.iter().chain(&b.volumes) {
+            if *number > VOLUME_MAX || volume.minor > MINOR_MAX {
+                return Err(format!("{name}/{number}: volume or minor out of range"));
+            }
+            if a.volumes[number].disk.is_none() && b.volumes[number].disk.is_none() {
+                return Err(format!("{name}/{number}: no host has a disk"));
+            }
+        }
+        if let AfterSb0Pri::DiscardNode(id) = self.options.after_sb_0pri
+            && !self.hosts.iter().any(|host| host.node_id == id)
+        {
+            return Err(format!("{name}: after-sb-0pri discard-node: no host has node id {id}"));
+        }
+        option_table::check_ranges(&self.options).map_err(|why| format!("{name}: {why}"))
+    }
+}
+
+/// Whether two host names mean one host: equal, or one is the short form of the other.
+#[must_use]
+pub fn same_host(a: &str, b: &str) -> bool {
+    let short_of = |short: &str, full: &str| {
+        !short.is_empty()
+            && !short.contains('.')
+            && full.strip_prefix(short).is_some_and(|rest| rest.starts_with('.'))
+    };
+    a == b || short_of(a, b) || short_of(b, a)
+}
+
+/// Whether `name` can be a resource's name in files, targets (`r0:bob/0`) and exports.
+pub(super) fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() {
+        Err("it is empty")
+    } else if name.len() > NAME_MAX {
+        Err("it is longer than 127 bytes")
+    } else if name == "all" {
+        Err("`all` means every resource")
+    } else if name.starts_with('-') {
+        Err("it would be read as an option")
+    } else if name.contains(['/', ':']) {
+        Err("`/` and `:` separate volume and peer in a target")
+    } else if name.contains(|c: char| c.is_control() || c.is_whitespace() || c == '"') {
+        Err("no blanks, quotes or control characters")
+    } else {
+        Ok(())
+    }
+}

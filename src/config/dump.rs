@@ -1,0 +1,94 @@
+//! A config printed back as DRBD text, canonical: volumes in their hosts, options that are not
+//! defaults, and those that a reader must not have to guess (protocol, auto-promote).
+//!
+//! Invariant: the text loads to the same definitions, apart from where things are written.
+
+use std::fmt::Write;
+
+use crate::resource::{AfterSb0Pri, Options};
+
+use super::Config;
+use super::definition::{Definition, HostVolume, MetaDisk};
+use super::equal::printed;
+use super::token::needs_no_quotes;
+
+/// The config as `tandemadm dump` prints it. A refused resource is a comment.
+#[must_use]
+pub fn dump(config: &Config) -> String {
+    let mut out = String::new();
+    for definition in &config.resources {
+        definition_text(definition, &mut out);
+    }
+    for name in &config.refused {
+        line(&mut out, 0, &format!("# resource {name}: refused"));
+    }
+    out
+}
+
+fn definition_text(definition: &Definition, out: &mut String) {
+    line(out, 0, &format!("resource {} {{", quoted(&definition.name)));
+    let defaults = printed(&Options::default());
+    for section in ["options", "net", "disk"] {
+        let mut lines = Vec::new();
+        for (option, default) in printed(&definition.options).into_iter().zip(&defaults) {
+            let always = matches!(option.name, "auto-promote" | "protocol");
+            if option.section == section && (always || option.value != default.value) {
+                let value = match victim(definition) {
+                    Some(name) if option.name == "after-sb-0pri" => format!("discard-node-{name}"),
+                    _ => option.value,
+                };
+                lines.push(format!("{:<16} {};", option.name, quoted(&value)));
+            }
+        }
+        if !lines.is_empty() {
+            line(out, 1, &format!("{section} {{"));
+            lines.iter().for_each(|text| line(out, 2, text));
+            line(out, 1, "}");
+        }
+    }
+    for host in &definition.hosts {
+        line(out, 1, &format!("on {} {{", quoted(&host.name)));
+        line(out, 2, &format!("node-id {};", host.node_id));
+        let family = if host.address.is_ipv4() { "ipv4" } else { "ipv6" };
+        line(out, 2, &format!("address {family} {};", host.address));
+        for (number, volume) in &host.volumes {
+            line(out, 2, &format!("volume {number} {{"));
+            volume_text(volume, out);
+            line(out, 2, "}");
+        }
+        line(out, 1, "}");
+    }
+    line(out, 0, "}");
+}
+
+fn volume_text(volume: &HostVolume, out: &mut String) {
+    let node = volume.device_node.as_ref().map(|node| format!("{} ", quoted(node)));
+    line(out, 3, &format!("device    {}minor {};", node.unwrap_or_default(), volume.minor));
+    let disk = match volume.disk.as_deref() {
+        None => "none".to_owned(),
+        // Only the bare word means "no disk".
+        Some("none") => "\"none\"".to_owned(),
+        Some(path) => quoted(path),
+    };
+    line(out, 3, &format!("disk      {disk};"));
+    let meta_disk = match &volume.meta_disk {
+        MetaDisk::Internal => "internal".to_owned(),
+        MetaDisk::External { path } => quoted(path),
+    };
+    line(out, 3, &format!("meta-disk {meta_disk};"));
+}
+
+/// The name of the host that `after-sb-0pri discard-node-HOST` means.
+fn victim(definition: &Definition) -> Option<&str> {
+    let AfterSb0Pri::DiscardNode(id) = definition.options.after_sb_0pri else { return None };
+    let host = definition.hosts.iter().find(|host| host.node_id == id)?;
+    Some(&host.name)
+}
+
+fn quoted(word: &str) -> String {
+    if needs_no_quotes(word) { word.to_owned() } else { format!("\"{word}\"") }
+}
+
+fn line(out: &mut String, depth: usize, text: &str) {
+    writeln!(out, "{:width$}{text}", "", width = depth * 4).expect("a string takes any text");
+}

@@ -1,0 +1,212 @@
+//! What is wrong with a config, and where.
+//!
+//! Invariants: what a finding refuses is recorded even when the finding itself is one too many to
+//! keep; findings come out sorted by file (in the order of reading), line and column, each once.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::definition::Place;
+
+/// Findings that are kept; the rest is counted.
+const FINDINGS_MAX: usize = 1000;
+/// Characters of a source line that are kept.
+const LINE_MAX: usize = 240;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// Something does not work as written: the resource (or file) is refused.
+    Error,
+    /// Something is not quite as written, and harmless; or it takes effect and voids a promise.
+    Warning,
+}
+
+/// One thing that is wrong with the config.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The file.
+    pub file: String,
+    /// The line, from 1; 0: the file as a whole.
+    pub line: u32,
+    /// The column, in characters from 1.
+    pub column: u32,
+    /// The line as written, cut after 240 characters.
+    pub source_line: String,
+    /// What is wrong.
+    pub text: String,
+    /// What would be right.
+    pub hint: String,
+    /// The resource that it concerns; `None`: the file, `global`, or `common`.
+    pub resource: Option<String>,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        if self.line == 0 {
+            write!(f, "{}: {severity}: {}", self.file, self.text)?;
+        } else {
+            write!(f, "{}:{}:{}: {severity}: {}", self.file, self.line, self.column, self.text)?;
+            write!(f, "\n    {}", self.source_line)?;
+            // Tabs stay tabs, so that the caret stands where the terminal shows the column.
+            let before = self.source_line.chars().take(self.column.saturating_sub(1) as usize);
+            let blank: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+            if blank.chars().count() + 1 == self.column as usize {
+                write!(f, "\n    {blank}^")?;
+            }
+        }
+        if self.hint.is_empty() { Ok(()) } else { write!(f, "\n    {}", self.hint) }
+    }
+}
+
+/// A position in one of the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Pos {
+    pub(super) file: u32,
+    pub(super) line: u32,
+    pub(super) column: u32,
+}
+
+/// Whom a finding concerns, and so what it stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope<'a> {
+    /// This resource.
+    Resource(&'a str),
+    /// Every resource: what is in force is not known.
+    All,
+    /// Nothing is stopped by it (`global`), or what is stopped is recorded apart.
+    Nothing,
+}
+
+struct Source {
+    path: String,
+    lines: Vec<String>,
+}
+
+/// Collects findings, and keeps the text that they quote.
+#[derive(Default)]
+pub(super) struct Report {
+    sources: Vec<Source>,
+    findings: Vec<(Pos, Finding)>,
+    left_out: usize,
+    refused: BTreeSet<String>,
+    all_refused: bool,
+}
+
+impl Report {
+    /// Takes a file's text into the report; the number names it in positions.
+    pub(super) fn add_source(&mut self, path: &str, text: &str) -> u32 {
+        let cut = |line: &str| line.chars().take(LINE_MAX).collect();
+        let lines = text.lines().map(cut).collect();
+        self.sources.push(Source { path: path.to_owned(), lines });
+        u32::try_from(self.sources.len() - 1).expect("fewer than FILES_MAX files")
+    }
+
+    pub(super) fn error(
+        &mut self,
+        at: Pos,
+        scope: Scope<'_>,
+        text: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        self.add(Severity::Error, at, scope, text.into(), hint.into());
+    }
+
+    pub(super) fn warning(
+        &mut self,
+        at: Pos,
+        scope: Scope<'_>,
+        text: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        self.add(Severity::Warning, at, scope, text.into(), hint.into());
+    }
+
+    fn add(&mut self, severity: Severity, at: Pos, scope: Scope<'_>, text: String, hint: String) {
+        if severity == Severity::Error {
+            match scope {
+                Scope::Resource(name) => self.refuse(name),
+                Scope::All => self.all_refused = true,
+                Scope::Nothing => {}
+            }
+        }
+        if self.findings.len() >= FINDINGS_MAX {
+            self.left_out += 1;
+            return;
+        }
+        let resource = match scope {
+            Scope::Resource(name) => Some(name.to_owned()),
+            Scope::All | Scope::Nothing => None,
+        };
+        let source = &self.sources[at.file as usize];
+        let line = (at.line as usize).checked_sub(1).and_then(|index| source.lines.get(index));
+        let finding = Finding {
+            severity,
+            file: source.path.clone(),
+            line: at.line,
+            column: at.column,
+            source_line: line.cloned().unwrap_or_default(),
+            text,
+            hint,
+            resource,
+        };
+        self.findings.push((at, finding));
+    }
+
+    /// Refuses a resource without a finding of its own.
+    pub(super) fn refuse(&mut self, name: &str) {
+        self.refused.insert(name.to_owned());
+    }
+
+    /// Refuses every resource: a part of the config is unknown.
+    pub(super) fn refuse_all(&mut self) {
+        self.all_refused = true;
+    }
+
+    pub(super) fn is_refused(&self, name: &str) -> bool {
+        self.all_refused || self.refused.contains(name)
+    }
+
+    pub(super) fn place(&self, at: Pos) -> Place {
+        Place { file: self.sources[at.file as usize].path.clone(), line: at.line }
+    }
+
+    /// The findings, sorted; the same sentence about one place comes once, whatever the resource.
+    pub(super) fn finish(mut self) -> Vec<Finding> {
+        self.findings.sort_by(|(a, x), (b, y)| {
+            (a, x.severity, &x.text, &x.resource).cmp(&(b, y.severity, &y.text, &y.resource))
+        });
+        let mut out: Vec<Finding> = Vec::with_capacity(self.findings.len());
+        for (_, finding) in self.findings {
+            match out.last_mut() {
+                Some(last)
+                    if (&last.file, last.line, last.column, &last.text)
+                        == (&finding.file, finding.line, finding.column, &finding.text) =>
+                {
+                    if last.resource != finding.resource {
+                        last.resource = None;
+                    }
+                }
+                _ => out.push(finding),
+            }
+        }
+        if self.left_out > 0
+            && let Some(last) = out.last().cloned()
+        {
+            let text = format!("{} more findings are not shown", self.left_out);
+            let (line, source_line) = (0, String::new());
+            let hint = String::new();
+            out.push(Finding { line, column: 0, source_line, text, hint, resource: None, ..last });
+        }
+        out
+    }
+}

@@ -1,0 +1,233 @@
+//! The options in force, and what becomes of each.
+//!
+//! The *value in force* is judged, not the word: what another level overrides says nothing, neither
+//! does a value that is what Tandem does anyway. The core has one set of options for a resource, so
+//! a value that acts must be in force for all its volumes on both hosts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::resource::{AfterSb0Pri, Options, VolumeNumber};
+
+use super::definition::{Place, same_host};
+use super::draft::{Draft, HostDraft};
+use super::finding::{Report, Scope};
+use super::option_table::{
+    Effect, OPTIONS, REFUSED_VALUES, Section, Spec, Value, WARNED_VALUES, find,
+};
+use super::setting::{Level, Setting};
+
+/// The levels that are in force for one volume on one host, the strongest first.
+type Chain<'a> = Vec<(Rank, &'a Level)>;
+
+/// How near to the volume a level is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    HostVolume,
+    ConnectionVolume,
+    Volume,
+    Host,
+    Connection,
+    Resource,
+    Common,
+}
+
+/// The options of a resource, and where each is written.
+pub(super) fn options(
+    draft: &Draft,
+    common: &Level,
+    hosts: &[&HostDraft],
+    volumes: &BTreeSet<VolumeNumber>,
+    ids: &[Option<u8>],
+    report: &mut Report,
+) -> (Options, BTreeMap<String, Place>) {
+    let chains = chains(draft, common, hosts, volumes);
+    let fencing = find("fencing").expect("the table has it");
+    let fencing = chains.iter().filter_map(|chain| in_force(chain, fencing));
+    let fenced = fencing.into_iter().any(|(_, setting)| setting.value.text() != "dont-care");
+    let mut judge = Judge { draft, hosts, ids, fenced, report };
+    let mut options = Options::default();
+    let mut written = BTreeMap::new();
+    for spec in OPTIONS.iter().filter(|spec| spec.section != Section::Global) {
+        let found: Vec<_> = chains.iter().map(|chain| in_force(chain, spec)).collect();
+        let mut settings: Vec<(Rank, &Setting)> = found.iter().copied().flatten().collect();
+        settings.sort_by_key(|(rank, setting)| (*rank, setting.at));
+        settings.dedup_by_key(|(_, setting)| setting.at);
+        for (rank, setting) in &settings {
+            judge.setting(*rank, setting);
+        }
+        let Some((_, nearest)) = settings.first() else { continue };
+        if let Effect::Acts(_) = spec.effect {
+            let all: Vec<Options> = found.iter().map(|found| judge.applied(*found)).collect();
+            if all.windows(2).any(|pair| pair[0] != pair[1]) {
+                judge.differs(nearest);
+            }
+            judge.apply(nearest, &mut options);
+        }
+        written.insert(spec.name.to_owned(), judge.report.place(nearest.at));
+    }
+    (options, written)
+}
+
+/// A chain for each volume on each host; one for the resource alone if there is none.
+fn chains<'a>(
+    draft: &'a Draft,
+    common: &'a Level,
+    hosts: &[&'a HostDraft],
+    volumes: &BTreeSet<VolumeNumber>,
+) -> Vec<Chain<'a>> {
+    let connection = draft.connections.first();
+    let outer = |chain: &mut Chain<'a>| {
+        chain.extend(connection.map(|connection| (Rank::Connection, &connection.level)));
+        chain.extend([(Rank::Resource, &draft.level), (Rank::Common, common)]);
+    };
+    let mut chains = Vec::new();
+    for host in hosts {
+        for number in volumes {
+            let own = host.volumes.numbered.get(number);
+            let peer = connection.and_then(|connection| connection.volumes.get(number));
+            let general = draft.volumes.numbered.get(number);
+            let mut chain = Chain::new();
+            chain.extend(own.map(|volume| (Rank::HostVolume, &volume.level)));
+            chain.extend(peer.map(|(_, level)| (Rank::ConnectionVolume, level)));
+            chain.extend(general.map(|volume| (Rank::Volume, &volume.level)));
+            chain.push((Rank::Host, &host.level));
+            outer(&mut chain);
+            chains.push(chain);
+        }
+    }
+    if chains.is_empty() {
+        let mut chain = Chain::new();
+        outer(&mut chain);
+        chains.push(chain);
+    }
+    chains
+}
+
+fn in_force<'a>(chain: &Chain<'a>, spec: &Spec) -> Option<(Rank, &'a Setting)> {
+    chain.iter().find_map(|(rank, level)| level.get(spec.name).map(|setting| (*rank, setting)))
+}
+
+struct Judge<'a> {
+    draft: &'a Draft,
+    hosts: &'a [&'a HostDraft],
+    ids: &'a [Option<u8>],
+    fenced: bool,
+    report: &'a mut Report,
+}
+
+impl Judge<'_> {
+    /// Says what becomes of a setting that is in force.
+    fn setting(&mut self, rank: Rank, setting: &Setting) {
+        let Setting { spec, value, .. } = setting;
+        let name = spec.name;
+        if *value == Value::Bad {
+            // Reported where it is written.
+            self.report.refuse(&self.draft.name);
+            return;
+        }
+        let text = value.text();
+        match spec.effect {
+            Effect::Acts(_) => {
+                let refused = REFUSED_VALUES.iter().find(|row| (row.0, row.1) == (name, &text));
+                if let Some((_, _, why, hint)) = refused {
+                    self.refuse(rank, setting, why, &format!("write: {hint}"));
+                }
+                let warned = WARNED_VALUES.iter().find(|row| (row.0, row.1) == (name, &text));
+                if let Some((_, value, why)) = warned {
+                    let other = if *value == "no" { "yes" } else { "no" };
+                    self.warn(setting, why, &format!("write: {name} {other};"));
+                }
+            }
+            Effect::Harmless(silent, _) | Effect::Refused(silent, ..)
+                if silent.contains(&text.as_str()) => {}
+            Effect::Harmless(silent, why) => {
+                let hint = match silent.first() {
+                    Some(value) if !value.is_empty() => {
+                        format!("remove it, or write: {name} {value};")
+                    }
+                    _ => "remove it".to_owned(),
+                };
+                self.warn(setting, why, &hint);
+            }
+            Effect::Refused(_, why, right) => {
+                let statement = right.ends_with(';');
+                let hint = if statement { format!("write: {right}") } else { right.to_owned() };
+                self.refuse(rank, setting, why, &hint);
+            }
+            Effect::WithFencing if self.fenced => {
+                let why = "it goes with fencing, and handlers do not run";
+                self.refuse(rank, setting, why, "remove it, and write: fencing dont-care;");
+            }
+            Effect::WithFencing => {
+                self.warn(setting, "never called while fencing is dont-care", "remove it");
+            }
+        }
+    }
+
+    fn refuse(&mut self, rank: Rank, setting: &Setting, why: &str, hint: &str) {
+        let Setting { spec, written, at, .. } = setting;
+        let mut text = format!("{} {written}: {why}", spec.name);
+        if rank == Rank::Common {
+            text += &format!(" (in force for resource {})", self.draft.name);
+        }
+        self.report.error(*at, Scope::Resource(&self.draft.name), text, hint);
+    }
+
+    fn warn(&mut self, setting: &Setting, why: &str, hint: &str) {
+        let Setting { spec, written, at, .. } = setting;
+        let text = format!("{} {written}: {why}", spec.name);
+        self.report.warning(*at, Scope::Resource(&self.draft.name), text, hint);
+    }
+
+    fn differs(&mut self, nearest: &Setting) {
+        let name = nearest.spec.name;
+        let text = format!(
+            "{name} {}: not the same for all volumes and hosts, and a resource has one value",
+            nearest.written
+        );
+        let section = nearest.spec.section.name();
+        let hint = format!("write it once, in the resource: {section} {{ {name} ...; }}");
+        self.report.error(nearest.at, Scope::Resource(&self.draft.name), text, hint);
+    }
+
+    /// The default options with one setting applied, for comparing.
+    fn applied(&mut self, found: Option<(Rank, &Setting)>) -> Options {
+        let mut options = Options::default();
+        if let Some((_, Setting { spec, value, .. })) = found
+            && let Effect::Acts(apply) = spec.effect
+            && *value != Value::Bad
+        {
+            apply(&mut options, value);
+        }
+        options
+    }
+
+    fn apply(&mut self, setting: &Setting, options: &mut Options) {
+        let Effect::Acts(apply) = setting.spec.effect else { return };
+        if setting.value == Value::Bad {
+            return;
+        }
+        apply(options, &setting.value);
+        let text = setting.value.text();
+        if setting.spec.name == "after-sb-0pri"
+            && let Some(name) = text.strip_prefix("discard-node-")
+        {
+            let host = self.hosts.iter().position(|host| same_host(&host.name, name));
+            match host {
+                Some(index) => {
+                    if let Some(id) = self.ids[index] {
+                        options.after_sb_0pri = AfterSb0Pri::DiscardNode(id);
+                    }
+                }
+                None if self.draft.incomplete => {}
+                None => {
+                    let names: Vec<&str> =
+                        self.hosts.iter().map(|host| host.name.as_str()).collect();
+                    let text = format!("{text}: {name} is no host of {}", self.draft.name);
+                    let hint = format!("one of: {}", names.join(", "));
+                    self.report.error(setting.at, Scope::Resource(&self.draft.name), text, hint);
+                }
+            }
+        }
+    }
+}

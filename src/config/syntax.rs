@@ -1,0 +1,184 @@
+//! Tokens to statements: `word word ... ;` or `word word ... { statements }`, all of DRBD's
+//! grammar. What the words mean is decided later.
+//!
+//! Invariants: a statement has at least one word; sections nest at most [`DEPTH_MAX`] deep; after a
+//! syntax error every section around it is `damaged`, and the file counts as broken.
+
+use super::finding::{Pos, Report, Scope};
+use super::token::{Token, Word};
+
+/// Deepest nesting of sections; DRBD's grammar needs five.
+const DEPTH_MAX: usize = 12;
+
+/// A statement, or a section with its statements.
+#[derive(Debug)]
+pub(super) struct Statement {
+    pub(super) words: Vec<Word>,
+    pub(super) body: Option<Vec<Statement>>,
+    /// A syntax error lies within: what seems to be missing may be written.
+    pub(super) damaged: bool,
+}
+
+impl Statement {
+    pub(super) fn keyword(&self) -> &str {
+        &self.words[0].text
+    }
+    pub(super) fn at(&self) -> Pos {
+        self.words[0].at
+    }
+    /// The words after the keyword.
+    pub(super) fn arguments(&self) -> &[Word] {
+        &self.words[1..]
+    }
+}
+
+/// A file as statements.
+pub(super) struct Parsed {
+    pub(super) statements: Vec<Statement>,
+    pub(super) broken: bool,
+}
+
+struct Frame {
+    words: Vec<Word>,
+    open: Pos,
+    children: Vec<Statement>,
+    damaged: bool,
+}
+
+struct Parser<'r> {
+    report: &'r mut Report,
+    stack: Vec<Frame>,
+    top: Vec<Statement>,
+    words: Vec<Word>,
+    broken: bool,
+}
+
+/// Parses the tokens of one file.
+pub(super) fn parse(tokens: Vec<Token>, report: &mut Report) -> Parsed {
+    let mut parser = Parser { report, stack: vec![], top: vec![], words: vec![], broken: false };
+    let mut tokens = tokens.into_iter().peekable();
+    while let Some(token) = tokens.next() {
+        match token {
+            Token::Word(word) => {
+                let section = match tokens.peek() {
+                    Some(Token::Open(_)) => matches!(word.text.as_str(), "common" | "global"),
+                    Some(Token::Word(_)) => word.text == "resource",
+                    _ => false,
+                };
+                if section && !word.quoted && parser.words.is_empty() && !parser.stack.is_empty() {
+                    parser.unclosed_before(&word);
+                }
+                parser.words.push(word);
+            }
+            Token::Semicolon(at) => parser.semicolon(at),
+            Token::Open(at) => {
+                if parser.stack.len() >= DEPTH_MAX {
+                    parser.error(at, "sections are nested too deep", "close a section before it");
+                    parser.words.clear();
+                    skip_section(&mut tokens);
+                } else {
+                    parser.open(at);
+                }
+            }
+            Token::Close(at) => parser.close(at),
+        }
+    }
+    parser.end()
+}
+
+/// Consumes to the `}` that matches a `{` just read.
+fn skip_section(tokens: &mut impl Iterator<Item = Token>) {
+    let mut depth = 1_usize;
+    for token in tokens {
+        match token {
+            Token::Open(_) => depth += 1,
+            Token::Close(_) => depth -= 1,
+            Token::Word(_) | Token::Semicolon(_) => {}
+        }
+        if depth == 0 {
+            return;
+        }
+    }
+}
+
+impl Parser<'_> {
+    fn error(&mut self, at: Pos, text: impl Into<String>, hint: impl Into<String>) {
+        self.broken = true;
+        for frame in &mut self.stack {
+            frame.damaged = true;
+        }
+        self.report.error(at, Scope::Nothing, text, hint);
+    }
+
+    fn finish(&mut self, statement: Statement) {
+        match self.stack.last_mut() {
+            Some(frame) => frame.children.push(statement),
+            None => self.top.push(statement),
+        }
+    }
+
+    fn semicolon(&mut self, at: Pos) {
+        let words = std::mem::take(&mut self.words);
+        if words.is_empty() {
+            self.error(at, "a `;` with nothing before it", "remove it");
+        } else {
+            self.finish(Statement { words, body: None, damaged: false });
+        }
+    }
+
+    fn open(&mut self, at: Pos) {
+        let mut words = std::mem::take(&mut self.words);
+        if words.is_empty() {
+            let hint = "write the section's name before it, e.g. `net {`";
+            self.error(at, "a section without a name", hint);
+            words.push(Word { text: String::new(), quoted: true, at, end: at });
+        }
+        self.stack.push(Frame { words, open: at, children: Vec::new(), damaged: false });
+    }
+
+    fn close(&mut self, at: Pos) {
+        self.statement_without_end();
+        match self.stack.pop() {
+            Some(frame) => self.finish_frame(frame),
+            None => self.error(at, "this `}` closes nothing", "remove it, or write the `{`"),
+        }
+    }
+
+    fn finish_frame(&mut self, frame: Frame) {
+        let Frame { words, children, damaged, .. } = frame;
+        // A section without a name has been reported and means nothing.
+        if !words[0].text.is_empty() || !words[0].quoted || words.len() > 1 {
+            self.finish(Statement { words, body: Some(children), damaged });
+        }
+    }
+
+    fn statement_without_end(&mut self) {
+        let words = std::mem::take(&mut self.words);
+        if let Some(last) = words.last() {
+            let text = format!("`;` is missing after `{}`", last.text);
+            self.error(last.end, text, "end the statement with `;`");
+            self.finish(Statement { words, body: None, damaged: true });
+        }
+    }
+
+    /// `resource`, `common` and `global` stand at the top: a `}` is missing before `word`.
+    fn unclosed_before(&mut self, word: &Word) {
+        self.unclosed(&format!(" before `{}` in line {}", word.text, word.at.line));
+    }
+
+    fn unclosed(&mut self, before: &str) {
+        let Some(frame) = self.stack.last() else { return };
+        let name = &frame.words[0].text;
+        let text = format!("the section `{name}` that opens here is not closed{before}");
+        self.error(frame.open, text, "write the missing `}`");
+        while let Some(frame) = self.stack.pop() {
+            self.finish_frame(frame);
+        }
+    }
+
+    fn end(mut self) -> Parsed {
+        self.statement_without_end();
+        self.unclosed(" before the end of the file");
+        Parsed { statements: self.top, broken: self.broken }
+    }
+}

@@ -1,0 +1,106 @@
+//! Config files from the file system, for [`crate::config::load`].
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::path::PathBuf;
+
+use crate::config::{FILE_MAX, Files, is_pattern, matches};
+
+/// Most paths that a pattern may match; a folder with more is not one of config files.
+const PATHS_MAX: usize = 100_000;
+
+/// The files of this machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConfigFiles;
+
+impl Files for ConfigFiles {
+    fn read(&self, path: &str) -> Result<String, String> {
+        let file = File::open(path).map_err(|error| error.to_string())?;
+        if !file.metadata().map_err(|error| error.to_string())?.is_file() {
+            return Err("not a regular file".to_owned());
+        }
+        let mut bytes = Vec::new();
+        // One byte more than a config may have, so that a longer file is seen to be longer.
+        let limit = FILE_MAX as u64 + 1;
+        file.take(limit).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+        if bytes.len() > FILE_MAX {
+            return Err(format!("larger than {FILE_MAX} bytes"));
+        }
+        String::from_utf8(bytes)
+            .map_err(|error| format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+    }
+
+    fn glob(&self, pattern: &str) -> Result<Vec<String>, String> {
+        let root = if pattern.starts_with('/') { "/" } else { "" };
+        let mut paths = vec![PathBuf::from(root)];
+        for part in pattern.split('/').filter(|part| !part.is_empty()) {
+            let mut next = Vec::new();
+            for path in paths {
+                if !is_pattern(part) {
+                    next.push(path.join(part));
+                    continue;
+                }
+                let folder = if path.as_os_str().is_empty() { ".".into() } else { path.clone() };
+                let entries = match fs::read_dir(&folder) {
+                    Ok(entries) => entries,
+                    Err(error)
+                        if matches!(
+                            error.kind(),
+                            ErrorKind::NotFound | ErrorKind::NotADirectory
+                        ) =>
+                    {
+                        continue;
+                    }
+                    Err(error) => return Err(format!("{}: {error}", folder.display())),
+                };
+                for entry in entries {
+                    let entry = entry.map_err(|error| format!("{}: {error}", folder.display()))?;
+                    if let Some(name) = entry.file_name().to_str()
+                        && matches(part, name)
+                    {
+                        next.push(path.join(name));
+                    }
+                }
+                if next.len() > PATHS_MAX {
+                    return Err(format!("more than {PATHS_MAX} files"));
+                }
+            }
+            paths = next;
+        }
+        let existing = paths.into_iter().filter(|path| path.exists());
+        Ok(existing.filter_map(|path| path.to_str().map(str::to_owned)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_lists_the_files_of_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("tandem.d")).unwrap();
+        for name in ["b.res", "a.res", ".hidden.res", "a.res~"] {
+            fs::write(folder.path().join("tandem.d").join(name), "").unwrap();
+        }
+        let root = folder.path().to_str().unwrap();
+        let mut found = ConfigFiles.glob(&format!("{root}/tandem.d/*.res")).unwrap();
+        found.sort();
+        assert_eq!(found, [format!("{root}/tandem.d/a.res"), format!("{root}/tandem.d/b.res")]);
+        assert_eq!(ConfigFiles.glob(&format!("{root}/nothing.d/*.res")), Ok(vec![]));
+        let mut nested = ConfigFiles.glob(&format!("{root}/t*.d/[a]*.res")).unwrap();
+        assert_eq!(nested.pop(), Some(format!("{root}/tandem.d/a.res")));
+    }
+
+    #[test]
+    fn what_is_no_text_file_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        fs::write(&path, b"ab\xff").unwrap();
+        assert_eq!(ConfigFiles.read(path.to_str().unwrap()), Err("not UTF-8 at byte 2".to_owned()));
+        let text = "x".repeat(FILE_MAX + 1);
+        fs::write(&path, text).unwrap();
+        assert!(ConfigFiles.read(path.to_str().unwrap()).unwrap_err().contains("larger"));
+        assert!(ConfigFiles.read(folder.path().to_str().unwrap()).is_err());
+    }
+}
