@@ -2,3 +2,4 @@
 
 pub mod backing;
 pub mod config_files;
+pub mod control;

@@ -1,0 +1,419 @@
+//! The command line of `tandemadm`.
+//!
+//! `tandemadm [OPTIONS] VERB [OPTIONS] [TARGET]...`; options stand before or after the target.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::target::Target;
+use crate::resource::Force;
+
+/// Verbs of drbdadm and drbdsetup, and of ours, that are known and not built.
+pub const NOT_SUPPORTED: &[&str] = &[
+    "adjust",
+    "adjust-with-progress",
+    "apply-al",
+    "check",
+    "check-resize",
+    "del-minor",
+    "del-path",
+    "del-peer",
+    "disk-options",
+    "dump-superblock",
+    "dump-xml",
+    "forget-peer",
+    "hidden-commands",
+    "net-options",
+    "new-minor",
+    "new-path",
+    "new-peer",
+    "new-resource",
+    "pause-sync",
+    "peer-device-options",
+    "ping",
+    "proxy-down",
+    "proxy-up",
+    "rename-resource",
+    "repair-md",
+    "resize",
+    "resource-options",
+    "restore-md",
+    "resume-io",
+    "resume-sync",
+    "set-gi",
+    "sh-b-pri",
+    "sh-dev",
+    "sh-ip",
+    "sh-ll-dev",
+    "sh-lr-of",
+    "sh-md-dev",
+    "sh-md-idx",
+    "sh-minor",
+    "sh-mod-parms",
+    "sh-nop",
+    "sh-resource",
+    "sh-resources",
+    "sh-status",
+    "sh-udev",
+    "show",
+    "suspend-io",
+    "udev",
+    "verify",
+    "wait-con-int",
+    "wipe-md",
+];
+
+/// Administers the replicated volumes of this node.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "tandemadm", disable_version_flag = true, subcommand_required = false)]
+#[command(after_help = "TARGET is all, r0, r0/0, r0:bob or r0:bob/0.\nExit codes: 0 done; 1 usage; \
+    5 timed out; 10 failure; 11 state change refused; 16 no local disk; 17 no UpToDate data; 20 \
+    tandemd does not answer.")]
+pub struct Arguments {
+    #[command(flatten)]
+    globals: Globals,
+    /// Print the version as shell assignments.
+    #[arg(short = 'V', long)]
+    version: bool,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+/// Options of every verb.
+#[derive(Clone, Debug, Args)]
+pub struct Globals {
+    /// The configuration.
+    #[arg(short = 'c', long = "config-file", alias = "config", value_name = "FILE")]
+    #[arg(global = true, env = "TANDEM_CONFIG", default_value = "/etc/tandem.conf")]
+    pub config: PathBuf,
+    /// This node's name in the configuration; the host name where not given.
+    #[arg(short = 'n', long, value_name = "NAME", global = true, env = "TANDEM_NODE")]
+    pub node: Option<String>,
+    /// Where tandemd has its sockets.
+    #[arg(long, value_name = "DIR", global = true, env = "TANDEM_RUN_DIR")]
+    #[arg(default_value = "/run/tandem")]
+    pub run_dir: PathBuf,
+    /// Where saved metadata and what is known of disks goes [default: /var/lib/tandem, or
+    /// DIR/state with --run-dir DIR].
+    #[arg(long, value_name = "DIR", global = true)]
+    state_dir: Option<PathBuf>,
+    /// Print the steps, do nothing.
+    #[arg(short = 'd', long, global = true)]
+    pub dry_run: bool,
+}
+
+impl Globals {
+    /// The state folder in force.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        state_dir(self.state_dir.clone(), &self.run_dir)
+    }
+}
+
+/// The state folder: as given, else `/var/lib/tandem`, or `DIR/state` for another run folder.
+#[must_use]
+pub fn state_dir(given: Option<PathBuf>, run_dir: &std::path::Path) -> PathBuf {
+    given.unwrap_or_else(|| match run_dir == std::path::Path::new("/run/tandem") {
+        true => PathBuf::from("/var/lib/tandem"),
+        false => run_dir.join("state"),
+    })
+}
+
+/// `--force` and its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ForceWord {
+    /// A new or a Consistent disk.
+    #[value(name = "yes")]
+    Plain,
+    /// A disk in mid-resync.
+    Inconsistent,
+    /// A disk that is known to be old.
+    Outdated,
+    /// This disk is blank, the peer's holds a file system.
+    Blank,
+}
+
+impl From<ForceWord> for Force {
+    fn from(word: ForceWord) -> Self {
+        match word {
+            ForceWord::Plain => Self::Plain,
+            ForceWord::Inconsistent => Self::Inconsistent,
+            ForceWord::Outdated => Self::Outdated,
+            ForceWord::Blank => Self::Blank,
+        }
+    }
+}
+
+/// What a verb is aimed at, one or more.
+#[derive(Clone, Debug, Args)]
+pub struct Targets {
+    /// all, r0, r0/0, r0:bob or r0:bob/0
+    #[arg(required = true, value_name = "TARGET")]
+    pub targets: Vec<Target>,
+}
+
+/// What a verb is aimed at; nothing is `all`.
+#[derive(Clone, Debug, Args)]
+pub struct OptionalTargets {
+    /// all, r0, r0/0, r0:bob or r0:bob/0 [default: all]
+    #[arg(value_name = "TARGET")]
+    pub targets: Vec<Target>,
+}
+
+/// `--force`, as a flag or with `=yes` or `=no`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Forced {
+    /// Do it although it is refused otherwise.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
+    #[arg(default_value = "no", value_parser = yes_no, value_name = "yes|no")]
+    pub force: bool,
+}
+
+fn yes_no(word: &str) -> Result<bool, String> {
+    match word {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("yes or no".to_owned()),
+    }
+}
+
+/// How long to wait.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Patience {
+    /// Give up after so many seconds (exit 5); 0 waits for ever.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wfc_timeout: u32,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+#[command(rename_all = "kebab-case")]
+pub enum Verb {
+    /// Write new metadata on the backing disks.
+    CreateMd {
+        /// Even so.
+        #[command(flatten)]
+        forced: Forced,
+        /// Room for so many peers.
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=31))]
+        max_peers: u8,
+        /// Write the whole data area once, so that flushes are fast, and keep blocks on trim.
+        #[arg(long)]
+        preallocate: bool,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: Targets,
+    },
+    /// Attach the disks and begin to dial the peers.
+    Up(Targets),
+    /// Take resources down.
+    Down(Targets),
+    /// Attach backing disks.
+    Attach(Targets),
+    /// Let go of backing disks.
+    Detach {
+        /// Even so.
+        #[command(flatten)]
+        forced: Forced,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: Targets,
+    },
+    /// Begin to dial the peers.
+    Connect {
+        /// In a split brain, this node's changes are the ones to lose.
+        #[arg(long)]
+        discard_my_data: bool,
+        /// Do the handshake, report the verdict, disconnect.
+        #[arg(long)]
+        tentative: bool,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: Targets,
+    },
+    /// End connections and stay StandAlone.
+    Disconnect {
+        /// Even so.
+        #[command(flatten)]
+        forced: Forced,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: Targets,
+    },
+    /// Serve the volumes from this node.
+    Primary {
+        /// Accept one danger by name.
+        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
+        force: Option<ForceWord>,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: Targets,
+    },
+    /// Stop serving the volumes.
+    Secondary {
+        /// Even so.
+        #[command(flatten)]
+        forced: Forced,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: Targets,
+    },
+    /// The own data is bad: copy all of it from the peer.
+    Invalidate(Targets),
+    /// The peer's data is bad: copy all of it to the peer.
+    InvalidateRemote(Targets),
+    /// Mark the own disk Outdated.
+    Outdate(Targets),
+    /// Make a new current UUID.
+    NewCurrentUuid {
+        /// Declare two new disks equal: no initial sync.
+        #[arg(long)]
+        clear_bitmap: bool,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: Targets,
+    },
+    /// Show what is up.
+    Status {
+        /// Say also what is normal.
+        #[arg(short, long)]
+        verbose: bool,
+        /// Add the counters.
+        #[arg(short, long)]
+        statistics: bool,
+        /// For programs.
+        #[arg(short, long)]
+        json: bool,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: OptionalTargets,
+    },
+    /// Show what is up, then every change.
+    Events2 {
+        /// End after the first snapshot.
+        #[arg(long)]
+        now: bool,
+        /// Add the counters.
+        #[arg(short, long)]
+        statistics: bool,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: OptionalTargets,
+    },
+    /// Print the own role.
+    Role(Targets),
+    /// Print the state of the connections.
+    Cstate(Targets),
+    /// Print the state of the disks.
+    Dstate(Targets),
+    /// Print the generation identifiers with a legend.
+    ShowGi(Targets),
+    /// Print the generation identifiers.
+    GetGi(Targets),
+    /// Print the configuration as it was understood.
+    Dump(OptionalTargets),
+    /// Print the metadata of disks that are not attached.
+    DumpMd(Targets),
+    /// Wait until the peers are connected.
+    WaitConnect {
+        /// How long.
+        #[command(flatten)]
+        patience: Patience,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: Targets,
+    },
+    /// Wait until no resync runs and the disks are UpToDate.
+    WaitSync {
+        /// How long.
+        #[command(flatten)]
+        patience: Patience,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: Targets,
+    },
+    /// Say what is wrong, why, and what to do.
+    Why {
+        /// For programs.
+        #[arg(short, long)]
+        json: bool,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: OptionalTargets,
+    },
+    /// Any other word.
+    #[command(external_subcommand)]
+    Other(Vec<OsString>),
+}
+
+/// A command line that was understood.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// Options of every verb.
+    pub globals: Globals,
+    /// What to do.
+    pub verb: Verb,
+}
+
+/// A text and an exit code: the end of a command line that asks for nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What to print.
+    pub text: String,
+    /// On standard error.
+    pub is_error: bool,
+    /// 0 or 1, or 10 for a verb that is not built.
+    pub exit_code: i32,
+}
+
+/// Reads a command line, program name first.
+///
+/// # Errors
+/// Help, the version, and every misuse: what to print and the exit code.
+pub fn parse<I, T>(words: I) -> Result<Invocation, Answer>
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let usage = |text: String| Answer { text, is_error: true, exit_code: 1 };
+    let arguments = Arguments::try_parse_from(words).map_err(|error| {
+        let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+        Answer { text: error.to_string(), is_error: !is_help, exit_code: i32::from(!is_help) }
+    })?;
+    if arguments.version {
+        return Err(Answer {
+            text: super::version::lines(),
+            is_error: false,
+            exit_code: 0,
+        });
+    }
+    let Some(verb) = arguments.verb else {
+        return Err(usage(format!("{}\nNo command specified\n", help())));
+    };
+    if let Verb::Other(words) = &verb {
+        let word = words.first().map(|word| word.to_string_lossy().into_owned());
+        let word = word.unwrap_or_default();
+        if NOT_SUPPORTED.contains(&word.as_str()) || word.ends_with("-options") {
+            return Err(Answer {
+                text: format!("tandemadm: '{word}' is not supported yet\n"),
+                is_error: true,
+                exit_code: 10,
+            });
+        }
+        return Err(usage(format!(
+            "tandemadm: Unknown command '{word}'\n`tandemadm --help` lists all commands\n"
+        )));
+    }
+    Ok(Invocation { globals: arguments.globals, verb })
+}
+
+fn help() -> String {
+    use clap::CommandFactory;
+    Arguments::command().render_help().to_string()
+}
+
+#[cfg(test)]
+mod tests;

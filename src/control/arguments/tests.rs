@@ -1,0 +1,114 @@
+use super::*;
+
+fn parsed(line: &str) -> Result<Invocation, Answer> {
+    parse(line.split_whitespace())
+}
+
+/// The verb as `Debug` prints it.
+fn verb(line: &str) -> String {
+    format!("{:?}", parsed(line).unwrap().verb)
+}
+
+#[test]
+fn options_stand_before_or_after_the_target() {
+    for (before, after) in [
+        ("tandemadm primary --force r0", "tandemadm primary r0 --force"),
+        ("tandemadm status --json r0", "tandemadm status r0 --json"),
+        ("tandemadm wait-sync --wfc-timeout 5 r0", "tandemadm wait-sync r0 --wfc-timeout=5"),
+        ("tandemadm connect --discard-my-data r0:bob", "tandemadm connect r0:bob --discard-my-data"),
+        ("tandemadm create-md --max-peers=3 r0/0", "tandemadm create-md r0/0 --max-peers 3"),
+    ] {
+        assert_eq!(verb(before), verb(after));
+    }
+    for line in ["tandemadm -d -c f up r0", "tandemadm up -c f r0 -d", "tandemadm up r0 -d -c f"] {
+        let globals = parsed(line).unwrap().globals;
+        assert!(globals.dry_run);
+        assert_eq!(globals.config, PathBuf::from("f"));
+    }
+}
+
+#[test]
+fn force_takes_one_danger_by_name() {
+    let force = |line: &str| match parsed(line).unwrap().verb {
+        Verb::Primary { force, .. } => force,
+        other => panic!("{other:?}"),
+    };
+    let cases = [
+        ("", None),
+        ("--force", Some(ForceWord::Plain)),
+        ("--force=yes", Some(ForceWord::Plain)),
+        ("--force=inconsistent", Some(ForceWord::Inconsistent)),
+        ("--force=outdated", Some(ForceWord::Outdated)),
+        ("--force=blank", Some(ForceWord::Blank)),
+    ];
+    for (word, expected) in cases {
+        assert_eq!(force(&format!("tandemadm primary {word} r0")), expected);
+    }
+    assert_eq!(parsed("tandemadm primary --force=all r0").unwrap_err().exit_code, 1);
+}
+
+#[test]
+fn other_forces_are_yes_or_no() {
+    for (line, expected) in [
+        ("tandemadm secondary r0", false),
+        ("tandemadm secondary --force r0", true),
+        ("tandemadm secondary --force=yes r0", true),
+        ("tandemadm secondary --force=no r0", false),
+    ] {
+        match parsed(line).unwrap().verb {
+            Verb::Secondary { forced, .. } => assert_eq!(forced.force, expected, "{line}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn misuse_is_exit_1() {
+    for line in [
+        "tandemadm",
+        "tandemadm foo r0",
+        "tandemadm up",
+        "tandemadm up r0/x",
+        "tandemadm status --nonsense",
+        "tandemadm wait-connect --wfc-timeout -1 r0",
+        "tandemadm create-md --max-peers 32 r0",
+        "tandemadm create-md --max-peers 0 r0",
+    ] {
+        let answer = parsed(line).unwrap_err();
+        assert_eq!((answer.exit_code, answer.is_error), (1, true), "{line}: {}", answer.text);
+    }
+    assert!(parsed("tandemadm foo r0").unwrap_err().text.contains("Unknown command 'foo'"));
+}
+
+#[test]
+fn verbs_that_are_not_built_are_named() {
+    for word in NOT_SUPPORTED {
+        let answer = parsed(&format!("tandemadm {word} r0")).unwrap_err();
+        assert_eq!(answer.exit_code, 10, "{word}");
+        assert_eq!(answer.text, format!("tandemadm: '{word}' is not supported yet\n"));
+    }
+}
+
+#[test]
+fn version_and_help_are_answers() {
+    let version = parsed("tandemadm --version").unwrap_err();
+    assert_eq!((version.exit_code, version.is_error), (0, false));
+    assert!(version.text.contains("TANDEM_VERSION="));
+    assert_eq!(parsed("tandemadm --help").unwrap_err().exit_code, 0);
+    assert_eq!(parsed("tandemadm primary --help").unwrap_err().exit_code, 0);
+}
+
+#[test]
+fn status_events_and_why_need_no_target() {
+    for line in ["tandemadm status", "tandemadm events2 --now", "tandemadm why --json"] {
+        assert!(parsed(line).is_ok(), "{line}");
+    }
+}
+
+#[test]
+fn the_state_folder_follows_the_run_folder() {
+    let folder = |line: &str| parsed(line).unwrap().globals.state_dir();
+    assert_eq!(folder("tandemadm status"), PathBuf::from("/var/lib/tandem"));
+    assert_eq!(folder("tandemadm --run-dir /tmp/x status"), PathBuf::from("/tmp/x/state"));
+    assert_eq!(folder("tandemadm --state-dir /s --run-dir /x status"), PathBuf::from("/s"));
+}

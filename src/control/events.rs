@@ -1,0 +1,390 @@
+//! `tandemadm events2`: the difference between two snapshots, a line per object.
+//!
+//! ```text
+//! exists resource name:r0 role:Secondary suspended:no force-io-failures:no may_promote:yes ...
+//! exists -
+//! change connection name:r0 peer-node-id:1 conn-name:bob connection:Connected reason:none
+//! destroy resource name:r0
+//! ```
+//! Invariants:
+//! - `create` stands before the first `change` of an object, `destroy` is its last line, and
+//!   nothing but `exists` stands before `exists -`.
+//! - A `change` line carries the object's key and what has changed; a connection's always has
+//!   `reason`.
+
+use std::fmt::Write;
+
+use super::{Report, kib, percent, status_text, yes_no};
+use crate::resource::{
+    ConnectionState, ConnectionStatus, DeviceStatus, DiskState, PeerDeviceStatus,
+    ReplicationState, Role, Status,
+};
+
+/// An object as events2 prints it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Object {
+    /// Kind and key: `connection name:r0 peer-node-id:1 conn-name:bob`.
+    key: String,
+    /// What may change, in order.
+    fields: Vec<(&'static str, String)>,
+}
+
+/// Follows the snapshots of any number of resources.
+#[derive(Clone, Debug, Default)]
+pub struct Follower {
+    statistics: bool,
+    resources: Vec<(String, Vec<Object>)>,
+}
+
+impl Follower {
+    /// Nothing is known yet. `statistics` adds the counters.
+    #[must_use]
+    pub fn new(statistics: bool) -> Self {
+        Self { statistics, resources: Vec::new() }
+    }
+
+    /// The lines of a snapshot before `exists -`.
+    pub fn exists(&mut self, report: &Report) -> String {
+        let objects = objects(report, self.statistics);
+        let out = objects.iter().map(|object| line("exists", object, &object.fields)).collect();
+        self.keep(report, objects);
+        out
+    }
+
+    /// The lines of a snapshot after it; empty if nothing changed.
+    pub fn update(&mut self, report: &Report) -> String {
+        let new = objects(report, self.statistics);
+        let name = &report.status.name;
+        let old = self.resources.iter().find(|(other, _)| other == name);
+        let old: &[Object] = old.map_or(&[], |(_, objects)| objects);
+        let mut out = String::new();
+        for object in old.iter().rev() {
+            if !new.iter().any(|other| other.key == object.key) {
+                out += &line("destroy", object, &[]);
+            }
+        }
+        for object in &new {
+            match old.iter().find(|other| other.key == object.key) {
+                None => out += &line("create", object, &object.fields),
+                Some(before) => {
+                    let changed = changed(before, object);
+                    if !changed.is_empty() {
+                        out += &line("change", object, &changed);
+                    }
+                }
+            }
+        }
+        self.keep(report, new);
+        out
+    }
+
+    /// The lines of a resource that was taken down.
+    pub fn gone(&mut self, name: &str) -> String {
+        let Some(at) = self.resources.iter().position(|(other, _)| other == name) else {
+            return String::new();
+        };
+        let (_, objects) = self.resources.remove(at);
+        objects.iter().rev().map(|object| line("destroy", object, &[])).collect()
+    }
+
+    fn keep(&mut self, report: &Report, objects: Vec<Object>) {
+        let name = &report.status.name;
+        match self.resources.iter_mut().find(|(other, _)| other == name) {
+            Some((_, kept)) => *kept = objects,
+            None => self.resources.push((name.clone(), objects)),
+        }
+    }
+}
+
+/// Ends the first snapshot.
+pub const END_OF_EXISTS: &str = "exists -\n";
+
+fn changed(before: &Object, after: &Object) -> Vec<(&'static str, String)> {
+    let is_new = |field: &&(&'static str, String)| !before.fields.contains(field);
+    let mut changed: Vec<_> = after.fields.iter().filter(is_new).cloned().collect();
+    let reason = after.fields.iter().find(|(name, _)| *name == "reason");
+    if let Some(reason) = reason
+        && !changed.is_empty()
+        && !changed.contains(reason)
+    {
+        changed.push(reason.clone());
+    }
+    changed
+}
+
+fn line(verb: &str, object: &Object, fields: &[(&'static str, String)]) -> String {
+    let mut out = format!("{verb} {}", object.key);
+    for (name, value) in fields {
+        let _ = write!(out, " {name}:{value}");
+    }
+    out.push('\n');
+    out
+}
+
+fn objects(report: &Report, statistics: bool) -> Vec<Object> {
+    let status = &report.status;
+    let mut all = vec![resource(status)];
+    all.extend(status.connections.iter().map(|one| connection(status, one, statistics)));
+    all.extend(status.devices.iter().map(|one| device(status, one, statistics)));
+    for one in &status.connections {
+        all.extend(one.peer_devices.iter().map(|peer| peer_device(status, one, peer, statistics)));
+    }
+    for one in &status.connections {
+        if let Some(path) = report.path(one.peer_node_id) {
+            let family = |address: std::net::SocketAddr| match address.is_ipv4() {
+                true => format!("ipv4:{address}"),
+                false => format!("ipv6:{address}"),
+            };
+            let established = one.connection_state == ConnectionState::Connected;
+            all.push(Object {
+                key: format!(
+                    "path name:{} peer-node-id:{} conn-name:{} local:{} peer:{}",
+                    status.name,
+                    one.peer_node_id,
+                    one.name,
+                    family(path.local),
+                    family(path.remote),
+                ),
+                fields: vec![("established", yes_no(established).to_owned())],
+            });
+        }
+    }
+    all
+}
+
+fn resource(status: &Status) -> Object {
+    Object {
+        key: format!("resource name:{}", status.name),
+        fields: vec![
+            ("role", status.role.to_string()),
+            ("suspended", status_text::suspended(status)),
+            ("force-io-failures", "no".to_owned()),
+            ("may_promote", yes_no(may_promote(status)).to_owned()),
+            ("promotion_score", promotion_score(status).to_string()),
+        ],
+    }
+}
+
+fn connection(status: &Status, connection: &ConnectionStatus, statistics: bool) -> Object {
+    let mut fields = vec![
+        ("connection", connection.connection_state.to_string()),
+        ("role", connection.peer_role.to_string()),
+    ];
+    if statistics {
+        fields.push(("congested", yes_no(connection.congested).to_owned()));
+        fields.push(("ap-in-flight", kib(connection.ap_in_flight).to_string()));
+        fields.push(("rs-in-flight", kib(connection.rs_in_flight).to_string()));
+    }
+    fields.push(("reason", connection.reason.to_string()));
+    Object {
+        key: format!(
+            "connection name:{} peer-node-id:{} conn-name:{}",
+            status.name, connection.peer_node_id, connection.name
+        ),
+        fields,
+    }
+}
+
+fn device(status: &Status, device: &DeviceStatus, statistics: bool) -> Object {
+    let mut fields = vec![
+        ("backing_dev", one_word(&device.backing_disk)),
+        ("disk", device.disk_state.to_string()),
+        ("client", yes_no(device.backing_disk == "none").to_owned()),
+        ("open", yes_no(!device.clients.is_empty()).to_owned()),
+        ("quorum", "yes".to_owned()),
+    ];
+    if statistics {
+        let counters = [
+            ("size", kib(device.size)),
+            ("read", kib(device.read)),
+            ("written", kib(device.written)),
+            ("al-writes", device.al_writes),
+            ("bm-writes", device.bm_writes),
+            ("upper-pending", device.upper_pending),
+            ("lower-pending", device.lower_pending),
+        ];
+        fields.extend(counters.map(|(name, value)| (name, value.to_string())));
+        fields.push(("al-suspended", "no".to_owned()));
+    }
+    Object {
+        key: format!(
+            "device name:{} volume:{} minor:{}",
+            status.name, device.volume, device.minor
+        ),
+        fields,
+    }
+}
+
+fn peer_device(
+    status: &Status,
+    connection: &ConnectionStatus,
+    peer: &PeerDeviceStatus,
+    statistics: bool,
+) -> Object {
+    let mut fields = vec![
+        ("replication", peer.replication_state.to_string()),
+        ("peer-disk", peer.peer_disk_state.to_string()),
+        ("peer-client", "no".to_owned()),
+        ("resync-suspended", "no".to_owned()),
+    ];
+    if let Some(resync) = &peer.resync {
+        fields.push(("done", percent(resync.done_hundredths)));
+        if let Some(seconds) = resync.seconds_left {
+            fields.push(("eta", seconds.to_string()));
+        }
+    }
+    if statistics {
+        let counters = [
+            ("received", kib(peer.received)),
+            ("sent", kib(peer.sent)),
+            ("out-of-sync", kib(peer.out_of_sync)),
+            ("pending", peer.pending),
+            ("unacked", peer.unacked),
+        ];
+        fields.extend(counters.map(|(name, value)| (name, value.to_string())));
+    }
+    Object {
+        key: format!(
+            "peer-device name:{} peer-node-id:{} conn-name:{} volume:{}",
+            status.name, connection.peer_node_id, connection.name, peer.volume
+        ),
+        fields,
+    }
+}
+
+/// Readers split lines at blanks.
+fn one_word(text: &str) -> String {
+    text.chars().map(|c| if c.is_whitespace() || c.is_control() { '_' } else { c }).collect()
+}
+
+/// The UpToDate copies of a volume that this node can reach: its own, and those of connected peers.
+fn replicas(status: &Status, device: &DeviceStatus) -> u32 {
+    let own = u32::from(device.disk_state == DiskState::UpToDate);
+    let peers = status.connections.iter().flat_map(|connection| &connection.peer_devices);
+    let usable = |peer: &&PeerDeviceStatus| {
+        peer.volume == device.volume
+            && peer.peer_disk_state == DiskState::UpToDate
+            && peer.replication_state != ReplicationState::Off
+    };
+    own + u32::try_from(peers.filter(usable).count()).unwrap_or(u32::MAX)
+}
+
+/// The hint for orchestrators: 10000 if every volume has a local disk with data, + 100 for each
+/// volume whose local disk is UpToDate, + the fewest UpToDate replicas of any volume; 0 where the
+/// node could not be promoted anyway.
+#[must_use]
+pub fn promotion_score(status: &Status) -> u32 {
+    let with_data = [DiskState::Inconsistent, DiskState::Consistent, DiskState::UpToDate];
+    let fewest = status.devices.iter().map(|device| replicas(status, device)).min().unwrap_or(0);
+    if fewest == 0 || status.failed.is_some() {
+        return 0;
+    }
+    let local = status.devices.iter().all(|device| with_data.contains(&device.disk_state));
+    let is_up_to_date = |device: &&DeviceStatus| device.disk_state == DiskState::UpToDate;
+    let up_to_date = status.devices.iter().filter(is_up_to_date).count().min(99);
+    10_000 * u32::from(local)
+        + 100 * u32::try_from(up_to_date).unwrap_or(99)
+        + fewest.min(99)
+}
+
+/// Whether `primary` would be allowed as things stand.
+#[must_use]
+pub fn may_promote(status: &Status) -> bool {
+    let someone = status.role == Role::Primary
+        || status.connections.iter().any(|connection| connection.peer_role == Role::Primary);
+    !someone && promotion_score(status) > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures;
+    use super::*;
+
+    #[test]
+    fn the_first_snapshot_lists_every_object() {
+        let mut follower = Follower::new(false);
+        assert_eq!(
+            follower.exists(&fixtures::mirrored(fixtures::healthy())),
+            "exists resource name:r0 role:Secondary suspended:no force-io-failures:no \
+             may_promote:no promotion_score:10102\n\
+             exists connection name:r0 peer-node-id:0 conn-name:alice connection:Connected \
+             role:Primary reason:none\n\
+             exists device name:r0 volume:0 minor:0 backing_dev:/dev/vg0/r0 disk:UpToDate \
+             client:no open:no quorum:yes\n\
+             exists peer-device name:r0 peer-node-id:0 conn-name:alice volume:0 \
+             replication:Established peer-disk:UpToDate peer-client:no resync-suspended:no\n\
+             exists path name:r0 peer-node-id:0 conn-name:alice local:ipv4:10.0.0.2:7789 \
+             peer:ipv4:10.0.0.1:7789 established:yes\n"
+        );
+    }
+
+    #[test]
+    fn a_change_names_the_object_and_what_changed() {
+        let mut follower = Follower::new(false);
+        follower.exists(&fixtures::healthy());
+        assert_eq!(follower.update(&fixtures::healthy()), "");
+        assert_eq!(
+            follower.update(&fixtures::peer_down()),
+            "change resource name:r0 promotion_score:10101\n\
+             change connection name:r0 peer-node-id:1 conn-name:bob connection:Connecting \
+             role:Unknown reason:refused\n\
+             change peer-device name:r0 peer-node-id:1 conn-name:bob volume:0 replication:Off \
+             peer-disk:DUnknown\n\
+             change path name:r0 peer-node-id:1 conn-name:bob local:ipv4:10.0.0.1:7789 \
+             peer:ipv4:10.0.0.2:7789 established:no\n"
+        );
+    }
+
+    #[test]
+    fn a_resync_shows_done_and_eta() {
+        let mut follower = Follower::new(false);
+        follower.exists(&fixtures::healthy());
+        let lines = follower.update(&fixtures::resync_source());
+        assert!(lines.contains("peer-disk:Inconsistent done:61.20 eta:80\n"), "{lines}");
+    }
+
+    #[test]
+    fn what_appears_is_created_and_what_goes_is_destroyed() {
+        let mut follower = Follower::new(false);
+        let created = follower.update(&fixtures::healthy());
+        assert!(created.lines().all(|line| line.starts_with("create ")), "{created}");
+        let destroyed = follower.gone("r0");
+        assert_eq!(destroyed.lines().count(), 5);
+        assert_eq!(destroyed.lines().last(), Some("destroy resource name:r0"));
+        assert_eq!(follower.gone("r0"), "");
+    }
+
+    #[test]
+    fn a_change_of_a_counter_alone_is_said_only_with_statistics() {
+        let mut report = fixtures::healthy();
+        let (mut plain, mut counting) = (Follower::new(false), Follower::new(true));
+        plain.exists(&report);
+        counting.exists(&report);
+        report.status.devices[0].written += 4096;
+        assert_eq!(plain.update(&report), "");
+        assert_eq!(
+            counting.update(&report),
+            "change device name:r0 volume:0 minor:0 written:2052\n"
+        );
+    }
+
+    #[test]
+    fn the_score_follows_the_formula() {
+        let secondary = |report: Report| fixtures::mirrored(report).status;
+        let alone = secondary(fixtures::peer_down());
+        assert_eq!((promotion_score(&alone), may_promote(&alone)), (10_101, true));
+        let both = secondary(fixtures::healthy());
+        assert_eq!((promotion_score(&both), may_promote(&both)), (10_102, false));
+        let target = fixtures::resync_target().status;
+        assert_eq!(promotion_score(&target), 10_001);
+        let mut outdated = alone.clone();
+        outdated.devices[0].disk_state = DiskState::Outdated;
+        assert_eq!((promotion_score(&outdated), may_promote(&outdated)), (0, false));
+        let mut diskless = both.clone();
+        diskless.devices[0].disk_state = DiskState::Diskless;
+        assert_eq!(promotion_score(&diskless), 1);
+        let mut none = alone;
+        none.devices.clear();
+        assert_eq!(promotion_score(&none), 0);
+    }
+}

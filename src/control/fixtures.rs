@@ -1,0 +1,181 @@
+//! Reports made by hand, for golden texts: alice (node id 0) and bob (1), as in the manual.
+
+use super::{Path, Report};
+use crate::resource::{
+    ConnectionState, ConnectionStatus, DeviceStatus, DiskState, PeerDeviceStatus, Reason,
+    ReplicationState, ResyncStatus, Role, Status,
+};
+
+/// Bytes of the volume.
+pub(crate) const SIZE: u64 = 100 << 30;
+/// When every report was taken.
+pub(crate) const NOW: u64 = 1_795_575_731;
+
+fn device(volume: u16) -> DeviceStatus {
+    DeviceStatus {
+        volume,
+        minor: u32::from(volume),
+        backing_disk: "/dev/vg0/r0".to_owned(),
+        disk_state: DiskState::UpToDate,
+        clients: Vec::new(),
+        size: SIZE,
+        read: 1 << 20,
+        written: 2 << 20,
+        al_writes: 3,
+        bm_writes: 4,
+        upper_pending: 0,
+        lower_pending: 0,
+        current_uuid: 0x5435_911C_ABE7_ED03,
+        history: vec![0x4DCE_BC18_6434_281A],
+        flags: 3,
+        disk_note: String::new(),
+    }
+}
+
+fn peer_device(volume: u16) -> PeerDeviceStatus {
+    PeerDeviceStatus {
+        volume,
+        replication_state: ReplicationState::Established,
+        peer_disk_state: DiskState::UpToDate,
+        received: 0,
+        sent: 2 << 20,
+        out_of_sync: 0,
+        pending: 0,
+        unacked: 0,
+        bitmap_uuid: 0,
+        resync: None,
+    }
+}
+
+/// alice, Primary with a client, connected to bob.
+pub(crate) fn healthy() -> Report {
+    let connection = ConnectionStatus {
+        peer_node_id: 1,
+        name: "bob".to_owned(),
+        connection_state: ConnectionState::Connected,
+        reason: Reason::None,
+        peer_role: Role::Secondary,
+        discard_my_data_pending: false,
+        ap_in_flight: 0,
+        rs_in_flight: 0,
+        congested: false,
+        since_ms: 32_400_000,
+        attempts: 0,
+        detail: String::new(),
+        last_handshake: vec!["rule both-off, no-sync; both had 5435911C, no bits set".to_owned()],
+        peer_devices: vec![peer_device(0)],
+    };
+    let mut device = device(0);
+    device.clients.push("nbd-client pid 2211 uid 0".to_owned());
+    Report {
+        status: Status {
+            name: "r0".to_owned(),
+            node_id: 0,
+            node_name: "alice".to_owned(),
+            role: Role::Primary,
+            suspended_no_space: false,
+            suspended_gap: false,
+            suspended_handshake: false,
+            failed: None,
+            devices: vec![device],
+            connections: vec![connection],
+        },
+        paths: vec![Path {
+            peer_node_id: 1,
+            local: ([10, 0, 0, 1], 7789).into(),
+            remote: ([10, 0, 0, 2], 7789).into(),
+        }],
+        auto_promote: false,
+        nbd_socket: "/run/tandem/nbd.sock".to_owned(),
+        taken_at: NOW,
+    }
+}
+
+/// The same with two volumes and no client.
+pub(crate) fn two_volumes() -> Report {
+    let mut report = healthy();
+    report.status.devices = vec![device(0), device(1)];
+    report.status.connections[0].peer_devices = vec![peer_device(0), peer_device(1)];
+    report
+}
+
+/// alice is the source of a resync.
+pub(crate) fn resync_source() -> Report {
+    let mut report = healthy();
+    report.status.connections[0].since_ms = 125_000;
+    let peer = &mut report.status.connections[0].peer_devices[0];
+    peer.replication_state = ReplicationState::SyncSource;
+    peer.peer_disk_state = DiskState::Inconsistent;
+    peer.out_of_sync = (81 << 30) / 10;
+    peer.resync = Some(ResyncStatus {
+        total: (209 << 30) / 10,
+        left: (81 << 30) / 10,
+        elapsed_ms: 125_000,
+        rate: 104 << 20,
+        done_hundredths: 6120,
+        seconds_left: Some(80),
+        failed: 0,
+    });
+    report
+}
+
+/// bob is its target.
+pub(crate) fn resync_target() -> Report {
+    let mut report = mirrored(resync_source());
+    report.status.devices[0].disk_state = DiskState::Inconsistent;
+    let peer = &mut report.status.connections[0].peer_devices[0];
+    peer.replication_state = ReplicationState::SyncTarget;
+    peer.peer_disk_state = DiskState::UpToDate;
+    report
+}
+
+/// alice is Primary, bob refuses connections.
+pub(crate) fn peer_down() -> Report {
+    let mut report = healthy();
+    let connection = &mut report.status.connections[0];
+    connection.connection_state = ConnectionState::Connecting;
+    connection.reason = Reason::Refused;
+    connection.peer_role = Role::Unknown;
+    connection.since_ms = 2_400_000;
+    connection.attempts = 163;
+    connection.detail = "PingAck did not arrive in 10.5 s".to_owned();
+    let peer = &mut connection.peer_devices[0];
+    peer.replication_state = ReplicationState::Off;
+    peer.peer_disk_state = DiskState::DUnknown;
+    peer.out_of_sync = 812 << 20;
+    peer.bitmap_uuid = 0x4DCE_BC18_6434_281A;
+    report
+}
+
+/// alice, after a refused handshake.
+pub(crate) fn refused(reason: Reason) -> Report {
+    let mut report = peer_down();
+    let connection = &mut report.status.connections[0];
+    connection.connection_state = ConnectionState::StandAlone;
+    connection.reason = reason;
+    connection.since_ms = 540_000;
+    connection.detail = String::new();
+    connection.last_handshake =
+        vec![format!("rule {reason}, self 5435911C peer 77A0C6D2, own bits 31744, peer bits 512")];
+    report
+}
+
+/// The report as bob sees the pair, Secondary.
+pub(crate) fn mirrored(mut report: Report) -> Report {
+    report.status.node_id = 1;
+    report.status.node_name = "bob".to_owned();
+    report.status.role = Role::Secondary;
+    for device in &mut report.status.devices {
+        device.clients.clear();
+    }
+    let connection = &mut report.status.connections[0];
+    connection.peer_node_id = 0;
+    connection.name = "alice".to_owned();
+    if connection.peer_role != Role::Unknown {
+        connection.peer_role = Role::Primary;
+    }
+    let path = &mut report.paths[0];
+    path.peer_node_id = 0;
+    std::mem::swap(&mut path.local, &mut path.remote);
+    report
+}

@@ -1,0 +1,126 @@
+//! The messages of the admin socket: JSON, one a line.
+//!
+//! A connection carries requests one after the other; each is answered by one line, except
+//! [`Request::Watch`], whose answers go on until the caller hangs up.
+//!
+//! ```text
+//! tandemadm ── {"verb":"up","definition":{...}} ──> tandemd
+//!           <── {"done":""} ─────────────────────
+//!           ── {"verb":"watch","resource":"r0"} ─>
+//!           <── {"report":{...}}  {"complete":null}  {"report":{...}}  {"gone":"r0"} ...
+//! ```
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Definition;
+use crate::resource::{Command, NodeId, Refusal, Status, VolumeNumber};
+
+/// The longest line either side accepts, bytes.
+pub const LINE_MAX: usize = 1 << 20;
+
+/// What tandemadm asks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case")]
+pub enum Request {
+    /// Make the resource, attach its disks, begin to dial.
+    Up {
+        /// What the config says.
+        definition: Box<Definition>,
+    },
+    /// Attach one volume's disk.
+    Attach {
+        /// What the config says.
+        definition: Box<Definition>,
+        /// Which volume.
+        volume: VolumeNumber,
+    },
+    /// Begin to dial a peer.
+    Connect {
+        /// What the config says.
+        definition: Box<Definition>,
+        /// Which peer.
+        peer: NodeId,
+        /// In a split brain, this node's changes are the ones to lose.
+        discard_my_data: bool,
+        /// Report the verdict only.
+        tentative: bool,
+    },
+    /// Take the resource down. Done also where it is not up.
+    Down {
+        /// Its name.
+        resource: String,
+    },
+    /// An order for the state machine. `Attach` and `Down` are not taken this way.
+    Order {
+        /// The resource's name.
+        resource: String,
+        /// What.
+        command: Command,
+    },
+    /// Snapshots of what is up.
+    Status {
+        /// One resource, or all.
+        resource: Option<String>,
+    },
+    /// A snapshot now and after each change.
+    Watch {
+        /// One resource, or all.
+        resource: Option<String>,
+    },
+}
+
+/// What tandemd answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// Done; a text for people where there is something to say.
+    Done(String),
+    /// Refused, with DRBD's number.
+    Refused(Refusal),
+    /// The answer to [`Request::Status`].
+    Reports(Vec<Report>),
+    /// A resource was made or has changed ([`Request::Watch`]).
+    Report(Box<Report>),
+    /// Every resource that was up has been reported ([`Request::Watch`]).
+    Complete,
+    /// A resource was taken down ([`Request::Watch`]).
+    Gone(String),
+    /// The request was not understood, or cannot be answered now.
+    Error(String),
+}
+
+/// A resource as tandemd knows it: the state machine's snapshot, and what only the shell knows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The snapshot.
+    pub status: Status,
+    /// The configured addresses, a path per peer.
+    pub paths: Vec<Path>,
+    /// `auto-promote` is in force.
+    pub auto_promote: bool,
+    /// The path of the NBD socket, for people.
+    pub nbd_socket: String,
+    /// Wall clock when the snapshot was taken, seconds since 1970 (display only).
+    pub taken_at: u64,
+}
+
+/// A way to a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Path {
+    /// The peer.
+    pub peer_node_id: NodeId,
+    /// The own address.
+    pub local: SocketAddr,
+    /// The peer's address.
+    pub remote: SocketAddr,
+}
+
+impl Report {
+    /// The path to a peer.
+    #[must_use]
+    pub fn path(&self, peer: NodeId) -> Option<&Path> {
+        self.paths.iter().find(|path| path.peer_node_id == peer)
+    }
+}

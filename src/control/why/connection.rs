@@ -1,0 +1,351 @@
+//! Findings about a connection.
+
+use super::{
+    Finding, Report, handshake, human, is_resync, out_of_sync, severity, short, since, size,
+};
+use crate::control::{age, percent};
+use crate::resource::{
+    ConnectionState, ConnectionStatus, DiskState, PeerDeviceStatus, Reason, ReplicationState, Role,
+};
+
+/// What there is to say of one connection.
+pub(super) fn finding(report: &Report, connection: &ConnectionStatus) -> Option<Finding> {
+    if connection.connection_state == ConnectionState::Connected {
+        let running = connection.peer_devices.iter().find(|peer| is_resync(peer.replication_state));
+        return running.map(|peer| resync(report, connection, peer));
+    }
+    Some(match connection.reason {
+        Reason::SplitBrain => split_brain(report, connection),
+        Reason::RolledBack => rolled_back(report, connection),
+        Reason::UnrelatedData
+        | Reason::WrongNode
+        | Reason::WrongResource
+        | Reason::BadVersion
+        | Reason::BadSecret
+        | Reason::ConfigDiffers
+        | Reason::ResyncRefused => refused(report, connection),
+        Reason::StoppedByAdmin => stopped(report, connection),
+        Reason::None
+        | Reason::NeverConnected
+        | Reason::Timeout
+        | Reason::Refused
+        | Reason::NoRoute
+        | Reason::Lost => unreachable(report, connection),
+    })
+}
+
+fn resync(report: &Report, connection: &ConnectionStatus, peer: &PeerDeviceStatus) -> Finding {
+    use ReplicationState as R;
+    let status = &report.status;
+    let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
+    let is_target = matches!(
+        peer.replication_state,
+        R::SyncTarget | R::StartingSyncT | R::WFBitMapT | R::WFSyncUUID | R::PausedSyncT
+    );
+    let (source, target) = if is_target { (other, node) } else { (node, other) };
+    let progress = match &peer.resync {
+        None => "about to start".to_owned(),
+        Some(resync) => format!(
+            "{} % done, {} of {} left, {}/s, {}",
+            percent(resync.done_hundredths),
+            human(resync.left),
+            human(resync.total),
+            human(resync.rate),
+            resync.seconds_left.map_or("time left unknown".to_owned(), |s| format!("about {}", age(s))),
+        ),
+    };
+    Finding {
+        severity: severity::RESYNC,
+        headline: match is_target {
+            true => format!("{resource}: {node} cannot be promoted while it is being resynced"),
+            false => format!("{resource}: {other} is being resynced from {node}"),
+        },
+        state: format!(
+            "volume {}: {} {} {other}, Connected {}: {progress}.",
+            peer.volume,
+            peer.replication_state,
+            if is_target { "of" } else { "for" },
+            since(report, connection),
+        ),
+        open: Vec::new(),
+        why: handshake(connection),
+        data: Some(format!(
+            "until the resync is done, {source} holds the ONLY good copy. {target}'s disk is a mix \
+             of old and new blocks (Inconsistent)."
+        )),
+        next: vec![format!(
+            "wait: `tandemadm wait-sync {resource}`. Do not reboot, stop or fence {source} now."
+        )],
+    }
+}
+
+/// The first line of State: what the network says.
+fn network(report: &Report, connection: &ConnectionStatus) -> String {
+    let other = &connection.name;
+    let (way, port) = match report.path(connection.peer_node_id) {
+        Some(path) => (format!("{} -> {}", path.local.ip(), path.remote), path.remote.port()),
+        None => (other.clone(), 0),
+    };
+    let resource = &report.status.name;
+    match connection.reason {
+        Reason::Refused => format!(
+            "{way}: Connection refused: the host answers, no tandemd listens there for {resource}."
+        ),
+        Reason::Timeout => {
+            format!("{way}: no answer (host down, or a firewall drops {port}/tcp).")
+        }
+        Reason::NoRoute => format!("{way}: No route to host, or no such address here yet."),
+        Reason::NeverConnected => {
+            format!("{way}: never connected since `up`: is {resource} up on {other}?")
+        }
+        _ => format!("{way}: the connection was lost; it is tried again."),
+    }
+}
+
+fn unreachable(report: &Report, connection: &ConnectionStatus) -> Finding {
+    let status = &report.status;
+    let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
+    let is_primary = status.role == Role::Primary;
+    let was = match connection.detail.as_str() {
+        "" => String::new(),
+        detail => format!("{detail}.\n"),
+    };
+    let current = status.devices.first().map_or(0, |device| device.current_uuid);
+    let missing = out_of_sync(connection);
+    let data = if is_primary {
+        format!("{} were written that {other} does not have.", human(missing))
+    } else {
+        format!(
+            "whatever {other} has written since then, if it still runs, is not here. Nothing on \
+             this node can tell."
+        )
+    };
+    let port = report.path(connection.peer_node_id).map_or(0, |path| path.remote.port());
+    let next = if is_primary {
+        vec![
+            format!(
+                "on {other}: `systemctl status tandemd`, `tandemadm up {resource}`. If it runs \
+                 there: port {port}/tcp in both firewalls; `tandemadm status {resource}` on {other}."
+            ),
+            format!("Do NOT promote {other} while {node} is up: that is a split brain."),
+        ]
+    } else {
+        vec![
+            format!("1. make sure {other} is OFF (power, IPMI), not only unreachable."),
+            format!("2. `tandemadm primary {resource}` on {node}."),
+        ]
+    };
+    Finding {
+        severity: severity::PEER_DOWN,
+        headline: match is_primary {
+            true => format!("{resource}: {other} is not reachable; {node} goes on alone"),
+            false => format!(
+                "{resource}: {other} is not reachable. {node} may be promoted, but is perhaps not \
+                 up to date"
+            ),
+        },
+        state: format!(
+            "{}, {} {}, reason:{}, {} attempts.\n{}",
+            status.role,
+            connection.connection_state,
+            since(report, connection),
+            connection.reason,
+            connection.attempts,
+            network(report, connection),
+        ),
+        open: Vec::new(),
+        why: format!("{was}current UUID {}. {}", short(current), handshake(connection)),
+        data: Some(data),
+        next,
+    }
+}
+
+fn stopped(report: &Report, connection: &ConnectionStatus) -> Finding {
+    let status = &report.status;
+    let (other, resource) = (&connection.name, &status.name);
+    Finding {
+        severity: severity::PEER_DOWN,
+        headline: format!("{resource}: the connection to {other} was ended by an administrator"),
+        state: format!("{} {}.", connection.connection_state, since(report, connection)),
+        open: Vec::new(),
+        why: match connection.detail.as_str() {
+            "" => format!("`tandemadm disconnect`, here or on {other}."),
+            detail => format!("{detail}."),
+        },
+        data: Some(format!(
+            "{} differ so far; what is written now is on one node only.",
+            human(out_of_sync(connection))
+        )),
+        next: vec![format!("`tandemadm connect {resource}` on both nodes.")],
+    }
+}
+
+fn split_brain(report: &Report, connection: &ConnectionStatus) -> Finding {
+    let status = &report.status;
+    let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
+    let own = human(out_of_sync(connection));
+    let open: Vec<&str> =
+        status.devices.iter().flat_map(|device| &device.clients).map(String::as_str).collect();
+    let open = if open.is_empty() { "no client".to_owned() } else { open.join(", ") };
+    let current = status.devices.first().map_or(0, |device| device.current_uuid);
+    Finding {
+        severity: severity::SPLIT_BRAIN,
+        headline: format!(
+            "{resource}: SPLIT BRAIN. {node} and {other} have both been written since they lost \
+             each other. Nothing is overwritten; they do not replicate"
+        ),
+        state: format!("{} {}.", connection.connection_state, since(report, connection)),
+        open: Vec::new(),
+        why: handshake(connection),
+        data: Some(format!(
+            "{node}: {}, open by {open}, {own} written since the split, current UUID {}.\n{other}: \
+             see `tandemadm why {resource}` there.\nThe victim loses all that it has written since \
+             the split.",
+            status.role,
+            short(current),
+        )),
+        next: vec![
+            format!(
+                "A. Keep {node}, lose {other}'s writes. On {other}: stop what uses {resource}, \
+                 `tandemadm secondary {resource}`, `tandemadm connect --discard-my-data \
+                 {resource}`. On {node}: `tandemadm connect {resource}`."
+            ),
+            format!(
+                "B. Keep {other}, lose {node}'s {own}. On {node}: stop what uses {resource}, \
+                 `tandemadm secondary {resource}`, `tandemadm connect --discard-my-data \
+                 {resource}`. On {other}: `tandemadm connect {resource}`."
+            ),
+            "Before either: copy the victim's disk or snapshot it (lvcreate -s, zfs snapshot, cp \
+             --reflink). There is no undo."
+                .to_owned(),
+        ],
+    }
+}
+
+fn rolled_back(report: &Report, connection: &ConnectionStatus) -> Finding {
+    let status = &report.status;
+    let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
+    let here = status.devices.iter().any(|device| device.disk_state == DiskState::Outdated);
+    let victim = if here { node } else { other };
+    let primary = here && status.role == Role::Primary
+        || !here && connection.peer_role == Role::Primary;
+    let headline = match primary {
+        true => format!("{resource}: {victim}'s disk is older than it was, and {victim} is Primary"),
+        false => format!(
+            "{resource}: one disk (probably {victim}'s) is older than it was: it was set back to \
+             an earlier image (VM snapshot, restore, dd, SAN rollback)"
+        ),
+    };
+    Finding {
+        severity: severity::REFUSED,
+        headline,
+        state: format!(
+            "{} {}; refused by both nodes.",
+            connection.connection_state,
+            since(report, connection)
+        ),
+        open: Vec::new(),
+        why: handshake(connection),
+        data: Some(format!(
+            "the older disk lacks what was written in between; which blocks is not recorded, so a \
+             full sync ({}) is needed. The other one is complete.",
+            human(size(status))
+        )),
+        next: vec![
+            format!(
+                "1. usual: on the node with the older disk `tandemadm invalidate {resource}`, then \
+                 `tandemadm connect {resource}` on both."
+            ),
+            "2. you restored it ON PURPOSE and want that state: stop everything and read \
+             docs/OPERATIONS \"Restore a backup\"; do not use --force."
+                .to_owned(),
+        ],
+    }
+}
+
+fn refused(report: &Report, connection: &ConnectionStatus) -> Finding {
+    let status = &report.status;
+    let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
+    let both = human(size(status));
+    let connect = format!("then `tandemadm connect {resource}` on both nodes.");
+    let (what, data, next) = match connection.reason {
+        Reason::UnrelatedData => (
+            "the two disks have never been copies of each other",
+            Some(format!("a full sync overwrites one of the disks ({both}).")),
+            vec![
+                format!(
+                    "if {node} is the new or wrong disk, on {node}: `tandemadm down {resource}`, \
+                     `tandemadm create-md {resource}` (it will ask), `tandemadm up {resource}`; if \
+                     it is {other}, the same there."
+                ),
+                "If you are not sure, stop here: nothing is overwritten while the nodes are \
+                 StandAlone."
+                    .to_owned(),
+            ],
+        ),
+        Reason::WrongNode => (
+            "it is not the configured node, or its disk is a copy of ours",
+            None,
+            vec![format!(
+                "compare node-id in both configs; if a disk was cloned: `tandemadm create-md \
+                 {resource}` on the copy; {connect}"
+            )],
+        ),
+        Reason::WrongResource => (
+            "its resource has another name",
+            None,
+            vec![format!("two ports are swapped in one of the configs: correct it; {connect}")],
+        ),
+        Reason::BadVersion => (
+            "no common protocol version",
+            None,
+            vec![format!("upgrade the older of the two nodes; {connect}")],
+        ),
+        Reason::BadSecret => (
+            "the shared secrets differ",
+            None,
+            vec![format!("make shared-secret equal in both configs; {connect}")],
+        ),
+        Reason::ConfigDiffers => (
+            "options that must be equal are not",
+            None,
+            vec![format!(
+                "make them equal in both configs, `tandemadm down {resource}` and `tandemadm up \
+                 {resource}` where it was changed; {connect}"
+            )],
+        ),
+        _ => (
+            "the resync that is needed is refused",
+            Some(format!("{} differ.", human(out_of_sync(connection)))),
+            vec![
+                format!(
+                    "a Primary would be overwritten: stop its users, `tandemadm secondary \
+                     {resource}` there; {connect}"
+                ),
+                format!(
+                    "the source is Outdated or Inconsistent: `tandemadm primary \
+                     --force=outdated|inconsistent {resource}` on the disk to keep."
+                ),
+                format!("a disk is too small: grow it; {connect}"),
+            ],
+        ),
+    };
+    let detail = match connection.detail.as_str() {
+        "" => handshake(connection),
+        detail => format!("{detail}.\n{}", handshake(connection)),
+    };
+    Finding {
+        severity: severity::REFUSED,
+        headline: format!("{resource}: {node} and {other} do not replicate: {what}"),
+        state: format!(
+            "{} {}, reason:{}.",
+            connection.connection_state,
+            since(report, connection),
+            connection.reason,
+        ),
+        open: Vec::new(),
+        why: detail,
+        data,
+        next,
+    }
+}

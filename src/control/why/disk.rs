@@ -1,0 +1,137 @@
+//! Findings about the own disk.
+
+use super::{Finding, Report, human, name, severity};
+use crate::resource::{DeviceStatus, DiskState};
+
+/// What there is to say of one volume's own disk.
+pub(super) fn finding(report: &Report, device: &DeviceStatus) -> Option<Finding> {
+    match device.disk_state {
+        DiskState::Diskless | DiskState::Failed | DiskState::Detaching
+            if device.backing_disk != "none" =>
+        {
+            Some(without_disk(report, device))
+        }
+        DiskState::Consistent => Some(undecided(report, device)),
+        DiskState::Outdated => Some(outdated(report, device)),
+        DiskState::Diskless
+        | DiskState::Failed
+        | DiskState::Detaching
+        | DiskState::Attaching
+        | DiskState::Negotiating
+        | DiskState::Inconsistent
+        | DiskState::DUnknown
+        | DiskState::UpToDate => None,
+    }
+}
+
+/// A peer that is connected and UpToDate for this volume.
+fn good_peer<'a>(report: &'a Report, device: &DeviceStatus) -> Option<&'a str> {
+    let connected = report.status.connections.iter().find(|connection| {
+        connection.peer_devices.iter().any(|peer| {
+            peer.volume == device.volume && peer.peer_disk_state == DiskState::UpToDate
+        })
+    });
+    connected.map(|connection| connection.name.as_str())
+}
+
+fn without_disk(report: &Report, device: &DeviceStatus) -> Finding {
+    let status = &report.status;
+    let (node, resource) = (&status.node_name, &status.name);
+    let volume = name(status, device);
+    let note = match device.disk_note.as_str() {
+        "" => "the disk is not attached".to_owned(),
+        note => note.to_owned(),
+    };
+    let state = format!("{} ({}). {note}.", device.disk_state, device.backing_disk);
+    let again = format!("disk there, cause gone: `tandemadm attach {volume}` on {node}.");
+    let new = format!(
+        "new disk at the same path: `tandemadm create-md {volume}`, `tandemadm attach {volume}` \
+         on {node}: {} to copy.",
+        human(device.size)
+    );
+    let Some(peer) = good_peer(report, device) else {
+        return Finding {
+            severity: severity::NO_COPY,
+            headline: format!("{volume}: NO COPY IS REACHABLE on {node}"),
+            state,
+            open: Vec::new(),
+            why: "neither the own disk nor a connected peer holds UpToDate data.".to_owned(),
+            data: Some("reads and writes of clients fail until one of them is back.".to_owned()),
+            next: vec![again, format!("or bring the peer back: `tandemadm why {resource}` there.")],
+        };
+    };
+    let wrong = match device.disk_note.is_empty() {
+        true => "has no disk attached",
+        false => "has lost its disk",
+    };
+    Finding {
+        severity: severity::DISK,
+        headline: format!("{volume}: {node} {wrong}; reads and writes go to {peer}"),
+        state,
+        open: Vec::new(),
+        why: String::new(),
+        data: Some(format!(
+            "{peer} holds the ONLY copy. If {peer} or the link is lost, the clients of {node} get \
+             I/O errors (on-no-data-accessible io-error)."
+        )),
+        next: vec![
+            format!(
+                "1. safest: move {resource} to {peer} now (umount, `tandemadm secondary \
+                 {resource}`; on {peer} `tandemadm primary {resource}`)."
+            ),
+            format!("2. {again}"),
+            format!("3. {new}"),
+        ],
+    }
+}
+
+fn undecided(report: &Report, device: &DeviceStatus) -> Finding {
+    let status = &report.status;
+    let (node, resource) = (&status.node_name, &status.name);
+    let volume = name(status, device);
+    let peer = status.connections.first().map_or("the peer", |one| one.name.as_str());
+    Finding {
+        severity: severity::DISK,
+        headline: format!("{volume}: whether {node}'s data is the newest is not known"),
+        state: format!("{} is Consistent: it has not met {peer} since it was attached.", volume),
+        open: Vec::new(),
+        why: format!("{node} did not record that it outlived {peer}: {peer} may have gone on alone."),
+        data: Some(format!(
+            "if {peer} was written alone, a forced promotion here makes a split brain, and one \
+             side's writes will be thrown away."
+        )),
+        next: vec![
+            format!("1. safest: bring {peer} back; the handshake decides by itself."),
+            format!(
+                "2. {peer} is gone for good, or you have made sure that it was not used alone: \
+                 `tandemadm primary --force {resource}` on {node}."
+            ),
+        ],
+    }
+}
+
+fn outdated(report: &Report, device: &DeviceStatus) -> Finding {
+    let status = &report.status;
+    let (node, resource) = (&status.node_name, &status.name);
+    let volume = name(status, device);
+    let peer = status.connections.first().map_or("the peer", |one| one.name.as_str());
+    let note = match device.disk_note.as_str() {
+        "" => String::new(),
+        note => format!(" {note}."),
+    };
+    Finding {
+        severity: severity::DISK,
+        headline: format!("{volume}: {node}'s data is old"),
+        state: format!("{volume} is Outdated: consistent, but {peer} has newer data.{note}"),
+        open: Vec::new(),
+        why: format!("{node} left {peer} in order, or was told that {peer} went on."),
+        data: Some(format!("what {peer} has written since then is not on {node}.")),
+        next: vec![
+            format!("1. usual: connect to {peer}; {node} is brought up to date by itself."),
+            format!(
+                "2. {peer} is lost for good and you accept the loss: `tandemadm primary \
+                 --force=outdated {resource}` on {node}."
+            ),
+        ],
+    }
+}

@@ -1,0 +1,267 @@
+//! `tandemadm why`: what is wrong, why, what is at risk, and what to type, worst first.
+//!
+//! Invariants:
+//! - A block has State, Why, Next, and Data where data is at risk; a healthy resource has one block.
+//! - Next names the node each command is typed on, safest first, and what it destroys.
+
+mod connection;
+mod disk;
+
+use super::{Report, age, clock, human};
+use crate::resource::{ConnectionStatus, DeviceStatus, DiskState, ReplicationState, Role, Status};
+
+/// One thing that a person should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Lower is worse.
+    severity: u8,
+    headline: String,
+    state: String,
+    open: Vec<String>,
+    why: String,
+    data: Option<String>,
+    next: Vec<String>,
+}
+
+/// Severities, worst first.
+mod severity {
+    pub(super) const FAILED: u8 = 0;
+    pub(super) const SPLIT_BRAIN: u8 = 1;
+    pub(super) const NO_COPY: u8 = 2;
+    pub(super) const REFUSED: u8 = 3;
+    pub(super) const DISK: u8 = 4;
+    pub(super) const SUSPENDED: u8 = 5;
+    pub(super) const PEER_DOWN: u8 = 6;
+    pub(super) const RESYNC: u8 = 7;
+    pub(super) const FRESH: u8 = 8;
+    pub(super) const FINE: u8 = 9;
+}
+
+/// What there is to say of a resource, worst first; never empty.
+#[must_use]
+pub fn findings(report: &Report) -> Vec<Finding> {
+    let mut all = Vec::new();
+    all.extend(failed(report));
+    all.extend(suspended(report));
+    for device in &report.status.devices {
+        all.extend(disk::finding(report, device));
+    }
+    for one in &report.status.connections {
+        all.extend(connection::finding(report, one));
+    }
+    if all.is_empty() {
+        all.push(healthy(report));
+    }
+    all.sort_by_key(|finding| finding.severity);
+    all
+}
+
+/// The blocks as text, an empty line between two of them.
+#[must_use]
+pub fn text(findings: &[Finding]) -> String {
+    findings.iter().map(Finding::text).collect::<Vec<_>>().join("\n")
+}
+
+/// The blocks as JSON: an array of objects with State, Why, Data and Next.
+#[must_use]
+pub fn json(findings: &[Finding]) -> String {
+    let blocks: Vec<_> = findings
+        .iter()
+        .map(|finding| {
+            serde_json::json!({
+                "State": format!("{}: {}", finding.headline, finding.state),
+                "Why": finding.why,
+                "Data": finding.data,
+                "Next": finding.next,
+            })
+        })
+        .collect();
+    format!("{:#}\n", serde_json::Value::Array(blocks))
+}
+
+impl Finding {
+    fn text(&self) -> String {
+        let mut out = format!("{}.\n", self.headline);
+        let mut line = |label: &str, text: &str| {
+            if !text.is_empty() {
+                let text = text.replace('\n', "\n         ");
+                out += &format!("  {label:<7}{text}\n");
+            }
+        };
+        line("State:", &self.state);
+        for open in &self.open {
+            line("Open:", open);
+        }
+        line("Why:", &self.why);
+        line("Data:", self.data.as_deref().unwrap_or(""));
+        for (n, next) in self.next.iter().enumerate() {
+            line(if n == 0 { "Next:" } else { "" }, next);
+        }
+        out
+    }
+}
+
+/// `since 2026-11-25 03:02:11 UTC (14 s ago)`.
+fn since(report: &Report, connection: &ConnectionStatus) -> String {
+    let seconds = connection.since_ms / 1000;
+    let when = clock::iso(report.taken_at.saturating_sub(seconds));
+    format!("since {when} UTC ({} ago)", age(seconds))
+}
+
+/// The first eight digits of an identifier, without the bit that is not part of it.
+fn short(uuid: u64) -> String {
+    format!("{:08X}...", uuid >> 32)
+}
+
+fn name(status: &Status, device: &DeviceStatus) -> String {
+    format!("{}/{}", status.name, device.volume)
+}
+
+/// The lines of the last handshake, or what is said where there was none.
+fn handshake(connection: &ConnectionStatus) -> String {
+    match connection.last_handshake.as_slice() {
+        [] => "no handshake since `up`.".to_owned(),
+        lines => format!("last handshake: {}.", lines.join("\n")),
+    }
+}
+
+fn out_of_sync(connection: &ConnectionStatus) -> u64 {
+    connection.peer_devices.iter().map(|peer| peer.out_of_sync).sum()
+}
+
+fn size(status: &Status) -> u64 {
+    status.devices.iter().map(|device| device.size).sum()
+}
+
+fn failed(report: &Report) -> Option<Finding> {
+    let status = &report.status;
+    let message = status.failed.as_ref()?;
+    Some(Finding {
+        severity: severity::FAILED,
+        headline: format!("{}: Tandem itself has failed on {}", status.name, status.node_name),
+        state: format!("the resource has stopped after an internal error: {message}"),
+        open: Vec::new(),
+        why: "a defect of tandemd; the other resources run on.".to_owned(),
+        data: Some("nothing was acknowledged after the error; the disk stays locked.".to_owned()),
+        next: vec![
+            format!("keep the log of {} (`journalctl -u tandemd`) for a report.", status.node_name),
+            format!("then restart tandemd on {} and `tandemadm up {}`.", status.node_name, status.name),
+        ],
+    })
+}
+
+fn suspended(report: &Report) -> Option<Finding> {
+    let status = &report.status;
+    let node = &status.node_name;
+    let (headline, why, next) = if status.suspended_no_space {
+        (
+            "I/O is frozen: the only disk is full",
+            "No space left on device, and no other copy can take the writes.",
+            "free or add space under the backing file; I/O then goes on by itself.",
+        )
+    } else if status.suspended_gap {
+        (
+            "I/O is frozen: this process did not run for a while",
+            "the peer may have been promoted meanwhile; it is asked first.",
+            "wait: it ends with the peer's answer, or when one full attempt has failed.",
+        )
+    } else if status.suspended_handshake {
+        (
+            "I/O waits for a handshake",
+            "the peer has just connected, and the two disks are being compared.",
+            "wait: it ends with the handshake.",
+        )
+    } else {
+        return None;
+    };
+    let waiting: u64 = status.devices.iter().map(|device| device.upper_pending).sum();
+    let clients: usize = status.devices.iter().map(|device| device.clients.len()).sum();
+    Some(Finding {
+        severity: severity::SUSPENDED,
+        headline: format!("{}: {headline}", status.name),
+        state: format!("{waiting} requests of {clients} clients wait on {node}."),
+        open: opened(report),
+        why: why.to_owned(),
+        data: Some("nothing is lost; nothing is acknowledged.".to_owned()),
+        next: vec![next.to_owned()],
+    })
+}
+
+/// A line per client.
+fn opened(report: &Report) -> Vec<String> {
+    let status = &report.status;
+    let mut lines = Vec::new();
+    for device in &status.devices {
+        for client in &device.clients {
+            lines.push(format!("{} by {client}.", name(status, device)));
+        }
+    }
+    lines
+}
+
+fn healthy(report: &Report) -> Finding {
+    let status = &report.status;
+    let (node, resource) = (&status.node_name, &status.name);
+    let mut state = vec![format!("{node} is {}", status.role)];
+    for one in &status.connections {
+        state.push(format!("{} is Connected {}", one.name, since(report, one)));
+    }
+    let fresh = status.devices.iter().all(|device| device.disk_state == DiskState::Inconsistent);
+    let disks: Vec<String> =
+        status.devices.iter().map(|device| device.disk_state.to_string()).collect();
+    state.push(match status.connections.is_empty() {
+        true => format!("the disks are {}", disks.join(", ")),
+        false => format!("disks here: {}", disks.join(", ")),
+    });
+    let peer = status.connections.first().map_or("the peer", |one| one.name.as_str());
+    let peer_is_primary = status.connections.iter().any(|one| one.peer_role == Role::Primary);
+    let (severity, headline, data, next) = if fresh && !status.devices.is_empty() {
+        (
+            severity::FRESH,
+            format!("{resource}: the disks are new; nobody has said whose data is the right one"),
+            Some("the first `primary --force` decides: the other disk is overwritten.".to_owned()),
+            vec![
+                format!("on the node with the data to keep: `tandemadm primary --force {resource}`."),
+                format!(
+                    "both disks blank and equal: `tandemadm new-current-uuid --clear-bitmap \
+                     {resource}/0` on one node (no sync)."
+                ),
+            ],
+        )
+    } else {
+        let next = match status.role {
+            Role::Primary => format!(
+                "to move {resource} to {peer}: umount and detach here, `tandemadm secondary \
+                 {resource}` here, `tandemadm primary {resource}` on {peer}."
+            ),
+            _ if peer_is_primary => format!(
+                "to move {resource} to {node}: umount and `tandemadm secondary {resource}` on \
+                 {peer}, then `tandemadm primary {resource}` here."
+            ),
+            _ => format!("to use {resource} here: `tandemadm primary {resource}`."),
+        };
+        (severity::FINE, format!("{resource}: nothing is wrong"), None, vec![next])
+    };
+    Finding {
+        severity,
+        headline,
+        state: format!("{}.", state.join("; ")),
+        open: opened(report),
+        why: status.connections.iter().map(handshake).collect::<Vec<_>>().join("\n"),
+        data,
+        next,
+    }
+}
+
+/// Whether the volume is being copied to or from this peer.
+fn is_resync(state: ReplicationState) -> bool {
+    use ReplicationState as R;
+    match state {
+        R::Off | R::Established | R::VerifyS | R::VerifyT | R::Ahead | R::Behind => false,
+        R::StartingSyncS | R::WFBitMapS | R::SyncSource | R::PausedSyncS => true,
+        R::StartingSyncT | R::WFBitMapT | R::WFSyncUUID | R::SyncTarget | R::PausedSyncT => true,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+use super::super::fixtures;
+use super::*;
+use crate::resource::{ConnectionState, Reason};
+
+fn blocks(report: &Report) -> String {
+    text(&findings(report))
+}
+
+#[test]
+fn a_healthy_pair_says_how_to_move_it() {
+    assert_eq!(
+        blocks(&fixtures::healthy()),
+        "r0: nothing is wrong.\n  \
+         State: alice is Primary; bob is Connected since 2026-11-24 18:02:11 UTC (9 h ago); disks \
+         here: UpToDate.\n  \
+         Open:  r0/0 by nbd-client pid 2211 uid 0.\n  \
+         Why:   last handshake: rule both-off, no-sync; both had 5435911C, no bits set.\n  \
+         Next:  to move r0 to bob: umount and detach here, `tandemadm secondary r0` here, \
+         `tandemadm primary r0` on bob.\n"
+    );
+}
+
+#[test]
+fn a_target_names_the_only_good_copy() {
+    let text = blocks(&fixtures::resync_target());
+    assert!(text.starts_with("r0: bob cannot be promoted while it is being resynced.\n"), "{text}");
+    assert!(text.contains("SyncTarget of alice"), "{text}");
+    assert!(text.contains("61.20 % done, 8.1 GiB of 20.9 GiB left, 104 MiB/s, about 1 min 20 s."));
+    assert!(text.contains("alice holds the ONLY good copy. bob's disk is a mix"), "{text}");
+    assert!(text.contains("`tandemadm wait-sync r0`. Do not reboot, stop or fence alice"), "{text}");
+    let source = blocks(&fixtures::resync_source());
+    assert!(source.starts_with("r0: bob is being resynced from alice.\n"), "{source}");
+}
+
+#[test]
+fn a_lost_peer_is_told_with_what_it_lacks() {
+    let text = blocks(&fixtures::peer_down());
+    assert!(text.starts_with("r0: bob is not reachable; alice goes on alone.\n"), "{text}");
+    assert!(text.contains("10.0.0.1 -> 10.0.0.2:7789: Connection refused: the host answers"));
+    assert!(text.contains("  Data:  812 MiB were written that bob does not have."), "{text}");
+    assert!(text.contains("Do NOT promote bob while alice is up"), "{text}");
+    let other = blocks(&fixtures::mirrored(fixtures::peer_down()));
+    assert!(other.starts_with("r0: alice is not reachable. bob may be promoted"), "{other}");
+    assert!(other.contains("1. make sure alice is OFF"), "{other}");
+}
+
+#[test]
+fn every_refusal_has_its_own_words() {
+    let cases = [
+        (Reason::SplitBrain, "SPLIT BRAIN", "--discard-my-data r0`"),
+        (Reason::UnrelatedData, "have never been copies", "`tandemadm create-md r0`"),
+        (Reason::RolledBack, "is older than it was", "`tandemadm invalidate r0`"),
+        (Reason::WrongNode, "not the configured node", "node-id"),
+        (Reason::WrongResource, "another name", "swapped"),
+        (Reason::BadVersion, "no common protocol version", "upgrade"),
+        (Reason::BadSecret, "secrets differ", "shared-secret"),
+        (Reason::ConfigDiffers, "must be equal", "make them equal"),
+        (Reason::ResyncRefused, "is refused", "--force=outdated|inconsistent r0`"),
+        (Reason::StoppedByAdmin, "ended by an administrator", "`tandemadm connect r0` on both"),
+    ];
+    for (reason, headline, next) in cases {
+        let found = findings(&fixtures::refused(reason));
+        assert_eq!(found.len(), 1, "{reason}");
+        assert!(found[0].headline.contains(headline), "{}", found[0].headline);
+        let text = text(&found);
+        assert!(text.contains(next), "{text}");
+    }
+}
+
+#[test]
+fn a_failed_disk_is_told_from_no_copy_at_all() {
+    let mut report = fixtures::healthy();
+    report.status.devices[0].disk_state = DiskState::Diskless;
+    report.status.devices[0].disk_note =
+        "/dev/vg0/r0: write of 4 KiB at 747515904 failed: Input/output error".to_owned();
+    let text = blocks(&report);
+    assert!(text.starts_with("r0/0: alice has lost its disk; reads and writes go to bob.\n"));
+    assert!(text.contains("bob holds the ONLY copy"), "{text}");
+    assert!(text.contains("3. new disk at the same path: `tandemadm create-md r0/0`"), "{text}");
+    report.status.connections[0].connection_state = ConnectionState::Connecting;
+    report.status.connections[0].reason = Reason::Timeout;
+    report.status.connections[0].peer_devices[0].peer_disk_state = DiskState::DUnknown;
+    let found = findings(&report);
+    assert_eq!(found.len(), 2);
+    assert!(found[0].headline.starts_with("r0/0: NO COPY IS REACHABLE"), "{}", found[0].headline);
+}
+
+#[test]
+fn the_worst_stands_first() {
+    let mut report = fixtures::refused(Reason::SplitBrain);
+    report.status.devices[0].disk_state = DiskState::Consistent;
+    let found = findings(&report);
+    assert!(found[0].headline.contains("SPLIT BRAIN"));
+    assert!(found[1].headline.contains("is not known"));
+}
+
+#[test]
+fn json_has_the_same_four_keys() {
+    let text = json(&findings(&fixtures::peer_down()));
+    let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut keys: Vec<&String> = parsed[0].as_object().unwrap().keys().collect();
+    keys.sort();
+    assert_eq!(keys, ["Data", "Next", "State", "Why"]);
+}

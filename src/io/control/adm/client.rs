@@ -1,0 +1,179 @@
+//! The daemon as `tandemadm` sees it: a blocking connection to the admin socket.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::control::protocol::LINE_MAX;
+use crate::control::{Report, Request, Response};
+use crate::resource::{AdminResult, Command, Refusal};
+
+use super::Failure;
+
+/// The daemon answers every request within this time, or it is stuck.
+const ANSWER_LIMIT: Duration = Duration::from_secs(180);
+/// An answer may be longer than a request: it may hold the reports of all resources.
+const ANSWER_MAX: u64 = 64 << 20;
+
+/// A connection to the daemon.
+pub(super) struct Client {
+    stream: BufReader<UnixStream>,
+    path: PathBuf,
+    run_dir: PathBuf,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Exit 20: nobody answers there, or the caller is not allowed to.
+    pub(super) fn connect(run_dir: &Path) -> Result<Self, Failure> {
+        let path = run_dir.join("control.sock");
+        let stream = UnixStream::connect(&path).map_err(|error| silent(run_dir, &error))?;
+        let stream = BufReader::new(stream);
+        Ok(Self { stream, path, run_dir: run_dir.to_owned() })
+    }
+
+    fn send(&mut self, request: &Request) -> Result<(), Failure> {
+        let mut line = serde_json::to_vec(request)
+            .map_err(|error| Failure::new(20, format!("the request cannot be written: {error}")))?;
+        if line.len() >= LINE_MAX {
+            return Err(Failure::new(10, "the definition of the resource is too long"));
+        }
+        line.push(b'\n');
+        let sent = self.stream.get_mut().write_all(&line);
+        sent.map_err(|error| silent(&self.run_dir, &error))
+    }
+
+    /// The next answer; `None` when `deadline` has passed.
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Response>, Failure> {
+        let mut line = Vec::new();
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(None);
+            }
+            let set = self.stream.get_ref().set_read_timeout(left);
+            set.map_err(|error| silent(&self.run_dir, &error))?;
+            let room = ANSWER_MAX.saturating_sub(line.len() as u64);
+            match (&mut self.stream).take(room).read_until(b'\n', &mut line) {
+                Ok(0) => {
+                    let error = io::Error::from(io::ErrorKind::UnexpectedEof);
+                    return Err(silent(&self.run_dir, &error));
+                }
+                Ok(_) if line.ends_with(b"\n") => break,
+                Ok(_) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock
+                            | io::ErrorKind::TimedOut
+                            | io::ErrorKind::Interrupted
+                    ) => {}
+                Err(error) => return Err(silent(&self.run_dir, &error)),
+            }
+        }
+        let response = serde_json::from_slice(&line).map_err(|error| {
+            let path = self.path.display();
+            Failure::new(20, format!("{path}: what answers is no tandemd of this version: {error}"))
+        })?;
+        Ok(Some(response))
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// Exit 20: the daemon is gone, stuck, or does not understand.
+    pub(super) fn ask(&mut self, request: &Request) -> Result<Response, Failure> {
+        self.send(request)?;
+        match self.receive(Some(Instant::now() + ANSWER_LIMIT))? {
+            Some(Response::Error(text)) => Err(Failure::new(20, format!("tandemd: {text}"))),
+            Some(response) => Ok(response),
+            None => {
+                let error = io::Error::from(io::ErrorKind::TimedOut);
+                Err(silent(&self.run_dir, &error))
+            }
+        }
+    }
+
+    /// An order: done with a text, or refused.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(super) fn order(&mut self, request: &Request) -> Result<AdminResult, Failure> {
+        match self.ask(request)? {
+            Response::Done(text) => Ok(Ok(text)),
+            Response::Refused(refusal) => Ok(Err(refusal)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// An order for the state machine.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(super) fn command(
+        &mut self,
+        resource: &str,
+        command: Command,
+    ) -> Result<Result<String, Refusal>, Failure> {
+        self.order(&Request::Order { resource: resource.to_owned(), command })
+    }
+
+    /// What is up.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(super) fn reports(&mut self, resource: Option<&str>) -> Result<Vec<Report>, Failure> {
+        match self.ask(&Request::Status { resource: resource.map(str::to_owned) })? {
+            Response::Reports(reports) => Ok(reports),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Begins to watch; [`Self::next`] brings what happens.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(super) fn watch(&mut self, resource: Option<&str>) -> Result<(), Failure> {
+        self.send(&Request::Watch { resource: resource.map(str::to_owned) })
+    }
+
+    /// The next thing that a watch brings; `None` when `deadline` has passed.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(super) fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Response>, Failure> {
+        match self.receive(deadline)? {
+            Some(Response::Error(text)) => Err(Failure::new(20, format!("tandemd: {text}"))),
+            next => Ok(next),
+        }
+    }
+}
+
+fn unexpected(response: &Response) -> Failure {
+    Failure::new(20, format!("tandemd: an answer to another question: {response:?}"))
+}
+
+fn silent(run_dir: &Path, error: &io::Error) -> Failure {
+    let path = run_dir.join("control.sock");
+    let path = path.display();
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        let text = format!(
+            "tandemd cannot be asked on {path}: Permission denied\nBe root, or in the group that \
+             tandemd was started with (--socket-group)."
+        );
+        return Failure::new(20, text);
+    }
+    let holder = std::fs::read_to_string(run_dir.join("lock")).unwrap_or_default();
+    let holder = holder.trim();
+    let runs = !holder.is_empty()
+        && holder.bytes().all(|byte| byte.is_ascii_digit())
+        && Path::new("/proc").join(holder).exists();
+    let hint = match runs {
+        true => format!("It should run as pid {holder}: look at its log."),
+        false => "Start it: `systemctl start tandemd`.".to_owned(),
+    };
+    Failure::new(20, format!("tandemd does not answer on {path}: {error}\n{hint}"))
+}

@@ -1,0 +1,116 @@
+//! The configuration of this node, and which of its resources a command means.
+
+use crate::config::{self, Config, Definition, Host, Severity};
+use crate::control::arguments::Globals;
+use crate::control::target::Target;
+use crate::io::config_files::ConfigFiles;
+
+use super::{Failure, Outcome, complain};
+
+/// What was read, for this node.
+pub(super) struct Configuration {
+    config: Config,
+    node: String,
+    path: String,
+}
+
+impl Configuration {
+    /// Reads the files. What is wrong with them is told when a resource is chosen.
+    ///
+    /// # Errors
+    /// Neither `--node` nor the host name names this node.
+    pub(super) fn load(globals: &Globals) -> Result<Self, Failure> {
+        let node = match &globals.node {
+            Some(node) => node.clone(),
+            None => {
+                super::super::daemon::host_name().map_err(|text| Failure::new(10, text))?
+            }
+        };
+        let path = globals.config.display().to_string();
+        Ok(Self { config: config::load(&ConfigFiles, &path), node, path })
+    }
+
+    /// All that was read.
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// This node's name.
+    pub(super) fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Whether the files name the resource, even if only to be refused.
+    pub(super) fn names(&self, resource: &str) -> bool {
+        self.config.resource(resource).is_some() || self.config.is_refused(resource)
+    }
+
+    /// Does something with each resource that the targets mean, and that this node is part of.
+    /// Findings are told first; a resource that is refused is a failure with exit code 10.
+    pub(super) fn for_each(
+        &self,
+        targets: &[Target],
+        mut act: impl FnMut(&Target, &Definition, &Host) -> Outcome,
+    ) -> Outcome {
+        super::for_each(targets, |target| match target.resource() {
+            None => self.for_all(target, &mut act),
+            Some(name) => {
+                self.tell(Some(name));
+                let Some(definition) = self.config.resource(name) else {
+                    return Err(self.missing(name));
+                };
+                let own = definition.for_node(&self.node).map(|_| definition.local(&self.node));
+                match own {
+                    Ok(Some(own)) => act(target, definition, own),
+                    Ok(None) => Err(self.missing(name)),
+                    Err(why) => Err(Failure::new(10, why)),
+                }
+            }
+        })
+    }
+
+    fn for_all(
+        &self,
+        target: &Target,
+        act: &mut impl FnMut(&Target, &Definition, &Host) -> Outcome,
+    ) -> Outcome {
+        self.tell(None);
+        let definitions = self.config.resources.iter();
+        let own = definitions.filter_map(|one| Some((one, one.local(&self.node)?)));
+        let done = super::for_each(own, |(definition, own)| act(target, definition, own));
+        match self.config.has_errors() {
+            true => done.and(Err(Failure::new(10, ""))),
+            false => done,
+        }
+    }
+
+    /// Tells the findings that concern a resource, or all.
+    fn tell(&self, resource: Option<&str>) {
+        let findings = self.config.findings.iter().filter(|finding| {
+            resource.is_none() || finding.resource.is_none() || finding.resource.as_deref() == resource
+        });
+        for finding in findings {
+            complain(&finding.to_string());
+        }
+    }
+
+    fn missing(&self, name: &str) -> Failure {
+        if self.config.is_refused(name) {
+            return Failure::new(10, format!("{name}: the configuration is not valid"));
+        }
+        let unread = self.config.resources.is_empty()
+            && self.config.findings.iter().any(|finding| finding.severity == Severity::Error);
+        let hint = match unread {
+            true => format!("no resource could be read from {}", self.path),
+            false => format!(
+                "{} defines: {}",
+                self.path,
+                match self.config.resources.as_slice() {
+                    [] => "nothing".to_owned(),
+                    all => all.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", "),
+                }
+            ),
+        };
+        Failure::new(10, format!("'{name}' not defined in your config (for this host).\n{hint}"))
+    }
+}

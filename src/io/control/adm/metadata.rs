@@ -1,0 +1,205 @@
+//! `create-md`, `dump-md`, `show-gi`, `get-gi`: the metadata on the disks of this node.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::config::{Definition, Host, HostVolume, MetaDisk};
+use crate::control::generation::Generation;
+use crate::control::target::Target;
+use crate::control::Report;
+use crate::io::backing::{self, CreateError, CreateOptions, Identity};
+use crate::resource::{DiskState, VolumeNumber};
+
+use super::{Failure, Outcome, Session, complain, connections, for_each, print, terminal, volumes};
+
+/// A lock that a killed daemon still holds is waited for so long.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// A disk that a command is about.
+struct Chosen<'a> {
+    /// `r0/0`.
+    name: String,
+    volume: VolumeNumber,
+    disk: &'a Path,
+    meta_disk: backing::MetaDisk,
+}
+
+/// The disks of a host that a target means; one that is diskless by configuration has none.
+fn chosen<'a>(
+    target: &Target,
+    definition: &Definition,
+    own: &'a Host,
+) -> Result<Vec<Chosen<'a>>, Failure> {
+    let is_meant = |number: &VolumeNumber| target.volume().is_none_or(|one| one == *number);
+    let meant: Vec<(&VolumeNumber, &HostVolume)> =
+        own.volumes.iter().filter(|(number, _)| is_meant(number)).collect();
+    if meant.is_empty() {
+        return Err(Failure::new(10, format!("{target}: Failure: (127) Device minor not allocated")));
+    }
+    let disks: Vec<Chosen<'_>> = meant
+        .into_iter()
+        .filter_map(|(number, volume)| {
+            Some(Chosen {
+                name: format!("{}/{number}", definition.name),
+                volume: *number,
+                disk: Path::new(volume.disk.as_deref()?),
+                meta_disk: meta_disk(&volume.meta_disk),
+            })
+        })
+        .collect();
+    match disks.is_empty() {
+        true => {
+            let text = format!("{target}: Failure: (138) Device does not have a disk-config");
+            Err(Failure::new(10, text))
+        }
+        false => Ok(disks),
+    }
+}
+
+/// The place of metadata as the disk room spells it.
+pub(crate) fn meta_disk(meta_disk: &MetaDisk) -> backing::MetaDisk {
+    match meta_disk {
+        MetaDisk::Internal => backing::MetaDisk::Internal,
+        MetaDisk::External { path } => backing::MetaDisk::External(PathBuf::from(path)),
+    }
+}
+
+fn wall_clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+impl Session {
+    pub(super) fn create_md(
+        &self,
+        targets: &[Target],
+        force: bool,
+        max_peers: u8,
+        preallocate: bool,
+    ) -> Outcome {
+        let configuration = self.configuration()?;
+        let failed = |what: &str, error: std::io::Error| Failure::new(10, format!("{what}: {error}"));
+        let state_dir = self.globals.state_dir();
+        std::fs::create_dir_all(&state_dir)
+            .map_err(|error| failed(&state_dir.display().to_string(), error))?;
+        let boot_id = backing::host_boot_id().map_err(|error| failed("boot id", error))?;
+        configuration.for_each(targets, |target, definition, own| {
+            for_each(chosen(target, definition, own)?, |disk| {
+                let seed = super::super::registry::seed()
+                    .map_err(|error| failed("random numbers", error))?;
+                let mut options = CreateOptions {
+                    force: false,
+                    max_peers,
+                    preallocate,
+                    seed,
+                    wall_clock: wall_clock(),
+                    boot_id,
+                    state_dir: state_dir.clone(),
+                    lock_wait: LOCK_WAIT,
+                };
+                let who = Identity {
+                    resource: definition.name.clone(),
+                    node_id: own.node_id,
+                    volume: disk.volume,
+                };
+                create_one(&disk, &who, &mut options, force, &own.name)
+            })
+        })
+    }
+
+    pub(super) fn dump_md(&self, targets: &[Target]) -> Outcome {
+        self.configuration()?.for_each(targets, |target, definition, own| {
+            for_each(chosen(target, definition, own)?, |disk| {
+                let text = backing::dump_md(disk.disk, &disk.meta_disk, wall_clock());
+                print(&text.map_err(|error| refused(&disk, &error))?)
+            })
+        })
+    }
+
+    /// Of attached disks as the daemon knows them, of others from the disk.
+    pub(super) fn generations(&self, targets: &[Target], pretty: bool) -> Outcome {
+        let up = self.client().and_then(|mut client| client.reports(None)).unwrap_or_default();
+        let (running, detached): (Vec<&Target>, Vec<&Target>) = targets.iter().partition(|target| {
+            let named = |report: &&Report| target.resource() == Some(&report.status.name);
+            let attached = |report: &Report| {
+                let devices = report.status.devices.iter();
+                let mut meant =
+                    devices.filter(|device| target.volume().is_none_or(|v| v == device.volume));
+                meant.all(|device| device.disk_state != DiskState::Diskless)
+            };
+            up.iter().find(named).is_some_and(attached)
+        });
+        let done = for_each(running, |target| {
+            let report = up.iter().find(|one| target.resource() == Some(&one.status.name));
+            report.map_or(Ok(()), |report| attached(report, target, pretty))
+        });
+        let detached: Vec<Target> = detached.into_iter().cloned().collect();
+        if detached.is_empty() {
+            return done;
+        }
+        let rest = self.configuration()?.for_each(&detached, |target, definition, own| {
+            for_each(chosen(target, definition, own)?, |disk| {
+                let found = backing::inspect(disk.disk, &disk.meta_disk)
+                    .map_err(|error| refused(&disk, &error))?;
+                if found.stale {
+                    complain(&format!("{}: attached; what is on the disk may be old", disk.name));
+                }
+                print(&match pretty {
+                    true => crate::meta::show_gi(&found.meta, 0),
+                    false => crate::meta::get_gi(&found.meta, 0) + "\n",
+                })
+            })
+        });
+        done.and(rest)
+    }
+}
+
+fn attached(report: &Report, target: &Target, pretty: bool) -> Outcome {
+    for device in volumes(report, target)? {
+        for connection in connections(report, target)? {
+            let peer = connection.peer_devices.iter().find(|peer| peer.volume == device.volume);
+            let line = Generation::attached(
+                device,
+                report.status.role,
+                connection.connection_state,
+                peer,
+            );
+            print(&if pretty { line.pretty() } else { line.raw() })?;
+        }
+    }
+    Ok(())
+}
+
+/// Tried without force first: so a person is asked only where something is overwritten.
+fn create_one(
+    disk: &Chosen<'_>,
+    who: &Identity,
+    options: &mut CreateOptions,
+    force: bool,
+    node: &str,
+) -> Outcome {
+    let mut created = backing::create_md(disk.disk, &disk.meta_disk, who, options);
+    if let Err(CreateError::Found { .. }) = &created
+        && force
+    {
+        let what = created.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        let what = format!("{what}\ncreate-md --force makes {} forget it.", disk.disk.display());
+        terminal::confirm(&what, "the node whose disk this is", node)?;
+        options.force = true;
+        created = backing::create_md(disk.disk, &disk.meta_disk, who, options);
+    }
+    let report = created.map_err(|error| match &error {
+        CreateError::Disk(open) => refused(disk, open),
+        other => Failure::new(other.exit_code(), format!("{}: {other}", disk.name)),
+    })?;
+    if let Some(saved) = &report.saved {
+        complain(&format!("{}: the old metadata is saved in {}", disk.name, saved.display()));
+    }
+    for warning in &report.warnings {
+        complain(&format!("{}: warning: {warning}", disk.name));
+    }
+    print("New drbd meta data block successfully created.\n")
+}
+
+fn refused(disk: &Chosen<'_>, error: &backing::OpenError) -> Failure {
+    Failure::refused(&disk.name, &error.refusal())
+}

@@ -1,0 +1,224 @@
+//! `tandemadm`: reads the configuration, asks the daemon, prints.
+//!
+//! Invariants:
+//! - What runs can always be asked, demoted, disconnected and taken down, whatever the
+//!   configuration says: only up, attach, connect and the metadata verbs read it first.
+//! - Of several targets each is tried; the exit code is that of the first that failed.
+//! - A standard output that is closed ends the program quietly.
+
+mod client;
+mod configuration;
+mod metadata;
+mod orders;
+mod show;
+mod terminal;
+mod wait;
+
+use std::ffi::OsString;
+use std::io::Write;
+
+use crate::control::Report;
+use crate::control::arguments::{self, Globals, Verb};
+use crate::control::target::Target;
+use crate::resource::{ConnectionStatus, DeviceStatus, Refusal};
+
+use client::Client;
+use configuration::Configuration;
+
+/// A failure that has been told, or is to be told: the exit code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// What stands on standard error; may be empty.
+    text: String,
+    exit_code: i32,
+}
+
+impl Failure {
+    fn new(exit_code: i32, text: impl Into<String>) -> Self {
+        Self { text: text.into(), exit_code }
+    }
+
+    /// `r0: State change failed: (-2) Need access to UpToDate data`, and what to do.
+    fn refused(target: &str, refusal: &Refusal) -> Self {
+        Self::new(refusal.exit_code(), format!("{target}: {refusal}"))
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Runs `tandemadm`; returns the exit code.
+#[must_use]
+pub fn run<I, T>(words: I) -> i32
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let invocation = match arguments::parse(words) {
+        Ok(invocation) => invocation,
+        Err(answer) => {
+            match answer.is_error {
+                true => complain(answer.text.trim_end()),
+                false => {
+                    let _ = print(&answer.text);
+                }
+            }
+            return answer.exit_code;
+        }
+    };
+    let session = Session::new(invocation.globals);
+    match session.run(invocation.verb) {
+        Ok(()) => 0,
+        Err(failure) => {
+            complain(&failure.text);
+            failure.exit_code
+        }
+    }
+}
+
+/// One run of the program.
+struct Session {
+    globals: Globals,
+}
+
+impl Session {
+    fn new(globals: Globals) -> Self {
+        Self { globals }
+    }
+
+    fn run(&self, verb: Verb) -> Outcome {
+        if self.globals.dry_run {
+            return self.dry_run(verb);
+        }
+        match verb {
+            Verb::CreateMd { forced, max_peers, preallocate, targets } => {
+                self.create_md(&targets.targets, forced.force, max_peers, preallocate)
+            }
+            Verb::DumpMd(targets) => self.dump_md(&targets.targets),
+            Verb::ShowGi(targets) => self.generations(&targets.targets, true),
+            Verb::GetGi(targets) => self.generations(&targets.targets, false),
+            Verb::Dump(targets) => self.dump(&targets.targets),
+            Verb::Status { verbose, statistics, json, targets } => {
+                let detail = crate::control::status_text::Detail { verbose, statistics };
+                self.status(&targets.targets, detail, json)
+            }
+            Verb::Role(targets) => self.role(&targets.targets),
+            Verb::Cstate(targets) => self.cstate(&targets.targets),
+            Verb::Dstate(targets) => self.dstate(&targets.targets),
+            Verb::Why { json, targets } => self.why(&targets.targets, json),
+            Verb::Events2 { now, statistics, targets } => {
+                self.events2(&targets.targets, now, statistics)
+            }
+            Verb::WaitConnect { patience, targets } => {
+                self.wait(&targets.targets, wait::Until::Connected, patience.wfc_timeout)
+            }
+            Verb::WaitSync { patience, targets } => {
+                self.wait(&targets.targets, wait::Until::InSync, patience.wfc_timeout)
+            }
+            other => self.order(other),
+        }
+    }
+
+    /// Speaks to the daemon.
+    fn client(&self) -> Result<Client, Failure> {
+        Client::connect(&self.globals.run_dir)
+    }
+
+    /// The configuration as this node reads it.
+    fn configuration(&self) -> Result<Configuration, Failure> {
+        Configuration::load(&self.globals)
+    }
+
+    /// The reports that targets mean, in the order of the targets. No target is `all`.
+    ///
+    /// # Errors
+    /// The daemon is silent, or a named resource is not up.
+    fn reports(&self, targets: &[Target]) -> Result<Vec<(Target, Report)>, Failure> {
+        let mut client = self.client()?;
+        let up = client.reports(None)?;
+        let mut chosen = Vec::new();
+        let all = [Target::All];
+        for target in if targets.is_empty() { &all } else { targets } {
+            match target.resource() {
+                None => {
+                    chosen.extend(up.iter().map(|report| (Target::All, report.clone())));
+                }
+                Some(name) => {
+                    let report = up.iter().find(|report| report.status.name == name);
+                    let report = report.ok_or_else(|| no_such_resource(name))?;
+                    chosen.push((target.clone(), report.clone()));
+                }
+            }
+        }
+        Ok(chosen)
+    }
+}
+
+fn no_such_resource(name: &str) -> Failure {
+    Failure::new(10, format!("{name}: No such resource\n{name} is not up: `tandemadm up {name}`."))
+}
+
+/// The volumes of a report that a target means.
+///
+/// # Errors
+/// It has no such volume.
+fn volumes<'a>(report: &'a Report, target: &Target) -> Result<Vec<&'a DeviceStatus>, Failure> {
+    let devices = &report.status.devices;
+    match target.volume() {
+        None => Ok(devices.iter().collect()),
+        Some(volume) => match devices.iter().find(|device| device.volume == volume) {
+            Some(device) => Ok(vec![device]),
+            None => Err(Failure::new(10, format!("{target}: Failure: (127) Device minor not allocated"))),
+        },
+    }
+}
+
+/// The connections of a report that a target means.
+///
+/// # Errors
+/// It has no such peer.
+fn connections<'a>(
+    report: &'a Report,
+    target: &Target,
+) -> Result<Vec<&'a ConnectionStatus>, Failure> {
+    let all = &report.status.connections;
+    let Some(peer) = target.peer() else { return Ok(all.iter().collect()) };
+    match all.iter().find(|one| crate::config::same_host(&one.name, peer)) {
+        Some(one) => Ok(vec![one]),
+        None => {
+            let names: Vec<&str> = all.iter().map(|one| one.name.as_str()).collect();
+            let text = format!("{target}: '{peer}' is not a peer here: {}", names.join(", "));
+            Err(Failure::new(10, text))
+        }
+    }
+}
+
+/// Does something for each, and remembers the first failure while it goes on.
+fn for_each<T>(items: impl IntoIterator<Item = T>, mut act: impl FnMut(T) -> Outcome) -> Outcome {
+    let mut first: Option<Failure> = None;
+    for item in items {
+        if let Err(failure) = act(item) {
+            match first {
+                None => first = Some(failure),
+                Some(_) => complain(&failure.text),
+            }
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
+/// Prints to standard output.
+///
+/// # Errors
+/// It is closed; there is nobody to tell, so nothing is said.
+fn print(text: &str) -> Outcome {
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|_| Failure::new(1, ""))
+}
+
+/// Prints to standard error; nobody there is no reason to fail.
+fn complain(text: &str) {
+    if !text.is_empty() {
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+}

@@ -1,0 +1,442 @@
+//! Orders to the daemon, and what `-d` prints in their place.
+
+use crate::control::arguments::{ForceWord, Verb};
+use crate::control::target::Target;
+use crate::control::{Report, Request, dry_run, human};
+use crate::resource::{AdminResult, Command, ConnectionState, DiskState};
+
+use super::{
+    Failure, Outcome, Session, complain, connections, for_each, print, terminal, volumes,
+};
+
+/// An order that names what is running.
+#[derive(Clone, Copy)]
+enum Wide {
+    /// Once for the resource.
+    Resource,
+    /// For each volume.
+    Volume,
+    /// For each peer.
+    Peer,
+    /// For each volume toward each peer.
+    PeerDevice,
+}
+
+impl Session {
+    pub(super) fn order(&self, verb: Verb) -> Outcome {
+        match verb {
+            Verb::Up(targets) => self.up(&targets.targets),
+            Verb::Down(targets) => self.down(&targets.targets),
+            Verb::Attach(targets) => self.attach(&targets.targets),
+            Verb::Connect { discard_my_data, tentative, targets } => {
+                self.connect(&targets.targets, discard_my_data, tentative)
+            }
+            Verb::Primary { force, targets } => self.primary(&targets.targets, force),
+            Verb::Invalidate(targets) => self.invalidate(&targets.targets),
+            Verb::InvalidateRemote(targets) => self.invalidate_remote(&targets.targets),
+            other => match plain(&other) {
+                Some((targets, wide, command)) => {
+                    self.running(&targets, wide, |_, _, _| Ok(()), &*command)
+                }
+                None => Err(Failure::new(1, "nothing to order")),
+            },
+        }
+    }
+
+    fn up(&self, targets: &[Target]) -> Outcome {
+        let configuration = self.configuration()?;
+        let mut client = self.client()?;
+        configuration.for_each(targets, |_, definition, _| {
+            let request = Request::Up { definition: Box::new(definition.clone()) };
+            told(&definition.name, client.order(&request)?)
+        })
+    }
+
+    fn down(&self, targets: &[Target]) -> Outcome {
+        let mut client = self.client()?;
+        let mut names: Vec<String> = Vec::new();
+        for target in targets {
+            match target.resource() {
+                Some(name) => names.push(name.to_owned()),
+                None => names.extend(client.reports(None)?.into_iter().map(|one| one.status.name)),
+            }
+        }
+        for_each(names, |name| {
+            let is_up = !client.reports(Some(&name))?.is_empty();
+            if !is_up {
+                // Nothing to do is done; but a name that nobody knows is a slip.
+                let configuration = self.configuration()?;
+                if configuration.names(&name) || configuration.config().has_errors() {
+                    return Ok(());
+                }
+                return configuration.for_each(&[target_of(&name)?], |_, _, _| Ok(()));
+            }
+            told(&name, client.order(&Request::Down { resource: name.clone() })?)
+        })
+    }
+
+    fn attach(&self, targets: &[Target]) -> Outcome {
+        let configuration = self.configuration()?;
+        let mut client = self.client()?;
+        configuration.for_each(targets, |target, definition, own| {
+            let with_disk = own.volumes.iter().filter(|(_, volume)| volume.disk.is_some());
+            let meant: Vec<u16> = with_disk
+                .map(|(number, _)| *number)
+                .filter(|number| target.volume().is_none_or(|one| one == *number))
+                .collect();
+            if meant.is_empty() {
+                let text = format!("{target}: Failure: (138) Device does not have a disk-config");
+                return Err(Failure::new(10, text));
+            }
+            for_each(meant, |volume| {
+                let definition = Box::new(definition.clone());
+                let name = format!("{}/{volume}", definition.name);
+                told(&name, client.order(&Request::Attach { definition, volume })?)
+            })
+        })
+    }
+
+    fn connect(&self, targets: &[Target], discard_my_data: bool, tentative: bool) -> Outcome {
+        let configuration = self.configuration()?;
+        let mut client = self.client()?;
+        configuration.for_each(targets, |target, definition, own| {
+            let is_meant = |name: &str| {
+                target.peer().is_none_or(|peer| crate::config::same_host(name, peer))
+            };
+            let peers: Vec<_> =
+                definition.peers(configuration.node()).filter(|peer| is_meant(&peer.name)).collect();
+            if peers.is_empty() {
+                return Err(Failure::new(10, format!("{target}: there is no such peer")));
+            }
+            if discard_my_data {
+                let report = client.reports(Some(&definition.name))?.into_iter().next();
+                let lost = report.as_ref().map_or(0, |report| written_alone(report, None));
+                let what = format!(
+                    "This throws away what was written on {} since the split ({}); {}'s data \
+                     replaces it.",
+                    own.name,
+                    human(lost),
+                    peers.iter().map(|peer| peer.name.as_str()).collect::<Vec<_>>().join(", "),
+                );
+                terminal::confirm(&what, "the node whose data is lost", &own.name)?;
+            }
+            for_each(peers, |peer| {
+                let request = Request::Connect {
+                    definition: Box::new(definition.clone()),
+                    peer: peer.node_id,
+                    discard_my_data,
+                    tentative,
+                };
+                told(&definition.name, client.order(&request)?)
+            })
+        })
+    }
+
+    fn primary(&self, targets: &[Target], force: Option<ForceWord>) -> Outcome {
+        let ask = |report: &Report, _: Option<u16>, _: Option<&str>| match force {
+            Some(word) => ask_for_force(report, word),
+            None => Ok(()),
+        };
+        let command = |_: Option<u16>, _: Option<u8>| Command::Primary { force: force.map(Into::into) };
+        self.running(targets, Wide::Resource, ask, &command)?;
+        if terminal::is_person() {
+            for (_, report) in self.reports(targets)? {
+                complain(&attach_lines(&report));
+            }
+        }
+        Ok(())
+    }
+
+    fn invalidate(&self, targets: &[Target]) -> Outcome {
+        let ask = |report: &Report, volume: Option<u16>, _: Option<&str>| {
+            let node = &report.status.node_name;
+            let what = format!(
+                "This throws away {node}'s copy of {} ({}); it is copied anew from the peer.",
+                report.status.name,
+                human(size(report, volume)),
+            );
+            terminal::confirm(&what, "the node whose data is lost", node)
+        };
+        let command = |volume: Option<u16>, _: Option<u8>| Command::Invalidate {
+            volume: volume.unwrap_or_default(),
+        };
+        self.running(targets, Wide::Volume, ask, &command)
+    }
+
+    fn invalidate_remote(&self, targets: &[Target]) -> Outcome {
+        let ask = |report: &Report, volume: Option<u16>, peer: Option<&str>| {
+            let peer = peer.unwrap_or_default();
+            let what = format!(
+                "This throws away {peer}'s copy of {} ({}); it is copied anew from here.",
+                report.status.name,
+                human(size(report, volume)),
+            );
+            terminal::confirm(&what, "the node whose data is lost", peer)
+        };
+        let command = |volume: Option<u16>, peer: Option<u8>| Command::InvalidateRemote {
+            volume: volume.unwrap_or_default(),
+            peer: peer.unwrap_or_default(),
+        };
+        self.running(targets, Wide::PeerDevice, ask, &command)
+    }
+
+    /// Sends a command for all that the targets mean, of what is up.
+    fn running(
+        &self,
+        targets: &[Target],
+        wide: Wide,
+        ask: impl Fn(&Report, Option<u16>, Option<&str>) -> Outcome,
+        command: &dyn Fn(Option<u16>, Option<u8>) -> Command,
+    ) -> Outcome {
+        let mut client = self.client()?;
+        for_each(targets, |target| {
+            let reports = client.reports(target.resource())?;
+            if let (Some(name), []) = (target.resource(), reports.as_slice()) {
+                return Err(self.not_up(name));
+            }
+            for_each(&reports, |report| {
+                for_each(steps(report, target, wide)?, |(name, volume, peer)| {
+                    ask(report, volume, peer.map(|(_, name)| name))?;
+                    let command = command(volume, peer.map(|(id, _)| id));
+                    told(&name, client.command(&report.status.name, command)?)
+                })
+            })
+        })
+    }
+
+    /// A resource that is not up: known to the configuration, or a slip.
+    fn not_up(&self, name: &str) -> Failure {
+        let known = self.configuration().is_ok_and(|configuration| configuration.names(name));
+        match known {
+            true => Failure::new(
+                10,
+                format!(
+                    "{name}: Failure: (158) Unknown resource\n{name} is not up: `tandemadm up \
+                     {name}`."
+                ),
+            ),
+            false => Failure::new(
+                10,
+                format!("'{name}' not defined in your config (for this host), and not up."),
+            ),
+        }
+    }
+
+    /// What would be done, a line a step.
+    pub(super) fn dry_run(&self, verb: Verb) -> Outcome {
+        let up = self.client().and_then(|mut client| client.reports(None)).ok();
+        let report_of = |name: &str| {
+            up.as_ref().and_then(|up| up.iter().find(|report| report.status.name == name))
+        };
+        let (targets, attach, connect) = match &verb {
+            Verb::Up(targets) => (&targets.targets, true, true),
+            Verb::Attach(targets) => (&targets.targets, true, false),
+            Verb::Connect { targets, discard_my_data: false, tentative: false } => {
+                (&targets.targets, false, true)
+            }
+            _ => return self.dry_run_other(&verb, up.as_deref()),
+        };
+        let configuration = self.configuration()?;
+        configuration.for_each(targets, |target, definition, own| {
+            let running = report_of(&definition.name);
+            let mut steps = dry_run::Steps::new(definition, own, running);
+            if matches!(verb, Verb::Up(_)) {
+                steps.resource();
+            }
+            if attach {
+                steps.attach(target.volume());
+            }
+            if connect {
+                steps.connect(target.peer());
+            }
+            print(&steps.finish())
+        })
+    }
+
+    fn dry_run_other(&self, verb: &Verb, up: Option<&[Report]>) -> Outcome {
+        let Some((word, targets)) = dry_run::word(verb) else {
+            return Err(Failure::new(1, "tandemadm: -d is for verbs that change something"));
+        };
+        for target in targets {
+            // Without a daemon nothing is up.
+            let running = up.unwrap_or_default().iter().filter(|report| {
+                target.resource().is_none_or(|name| name == report.status.name)
+            });
+            let named = target.resource().map(str::to_owned);
+            let names: Vec<String> = match (verb, up) {
+                (Verb::Down(_), Some(_)) | (_, Some(_)) if target.resource().is_none() => {
+                    running.map(|report| report.status.name.clone()).collect()
+                }
+                (Verb::Down(_), _) => running.map(|report| report.status.name.clone()).collect(),
+                _ => named.into_iter().collect(),
+            };
+            for name in names {
+                print(&dry_run::line(&word, target, &name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A command for what its target means, without questions and without the configuration.
+type Plain = (Vec<Target>, Wide, Box<dyn Fn(Option<u16>, Option<u8>) -> Command>);
+
+fn plain(verb: &Verb) -> Option<Plain> {
+    Some(match verb {
+        Verb::Detach { forced, targets } => {
+            let force = forced.force;
+            let command = move |volume: Option<u16>, _: Option<u8>| Command::Detach {
+                volume: volume.unwrap_or_default(),
+                force,
+            };
+            (targets.targets.clone(), Wide::Volume, Box::new(command))
+        }
+        Verb::Disconnect { forced, targets } => {
+            let force = forced.force;
+            let command = move |_: Option<u16>, peer: Option<u8>| Command::Disconnect {
+                peer: peer.unwrap_or_default(),
+                force,
+            };
+            (targets.targets.clone(), Wide::Peer, Box::new(command))
+        }
+        Verb::Secondary { forced, targets } => {
+            let force = forced.force;
+            let command = move |_: Option<u16>, _: Option<u8>| Command::Secondary { force };
+            (targets.targets.clone(), Wide::Resource, Box::new(command))
+        }
+        Verb::Outdate(targets) => {
+            let command = |volume: Option<u16>, _: Option<u8>| Command::Outdate {
+                volume: volume.unwrap_or_default(),
+            };
+            (targets.targets.clone(), Wide::Volume, Box::new(command))
+        }
+        Verb::NewCurrentUuid { clear_bitmap, targets } => {
+            let clear_bitmap = *clear_bitmap;
+            let command = move |volume: Option<u16>, _: Option<u8>| Command::NewCurrentUuid {
+                volume: volume.unwrap_or_default(),
+                clear_bitmap,
+            };
+            (targets.targets.clone(), Wide::Volume, Box::new(command))
+        }
+        _ => return None,
+    })
+}
+
+type Step<'a> = (String, Option<u16>, Option<(u8, &'a str)>);
+
+/// What a target means, piece by piece, with the name that messages begin with.
+fn steps<'a>(report: &'a Report, target: &Target, wide: Wide) -> Result<Vec<Step<'a>>, Failure> {
+    let name = &report.status.name;
+    Ok(match wide {
+        Wide::Resource => vec![(name.clone(), None, None)],
+        Wide::Volume => volumes(report, target)?
+            .into_iter()
+            .map(|device| (format!("{name}/{}", device.volume), Some(device.volume), None))
+            .collect(),
+        Wide::Peer => connections(report, target)?
+            .into_iter()
+            .map(|one| (name.clone(), None, Some((one.peer_node_id, one.name.as_str()))))
+            .collect(),
+        Wide::PeerDevice => {
+            let (devices, peers) = (volumes(report, target)?, connections(report, target)?);
+            let pair = |volume: u16| {
+                peers.iter().map(move |one| {
+                    let peer = (one.peer_node_id, one.name.as_str());
+                    (format!("{name}/{volume}"), Some(volume), Some(peer))
+                })
+            };
+            devices.iter().flat_map(|device| pair(device.volume)).collect()
+        }
+    })
+}
+
+/// What the daemon said.
+fn told(name: &str, result: AdminResult) -> Outcome {
+    match result {
+        Ok(text) => {
+            if !text.is_empty() {
+                complain(&format!("{name}: {text}"));
+            }
+            Ok(())
+        }
+        Err(refusal) => Err(Failure::refused(name, &refusal)),
+    }
+}
+
+fn target_of(name: &str) -> Result<Target, Failure> {
+    name.parse().map_err(|text: String| Failure::new(1, text))
+}
+
+fn size(report: &Report, volume: Option<u16>) -> u64 {
+    let devices = report.status.devices.iter();
+    devices.filter(|one| volume.is_none_or(|v| v == one.volume)).map(|one| one.size).sum()
+}
+
+fn written_alone(report: &Report, peer: Option<u8>) -> u64 {
+    let connections = report.status.connections.iter();
+    connections
+        .filter(|one| peer.is_none_or(|id| id == one.peer_node_id))
+        .flat_map(|one| &one.peer_devices)
+        .map(|peer| peer.out_of_sync)
+        .sum()
+}
+
+fn ask_for_force(report: &Report, word: ForceWord) -> Outcome {
+    let status = &report.status;
+    let Some(peer) = status.connections.first() else { return Ok(()) };
+    let (node, other, resource) = (&status.node_name, &peer.name, &status.name);
+    let all = human(size(report, None));
+    let connected = peer.connection_state == ConnectionState::Connected;
+    let fresh = status.devices.iter().all(|one| one.disk_state == DiskState::Inconsistent);
+    let danger = match word {
+        ForceWord::Plain if fresh => {
+            format!("{node}'s new disk becomes the good copy of {resource}; all of {other}'s ({all}) \
+                     is overwritten by the first sync.")
+        }
+        ForceWord::Plain => format!(
+            "Whether {node} has the newest data of {resource} is not known. If {other} was written \
+             alone, this makes a split brain: one side's writes will be thrown away."
+        ),
+        ForceWord::Inconsistent => format!(
+            "{node}'s disk of {resource} is a mix of old and new blocks: what is on it cannot be \
+             trusted, and {other}'s good copy ({all}) will be given up for it."
+        ),
+        ForceWord::Outdated => format!(
+            "{node}'s data of {resource} is old: what {other} has written since then will be thrown \
+             away, or make a split brain."
+        ),
+        ForceWord::Blank => format!(
+            "{node}'s disk of {resource} is blank, {other}'s holds a file system: {other}'s data \
+             ({all}) is overwritten with nothing."
+        ),
+    };
+    let (meaning, since) = match connected {
+        true => ("the node whose data is lost", String::new()),
+        false => (
+            "the node whose data is lost",
+            format!(" {other} has not been connected for {} s.", peer.since_ms / 1000),
+        ),
+    };
+    terminal::confirm(&format!("{danger}{since}"), meaning, other)
+}
+
+/// How the volumes become block devices.
+fn attach_lines(report: &Report) -> String {
+    let single = report.status.devices.len() == 1;
+    let lines: Vec<String> = report
+        .status
+        .devices
+        .iter()
+        .map(|device| {
+            let export = match single {
+                true => report.status.name.clone(),
+                false => format!("{}/{}", report.status.name, device.volume),
+            };
+            format!(
+                "block device: nbd-client -unix {} /dev/nbd{} -N {export} -b 4096",
+                report.nbd_socket, device.minor
+            )
+        })
+        .collect();
+    lines.join("\n")
+}

@@ -1,0 +1,68 @@
+//! `status`, `role`, `cstate`, `dstate`, `why`, `dump`: what only looks.
+
+use crate::control::status_text::{self, Detail};
+use crate::control::target::Target;
+use crate::control::{Report, status_json, why};
+
+use super::{Outcome, Session, connections, for_each, print, volumes};
+
+impl Session {
+    pub(super) fn status(&self, targets: &[Target], detail: Detail, json: bool) -> Outcome {
+        let chosen = self.reports(targets)?;
+        let reports: Vec<Report> = chosen.into_iter().map(|(_, report)| report).collect();
+        if json {
+            return print(&status_json::array(&reports));
+        }
+        if reports.is_empty() {
+            return print(status_text::NOTHING);
+        }
+        let paragraphs: Vec<String> =
+            reports.iter().map(|report| status_text::resource(report, detail)).collect();
+        print(&paragraphs.join("\n"))
+    }
+
+    pub(super) fn role(&self, targets: &[Target]) -> Outcome {
+        for_each(self.reports(targets)?, |(_, report)| print(&status_text::role(&report)))
+    }
+
+    pub(super) fn cstate(&self, targets: &[Target]) -> Outcome {
+        for_each(self.reports(targets)?, |(target, report)| {
+            print(&status_text::cstate(&connections(&report, &target)?))
+        })
+    }
+
+    pub(super) fn dstate(&self, targets: &[Target]) -> Outcome {
+        for_each(self.reports(targets)?, |(target, report)| {
+            let (devices, peers) = (volumes(&report, &target)?, connections(&report, &target)?);
+            print(&status_text::dstate(&devices, &peers))
+        })
+    }
+
+    pub(super) fn why(&self, targets: &[Target], json: bool) -> Outcome {
+        let chosen = self.reports(targets)?;
+        let findings: Vec<why::Finding> =
+            chosen.iter().flat_map(|(_, report)| why::findings(report)).collect();
+        match (json, findings.is_empty()) {
+            (true, _) => print(&why::json(&findings)),
+            (false, true) => print(status_text::NOTHING),
+            (false, false) => print(&why::text(&findings)),
+        }
+    }
+
+    /// The configuration as it was understood.
+    pub(super) fn dump(&self, targets: &[Target]) -> Outcome {
+        let configuration = self.configuration()?;
+        if targets.is_empty() || targets.contains(&Target::All) {
+            print(&crate::config::dump(configuration.config()))?;
+            // Tells the findings, and makes them the exit code.
+            return configuration.for_each(&[Target::All], |_, _, _| Ok(()));
+        }
+        configuration.for_each(targets, |_, definition, _| {
+            let one = crate::config::Config {
+                resources: vec![definition.clone()],
+                ..crate::config::Config::default()
+            };
+            print(&crate::config::dump(&one))
+        })
+    }
+}

@@ -1,0 +1,221 @@
+//! The admin socket: JSON lines in, JSON lines out (`control::protocol`).
+//!
+//! Invariants:
+//! - A line is at most `LINE_MAX` bytes; a longer one ends the connection after an error line.
+//! - At most [`CONNECTIONS_MAX`] callers at once; the next waits in the backlog.
+//! - No read is ever dropped: a connection's reads end by end of file or by `shutdown`.
+//! - Who may call is decided by the mode and group of the socket.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::sync::{Semaphore, broadcast};
+use tokio_uring::net::UnixStream;
+use tracing::{debug, warn};
+
+use super::accept::Acceptor;
+use super::registry::{Change, Registry};
+use crate::control::protocol::{LINE_MAX, Request, Response};
+use crate::resource::{Command, Status};
+
+/// Callers at once.
+const CONNECTIONS_MAX: usize = 256;
+/// How often counters and the progress of a resync are sent to a watcher while one runs.
+const PROGRESS: Duration = Duration::from_secs(1);
+/// A caller that takes nothing for so long is dropped.
+const SEND_LIMIT: Duration = Duration::from_secs(30);
+/// Bytes asked for in one read.
+const CHUNK: usize = 16 << 10;
+
+/// Answers callers until the task is dropped.
+pub(crate) async fn serve(listener: Acceptor<UnixListener>, registry: Rc<Registry>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let stream = Rc::new(UnixStream::from_std(listener.next().await));
+        let registry = registry.clone();
+        tokio_uring::spawn(async move {
+            if let Err(error) = Caller::new(stream, registry).run().await {
+                debug!("admin socket: {error}");
+            }
+            drop(permit);
+        });
+    }
+}
+
+struct Caller {
+    stream: Rc<UnixStream>,
+    registry: Rc<Registry>,
+    /// What has arrived and is not used yet.
+    buffer: Vec<u8>,
+}
+
+impl Caller {
+    fn new(stream: Rc<UnixStream>, registry: Rc<Registry>) -> Self {
+        Self { stream, registry, buffer: Vec::new() }
+    }
+
+    async fn run(mut self) -> std::io::Result<()> {
+        while let Some(line) = self.line().await? {
+            let request = match serde_json::from_slice::<Request>(&line) {
+                Ok(request) => request,
+                Err(error) => {
+                    let text = format!(
+                        "not a request of tandemadm {}: {error}",
+                        crate::control::version::VERSION
+                    );
+                    send(&self.stream, &Response::Error(text)).await?;
+                    continue;
+                }
+            };
+            if let Request::Watch { resource } = request {
+                return self.watch(resource).await;
+            }
+            let response = answer(&self.registry, request).await;
+            send(&self.stream, &response).await?;
+        }
+        Ok(())
+    }
+
+    /// The next line without its line break, `None` at the end.
+    async fn line(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        let mut searched = 0;
+        loop {
+            if let Some(at) = self.buffer[searched..].iter().position(|byte| *byte == b'\n') {
+                let rest = self.buffer.split_off(searched + at + 1);
+                let mut line = std::mem::replace(&mut self.buffer, rest);
+                line.pop();
+                return Ok(Some(line));
+            }
+            searched = self.buffer.len();
+            if searched >= LINE_MAX {
+                let text = format!("a request is a line of at most {LINE_MAX} bytes");
+                send(&self.stream, &Response::Error(text)).await?;
+                return Ok(None);
+            }
+            let (read, chunk) = self.stream.read(Vec::with_capacity(CHUNK)).await;
+            let read = read?;
+            if read == 0 {
+                return Ok(None);
+            }
+            self.buffer.extend_from_slice(&chunk[..read]);
+        }
+    }
+
+    /// Snapshots until the caller hangs up, which is noticed within [`PROGRESS`].
+    async fn watch(self, resource: Option<String>) -> std::io::Result<()> {
+        let stream = self.stream.clone();
+        let reader = tokio_uring::spawn(async move {
+            while let (Ok(1..), _) = stream.read(Vec::with_capacity(512)).await {}
+        });
+        let result = self.report_changes(resource.as_deref(), || reader.is_finished()).await;
+        // Ends the reader's read; it is never dropped under way.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        let _ = reader.await;
+        result
+    }
+
+    async fn report_changes(
+        &self,
+        resource: Option<&str>,
+        has_hung_up: impl Fn() -> bool,
+    ) -> std::io::Result<()> {
+        let mut changes = self.registry.subscribe();
+        self.snapshot(resource).await?;
+        send(&self.stream, &Response::Complete).await?;
+        while !has_hung_up() {
+            // Not an operation of the ring: dropping it loses nothing.
+            let Ok(change) = tokio::time::timeout(PROGRESS, changes.recv()).await else {
+                self.progress(resource).await?;
+                continue;
+            };
+            match change {
+                Ok(Change::Status(entry, status)) => {
+                    if resource.is_none_or(|one| one == entry.config.name) {
+                        let report = self.registry.report_of(&entry, (*status).clone());
+                        send(&self.stream, &Response::Report(Box::new(report))).await?;
+                    }
+                }
+                Ok(Change::Gone(name)) => {
+                    if resource.is_none_or(|one| one == name) {
+                        send(&self.stream, &Response::Gone(name)).await?;
+                    }
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => self.snapshot(resource).await?,
+                Err(broadcast::error::RecvError::Closed) => break,
+            }
+        }
+        Ok(())
+    }
+
+    async fn snapshot(&self, resource: Option<&str>) -> std::io::Result<()> {
+        for entry in self.registry.chosen(resource) {
+            let report = self.registry.report(&entry).await;
+            send(&self.stream, &Response::Report(Box::new(report))).await?;
+        }
+        Ok(())
+    }
+
+    /// Fresh figures of the resources that resync.
+    async fn progress(&self, resource: Option<&str>) -> std::io::Result<()> {
+        for entry in self.registry.chosen(resource) {
+            if resyncs(&entry.status()) {
+                let report = self.registry.report(&entry).await;
+                send(&self.stream, &Response::Report(Box::new(report))).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn resyncs(status: &Status) -> bool {
+    let mut peers = status.connections.iter().flat_map(|one| &one.peer_devices);
+    peers.any(|peer| peer.resync.is_some())
+}
+
+async fn answer(registry: &Rc<Registry>, request: Request) -> Response {
+    let result = match request {
+        Request::Up { definition } => registry.up(&definition).await,
+        Request::Attach { definition, volume } => registry.attach(&definition, volume).await,
+        Request::Connect { definition, peer, discard_my_data, tentative } => {
+            let command = Command::Connect { peer, discard_my_data, tentative };
+            registry.connect(&definition, command).await
+        }
+        Request::Down { resource } => registry.down(&resource).await,
+        Request::Order { command: Command::Attach { .. } | Command::Down { .. }, .. } => {
+            return Response::Error("attach and down are requests of their own".to_owned());
+        }
+        Request::Order { resource, command } => registry.order(&resource, command).await,
+        Request::Status { resource } => {
+            let mut reports = Vec::new();
+            for entry in registry.chosen(resource.as_deref()) {
+                reports.push(registry.report(&entry).await);
+            }
+            return Response::Reports(reports);
+        }
+        Request::Watch { .. } => return Response::Error("watch ends the requests".to_owned()),
+    };
+    match result {
+        Ok(text) => Response::Done(text),
+        Err(refusal) => Response::Refused(refusal),
+    }
+}
+
+async fn send(stream: &UnixStream, response: &Response) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(response).map_err(|error| {
+        warn!("admin socket: an answer cannot be written as JSON: {error}");
+        std::io::Error::other(error)
+    })?;
+    line.push(b'\n');
+    // A write may be dropped, unlike a read: its buffer lives until the kernel is done with it, and
+    // the connection is ended.
+    match tokio::time::timeout(SEND_LIMIT, stream.write_all(line)).await {
+        Ok((result, _)) => result,
+        Err(_) => {
+            stream.shutdown(std::net::Shutdown::Both)?;
+            Err(std::io::Error::from(std::io::ErrorKind::TimedOut))
+        }
+    }
+}

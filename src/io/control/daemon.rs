@@ -1,0 +1,221 @@
+//! `tandemd`: from the command line to the last line of the log.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Parser;
+use nix::sys::signal::{SigSet, Signal};
+use tokio::sync::{Semaphore, oneshot};
+use tracing::{error, info, warn};
+
+use super::accept::Acceptor;
+use super::data_thread::Shell;
+use super::nbd_socket::NEGOTIATIONS_MAX;
+use super::registry::{Registry, Settings};
+use super::startup::Failure;
+use super::{admin_socket, logging, nbd_socket, startup};
+use crate::control::arguments::state_dir;
+use crate::io::config_files::ConfigFiles;
+
+/// Keeps this node's copies of the replicated volumes and serves them over NBD.
+#[derive(Debug, Parser)]
+#[command(name = "tandemd", version)]
+struct Arguments {
+    /// The configuration. tandemd only checks it: tandemadm sends each resource's definition.
+    #[arg(short = 'c', long = "config-file", alias = "config", value_name = "FILE")]
+    #[arg(env = "TANDEM_CONFIG", default_value = "/etc/tandem.conf")]
+    config: PathBuf,
+    /// This node's name in the configuration; the host name where not given.
+    #[arg(short = 'n', long, value_name = "NAME", env = "TANDEM_NODE")]
+    node: Option<String>,
+    /// Where the lock and the sockets are.
+    #[arg(long, value_name = "DIR", env = "TANDEM_RUN_DIR", default_value = "/run/tandem")]
+    run_dir: PathBuf,
+    /// Where what is known of disks goes [default: /var/lib/tandem, or DIR/state with --run-dir
+    /// DIR].
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Serve NBD on a TCP address too, for example 127.0.0.1:10809.
+    #[arg(long, value_name = "ADDR")]
+    nbd_listen: Vec<SocketAddr>,
+    /// Allow --nbd-listen addresses beyond loopback: no encryption, no passwords.
+    #[arg(long)]
+    nbd_insecure: bool,
+    /// The group that may use the sockets.
+    #[arg(long, value_name = "GROUP")]
+    socket_group: Option<String>,
+    /// Record every event and action of each resource in DIR/RESOURCE.record.
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
+}
+
+/// What is open before the runtime starts.
+struct Sockets {
+    admin: UnixListener,
+    nbd: UnixListener,
+    tcp: Vec<(SocketAddr, TcpListener)>,
+    signal: oneshot::Receiver<Signal>,
+}
+
+/// Runs the daemon; returns the exit code: 0 after SIGTERM or SIGINT, 1 for a wrong command line, 20
+/// where io_uring cannot be used, 10 for what else stands in the way.
+#[must_use]
+pub fn run<I, T>(words: I) -> i32
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let arguments = match Arguments::try_parse_from(words) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nobody to tell is no reason to fail.
+            let _ = error.print();
+            return i32::from(error.use_stderr());
+        }
+    };
+    if let Err(text) = block_signals() {
+        let _ = writeln!(std::io::stderr(), "{text}");
+        return 10;
+    }
+    logging::start();
+    let code = match start(&arguments) {
+        Ok(()) => 0,
+        Err(failure) => {
+            error!("{}", failure.text);
+            failure.exit_code
+        }
+    };
+    logging::flush();
+    code
+}
+
+fn start(arguments: &Arguments) -> Result<(), Failure> {
+    startup::probe_ring()?;
+    startup::raise_descriptor_limit();
+    let failure = |text: String| Failure { text, exit_code: 10 };
+    let node = match &arguments.node {
+        Some(node) => node.clone(),
+        None => host_name().map_err(failure)?,
+    };
+    let group = arguments.socket_group.as_deref().map(group_id).transpose().map_err(failure)?;
+    let run_dir = &arguments.run_dir;
+    let _lock = startup::lock(run_dir)?;
+    let state_dir = state_dir(arguments.state_dir.clone(), run_dir);
+    for dir in std::iter::once(&state_dir).chain(&arguments.record) {
+        std::fs::create_dir_all(dir)
+            .map_err(|error| failure(format!("{}: {error}", dir.display())))?;
+    }
+    let nbd_socket = run_dir.join("nbd.sock");
+    let mut tcp = Vec::new();
+    for address in &arguments.nbd_listen {
+        tcp.push((*address, startup::bind_tcp(*address, arguments.nbd_insecure)?));
+    }
+    let sockets = Sockets {
+        nbd: startup::bind_unix(&nbd_socket, group)?,
+        admin: startup::bind_unix(&run_dir.join("control.sock"), group)?,
+        tcp,
+        signal: await_signal().map_err(failure)?,
+    };
+    check_config(&arguments.config);
+    let settings = Settings { node, record: arguments.record.clone(), state_dir, nbd_socket };
+    let result = tokio_uring::start(serve(settings, Shell::real(), sockets));
+    result.map_err(|error| failure(format!("the control thread failed: {error}")))
+}
+
+/// Serves until a signal ends it.
+async fn serve(settings: Settings, shell: Shell, sockets: Sockets) -> std::io::Result<()> {
+    let nbd_path = settings.nbd_socket.clone();
+    let node = settings.node.clone();
+    let registry = Registry::new(settings, shell);
+    let room = Arc::new(Semaphore::new(NEGOTIATIONS_MAX));
+    let mut tasks = Vec::new();
+    let admin = Acceptor::unix(sockets.admin, "admin socket")?;
+    tasks.push(tokio_uring::spawn(admin_socket::serve(admin, registry.clone())));
+    let nbd = Acceptor::unix(sockets.nbd, "NBD socket")?;
+    let clients = nbd_socket::serve_unix(nbd, registry.clone(), room.clone());
+    tasks.push(tokio_uring::spawn(clients));
+    for (address, listener) in sockets.tcp {
+        if !address.ip().is_loopback() {
+            warn!("NBD on {address} is open to whoever reaches it (--nbd-insecure)");
+        }
+        let listener = Acceptor::tcp(listener, &format!("NBD {address}"))?;
+        let clients = nbd_socket::serve_tcp(listener, registry.clone(), room.clone());
+        tasks.push(tokio_uring::spawn(clients));
+        info!("NBD clients: {address}");
+    }
+    info!("NBD clients: {}", nbd_path.display());
+    let version = crate::control::version::VERSION;
+    info!("tandemd {version} is ready on node {node} (pid {})", std::process::id());
+    startup::notify("READY=1");
+    let signal = sockets.signal.await.map_or("no signal can come any more", Signal::as_str);
+    info!("{signal}: ending");
+    startup::notify("STOPPING=1");
+    registry.shut_down().await;
+    for task in tasks {
+        task.abort();
+    }
+    info!("ended");
+    Ok(())
+}
+
+/// The signals that end the daemon.
+fn ending() -> SigSet {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals
+}
+
+/// Blocks them, before there is another thread that could take them.
+fn block_signals() -> Result<(), String> {
+    ending().thread_block().map_err(|error| format!("signals cannot be blocked: {error}"))
+}
+
+/// The first of them, waited for by a thread of its own.
+fn await_signal() -> Result<oneshot::Receiver<Signal>, String> {
+    let (came, signal) = oneshot::channel();
+    let wait = move || {
+        if let Ok(signal) = ending().wait() {
+            // The runtime has ended by itself.
+            let _ = came.send(signal);
+        }
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(wait)
+        .map_err(|error| format!("no thread for signals: {error}"))?;
+    Ok(signal)
+}
+
+/// Tells early what will be wrong when tandemadm reads the configuration. It stops nothing here.
+fn check_config(path: &std::path::Path) {
+    if !path.exists() {
+        info!("{}: there is no configuration yet", path.display());
+        return;
+    }
+    let config = crate::config::load(&ConfigFiles, &path.display().to_string());
+    for finding in &config.findings {
+        match finding.severity {
+            crate::config::Severity::Error => error!("{finding}"),
+            crate::config::Severity::Warning => warn!("{finding}"),
+        }
+    }
+}
+
+/// The host name, as the configuration is searched for.
+pub(crate) fn host_name() -> Result<String, String> {
+    let name = nix::unistd::gethostname().map_err(|error| format!("host name: {error}"))?;
+    name.into_string().map_err(|name| format!("host name {name:?}: give --node NAME"))
+}
+
+fn group_id(name: &str) -> Result<u32, String> {
+    match nix::unistd::Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        Ok(None) => Err(format!("--socket-group {name}: there is no such group")),
+        Err(error) => Err(format!("--socket-group {name}: {error}")),
+    }
+}

@@ -1,0 +1,139 @@
+//! The log: lines on standard error, with sd-daemon priorities where the journal listens.
+//!
+//! Invariants:
+//! - A line is written by a thread of its own: a standard error that is closed, full or stopped
+//!   never holds up a data thread. Lines that do not fit into the queue are counted, and the
+//!   number is said when there is room again.
+//! - Nothing about the log can end the daemon.
+
+use std::fmt;
+use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::EnvFilter;
+
+/// Lines that wait to be written.
+const QUEUE: usize = 4096;
+
+enum Message {
+    Line(Vec<u8>),
+    Flush(SyncSender<()>),
+}
+
+#[derive(Clone)]
+struct Queue {
+    lines: SyncSender<Message>,
+    lost: Arc<AtomicU64>,
+}
+
+static LOG: OnceLock<Queue> = OnceLock::new();
+
+/// Starts the log. What is logged is `info` and worse, or what `TANDEM_LOG` says.
+pub(crate) fn start() {
+    let (lines, messages) = sync_channel(QUEUE);
+    let lost = Arc::new(AtomicU64::new(0));
+    let queue = Queue { lines, lost: lost.clone() };
+    let writer = std::thread::Builder::new().name("log".to_owned());
+    if writer.spawn(move || write_lines(&messages, &lost)).is_err() || LOG.set(queue.clone()).is_err()
+    {
+        return;
+    }
+    let filter = EnvFilter::try_from_env("TANDEM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    // Set already: a test's. The log then goes there.
+    let _ = tracing::subscriber::set_global_default(
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .log_internal_errors(false)
+            .event_format(Lines { journal })
+            .with_writer(queue)
+            .finish(),
+    );
+}
+
+/// Returns when everything that was logged before is written, after 2 s at the latest.
+pub(crate) fn flush() {
+    let Some(queue) = LOG.get() else { return };
+    let (done, written) = sync_channel(1);
+    if queue.lines.try_send(Message::Flush(done)).is_ok() {
+        let _ = written.recv_timeout(Duration::from_secs(2));
+    }
+}
+
+fn write_lines(messages: &Receiver<Message>, lost: &AtomicU64) {
+    let mut stderr = std::io::stderr();
+    while let Ok(message) = messages.recv() {
+        // A standard error that is gone is no reason to stop.
+        let _ = match message {
+            Message::Line(line) => stderr.write_all(&line),
+            Message::Flush(done) => done.try_send(()).map_err(std::io::Error::other),
+        };
+        let count = lost.swap(0, Ordering::Relaxed);
+        if count > 0 {
+            let _ = writeln!(stderr, "<4>{count} lines of the log were lost");
+        }
+    }
+}
+
+impl Write for Queue {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.lines.try_send(Message::Line(bytes.to_vec())).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Queue {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// `<6>text` for the journal, `2026-11-25 03:02:11.123 text` elsewhere, with the level where it is
+/// not the usual one.
+struct Lines {
+    journal: bool,
+}
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let (priority, word) = match *event.metadata().level() {
+            Level::ERROR => (3, "error: "),
+            Level::WARN => (4, "warning: "),
+            Level::INFO => (6, ""),
+            Level::DEBUG | Level::TRACE => (7, "debug: "),
+        };
+        if self.journal {
+            write!(writer, "<{priority}>")?;
+        } else {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let time = crate::control::iso(now.as_secs());
+            write!(writer, "{time}.{:03} {word}", now.subsec_millis())?;
+        }
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}

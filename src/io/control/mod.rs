@@ -1,0 +1,22 @@
+//! The control thread of `tandemd`, and `tandemadm`: everything between the administrator, the NBD
+//! clients at their door, and the data threads.
+//!
+//! ```text
+//! tandemadm ── control.sock ──> admin_socket ─┐
+//!                                             ├──> registry ──> data thread (one per resource)
+//! NBD client ─ nbd.sock, TCP ─> nbd_socket ───┘        the descriptor moves there after negotiation
+//! ```
+//! Invariants:
+//! - One thread, tokio-uring's. Nothing here is on the data path, and nothing here blocks on a disk
+//!   or a peer: that is done by threads of their own.
+//! - tokio-uring is named in this folder only.
+
+mod accept;
+pub mod adm;
+mod admin_socket;
+pub mod daemon;
+mod data_thread;
+mod logging;
+mod nbd_socket;
+mod registry;
+mod startup;

@@ -1,0 +1,316 @@
+//! NBD clients: accept, negotiate, and move the connection to the data thread of its resource.
+//!
+//! Invariants:
+//! - Exactly the bytes of the negotiation are read here; the next byte is the data thread's.
+//! - At most [`NEGOTIATIONS_MAX`] clients negotiate at once, each for [`NEGOTIATION_LIMIT`] at most.
+//! - No read is ever dropped: a deadline ends it by `shutdown`.
+
+use std::net::{Shutdown, TcpStream as StdTcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nbd::{BlockSizes, ExportInfo, ListedExport, LookupError, Negotiation, Step};
+use nix::sys::socket::{getsockopt, sockopt};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio_uring::net::{TcpStream, UnixStream};
+use tracing::{debug, info, warn};
+
+use super::accept::Acceptor;
+use super::data_thread::Order;
+use super::registry::{Entry, Registry};
+use crate::resource::{Command, Role, Status, VolumeNumber};
+
+/// Clients that negotiate at once, over all sockets.
+pub(crate) const NEGOTIATIONS_MAX: usize = 64;
+/// A negotiation that takes longer is ended.
+const NEGOTIATION_LIMIT: Duration = Duration::from_secs(30);
+
+/// Serves clients of the Unix socket until the task is dropped.
+pub(crate) async fn serve_unix(
+    listener: Acceptor<UnixListener>,
+    registry: Rc<Registry>,
+    room: Arc<Semaphore>,
+) {
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let stream = listener.next().await;
+        let registry = registry.clone();
+        tokio_uring::spawn(async move {
+            let description = unix_client(&stream);
+            match stream.try_clone() {
+                Ok(copy) => {
+                    let socket = Rc::new(Socket::Unix(UnixStream::from_std(copy)));
+                    negotiate(&registry, socket, stream.into(), description).await;
+                }
+                Err(error) => warn!("NBD: {description}: {error}"),
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// Serves clients of a TCP address until the task is dropped.
+pub(crate) async fn serve_tcp(
+    listener: Acceptor<TcpListener>,
+    registry: Rc<Registry>,
+    room: Arc<Semaphore>,
+) {
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let (stream, from) = listener.next().await;
+        let registry = registry.clone();
+        tokio_uring::spawn(async move {
+            match prepare_tcp(&stream) {
+                Ok(copy) => {
+                    let socket = Rc::new(Socket::Tcp(TcpStream::from_std(copy)));
+                    negotiate(&registry, socket, stream.into(), from.to_string()).await;
+                }
+                Err(error) => warn!("NBD: {from}: {error}"),
+            }
+            drop(permit);
+        });
+    }
+}
+
+fn prepare_tcp(stream: &StdTcpStream) -> std::io::Result<StdTcpStream> {
+    stream.set_nodelay(true)?;
+    // A client whose host died is noticed at last; its requests have long been answered.
+    nix::sys::socket::setsockopt(stream, sockopt::KeepAlive, &true)?;
+    stream.try_clone()
+}
+
+/// `nbd-client pid 2211 uid 0`.
+fn unix_client(stream: &StdUnixStream) -> String {
+    let Ok(peer) = getsockopt(stream, sockopt::PeerCredentials) else {
+        return "unknown client".to_owned();
+    };
+    let name = std::fs::read(format!("/proc/{}/comm", peer.pid())).unwrap_or_default();
+    let name: String = String::from_utf8_lossy(&name)
+        .trim_end()
+        .chars()
+        .map(|c| if c.is_control() || c.is_whitespace() { '_' } else { c })
+        .collect();
+    let name = if name.is_empty() { "client".to_owned() } else { name };
+    format!("{name} pid {} uid {}", peer.pid(), peer.uid())
+}
+
+/// The ring's end of a connection. The descriptor that moves on is a second one of the same socket.
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Socket {
+    async fn read(&self, buffer: Vec<u8>) -> (std::io::Result<usize>, Vec<u8>) {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer).await,
+            Self::Unix(stream) => stream.read(buffer).await,
+        }
+    }
+
+    async fn write_all(&self, bytes: Vec<u8>) -> std::io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.write_all(bytes).await.0,
+            Self::Unix(stream) => stream.write_all(bytes).await.0,
+        }
+    }
+
+    fn shutdown(&self) {
+        // Already gone is as good.
+        let _ = match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+}
+
+/// What a negotiation has led to.
+struct Entered {
+    entry: Rc<Entry>,
+    volume: VolumeNumber,
+    session: nbd::SessionParameters,
+}
+
+async fn negotiate(
+    registry: &Rc<Registry>,
+    socket: Rc<Socket>,
+    descriptor: OwnedFd,
+    client: String,
+) {
+    let deadline = tokio_uring::spawn({
+        let socket = socket.clone();
+        async move {
+            tokio::time::sleep(NEGOTIATION_LIMIT).await;
+            socket.shutdown();
+        }
+    });
+    let entered = drive(registry, &socket, &client).await;
+    deadline.abort();
+    // After the abort has taken effect nothing can shut the socket down behind the data thread.
+    let in_time = deadline.await.is_err();
+    match entered {
+        Ok(Some(Entered { entry, volume, session })) if in_time => {
+            info!("{}/{volume}: {client} connected", entry.config.name);
+            let order =
+                Order::Client { fd: descriptor, volume, parameters: session, description: client };
+            if !entry.hand_over(order) {
+                warn!("{}/{volume}: the resource has ended", entry.config.name);
+            }
+        }
+        Ok(Some(_)) | Ok(None) => socket.shutdown(),
+        Err(error) => {
+            debug!("NBD: {client}: {error}");
+            socket.shutdown();
+        }
+    }
+}
+
+async fn drive(
+    registry: &Rc<Registry>,
+    socket: &Socket,
+    client: &str,
+) -> std::io::Result<Option<Entered>> {
+    let mut negotiation = Negotiation::with_descriptions(listed(registry));
+    socket.write_all(Negotiation::greeting().to_vec()).await?;
+    let mut found = None;
+    let mut step = Step::Continue { send: Vec::new() };
+    loop {
+        step = match step {
+            Step::Continue { send } => {
+                if !send.is_empty() {
+                    socket.write_all(send).await?;
+                }
+                let (read, bytes) = socket.read(Vec::with_capacity(negotiation.wants())).await;
+                let read = read?;
+                if read == 0 {
+                    return Ok(None);
+                }
+                negotiation.feed(&bytes[..read])
+            }
+            Step::Lookup { name, go } => {
+                let answer = look_up(registry, &name, go, client).await;
+                found = answer.as_ref().ok().map(|(entry, volume, _)| (entry.clone(), *volume));
+                negotiation.answer(answer.map(|(_, _, info)| info))
+            }
+            Step::Enter { send, session } => {
+                if !send.is_empty() {
+                    socket.write_all(send).await?;
+                }
+                return Ok(found.map(|(entry, volume)| Entered { entry, volume, session }));
+            }
+            Step::Close { send, reason } => {
+                if !send.is_empty() {
+                    socket.write_all(send).await?;
+                }
+                debug!("NBD: {client}: {reason}");
+                return Ok(None);
+            }
+        };
+    }
+}
+
+/// All exports: `r0/0`, and `r0` where it has one volume.
+fn listed(registry: &Registry) -> Vec<ListedExport> {
+    let mut exports = Vec::new();
+    for entry in registry.chosen(None) {
+        let status = entry.status();
+        let name = &entry.config.name;
+        let mut list = |name: String, volume| {
+            exports.push(ListedExport { name, description: describe(&entry, &status, volume) });
+        };
+        for volume in &entry.config.volumes {
+            list(format!("{name}/{}", volume.number), volume.number);
+        }
+        if let [only] = entry.config.volumes.as_slice() {
+            list(name.clone(), only.number);
+        }
+    }
+    exports
+}
+
+fn describe(entry: &Entry, status: &Status, volume: VolumeNumber) -> String {
+    let serves = match status.role {
+        Role::Primary => "Primary, served here".to_owned(),
+        Role::Secondary | Role::Unknown => not_served(entry, status),
+    };
+    format!("{}/{volume} on {}: {serves}", status.name, status.node_name)
+}
+
+/// Who is Primary, and what to do.
+fn not_served(entry: &Entry, status: &Status) -> String {
+    let resource = &status.name;
+    let primary = status.connections.iter().find(|one| one.peer_role == Role::Primary);
+    match primary {
+        Some(peer) => format!("{} is Primary; connect there", peer.name),
+        None if entry.config.options.auto_promote => {
+            "Secondary; promoted when a client connects".to_owned()
+        }
+        None => format!("Secondary; `tandemadm primary {resource}` serves it here"),
+    }
+}
+
+/// Finds the volume that an export's name means.
+fn resolve(registry: &Registry, name: &str) -> Option<(Rc<Entry>, VolumeNumber)> {
+    let only_volume = |entry: Rc<Entry>| match entry.config.volumes.as_slice() {
+        [only] => Some((entry.clone(), only.number)),
+        _ => None,
+    };
+    if name.is_empty() {
+        // The default export: where there is no choice.
+        let mut all = registry.chosen(None);
+        let entry = all.pop()?;
+        return if all.is_empty() { only_volume(entry) } else { None };
+    }
+    match name.split_once('/') {
+        None => only_volume(registry.entry(name)?),
+        Some((resource, number)) => {
+            let entry = registry.entry(resource)?;
+            // Only the spelling that is listed: no signs, no leading zeroes.
+            let volume = entry.config.volumes.iter().find(|v| v.number.to_string() == number)?;
+            let number = volume.number;
+            Some((entry, number))
+        }
+    }
+}
+
+async fn look_up(
+    registry: &Rc<Registry>,
+    name: &str,
+    go: bool,
+    client: &str,
+) -> Result<(Rc<Entry>, VolumeNumber, ExportInfo), LookupError> {
+    let (entry, volume) = resolve(registry, name).ok_or(LookupError::Unknown)?;
+    if registry.is_closing() {
+        return Err(LookupError::Shutdown("this server is about to end".to_owned()));
+    }
+    let status = entry.status();
+    if go && status.role != Role::Primary && entry.config.options.auto_promote {
+        info!("{}: promoted for {client} (auto-promote)", entry.config.name);
+        entry.order(Command::Primary { force: None }).await.map_err(|refusal| {
+            LookupError::Policy(refusal.to_string().replace('\n', "; "))
+        })?;
+    }
+    let served = entry.ask(|reply| Order::Export { volume, reply }).await;
+    let status = entry.status();
+    let size = match served.unwrap_or_else(|refusal| Err(refusal.hint)) {
+        Ok(size) => size,
+        // A question is answered also where the export is not served: tools that list stop at the
+        // first refusal.
+        Err(_) if !go => {
+            let device = status.devices.iter().find(|device| device.volume == volume);
+            device.map_or(0, |device| device.size)
+        }
+        Err(why) if status.role == Role::Primary => return Err(LookupError::Policy(why)),
+        Err(_) => {
+            let why = format!("{}: {}", entry.config.name, not_served(&entry, &status));
+            return Err(LookupError::Policy(why));
+        }
+    };
+    let description = describe(&entry, &status, volume);
+    let block = BlockSizes::default();
+    Ok((entry, volume, ExportInfo { size, read_only: false, description, block }))
+}

@@ -1,0 +1,475 @@
+//! The resources that are up, and the orders that concern more than the state machine.
+//!
+//! Invariants:
+//! - Orders that make, change or end a resource (up, attach, connect, down) run one after the
+//!   other for each resource; other orders go straight to its data thread.
+//! - What a caller is told of a resource is never older than the answer to its own order.
+//! - Opening a disk never blocks the control thread.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Mutex, broadcast, oneshot};
+use tracing::{error, info, warn};
+
+use super::data_thread::{DataThread, DiskRequest, Order, Setup, Shell};
+use crate::config::{Definition, MetaDisk};
+use crate::control::{Path, Report};
+use crate::resource::{
+    AdminResult, Command, ConnectionState, DiskState, NodeId, Refusal, ResourceConfig, Status,
+    VolumeNumber,
+};
+
+/// Resources at most; each has a thread and a ring.
+const RESOURCES_MAX: usize = 256;
+/// An order that the state machine does not answer in this time has been lost.
+const ORDER_LIMIT: Duration = Duration::from_secs(120);
+/// How long fresh counters are waited for.
+const STATISTICS_LIMIT: Duration = Duration::from_secs(2);
+/// How long the end of one resource may take when the daemon ends.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
+/// Changes that a slow watcher may be behind before it is given whole snapshots instead.
+const CHANGES: usize = 64;
+
+/// What watchers are told.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    /// The resource was made, or its state has changed.
+    Status(Rc<Entry>, Arc<Status>),
+    /// It was taken down.
+    Gone(String),
+}
+
+/// A resource that is up.
+pub(crate) struct Entry {
+    /// What it was made from.
+    pub(crate) config: ResourceConfig,
+    thread: Rc<dyn DataThread>,
+    paths: Vec<Path>,
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// What the daemon was started with.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// This node's name.
+    pub(crate) node: String,
+    /// Where recordings go, if anything is recorded.
+    pub(crate) record: Option<PathBuf>,
+    /// What is known of disks.
+    pub(crate) state_dir: PathBuf,
+    /// The NBD socket, for people.
+    pub(crate) nbd_socket: PathBuf,
+}
+
+/// All resources of this node.
+pub(crate) struct Registry {
+    settings: Settings,
+    shell: Shell,
+    entries: RefCell<BTreeMap<String, Rc<Entry>>>,
+    locks: RefCell<BTreeMap<String, Rc<Mutex<()>>>>,
+    changes: broadcast::Sender<Change>,
+    closing: Cell<bool>,
+}
+
+/// A refusal by the shell.
+fn refusal(code: i32, text: impl Into<String>, hint: impl Into<String>) -> Refusal {
+    Refusal { code, text: text.into(), hint: hint.into() }
+}
+
+fn not_up(resource: &str) -> Refusal {
+    refusal(158, "Unknown resource", format!("{resource} is not up: `tandemadm up {resource}`."))
+}
+
+fn ended(resource: &str) -> Refusal {
+    let hint = format!("the resource has stopped: `tandemadm why {resource}`, and tandemd's log.");
+    refusal(-21, "Interrupted state change", hint)
+}
+
+impl Registry {
+    /// Nothing is up.
+    pub(crate) fn new(settings: Settings, shell: Shell) -> Rc<Self> {
+        Rc::new(Self {
+            settings,
+            shell,
+            entries: RefCell::default(),
+            locks: RefCell::default(),
+            changes: broadcast::channel(CHANGES).0,
+            closing: Cell::new(false),
+        })
+    }
+
+    /// The daemon is about to end: nothing new is begun.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    /// A resource that is up.
+    pub(crate) fn entry(&self, resource: &str) -> Option<Rc<Entry>> {
+        self.entries.borrow().get(resource).cloned()
+    }
+
+    /// All that is up, or the one that is asked for, by name.
+    pub(crate) fn chosen(&self, resource: Option<&str>) -> Vec<Rc<Entry>> {
+        let entries = self.entries.borrow();
+        let wanted = |name: &str| resource.is_none_or(|one| one == name);
+        entries.iter().filter(|(name, _)| wanted(name)).map(|(_, entry)| entry.clone()).collect()
+    }
+
+    /// Every later change of any resource.
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    fn lock(&self, resource: &str) -> Rc<Mutex<()>> {
+        let mut locks = self.locks.borrow_mut();
+        let entries = self.entries.borrow();
+        locks.retain(|name, lock| entries.contains_key(name) || Rc::strong_count(lock) > 1);
+        locks.entry(resource.to_owned()).or_default().clone()
+    }
+
+    fn check(&self, definition: &Definition) -> Result<ResourceConfig, Refusal> {
+        definition
+            .for_node(&self.settings.node)
+            .map_err(|why| refusal(162, "Invalid configuration request", why))
+    }
+
+    /// Makes the resource if it is not there, attaches what is not attached, dials.
+    ///
+    /// # Errors
+    /// The definition does not fit, a port is taken, or a disk cannot be attached: then the
+    /// resource is up, Diskless and unconnected.
+    pub(crate) async fn up(self: &Rc<Self>, definition: &Definition) -> AdminResult {
+        let config = self.check(definition)?;
+        let lock = self.lock(&config.name);
+        let _guard = lock.lock().await;
+        let entry = match self.entry(&config.name) {
+            Some(entry) if entry.config == config => entry,
+            Some(_) => {
+                let hint = format!(
+                    "{0} is up with another configuration: `tandemadm down {0}`, `tandemadm up {0}`.",
+                    config.name
+                );
+                return Err(refusal(174, "Already exists", hint));
+            }
+            None => self.make(definition, config)?,
+        };
+        let disks = entry.config.volumes.iter().filter(|volume| volume.disk != "none");
+        for volume in disks.map(|volume| volume.number) {
+            if entry.disk_state(volume) == DiskState::Diskless {
+                self.open_and_attach(&entry, definition, volume).await?;
+            }
+        }
+        for peer in entry.config.peers.iter().map(|peer| peer.node_id) {
+            if entry.connection_state(peer) == ConnectionState::StandAlone {
+                let command =
+                    Command::Connect { peer, discard_my_data: false, tentative: false };
+                entry.order(command).await?;
+            }
+        }
+        Ok(String::new())
+    }
+
+    fn make(
+        self: &Rc<Self>,
+        definition: &Definition,
+        config: ResourceConfig,
+    ) -> Result<Rc<Entry>, Refusal> {
+        if self.closing.get() {
+            return Err(refusal(-21, "Interrupted state change", "tandemd is about to end."));
+        }
+        if self.entries.borrow().len() >= RESOURCES_MAX {
+            let hint = format!("this tandemd runs {RESOURCES_MAX} resources already.");
+            return Err(refusal(122, "Out of memory", hint));
+        }
+        let name = config.name.clone();
+        let invalid = || refusal(162, "Invalid configuration request", "the own host is missing");
+        let local = definition.local(&self.settings.node).ok_or_else(invalid)?.address;
+        let peers: Vec<(NodeId, std::net::SocketAddr)> = definition
+            .peers(&self.settings.node)
+            .map(|host| (host.node_id, host.address))
+            .collect();
+        let setup = Setup {
+            config: config.clone(),
+            local,
+            peers: peers.clone(),
+            record: self.settings.record.as_ref().map(|dir| dir.join(format!("{name}.record"))),
+            seed: seed().map_err(|error| {
+                refusal(122, "Out of memory", format!("no random numbers: {error}"))
+            })?,
+        };
+        let thread = (self.shell.spawn)(setup).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                refusal(102, "Local address(port) already in use.", format!("{local}: {error}"))
+            }
+            _ => refusal(122, "Out of memory", format!("the data thread did not start: {error}")),
+        })?;
+        let paths = peers
+            .into_iter()
+            .map(|(peer_node_id, remote)| Path { peer_node_id, local, remote })
+            .collect();
+        let entry = Rc::new(Entry { config, thread, paths });
+        self.entries.borrow_mut().insert(name.clone(), entry.clone());
+        info!("{name}: up, listening on {local}");
+        self.forward(&entry);
+        Ok(entry)
+    }
+
+    /// Passes the resource's snapshots on to all watchers, until its thread ends.
+    fn forward(self: &Rc<Self>, entry: &Rc<Entry>) {
+        let (changes, entry) = (self.changes.clone(), entry.clone());
+        let mut snapshots = entry.thread.subscribe();
+        // No watcher is no error: a send to nobody fails and is meant to.
+        let _ = changes.send(Change::Status(entry.clone(), entry.thread.status()));
+        tokio_uring::spawn(async move {
+            loop {
+                let status = match snapshots.recv().await {
+                    Ok(status) => status,
+                    Err(broadcast::error::RecvError::Lagged(_)) => entry.thread.status(),
+                    Err(broadcast::error::RecvError::Closed) => break,
+                };
+                let _ = changes.send(Change::Status(entry.clone(), status));
+            }
+        });
+    }
+
+    /// Attaches one volume's disk.
+    ///
+    /// # Errors
+    /// The resource is not up, the disk is attached, or it cannot be.
+    pub(crate) async fn attach(
+        self: &Rc<Self>,
+        definition: &Definition,
+        volume: VolumeNumber,
+    ) -> AdminResult {
+        let config = self.check(definition)?;
+        let lock = self.lock(&config.name);
+        let _guard = lock.lock().await;
+        let entry = self.entry(&config.name).ok_or_else(|| not_up(&config.name))?;
+        if entry.disk_state(volume) != DiskState::Diskless {
+            let hint = format!("`tandemadm detach {}/{volume}` lets go of it.", config.name);
+            return Err(refusal(124, "Device is attached to a disk (use detach first)", hint));
+        }
+        self.open_and_attach(&entry, definition, volume).await?;
+        Ok(entry.changed_since_up(&config))
+    }
+
+    async fn open_and_attach(
+        &self,
+        entry: &Entry,
+        definition: &Definition,
+        volume: VolumeNumber,
+    ) -> AdminResult {
+        let own = definition.local(&self.settings.node).and_then(|own| own.volumes.get(&volume));
+        let own = own.ok_or_else(|| refusal(127, "Device minor not allocated", "no such volume"))?;
+        let Some(disk) = own.disk.clone() else {
+            let hint = "the configuration says `disk none` for this node.";
+            return Err(refusal(138, "Device does not have a disk-config", hint));
+        };
+        let request = DiskRequest {
+            resource: entry.config.name.clone(),
+            volume,
+            node_id: entry.config.node_id,
+            peers: entry.config.peers.iter().map(|peer| peer.node_id).collect(),
+            disk,
+            meta_disk: match &own.meta_disk {
+                MetaDisk::Internal => None,
+                MetaDisk::External { path } => Some(path.clone()),
+            },
+            state_dir: self.settings.state_dir.clone(),
+        };
+        let open = self.shell.open.clone();
+        let name = &entry.config.name;
+        let opened = tokio::task::spawn_blocking(move || open(request)).await;
+        let disk = opened.map_err(|_| ended(name))?.inspect_err(|refusal| {
+            warn!("{name}/{volume}: attach failed: ({}) {}", refusal.code, refusal.text);
+        })?;
+        entry.ask(|reply| Order::Attach { volume, disk, reply }).await?
+    }
+
+    /// Dials a peer.
+    ///
+    /// # Errors
+    /// The resource is not up, or the state machine refuses.
+    pub(crate) async fn connect(
+        self: &Rc<Self>,
+        definition: &Definition,
+        command: Command,
+    ) -> AdminResult {
+        let config = self.check(definition)?;
+        let lock = self.lock(&config.name);
+        let _guard = lock.lock().await;
+        let entry = self.entry(&config.name).ok_or_else(|| not_up(&config.name))?;
+        let mut text = entry.order(command).await?;
+        let changed = entry.changed_since_up(&config);
+        if !changed.is_empty() && !text.is_empty() {
+            text.push('\n');
+        }
+        Ok(text + &changed)
+    }
+
+    /// Takes a resource down; nothing to do is done.
+    ///
+    /// # Errors
+    /// The state machine refuses: a client is connected, or this is the only good copy.
+    pub(crate) async fn down(self: &Rc<Self>, resource: &str) -> AdminResult {
+        let lock = self.lock(resource);
+        let _guard = lock.lock().await;
+        let Some(entry) = self.entry(resource) else {
+            return Ok(String::new());
+        };
+        let text = match entry.order(Command::Down { shutdown: false }).await {
+            Ok(text) => text,
+            // A resource that panicked cannot say goodbye; it can be removed.
+            Err(refusal) if refusal.code == -21 => refusal.hint,
+            Err(refusal) => return Err(refusal),
+        };
+        self.remove(&entry).await;
+        Ok(text)
+    }
+
+    async fn remove(&self, entry: &Rc<Entry>) {
+        let name = &entry.config.name;
+        let stopped = entry.ask(|reply| Order::Stop { reply });
+        if tokio::time::timeout(SHUTDOWN_LIMIT, stopped).await.is_err() {
+            error!("{name}: the data thread did not end in {} s", SHUTDOWN_LIMIT.as_secs());
+        }
+        self.entries.borrow_mut().remove(name);
+        let _ = self.changes.send(Change::Gone(name.clone()));
+        info!("{name}: down");
+    }
+
+    /// An order for the state machine of a resource that is up.
+    ///
+    /// # Errors
+    /// The resource is not up, or the state machine refuses.
+    pub(crate) async fn order(&self, resource: &str, command: Command) -> AdminResult {
+        let entry = self.entry(resource).ok_or_else(|| not_up(resource))?;
+        entry.order(command).await
+    }
+
+    /// A report with fresh counters.
+    pub(crate) async fn report(&self, entry: &Entry) -> Report {
+        let fresh = entry.ask(|reply| Order::Statistics { reply });
+        match tokio::time::timeout(STATISTICS_LIMIT, fresh).await {
+            Ok(Ok(status)) => self.report_of(entry, status),
+            Ok(Err(_)) | Err(_) => self.report_of(entry, (*entry.thread.status()).clone()),
+        }
+    }
+
+    /// A report of this snapshot.
+    pub(crate) fn report_of(&self, entry: &Entry, status: Status) -> Report {
+        Report {
+            status,
+            paths: entry.paths.clone(),
+            auto_promote: entry.config.options.auto_promote,
+            nbd_socket: self.settings.nbd_socket.display().to_string(),
+            taken_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        }
+    }
+
+    /// Ends every resource in order, all at once, each in bounded time.
+    pub(crate) async fn shut_down(self: &Rc<Self>) {
+        self.closing.set(true);
+        let ends: Vec<_> = self
+            .chosen(None)
+            .into_iter()
+            .map(|entry| {
+                let registry = self.clone();
+                tokio_uring::spawn(async move {
+                    let name = entry.config.name.clone();
+                    let down = entry.order(Command::Down { shutdown: true });
+                    match tokio::time::timeout(SHUTDOWN_LIMIT, down).await {
+                        Ok(Ok(_)) => {}
+                        Ok(Err(refusal)) => error!("{name}: not taken down in order: {refusal}"),
+                        Err(_) => error!(
+                            "{name}: not taken down in {} s: the next attach recovers",
+                            SHUTDOWN_LIMIT.as_secs()
+                        ),
+                    }
+                    registry.remove(&entry).await;
+                })
+            })
+            .collect();
+        for end in ends {
+            if end.await.is_err() {
+                error!("the end of a resource failed");
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// The newest snapshot.
+    pub(crate) fn status(&self) -> Arc<Status> {
+        self.thread.status()
+    }
+
+    /// Hands something to the data thread that is not answered.
+    pub(crate) fn hand_over(&self, order: Order) -> bool {
+        self.thread.send(order).is_ok()
+    }
+
+    /// Asks the data thread.
+    pub(crate) async fn ask<T>(
+        &self,
+        order: impl FnOnce(oneshot::Sender<T>) -> Order,
+    ) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.thread.send(order(reply)).map_err(|_| ended(&self.config.name))?;
+        answer.await.map_err(|_| ended(&self.config.name))
+    }
+
+    /// An order for the state machine.
+    pub(crate) async fn order(&self, command: Command) -> AdminResult {
+        let answer = self.ask(|reply| Order::Admin { command, reply });
+        match tokio::time::timeout(ORDER_LIMIT, answer).await {
+            Ok(answer) => answer?,
+            Err(_) => {
+                let hint = format!("`tandemadm why {}`, and tandemd's log.", self.config.name);
+                Err(refusal(-23, "Timeout in operation", hint))
+            }
+        }
+    }
+
+    fn disk_state(&self, volume: VolumeNumber) -> DiskState {
+        let status = self.thread.status();
+        let device = status.devices.iter().find(|device| device.volume == volume);
+        device.map_or(DiskState::Diskless, |device| device.disk_state)
+    }
+
+    fn connection_state(&self, peer: NodeId) -> ConnectionState {
+        let status = self.thread.status();
+        let one = status.connections.iter().find(|one| one.peer_node_id == peer);
+        one.map_or(ConnectionState::StandAlone, |one| one.connection_state)
+    }
+
+    /// What a person is told whose configuration is newer than the running resource.
+    fn changed_since_up(&self, config: &ResourceConfig) -> String {
+        match *config == self.config {
+            true => String::new(),
+            false => format!(
+                "the configuration of {0} has changed since `up`; what changed acts after \
+                 `tandemadm down {0}`, `tandemadm up {0}`.",
+                config.name
+            ),
+        }
+    }
+}
+
+/// A number from the system's random source.
+pub(super) fn seed() -> std::io::Result<u64> {
+    use std::io::Read;
+    let mut bytes = [0; 8];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_be_bytes(bytes))
+}
