@@ -33,6 +33,14 @@ impl Resource {
         if superblock.effective_size > disk.data_size {
             return self.reply(id, Err(refuse(170, "The disk is smaller than the data it held.")));
         }
+        let slots = &superblock.peers;
+        let taken = |peer: NodeId| slots.iter().any(|slot| slot.node_id == Some(peer));
+        let missing = self.connections.iter().filter(|c| !taken(c.peer)).count();
+        if slots.iter().filter(|slot| slot.node_id.is_none()).count() < missing {
+            let hint = "The metadata has no free slot for the peer's node-id: it was made for \
+                        other peers. create-md makes it anew (a full sync follows).";
+            return self.reply(id, Err(refuse(171, hint)));
+        }
         for note in &disk.meta.notes {
             let text = format!("{}{note}", self.of_volume(volume));
             self.log(LogLevel::Warning, text);
@@ -131,7 +139,8 @@ impl Resource {
         let open = self.connections.iter().any(|c| c.stage == Stage::Open);
         let bits: u64 =
             self.connections.iter().map(|c| c.peer_devices[&volume].bitmap.count()).sum();
-        self.set_disk(volume, state);
+        // While a session is open the peer is asked before anything is read from this disk.
+        self.set_disk(volume, if open { DiskState::Negotiating } else { state });
         let text = format!(
             "{}attached to current UUID {uuid:016X}; {} KB ({bits} bits) marked out-of-sync",
             self.of_volume(volume),

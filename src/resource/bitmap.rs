@@ -85,7 +85,7 @@ impl Bitmap {
         while at < end {
             let page = page_of(at);
             let stop = end.min(page_end(page));
-            let newly = stop - at - count_range(&self.words, at, stop);
+            let newly = stop - at - self.count_in_page(page, at, stop);
             if newly > 0 {
                 fill_range(&mut self.words, at, stop);
                 self.gained(page, newly);
@@ -102,12 +102,10 @@ impl Bitmap {
         while at < end {
             let page = page_of(at);
             let stop = end.min(page_end(page));
-            if self.page_counts[page] > 0 {
-                let cleared = count_range(&self.words, at, stop);
-                if cleared > 0 {
-                    wipe_range(&mut self.words, at, stop);
-                    self.lost(page, cleared);
-                }
+            let cleared = self.count_in_page(page, at, stop);
+            if cleared > 0 {
+                wipe_range(&mut self.words, at, stop);
+                self.lost(page, cleared);
             }
             at = stop;
         }
@@ -133,11 +131,7 @@ impl Bitmap {
         while at < end {
             let page = page_of(at);
             let stop = end.min(page_end(page));
-            total += if stop - at == PAGE_BITS || self.page_counts[page] == 0 {
-                u64::from(self.page_counts[page])
-            } else {
-                count_range(&self.words, at, stop)
-            };
+            total += self.count_in_page(page, at, stop);
             at = stop;
         }
         total
@@ -291,6 +285,17 @@ impl Bitmap {
         if left >= WORD_BITS { !0 } else { !(!0 << left) }
     }
 
+    /// Set bits of `at..stop`, a non-empty part of `page`: without a look at them where the page is
+    /// empty, full, or asked for as a whole.
+    fn count_in_page(&self, page: usize, at: u64, stop: u64) -> u64 {
+        match u64::from(self.page_counts[page]) {
+            0 => 0,
+            PAGE_BITS => stop - at,
+            count if stop - at == PAGE_BITS => count,
+            _ => count_range(&self.words, at, stop),
+        }
+    }
+
     fn gained(&mut self, page: usize, bits: u64) {
         self.count += bits;
         self.page_counts[page] += page_bits(bits);
@@ -362,7 +367,7 @@ fn page_bits(bits: u64) -> u32 {
 }
 
 fn word_of(first_block: u64) -> usize {
-    assert!(first_block % WORD_BITS == 0, "block {first_block} does not start a word");
+    assert!(first_block.is_multiple_of(WORD_BITS), "block {first_block} does not start a word");
     index(first_block / WORD_BITS)
 }
 
@@ -446,4 +451,5 @@ fn first_one(words: &[u64], first: u64, end: u64, flip: u64) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[path = "bitmap/tests.rs"] // Named, for benches/micro.rs takes this file in.
 mod tests;

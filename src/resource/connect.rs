@@ -48,7 +48,7 @@ impl Resource {
     }
 
     /// The next attempt, after the pause that its turn has.
-    fn dial_later(&mut self, c: usize) {
+    pub(crate) fn dial_later(&mut self, c: usize) {
         let limit = self.config.options.connect_int_ms;
         let connection = &mut self.connections[c];
         let pause =
@@ -323,16 +323,9 @@ impl Resource {
                 if !known {
                     self.set_connection(c, ConnectionState::Connecting, reason);
                 }
-                self.gap_attempt_failed();
+                self.gap_answered(false);
             }
             self.dial_if_idle(c);
-        }
-    }
-
-    fn gap_attempt_failed(&mut self) {
-        if self.gap {
-            self.gap = false;
-            self.changed();
         }
     }
 

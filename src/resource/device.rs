@@ -156,6 +156,8 @@ pub(crate) struct Device {
     pub(crate) flush: Option<Flush>,
     pub(crate) next_flush: Option<(Vec<u64>, Vec<Then>)>,
     pub(crate) loss: Loss,
+    /// After the loss sequence a new current UUID is due even without a waiting reply.
+    pub(crate) bump_due: bool,
     /// The loss sequence shall set SURVIVED.
     pub(crate) survives: bool,
     /// A new current UUID is being made durable, here or on the peer that has the only disk.
@@ -191,6 +193,7 @@ impl Device {
             flush: None,
             next_flush: None,
             loss: Loss::None,
+            bump_due: false,
             survives: false,
             bumping: false,
             waiting_alone: VecDeque::new(),
@@ -215,6 +218,14 @@ impl Device {
                     | DiskState::Consistent
                     | DiskState::UpToDate
             )
+    }
+
+    /// What the handshake says of the disk: while it is Negotiating, what its flags say.
+    pub(crate) fn asked_state(&self) -> DiskState {
+        match &self.backing {
+            Some(backing) if self.disk == DiskState::Negotiating => backing.resting_state(),
+            _ => self.disk,
+        }
     }
 
     /// The rollback number of the disk, `None` without a disk or after damage.

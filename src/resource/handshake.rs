@@ -115,7 +115,8 @@ impl Resource {
     fn volume_info(&self, c: usize, volume: VolumeNumber) -> VolumeInfo {
         let device = &self.devices[&volume];
         let peer = &self.connections[c].peer_devices[&volume];
-        let Some(backing) = device.backing.as_ref().filter(|_| device.writable()) else {
+        let asked = device.writable() || device.disk == DiskState::Negotiating;
+        let Some(backing) = device.backing.as_ref().filter(|_| asked) else {
             return VolumeInfo {
                 volume,
                 disk: DiskState::Diskless,
@@ -140,7 +141,7 @@ impl Resource {
         let slot = peer.slot.map(|slot| &superblock.peers[slot as usize]);
         VolumeInfo {
             volume,
-            disk: device.disk,
+            disk: device.asked_state(),
             data_size: backing.data_size,
             effective_size: superblock.effective_size,
             size_used: backing.has(crate::meta::DeviceFlags::SIZE_USED),
@@ -259,15 +260,8 @@ impl Resource {
         self.connections[c].stage = Stage::Opening;
         self.connections[c].stage_since = self.now;
         self.set_peer_role(c, peer.role);
-        if self.gap && (peer.role == Role::Primary) {
-            let text = format!(
-                "{}: the peer has become Primary while this node was frozen; exports stay closed",
-                self.config.name
-            );
-            self.log(LogLevel::Error, text);
-        } else {
-            self.gap = false;
-        }
+        let newer = verdicts.iter().any(|(.., r)| matches!(r, Resolution::Target { .. }));
+        self.gap_answered(newer || peer.role == Role::Primary);
         self.changed();
         for (volume, info, resolution) in verdicts {
             self.carry_out(c, volume, info, &resolution);
@@ -307,6 +301,12 @@ impl Resource {
         renegotiating: bool,
     ) -> (Resolution, String) {
         let role = self.role;
+        // A disk attached in an open session is never source (model.md R15).
+        let before = self.connections[c].peer_devices[&volume_of(info)].peer_disk;
+        let attaching_own = self.devices[&volume_of(info)].disk == DiskState::Negotiating;
+        let attaching_peer = renegotiating
+            && before < DiskState::Inconsistent
+            && info.disk >= DiskState::Inconsistent;
         let situation = Situation {
             own,
             own_role: role,
@@ -318,9 +318,16 @@ impl Resource {
             peer_tie: peer.tie,
             peer_discard: peer.discard_my_data,
             peer_node: self.connections[c].peer,
-            open_session: renegotiating,
+            attaching_own,
+            attaching_peer,
         };
-        super::split_brain::judge(&situation, &self.config.options)
+        let (resolution, words) = super::split_brain::judge(&situation, &self.config.options);
+        let refused = matches!(resolution, Resolution::Refuse(_) | Resolution::Retry(_));
+        if refused && (attaching_own || attaching_peer) {
+            // The disk is refused, not the connection that may serve a Primary's clients.
+            return (Resolution::RefuseDisk { own: attaching_own }, words);
+        }
+        (resolution, words)
     }
 
     /// This node refuses the connection: the peer is told, both end StandAlone.
@@ -359,7 +366,11 @@ impl Resource {
         self.log(LogLevel::Error, text);
         self.connections[c].detail = format!("rule {}: {}", refused.rule, refused.text);
         self.connections[c].discard_my_data = false;
-        self.gap = false;
+        let newer = matches!(
+            refused.reason,
+            Reason::SplitBrain | Reason::ResyncRefused | Reason::UnrelatedData
+        );
+        self.gap_answered(newer);
         self.end_connection(c, refused.reason);
     }
 
@@ -378,6 +389,18 @@ impl Resource {
         info: VolumeInfo,
         resolution: &Resolution,
     ) {
+        let mut info = info;
+        if let Resolution::RefuseDisk { own } = resolution {
+            if *own {
+                let error = super::DiskError::Metadata;
+                self.disk_failed(volume, error, "attach: the peer's verdict was a refusal;");
+            } else {
+                info.disk = DiskState::Diskless;
+            }
+        } else if self.device(volume).disk == DiskState::Negotiating {
+            let state = self.device(volume).asked_state();
+            self.set_disk(volume, state);
+        }
         let (side, full) = match resolution {
             Resolution::Source { full } => (Side::Source, *full),
             Resolution::Target { full } => (Side::Target, *full),
@@ -391,6 +414,10 @@ impl Resource {
         self.set_peer_disk(c, volume, disk);
         self.begin_opening(c, volume);
     }
+}
+
+fn volume_of(info: &VolumeInfo) -> VolumeNumber {
+    info.volume
 }
 
 /// A refusal.

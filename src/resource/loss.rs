@@ -24,15 +24,30 @@ impl Resource {
         reason: Reason,
         detail: String,
     ) {
+        use super::connection::Leaving;
+        let own_leave = matches!(
+            self.connections[c].leaving,
+            Some(Leaving::Preparing { .. } | Leaving::Asked { .. })
+        );
+        if own_leave && self.leave_ended(c) {
+            return;
+        }
         if let Some(socket) = self.connections[c].active.take() {
             self.connections[c].sockets.remove(&socket);
             self.emit(Action::CloseSocket { socket, linger: false });
         }
+        let was_open = self.connections[c].state == ConnectionState::Connected;
         self.connections[c].detail = detail;
         self.set_connection(c, through, reason);
         self.session_over(c, true);
         self.set_connection(c, ConnectionState::Unconnected, reason);
-        self.start_dialling(c);
+        if was_open {
+            self.start_dialling(c);
+        } else {
+            // A handshake that fails again and again is not a reason to dial without a pause.
+            self.set_connection(c, ConnectionState::Connecting, reason);
+            self.dial_later(c);
+        }
     }
 
     /// Everything that the session carried is settled. `lost`: not an orderly leave.
@@ -85,6 +100,15 @@ impl Resource {
         self.set_replication(c, volume, ReplicationState::Off);
         if !outdated {
             self.set_peer_disk(c, volume, DiskState::DUnknown);
+        }
+        if self.device(volume).disk == DiskState::Negotiating {
+            // Nobody has said whether this disk may be used: a Primary goes on without it.
+            if self.role == Role::Primary {
+                self.disk_failed(volume, DiskError::Metadata, "attach: the peer was lost;");
+            } else {
+                let state = self.device(volume).asked_state();
+                self.set_disk(volume, state);
+            }
         }
         let device = self.device(volume);
         device.peer_keeps_uuid = false;
@@ -139,6 +163,9 @@ impl Resource {
     pub(crate) fn loss_marked(&mut self, volume: VolumeNumber) {
         if self.device(volume).loss == Loss::Marking {
             self.device(volume).loss = Loss::None;
+            if std::mem::take(&mut self.device(volume).bump_due) {
+                self.alone_is_recorded(volume);
+            }
             self.after_alone(volume);
         }
     }
@@ -303,7 +330,11 @@ impl Resource {
         let text = format!("{}{note}; on-io-error detach", self.of_volume(volume));
         self.log(LogLevel::Error, text);
         self.device(volume).note = note;
+        let attaching = self.device(volume).disk == DiskState::Attaching;
         self.set_disk(volume, DiskState::Failed);
+        if attaching {
+            self.finish(Err(super::order::refuse(118, "The disk failed while it was attached.")));
+        }
         self.leave_disk(volume);
     }
 
@@ -311,6 +342,7 @@ impl Resource {
     pub(crate) fn leave_disk(&mut self, volume: VolumeNumber) {
         let device = self.device(volume);
         device.loss = Loss::None;
+        device.bump_due = false;
         device.bumping = false;
         device.peer_keeps_uuid = false;
         for c in self.peers() {

@@ -157,6 +157,17 @@ pub(crate) enum Pending {
     Seen { c: usize, number: u64 },
 }
 
+/// After the process did not run for longer than ping-timeout while Primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gap {
+    /// Nothing is in question.
+    None,
+    /// The peer is asked first.
+    Asking,
+    /// The peer is Primary or newer: closed until `secondary`.
+    Closed,
+}
+
 /// A resource on one node.
 #[derive(Debug)]
 pub struct Resource {
@@ -184,7 +195,7 @@ pub struct Resource {
     orders: VecDeque<Order>,
     running: Option<Running>,
     /// After a gap: nothing runs until a peer has answered or one attempt has failed.
-    gap: bool,
+    gap: Gap,
     /// New requests are not admitted: a demotion, detach or leave drains.
     draining: bool,
     version: u64,
@@ -222,7 +233,7 @@ impl Resource {
             next_lock: 0,
             orders: VecDeque::new(),
             running: None,
-            gap: false,
+            gap: Gap::None,
             draining: false,
             version: 1,
             config,
@@ -303,7 +314,7 @@ impl Resource {
         let Some(device) = self.devices.get(&volume) else {
             return Err(format!("{name} has no volume {volume}"));
         };
-        if self.gap {
+        if self.gap != Gap::None {
             return Err(format!("{name} was frozen and asks its peer before it serves again"));
         }
         if self.role != Role::Primary || self.draining {

@@ -267,6 +267,7 @@ pub(crate) fn refuse(code: i32, hint: &str) -> Refusal {
         125 => "Device has a net-config (use disconnect first)",
         127 => "Device minor not allocated",
         150 => "Can only attach to the data we lost last (see \"exposed data uuid\")",
+        171 => "Invalid peer-node-id",
         170 => "Implicit device shrinking not allowed",
         _ => "Invalid configuration request",
     };

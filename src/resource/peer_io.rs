@@ -9,8 +9,8 @@
 
 use super::connection::{PeerWrite, SentKind, Stage};
 use super::{
-    Action, BLOCK_SIZE, DiskError, DiskState, Payload, Pending, ReplicationState, Resource,
-    SocketId, VolumeNumber,
+    Action, DiskError, DiskState, Payload, Pending, ReplicationState, Resource, SocketId,
+    VolumeNumber,
 };
 use crate::wire::{Packet, ZeroMode};
 
@@ -34,7 +34,7 @@ impl Resource {
             }
             Packet::WriteAck { volume, sequence } => self.ack(c, volume, sequence, true),
             Packet::NegAck { volume, sequence } => {
-                self.set_peer_disk(c, volume, DiskState::Failed);
+                self.peer_disk_failed(c, volume);
                 self.ack(c, volume, sequence, false)
             }
             Packet::Flush { volume, sequence } => {
@@ -49,7 +49,7 @@ impl Resource {
             Packet::FlushAck { volume, sequence, ok } => {
                 let Some(sent) = self.connections[c].sent.remove(&sequence) else { return false };
                 if !ok {
-                    self.set_peer_disk(c, volume, DiskState::Failed);
+                    self.peer_disk_failed(c, volume);
                 }
                 self.peer_flush_done(c, volume, sent.epoch, ok);
                 true
@@ -370,27 +370,42 @@ impl Resource {
         }
         let old = self.connections[c].peer_devices[&volume].peer_disk;
         self.set_peer_disk(c, volume, disk);
-        let gone = |disk: DiskState| disk < DiskState::Inconsistent;
-        if gone(disk) && !gone(old) {
-            // What the peer had acknowledged and not flushed may be gone with its disk.
-            let runs = self.peer_device(c, volume).transfer_log.drain();
-            for (first, count) in runs {
-                self.peer_device(c, volume).bitmap.set(first, count);
-            }
-            self.peer_device(c, volume).target = None;
-            self.peer_device(c, volume).source = None;
-            self.drop_resync_locks(c, volume);
-            if self.connections[c].stage == Stage::Open {
-                self.set_replication(c, volume, ReplicationState::Established);
-            }
-            let lone = self.role == super::Role::Primary && self.devices[&volume].writable();
-            if lone {
-                // An answered but unflushed write whose other disk has failed rests on one disk.
-                self.flush_for(volume, None, None);
-                self.alone_is_recorded(volume);
-            }
+        if old >= DiskState::Inconsistent && disk < DiskState::Inconsistent {
+            self.peer_disk_gone(c, volume);
         }
-        let _ = BLOCK_SIZE;
+    }
+
+    /// The peer answered that its disk failed, before it told its state.
+    fn peer_disk_failed(&mut self, c: usize, volume: VolumeNumber) {
+        if self.connections[c].peer_devices[&volume].peer_disk >= DiskState::Inconsistent {
+            self.set_peer_disk(c, volume, DiskState::Failed);
+            self.peer_disk_gone(c, volume);
+        }
+    }
+
+    /// The peer's disk failed or was let go of in an open session: what it had acknowledged and not
+    /// flushed becomes bits, and an answered write may rest on this disk alone now: the loss
+    /// sequence runs, with a new current UUID if there is such a write.
+    pub(crate) fn peer_disk_gone(&mut self, c: usize, volume: VolumeNumber) {
+        let runs = self.peer_device(c, volume).transfer_log.drain();
+        let unflushed = !runs.is_empty();
+        for (first, count) in runs {
+            self.peer_device(c, volume).bitmap.set(first, count);
+        }
+        let source = self.peer_device(c, volume).source.take().is_some();
+        let target = self.peer_device(c, volume).target.take().is_some();
+        self.drop_resync_locks(c, volume);
+        if self.connections[c].stage == Stage::Open && (source || target) {
+            self.set_replication(c, volume, ReplicationState::Established);
+        }
+        let primary = self.role == super::Role::Primary;
+        let device = self.device(volume);
+        if device.disk == DiskState::UpToDate && device.loss == super::device::Loss::None {
+            device.survives = true;
+            device.bump_due |= unflushed && primary;
+            device.loss = super::device::Loss::Draining;
+            self.pump_loss(volume);
+        }
     }
 }
 

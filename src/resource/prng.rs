@@ -77,4 +77,5 @@ fn split_mix(state: &mut u64) -> u64 {
 }
 
 #[cfg(test)]
+#[path = "prng/tests.rs"] // Named, for benches/micro.rs takes this file in.
 mod tests;

@@ -11,10 +11,9 @@
 use super::connection::{SentKind, Stage};
 use super::order::{Step, refuse};
 use super::{
-    Action, Command, DiskState, Force, LogLevel, Refusal, ReplicationState, Resource, Role, Then,
-    VolumeNumber,
+    Action, Command, DiskState, Force, LogLevel, Refusal, Resource, Role, Then, VolumeNumber,
 };
-use crate::meta::{BitmapState, DeviceFlags, HISTORY};
+use crate::meta::{BitmapState, DeviceFlags};
 use crate::wire::Packet;
 
 impl Resource {
@@ -224,16 +223,15 @@ impl Resource {
         superblock.current_uuid = uuid;
         superblock.generation_time = wall;
         superblock.generation_node = node;
-        if device.disk != DiskState::Inconsistent {
-            superblock.history = superblock.history.map(|old| old);
-        }
-        debug_assert_eq!(superblock.history.len(), HISTORY);
         for slot in &mut superblock.peers {
             slot.bitmap_uuid = 0;
         }
         backing.crashed = false;
         backing.flags(
-            DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE | DeviceFlags::SURVIVED,
+            DeviceFlags::CONSISTENT
+                | DeviceFlags::WAS_UP_TO_DATE
+                | DeviceFlags::SURVIVED
+                | DeviceFlags::SIZE_USED,
             DeviceFlags::OUTDATED | DeviceFlags::INVALIDATED,
         );
         self.log(LogLevel::Warning, format!("{prefix}forced: current UUID {uuid:016X}"));
@@ -265,7 +263,7 @@ impl Resource {
 
     pub(crate) fn secondary(&mut self, id: u64, force: bool) {
         if self.role != Role::Primary {
-            self.gap = false;
+            self.gap = super::Gap::None;
             return self.reply(id, Ok(String::new()));
         }
         if let Err(refusal) = self.close_clients(force) {
@@ -358,7 +356,7 @@ impl Resource {
     }
 
     pub(crate) fn demoted(&mut self) {
-        self.gap = false;
+        self.gap = super::Gap::None;
         self.set_role(Role::Secondary);
         for key in std::mem::take(&mut self.held) {
             if let Some(request) = self.requests.remove(key) {
@@ -374,6 +372,5 @@ impl Resource {
             Some(Command::Down { shutdown }) => self.leave_all(shutdown),
             _ => self.finish(Ok(String::new())),
         }
-        let _ = ReplicationState::Off;
     }
 }

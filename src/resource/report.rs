@@ -15,7 +15,7 @@ impl Resource {
             node_name: self.config.node_name.clone(),
             role: self.role,
             suspended_no_space: self.devices.values().any(|device| !device.no_space.is_empty()),
-            suspended_gap: self.gap,
+            suspended_gap: self.gap != super::Gap::None,
             suspended_handshake: self
                 .connections
                 .iter()

@@ -73,7 +73,7 @@ impl Resource {
 
     /// New requests may start.
     pub(crate) fn gate_is_open(&self) -> bool {
-        !self.gap
+        self.gap == super::Gap::None
             && !self.draining
             && self.connections.iter().all(|connection| {
                 matches!(connection.stage, Stage::Down | Stage::Open)
@@ -341,8 +341,11 @@ impl Resource {
         for session in self.sessions.keys().copied().collect::<Vec<_>>() {
             self.session_closed(session, false);
         }
-        self.gap = self.role == Role::Primary
-            && self.connections.iter().any(|c| c.state != super::ConnectionState::StandAlone);
+        let has_peer =
+            self.connections.iter().any(|c| c.state != super::ConnectionState::StandAlone);
+        if self.role == Role::Primary && has_peer && self.gap == super::Gap::None {
+            self.gap = super::Gap::Asking;
+        }
         self.changed();
         for c in self.peers() {
             if self.connections[c].active.is_some() {
@@ -354,5 +357,23 @@ impl Resource {
                 );
             }
         }
+    }
+
+    /// The peer answered after a gap (or one attempt has failed): the exports open again, unless it
+    /// is Primary or has a newer generation.
+    pub(crate) fn gap_answered(&mut self, newer: bool) {
+        if self.gap != super::Gap::Asking {
+            return;
+        }
+        self.gap = if newer { super::Gap::Closed } else { super::Gap::None };
+        if newer {
+            let text = format!(
+                "{}: the peer went on while this node was frozen; exports stay closed until \
+                 `tandemadm secondary {}`",
+                self.config.name, self.config.name
+            );
+            self.log(LogLevel::Error, text);
+        }
+        self.changed();
     }
 }

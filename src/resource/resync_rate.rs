@@ -2,13 +2,16 @@
 //!
 //! A token bucket whose rate is looked at every 100 ms. What counts is the *delay*: how much longer
 //! a request takes than the quickest of the last minute (so the distance to the peer does not count).
+//! Latency tells of a flood only after it has passed, so what is in flight is bounded as well: to what
+//! the pipe has carried of late in its latency and half of the accepted delay. So a pipe that is full
+//! holds the resync back before its delay does.
 //!
 //! | | no application I/O | application I/O |
 //! |---|---|---|
 //! | delay above | 200 ms: 7/8 of what the pipe really carries | 20 ms: half of it, not below c-min-rate |
 //! | below, and the rate held the resync back | twice the rate; 9/8 from half of 200 ms on | 9/8 of the rate |
 //!
-//! Application I/O that sets in halves the rate at once. c-max-rate is the only cap; c-min-rate is a
+//! Application I/O that sets in halves what was carried at once. c-max-rate is the only cap; c-min-rate is a
 //! floor beside application I/O and never a cap; as in DRBD, c-min-rate 0 makes no room for
 //! application I/O (`DRBD User's Guide`, "Variable sync rate configuration").
 //!
@@ -32,6 +35,10 @@ const ACTIVE_DELAY_MS: u64 = 20;
 const BASE_WINDOW_MS: u64 = 60_000;
 /// What may be requested at once, however low the rate, bytes.
 const BURST_MIN: u64 = 1 << 20;
+/// What may be in flight beside application I/O, however little the pipe carries, bytes.
+const ACTIVE_IN_FLIGHT_MIN: u64 = 2 * REQUEST;
+/// The pipe carries what it carried in the best of so many steps.
+const CARRIED_STEPS: usize = 10;
 /// The size of the request that `next_time` waits for, bytes.
 const REQUEST: u64 = 128 << 10;
 /// The lowest rate, bytes a second.
@@ -63,6 +70,8 @@ pub(crate) struct ResyncRate {
     step: Step,
     last_completion: Time,
     base: BaseLatency,
+    /// Bytes a second that were completed in each of the last steps, newest last.
+    carried: [u64; CARRIED_STEPS],
     started: Time,
     total: u64,
     failed: u64,
@@ -109,6 +118,7 @@ impl ResyncRate {
             step: Step { began: now, ..Step::default() },
             last_completion: now,
             base: BaseLatency { began: now, ..BaseLatency::default() },
+            carried: [0; CARRIED_STEPS],
             started: now,
             total: total_bytes,
             failed: 0,
@@ -123,26 +133,30 @@ impl ResyncRate {
         let cap = if options.c_max_rate == 0 { RATE_MAX } else { kib(options.c_max_rate) };
         self.rate_max = cap.clamp(RATE_MIN, RATE_MAX);
         self.rate_min = kib(options.c_min_rate).min(self.rate_max);
-        self.rate = self.rate.clamp(RATE_MIN, self.rate_max);
+        let floor = if self.application_active { self.rate_min } else { RATE_MIN };
+        self.rate = self.rate.max(floor).clamp(RATE_MIN, self.rate_max);
     }
 
-    /// How many bytes may be requested now. Call it at least every 100 ms while there is something to
-    /// request: the rate is adapted here. `application_active`: clients have had I/O under way lately.
+    /// How many bytes may be requested now. Call it after completions and at `next_time` while there is
+    /// something to request: the rate is adapted here. `application_active`: clients have had I/O under
+    /// way lately.
     pub(crate) fn allowance(&mut self, now: Time, application_active: bool) -> u64 {
         self.refill(now);
         let active = application_active && self.rate_min > 0;
         if active && !self.application_active {
-            self.set_rate(self.carried(now).unwrap_or(self.rate) / 2);
+            let carried = self.carried_of_late();
+            self.set_rate(if carried > 0 { carried.min(self.rate) } else { self.rate } / 2);
         }
         self.application_active = active;
         self.adapt(now);
         self.tokens = self.tokens.min(i128::from(self.burst()));
-        let allowed = u64::try_from(self.tokens.max(0)).unwrap_or(u64::MAX);
-        self.step.limited |= allowed < REQUEST;
-        allowed
+        let tokens = u64::try_from(self.tokens.max(0)).unwrap_or(u64::MAX);
+        self.step.limited |= tokens < REQUEST;
+        tokens.min(self.in_flight_max().saturating_sub(self.in_flight))
     }
 
-    /// `bytes` were requested. More than was allowed is paid back before anything is allowed again.
+    /// `bytes` were requested. More than was allowed is paid back before anything is allowed again. They
+    /// are in flight until `completed` or `failed` names them, also when a write has superseded them.
     pub(crate) fn requested(&mut self, bytes: u64) {
         self.in_flight = self.in_flight.saturating_add(bytes);
         self.tokens -= i128::from(bytes);
@@ -177,7 +191,8 @@ impl ResyncRate {
         self.in_flight
     }
 
-    /// When a request of 128 KiB will be allowed; `None`: it is allowed now.
+    /// When the rate allows a request of 128 KiB; `None`: it does so now, and what is in flight holds
+    /// it back, if anything: ask again when something is completed.
     pub(crate) fn next_time(&self, now: Time) -> Option<Time> {
         let wanted = i128::from(REQUEST) - self.tokens;
         let wanted = u128::try_from(wanted).ok().filter(|&bytes| bytes > 0)?;
@@ -226,20 +241,24 @@ impl ResyncRate {
         }
         let step = std::mem::replace(&mut self.step, Step { began: now, ..Step::default() });
         let target = if self.application_active { ACTIVE_DELAY_MS } else { IDLE_DELAY_MS };
-        let Some(base) = self.base.lowest() else {
-            return;
-        };
-        if step.completions == 0 {
-            // Nothing came back: a pipe that is stuck, once that is longer than the delay accepted.
-            let silent = now.ms_since(self.last_completion);
-            if self.in_flight > 0 && silent > base.saturating_add(target) {
-                self.set_rate(self.rate / 2);
+        let span_ms = now.ms_since(step.began).max(1);
+        let carried = step.bytes.saturating_mul(1000) / span_ms;
+        self.carried.rotate_left(1);
+        self.carried[CARRIED_STEPS - 1] = carried;
+        let delay = match step.latency_sum_ms.checked_div(step.completions) {
+            Some(average) => average.saturating_sub(self.base.lowest()),
+            // Nothing was asked for: the rate is too low for a request a step.
+            None if self.in_flight == 0 => 0,
+            // Nothing came back. It is stuck once that takes longer than the delay accepted.
+            None => {
+                let silent = now.ms_since(self.last_completion).saturating_sub(self.base.lowest());
+                if self.last_completion > self.started && silent > target {
+                    self.set_rate(self.rate / 2);
+                }
+                return;
             }
-            return;
-        }
-        let delay = (step.latency_sum_ms / step.completions).saturating_sub(base);
+        };
         if delay > target {
-            let carried = step.bytes.saturating_mul(1000) / now.ms_since(step.began).max(1);
             let carried = carried.min(self.rate);
             self.set_rate(if self.application_active { carried / 2 } else { carried / 8 * 7 });
         } else if step.limited {
@@ -248,9 +267,21 @@ impl ResyncRate {
         }
     }
 
-    /// What the pipe carries at present, if something was completed lately, at most the rate.
-    fn carried(&self, now: Time) -> Option<u64> {
-        Some(self.recent(now, 1000).min(self.rate)).filter(|&carried| carried > 0)
+    /// Bytes a second that the pipe can carry, as far as it has shown; 0: nothing came back lately.
+    fn carried_of_late(&self) -> u64 {
+        self.carried.iter().copied().max().unwrap_or(0)
+    }
+
+    /// What may be in flight: see above. Never less than c-min-rate needs while a request takes 0.5 s,
+    /// for a share of a busy disk is had by having requests there.
+    fn in_flight_max(&self) -> u64 {
+        let (delay, least) = if self.application_active {
+            (ACTIVE_DELAY_MS, (self.rate_min / 2).max(ACTIVE_IN_FLIGHT_MIN))
+        } else {
+            (IDLE_DELAY_MS, BURST_MIN)
+        };
+        let span_ms = self.base.lowest().saturating_add(delay / 2);
+        (self.carried_of_late().saturating_mul(span_ms) / 1000).max(least)
     }
 
     fn set_rate(&mut self, rate: u64) {
@@ -276,8 +307,9 @@ impl BaseLatency {
         self.current = Some(self.current.unwrap_or(u64::MAX).min(latency_ms));
     }
 
-    fn lowest(&self) -> Option<u64> {
-        self.current.into_iter().chain(self.previous).min()
+    /// 0 while nothing was completed.
+    fn lowest(&self) -> u64 {
+        self.current.into_iter().chain(self.previous).min().unwrap_or(0)
     }
 }
 

@@ -75,7 +75,9 @@ impl Resource {
         let disk = device.backing.is_some();
         if let Some(backing) = device.backing.as_mut() {
             backing.superblock.effective_size = size;
-            backing.flags(DeviceFlags::SIZE_USED, 0);
+            if !backing.is_just_created() {
+                backing.flags(DeviceFlags::SIZE_USED, 0);
+            }
         }
         for c in self.peers() {
             let peer = self.peer_device(c, volume);

@@ -9,10 +9,18 @@ use crate::wire::{Refused, VolumeInfo};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Resolution {
     NoSync,
-    Source { full: bool },
-    Target { full: bool },
+    Source {
+        full: bool,
+    },
+    Target {
+        full: bool,
+    },
     Refuse(Refused),
     Retry(String),
+    /// The disk that is being attached is refused, here or there; the session goes on without it.
+    RefuseDisk {
+        own: bool,
+    },
 }
 
 /// Both handshakes of a volume.
@@ -28,7 +36,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) peer_tie: u64,
     pub(crate) peer_discard: bool,
     pub(crate) peer_node: NodeId,
-    pub(crate) open_session: bool,
+    pub(crate) attaching_own: bool,
+    pub(crate) attaching_peer: bool,
 }
 
 /// The verdict, and its words for the log.
@@ -51,6 +60,25 @@ pub(crate) fn judge(s: &Situation<'_>, _o: &Options) -> (Resolution, String) {
     let surv = |info: &VolumeInfo| info.flags & crate::meta::DeviceFlags::SURVIVED != 0;
     let inc = |info: &VolumeInfo| info.disk == DiskState::Inconsistent;
     let out = |info: &VolumeInfo| info.disk == DiskState::Outdated;
+    if s.attaching_own != s.attaching_peer {
+        let (x, y) = if s.attaching_own { (a, b) } else { (b, a) };
+        let ina = y.history.iter().any(|h| h & !1 == x.current_uuid & !1);
+        let full = if x.current_uuid & !1 == y.current_uuid & !1
+            || x.current_uuid & !1 == y.bitmap_uuid & !1
+        {
+            false
+        } else if jc(x) || ina {
+            true
+        } else {
+            return refuse(
+                Reason::ResyncRefused,
+                "attach-source",
+                "the attached disk would be the source",
+            );
+        };
+        let v = if s.attaching_own { tgt(full) } else { src(full) };
+        return (v, "attach".to_owned());
+    }
     let any = a.bits + b.bits > 0;
     let same = |x: u64, y: u64| x & !1 == y & !1 && x & !1 != 0;
     let (v, rule) = if jc(a) && jc(b) {

@@ -322,11 +322,8 @@ impl Resource {
             Pending::PeerFlush { c, socket } => {
                 self.peer_flush_served(c, socket, volume, result.is_ok());
             }
-            Pending::Flush { then } => {
-                if result.is_ok() {
-                    self.follow(volume, then);
-                }
-            }
+            Pending::Flush { then } if result.is_ok() => self.follow(volume, then),
+            Pending::Flush { then } => self.follow_without_disk(volume, then),
             other => unreachable!("{other:?} is no disk action"),
         }
     }

@@ -108,10 +108,17 @@ impl Pair {
     }
 
     fn up(&mut self, n: usize) {
-        let node = &mut self.nodes[n];
         let id = u8::try_from(n).unwrap();
-        node.core = Some(Resource::new(config(id), 7 + n as u64 + self.next * 100, self.now, 0));
-        node.values.clear();
+        let seed = 7 + n as u64 + self.next * 100;
+        self.nodes[n].core = Some(Resource::new(config(id), seed, self.now, 0));
+        self.nodes[n].values.clear();
+        self.attach(n).unwrap();
+        let peer = 1 - id;
+        self.admin(n, Command::Connect { peer, discard_my_data: false, tentative: false }).unwrap();
+    }
+
+    fn attach(&mut self, n: usize) -> AdminResult {
+        let node = &mut self.nodes[n];
         let superblock = node.disk.superblock.clone().unwrap();
         let mut hot = Vec::new();
         let mut number = superblock.number;
@@ -155,9 +162,7 @@ impl Pair {
             path: "d".into(),
             meta,
         });
-        self.admin(n, Command::Attach { volume: 0, disk }).unwrap();
-        let peer = 1 - id;
-        self.admin(n, Command::Connect { peer, discard_my_data: false, tentative: false }).unwrap();
+        self.admin(n, Command::Attach { volume: 0, disk })
     }
 
     fn kill(&mut self, n: usize) {
@@ -520,6 +525,22 @@ fn a_detached_primary_is_served_by_the_peer_and_catches_up() {
     let superblock = pair.nodes[1].disk.superblock.clone().unwrap();
     assert_ne!(superblock.peers[0].bitmap_uuid, 0, "the peer keeps the new UUID");
     assert_eq!(pair.status(1).connections[0].peer_devices[0].out_of_sync, 4096);
+    pair.attach(0).unwrap();
+    pair.synced();
+    assert_eq!(pair.nodes[0].disk.blocks.get(&3), Some(&33));
+    assert_eq!(pair.write(0, 3, 34), Ok(None));
+    pair.synced();
+}
+
+#[test]
+fn a_detached_secondary_catches_up() {
+    let mut pair = synced_pair();
+    pair.admin(1, Command::Detach { volume: 0, force: false }).unwrap();
+    assert_eq!(pair.write(0, 3, 33), Ok(None));
+    let superblock = pair.nodes[0].disk.superblock.clone().unwrap();
+    assert_ne!(superblock.peers[0].bitmap_uuid, 0, "alone is recorded");
+    pair.attach(1).unwrap();
+    pair.synced();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The peer protocol: packets and their bytes. No I/O.
 //!
 //! One TCP connection per pair of nodes and resource. A packet is a header of 32 bytes, big-endian,
-//! then `length` bytes:
+//! then the body or payload that the type asks for. docs/PROTOCOL.md draws every byte:
 //!
 //! ```text
 //!  0     4    5     6        8              16             24       28       32
@@ -13,9 +13,20 @@
 //! Invariants:
 //! - `crc` is the CRC-32 (IEEE) of the first 28 bytes; nothing of a header is used before it fits.
 //! - `length` is checked against the packet's type before anything is reserved: a payload of at most
-//!   1 MiB for data packets, a body of at most [`BODY_MAX`] for those with a body, 0 otherwise.
+//!   1 MiB for data packets, a body of at most [`BODY_MAX`] for those with a body, the length of the
+//!   range for packets that only name one, 0 otherwise. [`Kind::shape`] is the table.
+//! - A field that a type does not use is 0, and another value is an error: what was decoded encodes
+//!   to the same bytes again.
 //! - Both sides send [`Packet::Features`] first; it has the same size in every version.
 //! - Everything decoded is a checked [`Packet`]; a field out of range is an error, never clipped.
+
+mod check;
+mod codec;
+mod kind;
+
+pub use check::{OPTIONS_MAX, TEXT_MAX, VOLUMES_MAX, check, plain_text};
+pub use codec::{FEATURES_BODY, Header, decode, decode_header, encode_header};
+pub use kind::{Kind, Shape};
 
 use serde::{Deserialize, Serialize};
 
@@ -373,6 +384,36 @@ pub enum Packet {
         /// The sender is the source.
         source: bool,
     },
+    /// Compare a sample: CRC-32 of the range on the sender's disk (new-current-uuid --clear-bitmap).
+    Sample {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Repeated by the answer.
+        sequence: u64,
+        /// Where.
+        offset: u64,
+        /// Bytes.
+        length: u32,
+        /// Of the sender's bytes.
+        digest: u32,
+    },
+    /// Whether the receiver's bytes have the digest.
+    SampleAnswer {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the Sample.
+        sequence: u64,
+        /// Equal.
+        equal: bool,
+    },
+    /// Both fresh disks are declared equal with this current UUID (new-current-uuid --clear-bitmap).
+    /// Sent back as the answer once it is durable.
+    ClearBitmap {
+        /// Volume.
+        volume: VolumeNumber,
+        /// The current UUID of both.
+        uuid: u64,
+    },
     /// Are you there?
     Ping,
     /// Yes.
@@ -418,7 +459,10 @@ impl Packet {
             | Self::State { volume, .. }
             | Self::NewUuid { volume, .. }
             | Self::NewUuidAck { volume, .. }
-            | Self::StartResync { volume, .. } => Some(*volume),
+            | Self::StartResync { volume, .. }
+            | Self::Sample { volume, .. }
+            | Self::SampleAnswer { volume, .. }
+            | Self::ClearBitmap { volume, .. } => Some(*volume),
         }
     }
 
