@@ -49,7 +49,8 @@ fn stamp_of(block: u64, bytes: &[u8]) -> Option<u64> {
 impl Ledger {
     /// A number below `below`: an LCG, so that a run can be repeated.
     fn random(&mut self, below: u64) -> u64 {
-        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(0x14057B7EF767814F);
+        self.seed =
+            self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(0x14057B7EF767814F);
         (self.seed >> 33) % below
     }
 
@@ -133,8 +134,8 @@ impl Ledger {
             return;
         }
         let found = stamp_of(block, bytes);
-        let stamp = found
-            .unwrap_or_else(|| panic!("block {block} is torn or foreign: {:?}", &bytes[..16]));
+        let stamp =
+            found.unwrap_or_else(|| panic!("block {block} is torn or foreign: {:?}", &bytes[..16]));
         assert!(
             acknowledged == Some(stamp) || flying.contains(&stamp),
             "block {block} holds stamp {stamp}; acknowledged was {acknowledged:?}, under way \
