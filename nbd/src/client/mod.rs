@@ -1,0 +1,168 @@
+//! A small blocking client, for tests and tools: the one room of this crate that does I/O.
+//!
+//! It is strict: what a server may not send is an error. Every read and write has a time-out,
+//! so that a test against a silent server fails and does not hang. It never sets up more than
+//! [`CHUNK_LIMIT`] bytes for a length that the server announced.
+//!
+//! [`Handshake`] is the negotiation, step by step; [`Client`] the transmission phase, request
+//! by request or pipelined. [`Client::open`] does the usual negotiation in one call.
+
+mod handshake;
+mod transmission;
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::constants::*;
+use crate::errno::Errno;
+
+pub use handshake::{Description, Handshake, OptionReply};
+pub use transmission::{Client, Reply};
+
+/// Largest chunk or option reply that is taken from a server, in bytes.
+pub const CHUNK_LIMIT: u32 = PAYLOAD_LIMIT + 4096;
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A Unix stream socket.
+    Unix(PathBuf),
+    /// `host:port`.
+    Tcp(String),
+}
+
+/// The headers and replies to negotiate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Simple replies.
+    Simple,
+    /// Structured replies.
+    Structured,
+    /// Extended headers.
+    Extended,
+}
+
+/// Why a call of the client failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The socket failed, timed out (`WouldBlock`), or was closed (`UnexpectedEof`).
+    #[error("connection to the server: {0}")]
+    Io(#[from] io::Error),
+    /// The server broke the protocol.
+    #[error("the server broke the protocol: {0}")]
+    Protocol(&'static str),
+    /// The server refused an option.
+    #[error("the server refused option {option} with {kind:#x}: {message}")]
+    Refused {
+        /// The option, `NBD_OPT_*`.
+        option: u32,
+        /// The error, `NBD_REP_ERR_*`.
+        kind: u32,
+        /// The server's sentence.
+        message: String,
+    },
+    /// The server answered a request with an error.
+    #[error("the server answered error {code}: {message}")]
+    Failed {
+        /// The number on the wire; [`Errno::from_code`] names it.
+        code: u32,
+        /// The server's sentence; empty with simple replies.
+        message: String,
+    },
+}
+
+impl ClientError {
+    /// The error number, if a server answered a request with one that proto.md names.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            ClientError::Failed { code, .. } => Errno::from_code(*code),
+            _ => None,
+        }
+    }
+}
+
+/// A connected stream of either kind.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Socket {
+    fn connect(address: &Address, timeout: Duration) -> io::Result<Socket> {
+        let socket = match address {
+            Address::Unix(path) => Socket::Unix(UnixStream::connect(path)?),
+            Address::Tcp(host) => Socket::Tcp(connect_tcp(host, timeout)?),
+        };
+        socket.set_timeout(timeout)?;
+        Ok(socket)
+    }
+
+    fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        match self {
+            Socket::Unix(stream) => {
+                stream.set_read_timeout(Some(timeout))?;
+                stream.set_write_timeout(Some(timeout))
+            }
+            Socket::Tcp(stream) => {
+                stream.set_read_timeout(Some(timeout))?;
+                stream.set_write_timeout(Some(timeout))
+            }
+        }
+    }
+
+    fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The payload of a chunk or option reply.
+    fn payload(&mut self, length: u64) -> Result<Vec<u8>, ClientError> {
+        if length > u64::from(CHUNK_LIMIT) {
+            return Err(ClientError::Protocol("a payload above 32 MiB"));
+        }
+        let mut bytes = vec![0; length as usize];
+        self.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+fn connect_tcp(host: &str, timeout: Duration) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+    for address in host.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, timeout) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Unix(stream) => stream.read(buffer),
+            Socket::Tcp(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match self {
+            Socket::Unix(stream) => stream.write(buffer),
+            Socket::Tcp(stream) => stream.write(buffer),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,120 @@
+//! What a server says of an export, and what client and server have agreed on.
+
+use crate::constants::*;
+
+/// Block sizes of an export, in bytes: always a lawful triple. proto.md, "Block size constraints".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockSizes {
+    minimum: u32,
+    preferred: u32,
+    maximum: u32,
+}
+
+/// Why three numbers are not lawful block sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BlockSizesError {
+    /// The minimum breaks its rule.
+    #[error("minimum block size {0} is not a power of two between 1 and 65536")]
+    Minimum(u32),
+    /// The preferred size breaks its rule.
+    #[error("preferred block size {0} is not a power of two of at least 512 and the minimum")]
+    Preferred(u32),
+    /// The maximum breaks its rule.
+    #[error("maximum block size {0} is not a multiple of the minimum from 1 MiB to 32 MiB")]
+    Maximum(u32),
+}
+
+impl BlockSizes {
+    /// Checks the rules of proto.md; our maximum never passes [`PAYLOAD_LIMIT`].
+    pub fn new(minimum: u32, preferred: u32, maximum: u32) -> Result<Self, BlockSizesError> {
+        if !minimum.is_power_of_two() || minimum > 65536 {
+            return Err(BlockSizesError::Minimum(minimum));
+        }
+        if !preferred.is_power_of_two() || preferred < minimum.max(512) {
+            return Err(BlockSizesError::Preferred(preferred));
+        }
+        let lawful = (1 << 20..=PAYLOAD_LIMIT).contains(&maximum) && maximum >= preferred;
+        if !lawful || !maximum.is_multiple_of(minimum) {
+            return Err(BlockSizesError::Maximum(maximum));
+        }
+        Ok(BlockSizes { minimum, preferred, maximum })
+    }
+
+    /// Every offset and length is a multiple of this.
+    pub fn minimum(&self) -> u32 {
+        self.minimum
+    }
+
+    /// What is fast.
+    pub fn preferred(&self) -> u32 {
+        self.preferred
+    }
+
+    /// The largest payload.
+    pub fn maximum(&self) -> u32 {
+        self.maximum
+    }
+}
+
+impl Default for BlockSizes {
+    /// 1, 4096 and 32 MiB: what proto.md lets a client assume that never asked.
+    fn default() -> Self {
+        BlockSizes { minimum: 1, preferred: 4096, maximum: PAYLOAD_LIMIT }
+    }
+}
+
+/// An export as the server answers a lookup with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportInfo {
+    /// Bytes.
+    pub size: u64,
+    /// Writes are refused with EPERM.
+    pub read_only: bool,
+    /// A sentence for people; empty for none. Cut at 4096 bytes.
+    pub description: String,
+    /// Block sizes; `BlockSizes::default()` is 1, 4096 and 32 MiB.
+    pub block: BlockSizes,
+}
+
+impl ExportInfo {
+    /// The transmission flags of this export. DF is offered with structured replies only.
+    pub fn transmission_flags(&self, structured: bool) -> u16 {
+        let mut flags = NBD_FLAG_HAS_FLAGS
+            | NBD_FLAG_SEND_FLUSH
+            | NBD_FLAG_SEND_FUA
+            | NBD_FLAG_CAN_MULTI_CONN
+            | NBD_FLAG_SEND_CACHE;
+        if self.read_only {
+            flags |= NBD_FLAG_READ_ONLY;
+        } else {
+            flags |= NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO;
+        }
+        if structured {
+            flags |= NBD_FLAG_SEND_DF;
+        }
+        flags
+    }
+}
+
+/// What the negotiation has settled; fixed for the life of the connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionParameters {
+    /// The export, as the client spelled it.
+    pub export: String,
+    /// Replies are chunks. True whenever `extended` is.
+    pub structured: bool,
+    /// Requests and replies have 32-byte headers with 64-bit lengths.
+    pub extended: bool,
+    /// The client selected `base:allocation` for this export; its identifier is
+    /// [`BASE_ALLOCATION_ID`].
+    pub base_allocation: bool,
+    /// The transmission flags that the client was told.
+    pub flags: u16,
+    /// Bytes of the export.
+    pub size: u64,
+    /// The client asked for block sizes with GO, and so has agreed to keep them. proto.md lets
+    /// a server refuse unaligned requests only then.
+    pub client_asked_block_size: bool,
+    /// The block sizes of the export.
+    pub block: BlockSizes,
+}
