@@ -36,7 +36,11 @@ impl Resource {
     /// Sends the handshake where everything is quiet.
     pub(crate) fn pump_handshakes(&mut self) {
         for c in self.peers() {
-            if self.connections[c].stage != Stage::Quiescing || !self.is_quiet(c) {
+            if self.connections[c].stage != Stage::Quiescing {
+                continue;
+            }
+            self.hold_no_space();
+            if !self.is_quiet(c) {
                 continue;
             }
             if self.connections[c].leaving.is_some() {

@@ -5,11 +5,10 @@
 //! - A write that starts alone sets its bits first; its extents cover them until they are durable.
 //! - Overlapping writes never run together: both disks apply them in the same order.
 
-use super::connection::{Sent, SentKind, Stage};
+use super::connection::{Sent, SentKind};
 use super::device::{Progress, RequestKind};
-use super::{
-    Action, BLOCK_SIZE, DiskError, DiskState, Payload, Pending, ReplyError, Resource, VolumeNumber,
-};
+use super::interval::LockId;
+use super::{Action, BLOCK_SIZE, DiskError, Payload, Pending, ReplyError, Resource, VolumeNumber};
 use crate::wire::{Packet, ZeroMode};
 
 impl Resource {
@@ -364,11 +363,31 @@ impl Resource {
         }
     }
 
-    /// Sessions of the peer's disk: whether the peer can be asked for the volume's data.
-    pub(crate) fn peer_has_data(&self, c: usize, volume: VolumeNumber) -> bool {
-        let connection = &self.connections[c];
-        connection.stage == Stage::Open
-            && connection.peer_devices[&volume].peer_disk == DiskState::UpToDate
+    /// A peer is back: writes that wait for space start over once its session is open. Their bits
+    /// stay set.
+    pub(crate) fn hold_no_space(&mut self) {
+        for volume in self.volumes() {
+            let waiting = std::mem::take(&mut self.device(volume).no_space);
+            for key in waiting.into_iter().rev() {
+                let epoch = self.device(volume).epoch;
+                let request = self.requests.get_mut(key).expect("a write under way");
+                request.progress = Progress::Held;
+                request.failed = false;
+                let (offset, length) = request.hull();
+                let (locked, hot) = (request.locked, request.hot);
+                (request.locked, request.hot) = (false, false);
+                if let Some(backing) = self.device(volume).backing.as_mut().filter(|_| hot) {
+                    backing.activity_log.release(offset, length, Some(epoch));
+                }
+                if locked {
+                    self.device(volume).intervals.release(LockId(key));
+                    self.grant_ranges(volume);
+                }
+                self.admitted -= 1;
+                self.held.push_front(key);
+                self.changed();
+            }
+        }
     }
 }
 
