@@ -24,6 +24,8 @@ pub(crate) struct Ledger {
     unanswered: HashMap<u64, Vec<u64>>,
     stamp: u64,
     seed: u64,
+    /// Only the first so many blocks are written.
+    span: u64,
 }
 
 /// How many writes a burst does.
@@ -57,7 +59,7 @@ impl Ledger {
     /// Writes random blocks, `DEPTH` at a time, every eighth with FUA. `false`: the connection
     /// was lost on the way.
     pub(crate) fn write(&mut self, client: &mut Client, burst: &Burst) -> bool {
-        let blocks = client.size() / BLOCK as u64;
+        let blocks = self.span.min(client.size() / BLOCK as u64);
         let mut flying: HashMap<u64, (u64, u64)> = HashMap::new();
         let mut busy: HashSet<u64> = HashSet::new();
         let mut sent = 0;
@@ -158,9 +160,14 @@ impl Ledger {
         self.acknowledged.len() as u64
     }
 
-    /// Starts with other blocks than the other ledgers.
+    /// Writes anywhere, with other blocks than other seeds.
     pub(crate) fn seeded(seed: u64) -> Self {
-        Self { seed, ..Self::default() }
+        Self { seed, span: u64::MAX, ..Self::default() }
+    }
+
+    /// Writes only to the first so many extents of the activity log (4 MiB each).
+    pub(crate) fn within(extents: u64, seed: u64) -> Self {
+        Self { seed, span: extents * 1024, ..Self::default() }
     }
 }
 

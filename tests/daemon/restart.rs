@@ -7,7 +7,7 @@ use crate::pair::Pair;
 fn a_killed_primary_that_comes_back_resyncs_no_more_than_its_activity_log() {
     let mut pair = Pair::in_sync();
     let client = pair.alice.client();
-    let mut ledger = under_load(Ledger::seeded(5), client, 1500, || pair.alice.kill());
+    let mut ledger = under_load(Ledger::within(3, 5), client, 1500, || pair.alice.kill());
     pair.alice.start();
     pair.alice.ok(&["up", "r0"]);
     pair.wait_connected();
@@ -22,7 +22,7 @@ fn a_killed_primary_that_comes_back_resyncs_no_more_than_its_activity_log() {
 fn both_killed_and_started_again_are_one_pair_and_nothing_is_lost() {
     let mut pair = Pair::in_sync();
     let client = pair.alice.client();
-    let mut ledger = under_load(Ledger::seeded(6), client, 1500, || {
+    let mut ledger = under_load(Ledger::within(3, 6), client, 1500, || {
         pair.alice.kill();
         pair.bob.kill();
     });
