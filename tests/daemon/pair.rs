@@ -48,6 +48,11 @@ pub(crate) struct Pair {
 impl Pair {
     /// Two blank disks and a config; nothing runs.
     pub(crate) fn blank() -> Self {
+        Self::blank_with("")
+    }
+
+    /// The same with more `net` options.
+    fn blank_with(net: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("tandem-").tempdir().expect("a folder");
         let (alice_port, bob_port) = two_ports();
         let config = dir.path().join("tandem.conf");
@@ -74,7 +79,7 @@ impl Pair {
             )
         };
         let text = format!(
-            "resource r0 {{\n    net {{ protocol C; }}\n{}{}}}\n",
+            "resource r0 {{\n    net {{ protocol C; {net} }}\n{}{}}}\n",
             on(&alice, 0),
             on(&bob, 1)
         );
@@ -84,7 +89,11 @@ impl Pair {
 
     /// Both daemons run, with new metadata and connected; nobody was promoted yet.
     pub(crate) fn connected() -> Self {
-        let mut pair = Self::blank();
+        Self::blank().bring_up()
+    }
+
+    fn bring_up(self) -> Self {
+        let mut pair = self;
         for node in [&mut pair.alice, &mut pair.bob] {
             node.start();
             node.ok(&["create-md", "r0"]);
@@ -96,7 +105,17 @@ impl Pair {
 
     /// alice is Primary, both disks are UpToDate.
     pub(crate) fn in_sync() -> Self {
-        let pair = Self::connected();
+        Self::connected().sync_from_alice()
+    }
+
+    /// The same, and a silent peer is given up after 2.5 s.
+    pub(crate) fn in_sync_and_impatient() -> Self {
+        let net = "ping-int 2; ping-timeout 5; timeout 15; connect-int 2;";
+        Self::blank_with(net).bring_up().sync_from_alice()
+    }
+
+    fn sync_from_alice(self) -> Self {
+        let pair = self;
         pair.alice.ok(&["primary", "--force", "r0"]);
         pair.wait_synced();
         pair
@@ -161,7 +180,7 @@ impl Node {
         self.daemon.as_mut().expect("it runs").try_wait().expect("it is ours")
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let id = self.daemon.as_ref().expect("it runs").id();
         let pid = Pid::from_raw(i32::try_from(id).expect("a process id fits"));
         kill(pid, signal).expect("it is ours");
