@@ -51,6 +51,10 @@ impl AlignedBlock {
     pub(super) fn sealed(mut self, crc_at: std::ops::Range<usize>) -> Bytes {
         let crc = checksum(self.bytes_mut(), crc_at.clone());
         self.put(crc_at.start, &crc.to_be_bytes());
+        self.into_bytes()
+    }
+
+    pub(super) fn into_bytes(self) -> Bytes {
         let range = self.start..self.start + self.length;
         Bytes::from(self.memory).slice(range)
     }

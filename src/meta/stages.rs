@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::block::{encode_al, encode_page, encode_seen};
-use super::geometry::Geometry;
+use super::block::{AlignedBlock, encode_al, encode_page, encode_seen};
+use super::geometry::{Geometry, SUPERBLOCK_BYTES};
 use super::superblock::encode_superblock;
 use super::{MetaOp, Superblock};
 
@@ -14,6 +14,15 @@ pub struct Stage {
     /// Offset on the disk that holds the metadata, and the bytes. Offset and length are multiples
     /// of the activity log block size; the memory starts at a multiple of 4096.
     pub writes: Vec<(u64, Bytes)>,
+}
+
+impl Stage {
+    /// Zeroes over whole copies of the superblock: what wipe-md writes.
+    #[must_use]
+    pub fn zeroes(offsets: &[u64]) -> Self {
+        let block = || AlignedBlock::new(SUPERBLOCK_BYTES as usize).into_bytes();
+        Self { writes: offsets.iter().map(|offset| (*offset, block())).collect() }
+    }
 }
 
 /// The stages of an operation.

@@ -4,12 +4,12 @@
 //! - Bits at or beyond `blocks` are never set: ranges are cut at the end.
 //! - `count` and `page_counts` always equal the number of set bits, so that an empty stretch of a
 //!   large disk is passed page by page and not bit by bit.
-//! - A page (of [`PAGE_BITS`] bits, as on the disk) that has a bit set which its last image may lack
-//!   is *unsaved*: what rests on that bit must wait until the page is durable. A page that has only
-//!   lost bits since is *stale*: its image promises too much, which is safe and costs a longer resync.
-//!   Nothing else is remembered of an image, so a page whose newly set bits were cleared again, or
-//!   whose cleared bits were set again, counts as unsaved too: one page write too many, never one
-//!   too few.
+//! - A page (of [`PAGE_BITS`] bits, as on the disk) that has a bit set which its last image may
+//!   lack is *unsaved*: what rests on that bit must wait until the page is durable. A page that has
+//!   only lost bits since is *stale*: its image promises too much, which is safe and costs a longer
+//!   resync. Nothing else is remembered of an image, so a page whose newly set bits were cleared
+//!   again, or whose cleared bits were set again, counts as unsaved too: one page write too many,
+//!   never one too few.
 //!
 //! ```text
 //!  clean --set--> unsaved --take_page--> clean --clear--> stale --take_page--> clean
@@ -190,8 +190,8 @@ impl Bitmap {
         words
     }
 
-    /// Sets every bit that is set in `words`, laid out as by [`Self::words`]; bits beyond the end are
-    /// ignored. Returns how many were clear before.
+    /// Sets every bit that is set in `words`, laid out as by [`Self::words`]; bits beyond the end
+    /// are ignored. Returns how many were clear before.
     pub(crate) fn unite_words(&mut self, first_block: u64, words: &[u64]) -> u64 {
         let before = self.count;
         let start = word_of(first_block);
@@ -205,8 +205,8 @@ impl Bitmap {
         self.count - before
     }
 
-    /// Makes it cover `blocks` blocks. Blocks that appear are clear, and their pages stale: there is
-    /// no image of them. Bits of blocks that vanish are gone; their page, if it stays, is stale.
+    /// Makes it cover `blocks` blocks. Blocks that appear are clear, and their pages stale: there
+    /// is no image of them. Bits of blocks that vanish are gone; their page, if it stays, is stale.
     pub(crate) fn resize(&mut self, blocks: u64) {
         if blocks < self.blocks {
             self.clear(blocks, self.blocks - blocks);
@@ -356,10 +356,9 @@ fn page_end(page: usize) -> u64 {
     (page as u64 + 1) * PAGE_BITS
 }
 
-/// The largest disk (8 EiB) has less than 2^37 pages, and one that has more than 2^32 is refused when
-/// its metadata is made.
+/// 2^32 pages would be a disk of 508 PiB, and a bitmap of 16 TiB that no memory holds.
 fn page_number(page: usize) -> u32 {
-    u32::try_from(page).expect("a disk has less than 2^32 bitmap pages")
+    u32::try_from(page).expect("a bitmap in memory has less than 2^32 pages")
 }
 
 fn page_bits(bits: u64) -> u32 {
@@ -386,8 +385,8 @@ fn marked(marks: &[u64], from: usize, end: usize) -> Vec<u32> {
     pages
 }
 
-/// The words of the non-empty range `first..end`: index of the first and of the last, and which bits
-/// of these two belong to it.
+/// The words of the non-empty range `first..end`: index of the first and of the last, and which
+/// bits of these two belong to it.
 fn span(first: u64, end: u64) -> (usize, usize, u64, u64) {
     let last = end - 1;
     let head = !0 << (first % WORD_BITS);
@@ -431,8 +430,8 @@ fn wipe_range(words: &mut [u64], first: u64, end: u64) {
     words[to] &= !tail;
 }
 
-/// The first bit of `first..end` that is set after each word was XORed with `flip`: 0 looks for a set
-/// bit, all ones for a clear one.
+/// The first bit of `first..end` that is set after each word was XORed with `flip`: 0 looks for a
+/// set bit, all ones for a clear one.
 fn first_one(words: &[u64], first: u64, end: u64, flip: u64) -> Option<u64> {
     if first >= end {
         return None;

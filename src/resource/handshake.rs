@@ -8,7 +8,9 @@
 //! - A new handshake in an open session (attach, invalidate, force) goes the same way.
 
 use super::connection::{Opening, Side, Stage};
-use super::split_brain::{Resolution, Situation};
+use super::generation::Side as GenerationSide;
+use super::split_brain::Party;
+use super::verdict::{Judgement, Situation, judge, peer_went_on};
 use super::{
     ConnectionState, DiskState, LogLevel, Payload, Reason, Resource, Role, SocketId, VolumeNumber,
 };
@@ -242,13 +244,15 @@ impl Resource {
                 return self.refuse(c, refusal(Reason::ConfigDiffers, "volumes", text));
             };
             let own = self.peer_device(c, volume).own_info.clone().expect("sent before");
-            let (resolution, words) = self.decide_volume(c, &own, info, &peer, renegotiating);
-            let text = format!("{}{words}", self.of_both(volume, c));
-            self.log(LogLevel::Info, text);
-            self.connections[c].last_handshake.push(words);
-            match resolution {
-                Resolution::Refuse(refused) => return self.refuse(c, refused),
-                Resolution::Retry(text) => {
+            let (judgement, words) = self.decide_volume(c, &own, info, &peer, renegotiating);
+            for line in &words {
+                let text = format!("{}{line}", self.of_both(volume, c));
+                self.log(LogLevel::Info, text);
+            }
+            self.connections[c].last_handshake.push(words.join("; "));
+            match judgement {
+                Judgement::Refuse(refused) => return self.refuse(c, refused),
+                Judgement::Retry(text) => {
                     let state = ConnectionState::Unconnected;
                     return self.drop_connection(c, state, Reason::ResyncRefused, text);
                 }
@@ -264,7 +268,7 @@ impl Resource {
         self.connections[c].stage = Stage::Opening;
         self.connections[c].stage_since = self.now;
         self.set_peer_role(c, peer.role);
-        let newer = verdicts.iter().any(|(.., r)| matches!(r, Resolution::Target { .. }));
+        let newer = verdicts.iter().any(|(.., r)| matches!(r, Judgement::Target { .. }));
         self.gap_answered(newer || peer.role == Role::Primary);
         self.changed();
         for (volume, info, resolution) in verdicts {
@@ -303,35 +307,29 @@ impl Resource {
         info: &VolumeInfo,
         peer: &Handshake,
         renegotiating: bool,
-    ) -> (Resolution, String) {
-        let role = self.role;
+    ) -> (Judgement, Vec<String>) {
         // A disk attached in an open session is never source (model.md R15).
-        let before = self.connections[c].peer_devices[&volume_of(info)].peer_disk;
-        let attaching_own = self.devices[&volume_of(info)].disk == DiskState::Negotiating;
+        let before = self.connections[c].peer_devices[&info.volume].peer_disk;
+        let attaching_own = self.devices[&info.volume].disk == DiskState::Negotiating;
         let attaching_peer = renegotiating
             && before < DiskState::Inconsistent
             && info.disk >= DiskState::Inconsistent;
+        let connection = &self.connections[c];
         let situation = Situation {
-            own,
-            own_role: role,
-            own_tie: self.connections[c].tie,
-            own_discard: self.connections[c].discard_my_data,
-            own_node: self.config.node_id,
-            peer: info,
-            peer_role: peer.role,
-            peer_tie: peer.tie,
-            peer_discard: peer.discard_my_data,
-            peer_node: self.connections[c].peer,
+            own: Party {
+                side: GenerationSide { info: own, role: self.role, tie: connection.tie },
+                node_id: self.config.node_id,
+                discard_my_data: connection.discard_my_data,
+            },
+            peer: Party {
+                side: GenerationSide { info, role: peer.role, tie: peer.tie },
+                node_id: connection.peer,
+                discard_my_data: peer.discard_my_data,
+            },
             attaching_own,
             attaching_peer,
         };
-        let (resolution, words) = super::split_brain::judge(&situation, &self.config.options);
-        let refused = matches!(resolution, Resolution::Refuse(_) | Resolution::Retry(_));
-        if refused && (attaching_own || attaching_peer) {
-            // The disk is refused, not the connection that may serve a Primary's clients.
-            return (Resolution::RefuseDisk { own: attaching_own }, words);
-        }
-        (resolution, words)
+        judge(&situation, &self.config.options)
     }
 
     /// This node refuses the connection: the peer is told, both end StandAlone.
@@ -370,11 +368,7 @@ impl Resource {
         self.log(LogLevel::Error, text);
         self.connections[c].detail = format!("rule {}: {}", refused.rule, refused.text);
         self.connections[c].discard_my_data = false;
-        let newer = matches!(
-            refused.reason,
-            Reason::SplitBrain | Reason::ResyncRefused | Reason::UnrelatedData
-        );
-        self.gap_answered(newer);
+        self.gap_answered(peer_went_on(refused.reason));
         self.end_connection(c, refused.reason);
     }
 
@@ -391,10 +385,10 @@ impl Resource {
         c: usize,
         volume: VolumeNumber,
         info: VolumeInfo,
-        resolution: &Resolution,
+        resolution: &Judgement,
     ) {
         let mut info = info;
-        if let Resolution::RefuseDisk { own } = resolution {
+        if let Judgement::RefuseDisk { own } = resolution {
             if *own {
                 let error = super::DiskError::Metadata;
                 self.disk_failed(volume, error, "attach: the peer's verdict was a refusal;");
@@ -406,8 +400,8 @@ impl Resource {
             self.set_disk(volume, state);
         }
         let (side, full) = match resolution {
-            Resolution::Source { full } => (Side::Source, *full),
-            Resolution::Target { full } => (Side::Target, *full),
+            Judgement::Source { full } => (Side::Source, *full),
+            Judgement::Target { full } => (Side::Target, *full),
             _ => (Side::NoSync, false),
         };
         let peer = self.peer_device(c, volume);
@@ -418,10 +412,6 @@ impl Resource {
         self.set_peer_disk(c, volume, disk);
         self.begin_opening(c, volume);
     }
-}
-
-fn volume_of(info: &VolumeInfo) -> VolumeNumber {
-    info.volume
 }
 
 /// A refusal.

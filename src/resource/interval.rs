@@ -5,8 +5,8 @@
 //! - First come, first served: a request waits behind every earlier one that it conflicts with,
 //!   granted or waiting, and behind nothing else. So nobody starves, and two overlapping writes are
 //!   granted in the order of their arrival.
-//! - Hence `blockers` of a waiting request is the number of earlier conflicting requests that are not
-//!   finished; it only falls, and the request is granted when it is 0.
+//! - Hence `blockers` of a waiting request is the number of earlier conflicting requests that are
+//!   not finished; it only falls, and the request is granted when it is 0.
 //!
 //! ```text
 //!  acquire --no blockers--> granted --release--> gone
@@ -101,8 +101,8 @@ impl Intervals {
         Self::default()
     }
 
-    /// Asks for the bytes `start..end`. True: granted now. False: it waits, and `next_granted` tells
-    /// when it is granted. At most [`SHARED_MAX`] or [`EXCLUSIVE_MAX`] bytes.
+    /// Asks for the bytes `start..end`. True: granted now. False: it waits, and `next_granted`
+    /// tells when it is granted. At most [`SHARED_MAX`] or [`EXCLUSIVE_MAX`] bytes.
     pub(crate) fn acquire(&mut self, id: LockId, start: u64, end: u64, kind: Kind) -> bool {
         let range = Range::new(start, end, kind);
         let blockers = self.granted_conflicts(&range) + self.waiting_conflicts(&range);
@@ -154,8 +154,8 @@ impl Intervals {
         self.unblock(&range, 0);
     }
 
-    /// Takes back a request that waits; what waited for it alone is granted. False: it does not wait
-    /// (it is granted, or not known), and nothing changes.
+    /// Takes back a request that waits; what waited for it alone is granted. False: it does not
+    /// wait (it is granted, or not known), and nothing changes.
     pub(crate) fn cancel(&mut self, id: LockId) -> bool {
         let Some(&Place::Waiting(number)) = self.places.get(&id) else {
             return false;

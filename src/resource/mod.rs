@@ -59,6 +59,7 @@ mod storage;
 #[cfg(test)]
 mod tests;
 mod transfer_log;
+mod verdict;
 mod write;
 
 use std::collections::{BTreeMap, VecDeque};

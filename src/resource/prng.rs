@@ -43,8 +43,8 @@ impl Prng {
         }
     }
 
-    /// `ms` milliseconds, moved by at most `percent` percent (0 to 100) in either direction, so that
-    /// two nodes that began at the same instant do not go on in step.
+    /// `ms` milliseconds, moved by at most `percent` percent (0 to 100) in either direction, so
+    /// that two nodes that began at the same instant do not go on in step.
     pub(crate) fn jitter(&mut self, ms: u64, percent: u64) -> u64 {
         let spread = u64::try_from(u128::from(ms) * u128::from(percent.min(100)) / 100)
             .expect("at most `ms`, for `percent` is at most 100");
@@ -55,8 +55,9 @@ impl Prng {
         (ms - spread).saturating_add(self.below(width))
     }
 
-    /// A new data generation identifier: never 0 (empty) nor [`crate::meta::JUST_CREATED`], the lowest
-    /// bit clear (DRBD keeps the Primary flag there). A repeat is a matter of 2^31 identifiers.
+    /// A new data generation identifier: never 0 (empty) nor [`crate::meta::JUST_CREATED`], the
+    /// lowest bit clear (DRBD keeps the Primary flag there). A repeat is a matter of 2^31
+    /// identifiers.
     pub(crate) fn uuid(&mut self) -> u64 {
         loop {
             let uuid = self.next_u64() & !1;

@@ -238,6 +238,7 @@ impl Resource {
                 self.log(LogLevel::Error, text);
                 if let Some(target) = self.peer_device(c, volume).target.as_mut() {
                     target.failed += sent.length;
+                    target.rate.failed(sent.length);
                 }
                 self.end_piece(c, volume, sent.epoch);
                 true

@@ -1,19 +1,20 @@
 //! How much a SyncTarget may request: as fast as the pipe answers, gently beside application I/O.
 //!
 //! A token bucket whose rate is looked at every 100 ms. What counts is the *delay*: how much longer
-//! a request takes than the quickest of the last minute (so the distance to the peer does not count).
-//! Latency tells of a flood only after it has passed, so what is in flight is bounded as well: to what
-//! the pipe has carried of late in its latency and half of the accepted delay. So a pipe that is full
-//! holds the resync back before its delay does.
+//! a request takes than the quickest of the last minute (so the distance to the peer does not
+//! count). Latency tells of a flood only after it has passed, so what is in flight is bounded as
+//! well: to what the pipe has carried of late in its latency and half of the accepted delay. So a
+//! pipe that is full holds the resync back before its delay does.
 //!
-//! | | no application I/O | application I/O |
+//! | delay | no application I/O | application I/O |
 //! |---|---|---|
-//! | delay above | 200 ms: 7/8 of what the pipe really carries | 20 ms: half of it, not below c-min-rate |
-//! | below, and the rate held the resync back | twice the rate; 9/8 from half of 200 ms on | 9/8 of the rate |
+//! | high | above 200 ms: 7/8 of what is carried | above 20 ms: half of it, at least c-min-rate |
+//! | low | the rate doubles; from 100 ms on it grows by 1/8 | it grows by 1/8 |
 //!
-//! Application I/O that sets in halves what was carried at once. c-max-rate is the only cap; c-min-rate is a
-//! floor beside application I/O and never a cap; as in DRBD, c-min-rate 0 makes no room for
-//! application I/O (`DRBD User's Guide`, "Variable sync rate configuration").
+//! The rate grows only where it held the resync back.
+//! Application I/O that sets in halves what was carried at once. c-max-rate is the only cap;
+//! c-min-rate is a floor beside application I/O and never a cap. 0 turns it off as in drbd.conf:
+//! then no room is made for application I/O.
 //!
 //! Invariants:
 //! - The rate is at least 1 KiB/s, and never above c-max-rate where there is one.
@@ -137,9 +138,9 @@ impl ResyncRate {
         self.rate = self.rate.max(floor).clamp(RATE_MIN, self.rate_max);
     }
 
-    /// How many bytes may be requested now. Call it after completions and at `next_time` while there is
-    /// something to request: the rate is adapted here. `application_active`: clients have had I/O under
-    /// way lately.
+    /// How many bytes may be requested now. Call it after completions and at `next_time` while
+    /// there is something to request: the rate is adapted here. `application_active`: clients have
+    /// had I/O under way lately.
     pub(crate) fn allowance(&mut self, now: Time, application_active: bool) -> u64 {
         self.refill(now);
         let active = application_active && self.rate_min > 0;
@@ -155,8 +156,9 @@ impl ResyncRate {
         tokens.min(self.in_flight_max().saturating_sub(self.in_flight))
     }
 
-    /// `bytes` were requested. More than was allowed is paid back before anything is allowed again. They
-    /// are in flight until `completed` or `failed` names them, also when a write has superseded them.
+    /// `bytes` were requested. More than was allowed is paid back before anything is allowed again.
+    /// They are in flight until `completed` or `failed` names them, also when a write has
+    /// superseded them.
     pub(crate) fn requested(&mut self, bytes: u64) {
         self.in_flight = self.in_flight.saturating_add(bytes);
         self.tokens -= i128::from(bytes);
@@ -191,8 +193,8 @@ impl ResyncRate {
         self.in_flight
     }
 
-    /// When the rate allows a request of 128 KiB; `None`: it does so now, and what is in flight holds
-    /// it back, if anything: ask again when something is completed.
+    /// When the rate allows a request of 128 KiB; `None`: it does so now, and what is in flight
+    /// holds it back, if anything: ask again when something is completed.
     pub(crate) fn next_time(&self, now: Time) -> Option<Time> {
         let wanted = i128::from(REQUEST) - self.tokens;
         let wanted = u128::try_from(wanted).ok().filter(|&bytes| bytes > 0)?;
@@ -202,8 +204,8 @@ impl ResyncRate {
         (due > now).then_some(due)
     }
 
-    /// How far it has come, with `left_bytes` out of sync now. The rate is what was completed in the
-    /// last 3 s.
+    /// How far it has come, with `left_bytes` out of sync now. The rate is what was completed in
+    /// the last 3 s.
     pub(crate) fn progress(&self, now: Time, left_bytes: u64) -> ResyncStatus {
         let elapsed_ms = now.ms_since(self.started);
         let rate = self.recent(now, PROGRESS_MS);
@@ -272,8 +274,8 @@ impl ResyncRate {
         self.carried.iter().copied().max().unwrap_or(0)
     }
 
-    /// What may be in flight: see above. Never less than c-min-rate needs while a request takes 0.5 s,
-    /// for a share of a busy disk is had by having requests there.
+    /// What may be in flight: see above. Never less than c-min-rate needs while a request takes
+    /// 0.5 s, for a share of a busy disk is had by having requests there.
     fn in_flight_max(&self) -> u64 {
         let (delay, least) = if self.application_active {
             (ACTIVE_DELAY_MS, (self.rate_min / 2).max(ACTIVE_IN_FLIGHT_MIN))
@@ -288,7 +290,8 @@ impl ResyncRate {
         self.rate = rate.max(self.rate_min).clamp(RATE_MIN, self.rate_max);
     }
 
-    /// Bytes a second that were completed in the last `window_ms`, or since the start if that is later.
+    /// Bytes a second that were completed in the last `window_ms`, or since the start if that is
+    /// later.
     fn recent(&self, now: Time, window_ms: u64) -> u64 {
         let recent = self.slices.iter().rev();
         let recent = recent.take_while(|slice| now.ms_since(slice.began) < window_ms);

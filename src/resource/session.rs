@@ -45,21 +45,9 @@ impl Resource {
     /// The exported size: once used it stays, before it is the smaller of the two (DESIGN 5).
     fn agree_size(&mut self, c: usize, volume: VolumeNumber) {
         let info = self.peer_device(c, volume).peer_info.clone().expect("a verdict was made");
-        let device = self.device(volume);
-        let own = device.backing.as_ref().map(|backing| {
-            (
-                backing.data_size,
-                backing.superblock.effective_size,
-                backing.has(DeviceFlags::SIZE_USED),
-            )
-        });
-        let size = match own {
-            None => info.effective_size,
-            Some((_, effective, true)) => effective,
-            Some(_) if info.size_used => info.effective_size,
-            Some((data, ..)) if info.data_size == 0 => data,
-            Some((data, ..)) => data.min(info.data_size),
-        };
+        let own = self.peer_device(c, volume).own_info.clone().expect("a verdict was made");
+        // A refused size has ended the handshake before.
+        let size = super::generation::agree_size(&own, &info).unwrap_or(own.effective_size);
         self.set_size(volume, size);
     }
 
