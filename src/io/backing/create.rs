@@ -60,9 +60,9 @@ pub struct Report {
     pub warnings: Vec<String>,
 }
 
-/// Makes metadata for a disk. External metadata on a file that does not exist is created, of the size
-/// that it needs. Data is never touched: only the metadata area is written, and with `preallocate`
-/// zeroes where the file has holes. Blocks.
+/// Makes metadata for a disk. External metadata on a file that does not exist is created, of the
+/// size that it needs. Data is never touched: only the metadata area is written, and with
+/// `preallocate` zeroes where the file has holes. Blocks.
 ///
 /// # Errors
 /// See [`CreateError`]; the old metadata is still there then, unless writing itself failed.
@@ -129,8 +129,8 @@ fn layout_error(disks: &Disks, error: MetaError) -> CreateError {
     }
 }
 
-/// Makes a missing file for external metadata, of the size that it needs. Never under `/dev`, where a
-/// missing device is a wrong path.
+/// Makes a missing file for external metadata, of the size that it needs. Never under `/dev`,
+/// where a missing device is a wrong path.
 fn make_missing_meta_file(
     data: &Path,
     meta_disk: &MetaDisk,
@@ -184,7 +184,8 @@ fn describe(found: &[Found]) -> String {
     found.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The dump of the metadata that is there, into the state folder. `None`: there is none that is whole.
+/// The dump of the metadata that is there, into the state folder. `None`: there is none that is
+/// whole.
 fn save_old(
     disks: &Disks,
     placement: Placement,

@@ -123,8 +123,9 @@ fn digest(data: &File, data_size: u64) -> io::Result<u32> {
     Ok(hasher.finalize())
 }
 
-/// Opens the disk of `who` for good: locks it, flushes it, makes both copies of the superblock equal
-/// and durable, and reads the metadata. `boot_id`: of this host, see [`super::host_boot_id`]. Blocks.
+/// Opens the disk of `who` for good: locks it, flushes it, makes both copies of the superblock
+/// equal and durable, and reads the metadata. `boot_id`: of this host, see
+/// [`super::host_boot_id`]. Blocks.
 ///
 /// # Errors
 /// See [`OpenError`]. Nothing was written then, but perhaps the repair of a superblock copy.
@@ -267,8 +268,8 @@ impl Disks {
         }
     }
 
-    /// Where metadata is, if it is not at the end of the disk but where the end was when the disk was
-    /// attached last.
+    /// Where metadata is, if it is not at the end of the disk but where the end was when the disk
+    /// was attached last.
     pub(super) fn old_end(&self, state_dir: &Path, who: &Identity) -> Option<Placement> {
         let disk_size = record::last_size(state_dir, who, &self.data.path)?;
         if self.external.is_some() || disk_size >= self.data.size {

@@ -240,10 +240,8 @@ fn a_truncated_disk_and_one_that_grew_are_told_from_a_blank_one() {
     drop(lab.open(&disk).unwrap());
     resize(&disk, 32 * MIB);
     let error = lab.open(&disk).unwrap_err();
-    let (recorded, actual) = (16 * MIB, 32 * MIB);
-    assert!(
-        matches!(error, OpenError::Grew { recorded: r, actual: a, .. } if (r, a) == (recorded, actual))
-    );
+    let OpenError::Grew { recorded, actual, .. } = error else { panic!("{error}") };
+    assert_eq!((recorded, actual), (16 * MIB, 32 * MIB));
     let text = error.refusal().to_string();
     assert!(
         text.contains("metadata found at the old end") && text.contains("Do not run create-md")
@@ -492,6 +490,47 @@ fn metadata_made_for_smaller_blocks_is_refused_on_larger_ones() {
     }
     let placement = disks.placement();
     assert_eq!(Geometry::of(placement, &superblock).unwrap().superblocks[0], 16 * MIB - 4096);
+}
+
+/// A loop device over a file; `None`, said loudly, where there is none to be had.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn new(file: &Path) -> Option<Self> {
+        let made = std::process::Command::new("losetup").args(["-f", "--show"]).arg(file).output();
+        match made {
+            Ok(made) if made.status.success() => {
+                Some(Self(PathBuf::from(String::from_utf8(made.stdout).unwrap().trim())))
+            }
+            other => {
+                eprintln!("SKIPPED: no loop device ({other:?})");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").arg("-d").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_block_device_is_made_opened_and_claimed() {
+    let lab = Lab::new();
+    let file = lab.file("d", 16 * MIB);
+    let Some(device) = Loop::new(&file) else { return };
+    let made = lab.create(&device.0).unwrap();
+    assert!(made.warnings.is_empty(), "{:?}", made.warnings);
+    let open = lab.open(&device.0).unwrap();
+    assert!(open.dsync && open.direct);
+    assert_eq!(open.attached.data_size, made.geometry.data_size);
+    assert_eq!(lab.open(&device.0).unwrap_err().refusal().code, 114);
+    assert!(dump_md(&device.0, &MetaDisk::Internal, 0).unwrap().contains("might be stale"));
+    let superblock = open.attached.meta.superblock.clone();
+    open.close_clean(superblock).unwrap();
+    assert!(!lab.open(&device.0).unwrap().attached.meta.written_behind);
 }
 
 #[test]
