@@ -357,9 +357,11 @@ impl Resource {
         let info = self.peer_device(c, volume).peer_info.clone().expect("a verdict was made");
         let primary = self.role == Role::Primary;
         // The target starts anew: what it showed before its rollback is forgotten only now.
-        if self.peer_device(c, volume).opening.full && info.number.is_some() {
-            self.peer_device(c, volume).seen_number = info.number;
-            self.peer_device(c, volume).seen_durable = 0;
+        let lower = info
+            .number
+            .filter(|number| self.connections[c].peer_devices[&volume].seen_number > Some(*number));
+        if let Some(number) = lower {
+            self.lower_seen(c, volume, number);
         }
         let seen = self.peer_device(c, volume).seen_number.unwrap_or(0);
         let Some(backing) = self.device(volume).backing.as_mut() else { return };
