@@ -69,9 +69,11 @@ pub const NOT_SUPPORTED: &[&str] = &[
 /// Administers the replicated volumes of this node.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "tandemadm", disable_version_flag = true, subcommand_required = false)]
-#[command(after_help = "TARGET is all, r0, r0/0, r0:bob or r0:bob/0.\nExit codes: 0 done; 1 usage; \
+#[command(
+    after_help = "TARGET is all, r0, r0/0, r0:bob or r0:bob/0.\nExit codes: 0 done; 1 usage; \
     5 timed out; 10 failure; 11 state change refused; 16 no local disk; 17 no UpToDate data; 20 \
-    tandemd does not answer.")]
+    tandemd does not answer."
+)]
 pub struct Arguments {
     #[command(flatten)]
     globals: Globals,
@@ -384,11 +386,7 @@ where
         Answer { text: error.to_string(), is_error: !is_help, exit_code: i32::from(!is_help) }
     })?;
     if arguments.version {
-        return Err(Answer {
-            text: super::version::lines(),
-            is_error: false,
-            exit_code: 0,
-        });
+        return Err(Answer { text: super::version::lines(), is_error: false, exit_code: 0 });
     }
     let Some(verb) = arguments.verb else {
         return Err(usage(format!("{}\nNo command specified\n", help())));

@@ -63,7 +63,8 @@ impl<'a> Steps<'a> {
                 let mut all = report.status.connections.iter();
                 all.find(|one| one.peer_node_id == peer.node_id)
             });
-            let dials = state.is_some_and(|one| one.connection_state != ConnectionState::StandAlone);
+            let dials =
+                state.is_some_and(|one| one.connection_state != ConnectionState::StandAlone);
             if dials || only.is_some_and(|only| !same_host(&peer.name, only)) {
                 continue;
             }

@@ -16,8 +16,8 @@ use std::fmt::Write;
 
 use super::{Report, kib, percent, status_text, yes_no};
 use crate::resource::{
-    ConnectionState, ConnectionStatus, DeviceStatus, DiskState, PeerDeviceStatus,
-    ReplicationState, Role, Status,
+    ConnectionState, ConnectionStatus, DeviceStatus, DiskState, PeerDeviceStatus, ReplicationState,
+    Role, Status,
 };
 
 /// An object as events2 prints it.
@@ -207,10 +207,7 @@ fn device(status: &Status, device: &DeviceStatus, statistics: bool) -> Object {
         fields.push(("al-suspended", "no".to_owned()));
     }
     Object {
-        key: format!(
-            "device name:{} volume:{} minor:{}",
-            status.name, device.volume, device.minor
-        ),
+        key: format!("device name:{} volume:{} minor:{}", status.name, device.volume, device.minor),
         fields,
     }
 }
@@ -282,9 +279,7 @@ pub fn promotion_score(status: &Status) -> u32 {
     let local = status.devices.iter().all(|device| with_data.contains(&device.disk_state));
     let is_up_to_date = |device: &&DeviceStatus| device.disk_state == DiskState::UpToDate;
     let up_to_date = status.devices.iter().filter(is_up_to_date).count().min(99);
-    10_000 * u32::from(local)
-        + 100 * u32::try_from(up_to_date).unwrap_or(99)
-        + fewest.min(99)
+    10_000 * u32::from(local) + 100 * u32::try_from(up_to_date).unwrap_or(99) + fewest.min(99)
 }
 
 /// Whether `primary` would be allowed as things stand.

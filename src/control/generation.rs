@@ -1,25 +1,18 @@
-//! `get-gi` and `show-gi`: the generation identifiers of a volume, a line per peer.
+//! `get-gi` and `show-gi` of an attached disk, a line per peer; in the layout that [`crate::meta`]
+//! prints for one that is not attached.
 
-use crate::meta::{DeviceFlags, Superblock};
-use crate::resource::{ConnectionState, DeviceStatus, DiskState, PeerDeviceStatus, Role};
+use crate::meta::DeviceFlags;
+use crate::resource::{ConnectionState, DeviceStatus, PeerDeviceStatus, Role};
 
 /// What one line shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generation {
-    /// Current UUID.
-    pub current: u64,
-    /// Bitmap UUID toward the peer, 0: none.
-    pub bitmap: u64,
-    /// The two youngest history UUIDs.
-    pub history: [u64; 2],
-    /// [`DeviceFlags`].
-    pub flags: u32,
-    /// The peer is connected (always false for a detached disk).
-    pub connected: bool,
-    /// The peer's disk is known to be Outdated or worse.
-    pub peer_outdated: bool,
-    /// Words for people: role, connection, disk.
-    pub summary: String,
+    current: u64,
+    bitmap: u64,
+    history: [u64; 2],
+    flags: u32,
+    all_set: bool,
+    summary: String,
 }
 
 impl Generation {
@@ -37,33 +30,8 @@ impl Generation {
             bitmap: peer.map_or(0, |peer| peer.bitmap_uuid),
             history: [older(0), older(1)],
             flags: device.flags,
-            connected: connection == ConnectionState::Connected,
-            peer_outdated: peer.is_some_and(|peer| {
-                [DiskState::Inconsistent, DiskState::Outdated].contains(&peer.peer_disk_state)
-            }),
+            all_set: device.size > 0 && peer.is_some_and(|peer| peer.out_of_sync >= device.size),
             summary: format!("{role}, {connection}, {}", device.disk_state),
-        }
-    }
-
-    /// From the metadata of a disk that is not attached; `slot` counts the peers from 0.
-    #[must_use]
-    pub fn detached(superblock: &Superblock, slot: usize) -> Self {
-        let flags = superblock.flags;
-        let disk = match flags {
-            f if f & DeviceFlags::CONSISTENT == 0 => "Inconsistent",
-            f if f & DeviceFlags::OUTDATED != 0 || f & DeviceFlags::WAS_UP_TO_DATE == 0 => {
-                "Outdated"
-            }
-            _ => "Consistent",
-        };
-        Self {
-            current: superblock.current_uuid,
-            bitmap: superblock.peers.get(slot).map_or(0, |peer| peer.bitmap_uuid),
-            history: [superblock.history[0], superblock.history[1]],
-            flags,
-            connected: false,
-            peer_outdated: false,
-            summary: format!("detached, {disk}"),
         }
     }
 
@@ -71,12 +39,13 @@ impl Generation {
         let is = |flag: u32| self.flags & flag != 0;
         [
             is(DeviceFlags::CONSISTENT),
-            is(DeviceFlags::WAS_UP_TO_DATE) && !is(DeviceFlags::OUTDATED),
+            is(DeviceFlags::WAS_UP_TO_DATE),
             is(DeviceFlags::PRIMARY_IND),
-            self.connected,
             is(DeviceFlags::SURVIVED),
-            self.peer_outdated,
-            is(DeviceFlags::CLEAN),
+            self.all_set,
+            is(DeviceFlags::OUTDATED),
+            // A crash is seen at the next attach, not while the disk is attached.
+            false,
         ]
     }
 
@@ -106,10 +75,10 @@ impl Generation {
             "Data consistency flag",
             "Data was/is currently up-to-date",
             "Node was/is currently primary",
-            "Node was/is currently connected",
-            "Node outlived its peer, and has flushed",
-            "The peer's disk is out-dated or inconsistent",
-            "Ended in order, nothing to recover",
+            "Node survived the loss of its peer, and has flushed",
+            "All bits of the bitmap for this peer are set",
+            "Data is known to be Outdated",
+            "This node was a crashed primary, and has not seen its peer since",
         ];
         // Column of the first flag: four identifiers of 16 digits, four colons.
         const FIRST: usize = 4 * 16 + 4;

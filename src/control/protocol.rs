@@ -4,10 +4,10 @@
 //! [`Request::Watch`], whose answers go on until the caller hangs up.
 //!
 //! ```text
-//! tandemadm ── {"verb":"up","definition":{...}} ──> tandemd
+//! tandemadm ── {"up":{"definition":{...}}} ────> tandemd
 //!           <── {"done":""} ─────────────────────
-//!           ── {"verb":"watch","resource":"r0"} ─>
-//!           <── {"report":{...}}  {"complete":null}  {"report":{...}}  {"gone":"r0"} ...
+//!           ── {"watch":{"resource":"r0"}} ────>
+//!           <── {"report":{...}}  "complete"  {"report":{...}}  {"gone":"r0"} ...
 //! ```
 
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ pub const LINE_MAX: usize = 1 << 20;
 
 /// What tandemadm asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "verb", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Request {
     /// Make the resource, attach its disks, begin to dial.
     Up {

@@ -238,7 +238,9 @@ fn peer_device(peer: &PeerDeviceStatus, size: u64) -> PeerDevice<'_> {
     // Rounded down: 100 is said only when nothing is out of sync.
     let in_sync = match size {
         0 => 0.0,
-        _ => (size.saturating_sub(peer.out_of_sync) as f64 / size as f64 * 10_000.0).floor() / 100.0,
+        _ => {
+            (size.saturating_sub(peer.out_of_sync) as f64 / size as f64 * 10_000.0).floor() / 100.0
+        }
     };
     let rate = hundredths(resync.rate as f64 / (1u64 << 20) as f64);
     let average = match resync.elapsed_ms {

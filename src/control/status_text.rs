@@ -13,8 +13,8 @@ use std::fmt::Write;
 
 use super::{Report, kib, percent, yes_no};
 use crate::resource::{
-    ConnectionState, ConnectionStatus, DeviceStatus, DiskState, PeerDeviceStatus,
-    ReplicationState, Role, Status,
+    ConnectionState, ConnectionStatus, DeviceStatus, DiskState, PeerDeviceStatus, ReplicationState,
+    Role, Status,
 };
 
 /// What is asked for beyond the plain form.
@@ -34,8 +34,7 @@ pub(crate) fn suspended(status: &Status) -> String {
         (status.suspended_gap, "gap"),
         (status.suspended_handshake, "handshake"),
     ];
-    let named: Vec<&str> =
-        reasons.iter().filter(|(is, _)| *is).map(|(_, name)| *name).collect();
+    let named: Vec<&str> = reasons.iter().filter(|(is, _)| *is).map(|(_, name)| *name).collect();
     if named.is_empty() { "no".to_owned() } else { named.join(",") }
 }
 
@@ -276,9 +275,7 @@ mod tests {
     fn a_pending_discard_stands_at_the_end() {
         let mut report = fixtures::peer_down();
         report.status.connections[0].discard_my_data_pending = true;
-        assert!(
-            plain(&report).ends_with("Connecting reason:refused discard-my-data:pending\n")
-        );
+        assert!(plain(&report).ends_with("Connecting reason:refused discard-my-data:pending\n"));
     }
 
     #[test]

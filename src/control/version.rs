@@ -10,9 +10,7 @@ pub fn lines() -> String {
     let code = number(env!("CARGO_PKG_VERSION_MAJOR")) << 16
         | number(env!("CARGO_PKG_VERSION_MINOR")) << 8
         | number(env!("CARGO_PKG_VERSION_PATCH"));
-    format!(
-        "TANDEM_API_VERSION=1\nTANDEM_VERSION_CODE=0x{code:06x}\nTANDEM_VERSION={VERSION}\n"
-    )
+    format!("TANDEM_API_VERSION=1\nTANDEM_VERSION_CODE=0x{code:06x}\nTANDEM_VERSION={VERSION}\n")
 }
 
 #[cfg(test)]

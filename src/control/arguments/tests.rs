@@ -15,7 +15,10 @@ fn options_stand_before_or_after_the_target() {
         ("tandemadm primary --force r0", "tandemadm primary r0 --force"),
         ("tandemadm status --json r0", "tandemadm status r0 --json"),
         ("tandemadm wait-sync --wfc-timeout 5 r0", "tandemadm wait-sync r0 --wfc-timeout=5"),
-        ("tandemadm connect --discard-my-data r0:bob", "tandemadm connect r0:bob --discard-my-data"),
+        (
+            "tandemadm connect --discard-my-data r0:bob",
+            "tandemadm connect r0:bob --discard-my-data",
+        ),
         ("tandemadm create-md --max-peers=3 r0/0", "tandemadm create-md r0/0 --max-peers 3"),
     ] {
         assert_eq!(verb(before), verb(after));

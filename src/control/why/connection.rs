@@ -51,7 +51,9 @@ fn resync(report: &Report, connection: &ConnectionStatus, peer: &PeerDeviceStatu
             human(resync.left),
             human(resync.total),
             human(resync.rate),
-            resync.seconds_left.map_or("time left unknown".to_owned(), |s| format!("about {}", age(s))),
+            resync
+                .seconds_left
+                .map_or("time left unknown".to_owned(), |s| format!("about {}", age(s))),
         ),
     };
     Finding {
@@ -227,10 +229,12 @@ fn rolled_back(report: &Report, connection: &ConnectionStatus) -> Finding {
     let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
     let here = status.devices.iter().any(|device| device.disk_state == DiskState::Outdated);
     let victim = if here { node } else { other };
-    let primary = here && status.role == Role::Primary
-        || !here && connection.peer_role == Role::Primary;
+    let primary =
+        here && status.role == Role::Primary || !here && connection.peer_role == Role::Primary;
     let headline = match primary {
-        true => format!("{resource}: {victim}'s disk is older than it was, and {victim} is Primary"),
+        true => {
+            format!("{resource}: {victim}'s disk is older than it was, and {victim} is Primary")
+        }
         false => format!(
             "{resource}: one disk (probably {victim}'s) is older than it was: it was set back to \
              an earlier image (VM snapshot, restore, dd, SAN rollback)"

@@ -27,9 +27,10 @@ pub(super) fn finding(report: &Report, device: &DeviceStatus) -> Option<Finding>
 /// A peer that is connected and UpToDate for this volume.
 fn good_peer<'a>(report: &'a Report, device: &DeviceStatus) -> Option<&'a str> {
     let connected = report.status.connections.iter().find(|connection| {
-        connection.peer_devices.iter().any(|peer| {
-            peer.volume == device.volume && peer.peer_disk_state == DiskState::UpToDate
-        })
+        connection
+            .peer_devices
+            .iter()
+            .any(|peer| peer.volume == device.volume && peer.peer_disk_state == DiskState::UpToDate)
     });
     connected.map(|connection| connection.name.as_str())
 }
@@ -95,7 +96,9 @@ fn undecided(report: &Report, device: &DeviceStatus) -> Finding {
         headline: format!("{volume}: whether {node}'s data is the newest is not known"),
         state: format!("{} is Consistent: it has not met {peer} since it was attached.", volume),
         open: Vec::new(),
-        why: format!("{node} did not record that it outlived {peer}: {peer} may have gone on alone."),
+        why: format!(
+            "{node} did not record that it outlived {peer}: {peer} may have gone on alone."
+        ),
         data: Some(format!(
             "if {peer} was written alone, a forced promotion here makes a split brain, and one \
              side's writes will be thrown away."

@@ -145,7 +145,10 @@ fn failed(report: &Report) -> Option<Finding> {
         data: Some("nothing was acknowledged after the error; the disk stays locked.".to_owned()),
         next: vec![
             format!("keep the log of {} (`journalctl -u tandemd`) for a report.", status.node_name),
-            format!("then restart tandemd on {} and `tandemadm up {}`.", status.node_name, status.name),
+            format!(
+                "then restart tandemd on {} and `tandemadm up {}`.",
+                status.node_name, status.name
+            ),
         ],
     })
 }
@@ -221,7 +224,9 @@ fn healthy(report: &Report) -> Finding {
             format!("{resource}: the disks are new; nobody has said whose data is the right one"),
             Some("the first `primary --force` decides: the other disk is overwritten.".to_owned()),
             vec![
-                format!("on the node with the data to keep: `tandemadm primary --force {resource}`."),
+                format!(
+                    "on the node with the data to keep: `tandemadm primary --force {resource}`."
+                ),
                 format!(
                     "both disks blank and equal: `tandemadm new-current-uuid --clear-bitmap \
                      {resource}/0` on one node (no sync)."

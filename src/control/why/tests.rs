@@ -27,7 +27,10 @@ fn a_target_names_the_only_good_copy() {
     assert!(text.contains("SyncTarget of alice"), "{text}");
     assert!(text.contains("61.20 % done, 8.1 GiB of 20.9 GiB left, 104 MiB/s, about 1 min 20 s."));
     assert!(text.contains("alice holds the ONLY good copy. bob's disk is a mix"), "{text}");
-    assert!(text.contains("`tandemadm wait-sync r0`. Do not reboot, stop or fence alice"), "{text}");
+    assert!(
+        text.contains("`tandemadm wait-sync r0`. Do not reboot, stop or fence alice"),
+        "{text}"
+    );
     let source = blocks(&fixtures::resync_source());
     assert!(source.starts_with("r0: bob is being resynced from alice.\n"), "{source}");
 }

@@ -54,11 +54,11 @@ struct Arguments {
 }
 
 /// What is open before the runtime starts.
-struct Sockets {
-    admin: UnixListener,
-    nbd: UnixListener,
-    tcp: Vec<(SocketAddr, TcpListener)>,
-    signal: oneshot::Receiver<Signal>,
+pub(super) struct Sockets {
+    pub(super) admin: UnixListener,
+    pub(super) nbd: UnixListener,
+    pub(super) tcp: Vec<(SocketAddr, TcpListener)>,
+    pub(super) signal: oneshot::Receiver<Signal>,
 }
 
 /// Runs the daemon; returns the exit code: 0 after SIGTERM or SIGINT, 1 for a wrong command line, 20
@@ -127,7 +127,11 @@ fn start(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// Serves until a signal ends it.
-async fn serve(settings: Settings, shell: Shell, sockets: Sockets) -> std::io::Result<()> {
+pub(super) async fn serve(
+    settings: Settings,
+    shell: Shell,
+    sockets: Sockets,
+) -> std::io::Result<()> {
     let nbd_path = settings.nbd_socket.clone();
     let node = settings.node.clone();
     let registry = Registry::new(settings, shell);

@@ -11,9 +11,12 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, oneshot};
 
-use crate::resource::{AdminResult, Command, NodeId, Refusal, ResourceConfig, Status, VolumeNumber};
+use crate::config::MetaDisk;
+use crate::io::backing::{self, Identity, OpenDisk, OpenOptions};
+use crate::resource::{
+    AdminResult, Command, NodeId, Refusal, ResourceConfig, Status, VolumeNumber,
+};
 
-pub(crate) struct OpenDisk;
 pub(crate) struct Setup {
     pub(crate) config: ResourceConfig,
     pub(crate) local: SocketAddr,
@@ -22,12 +25,31 @@ pub(crate) struct Setup {
     pub(crate) seed: u64,
 }
 pub(crate) enum Order {
-    Admin { command: Command, reply: oneshot::Sender<AdminResult> },
-    Attach { volume: VolumeNumber, disk: Box<OpenDisk>, reply: oneshot::Sender<AdminResult> },
-    Client { fd: OwnedFd, volume: VolumeNumber, parameters: nbd::SessionParameters, description: String },
-    Export { volume: VolumeNumber, reply: oneshot::Sender<Result<u64, String>> },
-    Statistics { reply: oneshot::Sender<Status> },
-    Stop { reply: oneshot::Sender<()> },
+    Admin {
+        command: Command,
+        reply: oneshot::Sender<AdminResult>,
+    },
+    Attach {
+        volume: VolumeNumber,
+        disk: Box<OpenDisk>,
+        reply: oneshot::Sender<AdminResult>,
+    },
+    Client {
+        fd: OwnedFd,
+        volume: VolumeNumber,
+        parameters: nbd::SessionParameters,
+        description: String,
+    },
+    Export {
+        volume: VolumeNumber,
+        reply: oneshot::Sender<Result<u64, String>>,
+    },
+    Statistics {
+        reply: oneshot::Sender<Status>,
+    },
+    Stop {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// The data thread has ended: it was stopped, or it panicked.
@@ -53,25 +75,48 @@ pub(crate) struct DiskRequest {
     pub(crate) volume: VolumeNumber,
     /// This node.
     pub(crate) node_id: NodeId,
-    /// The peers, for the slots of the metadata.
-    pub(crate) peers: Vec<NodeId>,
     /// The backing disk.
     pub(crate) disk: String,
-    /// The metadata, `None`: internal.
-    pub(crate) meta_disk: Option<String>,
+    /// Its metadata.
+    pub(crate) meta_disk: MetaDisk,
     /// What is known of disks from earlier.
     pub(crate) state_dir: PathBuf,
 }
 
 type Spawn = dyn Fn(Setup) -> io::Result<Rc<dyn DataThread>>;
-type Open = dyn Fn(DiskRequest) -> Result<Box<OpenDisk>, Refusal> + Send + Sync;
 
-/// How data threads are made and disks are opened.
+/// How data threads are made.
 pub(crate) struct Shell {
     /// Starts a data thread.
     pub(crate) spawn: Box<Spawn>,
-    /// Opens, locks and reads a disk. Blocks; called on a thread of its own.
-    pub(crate) open: Arc<Open>,
 }
 
-impl Shell { pub(crate) fn real() -> Self { Self { spawn: Box::new(|_| Err(io::ErrorKind::Other.into())), open: Arc::new(|_| Ok(Box::new(OpenDisk))) } } }
+impl Shell {
+    /// Real threads.
+    pub(crate) fn real() -> Self {
+        Self { spawn: Box::new(|_| Err(io::ErrorKind::Other.into())) }
+    }
+}
+
+/// Opens, locks and reads a disk; one that is taken is tried for 5 s. Blocks.
+///
+/// # Errors
+/// DRBD's number, and what to do.
+pub(crate) fn open_disk(request: &DiskRequest) -> Result<Box<OpenDisk>, Refusal> {
+    let boot_id = backing::host_boot_id().map_err(|error| Refusal {
+        code: 104,
+        text: "Can not open backing device.".to_owned(),
+        hint: format!("the boot id cannot be read: {error}."),
+    })?;
+    let identity = Identity {
+        resource: request.resource.clone(),
+        node_id: request.node_id,
+        volume: request.volume,
+    };
+    let meta_disk = super::adm::metadata::meta_disk(&request.meta_disk);
+    let options =
+        OpenOptions { state_dir: Some(request.state_dir.clone()), ..OpenOptions::default() };
+    let path = std::path::Path::new(&request.disk);
+    let opened = backing::open_disk(path, &meta_disk, &identity, boot_id, &options);
+    opened.map(Box::new).map_err(|error| error.refusal())
+}

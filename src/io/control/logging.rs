@@ -13,11 +13,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::EnvFilter;
 
 /// Lines that wait to be written.
 const QUEUE: usize = 4096;
@@ -41,7 +42,8 @@ pub(crate) fn start() {
     let lost = Arc::new(AtomicU64::new(0));
     let queue = Queue { lines, lost: lost.clone() };
     let writer = std::thread::Builder::new().name("log".to_owned());
-    if writer.spawn(move || write_lines(&messages, &lost)).is_err() || LOG.set(queue.clone()).is_err()
+    if writer.spawn(move || write_lines(&messages, &lost)).is_err()
+        || LOG.set(queue.clone()).is_err()
     {
         return;
     }
@@ -116,7 +118,7 @@ where
 {
     fn format_event(
         &self,
-        context: &FmtContext<'_, S, N>,
+        _: &FmtContext<'_, S, N>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
@@ -133,7 +135,57 @@ where
             let time = crate::control::iso(now.as_secs());
             write!(writer, "{time}.{:03} {word}", now.subsec_millis())?;
         }
-        context.format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
+        let mut words = Words::default();
+        event.record(&mut words);
+        // A line is one line, whatever a name from outside holds.
+        let text = words.line().replace(['\n', '\r'], "; ");
+        writeln!(writer, "{text}")
+    }
+}
+
+/// The parts of a line: `r0: text key=value`.
+#[derive(Default)]
+struct Words {
+    resource: String,
+    message: String,
+    rest: String,
+}
+
+impl Words {
+    fn line(&self) -> String {
+        let prefixed = self.resource.is_empty() || self.message.starts_with(&self.resource);
+        let (resource, colon) = if prefixed { ("", "") } else { (&*self.resource, ": ") };
+        format!("{resource}{colon}{}{}", self.message, self.rest)
+    }
+}
+
+impl Visit for Words {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            "resource" => self.resource = format!("{value:?}"),
+            name => self.rest += &format!(" {name}={value:?}"),
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Words;
+
+    #[test]
+    fn the_resource_stands_in_front_once() {
+        let line = |resource: &str, message: &str| {
+            let words =
+                Words { resource: resource.into(), message: message.into(), ..Words::default() };
+            words.line()
+        };
+        assert_eq!(line("r0", "up"), "r0: up");
+        assert_eq!(line("r0", "r0/0 bob: up"), "r0/0 bob: up");
+        assert_eq!(line("", "ended"), "ended");
     }
 }

@@ -20,3 +20,8 @@ mod logging;
 mod nbd_socket;
 mod registry;
 mod startup;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;

@@ -290,9 +290,10 @@ async fn look_up(
     let status = entry.status();
     if go && status.role != Role::Primary && entry.config.options.auto_promote {
         info!("{}: promoted for {client} (auto-promote)", entry.config.name);
-        entry.order(Command::Primary { force: None }).await.map_err(|refusal| {
-            LookupError::Policy(refusal.to_string().replace('\n', "; "))
-        })?;
+        entry
+            .order(Command::Primary { force: None })
+            .await
+            .map_err(|refusal| LookupError::Policy(refusal.to_string().replace('\n', "; ")))?;
     }
     let served = entry.ask(|reply| Order::Export { volume, reply }).await;
     let status = entry.status();

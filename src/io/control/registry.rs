@@ -16,8 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Mutex, broadcast, oneshot};
 use tracing::{error, info, warn};
 
-use super::data_thread::{DataThread, DiskRequest, Order, Setup, Shell};
-use crate::config::{Definition, MetaDisk};
+use super::data_thread::{DataThread, DiskRequest, Order, Setup, Shell, open_disk};
+use crate::config::Definition;
 use crate::control::{Path, Report};
 use crate::resource::{
     AdminResult, Command, ConnectionState, DiskState, NodeId, Refusal, ResourceConfig, Status,
@@ -171,8 +171,7 @@ impl Registry {
         }
         for peer in entry.config.peers.iter().map(|peer| peer.node_id) {
             if entry.connection_state(peer) == ConnectionState::StandAlone {
-                let command =
-                    Command::Connect { peer, discard_my_data: false, tentative: false };
+                let command = Command::Connect { peer, discard_my_data: false, tentative: false };
                 entry.order(command).await?;
             }
         }
@@ -270,7 +269,8 @@ impl Registry {
         volume: VolumeNumber,
     ) -> AdminResult {
         let own = definition.local(&self.settings.node).and_then(|own| own.volumes.get(&volume));
-        let own = own.ok_or_else(|| refusal(127, "Device minor not allocated", "no such volume"))?;
+        let own =
+            own.ok_or_else(|| refusal(127, "Device minor not allocated", "no such volume"))?;
         let Some(disk) = own.disk.clone() else {
             let hint = "the configuration says `disk none` for this node.";
             return Err(refusal(138, "Device does not have a disk-config", hint));
@@ -279,20 +279,17 @@ impl Registry {
             resource: entry.config.name.clone(),
             volume,
             node_id: entry.config.node_id,
-            peers: entry.config.peers.iter().map(|peer| peer.node_id).collect(),
             disk,
-            meta_disk: match &own.meta_disk {
-                MetaDisk::Internal => None,
-                MetaDisk::External { path } => Some(path.clone()),
-            },
+            meta_disk: own.meta_disk.clone(),
             state_dir: self.settings.state_dir.clone(),
         };
-        let open = self.shell.open.clone();
         let name = &entry.config.name;
-        let opened = tokio::task::spawn_blocking(move || open(request)).await;
+        let opened = tokio::task::spawn_blocking(move || open_disk(&request)).await;
         let disk = opened.map_err(|_| ended(name))?.inspect_err(|refusal| {
             warn!("{name}/{volume}: attach failed: ({}) {}", refusal.code, refusal.text);
         })?;
+        let durable = if disk.dsync { "RWF_DSYNC" } else { "a data sync after each write" };
+        info!("{name}/{volume}: {}: durable writes by {durable}", disk.attached.path);
         entry.ask(|reply| Order::Attach { volume, disk, reply }).await?
     }
 

@@ -63,8 +63,11 @@ pub(crate) fn probe_ring() -> Result<(), Failure> {
         ("timeout", opcode::Timeout::CODE),
         ("close", opcode::Close::CODE),
     ];
-    let missing: Vec<&str> =
-        needed.iter().filter(|(_, code)| !probe.is_supported(*code)).map(|(name, _)| *name).collect();
+    let missing: Vec<&str> = needed
+        .iter()
+        .filter(|(_, code)| !probe.is_supported(*code))
+        .map(|(name, _)| *name)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -17,7 +17,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(180);
 const ANSWER_MAX: u64 = 64 << 20;
 
 /// A connection to the daemon.
-pub(super) struct Client {
+pub(in crate::io::control) struct Client {
     stream: BufReader<UnixStream>,
     path: PathBuf,
     run_dir: PathBuf,
@@ -28,7 +28,7 @@ impl Client {
     ///
     /// # Errors
     /// Exit 20: nobody answers there, or the caller is not allowed to.
-    pub(super) fn connect(run_dir: &Path) -> Result<Self, Failure> {
+    pub(in crate::io::control) fn connect(run_dir: &Path) -> Result<Self, Failure> {
         let path = run_dir.join("control.sock");
         let stream = UnixStream::connect(&path).map_err(|error| silent(run_dir, &error))?;
         let stream = BufReader::new(stream);
@@ -85,7 +85,7 @@ impl Client {
     ///
     /// # Errors
     /// Exit 20: the daemon is gone, stuck, or does not understand.
-    pub(super) fn ask(&mut self, request: &Request) -> Result<Response, Failure> {
+    pub(in crate::io::control) fn ask(&mut self, request: &Request) -> Result<Response, Failure> {
         self.send(request)?;
         match self.receive(Some(Instant::now() + ANSWER_LIMIT))? {
             Some(Response::Error(text)) => Err(Failure::new(20, format!("tandemd: {text}"))),
@@ -101,7 +101,10 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::ask`].
-    pub(super) fn order(&mut self, request: &Request) -> Result<AdminResult, Failure> {
+    pub(in crate::io::control) fn order(
+        &mut self,
+        request: &Request,
+    ) -> Result<AdminResult, Failure> {
         match self.ask(request)? {
             Response::Done(text) => Ok(Ok(text)),
             Response::Refused(refusal) => Ok(Err(refusal)),
@@ -113,7 +116,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::ask`].
-    pub(super) fn command(
+    pub(in crate::io::control) fn command(
         &mut self,
         resource: &str,
         command: Command,
@@ -125,7 +128,10 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::ask`].
-    pub(super) fn reports(&mut self, resource: Option<&str>) -> Result<Vec<Report>, Failure> {
+    pub(in crate::io::control) fn reports(
+        &mut self,
+        resource: Option<&str>,
+    ) -> Result<Vec<Report>, Failure> {
         match self.ask(&Request::Status { resource: resource.map(str::to_owned) })? {
             Response::Reports(reports) => Ok(reports),
             other => Err(unexpected(&other)),
@@ -136,7 +142,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::ask`].
-    pub(super) fn watch(&mut self, resource: Option<&str>) -> Result<(), Failure> {
+    pub(in crate::io::control) fn watch(&mut self, resource: Option<&str>) -> Result<(), Failure> {
         self.send(&Request::Watch { resource: resource.map(str::to_owned) })
     }
 
@@ -144,7 +150,10 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::ask`].
-    pub(super) fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Response>, Failure> {
+    pub(in crate::io::control) fn next(
+        &mut self,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Response>, Failure> {
         match self.receive(deadline)? {
             Some(Response::Error(text)) => Err(Failure::new(20, format!("tandemd: {text}"))),
             next => Ok(next),

@@ -22,9 +22,7 @@ impl Configuration {
     pub(super) fn load(globals: &Globals) -> Result<Self, Failure> {
         let node = match &globals.node {
             Some(node) => node.clone(),
-            None => {
-                super::super::daemon::host_name().map_err(|text| Failure::new(10, text))?
-            }
+            None => super::super::daemon::host_name().map_err(|text| Failure::new(10, text))?,
         };
         let path = globals.config.display().to_string();
         Ok(Self { config: config::load(&ConfigFiles, &path), node, path })
@@ -87,7 +85,9 @@ impl Configuration {
     /// Tells the findings that concern a resource, or all.
     fn tell(&self, resource: Option<&str>) {
         let findings = self.config.findings.iter().filter(|finding| {
-            resource.is_none() || finding.resource.is_none() || finding.resource.as_deref() == resource
+            resource.is_none()
+                || finding.resource.is_none()
+                || finding.resource.as_deref() == resource
         });
         for finding in findings {
             complain(&finding.to_string());

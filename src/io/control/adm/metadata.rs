@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::config::{Definition, Host, HostVolume, MetaDisk};
+use crate::control::Report;
 use crate::control::generation::Generation;
 use crate::control::target::Target;
-use crate::control::Report;
 use crate::io::backing::{self, CreateError, CreateOptions, Identity};
 use crate::resource::{DiskState, VolumeNumber};
 
@@ -34,7 +34,10 @@ fn chosen<'a>(
     let meant: Vec<(&VolumeNumber, &HostVolume)> =
         own.volumes.iter().filter(|(number, _)| is_meant(number)).collect();
     if meant.is_empty() {
-        return Err(Failure::new(10, format!("{target}: Failure: (127) Device minor not allocated")));
+        return Err(Failure::new(
+            10,
+            format!("{target}: Failure: (127) Device minor not allocated"),
+        ));
     }
     let disks: Vec<Chosen<'_>> = meant
         .into_iter()
@@ -77,7 +80,8 @@ impl Session {
         preallocate: bool,
     ) -> Outcome {
         let configuration = self.configuration()?;
-        let failed = |what: &str, error: std::io::Error| Failure::new(10, format!("{what}: {error}"));
+        let failed =
+            |what: &str, error: std::io::Error| Failure::new(10, format!("{what}: {error}"));
         let state_dir = self.globals.state_dir();
         std::fs::create_dir_all(&state_dir)
             .map_err(|error| failed(&state_dir.display().to_string(), error))?;
@@ -118,16 +122,17 @@ impl Session {
     /// Of attached disks as the daemon knows them, of others from the disk.
     pub(super) fn generations(&self, targets: &[Target], pretty: bool) -> Outcome {
         let up = self.client().and_then(|mut client| client.reports(None)).unwrap_or_default();
-        let (running, detached): (Vec<&Target>, Vec<&Target>) = targets.iter().partition(|target| {
-            let named = |report: &&Report| target.resource() == Some(&report.status.name);
-            let attached = |report: &Report| {
-                let devices = report.status.devices.iter();
-                let mut meant =
-                    devices.filter(|device| target.volume().is_none_or(|v| v == device.volume));
-                meant.all(|device| device.disk_state != DiskState::Diskless)
-            };
-            up.iter().find(named).is_some_and(attached)
-        });
+        let (running, detached): (Vec<&Target>, Vec<&Target>) =
+            targets.iter().partition(|target| {
+                let named = |report: &&Report| target.resource() == Some(&report.status.name);
+                let attached = |report: &Report| {
+                    let devices = report.status.devices.iter();
+                    let mut meant =
+                        devices.filter(|device| target.volume().is_none_or(|v| v == device.volume));
+                    meant.all(|device| device.disk_state != DiskState::Diskless)
+                };
+                up.iter().find(named).is_some_and(attached)
+            });
         let done = for_each(running, |target| {
             let report = up.iter().find(|one| target.resource() == Some(&one.status.name));
             report.map_or(Ok(()), |report| attached(report, target, pretty))
@@ -157,12 +162,8 @@ fn attached(report: &Report, target: &Target, pretty: bool) -> Outcome {
     for device in volumes(report, target)? {
         for connection in connections(report, target)? {
             let peer = connection.peer_devices.iter().find(|peer| peer.volume == device.volume);
-            let line = Generation::attached(
-                device,
-                report.status.role,
-                connection.connection_state,
-                peer,
-            );
+            let line =
+                Generation::attached(device, report.status.role, connection.connection_state, peer);
             print(&if pretty { line.pretty() } else { line.raw() })?;
         }
     }
@@ -189,7 +190,7 @@ fn create_one(
     }
     let report = created.map_err(|error| match &error {
         CreateError::Disk(open) => refused(disk, open),
-        other => Failure::new(other.exit_code(), format!("{}: {other}", disk.name)),
+        other => Failure::new(10, format!("{}: {other}", disk.name)),
     })?;
     if let Some(saved) = &report.saved {
         complain(&format!("{}: the old metadata is saved in {}", disk.name, saved.display()));

@@ -6,9 +6,9 @@
 //! - Of several targets each is tried; the exit code is that of the first that failed.
 //! - A standard output that is closed ends the program quietly.
 
-mod client;
+pub(super) mod client;
 mod configuration;
-mod metadata;
+pub(super) mod metadata;
 mod orders;
 mod show;
 mod terminal;
@@ -167,7 +167,10 @@ fn volumes<'a>(report: &'a Report, target: &Target) -> Result<Vec<&'a DeviceStat
         None => Ok(devices.iter().collect()),
         Some(volume) => match devices.iter().find(|device| device.volume == volume) {
             Some(device) => Ok(vec![device]),
-            None => Err(Failure::new(10, format!("{target}: Failure: (127) Device minor not allocated"))),
+            None => Err(Failure::new(
+                10,
+                format!("{target}: Failure: (127) Device minor not allocated"),
+            )),
         },
     }
 }

@@ -5,9 +5,7 @@ use crate::control::target::Target;
 use crate::control::{Report, Request, dry_run, human};
 use crate::resource::{AdminResult, Command, ConnectionState, DiskState};
 
-use super::{
-    Failure, Outcome, Session, complain, connections, for_each, print, terminal, volumes,
-};
+use super::{Failure, Outcome, Session, complain, connections, for_each, print, terminal, volumes};
 
 /// An order that names what is running.
 #[derive(Clone, Copy)]
@@ -100,11 +98,12 @@ impl Session {
         let configuration = self.configuration()?;
         let mut client = self.client()?;
         configuration.for_each(targets, |target, definition, own| {
-            let is_meant = |name: &str| {
-                target.peer().is_none_or(|peer| crate::config::same_host(name, peer))
-            };
-            let peers: Vec<_> =
-                definition.peers(configuration.node()).filter(|peer| is_meant(&peer.name)).collect();
+            let is_meant =
+                |name: &str| target.peer().is_none_or(|peer| crate::config::same_host(name, peer));
+            let peers: Vec<_> = definition
+                .peers(configuration.node())
+                .filter(|peer| is_meant(&peer.name))
+                .collect();
             if peers.is_empty() {
                 return Err(Failure::new(10, format!("{target}: there is no such peer")));
             }
@@ -137,7 +136,8 @@ impl Session {
             Some(word) => ask_for_force(report, word),
             None => Ok(()),
         };
-        let command = |_: Option<u16>, _: Option<u8>| Command::Primary { force: force.map(Into::into) };
+        let command =
+            |_: Option<u16>, _: Option<u8>| Command::Primary { force: force.map(Into::into) };
         self.running(targets, Wide::Resource, ask, &command)?;
         if terminal::is_person() {
             for (_, report) in self.reports(targets)? {
@@ -259,9 +259,10 @@ impl Session {
         };
         for target in targets {
             // Without a daemon nothing is up.
-            let running = up.unwrap_or_default().iter().filter(|report| {
-                target.resource().is_none_or(|name| name == report.status.name)
-            });
+            let running = up
+                .unwrap_or_default()
+                .iter()
+                .filter(|report| target.resource().is_none_or(|name| name == report.status.name));
             let named = target.resource().map(str::to_owned);
             let names: Vec<String> = match (verb, up) {
                 (Verb::Down(_), Some(_)) | (_, Some(_)) if target.resource().is_none() => {
@@ -390,8 +391,10 @@ fn ask_for_force(report: &Report, word: ForceWord) -> Outcome {
     let fresh = status.devices.iter().all(|one| one.disk_state == DiskState::Inconsistent);
     let danger = match word {
         ForceWord::Plain if fresh => {
-            format!("{node}'s new disk becomes the good copy of {resource}; all of {other}'s ({all}) \
-                     is overwritten by the first sync.")
+            format!(
+                "{node}'s new disk becomes the good copy of {resource}; all of {other}'s ({all}) \
+                     is overwritten by the first sync."
+            )
         }
         ForceWord::Plain => format!(
             "Whether {node} has the newest data of {resource} is not known. If {other} was written \

@@ -108,8 +108,7 @@ fn is_reached(report: &Report, target: &Target, until: Until) -> Result<bool, Fa
     let mut all = connections(report, target)?.into_iter();
     Ok(all.all(|connection| {
         let connected = connection.connection_state == ConnectionState::Connected;
-        let mut peers =
-            connection.peer_devices.iter().filter(|peer| wanted.contains(&peer.volume));
+        let mut peers = connection.peer_devices.iter().filter(|peer| wanted.contains(&peer.volume));
         // `Connected` is shown with the replication state, so that no resync can still begin.
         let mut idle = || peers.all(|peer| peer.replication_state == ReplicationState::Established);
         connected && (until == Until::Connected || idle())

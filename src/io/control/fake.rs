@@ -1,0 +1,211 @@
+//! A data thread that obeys: it has a status and changes it as it is told, without ring and disk.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, mpsc};
+
+use tokio::sync::broadcast;
+
+use super::data_thread::{DataThread, Ended, Order, Setup, Shell};
+use crate::resource::{
+    AdminResult, Command, ConnectionState, ConnectionStatus, DeviceStatus, DiskState,
+    PeerDeviceStatus, Reason, Refusal, ReplicationState, Role, Status,
+};
+
+/// What the test is told of.
+pub(super) enum Seen {
+    /// A command, and whether it was done.
+    Command(Command, bool),
+    /// A client was moved here.
+    Client(OwnedFd, String, nbd::SessionParameters),
+    /// The thread was told to end.
+    Stopped,
+}
+
+struct Fake {
+    status: Mutex<Arc<Status>>,
+    changes: broadcast::Sender<Arc<Status>>,
+    seen: mpsc::Sender<Seen>,
+    /// Its backing disks stay open and locked.
+    disks: Mutex<Vec<Box<crate::io::backing::OpenDisk>>>,
+}
+
+/// Makes fake threads; what they see goes to `seen`.
+pub(super) fn shell(seen: mpsc::Sender<Seen>) -> Shell {
+    let spawn = move |setup: Setup| {
+        let fake: Rc<dyn DataThread> = Rc::new(Fake {
+            status: Mutex::new(Arc::new(status(&setup))),
+            changes: broadcast::channel(16).0,
+            seen: seen.clone(),
+            disks: Mutex::default(),
+        });
+        Ok(fake)
+    };
+    Shell { spawn: Box::new(spawn) }
+}
+
+fn status(setup: &Setup) -> Status {
+    let device = |volume: &crate::resource::VolumeConfig| DeviceStatus {
+        volume: volume.number,
+        minor: volume.minor,
+        backing_disk: volume.disk.clone(),
+        disk_state: DiskState::Diskless,
+        clients: Vec::new(),
+        size: 1 << 20,
+        read: 0,
+        written: 0,
+        al_writes: 0,
+        bm_writes: 0,
+        upper_pending: 0,
+        lower_pending: 0,
+        current_uuid: 4,
+        history: Vec::new(),
+        flags: 0,
+        disk_note: String::new(),
+    };
+    let peer_device = |volume: &crate::resource::VolumeConfig| PeerDeviceStatus {
+        volume: volume.number,
+        replication_state: ReplicationState::Off,
+        peer_disk_state: DiskState::DUnknown,
+        received: 0,
+        sent: 0,
+        out_of_sync: 0,
+        pending: 0,
+        unacked: 0,
+        bitmap_uuid: 0,
+        resync: None,
+    };
+    let config = &setup.config;
+    Status {
+        name: config.name.clone(),
+        node_id: config.node_id,
+        node_name: config.node_name.clone(),
+        role: Role::Secondary,
+        suspended_no_space: false,
+        suspended_gap: false,
+        suspended_handshake: false,
+        failed: None,
+        devices: config.volumes.iter().map(device).collect(),
+        connections: config
+            .peers
+            .iter()
+            .map(|peer| ConnectionStatus {
+                peer_node_id: peer.node_id,
+                name: peer.name.clone(),
+                connection_state: ConnectionState::StandAlone,
+                reason: Reason::NeverConnected,
+                peer_role: Role::Unknown,
+                discard_my_data_pending: false,
+                ap_in_flight: 0,
+                rs_in_flight: 0,
+                congested: false,
+                since_ms: 0,
+                attempts: 0,
+                detail: String::new(),
+                last_handshake: Vec::new(),
+                peer_devices: config.volumes.iter().map(peer_device).collect(),
+            })
+            .collect(),
+    }
+}
+
+impl Fake {
+    fn change(&self, change: impl FnOnce(&mut Status)) {
+        let mut status = self.status.lock().unwrap();
+        change(Arc::make_mut(&mut status));
+        let _ = self.changes.send(status.clone());
+    }
+
+    fn command(&self, command: &Command) -> AdminResult {
+        match command {
+            Command::Primary { .. } => {
+                if self.status().devices.iter().any(|one| one.disk_state == DiskState::Diskless) {
+                    return Err(Refusal {
+                        code: -2,
+                        text: "Need access to UpToDate data".to_owned(),
+                        hint: "attach a disk.".to_owned(),
+                    });
+                }
+                self.change(|status| status.role = Role::Primary);
+            }
+            Command::Secondary { .. } => self.change(|status| status.role = Role::Secondary),
+            Command::Connect { peer, discard_my_data, .. } => self.change(|status| {
+                for one in status.connections.iter_mut().filter(|one| one.peer_node_id == *peer) {
+                    one.connection_state = ConnectionState::Connecting;
+                    one.discard_my_data_pending = *discard_my_data;
+                }
+            }),
+            Command::Disconnect { .. } => self.change(|status| {
+                for one in &mut status.connections {
+                    one.connection_state = ConnectionState::StandAlone;
+                    one.reason = Reason::StoppedByAdmin;
+                }
+            }),
+            // Stands for the peer's answer.
+            Command::Outdate { .. } => self.change(|status| {
+                for one in &mut status.connections {
+                    one.connection_state = ConnectionState::Connected;
+                    one.reason = Reason::None;
+                    one.peer_role = Role::Secondary;
+                    for peer in &mut one.peer_devices {
+                        peer.replication_state = ReplicationState::Established;
+                    }
+                }
+            }),
+            Command::Down { .. } => self.disks.lock().unwrap().clear(),
+            Command::Attach { .. }
+            | Command::Detach { .. }
+            | Command::Invalidate { .. }
+            | Command::InvalidateRemote { .. }
+            | Command::NewCurrentUuid { .. } => {}
+        }
+        Ok(String::new())
+    }
+}
+
+impl DataThread for Fake {
+    fn send(&self, order: Order) -> Result<(), Ended> {
+        match order {
+            Order::Admin { command, reply } => {
+                let result = self.command(&command);
+                let _ = self.seen.send(Seen::Command(command, result.is_ok()));
+                let _ = reply.send(result);
+            }
+            Order::Attach { volume, disk, reply } => {
+                self.disks.lock().unwrap().push(disk);
+                self.change(|status| {
+                    let mut devices = status.devices.iter_mut();
+                    if let Some(device) = devices.find(|device| device.volume == volume) {
+                        device.disk_state = DiskState::UpToDate;
+                    }
+                });
+                let _ = reply.send(Ok(String::new()));
+            }
+            Order::Client { fd, description, parameters, .. } => {
+                let _ = self.seen.send(Seen::Client(fd, description, parameters));
+            }
+            Order::Export { reply, .. } => {
+                let _ = reply.send(match self.status().role {
+                    Role::Primary => Ok(1 << 20),
+                    Role::Secondary | Role::Unknown => Err("not Primary".to_owned()),
+                });
+            }
+            Order::Statistics { reply } => {
+                let _ = reply.send((*self.status()).clone());
+            }
+            Order::Stop { reply } => {
+                let _ = self.seen.send(Seen::Stopped);
+                let _ = reply.send(());
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Arc<Status> {
+        self.status.lock().unwrap().clone()
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<Arc<Status>> {
+        self.changes.subscribe()
+    }
+}

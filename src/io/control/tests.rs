@@ -1,0 +1,339 @@
+//! The daemon in this process, with data threads that only obey.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio::sync::oneshot;
+
+use super::adm::client::Client;
+use super::daemon::{Sockets, serve};
+use super::fake::{Seen, shell};
+use super::registry::Settings;
+use super::startup;
+use crate::config::Definition;
+use crate::control::protocol::LINE_MAX;
+use crate::control::{Report, Request, Response};
+use crate::io::backing::{self, CreateOptions, Identity, MetaDisk};
+use crate::resource::{Command, ConnectionState, DiskState, Role};
+
+/// Nothing takes so long but a defect.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Daemon {
+    dir: tempfile::TempDir,
+    seen: mpsc::Receiver<Seen>,
+    signal: Option<oneshot::Sender<Signal>>,
+    thread: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (signal, came) = oneshot::channel();
+        let (tell, seen) = mpsc::channel();
+        let nbd_socket = dir.path().join("nbd.sock");
+        let sockets = Sockets {
+            admin: startup::bind_unix(&dir.path().join("control.sock"), None).unwrap(),
+            nbd: startup::bind_unix(&nbd_socket, None).unwrap(),
+            tcp: Vec::new(),
+            signal: came,
+        };
+        let settings = Settings {
+            node: "alice".to_owned(),
+            record: None,
+            state_dir: dir.path().join("state"),
+            nbd_socket,
+        };
+        std::fs::create_dir(&settings.state_dir).unwrap();
+        let thread =
+            std::thread::spawn(move || tokio_uring::start(serve(settings, shell(tell), sockets)));
+        Self { dir, seen, signal: Some(signal), thread: Some(thread) }
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(self.dir.path()).unwrap()
+    }
+
+    fn nbd(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.dir.path().join("nbd.sock")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    fn definition(&self, options: &str) -> Definition {
+        let disk = self.dir.path().join("r0.img");
+        let text = format!(
+            "resource r0 {{ options {{ {options} }} volume 0 {{ device minor 0; disk {}; \
+             meta-disk internal; }} on alice {{ node-id 0; address 127.0.0.1:7789; }} on bob {{ \
+             node-id 1; address 127.0.0.2:7789; }} }}",
+            disk.display()
+        );
+        let file = self.dir.path().join("r0.res");
+        std::fs::write(&file, text).unwrap();
+        let files = crate::io::config_files::ConfigFiles;
+        let config = crate::config::load(&files, &file.display().to_string());
+        assert!(!config.has_errors(), "{:?}", config.findings);
+        config.resources[0].clone()
+    }
+
+    fn create_disk(&self) {
+        let disk = self.dir.path().join("r0.img");
+        std::fs::File::create(&disk).unwrap().set_len(16 << 20).unwrap();
+        let who = Identity { resource: "r0".to_owned(), node_id: 0, volume: 0 };
+        let options = CreateOptions {
+            force: false,
+            max_peers: 1,
+            preallocate: false,
+            seed: 7,
+            wall_clock: 0,
+            boot_id: [0; 16],
+            state_dir: self.dir.path().join("state"),
+            lock_wait: Duration::ZERO,
+        };
+        backing::create_md(&disk, &MetaDisk::Internal, &who, &options).unwrap();
+    }
+
+    fn up(&self, options: &str) -> Client {
+        self.create_disk();
+        let definition = Box::new(self.definition(options));
+        let mut client = self.client();
+        client.order(&Request::Up { definition }).unwrap().unwrap();
+        client
+    }
+
+    fn end(&mut self) {
+        if let (Some(signal), Some(thread)) = (self.signal.take(), self.thread.take()) {
+            let _ = signal.send(Signal::SIGTERM);
+            thread.join().unwrap().unwrap();
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.end();
+        }
+    }
+}
+
+fn report(client: &mut Client) -> Report {
+    client.reports(Some("r0")).unwrap().pop().unwrap()
+}
+
+#[test]
+fn up_attaches_and_dials_and_is_done_the_second_time() {
+    let daemon = Daemon::start();
+    let mut client = daemon.up("");
+    let first = report(&mut client);
+    assert_eq!(first.status.devices[0].disk_state, DiskState::UpToDate);
+    assert_eq!(first.status.connections[0].connection_state, ConnectionState::Connecting);
+    assert_eq!(first.paths[0].remote.to_string(), "127.0.0.2:7789");
+    let definition = Box::new(daemon.definition(""));
+    client.order(&Request::Up { definition }).unwrap().unwrap();
+    let again = report(&mut client);
+    assert_eq!((again.status, again.paths), (first.status, first.paths));
+    let changed = Box::new(daemon.definition("auto-promote yes;"));
+    let refused = client.order(&Request::Up { definition: changed }).unwrap().unwrap_err();
+    assert_eq!((refused.code, refused.exit_code()), (174, 10));
+}
+
+#[test]
+fn a_disk_that_cannot_be_attached_leaves_the_resource_up_and_unconnected() {
+    let daemon = Daemon::start();
+    let mut client = daemon.client();
+    let definition = Box::new(daemon.definition(""));
+    let request = Request::Up { definition };
+    let refused = client.order(&request).unwrap().unwrap_err();
+    assert_eq!(refused.exit_code(), 10);
+    let left = report(&mut client);
+    assert_eq!(left.status.devices[0].disk_state, DiskState::Diskless);
+    assert_eq!(left.status.connections[0].connection_state, ConnectionState::StandAlone);
+    daemon.create_disk();
+    client.order(&request).unwrap().unwrap();
+    assert_eq!(report(&mut client).status.devices[0].disk_state, DiskState::UpToDate);
+}
+
+#[test]
+fn down_is_done_also_where_nothing_is_up() {
+    let daemon = Daemon::start();
+    let mut client = daemon.up("");
+    for _ in 0..2 {
+        client.order(&Request::Down { resource: "r0".to_owned() }).unwrap().unwrap();
+        assert!(client.reports(None).unwrap().is_empty());
+    }
+    let refused = client.command("r0", Command::Secondary { force: false }).unwrap().unwrap_err();
+    assert_eq!((refused.code, refused.exit_code()), (158, 10));
+}
+
+#[test]
+fn a_refusal_comes_through_word_for_word() {
+    let daemon = Daemon::start();
+    let mut client = daemon.client();
+    let definition = Box::new(daemon.definition(""));
+    client.order(&Request::Up { definition }).unwrap().unwrap_err();
+    let refused = client.command("r0", Command::Primary { force: None }).unwrap().unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "State change failed: (-2) Need access to UpToDate data\nattach a disk."
+    );
+}
+
+#[test]
+fn a_watcher_sees_changes_and_the_end() {
+    let daemon = Daemon::start();
+    let mut client = daemon.up("");
+    let mut watcher = daemon.client();
+    watcher.watch(Some("r0")).unwrap();
+    let deadline = Some(Instant::now() + PATIENCE);
+    assert!(matches!(watcher.next(deadline).unwrap(), Some(Response::Report(_))));
+    assert!(matches!(watcher.next(deadline).unwrap(), Some(Response::Complete)));
+    client.command("r0", Command::Primary { force: None }).unwrap().unwrap();
+    match watcher.next(deadline).unwrap() {
+        Some(Response::Report(report)) => assert_eq!(report.status.role, Role::Primary),
+        other => panic!("{other:?}"),
+    }
+    client.order(&Request::Down { resource: "r0".to_owned() }).unwrap().unwrap();
+    assert!(matches!(watcher.next(deadline).unwrap(), Some(Response::Gone(_))));
+}
+
+#[test]
+fn garbage_is_an_error_line_and_a_long_line_ends_the_connection() {
+    let daemon = Daemon::start();
+    let mut stream =
+        BufReader::new(UnixStream::connect(daemon.dir.path().join("control.sock")).unwrap());
+    stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut ask = |bytes: &[u8]| {
+        stream.get_mut().write_all(bytes).unwrap();
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        line
+    };
+    for garbage in ["x\n", "{}\n", "{\"order\":{\"resource\":1}}\n", "[[[[[[\n", "\n"] {
+        assert!(ask(garbage.as_bytes()).starts_with("{\"error\":"), "{garbage}");
+    }
+    assert_eq!(ask(b"{\"status\":{\"resource\":null}}\n"), "{\"reports\":[]}\n");
+    assert!(ask(&vec![b'x'; LINE_MAX]).contains("at most"));
+    let mut rest = Vec::new();
+    // The daemon has closed with bytes unread: an end, or a reset.
+    let _ = stream.read_to_end(&mut rest);
+    assert!(rest.is_empty());
+}
+
+const IHAVEOPT: &[u8] = b"IHAVEOPT";
+
+fn greet(stream: &mut UnixStream) {
+    let mut greeting = [0; 18];
+    stream.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting[..8], b"NBDMAGIC");
+    stream.write_all(&3u32.to_be_bytes()).unwrap();
+}
+
+/// Sends NBD_OPT_GO and returns the types and payloads of the replies up to ACK or an error.
+fn go(stream: &mut UnixStream, export: &str) -> Vec<(u32, Vec<u8>)> {
+    let mut data = u32::try_from(export.len()).unwrap().to_be_bytes().to_vec();
+    data.extend_from_slice(export.as_bytes());
+    data.extend_from_slice(&[0, 0]);
+    let mut option = IHAVEOPT.to_vec();
+    option.extend_from_slice(&7u32.to_be_bytes());
+    option.extend_from_slice(&u32::try_from(data.len()).unwrap().to_be_bytes());
+    option.extend_from_slice(&data);
+    stream.write_all(&option).unwrap();
+    let mut replies = Vec::new();
+    loop {
+        let mut header = [0; 20];
+        stream.read_exact(&mut header).unwrap();
+        let word = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap());
+        let mut payload = vec![0; word(16) as usize];
+        stream.read_exact(&mut payload).unwrap();
+        replies.push((word(12), payload));
+        if word(12) == 1 || word(12) >= 1 << 31 {
+            return replies;
+        }
+    }
+}
+
+#[test]
+fn a_secondary_answers_go_with_policy_and_what_to_do() {
+    let daemon = Daemon::start();
+    let _client = daemon.up("");
+    let mut stream = daemon.nbd();
+    greet(&mut stream);
+    let replies = go(&mut stream, "r0");
+    assert_eq!(replies[0].0, (1 << 31) + 2);
+    let text = String::from_utf8_lossy(&replies[0].1).into_owned();
+    assert!(text.contains("tandemadm primary r0"), "{text}");
+    assert_eq!(go(&mut stream, "r0/7")[0].0, (1 << 31) + 6);
+    assert_eq!(go(&mut stream, "r0/00")[0].0, (1 << 31) + 6);
+}
+
+#[test]
+fn the_descriptor_moves_with_nothing_read_too_far() {
+    let daemon = Daemon::start();
+    let mut client = daemon.up("");
+    client.command("r0", Command::Primary { force: None }).unwrap().unwrap();
+    let mut stream = daemon.nbd();
+    greet(&mut stream);
+    let replies = go(&mut stream, "r0/0");
+    assert_eq!(replies.last().unwrap().0, 1);
+    stream.write_all(b"the first request").unwrap();
+    let moved = loop {
+        match daemon.seen.recv_timeout(PATIENCE).unwrap() {
+            Seen::Client(fd, description, parameters) => {
+                assert!(description.contains(&format!(" pid {} uid ", std::process::id())));
+                assert_eq!(parameters.export, "r0/0");
+                break fd;
+            }
+            Seen::Command(..) | Seen::Stopped => {}
+        }
+    };
+    let mut moved = UnixStream::from(moved);
+    let mut first = [0; 17];
+    moved.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"the first request");
+    moved.write_all(b"reply").unwrap();
+    let mut reply = [0; 5];
+    stream.read_exact(&mut reply).unwrap();
+}
+
+#[test]
+fn auto_promote_promotes_who_enters_and_not_who_asks() {
+    let daemon = Daemon::start();
+    let mut client = daemon.up("auto-promote yes;");
+    let mut stream = daemon.nbd();
+    greet(&mut stream);
+    assert_eq!(report(&mut client).status.role, Role::Secondary);
+    assert_eq!(go(&mut stream, "").last().unwrap().0, 1);
+    assert_eq!(report(&mut client).status.role, Role::Primary);
+}
+
+#[test]
+fn a_client_that_hangs_up_in_mid_negotiation_leaves_nothing() {
+    let daemon = Daemon::start();
+    for length in 0..20 {
+        let mut stream = daemon.nbd();
+        let mut greeting = [0; 18];
+        stream.read_exact(&mut greeting).unwrap();
+        let bytes = [&3u32.to_be_bytes()[..], IHAVEOPT, &[0, 0, 0, 7, 0xff, 0xff, 0xff, 0xff]];
+        stream.write_all(&bytes.concat()[..length]).unwrap();
+    }
+    assert!(daemon.client().reports(None).unwrap().is_empty());
+}
+
+#[test]
+fn a_signal_takes_everything_down_in_order() {
+    let mut daemon = Daemon::start();
+    drop(daemon.up(""));
+    daemon.end();
+    let mut seen = Vec::new();
+    while let Ok(one) = daemon.seen.try_recv() {
+        seen.push(one);
+    }
+    let mut last = seen.iter().rev();
+    assert!(matches!(last.next(), Some(Seen::Stopped)));
+    assert!(matches!(last.next(), Some(Seen::Command(Command::Down { shutdown: true }, true))));
+}

@@ -1,0 +1,336 @@
+//! `tandemd` and `tandemadm` as processes, as far as one node goes. Each test has its own folder,
+//! and ends what it started by its pid.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Nothing takes so long but a defect.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Node {
+    dir: tempfile::TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = dir.path().join("r0.img");
+        std::fs::File::create(&disk).unwrap().set_len(16 << 20).unwrap();
+        let config = format!(
+            "resource r0 {{\n    volume 0 {{ device minor 0; disk {}; meta-disk internal; }}\n    \
+             on alice {{ node-id 0; address 127.0.0.1:17789; }}\n    \
+             on bob {{ node-id 1; address 127.0.0.2:17789; }}\n}}\n",
+            disk.display()
+        );
+        std::fs::write(dir.path().join("tandem.conf"), config).unwrap();
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env("TANDEM_CONFIG", self.path("tandem.conf"))
+            .env("TANDEM_NODE", "alice")
+            .env("TANDEM_RUN_DIR", self.path("run"))
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("JOURNAL_STREAM")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn admin(&self, words: &str) -> Output {
+        let mut command = self.command(env!("CARGO_BIN_EXE_tandemadm"));
+        command.args(words.split_whitespace()).output().unwrap()
+    }
+
+    /// The exit code, standard output and standard error.
+    fn told(&self, words: &str) -> (i32, String, String) {
+        let output = self.admin(words);
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+    }
+
+    fn daemon(&self, options: &[&str]) -> Daemon {
+        self.daemon_with(options, |_| {})
+    }
+
+    /// Starts tandemd and returns when it has said that it is ready.
+    fn daemon_with(&self, options: &[&str], change: impl FnOnce(&mut Command)) -> Daemon {
+        let notify = self.path("notify");
+        let _ = std::fs::remove_file(&notify);
+        let listener = UnixDatagram::bind(&notify).unwrap();
+        listener.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut command = self.command(env!("CARGO_BIN_EXE_tandemd"));
+        command.args(options).env("NOTIFY_SOCKET", &notify).stderr(Stdio::piped());
+        change(&mut command);
+        let child = command.spawn().unwrap();
+        let daemon = Daemon { child: Some(child), notified: listener };
+        assert_eq!(daemon.notified(), "READY=1");
+        daemon
+    }
+}
+
+struct Daemon {
+    child: Option<Child>,
+    notified: UnixDatagram,
+}
+
+impl Daemon {
+    /// The next thing that systemd would be told.
+    fn notified(&self) -> String {
+        let mut said = [0; 64];
+        let length = self.notified.recv(&mut said).expect("tandemd says something");
+        String::from_utf8(said[..length].to_vec()).unwrap()
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
+    }
+
+    /// Ends it; the exit status and the log.
+    fn end(mut self, signal: Signal) -> (std::process::ExitStatus, String) {
+        self.signal(signal);
+        if signal != Signal::SIGKILL {
+            assert_eq!(self.notified(), "STOPPING=1");
+        }
+        let mut child = self.child.take().unwrap();
+        let mut log = String::new();
+        if let Some(mut stderr) = child.stderr.take() {
+            stderr.read_to_string(&mut log).unwrap();
+        }
+        (child.wait().unwrap(), log)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[test]
+fn without_a_daemon_the_exit_code_is_20() {
+    let node = Node::new();
+    for words in ["status", "why", "up r0", "secondary r0", "events2 --now", "wait-connect r0"] {
+        let (code, _, error) = node.told(words);
+        assert_eq!(code, 20, "{words}: {error}");
+        assert!(error.contains("tandemd does not answer on"), "{error}");
+    }
+}
+
+#[test]
+fn verbs_without_a_daemon() {
+    let node = Node::new();
+    let (code, _, error) = node.told("dump-md r0");
+    assert_eq!(code, 10, "{error}");
+    assert!(error.starts_with("r0/0: Failure: (119) "), "{error}");
+    let (code, text, error) = node.told("create-md r0");
+    assert_eq!((code, text.as_str()), (0, "New drbd meta data block successfully created.\n"));
+    assert!(error.contains("--preallocate"), "{error}");
+    let (code, _, error) = node.told("create-md r0");
+    assert_eq!(code, 10, "{error}");
+    assert!(error.contains("found Tandem metadata of r0/0"), "{error}");
+    assert_eq!(node.told("create-md --force r0/0").0, 0);
+    let (code, text, _) = node.told("get-gi r0");
+    assert_eq!(code, 0);
+    assert!(text.starts_with("0000000000000004:0000000000000000:"), "{text}");
+    assert!(node.told("show-gi r0").1.contains(text.trim()));
+    assert!(node.told("dump-md r0").1.contains("tandem"));
+    let (code, text, _) = node.told("dump r0");
+    assert_eq!(code, 0);
+    assert!(text.starts_with("resource r0 {"), "{text}");
+    let (code, text, _) = node.told("-d up r0");
+    assert_eq!(code, 0);
+    assert_eq!(text.lines().count(), 6, "{text}");
+    assert_eq!(text.lines().last(), Some("drbdsetup connect r0 1"));
+    assert_eq!(node.told("-d down r0"), (0, String::new(), String::new()));
+}
+
+#[test]
+fn usage_and_names() {
+    let node = Node::new();
+    assert_eq!(node.told("").0, 1);
+    assert_eq!(node.told("foo r0").0, 1);
+    assert_eq!(node.told("adjust r0").0, 10);
+    assert_eq!(node.told("--version").0, 0);
+    let _daemon = node.daemon(&[]);
+    for words in ["up nosuch", "down nosuch", "primary nosuch", "create-md nosuch"] {
+        let (code, _, error) = node.told(words);
+        assert_eq!(code, 10, "{words}: {error}");
+        assert!(error.starts_with("'nosuch' not defined in your config"), "{words}: {error}");
+    }
+    for words in ["status r0", "role r0", "wait-sync --wfc-timeout 1 r0", "why r0"] {
+        let (code, _, error) = node.told(words);
+        assert_eq!(code, 10, "{words}: {error}");
+        assert!(error.starts_with("r0: No such resource\n"), "{words}: {error}");
+    }
+    let (code, _, error) = node.told("primary r0");
+    assert_eq!(code, 10);
+    assert!(error.starts_with("r0: Failure: (158) Unknown resource\n"), "{error}");
+    assert_eq!(node.told("down r0"), (0, String::new(), String::new()));
+    assert_eq!(node.told("events2 --now").1, "exists -\n");
+    let nothing = "# No currently configured DRBD found.\n";
+    assert_eq!(node.told("status"), (0, nothing.to_owned(), String::new()));
+    assert_eq!(node.told("status --json").1, "[]\n");
+}
+
+#[test]
+fn a_broken_configuration_stops_up_and_nothing_that_runs() {
+    let node = Node::new();
+    std::fs::write(node.path("tandem.conf"), "resource r0 {\n  disk\n").unwrap();
+    let _daemon = node.daemon(&[]);
+    let (code, _, error) = node.told("up r0");
+    assert_eq!(code, 10);
+    assert!(error.contains("tandem.conf:"), "{error}");
+    for words in ["status", "down r0", "why", "secondary all", "disconnect all"] {
+        let (code, _, error) = node.told(words);
+        assert_eq!(code, 0, "{words}: {error}");
+    }
+}
+
+#[test]
+fn sigterm_and_sigint_end_it_with_0() {
+    let node = Node::new();
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let (status, log) = node.daemon(&[]).end(signal);
+        assert_eq!(status.code(), Some(0), "{log}");
+        assert!(log.contains("is ready on node alice"), "{log}");
+        assert!(log.trim_end().ends_with("ended"), "{log}");
+    }
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_a_killed_one_is_replaced() {
+    let node = Node::new();
+    let first = node.daemon(&[]);
+    let second = node.command(env!("CARGO_BIN_EXE_tandemd")).output().unwrap();
+    assert_eq!(second.status.code(), Some(10));
+    let log = String::from_utf8(second.stderr).unwrap();
+    assert!(log.contains(&format!("(pid {})", first.pid())), "{log}");
+    assert_eq!(node.told("status").0, 0);
+    let (status, _) = first.end(Signal::SIGKILL);
+    assert_eq!(status.signal(), Some(9));
+    assert_eq!(node.told("status").0, 20);
+    let _third = node.daemon(&[]);
+    assert_eq!(node.told("status").0, 0);
+}
+
+#[test]
+fn sockets_are_for_owner_and_group() {
+    use std::os::unix::fs::PermissionsExt;
+    let node = Node::new();
+    let _daemon = node.daemon(&[]);
+    for name in ["run/control.sock", "run/nbd.sock"] {
+        let mode = std::fs::metadata(node.path(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660, "{name}");
+    }
+}
+
+#[test]
+fn the_log_has_priorities_for_the_journal() {
+    let node = Node::new();
+    let daemon = node.daemon_with(&[], |command| {
+        command.env("JOURNAL_STREAM", "8:1");
+    });
+    let (_, log) = daemon.end(Signal::SIGTERM);
+    assert!(log.lines().all(|line| line.starts_with("<6>")), "{log}");
+}
+
+#[test]
+fn a_closed_standard_error_is_survived() {
+    let node = Node::new();
+    let mut daemon = node.daemon(&[]);
+    drop(daemon.child.as_mut().unwrap().stderr.take());
+    for _ in 0..3 {
+        let mut stream = UnixStream::connect(node.path("run/control.sock")).unwrap();
+        stream.write_all(b"garbage\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        assert!(line.starts_with("{\"error\":"), "{line}");
+    }
+    assert_eq!(node.told("status").0, 0);
+    assert_eq!(daemon.end(Signal::SIGTERM).0.code(), Some(0));
+}
+
+#[test]
+fn addresses_beyond_loopback_are_refused_without_the_word() {
+    let node = Node::new();
+    let daemon = |options: &[&str]| {
+        node.command(env!("CARGO_BIN_EXE_tandemd")).args(options).output().unwrap()
+    };
+    let refused = daemon(&["--nbd-listen", "0.0.0.0:0"]);
+    assert_eq!(refused.status.code(), Some(10));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("--nbd-insecure"));
+    assert_eq!(daemon(&["--nbd-listen", "nonsense"]).status.code(), Some(1));
+    assert_eq!(daemon(&["--socket-group", "no-such-group"]).status.code(), Some(10));
+}
+
+/// Connects to the NBD socket and reads the greeting.
+fn greeted(path: &Path) -> std::io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut greeting = [0; 18];
+    stream.read_exact(&mut greeting)?;
+    assert_eq!(&greeting[..8], b"NBDMAGIC");
+    Ok(stream)
+}
+
+#[test]
+fn it_goes_on_after_running_out_of_descriptors() {
+    let node = Node::new();
+    let daemon = node.daemon_with(&[], |command| {
+        // The hard limit too, which tandemd cannot raise.
+        let program = command.get_program().to_owned();
+        let environment: Vec<_> = command
+            .get_envs()
+            .filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned())))
+            .collect();
+        *command = Command::new("sh");
+        command.arg("-c").arg("ulimit -n 40; exec \"$0\"").arg(program);
+        command.envs(environment).stdin(Stdio::null()).stderr(Stdio::piped());
+    });
+    let nbd = node.path("run/nbd.sock");
+    let waiting: Vec<UnixStream> = (0..60).map(|_| UnixStream::connect(&nbd).unwrap()).collect();
+    assert!(daemon.child.as_ref().unwrap().id() > 0);
+    drop(waiting);
+    greeted(&nbd).unwrap();
+    assert_eq!(node.told("status").0, 0);
+    let (status, log) = daemon.end(Signal::SIGTERM);
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("accept failed, going on"), "{log}");
+    assert!(log.matches("accept failed").count() < 10, "{log}");
+}
+
+#[test]
+fn at_most_64_negotiate_and_the_next_waits_its_turn() {
+    let node = Node::new();
+    let _daemon = node.daemon(&[]);
+    let nbd = node.path("run/nbd.sock");
+    let mut all: Vec<UnixStream> = (0..64).map(|_| greeted(&nbd).unwrap()).collect();
+    let mut next = UnixStream::connect(&nbd).unwrap();
+    next.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let mut greeting = [0; 18];
+    assert!(next.read(&mut greeting).is_err(), "the 65th is not greeted yet");
+    assert_eq!(node.told("status").0, 0);
+    all.pop();
+    next.set_read_timeout(Some(PATIENCE)).unwrap();
+    next.read_exact(&mut greeting).unwrap();
+}
