@@ -3,54 +3,19 @@
 //! Behind a trait, so that the daemon can be tested without rings and disks.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::broadcast;
+
+pub(crate) use crate::io::{Order, Setup};
 
 use crate::config::MetaDisk;
 use crate::io::backing::{self, Identity, OpenDisk, OpenOptions};
 use crate::resource::{
-    AdminResult, Command, NodeId, Refusal, ResourceConfig, Status, VolumeNumber,
+    NodeId, Refusal, Status, VolumeNumber,
 };
-
-pub(crate) struct Setup {
-    pub(crate) config: ResourceConfig,
-    pub(crate) local: SocketAddr,
-    pub(crate) peers: Vec<(NodeId, SocketAddr)>,
-    pub(crate) record: Option<PathBuf>,
-    pub(crate) seed: u64,
-}
-pub(crate) enum Order {
-    Admin {
-        command: Command,
-        reply: oneshot::Sender<AdminResult>,
-    },
-    Attach {
-        volume: VolumeNumber,
-        disk: Box<OpenDisk>,
-        reply: oneshot::Sender<AdminResult>,
-    },
-    Client {
-        fd: OwnedFd,
-        volume: VolumeNumber,
-        parameters: nbd::SessionParameters,
-        description: String,
-    },
-    Export {
-        volume: VolumeNumber,
-        reply: oneshot::Sender<Result<u64, String>>,
-    },
-    Statistics {
-        reply: oneshot::Sender<Status>,
-    },
-    Stop {
-        reply: oneshot::Sender<()>,
-    },
-}
 
 /// The data thread has ended: it was stopped, or it panicked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,10 +56,25 @@ pub(crate) struct Shell {
     pub(crate) spawn: Box<Spawn>,
 }
 
+impl DataThread for crate::io::Handle {
+    fn send(&self, order: Order) -> Result<(), Ended> {
+        Self::send(self, order).map_err(|_| Ended)
+    }
+
+    fn status(&self) -> Arc<Status> {
+        Self::status(self)
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<Arc<Status>> {
+        Self::subscribe(self)
+    }
+}
+
 impl Shell {
     /// Real threads.
     pub(crate) fn real() -> Self {
-        Self { spawn: Box::new(|_| Err(io::ErrorKind::Other.into())) }
+        let spawn = |setup: Setup| Ok(Rc::new(crate::io::spawn(setup)?) as Rc<dyn DataThread>);
+        Self { spawn: Box::new(spawn) }
     }
 }
 
