@@ -6,8 +6,10 @@
 mod action;
 mod command;
 mod event;
+pub mod generation;
 mod ids;
 mod options;
+pub mod split_brain;
 mod state;
 mod status;
 
