@@ -1,6 +1,6 @@
-//! The decision of the handshake over all small states: identifiers 0 to 3 in every place, flags, bits,
-//! roles and disks on both sides, all policies. An oracle, written on small numbers from the rules of
-//! docs/GENERATIONS.md alone, must come to the same verdict.
+//! The decision of the handshake over all small states: identifiers 0 to 3 in every place, flags,
+//! bits, roles and disks on both sides, all policies. An oracle, written on small numbers from the
+//! rules of docs/GENERATIONS.md alone, must come to the same verdict.
 
 use tandem::meta::{DeviceFlags, HISTORY, JUST_CREATED};
 use tandem::resource::generation::*;

@@ -176,7 +176,8 @@ const GOLDEN_NUMBERS: [u64; 8] = [
     0x7071_7273_7475_7677,
 ];
 
-/// The bytes of [`make`]`(kind, GOLDEN_NUMBERS, "rö")`. They change with the protocol's version only.
+/// The bytes of [`make`]`(kind, GOLDEN_NUMBERS, "ö")`. They change with the protocol's version
+/// only.
 const GOLDEN: &[(&str, &str)] = &[
     (
         "Features",
