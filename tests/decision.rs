@@ -343,7 +343,7 @@ fn the_tie_bit_decides_alike_on_both_nodes() {
 }
 
 fn all_options() -> Vec<Options> {
-    use AfterSb0Pri::*;
+    use {AfterSb0Pri::*, AfterSb1Pri as One, RrConflict as Rr};
     let zero = [
         Disconnect,
         DiscardYoungerPrimary,
@@ -353,39 +353,19 @@ fn all_options() -> Vec<Options> {
         DiscardNode(0),
         DiscardNode(9),
     ];
-    let one = [
-        AfterSb1Pri::Disconnect,
-        AfterSb1Pri::Consensus,
-        AfterSb1Pri::ViolentlyAs0p,
-        AfterSb1Pri::DiscardSecondary,
-    ];
+    let one = [One::Disconnect, One::Consensus, One::ViolentlyAs0p, One::DiscardSecondary];
     let two = [AfterSb2Pri::Disconnect, AfterSb2Pri::ViolentlyAs0p];
-    let conflict = [
-        RrConflict::Disconnect,
-        RrConflict::Violently,
-        RrConflict::RetryConnect,
-        RrConflict::AutoDiscard,
-    ];
-    let mut all = Vec::new();
-    for after_sb_0pri in &zero {
-        for after_sb_1pri in &one {
-            for after_sb_2pri in &two {
-                for rr_conflict in &conflict {
-                    for always_asbp in BOTH {
-                        all.push(Options {
-                            after_sb_0pri: after_sb_0pri.clone(),
-                            after_sb_1pri: after_sb_1pri.clone(),
-                            after_sb_2pri: after_sb_2pri.clone(),
-                            rr_conflict: rr_conflict.clone(),
-                            always_asbp,
-                            ..Options::default()
-                        });
-                    }
-                }
-            }
-        }
-    }
-    all
+    let conflict = [Rr::Disconnect, Rr::Violently, Rr::RetryConnect, Rr::AutoDiscard];
+    (0..zero.len() * 64)
+        .map(|i| Options {
+            after_sb_0pri: zero[i / 64].clone(),
+            after_sb_1pri: one[i / 16 % 4].clone(),
+            after_sb_2pri: two[i / 8 % 2].clone(),
+            rr_conflict: conflict[i / 2 % 4].clone(),
+            always_asbp: i % 2 == 1,
+            ..Options::default()
+        })
+        .collect()
 }
 
 /// Every policy, over every strategy, role, disk, bits, remark of the bitmap UUID, and order to
@@ -543,6 +523,27 @@ fn both_are_primary() {
     assert_eq!(victim(AfterSb2Pri::Disconnect, RrConflict::Violently), "nobody");
     assert_eq!(victim(AfterSb2Pri::ViolentlyAs0p, RrConflict::Disconnect), "primary");
     assert_eq!(victim(AfterSb2Pri::ViolentlyAs0p, RrConflict::Violently), "self");
+}
+
+/// A split brain that the bitmaps do not cover is left to policies only with always-asbp, and then
+/// the victim takes everything.
+#[test]
+fn always_asbp_lets_the_policies_decide() {
+    let (a, b) = (Small { history: 8, ..BASE }, Small { current: 2, history: 8, ..BASE });
+    let (ia, ib) = (real(&a, 0), real(&b, 1));
+    let verdict = decide(&ia, role(&a), 3, &ib, role(&b), 4);
+    assert_eq!(verdict.rule, Rule::HistoryBoth);
+    let party = |info, tie, node_id| {
+        let side = Side { info, role: Role::Secondary, tie };
+        Party { side, node_id, discard_my_data: false }
+    };
+    let outcome = |always_asbp| {
+        let after_sb_0pri = AfterSb0Pri::DiscardNode(0);
+        let options = Options { after_sb_0pri, always_asbp, ..Options::default() };
+        resolve(verdict, &options, &party(&ia, 3, 0), &party(&ib, 4, 1)).outcome
+    };
+    assert_eq!(outcome(false), Outcome::Refuse { reason: Reason::SplitBrain });
+    assert_eq!(outcome(true), Outcome::Target { full: true });
 }
 
 /// --discard-my-data on one side goes before every policy, on both sides it says nothing, and it
