@@ -142,8 +142,8 @@ pub struct Side<'a> {
 }
 
 impl Side<'_> {
-    /// The state of the disk; one that is being attached to an open session (Negotiating) by what its
-    /// metadata says.
+    /// The state of the disk; one that is being attached to an open session (Negotiating) by what
+    /// its metadata says.
     #[must_use]
     pub fn disk(&self) -> DiskState {
         let flag = |flag: u32| self.info.flags & flag != 0;
@@ -200,8 +200,8 @@ impl Side<'_> {
         is_just_created(self.info.current_uuid)
     }
 
-    /// The other node has seen a higher number of this disk. Unknown numbers prove nothing, nor does
-    /// a number that was seen of another disk.
+    /// The other node has seen a higher number of this disk. Unknown numbers prove nothing, nor
+    /// does a number that was seen of another disk.
     fn rolled_back(&self, other: &Self) -> bool {
         let seen = other.info.seen_number;
         !self.replaced(other) && self.info.number.zip(seen).is_some_and(|(own, seen)| own < seen)
@@ -373,7 +373,7 @@ fn equal_unusable(own: &Side<'_>, peer: &Side<'_>) -> Option<Verdict> {
     if inconsistent(own) && inconsistent(peer) {
         return refused(Rule::InconsistentBoth);
     }
-    // A target that had adopted the identifiers when its source crashed is replaced and Inconsistent.
+    // A new disk that had adopted the identifiers when its source crashed is both.
     let came_back = |side: &Side<'_>, other| side.replaced(other) && !inconsistent(side);
     let (own_back, peer_back) = (came_back(own, peer), came_back(peer, own));
     if own_back && peer_back {
@@ -457,9 +457,9 @@ fn different(own: &Side<'_>, peer: &Side<'_>) -> Verdict {
 /// The verdict for a disk that is attached while the session is open (R15): it is never the source,
 /// for clients already see the other disk. `attaching_own`: it is the disk of this node.
 ///
-/// Bits or a full sync remain as decided; "no sync" becomes a sync of the bits that are set, if any,
-/// and so the identifiers of both are one again; a verdict that would make it the source, or asks a
-/// person, refuses the attach.
+/// Bits or a full sync remain as decided; "no sync" becomes a sync of the bits that are set, if
+/// any, and so the identifiers of both are one again; a verdict that would make it the source, or
+/// asks a person, refuses the attach.
 #[must_use]
 pub fn restrict_for_open_session(verdict: Verdict, attaching_own: bool) -> Verdict {
     let seen = if attaching_own { verdict } else { verdict.mirrored() };

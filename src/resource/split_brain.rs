@@ -1,5 +1,5 @@
-//! From a verdict to what is done: the after-sb policies, `--discard-my-data`, `rr-conflict`, and the
-//! last checks that nothing unusable is a source and no Primary is overwritten.
+//! From a verdict to what is done: the after-sb policies, `--discard-my-data`, `rr-conflict`, and
+//! the last checks that nothing unusable is a source and no Primary is overwritten.
 //!
 //! Invariants, tested over all small states:
 //! - [`resolve`] gives mirror images on both nodes, provided that the options which it reads
@@ -265,8 +265,8 @@ fn plain(strategy: Strategy) -> Outcome {
 }
 
 /// Who is the victim. A person's word goes before the policies: --discard-my-data (or an
-/// invalidation) on exactly one side. Then the policy for the number of Primaries, for a split brain
-/// without equal bitmap UUIDs only with always-asbp.
+/// invalidation) on exactly one side. Then the policy for the number of Primaries, for a split
+/// brain without equal bitmap UUIDs only with always-asbp.
 fn split_brain(
     auto: bool,
     full: bool,

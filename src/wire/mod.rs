@@ -12,9 +12,9 @@
 //!
 //! Invariants:
 //! - `crc` is the CRC-32 (IEEE) of the first 28 bytes; nothing of a header is used before it fits.
-//! - `length` is checked against the packet's type before anything is reserved: a payload of at most
-//!   1 MiB for data packets, a body of at most [`BODY_MAX`] for those with a body, the length of the
-//!   range for packets that only name one, 0 otherwise. [`Kind::shape`] is the table.
+//! - `length` is checked against the packet's type before anything is reserved: a payload of at
+//!   most 1 MiB for data packets, a body of at most [`BODY_MAX`] for those with a body, the length
+//!   of the range for packets that only name one, 0 otherwise. [`Kind::shape`] is the table.
 //! - A field that a type does not use is 0, and another value is an error: what was decoded encodes
 //!   to the same bytes again.
 //! - Both sides send [`Packet::Features`] first; it has the same size in every version.
@@ -384,7 +384,8 @@ pub enum Packet {
         /// The sender is the source.
         source: bool,
     },
-    /// Compare a sample: CRC-32 of the range on the sender's disk (new-current-uuid --clear-bitmap).
+    /// Compare a sample: CRC-32 of the range on the sender's disk (new-current-uuid
+    /// --clear-bitmap).
     Sample {
         /// Volume.
         volume: VolumeNumber,
@@ -406,8 +407,8 @@ pub enum Packet {
         /// Equal.
         equal: bool,
     },
-    /// Both fresh disks are declared equal with this current UUID (new-current-uuid --clear-bitmap).
-    /// Sent back as the answer once it is durable.
+    /// Both fresh disks are declared equal with this current UUID (new-current-uuid
+    /// --clear-bitmap). Sent back as the answer once it is durable.
     ClearBitmap {
         /// Volume.
         volume: VolumeNumber,

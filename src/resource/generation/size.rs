@@ -3,8 +3,8 @@
 use crate::resource::{DiskState, Reason};
 use crate::wire::{Refused, VolumeInfo};
 
-/// The effective size of the volume after a handshake, bytes, a multiple of 4096; 0: neither side has
-/// a disk and no size was ever agreed on.
+/// The effective size of the volume after a handshake, bytes, a multiple of 4096; 0: neither side
+/// has a disk and no size was ever agreed on.
 ///
 /// A size that was exported or synced once never shrinks by a handshake, nor does it grow: that is
 /// `resize`. Before its first use it is the smaller of the two disks. Both sides come to the same
