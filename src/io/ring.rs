@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -39,6 +39,9 @@ pub(crate) struct Message {
     header: MessageHeader,
     done: usize,
     length: usize,
+    payload: usize,
+    /// What the sender wants back when the message is gone; not the ring's business.
+    pub(crate) note: u64,
 }
 
 #[derive(Debug)]
@@ -91,7 +94,13 @@ impl Message {
     pub(crate) fn push_payload(&mut self, lease: Lease) {
         debug_assert_eq!(lease.direction(), Direction::Source);
         self.length += lease.length();
+        self.payload += lease.length();
         self.segments.push(Segment::Payload(lease));
+    }
+
+    /// Bytes of payload.
+    pub(crate) fn payload(&self) -> usize {
+        self.payload
     }
 
     /// Bytes that are not sent yet.
@@ -110,6 +119,8 @@ impl Message {
         self.iovecs.clear();
         self.done = 0;
         self.length = 0;
+        self.payload = 0;
+        self.note = 0;
         self.segments.drain(..).filter_map(|segment| match segment {
             Segment::Payload(lease) => Some(lease),
             Segment::Bytes { .. } => None,
@@ -142,11 +153,6 @@ impl Message {
         self.header.0.msg_iovlen = self.iovecs.len();
         &raw const self.header.0
     }
-
-    #[cfg(test)]
-    pub(crate) fn unsent(&self) -> usize {
-        self.left()
-    }
 }
 
 /// What an operation owns beside its descriptor.
@@ -164,6 +170,10 @@ pub(crate) enum Memory {
     Address(Box<SockaddrStorage>),
     /// The counter of an eventfd.
     Counter(Box<u64>),
+    /// An accept that is under way or failed.
+    Accept,
+    /// What an accept brought.
+    Accepted(OwnedFd),
 }
 
 /// The number of an operation that is under way, for cancelling it.
@@ -337,12 +347,12 @@ impl<T> Ring<T> {
         self.start(entry, Some(fd), Memory::None, purpose)
     }
 
-    /// Accepts one connection, close-on-exec; the completion's result is its descriptor.
+    /// Accepts one connection, close-on-exec; the completion brings [`Memory::Accepted`].
     pub(crate) fn accept(&mut self, fd: &Descriptor, purpose: T) -> OperationId {
         let null = std::ptr::null_mut();
         let entry =
             opcode::Accept::new(raw(fd), null, null.cast()).flags(libc::SOCK_CLOEXEC).build();
-        self.start(entry, Some(fd), Memory::None, purpose)
+        self.start(entry, Some(fd), Memory::Accept, purpose)
     }
 
     /// Connects.
@@ -453,6 +463,14 @@ impl<T> Ring<T> {
             in_flight.unwrap_or_else(|| panic!("the ring completed {number:#x}, not under way"));
         self.vacant.push(index);
         self.outstanding -= 1;
+        let memory = match memory {
+            // SAFETY: a successful accept returns a new descriptor, and this completion, taken
+            // once, is the only one that names it.
+            Memory::Accept if result >= 0 => {
+                Memory::Accepted(unsafe { OwnedFd::from_raw_fd(result) })
+            }
+            memory => memory,
+        };
         Some(Completion { purpose, memory, result })
     }
 }
@@ -490,97 +508,4 @@ fn length_of(lease: &Lease) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::io::buffer::{Part, Pool};
-    use std::os::unix::net::UnixStream;
-
-    fn wait<T>(ring: &mut Ring<T>) -> Completion<T> {
-        loop {
-            if let Some(completion) = ring.next_completion() {
-                return completion;
-            }
-            ring.submit_and_wait(Duration::from_secs(5)).unwrap();
-        }
-    }
-
-    #[test]
-    fn more_operations_than_entries_all_complete() {
-        let file: Descriptor = Rc::new(tempfile::tempfile().unwrap());
-        let mut ring = Ring::new().unwrap();
-        for number in 0..ENTRIES * 3 {
-            let bytes = Memory::Bytes(Bytes::from(vec![number as u8; 512]));
-            ring.write(&file, bytes, 0, u64::from(number) * 512, false, number);
-        }
-        let mut seen = vec![false; ENTRIES as usize * 3];
-        while ring.outstanding() > 0 {
-            let completion = wait(&mut ring);
-            assert_eq!(completion.result, 512);
-            assert!(!std::mem::replace(&mut seen[completion.purpose as usize], true));
-        }
-        assert!(seen.into_iter().all(|seen| seen));
-    }
-
-    #[test]
-    fn a_message_goes_out_whole_in_order_also_after_a_short_send() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let fd: Descriptor = Rc::new(ours);
-        let mut pool = Pool::default();
-        let payload = pool.take(Part::Client, 3);
-        pool.bytes_mut(payload).unwrap().copy_from_slice(b"def");
-        let mut message = Box::new(Message::default());
-        message.push_bytes(|out| out.extend_from_slice(b"ab"));
-        message.push_bytes(|out| out.extend_from_slice(b"c"));
-        message.push_payload(pool.lease(payload, Direction::Source).unwrap());
-        message.push_bytes(|out| out.extend_from_slice(b"gh"));
-        assert_eq!(message.unsent(), 8);
-        // As if two bytes, and with the second round the middle of the payload, had gone before.
-        message.advance(2);
-        let mut ring = Ring::new().unwrap();
-        ring.send(&fd, message, ());
-        let completion = wait(&mut ring);
-        assert_eq!(completion.result, 6);
-        let Memory::Message(mut message) = completion.memory else { panic!("no message") };
-        message.advance(6);
-        assert_eq!(message.left(), 0);
-        let leases: Vec<_> = message.recycle().collect();
-        leases.into_iter().for_each(|lease| pool.end(lease));
-        pool.release(payload).unwrap();
-        assert_eq!(pool.live_buffers(), 0);
-        let mut got = [0; 6];
-        std::io::Read::read_exact(&mut &theirs, &mut got).unwrap();
-        assert_eq!(&got, b"cdefgh");
-    }
-
-    #[test]
-    fn a_cancelled_receive_gives_its_buffer_back() {
-        let (ours, _theirs) = UnixStream::pair().unwrap();
-        let fd: Descriptor = Rc::new(ours);
-        let mut pool = Pool::default();
-        let payload = pool.take(Part::Shell, 4096);
-        let mut ring = Ring::new().unwrap();
-        let lease = pool.lease(payload, Direction::Sink).unwrap();
-        let operation = ring.receive(&fd, lease, "receive");
-        ring.cancel(operation, "cancel");
-        let mut results = Vec::new();
-        while ring.outstanding() > 0 {
-            let completion = wait(&mut ring);
-            results.push((completion.purpose, completion.result));
-            if let Memory::Lease(lease) = completion.memory {
-                pool.end(lease);
-            }
-        }
-        results.sort_unstable();
-        assert_eq!(results, [("cancel", 0), ("receive", -libc::ECANCELED)]);
-        pool.release(payload).unwrap();
-        assert_eq!(pool.live_buffers(), 0);
-    }
-
-    #[test]
-    fn waiting_ends_when_its_time_has_passed() {
-        let mut ring = Ring::<()>::new().unwrap();
-        ring.submit_and_wait(Duration::from_millis(3)).unwrap();
-        assert!(ring.next_completion().is_none());
-        assert_eq!(ring.enters(), 1);
-    }
-}
+mod tests;
