@@ -5,11 +5,14 @@ mod buffer;
 mod client;
 mod context;
 mod disk;
+mod handle;
 mod outbox;
 mod peer;
 pub mod probe;
-mod record;
+pub mod record;
 mod ring;
 mod thread;
 
-pub use thread::{Handle, Order, OrderError, Setup, spawn};
+pub use handle::{Handle, Order, OrderError, Setup};
+pub use peer::SocketBuffers;
+pub use thread::spawn;

@@ -28,7 +28,11 @@ const COMPLETION_ENTRIES: u32 = 1024;
 
 /// An open descriptor. An operation holds one more reference, so that none is closed, and its
 /// number given to another file, while an operation names it.
-pub(crate) type Descriptor = Rc<dyn AsFd>;
+pub(crate) type Descriptor = Rc<dyn Open>;
+
+/// Anything that has a descriptor and can be shown.
+pub(crate) trait Open: AsFd + std::fmt::Debug {}
+impl<T: AsFd + std::fmt::Debug> Open for T {}
 
 /// A message for one sendmsg: headers that lie end to end, and payload from the pool between them.
 #[derive(Debug, Default)]
