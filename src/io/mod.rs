@@ -1,1 +1,3 @@
 //! The shell: ring, sockets, files, clocks, threads.
+
+pub mod backing;

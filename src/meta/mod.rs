@@ -11,6 +11,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::resource::{NodeId, VolumeNumber};
 
+mod block;
+mod dump;
+mod error;
+mod format;
+mod geometry;
+mod load;
+mod stages;
+mod superblock;
+
+pub use dump::{dump, get_gi, show_gi};
+pub use error::{CopyDamage, MetaError};
+pub use format::{NewDisk, format_new, printable};
+pub use geometry::{Geometry, PEERS_MAX, Placement, SUPERBLOCK_BYTES};
+pub use load::{SuperblockRead, load, read_superblock, repair};
+pub use stages::{Stage, stages};
+pub use superblock::{RESOURCE_NAME_MAX, VERSION, decode_superblock, encode_superblock};
+
+#[cfg(test)]
+mod tests;
+
 /// Identifier of a disk that create-md has just made (DRBD's UUID_JUST_CREATED).
 pub const JUST_CREATED: u64 = 4;
 /// History entries.

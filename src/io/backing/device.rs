@@ -1,0 +1,291 @@
+//! One disk, opened: a block device or a regular file, its size, its blocks, and how a write on it
+//! becomes durable.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsFd as _;
+use std::os::linux::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::statfs::fstatfs;
+
+use super::error::{OpenError, Part, disk_error};
+use super::lock::{Held, block_holder, holder, try_hold};
+use crate::meta::Stage;
+use crate::resource::DiskError;
+
+/// How often a lock that is taken is tried again.
+const LOCK_POLL: Duration = Duration::from_millis(50);
+/// The memory alignment that O_DIRECT takes everywhere.
+const ALIGN: usize = 4096;
+
+/// File systems where RWF_DSYNC is lost or cannot be relied on: a durable write there is a write and
+/// a data sync (measured on FUSE). `statfs(2)`.
+const NO_DSYNC: [(i64, &str); 8] = [
+    (0x6573_5546, "FUSE"),
+    (0x6969, "NFS"),
+    (0xFF53_4D42, "CIFS"),
+    (0xFE53_4D42, "SMB2"),
+    (0x517B, "SMB"),
+    (0x0102_1997, "9p"),
+    (0x00C3_6400, "Ceph"),
+    (0x5346_414F, "AFS"),
+];
+
+/// What it is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// To be attached or made: read, write, alone.
+    Exclusive,
+    /// To be looked at: read only, whoever else has it.
+    ReadOnly,
+}
+
+/// A disk, opened and (for exclusive access) locked.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+    pub(super) part: Part,
+    /// Bytes.
+    pub(super) size: u64,
+    /// A block device; otherwise a regular file.
+    pub(super) block: bool,
+    /// O_DIRECT is on.
+    pub(super) direct: bool,
+    /// RWF_DSYNC is durable here.
+    pub(super) dsync: bool,
+    /// 512 or 4096.
+    pub(super) logical_block_size: u32,
+    /// For the log.
+    pub(super) notes: Vec<String>,
+    /// `None`: read only, and somebody else holds it.
+    pub(super) held: Option<Held>,
+}
+
+impl Device {
+    /// Opens and locks. A lock that is taken is tried again for `wait`.
+    pub(super) fn open(
+        path: &Path,
+        part: Part,
+        access: Access,
+        wait: Duration,
+    ) -> Result<Self, OpenError> {
+        let at = || path.to_owned();
+        let failed = |error: io::Error| OpenError::Open { path: at(), part, error };
+        let kind = std::fs::metadata(path).map_err(failed)?.file_type();
+        let block = kind.is_block_device();
+        if !block && !kind.is_file() {
+            return Err(OpenError::NotADisk { path: at(), part });
+        }
+        let deadline = Instant::now() + wait;
+        let (mut file, direct) = loop {
+            match open_file(path, block, access) {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                    if Instant::now() >= deadline {
+                        let device = std::fs::metadata(path).map_err(failed)?.st_rdev();
+                        let holder = block_holder(device);
+                        return Err(OpenError::Claimed { path: at(), part, holder });
+                    }
+                    std::thread::sleep(LOCK_POLL);
+                }
+                opened => break opened.map_err(failed)?,
+            }
+        };
+        // What was opened counts, not what the path was a moment ago.
+        let opened = file.metadata().map_err(failed)?;
+        if opened.file_type().is_block_device() != block || (!block && !opened.is_file()) {
+            return Err(OpenError::NotADisk { path: at(), part });
+        }
+        let held = hold(&file, path, part, block, access, deadline)?;
+        let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
+        let rdev = opened.st_rdev();
+        let mut device = Self {
+            file,
+            path: at(),
+            part,
+            size,
+            block,
+            direct,
+            dsync: true,
+            logical_block_size: 512,
+            notes: Vec::new(),
+            held,
+        };
+        device.find_block_size(rdev).map_err(failed)?;
+        device.find_durability().map_err(failed)?;
+        Ok(device)
+    }
+
+    /// A block device says it itself. On a file, the smallest direct read that works decides: a file
+    /// system on a disk with blocks of 4096 bytes refuses less.
+    fn find_block_size(&mut self, rdev: u64) -> io::Result<()> {
+        if self.block
+            && let Some(size) = sysfs_block_size(rdev)
+        {
+            self.logical_block_size = if size <= 512 { 512 } else { 4096 };
+            if size > 4096 {
+                return Err(io::Error::other(format!(
+                    "logical blocks of {size} bytes, 4096 is the limit"
+                )));
+            }
+        }
+        if self.direct && self.size >= ALIGN as u64 {
+            let refused = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
+            if self.read(0, self.logical_block_size as usize).is_err_and(|e| refused(&e)) {
+                self.logical_block_size = 4096;
+            }
+            if self.read(0, ALIGN).is_err_and(|e| refused(&e)) {
+                let flags = OFlag::from_bits_retain(fcntl(self.file.as_fd(), FcntlArg::F_GETFL)?);
+                fcntl(self.file.as_fd(), FcntlArg::F_SETFL(flags - OFlag::O_DIRECT))?;
+                self.direct = false;
+            }
+        }
+        if !self.direct {
+            self.notes.push(format!(
+                "{}: no direct I/O here, going through the page cache",
+                self.path.display()
+            ));
+        }
+        Ok(())
+    }
+
+    fn find_durability(&mut self) -> io::Result<()> {
+        if self.block {
+            return Ok(());
+        }
+        let kind = fstatfs(&self.file)?.filesystem_type();
+        let name = NO_DSYNC.iter().find(|(magic, _)| *magic as u32 == kind.0 as u32);
+        if let Some((_, name)) = name {
+            self.dsync = false;
+            self.notes.push(format!(
+                "{}: on {name}: a durable write is a write and a data sync",
+                self.path.display()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Exactly `length` bytes. With direct I/O, offset and length must be multiples of the block.
+    pub(super) fn read(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        read_aligned(&self.file, offset, length)
+    }
+
+    /// Any range that lies on the disk; `None` if it does not.
+    pub(super) fn peek(&self, offset: u64, length: usize) -> io::Result<Option<Vec<u8>>> {
+        let Some(end) = offset.checked_add(length as u64).filter(|end| *end <= self.size) else {
+            return Ok(None);
+        };
+        let block = u64::from(self.logical_block_size);
+        let first = offset / block * block;
+        // The end may lie in a last piece of a file that is no whole block: read what is there.
+        let wanted =
+            usize::try_from(end.div_ceil(block) * block - first).map_err(io::Error::other)?;
+        let mut memory = vec![0u8; wanted + ALIGN];
+        let start = memory.as_ptr().align_offset(ALIGN).min(ALIGN);
+        let skip = usize::try_from(offset - first).map_err(io::Error::other)?;
+        let mut done = 0;
+        while done < skip + length {
+            match self
+                .file
+                .read_at(&mut memory[start + done..start + wanted], first + done as u64)?
+            {
+                0 => return Ok(None),
+                count => done += count,
+            }
+        }
+        Ok(Some(memory[start + skip..start + skip + length].to_vec()))
+    }
+
+    /// For the loader.
+    pub(super) fn reader(&self) -> impl FnMut(u64, usize) -> Result<Vec<u8>, DiskError> + '_ {
+        |offset, length| self.read(offset, length).map_err(|error| disk_error(&error))
+    }
+
+    /// The stages, each durable before the next one starts.
+    pub(super) fn write_stages(&self, stages: &[Stage]) -> io::Result<()> {
+        for stage in stages {
+            for (offset, bytes) in &stage.writes {
+                self.file.write_all_at(bytes, *offset)?;
+            }
+            self.file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn io_error(&self, what: &'static str, error: io::Error) -> OpenError {
+        OpenError::Io { path: self.path.clone(), what, error }
+    }
+}
+
+/// Exactly `length` bytes, through memory that O_DIRECT takes.
+pub(super) fn read_aligned(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut memory = vec![0u8; length + ALIGN];
+    let start = memory.as_ptr().align_offset(ALIGN).min(ALIGN);
+    file.read_exact_at(&mut memory[start..start + length], offset)?;
+    memory.copy_within(start..start + length, 0);
+    memory.truncate(length);
+    Ok(memory)
+}
+
+fn open_file(path: &Path, block: bool, access: Access) -> io::Result<(File, bool)> {
+    let mut flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+    if block && access == Access::Exclusive {
+        flags |= OFlag::O_EXCL;
+    }
+    let open = |flags: OFlag| {
+        let write = access == Access::Exclusive;
+        OpenOptions::new().read(true).write(write).custom_flags(flags.bits()).open(path)
+    };
+    match open(flags | OFlag::O_DIRECT) {
+        Ok(file) => Ok((file, true)),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok((open(flags)?, false)),
+        Err(error) => Err(error),
+    }
+}
+
+fn hold(
+    file: &File,
+    path: &Path,
+    part: Part,
+    block: bool,
+    access: Access,
+    deadline: Instant,
+) -> Result<Option<Held>, OpenError> {
+    let failed = |error: io::Error| {
+        let error = io::Error::new(error.kind(), format!("cannot lock it: {error}"));
+        OpenError::Open { path: path.to_owned(), part, error }
+    };
+    if access == Access::ReadOnly {
+        return try_hold(file, !block, false).map_err(failed);
+    }
+    loop {
+        if let Some(held) = try_hold(file, !block, true).map_err(failed)? {
+            return Ok(Some(held));
+        }
+        if Instant::now() >= deadline {
+            let holder = holder(file);
+            return Err(OpenError::Claimed { path: path.to_owned(), part, holder });
+        }
+        std::thread::sleep(LOCK_POLL);
+    }
+}
+
+/// `MAJOR:MINOR` of a device number, as sysfs and mountinfo write it.
+pub(super) fn device_number(device: u64) -> String {
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    format!("{major}:{minor}")
+}
+
+/// A partition has the queue of its disk, one folder up.
+fn sysfs_block_size(device: u64) -> Option<u32> {
+    let folder = format!("/sys/dev/block/{}", device_number(device));
+    let folder = std::fs::canonicalize(folder).ok()?;
+    let own = folder.join("queue/logical_block_size");
+    let disk = folder.parent()?.join("queue/logical_block_size");
+    let text = std::fs::read_to_string(own).or_else(|_| std::fs::read_to_string(disk)).ok()?;
+    text.trim().parse().ok()
+}

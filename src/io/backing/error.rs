@@ -1,0 +1,260 @@
+//! Why a disk cannot be opened or made, with DRBD's numbers (`drbdsetup`, "Failure: (1xx)").
+
+use std::io;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use thiserror::Error;
+
+use super::signatures::Found;
+use crate::meta::MetaError;
+use crate::resource::{DiskError, Refusal};
+
+/// Which of the two disks of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The backing disk.
+    Data,
+    /// The external metadata.
+    Meta,
+}
+
+/// Why a disk cannot be used.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// It cannot be opened or locked.
+    #[error("{path}: {error}")]
+    Open {
+        /// The disk.
+        path: PathBuf,
+        /// Data or metadata.
+        part: Part,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Neither a block device nor a regular file.
+    #[error("{path} is neither a block device nor a regular file")]
+    NotADisk {
+        /// The disk.
+        path: PathBuf,
+        /// Data or metadata.
+        part: Part,
+    },
+    /// Too small (or too large) for the metadata.
+    #[error("{path}: {error}")]
+    Size {
+        /// The disk.
+        path: PathBuf,
+        /// Data or metadata.
+        part: Part,
+        /// How much is needed.
+        error: MetaError,
+    },
+    /// Somebody else holds it.
+    #[error("{path} is in use{}", holder.as_ref().map(|who| format!(" by {who}")).unwrap_or_default())]
+    Claimed {
+        /// The disk.
+        path: PathBuf,
+        /// Data or metadata.
+        part: Part,
+        /// Who, where it can be found out.
+        holder: Option<String>,
+    },
+    /// Reading, writing or flushing failed.
+    #[error("{path}: {what}: {error}")]
+    Io {
+        /// The disk.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// There is no metadata, or it cannot be used.
+    #[error("{path}: {error}")]
+    Metadata {
+        /// The disk.
+        path: PathBuf,
+        /// What is wrong.
+        error: MetaError,
+    },
+    /// The metadata needs smaller writes than the disk takes. Bytes.
+    #[error("{path}: made for logical blocks of {made} bytes, this disk has {has}")]
+    BlockSize {
+        /// The disk.
+        path: PathBuf,
+        /// The activity log's block size.
+        made: u32,
+        /// The logical block size.
+        has: u32,
+    },
+    /// The metadata belongs to somebody else.
+    #[error("{path} carries the metadata of {found}, not of {expected}")]
+    Foreign {
+        /// The disk.
+        path: PathBuf,
+        /// Whose it is.
+        found: super::Identity,
+        /// Whose it should be.
+        expected: super::Identity,
+    },
+    /// The disk is smaller than it was. Bytes.
+    #[error("{path} shrank from {recorded} to {actual} bytes")]
+    Shrank {
+        /// The disk.
+        path: PathBuf,
+        /// What it had.
+        recorded: u64,
+        /// What it has.
+        actual: u64,
+    },
+    /// The disk is larger than it was, and its metadata is still at the old end. Bytes.
+    #[error("{path} grew from {recorded} to {actual} bytes: metadata found at the old end")]
+    Grew {
+        /// The disk.
+        path: PathBuf,
+        /// What it had.
+        recorded: u64,
+        /// What it has.
+        actual: u64,
+    },
+    /// Data and metadata are the same file or device.
+    #[error("{path}: the disk cannot be its own external meta-disk")]
+    SameDisk {
+        /// The disk.
+        path: PathBuf,
+    },
+}
+
+impl OpenError {
+    /// DRBD's number and text, and what to do.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        let (code, text) = self.code();
+        let hint = match self.cure() {
+            "" => format!("{self}."),
+            cure => format!("{self}. {cure}"),
+        };
+        Refusal { code, text: text.to_owned(), hint }
+    }
+
+    fn code(&self) -> (i32, &'static str) {
+        match self {
+            Self::Open { part: Part::Data, .. } => (104, "Can not open backing device."),
+            Self::Open { part: Part::Meta, .. } => (105, "Can not open meta device."),
+            Self::NotADisk { part: Part::Data, .. } => {
+                (107, "Backing device is not a block device.")
+            }
+            Self::NotADisk { part: Part::Meta, .. } => (108, "Meta device is not a block device."),
+            Self::Size { part: Part::Data, .. } => (111, "Backing device too small."),
+            Self::Size { part: Part::Meta, .. } => (112, "Meta device too small."),
+            Self::Claimed { part: Part::Data, .. } => (114, "Lower device is already claimed."),
+            Self::Claimed { part: Part::Meta, .. } | Self::SameDisk { .. } => {
+                (115, "Meta device is already claimed.")
+            }
+            Self::Io { .. } | Self::Metadata { error: MetaError::Read(_), .. } => {
+                (118, "I/O error(s) occurred during initial access to meta-data.")
+            }
+            Self::Shrank { .. } | Self::Metadata { error: MetaError::DataSize { .. }, .. } => {
+                (170, "Implicit device shrinking not allowed.")
+            }
+            Self::Metadata { .. } | Self::BlockSize { .. } => {
+                (119, "No valid meta-data signature found.")
+            }
+            Self::Grew { .. } => (119, "No valid meta-data signature found at the end."),
+            Self::Foreign { .. } => (119, "No valid meta-data of this resource found."),
+        }
+    }
+
+    fn cure(&self) -> &'static str {
+        match self {
+            Self::Open { error, .. } if error.kind() == io::ErrorKind::NotFound => {
+                "Create it, or correct the path in the configuration."
+            }
+            Self::Open { .. } | Self::NotADisk { .. } => "Correct the path or its permissions.",
+            Self::Size { error: MetaError::TooLarge { .. }, .. } => "Use a smaller disk.",
+            Self::Size { .. } => "Use a larger one.",
+            Self::Claimed { .. } => "Stop what uses it (unmount it, `down` its resource) first.",
+            Self::Io { .. } => "See the kernel log, and replace the disk if it is failing.",
+            Self::Metadata { error, .. } => match error {
+                MetaError::NoMetadata => "Use `tandemadm create-md` to initialize it.",
+                MetaError::BothDamaged { .. } => {
+                    "The disk cannot be trusted: run `tandemadm create-md --force` on it and let it \
+                     be resynced from the peer."
+                }
+                MetaError::Version { .. } => "Use the version of Tandem that wrote it.",
+                MetaError::DataSize { .. } => "Give the disk its old size back.",
+                MetaError::Read(_) => "See the kernel log, and replace the disk if it is failing.",
+                MetaError::TooSmall { .. } | MetaError::TooLarge { .. } | MetaError::Invalid(_) => {
+                    "Correct the configuration."
+                }
+            },
+            Self::BlockSize { .. } => {
+                "Put it back on a disk with smaller blocks, or create-md anew."
+            }
+            Self::Foreign { .. } => {
+                "Are the disks of two nodes or volumes swapped? If it really is to be used here, \
+                 run `tandemadm create-md --force`, and it is resynced in full."
+            }
+            Self::Shrank { .. } => "Give the disk its old size back.",
+            Self::Grew { .. } => {
+                "Do not run create-md. Give the disk its old size back, attach, and `resize` it."
+            }
+            Self::SameDisk { .. } => "Use `meta-disk internal`, or another file.",
+        }
+    }
+}
+
+/// Why create-md did nothing. The data area is untouched in every case.
+#[derive(Debug, Error)]
+pub enum CreateError {
+    /// The disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] OpenError),
+    /// Something is there.
+    #[error("{path}: found {}. Nothing was written; --force overwrites it{}",
+        list(found), if *cut { ", and what it has behind the new end of the data area is lost" } else { "" })]
+    Found {
+        /// The disk.
+        path: PathBuf,
+        /// What.
+        found: Vec<Found>,
+        /// It reaches into the area that the metadata would take.
+        cut: bool,
+    },
+    /// The name, node id, number of peers or size cannot be put on the disk.
+    #[error(transparent)]
+    Layout(MetaError),
+    /// The old metadata could not be saved, so it was not overwritten.
+    #[error("{path}: cannot save the old metadata there: {error}; it was not overwritten")]
+    Save {
+        /// The file that could not be written.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl CreateError {
+    /// DRBD's exit code: 40 where it was refused because of what is there, else 10 (1xx).
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Found { .. } => 40,
+            Self::Disk(_) | Self::Layout(_) | Self::Save { .. } => 10,
+        }
+    }
+}
+
+fn list(found: &[Found]) -> String {
+    found.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The core's word for an I/O error.
+pub(super) fn disk_error(error: &io::Error) -> DiskError {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => DiskError::NoSpace,
+        Some(errno) => DiskError::Io(errno),
+        None => DiskError::Io(Errno::EIO as i32),
+    }
+}

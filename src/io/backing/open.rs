@@ -1,0 +1,338 @@
+//! Attaching: open, lock, flush, repair, load.
+
+use std::fs::File;
+use std::io;
+use std::os::linux::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::device::{Access, Device};
+use super::error::{OpenError, Part, disk_error};
+use super::lock::Held;
+use super::{Identity, MetaDisk, record};
+use crate::meta::{
+    DeviceFlags, Geometry, LoadedMeta, MetaError, MetaOp, Placement, SuperblockRead, load,
+    read_superblock, repair, stages,
+};
+use crate::meta::{Stage, Superblock};
+use crate::resource::{AttachedDisk, DiskError};
+
+/// Bytes at either end of the data area that the clean digest is of.
+const DIGEST_SPAN: u64 = 1 << 20;
+
+/// How to open.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// Where the last size of the disk stands; `None`: it is neither asked nor stored.
+    pub state_dir: Option<PathBuf>,
+    /// How long a lock that is taken is tried again. A killed process's ring lets go late.
+    pub lock_wait: Duration,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { state_dir: None, lock_wait: Duration::from_secs(5) }
+    }
+}
+
+/// A disk that is open and locked, and whose metadata was read. Dropping it closes it and gives the
+/// locks back.
+#[derive(Debug)]
+pub struct OpenDisk {
+    /// The data area, and the metadata unless it is external.
+    pub data: File,
+    /// External metadata.
+    pub meta: Option<File>,
+    /// Where everything is.
+    pub geometry: Geometry,
+    /// RWF_DSYNC makes a write durable. Otherwise: write, then a data sync.
+    pub dsync: bool,
+    /// O_DIRECT is on: memory, offset and length in multiples of the logical block.
+    pub direct: bool,
+    /// Blocks are kept on trim and zeroes.
+    pub preallocated: bool,
+    /// What the core is told. Its notes are for the log.
+    pub attached: AttachedDisk,
+    /// Given back when this is dropped.
+    #[allow(dead_code)]
+    locks: Vec<Held>,
+}
+
+impl OpenDisk {
+    /// The file that the metadata is on.
+    #[must_use]
+    pub fn meta_file(&self) -> &File {
+        self.meta.as_ref().unwrap_or(&self.data)
+    }
+
+    /// Runs the stages, each durable before the next one starts. Blocks.
+    ///
+    /// # Errors
+    /// A write or a sync failed: the disk has failed, nothing may be tried again.
+    pub fn write_stages(&self, stages: &[Stage]) -> Result<(), DiskError> {
+        write_stages(self.meta_file(), stages).map_err(|error| disk_error(&error))
+    }
+
+    /// Ends in order: flushes, notes size and digest of the data area, makes the superblock durable
+    /// in both copies, closes and gives the locks back. Nothing may be under way on the disk.
+    ///
+    /// # Errors
+    /// Reading, writing or flushing failed; the disk is closed all the same, and is not clean.
+    pub fn close_clean(self, mut superblock: Superblock) -> Result<(), DiskError> {
+        let ended = (|| {
+            self.data.sync_data()?;
+            if superblock.flags & DeviceFlags::CLEAN == 0 {
+                superblock.clean_size = 0;
+                superblock.clean_digest = 0;
+            } else {
+                superblock.clean_size = self.geometry.data_size;
+                superblock.clean_digest = digest(&self.data, self.geometry.data_size)?;
+            }
+            let op = MetaOp::Superblock(Box::new(superblock));
+            write_stages(self.meta_file(), &stages(&self.geometry, &op))
+        })();
+        drop(self);
+        ended.map_err(|error: io::Error| disk_error(&error))
+    }
+
+    /// Closes at once. Same as dropping it.
+    pub fn close(self) {
+        drop(self);
+    }
+}
+
+fn write_stages(file: &File, stages: &[Stage]) -> io::Result<()> {
+    use std::os::unix::fs::FileExt as _;
+    for stage in stages {
+        for (offset, bytes) in &stage.writes {
+            file.write_all_at(bytes, *offset)?;
+        }
+        file.sync_data()?;
+    }
+    Ok(())
+}
+
+/// CRC-32 of the first and the last MiB of the data area (both of all of it, if it is smaller).
+fn digest(data: &File, data_size: u64) -> io::Result<u32> {
+    let span = DIGEST_SPAN.min(data_size);
+    let mut hasher = crc32fast::Hasher::new();
+    for offset in [0, data_size - span] {
+        let length = usize::try_from(span).map_err(io::Error::other)?;
+        hasher.update(&super::device::read_aligned(data, offset, length)?);
+    }
+    Ok(hasher.finalize())
+}
+
+/// Opens the disk of `who` for good: locks it, flushes it, makes both copies of the superblock equal
+/// and durable, and reads the metadata. `boot_id`: of this host, see [`super::host_boot_id`]. Blocks.
+///
+/// # Errors
+/// See [`OpenError`]. Nothing was written then, but perhaps the repair of a superblock copy.
+pub fn open_disk(
+    path: &Path,
+    meta_disk: &MetaDisk,
+    who: &Identity,
+    boot_id: [u8; 16],
+    options: &OpenOptions,
+) -> Result<OpenDisk, OpenError> {
+    let disks = Disks::open(path, meta_disk, Access::Exclusive, options.lock_wait)?;
+    disks.sync()?;
+    let found = disks.superblock(options.state_dir.as_deref(), who)?;
+    let owner = owner(&found.superblock);
+    if owner != *who {
+        let path = disks.meta().path.clone();
+        return Err(OpenError::Foreign { path, found: owner, expected: who.clone() });
+    }
+    let geometry = disks.geometry(&found.superblock)?;
+    let device = disks.meta();
+    let fix = repair(&geometry, &mut device.reader()).map_err(|error| disks.bad(error))?;
+    device
+        .write_stages(&fix)
+        .map_err(|error| device.io_error("repair of the superblock", error))?;
+    let mut meta = load(&geometry, &mut device.reader(), boot_id).map_err(|e| disks.bad(e))?;
+    let mut notes = found.notes;
+    notes.append(&mut meta.notes);
+    meta.notes = notes;
+    meta.written_behind = written_behind(&disks.data, &geometry, &meta)?;
+    if geometry.external && disks.data.size / 4096 * 4096 > geometry.data_size {
+        meta.notes.push(format!(
+            "{}: the disk has grown to {} bytes, {} are used; `resize` takes the rest",
+            path.display(),
+            disks.data.size,
+            geometry.data_size
+        ));
+    }
+    if let Some(folder) = &options.state_dir
+        && let Err(error) = record::store(folder, who, path, disks.data.size)
+    {
+        meta.notes.push(format!("{}: the disk's size was not recorded: {error}", folder.display()));
+    }
+    Ok(disks.into_open(geometry, meta))
+}
+
+/// Whose metadata it is.
+pub(super) fn owner(superblock: &Superblock) -> Identity {
+    Identity {
+        resource: superblock.resource.clone(),
+        node_id: superblock.node_id,
+        volume: superblock.volume,
+    }
+}
+
+fn written_behind(
+    data: &Device,
+    geometry: &Geometry,
+    meta: &LoadedMeta,
+) -> Result<bool, OpenError> {
+    let superblock = &meta.superblock;
+    if superblock.flags & DeviceFlags::CLEAN == 0 || superblock.clean_size == 0 {
+        return Ok(false);
+    }
+    if superblock.clean_size != geometry.data_size {
+        return Ok(true);
+    }
+    let now = digest(&data.file, geometry.data_size)
+        .map_err(|error| data.io_error("reading the first and last MiB", error))?;
+    Ok(now != superblock.clean_digest)
+}
+
+/// The disk or the two disks of a volume.
+#[derive(Debug)]
+pub(super) struct Disks {
+    pub(super) data: Device,
+    pub(super) external: Option<Device>,
+}
+
+impl Disks {
+    pub(super) fn open(
+        path: &Path,
+        meta_disk: &MetaDisk,
+        access: Access,
+        lock_wait: Duration,
+    ) -> Result<Self, OpenError> {
+        if let MetaDisk::External(meta_path) = meta_disk
+            && same_disk(path, meta_path)
+        {
+            return Err(OpenError::SameDisk { path: path.to_owned() });
+        }
+        let data = Device::open(path, Part::Data, access, lock_wait)?;
+        let external = match meta_disk {
+            MetaDisk::Internal => None,
+            MetaDisk::External(path) => Some(Device::open(path, Part::Meta, access, lock_wait)?),
+        };
+        Ok(Self { data, external })
+    }
+
+    /// The disk that the metadata is on.
+    pub(super) fn meta(&self) -> &Device {
+        self.external.as_ref().unwrap_or(&self.data)
+    }
+
+    pub(super) fn placement(&self) -> Placement {
+        let disk_size = self.data.size;
+        match &self.external {
+            None => Placement::Internal { disk_size },
+            Some(meta) => Placement::External { disk_size, meta_size: meta.size },
+        }
+    }
+
+    /// A process that crashed may have left unflushed pages: what is read must be what stays.
+    fn sync(&self) -> Result<(), OpenError> {
+        for device in std::iter::once(&self.data).chain(&self.external) {
+            device.file.sync_data().map_err(|error| device.io_error("flushing it", error))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn superblock(
+        &self,
+        state_dir: Option<&Path>,
+        who: &Identity,
+    ) -> Result<SuperblockRead, OpenError> {
+        let error = match read_superblock(self.placement(), &mut self.meta().reader()) {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        let missing = matches!(error, MetaError::NoMetadata | MetaError::TooSmall { .. });
+        let (path, actual) = (self.data.path.clone(), self.data.size);
+        let last = state_dir.and_then(|folder| record::last_size(folder, who, &path));
+        match last {
+            Some(recorded) if missing && recorded > actual => {
+                Err(OpenError::Shrank { path, recorded, actual })
+            }
+            Some(recorded) if missing && recorded < actual && self.external.is_none() => {
+                let old = Placement::Internal { disk_size: recorded };
+                match read_superblock(old, &mut self.data.reader()) {
+                    Ok(_) => Err(OpenError::Grew { path, recorded, actual }),
+                    Err(_) => Err(self.bad(error)),
+                }
+            }
+            _ => Err(self.bad(error)),
+        }
+    }
+
+    pub(super) fn geometry(&self, superblock: &Superblock) -> Result<Geometry, OpenError> {
+        let geometry =
+            Geometry::of(self.placement(), superblock).map_err(|error| self.bad(error))?;
+        let (made, has) = (geometry.al_block_size, self.meta().logical_block_size);
+        if made < has {
+            return Err(OpenError::BlockSize { path: self.meta().path.clone(), made, has });
+        }
+        Ok(geometry)
+    }
+
+    /// The error with the disk that it is about.
+    pub(super) fn bad(&self, error: MetaError) -> OpenError {
+        let path = self.meta().path.clone();
+        match error {
+            MetaError::TooSmall { .. } | MetaError::TooLarge { .. } => {
+                OpenError::Size { path, part: self.meta().part, error }
+            }
+            MetaError::DataSize { recorded, actual } if actual < recorded => {
+                OpenError::Shrank { path: self.data.path.clone(), recorded, actual }
+            }
+            error => OpenError::Metadata { path, error },
+        }
+    }
+
+    fn into_open(self, geometry: Geometry, mut meta: LoadedMeta) -> OpenDisk {
+        let Self { data, external } = self;
+        let both = |of: fn(&Device) -> bool| of(&data) && external.as_ref().is_none_or(of);
+        let (dsync, direct) = (both(|device| device.dsync), both(|device| device.direct));
+        let preallocated = meta.superblock.flags & DeviceFlags::PREALLOCATED != 0;
+        let mut notes = data.notes;
+        let mut locks: Vec<Held> = data.held.into_iter().collect();
+        let meta_file = external.map(|device| {
+            notes.extend(device.notes);
+            locks.extend(device.held);
+            device.file
+        });
+        meta.notes.splice(0..0, notes);
+        let attached = AttachedDisk {
+            data_size: geometry.data_size,
+            logical_block_size: data.logical_block_size,
+            path: data.path.display().to_string(),
+            meta,
+        };
+        OpenDisk {
+            data: data.file,
+            meta: meta_file,
+            geometry,
+            dsync,
+            direct,
+            preallocated,
+            attached,
+            locks,
+        }
+    }
+}
+
+fn same_disk(one: &Path, other: &Path) -> bool {
+    match (std::fs::metadata(one), std::fs::metadata(other)) {
+        (Ok(one), Ok(other)) => {
+            (one.st_dev(), one.st_ino()) == (other.st_dev(), other.st_ino())
+                || (one.st_rdev() != 0 && one.st_rdev() == other.st_rdev())
+        }
+        _ => false,
+    }
+}

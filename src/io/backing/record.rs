@@ -1,0 +1,65 @@
+//! The last size of each disk, in the state folder: so that a disk which grew (its metadata is no
+//! longer at its end) is told from a blank one. One small JSON file per node, resource, volume and
+//! path; asked only for a disk on which no metadata is found.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Identity;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    resource: String,
+    node_id: u8,
+    volume: u16,
+    path: PathBuf,
+    size: u64,
+}
+
+/// Notes the size, in bytes, of a disk that has metadata.
+pub(super) fn store(folder: &Path, who: &Identity, disk: &Path, size: u64) -> io::Result<()> {
+    let record = Record {
+        resource: who.resource.clone(),
+        node_id: who.node_id,
+        volume: who.volume,
+        path: disk.to_owned(),
+        size,
+    };
+    std::fs::create_dir_all(folder)?;
+    let name = file_name(who, disk);
+    let part = folder.join(format!("{name}.{}.part", std::process::id()));
+    std::fs::write(&part, serde_json::to_vec(&record)?)?;
+    std::fs::rename(&part, folder.join(name))
+}
+
+/// The size that the disk had when it was attached last. `None`: not known.
+pub(super) fn last_size(folder: &Path, who: &Identity, disk: &Path) -> Option<u64> {
+    let text = std::fs::read(folder.join(file_name(who, disk))).ok()?;
+    let record: Record = serde_json::from_slice(&text).ok()?;
+    let same = record.resource == who.resource
+        && record.node_id == who.node_id
+        && record.volume == who.volume
+        && record.path == disk;
+    same.then_some(record.size)
+}
+
+fn file_name(who: &Identity, disk: &Path) -> String {
+    let path = crc32fast::hash(disk.as_os_str().as_encoded_bytes());
+    let resource = file_safe(&who.resource);
+    format!("size-{resource}-{}-node{}-{path:08x}.json", who.volume, who.node_id)
+}
+
+/// A name that is one component of a path: letters, digits, `-` and `_` stay.
+pub(super) fn file_safe(name: &str) -> String {
+    let mut out = String::new();
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02x}"));
+        }
+    }
+    out
+}

@@ -1,0 +1,83 @@
+//! What can be wrong with metadata as a whole. Damage of a log block or a bitmap page is no error:
+//! it is taken as "everything that it covers may differ".
+
+use thiserror::Error;
+
+use crate::resource::DiskError;
+
+/// What is wrong with one copy of the superblock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum CopyDamage {
+    /// The magic is not there: blank, or something else.
+    #[error("no magic")]
+    Magic,
+    /// The block's CRC is wrong (torn, or flipped bits).
+    #[error("wrong checksum")]
+    Checksum,
+    /// Whole, but of a layout that this program does not know.
+    #[error("layout version {0}")]
+    Version(u32),
+    /// Whole, but it is the other copy: a write went astray.
+    #[error("it is the other copy")]
+    Misplaced,
+    /// Whole, but its contents cannot be.
+    #[error("{0}")]
+    Content(&'static str),
+    /// It could not be read.
+    #[error("read error ({0:?})")]
+    Read(DiskError),
+}
+
+/// Why the metadata of a disk cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum MetaError {
+    /// Neither copy of the superblock is there.
+    #[error("no valid metadata found")]
+    NoMetadata,
+    /// There was metadata, but both copies of the superblock are damaged.
+    #[error("both copies of the superblock are damaged (A: {a}; B: {b})")]
+    BothDamaged {
+        /// The copy at the end of the disk.
+        a: CopyDamage,
+        /// The other one.
+        b: CopyDamage,
+    },
+    /// Written by a newer program.
+    #[error("the metadata has layout version {found}, this program knows {known}")]
+    Version {
+        /// On the disk.
+        found: u32,
+        /// Of this program.
+        known: u32,
+    },
+    /// The disk cannot hold metadata and one block of data. Bytes.
+    #[error("the disk has {have} bytes, {need} are needed at least")]
+    TooSmall {
+        /// The size of the disk that holds the metadata.
+        have: u64,
+        /// What is needed.
+        need: u64,
+    },
+    /// Larger than the layout can describe.
+    #[error("the disk has {have} bytes, more than the {max} that the metadata can describe")]
+    TooLarge {
+        /// The size of the disk.
+        have: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// The metadata is of a data area that this disk does not have. Bytes.
+    #[error("the metadata is of a data area of {recorded} bytes, the disk gives {actual}")]
+    DataSize {
+        /// In the superblock.
+        recorded: u64,
+        /// From the size of the disk.
+        actual: u64,
+    },
+    /// A value is outside of what the layout allows.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The metadata could not be read.
+    #[error("read error in the metadata ({0:?})")]
+    Read(DiskError),
+}
