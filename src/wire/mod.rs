@@ -421,6 +421,51 @@ pub enum Packet {
 }
 
 impl Packet {
+    /// The volume that the packet is about, `None`: the whole connection.
+    #[must_use]
+    pub fn volume(&self) -> Option<VolumeNumber> {
+        match self {
+            Self::Features(_)
+            | Self::Handshake(_)
+            | Self::Refused(_)
+            | Self::PromoteRequest { .. }
+            | Self::PromoteAnswer { .. }
+            | Self::Leave { .. }
+            | Self::LeaveAnswer
+            | Self::Ping
+            | Self::PingAck => None,
+            Self::Bitmap { volume, .. }
+            | Self::BitmapEnd { volume, .. }
+            | Self::Adopted { volume }
+            | Self::Opened { volume }
+            | Self::Number { volume, .. }
+            | Self::Data { volume, .. }
+            | Self::Zeroes { volume, .. }
+            | Self::WriteAck { volume, .. }
+            | Self::NegAck { volume, .. }
+            | Self::Flush { volume, .. }
+            | Self::FlushAck { volume, .. }
+            | Self::ReadRequest { volume, .. }
+            | Self::ReadReply { volume, .. }
+            | Self::ReadError { volume, .. }
+            | Self::ResyncRequest { volume, .. }
+            | Self::ResyncData { volume, .. }
+            | Self::ResyncZeroes { volume, .. }
+            | Self::ResyncError { volume, .. }
+            | Self::ResyncAck { volume, .. }
+            | Self::InSync { volume, .. }
+            | Self::ResyncEnd { volume }
+            | Self::ResyncDone { volume }
+            | Self::State { volume, .. }
+            | Self::NewUuid { volume, .. }
+            | Self::NewUuidAck { volume, .. }
+            | Self::StartResync { volume, .. }
+            | Self::Sample { volume, .. }
+            | Self::SampleAnswer { volume, .. }
+            | Self::ClearBitmap { volume, .. } => Some(*volume),
+        }
+    }
+
     /// Bytes of payload from the pool that follow the packet; 0: none.
     #[must_use]
     pub fn payload_length(&self) -> u32 {
