@@ -651,5 +651,3 @@ impl History {
     }
 }
 
-#[cfg(test)]
-mod tests;
