@@ -80,6 +80,18 @@ pub fn json(findings: &[Finding]) -> String {
 }
 
 impl Finding {
+    /// The finding in one line, for the log.
+    #[must_use]
+    pub fn headline(&self) -> &str {
+        &self.headline
+    }
+
+    /// A person should act on it; what ends by itself, or is as it should be, is none.
+    #[must_use]
+    pub fn needs_a_person(&self) -> bool {
+        self.severity < severity::RESYNC
+    }
+
     fn text(&self) -> String {
         let mut out = format!("{}.\n", self.headline);
         let mut line = |label: &str, text: &str| {

@@ -5,7 +5,9 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
@@ -20,6 +22,9 @@ use super::startup::Failure;
 use super::{admin_socket, logging, nbd_socket, startup};
 use crate::control::arguments::state_dir;
 use crate::io::config_files::ConfigFiles;
+
+/// How often the log repeats what is still wrong.
+const REMINDER: Duration = Duration::from_secs(3600);
 
 /// Keeps this node's copies of the replicated volumes and serves them over NBD.
 #[derive(Debug, Parser)]
@@ -151,6 +156,7 @@ pub(super) async fn serve(
         tasks.push(tokio_uring::spawn(clients));
         info!("NBD clients: {address}");
     }
+    tasks.push(tokio_uring::spawn(remind(registry.clone())));
     info!("NBD clients: {}", nbd_path.display());
     let version = crate::control::version::VERSION;
     info!("tandemd {version} is ready on node {node} (pid {})", std::process::id());
@@ -164,6 +170,20 @@ pub(super) async fn serve(
     }
     info!("ended");
     Ok(())
+}
+
+/// Says every hour what still needs a person; its first line was logged when it happened.
+async fn remind(registry: Rc<Registry>) {
+    loop {
+        tokio::time::sleep(REMINDER).await;
+        for entry in registry.chosen(None) {
+            let report = registry.report(&entry).await;
+            let findings = crate::control::why::findings(&report);
+            for finding in findings.iter().filter(|finding| finding.needs_a_person()) {
+                warn!("{}; next: tandemadm why {}", finding.headline(), entry.config.name);
+            }
+        }
+    }
 }
 
 /// The signals that end the daemon.
