@@ -1,5 +1,20 @@
 //! The shell: ring, sockets, files, clocks, threads.
 
 pub mod backing;
+mod buffer;
+mod client;
 pub mod config_files;
+mod context;
 pub mod control;
+mod disk;
+mod handle;
+mod outbox;
+mod peer;
+pub mod probe;
+pub mod record;
+mod ring;
+mod thread;
+
+pub use handle::{Handle, Order, OrderError, Setup};
+pub use peer::SocketBuffers;
+pub use thread::spawn;

@@ -1,7 +1,7 @@
 //! The peer protocol: packets and their bytes. No I/O.
 //!
 //! One TCP connection per pair of nodes and resource. A packet is a header of 32 bytes, big-endian,
-//! then `length` bytes:
+//! then the body or payload that the type asks for. docs/PROTOCOL.md draws every byte:
 //!
 //! ```text
 //!  0     4    5     6        8              16             24       28       32
@@ -13,9 +13,20 @@
 //! Invariants:
 //! - `crc` is the CRC-32 (IEEE) of the first 28 bytes; nothing of a header is used before it fits.
 //! - `length` is checked against the packet's type before anything is reserved: a payload of at most
-//!   1 MiB for data packets, a body of at most [`BODY_MAX`] for those with a body, 0 otherwise.
+//!   1 MiB for data packets, a body of at most [`BODY_MAX`] for those with a body, the length of the
+//!   range for packets that only name one, 0 otherwise. [`Kind::shape`] is the table.
+//! - A field that a type does not use is 0, and another value is an error: what was decoded encodes
+//!   to the same bytes again.
 //! - Both sides send [`Packet::Features`] first; it has the same size in every version.
 //! - Everything decoded is a checked [`Packet`]; a field out of range is an error, never clipped.
+
+mod check;
+mod codec;
+mod kind;
+
+pub use check::{OPTIONS_MAX, TEXT_MAX, VOLUMES_MAX, check, plain_text};
+pub use codec::{FEATURES_BODY, Header, decode, decode_header, encode_header};
+pub use kind::{Kind, Shape};
 
 use serde::{Deserialize, Serialize};
 

@@ -1,1 +1,482 @@
+//! Real files in a temporary folder.
 
+use std::fs::{File, OpenOptions as StdOptions};
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::meta::{BitmapState, DeviceFlags, Geometry, MetaError, MetaOp, Superblock, stages};
+
+const MIB: u64 = 1 << 20;
+const BOOT: [u8; 16] = [3; 16];
+
+struct Lab {
+    folder: TempDir,
+}
+
+impl Lab {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A sparse file.
+    fn file(&self, name: &str, size: u64) -> PathBuf {
+        let path = self.path(name);
+        File::create(&path).unwrap().set_len(size).unwrap();
+        path
+    }
+
+    fn options(&self) -> CreateOptions {
+        CreateOptions {
+            force: false,
+            max_peers: 1,
+            preallocate: false,
+            seed: 0x1122_3344_5566_7788,
+            wall_clock: 1_795_549_964,
+            boot_id: BOOT,
+            state_dir: self.path("state"),
+            lock_wait: Duration::ZERO,
+        }
+    }
+
+    fn create(&self, path: &Path) -> Result<Report, CreateError> {
+        create_md(path, &MetaDisk::Internal, &who(), &self.options())
+    }
+
+    fn force(&self, path: &Path) -> Report {
+        let options = CreateOptions { force: true, ..self.options() };
+        create_md(path, &MetaDisk::Internal, &who(), &options).unwrap()
+    }
+
+    fn open_options(&self) -> OpenOptions {
+        OpenOptions { state_dir: Some(self.path("state")), lock_wait: Duration::ZERO }
+    }
+
+    fn open(&self, path: &Path) -> Result<OpenDisk, OpenError> {
+        open_disk(path, &MetaDisk::Internal, &who(), BOOT, &self.open_options())
+    }
+}
+
+fn who() -> Identity {
+    Identity { resource: "r0".into(), node_id: 1, volume: 0 }
+}
+
+fn poke(path: &Path, offset: u64, bytes: &[u8]) {
+    StdOptions::new().write(true).open(path).unwrap().write_all_at(bytes, offset).unwrap();
+}
+
+fn resize(path: &Path, size: u64) {
+    StdOptions::new().write(true).open(path).unwrap().set_len(size).unwrap();
+}
+
+fn used_kib(path: &Path) -> u64 {
+    use std::os::linux::fs::MetadataExt as _;
+    std::fs::metadata(path).unwrap().st_blocks() / 2
+}
+
+#[test]
+fn a_made_disk_opens_and_says_what_was_made() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 64 * MIB);
+    let report = lab.create(&disk).unwrap();
+    assert_eq!(report.found, []);
+    assert_eq!(report.superblock.created_found, "blank");
+    assert!(report.warnings[0].contains("flushes twice as fast"), "{:?}", report.warnings);
+    let open = lab.open(&disk).unwrap();
+    assert_eq!(open.attached.meta.superblock, report.superblock);
+    assert_eq!(open.geometry, report.geometry);
+    assert_eq!(open.attached.data_size, report.geometry.data_size);
+    assert!(open.meta.is_none() && !open.preallocated && open.attached.meta.same_boot);
+    assert!(64 * MIB - open.attached.data_size <= MIB + 64 * MIB / 32768);
+}
+
+#[test]
+fn updates_are_there_after_the_next_open_and_a_clean_end_is_checked() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    let made = lab.create(&disk).unwrap();
+    let open = lab.open(&disk).unwrap();
+    let mut superblock = open.attached.meta.superblock.clone();
+    superblock.sequence += 1;
+    superblock.flags = DeviceFlags::CONSISTENT;
+    superblock.peers[0].bitmap_state = BitmapState::AllClear;
+    let op = MetaOp::Superblock(Box::new(superblock.clone()));
+    open.write_stages(&stages(&open.geometry, &op)).unwrap();
+    drop(open);
+    let open = lab.open(&disk).unwrap();
+    assert_eq!(open.attached.meta.superblock, superblock);
+    assert_eq!(open.attached.meta.slots[0].runs, []);
+    superblock.sequence += 1;
+    superblock.flags |= DeviceFlags::CLEAN;
+    open.close_clean(superblock).unwrap();
+    let open = lab.open(&disk).unwrap();
+    assert!(!open.attached.meta.written_behind);
+    assert_eq!(open.attached.meta.superblock.clean_size, made.geometry.data_size);
+    drop(open);
+    poke(&disk, made.geometry.data_size - 1, b"x");
+    assert!(lab.open(&disk).unwrap().attached.meta.written_behind);
+    poke(&disk, made.geometry.data_size - 1, &[0]);
+    assert!(!lab.open(&disk).unwrap().attached.meta.written_behind);
+    poke(&disk, 4711, b"x");
+    assert!(lab.open(&disk).unwrap().attached.meta.written_behind);
+}
+
+#[test]
+fn a_disk_in_use_is_refused_through_every_name_of_it() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    lab.create(&disk).unwrap();
+    let open = lab.open(&disk).unwrap();
+    let (hard, soft) = (lab.path("hard"), lab.path("soft"));
+    std::fs::hard_link(&disk, &hard).unwrap();
+    std::os::unix::fs::symlink(&disk, &soft).unwrap();
+    for path in [&disk, &hard, &soft] {
+        let error = lab.open(path).unwrap_err();
+        let me = format!("(pid {})", std::process::id());
+        assert!(matches!(&error, OpenError::Claimed { .. }), "{error}");
+        assert!(error.to_string().contains(&me), "{error}");
+        assert_eq!(error.refusal().code, 114);
+        let options = CreateOptions { force: true, ..lab.options() };
+        let error = create_md(path, &MetaDisk::Internal, &who(), &options).unwrap_err();
+        assert!(matches!(error, CreateError::Disk(OpenError::Claimed { .. })), "{error}");
+    }
+    assert!(dump_md(&disk, &MetaDisk::Internal, 0).unwrap().contains("might be stale"));
+    drop(open);
+    assert!(!dump_md(&disk, &MetaDisk::Internal, 0).unwrap().contains("might be stale"));
+    lab.open(&disk).unwrap();
+}
+
+#[test]
+fn either_lock_alone_keeps_others_out() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    lab.create(&disk).unwrap();
+    let file = StdOptions::new().read(true).write(true).open(&disk).unwrap();
+    let lock = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockShared).unwrap();
+    assert!(matches!(lab.open(&disk), Err(OpenError::Claimed { .. })));
+    drop(lock);
+    let file = StdOptions::new().read(true).write(true).open(&disk).unwrap();
+    // One byte, read: what QEMU holds of an image.
+    let byte = libc::flock {
+        l_type: libc::F_RDLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 100,
+        l_len: 1,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&byte)).unwrap();
+    assert!(matches!(lab.open(&disk), Err(OpenError::Claimed { .. })));
+    drop(file);
+    lab.open(&disk).unwrap();
+}
+
+#[test]
+fn a_lock_that_is_let_go_in_time_is_taken() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    lab.create(&disk).unwrap();
+    let open = lab.open(&disk).unwrap();
+    let (ready, go) = std::sync::mpsc::channel();
+    let late = std::thread::spawn({
+        let options = OpenOptions { lock_wait: Duration::from_secs(30), ..lab.open_options() };
+        move || {
+            ready.send(()).unwrap();
+            open_disk(&disk, &MetaDisk::Internal, &who(), BOOT, &options).map(drop)
+        }
+    });
+    go.recv().unwrap();
+    drop(open);
+    late.join().unwrap().unwrap();
+}
+
+#[test]
+fn metadata_of_another_node_volume_or_resource_is_refused_by_name() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    lab.create(&disk).unwrap();
+    for other in [
+        Identity { node_id: 0, ..who() },
+        Identity { volume: 1, ..who() },
+        Identity { resource: "r1".into(), ..who() },
+    ] {
+        let error = open_disk(&disk, &MetaDisk::Internal, &other, BOOT, &lab.open_options());
+        let error = error.unwrap_err();
+        let text = error.refusal().to_string();
+        assert!(
+            text.contains(&format!("the metadata of r0/0 of node 1, not of {other}")),
+            "{text}"
+        );
+        assert_eq!(error.refusal().code, 119);
+    }
+}
+
+#[test]
+fn missing_blank_small_and_special_files_are_refused_with_drbds_numbers() {
+    let lab = Lab::new();
+    let code = |path: &Path| lab.open(path).unwrap_err().refusal().code;
+    assert_eq!(code(&lab.path("missing")), 104);
+    assert_eq!(code(&lab.file("blank", 16 * MIB)), 119);
+    assert_eq!(code(&lab.file("empty", 0)), 111);
+    assert_eq!(code(lab.folder.path()), 107);
+    assert_eq!(code(Path::new("/dev/null")), 107);
+    let small = lab.file("small", 100_000);
+    assert!(matches!(lab.create(&small), Err(CreateError::Disk(OpenError::Size { .. }))));
+    let options = CreateOptions { max_peers: 32, ..lab.options() };
+    let error = create_md(&lab.file("d", MIB), &MetaDisk::Internal, &who(), &options);
+    assert!(matches!(error, Err(CreateError::Layout(MetaError::Invalid(_)))));
+}
+
+#[test]
+fn a_truncated_disk_and_one_that_grew_are_told_from_a_blank_one() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    lab.create(&disk).unwrap();
+    drop(lab.open(&disk).unwrap());
+    resize(&disk, 32 * MIB);
+    let error = lab.open(&disk).unwrap_err();
+    let (recorded, actual) = (16 * MIB, 32 * MIB);
+    assert!(
+        matches!(error, OpenError::Grew { recorded: r, actual: a, .. } if (r, a) == (recorded, actual))
+    );
+    let text = error.refusal().to_string();
+    assert!(
+        text.contains("metadata found at the old end") && text.contains("Do not run create-md")
+    );
+    resize(&disk, 16 * MIB);
+    drop(lab.open(&disk).unwrap());
+    for size in [16 * MIB - 4096, 16 * MIB - 512, 9 * MIB, 300_000, 1000] {
+        resize(&disk, size);
+        let error = lab.open(&disk).unwrap_err();
+        assert!(matches!(error, OpenError::Shrank { .. }), "{size}: {error}");
+        assert_eq!(error.refusal().code, 170);
+    }
+}
+
+#[test]
+fn one_damaged_copy_is_repaired_before_anything_else() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    let made = lab.create(&disk).unwrap();
+    let before = std::fs::read(&disk).unwrap();
+    for offset in made.geometry.superblocks {
+        poke(&disk, offset + 600, &[1; 32]);
+        let notes = lab.open(&disk).unwrap().attached.meta.notes;
+        assert!(notes.iter().any(|note| note.contains("is damaged")), "{notes:?}");
+        assert_eq!(std::fs::read(&disk).unwrap(), before);
+    }
+    for offset in made.geometry.superblocks {
+        poke(&disk, offset + 600, &[1; 32]);
+    }
+    let error = lab.open(&disk).unwrap_err();
+    assert!(error.refusal().to_string().contains("both copies of the superblock are damaged"));
+}
+
+/// Magic numbers by hand, at the places that the formats document.
+fn signatures() -> Vec<(&'static str, Vec<(u64, Vec<u8>)>)> {
+    let ext = |feature: u32| {
+        let mut superblock = vec![0; 1024];
+        superblock[4..8].copy_from_slice(&4096u32.to_le_bytes());
+        superblock[56..58].copy_from_slice(&[0x53, 0xEF]);
+        superblock[92..96].copy_from_slice(&4u32.to_le_bytes());
+        superblock[96..100].copy_from_slice(&feature.to_le_bytes());
+        superblock[104] = 0xAB;
+        superblock[120..126].copy_from_slice(b"pgdata");
+        vec![(1024, superblock)]
+    };
+    let at = |offset: u64, bytes: &[u8]| vec![(offset, bytes.to_vec())];
+    let md = 0xA92B_4EFCu32.to_le_bytes();
+    let mut mbr = vec![0; 512];
+    mbr[450] = 0x83;
+    mbr[510..].copy_from_slice(&[0x55, 0xAA]);
+    let end = 16 * MIB;
+    vec![
+        ("ext4 \"pgdata\" (ab000000-0000-0000-0000-000000000000)", ext(0x40)),
+        ("ext3 \"pgdata\"", ext(0)),
+        ("xfs", at(0, b"XFSB")),
+        ("btrfs", at(65536 + 64, b"_BHRfS_M")),
+        ("swap", at(4086, b"SWAPSPACE2")),
+        ("GPT partition table", at(512, b"EFI PART")),
+        ("GPT partition table (its backup)", at(end - 512, b"EFI PART")),
+        ("MBR partition table", vec![(0, mbr)]),
+        ("LVM2 physical volume", at(512, b"LABELONE")),
+        ("MD RAID 1.1", at(0, &md)),
+        ("MD RAID 1.2", at(4096, &md)),
+        ("MD RAID 1.0", at(end - 8192, &md)),
+        ("MD RAID 0.90", at(end - 65536, &md)),
+        ("LUKS", at(0, b"LUKS\xBA\xBE\x00\x01")),
+        ("DRBD metadata", at(end - 4096 + 60, &0x8374_026Bu32.to_be_bytes())),
+        ("DRBD metadata", at(end - 4096 + 60, &0x8374_026Du32.to_be_bytes())),
+        ("ZFS", at(160 << 10, &0x00BA_B10Cu64.to_le_bytes())),
+        ("qcow2 image", at(0, b"QFI\xFB")),
+        ("FAT", at(82, b"FAT32   ")),
+        ("some data", at(300_000, b"a letter to my mother")),
+        ("some data", at(end - 9000, b"the end of something")),
+    ]
+}
+
+#[test]
+fn create_md_refuses_what_it_recognises_and_names_it() {
+    for (name, pieces) in signatures() {
+        let lab = Lab::new();
+        let disk = lab.file("d", 16 * MIB);
+        for (offset, bytes) in &pieces {
+            poke(&disk, *offset, bytes);
+        }
+        let before = std::fs::read(&disk).unwrap();
+        let error = lab.create(&disk).unwrap_err();
+        assert!(error.to_string().contains(name), "{name}: {error}");
+        assert_eq!(error.exit_code(), 40);
+        assert_eq!(std::fs::read(&disk).unwrap(), before, "{name}: nothing was written");
+        let report = lab.force(&disk);
+        assert!(report.superblock.created_found.contains(name), "{name}: {report:?}");
+        let data = usize::try_from(report.geometry.data_size).unwrap();
+        assert_eq!(std::fs::read(&disk).unwrap()[..data], before[..data], "{name}: data kept");
+    }
+}
+
+#[test]
+fn a_file_system_that_would_be_cut_off_is_said_so() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    let mut superblock = vec![0; 1024];
+    superblock[4..8].copy_from_slice(&16384u32.to_le_bytes());
+    superblock[56..58].copy_from_slice(&[0x53, 0xEF]);
+    poke(&disk, 1024, &superblock);
+    let error = lab.create(&disk).unwrap_err();
+    assert!(matches!(error, CreateError::Found { cut: true, .. }), "{error}");
+    assert!(lab.force(&disk).warnings.iter().any(|line| line.contains("cut off")));
+}
+
+#[test]
+fn old_metadata_is_refused_by_name_and_saved_before_it_is_overwritten() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    lab.create(&disk).unwrap();
+    let old = dump_md(&disk, &MetaDisk::Internal, 1).unwrap();
+    let error = lab.create(&disk).unwrap_err();
+    assert!(error.to_string().contains("Tandem metadata of r0/0 of node 1"), "{error}");
+    assert!(error.to_string().contains("1122334455667788"), "{error}");
+    let report = lab.force(&disk);
+    let saved = std::fs::read_to_string(report.saved.unwrap()).unwrap();
+    let body = |text: &str| text.split_once("\n\n").unwrap().1.to_owned();
+    assert_eq!(body(&saved), body(&old));
+    // A state folder that cannot be written keeps the old metadata.
+    let options =
+        CreateOptions { force: true, state_dir: disk.join("no"), seed: 9, ..lab.options() };
+    let error = create_md(&disk, &MetaDisk::Internal, &who(), &options).unwrap_err();
+    assert!(matches!(error, CreateError::Save { .. }), "{error}");
+    let superblock = lab.open(&disk).unwrap().attached.meta.superblock;
+    assert_eq!(superblock.device_uuid, 0x1122_3344_5566_7788);
+}
+
+#[test]
+fn preallocate_fills_holes_and_leaves_data_alone() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    let data = b"precious".repeat(1000);
+    poke(&disk, 5 * MIB + 77, &data);
+    let options = CreateOptions { preallocate: true, force: true, ..lab.options() };
+    let report = create_md(&disk, &MetaDisk::Internal, &who(), &options).unwrap();
+    assert!(used_kib(&disk) >= 16 * 1024, "{} KiB", used_kib(&disk));
+    assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+    let image = std::fs::read(&disk).unwrap();
+    let at = usize::try_from(5 * MIB).unwrap() + 77;
+    assert_eq!(image[at..at + data.len()], data);
+    let rest = image[..at].iter().chain(&image[at + data.len()..15 << 20]);
+    assert!(rest.copied().all(|byte| byte == 0));
+    let open = lab.open(&disk).unwrap();
+    assert!(open.preallocated);
+    let flags = open.attached.meta.superblock.flags;
+    assert_eq!(flags & DeviceFlags::PREALLOCATED, DeviceFlags::PREALLOCATED);
+}
+
+#[test]
+fn external_metadata_takes_nothing_of_the_disk() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    let meta = MetaDisk::External(lab.path("meta"));
+    let report = create_md(&disk, &meta, &who(), &lab.options()).unwrap();
+    assert_eq!(report.geometry.data_size, 16 * MIB);
+    let open = open_disk(&disk, &meta, &who(), BOOT, &lab.open_options()).unwrap();
+    assert_eq!(open.attached.data_size, 16 * MIB);
+    assert!(open.meta.is_some());
+    // The meta-disk of another volume cannot be this one.
+    let other = lab.file("other", 16 * MIB);
+    let error = open_disk(&other, &meta, &who(), BOOT, &lab.open_options()).unwrap_err();
+    assert_eq!(error.refusal().code, 115);
+    let superblock = open.attached.meta.superblock.clone();
+    open.close_clean(superblock).unwrap();
+    resize(&disk, 20 * MIB);
+    let open = open_disk(&disk, &meta, &who(), BOOT, &lab.open_options()).unwrap();
+    assert_eq!(open.attached.data_size, 16 * MIB);
+    assert!(open.attached.meta.notes.iter().any(|note| note.contains("has grown")));
+    drop(open);
+    resize(&disk, 8 * MIB);
+    let error = open_disk(&disk, &meta, &who(), BOOT, &lab.open_options()).unwrap_err();
+    assert_eq!(error.refusal().code, 170);
+    let itself = MetaDisk::External(disk.clone());
+    let error = open_disk(&disk, &itself, &who(), BOOT, &lab.open_options()).unwrap_err();
+    assert!(matches!(error, OpenError::SameDisk { .. }));
+    let missing = MetaDisk::External(lab.path("missing"));
+    let error = open_disk(&disk, &missing, &who(), BOOT, &lab.open_options()).unwrap_err();
+    assert_eq!(error.refusal().code, 105);
+    let tiny = MetaDisk::External(lab.file("tiny", 4096));
+    let error = create_md(&disk, &tiny, &who(), &lab.options()).unwrap_err();
+    assert!(matches!(error, CreateError::Disk(e) if e.refusal().code == 112));
+}
+
+#[test]
+fn wiped_metadata_is_gone_and_the_data_stays() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    lab.create(&disk).unwrap();
+    poke(&disk, 0, b"data");
+    wipe_md(&disk, &MetaDisk::Internal, Duration::ZERO).unwrap();
+    assert_eq!(lab.open(&disk).unwrap_err().refusal().code, 119);
+    assert_eq!(std::fs::read(&disk).unwrap()[..4], *b"data");
+    assert!(wipe_md(&disk, &MetaDisk::Internal, Duration::ZERO).is_err());
+    assert!(read_gi(&disk, &MetaDisk::Internal, 0).is_err());
+}
+
+#[test]
+fn a_disk_whose_size_is_no_whole_block_can_be_used() {
+    for size in [16 * MIB + 512, 16 * MIB + 4095, 16 * MIB + 1] {
+        let lab = Lab::new();
+        let disk = lab.file("d", size);
+        lab.create(&disk).unwrap();
+        let open = lab.open(&disk).unwrap();
+        let superblock: Superblock = open.attached.meta.superblock.clone();
+        open.close_clean(superblock).unwrap();
+        assert!(!lab.open(&disk).unwrap().attached.meta.written_behind);
+    }
+}
+
+#[test]
+fn metadata_made_for_smaller_blocks_is_refused_on_larger_ones() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    lab.create(&disk).unwrap();
+    let mut disks =
+        open::Disks::open(&disk, &MetaDisk::Internal, device::Access::Exclusive, Duration::ZERO)
+            .unwrap();
+    let superblock = disks.superblock(None, &who()).unwrap().superblock;
+    if superblock.al_block_size == 512 {
+        disks.data.logical_block_size = 4096;
+        let error = disks.geometry(&superblock).unwrap_err();
+        assert!(matches!(error, OpenError::BlockSize { made: 512, has: 4096, .. }));
+    }
+    let placement = disks.placement();
+    assert_eq!(Geometry::of(placement, &superblock).unwrap().superblocks[0], 16 * MIB - 4096);
+}
+
+#[test]
+fn the_boot_id_of_this_host_is_read() {
+    assert_ne!(host_boot_id().unwrap(), [0; 16]);
+    assert_eq!(host_boot_id().unwrap(), host_boot_id().unwrap());
+}

@@ -3,67 +3,42 @@
 //! Behind a trait, so that the daemon can be tested without rings and disks.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::broadcast;
 
 use crate::config::MetaDisk;
 use crate::io::backing::{self, Identity, OpenDisk, OpenOptions};
-use crate::resource::{
-    AdminResult, Command, NodeId, Refusal, ResourceConfig, Status, VolumeNumber,
-};
-
-pub(crate) struct Setup {
-    pub(crate) config: ResourceConfig,
-    pub(crate) local: SocketAddr,
-    pub(crate) peers: Vec<(NodeId, SocketAddr)>,
-    pub(crate) record: Option<PathBuf>,
-    pub(crate) seed: u64,
-}
-pub(crate) enum Order {
-    Admin {
-        command: Command,
-        reply: oneshot::Sender<AdminResult>,
-    },
-    Attach {
-        volume: VolumeNumber,
-        disk: Box<OpenDisk>,
-        reply: oneshot::Sender<AdminResult>,
-    },
-    Client {
-        fd: OwnedFd,
-        volume: VolumeNumber,
-        parameters: nbd::SessionParameters,
-        description: String,
-    },
-    Export {
-        volume: VolumeNumber,
-        reply: oneshot::Sender<Result<u64, String>>,
-    },
-    Statistics {
-        reply: oneshot::Sender<Status>,
-    },
-    Stop {
-        reply: oneshot::Sender<()>,
-    },
-}
-
-/// The data thread has ended: it was stopped, or it panicked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ended;
+use crate::io::{Handle, Order, OrderError, Setup};
+use crate::resource::{NodeId, Refusal, Status, VolumeNumber};
 
 /// A running data thread.
 pub(crate) trait DataThread {
     /// Puts an order into the thread's queue.
-    fn send(&self, order: Order) -> Result<(), Ended>;
+    ///
+    /// # Errors
+    /// Too many wait, or the thread has ended.
+    fn send(&self, order: Order) -> Result<(), OrderError>;
     /// The newest snapshot. Its counters are as old as it is.
     fn status(&self) -> Arc<Status>;
     /// Every later snapshot.
     fn subscribe(&self) -> broadcast::Receiver<Arc<Status>>;
+}
+
+impl DataThread for Handle {
+    fn send(&self, order: Order) -> Result<(), OrderError> {
+        Self::send(self, order)
+    }
+
+    fn status(&self) -> Arc<Status> {
+        Self::status(self)
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<Arc<Status>> {
+        Self::subscribe(self)
+    }
 }
 
 /// What is to be opened as a backing disk.
@@ -94,7 +69,8 @@ pub(crate) struct Shell {
 impl Shell {
     /// Real threads.
     pub(crate) fn real() -> Self {
-        Self { spawn: Box::new(|_| Err(io::ErrorKind::Other.into())) }
+        let spawn = |setup| Ok(Rc::new(crate::io::spawn(setup)?) as Rc<dyn DataThread>);
+        Self { spawn: Box::new(spawn) }
     }
 }
 

@@ -20,8 +20,8 @@ use tokio_uring::net::{TcpStream, UnixStream};
 use tracing::{debug, info, warn};
 
 use super::accept::Acceptor;
-use super::data_thread::Order;
 use super::registry::{Entry, Registry};
+use crate::io::Order;
 use crate::resource::{Command, Role, Status, VolumeNumber};
 
 /// Clients that negotiate at once, over all sockets.

@@ -16,9 +16,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Mutex, broadcast, oneshot};
 use tracing::{error, info, warn};
 
-use super::data_thread::{DataThread, DiskRequest, Order, Setup, Shell, open_disk};
+use super::data_thread::{DataThread, DiskRequest, Shell, open_disk};
 use crate::config::Definition;
 use crate::control::{Path, Report};
+use crate::io::{Order, OrderError, Setup, SocketBuffers};
 use crate::resource::{
     AdminResult, Command, ConnectionState, DiskState, NodeId, Refusal, ResourceConfig, Status,
     VolumeNumber,
@@ -201,6 +202,7 @@ impl Registry {
             config: config.clone(),
             local,
             peers: peers.clone(),
+            buffers: SocketBuffers::default(),
             record: self.settings.record.as_ref().map(|dir| dir.join(format!("{name}.record"))),
             seed: seed().map_err(|error| {
                 refusal(122, "Out of memory", format!("no random numbers: {error}"))
@@ -422,8 +424,18 @@ impl Entry {
         order: impl FnOnce(oneshot::Sender<T>) -> Order,
     ) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.thread.send(order(reply)).map_err(|_| ended(&self.config.name))?;
+        self.thread.send(order(reply)).map_err(|error| self.not_taken(error))?;
         answer.await.map_err(|_| ended(&self.config.name))
+    }
+
+    fn not_taken(&self, error: OrderError) -> Refusal {
+        match error {
+            OrderError::Stopped => ended(&self.config.name),
+            OrderError::Full => {
+                let text = "In transient state, retry after next state change";
+                refusal(-18, text, error.to_string())
+            }
+        }
     }
 
     /// An order for the state machine.

@@ -1,0 +1,484 @@
+//! NBD clients in the transmission phase: bytes to requests, requests to pieces, pieces to replies.
+//!
+//! ```text
+//!  socket -> staging 128 KiB -> header -> write:  pieces, each into its own buffer -> Request
+//!                                      -> read:   pieces, each with its buffer reserved -> Request
+//!                                      -> others: Request, or answered here
+//!  Reply of a piece -> Request (of the client) -> reply or chunk -> outbox -> socket
+//! ```
+//!
+//! Invariants:
+//! - A piece reserves its buffer before its bytes are read (write) or it is given to the core
+//!   (read), first come first served over all clients: what one client holds is bounded, and
+//!   nobody waits behind a client that is behind himself.
+//! - At most [`REQUESTS_MAX`] requests of a client are under way; then nothing more is received.
+//! - Nobody holds a buffer for ever: no byte of a begun request for [`STALL_MS`], or no progress of
+//!   a send, closes the connection.
+//! - The core hears `SessionClosed` exactly once for each `SessionOpened`, and no request after it.
+
+mod reading;
+mod request;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
+
+use nbd::reply::Extent;
+use nbd::request::ReplyTo;
+use nbd::{Errno, Replies, SessionParameters};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
+
+use crate::resource::{Event, Payload, ReplyError, RequestId, SessionId, Time, VolumeNumber};
+
+use super::buffer::Part;
+use super::context::{Context, Purpose};
+use super::outbox::{Outbox, Sent};
+use super::ring::{Descriptor, Memory, OperationId};
+use reading::Reading;
+use request::{Piece, Request};
+
+/// Requests of one client that may be under way.
+pub(crate) const REQUESTS_MAX: usize = 256;
+/// Clients of one resource; one more is closed at once.
+pub(crate) const SESSIONS_MAX: usize = 128;
+/// Buffers for all clients' pieces, bytes.
+pub(crate) const CLIENT_BYTES: u64 = 32 << 20;
+/// A request of which no byte arrives, or a reply of which none is taken, for so long ends the
+/// connection, ms.
+pub(crate) const STALL_MS: u64 = 30_000;
+/// What is queued for a client that is told to go may take so long, ms.
+const LEAVE_MS: u64 = 2_000;
+/// Requests are received into this many bytes.
+const STAGING: usize = 128 << 10;
+
+/// Why a connection ends.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// NBD_CMD_DISC.
+    Goodbye,
+    /// It closed, broke, stalled, or did not speak NBD; a sentence.
+    Lost(String),
+}
+
+/// A question that only the owner of the disks can answer: an NBD_CMD_BLOCK_STATUS.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StatusAsked {
+    /// Of this client.
+    pub(crate) session: SessionId,
+    /// On this volume.
+    pub(crate) volume: VolumeNumber,
+    /// From here, bytes.
+    pub(crate) offset: u64,
+    /// So far, bytes.
+    pub(crate) length: u64,
+    to: ReplyTo,
+    one: bool,
+}
+
+/// What the clients share.
+#[derive(Debug, Default)]
+struct Desk {
+    pieces: HashMap<RequestId, Piece>,
+    /// Clients that wait for buffers, in order.
+    waiting: VecDeque<SessionId>,
+    asked: VecDeque<StatusAsked>,
+    last_request: u64,
+}
+
+impl Desk {
+    /// A reservation of `bytes`, or a place in the queue.
+    fn reserve(&mut self, io: &Context, session: SessionId, bytes: u64) -> bool {
+        let used = io.pool.charged(Part::Client) + io.reads_reserved;
+        let its_turn = self.waiting.front().is_none_or(|first| *first == session);
+        if its_turn && (used == 0 || used + bytes <= CLIENT_BYTES) {
+            self.waiting.pop_front();
+            return true;
+        }
+        if !self.waiting.contains(&session) {
+            self.waiting.push_back(session);
+        }
+        false
+    }
+
+    fn number(&mut self, piece: Piece) -> RequestId {
+        self.last_request += 1;
+        let request = RequestId(self.last_request);
+        self.pieces.insert(request, piece);
+        request
+    }
+}
+
+#[derive(Debug)]
+struct Receiving {
+    direct: bool,
+    since: Time,
+}
+
+#[derive(Debug)]
+struct Sending {
+    operation: OperationId,
+    since: Time,
+    cancelled: bool,
+}
+
+/// A client that is on its way out: nothing is received any more.
+#[derive(Debug)]
+struct Leaving {
+    /// Its requests are done and answered first (after DISC).
+    answer_all: bool,
+    until: Option<Time>,
+}
+
+#[derive(Debug)]
+struct Client {
+    id: SessionId,
+    volume: VolumeNumber,
+    description: String,
+    fd: Descriptor,
+    parameters: SessionParameters,
+    replies: Replies,
+    staging: Payload,
+    start: usize,
+    end: usize,
+    reading: Reading,
+    peek: bool,
+    receiving: Option<Receiving>,
+    outbox: Outbox,
+    sending: Option<Sending>,
+    requests: HashMap<u64, Request>,
+    last_key: u64,
+    leaving: Option<Leaving>,
+}
+
+/// All clients of one resource.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    sessions: BTreeMap<SessionId, Client>,
+    desk: Desk,
+    last_session: u64,
+}
+
+/// Closes both directions; a receive that is under way returns 0. It may be closed already.
+pub(crate) fn shut_down(fd: &Descriptor) {
+    let _ = shutdown(fd.as_fd().as_raw_fd(), Shutdown::Both);
+}
+
+/// The ring waits by itself; on a descriptor that does not block it would not.
+fn prepare(fd: &OwnedFd) -> nix::Result<()> {
+    let flags = OFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    // Not a TCP socket: nothing to set.
+    let _ = setsockopt(fd, sockopt::TcpNoDelay, &true);
+    Ok(())
+}
+
+impl Clients {
+    /// A client whose negotiation is over.
+    pub(crate) fn open(
+        &mut self,
+        io: &mut Context,
+        fd: OwnedFd,
+        volume: VolumeNumber,
+        parameters: SessionParameters,
+        description: String,
+    ) {
+        if self.sessions.len() >= SESSIONS_MAX {
+            tracing::warn!(target: "tandem", resource = %io.name,
+                "client {description} is refused: {SESSIONS_MAX} clients are connected");
+            return;
+        }
+        if let Err(error) = prepare(&fd) {
+            tracing::warn!(target: "tandem", resource = %io.name,
+                "client {description}: its descriptor is not usable: {error}");
+            return;
+        }
+        self.last_session += 1;
+        let id = SessionId(self.last_session);
+        let client = Client {
+            id,
+            volume,
+            description: description.clone(),
+            fd: Rc::new(fd),
+            replies: Replies::for_session(&parameters),
+            parameters,
+            staging: io.pool.take(Part::Shell, STAGING),
+            start: 0,
+            end: 0,
+            reading: Reading::Header,
+            peek: false,
+            receiving: None,
+            outbox: Outbox::default(),
+            sending: None,
+            requests: HashMap::new(),
+            last_key: 0,
+            leaving: None,
+        };
+        self.sessions.insert(id, client);
+        io.events.push_back(Event::SessionOpened { session: id, volume, client: description });
+    }
+
+    /// A receive has ended.
+    pub(crate) fn received(
+        &mut self,
+        io: &mut Context,
+        session: SessionId,
+        memory: Memory,
+        result: i32,
+    ) {
+        io.reclaim(memory);
+        let Some(client) = self.sessions.get_mut(&session) else { return };
+        let outcome = client
+            .take_bytes(result)
+            .and_then(|()| client.advance(io, &mut self.desk));
+        self.settle(io, session, outcome);
+    }
+
+    /// A send has ended.
+    pub(crate) fn sent(
+        &mut self,
+        io: &mut Context,
+        session: SessionId,
+        memory: Memory,
+        result: i32,
+    ) {
+        let Some(client) = self.sessions.get_mut(&session) else { return io.reclaim(memory) };
+        let Memory::Message(message) = memory else { return };
+        client.sending = None;
+        match client.outbox.returned(message, result, &mut io.pool) {
+            Sent::Some { note } => io.reads_reserved -= note,
+            Sent::Failed(libc::ECANCELED) => {
+                let why = "it takes no replies".to_owned();
+                self.settle(io, session, Err(End::Lost(why)));
+            }
+            Sent::Failed(errno) => {
+                let why = std::io::Error::from_raw_os_error(errno).to_string();
+                self.settle(io, session, Err(End::Lost(why)));
+            }
+        }
+    }
+
+    /// The core's answer to a piece. The client may be gone.
+    pub(crate) fn reply(
+        &mut self,
+        io: &mut Context,
+        request: RequestId,
+        result: Result<Option<Payload>, ReplyError>,
+    ) {
+        let Some(piece) = self.desk.pieces.remove(&request) else { return };
+        let session = piece.session;
+        let Some(client) = self.sessions.get_mut(&session) else { return };
+        let outcome = client.answer(io, &mut self.desk, piece, result);
+        self.settle(io, session, outcome);
+    }
+
+    /// Goes on with clients that waited for buffers or for a place.
+    pub(crate) fn resume(&mut self, io: &mut Context) {
+        while let Some(first) = self.desk.waiting.front().copied() {
+            self.resume_one(io, first);
+            if self.desk.waiting.front() == Some(&first) {
+                break;
+            }
+        }
+        let all: Vec<_> = self.sessions.keys().copied().collect();
+        for session in all {
+            self.resume_one(io, session);
+        }
+    }
+
+    fn resume_one(&mut self, io: &mut Context, session: SessionId) {
+        let Some(client) = self.sessions.get_mut(&session) else {
+            self.desk.waiting.retain(|waiting| *waiting != session);
+            return;
+        };
+        let outcome = client.advance(io, &mut self.desk);
+        self.settle(io, session, outcome);
+    }
+
+    /// Arms receives and starts sends; ends the clients that are done leaving.
+    pub(crate) fn start(&mut self, io: &mut Context) {
+        let mut done = Vec::new();
+        for (id, client) in &mut self.sessions {
+            if client.has_left() {
+                done.push(*id);
+                continue;
+            }
+            client.arm(io);
+            client.send(io);
+        }
+        for session in done {
+            self.remove(io, session);
+        }
+    }
+
+    /// What [`Clients::answer_status`] must be called for.
+    pub(crate) fn next_asked(&mut self) -> Option<StatusAsked> {
+        self.desk.asked.pop_front()
+    }
+
+    /// Answers a block status with these extents.
+    pub(crate) fn answer_status(
+        &mut self,
+        asked: &StatusAsked,
+        extents: impl IntoIterator<Item = Extent>,
+    ) {
+        let Some(client) = self.sessions.get_mut(&asked.session) else { return };
+        let replies = client.replies;
+        client.outbox.push(
+            |out| {
+                let done = replies.block_status(out, asked.to, asked.length, asked.one, extents);
+                if let Err(error) = done {
+                    replies.error(out, asked.to, Errno::EIO, &error.to_string());
+                }
+            },
+            None,
+            0,
+        );
+    }
+
+    /// Ends every client of a volume (`None`: of all), after what is queued for it was sent.
+    pub(crate) fn dismiss(&mut self, io: &mut Context, volume: Option<VolumeNumber>) {
+        for client in self.sessions.values_mut() {
+            let meant = volume.is_none_or(|volume| volume == client.volume);
+            if meant && client.leave(io, &mut self.desk, Some(io.now.after_ms(LEAVE_MS)), false) {
+                let session = client.id;
+                io.events.push_back(Event::SessionClosed { session, disconnect: false });
+            }
+        }
+    }
+
+    /// Closes every client at once, unread (after a gap, at a failure, at the end).
+    pub(crate) fn drop_all(&mut self, io: &mut Context) {
+        let all: Vec<_> = self.sessions.keys().copied().collect();
+        for session in all {
+            self.remove(io, session);
+        }
+    }
+
+    /// Shuts the sockets down and touches nothing else: after a panic.
+    pub(crate) fn shut_down_sockets(&self) {
+        self.sessions.values().for_each(|client| shut_down(&client.fd));
+    }
+
+    /// When something of a client expires.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.sessions.values().filter_map(Client::deadline).min()
+    }
+
+    /// Ends what has expired.
+    pub(crate) fn expire(&mut self, io: &mut Context) {
+        let late: Vec<_> = (self.sessions.iter())
+            .filter(|(_, client)| client.deadline().is_some_and(|deadline| deadline <= io.now))
+            .map(|(id, _)| *id)
+            .collect();
+        for session in late {
+            let Some(client) = self.sessions.get_mut(&session) else { continue };
+            let outcome = client.expire(io);
+            self.settle(io, session, outcome);
+        }
+    }
+
+    fn settle(&mut self, io: &mut Context, session: SessionId, outcome: Result<(), End>) {
+        let Some(client) = self.sessions.get_mut(&session) else { return };
+        match outcome {
+            Ok(()) => {}
+            Err(End::Goodbye) => {
+                if client.leave(io, &mut self.desk, None, true) {
+                    io.events.push_back(Event::SessionClosed { session, disconnect: true });
+                }
+            }
+            Err(End::Lost(why)) => {
+                tracing::info!(target: "tandem", resource = %io.name, volume = client.volume,
+                    "client {} is gone: {why}", client.description);
+                self.remove(io, session);
+            }
+        }
+    }
+
+    /// Closes the socket and gives back what is the shell's. What the core or the kernel still has
+    /// of it comes back by itself.
+    fn remove(&mut self, io: &mut Context, session: SessionId) {
+        let Some(mut client) = self.sessions.remove(&session) else { return };
+        shut_down(&client.fd);
+        if client.leave(io, &mut self.desk, None, false) {
+            io.events.push_back(Event::SessionClosed { session, disconnect: false });
+        }
+        self.desk.pieces.retain(|_, piece| {
+            if piece.session == session {
+                io.reads_reserved -= piece.reserved;
+            }
+            piece.session != session
+        });
+        client.requests.drain().for_each(|(_, request)| request.abandon(io));
+        io.reads_reserved -= client.outbox.clear(&mut io.pool);
+        io.release(client.staging);
+    }
+}
+
+impl Client {
+    /// Starts to leave; `false` if it was leaving already.
+    fn leave(
+        &mut self,
+        io: &mut Context,
+        desk: &mut Desk,
+        until: Option<Time>,
+        answer_all: bool,
+    ) -> bool {
+        desk.waiting.retain(|waiting| *waiting != self.id);
+        if self.leaving.is_some() {
+            return false;
+        }
+        if let Reading::Upload(upload) = std::mem::replace(&mut self.reading, Reading::Header)
+            && let Some(payload) = upload.payload
+        {
+            io.release(payload);
+        }
+        self.leaving = Some(Leaving { answer_all, until });
+        true
+    }
+
+    fn has_left(&self) -> bool {
+        self.leaving.as_ref().is_some_and(|leaving| {
+            self.outbox.is_empty() && !(leaving.answer_all && !self.requests.is_empty())
+        })
+    }
+
+    fn send(&mut self, io: &mut Context) {
+        if let Some(message) = self.outbox.next() {
+            let operation = io.ring.send(&self.fd, message, Purpose::ClientSend(self.id));
+            self.sending = Some(Sending { operation, since: io.now, cancelled: false });
+        }
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        let begun = !matches!(self.reading, Reading::Header) || self.end > self.start;
+        let receive = (self.receiving.as_ref())
+            .filter(|_| begun && self.leaving.is_none())
+            .map(|receiving| receiving.since.after_ms(STALL_MS));
+        let send = (self.sending.as_ref())
+            .filter(|sending| !sending.cancelled)
+            .map(|sending| sending.since.after_ms(STALL_MS));
+        let leave = self.leaving.as_ref().and_then(|leaving| leaving.until);
+        [receive, send, leave].into_iter().flatten().min()
+    }
+
+    fn expire(&mut self, io: &mut Context) -> Result<(), End> {
+        let now = io.now;
+        if self.leaving.as_ref().is_some_and(|leaving| leaving.until.is_some_and(|t| t <= now)) {
+            return Err(End::Lost("it did not take its last replies in time".to_owned()));
+        }
+        if let Some(sending) = &mut self.sending
+            && !sending.cancelled
+            && sending.since.after_ms(STALL_MS) <= now
+        {
+            // Cancelled, the send says whether any byte of it was taken.
+            sending.cancelled = true;
+            io.ring.cancel(sending.operation, Purpose::Cancel);
+            return Ok(());
+        }
+        Err(End::Lost(format!("no byte of a request in {} s", STALL_MS / 1000)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

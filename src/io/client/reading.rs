@@ -1,0 +1,373 @@
+//! The receiving half of a client: a byte stream into requests and their pieces.
+
+use std::collections::BTreeMap;
+
+use nbd::request::{ReplyTo, judge, parse};
+use nbd::{Checked, Errno, request};
+
+use crate::resource::{Event, Op, PAYLOAD_MAX, Payload};
+
+use super::request::{Kind, Piece, Request, Zeroes};
+use super::{Client, Desk, End, REQUESTS_MAX, Receiving, STAGING, StatusAsked};
+use crate::io::buffer::{Direction, PAGE, Part, class_size, part_of};
+use crate::io::context::{Context, Purpose};
+
+/// The rest of a payload of at least so many bytes is received straight into its buffer.
+const DIRECT_MIN: usize = 64 << 10;
+/// After a large payload the next receive asks for a header and little more, so that the next
+/// large payload does not have to be copied out of the staging.
+const PEEK: usize = 4096;
+
+/// What the next byte of the stream belongs to.
+#[derive(Debug)]
+pub(super) enum Reading {
+    /// A request's header.
+    Header,
+    /// The payload of a write.
+    Upload(Upload),
+    /// No byte: a read whose pieces are not all under way yet.
+    Download(Download),
+    /// The payload of a refused request.
+    Skip {
+        left: u32,
+        to: ReplyTo,
+        refusal: request::Refusal,
+    },
+}
+
+/// A write that arrives.
+#[derive(Debug)]
+pub(super) struct Upload {
+    key: u64,
+    fua: bool,
+    /// Start of the piece at hand, bytes of the export.
+    offset: u64,
+    /// Bytes of the request from there on.
+    left: u32,
+    large: bool,
+    /// The buffer of the piece at hand; `None` until it is reserved.
+    pub(super) payload: Option<Payload>,
+    filled: u32,
+}
+
+/// A read that is given out in pieces.
+#[derive(Debug)]
+pub(super) struct Download {
+    key: u64,
+    offset: u64,
+    left: u32,
+}
+
+/// Bytes from `offset` to the next multiple of `PAYLOAD_MAX`, at most `left`.
+fn piece_length(offset: u64, left: u32) -> u32 {
+    // Below PAYLOAD_MAX, so the cast holds.
+    let into = (offset % u64::from(PAYLOAD_MAX)) as u32;
+    left.min(PAYLOAD_MAX - into)
+}
+
+/// Bytes of the whole pages around a piece, and where in them the piece starts. A piece does not
+/// cross a multiple of 1 MiB, so neither do its pages.
+fn hull(offset: u64, length: u32) -> (usize, u32) {
+    let head = (offset % PAGE as u64) as u32;
+    ((head as usize + length as usize).next_multiple_of(PAGE), head)
+}
+
+impl Client {
+    fn staged(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// The result of a receive.
+    pub(super) fn take_bytes(&mut self, result: i32) -> Result<(), End> {
+        let Some(Receiving { direct, .. }) = self.receiving.take() else { return Ok(()) };
+        if self.leaving.is_some() {
+            return Ok(());
+        }
+        match result {
+            0 => return Err(End::Lost("it closed the connection".to_owned())),
+            n if n < 0 => {
+                return Err(End::Lost(std::io::Error::from_raw_os_error(-n).to_string()));
+            }
+            _ => {}
+        }
+        match &mut self.reading {
+            Reading::Upload(upload) if direct => upload.filled += result as u32,
+            _ => self.end += result as usize,
+        }
+        Ok(())
+    }
+
+    /// Takes from the staged bytes whatever can be taken now.
+    pub(super) fn advance(&mut self, io: &mut Context, desk: &mut Desk) -> Result<(), End> {
+        if self.receiving.is_some() {
+            return Ok(());
+        }
+        while self.leaving.is_none() {
+            let goes_on = match &self.reading {
+                Reading::Header => self.header(io, desk)?,
+                Reading::Upload(_) => self.upload(io, desk)?,
+                Reading::Download(_) => self.download(io, desk)?,
+                Reading::Skip { .. } => self.skip(),
+            };
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn header(&mut self, io: &mut Context, desk: &mut Desk) -> Result<bool, End> {
+        let length = request::header_length(&self.parameters);
+        if self.requests.len() >= REQUESTS_MAX || self.staged() < length {
+            return Ok(false);
+        }
+        let bytes = io.pool.bytes(part_of(self.staging, self.start, length));
+        let bytes = bytes.map_err(|error| End::Lost(error.to_string()))?;
+        let request =
+            parse(bytes, &self.parameters).map_err(|error| End::Lost(error.to_string()))?;
+        self.start += length;
+        self.peek = false;
+        let to = request.reply_to();
+        match judge(&request, &self.parameters) {
+            Ok(checked) => self.begin(io, desk, to, checked)?,
+            Err(refusal) if request.payload_length > 0 => {
+                self.reading = Reading::Skip { left: request.payload_length, to, refusal };
+            }
+            Err(refusal) => self.refuse(to, refusal.errno, refusal.why),
+        }
+        Ok(true)
+    }
+
+    pub(super) fn refuse(&mut self, to: ReplyTo, errno: Errno, why: &str) {
+        let replies = self.replies;
+        self.outbox.push(|out| replies.error(out, to, errno, why), None, 0);
+    }
+
+    fn accept(&mut self, to: ReplyTo) {
+        let replies = self.replies;
+        self.outbox.push(|out| replies.ok(out, to), None, 0);
+    }
+
+    fn begin(
+        &mut self,
+        io: &mut Context,
+        desk: &mut Desk,
+        to: ReplyTo,
+        checked: Checked,
+    ) -> Result<(), End> {
+        match checked {
+            Checked::Disconnect => return Err(End::Goodbye),
+            Checked::Read { offset, length, whole } => {
+                let mut reply = self.replies.read(to, length, whole);
+                if length == 0 {
+                    self.outbox.push(|out| reply.empty(out), None, 0);
+                    return Ok(());
+                }
+                let ordered = reply.in_order();
+                let ready = BTreeMap::new();
+                let key = self.add(to, Kind::Read { reply, ordered, next: offset, ready });
+                self.reading = Reading::Download(Download { key, offset, left: length });
+            }
+            Checked::Write { length: 0, .. }
+            | Checked::Trim { length: 0, .. }
+            | Checked::WriteZeroes { length: 0, .. }
+            | Checked::Cache { .. } => self.accept(to),
+            Checked::Write { offset, length, fua } => {
+                let key = self.add(to, Kind::Plain);
+                self.reading = Reading::Upload(Upload {
+                    key,
+                    fua,
+                    offset,
+                    left: length,
+                    large: length as usize >= DIRECT_MIN,
+                    payload: None,
+                    filled: 0,
+                });
+            }
+            Checked::Flush => {
+                let key = self.add(to, Kind::Plain);
+                self.submit(io, desk, key, (0, 0, 0), Op::Flush);
+                self.issued(key);
+            }
+            Checked::WriteZeroes { fast: true, .. }
+                if !io.fast_zeroes.contains(&self.volume) =>
+            {
+                self.refuse(to, Errno::ENOTSUP, "zeroes would be written here");
+            }
+            Checked::Trim { offset, length, fua } => {
+                self.zero(io, desk, to, Zeroes { offset, left: length, no_hole: false, fua });
+            }
+            Checked::WriteZeroes { offset, length, fua, no_hole, .. } => {
+                self.zero(io, desk, to, Zeroes { offset, left: length, no_hole, fua });
+            }
+            Checked::BlockStatus { offset, length, one } => desk.asked.push_back(StatusAsked {
+                session: self.id,
+                volume: self.volume,
+                offset,
+                length,
+                to,
+                one,
+            }),
+        }
+        Ok(())
+    }
+
+    fn zero(&mut self, io: &mut Context, desk: &mut Desk, to: ReplyTo, zeroes: Zeroes) {
+        let key = self.add(to, Kind::Zeroes(zeroes));
+        self.issue_zeroes(io, desk, key);
+    }
+
+    fn add(&mut self, to: ReplyTo, kind: Kind) -> u64 {
+        self.last_key += 1;
+        self.requests.insert(self.last_key, Request::new(to, kind));
+        self.last_key
+    }
+
+    fn issued(&mut self, key: u64) {
+        if let Some(request) = self.requests.get_mut(&key) {
+            request.issued = true;
+        }
+    }
+
+    /// Gives a piece to the core; `span`: offset, length, and bytes that are reserved for a read.
+    pub(super) fn submit(
+        &mut self,
+        io: &mut Context,
+        desk: &mut Desk,
+        key: u64,
+        span: (u64, u32, u64),
+        op: Op,
+    ) {
+        let (offset, length, reserved) = span;
+        if let Some(request) = self.requests.get_mut(&key) {
+            request.outstanding += 1;
+        }
+        let piece = Piece { session: self.id, key, offset, length, reserved };
+        let request = desk.number(piece);
+        let (session, volume) = (self.id, self.volume);
+        io.events.push_back(Event::Request { session, request, volume, op });
+    }
+
+    /// Fills the buffer of the piece at hand from the staging; gives it to the core when it is full.
+    fn upload(&mut self, io: &mut Context, desk: &mut Desk) -> Result<bool, End> {
+        let (id, staged) = (self.id, self.staged());
+        let Reading::Upload(upload) = &mut self.reading else { return Ok(false) };
+        let length = piece_length(upload.offset, upload.left);
+        let payload = match upload.payload {
+            Some(payload) => payload,
+            None => {
+                let (bytes, head) = hull(upload.offset, length);
+                if !desk.reserve(io, id, class_size(bytes) as u64) {
+                    return Ok(false);
+                }
+                let buffer = io.pool.take(Part::Client, bytes);
+                upload.filled = 0;
+                *upload.payload.insert(Payload { offset: head, length, ..buffer })
+            }
+        };
+        let count = staged.min((length - upload.filled) as usize);
+        if count > 0 {
+            let from = part_of(self.staging, self.start, count);
+            let into = part_of(payload, upload.filled as usize, count);
+            io.pool.copy(from, into).map_err(|error| End::Lost(error.to_string()))?;
+            self.start += count;
+            upload.filled += count as u32;
+        }
+        if upload.filled < length {
+            return Ok(false);
+        }
+        let (key, offset, fua) = (upload.key, upload.offset, upload.fua);
+        upload.payload = None;
+        upload.offset += u64::from(length);
+        upload.left -= length;
+        if upload.left == 0 {
+            self.peek = upload.large;
+            self.reading = Reading::Header;
+            self.issued(key);
+        }
+        let op = Op::Write { offset, payload, fua };
+        self.submit(io, desk, key, (offset, length, 0), op);
+        Ok(true)
+    }
+
+    /// Gives the next piece of a read to the core, if a buffer for it can be reserved.
+    fn download(&mut self, io: &mut Context, desk: &mut Desk) -> Result<bool, End> {
+        let Reading::Download(download) = &mut self.reading else { return Ok(false) };
+        let key = download.key;
+        let failed = self.requests.get(&key).is_some_and(|request| request.failed.is_some());
+        if download.left == 0 || failed {
+            self.reading = Reading::Header;
+            self.issued(key);
+            self.finish_if_done(key)?;
+            return Ok(true);
+        }
+        let offset = download.offset;
+        let length = piece_length(offset, download.left);
+        let bytes = class_size(hull(offset, length).0) as u64;
+        if !desk.reserve(io, self.id, bytes) {
+            return Ok(false);
+        }
+        io.reads_reserved += bytes;
+        download.offset += u64::from(length);
+        download.left -= length;
+        self.submit(io, desk, key, (offset, length, bytes), Op::Read { offset, length });
+        Ok(true)
+    }
+
+    fn skip(&mut self) -> bool {
+        let staged = self.staged();
+        let Reading::Skip { left, to, refusal } = &mut self.reading else { return false };
+        let count = staged.min(*left as usize);
+        self.start += count;
+        *left -= count as u32;
+        if *left > 0 {
+            return false;
+        }
+        let (to, refusal) = (*to, *refusal);
+        self.reading = Reading::Header;
+        self.refuse(to, refusal.errno, refusal.why);
+        true
+    }
+
+    /// Arms a receive, if bytes are wanted.
+    pub(super) fn arm(&mut self, io: &mut Context) {
+        if self.receiving.is_some() || self.leaving.is_some() {
+            return;
+        }
+        let target = match &self.reading {
+            Reading::Header if self.requests.len() >= REQUESTS_MAX => return,
+            Reading::Download(_) | Reading::Upload(Upload { payload: None, .. }) => return,
+            Reading::Upload(Upload { payload: Some(payload), filled, .. }) => {
+                let left = (payload.length - filled) as usize;
+                (left >= DIRECT_MIN).then(|| part_of(*payload, *filled as usize, left))
+            }
+            Reading::Header | Reading::Skip { .. } => None,
+        };
+        let direct = target.is_some();
+        let target = target.unwrap_or_else(|| self.staging_target(io));
+        match io.pool.lease(target, Direction::Sink) {
+            Ok(lease) => {
+                io.ring.receive(&self.fd, lease, Purpose::ClientReceive(self.id));
+                self.receiving = Some(Receiving { direct, since: io.now });
+            }
+            Err(error) => {
+                tracing::error!(target: "tandem", resource = %io.name, "defect: {error}");
+            }
+        }
+    }
+
+    /// Where the next bytes go in the staging; a begun header moves to its front.
+    fn staging_target(&mut self, io: &mut Context) -> Payload {
+        let staged = self.staged();
+        if self.start > 0 {
+            let range = self.start..self.end;
+            if let Ok(bytes) = io.pool.bytes_mut(part_of(self.staging, 0, STAGING)) {
+                bytes.copy_within(range, 0);
+            }
+            (self.start, self.end) = (0, staged);
+        }
+        let room = STAGING - self.end;
+        let room = if self.peek { room.min(PEEK) } else { room };
+        part_of(self.staging, self.end, room)
+    }
+}

@@ -1,0 +1,241 @@
+//! The answering half of a client: pieces into one reply.
+
+use std::collections::BTreeMap;
+
+use nbd::reply::ReadFailure;
+use nbd::request::ReplyTo;
+use nbd::{Errno, ReadReply};
+
+use crate::resource::{Op, Payload, ReplyError, SessionId, ZEROES_MAX};
+
+use super::{Client, Desk, End};
+use crate::io::buffer::{Direction, Lease};
+use crate::io::context::Context;
+
+/// Pieces of one trim or zeroes that are under way at once: a client may trim the whole volume
+/// with one request.
+const ZEROES_PARALLEL: u32 = 4;
+
+/// A piece that the core has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    pub(super) session: SessionId,
+    pub(super) key: u64,
+    pub(super) offset: u64,
+    pub(super) length: u32,
+    /// Bytes that are reserved for its data until they are sent; 0 for anything but a read.
+    pub(super) reserved: u64,
+}
+
+/// What is left of a trim or zeroes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Zeroes {
+    pub(super) offset: u64,
+    pub(super) left: u64,
+    pub(super) no_hole: bool,
+    pub(super) fua: bool,
+}
+
+/// What a request of the client needs to be answered.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// Its pieces done: a write, a flush.
+    Plain,
+    /// Further pieces.
+    Zeroes(Zeroes),
+    /// The data; in order where the reply has one piece only.
+    Read {
+        reply: ReadReply,
+        ordered: bool,
+        next: u64,
+        ready: BTreeMap<u64, (Lease, u64)>,
+    },
+}
+
+/// A request of the client that is not answered.
+#[derive(Debug)]
+pub(super) struct Request {
+    to: ReplyTo,
+    kind: Kind,
+    pub(super) outstanding: u32,
+    /// Every piece was given to the core.
+    pub(super) issued: bool,
+    /// The first error, and where.
+    pub(super) failed: Option<(Errno, u64)>,
+}
+
+impl Request {
+    pub(super) fn new(to: ReplyTo, kind: Kind) -> Self {
+        Self { to, kind, outstanding: 0, issued: false, failed: None }
+    }
+
+    /// Nobody waits for the answer any more.
+    pub(super) fn abandon(self, io: &mut Context) {
+        if let Kind::Read { ready, .. } = self.kind {
+            for (lease, reserved) in ready.into_values() {
+                io.pool.end(lease);
+                io.reads_reserved -= reserved;
+            }
+        }
+    }
+}
+
+fn errno(error: ReplyError) -> Errno {
+    match error {
+        ReplyError::Io => Errno::EIO,
+        ReplyError::Invalid => Errno::EINVAL,
+        ReplyError::NoSpace => Errno::ENOSPC,
+        ReplyError::Shutdown => Errno::ESHUTDOWN,
+    }
+}
+
+fn sentence(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EIO => "no copy of the data can be reached",
+        Errno::ENOSPC => "no space is left",
+        Errno::ESHUTDOWN => "this node does not serve the volume any more",
+        _ => "the request is not valid here",
+    }
+}
+
+impl Client {
+    /// The core's answer to a piece.
+    pub(super) fn answer(
+        &mut self,
+        io: &mut Context,
+        desk: &mut Desk,
+        piece: Piece,
+        result: Result<Option<Payload>, ReplyError>,
+    ) -> Result<(), End> {
+        let Some(request) = self.requests.get_mut(&piece.key) else {
+            io.reads_reserved -= piece.reserved;
+            return Ok(());
+        };
+        request.outstanding -= 1;
+        let delivered = match result {
+            Err(error) => Err(errno(error)),
+            Ok(payload) => self.deliver(io, &piece, payload),
+        };
+        if let Err(errno) = delivered {
+            io.reads_reserved -= piece.reserved;
+            if let Some(request) = self.requests.get_mut(&piece.key) {
+                request.failed.get_or_insert((errno, piece.offset));
+            }
+        }
+        self.issue_zeroes(io, desk, piece.key);
+        self.release_if_failed(io, piece.key);
+        self.finish_if_done(piece.key)
+    }
+
+    /// Queues the data of a piece of a read, or keeps it until its turn comes.
+    fn deliver(
+        &mut self,
+        io: &mut Context,
+        piece: &Piece,
+        payload: Option<Payload>,
+    ) -> Result<(), Errno> {
+        let Some(request) = self.requests.get_mut(&piece.key) else { return Ok(()) };
+        let failed = request.failed.is_some();
+        let Kind::Read { reply, ordered, next, ready } = &mut request.kind else { return Ok(()) };
+        if failed && *ordered {
+            // The reply cannot be completed any more.
+            return Err(Errno::EIO);
+        }
+        let lease = payload
+            .filter(|payload| payload.length == piece.length)
+            .and_then(|payload| io.pool.lease(payload, Direction::Source).ok());
+        let Some(lease) = lease else {
+            tracing::error!(target: "tandem", resource = %io.name,
+                "defect: a read was answered with {payload:?} for {piece:?}");
+            return Err(Errno::EIO);
+        };
+        ready.insert(piece.offset, (lease, piece.reserved));
+        while let Some(entry) = ready.first_entry() {
+            if *ordered && *entry.key() != *next {
+                break;
+            }
+            let (offset, (lease, reserved)) = entry.remove_entry();
+            let length = lease.length() as u32;
+            *next = offset + u64::from(length);
+            let mut fits = Ok(());
+            self.outbox.push(
+                |out| fits = reply.data(out, offset, length),
+                Some(lease),
+                reserved,
+            );
+            if let Err(error) = fits {
+                tracing::error!(target: "tandem", resource = %io.name, "defect: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the next pieces of a trim or zeroes to the core.
+    pub(super) fn issue_zeroes(&mut self, io: &mut Context, desk: &mut Desk, key: u64) {
+        while let Some(request) = self.requests.get_mut(&key) {
+            let Kind::Zeroes(zeroes) = &mut request.kind else { return };
+            if zeroes.left == 0 || request.failed.is_some() {
+                request.issued = true;
+                return;
+            }
+            if request.outstanding >= ZEROES_PARALLEL {
+                return;
+            }
+            let Zeroes { offset, no_hole, fua, .. } = *zeroes;
+            let length = zeroes.left.min(ZEROES_MAX - offset % ZEROES_MAX);
+            zeroes.offset += length;
+            zeroes.left -= length;
+            // At most ZEROES_MAX.
+            let length = length as u32;
+            let op = Op::Zeroes { offset, length, no_hole, fua };
+            self.submit(io, desk, key, (offset, length, 0), op);
+        }
+    }
+
+    /// A reply in order that has failed keeps no data.
+    fn release_if_failed(&mut self, io: &mut Context, key: u64) {
+        let Some(request) = self.requests.get_mut(&key) else { return };
+        if request.failed.is_none() {
+            return;
+        }
+        if let Kind::Read { ready, .. } = &mut request.kind {
+            for (lease, reserved) in std::mem::take(ready).into_values() {
+                io.pool.end(lease);
+                io.reads_reserved -= reserved;
+            }
+        }
+    }
+
+    /// Answers the request if all its pieces are done.
+    pub(super) fn finish_if_done(&mut self, key: u64) -> Result<(), End> {
+        let done = |request: &Request| request.issued && request.outstanding == 0;
+        if !self.requests.get(&key).is_some_and(done) {
+            return Ok(());
+        }
+        let Some(request) = self.requests.remove(&key) else { return Ok(()) };
+        let (to, replies) = (request.to, self.replies);
+        match (request.kind, request.failed) {
+            (Kind::Read { .. }, None) => {}
+            (Kind::Read { mut reply, .. }, Some((errno, offset))) => {
+                let mut outcome = ReadFailure::Replied;
+                self.outbox.push(
+                    |out| outcome = reply.fail(out, errno, offset, sentence(errno)),
+                    None,
+                    0,
+                );
+                if outcome == ReadFailure::Close {
+                    let why = "a read failed in the middle of its reply";
+                    return Err(End::Lost(why.to_owned()));
+                }
+            }
+            (Kind::Plain | Kind::Zeroes(_), None) => {
+                self.outbox.push(|out| replies.ok(out, to), None, 0);
+            }
+            (Kind::Plain | Kind::Zeroes(_), Some((errno, offset))) => {
+                let why = sentence(errno);
+                self.outbox.push(|out| replies.error_at(out, to, errno, offset, why), None, 0);
+            }
+        }
+        Ok(())
+    }
+}

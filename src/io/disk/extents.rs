@@ -1,0 +1,49 @@
+//! What of a range is a hole: for NBD_CMD_BLOCK_STATUS.
+
+use nbd::constants::{NBD_STATE_HOLE, NBD_STATE_ZERO};
+use nbd::reply::Extent;
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+
+use super::Disks;
+use crate::resource::VolumeNumber;
+
+/// Extents of one answer: each is two system calls on the data thread. The client asks again.
+const EXTENTS_MAX: usize = 256;
+
+impl Disks {
+    /// Data and holes of the range, from its start; perhaps not to its end. A disk that is not here,
+    /// or cannot say, is one extent of data.
+    pub(crate) fn extents(&self, volume: VolumeNumber, offset: u64, length: u64) -> Vec<Extent> {
+        let all = vec![Extent { length, flags: 0 }];
+        let Some(disk) = self.disks.get(&volume) else { return all };
+        let end = offset.saturating_add(length);
+        let seek = |at: u64, whence| -> Option<u64> {
+            let at = i64::try_from(at).ok()?;
+            match lseek(disk.file(), at, whence) {
+                Ok(found) => u64::try_from(found).ok().map(|found| found.min(end)),
+                // Nothing but a hole from here on.
+                Err(Errno::ENXIO) => Some(end),
+                Err(_) => None,
+            }
+        };
+        let mut extents = Vec::new();
+        let mut at = offset;
+        while at < end && extents.len() < EXTENTS_MAX {
+            let Some(data) = seek(at, Whence::SeekData) else { return all };
+            if data > at {
+                let flags = NBD_STATE_HOLE | NBD_STATE_ZERO;
+                extents.push(Extent { length: data - at, flags });
+                at = data;
+                continue;
+            }
+            let Some(hole) = seek(at, Whence::SeekHole) else { return all };
+            if hole <= at {
+                return all;
+            }
+            extents.push(Extent { length: hole - at, flags: 0 });
+            at = hole;
+        }
+        if extents.is_empty() { all } else { extents }
+    }
+}

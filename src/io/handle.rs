@@ -1,0 +1,165 @@
+//! The control thread's side of a data thread: orders in, snapshots out.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::sys::eventfd::EventFd;
+use tokio::sync::{broadcast, oneshot};
+
+use crate::io::backing::OpenDisk;
+use crate::resource::{AdminResult, Command, NodeId, ResourceConfig, Status, VolumeNumber};
+
+use super::peer::SocketBuffers;
+
+/// Orders that may wait for a data thread.
+pub(super) const ORDERS_MAX: usize = 64;
+/// Snapshots that a slow subscriber may be behind.
+const SNAPSHOTS_MAX: usize = 64;
+
+/// What a data thread is made with.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The checked definition of the resource, for this node.
+    pub config: ResourceConfig,
+    /// Where this node listens, and the source of its attempts.
+    pub local: SocketAddr,
+    /// The peers' addresses.
+    pub peers: Vec<(NodeId, SocketAddr)>,
+    /// Sizes of the sockets' buffers.
+    pub buffers: SocketBuffers,
+    /// Where every event and action is recorded.
+    pub record: Option<PathBuf>,
+    /// From the system's random source, for the identifiers.
+    pub seed: u64,
+}
+
+/// An order for a data thread. An answer that never comes (the sender is dropped) means that the
+/// thread has ended.
+#[derive(Debug)]
+pub enum Order {
+    /// An administrator's order, but `Command::Attach`.
+    Admin {
+        /// What.
+        command: Command,
+        /// The answer.
+        reply: oneshot::Sender<AdminResult>,
+    },
+    /// Take this disk over, and go through Attaching with it.
+    Attach {
+        /// Of this volume.
+        volume: VolumeNumber,
+        /// Open and locked. It is closed if the answer is a refusal.
+        disk: Box<OpenDisk>,
+        /// The answer.
+        reply: oneshot::Sender<AdminResult>,
+    },
+    /// A client whose negotiation is over; nothing of its transmission phase was read.
+    Client {
+        /// Its socket.
+        fd: OwnedFd,
+        /// What it opened.
+        volume: VolumeNumber,
+        /// What was agreed.
+        parameters: nbd::SessionParameters,
+        /// For people.
+        description: String,
+    },
+    /// May a client open the volume, and how large is it?
+    Export {
+        /// Of this volume.
+        volume: VolumeNumber,
+        /// Bytes, or the sentence for the client.
+        reply: oneshot::Sender<Result<u64, String>>,
+    },
+    /// A fresh snapshot, counters included.
+    Statistics {
+        /// The snapshot.
+        reply: oneshot::Sender<Status>,
+    },
+    /// End: close every socket and disk. `Command::Down` comes before, for an end in order.
+    Stop {
+        /// Everything is closed.
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// Why an order was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    /// Too many orders wait already: try again later.
+    #[error("{ORDERS_MAX} orders wait for the resource already, try again later")]
+    Full,
+    /// The data thread has ended.
+    #[error("the resource is down")]
+    Stopped,
+}
+
+/// What both threads see.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) wake: EventFd,
+    status: Mutex<Arc<Status>>,
+    updates: broadcast::Sender<Arc<Status>>,
+}
+
+impl Shared {
+    pub(super) fn new(wake: EventFd, status: Status) -> Self {
+        let (updates, _) = broadcast::channel(SNAPSHOTS_MAX);
+        Self { wake, status: Mutex::new(Arc::new(status)), updates }
+    }
+
+    /// Makes a snapshot the latest one.
+    pub(super) fn publish(&self, status: Status) {
+        let status = Arc::new(status);
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&status);
+        // Nobody may be subscribed.
+        let _ = self.updates.send(status);
+    }
+
+    pub(super) fn latest(&self) -> Arc<Status> {
+        Arc::clone(&self.status.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Wakes the data thread.
+    pub(super) fn wake(&self) {
+        // It fails only when 2^64 - 2 wakes wait, and then it is awake.
+        let _ = self.wake.write(1);
+    }
+}
+
+/// A data thread, as the control thread has it.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(super) orders: SyncSender<Order>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// Gives an order. Does not block.
+    ///
+    /// # Errors
+    /// Too many wait, or the thread has ended; the order, and with it its reply, is dropped.
+    pub fn send(&self, order: Order) -> Result<(), OrderError> {
+        self.orders.try_send(order).map_err(|error| match error {
+            TrySendError::Full(_) => OrderError::Full,
+            TrySendError::Disconnected(_) => OrderError::Stopped,
+        })?;
+        self.shared.wake();
+        Ok(())
+    }
+
+    /// The latest snapshot; its counters are of the moment when something else changed.
+    #[must_use]
+    pub fn status(&self) -> Arc<Status> {
+        self.shared.latest()
+    }
+
+    /// Every snapshot from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Status>> {
+        self.shared.updates.subscribe()
+    }
+}

@@ -1,0 +1,215 @@
+//! What waits to be sent on one socket, gathered into messages for one sendmsg each.
+//!
+//! Invariants:
+//! - At most one message of a socket is under way: two sends on a stream interleave.
+//! - What was pushed goes out in order, except what was pushed with [`Outbox::push_first`], which
+//!   goes before everything that is not under way yet.
+//! - A message holds at most [`PAYLOAD_MAX`] bytes of payload and [`ITEMS_MAX`] items.
+
+use std::collections::VecDeque;
+
+use super::buffer::{Lease, Pool};
+use super::ring::Message;
+
+/// Payload of one sendmsg, bytes, unless a single item is larger.
+const PAYLOAD_MAX: usize = 1 << 20;
+/// Items of one sendmsg: at most twice as many vectors, below the kernel's 1,024.
+const ITEMS_MAX: u32 = 256;
+/// Empty messages that are kept for the next use.
+const SPARE_MAX: usize = 4;
+
+#[derive(Debug)]
+struct Gathering {
+    message: Box<Message>,
+    items: u32,
+}
+
+/// The queue of one socket.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    first: Option<Box<Message>>,
+    begun: Option<Box<Message>>,
+    queue: VecDeque<Gathering>,
+    spare: Vec<Box<Message>>,
+    under_way: bool,
+}
+
+/// How a send ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// So many bytes went out; the notes of messages that are gone altogether.
+    Some {
+        /// The sum of the notes.
+        note: u64,
+    },
+    /// The socket failed with this errno. The messages stay until [`Outbox::clear`].
+    Failed(i32),
+}
+
+impl Outbox {
+    /// Appends an item: bytes that `write` pushes, then the payload. `note` comes back when the
+    /// item is sent.
+    pub(crate) fn push(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>),
+        payload: Option<Lease>,
+        note: u64,
+    ) {
+        let length = payload.as_ref().map_or(0, Lease::length);
+        let fits = self.queue.back().is_some_and(|last| {
+            let payload = last.message.payload();
+            last.items < ITEMS_MAX && (payload == 0 || payload + length <= PAYLOAD_MAX)
+        });
+        if !fits {
+            let message = self.spare.pop().unwrap_or_default();
+            self.queue.push_back(Gathering { message, items: 0 });
+        }
+        let Some(Gathering { message, items }) = self.queue.back_mut() else { return };
+        *items += 1;
+        message.push_bytes(write);
+        message.note += note;
+        if let Some(lease) = payload {
+            message.push_payload(lease);
+        }
+    }
+
+    /// Puts bytes before everything that is not under way.
+    pub(crate) fn push_first(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let message = self.first.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
+        message.push_bytes(write);
+    }
+
+    /// The message to send now, if none is under way.
+    pub(crate) fn next(&mut self) -> Option<Box<Message>> {
+        if self.under_way {
+            return None;
+        }
+        let message = (self.begun.take())
+            .or_else(|| self.first.take())
+            .or_else(|| self.queue.pop_front().map(|gathering| gathering.message))?;
+        self.under_way = true;
+        Some(message)
+    }
+
+    /// The message that [`Outbox::next`] gave has come back with this result.
+    pub(crate) fn returned(
+        &mut self,
+        mut message: Box<Message>,
+        result: i32,
+        pool: &mut Pool,
+    ) -> Sent {
+        self.under_way = false;
+        if result <= 0 {
+            self.begun = Some(message);
+            return Sent::Failed(if result == 0 { libc::EPIPE } else { -result });
+        }
+        message.advance(result as usize);
+        if message.left() > 0 {
+            self.begun = Some(message);
+            return Sent::Some { note: 0 };
+        }
+        Sent::Some { note: self.recycle(message, pool) }
+    }
+
+    /// Nothing is queued and nothing is under way.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.under_way && !self.is_pending()
+    }
+
+    /// Whether something is under way.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.under_way
+    }
+
+    fn is_pending(&self) -> bool {
+        self.first.is_some() || self.begun.is_some() || !self.queue.is_empty()
+    }
+
+    /// Throws away what is queued; returns the sum of the notes.
+    pub(crate) fn clear(&mut self, pool: &mut Pool) -> u64 {
+        let messages: Vec<_> = (self.first.take().into_iter())
+            .chain(self.begun.take())
+            .chain(self.queue.drain(..).map(|gathering| gathering.message))
+            .collect();
+        messages.into_iter().map(|message| self.recycle(message, pool)).sum()
+    }
+
+    fn recycle(&mut self, mut message: Box<Message>, pool: &mut Pool) -> u64 {
+        let note = message.note;
+        for lease in message.recycle() {
+            pool.end(lease);
+        }
+        if self.spare.len() < SPARE_MAX {
+            self.spare.push(message);
+        }
+        note
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::buffer::{BUFFER_MAX, Direction, Part};
+
+    fn lease(pool: &mut Pool, length: usize) -> Lease {
+        let payload = pool.take(Part::Peer, length);
+        let lease = pool.lease(payload, Direction::Source).unwrap();
+        pool.release(payload).unwrap();
+        lease
+    }
+
+    fn text(text: &'static [u8]) -> impl FnOnce(&mut Vec<u8>) {
+        move |out| out.extend_from_slice(text)
+    }
+
+    #[test]
+    fn small_items_share_a_message_and_payload_is_bounded() {
+        let mut pool = Pool::default();
+        let mut outbox = Outbox::default();
+        for _ in 0..300 {
+            outbox.push(text(b"ack"), None, 1);
+        }
+        assert_eq!(outbox.queue.len(), 2);
+        for _ in 0..2 {
+            let lease = lease(&mut pool, BUFFER_MAX);
+            outbox.push(text(b"data"), Some(lease), 0);
+        }
+        let lengths: Vec<_> = outbox.queue.iter().map(|g| g.message.left()).collect();
+        assert_eq!(lengths, [768, 132 + 4 + BUFFER_MAX, 4 + BUFFER_MAX]);
+        assert_eq!(outbox.clear(&mut pool), 300);
+        assert!(outbox.is_empty());
+        assert_eq!(pool.live_buffers(), 0);
+    }
+
+    #[test]
+    fn pings_go_before_what_waits_but_never_into_a_message_that_has_begun() {
+        let mut pool = Pool::default();
+        let mut outbox = Outbox::default();
+        outbox.push(text(b"0123456789"), None, 7);
+        let message = outbox.next().unwrap();
+        outbox.push(text(b"later"), None, 0);
+        outbox.push_first(text(b"ping"));
+        assert!(outbox.next().is_none(), "one message at a time");
+        assert_eq!(outbox.returned(message, 4, &mut pool), Sent::Some { note: 0 });
+        let rest = outbox.next().unwrap();
+        assert_eq!(rest.left(), 6);
+        assert_eq!(outbox.returned(rest, 6, &mut pool), Sent::Some { note: 7 });
+        assert_eq!(outbox.next().unwrap().left(), 4);
+        outbox.under_way = false;
+        assert_eq!(outbox.next().unwrap().left(), 5);
+    }
+
+    #[test]
+    fn a_failed_send_keeps_its_leases_until_cleared() {
+        let mut pool = Pool::default();
+        let mut outbox = Outbox::default();
+        let lease = lease(&mut pool, 4096);
+        outbox.push(text(b"x"), Some(lease), 5);
+        let message = outbox.next().unwrap();
+        let result = outbox.returned(message, -libc::EPIPE, &mut pool);
+        assert_eq!(result, Sent::Failed(libc::EPIPE));
+        assert_eq!(pool.live_buffers(), 1);
+        assert_eq!(outbox.clear(&mut pool), 5);
+        assert_eq!(pool.live_buffers(), 0);
+    }
+}

@@ -1,0 +1,411 @@
+//! The sockets to the peers: the listener, the attempts to connect, and packets in both directions.
+//!
+//! Invariants:
+//! - A connection is accepted only from the configured address of a peer; at most
+//!   [`UNKNOWN_MAX`] accepted ones have not shown a handshake.
+//! - Bytes are trusted one field after the other: a header only when its CRC fits, a length only
+//!   when its type allows it, and no buffer is taken before. What is not our protocol ends the
+//!   connection; it never panics, and reaches no disk.
+//! - Packets go out in the order of the core's sends, only pings and their answers go first.
+//! - After `CloseSocket` and `SocketLost` the core hears nothing of a socket any more.
+//! - A receive is always armed: payload of peers has buffers that clients can never take.
+
+mod listen;
+mod receive;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getpeername,
+    getsockname, setsockopt, socket, sockopt,
+};
+
+use crate::resource::{Event, NodeId, Payload, SocketError, SocketId, Time};
+use crate::wire::{Packet, encode_header};
+
+use super::buffer::{Direction, Part};
+use super::client::shut_down;
+use super::context::{Context, Purpose, RateLimit};
+use super::outbox::{Outbox, Sent};
+use super::ring::{Descriptor, Memory, OperationId};
+use listen::Listener;
+use receive::Reading;
+
+/// Accepted connections that have not shown a handshake.
+const UNKNOWN_MAX: usize = 16;
+/// Packets are received into this many bytes.
+const STAGING: usize = 128 << 10;
+/// How long a closed socket waits for the peer to have read everything, ms, if ping-timeout is not
+/// known to be longer.
+const LINGER_MS: u64 = 500;
+
+/// Sizes of the socket buffers, `None`: the system's (DRBD's sndbuf-size and rcvbuf-size).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketBuffers {
+    /// `sndbuf-size`, bytes.
+    pub send: Option<usize>,
+    /// `rcvbuf-size`, bytes.
+    pub receive: Option<usize>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Being connected.
+    Dialling { operation: OperationId, until: Time },
+    /// Packets in both directions.
+    Open,
+    /// Closed by the core: what is queued is sent, then the end of the stream is waited for.
+    Lingering { until: Time, ended: bool },
+}
+
+#[derive(Debug)]
+struct Socket {
+    id: SocketId,
+    remote: SocketAddr,
+    fd: Descriptor,
+    state: State,
+    accepted: bool,
+    known: bool,
+    staging: Option<Payload>,
+    start: usize,
+    end: usize,
+    reading: Reading,
+    receiving: Option<bool>,
+    outbox: Outbox,
+}
+
+/// The sockets of one resource.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    local: SocketAddr,
+    addresses: Vec<(NodeId, SocketAddr)>,
+    buffers: SocketBuffers,
+    linger_ms: u64,
+    listener: Listener,
+    sockets: HashMap<SocketId, Socket>,
+    last_accepted: u64,
+    strangers: RateLimit,
+    crowd: RateLimit,
+    nonsense: RateLimit,
+}
+
+/// The event for an errno.
+fn socket_error(errno: i32) -> SocketError {
+    match errno {
+        libc::ECONNREFUSED => SocketError::Refused,
+        libc::ETIMEDOUT => SocketError::TimedOut,
+        libc::ENETUNREACH
+        | libc::EHOSTUNREACH
+        | libc::ENETDOWN
+        | libc::EHOSTDOWN
+        | libc::EADDRNOTAVAIL => SocketError::Unreachable(errno),
+        errno => SocketError::Io(errno),
+    }
+}
+
+fn family(address: &SocketAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+/// A stream socket that blocks (the ring waits by itself) and is closed on exec.
+fn stream_socket(address: &SocketAddr, buffers: SocketBuffers) -> nix::Result<OwnedFd> {
+    let fd = socket(family(address), SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)?;
+    prepare(&fd, buffers)?;
+    Ok(fd)
+}
+
+fn prepare(fd: &OwnedFd, buffers: SocketBuffers) -> nix::Result<()> {
+    setsockopt(fd, sockopt::TcpNoDelay, &true)?;
+    if let Some(bytes) = buffers.send {
+        setsockopt(fd, sockopt::SndBuf, &bytes)?;
+    }
+    if let Some(bytes) = buffers.receive {
+        setsockopt(fd, sockopt::RcvBuf, &bytes)?;
+    }
+    Ok(())
+}
+
+/// An IPv4 address in either of its spellings.
+fn canonical(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}
+
+fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|a| SocketAddr::from((a.ip(), a.port())));
+    v4.or_else(|| address.as_sockaddr_in6().map(|a| SocketAddr::from((a.ip(), a.port()))))
+}
+
+impl Peers {
+    /// No socket yet; [`Peers::start`] opens the listener.
+    pub(crate) fn new(
+        local: SocketAddr,
+        addresses: Vec<(NodeId, SocketAddr)>,
+        buffers: SocketBuffers,
+        ping_timeout_ms: u64,
+    ) -> Self {
+        Self {
+            local,
+            addresses,
+            buffers,
+            linger_ms: ping_timeout_ms.max(LINGER_MS),
+            listener: Listener::default(),
+            sockets: HashMap::new(),
+            last_accepted: 0,
+            strangers: RateLimit::default(),
+            crowd: RateLimit::default(),
+            nonsense: RateLimit::default(),
+        }
+    }
+
+    /// `Action::Connect`.
+    pub(crate) fn connect(
+        &mut self,
+        io: &mut Context,
+        peer: NodeId,
+        id: SocketId,
+        timeout_ms: u64,
+    ) {
+        let address = self.addresses.iter().find(|(node, _)| *node == peer).map(|(_, a)| *a);
+        let Some(remote) = address else {
+            let error = SocketError::Unreachable(libc::EDESTADDRREQ);
+            io.events.push_back(Event::SocketLost { socket: id, error });
+            return;
+        };
+        let fd = match self.outgoing(&remote) {
+            Ok(fd) => fd,
+            Err(errno) => {
+                let error = socket_error(errno as i32);
+                io.events.push_back(Event::SocketLost { socket: id, error });
+                return;
+            }
+        };
+        let fd: Descriptor = Rc::new(fd);
+        let operation = io.ring.connect(&fd, remote, Purpose::PeerConnect(id));
+        let state = State::Dialling { operation, until: io.now.after_ms(timeout_ms) };
+        self.sockets.insert(id, Socket::new(id, remote, fd, state));
+    }
+
+    /// A socket that comes from the own address, as the peer accepts no other.
+    fn outgoing(&self, remote: &SocketAddr) -> nix::Result<OwnedFd> {
+        let fd = stream_socket(remote, self.buffers)?;
+        let mut source = self.local;
+        source.set_port(0);
+        if source.is_ipv4() == remote.is_ipv4() && !source.ip().is_unspecified() {
+            bind(fd.as_raw_fd(), &SockaddrStorage::from(source))?;
+        }
+        Ok(fd)
+    }
+
+    /// A connect has ended.
+    pub(crate) fn connected(&mut self, io: &mut Context, id: SocketId, result: i32) {
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        let State::Dialling { until, .. } = socket.state else { return };
+        let error = match result {
+            0 if socket.is_own() => SocketError::Refused,
+            0 => {
+                socket.state = State::Open;
+                io.events.push_back(Event::Connected { socket: id });
+                return;
+            }
+            n if -n == libc::ECANCELED && until <= io.now => SocketError::TimedOut,
+            n => socket_error(-n),
+        };
+        self.lose(io, id, error);
+    }
+
+    /// `Action::Send`.
+    pub(crate) fn send(
+        &mut self,
+        io: &mut Context,
+        id: SocketId,
+        packet: &Packet,
+        payload: Option<Payload>,
+    ) {
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        if !matches!(socket.state, State::Open) {
+            return;
+        }
+        let lease = match payload.map(|p| io.pool.lease(p, Direction::Source)).transpose() {
+            Ok(lease) => lease,
+            Err(error) => {
+                tracing::error!(target: "tandem", resource = %io.name, "defect: {error}");
+                return self.lose(io, id, SocketError::Io(libc::EFAULT));
+            }
+        };
+        match packet {
+            Packet::Ping | Packet::PingAck => {
+                socket.outbox.push_first(|out| encode_header(packet, out));
+            }
+            _ => socket.outbox.push(|out| encode_header(packet, out), lease, 0),
+        }
+    }
+
+    /// `Action::CloseSocket`.
+    pub(crate) fn close(&mut self, io: &mut Context, id: SocketId, linger: bool) {
+        io.forget_socket(id);
+        let until = io.now.after_ms(self.linger_ms);
+        match self.sockets.get_mut(&id) {
+            Some(socket) if linger && matches!(socket.state, State::Open) => {
+                socket.state = State::Lingering { until, ended: false };
+                socket.drop_partial(io);
+            }
+            Some(_) => self.remove(io, id),
+            None => {}
+        }
+    }
+
+    /// A send has ended.
+    pub(crate) fn sent(&mut self, io: &mut Context, id: SocketId, memory: Memory, result: i32) {
+        let Some(socket) = self.sockets.get_mut(&id) else { return io.reclaim(memory) };
+        let Memory::Message(message) = memory else { return };
+        match socket.outbox.returned(message, result, &mut io.pool) {
+            Sent::Some { .. } => {}
+            Sent::Failed(errno) => self.lose(io, id, socket_error(errno)),
+        }
+    }
+
+    /// Arms receives and starts sends; ends what has lingered.
+    pub(crate) fn start(&mut self, io: &mut Context) {
+        self.listen(io);
+        let mut done = Vec::new();
+        for socket in self.sockets.values_mut() {
+            if matches!(socket.state, State::Dialling { .. }) {
+                continue;
+            }
+            if let Some(message) = socket.outbox.next() {
+                io.ring.send(&socket.fd, message, Purpose::PeerSend(socket.id));
+            }
+            socket.end_stream();
+            if socket.is_over() {
+                done.push(socket.id);
+                continue;
+            }
+            socket.arm(io);
+        }
+        done.into_iter().for_each(|id| self.remove(io, id));
+    }
+
+    /// When an attempt or a linger ends, or the listener is tried again.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        let sockets = self.sockets.values().filter_map(|socket| match socket.state {
+            State::Dialling { until, .. } | State::Lingering { until, .. } => Some(until),
+            State::Open => None,
+        });
+        sockets.chain(self.listener.again()).min()
+    }
+
+    /// Ends what has expired.
+    pub(crate) fn expire(&mut self, io: &mut Context) {
+        let mut late = Vec::new();
+        for socket in self.sockets.values_mut() {
+            match &mut socket.state {
+                State::Dialling { operation, until } if *until <= io.now => {
+                    late.push((socket.id, true));
+                    io.ring.cancel(*operation, Purpose::Cancel);
+                }
+                State::Lingering { until, .. } if *until <= io.now => {
+                    late.push((socket.id, false));
+                }
+                _ => {}
+            }
+        }
+        for (id, dialling) in late {
+            if dialling {
+                self.lose(io, id, SocketError::TimedOut);
+            } else {
+                self.remove(io, id);
+            }
+        }
+    }
+
+    /// Ends a socket and tells the core, unless the core has closed it.
+    fn lose(&mut self, io: &mut Context, id: SocketId, error: SocketError) {
+        let told = self.sockets.get(&id).map(|s| matches!(s.state, State::Lingering { .. }));
+        self.remove(io, id);
+        if told == Some(false) {
+            io.events.push_back(Event::SocketLost { socket: id, error });
+        }
+    }
+
+    /// Closes the socket and gives back what is the shell's; what the kernel still has comes back
+    /// with its completions.
+    fn remove(&mut self, io: &mut Context, id: SocketId) {
+        let Some(mut socket) = self.sockets.remove(&id) else { return };
+        if let State::Dialling { operation, .. } = socket.state {
+            io.ring.cancel(operation, Purpose::Cancel);
+        }
+        shut_down(&socket.fd);
+        socket.drop_partial(io);
+        socket.outbox.clear(&mut io.pool);
+        if let Some(staging) = socket.staging.take() {
+            io.release(staging);
+        }
+    }
+
+    /// Ends everything (the end of the thread).
+    pub(crate) fn drop_all(&mut self, io: &mut Context) {
+        let all: Vec<_> = self.sockets.keys().copied().collect();
+        all.into_iter().for_each(|id| self.remove(io, id));
+        self.listener.close(io);
+    }
+
+    /// Shuts the sockets down and touches nothing else: after a panic.
+    pub(crate) fn shut_down_sockets(&self) {
+        self.sockets.values().for_each(|socket| shut_down(&socket.fd));
+        self.listener.shut_down();
+    }
+}
+
+impl Socket {
+    fn new(id: SocketId, remote: SocketAddr, fd: Descriptor, state: State) -> Self {
+        Self {
+            id,
+            remote,
+            fd,
+            state,
+            accepted: false,
+            known: false,
+            staging: None,
+            start: 0,
+            end: 0,
+            reading: Reading::Header,
+            receiving: None,
+            outbox: Outbox::default(),
+        }
+    }
+
+    /// On a loopback an attempt can meet itself, if the port that is dialled is given out as its
+    /// own source port.
+    fn is_own(&self) -> bool {
+        use std::os::fd::AsFd as _;
+        let fd = self.fd.as_fd().as_raw_fd();
+        let own = getsockname::<SockaddrStorage>(fd).ok().and_then(|address| to_std(&address));
+        own == Some(self.remote)
+    }
+
+    /// A lingering socket whose queue is empty says that nothing follows.
+    fn end_stream(&mut self) {
+        use nix::sys::socket::{Shutdown, shutdown};
+        use std::os::fd::AsFd as _;
+        if let State::Lingering { ended, .. } = &mut self.state
+            && !*ended
+            && self.outbox.is_empty()
+        {
+            *ended = true;
+            // Closed by the peer already: then the receive ends too.
+            let _ = shutdown(self.fd.as_fd().as_raw_fd(), Shutdown::Write);
+        }
+    }
+
+    /// Both directions have ended.
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Lingering { ended: true, .. })
+            && matches!(self.reading, Reading::Ended)
+    }
+}
+
+#[cfg(test)]
+mod tests;

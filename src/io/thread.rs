@@ -1,0 +1,458 @@
+//! The data thread of one resource: completions into events, actions into operations, in one loop.
+//!
+//! ```text
+//! wait -> gap? -> every completion: events -> core -> actions -> operations
+//!      -> what has expired -> the core's timeout -> who waited for buffers -> sends, receives -> wait
+//! ```
+//!
+//! Invariants:
+//! - The core is asked by this thread alone, one event at a time, and its actions are drained before
+//!   the next event.
+//! - Nothing is submitted inside the loop; one system call a turn submits everything and waits.
+//! - The answer to an order is held back while a disk is being closed: `down` and `detach` answer
+//!   when the locks are given back.
+//! - After a panic the sockets are shut down, ring, pool and descriptors are leaked (the kernel may
+//!   still write there; the locks stay), and orders are answered with the message.
+
+mod actions;
+mod orders;
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::oneshot;
+
+use crate::resource::{
+    Action, AdminResult, Event, Resource, Status, Time, VolumeNumber,
+};
+
+use super::backing::OpenDisk;
+use super::buffer::{PAGE, Pool};
+use super::client::Clients;
+use super::context::{Context, Purpose};
+use super::disk::{Disks, Flushes};
+use super::handle::{Handle, ORDERS_MAX, Order, Setup, Shared};
+use super::peer::Peers;
+use super::record::{Recorder, Start};
+use super::ring::{Completion, Descriptor, Ring};
+
+/// How often idle buffers are looked at, ms.
+const TRIM_MS: u64 = 10_000;
+/// How long the end waits for operations that do not come back (a disk that hangs).
+const END_MS: u64 = 30_000;
+
+/// The state machine, as the data thread drives it.
+pub(crate) trait Core {
+    /// See [`Resource::handle`].
+    fn handle(&mut self, now: Time, event: Event);
+    /// See [`Resource::next_action`].
+    fn next_action(&mut self) -> Option<Action>;
+    /// See [`Resource::next_timeout`].
+    fn next_timeout(&self) -> Option<Time>;
+    /// See [`Resource::state_version`].
+    fn state_version(&self) -> u64;
+    /// See [`Resource::status`].
+    fn status(&self, now: Time) -> Status;
+    /// See [`Resource::export`].
+    fn export(&self, volume: VolumeNumber) -> Result<u64, String>;
+    /// See [`Resource::reads_locally`].
+    fn reads_locally(&self, volume: VolumeNumber) -> bool;
+}
+
+impl Core for Resource {
+    fn handle(&mut self, now: Time, event: Event) {
+        Self::handle(self, now, event);
+    }
+    fn next_action(&mut self) -> Option<Action> {
+        Self::next_action(self)
+    }
+    fn next_timeout(&self) -> Option<Time> {
+        Self::next_timeout(self)
+    }
+    fn state_version(&self) -> u64 {
+        Self::state_version(self)
+    }
+    fn status(&self, now: Time) -> Status {
+        Self::status(self, now)
+    }
+    fn export(&self, volume: VolumeNumber) -> Result<u64, String> {
+        Self::export(self, volume)
+    }
+    fn reads_locally(&self, volume: VolumeNumber) -> bool {
+        Self::reads_locally(self, volume)
+    }
+}
+
+/// Starts the data thread of a resource.
+///
+/// # Errors
+/// The ring, the recording or the thread cannot be made.
+pub fn spawn(setup: Setup) -> std::io::Result<Handle> {
+    spawn_core(setup, |setup, now, wall_clock| {
+        Resource::new(setup.config.clone(), setup.seed, now, wall_clock)
+    })
+}
+
+/// [`spawn`] with another state machine.
+pub(crate) fn spawn_core<C: Core>(
+    setup: Setup,
+    make: impl FnOnce(&Setup, Time, u64) -> C + Send + 'static,
+) -> std::io::Result<Handle> {
+    let (orders, waiting) = sync_channel(ORDERS_MAX);
+    let (tell, told) = channel();
+    let name = setup.config.name.clone();
+    std::thread::Builder::new().name(format!("data {name}")).spawn(move || {
+        let mut shell = match Shell::new(&setup, make, waiting) {
+            Ok(shell) => shell,
+            Err(error) => {
+                // The one who waits has gone: nobody to tell.
+                let _ = tell.send(Err(error));
+                return;
+            }
+        };
+        if tell.send(Ok(Arc::clone(&shell.shared))).is_err() {
+            return;
+        }
+        let outcome = catch_unwind(AssertUnwindSafe(|| shell.run()));
+        let failure = match outcome {
+            Ok(Ok(())) => return shell.end(),
+            Ok(Err(error)) => format!("the ring failed: {error}"),
+            Err(panic) => panic_message(panic.as_ref()),
+        };
+        shell.fail(&failure);
+    })?;
+    let shared = told.recv().map_err(|_| std::io::Error::other("the data thread has ended"))??;
+    Ok(Handle { orders, shared })
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
+}
+
+/// CLOCK_BOOTTIME: it goes on during suspend.
+fn clock() -> Time {
+    // The clock exists since Linux 2.6.39; a failure would be a kernel without it.
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    Time(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn wall_clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The eventfd of the orders, as a descriptor of the ring.
+#[derive(Debug)]
+struct Wake(Arc<Shared>);
+
+impl AsFd for Wake {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.wake.as_fd()
+    }
+}
+
+/// Who waits for the answer to an order.
+struct Waiter {
+    reply: oneshot::Sender<AdminResult>,
+    attach: Option<Attach>,
+}
+
+/// What an order to attach brought.
+enum Attach {
+    /// The disk is in its place.
+    Placed(VolumeNumber),
+    /// There is another disk; this one is closed with the answer.
+    Refused(Box<OpenDisk>),
+}
+
+/// A disk was closed.
+type Closed = (VolumeNumber, Result<(), crate::resource::DiskError>);
+
+struct Shell<C> {
+    core: C,
+    io: Context,
+    clients: Clients,
+    peers: Peers,
+    disks: Disks,
+    orders: Receiver<Order>,
+    shared: Arc<Shared>,
+    wake: Descriptor,
+    waiters: HashMap<u64, Waiter>,
+    last_order: u64,
+    /// Answers that wait for a disk to be closed.
+    held: Vec<(u64, AdminResult)>,
+    /// Disks that are being closed by a helper thread.
+    closing: usize,
+    closed: (Sender<Closed>, Receiver<Closed>),
+    recorder: Option<Recorder>,
+    version: u64,
+    flushes: Flushes,
+    ping_timeout_ms: u64,
+    trim_at: Time,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+impl<C: Core> Shell<C> {
+    fn new(
+        setup: &Setup,
+        make: impl FnOnce(&Setup, Time, u64) -> C,
+        orders: Receiver<Order>,
+    ) -> std::io::Result<Self> {
+        let ring = Ring::new()?;
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
+        let (now, wall_clock) = (clock(), wall_clock());
+        let config = &setup.config;
+        let start = Start { config: config.clone(), seed: setup.seed, now, wall_clock };
+        let record = setup.record.as_deref();
+        let recorder = record.map(|path| Recorder::create(path, &start)).transpose()?;
+        let core = make(setup, now, wall_clock);
+        let shared = Arc::new(Shared::new(wake, core.status(now)));
+        let options = &config.options;
+        let ping_timeout_ms = options.ping_timeout_ms;
+        Ok(Self {
+            version: core.state_version(),
+            core,
+            io: Context {
+                ring,
+                pool: Pool::default(),
+                events: std::collections::VecDeque::new(),
+                now,
+                name: config.name.clone(),
+                reads_reserved: 0,
+                window: u64::from(options.max_buffers) * PAGE as u64,
+                fast_zeroes: std::collections::BTreeSet::new(),
+            },
+            clients: Clients::default(),
+            peers: Peers::new(setup.local, setup.peers.clone(), setup.buffers, ping_timeout_ms),
+            disks: Disks::default(),
+            orders,
+            wake: Rc::new(Wake(Arc::clone(&shared))),
+            shared,
+            waiters: HashMap::new(),
+            last_order: 0,
+            held: Vec::new(),
+            closing: 0,
+            closed: channel(),
+            recorder,
+            flushes: Flushes { disk: options.disk_flushes, meta: options.md_flushes },
+            ping_timeout_ms,
+            trim_at: now.after_ms(TRIM_MS),
+            stop: None,
+        })
+    }
+
+    /// Runs until the order to stop.
+    fn run(&mut self) -> std::io::Result<()> {
+        self.arm_wake();
+        self.start();
+        while self.stop.is_none() {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    fn arm_wake(&mut self) {
+        self.io.ring.read_counter(&self.wake, Purpose::Orders);
+    }
+
+    /// One turn of the loop.
+    fn turn(&mut self) -> std::io::Result<()> {
+        let before = self.io.now;
+        let wait = self.wait(clock());
+        self.io.ring.submit_and_wait(wait)?;
+        self.io.now = clock();
+        let gap_ms = self.io.now.ms_since(before);
+        if gap_ms > self.ping_timeout_ms {
+            self.gap(gap_ms);
+        }
+        while let Some(completion) = self.io.ring.next_completion() {
+            self.dispatch(completion);
+            self.pump();
+        }
+        self.clients.expire(&mut self.io);
+        self.peers.expire(&mut self.io);
+        self.pump();
+        if self.core.next_timeout().is_some_and(|due| due <= self.io.now) {
+            self.io.events.push_back(Event::Timeout);
+        }
+        self.settle();
+        if self.io.now >= self.trim_at {
+            self.io.pool.trim();
+            self.trim_at = self.io.now.after_ms(TRIM_MS);
+        }
+        self.start();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.flush();
+        }
+        Ok(())
+    }
+
+    /// How long to wait: until the next deadline, and never so long that a freeze of ping-timeout
+    /// could hide in it.
+    fn wait(&self, now: Time) -> Duration {
+        let deadlines =
+            [self.core.next_timeout(), self.clients.deadline(), self.peers.deadline()];
+        let longest = now.after_ms((self.ping_timeout_ms / 4).max(1));
+        let next = deadlines.into_iter().flatten().min().map_or(longest, |t| t.min(longest));
+        Duration::from_nanos(next.0.saturating_sub(now.0))
+    }
+
+    /// The process did not run: what waits in the clients' sockets is not executed any more.
+    fn gap(&mut self, gap_ms: u64) {
+        tracing::warn!(target: "tandem", resource = %self.io.name,
+            "this process did not run for {gap_ms} ms: clients are closed and the peers are asked \
+             before anything is served");
+        self.clients.drop_all(&mut self.io);
+        self.io.events.push_back(Event::ClockGap { gap_ms });
+        self.pump();
+    }
+
+    fn dispatch(&mut self, completion: Completion<Purpose>) {
+        let Completion { purpose, memory, result } = completion;
+        let io = &mut self.io;
+        match purpose {
+            Purpose::Orders => {
+                self.take_orders();
+                if self.stop.is_none() {
+                    self.arm_wake();
+                }
+            }
+            Purpose::Cancel => {}
+            Purpose::Accept => self.peers.accepted(io, memory, result),
+            Purpose::ClientReceive(id) => self.clients.received(io, id, memory, result),
+            Purpose::ClientSend(id) => self.clients.sent(io, id, memory, result),
+            Purpose::PeerConnect(id) => self.peers.connected(io, id, result),
+            Purpose::PeerReceive(id) => self.peers.received(io, id, memory, result),
+            Purpose::PeerSend(id) => self.peers.sent(io, id, memory, result),
+            Purpose::Disk(number, step) => self.disks.completed(io, number, step, memory, result),
+        }
+    }
+
+    /// Gives every event to the core and carries its actions out.
+    fn pump(&mut self) {
+        while let Some(event) = self.io.events.pop_front() {
+            if let Some(recorder) = &mut self.recorder {
+                recorder.event(self.io.now, &event);
+            }
+            self.core.handle(self.io.now, event);
+            while let Some(action) = self.core.next_action() {
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.action(&action);
+                }
+                self.perform(action);
+            }
+            let version = self.core.state_version();
+            if version != self.version {
+                self.version = version;
+                self.shared.publish(self.core.status(self.io.now));
+            }
+        }
+    }
+
+    /// Goes on with everything that waited for buffers, disks or answers, until nothing moves.
+    fn settle(&mut self) {
+        loop {
+            self.pump();
+            self.clients.resume(&mut self.io);
+            while let Some(asked) = self.clients.next_asked() {
+                let (volume, offset, length) = (asked.volume, asked.offset, asked.length);
+                let extents = if self.core.reads_locally(volume) {
+                    self.disks.extents(volume, offset, length)
+                } else {
+                    vec![nbd::reply::Extent { length, flags: 0 }]
+                };
+                self.clients.answer_status(&asked, extents);
+            }
+            self.disks.resume(&mut self.io);
+            self.close_disks();
+            if self.io.events.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn start(&mut self) {
+        self.clients.start(&mut self.io);
+        self.peers.start(&mut self.io);
+        // A client that has left says so now.
+        self.pump();
+    }
+
+    /// The end in order: nothing is started any more, and everything comes back before it is closed.
+    fn end(mut self) {
+        self.clients.drop_all(&mut self.io);
+        self.peers.drop_all(&mut self.io);
+        self.disks.close_all(&mut self.io);
+        let until = self.io.now.after_ms(END_MS);
+        while self.io.ring.outstanding() > 0 && clock() < until {
+            if self.io.ring.submit_and_wait(Duration::from_millis(100)).is_err() {
+                break;
+            }
+            while let Some(Completion { purpose, memory, result }) = self.io.ring.next_completion()
+            {
+                match purpose {
+                    Purpose::Disk(number, step) => {
+                        self.disks.completed(&mut self.io, number, step, memory, result);
+                    }
+                    _ => self.io.reclaim(memory),
+                }
+            }
+        }
+        self.close_disks();
+        while self.closing > 0 && self.closed.1.recv().is_ok() {
+            self.closing -= 1;
+        }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.flush();
+        }
+        let stop = self.stop.take();
+        let outstanding = self.io.ring.outstanding();
+        if outstanding > 0 || self.disks.is_closing() {
+            tracing::error!(target: "tandem", resource = %self.io.name,
+                "{outstanding} operations did not come back in {} s; their memory is given up",
+                END_MS / 1000);
+        }
+        drop(self);
+        if let Some(reply) = stop {
+            // Nobody may wait.
+            let _ = reply.send(());
+        }
+    }
+}
+
+impl<C> Shell<C> {
+    /// After a panic, or when the ring does not work: nothing of the kernel's is touched again.
+    fn fail(self, message: &str) {
+        tracing::error!(target: "tandem", resource = %self.io.name,
+            "the resource has failed: {message}; restart tandemd to bring it up again");
+        self.clients.shut_down_sockets();
+        self.peers.shut_down_sockets();
+        let Self { shared, orders, mut waiters, held, stop, io, clients, peers, disks, .. } = self;
+        let status = Status { failed: Some(message.to_owned()), ..(*shared.latest()).clone() };
+        shared.publish(status);
+        drop(held);
+        waiters.drain().for_each(|(_, waiter)| {
+            if let Some(attach) = waiter.attach {
+                std::mem::forget(attach);
+            }
+            orders::refuse(waiter.reply, message);
+        });
+        std::mem::forget((io, clients, peers, disks));
+        if let Some(reply) = stop {
+            // Nobody may wait.
+            let _ = reply.send(());
+            return;
+        }
+        orders::answer_for_failed(&orders, &shared, message);
+    }
+}
+
+#[cfg(test)]
+mod tests;

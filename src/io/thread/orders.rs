@@ -1,0 +1,171 @@
+//! Orders of the control thread.
+
+use std::sync::mpsc::Receiver;
+
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::resource::{Command, Refusal};
+
+/// DRBD's number for a request that cannot be carried out in this state of things.
+const INVALID_REQUEST: i32 = 162;
+
+/// Answers an order of a failed resource.
+pub(super) fn refuse(reply: oneshot::Sender<AdminResult>, message: &str) {
+    let refusal = Refusal {
+        code: INVALID_REQUEST,
+        text: "Invalid configuration request".to_owned(),
+        hint: format!("the resource has failed ({message}): restart tandemd"),
+    };
+    // Nobody may wait.
+    let _ = reply.send(Err(refusal));
+}
+
+/// All that is left of a failed resource.
+pub(super) fn answer_for_failed(orders: &Receiver<Order>, shared: &Shared, message: &str) {
+    while let Ok(order) = orders.recv() {
+        match order {
+            Order::Admin { reply, .. } => refuse(reply, message),
+            Order::Attach { disk, reply, .. } => {
+                drop(disk);
+                refuse(reply, message);
+            }
+            Order::Client { fd, .. } => drop(fd),
+            Order::Export { reply, .. } => {
+                let _ = reply.send(Err(format!("the resource has failed: {message}")));
+            }
+            Order::Statistics { reply } => {
+                let _ = reply.send((*shared.latest()).clone());
+            }
+            Order::Stop { reply } => {
+                let _ = reply.send(());
+                return;
+            }
+        }
+    }
+}
+
+impl<C: Core> Shell<C> {
+    /// Takes the orders that wait, and notices disks that were closed.
+    pub(super) fn take_orders(&mut self) {
+        while let Ok((volume, result)) = self.closed.1.try_recv() {
+            self.closing -= 1;
+            if let Err(error) = result {
+                tracing::error!(target: "tandem", resource = %self.io.name, volume,
+                    "the disk was closed, but not marked clean: {error:?}");
+            }
+        }
+        self.answer_held();
+        for _ in 0..ORDERS_MAX {
+            match self.orders.try_recv() {
+                Ok(order) => self.take(order),
+                Err(_) => break,
+            }
+            if self.stop.is_some() {
+                break;
+            }
+        }
+    }
+
+    fn take(&mut self, order: Order) {
+        match order {
+            Order::Admin { command, reply } => self.admin(command, reply, None),
+            Order::Attach { volume, disk, reply } => self.attach(volume, disk, reply),
+            Order::Client { fd, volume, parameters, description } => {
+                self.clients.open(&mut self.io, fd, volume, parameters, description);
+            }
+            Order::Export { volume, reply } => {
+                // Nobody may wait, here and below.
+                let _ = reply.send(self.core.export(volume));
+            }
+            Order::Statistics { reply } => {
+                let _ = reply.send(self.core.status(self.io.now));
+            }
+            Order::Stop { reply } => self.stop = Some(reply),
+        }
+        self.pump();
+    }
+
+    fn admin(
+        &mut self,
+        command: Command,
+        reply: oneshot::Sender<AdminResult>,
+        attach: Option<Attach>,
+    ) {
+        self.last_order += 1;
+        let id = self.last_order;
+        self.waiters.insert(id, Waiter { reply, attach });
+        self.io.events.push_back(Event::Admin { id, command });
+    }
+
+    fn attach(
+        &mut self,
+        volume: VolumeNumber,
+        disk: Box<OpenDisk>,
+        reply: oneshot::Sender<AdminResult>,
+    ) {
+        let attached = Box::new(disk.attached.clone());
+        let attach = match self.disks.attach(&mut self.io, volume, disk, self.flushes) {
+            Ok(()) => Attach::Placed(volume),
+            // The core will refuse; it has the words.
+            Err(disk) => Attach::Refused(disk),
+        };
+        self.admin(Command::Attach { volume, disk: attached }, reply, Some(attach));
+    }
+
+    /// `Action::AdminReply`.
+    pub(super) fn admin_reply(&mut self, id: u64, result: AdminResult) {
+        if let (Err(_), Some(Waiter { attach: Some(Attach::Placed(volume)), .. })) =
+            (&result, self.waiters.get(&id))
+        {
+            // Nothing if the core has closed it already.
+            self.disks.close(&mut self.io, *volume, None);
+        }
+        self.held.push((id, result));
+        self.close_disks();
+        self.answer_held();
+    }
+
+    /// Sends the answers, unless a disk is being closed.
+    fn answer_held(&mut self) {
+        if self.closing > 0 || self.disks.is_closing() {
+            return;
+        }
+        for (id, result) in self.held.drain(..) {
+            let Some(waiter) = self.waiters.remove(&id) else { continue };
+            if let Some(Attach::Refused(disk)) = waiter.attach {
+                disk.close();
+            }
+            let _ = waiter.reply.send(result);
+        }
+    }
+
+    /// Closes the disks that nothing is under way on, on a thread of its own: it reads, writes and
+    /// flushes, and the peers must be answered meanwhile.
+    pub(super) fn close_disks(&mut self) {
+        while let Some(closing) = self.disks.next_closed() {
+            let volume = closing.volume;
+            let Ok((disk, superblock)) = closing.into_parts() else {
+                tracing::error!(target: "tandem", resource = %self.io.name, volume,
+                    "defect: a disk is closed while it is in use");
+                continue;
+            };
+            let (closed, shared) = (self.closed.0.clone(), Arc::clone(&self.shared));
+            self.closing += 1;
+            let run = move || {
+                let result = crate::io::disk::close(disk, superblock);
+                // The data thread may have ended.
+                let _ = closed.send((volume, result));
+                shared.wake();
+            };
+            let name = format!("close {volume}");
+            if let Err(error) = std::thread::Builder::new().name(name).spawn(run) {
+                // The closure is gone and the disk with it: closed, and not clean.
+                self.closing -= 1;
+                tracing::error!(target: "tandem", resource = %self.io.name, volume,
+                    "the disk was closed, but not marked clean: {error}");
+            }
+        }
+        self.answer_held();
+    }
+}
