@@ -183,7 +183,8 @@ mod tests {
         struct One;
         impl crate::config::Files for One {
             fn read(&self, _: &str) -> Result<String, String> {
-                Ok("resource r0 { volume 0 { device minor 0; disk /dev/vg0/r0; meta-disk internal; } \
+                Ok("resource r0 { \
+                    volume 0 { device minor 0; disk /dev/vg0/r0; meta-disk internal; } \
                     on alice { node-id 0; address 10.0.0.1:7789; } \
                     on bob { node-id 1; address 10.0.0.2:7789; } }"
                     .to_owned())

@@ -1,7 +1,8 @@
 //! `tandemadm why`: what is wrong, why, what is at risk, and what to type, worst first.
 //!
 //! Invariants:
-//! - A block has State, Why, Next, and Data where data is at risk; a healthy resource has one block.
+//! - A block has State, Why, Next, and Data where data is at risk; a healthy resource has one
+//!   block.
 //! - Next names the node each command is typed on, safest first, and what it destroys.
 
 mod connection;

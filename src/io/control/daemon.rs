@@ -66,8 +66,8 @@ pub(super) struct Sockets {
     pub(super) signal: oneshot::Receiver<Signal>,
 }
 
-/// Runs the daemon; returns the exit code: 0 after SIGTERM or SIGINT, 1 for a wrong command line, 20
-/// where io_uring cannot be used, 10 for what else stands in the way.
+/// Runs the daemon; returns the exit code: 0 after SIGTERM or SIGINT, 1 for a wrong command line,
+/// 20 where io_uring cannot be used, 10 for what else stands in the way.
 #[must_use]
 pub fn run<I, T>(words: I) -> i32
 where

@@ -157,7 +157,8 @@ impl Registry {
             Some(entry) if entry.config == config => entry,
             Some(_) => {
                 let hint = format!(
-                    "{0} is up with another configuration: `tandemadm down {0}`, `tandemadm up {0}`.",
+                    "{0} is up with another configuration: `tandemadm down {0}`, then \
+                     `tandemadm up {0}`.",
                     config.name
                 );
                 return Err(refusal(174, "Already exists", hint));

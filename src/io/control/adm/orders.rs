@@ -400,8 +400,8 @@ fn ask_for_force(report: &Report, word: ForceWord) -> Outcome {
              trusted, and {other}'s good copy ({all}) will be given up for it."
         ),
         ForceWord::Outdated => format!(
-            "{node}'s data of {resource} is old: what {other} has written since then will be thrown \
-             away, or make a split brain."
+            "{node}'s data of {resource} is old: what {other} has written since then will be \
+             thrown away, or make a split brain."
         ),
         ForceWord::Blank => format!(
             "{node}'s disk of {resource} is blank, {other}'s holds a file system: {other}'s data \
