@@ -200,7 +200,8 @@ pub enum Verb {
         #[command(flatten)]
         forced: Forced,
         /// Room for so many peers.
-        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=31))]
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        #[arg(value_parser = clap::value_parser!(u8).range(1..=31))]
         max_peers: u8,
         /// Write the whole data area once, so that flushes are fast, and keep blocks on trim.
         #[arg(long)]

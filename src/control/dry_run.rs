@@ -98,7 +98,8 @@ pub fn line(word: &str, target: &Target, resource: &str) -> String {
     };
     let (verb, options) = word.split_once(' ').unwrap_or((word, ""));
     let space = if options.is_empty() { "" } else { " " };
-    format!("drbdsetup {verb} {narrowed}{space}{options}\n")
+    let program = if verb == "create-md" { "drbdmeta" } else { "drbdsetup" };
+    format!("{program} {verb} {narrowed}{space}{options}\n")
 }
 
 /// The verb with its options, and its targets; `None` for verbs that change nothing.
@@ -150,4 +151,78 @@ pub fn word(verb: &Verb) -> Option<(String, &[Target])> {
         }
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{arguments, fixtures};
+    use super::*;
+
+    fn of(text: &str) -> String {
+        let verb = arguments::parse(text.split_whitespace()).unwrap().verb;
+        let (word, targets) = word(&verb).unwrap();
+        targets.iter().map(|target| line(&word, target, "r0")).collect()
+    }
+
+    #[test]
+    fn an_order_is_one_line_for_each_target() {
+        let cases = [
+            ("tandemadm down r0", "drbdsetup down r0\n"),
+            ("tandemadm primary --force r0", "drbdsetup primary r0 --force\n"),
+            ("tandemadm primary --force=blank all", "drbdsetup primary r0 --force=blank\n"),
+            ("tandemadm detach r0/1", "drbdsetup detach r0/1\n"),
+            ("tandemadm disconnect --force r0:bob", "drbdsetup disconnect r0:bob --force\n"),
+            ("tandemadm create-md r0", "drbdmeta create-md r0 --max-peers=1\n"),
+        ];
+        for (words, expected) in cases {
+            assert_eq!(of(words), expected);
+        }
+    }
+
+    fn definition() -> Definition {
+        struct One;
+        impl crate::config::Files for One {
+            fn read(&self, _: &str) -> Result<String, String> {
+                Ok("resource r0 { \
+                    volume 0 { device minor 0; disk /dev/vg0/r0; meta-disk internal; } \
+                    on alice { node-id 0; address 10.0.0.1:7789; } \
+                    on bob { node-id 1; address 10.0.0.2:7789; } }"
+                    .to_owned())
+            }
+            fn glob(&self, _: &str) -> Result<Vec<String>, String> {
+                Ok(Vec::new())
+            }
+        }
+        crate::config::load(&One, "r0.res").resources.pop().unwrap()
+    }
+
+    fn up(running: Option<&Report>) -> String {
+        let definition = definition();
+        let mut steps = Steps::new(&definition, &definition.hosts[0], running);
+        steps.resource();
+        steps.attach(None);
+        steps.connect(None);
+        steps.finish()
+    }
+
+    #[test]
+    fn up_prints_only_the_steps_that_are_missing() {
+        assert_eq!(
+            up(None),
+            "drbdsetup new-resource r0 0\n\
+             drbdsetup new-minor r0 0 0\n\
+             drbdsetup attach 0 /dev/vg0/r0 /dev/vg0/r0 internal\n\
+             drbdsetup new-peer r0 1 --_name=bob\n\
+             drbdsetup new-path r0 1 ipv4:10.0.0.1:7789 ipv4:10.0.0.2:7789\n\
+             drbdsetup connect r0 1\n"
+        );
+        assert_eq!(up(Some(&fixtures::healthy())), "");
+        let mut report = fixtures::healthy();
+        report.status.devices[0].disk_state = DiskState::Diskless;
+        report.status.connections[0].connection_state = ConnectionState::StandAlone;
+        assert_eq!(
+            up(Some(&report)),
+            "drbdsetup attach 0 /dev/vg0/r0 /dev/vg0/r0 internal\ndrbdsetup connect r0 1\n"
+        );
+    }
 }

@@ -228,9 +228,7 @@ impl Clients {
     ) {
         io.reclaim(memory);
         let Some(client) = self.sessions.get_mut(&session) else { return };
-        let outcome = client
-            .take_bytes(result)
-            .and_then(|()| client.advance(io, &mut self.desk));
+        let outcome = client.take_bytes(result).and_then(|()| client.advance(io, &mut self.desk));
         self.settle(io, session, outcome);
     }
 

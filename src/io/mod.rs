@@ -11,7 +11,7 @@ mod handle;
 mod outbox;
 mod peer;
 pub mod probe;
-mod record;
+pub mod record;
 mod ring;
 mod thread;
 

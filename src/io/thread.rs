@@ -29,9 +29,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
-use crate::resource::{
-    Action, AdminResult, Event, Resource, Status, Time, VolumeNumber,
-};
+use crate::resource::{Action, AdminResult, Event, Resource, Status, Time, VolumeNumber};
 
 use super::backing::OpenDisk;
 use super::buffer::{PAGE, Pool};
@@ -297,8 +295,7 @@ impl<C: Core> Shell<C> {
     /// How long to wait: until the next deadline, and never so long that a freeze of ping-timeout
     /// could hide in it.
     fn wait(&self, now: Time) -> Duration {
-        let deadlines =
-            [self.core.next_timeout(), self.clients.deadline(), self.peers.deadline()];
+        let deadlines = [self.core.next_timeout(), self.clients.deadline(), self.peers.deadline()];
         let longest = now.after_ms((self.ping_timeout_ms / 4).max(1));
         let next = deadlines.into_iter().flatten().min().map_or(longest, |t| t.min(longest));
         Duration::from_nanos(next.0.saturating_sub(now.0))

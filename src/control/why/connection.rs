@@ -127,7 +127,8 @@ fn unreachable(report: &Report, connection: &ConnectionStatus) -> Finding {
         vec![
             format!(
                 "on {other}: `systemctl status tandemd`, `tandemadm up {resource}`. If it runs \
-                 there: port {port}/tcp in both firewalls; `tandemadm status {resource}` on {other}."
+                 there: port {port}/tcp in both firewalls; `tandemadm status {resource}` on \
+                 {other}."
             ),
             format!("Do NOT promote {other} while {node} is up: that is a split brain."),
         ]
@@ -270,9 +271,37 @@ fn rolled_back(report: &Report, connection: &ConnectionStatus) -> Finding {
 fn refused(report: &Report, connection: &ConnectionStatus) -> Finding {
     let status = &report.status;
     let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
+    let (what, data, next) = refusal(report, connection);
+    let detail = match connection.detail.as_str() {
+        "" => handshake(connection),
+        detail => format!("{detail}.\n{}", handshake(connection)),
+    };
+    Finding {
+        severity: severity::REFUSED,
+        headline: format!("{resource}: {node} and {other} do not replicate: {what}"),
+        state: format!(
+            "{} {}, reason:{}.",
+            connection.connection_state,
+            since(report, connection),
+            connection.reason,
+        ),
+        open: Vec::new(),
+        why: detail,
+        data,
+        next,
+    }
+}
+
+/// What was refused, what is at risk, and what to do.
+fn refusal(
+    report: &Report,
+    connection: &ConnectionStatus,
+) -> (&'static str, Option<String>, Vec<String>) {
+    let status = &report.status;
+    let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
     let both = human(size(status));
     let connect = format!("then `tandemadm connect {resource}` on both nodes.");
-    let (what, data, next) = match connection.reason {
+    match connection.reason {
         Reason::UnrelatedData => (
             "the two disks have never been copies of each other",
             Some(format!("a full sync overwrites one of the disks ({both}).")),
@@ -333,23 +362,5 @@ fn refused(report: &Report, connection: &ConnectionStatus) -> Finding {
                 format!("a disk is too small: grow it; {connect}"),
             ],
         ),
-    };
-    let detail = match connection.detail.as_str() {
-        "" => handshake(connection),
-        detail => format!("{detail}.\n{}", handshake(connection)),
-    };
-    Finding {
-        severity: severity::REFUSED,
-        headline: format!("{resource}: {node} and {other} do not replicate: {what}"),
-        state: format!(
-            "{} {}, reason:{}.",
-            connection.connection_state,
-            since(report, connection),
-            connection.reason,
-        ),
-        open: Vec::new(),
-        why: detail,
-        data,
-        next,
     }
 }

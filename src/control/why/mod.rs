@@ -1,7 +1,8 @@
 //! `tandemadm why`: what is wrong, why, what is at risk, and what to type, worst first.
 //!
 //! Invariants:
-//! - A block has State, Why, Next, and Data where data is at risk; a healthy resource has one block.
+//! - A block has State, Why, Next, and Data where data is at risk; a healthy resource has one
+//!   block.
 //! - Next names the node each command is typed on, safest first, and what it destroys.
 
 mod connection;
@@ -80,6 +81,18 @@ pub fn json(findings: &[Finding]) -> String {
 }
 
 impl Finding {
+    /// The finding in one line, for the log.
+    #[must_use]
+    pub fn headline(&self) -> &str {
+        &self.headline
+    }
+
+    /// A person should act on it; what ends by itself, or is as it should be, is none.
+    #[must_use]
+    pub fn needs_a_person(&self) -> bool {
+        self.severity < severity::RESYNC
+    }
+
     fn text(&self) -> String {
         let mut out = format!("{}.\n", self.headline);
         let mut line = |label: &str, text: &str| {

@@ -105,3 +105,12 @@ fn json_has_the_same_four_keys() {
     keys.sort();
     assert_eq!(keys, ["Data", "Next", "State", "Why"]);
 }
+
+#[test]
+fn only_what_does_not_end_by_itself_needs_a_person() {
+    let needs = |report: &Report| findings(report).iter().any(Finding::needs_a_person);
+    assert!(needs(&fixtures::peer_down()));
+    assert!(needs(&fixtures::refused(Reason::SplitBrain)));
+    assert!(!needs(&fixtures::healthy()));
+    assert!(!needs(&fixtures::resync_target()));
+}

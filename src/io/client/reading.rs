@@ -28,11 +28,7 @@ pub(super) enum Reading {
     /// No byte: a read whose pieces are not all under way yet.
     Download(Download),
     /// The payload of a refused request.
-    Skip {
-        left: u32,
-        to: ReplyTo,
-        refusal: request::Refusal,
-    },
+    Skip { left: u32, to: ReplyTo, refusal: request::Refusal },
 }
 
 /// A write that arrives.
@@ -189,9 +185,7 @@ impl Client {
                 self.submit(io, desk, key, (0, 0, 0), Op::Flush);
                 self.issued(key);
             }
-            Checked::WriteZeroes { fast: true, .. }
-                if !io.fast_zeroes.contains(&self.volume) =>
-            {
+            Checked::WriteZeroes { fast: true, .. } if !io.fast_zeroes.contains(&self.volume) => {
                 self.refuse(to, Errno::ENOTSUP, "zeroes would be written here");
             }
             Checked::Trim { offset, length, fua } => {

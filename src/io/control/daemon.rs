@@ -5,7 +5,9 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
@@ -20,6 +22,9 @@ use super::startup::Failure;
 use super::{admin_socket, logging, nbd_socket, startup};
 use crate::control::arguments::state_dir;
 use crate::io::config_files::ConfigFiles;
+
+/// How often the log repeats what is still wrong.
+const REMINDER: Duration = Duration::from_secs(3600);
 
 /// Keeps this node's copies of the replicated volumes and serves them over NBD.
 #[derive(Debug, Parser)]
@@ -61,8 +66,8 @@ pub(super) struct Sockets {
     pub(super) signal: oneshot::Receiver<Signal>,
 }
 
-/// Runs the daemon; returns the exit code: 0 after SIGTERM or SIGINT, 1 for a wrong command line, 20
-/// where io_uring cannot be used, 10 for what else stands in the way.
+/// Runs the daemon; returns the exit code: 0 after SIGTERM or SIGINT, 1 for a wrong command line,
+/// 20 where io_uring cannot be used, 10 for what else stands in the way.
 #[must_use]
 pub fn run<I, T>(words: I) -> i32
 where
@@ -95,7 +100,9 @@ where
 
 fn start(arguments: &Arguments) -> Result<(), Failure> {
     startup::probe_ring()?;
-    startup::raise_descriptor_limit();
+    if let Err(error) = crate::io::probe::raise_open_files() {
+        warn!("the limit of descriptors stays as it is: {error}");
+    }
     let failure = |text: String| Failure { text, exit_code: 10 };
     let node = match &arguments.node {
         Some(node) => node.clone(),
@@ -151,6 +158,7 @@ pub(super) async fn serve(
         tasks.push(tokio_uring::spawn(clients));
         info!("NBD clients: {address}");
     }
+    tasks.push(tokio_uring::spawn(remind(registry.clone())));
     info!("NBD clients: {}", nbd_path.display());
     let version = crate::control::version::VERSION;
     info!("tandemd {version} is ready on node {node} (pid {})", std::process::id());
@@ -164,6 +172,20 @@ pub(super) async fn serve(
     }
     info!("ended");
     Ok(())
+}
+
+/// Says every hour what still needs a person; its first line was logged when it happened.
+async fn remind(registry: Rc<Registry>) {
+    loop {
+        tokio::time::sleep(REMINDER).await;
+        for entry in registry.chosen(None) {
+            let report = registry.report(&entry).await;
+            let findings = crate::control::why::findings(&report);
+            for finding in findings.iter().filter(|finding| finding.needs_a_person()) {
+                warn!("{}; next: tandemadm why {}", finding.headline(), entry.config.name);
+            }
+        }
+    }
 }
 
 /// The signals that end the daemon.

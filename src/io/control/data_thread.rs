@@ -9,26 +9,36 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
-pub(crate) use crate::io::{Order, Setup};
-
 use crate::config::MetaDisk;
 use crate::io::backing::{self, Identity, OpenDisk, OpenOptions};
-use crate::resource::{
-    NodeId, Refusal, Status, VolumeNumber,
-};
-
-/// The data thread has ended: it was stopped, or it panicked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ended;
+use crate::io::{Handle, Order, OrderError, Setup};
+use crate::resource::{NodeId, Refusal, Status, VolumeNumber};
 
 /// A running data thread.
 pub(crate) trait DataThread {
     /// Puts an order into the thread's queue.
-    fn send(&self, order: Order) -> Result<(), Ended>;
+    ///
+    /// # Errors
+    /// Too many wait, or the thread has ended.
+    fn send(&self, order: Order) -> Result<(), OrderError>;
     /// The newest snapshot. Its counters are as old as it is.
     fn status(&self) -> Arc<Status>;
     /// Every later snapshot.
     fn subscribe(&self) -> broadcast::Receiver<Arc<Status>>;
+}
+
+impl DataThread for Handle {
+    fn send(&self, order: Order) -> Result<(), OrderError> {
+        Self::send(self, order)
+    }
+
+    fn status(&self) -> Arc<Status> {
+        Self::status(self)
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<Arc<Status>> {
+        Self::subscribe(self)
+    }
 }
 
 /// What is to be opened as a backing disk.
@@ -56,24 +66,10 @@ pub(crate) struct Shell {
     pub(crate) spawn: Box<Spawn>,
 }
 
-impl DataThread for crate::io::Handle {
-    fn send(&self, order: Order) -> Result<(), Ended> {
-        Self::send(self, order).map_err(|_| Ended)
-    }
-
-    fn status(&self) -> Arc<Status> {
-        Self::status(self)
-    }
-
-    fn subscribe(&self) -> broadcast::Receiver<Arc<Status>> {
-        Self::subscribe(self)
-    }
-}
-
 impl Shell {
     /// Real threads.
     pub(crate) fn real() -> Self {
-        let spawn = |setup: Setup| Ok(Rc::new(crate::io::spawn(setup)?) as Rc<dyn DataThread>);
+        let spawn = |setup| Ok(Rc::new(crate::io::spawn(setup)?) as Rc<dyn DataThread>);
         Self { spawn: Box::new(spawn) }
     }
 }

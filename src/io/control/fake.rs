@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use tokio::sync::broadcast;
 
-use super::data_thread::{DataThread, Ended, Order, Setup, Shell};
+use super::data_thread::{DataThread, Shell};
+use crate::io::{Order, OrderError, Setup};
 use crate::resource::{
     AdminResult, Command, ConnectionState, ConnectionStatus, DeviceStatus, DiskState,
     PeerDeviceStatus, Reason, Refusal, ReplicationState, Role, Status,
@@ -164,7 +165,7 @@ impl Fake {
 }
 
 impl DataThread for Fake {
-    fn send(&self, order: Order) -> Result<(), Ended> {
+    fn send(&self, order: Order) -> Result<(), OrderError> {
         match order {
             Order::Admin { command, reply } => {
                 let result = self.command(&command);

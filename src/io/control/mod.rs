@@ -4,7 +4,7 @@
 //! ```text
 //! tandemadm ── control.sock ──> admin_socket ─┐
 //!                                             ├──> registry ──> data thread (one per resource)
-//! NBD client ─ nbd.sock, TCP ─> nbd_socket ───┘        the descriptor moves there after negotiation
+//! NBD client ─ nbd.sock, TCP ─> nbd_socket ───┘        the descriptor moves there in the end
 //! ```
 //! Invariants:
 //! - One thread, tokio-uring's. Nothing here is on the data path, and nothing here blocks on a disk

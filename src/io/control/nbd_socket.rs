@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - Exactly the bytes of the negotiation are read here; the next byte is the data thread's.
-//! - At most [`NEGOTIATIONS_MAX`] clients negotiate at once, each for [`NEGOTIATION_LIMIT`] at most.
+//! - At most [`NEGOTIATIONS_MAX`] clients negotiate at once, each for [`NEGOTIATION_LIMIT`] at
+//!   most.
 //! - No read is ever dropped: a deadline ends it by `shutdown`.
 
 use std::net::{Shutdown, TcpStream as StdTcpStream};
@@ -20,8 +21,8 @@ use tokio_uring::net::{TcpStream, UnixStream};
 use tracing::{debug, info, warn};
 
 use super::accept::Acceptor;
-use super::data_thread::Order;
 use super::registry::{Entry, Registry};
+use crate::io::Order;
 use crate::resource::{Command, Role, Status, VolumeNumber};
 
 /// Clients that negotiate at once, over all sockets.

@@ -16,9 +16,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Mutex, broadcast, oneshot};
 use tracing::{error, info, warn};
 
-use super::data_thread::{DataThread, DiskRequest, Order, Setup, Shell, open_disk};
+use super::data_thread::{DataThread, DiskRequest, Shell, open_disk};
 use crate::config::Definition;
 use crate::control::{Path, Report};
+use crate::io::{Order, OrderError, Setup, SocketBuffers};
 use crate::resource::{
     AdminResult, Command, ConnectionState, DiskState, NodeId, Refusal, ResourceConfig, Status,
     VolumeNumber,
@@ -156,7 +157,8 @@ impl Registry {
             Some(entry) if entry.config == config => entry,
             Some(_) => {
                 let hint = format!(
-                    "{0} is up with another configuration: `tandemadm down {0}`, `tandemadm up {0}`.",
+                    "{0} is up with another configuration: `tandemadm down {0}`, then \
+                     `tandemadm up {0}`.",
                     config.name
                 );
                 return Err(refusal(174, "Already exists", hint));
@@ -201,7 +203,7 @@ impl Registry {
             config: config.clone(),
             local,
             peers: peers.clone(),
-            buffers: crate::io::SocketBuffers::default(),
+            buffers: SocketBuffers::default(),
             record: self.settings.record.as_ref().map(|dir| dir.join(format!("{name}.record"))),
             seed: seed().map_err(|error| {
                 refusal(122, "Out of memory", format!("no random numbers: {error}"))
@@ -423,8 +425,18 @@ impl Entry {
         order: impl FnOnce(oneshot::Sender<T>) -> Order,
     ) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.thread.send(order(reply)).map_err(|_| ended(&self.config.name))?;
+        self.thread.send(order(reply)).map_err(|error| self.not_taken(error))?;
         answer.await.map_err(|_| ended(&self.config.name))
+    }
+
+    fn not_taken(&self, error: OrderError) -> Refusal {
+        match error {
+            OrderError::Stopped => ended(&self.config.name),
+            OrderError::Full => {
+                let text = "In transient state, retry after next state change";
+                refusal(-18, text, error.to_string())
+            }
+        }
     }
 
     /// An order for the state machine.

@@ -13,8 +13,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::{Mode, umask};
+
+use crate::io::probe;
 
 /// A lock or a port of a process that was killed may be let go of late.
 const TAKEN_LIMIT: Duration = Duration::from_secs(5);
@@ -34,82 +35,12 @@ fn failure(text: String) -> Failure {
     Failure { text, exit_code: 10 }
 }
 
-/// Sets up a small ring and looks for the operations that are used.
+/// Asks the kernel for what the data threads and this one need.
 ///
 /// # Errors
 /// The cause and its cure, exit code 20.
 pub(crate) fn probe_ring() -> Result<(), Failure> {
-    use io_uring::opcode;
-    let ring = io_uring::IoUring::new(2).map_err(|error| Failure {
-        text: format!("io_uring cannot be used: {error}. {}", cure(&error)),
-        exit_code: 20,
-    })?;
-    let mut probe = io_uring::Probe::new();
-    ring.submitter().register_probe(&mut probe).map_err(|error| Failure {
-        text: format!("io_uring cannot be probed: {error}. Linux 5.15 or later is needed"),
-        exit_code: 20,
-    })?;
-    let needed = [
-        ("read", opcode::Read::CODE),
-        ("write", opcode::Write::CODE),
-        ("fsync", opcode::Fsync::CODE),
-        ("fallocate", opcode::Fallocate::CODE),
-        ("sendmsg", opcode::SendMsg::CODE),
-        ("recv", opcode::Recv::CODE),
-        ("accept", opcode::Accept::CODE),
-        ("connect", opcode::Connect::CODE),
-        ("shutdown", opcode::Shutdown::CODE),
-        ("async_cancel", opcode::AsyncCancel::CODE),
-        ("timeout", opcode::Timeout::CODE),
-        ("close", opcode::Close::CODE),
-    ];
-    let missing: Vec<&str> = needed
-        .iter()
-        .filter(|(_, code)| !probe.is_supported(*code))
-        .map(|(name, _)| *name)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(Failure {
-        text: format!(
-            "this kernel's io_uring lacks {}: Linux 5.15 or later is needed",
-            missing.join(", ")
-        ),
-        exit_code: 20,
-    })
-}
-
-fn cure(error: &io::Error) -> String {
-    let sysctl = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
-    match (error.raw_os_error(), sysctl.as_deref().map(str::trim)) {
-        (Some(libc::EPERM), Ok(value @ ("1" | "2"))) => format!(
-            "The sysctl kernel.io_uring_disabled is {value}: `sysctl -w kernel.io_uring_disabled=0` \
-             (or run as root where it is 1)"
-        ),
-        (Some(libc::EPERM | libc::EACCES | libc::ENOSYS), _) => {
-            "A seccomp profile forbids it (containers: --security-opt seccomp=unconfined, or a \
-             profile that allows io_uring_setup, io_uring_enter and io_uring_register), or the \
-             kernel was built without CONFIG_IO_URING"
-                .to_owned()
-        }
-        (Some(libc::ENOMEM), _) => {
-            "Locked memory is short: raise LimitMEMLOCK= of the unit (`ulimit -l`)".to_owned()
-        }
-        (Some(libc::EMFILE | libc::ENFILE), _) => {
-            "Descriptors are short: raise LimitNOFILE= of the unit (`ulimit -n`)".to_owned()
-        }
-        _ => String::new(),
-    }
-}
-
-/// Raises the soft limit of descriptors to the hard one. Failing is harmless.
-pub(crate) fn raise_descriptor_limit() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
+    probe::check().map_err(|error| Failure { text: error.to_string(), exit_code: 20 })
 }
 
 /// Makes the run folder and takes its lock; it holds as long as the value lives.

@@ -257,19 +257,14 @@ impl Session {
         let Some((word, targets)) = dry_run::word(verb) else {
             return Err(Failure::new(1, "tandemadm: -d is for verbs that change something"));
         };
+        // Without a daemon nothing is up; but what would be ordered of a named resource is known.
+        let up = up.unwrap_or_default();
         for target in targets {
-            // Without a daemon nothing is up.
-            let running = up
-                .unwrap_or_default()
-                .iter()
-                .filter(|report| target.resource().is_none_or(|name| name == report.status.name));
-            let named = target.resource().map(str::to_owned);
-            let names: Vec<String> = match (verb, up) {
-                (Verb::Down(_), Some(_)) | (_, Some(_)) if target.resource().is_none() => {
-                    running.map(|report| report.status.name.clone()).collect()
-                }
-                (Verb::Down(_), _) => running.map(|report| report.status.name.clone()).collect(),
-                _ => named.into_iter().collect(),
+            let is_up = |name: &str| up.iter().any(|report| report.status.name == name);
+            let names: Vec<String> = match target.resource() {
+                None => up.iter().map(|report| report.status.name.clone()).collect(),
+                Some(name) if matches!(verb, Verb::Down(_)) && !is_up(name) => Vec::new(),
+                Some(name) => vec![name.to_owned()],
             };
             for name in names {
                 print(&dry_run::line(&word, target, &name))?;
@@ -405,8 +400,8 @@ fn ask_for_force(report: &Report, word: ForceWord) -> Outcome {
              trusted, and {other}'s good copy ({all}) will be given up for it."
         ),
         ForceWord::Outdated => format!(
-            "{node}'s data of {resource} is old: what {other} has written since then will be thrown \
-             away, or make a split brain."
+            "{node}'s data of {resource} is old: what {other} has written since then will be \
+             thrown away, or make a split brain."
         ),
         ForceWord::Blank => format!(
             "{node}'s disk of {resource} is blank, {other}'s holds a file system: {other}'s data \
