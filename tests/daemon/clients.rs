@@ -112,6 +112,8 @@ fn the_usual_tools_use_the_export() {
     assert!(said.stdout.contains(&format!("\"export-size\": {}", pair.alice.export_size())));
 
     let mut fio = Command::new("fio");
+    // It leaves a file of its own where it runs.
+    fio.current_dir(pair.dir.path());
     fio.args(["--name=verify", "--ioengine=nbd", "--rw=randwrite", "--bs=4k", "--iodepth=32"]);
     fio.args(["--size=16M", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1"]);
     let said = run(fio.arg(format!("--uri={uri}")));
