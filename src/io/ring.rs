@@ -324,11 +324,10 @@ impl<T> Ring<T> {
             _ => (std::ptr::null(), 0),
         };
         let skip = skip.min(length);
-        let entry =
-            opcode::Write::new(raw(fd), pointer.wrapping_add(skip), (length - skip) as u32)
-                .offset(offset + skip as u64)
-                .rw_flags(if durable { libc::RWF_DSYNC } else { 0 })
-                .build();
+        let entry = opcode::Write::new(raw(fd), pointer.wrapping_add(skip), (length - skip) as u32)
+            .offset(offset + skip as u64)
+            .rw_flags(if durable { libc::RWF_DSYNC } else { 0 })
+            .build();
         self.start(entry, Some(fd), from, purpose)
     }
 
@@ -394,8 +393,7 @@ impl<T> Ring<T> {
         let slot = &mut self.slots[index as usize];
         slot.generation = slot.generation.wrapping_add(1);
         let number = u64::from(slot.generation) << 32 | u64::from(index);
-        slot.in_flight =
-            Some(InFlight { purpose, memory, _descriptor: descriptor.map(Rc::clone) });
+        slot.in_flight = Some(InFlight { purpose, memory, _descriptor: descriptor.map(Rc::clone) });
         self.outstanding += 1;
         self.backlog.push_back(entry.user_data(number));
         self.fill();
@@ -496,10 +494,7 @@ impl<T> std::fmt::Debug for Ring<T> {
 
 /// Interrupted, timed out, or the completion queue must be drained first.
 fn passing(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
-    )
+    matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
 }
 
 fn raw(fd: &Descriptor) -> Fd {

@@ -44,12 +44,7 @@ pub(super) enum Kind {
     /// Further pieces.
     Zeroes(Zeroes),
     /// The data; in order where the reply has one piece only.
-    Read {
-        reply: ReadReply,
-        ordered: bool,
-        next: u64,
-        ready: BTreeMap<u64, (Lease, u64)>,
-    },
+    Read { reply: ReadReply, ordered: bool, next: u64, ready: BTreeMap<u64, (Lease, u64)> },
 }
 
 /// A request of the client that is not answered.
@@ -158,11 +153,7 @@ impl Client {
             let length = lease.length() as u32;
             *next = offset + u64::from(length);
             let mut fits = Ok(());
-            self.outbox.push(
-                |out| fits = reply.data(out, offset, length),
-                Some(lease),
-                reserved,
-            );
+            self.outbox.push(|out| fits = reply.data(out, offset, length), Some(lease), reserved);
             if let Err(error) = fits {
                 tracing::error!(target: "tandem", resource = %io.name, "defect: {error}");
             }

@@ -99,7 +99,15 @@ mod tests {
         merge(&mut pool, into, from, false).unwrap();
         let end = 2 * PAGE + 150;
         let expected: Vec<u8> = (0..3 * PAGE)
-            .map(|at| if at < 100 { 2 } else if at < end { 1 } else { 3 })
+            .map(|at| {
+                if at < 100 {
+                    2
+                } else if at < end {
+                    1
+                } else {
+                    3
+                }
+            })
             .collect();
         assert_eq!(pool.bytes(Payload { length: 3 * PAGE as u32, ..buffer }).unwrap(), expected);
         let aligned = Payload { offset: 0, length: PAGE as u32, ..buffer };
