@@ -425,3 +425,6 @@ impl std::fmt::Debug for Disks {
         f.debug_struct("Disks").field("volumes", &volumes).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,7 @@ pub(crate) struct Outbox {
     first: Option<Box<Message>>,
     begun: Option<Box<Message>>,
     queue: VecDeque<Gathering>,
+    #[allow(clippy::vec_box, reason = "the kernel has its address")]
     spare: Vec<Box<Message>>,
     under_way: bool,
     /// Bytes that were pushed and are not sent.

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! wait -> gap? -> every completion: events -> core -> actions -> operations
-//!      -> what has expired -> the core's timeout -> who waited for buffers -> sends, receives -> wait
+//!      -> what has expired -> the core's timeout -> who waited for buffers
+//!      -> sends, receives -> wait
 //! ```
 //!
 //! Invariants:
-//! - The core is asked by this thread alone, one event at a time, and its actions are drained before
-//!   the next event.
+//! - The core is asked by this thread alone, one event at a time, and its actions are drained
+//!   before the next event.
 //! - Nothing is submitted inside the loop; one system call a turn submits everything and waits.
 //! - The answer to an order is held back while a disk is being closed: `down` and `detach` answer
 //!   when the locks are given back.
@@ -390,7 +391,7 @@ impl<C: Core> Shell<C> {
         self.pump();
     }
 
-    /// The end in order: nothing is started any more, and everything comes back before it is closed.
+    /// The end in order: nothing is started any more, and everything comes back before a close.
     fn end(mut self) {
         self.clients.drop_all(&mut self.io);
         self.peers.drop_all(&mut self.io);

@@ -240,7 +240,7 @@ impl Client {
         io.events.push_back(Event::Request { session, request, volume, op });
     }
 
-    /// Fills the buffer of the piece at hand from the staging; gives it to the core when it is full.
+    /// Fills the buffer of the piece at hand from the staging; full, it goes to the core.
     fn upload(&mut self, io: &mut Context, desk: &mut Desk) -> Result<bool, End> {
         let (id, staged) = (self.id, self.staged());
         let Reading::Upload(upload) = &mut self.reading else { return Ok(false) };

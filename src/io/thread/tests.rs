@@ -136,10 +136,10 @@ impl TestCore {
     ) {
         let end = offset + u64::from(payload.length);
         let mut blocks = Vec::new();
-        if offset % PAGE_U64 != 0 {
+        if !offset.is_multiple_of(PAGE_U64) {
             blocks.push((offset / PAGE_U64 * PAGE_U64, true));
         }
-        if end % PAGE_U64 != 0 {
+        if !end.is_multiple_of(PAGE_U64) {
             blocks.push((end / PAGE_U64 * PAGE_U64, false));
         }
         let tag = self.tag(Then::Nothing);

@@ -241,12 +241,23 @@ fn buffers_are_reserved_first_come_first_served() {
     // A flush needs no buffer: it passes by.
     node.wait("the flush", |script| (script.held.len() == 2).then_some(()));
     third.send_request(Nbd::Write, 0, 0, 4096, &pattern(1, 4096)).unwrap();
+    // Whatever was sent before this was seen.
+    node.order(Command::Outdate { volume: 0 }).unwrap();
+    assert_eq!(node.script.0.lock().unwrap().held.len(), 2, "the second and the third wait");
     node.release();
     for client in [&mut first, &mut second] {
         assert_eq!(client.read_reply().unwrap().data.len(), 1 << 20);
     }
     third.read_reply().unwrap().ok().unwrap();
     third.read_reply().unwrap().ok().unwrap();
+    let script = node.script.0.lock().unwrap();
+    let ops = script.events.iter().filter_map(|event| match event {
+        Event::Request { op, .. } => Some(*op),
+        _ => None,
+    });
+    let writes: Vec<_> = ops.map(|op| matches!(op, Op::Write { .. })).collect();
+    assert_eq!(writes, [false, false, false, true], "the small one does not overtake");
+    drop(script);
     node.stop();
 }
 

@@ -1,7 +1,7 @@
 //! Disks: order and durability of what the core asks for.
 
 use super::*;
-use crate::meta::{MetaOp, stages};
+use crate::meta::MetaOp;
 
 fn superblock(disk: &OpenDisk) -> crate::meta::Superblock {
     disk.attached.meta.superblock.clone()
@@ -112,17 +112,5 @@ fn flushes_and_updates_of_many_pages_end() {
     for number in [1, 2, 3, 9] {
         assert_eq!(done(&node, Tag(number)), Ok(()));
     }
-    node.stop();
-}
-
-#[test]
-fn both_copies_of_the_superblock_are_written_one_after_the_other() {
-    let mut node = Node::start(config("r0", 0), Vec::new());
-    node.attach(&MetaDisk::Internal);
-    node.order(Command::Detach { volume: 0, force: false }).unwrap();
-    let disk = node.open(&MetaDisk::Internal);
-    let op = MetaOp::Superblock(Box::new(superblock(&disk)));
-    assert_eq!(stages(&disk.geometry, &op).len(), 2);
-    drop(disk);
     node.stop();
 }
