@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::resource::{Event, Payload, SessionId, SocketId, Time, VolumeNumber};
 
 use super::buffer::Pool;
+use super::client::Limits;
 use super::disk::DiskStep;
 use super::ring::{Memory, Ring};
 
@@ -49,6 +50,8 @@ pub(crate) struct Context {
     pub(crate) reads_reserved: u64,
     /// Bytes that a peer may have under way to us (max-buffers).
     pub(crate) window: u64,
+    /// What clients may take.
+    pub(crate) limits: Limits,
     /// Volumes whose disk makes zeroes without writing them.
     pub(crate) fast_zeroes: BTreeSet<VolumeNumber>,
 }

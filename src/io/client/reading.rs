@@ -8,7 +8,7 @@ use nbd::{Checked, Errno, request};
 use crate::resource::{Event, Op, PAYLOAD_MAX, Payload};
 
 use super::request::{Kind, Piece, Request, Zeroes};
-use super::{Client, Desk, End, REQUESTS_MAX, Receiving, STAGING, StatusAsked};
+use super::{Client, Desk, End, Receiving, STAGING, StatusAsked};
 use crate::io::buffer::{Direction, PAGE, Part, class_size, part_of};
 use crate::io::context::{Context, Purpose};
 
@@ -137,7 +137,7 @@ impl Client {
 
     fn header(&mut self, io: &mut Context, desk: &mut Desk) -> Result<bool, End> {
         let length = request::header_length(&self.parameters);
-        if self.requests.len() >= REQUESTS_MAX || self.staged() < length {
+        if self.is_full() || self.staged() < length {
             return Ok(false);
         }
         let bytes = io.pool.bytes(part_of(self.staging, self.start, length));
@@ -217,14 +217,12 @@ impl Client {
             Checked::WriteZeroes { offset, length, fua, no_hole, .. } => {
                 self.zero(io, desk, to, (offset, length), (no_hole, fua));
             }
-            Checked::BlockStatus { offset, length, one } => desk.asked.push_back(StatusAsked {
-                session: self.id,
-                volume: self.volume,
-                offset,
-                length,
-                to,
-                one,
-            }),
+            Checked::BlockStatus { offset, length, one } => {
+                self.asked += 1;
+                let (session, volume) = (self.id, self.volume);
+                let asked = StatusAsked { session, volume, offset, length, to, one };
+                desk.asked.push_back(asked);
+            }
         }
         Ok(())
     }
@@ -306,7 +304,7 @@ impl Client {
         io.events.push_back(Event::Request { session, request, volume, op });
     }
 
-    /// Fills the buffer of the piece at hand from the staging; gives it to the core when it is full.
+    /// Fills the buffer of the piece at hand from the staging; full, it goes to the core.
     fn upload(&mut self, io: &mut Context, desk: &mut Desk) -> Result<bool, End> {
         let (id, staged) = (self.id, self.staged());
         let Reading::Upload(upload) = &mut self.reading else { return Ok(false) };
@@ -393,7 +391,7 @@ impl Client {
             return;
         }
         let target = match &self.reading {
-            Reading::Header if self.requests.len() >= REQUESTS_MAX => return,
+            Reading::Header if self.is_full() => return,
             Reading::Download(_)
             | Reading::Edges(_)
             | Reading::Upload(Upload { payload: None, .. }) => return,
