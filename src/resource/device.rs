@@ -220,6 +220,11 @@ impl Device {
             )
     }
 
+    /// There is no disk, or it has failed and is not used any more.
+    pub(crate) fn gone(&self) -> bool {
+        self.backing.is_none() || self.disk == DiskState::Failed
+    }
+
     /// What the handshake says of the disk: while it is Negotiating, what its flags say.
     pub(crate) fn asked_state(&self) -> DiskState {
         match &self.backing {

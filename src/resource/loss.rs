@@ -110,8 +110,9 @@ impl Resource {
                 self.set_disk(volume, state);
             }
         }
+        self.device(volume).peer_keeps_uuid = false;
+        self.forget_peer_uuid(volume);
         let device = self.device(volume);
-        device.peer_keeps_uuid = false;
         if !lost || device.backing.is_none() {
             return;
         }
@@ -264,10 +265,18 @@ impl Resource {
         false
     }
 
+    /// Nobody stores a new UUID for us any more: those who wait for it are answered.
+    pub(crate) fn forget_peer_uuid(&mut self, volume: VolumeNumber) {
+        if self.device(volume).bumping && !self.device(volume).writable() {
+            self.device(volume).bumping = false;
+            self.after_alone(volume);
+        }
+    }
+
     /// The peer has stored our new current UUID.
     pub(crate) fn new_uuid_acked(&mut self, volume: VolumeNumber, uuid: u64) {
         let device = self.device(volume);
-        if device.writable() {
+        if device.writable() || !device.bumping {
             return;
         }
         device.peer_keeps_uuid = true;
@@ -331,11 +340,20 @@ impl Resource {
         self.log(LogLevel::Error, text);
         self.device(volume).note = note;
         let attaching = self.device(volume).disk == DiskState::Attaching;
+        let asked = self.device(volume).disk == DiskState::Negotiating;
         self.set_disk(volume, DiskState::Failed);
         if attaching {
             self.finish(Err(super::order::refuse(118, "The disk failed while it was attached.")));
         }
         self.leave_disk(volume);
+        // What the own handshake said of this disk does not hold any more. (A disk that is refused
+        // by the verdict is another matter.)
+        for c in self.peers() {
+            if !asked && matches!(self.connections[c].stage, Stage::Handshake | Stage::Opening) {
+                let detail = "the own disk failed during the handshake".to_owned();
+                self.drop_connection(c, ConnectionState::Unconnected, Reason::Lost, detail);
+            }
+        }
     }
 
     /// The own disk is out of the game: the peer is told, what waited for its log goes on without.
@@ -367,6 +385,9 @@ impl Resource {
             }
         }
         for key in waiting {
+            if let Some(backing) = self.device(volume).backing.as_mut() {
+                backing.activity_log.cancel(key);
+            }
             self.enter_window(key);
         }
         self.fail_waiting_peer_writes(volume);

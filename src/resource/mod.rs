@@ -58,6 +58,8 @@ mod status;
 mod storage;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_review;
 mod transfer_log;
 mod verdict;
 mod write;

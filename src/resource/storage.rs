@@ -94,9 +94,10 @@ impl Resource {
 
     /// Makes the superblock durable as it is now, then goes on.
     pub(crate) fn save_superblock(&mut self, volume: VolumeNumber, then: Then) {
-        let Some(backing) = self.device(volume).backing.as_mut() else {
+        if self.devices[&volume].gone() {
             return self.follow_without_disk(volume, then);
-        };
+        }
+        let backing = self.device(volume).backing.as_mut().expect("a disk that is not gone");
         backing.unsaved.get_or_insert_with(Vec::new).push(then);
         self.pump_superblock(volume);
     }
@@ -117,7 +118,7 @@ impl Resource {
 
     /// Makes bits of a peer's slot durable, then goes on.
     pub(crate) fn save_bitmap(&mut self, c: usize, volume: VolumeNumber, save: Save, then: Then) {
-        if self.devices[&volume].backing.is_none() {
+        if self.devices[&volume].gone() {
             return self.follow_without_disk(volume, then);
         }
         self.peer_device(c, volume).save_queue.push_back((save, vec![then]));
@@ -346,7 +347,7 @@ impl Resource {
 
     /// Flushes the own disk, then goes on.
     pub(crate) fn flush_disk(&mut self, volume: VolumeNumber, then: Then) {
-        if self.devices[&volume].backing.is_none() {
+        if self.devices[&volume].gone() {
             return self.follow_without_disk(volume, then);
         }
         if !self.config.options.disk_flushes {
