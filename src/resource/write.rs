@@ -34,7 +34,7 @@ impl Resource {
         }
     }
 
-    /// The shell zeroes unaligned edges by writes; what reaches the core covers whole blocks, or
+    /// The shell zeroes unaligned edges by writes: what reaches the core covers whole blocks, or
     /// is a hint (trim) whose edges are left alone.
     fn shrink_zeroes(&mut self, key: u64) {
         let request = self.requests.get_mut(key).expect("a pending request");

@@ -189,10 +189,12 @@ impl Client {
                 self.refuse(to, Errno::ENOTSUP, "zeroes would be written here");
             }
             Checked::Trim { offset, length, fua } => {
-                self.zero(io, desk, to, Zeroes { offset, left: length, no_hole: false, fua });
+                let left = length;
+                self.zero(io, desk, to, Zeroes { offset, left, no_hole: false, fua, edges: false });
             }
             Checked::WriteZeroes { offset, length, fua, no_hole, .. } => {
-                self.zero(io, desk, to, Zeroes { offset, left: length, no_hole, fua });
+                let left = length;
+                self.zero(io, desk, to, Zeroes { offset, left, no_hole, fua, edges: true });
             }
             Checked::BlockStatus { offset, length, one } => desk.asked.push_back(StatusAsked {
                 session: self.id,

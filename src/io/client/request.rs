@@ -9,7 +9,7 @@ use nbd::{Errno, ReadReply};
 use crate::resource::{Op, Payload, ReplyError, SessionId, ZEROES_MAX};
 
 use super::{Client, Desk, End};
-use crate::io::buffer::{Direction, Lease};
+use crate::io::buffer::{Direction, Lease, PAGE, Part};
 use crate::io::context::Context;
 
 /// Pieces of one trim or zeroes that are under way at once: a client may trim the whole volume
@@ -34,6 +34,29 @@ pub(super) struct Zeroes {
     pub(super) left: u64,
     pub(super) no_hole: bool,
     pub(super) fua: bool,
+    /// Parts of a block at the ends must become zeroes too. A trim is a hint: it leaves them.
+    pub(super) edges: bool,
+}
+
+impl Zeroes {
+    /// Takes the next piece off: its offset and length, and whether it is a part of one block,
+    /// which must be written.
+    fn take(&mut self) -> (u64, u32, bool) {
+        let block = PAGE as u64;
+        let into = self.offset % block;
+        let mut length = self.left.min(ZEROES_MAX - self.offset % ZEROES_MAX);
+        let edge = self.edges && (into != 0 || self.left < block);
+        if edge {
+            length = self.left.min(block - into);
+        } else if self.edges {
+            length -= length % block;
+        }
+        let offset = self.offset;
+        self.offset += length;
+        self.left -= length;
+        // At most ZEROES_MAX.
+        (offset, length as u32, edge)
+    }
 }
 
 /// What a request of the client needs to be answered.
@@ -91,6 +114,23 @@ fn sentence(errno: Errno) -> &'static str {
         Errno::ESHUTDOWN => "this node does not serve the volume any more",
         _ => "the request is not valid here",
     }
+}
+
+/// A buffer of zeroes for a part of one block. It is not reserved: a client has at most
+/// [`super::REQUESTS_MAX`] requests with [`ZEROES_PARALLEL`] pieces each.
+fn zero_page(io: &mut Context, offset: u64, length: u32) -> Option<Payload> {
+    let page = io.pool.take(Part::Client, PAGE);
+    match io.pool.bytes_mut(page) {
+        Ok(bytes) => bytes.fill(0),
+        Err(error) => {
+            tracing::error!(target: "tandem", resource = %io.name, "defect: {error}");
+            io.release(page);
+            return None;
+        }
+    }
+    // Below PAGE.
+    let into = (offset % PAGE as u64) as u32;
+    Some(Payload { offset: into, length, ..page })
 }
 
 impl Client {
@@ -172,13 +212,17 @@ impl Client {
             if request.outstanding >= ZEROES_PARALLEL {
                 return;
             }
-            let Zeroes { offset, no_hole, fua, .. } = *zeroes;
-            let length = zeroes.left.min(ZEROES_MAX - offset % ZEROES_MAX);
-            zeroes.offset += length;
-            zeroes.left -= length;
-            // At most ZEROES_MAX.
-            let length = length as u32;
-            let op = Op::Zeroes { offset, length, no_hole, fua };
+            let (offset, length, edge) = zeroes.take();
+            let Zeroes { no_hole, fua, .. } = *zeroes;
+            let op = if edge {
+                let Some(payload) = zero_page(io, offset, length) else {
+                    request.failed.get_or_insert((Errno::EIO, offset));
+                    continue;
+                };
+                Op::Write { offset, payload, fua }
+            } else {
+                Op::Zeroes { offset, length, no_hole, fua }
+            };
             self.submit(io, desk, key, (offset, length, 0), op);
         }
     }
@@ -228,5 +272,38 @@ impl Client {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(offset: u64, left: u64, edges: bool) -> Vec<(u64, u32, bool)> {
+        let mut zeroes = Zeroes { offset, left, no_hole: false, fua: false, edges };
+        let mut pieces = Vec::new();
+        while zeroes.left > 0 {
+            pieces.push(zeroes.take());
+        }
+        pieces
+    }
+
+    #[test]
+    fn zeroes_write_the_parts_of_blocks_at_their_ends() {
+        assert_eq!(pieces(100, 1, true), [(100, 1, true)]);
+        assert_eq!(pieces(4000, 200, true), [(4000, 96, true), (4096, 104, true)]);
+        assert_eq!(
+            pieces(4095, 8194, true),
+            [(4095, 1, true), (4096, 8192, false), (12288, 1, true)]
+        );
+        assert_eq!(pieces(8192, 4096, true), [(8192, 4096, false)]);
+        let far = pieces(1, 2 * ZEROES_MAX, true);
+        assert_eq!(far.iter().map(|piece| u64::from(piece.1)).sum::<u64>(), 2 * ZEROES_MAX);
+        assert!(far[1..far.len() - 1].iter().all(|piece| !piece.2 && piece.0 % 4096 == 0));
+    }
+
+    #[test]
+    fn trim_leaves_the_parts_of_blocks_to_the_core() {
+        assert_eq!(pieces(1000, 10_000, false), [(1000, 10_000, false)]);
     }
 }
