@@ -211,6 +211,11 @@ impl Resource {
         }
         self.step_waits(u32::try_from(volumes.len()).expect("few volumes"));
         for volume in volumes {
+            for c in self.peers() {
+                self.peer_device(c, volume).target = None;
+                self.peer_device(c, volume).source = None;
+                self.drop_resync_locks(c, volume);
+            }
             self.set_disk(volume, DiskState::Detaching);
             self.flush_disk(volume, Then::Order);
         }

@@ -372,6 +372,7 @@ impl Resource {
             .collect();
         for socket in late {
             self.forget_socket(c, socket);
+            self.gap_answered(false);
         }
         let connection = &self.connections[c];
         if connection.active.is_none() {

@@ -55,6 +55,8 @@ impl Resource {
                 self.close_sockets(c, true);
                 self.session_over(c, true);
                 self.set_connection(c, ConnectionState::StandAlone, Reason::StoppedByAdmin);
+                // Nobody is left to be asked after a gap.
+                self.gap_answered(false);
             }
         }
     }

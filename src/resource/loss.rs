@@ -81,6 +81,7 @@ impl Resource {
     }
 
     fn volume_session_over(&mut self, c: usize, volume: VolumeNumber, was: Stage, lost: bool) {
+        self.drop_waiting_peer_writes(c, volume);
         let peer = self.peer_device(c, volume);
         let replication = peer.replication;
         let opening = peer.opening;
@@ -127,7 +128,7 @@ impl Resource {
             return;
         }
         device.survives |= established;
-        device.loss = Loss::Draining;
+        device.begin_loss();
         self.pump_loss(volume);
     }
 
@@ -142,11 +143,13 @@ impl Resource {
             return;
         }
         self.device(volume).loss = Loss::Flushing;
-        self.flush_disk(volume, Then::LossFlushed);
+        let round = self.devices[&volume].loss_round;
+        self.flush_disk(volume, Then::LossFlushed { round });
     }
 
-    pub(crate) fn loss_flushed(&mut self, volume: VolumeNumber) {
-        if self.device(volume).loss != Loss::Flushing {
+    pub(crate) fn loss_flushed(&mut self, volume: VolumeNumber, round: u64) {
+        let device = self.device(volume);
+        if device.loss != Loss::Flushing || device.loss_round != round {
             return;
         }
         let device = self.device(volume);
@@ -158,11 +161,12 @@ impl Resource {
                 backing.flags(DeviceFlags::SURVIVED, 0);
             }
         }
-        self.save_superblock(volume, Then::LossMarked);
+        self.save_superblock(volume, Then::LossMarked { round });
     }
 
-    pub(crate) fn loss_marked(&mut self, volume: VolumeNumber) {
-        if self.device(volume).loss == Loss::Marking {
+    pub(crate) fn loss_marked(&mut self, volume: VolumeNumber, round: u64) {
+        let device = self.device(volume);
+        if device.loss == Loss::Marking && device.loss_round == round {
             self.device(volume).loss = Loss::None;
             if std::mem::take(&mut self.device(volume).bump_due) {
                 self.alone_is_recorded(volume);

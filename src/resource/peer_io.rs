@@ -304,6 +304,22 @@ impl Resource {
         }
     }
 
+    /// The session is over: its writes that still wait for the activity log never start.
+    pub(crate) fn drop_waiting_peer_writes(&mut self, c: usize, volume: VolumeNumber) {
+        for key in self.peer_writes.keys() {
+            let write = self.peer_writes.get(key).expect("listed just now");
+            if write.connection != c || write.volume != volume || write.started {
+                continue;
+            }
+            let write = self.peer_writes.remove(key).expect("just seen");
+            if let Some(backing) = self.device(volume).backing.as_mut() {
+                backing.activity_log.cancel(key | PEER_WRITE);
+            }
+            self.release(write.payload);
+            self.peer_device(c, volume).peer_writes -= 1;
+        }
+    }
+
     fn pump_peer_flush(&mut self, c: usize, socket: SocketId, volume: VolumeNumber) {
         let peer = self.peer_device(c, volume);
         if peer.peer_flush.is_some() || peer.peer_flush_waiting.is_empty() {
@@ -415,10 +431,10 @@ impl Resource {
         }
         let primary = self.role == super::Role::Primary;
         let device = self.device(volume);
-        if device.disk == DiskState::UpToDate && device.loss == super::device::Loss::None {
+        if device.disk == DiskState::UpToDate {
             device.survives = true;
             device.bump_due |= unflushed && primary;
-            device.loss = super::device::Loss::Draining;
+            device.begin_loss();
             self.pump_loss(volume);
         }
         self.forget_peer_uuid(volume);

@@ -362,8 +362,8 @@ impl Resource {
         match then {
             Then::AttachFlushed { id } => self.attach_flushed(volume, id),
             Then::AttachSaved { id } => self.attach_saved(volume, id),
-            Then::LossFlushed => self.loss_flushed(volume),
-            Then::LossMarked => self.loss_marked(volume),
+            Then::LossFlushed { round } => self.loss_flushed(volume, round),
+            Then::LossMarked { round } => self.loss_marked(volume, round),
             Then::Bumped => self.bumped(volume),
             Then::OpenSaved { c, socket } if self.is_current(c, socket) => self.opened(c, volume),
             Then::AdoptBitsSaved { c, socket } if self.is_current(c, socket) => {
@@ -417,8 +417,8 @@ impl Resource {
         match then {
             Then::OpenSaved { .. }
             | Then::Order
-            | Then::LossFlushed
-            | Then::LossMarked
+            | Then::LossFlushed { .. }
+            | Then::LossMarked { .. }
             | Then::PeerLeave { .. } => self.follow(volume, then),
             _ => {}
         }
