@@ -418,6 +418,7 @@ impl<C: Core> Shell<C> {
         if let Some(recorder) = &mut self.recorder {
             recorder.flush();
         }
+        debug_assert_eq!(self.io.reads_reserved, 0, "a reservation leaked");
         self.shared.ended_with(self.io.pool.live_buffers());
         let stop = self.stop.take();
         let outstanding = self.io.ring.outstanding();
