@@ -36,3 +36,14 @@ need_rust() {
         exit 1
     fi
 }
+
+# build PROFILE ARGUMENTS...: cargo build, silent unless it fails.
+build() {
+    local profile=$1 log code=0
+    shift
+    log=$(mktemp)
+    cargo build --profile "$profile" --quiet "$@" 2>"$log" || code=$?
+    [[ $code -eq 0 ]] || cat "$log" >&2
+    rm -f "$log"
+    return "$code"
+}

@@ -136,7 +136,9 @@ impl Resource {
         let Some(backing) = device.backing.as_ref() else { return };
         let state = backing.resting_state();
         let uuid = backing.superblock.current_uuid;
-        let open = self.connections.iter().any(|c| c.stage == Stage::Open);
+        let open = self
+            .peers()
+            .any(|c| self.connections[c].stage == Stage::Open || self.is_renegotiating(c));
         let bits: u64 =
             self.connections.iter().map(|c| c.peer_devices[&volume].bitmap.count()).sum();
         // While a session is open the peer is asked before anything is read from this disk.
@@ -172,6 +174,15 @@ impl Resource {
 
     /// Requests have drained and both disks are flushed.
     pub(crate) fn detach_flushed(&mut self) {
+        let force = self
+            .running
+            .as_ref()
+            .is_some_and(|running| matches!(running.command, Command::Detach { force: true, .. }));
+        let lone = self.order_volumes().into_iter().any(|v| self.reading_peer(v).is_none());
+        if self.role == Role::Primary && !force && lone {
+            let hint = "The peer was lost: this disk holds the only reachable copy now.";
+            return self.finish(Err(refuse(-2, hint)));
+        }
         for volume in self.order_volumes() {
             let peer = self.reading_peer(volume).is_some();
             if let Some(backing) = self.device(volume).backing.as_mut().filter(|_| peer) {
@@ -193,13 +204,18 @@ impl Resource {
         let volumes: Vec<_> = self
             .order_volumes()
             .into_iter()
-            .filter(|volume| self.devices[volume].backing.is_some())
+            .filter(|volume| !self.devices[volume].gone())
             .collect();
         if volumes.is_empty() {
             return self.step(Step::DetachIdle);
         }
         self.step_waits(u32::try_from(volumes.len()).expect("few volumes"));
         for volume in volumes {
+            for c in self.peers() {
+                self.peer_device(c, volume).target = None;
+                self.peer_device(c, volume).source = None;
+                self.drop_resync_locks(c, volume);
+            }
             self.set_disk(volume, DiskState::Detaching);
             self.flush_disk(volume, Then::Order);
         }
@@ -210,7 +226,7 @@ impl Resource {
         let mut waits = Vec::new();
         for volume in self.order_volumes() {
             for c in self.peers() {
-                if self.devices[&volume].backing.is_some() {
+                if !self.devices[&volume].gone() {
                     waits.push((volume, c));
                 }
             }
@@ -236,6 +252,10 @@ impl Resource {
             return;
         }
         for volume in volumes {
+            if self.devices[&volume].disk == DiskState::Failed {
+                self.pump_disk(volume);
+                continue;
+            }
             let Some(backing) = self.device(volume).backing.as_mut() else { continue };
             // Everything is flushed and every bit is durable: hot extents say nothing any more.
             backing.flags(DeviceFlags::CLEAN, 0);

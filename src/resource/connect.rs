@@ -372,6 +372,7 @@ impl Resource {
             .collect();
         for socket in late {
             self.forget_socket(c, socket);
+            self.gap_answered(false);
         }
         let connection = &self.connections[c];
         if connection.active.is_none() {
@@ -382,7 +383,8 @@ impl Resource {
                 let detail = "PingAck did not arrive in time".to_owned();
                 let challenger = self.connections[c].challenger.take();
                 self.drop_connection(c, ConnectionState::NetworkFailure, Reason::Lost, detail);
-                if let Some(socket) = challenger {
+                let alive = |socket: &SocketId| self.connections[c].sockets.contains_key(socket);
+                if let Some(socket) = challenger.filter(alive) {
                     self.activate(c, socket);
                 }
                 return;
@@ -400,10 +402,11 @@ impl Resource {
             let detail = format!("the peer did not answer a request for {patience} ms (ko-count)");
             return self.drop_connection(c, ConnectionState::Timeout, Reason::Lost, detail);
         }
-        let waiting = matches!(connection.stage, Stage::Handshake | Stage::Opening);
+        let waiting = matches!(connection.stage, Stage::Handshake | Stage::Opening)
+            || connection.leaving.is_some();
         let limit = if ko_count > 0 { patience } else { timeout * 7 };
         if waiting && now.ms_since(connection.stage_since) >= limit {
-            let detail = "the handshake did not end in time".to_owned();
+            let detail = "the handshake (or the leave) did not end in time".to_owned();
             self.drop_connection(c, ConnectionState::Timeout, Reason::Timeout, detail);
         }
     }
@@ -432,7 +435,8 @@ impl Resource {
             if let Some(sent) = connection.sent.values().next().filter(|_| options.ko_count > 0) {
                 sooner(sent.at.after_ms(patience));
             }
-            if matches!(connection.stage, Stage::Handshake | Stage::Opening) {
+            let opening = matches!(connection.stage, Stage::Handshake | Stage::Opening);
+            if opening || connection.leaving.is_some() {
                 let limit = if options.ko_count > 0 { patience } else { options.timeout_ms * 7 };
                 sooner(connection.stage_since.after_ms(limit));
             }

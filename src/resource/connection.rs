@@ -97,6 +97,8 @@ pub(crate) struct PeerWrite {
     pub(crate) failed: bool,
     /// It holds its extents in the activity log (the peer has no disk).
     pub(crate) hot: bool,
+    /// It is on its way to the disk.
+    pub(crate) started: bool,
 }
 
 /// A piece of resync on the target.
@@ -229,7 +231,9 @@ pub(crate) struct PeerDevice {
     pub(crate) resync_locks: BTreeMap<u64, bool>,
     pub(crate) received: u64,
     pub(crate) sent: u64,
-    /// Disk writes for the peer under way on the own disk.
+    /// Pieces of a resync that the own disk is writing.
+    pub(crate) target_writes: std::collections::BTreeSet<u64>,
+    /// Disk writes for the peer under way on the own disk, resync among them.
     pub(crate) peer_writes: u32,
     /// A flush for the peer runs; and its sequence, a later one waits.
     pub(crate) peer_flush: Option<u64>,
@@ -259,6 +263,7 @@ impl PeerDevice {
             resync_locks: BTreeMap::new(),
             received: 0,
             sent: 0,
+            target_writes: std::collections::BTreeSet::new(),
             peer_writes: 0,
             peer_flush: None,
             peer_flush_waiting: Vec::new(),

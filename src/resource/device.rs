@@ -156,6 +156,8 @@ pub(crate) struct Device {
     pub(crate) flush: Option<Flush>,
     pub(crate) next_flush: Option<(Vec<u64>, Vec<Then>)>,
     pub(crate) loss: Loss,
+    /// Counts losses: a step of an earlier one ends nothing of a later one.
+    pub(crate) loss_round: u64,
     /// After the loss sequence a new current UUID is due even without a waiting reply.
     pub(crate) bump_due: bool,
     /// The loss sequence shall set SURVIVED.
@@ -193,6 +195,7 @@ impl Device {
             flush: None,
             next_flush: None,
             loss: Loss::None,
+            loss_round: 0,
             bump_due: false,
             survives: false,
             bumping: false,
@@ -220,6 +223,11 @@ impl Device {
             )
     }
 
+    /// There is no disk, or it has failed and is not used any more.
+    pub(crate) fn gone(&self) -> bool {
+        self.backing.is_none() || self.disk == DiskState::Failed
+    }
+
     /// What the handshake says of the disk: while it is Negotiating, what its flags say.
     pub(crate) fn asked_state(&self) -> DiskState {
         match &self.backing {
@@ -232,6 +240,12 @@ impl Device {
     pub(crate) fn number(&self) -> Option<u64> {
         let backing = self.backing.as_ref()?;
         backing.number_known.then_some(backing.activity_log.number)
+    }
+
+    /// A loss begins, also in the middle of an earlier one: its sequence runs from the start.
+    pub(crate) fn begin_loss(&mut self) {
+        self.loss = Loss::Draining;
+        self.loss_round += 1;
     }
 
     /// Blocks of the export.

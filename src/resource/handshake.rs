@@ -48,6 +48,11 @@ impl Resource {
             if self.connections[c].leaving.is_some() {
                 continue;
             }
+            // An order that is changing a disk or the role comes first.
+            let order = self.running.as_ref().map(|running| running.step);
+            if order.is_some_and(|step| step != super::order::Step::Leave) {
+                continue;
+            }
             let open = self.is_renegotiating(c);
             let unflushed = self.volumes().into_iter().find(|volume| {
                 open && !self.connections[c].peer_devices[volume].transfer_log.is_empty()

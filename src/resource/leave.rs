@@ -55,6 +55,8 @@ impl Resource {
                 self.close_sockets(c, true);
                 self.session_over(c, true);
                 self.set_connection(c, ConnectionState::StandAlone, Reason::StoppedByAdmin);
+                // Nobody is left to be asked after a gap.
+                self.gap_answered(false);
             }
         }
     }
@@ -142,7 +144,7 @@ impl Resource {
         if self.connections[c].stage == Stage::Down {
             return false;
         }
-        if self.connections[c].stage != Stage::Open {
+        if self.connections[c].stage != Stage::Open && !self.is_renegotiating(c) {
             // Nothing is open: nothing is to be flushed.
             self.send(c, Packet::LeaveAnswer, None);
             return true;
@@ -155,6 +157,7 @@ impl Resource {
             Some(_) => {}
             None => {
                 self.connections[c].leaving = Some(Leaving::PeerAsked);
+                self.connections[c].stage_since = self.now;
                 self.connections[c].leave_step = 0;
                 self.connections[c].leave_marked = false;
                 self.changed();

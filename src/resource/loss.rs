@@ -81,6 +81,7 @@ impl Resource {
     }
 
     fn volume_session_over(&mut self, c: usize, volume: VolumeNumber, was: Stage, lost: bool) {
+        self.drop_waiting_peer_writes(c, volume);
         let peer = self.peer_device(c, volume);
         let replication = peer.replication;
         let opening = peer.opening;
@@ -110,8 +111,9 @@ impl Resource {
                 self.set_disk(volume, state);
             }
         }
+        self.device(volume).peer_keeps_uuid = false;
+        self.forget_peer_uuid(volume);
         let device = self.device(volume);
-        device.peer_keeps_uuid = false;
         if !lost || device.backing.is_none() {
             return;
         }
@@ -126,7 +128,7 @@ impl Resource {
             return;
         }
         device.survives |= established;
-        device.loss = Loss::Draining;
+        device.begin_loss();
         self.pump_loss(volume);
     }
 
@@ -141,11 +143,13 @@ impl Resource {
             return;
         }
         self.device(volume).loss = Loss::Flushing;
-        self.flush_disk(volume, Then::LossFlushed);
+        let round = self.devices[&volume].loss_round;
+        self.flush_disk(volume, Then::LossFlushed { round });
     }
 
-    pub(crate) fn loss_flushed(&mut self, volume: VolumeNumber) {
-        if self.device(volume).loss != Loss::Flushing {
+    pub(crate) fn loss_flushed(&mut self, volume: VolumeNumber, round: u64) {
+        let device = self.device(volume);
+        if device.loss != Loss::Flushing || device.loss_round != round {
             return;
         }
         let device = self.device(volume);
@@ -157,11 +161,12 @@ impl Resource {
                 backing.flags(DeviceFlags::SURVIVED, 0);
             }
         }
-        self.save_superblock(volume, Then::LossMarked);
+        self.save_superblock(volume, Then::LossMarked { round });
     }
 
-    pub(crate) fn loss_marked(&mut self, volume: VolumeNumber) {
-        if self.device(volume).loss == Loss::Marking {
+    pub(crate) fn loss_marked(&mut self, volume: VolumeNumber, round: u64) {
+        let device = self.device(volume);
+        if device.loss == Loss::Marking && device.loss_round == round {
             self.device(volume).loss = Loss::None;
             if std::mem::take(&mut self.device(volume).bump_due) {
                 self.alone_is_recorded(volume);
@@ -264,10 +269,18 @@ impl Resource {
         false
     }
 
+    /// Nobody stores a new UUID for us any more: those who wait for it are answered.
+    pub(crate) fn forget_peer_uuid(&mut self, volume: VolumeNumber) {
+        if self.device(volume).bumping && !self.device(volume).writable() {
+            self.device(volume).bumping = false;
+            self.after_alone(volume);
+        }
+    }
+
     /// The peer has stored our new current UUID.
     pub(crate) fn new_uuid_acked(&mut self, volume: VolumeNumber, uuid: u64) {
         let device = self.device(volume);
-        if device.writable() {
+        if device.writable() || !device.bumping {
             return;
         }
         device.peer_keeps_uuid = true;
@@ -331,11 +344,20 @@ impl Resource {
         self.log(LogLevel::Error, text);
         self.device(volume).note = note;
         let attaching = self.device(volume).disk == DiskState::Attaching;
+        let asked = self.device(volume).disk == DiskState::Negotiating;
         self.set_disk(volume, DiskState::Failed);
         if attaching {
             self.finish(Err(super::order::refuse(118, "The disk failed while it was attached.")));
         }
         self.leave_disk(volume);
+        // What the own handshake said of this disk does not hold any more. (A disk that is refused
+        // by the verdict is another matter.)
+        for c in self.peers() {
+            if !asked && matches!(self.connections[c].stage, Stage::Handshake | Stage::Opening) {
+                let detail = "the own disk failed during the handshake".to_owned();
+                self.drop_connection(c, ConnectionState::Unconnected, Reason::Lost, detail);
+            }
+        }
     }
 
     /// The own disk is out of the game: the peer is told, what waited for its log goes on without.
@@ -367,6 +389,9 @@ impl Resource {
             }
         }
         for key in waiting {
+            if let Some(backing) = self.device(volume).backing.as_mut() {
+                backing.activity_log.cancel(key);
+            }
             self.enter_window(key);
         }
         self.fail_waiting_peer_writes(volume);

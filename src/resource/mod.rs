@@ -58,6 +58,8 @@ mod status;
 mod storage;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_review;
 mod transfer_log;
 mod verdict;
 mod write;
@@ -88,9 +90,9 @@ pub(crate) enum Then {
     /// Attach: the superblock is durable.
     AttachSaved { id: u64 },
     /// Loss: the own disk was flushed.
-    LossFlushed,
+    LossFlushed { round: u64 },
     /// Loss: SURVIVED is durable.
-    LossMarked,
+    LossMarked { round: u64 },
     /// A new current UUID is durable.
     Bumped,
     /// No-sync: the session of the volume is durably open here.

@@ -86,14 +86,12 @@ impl Resource {
 
     pub(crate) fn pump_orders(&mut self) {
         self.pump_running();
+        self.refuse_late_orders();
         while self.running.is_none() {
             let Some(order) = self.orders.front() else { return };
             let waits = !matches!(
                 order.command,
-                Command::Attach { .. }
-                    | Command::Connect { .. }
-                    | Command::Disconnect { .. }
-                    | Command::Down { .. }
+                Command::Connect { .. } | Command::Disconnect { .. } | Command::Down { .. }
             );
             if waits && self.in_handshake() {
                 if self.now.ms_since(order.since) < PATIENCE_MS {
@@ -108,6 +106,17 @@ impl Resource {
             }
             let order = self.orders.pop_front().expect("just seen");
             self.start_order(order);
+        }
+    }
+
+    /// Behind an order that does not end nobody waits for ever.
+    fn refuse_late_orders(&mut self) {
+        if self.running.is_none() {
+            return;
+        }
+        while self.orders.front().is_some_and(|o| self.now.ms_since(o.since) >= PATIENCE_MS) {
+            let order = self.orders.pop_front().expect("just seen");
+            self.reply(order.id, Err(refuse(-18, "Another order does not end")));
         }
     }
 

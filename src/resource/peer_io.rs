@@ -47,7 +47,8 @@ impl Resource {
                 true
             }
             Packet::FlushAck { volume, sequence, ok } => {
-                let Some(sent) = self.connections[c].sent.remove(&sequence) else { return false };
+                let flush = |kind: &SentKind| matches!(kind, SentKind::Flush);
+                let Some(sent) = self.take_sent(c, volume, sequence, flush) else { return false };
                 if !ok {
                     self.peer_disk_failed(c, volume);
                 }
@@ -68,7 +69,10 @@ impl Resource {
                 true
             }
             Packet::ReadReply { volume, sequence, length } => {
-                let Some(sent) = self.connections[c].sent.remove(&sequence) else { return false };
+                let Some(sent) = self.take_sent(c, volume, sequence, is_read) else {
+                    self.release(payload);
+                    return false;
+                };
                 self.peer_device(c, volume).received += u64::from(length);
                 if sent.length != u64::from(length) {
                     self.release(payload);
@@ -78,8 +82,8 @@ impl Resource {
                 self.read_answered(sent.kind, payload);
                 true
             }
-            Packet::ReadError { sequence, .. } => {
-                let Some(sent) = self.connections[c].sent.remove(&sequence) else { return false };
+            Packet::ReadError { volume, sequence } => {
+                let Some(sent) = self.take_sent(c, volume, sequence, is_read) else { return false };
                 self.read_answered(sent.kind, None);
                 true
             }
@@ -103,6 +107,20 @@ impl Resource {
         }
     }
 
+    /// What the answer is to, if it is of the right volume and kind: otherwise it stays, and is
+    /// settled when the session ends.
+    pub(crate) fn take_sent(
+        &mut self,
+        c: usize,
+        volume: VolumeNumber,
+        sequence: u64,
+        fits: impl Fn(&SentKind) -> bool,
+    ) -> Option<super::connection::Sent> {
+        let sent = &mut self.connections[c].sent;
+        let right = sent.get(&sequence).is_some_and(|s| s.volume == volume && fits(&s.kind));
+        if right { sent.remove(&sequence) } else { None }
+    }
+
     fn read_answered(&mut self, kind: SentKind, payload: Option<Payload>) {
         match kind {
             SentKind::Read { key } => self.peer_read_done(key, payload),
@@ -115,13 +133,11 @@ impl Resource {
     }
 
     fn ack(&mut self, c: usize, volume: VolumeNumber, sequence: u64, ok: bool) -> bool {
-        let Some(sent) = self.connections[c].sent.remove(&sequence) else { return false };
+        let write = |kind: &SentKind| matches!(kind, SentKind::Write { .. });
+        let Some(sent) = self.take_sent(c, volume, sequence, write) else { return false };
         let connection = &mut self.connections[c];
         connection.in_flight -= u64::from(sent.bytes);
         let SentKind::Write { key } = sent.kind else { return false };
-        if sent.volume != volume {
-            return false;
-        }
         self.write_acked(c, sent, key, ok);
         true
     }
@@ -170,6 +186,7 @@ impl Resource {
             disk_done: false,
             failed: false,
             hot: false,
+            started: false,
         });
         let lone = !self.connections[c].peer_devices[&volume].replicates();
         if !lone {
@@ -196,7 +213,8 @@ impl Resource {
     }
 
     fn start_peer_write(&mut self, key: u64) {
-        let write = self.peer_writes.get(key).expect("just made");
+        let write = self.peer_writes.get_mut(key).expect("just made");
+        write.started = true;
         let (volume, offset, length, fua) = (write.volume, write.offset, write.length, write.fua);
         let (payload, no_hole) = (write.payload, write.no_hole);
         let fua = fua && self.config.options.disk_flushes;
@@ -274,10 +292,7 @@ impl Resource {
             if write.volume != volume {
                 continue;
             }
-            let c = write.connection;
-            let waits_for_log = !write.disk_done
-                && !write.hot
-                && !self.connections[c].peer_devices[&volume].replicates();
+            let waits_for_log = !write.started;
             write.hot = false;
             if waits_for_log {
                 write.disk_done = true;
@@ -286,6 +301,22 @@ impl Resource {
                 self.release(payload);
             }
             self.finish_peer_write(key);
+        }
+    }
+
+    /// The session is over: its writes that still wait for the activity log never start.
+    pub(crate) fn drop_waiting_peer_writes(&mut self, c: usize, volume: VolumeNumber) {
+        for key in self.peer_writes.keys() {
+            let write = self.peer_writes.get(key).expect("listed just now");
+            if write.connection != c || write.volume != volume || write.started {
+                continue;
+            }
+            let write = self.peer_writes.remove(key).expect("just seen");
+            if let Some(backing) = self.device(volume).backing.as_mut() {
+                backing.activity_log.cancel(key | PEER_WRITE);
+            }
+            self.release(write.payload);
+            self.peer_device(c, volume).peer_writes -= 1;
         }
     }
 
@@ -400,13 +431,18 @@ impl Resource {
         }
         let primary = self.role == super::Role::Primary;
         let device = self.device(volume);
-        if device.disk == DiskState::UpToDate && device.loss == super::device::Loss::None {
+        if device.disk == DiskState::UpToDate {
             device.survives = true;
             device.bump_due |= unflushed && primary;
-            device.loss = super::device::Loss::Draining;
+            device.begin_loss();
             self.pump_loss(volume);
         }
+        self.forget_peer_uuid(volume);
     }
+}
+
+fn is_read(kind: &SentKind) -> bool {
+    matches!(kind, SentKind::Read { .. } | SentKind::Edge { .. })
 }
 
 /// Marks keys of peer writes among those that wait for the activity log: requests and peer writes

@@ -118,7 +118,9 @@ impl Resource {
     pub(crate) fn peer_promotes(&mut self, c: usize, sequence: u64) -> bool {
         let contest = self.running.as_ref().is_some_and(|running| {
             matches!(running.command, Command::Primary { .. })
-                && self.config.node_id < self.connections[c].peer
+                // Once it has the answer it asked for it is as good as Primary.
+                && (running.step != Step::AskPeer
+                    || self.config.node_id < self.connections[c].peer)
         });
         let code = if self.role == Role::Primary {
             -1
@@ -134,7 +136,8 @@ impl Resource {
     }
 
     pub(crate) fn promote_answered(&mut self, c: usize, sequence: u64, code: i32) -> bool {
-        if self.connections[c].sent.remove(&sequence).is_none() {
+        let promote = |kind: &SentKind| matches!(kind, SentKind::Promote);
+        if self.take_sent(c, 0, sequence, promote).is_none() {
             return false;
         }
         let asking = self.running.as_ref().is_some_and(|running| running.step == Step::AskPeer);
@@ -185,7 +188,25 @@ impl Resource {
         }
     }
 
+    /// The disks as they are now: one may have failed, or the peer be lost, since the order began.
+    fn still_may_promote(&mut self) -> bool {
+        let Some(Command::Primary { force }) = self.running.as_ref().map(|r| r.command.clone())
+        else {
+            return false;
+        };
+        let refusal =
+            self.volumes().into_iter().find_map(|v| self.may_promote_volume(v, force).err());
+        let may = refusal.is_none();
+        if let Some(refusal) = refusal {
+            self.finish(Err(refusal));
+        }
+        may
+    }
+
     pub(crate) fn promote_save(&mut self) {
+        if !self.still_may_promote() {
+            return;
+        }
         self.step(Step::PromoteSave);
         let volumes: Vec<_> =
             self.volumes().into_iter().filter(|v| self.devices[v].backing.is_some()).collect();
@@ -238,6 +259,13 @@ impl Resource {
     }
 
     pub(crate) fn promoted(&mut self) {
+        for volume in self.volumes() {
+            // A disk that was forced has a fresh identity by now: only its failure matters.
+            if !self.devices[&volume].writable() && self.reading_peer(volume).is_none() {
+                let hint = "The disk failed meanwhile.";
+                return self.finish(Err(refuse(-2, hint)));
+            }
+        }
         let mut again = false;
         for volume in self.volumes() {
             if self.forced(volume) {

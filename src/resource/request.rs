@@ -36,7 +36,8 @@ impl Resource {
         self.changed();
         if !disconnect {
             for key in self.requests.keys() {
-                let request = self.requests.get(key).expect("listed just now");
+                // A dropped request lets others go on: one of them may be answered by now.
+                let Some(request) = self.requests.get(key) else { continue };
                 if request.session == session && request.progress < Progress::Started {
                     self.drop_request(key);
                 }
@@ -75,6 +76,8 @@ impl Resource {
     pub(crate) fn gate_is_open(&self) -> bool {
         self.gap == super::Gap::None
             && !self.draining
+            // Nothing overtakes a write of a lost peer that is still on its way to the disk.
+            && self.devices.values().all(|device| device.loss != super::device::Loss::Draining)
             && self.connections.iter().all(|connection| {
                 matches!(connection.stage, Stage::Down | Stage::Open)
                     && connection.leaving.is_none()
@@ -204,7 +207,8 @@ impl Resource {
     pub(crate) fn reading_peer(&self, volume: VolumeNumber) -> Option<usize> {
         self.peers().find(|c| {
             let connection = &self.connections[*c];
-            connection.stage == Stage::Open
+            // While requests drain before a new handshake the peer serves on.
+            matches!(connection.stage, Stage::Open | Stage::Quiescing)
                 && connection.peer_devices[&volume].peer_disk == DiskState::UpToDate
         })
     }

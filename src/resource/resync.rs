@@ -168,6 +168,11 @@ impl Resource {
         let peer = self.peer_device(c, volume);
         let locks = std::mem::take(&mut peer.resync_locks);
         for (id, held) in locks {
+            if self.peer_device(c, volume).target_writes.contains(&id) {
+                // The disk is still writing there.
+                self.peer_device(c, volume).resync_locks.insert(id, held);
+                continue;
+            }
             let intervals = &mut self.device(volume).intervals;
             if held || !intervals.cancel(LockId(id)) {
                 intervals.release(LockId(id));
@@ -189,7 +194,7 @@ impl Resource {
                 self.source_asked(c, volume, sequence, offset, length)
             }
             Packet::ResyncData { volume, sequence, length } => {
-                let Some(sent) = self.connections[c].sent.remove(&sequence) else {
+                let Some(sent) = self.take_sent(c, volume, sequence, is_resync) else {
                     self.release(payload);
                     return false;
                 };
@@ -207,6 +212,7 @@ impl Resource {
                 }
                 let Some(data) = payload else { return false };
                 let pending = Pending::TargetWrite { c, socket, piece, payload };
+                self.target_write_starts(c, volume, piece);
                 let tag = self.disk_tag(volume, pending);
                 let (offset, fua) = (sent.offset, false);
                 self.device(volume).counters.written += u64::from(length);
@@ -214,12 +220,16 @@ impl Resource {
                 true
             }
             Packet::ResyncZeroes { volume, sequence } => {
-                let Some(sent) = self.connections[c].sent.remove(&sequence) else { return false };
+                let Some(sent) = self.take_sent(c, volume, sequence, is_resync) else {
+                    return false;
+                };
                 let piece = sent.epoch;
-                if self.peer_device(c, volume).target.is_none() || !self.devices[&volume].writable()
-                {
+                let target = self.peer_device(c, volume).target.as_ref();
+                let known = target.is_some_and(|target| target.pieces.contains_key(&piece));
+                if !known || !self.devices[&volume].writable() {
                     return true;
                 }
+                self.target_write_starts(c, volume, piece);
                 let pending = Pending::TargetWrite { c, socket, piece, payload: None };
                 let tag = self.disk_tag(volume, pending);
                 let length = u32::try_from(sent.length).expect("at most 1 MiB");
@@ -228,7 +238,9 @@ impl Resource {
                 true
             }
             Packet::ResyncError { volume, sequence } => {
-                let Some(sent) = self.connections[c].sent.remove(&sequence) else { return false };
+                let Some(sent) = self.take_sent(c, volume, sequence, is_resync) else {
+                    return false;
+                };
                 let text = format!(
                     "{}the source cannot read {} bytes at {}: they stay out of sync",
                     self.of_both(volume, c),
@@ -252,7 +264,11 @@ impl Resource {
             }
             Packet::InSync { volume, offset, length } => {
                 let (first, count) = Self::blocks(offset, length);
-                self.peer_device(c, volume).bitmap.clear(first, count);
+                let peer = self.peer_device(c, volume);
+                // Of a resync that has ended here meanwhile it says nothing.
+                if peer.source.is_some() {
+                    peer.bitmap.clear(first, count);
+                }
                 true
             }
             Packet::ResyncEnd { volume } => {
@@ -263,6 +279,10 @@ impl Resource {
                 true
             }
             Packet::ResyncDone { volume } => {
+                let source = self.peer_device(c, volume).source.as_ref();
+                if source.is_some_and(|source| !source.end_sent) {
+                    return false;
+                }
                 self.source_done(c, volume);
                 true
             }
@@ -390,14 +410,24 @@ impl Resource {
         id: u64,
         ok: bool,
     ) {
-        if !self.is_current(c, socket) {
-            return;
-        }
+        let peer = self.peer_device(c, volume);
+        peer.target_writes.remove(&id);
+        peer.peer_writes -= 1;
+        let known = peer.target.as_ref().and_then(|target| target.pieces.get(&id)).copied();
+        let Some(piece) = known.filter(|_| self.is_current(c, socket)) else {
+            // Its session is over; its range was kept until now.
+            self.unlock_resync(c, volume, id);
+            return self.pump_loss(volume);
+        };
         let now = self.now;
         let Some(target) = self.peer_device(c, volume).target.as_mut() else { return };
-        let Some(piece) = target.pieces.get(&id).copied() else { return };
         if !ok {
-            return;
+            // on-io-error pass_on: the blocks stay out of sync, the source goes on.
+            target.failed += u64::from(piece.length);
+            target.rate.failed(u64::from(piece.length));
+            let sequence = piece.sequence;
+            self.send(c, Packet::ResyncAck { volume, sequence }, None);
+            return self.end_piece(c, volume, id);
         }
         let latency = piece.requested.map_or(0, |at| now.ms_since(at));
         target.rate.completed(now, u64::from(piece.length), latency);
@@ -406,6 +436,14 @@ impl Resource {
         self.end_piece(c, volume, id);
         let (first, count) = Self::blocks(piece.offset, u64::from(piece.length));
         self.target_wrote(c, volume, first, count);
+    }
+
+    /// A piece goes to the disk: it counts as a write of the peer, and its range is kept until the
+    /// disk has answered, whatever becomes of the session.
+    fn target_write_starts(&mut self, c: usize, volume: VolumeNumber, piece: u64) {
+        let peer = self.peer_device(c, volume);
+        peer.target_writes.insert(piece);
+        peer.peer_writes += 1;
     }
 
     fn end_piece(&mut self, c: usize, volume: VolumeNumber, id: u64) {
@@ -566,6 +604,10 @@ impl Resource {
             failed: 0,
         })
     }
+}
+
+fn is_resync(kind: &SentKind) -> bool {
+    matches!(kind, SentKind::Resync)
 }
 
 /// Runs in order, touching ones joined.

@@ -242,7 +242,7 @@ impl Resource {
 
     /// Packets of an opening session.
     pub(crate) fn opening_packet(&mut self, c: usize, packet: Packet) -> bool {
-        if self.connections[c].stage < Stage::Handshake {
+        if self.connections[c].stage != Stage::Opening {
             return false;
         }
         match packet {
@@ -256,7 +256,10 @@ impl Resource {
                 true
             }
             Packet::BitmapEnd { volume, .. } => {
-                self.peer_device(c, volume).opening.bits_received = true;
+                let opening = &mut self.peer_device(c, volume).opening;
+                if std::mem::replace(&mut opening.bits_received, true) {
+                    return false;
+                }
                 if self.connections[c].stage == Stage::Opening {
                     self.bits_united(c, volume);
                 }
@@ -264,7 +267,12 @@ impl Resource {
             }
             Packet::Adopted { volume } => {
                 let side = self.peer_device(c, volume).opening.side;
-                if self.connections[c].stage != Stage::Opening || side != Side::Source {
+                // Once only, and after the bits.
+                let opening = &mut self.peer_device(c, volume).opening;
+                if side != Side::Source
+                    || !opening.bits_received
+                    || std::mem::replace(&mut opening.peer_open, true)
+                {
                     return false;
                 }
                 let socket = self.socket(c);

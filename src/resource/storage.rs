@@ -94,9 +94,10 @@ impl Resource {
 
     /// Makes the superblock durable as it is now, then goes on.
     pub(crate) fn save_superblock(&mut self, volume: VolumeNumber, then: Then) {
-        let Some(backing) = self.device(volume).backing.as_mut() else {
+        if self.devices[&volume].gone() {
             return self.follow_without_disk(volume, then);
-        };
+        }
+        let backing = self.device(volume).backing.as_mut().expect("a disk that is not gone");
         backing.unsaved.get_or_insert_with(Vec::new).push(then);
         self.pump_superblock(volume);
     }
@@ -117,7 +118,7 @@ impl Resource {
 
     /// Makes bits of a peer's slot durable, then goes on.
     pub(crate) fn save_bitmap(&mut self, c: usize, volume: VolumeNumber, save: Save, then: Then) {
-        if self.devices[&volume].backing.is_none() {
+        if self.devices[&volume].gone() {
             return self.follow_without_disk(volume, then);
         }
         self.peer_device(c, volume).save_queue.push_back((save, vec![then]));
@@ -346,7 +347,7 @@ impl Resource {
 
     /// Flushes the own disk, then goes on.
     pub(crate) fn flush_disk(&mut self, volume: VolumeNumber, then: Then) {
-        if self.devices[&volume].backing.is_none() {
+        if self.devices[&volume].gone() {
             return self.follow_without_disk(volume, then);
         }
         if !self.config.options.disk_flushes {
@@ -361,8 +362,8 @@ impl Resource {
         match then {
             Then::AttachFlushed { id } => self.attach_flushed(volume, id),
             Then::AttachSaved { id } => self.attach_saved(volume, id),
-            Then::LossFlushed => self.loss_flushed(volume),
-            Then::LossMarked => self.loss_marked(volume),
+            Then::LossFlushed { round } => self.loss_flushed(volume, round),
+            Then::LossMarked { round } => self.loss_marked(volume, round),
             Then::Bumped => self.bumped(volume),
             Then::OpenSaved { c, socket } if self.is_current(c, socket) => self.opened(c, volume),
             Then::AdoptBitsSaved { c, socket } if self.is_current(c, socket) => {
@@ -416,8 +417,8 @@ impl Resource {
         match then {
             Then::OpenSaved { .. }
             | Then::Order
-            | Then::LossFlushed
-            | Then::LossMarked
+            | Then::LossFlushed { .. }
+            | Then::LossMarked { .. }
             | Then::PeerLeave { .. } => self.follow(volume, then),
             _ => {}
         }

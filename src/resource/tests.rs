@@ -8,38 +8,49 @@ use crate::meta::{
 };
 use crate::wire::Packet;
 
-const SIZE: u64 = 64 << 20;
+pub(crate) const SIZE: u64 = 64 << 20;
 
 #[derive(Default)]
-struct Disk {
-    blocks: BTreeMap<u64, u64>,
-    superblock: Option<Superblock>,
-    hot: BTreeMap<u32, Vec<u64>>,
-    pages: BTreeMap<u32, Vec<u64>>,
-    seen: u64,
+pub(crate) struct Disk {
+    pub(crate) blocks: BTreeMap<u64, u64>,
+    pub(crate) superblock: Option<Superblock>,
+    pub(crate) hot: BTreeMap<u32, Vec<u64>>,
+    pub(crate) pages: BTreeMap<u32, Vec<u64>>,
+    pub(crate) seen: u64,
 }
 
-struct Node {
-    core: Option<Resource>,
-    disk: Disk,
-    done: VecDeque<Event>,
-    values: BTreeMap<u32, (u64, Vec<u64>)>,
-    next_slot: u32,
-    replies: BTreeMap<u64, Result<Option<u64>, ReplyError>>,
-    admin: BTreeMap<u64, AdminResult>,
-    sockets: BTreeMap<SocketId, (usize, SocketId)>,
-    log: Vec<String>,
+pub(crate) struct Node {
+    pub(crate) core: Option<Resource>,
+    pub(crate) disk: Disk,
+    pub(crate) done: VecDeque<Event>,
+    pub(crate) values: BTreeMap<u32, (u64, Vec<u64>)>,
+    pub(crate) next_slot: u32,
+    pub(crate) replies: BTreeMap<u64, Result<Option<u64>, ReplyError>>,
+    pub(crate) admin: BTreeMap<u64, AdminResult>,
+    pub(crate) sockets: BTreeMap<SocketId, (usize, SocketId)>,
+    pub(crate) log: Vec<String>,
+    /// Actions on the disk that fail.
+    pub(crate) fail: fn(&Action) -> bool,
+    /// Actions on the disk whose completion waits in `stalled`.
+    pub(crate) stall: fn(&Action) -> bool,
+    pub(crate) stalled: VecDeque<Event>,
+    /// Writes under way on the disk: (tag, first byte, end).
+    pub(crate) writing: Vec<(Tag, u64, u64)>,
+    /// What it sends is kept in `air`.
+    pub(crate) mute: bool,
+    pub(crate) air: VecDeque<Event>,
+    pub(crate) on_io_error: OnIoError,
 }
 
-struct Pair {
-    now: Time,
-    nodes: [Node; 2],
-    link: bool,
-    next: u64,
-    accepted: u64,
+pub(crate) struct Pair {
+    pub(crate) now: Time,
+    pub(crate) nodes: [Node; 2],
+    pub(crate) link: bool,
+    pub(crate) next: u64,
+    pub(crate) accepted: u64,
 }
 
-fn superblock(node: u8) -> Superblock {
+pub(crate) fn superblock(node: u8) -> Superblock {
     Superblock {
         sequence: 1,
         device_uuid: 100 + u64::from(node),
@@ -71,7 +82,7 @@ fn superblock(node: u8) -> Superblock {
     }
 }
 
-fn config(node: u8) -> ResourceConfig {
+pub(crate) fn config(node: u8) -> ResourceConfig {
     let names = ["alice", "bob"];
     ResourceConfig {
         name: "r0".into(),
@@ -88,7 +99,7 @@ fn config(node: u8) -> ResourceConfig {
 }
 
 impl Pair {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let node = |id: u8| Node {
             core: None,
             disk: Disk { superblock: Some(superblock(id)), ..Disk::default() },
@@ -99,6 +110,13 @@ impl Pair {
             admin: BTreeMap::new(),
             sockets: BTreeMap::new(),
             log: Vec::new(),
+            fail: |_| false,
+            stall: |_| false,
+            stalled: VecDeque::new(),
+            writing: Vec::new(),
+            mute: false,
+            air: VecDeque::new(),
+            on_io_error: OnIoError::Detach,
         };
         let mut pair =
             Self { now: Time(1), nodes: [node(0), node(1)], link: true, next: 1, accepted: 1 };
@@ -107,17 +125,31 @@ impl Pair {
         pair
     }
 
-    fn up(&mut self, n: usize) {
+    pub(crate) fn up(&mut self, n: usize) {
         let id = u8::try_from(n).unwrap();
         let seed = 7 + n as u64 + self.next * 100;
-        self.nodes[n].core = Some(Resource::new(config(id), seed, self.now, 0));
+        let mut config = config(id);
+        config.options.on_io_error = self.nodes[n].on_io_error;
+        self.nodes[n].core = Some(Resource::new(config, seed, self.now, 0));
         self.nodes[n].values.clear();
         self.attach(n).unwrap();
         let peer = 1 - id;
         self.admin(n, Command::Connect { peer, discard_my_data: false, tentative: false }).unwrap();
     }
 
-    fn attach(&mut self, n: usize) -> AdminResult {
+    pub(crate) fn attach(&mut self, n: usize) -> AdminResult {
+        let command = self.attach_command(n);
+        self.admin(n, command)
+    }
+
+    /// Orders it, and does not wait.
+    pub(crate) fn attach_later(&mut self, n: usize) {
+        let (command, id) = (self.attach_command(n), self.next);
+        self.next += 1;
+        self.event(n, Event::Admin { id, command });
+    }
+
+    fn attach_command(&mut self, n: usize) -> Command {
         let node = &mut self.nodes[n];
         let superblock = node.disk.superblock.clone().unwrap();
         let mut hot = Vec::new();
@@ -162,16 +194,18 @@ impl Pair {
             path: "d".into(),
             meta,
         });
-        self.admin(n, Command::Attach { volume: 0, disk })
+        Command::Attach { volume: 0, disk }
     }
 
-    fn kill(&mut self, n: usize) {
+    pub(crate) fn kill(&mut self, n: usize) {
         self.nodes[n].core = None;
         self.nodes[n].done.clear();
+        self.nodes[n].stalled.clear();
+        self.nodes[n].writing.clear();
         self.cut();
     }
 
-    fn cut(&mut self) {
+    pub(crate) fn cut(&mut self) {
         for n in 0..2 {
             let sockets: Vec<SocketId> = self.nodes[n].sockets.keys().copied().collect();
             self.nodes[n].sockets.clear();
@@ -182,8 +216,11 @@ impl Pair {
         }
     }
 
-    fn event(&mut self, n: usize, event: Event) {
+    pub(crate) fn event(&mut self, n: usize, event: Event) {
         let now = self.now;
+        if let Event::DiskDone { tag, .. } = &event {
+            self.nodes[n].writing.retain(|(writing, ..)| writing != tag);
+        }
         let Some(core) = self.nodes[n].core.as_mut() else { return };
         core.handle(now, event);
         while let Some(action) = self.nodes[n].core.as_mut().and_then(Resource::next_action) {
@@ -191,7 +228,40 @@ impl Pair {
         }
     }
 
-    fn act(&mut self, n: usize, action: Action) {
+    pub(crate) fn act(&mut self, n: usize, action: Action) {
+        let node = &mut self.nodes[n];
+        let (stall, fail) = ((node.stall)(&action), (node.fail)(&action));
+        let before = node.done.len();
+        match &action {
+            Action::DiskWrite { tag, offset, payload, .. } => {
+                node.started(*tag, *offset, u64::from(payload.length));
+            }
+            Action::DiskZeroes { tag, offset, length, .. } => {
+                node.started(*tag, *offset, u64::from(*length));
+            }
+            _ => {}
+        }
+        match action {
+            Action::DiskRead { tag, .. }
+            | Action::DiskWrite { tag, .. }
+            | Action::DiskZeroes { tag, .. }
+            | Action::DiskFlush { tag, .. }
+                if fail =>
+            {
+                node.done.push_back(Event::DiskDone { tag, result: Err(DiskError::Io(5)) });
+            }
+            Action::Meta { tag, .. } if fail => {
+                node.done.push_back(Event::MetaDone { tag, result: Err(DiskError::Io(5)) });
+            }
+            action => self.act_well(n, action),
+        }
+        let node = &mut self.nodes[n];
+        if stall && node.done.len() > before {
+            node.stalled.extend(node.done.drain(before..));
+        }
+    }
+
+    fn act_well(&mut self, n: usize, action: Action) {
         let node = &mut self.nodes[n];
         match action {
             Action::DiskRead { tag, offset, length, .. } => {
@@ -260,9 +330,14 @@ impl Pair {
                 let Some((other, there)) = node.sockets.get(&socket).copied() else { return };
                 let values = payload.map(|p| (p.length, node.values[&p.slot].1.clone()));
                 assert_eq!(payload.map_or(0, |p| p.length), packet.payload_length(), "{packet:?}");
+                let mute = node.mute;
                 let payload = values.map(|(l, v)| self.nodes[other].payload(l, v));
                 let event = Event::Packet { socket: there, packet, payload };
-                self.nodes[other].done.push_back(event);
+                if mute {
+                    self.nodes[n].air.push_back(event);
+                } else {
+                    self.nodes[other].done.push_back(event);
+                }
             }
             Action::CloseSocket { socket, .. } => {
                 if let Some((other, there)) = node.sockets.remove(&socket) {
@@ -278,16 +353,18 @@ impl Pair {
             }
             Action::Reply { request, result } => {
                 let value = result.map(|p| p.map(|p| node.values[&p.slot].1[0]));
-                node.replies.insert(request.0, value);
+                let again = node.replies.insert(request.0, value);
+                assert_eq!(again, None, "answered once");
             }
             Action::AdminReply { id, result } => {
-                node.admin.insert(id, result);
+                let again = node.admin.insert(id, result);
+                assert_eq!(again, None, "answered once");
             }
             Action::Log { text, .. } => node.log.push(text),
         }
     }
 
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for _ in 0..200_000 {
             let mut any = false;
             for n in 0..2 {
@@ -304,7 +381,7 @@ impl Pair {
     }
 
     /// Time goes on until `ms` have passed, timers firing.
-    fn run(&mut self, ms: u64) {
+    pub(crate) fn run(&mut self, ms: u64) {
         let end = self.now.after_ms(ms);
         self.settle();
         loop {
@@ -328,7 +405,7 @@ impl Pair {
         self.now = end;
     }
 
-    fn admin(&mut self, n: usize, command: Command) -> AdminResult {
+    pub(crate) fn admin(&mut self, n: usize, command: Command) -> AdminResult {
         let id = self.next;
         self.next += 1;
         self.event(n, Event::Admin { id, command });
@@ -336,14 +413,19 @@ impl Pair {
         self.nodes[n].admin.remove(&id).expect("answered")
     }
 
-    fn primary(&mut self, n: usize, force: bool) {
+    pub(crate) fn primary(&mut self, n: usize, force: bool) {
         let force = force.then_some(Force::Plain);
         self.admin(n, Command::Primary { force }).unwrap();
         let session = SessionId(n as u64 + 1);
         self.event(n, Event::SessionOpened { session, volume: 0, client: "test".into() });
     }
 
-    fn write(&mut self, n: usize, block: u64, value: u64) -> Result<Option<u64>, ReplyError> {
+    pub(crate) fn write(
+        &mut self,
+        n: usize,
+        block: u64,
+        value: u64,
+    ) -> Result<Option<u64>, ReplyError> {
         let id = self.next;
         self.next += 1;
         let payload = self.nodes[n].payload(4096, vec![value]);
@@ -351,18 +433,18 @@ impl Pair {
         self.request(n, id, op)
     }
 
-    fn request(&mut self, n: usize, id: u64, op: Op) -> Result<Option<u64>, ReplyError> {
+    pub(crate) fn request(&mut self, n: usize, id: u64, op: Op) -> Result<Option<u64>, ReplyError> {
         let (session, request) = (SessionId(n as u64 + 1), RequestId(id));
         self.event(n, Event::Request { session, request, volume: 0, op });
         self.run(20);
         self.nodes[n].replies.remove(&id).expect("replied")
     }
 
-    fn status(&self, n: usize) -> Status {
+    pub(crate) fn status(&self, n: usize) -> Status {
         self.nodes[n].core.as_ref().unwrap().status(self.now)
     }
 
-    fn synced(&mut self) {
+    pub(crate) fn synced(&mut self) {
         self.run(30_000);
         for n in 0..2 {
             let status = self.status(n);
@@ -382,14 +464,29 @@ impl Pair {
 }
 
 impl Node {
-    fn payload(&mut self, length: u32, values: Vec<u64>) -> Payload {
+    /// No write starts on a range in which another one is under way: their order is not known.
+    fn started(&mut self, tag: Tag, offset: u64, length: u64) {
+        let end = offset + length;
+        let other = self.writing.iter().find(|(_, s, e)| offset < *e && *s < end);
+        assert_eq!(other, None, "a write at {offset} overlaps one under way");
+        self.writing.push((tag, offset, end));
+    }
+
+    /// What was stalled completes.
+    pub(crate) fn unstall(&mut self) {
+        self.stall = |_| false;
+        let stalled = std::mem::take(&mut self.stalled);
+        self.done.extend(stalled);
+    }
+
+    pub(crate) fn payload(&mut self, length: u32, values: Vec<u64>) -> Payload {
         self.next_slot += 1;
         self.values.insert(self.next_slot, (u64::from(length), values));
         Payload { slot: self.next_slot, generation: 1, offset: 0, length }
     }
 }
 
-fn synced_pair() -> Pair {
+pub(crate) fn synced_pair() -> Pair {
     let mut pair = Pair::new();
     pair.run(2000);
     assert_eq!(pair.status(0).connections[0].connection_state, ConnectionState::Connected);

@@ -330,7 +330,19 @@ impl Resource {
             return;
         }
         let volume = request.volume;
-        if !request.local_done && request.peers_done == 0 {
+        // A copy counts while its disk can be reached: what only a failed disk or a lost peer has
+        // is not acknowledged. With on-io-error pass_on an error of the own disk is the client's.
+        let here = self.devices[&volume].writable();
+        let (local_done, peers_done) = (request.local_done, request.peers_done);
+        let usable = if here { local_done } else { peers_done != 0 };
+        if !usable || (!here && self.reading_peer(volume).is_none()) {
+            if here && peers_done != 0 {
+                let (offset, length) = request.hull();
+                for c in self.peers() {
+                    let bitmap = &mut self.peer_device(c, volume).bitmap;
+                    bitmap.set(offset / BLOCK_SIZE, length / BLOCK_SIZE);
+                }
+            }
             return self.answer(key, Err(ReplyError::Io));
         }
         let alone = self.rests_alone(key);
@@ -373,6 +385,7 @@ impl Resource {
                 let request = self.requests.get_mut(key).expect("a write under way");
                 request.progress = Progress::Held;
                 request.failed = false;
+                request.local_pending = false;
                 let (offset, length) = request.hull();
                 let (locked, hot) = (request.locked, request.hot);
                 (request.locked, request.hot) = (false, false);

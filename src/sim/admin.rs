@@ -73,7 +73,11 @@ impl Cluster {
             return None;
         }
         let slow = v.disk.faults;
-        v.disk.faults = super::disk::DiskFaults { full: slow.full, slow_ms: slow.slow_ms, ..Default::default() };
+        v.disk.faults = super::disk::DiskFaults {
+            full: slow.full,
+            slow_ms: slow.slow_ms,
+            ..Default::default()
+        };
         match metadata::open(&mut v.disk, &v.geometry, boot) {
             Err(text) => {
                 self.violate(format!("metadata of {volume} is lost: {text}"));
@@ -222,7 +226,8 @@ impl Cluster {
             n.status.as_ref().is_some_and(|status| status.role == Role::Primary)
         };
         let careless = self.options.careless;
-        let serves = |n: &super::node::Node| if careless { n.is_awake() && primary(n) } else { primary(n) };
+        let serves =
+            |n: &super::node::Node| if careless { n.is_awake() && primary(n) } else { primary(n) };
         if self.nodes.iter().any(serves) {
             return;
         }

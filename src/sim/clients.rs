@@ -68,10 +68,8 @@ impl Clients {
     /// Clients of these volumes in turn, not connected.
     #[must_use]
     pub fn new(workers: usize, volumes: u16) -> Self {
-        let worker = |n: usize| Worker {
-            volume: u16::try_from(n).unwrap_or(0) % volumes,
-            session: None,
-        };
+        let worker =
+            |n: usize| Worker { volume: u16::try_from(n).unwrap_or(0) % volumes, session: None };
         Self {
             workers: (0..workers.max(usize::from(volumes))).map(worker).collect(),
             requests: BTreeMap::new(),
@@ -221,11 +219,7 @@ impl Cluster {
         let sectors = self.options.sizes[0].min(self.options.sizes[1]) / 512;
         let unaligned = self.options.unaligned;
         let c = &mut self.chance.clients;
-        let block = if c.percent(95) {
-            *c.choose(&self.options.hot)
-        } else {
-            c.below(sectors / 8)
-        };
+        let block = if c.percent(95) { *c.choose(&self.options.hot) } else { c.below(sectors / 8) };
         let count = match c.below(20) {
             0 => c.range(1, 256),
             1..=5 => c.range(1, 8),
@@ -346,7 +340,10 @@ impl Cluster {
         self.options.disk_errors()
             || self.options.has(|fault| {
                 let Fault::Order { order, .. } = fault else { return false };
-                matches!(order, Order::Detach | Order::DetachForce | Order::Down | Order::Invalidate)
+                matches!(
+                    order,
+                    Order::Detach | Order::DetachForce | Order::Down | Order::Invalidate
+                )
             })
     }
 

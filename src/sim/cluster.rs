@@ -366,8 +366,8 @@ impl Cluster {
                         return None;
                     }
                 };
-                let payload = (!contents.is_empty())
-                    .then(|| pool.take(origin(&packet), 0, &contents));
+                let payload =
+                    (!contents.is_empty()).then(|| pool.take(origin(&packet), 0, &contents));
                 Event::Packet { socket, packet, payload }
             }
         })

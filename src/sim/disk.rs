@@ -131,7 +131,10 @@ impl SimDisk {
         self.stamp += 1;
         let version = Version { stamp: self.stamp, value, flushable: true };
         let entry = self.dirty.entry(sector);
-        entry.or_insert_with(|| Dirty { durable: old, versions: Vec::new() }).versions.push(version);
+        entry
+            .or_insert_with(|| Dirty { durable: old, versions: Vec::new() })
+            .versions
+            .push(version);
     }
 
     /// The stamp that a flush starting now covers.

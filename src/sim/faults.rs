@@ -150,8 +150,13 @@ fn disk_fault(p: &mut Prng, node: usize, for_ms: u64) -> Fault {
 }
 
 fn order(p: &mut Prng) -> Order {
-    let common =
-        [Order::Primary, Order::Secondary, Order::SecondaryForce, Order::Disconnect, Order::Connect];
+    let common = [
+        Order::Primary,
+        Order::Secondary,
+        Order::SecondaryForce,
+        Order::Disconnect,
+        Order::Connect,
+    ];
     let rare = [
         Order::Force(Force::Plain),
         Order::Force(Force::Outdated),

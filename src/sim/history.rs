@@ -95,7 +95,8 @@ impl Register {
             let weaker = (new.flushed || !old.flushed)
                 && (!new.alone || old.alone)
                 && (!new.weak || old.weak);
-            !(weaker && (old.finish < new.start || old.value == new.value && old.start == new.start))
+            !(weaker
+                && (old.finish < new.start || old.value == new.value && old.start == new.start))
         });
         list.push(new);
     }
@@ -181,14 +182,8 @@ impl History {
         self.step += 1;
         self.next_value += u64::from(!zeroes);
         let value = if zeroes { 0 } else { self.next_value };
-        let entry = Entry {
-            value,
-            start: self.step,
-            finish: NEVER,
-            answered: false,
-            cut: None,
-            session,
-        };
+        let entry =
+            Entry { value, start: self.step, finish: NEVER, answered: false, cut: None, session };
         for sector in range.0..range.0 + range.1 {
             self.registers.entry((volume, sector)).or_default().entries.push(entry);
         }
@@ -597,9 +592,7 @@ impl History {
         self.step += 1;
         for ((_, sector), register) in self.of_volume(volume) {
             let held = disk.read(sector, 1)[0];
-            let lacks = |o: &&Obligation| {
-                !o.alone && !o.weak && !register.covers(held, o.start)
-            };
+            let lacks = |o: &&Obligation| !o.alone && !o.weak && !register.covers(held, o.start);
             if let Some(o) = register.obligations[1 - node].iter().find(lacks) {
                 return Err(format!(
                     "node {node} was promoted without write {} of sector {sector}, which was \
@@ -637,7 +630,12 @@ impl History {
     ///
     /// # Errors
     /// One does not.
-    pub fn check(&mut self, node: usize, volume: VolumeNumber, disk: &SimDisk) -> Result<(), String> {
+    pub fn check(
+        &mut self,
+        node: usize,
+        volume: VolumeNumber,
+        disk: &SimDisk,
+    ) -> Result<(), String> {
         for ((_, sector), register) in self.of_volume(volume) {
             let held = disk.read(sector, 1)[0];
             if let Some(o) =
@@ -652,4 +650,3 @@ impl History {
         Ok(())
     }
 }
-

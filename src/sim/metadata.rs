@@ -60,11 +60,7 @@ pub fn write(disk: &mut SimDisk, stage: &Stage) {
 ///
 /// # Errors
 /// Neither superblock is whole, which no crash can cause.
-pub fn open(
-    disk: &mut SimDisk,
-    geometry: &Geometry,
-    boot: [u8; 16],
-) -> Result<LoadedMeta, String> {
+pub fn open(disk: &mut SimDisk, geometry: &Geometry, boot: [u8; 16]) -> Result<LoadedMeta, String> {
     let area = disk.metadata().to_vec();
     let mut read = |offset: u64, length: usize| {
         let start = usize::try_from(offset).expect("a simulated disk is small");
@@ -86,10 +82,8 @@ pub fn open(
 #[must_use]
 pub fn durable_superblock(disk: &SimDisk, geometry: &Geometry) -> Option<Superblock> {
     let area = disk.metadata();
-    let placement = Placement::External {
-        disk_size: geometry.data_size,
-        meta_size: geometry.meta_bytes,
-    };
+    let placement =
+        Placement::External { disk_size: geometry.data_size, meta_size: geometry.meta_bytes };
     let mut read = |offset: u64, length: usize| {
         let start = usize::try_from(offset).expect("a simulated disk is small");
         Ok(area[start..start + length].to_vec())

@@ -124,9 +124,11 @@ impl SimNet {
     #[must_use]
     pub fn find(&self, node: usize, life: u64, socket: SocketId) -> Option<(usize, usize)> {
         let is = |end: &End| end.node == node && end.life == life && end.socket == socket;
-        self.links.iter().enumerate().rev().find_map(|(index, link)| {
-            link.ends.iter().position(is).map(|side| (index, side))
-        })
+        self.links
+            .iter()
+            .enumerate()
+            .rev()
+            .find_map(|(index, link)| link.ends.iter().position(is).map(|side| (index, side)))
     }
 
     /// Puts something into a stream. Returns when it is due.
@@ -166,11 +168,8 @@ impl SimNet {
         if silent || !link.ends[1 - side].open {
             return None;
         }
-        let error = if prng.percent(50) {
-            SocketError::Closed
-        } else {
-            SocketError::Io(ECONNRESET)
-        };
+        let error =
+            if prng.percent(50) { SocketError::Closed } else { SocketError::Io(ECONNRESET) };
         Some(self.put((index, side), Parcel::End(error), now, prng))
     }
 

@@ -222,9 +222,10 @@ impl Cluster {
             let alone = n.connection().is_some_and(|c| {
                 c.connection_state == ConnectionState::StandAlone && n.orders.is_empty()
             });
-            let diskless = n.status.as_ref().is_some_and(|s| {
-                s.devices.iter().any(|d| d.disk_state == DiskState::Diskless)
-            });
+            let diskless = n
+                .status
+                .as_ref()
+                .is_some_and(|s| s.devices.iter().any(|d| d.disk_state == DiskState::Diskless));
             alone || diskless && n.orders.is_empty()
         }) || self.both_bad()
     }
@@ -318,9 +319,7 @@ impl Cluster {
                     | Order::NewCurrentUuid))
         });
         let possible = match reason {
-            Reason::UnrelatedData | Reason::ResyncRefused => {
-                forced || self.options.disk_errors()
-            }
+            Reason::UnrelatedData | Reason::ResyncRefused => forced || self.options.disk_errors(),
             _ => false,
         };
         if !possible {

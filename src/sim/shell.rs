@@ -67,7 +67,8 @@ impl Cluster {
 
     fn aligned(&mut self, node: usize, volume: VolumeNumber, offset: u64, length: u64) -> bool {
         let size = self.nodes[node].volumes[usize::from(volume)].geometry.data_size;
-        let fits = offset % 4096 == 0 && length % 4096 == 0 && length > 0 && offset + length <= size;
+        let fits =
+            offset % 4096 == 0 && length % 4096 == 0 && length > 0 && offset + length <= size;
         if !fits {
             self.violate(format!("disk action at {offset} of {length} bytes, on {size}"));
         }

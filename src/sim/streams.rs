@@ -54,7 +54,8 @@ impl Cluster {
         let accepted = SocketId(self.nodes[peer].next_accept);
         self.nodes[peer].next_accept += 2;
         let dialler = End { node, life, socket, open: true };
-        let acceptor = End { node: peer, life: self.nodes[peer].life, socket: accepted, open: true };
+        let acceptor =
+            End { node: peer, life: self.nodes[peer].life, socket: accepted, open: true };
         let connected = Time(self.now.0 + latency);
         self.net.connect(dialler, acceptor, connected);
         self.input_after(node, latency, Input::Event(Event::Connected { socket }));

@@ -201,9 +201,8 @@ impl Cluster {
             return Ok(());
         }
         let index = usize::from(volume);
-        let current = |n: usize| {
-            self.nodes[n].volumes[index].durable.as_ref().map(|s| s.current_uuid & !1)
-        };
+        let current =
+            |n: usize| self.nodes[n].volumes[index].durable.as_ref().map(|s| s.current_uuid & !1);
         match (current(0), current(1)) {
             (Some(a), Some(b)) if a == b => Err(format!(
                 "{} acknowledges a write that rests on {rests:?} under the shared current UUID {a:X}",

@@ -1,7 +1,5 @@
 //! A node that stands still and wakes up again.
 
-use nix::sys::signal::Signal;
-
 use crate::ledger::{Burst, Ledger};
 use crate::pair::Pair;
 use crate::wait::until;
@@ -12,11 +10,11 @@ fn a_frozen_secondary_is_given_up_and_comes_back_by_a_quick_resync() {
     let mut ledger = Ledger::seeded(12);
     let mut client = pair.alice.client();
     assert!(ledger.write(&mut client, &Burst::Count(200)));
-    pair.bob.signal(Signal::SIGSTOP);
+    pair.bob.freeze();
     assert!(ledger.write(&mut client, &Burst::Count(1000)), "no error reaches the client");
     client.flush().expect("a flush alone");
     assert_ne!(pair.alice.connection()["connection-state"], "Connected");
-    pair.bob.signal(Signal::SIGCONT);
+    pair.bob.wake();
     pair.wait_connected();
     pair.wait_synced();
     ledger.check(&mut client);
@@ -32,7 +30,7 @@ fn a_frozen_primary_that_wakes_up_writes_nothing_over_its_successor() {
     assert!(ledger.write(&mut client, &Burst::Count(500)));
     client.flush().expect("a flush");
 
-    pair.alice.signal(Signal::SIGSTOP);
+    pair.alice.freeze();
     // These wait in alice's sockets, and must never land.
     let mut late = Ledger::within(1, 14);
     let stale = std::thread::spawn(move || {
@@ -48,7 +46,7 @@ fn a_frozen_primary_that_wakes_up_writes_nothing_over_its_successor() {
     assert!(ledger.write(&mut served, &Burst::Count(1000)));
     served.flush().expect("a flush alone");
 
-    pair.alice.signal(Signal::SIGCONT);
+    pair.alice.wake();
     let (whole, late) = stale.join().expect("the late client ends");
     assert!(!whole, "the late client is closed");
     assert_eq!(late.blocks(), 0, "no late write was acknowledged");

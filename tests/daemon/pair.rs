@@ -180,10 +180,30 @@ impl Node {
         self.daemon.as_mut().expect("it runs").try_wait().expect("it is ours")
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    fn signal(&self, signal: Signal) {
         let id = self.daemon.as_ref().expect("it runs").id();
         let pid = Pid::from_raw(i32::try_from(id).expect("a process id fits"));
         kill(pid, signal).expect("it is ours");
+    }
+
+    /// SIGSTOP: when this returns, no thread of the daemon runs.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let id = self.daemon.as_ref().expect("it runs").id();
+        until(&format!("{} stands still", self.name), || {
+            let tasks = fs::read_dir(format!("/proc/{id}/task")).expect("it is there");
+            let stopped = |task: std::io::Result<fs::DirEntry>| {
+                let stat = fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+                // The state stands behind the name, which is in parentheses.
+                Some(stat.rsplit_once(") ")?.1.starts_with('T'))
+            };
+            tasks.map(stopped).all(|one| one == Some(true)).then_some(())
+        });
+    }
+
+    /// SIGCONT.
+    pub(crate) fn wake(&self) {
+        self.signal(Signal::SIGCONT);
     }
 
     /// kill -9.

@@ -129,11 +129,8 @@ fn one(seed: u64, arguments: &Arguments) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            let shown: Box<Failure> = if arguments.no_shrink {
-                failure
-            } else {
-                shrink(&failure, keep)
-            };
+            let shown: Box<Failure> =
+                if arguments.no_shrink { failure } else { shrink(&failure, keep) };
             print!("{shown}");
             println!("again: simulate --seed {seed} --verbose");
             ExitCode::FAILURE
