@@ -189,6 +189,10 @@ fn pure_rooms_touch_nothing_outside() {
     let mut found = Vec::new();
     for source in sources() {
         let path = &source.path;
+        // The blocking client is for tests and tools, and is the one file of its crate with sockets.
+        if path.starts_with("nbd/src/client") {
+            continue;
+        }
         if !source.is_rust() || source.is_tests() || !PURE.iter().any(|room| path.starts_with(room))
         {
             continue;

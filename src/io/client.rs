@@ -10,7 +10,8 @@
 //! Invariants:
 //! - A piece reserves its buffer before its bytes are read (write) or it is given to the core
 //!   (read), first come first served over all clients: what one client holds is bounded, and
-//!   nobody waits behind a client that is behind himself.
+//!   nobody waits behind a client that is behind himself. A client that holds nothing always gets
+//!   one piece: all clients together hold at most [`CLIENT_BYTES`] and [`SESSIONS_MAX`] pieces.
 //! - At most [`REQUESTS_MAX`] requests of a client are under way, and a client that does not take
 //!   its replies is not served; then nothing more is received.
 //! - Nobody holds a buffer for ever: no byte of a begun request for [`Limits::stall_ms`], or no
@@ -106,8 +107,13 @@ struct Desk {
 }
 
 impl Desk {
-    /// A reservation of `bytes`, or a place in the queue.
-    fn reserve(&mut self, io: &Context, session: SessionId, bytes: u64) -> bool {
+    /// A reservation of `bytes`, or a place in the queue. Who holds nothing (`first`) does not
+    /// wait: clients that never read their replies cannot stop the others.
+    fn reserve(&mut self, io: &Context, session: SessionId, bytes: u64, first: bool) -> bool {
+        if first {
+            self.waiting.retain(|waiting| *waiting != session);
+            return true;
+        }
         let used = io.pool.charged(Part::Client) + io.reads_reserved;
         let its_turn = self.waiting.front().is_none_or(|first| *first == session);
         if its_turn && (used == 0 || used + bytes <= io.limits.bytes) {
@@ -463,6 +469,11 @@ impl Client {
         }
         self.leaving = Some(Leaving { answer_all, until });
         true
+    }
+
+    /// No buffer is on its account: nothing is under way, and no reply is queued.
+    fn holds_nothing(&self) -> bool {
+        self.outbox.is_empty() && self.requests.values().all(|request| request.outstanding == 0)
     }
 
     fn has_left(&self) -> bool {

@@ -288,12 +288,12 @@ impl Resource {
     }
 
     /// The own disk is full and there is no other copy: the write is kept and tried again
-    /// (DESIGN 7). Whether that is so.
+    /// (DESIGN 7). Whether that is so. A peer that is being resynced from this disk is no copy of
+    /// it, even if it has the write: to let go of the disk would lose the volume.
     pub(crate) fn wait_for_space(&mut self, key: u64) -> bool {
         let request = self.requests.get(key).expect("a write under way");
         let volume = request.volume;
-        let other = request.peers_pending | request.peers_done;
-        if other != 0 || self.reading_peer(volume).is_some() {
+        if self.reading_peer(volume).is_some() {
             return false;
         }
         let device = self.device(volume);
@@ -386,6 +386,7 @@ impl Resource {
                 request.progress = Progress::Held;
                 request.failed = false;
                 request.local_pending = false;
+                (request.peers_pending, request.peers_done) = (0, 0);
                 let (offset, length) = request.hull();
                 let (locked, hot) = (request.locked, request.hot);
                 (request.locked, request.hot) = (false, false);

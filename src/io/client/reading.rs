@@ -250,6 +250,7 @@ impl Client {
 
     /// Gives the edges of a trim or zeroes to the core, if a buffer for each can be reserved.
     fn edges(&mut self, io: &mut Context, desk: &mut Desk) -> Result<bool, End> {
+        let first = self.holds_nothing();
         let Reading::Edges(edges) = &mut self.reading else { return Ok(false) };
         let (key, fua) = (edges.key, edges.fua);
         let Some(part) = edges.parts.iter_mut().find(|(_, length)| *length > 0) else {
@@ -261,7 +262,7 @@ impl Client {
             self.finish_if_done(key)?;
             return Ok(true);
         };
-        if !desk.reserve(io, self.id, PAGE as u64) {
+        if !desk.reserve(io, self.id, PAGE as u64, first) {
             return Ok(false);
         }
         let (offset, length) = std::mem::replace(part, (0, 0));
@@ -306,14 +307,14 @@ impl Client {
 
     /// Fills the buffer of the piece at hand from the staging; full, it goes to the core.
     fn upload(&mut self, io: &mut Context, desk: &mut Desk) -> Result<bool, End> {
-        let (id, staged) = (self.id, self.staged());
+        let (id, staged, first) = (self.id, self.staged(), self.holds_nothing());
         let Reading::Upload(upload) = &mut self.reading else { return Ok(false) };
         let length = piece_length(upload.offset, upload.left);
         let payload = match upload.payload {
             Some(payload) => payload,
             None => {
                 let (bytes, head) = hull(upload.offset, length);
-                if !desk.reserve(io, id, class_size(bytes) as u64) {
+                if !desk.reserve(io, id, class_size(bytes) as u64, first) {
                     return Ok(false);
                 }
                 let buffer = io.pool.take(Part::Client, bytes);
@@ -348,6 +349,7 @@ impl Client {
 
     /// Gives the next piece of a read to the core, if a buffer for it can be reserved.
     fn download(&mut self, io: &mut Context, desk: &mut Desk) -> Result<bool, End> {
+        let first = self.holds_nothing();
         let Reading::Download(download) = &mut self.reading else { return Ok(false) };
         let key = download.key;
         let failed = self.requests.get(&key).is_some_and(|request| request.failed.is_some());
@@ -360,7 +362,7 @@ impl Client {
         let offset = download.offset;
         let length = piece_length(offset, download.left);
         let bytes = class_size(hull(offset, length).0) as u64;
-        if !desk.reserve(io, self.id, bytes) {
+        if !desk.reserve(io, self.id, bytes, first) {
             return Ok(false);
         }
         io.reads_reserved += bytes;

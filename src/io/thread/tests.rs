@@ -262,7 +262,8 @@ impl Core for TestCore {
         self.script.1.notify_all();
         if let Some(freeze) = freeze {
             // As a stopped process would.
-            std::thread::sleep(freeze);
+            let (_hold, never) = std::sync::mpsc::channel::<()>();
+            let _ = never.recv_timeout(freeze);
         }
         assert!(!self.script.0.lock().unwrap().panic, "as the test wishes");
     }

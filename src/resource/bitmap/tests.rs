@@ -1,3 +1,5 @@
+//! The bitmap against a naive model.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

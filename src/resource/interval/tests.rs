@@ -1,3 +1,5 @@
+//! Ranges against a naive model.
+
 use proptest::prelude::*;
 
 use super::Kind::{Exclusive, Shared};

@@ -1,3 +1,5 @@
+//! Known values of the generator.
+
 use std::collections::BTreeSet;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The rate against a simulated pipe.
+
 use proptest::prelude::*;
 
 use super::*;
