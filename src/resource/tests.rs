@@ -649,3 +649,22 @@ fn invalidate_copies_everything_again() {
     pair.run(1);
     pair.synced();
 }
+
+#[test]
+fn a_frozen_primary_whose_peer_went_on_is_demoted_by_order() {
+    let mut pair = synced_pair();
+    pair.link = false;
+    pair.event(0, Event::ClockGap { gap_ms: 3000 });
+    pair.cut();
+    pair.run(1000);
+    pair.primary(1, false);
+    assert_eq!(pair.write(1, 2, 2), Ok(None));
+    pair.event(0, Event::ClockGap { gap_ms: 3000 });
+    pair.link = true;
+    pair.run(20_000);
+    assert!(pair.nodes[0].core.as_ref().unwrap().export(0).is_err());
+    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.admin(0, Command::Connect { peer: 1, discard_my_data: false, tentative: false }).unwrap();
+    pair.admin(1, Command::Connect { peer: 0, discard_my_data: false, tentative: false }).unwrap();
+    pair.synced();
+}
