@@ -224,8 +224,6 @@ pub(crate) struct PeerDevice {
     pub(crate) seen_number: Option<u64>,
     pub(crate) seen_durable: u64,
     pub(crate) seen_saving: bool,
-    /// Blocks of it that still hold a number to be forgotten.
-    pub(crate) seen_stale: u8,
     pub(crate) seen_copy: u8,
     pub(crate) target: Option<SyncTarget>,
     pub(crate) source: Option<SyncSource>,
@@ -259,7 +257,6 @@ impl PeerDevice {
             seen_number: None,
             seen_durable: 0,
             seen_saving: false,
-            seen_stale: 0,
             seen_copy: 0,
             target: None,
             source: None,

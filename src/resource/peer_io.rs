@@ -92,11 +92,6 @@ impl Resource {
                 if peer.seen_number.is_none_or(|seen| seen < number) {
                     peer.seen_number = Some(number);
                 }
-                // What the peer has shown since the handshake: a rolled-back target shows it when
-                // it has adopted, and no lower number is remembered.
-                if let Some(info) = peer.peer_info.as_mut() {
-                    info.number = info.number.max(Some(number));
-                }
                 self.save_seen(c, volume);
                 true
             }

@@ -232,29 +232,14 @@ impl Resource {
         }
         let peer = self.peer_device(c, volume);
         let Some(number) = peer.seen_number else { return };
-        if peer.seen_saving || (peer.seen_durable >= number && peer.seen_stale == 0) {
+        if peer.seen_saving || peer.seen_durable >= number {
             return;
         }
         peer.seen_saving = true;
         peer.seen_copy ^= 1;
-        peer.seen_stale = peer.seen_stale.saturating_sub(1);
         let (slot, copy) = (peer.slot.expect("a disk with a slot for every peer"), peer.seen_copy);
         let tag = self.disk_tag(volume, Pending::Seen { c, number });
         self.emit(Action::Meta { tag, volume, op: MetaOp::SeenNumber { slot, copy, number } });
-    }
-
-    /// Lowers what is remembered of the peer's number: the highest of both blocks counts, so both are
-    /// written, one after the other.
-    pub(crate) fn lower_seen(&mut self, c: usize, volume: VolumeNumber, number: u64) {
-        let peer = self.peer_device(c, volume);
-        peer.seen_number = Some(number);
-        peer.seen_durable = 0;
-        peer.seen_stale = 2;
-        let Some(slot) = peer.slot else { return };
-        if let Some(backing) = self.device(volume).backing.as_mut() {
-            backing.superblock.peers[slot as usize].seen_number = number;
-        }
-        self.save_seen(c, volume);
     }
 
     /// A metadata action ended.
@@ -287,10 +272,7 @@ impl Resource {
             Pending::Seen { c, number } => {
                 let peer = self.peer_device(c, volume);
                 peer.seen_saving = false;
-                // A write that was under way when the number was lowered says nothing of the new one.
-                if peer.seen_number.is_some_and(|seen| number <= seen) {
-                    peer.seen_durable = peer.seen_durable.max(number);
-                }
+                peer.seen_durable = peer.seen_durable.max(number);
                 self.save_seen(c, volume);
                 self.acks_after_number(c, volume);
             }
