@@ -29,6 +29,8 @@ pub struct SimOptions {
     pub depth: usize,
     /// Blocks that most requests fall on.
     pub hot: Vec<u64>,
+    /// Requests at the full rate; then clients are slow, so that a run ends soon.
+    pub requests: u64,
     /// Pause between two requests of a client, up to µs.
     pub think_us: u64,
     /// Of 100 requests: writes.
@@ -84,6 +86,7 @@ impl SimOptions {
             workers: p.index(4) + 1,
             depth: p.index(4) + 1,
             hot,
+            requests: *p.choose(&[300, 300, 1_000, 4_000]),
             think_us: *p.choose(&[500, 5_000, 50_000]),
             writes: *p.choose(&[20, 50, 80]),
             flushes: *p.choose(&[0, 5, 20]),
