@@ -60,6 +60,8 @@ mod storage;
 mod tests;
 #[cfg(test)]
 mod tests_review;
+#[cfg(test)]
+mod tests_stuck;
 mod transfer_log;
 mod verdict;
 mod write;
