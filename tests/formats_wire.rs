@@ -176,7 +176,8 @@ const GOLDEN_NUMBERS: [u64; 8] = [
     0x7071_7273_7475_7677,
 ];
 
-/// The bytes of [`make`]`(kind, GOLDEN_NUMBERS, "rö")`. They change with the protocol's version only.
+/// The bytes of [`make`]`(kind, GOLDEN_NUMBERS, "ö")`. They change with the protocol's version
+/// only.
 const GOLDEN: &[(&str, &str)] = &[
     (
         "Features",
@@ -461,6 +462,12 @@ fn counts_in_a_body_are_bounded() {
         seal(&mut short);
         assert!(decode_all(&short).is_err(), "cut at {cut}");
     }
+    let mut long = bytes.clone();
+    long.push(0);
+    let length = u32::try_from(long.len() - HEADER_SIZE).expect("small");
+    long[24..28].copy_from_slice(&length.to_be_bytes());
+    seal(&mut long);
+    assert_eq!(decode_all(&long), Err(WireError::Field(Kind::Handshake as u8)));
 }
 
 fn kinds() -> impl Strategy<Value = Kind> {

@@ -55,7 +55,7 @@ impl Claims {
                 Thing::Node(node) => (node, "give each volume a device of its own"),
             };
             let place = report.place(first.at);
-            let text = format!("{owner}: {what} on {host} belongs to {} ({place})", first.owner);
+            let text = format!("{owner}: {what} belongs to {} already ({place})", first.owner);
             report.error(at, Scope::Resource(resource), text, hint);
             return;
         }

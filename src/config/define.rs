@@ -7,11 +7,13 @@ use crate::resource::VolumeNumber;
 
 use super::address::BAD;
 use super::claims::{Claims, Thing, plain_path};
+use super::connection::ConnectionDraft;
 use super::definition::{Definition, Host, HostVolume, MINOR_MAX, MetaDisk, check_name, same_host};
-use super::draft::{BAD_NODE_ID, ConnectionDraft, Draft, HostDraft, VolumeDraft, Volumes};
+use super::draft::{BAD_NODE_ID, Draft, HostDraft};
 use super::finding::{Pos, Report, Scope};
 use super::judge;
 use super::setting::Level;
+use super::volume::{VolumeDraft, Volumes};
 
 /// What the resources of a config share.
 pub(super) struct Shared<'a> {
@@ -136,7 +138,7 @@ impl<'a> Define<'a> {
             let text = "a second connection: the two hosts have one";
             self.error(second.at, text, "keep one `connection` section");
         }
-        for connection in &draft.connections {
+        if let Some(connection) = draft.connections.first() {
             let mut seen: Vec<&str> = Vec::new();
             for end in &connection.ends {
                 let name = end.name.text.as_str();

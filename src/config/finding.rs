@@ -139,7 +139,7 @@ impl Report {
                 Scope::Nothing => {}
             }
         }
-        if self.findings.len() >= FINDINGS_MAX {
+        if self.is_full() {
             self.left_out += 1;
             return;
         }
@@ -160,6 +160,11 @@ impl Report {
             resource,
         };
         self.findings.push((at, finding));
+    }
+
+    /// Whether further findings are only counted.
+    pub(super) fn is_full(&self) -> bool {
+        self.findings.len() >= FINDINGS_MAX
     }
 
     /// Refuses a resource without a finding of its own.

@@ -80,7 +80,7 @@ fn chains<'a>(
         chain.extend(connection.map(|connection| (Rank::Connection, &connection.level)));
         chain.extend([(Rank::Resource, &draft.level), (Rank::Common, common)]);
     };
-    let mut chains = Vec::new();
+    let mut chains: Vec<Chain<'a>> = Vec::new();
     for host in hosts {
         for number in volumes {
             let own = host.volumes.numbered.get(number);
@@ -92,7 +92,15 @@ fn chains<'a>(
             chain.extend(general.map(|volume| (Rank::Volume, &volume.level)));
             chain.push((Rank::Host, &host.level));
             outer(&mut chain);
-            chains.push(chain);
+            // Most volumes say nothing of their own: one chain stands for all of them.
+            chain.retain(|(_, level)| !level.is_empty());
+            let same = |last: &Chain<'a>| {
+                last.len() == chain.len()
+                    && last.iter().zip(&chain).all(|(a, b)| std::ptr::eq(a.1, b.1))
+            };
+            if !chains.last().is_some_and(same) {
+                chains.push(chain);
+            }
         }
     }
     if chains.is_empty() {
@@ -219,7 +227,7 @@ impl Judge<'_> {
                         options.after_sb_0pri = AfterSb0Pri::DiscardNode(id);
                     }
                 }
-                None if self.draft.incomplete => {}
+                None if self.draft.incomplete || self.hosts.len() < 2 => {}
                 None => {
                     let names: Vec<&str> =
                         self.hosts.iter().map(|host| host.name.as_str()).collect();

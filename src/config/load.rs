@@ -51,7 +51,7 @@ pub fn load(files: &dyn Files, path: &str) -> Config {
                     let hint = format!("rename one; the other is at {}", report.place(first));
                     report.error(name.at, Scope::Resource(&name.text), text, hint);
                 }
-                drafts.push(reader.resource(name, body, statement.damaged, &mut report));
+                drafts.push(reader.resource(name, body, statement.damaged || broken, &mut report));
             } else {
                 top_statement(&statement, &mut common, &mut report);
             }
@@ -62,12 +62,14 @@ pub fn load(files: &dyn Files, path: &str) -> Config {
     let defined: Vec<_> =
         drafts.iter().map(|draft| define(draft, &mut shared, &mut report)).collect();
     let mut config = Config::default();
+    let mut refused = BTreeSet::new();
     for (draft, definition) in drafts.iter().zip(defined) {
         match definition {
             Some(definition) if !report.is_refused(&draft.name) => {
                 config.resources.push(definition);
             }
-            _ if !config.is_refused(&draft.name) => config.refused.push(draft.name.clone()),
+            // A name that is given twice is refused once.
+            _ if refused.insert(&draft.name) => config.refused.push(draft.name.clone()),
             _ => {}
         }
     }
@@ -115,7 +117,7 @@ impl Loader<'_> {
         self.open.push(path.to_owned());
         let (tokens, clean) = tokens(file, &text, &mut self.report);
         let parsed = parse(tokens, &mut self.report);
-        let broken = parsed.broken || !clean;
+        let broken = parsed.broken || !clean || parsed.statements.iter().any(is_left_over);
         if broken && !parsed.statements.iter().all(is_apart) {
             self.report.refuse_all();
         }
@@ -182,7 +184,16 @@ impl Loader<'_> {
 /// Whether a statement says nothing about the resources of other files: if a file of such
 /// statements is broken, the others go on.
 fn is_apart(statement: &Statement) -> bool {
-    matches!(statement.keyword(), "resource" | "skip")
+    matches!(statement.keyword(), "resource" | "skip") || is_left_over(statement)
+}
+
+/// Whether a statement at the top of a file belongs into a resource: a `}` too many is above it.
+fn is_left_over(statement: &Statement) -> bool {
+    matches!(
+        (statement.keyword(), &statement.body),
+        ("on" | "volume" | "connection" | "connection-mesh" | "floating", Some(_))
+            | ("device" | "disk" | "meta-disk" | "flexible-meta-disk", None)
+    )
 }
 
 /// A path as written in file `from`: relative paths start in its folder.
@@ -236,7 +247,7 @@ fn top_statement(statement: &Statement, common: &mut Level, report: &mut Report)
                 let hint = if COMMON_WORDS.contains(&keyword) {
                     format!("write: {keyword} {{ ... }}")
                 } else {
-                    suggestion(keyword, COMMON_WORDS.iter().copied())
+                    suggestion(report, keyword, COMMON_WORDS.iter().copied())
                 };
                 report.error(at, Scope::All, format!("unknown word `{keyword}` in common"), hint);
             }
@@ -248,13 +259,17 @@ fn top_statement(statement: &Statement, common: &mut Level, report: &mut Report)
             let hint = format!("write: {keyword} {{ ... }}");
             report.error(at, Scope::All, format!("`{keyword}` is a section"), hint);
         }
+        _ if is_left_over(statement) => {
+            let text = format!("`{keyword}` stands outside a resource");
+            report.error(at, Scope::Nothing, text, "is a `}` above it too many?");
+        }
         _ if keyword.starts_with("require-drbd-module-version-") => {
             let text = format!("{keyword}: no effect, there is no kernel module");
             report.warning(at, Scope::Nothing, text, "remove it");
         }
         _ => {
             // It may be a misspelt `common`: what is in force is not known.
-            let hint = suggestion(keyword, TOP_WORDS.iter().copied());
+            let hint = suggestion(report, keyword, TOP_WORDS.iter().copied());
             report.error(at, Scope::All, format!("unknown word `{keyword}`"), hint);
         }
     }

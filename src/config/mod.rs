@@ -1,8 +1,8 @@
 //! DRBD's `.res` grammar to checked definitions: text in, findings out.
 //!
 //! ```text
-//! load ─ read ─ token ─ syntax ─ draft (+ setting, option_table) ─ define (+ judge, claims)
-//!   words and sections          what is written, with its place    Definition, or why not
+//! load: read, token, syntax   draft (+ volume, connection, setting)   define (+ judge, claims)
+//!   words and sections         what is written, with its place        Definition, or why not
 //! ```
 //!
 //! Invariants:
@@ -17,6 +17,7 @@
 
 mod address;
 mod claims;
+mod connection;
 mod define;
 mod definition;
 mod draft;
@@ -30,7 +31,10 @@ mod nearest;
 mod option_table;
 mod setting;
 mod syntax;
+#[cfg(test)]
+mod tests;
 mod token;
+mod volume;
 
 use serde::{Deserialize, Serialize};
 

@@ -59,7 +59,7 @@ pub(super) fn read_syncer(
         let keyword = statement.keyword();
         let known = SYNCER.iter().find(|(old, _)| *old == keyword);
         let Some(spec) = known.and_then(|(_, name)| find(name)) else {
-            let hint = suggestion(keyword, SYNCER.iter().map(|(old, _)| *old));
+            let hint = suggestion(report, keyword, SYNCER.iter().map(|(old, _)| *old));
             report.error(
                 statement.at(),
                 scope,
@@ -135,12 +135,19 @@ fn unknown(section: Section, statement: &Statement, scope: Scope<'_>, report: &m
         return;
     }
     let known = OPTIONS.iter().filter(|spec| spec.section == section).map(|spec| spec.name);
-    let hint = suggestion(keyword, known);
+    let hint = suggestion(report, keyword, known);
     report.error(at, scope, format!("unknown word `{keyword}` in {}", section.name()), hint);
 }
 
 /// "did you mean", where a known word is near; else where the words are listed.
-pub(super) fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub(super) fn suggestion<'a>(
+    report: &Report,
+    word: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> String {
+    if report.is_full() {
+        return String::new();
+    }
     let known: Vec<&str> = known.into_iter().collect();
     if let Some(meant) = nearest(word, known.iter().copied()) {
         return format!("did you mean `{meant}`?");
@@ -256,6 +263,9 @@ pub(super) fn number(
     let wrong = |why: String, hint: String| Wrong { at: word.at, text: why, hint };
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let suffix = &text[digits.len()..];
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(wrong(format!("{name} does not take `{text}`"), range));
+    }
     let timed = matches!(unit, Unit::Tenths | Unit::Seconds | Unit::Milliseconds);
     let multiplier = match suffix {
         "" => unit.factor(),
@@ -269,9 +279,6 @@ pub(super) fn number(
         "s" | "S" if !matches!(unit, Unit::One | Unit::Pages) => 512,
         _ => return Err(wrong(format!("{name} does not take `{text}`"), range)),
     };
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(wrong(format!("{name} does not take `{text}`"), range));
-    }
     let value = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(multiplier));
     match value.map(|value| value.div_ceil(unit.factor())) {
         Some(value) if (min..=max).contains(&value) => Ok(value),

@@ -53,31 +53,24 @@ struct Parser<'r> {
     broken: bool,
 }
 
+/// Sections that stand at the top of a file only.
+const TOP: &[&str] = &["resource", "common", "global"];
+/// Sections that hold sections.
+const OUTER: &[&str] = &["on", "volume", "connection", "connection-mesh"];
+/// Sections that hold options only.
+const LEAVES: &[&str] = &["net", "disk", "options", "startup", "handlers", "syncer", "global"];
+
 /// Parses the tokens of one file.
 pub(super) fn parse(tokens: Vec<Token>, report: &mut Report) -> Parsed {
     let mut parser = Parser { report, stack: vec![], top: vec![], words: vec![], broken: false };
-    let mut tokens = tokens.into_iter().peekable();
+    let mut tokens = tokens.into_iter();
     while let Some(token) = tokens.next() {
         match token {
-            Token::Word(word) => {
-                let section = match tokens.peek() {
-                    Some(Token::Open(_)) => matches!(word.text.as_str(), "common" | "global"),
-                    Some(Token::Word(_)) => word.text == "resource",
-                    _ => false,
-                };
-                if section && !word.quoted && parser.words.is_empty() && !parser.stack.is_empty() {
-                    parser.unclosed_before(&word);
-                }
-                parser.words.push(word);
-            }
+            Token::Word(word) => parser.words.push(word),
             Token::Semicolon(at) => parser.semicolon(at),
             Token::Open(at) => {
-                if parser.stack.len() >= DEPTH_MAX {
-                    parser.error(at, "sections are nested too deep", "close a section before it");
-                    parser.words.clear();
+                if !parser.open(at) {
                     skip_section(&mut tokens);
-                } else {
-                    parser.open(at);
                 }
             }
             Token::Close(at) => parser.close(at),
@@ -118,6 +111,9 @@ impl Parser<'_> {
     }
 
     fn semicolon(&mut self, at: Pos) {
+        if self.stack.is_empty() {
+            self.split_before(&[&["include"]]);
+        }
         let words = std::mem::take(&mut self.words);
         if words.is_empty() {
             self.error(at, "a `;` with nothing before it", "remove it");
@@ -126,14 +122,50 @@ impl Parser<'_> {
         }
     }
 
-    fn open(&mut self, at: Pos) {
+    /// Opens a section; false: it is nested too deep, and is to be skipped.
+    fn open(&mut self, at: Pos) -> bool {
+        self.split_before(&[TOP, OUTER, LEAVES]);
         let mut words = std::mem::take(&mut self.words);
+        if let Some(first) = words.first().filter(|word| !word.quoted) {
+            let here = format!(" before `{}` in line {}", first.text, first.at.line);
+            let name = first.text.as_str();
+            if TOP.contains(&name) && !self.stack.is_empty() {
+                self.unclosed(&here, usize::MAX);
+            } else if (OUTER.contains(&name) || LEAVES.contains(&name)) && self.in_leaf() {
+                self.unclosed(&here, 1);
+            }
+        }
+        if self.stack.len() >= DEPTH_MAX {
+            self.error(at, "sections are nested too deep", "close a section before it");
+            return false;
+        }
         if words.is_empty() {
             let hint = "write the section's name before it, e.g. `net {`";
             self.error(at, "a section without a name", hint);
             words.push(Word { text: String::new(), quoted: true, at, end: at });
         }
         self.stack.push(Frame { words, open: at, children: Vec::new(), damaged: false });
+        true
+    }
+
+    /// Whether the section that is open holds options only.
+    fn in_leaf(&self) -> bool {
+        let open = self.stack.last().map(|frame| frame.words.as_slice());
+        matches!(open, Some([word]) if LEAVES.contains(&word.text.as_str()))
+    }
+
+    /// Where a line begins with one of these words, a statement before it has lost its `;`.
+    fn split_before(&mut self, known: &[&[&str]]) {
+        let begins = |pair: &[Word]| {
+            let (before, word) = (&pair[0], &pair[1]);
+            let opens = known.iter().any(|words| words.contains(&word.text.as_str()));
+            opens && !word.quoted && before.at.line < word.at.line && before.text != "skip"
+        };
+        while let Some(index) = self.words.windows(2).position(begins) {
+            let rest = self.words.split_off(index + 1);
+            self.statement_without_end();
+            self.words = rest;
+        }
     }
 
     fn close(&mut self, at: Pos) {
@@ -161,24 +193,21 @@ impl Parser<'_> {
         }
     }
 
-    /// `resource`, `common` and `global` stand at the top: a `}` is missing before `word`.
-    fn unclosed_before(&mut self, word: &Word) {
-        self.unclosed(&format!(" before `{}` in line {}", word.text, word.at.line));
-    }
-
-    fn unclosed(&mut self, before: &str) {
+    /// The innermost sections, `count` of them, are not closed.
+    fn unclosed(&mut self, before: &str, count: usize) {
         let Some(frame) = self.stack.last() else { return };
         let name = &frame.words[0].text;
         let text = format!("the section `{name}` that opens here is not closed{before}");
         self.error(frame.open, text, "write the missing `}`");
-        while let Some(frame) = self.stack.pop() {
+        for _ in 0..count {
+            let Some(frame) = self.stack.pop() else { return };
             self.finish_frame(frame);
         }
     }
 
     fn end(mut self) -> Parsed {
         self.statement_without_end();
-        self.unclosed(" before the end of the file");
+        self.unclosed(" before the end of the file", usize::MAX);
         Parsed { statements: self.top, broken: self.broken }
     }
 }

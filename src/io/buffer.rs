@@ -325,6 +325,7 @@ impl Pool {
     }
 
     /// Bytes of memory, idle buffers included.
+    #[cfg(test)]
     pub(crate) fn memory(&self) -> u64 {
         self.memory
     }

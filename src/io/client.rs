@@ -10,10 +10,12 @@
 //! Invariants:
 //! - A piece reserves its buffer before its bytes are read (write) or it is given to the core
 //!   (read), first come first served over all clients: what one client holds is bounded, and
-//!   nobody waits behind a client that is behind himself.
-//! - At most [`REQUESTS_MAX`] requests of a client are under way; then nothing more is received.
-//! - Nobody holds a buffer for ever: no byte of a begun request for [`STALL_MS`], or no progress of
-//!   a send, closes the connection.
+//!   nobody waits behind a client that is behind himself. A client that holds nothing always gets
+//!   one piece: all clients together hold at most [`CLIENT_BYTES`] and [`SESSIONS_MAX`] pieces.
+//! - At most [`REQUESTS_MAX`] requests of a client are under way, and a client that does not take
+//!   its replies is not served; then nothing more is received.
+//! - Nobody holds a buffer for ever: no byte of a begun request for [`Limits::stall_ms`], or no
+//!   progress of a send, closes the connection.
 //! - The core hears `SessionClosed` exactly once for each `SessionOpened`, and no request after it.
 
 mod reading;
@@ -40,13 +42,31 @@ use request::{Piece, Request};
 
 /// Requests of one client that may be under way.
 pub(crate) const REQUESTS_MAX: usize = 256;
+/// Small replies that may wait for a client that does not take them, bytes.
+const REPLIES_MAX: usize = 1 << 20;
+/// Block status requests that are answered in one turn: each is many system calls.
+pub(crate) const STATUS_MAX: usize = 8;
 /// Clients of one resource; one more is closed at once.
 pub(crate) const SESSIONS_MAX: usize = 128;
 /// Buffers for all clients' pieces, bytes.
 pub(crate) const CLIENT_BYTES: u64 = 32 << 20;
-/// A request of which no byte arrives, or a reply of which none is taken, for so long ends the
-/// connection, ms.
-pub(crate) const STALL_MS: u64 = 30_000;
+
+/// What clients may take; tests have smaller ones.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Buffers for all clients' pieces, bytes.
+    pub(crate) bytes: u64,
+    /// A request of which no byte arrives, or a reply of which none is taken, for so long ends the
+    /// connection, ms.
+    pub(crate) stall_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bytes: CLIENT_BYTES, stall_ms: 30_000 }
+    }
+}
+
 /// What is queued for a client that is told to go may take so long, ms.
 const LEAVE_MS: u64 = 2_000;
 /// Requests are received into this many bytes.
@@ -87,11 +107,16 @@ struct Desk {
 }
 
 impl Desk {
-    /// A reservation of `bytes`, or a place in the queue.
-    fn reserve(&mut self, io: &Context, session: SessionId, bytes: u64) -> bool {
+    /// A reservation of `bytes`, or a place in the queue. Who holds nothing (`first`) does not
+    /// wait: clients that never read their replies cannot stop the others.
+    fn reserve(&mut self, io: &Context, session: SessionId, bytes: u64, first: bool) -> bool {
+        if first {
+            self.waiting.retain(|waiting| *waiting != session);
+            return true;
+        }
         let used = io.pool.charged(Part::Client) + io.reads_reserved;
         let its_turn = self.waiting.front().is_none_or(|first| *first == session);
-        if its_turn && (used == 0 || used + bytes <= CLIENT_BYTES) {
+        if its_turn && (used == 0 || used + bytes <= io.limits.bytes) {
             self.waiting.pop_front();
             return true;
         }
@@ -148,6 +173,8 @@ struct Client {
     sending: Option<Sending>,
     requests: HashMap<u64, Request>,
     last_key: u64,
+    /// Block status requests that are not answered.
+    asked: usize,
     leaving: Option<Leaving>,
 }
 
@@ -212,6 +239,7 @@ impl Clients {
             sending: None,
             requests: HashMap::new(),
             last_key: 0,
+            asked: 0,
             leaving: None,
         };
         self.sessions.insert(id, client);
@@ -321,6 +349,7 @@ impl Clients {
         extents: impl IntoIterator<Item = Extent>,
     ) {
         let Some(client) = self.sessions.get_mut(&asked.session) else { return };
+        client.asked -= 1;
         let replies = client.replies;
         client.outbox.push(
             |out| {
@@ -358,15 +387,22 @@ impl Clients {
         self.sessions.values().for_each(|client| shut_down(&client.fd));
     }
 
+    /// Whether block status requests wait for the next turn.
+    pub(crate) fn is_asking(&self) -> bool {
+        !self.desk.asked.is_empty()
+    }
+
     /// When something of a client expires.
-    pub(crate) fn deadline(&self) -> Option<Time> {
-        self.sessions.values().filter_map(Client::deadline).min()
+    pub(crate) fn deadline(&self, io: &Context) -> Option<Time> {
+        self.sessions.values().filter_map(|client| client.deadline(io.limits)).min()
     }
 
     /// Ends what has expired.
     pub(crate) fn expire(&mut self, io: &mut Context) {
         let late: Vec<_> = (self.sessions.iter())
-            .filter(|(_, client)| client.deadline().is_some_and(|deadline| deadline <= io.now))
+            .filter(|(_, client)| {
+                client.deadline(io.limits).is_some_and(|deadline| deadline <= io.now)
+            })
             .map(|(id, _)| *id)
             .collect();
         for session in late {
@@ -435,10 +471,22 @@ impl Client {
         true
     }
 
+    /// No buffer is on its account: nothing is under way, and no reply is queued.
+    fn holds_nothing(&self) -> bool {
+        self.outbox.is_empty() && self.requests.values().all(|request| request.outstanding == 0)
+    }
+
     fn has_left(&self) -> bool {
-        self.leaving.as_ref().is_some_and(|leaving| {
-            self.outbox.is_empty() && !(leaving.answer_all && !self.requests.is_empty())
-        })
+        let answered = self.requests.is_empty() && self.asked == 0;
+        self.leaving
+            .as_ref()
+            .is_some_and(|leaving| self.outbox.is_empty() && (answered || !leaving.answer_all))
+    }
+
+    /// No further request is taken up now.
+    fn is_full(&self) -> bool {
+        let small = self.outbox.bytes().saturating_sub(self.outbox.payload());
+        self.requests.len() + self.asked >= REQUESTS_MAX || small >= REPLIES_MAX
     }
 
     fn send(&mut self, io: &mut Context) {
@@ -448,35 +496,32 @@ impl Client {
         }
     }
 
-    fn deadline(&self) -> Option<Time> {
+    fn deadline(&self, limits: Limits) -> Option<Time> {
         let begun = !matches!(self.reading, Reading::Header) || self.end > self.start;
         let receive = (self.receiving.as_ref())
             .filter(|_| begun && self.leaving.is_none())
-            .map(|receiving| receiving.since.after_ms(STALL_MS));
+            .map(|receiving| receiving.since.after_ms(limits.stall_ms));
         let send = (self.sending.as_ref())
             .filter(|sending| !sending.cancelled)
-            .map(|sending| sending.since.after_ms(STALL_MS));
+            .map(|sending| sending.since.after_ms(limits.stall_ms));
         let leave = self.leaving.as_ref().and_then(|leaving| leaving.until);
         [receive, send, leave].into_iter().flatten().min()
     }
 
     fn expire(&mut self, io: &mut Context) -> Result<(), End> {
-        let now = io.now;
+        let (now, limits) = (io.now, io.limits);
         if self.leaving.as_ref().is_some_and(|leaving| leaving.until.is_some_and(|t| t <= now)) {
             return Err(End::Lost("it did not take its last replies in time".to_owned()));
         }
         if let Some(sending) = &mut self.sending
             && !sending.cancelled
-            && sending.since.after_ms(STALL_MS) <= now
+            && sending.since.after_ms(limits.stall_ms) <= now
         {
             // Cancelled, the send says whether any byte of it was taken.
             sending.cancelled = true;
             io.ring.cancel(sending.operation, Purpose::Cancel);
             return Ok(());
         }
-        Err(End::Lost(format!("no byte of a request in {} s", STALL_MS / 1000)))
+        Err(End::Lost(format!("no byte of a request in {} ms", limits.stall_ms)))
     }
 }
-
-#[cfg(test)]
-mod tests;

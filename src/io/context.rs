@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::resource::{Event, Payload, SessionId, SocketId, Time, VolumeNumber};
 
 use super::buffer::Pool;
+use super::client::Limits;
 use super::disk::DiskStep;
 use super::ring::{Memory, Ring};
 
@@ -49,6 +50,8 @@ pub(crate) struct Context {
     pub(crate) reads_reserved: u64,
     /// Bytes that a peer may have under way to us (max-buffers).
     pub(crate) window: u64,
+    /// What clients may take.
+    pub(crate) limits: Limits,
     /// Volumes whose disk makes zeroes without writing them.
     pub(crate) fast_zeroes: BTreeSet<VolumeNumber>,
 }
@@ -135,6 +138,9 @@ impl RateLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::buffer::Part;
+    use crate::resource::SocketError;
+    use crate::wire::Packet;
 
     #[test]
     fn a_rate_limit_counts_what_it_swallows() {
@@ -145,5 +151,29 @@ mod tests {
         assert_eq!(limit.pass(at(4999)), None);
         let line = limit.pass(at(5000)).unwrap();
         assert!(line.contains("2 more"), "{line}");
+    }
+
+    #[test]
+    fn nothing_follows_of_a_socket_that_was_closed() {
+        let mut io = Context {
+            ring: Ring::new().unwrap(),
+            pool: Pool::default(),
+            events: VecDeque::new(),
+            now: Time(0),
+            name: "r0".to_owned(),
+            reads_reserved: 0,
+            window: 0,
+            limits: Limits::default(),
+            fast_zeroes: BTreeSet::new(),
+        };
+        for socket in [SocketId(1), SocketId(3)] {
+            let payload = Some(io.pool.take(Part::Peer, 4096));
+            io.events.push_back(Event::Received { socket });
+            io.events.push_back(Event::Packet { socket, packet: Packet::Ping, payload });
+            io.events.push_back(Event::SocketLost { socket, error: SocketError::Closed });
+        }
+        io.forget_socket(SocketId(1));
+        assert_eq!((io.events.len(), io.pool.live_buffers()), (3, 1));
+        assert_eq!(io.events[0], Event::Received { socket: SocketId(3) });
     }
 }

@@ -212,11 +212,6 @@ impl Disks {
         Ok(())
     }
 
-    /// Whether the volume has a disk here.
-    pub(crate) fn has(&self, volume: VolumeNumber) -> bool {
-        self.disks.contains_key(&volume)
-    }
-
     fn disk(&mut self, io: &mut Context, tag: Tag, volume: VolumeNumber) -> Option<&mut Disk> {
         let disk = self.disks.get_mut(&volume);
         if disk.is_none() {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -102,13 +103,19 @@ pub enum OrderError {
 pub(super) struct Shared {
     pub(super) wake: EventFd,
     status: Mutex<Arc<Status>>,
+    buffers_left: AtomicUsize,
     updates: broadcast::Sender<Arc<Status>>,
 }
 
 impl Shared {
     pub(super) fn new(wake: EventFd, status: Status) -> Self {
         let (updates, _) = broadcast::channel(SNAPSHOTS_MAX);
-        Self { wake, status: Mutex::new(Arc::new(status)), updates }
+        Self {
+            wake,
+            status: Mutex::new(Arc::new(status)),
+            buffers_left: AtomicUsize::new(0),
+            updates,
+        }
     }
 
     /// Makes a snapshot the latest one.
@@ -121,6 +128,20 @@ impl Shared {
 
     pub(super) fn latest(&self) -> Arc<Status> {
         Arc::clone(&self.status.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The thread has ended, and so many buffers were still held or used: 0 after an end in order.
+    pub(super) fn ended_with(&self, buffers: usize) {
+        self.buffers_left.store(buffers, Ordering::Release);
+        if buffers > 0 {
+            tracing::debug!(target: "tandem", "{buffers} buffers were in use at the end");
+        }
+    }
+
+    /// What [`Shared::ended_with`] was told.
+    #[cfg(test)]
+    pub(super) fn buffers_left(&self) -> usize {
+        self.buffers_left.load(Ordering::Acquire)
     }
 
     /// Wakes the data thread.

@@ -30,8 +30,13 @@ pub(crate) struct Outbox {
     first: Option<Box<Message>>,
     begun: Option<Box<Message>>,
     queue: VecDeque<Gathering>,
+    #[allow(clippy::vec_box, reason = "the kernel has its address")]
     spare: Vec<Box<Message>>,
     under_way: bool,
+    /// Bytes that were pushed and are not sent.
+    bytes: usize,
+    /// Bytes of payload in messages that are not gone.
+    payload: usize,
 }
 
 /// How a send ended.
@@ -56,6 +61,7 @@ impl Outbox {
         note: u64,
     ) {
         let length = payload.as_ref().map_or(0, Lease::length);
+        self.payload += length;
         let fits = self.queue.back().is_some_and(|last| {
             let payload = last.message.payload();
             last.items < ITEMS_MAX && (payload == 0 || payload + length <= PAYLOAD_MAX)
@@ -65,18 +71,32 @@ impl Outbox {
             self.queue.push_back(Gathering { message, items: 0 });
         }
         let Some(Gathering { message, items }) = self.queue.back_mut() else { return };
+        let before = message.left();
         *items += 1;
         message.push_bytes(write);
         message.note += note;
         if let Some(lease) = payload {
             message.push_payload(lease);
         }
+        self.bytes += message.left() - before;
     }
 
     /// Puts bytes before everything that is not under way.
     pub(crate) fn push_first(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let message = self.first.get_or_insert_with(|| self.spare.pop().unwrap_or_default());
+        let before = message.left();
         message.push_bytes(write);
+        self.bytes += message.left() - before;
+    }
+
+    /// Bytes that wait, those under way included: whoever pushes must bound them.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes of payload among them, as far as their messages are not gone altogether.
+    pub(crate) fn payload(&self) -> usize {
+        self.payload
     }
 
     /// The message to send now, if none is under way.
@@ -103,6 +123,7 @@ impl Outbox {
             self.begun = Some(message);
             return Sent::Failed(if result == 0 { libc::EPIPE } else { -result });
         }
+        self.bytes -= message.left().min(result as usize);
         message.advance(result as usize);
         if message.left() > 0 {
             self.begun = Some(message);
@@ -116,11 +137,6 @@ impl Outbox {
         !self.under_way && !self.is_pending()
     }
 
-    /// Whether something is under way.
-    pub(crate) fn is_under_way(&self) -> bool {
-        self.under_way
-    }
-
     fn is_pending(&self) -> bool {
         self.first.is_some() || self.begun.is_some() || !self.queue.is_empty()
     }
@@ -131,11 +147,13 @@ impl Outbox {
             .chain(self.begun.take())
             .chain(self.queue.drain(..).map(|gathering| gathering.message))
             .collect();
+        self.bytes -= messages.iter().map(|message| message.left()).sum::<usize>();
         messages.into_iter().map(|message| self.recycle(message, pool)).sum()
     }
 
     fn recycle(&mut self, mut message: Box<Message>, pool: &mut Pool) -> u64 {
         let note = message.note;
+        self.payload -= message.payload();
         for lease in message.recycle() {
             pool.end(lease);
         }
@@ -178,6 +196,7 @@ mod tests {
         assert_eq!(lengths, [768, 132 + 4 + BUFFER_MAX, 4 + BUFFER_MAX]);
         assert_eq!(outbox.clear(&mut pool), 300);
         assert!(outbox.is_empty());
+        assert_eq!((outbox.bytes(), outbox.payload()), (0, 0));
         assert_eq!(pool.live_buffers(), 0);
     }
 
@@ -191,6 +210,7 @@ mod tests {
         outbox.push_first(text(b"ping"));
         assert!(outbox.next().is_none(), "one message at a time");
         assert_eq!(outbox.returned(message, 4, &mut pool), Sent::Some { note: 0 });
+        assert_eq!(outbox.bytes(), 6 + 5 + 4);
         let rest = outbox.next().unwrap();
         assert_eq!(rest.left(), 6);
         assert_eq!(outbox.returned(rest, 6, &mut pool), Sent::Some { note: 7 });

@@ -27,7 +27,7 @@ use crate::resource::{Event, NodeId, Payload, SocketError, SocketId, Time};
 use crate::wire::{Packet, encode_header};
 
 use super::buffer::{Direction, Part};
-use super::client::shut_down;
+use super::client::{CLIENT_BYTES, shut_down};
 use super::context::{Context, Purpose, RateLimit};
 use super::outbox::{Outbox, Sent};
 use super::ring::{Descriptor, Memory, OperationId};
@@ -241,6 +241,15 @@ impl Peers {
             }
             _ => socket.outbox.push(|out| encode_header(packet, out), lease, 0),
         }
+        // The window and the clients' requests bound what is queued; beyond that the peer asks and
+        // does not read.
+        let limit = 2 * io.window + 2 * CLIENT_BYTES;
+        if socket.outbox.bytes() as u64 > limit {
+            let remote = socket.remote;
+            tracing::warn!(target: "tandem", resource = %io.name,
+                "the connection with {remote} was dropped: {limit} bytes wait to be sent");
+            self.lose(io, id, SocketError::TimedOut);
+        }
     }
 
     /// `Action::CloseSocket`.
@@ -406,6 +415,3 @@ impl Socket {
             && matches!(self.reading, Reading::Ended)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -171,9 +171,9 @@ pub(crate) enum Memory {
     /// A message that is sent.
     Message(Box<Message>),
     /// The address of a connect.
-    Address(Box<SockaddrStorage>),
+    Address(#[allow(dead_code, reason = "held for the kernel")] Box<SockaddrStorage>),
     /// The counter of an eventfd.
-    Counter(Box<u64>),
+    Counter(#[allow(dead_code, reason = "held for the kernel")] Box<u64>),
     /// An accept that is under way or failed.
     Accept,
     /// What an accept brought.
@@ -273,6 +273,7 @@ impl<T> Ring<T> {
     }
 
     /// System calls that were made for submitting and waiting.
+    #[cfg(test)]
     pub(crate) fn enters(&self) -> u64 {
         self.enters
     }
@@ -466,9 +467,9 @@ impl<T> Ring<T> {
         self.vacant.push(index);
         self.outstanding -= 1;
         let memory = match memory {
-            // SAFETY: a successful accept returns a new descriptor, and this completion, taken
-            // once, is the only one that names it.
             Memory::Accept if result >= 0 => {
+                // SAFETY: a successful accept returns a new descriptor, and this completion, taken
+                // once, is the only one that names it.
                 Memory::Accepted(unsafe { OwnedFd::from_raw_fd(result) })
             }
             memory => memory,

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! wait -> gap? -> every completion: events -> core -> actions -> operations
-//!      -> what has expired -> the core's timeout -> who waited for buffers -> sends, receives -> wait
+//!      -> what has expired -> the core's timeout -> who waited for buffers
+//!      -> sends, receives -> wait
 //! ```
 //!
 //! Invariants:
-//! - The core is asked by this thread alone, one event at a time, and its actions are drained before
-//!   the next event.
+//! - The core is asked by this thread alone, one event at a time, and its actions are drained
+//!   before the next event.
 //! - Nothing is submitted inside the loop; one system call a turn submits everything and waits.
 //! - The answer to an order is held back while a disk is being closed: `down` and `detach` answer
 //!   when the locks are given back.
@@ -33,7 +34,7 @@ use crate::resource::{Action, AdminResult, Event, Resource, Status, Time, Volume
 
 use super::backing::OpenDisk;
 use super::buffer::{PAGE, Pool};
-use super::client::Clients;
+use super::client::{Clients, Limits, STATUS_MAX};
 use super::context::{Context, Purpose};
 use super::disk::{Disks, Flushes};
 use super::handle::{Handle, ORDERS_MAX, Order, Setup, Shared};
@@ -93,21 +94,22 @@ impl Core for Resource {
 /// # Errors
 /// The ring, the recording or the thread cannot be made.
 pub fn spawn(setup: Setup) -> std::io::Result<Handle> {
-    spawn_core(setup, |setup, now, wall_clock| {
+    spawn_core(setup, Limits::default(), |setup, now, wall_clock| {
         Resource::new(setup.config.clone(), setup.seed, now, wall_clock)
     })
 }
 
-/// [`spawn`] with another state machine.
+/// [`spawn`] with another state machine and other limits.
 pub(crate) fn spawn_core<C: Core>(
     setup: Setup,
+    limits: Limits,
     make: impl FnOnce(&Setup, Time, u64) -> C + Send + 'static,
 ) -> std::io::Result<Handle> {
     let (orders, waiting) = sync_channel(ORDERS_MAX);
     let (tell, told) = channel();
     let name = setup.config.name.clone();
     std::thread::Builder::new().name(format!("data {name}")).spawn(move || {
-        let mut shell = match Shell::new(&setup, make, waiting) {
+        let mut shell = match Shell::new(&setup, limits, make, waiting) {
             Ok(shell) => shell,
             Err(error) => {
                 // The one who waits has gone: nobody to tell.
@@ -200,6 +202,7 @@ struct Shell<C> {
 impl<C: Core> Shell<C> {
     fn new(
         setup: &Setup,
+        limits: Limits,
         make: impl FnOnce(&Setup, Time, u64) -> C,
         orders: Receiver<Order>,
     ) -> std::io::Result<Self> {
@@ -225,6 +228,7 @@ impl<C: Core> Shell<C> {
                 name: config.name.clone(),
                 reads_reserved: 0,
                 window: u64::from(options.max_buffers) * PAGE as u64,
+                limits,
                 fast_zeroes: std::collections::BTreeSet::new(),
             },
             clients: Clients::default(),
@@ -295,7 +299,11 @@ impl<C: Core> Shell<C> {
     /// How long to wait: until the next deadline, and never so long that a freeze of ping-timeout
     /// could hide in it.
     fn wait(&self, now: Time) -> Duration {
-        let deadlines = [self.core.next_timeout(), self.clients.deadline(), self.peers.deadline()];
+        let deadlines =
+            [self.core.next_timeout(), self.clients.deadline(&self.io), self.peers.deadline()];
+        if self.clients.is_asking() {
+            return Duration::ZERO;
+        }
         let longest = now.after_ms((self.ping_timeout_ms / 4).max(1));
         let next = deadlines.into_iter().flatten().min().map_or(longest, |t| t.min(longest));
         Duration::from_nanos(next.0.saturating_sub(now.0))
@@ -358,7 +366,8 @@ impl<C: Core> Shell<C> {
         loop {
             self.pump();
             self.clients.resume(&mut self.io);
-            while let Some(asked) = self.clients.next_asked() {
+            for _ in 0..STATUS_MAX {
+                let Some(asked) = self.clients.next_asked() else { break };
                 let (volume, offset, length) = (asked.volume, asked.offset, asked.length);
                 let extents = if self.core.reads_locally(volume) {
                     self.disks.extents(volume, offset, length)
@@ -382,7 +391,7 @@ impl<C: Core> Shell<C> {
         self.pump();
     }
 
-    /// The end in order: nothing is started any more, and everything comes back before it is closed.
+    /// The end in order: nothing is started any more, and everything comes back before a close.
     fn end(mut self) {
         self.clients.drop_all(&mut self.io);
         self.peers.drop_all(&mut self.io);
@@ -409,6 +418,8 @@ impl<C: Core> Shell<C> {
         if let Some(recorder) = &mut self.recorder {
             recorder.flush();
         }
+        debug_assert_eq!(self.io.reads_reserved, 0, "a reservation leaked");
+        self.shared.ended_with(self.io.pool.live_buffers());
         let stop = self.stop.take();
         let outstanding = self.io.ring.outstanding();
         if outstanding > 0 || self.disks.is_closing() {

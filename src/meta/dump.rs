@@ -20,8 +20,9 @@ const FLAG_NAMES: [(u32, &str); 10] = [
     (DeviceFlags::INVALIDATED, "invalidated"),
 ];
 
-/// Everything that the metadata says, as text. Lines that start with `#` say what follows from other
-/// lines; the rest is what a restore would need. Set blocks and hot extents are runs: first, count.
+/// Everything that the metadata says, as text. Lines that start with `#` say what follows from
+/// other lines; the rest is what a restore would need. Set blocks and hot extents are runs: first,
+/// count.
 #[must_use]
 pub fn dump(meta: &LoadedMeta, geometry: &Geometry) -> String {
     let mut out = String::new();

@@ -33,8 +33,8 @@ pub struct NewDisk {
 
 /// The first superblock of a disk and the writes that put it there. The data is Inconsistent, the
 /// identifier is JUST_CREATED, and every slot is free with every bit set: a fresh disk may differ
-/// anywhere from any peer. No bitmap page is written. The superblock comes last, so that a create-md
-/// that was cut short leaves no metadata that looks whole.
+/// anywhere from any peer. No bitmap page is written. The superblock comes last, so that a
+/// create-md that was cut short leaves no metadata that looks whole.
 ///
 /// # Errors
 /// The name or the node id is outside of what the layout allows.

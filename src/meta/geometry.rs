@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Invariants:
-//! - A and B are found from the size of the disk alone (internal) or lie at fixed places (external):
-//!   everything else is found from what the superblock says.
+//! - A and B are found from the size of the disk alone (internal) or lie at fixed places
+//!   (external): everything else is found from what the superblock says.
 //! - Every region starts at a multiple of 4096 and no two overlap.
 
 use crate::meta::{MetaError, PAGE_BITS, Superblock};
@@ -121,8 +121,8 @@ impl Geometry {
         Self::with_covered(placement, round_down(disk_size), al_block_size, max_peers, device_uuid)
     }
 
-    /// The layout that a superblock describes, on disks of these sizes. An external layout keeps the
-    /// recorded size when the data disk has grown.
+    /// The layout that a superblock describes, on disks of these sizes. An external layout keeps
+    /// the recorded size when the data disk has grown.
     ///
     /// # Errors
     /// The disks do not fit the superblock.

@@ -9,8 +9,8 @@ use super::superblock::{VERSION, decode_superblock, encode_superblock};
 use super::{BitmapState, LoadedMeta, LoadedSlot, PAGE_BITS, PeerSlot, Superblock};
 use crate::resource::DiskError;
 
-/// How the loader reads: offset and length in bytes, both multiples of the logical block; it returns
-/// exactly that many bytes.
+/// How the loader reads: offset and length in bytes, both multiples of the logical block; it
+/// returns exactly that many bytes.
 pub(super) type Read<'a> = dyn FnMut(u64, usize) -> Result<Vec<u8>, DiskError> + 'a;
 
 /// Bitmap pages that are read at once.
@@ -79,9 +79,9 @@ fn one_damaged(which: &str, damage: CopyDamage, other: &str) -> String {
     format!("superblock copy {which} is damaged ({damage}), copy {other} counts")
 }
 
-/// What must be durable before anything rests on the loaded metadata: the copy of the superblock that
-/// is damaged or older becomes equal to the newest. Without it, the next update, which starts with
-/// copy A, could tear the only good copy, or bring back a state that was loaded as past.
+/// What must be durable before anything rests on the loaded metadata: the copy of the superblock
+/// that is damaged or older becomes equal to the newest. Without it, the next update, which starts
+/// with copy A, could tear the only good copy, or bring back a state that was loaded as past.
 ///
 /// # Errors
 /// As [`read_superblock`].

@@ -7,8 +7,9 @@ use super::geometry::{Geometry, SUPERBLOCK_BYTES};
 use super::superblock::encode_superblock;
 use super::{MetaOp, Superblock};
 
-/// Writes that may run at once, in any order. All of them must be durable (RWF_DSYNC, or a data sync
-/// after them) before the next stage starts. An operation is done when its last stage is durable.
+/// Writes that may run at once, in any order. All of them must be durable (RWF_DSYNC, or a data
+/// sync after them) before the next stage starts. An operation is done when its last stage is
+/// durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stage {
     /// Offset on the disk that holds the metadata, and the bytes. Offset and length are multiples

@@ -119,8 +119,8 @@ fn a_fresh_disk_is_just_created_and_differs_everywhere() {
     assert!(meta.hot_extents.is_empty());
 }
 
-/// No flipped bit of any block makes the loader panic, costs a set bit, a hot extent or a number, or
-/// changes the superblock.
+/// No flipped bit of any block makes the loader panic, costs a set bit, a hot extent or a number,
+/// or changes the superblock.
 #[test]
 fn every_flipped_bit_is_detected_or_harmless() {
     let (mut image, superblock) = busy();
@@ -550,7 +550,9 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_are_never_metadata_and_never_panic(bytes in proptest::collection::vec(any::<u8>(), 4096)) {
+    fn random_bytes_are_never_metadata_and_never_panic(
+        bytes in proptest::collection::vec(any::<u8>(), 4096),
+    ) {
         let geometry = Geometry::new(internal(20 << 30), 512, 2, 1).unwrap();
         prop_assert!(decode_superblock(&bytes, 0).is_err());
         prop_assert!(decode_al(&geometry, 0, &bytes[..512]).is_none());

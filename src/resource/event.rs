@@ -31,11 +31,12 @@ pub enum Op {
     },
     /// Everything that was answered before is durable on both disks before the reply.
     Flush,
-    /// NBD_CMD_TRIM, and NBD_CMD_WRITE_ZEROES. Both read as zeroes afterwards.
+    /// NBD_CMD_TRIM, and NBD_CMD_WRITE_ZEROES. Both read as zeroes afterwards. The shell cuts off
+    /// unaligned edges and sends them as writes of zeroes.
     Zeroes {
-        /// Bytes from the start of the export.
+        /// Bytes from the start of the export, a multiple of 4096.
         offset: u64,
-        /// 1 to `ZEROES_MAX`.
+        /// 4096 to `ZEROES_MAX`, a multiple of 4096.
         length: u32,
         /// Keep the blocks allocated (NO_HOLE).
         no_hole: bool,

@@ -2,14 +2,69 @@
 //!
 //! No file system, network, clock, thread, random source or `unsafe` in this room. After each
 //! [`Resource::handle`] the shell drains [`Resource::next_action`] to the end before the next event.
+//!
+//! Invariants:
+//! - What depends on durability is emitted only by the handler of the completion.
+//! - A reply that rests on one disk alone is emitted only when that disk has been flushed since the
+//!   loss, SURVIVED is durable, and a new current UUID is durable (model.md R2, R4).
+//! - A block that may differ between the disks is covered by a set bit that is durable, a durable
+//!   hot extent, or a transfer log entry (DESIGN 1, promise 4).
+//! - Every payload that an event brought is released exactly once.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `request` | a client's request: admission, ranges, reads, replies |
+//! | `write` | activity log, both disks at once, completion |
+//! | `flush` | flushes of both disks, the transfer log's bound |
+//! | `peer_io` | what the peer asks of the own disk |
+//! | `connect` | dialling, crossing connections, keep-alive |
+//! | `handshake` | quiescing, the exchange, the verdict |
+//! | `session` | carrying out the verdict: bitmaps, adopting, opening |
+//! | `loss` | the loss of a peer or of a disk, new current UUIDs |
+//! | `resync` | the target asks, the source answers, bits go when flushed |
+//! | `storage` | superblock, log and bitmap writes |
+//! | `attach`, `promote`, `leave`, `order` | the administrator's orders |
 
 mod action;
+mod activity_log;
+mod attach;
+mod bitmap;
 mod command;
+mod connect;
+mod connection;
+mod device;
 mod event;
+mod flush;
+pub mod generation;
+mod handshake;
 mod ids;
+mod interval;
+mod leave;
+mod loss;
 mod options;
+mod order;
+mod peer_io;
+mod prng;
+mod promote;
+mod report;
+mod request;
+mod resync;
+mod resync_rate;
+mod session;
+mod slab;
+pub mod split_brain;
 mod state;
 mod status;
+mod storage;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_review;
+mod transfer_log;
+mod verdict;
+mod write;
+
+use std::collections::{BTreeMap, VecDeque};
 
 pub use action::*;
 pub use command::*;
@@ -19,10 +74,134 @@ pub use options::*;
 pub use state::*;
 pub use status::*;
 
+use connection::Connection;
+use connection::PeerWrite;
+use device::{Device, Request};
+use order::{Order, Running};
+use prng::Prng;
+use slab::Slab;
+
+/// What follows when something of a volume has become durable. `socket` names the session that it
+/// was for: it is void if that session has ended meanwhile.
+#[derive(Clone, Debug)]
+pub(crate) enum Then {
+    /// Attach: the disk was flushed.
+    AttachFlushed { id: u64 },
+    /// Attach: the superblock is durable.
+    AttachSaved { id: u64 },
+    /// Loss: the own disk was flushed.
+    LossFlushed { round: u64 },
+    /// Loss: SURVIVED is durable.
+    LossMarked { round: u64 },
+    /// A new current UUID is durable.
+    Bumped,
+    /// No-sync: the session of the volume is durably open here.
+    OpenSaved { c: usize, socket: SocketId },
+    /// Target: the union of the bits is durable.
+    AdoptBitsSaved { c: usize, socket: SocketId },
+    /// Target: Inconsistent with the source's identifiers, durably.
+    AdoptSaved { c: usize, socket: SocketId },
+    /// Source: the own disk was flushed.
+    SourceFlushed { c: usize, socket: SocketId },
+    /// Source: its bitmap UUID is durably in the history.
+    SourceSaved { c: usize, socket: SocketId },
+    /// Target: the first `count` unflushed ranges are durable.
+    TargetFlushed { c: usize, socket: SocketId, count: usize },
+    /// Target: the last flush.
+    EndFlushed { c: usize, socket: SocketId },
+    /// Target: UpToDate, durably.
+    EndSaved { c: usize, socket: SocketId },
+    /// The peer's disk is gone: flushed, before its new UUID is stored (R15).
+    PeerUuidFlushed { c: usize, socket: SocketId, uuid: u64 },
+    /// The peer's new UUID is stored.
+    PeerUuidSaved { c: usize, socket: SocketId, uuid: u64 },
+    /// The bitmap's pages are durable: the slot changes to Pages.
+    BitmapMapped { c: usize },
+    /// A step of the running order.
+    Order,
+    /// Look at those who wait for the activity log again.
+    Log,
+    /// A peer leaves: a step of that.
+    PeerLeave { c: usize, socket: SocketId },
+    /// The own invalidation by a peer's order is durable.
+    Invalidated { c: usize },
+}
+
+/// What a disk or metadata action was for.
+#[derive(Clone, Debug)]
+pub(crate) enum Pending {
+    /// A client's write on the own disk.
+    Write { key: u64 },
+    /// A client's read on the own disk.
+    Read { key: u64 },
+    /// An edge of an unaligned write.
+    Edge { key: u64, head: bool },
+    /// A peer's write.
+    PeerWrite { key: u64 },
+    /// A read for the peer's client.
+    PeerRead { c: usize, socket: SocketId, sequence: u64 },
+    /// Resync: the source reads.
+    SourceRead { c: usize, socket: SocketId, sequence: u64 },
+    /// Resync: the target writes.
+    TargetWrite { c: usize, socket: SocketId, piece: u64, payload: Option<Payload> },
+    /// The own part of a flush of both disks.
+    GroupFlush { epoch: u64 },
+    /// A flush for the peer.
+    PeerFlush { c: usize, socket: SocketId },
+    /// A flush with what follows.
+    Flush { then: Then },
+    /// The superblock.
+    Superblock,
+    /// The activity log.
+    ActivityLog,
+    /// Pages of a bitmap.
+    Bitmap { c: usize },
+    /// The number that a peer has shown.
+    Seen { c: usize, number: u64 },
+}
+
+/// After the process did not run for longer than ping-timeout while Primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gap {
+    /// Nothing is in question.
+    None,
+    /// The peer is asked first.
+    Asking,
+    /// The peer is Primary or newer: closed until `secondary`.
+    Closed,
+}
+
 /// A resource on one node.
 #[derive(Debug)]
 pub struct Resource {
     config: ResourceConfig,
+    prng: Prng,
+    now: Time,
+    started: Time,
+    wall_clock: u64,
+    actions: VecDeque<Action>,
+    role: Role,
+    devices: BTreeMap<VolumeNumber, Device>,
+    connections: Vec<Connection>,
+    requests: Slab<Request>,
+    peer_writes: Slab<PeerWrite>,
+    tags: Slab<(VolumeNumber, Pending)>,
+    sessions: BTreeMap<SessionId, VolumeNumber>,
+    /// Requests that have not been admitted: a handshake or a freeze.
+    held: VecDeque<u64>,
+    /// Requests that wait for room in a peer's window.
+    window_waiting: VecDeque<u64>,
+    /// Requests that have been admitted and not answered.
+    admitted: u64,
+    next_socket: u64,
+    next_lock: u64,
+    orders: VecDeque<Order>,
+    running: Option<Running>,
+    /// After a gap: nothing runs until a peer has answered or one attempt has failed.
+    gap: Gap,
+    /// New requests are not admitted: a demotion, detach or leave drains.
+    draining: bool,
+    version: u64,
 }
 
 impl Resource {
@@ -30,48 +209,102 @@ impl Resource {
     /// system's random source), `wall_clock` is the wall clock in seconds at `now` (display only).
     #[must_use]
     pub fn new(config: ResourceConfig, seed: u64, now: Time, wall_clock: u64) -> Self {
-        let _ = (seed, now, wall_clock);
-        Self { config }
+        let numbers: Vec<VolumeNumber> = config.volumes.iter().map(|v| v.number).collect();
+        let devices = numbers.iter().map(|number| (*number, Device::new(*number))).collect();
+        let mut connections: Vec<Connection> =
+            config.peers.iter().map(|peer| Connection::new(peer, &numbers)).collect();
+        for connection in &mut connections {
+            connection.since = now;
+        }
+        Self {
+            prng: Prng::new(seed),
+            now,
+            started: now,
+            wall_clock,
+            actions: VecDeque::new(),
+            role: Role::Secondary,
+            devices,
+            connections,
+            requests: Slab::default(),
+            peer_writes: Slab::default(),
+            tags: Slab::default(),
+            sessions: BTreeMap::new(),
+            held: VecDeque::new(),
+            window_waiting: VecDeque::new(),
+            admitted: 0,
+            next_socket: 2,
+            next_lock: 0,
+            orders: VecDeque::new(),
+            running: None,
+            gap: Gap::None,
+            draining: false,
+            version: 1,
+            config,
+        }
     }
 
     /// One event. Drain `next_action` afterwards.
     pub fn handle(&mut self, now: Time, event: Event) {
-        let _ = (now, event, &self.config);
+        self.now = self.now.max(now);
+        match event {
+            Event::SessionOpened { session, volume, client } => {
+                self.session_opened(session, volume, client);
+            }
+            Event::SessionClosed { session, disconnect } => {
+                self.session_closed(session, disconnect);
+            }
+            Event::Request { session, request, volume, op } => {
+                self.client_request(session, request, volume, op);
+            }
+            Event::DiskDone { tag, result } => self.disk_done(tag, result),
+            Event::MetaDone { tag, result } => self.meta_done(tag, result),
+            Event::Connected { socket } => self.socket_connected(socket),
+            Event::Accepted { peer, socket } => self.socket_accepted(peer, socket),
+            Event::Packet { socket, packet, payload } => {
+                self.packet_received(socket, packet, payload);
+            }
+            Event::Received { socket } => self.bytes_received(socket),
+            Event::SocketLost { socket, error } => self.socket_lost(socket, error),
+            Event::Admin { id, command } => self.order(id, command),
+            Event::Timeout => {}
+            Event::ClockGap { gap_ms } => self.clock_gap(gap_ms),
+        }
+        self.settle();
+    }
+
+    /// Everything that may go on now goes on: the invariants that hold between events.
+    fn settle(&mut self) {
+        for _ in 0..64 {
+            let before = (self.actions.len(), self.version, self.held.len(), self.admitted);
+            self.check_timers();
+            self.pump_orders();
+            self.pump_handshakes();
+            self.pump_leaves();
+            self.admit_held();
+            self.pump_windows();
+            let volumes: Vec<VolumeNumber> = self.devices.keys().copied().collect();
+            for volume in volumes {
+                self.pump_loss(volume);
+                self.pump_log(volume);
+                self.pump_flush(volume);
+                self.pump_disk(volume);
+            }
+            self.pump_resync();
+            if before == (self.actions.len(), self.version, self.held.len(), self.admitted) {
+                break;
+            }
+        }
     }
 
     /// The next action of the last event, in order.
     pub fn next_action(&mut self) -> Option<Action> {
-        None
-    }
-
-    /// When `Event::Timeout` is due, if nothing else happens before.
-    #[must_use]
-    pub fn next_timeout(&self) -> Option<Time> {
-        None
+        self.actions.pop_front()
     }
 
     /// Grows whenever something that `status` shows (other than counters) has changed.
     #[must_use]
     pub fn state_version(&self) -> u64 {
-        0
-    }
-
-    /// A snapshot.
-    #[must_use]
-    pub fn status(&self, now: Time) -> Status {
-        let _ = now;
-        Status {
-            name: self.config.name.clone(),
-            node_id: self.config.node_id,
-            node_name: self.config.node_name.clone(),
-            role: Role::Secondary,
-            suspended_no_space: false,
-            suspended_gap: false,
-            suspended_handshake: false,
-            failed: None,
-            devices: Vec::new(),
-            connections: Vec::new(),
-        }
+        self.version
     }
 
     /// Whether a read or write of the volume may be served now, and its size: what NBD negotiation
@@ -80,13 +313,179 @@ impl Resource {
     /// # Errors
     /// The volume is unknown, this node is not Primary, or the size is not known yet.
     pub fn export(&self, volume: VolumeNumber) -> Result<u64, String> {
-        Err(format!("volume {volume} is not served"))
+        let name = &self.config.name;
+        let Some(device) = self.devices.get(&volume) else {
+            return Err(format!("{name} has no volume {volume}"));
+        };
+        if self.gap != Gap::None {
+            return Err(format!("{name} was frozen and asks its peer before it serves again"));
+        }
+        if self.role != Role::Primary || self.draining {
+            let primary = self.connections.iter().find(|c| c.peer_role == Role::Primary);
+            return Err(match primary {
+                Some(peer) => format!("{name} is Secondary here; {} is Primary", peer.name),
+                None => format!(
+                    "{name} is Secondary here and no Primary is connected; tandemadm primary {name}"
+                ),
+            });
+        }
+        if device.size == 0 {
+            return Err(format!("the size of {name}/{volume} is not known yet"));
+        }
+        Ok(device.size)
     }
 
     /// Whether the own disk alone answers reads of the volume (BLOCK_STATUS may look at its holes).
     #[must_use]
     pub fn reads_locally(&self, volume: VolumeNumber) -> bool {
-        let _ = volume;
-        false
+        self.devices.get(&volume).is_some_and(|d| d.writable() && d.disk == DiskState::UpToDate)
+    }
+
+    // ---- what every file of this room uses ----
+
+    fn emit(&mut self, action: Action) {
+        self.actions.push_back(action);
+    }
+
+    fn release(&mut self, payload: Option<Payload>) {
+        if let Some(payload) = payload {
+            self.emit(Action::Release(payload));
+        }
+    }
+
+    fn log(&mut self, level: LogLevel, text: String) {
+        self.emit(Action::Log { level, text });
+    }
+
+    /// `r0/0: `
+    fn of_volume(&self, volume: VolumeNumber) -> String {
+        format!("{}/{volume}: ", self.config.name)
+    }
+
+    /// `r0 bob: `
+    fn of_peer(&self, c: usize) -> String {
+        format!("{} {}: ", self.config.name, self.connections[c].name)
+    }
+
+    /// `r0/0 bob: `
+    fn of_both(&self, volume: VolumeNumber, c: usize) -> String {
+        format!("{}/{volume} {}: ", self.config.name, self.connections[c].name)
+    }
+
+    fn changed(&mut self) {
+        self.version += 1;
+    }
+
+    fn device(&mut self, volume: VolumeNumber) -> &mut Device {
+        self.devices.get_mut(&volume).expect("volumes never leave a resource")
+    }
+
+    fn peer_device(&mut self, c: usize, volume: VolumeNumber) -> &mut connection::PeerDevice {
+        self.connections[c]
+            .peer_devices
+            .get_mut(&volume)
+            .expect("every connection has every volume")
+    }
+
+    fn volumes(&self) -> Vec<VolumeNumber> {
+        self.devices.keys().copied().collect()
+    }
+
+    fn peers(&self) -> std::ops::Range<usize> {
+        0..self.connections.len()
+    }
+
+    /// The session that `socket` names is still the one of the connection.
+    fn is_current(&self, c: usize, socket: SocketId) -> bool {
+        self.connections[c].active == Some(socket)
+    }
+
+    fn send(&mut self, c: usize, packet: crate::wire::Packet, payload: Option<Payload>) {
+        if let Some(socket) = self.connections[c].active {
+            self.emit(Action::Send { socket, packet, payload });
+        }
+    }
+
+    fn set_disk(&mut self, volume: VolumeNumber, disk: DiskState) {
+        let old = self.device(volume).disk;
+        if old == disk {
+            return;
+        }
+        self.device(volume).disk = disk;
+        let text = format!("{}disk( {old} -> {disk} )", self.of_volume(volume));
+        self.log(LogLevel::Info, text);
+        self.changed();
+    }
+
+    fn set_replication(&mut self, c: usize, volume: VolumeNumber, to: ReplicationState) {
+        let old = self.peer_device(c, volume).replication;
+        if old == to {
+            return;
+        }
+        self.peer_device(c, volume).replication = to;
+        let text = format!("{}repl( {old} -> {to} )", self.of_both(volume, c));
+        self.log(LogLevel::Info, text);
+        self.changed();
+    }
+
+    fn set_peer_disk(&mut self, c: usize, volume: VolumeNumber, to: DiskState) {
+        let old = self.peer_device(c, volume).peer_disk;
+        if old == to {
+            return;
+        }
+        self.peer_device(c, volume).peer_disk = to;
+        let text = format!("{}pdsk( {old} -> {to} )", self.of_both(volume, c));
+        self.log(LogLevel::Info, text);
+        self.changed();
+    }
+
+    fn set_connection(&mut self, c: usize, to: ConnectionState, reason: Reason) {
+        let connection = &mut self.connections[c];
+        let old = connection.state;
+        if old == to && connection.reason == reason {
+            return;
+        }
+        connection.reason = reason;
+        connection.state = to;
+        self.changed();
+        if old != to {
+            self.connections[c].since = self.now;
+            let text = format!("{}conn( {old} -> {to} )", self.of_peer(c));
+            self.log(LogLevel::Info, text);
+        }
+    }
+
+    fn set_role(&mut self, role: Role) {
+        if self.role != role {
+            let text = format!("{}: role( {} -> {role} )", self.config.name, self.role);
+            self.role = role;
+            self.log(LogLevel::Info, text);
+            self.changed();
+        }
+    }
+
+    fn set_peer_role(&mut self, c: usize, role: Role) {
+        let old = self.connections[c].peer_role;
+        if old != role {
+            self.connections[c].peer_role = role;
+            let text = format!("{}peer( {old} -> {role} )", self.of_peer(c));
+            self.log(LogLevel::Info, text);
+            self.changed();
+        }
+    }
+
+    /// Tells every open session the own role and disk of a volume.
+    fn send_state(&mut self, volume: VolumeNumber) {
+        let (role, disk) = (self.role, self.devices[&volume].disk);
+        for c in self.peers() {
+            if self.connections[c].stage >= connection::Stage::Opening {
+                self.send(c, crate::wire::Packet::State { volume, role, disk }, None);
+            }
+        }
+    }
+
+    /// The wall clock, seconds (display only).
+    fn wall(&self) -> u64 {
+        self.wall_clock + self.now.ms_since(self.started) / 1000
     }
 }

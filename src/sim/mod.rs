@@ -1,1 +1,49 @@
-//! A cluster of resources on simulated disks and networks.
+//! A cluster of resources on simulated disks and networks: another shell for
+//! [`crate::resource::Resource`], with a clock, a network and disks of its own.
+//!
+//! ```text
+//! plan (seed) -> faults, orders, clients -> events -> Resource::handle -> actions
+//!      ^                                                                    |
+//!      |   latencies, losses, torn writes (seed)                            v
+//!      +--------------- completions <---------- SimDisk, SimNet, Pool <-----+
+//! ```
+//!
+//! | file | idea |
+//! |---|---|
+//! | `options`, `faults`, `prng` | what a seed makes of a run |
+//! | `disk`, `metadata`, `pool`, `net` | the simulated machinery |
+//! | `cluster`, `node`, `shell`, `streams`, `strike` | the shell around two cores |
+//! | `clients`, `admin` | those who use it |
+//! | `history`, `watch` | the checkers |
+//! | `run`, `shrink`, `transcript` | a run, the shortest failing one, and its text |
+//!
+//! Invariants:
+//! - The same seed is the same run, bit for bit.
+//! - Nothing of the core, the wire codec or the metadata layout is mocked.
+
+mod admin;
+mod clients;
+mod cluster;
+mod disk;
+mod faults;
+mod history;
+mod metadata;
+mod net;
+mod node;
+mod options;
+mod pool;
+mod prng;
+mod run;
+mod shell;
+mod shrink;
+mod streams;
+mod strike;
+mod transcript;
+mod watch;
+
+pub use cluster::{Cluster, Violation};
+pub use faults::{Fault, Order, Planned};
+pub use history::Excused;
+pub use options::SimOptions;
+pub use run::{End, Failure, Report, run};
+pub use shrink::shrink;

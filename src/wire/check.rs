@@ -38,8 +38,8 @@ pub fn plain_text(text: &str, max: usize) -> String {
     out
 }
 
-/// Whether every field of the packet is in its range. What [`decode`](super::decode) yields is; what
-/// is given to [`encode_header`](super::encode_header) must be.
+/// Whether every field of the packet is in its range. What [`decode`](super::decode) yields is;
+/// what is given to [`encode_header`](super::encode_header) must be.
 #[must_use]
 pub fn check(packet: &Packet) -> bool {
     if volume(packet).is_some_and(|v| v == NO_VOLUME) {

@@ -59,8 +59,8 @@ impl Header {
         self.kind.shape().body_length(self.length)
     }
 
-    /// Bytes of payload that follow, for a buffer of the pool; at most 1 MiB. A type has a body or a
-    /// payload, never both.
+    /// Bytes of payload that follow, for a buffer of the pool; at most 1 MiB. A type has a body or
+    /// a payload, never both.
     #[must_use]
     pub fn payload_length(&self) -> u32 {
         if self.kind.shape() == Shape::Payload { self.length } else { 0 }
@@ -78,8 +78,8 @@ struct Fields {
 
 /// Appends the header and the body of the packet: all but the payload, which the caller sends next.
 ///
-/// The packet's fields are in their ranges ([`check`]); the texts for people in Handshake and Refused
-/// are made plain on the way.
+/// The packet's fields are in their ranges ([`check`]); the texts for people in Handshake and
+/// Refused are made plain on the way.
 pub fn encode_header(packet: &Packet, out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + HEADER_SIZE, 0);

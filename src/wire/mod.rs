@@ -12,9 +12,9 @@
 //!
 //! Invariants:
 //! - `crc` is the CRC-32 (IEEE) of the first 28 bytes; nothing of a header is used before it fits.
-//! - `length` is checked against the packet's type before anything is reserved: a payload of at most
-//!   1 MiB for data packets, a body of at most [`BODY_MAX`] for those with a body, the length of the
-//!   range for packets that only name one, 0 otherwise. [`Kind::shape`] is the table.
+//! - `length` is checked against the packet's type before anything is reserved: a payload of at
+//!   most 1 MiB for data packets, a body of at most [`BODY_MAX`] for those with a body, the length
+//!   of the range for packets that only name one, 0 otherwise. [`Kind::shape`] is the table.
 //! - A field that a type does not use is 0, and another value is an error: what was decoded encodes
 //!   to the same bytes again.
 //! - Both sides send [`Packet::Features`] first; it has the same size in every version.
@@ -384,7 +384,8 @@ pub enum Packet {
         /// The sender is the source.
         source: bool,
     },
-    /// Compare a sample: CRC-32 of the range on the sender's disk (new-current-uuid --clear-bitmap).
+    /// Compare a sample: CRC-32 of the range on the sender's disk (new-current-uuid
+    /// --clear-bitmap).
     Sample {
         /// Volume.
         volume: VolumeNumber,
@@ -406,8 +407,8 @@ pub enum Packet {
         /// Equal.
         equal: bool,
     },
-    /// Both fresh disks are declared equal with this current UUID (new-current-uuid --clear-bitmap).
-    /// Sent back as the answer once it is durable.
+    /// Both fresh disks are declared equal with this current UUID (new-current-uuid
+    /// --clear-bitmap). Sent back as the answer once it is durable.
     ClearBitmap {
         /// Volume.
         volume: VolumeNumber,
@@ -421,6 +422,51 @@ pub enum Packet {
 }
 
 impl Packet {
+    /// The volume that the packet is about, `None`: the whole connection.
+    #[must_use]
+    pub fn volume(&self) -> Option<VolumeNumber> {
+        match self {
+            Self::Features(_)
+            | Self::Handshake(_)
+            | Self::Refused(_)
+            | Self::PromoteRequest { .. }
+            | Self::PromoteAnswer { .. }
+            | Self::Leave { .. }
+            | Self::LeaveAnswer
+            | Self::Ping
+            | Self::PingAck => None,
+            Self::Bitmap { volume, .. }
+            | Self::BitmapEnd { volume, .. }
+            | Self::Adopted { volume }
+            | Self::Opened { volume }
+            | Self::Number { volume, .. }
+            | Self::Data { volume, .. }
+            | Self::Zeroes { volume, .. }
+            | Self::WriteAck { volume, .. }
+            | Self::NegAck { volume, .. }
+            | Self::Flush { volume, .. }
+            | Self::FlushAck { volume, .. }
+            | Self::ReadRequest { volume, .. }
+            | Self::ReadReply { volume, .. }
+            | Self::ReadError { volume, .. }
+            | Self::ResyncRequest { volume, .. }
+            | Self::ResyncData { volume, .. }
+            | Self::ResyncZeroes { volume, .. }
+            | Self::ResyncError { volume, .. }
+            | Self::ResyncAck { volume, .. }
+            | Self::InSync { volume, .. }
+            | Self::ResyncEnd { volume }
+            | Self::ResyncDone { volume }
+            | Self::State { volume, .. }
+            | Self::NewUuid { volume, .. }
+            | Self::NewUuidAck { volume, .. }
+            | Self::StartResync { volume, .. }
+            | Self::Sample { volume, .. }
+            | Self::SampleAnswer { volume, .. }
+            | Self::ClearBitmap { volume, .. } => Some(*volume),
+        }
+    }
+
     /// Bytes of payload from the pool that follow the packet; 0: none.
     #[must_use]
     pub fn payload_length(&self) -> u32 {

@@ -1,3 +1,5 @@
+//! The command line, as a table.
+
 use super::*;
 
 fn parsed(line: &str) -> Result<Invocation, Answer> {

@@ -1,3 +1,5 @@
+//! Golden texts of `why`.
+
 use super::super::fixtures;
 use super::*;
 use crate::resource::{ConnectionState, Reason};

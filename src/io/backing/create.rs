@@ -13,13 +13,16 @@ use super::preallocate::{fill_holes, reserve};
 use super::signatures::{Found, scan};
 use super::{Identity, MetaDisk, inspect, record};
 use crate::meta::{
-    Geometry, MetaError, NewDisk, Superblock, dump, format_new, load, read_superblock,
+    Geometry, MetaError, NewDisk, Placement, Superblock, dump, format_new, load, read_superblock,
 };
 
 /// Bytes at either end of the data area that must be zero for it to count as blank.
 const BLANK_SPAN: u64 = 1 << 20;
 /// Bytes of the area to be overwritten that are looked at for data of no known kind.
 const OVERWRITTEN_SPAN: u64 = 4 << 20;
+
+/// Bytes that are not zero and that no signature explains.
+const UNKNOWN_DATA: &str = "some data";
 
 /// What is wanted.
 #[derive(Clone, Debug)]
@@ -57,9 +60,9 @@ pub struct Report {
     pub warnings: Vec<String>,
 }
 
-/// Makes metadata for a disk. External metadata on a file that does not exist is created, of the size
-/// that it needs. Data is never touched: only the metadata area is written, and with `preallocate`
-/// zeroes where the file has holes. Blocks.
+/// Makes metadata for a disk. External metadata on a file that does not exist is created, of the
+/// size that it needs. Data is never touched: only the metadata area is written, and with
+/// `preallocate` zeroes where the file has holes. Blocks.
 ///
 /// # Errors
 /// See [`CreateError`]; the old metadata is still there then, unless writing itself failed.
@@ -69,15 +72,19 @@ pub fn create_md(
     who: &Identity,
     options: &CreateOptions,
 ) -> Result<Report, CreateError> {
-    let data = Device::open(path, Part::Data, Access::Exclusive, options.lock_wait)?;
-    make_missing_meta_file(&data, meta_disk, options)?;
-    drop(data);
+    make_missing_meta_file(path, meta_disk, options)?;
     let disks = Disks::open(path, meta_disk, Access::Exclusive, options.lock_wait)?;
     let device_uuid = if options.seed == 0 { 1 } else { options.seed };
     let block = disks.meta().logical_block_size;
     let geometry = Geometry::new(disks.placement(), block, options.max_peers, device_uuid)
         .map_err(|error| layout_error(&disks, error))?;
-    let (found, blank) = look(&disks, &geometry)?;
+    let (mut found, blank) = look(&disks, &geometry)?;
+    let old = disks.old_end(&options.state_dir, who);
+    if let Some(Placement::Internal { disk_size }) = old {
+        let kind = format!("Tandem metadata at the old end of the disk, {disk_size} bytes");
+        found.retain(|found| found.in_data && found.kind != UNKNOWN_DATA);
+        found.push(Found { in_data: false, ..Found::new(kind) });
+    }
     let cut = !geometry.external
         && found.iter().any(|found| found.size.is_some_and(|size| size > geometry.data_size));
     if !found.is_empty() && !options.force {
@@ -94,7 +101,7 @@ pub fn create_md(
         boot_id: options.boot_id,
     };
     let (superblock, stages) = format_new(&geometry, &new).map_err(CreateError::Layout)?;
-    let saved = save_old(&disks, options)?;
+    let saved = save_old(&disks, old.unwrap_or(disks.placement()), options)?;
     let mut warnings = prepare(&disks, &geometry, options)?;
     if cut {
         warnings.push(
@@ -122,10 +129,10 @@ fn layout_error(disks: &Disks, error: MetaError) -> CreateError {
     }
 }
 
-/// Makes a missing file for external metadata, of the size that it needs. Never under `/dev`, where a
-/// missing device is a wrong path.
+/// Makes a missing file for external metadata, of the size that it needs. Never under `/dev`,
+/// where a missing device is a wrong path.
 fn make_missing_meta_file(
-    data: &Device,
+    data: &Path,
     meta_disk: &MetaDisk,
     options: &CreateOptions,
 ) -> Result<(), CreateError> {
@@ -133,6 +140,7 @@ fn make_missing_meta_file(
     if path.exists() || path.starts_with("/dev") {
         return Ok(());
     }
+    let data = Device::open(data, Part::Data, Access::Exclusive, options.lock_wait)?;
     // Blocks of 512 bytes take more headers: enough for either.
     let size =
         Geometry::external_bytes(data.size, 512, options.max_peers).map_err(CreateError::Layout)?;
@@ -158,7 +166,7 @@ fn look(disks: &Disks, geometry: &Geometry) -> Result<(Vec<Found>, bool), OpenEr
     }
     let overwritten = geometry.meta_bytes.min(OVERWRITTEN_SPAN);
     if found.is_empty() && !(blank && zero(disks.meta(), start, overwritten)?) {
-        found.push(Found::new("some data"));
+        found.push(Found::new(UNKNOWN_DATA));
     }
     Ok((found, blank))
 }
@@ -176,13 +184,16 @@ fn describe(found: &[Found]) -> String {
     found.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The dump of the metadata that is there, into the state folder. `None`: there is none that is whole.
-fn save_old(disks: &Disks, options: &CreateOptions) -> Result<Option<PathBuf>, CreateError> {
+/// The dump of the metadata that is there, into the state folder. `None`: there is none that is
+/// whole.
+fn save_old(
+    disks: &Disks,
+    placement: Placement,
+    options: &CreateOptions,
+) -> Result<Option<PathBuf>, CreateError> {
     let device = disks.meta();
-    let Ok(old) = read_superblock(disks.placement(), &mut device.reader()) else {
-        return Ok(None);
-    };
-    let Ok(geometry) = Geometry::of(disks.placement(), &old.superblock) else { return Ok(None) };
+    let Ok(old) = read_superblock(placement, &mut device.reader()) else { return Ok(None) };
+    let Ok(geometry) = Geometry::of(placement, &old.superblock) else { return Ok(None) };
     let Ok(meta) = load(&geometry, &mut device.reader(), options.boot_id) else {
         return Ok(None);
     };

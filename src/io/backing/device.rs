@@ -22,8 +22,8 @@ const LOCK_POLL: Duration = Duration::from_millis(50);
 /// The memory alignment that O_DIRECT takes everywhere.
 const ALIGN: usize = 4096;
 
-/// File systems where RWF_DSYNC is lost or cannot be relied on: a durable write there is a write and
-/// a data sync (measured on FUSE). `statfs(2)`.
+/// File systems where RWF_DSYNC is lost or cannot be relied on: a durable write there is a write
+/// and a data sync (measured on FUSE). `statfs(2)`.
 const NO_DSYNC: [(i64, &str); 8] = [
     (0x6573_5546, "FUSE"),
     (0x6969, "NFS"),
@@ -120,8 +120,8 @@ impl Device {
         Ok(device)
     }
 
-    /// A block device says it itself. On a file, the smallest direct read that works decides: a file
-    /// system on a disk with blocks of 4096 bytes refuses less.
+    /// A block device says it itself. On a file, the smallest direct read that works decides: a
+    /// file system on a disk with blocks of 4096 bytes refuses less.
     fn find_block_size(&mut self, rdev: u64) -> io::Result<()> {
         if self.block
             && let Some(size) = sysfs_block_size(rdev)

@@ -51,7 +51,7 @@ pub enum OpenError {
         error: MetaError,
     },
     /// Somebody else holds it.
-    #[error("{path} is in use{}", holder.as_ref().map(|who| format!(" by {who}")).unwrap_or_default())]
+    #[error("{path} is in use{}", by(holder.as_ref()))]
     Claimed {
         /// The disk.
         path: PathBuf,
@@ -179,8 +179,8 @@ impl OpenError {
             Self::Metadata { error, .. } => match error {
                 MetaError::NoMetadata => "Use `tandemadm create-md` to initialize it.",
                 MetaError::BothDamaged { .. } => {
-                    "The disk cannot be trusted: run `tandemadm create-md --force` on it and let it \
-                     be resynced from the peer."
+                    "The disk cannot be trusted: run `tandemadm create-md --force` on it, and let \
+                     it be resynced from the peer."
                 }
                 MetaError::Version { .. } => "Use the version of Tandem that wrote it.",
                 MetaError::DataSize { .. } => "Give the disk its old size back.",
@@ -213,7 +213,7 @@ pub enum CreateError {
     Disk(#[from] OpenError),
     /// Something is there.
     #[error("{path}: found {}. Nothing was written; --force overwrites it{}",
-        list(found), if *cut { ", and what it has behind the new end of the data area is lost" } else { "" })]
+        list(found), cut_off(*cut))]
     Found {
         /// The disk.
         path: PathBuf,
@@ -244,6 +244,14 @@ impl CreateError {
             Self::Disk(_) | Self::Layout(_) | Self::Save { .. } => 10,
         }
     }
+}
+
+fn by(holder: Option<&String>) -> String {
+    holder.map(|who| format!(" by {who}")).unwrap_or_default()
+}
+
+fn cut_off(cut: bool) -> &'static str {
+    if cut { ", and what it has behind the new end of the data area is lost" } else { "" }
 }
 
 fn list(found: &[Found]) -> String {

@@ -1,5 +1,5 @@
-//! `dump-md`, `get-gi`, `show-gi`, `wipe-md` of a detached disk. No daemon, and (but for `wipe-md`) no
-//! write: not even the repair of a damaged copy of the superblock.
+//! `dump-md`, `get-gi`, `show-gi`, `wipe-md` of a detached disk. No daemon, and (but for
+//! `wipe-md`) no write: not even the repair of a damaged copy of the superblock.
 
 use std::path::Path;
 use std::time::Duration;
@@ -70,7 +70,8 @@ pub fn read_gi(path: &Path, meta_disk: &MetaDisk, slot: usize) -> Result<String,
     inspect(path, meta_disk).map(|found| get_gi(&found.meta, slot))
 }
 
-/// Makes a disk forget that it has metadata: zeroes over both copies of the superblock. The data stays.
+/// Makes a disk forget that it has metadata: zeroes over both copies of the superblock. The data
+/// stays.
 ///
 /// # Errors
 /// The disk is in use or cannot be written, or there is no metadata.

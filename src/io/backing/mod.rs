@@ -4,11 +4,14 @@
 //! device of its own ([`MetaDisk`]).
 //!
 //! Invariants:
-//! - Nothing is read of a disk before its lock is held, but for `dump-md` and `get-gi`, which say so.
-//! - Locks are on the open file, so two paths of one file (hard links, symbolic links) are one lock.
-//! - Before anything rests on loaded metadata, the disk is flushed and both copies of the superblock
-//!   are equal and durable.
-//! - create-md never writes outside of the metadata area, but zeroes into holes where it was asked to.
+//! - Nothing is read of a disk before its lock is held, but for `dump-md` and `get-gi`, which say
+//!   so.
+//! - Locks are on the open file, so two paths of one file (hard links, symbolic links) are one
+//!   lock.
+//! - Before anything rests on loaded metadata, the disk is flushed and both copies of the
+//!   superblock are equal and durable.
+//! - create-md never writes outside of the metadata area, but zeroes into holes where it was asked
+//!   to.
 
 mod create;
 mod device;

@@ -123,8 +123,9 @@ fn digest(data: &File, data_size: u64) -> io::Result<u32> {
     Ok(hasher.finalize())
 }
 
-/// Opens the disk of `who` for good: locks it, flushes it, makes both copies of the superblock equal
-/// and durable, and reads the metadata. `boot_id`: of this host, see [`super::host_boot_id`]. Blocks.
+/// Opens the disk of `who` for good: locks it, flushes it, makes both copies of the superblock
+/// equal and durable, and reads the metadata. `boot_id`: of this host, see
+/// [`super::host_boot_id`]. Blocks.
 ///
 /// # Errors
 /// See [`OpenError`]. Nothing was written then, but perhaps the repair of a superblock copy.
@@ -254,21 +255,31 @@ impl Disks {
             Err(error) => error,
         };
         let missing = matches!(error, MetaError::NoMetadata | MetaError::TooSmall { .. });
+        let (Some(folder), true) = (state_dir, missing) else { return Err(self.bad(error)) };
         let (path, actual) = (self.data.path.clone(), self.data.size);
-        let last = state_dir.and_then(|folder| record::last_size(folder, who, &path));
-        match last {
-            Some(recorded) if missing && recorded > actual => {
+        if let Some(Placement::Internal { disk_size }) = self.old_end(folder, who) {
+            return Err(OpenError::Grew { path, recorded: disk_size, actual });
+        }
+        match record::last_size(folder, who, &path) {
+            Some(recorded) if recorded > actual => {
                 Err(OpenError::Shrank { path, recorded, actual })
-            }
-            Some(recorded) if missing && recorded < actual && self.external.is_none() => {
-                let old = Placement::Internal { disk_size: recorded };
-                match read_superblock(old, &mut self.data.reader()) {
-                    Ok(_) => Err(OpenError::Grew { path, recorded, actual }),
-                    Err(_) => Err(self.bad(error)),
-                }
             }
             _ => Err(self.bad(error)),
         }
+    }
+
+    /// Where metadata is, if it is not at the end of the disk but where the end was when the disk
+    /// was attached last.
+    pub(super) fn old_end(&self, state_dir: &Path, who: &Identity) -> Option<Placement> {
+        let disk_size = record::last_size(state_dir, who, &self.data.path)?;
+        if self.external.is_some() || disk_size >= self.data.size {
+            return None;
+        }
+        let (now, old) = (self.placement(), Placement::Internal { disk_size });
+        if read_superblock(now, &mut self.data.reader()).is_ok() {
+            return None;
+        }
+        read_superblock(old, &mut self.data.reader()).is_ok().then_some(old)
     }
 
     pub(super) fn geometry(&self, superblock: &Superblock) -> Result<Geometry, OpenError> {

@@ -1,6 +1,6 @@
-//! `create-md --preallocate`: every block of the file is written once, so that later writes change no
-//! file system metadata (a flush is then half as long). Data is never touched: zeroes go into holes
-//! and unwritten ranges only, which read as zeroes already.
+//! `create-md --preallocate`: every block of the file is written once, so that later writes change
+//! no file system metadata (a flush is then half as long). Data is never touched: zeroes go into
+//! holes and unwritten ranges only, which read as zeroes already.
 
 use std::io;
 use std::os::fd::AsFd as _;

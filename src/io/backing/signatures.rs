@@ -1,5 +1,5 @@
-//! What is on a disk: file systems, partition tables, volume managers, metadata. Recognised by their
-//! documented magic numbers, so that create-md can name what it would overwrite.
+//! What is on a disk: file systems, partition tables, volume managers, metadata. Recognised by
+//! their documented magic numbers, so that create-md can name what it would overwrite.
 
 use std::io;
 

@@ -240,13 +240,16 @@ fn a_truncated_disk_and_one_that_grew_are_told_from_a_blank_one() {
     drop(lab.open(&disk).unwrap());
     resize(&disk, 32 * MIB);
     let error = lab.open(&disk).unwrap_err();
-    let (recorded, actual) = (16 * MIB, 32 * MIB);
-    assert!(
-        matches!(error, OpenError::Grew { recorded: r, actual: a, .. } if (r, a) == (recorded, actual))
-    );
+    let OpenError::Grew { recorded, actual, .. } = error else { panic!("{error}") };
+    assert_eq!((recorded, actual), (16 * MIB, 32 * MIB));
     let text = error.refusal().to_string();
     assert!(
         text.contains("metadata found at the old end") && text.contains("Do not run create-md")
+    );
+    let error = lab.create(&disk).unwrap_err().to_string();
+    assert!(
+        error.contains("Tandem metadata at the old end of the disk, 16777216 bytes"),
+        "{error}"
     );
     resize(&disk, 16 * MIB);
     drop(lab.open(&disk).unwrap());
@@ -256,6 +259,17 @@ fn a_truncated_disk_and_one_that_grew_are_told_from_a_blank_one() {
         assert!(matches!(error, OpenError::Shrank { .. }), "{size}: {error}");
         assert_eq!(error.refusal().code, 170);
     }
+}
+
+#[test]
+fn metadata_at_the_old_end_is_saved_before_a_forced_create() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    lab.create(&disk).unwrap();
+    let old = dump_md(&disk, &MetaDisk::Internal, 1).unwrap();
+    resize(&disk, 32 * MIB);
+    let saved = std::fs::read_to_string(lab.force(&disk).saved.unwrap()).unwrap();
+    assert_eq!(saved.split_once("\n\n").unwrap().1, old.split_once("\n\n").unwrap().1);
 }
 
 #[test]
@@ -277,8 +291,11 @@ fn one_damaged_copy_is_repaired_before_anything_else() {
     assert!(error.refusal().to_string().contains("both copies of the superblock are damaged"));
 }
 
+/// Offset and bytes.
+type Pieces = Vec<(u64, Vec<u8>)>;
+
 /// Magic numbers by hand, at the places that the formats document.
-fn signatures() -> Vec<(&'static str, Vec<(u64, Vec<u8>)>)> {
+fn signatures() -> Vec<(&'static str, Pieces)> {
     let ext = |feature: u32| {
         let mut superblock = vec![0; 1024];
         superblock[4..8].copy_from_slice(&4096u32.to_le_bytes());
@@ -473,6 +490,47 @@ fn metadata_made_for_smaller_blocks_is_refused_on_larger_ones() {
     }
     let placement = disks.placement();
     assert_eq!(Geometry::of(placement, &superblock).unwrap().superblocks[0], 16 * MIB - 4096);
+}
+
+/// A loop device over a file; `None`, said loudly, where there is none to be had.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn new(file: &Path) -> Option<Self> {
+        let made = std::process::Command::new("losetup").args(["-f", "--show"]).arg(file).output();
+        match made {
+            Ok(made) if made.status.success() => {
+                Some(Self(PathBuf::from(String::from_utf8(made.stdout).unwrap().trim())))
+            }
+            other => {
+                eprintln!("SKIPPED: no loop device ({other:?})");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").arg("-d").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_block_device_is_made_opened_and_claimed() {
+    let lab = Lab::new();
+    let file = lab.file("d", 16 * MIB);
+    let Some(device) = Loop::new(&file) else { return };
+    let made = lab.create(&device.0).unwrap();
+    assert!(made.warnings.is_empty(), "{:?}", made.warnings);
+    let open = lab.open(&device.0).unwrap();
+    assert!(open.dsync && open.direct);
+    assert_eq!(open.attached.data_size, made.geometry.data_size);
+    assert_eq!(lab.open(&device.0).unwrap_err().refusal().code, 114);
+    assert!(dump_md(&device.0, &MetaDisk::Internal, 0).unwrap().contains("might be stale"));
+    let superblock = open.attached.meta.superblock.clone();
+    open.close_clean(superblock).unwrap();
+    assert!(!lab.open(&device.0).unwrap().attached.meta.written_behind);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use nbd::{Checked, Errno, request};
 use crate::resource::{Event, Op, PAYLOAD_MAX, Payload};
 
 use super::request::{Kind, Piece, Request, Zeroes};
-use super::{Client, Desk, End, REQUESTS_MAX, Receiving, STAGING, StatusAsked};
+use super::{Client, Desk, End, Receiving, STAGING, StatusAsked};
 use crate::io::buffer::{Direction, PAGE, Part, class_size, part_of};
 use crate::io::context::{Context, Purpose};
 
@@ -27,6 +27,8 @@ pub(super) enum Reading {
     Upload(Upload),
     /// No byte: a read whose pieces are not all under way yet.
     Download(Download),
+    /// No byte: a trim or zeroes whose unaligned edges are not under way yet.
+    Edges(Edges),
     /// The payload of a refused request.
     Skip { left: u32, to: ReplyTo, refusal: request::Refusal },
 }
@@ -52,6 +54,26 @@ pub(super) struct Download {
     key: u64,
     offset: u64,
     left: u32,
+}
+
+/// The parts of a trim or zeroes that are no whole page: they are writes of zeroes.
+#[derive(Debug)]
+pub(super) struct Edges {
+    key: u64,
+    fua: bool,
+    /// Offset and length; nothing is left where both lengths are 0.
+    parts: [(u64, u32); 2],
+}
+
+/// Cuts a range into its first part page, whole pages, and its last part page: offset and length.
+fn cut(offset: u64, length: u64) -> [(u64, u64); 3] {
+    let (page, end) = (PAGE as u64, offset + length);
+    let (start, stop) = (offset.next_multiple_of(page), end - end % page);
+    if start > stop {
+        // Within one page.
+        return [(offset, length), (end, 0), (end, 0)];
+    }
+    [(offset, start - offset), (start, stop - start), (stop, end - stop)]
 }
 
 /// Bytes from `offset` to the next multiple of `PAYLOAD_MAX`, at most `left`.
@@ -103,6 +125,7 @@ impl Client {
                 Reading::Header => self.header(io, desk)?,
                 Reading::Upload(_) => self.upload(io, desk)?,
                 Reading::Download(_) => self.download(io, desk)?,
+                Reading::Edges(_) => self.edges(io, desk)?,
                 Reading::Skip { .. } => self.skip(),
             };
             if !goes_on {
@@ -114,7 +137,7 @@ impl Client {
 
     fn header(&mut self, io: &mut Context, desk: &mut Desk) -> Result<bool, End> {
         let length = request::header_length(&self.parameters);
-        if self.requests.len() >= REQUESTS_MAX || self.staged() < length {
+        if self.is_full() || self.staged() < length {
             return Ok(false);
         }
         let bytes = io.pool.bytes(part_of(self.staging, self.start, length));
@@ -189,26 +212,66 @@ impl Client {
                 self.refuse(to, Errno::ENOTSUP, "zeroes would be written here");
             }
             Checked::Trim { offset, length, fua } => {
-                self.zero(io, desk, to, Zeroes { offset, left: length, no_hole: false, fua });
+                self.zero(io, desk, to, (offset, length), (false, fua));
             }
             Checked::WriteZeroes { offset, length, fua, no_hole, .. } => {
-                self.zero(io, desk, to, Zeroes { offset, left: length, no_hole, fua });
+                self.zero(io, desk, to, (offset, length), (no_hole, fua));
             }
-            Checked::BlockStatus { offset, length, one } => desk.asked.push_back(StatusAsked {
-                session: self.id,
-                volume: self.volume,
-                offset,
-                length,
-                to,
-                one,
-            }),
+            Checked::BlockStatus { offset, length, one } => {
+                self.asked += 1;
+                let (session, volume) = (self.id, self.volume);
+                let asked = StatusAsked { session, volume, offset, length, to, one };
+                desk.asked.push_back(asked);
+            }
         }
         Ok(())
     }
 
-    fn zero(&mut self, io: &mut Context, desk: &mut Desk, to: ReplyTo, zeroes: Zeroes) {
-        let key = self.add(to, Kind::Zeroes(zeroes));
-        self.issue_zeroes(io, desk, key);
+    /// Whole pages are zeroed by the core; the edges are given out first, when there is room.
+    fn zero(
+        &mut self,
+        io: &mut Context,
+        desk: &mut Desk,
+        to: ReplyTo,
+        (offset, length): (u64, u64),
+        (no_hole, fua): (bool, bool),
+    ) {
+        let [head, (offset, left), tail] = cut(offset, length);
+        let edges = head.1 + tail.1 > 0;
+        let key = self.add(to, Kind::Zeroes(Zeroes { offset, left, edges, no_hole, fua }));
+        if edges {
+            // Both are below a page.
+            let parts = [(head.0, head.1 as u32), (tail.0, tail.1 as u32)];
+            self.reading = Reading::Edges(Edges { key, fua, parts });
+        } else {
+            self.issue_zeroes(io, desk, key);
+        }
+    }
+
+    /// Gives the edges of a trim or zeroes to the core, if a buffer for each can be reserved.
+    fn edges(&mut self, io: &mut Context, desk: &mut Desk) -> Result<bool, End> {
+        let first = self.holds_nothing();
+        let Reading::Edges(edges) = &mut self.reading else { return Ok(false) };
+        let (key, fua) = (edges.key, edges.fua);
+        let Some(part) = edges.parts.iter_mut().find(|(_, length)| *length > 0) else {
+            self.reading = Reading::Header;
+            if let Some(Request { kind: Kind::Zeroes(zeroes), .. }) = self.requests.get_mut(&key) {
+                zeroes.edges = false;
+            }
+            self.issue_zeroes(io, desk, key);
+            self.finish_if_done(key)?;
+            return Ok(true);
+        };
+        if !desk.reserve(io, self.id, PAGE as u64, first) {
+            return Ok(false);
+        }
+        let (offset, length) = std::mem::replace(part, (0, 0));
+        let buffer = io.pool.take(Part::Client, PAGE);
+        let head = (offset % PAGE as u64) as u32;
+        let payload = Payload { offset: head, length, ..buffer };
+        io.pool.bytes_mut(payload).map_err(|error| End::Lost(error.to_string()))?.fill(0);
+        self.submit(io, desk, key, (offset, length, 0), Op::Write { offset, payload, fua });
+        Ok(true)
     }
 
     fn add(&mut self, to: ReplyTo, kind: Kind) -> u64 {
@@ -242,16 +305,16 @@ impl Client {
         io.events.push_back(Event::Request { session, request, volume, op });
     }
 
-    /// Fills the buffer of the piece at hand from the staging; gives it to the core when it is full.
+    /// Fills the buffer of the piece at hand from the staging; full, it goes to the core.
     fn upload(&mut self, io: &mut Context, desk: &mut Desk) -> Result<bool, End> {
-        let (id, staged) = (self.id, self.staged());
+        let (id, staged, first) = (self.id, self.staged(), self.holds_nothing());
         let Reading::Upload(upload) = &mut self.reading else { return Ok(false) };
         let length = piece_length(upload.offset, upload.left);
         let payload = match upload.payload {
             Some(payload) => payload,
             None => {
                 let (bytes, head) = hull(upload.offset, length);
-                if !desk.reserve(io, id, class_size(bytes) as u64) {
+                if !desk.reserve(io, id, class_size(bytes) as u64, first) {
                     return Ok(false);
                 }
                 let buffer = io.pool.take(Part::Client, bytes);
@@ -286,6 +349,7 @@ impl Client {
 
     /// Gives the next piece of a read to the core, if a buffer for it can be reserved.
     fn download(&mut self, io: &mut Context, desk: &mut Desk) -> Result<bool, End> {
+        let first = self.holds_nothing();
         let Reading::Download(download) = &mut self.reading else { return Ok(false) };
         let key = download.key;
         let failed = self.requests.get(&key).is_some_and(|request| request.failed.is_some());
@@ -298,7 +362,7 @@ impl Client {
         let offset = download.offset;
         let length = piece_length(offset, download.left);
         let bytes = class_size(hull(offset, length).0) as u64;
-        if !desk.reserve(io, self.id, bytes) {
+        if !desk.reserve(io, self.id, bytes, first) {
             return Ok(false);
         }
         io.reads_reserved += bytes;
@@ -329,8 +393,10 @@ impl Client {
             return;
         }
         let target = match &self.reading {
-            Reading::Header if self.requests.len() >= REQUESTS_MAX => return,
-            Reading::Download(_) | Reading::Upload(Upload { payload: None, .. }) => return,
+            Reading::Header if self.is_full() => return,
+            Reading::Download(_)
+            | Reading::Edges(_)
+            | Reading::Upload(Upload { payload: None, .. }) => return,
             Reading::Upload(Upload { payload: Some(payload), filled, .. }) => {
                 let left = (payload.length - filled) as usize;
                 (left >= DIRECT_MIN).then(|| part_of(*payload, *filled as usize, left))

@@ -32,6 +32,8 @@ pub(super) struct Piece {
 pub(super) struct Zeroes {
     pub(super) offset: u64,
     pub(super) left: u64,
+    /// Its edges are not given out yet: it is not issued before.
+    pub(super) edges: bool,
     pub(super) no_hole: bool,
     pub(super) fua: bool,
 }
@@ -51,7 +53,7 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Request {
     to: ReplyTo,
-    kind: Kind,
+    pub(super) kind: Kind,
     pub(super) outstanding: u32,
     /// Every piece was given to the core.
     pub(super) issued: bool,
@@ -165,6 +167,9 @@ impl Client {
     pub(super) fn issue_zeroes(&mut self, io: &mut Context, desk: &mut Desk, key: u64) {
         while let Some(request) = self.requests.get_mut(&key) {
             let Kind::Zeroes(zeroes) = &mut request.kind else { return };
+            if zeroes.edges {
+                return;
+            }
             if zeroes.left == 0 || request.failed.is_some() {
                 request.issued = true;
                 return;

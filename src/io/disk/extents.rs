@@ -12,8 +12,8 @@ use crate::resource::VolumeNumber;
 const EXTENTS_MAX: usize = 256;
 
 impl Disks {
-    /// Data and holes of the range, from its start; perhaps not to its end. A disk that is not here,
-    /// or cannot say, is one extent of data.
+    /// Data and holes of the range, from its start; perhaps not to its end. A disk that is not
+    /// here, or cannot say, is one extent of data.
     pub(crate) fn extents(&self, volume: VolumeNumber, offset: u64, length: u64) -> Vec<Extent> {
         let all = vec![Extent { length, flags: 0 }];
         let Some(disk) = self.disks.get(&volume) else { return all };

@@ -1,1 +1,275 @@
-//! Tests.
+//! What a disk has under way at each moment, one completion after the other.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::*;
+use crate::io::backing::{
+    CreateOptions, Identity, MetaDisk, OpenOptions, create_md, host_boot_id, open_disk,
+};
+use crate::io::buffer::Pool;
+use crate::io::client::Limits;
+use crate::io::ring::{Completion, Ring};
+use crate::meta::{BitmapPage, MetaOp, PAGE_WORDS};
+use crate::resource::Time;
+
+const SAFE: Flushes = Flushes { disk: true, meta: true };
+
+struct Bench {
+    io: Context,
+    disks: Disks,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(dsync: bool, flushes: Flushes) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        std::fs::File::create(&path).unwrap().set_len(300 << 20).unwrap();
+        let who = Identity { resource: "r0".to_owned(), node_id: 0, volume: 0 };
+        let boot_id = host_boot_id().unwrap();
+        let options = CreateOptions {
+            force: false,
+            max_peers: 1,
+            preallocate: false,
+            seed: 5,
+            wall_clock: 1,
+            boot_id,
+            state_dir: folder.path().to_owned(),
+            lock_wait: Duration::ZERO,
+        };
+        create_md(&path, &MetaDisk::Internal, &who, &options).unwrap();
+        let options = OpenOptions { state_dir: None, lock_wait: Duration::ZERO };
+        let mut open = open_disk(&path, &MetaDisk::Internal, &who, boot_id, &options).unwrap();
+        open.dsync = dsync;
+        let mut io = Context {
+            ring: Ring::new().unwrap(),
+            pool: Pool::default(),
+            events: VecDeque::new(),
+            now: Time(0),
+            name: "r0".to_owned(),
+            reads_reserved: 0,
+            window: 1 << 20,
+            limits: Limits::default(),
+            fast_zeroes: BTreeSet::new(),
+        };
+        let mut disks = Disks::default();
+        disks.attach(&mut io, 0, Box::new(open), flushes).unwrap();
+        Self { io, disks, folder }
+    }
+
+    /// One completion; `pretend`: with this result.
+    fn complete(&mut self, pretend: Option<i32>) -> DiskStep {
+        loop {
+            if let Some(Completion { purpose, memory, result }) = self.io.ring.next_completion() {
+                let Purpose::Disk(number, step) = purpose else { panic!("{purpose:?}") };
+                let result = pretend.unwrap_or(result);
+                self.disks.completed(&mut self.io, number, step, memory, result);
+                return step;
+            }
+            self.io.ring.submit_and_wait(Duration::from_secs(5)).unwrap();
+        }
+    }
+
+    fn event(&mut self) -> Option<Event> {
+        self.io.events.pop_front()
+    }
+
+    fn superblock(&self) -> MetaOp {
+        let superblock = self.disks.disks[&0].open.attached.meta.superblock.clone();
+        MetaOp::Superblock(Box::new(superblock))
+    }
+
+    fn write(&mut self, tag: Tag, fua: bool) {
+        let payload = self.io.pool.take(Part::Client, 4096);
+        self.disks.write(&mut self.io, tag, 0, 4096, payload, fua);
+        self.io.release(payload);
+    }
+
+    fn end(mut self) {
+        self.disks.close_all(&mut self.io);
+        assert_eq!((self.io.ring.outstanding(), self.io.pool.live_buffers()), (0, 0));
+        let closing = self.disks.next_closed().unwrap();
+        assert!(closing.into_parts().is_ok(), "nobody else has the disk");
+    }
+}
+
+fn data_done(tag: u64) -> Option<Event> {
+    Some(Event::DiskDone { tag: Tag(tag), result: Ok(None) })
+}
+
+fn meta_done(tag: u64) -> Option<Event> {
+    Some(Event::MetaDone { tag: Tag(tag), result: Ok(()) })
+}
+
+#[test]
+fn the_second_copy_of_the_superblock_starts_when_the_first_one_is_durable() {
+    let tag = Tag(1);
+    for dsync in [true, false] {
+        let mut bench = Bench::new(dsync, SAFE);
+        let op = bench.superblock();
+        bench.disks.meta(&mut bench.io, tag, 0, &op);
+        for _ in 0..2 {
+            assert_eq!((bench.io.ring.outstanding(), bench.event()), (1, None));
+            assert_eq!(bench.complete(None), DiskStep::Meta(tag, 0));
+            if !dsync {
+                assert_eq!((bench.io.ring.outstanding(), bench.event()), (1, None));
+                assert_eq!(bench.complete(None), DiskStep::SyncData);
+            }
+        }
+        assert_eq!(bench.event(), meta_done(1));
+        bench.end();
+    }
+}
+
+#[test]
+fn a_failed_stage_ends_the_update() {
+    let mut bench = Bench::new(true, SAFE);
+    let op = bench.superblock();
+    bench.disks.meta(&mut bench.io, Tag(1), 0, &op);
+    bench.complete(Some(-libc::EIO));
+    let result = Err(DiskError::Io(libc::EIO));
+    assert_eq!(bench.event(), Some(Event::MetaDone { tag: Tag(1), result }));
+    bench.end();
+}
+
+#[test]
+fn many_pages_are_written_and_then_synced_once() {
+    let mut bench = Bench::new(true, SAFE);
+    let page = |index| BitmapPage { index, words: vec![0; PAGE_WORDS] };
+    let pages = (0..3).map(page).collect();
+    let op = MetaOp::Bitmap { slot: 0, epoch: 1, pages };
+    bench.disks.meta(&mut bench.io, Tag(1), 0, &op);
+    assert_eq!(bench.io.ring.outstanding(), 3);
+    for _ in 0..3 {
+        assert!(matches!(bench.complete(None), DiskStep::Meta(..)));
+        assert_eq!(bench.event(), None);
+    }
+    assert_eq!(bench.complete(None), DiskStep::SyncData);
+    assert_eq!(bench.event(), meta_done(1));
+    bench.end();
+}
+
+#[test]
+fn one_flush_runs_one_waits_and_a_failed_one_fails_all_that_joined_it() {
+    let mut bench = Bench::new(true, SAFE);
+    for tag in 1..=3 {
+        bench.disks.flush(&mut bench.io, Tag(tag), 0);
+        assert_eq!(bench.io.ring.outstanding(), 1);
+    }
+    assert_eq!(bench.complete(None), DiskStep::SyncData);
+    assert_eq!((bench.event(), bench.event()), (data_done(1), None));
+    assert_eq!(bench.complete(Some(-libc::EIO)), DiskStep::SyncData);
+    let failed = |tag| {
+        let result = Err(DiskError::Io(libc::EIO));
+        Some(Event::DiskDone { tag: Tag(tag), result })
+    };
+    assert_eq!((bench.event(), bench.event(), bench.event()), (failed(2), failed(3), None));
+    assert_eq!(bench.io.ring.outstanding(), 0, "nothing is tried again");
+    bench.end();
+}
+
+#[test]
+fn a_durable_write_is_told_after_its_sync_where_the_write_itself_is_not_durable() {
+    let mut bench = Bench::new(false, SAFE);
+    bench.write(Tag(1), true);
+    assert_eq!(bench.complete(None), DiskStep::Write(Tag(1)));
+    assert_eq!(bench.event(), None);
+    assert_eq!(bench.complete(None), DiskStep::SyncData);
+    assert_eq!(bench.event(), data_done(1));
+    bench.write(Tag(2), false);
+    bench.complete(None);
+    assert_eq!(bench.event(), data_done(2));
+    bench.disks.zero(&mut bench.io, Tag(3), 0, (0, 4096), (false, true));
+    assert_eq!(bench.complete(None), DiskStep::Zeroes(Tag(3)));
+    assert_eq!(bench.event(), None);
+    assert_eq!(bench.complete(None), DiskStep::SyncData);
+    assert_eq!(bench.event(), data_done(3));
+    bench.end();
+}
+
+#[test]
+fn flushes_that_are_switched_off_are_not_done() {
+    let mut bench = Bench::new(false, Flushes { disk: false, meta: false });
+    bench.disks.flush(&mut bench.io, Tag(1), 0);
+    assert_eq!(bench.event(), data_done(1));
+    bench.write(Tag(2), true);
+    bench.complete(None);
+    assert_eq!(bench.event(), data_done(2));
+    let op = bench.superblock();
+    bench.disks.meta(&mut bench.io, Tag(3), 0, &op);
+    bench.complete(None);
+    bench.complete(None);
+    assert_eq!(bench.event(), meta_done(3));
+    bench.end();
+}
+
+#[test]
+fn short_reads_and_writes_are_finished() {
+    let mut bench = Bench::new(true, SAFE);
+    bench.write(Tag(1), false);
+    bench.complete(Some(512));
+    assert_eq!((bench.io.ring.outstanding(), bench.event()), (1, None));
+    bench.complete(Some(3584));
+    assert_eq!(bench.event(), data_done(1));
+    let image: Vec<u8> = (0..8192u32).map(|at| (at / 100) as u8).collect();
+    let file = std::fs::File::options().write(true).open(bench.folder.path().join("disk")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &image, 0).unwrap();
+    bench.disks.read(&mut bench.io, Tag(2), 0, 0, 8192);
+    bench.complete(Some(4096));
+    assert_eq!((bench.io.ring.outstanding(), bench.event()), (1, None));
+    bench.complete(Some(4096));
+    let Some(Event::DiskDone { result: Ok(Some(payload)), .. }) = bench.event() else {
+        panic!("no payload");
+    };
+    assert!(bench.io.pool.bytes(payload).unwrap() == image, "the rest goes behind what is there");
+    bench.io.release(payload);
+    bench.disks.read(&mut bench.io, Tag(3), 0, 0, 4096);
+    bench.complete(Some(0));
+    let result = Err(DiskError::Io(libc::EIO));
+    assert_eq!(bench.event(), Some(Event::DiskDone { tag: Tag(3), result }));
+    bench.end();
+}
+
+#[test]
+fn zeroes_are_made_another_way_where_holes_are_refused_and_that_is_remembered() {
+    let mut bench = Bench::new(true, SAFE);
+    let refused = Some(-libc::EOPNOTSUPP);
+    assert!(bench.io.fast_zeroes.contains(&0));
+    bench.disks.zero(&mut bench.io, Tag(1), 0, (0, 3 << 20), (false, false));
+    bench.complete(refused);
+    assert!(bench.io.fast_zeroes.is_empty());
+    bench.complete(refused);
+    for _ in 0..3 {
+        assert_eq!(bench.event(), None);
+        bench.complete(Some(1 << 20));
+    }
+    assert_eq!(bench.event(), data_done(1));
+    bench.disks.zero(&mut bench.io, Tag(2), 0, (0, 4096), (true, false));
+    bench.complete(None);
+    assert_eq!(bench.event(), data_done(2), "written at once");
+    bench.disks.zero(&mut bench.io, Tag(3), 0, (0, 4096), (true, false));
+    bench.complete(Some(-libc::ENOSPC));
+    let result = Err(DiskError::NoSpace);
+    assert_eq!(bench.event(), Some(Event::DiskDone { tag: Tag(3), result }));
+    bench.end();
+}
+
+#[test]
+fn core_reads_wait_while_the_window_is_taken() {
+    let mut bench = Bench::new(true, SAFE);
+    for tag in 1..=3 {
+        bench.disks.read(&mut bench.io, Tag(tag), 0, 0, 1 << 20);
+    }
+    assert_eq!(bench.io.ring.outstanding(), 1);
+    // A client has reserved a buffer for a read of its own.
+    bench.io.reads_reserved = 1 << 20;
+    bench.disks.resume(&mut bench.io);
+    assert_eq!(bench.io.ring.outstanding(), 2);
+    bench.io.reads_reserved = 2 << 20;
+    bench.disks.resume(&mut bench.io);
+    while bench.io.ring.outstanding() > 0 {
+        bench.complete(None);
+    }
+    assert!(bench.disks.waiting.is_empty());
+}

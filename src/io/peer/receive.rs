@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::io::buffer::part_of;
-use crate::io::client::CLIENT_BYTES;
 use crate::wire::{HEADER_SIZE, Header, decode, decode_header};
 
 /// The rest of a payload of at least so many bytes is received straight into its buffer.

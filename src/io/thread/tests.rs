@@ -1,1 +1,560 @@
-//! Tests.
+//! The data thread with a state machine of the tests in place of the resource: it does with a disk
+//! what clients ask, keeps a log of events, and does to peers what a test says.
+
+mod clients;
+mod disks;
+mod peers;
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use nbd::client::{Address, Client, Mode};
+use nbd::{BlockSizes, ExportInfo, Negotiation, SessionParameters, Step};
+
+use super::*;
+use crate::io::backing::{
+    CreateOptions, Identity, MetaDisk, OpenOptions, create_md, host_boot_id, open_disk,
+};
+use crate::io::peer::SocketBuffers;
+use crate::resource::{
+    Command, DiskError, NodeId, Op, Options, Payload, ReplyError, RequestId, ResourceConfig, Role,
+    SocketId, Tag,
+};
+use crate::wire::Packet;
+
+/// Bytes of the backing file.
+const DISK: u64 = 80 << 20;
+/// Nothing in these tests takes longer; a wait that does has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PAGE_U64: u64 = PAGE as u64;
+
+/// What a test and its state machine share.
+#[derive(Default)]
+struct Script {
+    events: Vec<Event>,
+    /// Actions for the next order.
+    inject: VecDeque<Action>,
+    /// Requests that are kept without an answer while this is set.
+    hold: bool,
+    held: Vec<(RequestId, VolumeNumber, Op)>,
+    /// Requests that reach this offset fail.
+    fail_at: Option<u64>,
+    /// Where blocks go that the test read by an injected action: its tag is the offset plus 1.
+    send_to: Option<SocketId>,
+    panic: bool,
+    /// The next event takes so long.
+    freeze: Option<Duration>,
+}
+
+type Shared = Arc<(Mutex<Script>, Condvar)>;
+
+enum Then {
+    Reply(RequestId, u32, u32),
+    Done(RequestId, Option<Payload>),
+    Edge(Tag, Payload, bool),
+    Nothing,
+}
+
+/// A write that waits for its edges.
+struct Edges {
+    request: RequestId,
+    volume: VolumeNumber,
+    offset: u64,
+    payload: Payload,
+    fua: bool,
+    missing: u32,
+}
+
+struct TestCore {
+    script: Shared,
+    actions: VecDeque<Action>,
+    last_tag: u64,
+    pending: HashMap<Tag, Then>,
+    edges: HashMap<Tag, Edges>,
+    status: Status,
+    version: u64,
+}
+
+impl TestCore {
+    fn tag(&mut self, then: Then) -> Tag {
+        self.last_tag += 1;
+        let tag = Tag(self.last_tag);
+        self.pending.insert(tag, then);
+        tag
+    }
+
+    fn request(&mut self, request: RequestId, volume: VolumeNumber, op: Op) {
+        let fail_at = self.script.0.lock().unwrap().fail_at;
+        let span = match op {
+            Op::Read { offset, length } => offset..offset + u64::from(length),
+            Op::Write { offset, payload, .. } => offset..offset + u64::from(payload.length),
+            Op::Flush => 0..0,
+            Op::Zeroes { offset, length, .. } => offset..offset + u64::from(length),
+        };
+        if fail_at.is_some_and(|at| span.contains(&at)) {
+            self.actions.push_back(Action::Reply { request, result: Err(ReplyError::Io) });
+            if let Op::Write { payload, .. } = op {
+                self.actions.push_back(Action::Release(payload));
+            }
+            return;
+        }
+        match op {
+            Op::Read { offset, length } => {
+                let start = offset / PAGE_U64 * PAGE_U64;
+                let hull = (offset + u64::from(length)).next_multiple_of(PAGE_U64) - start;
+                let tag = self.tag(Then::Reply(request, (offset - start) as u32, length));
+                let length = hull as u32;
+                self.actions.push_back(Action::DiskRead { tag, volume, offset: start, length });
+            }
+            Op::Write { offset, payload, fua } => {
+                self.write(request, volume, offset, payload, fua);
+            }
+            Op::Flush => {
+                let tag = self.tag(Then::Done(request, None));
+                self.actions.push_back(Action::DiskFlush { tag, volume });
+            }
+            Op::Zeroes { offset, length, no_hole, fua } => {
+                let tag = self.tag(Then::Done(request, None));
+                let action = Action::DiskZeroes { tag, volume, offset, length, no_hole, fua };
+                self.actions.push_back(action);
+            }
+        }
+    }
+
+    fn write(
+        &mut self,
+        request: RequestId,
+        volume: VolumeNumber,
+        offset: u64,
+        payload: Payload,
+        fua: bool,
+    ) {
+        let end = offset + u64::from(payload.length);
+        let mut blocks = Vec::new();
+        if !offset.is_multiple_of(PAGE_U64) {
+            blocks.push((offset / PAGE_U64 * PAGE_U64, true));
+        }
+        if !end.is_multiple_of(PAGE_U64) {
+            blocks.push((end / PAGE_U64 * PAGE_U64, false));
+        }
+        let tag = self.tag(Then::Nothing);
+        let missing = blocks.len() as u32;
+        let edges = Edges { request, volume, offset, payload, fua, missing };
+        self.edges.insert(tag, edges);
+        for (offset, head) in blocks {
+            let tag = self.tag(Then::Edge(tag, payload, head));
+            let length = PAGE as u32;
+            self.actions.push_back(Action::DiskRead { tag, volume, offset, length });
+        }
+        self.write_if_whole(tag);
+    }
+
+    fn write_if_whole(&mut self, tag: Tag) {
+        if self.edges.get(&tag).is_none_or(|edges| edges.missing > 0) {
+            return;
+        }
+        let Some(Edges { request, volume, offset, payload, fua, .. }) = self.edges.remove(&tag)
+        else {
+            return;
+        };
+        let (hull, head) = ((payload.offset + payload.length), payload.offset);
+        let aligned = Payload { offset: 0, length: hull.next_multiple_of(PAGE as u32), ..payload };
+        let tag = self.tag(Then::Done(request, Some(payload)));
+        let offset = offset - u64::from(head);
+        self.actions.push_back(Action::DiskWrite { tag, volume, offset, payload: aligned, fua });
+    }
+
+    fn disk_done(&mut self, tag: Tag, result: Result<Option<Payload>, DiskError>) {
+        match (self.pending.remove(&tag).unwrap(), result) {
+            (Then::Reply(request, head, length), Ok(Some(payload))) => {
+                let part = Payload { offset: payload.offset + head, length, ..payload };
+                self.actions.push_back(Action::Reply { request, result: Ok(Some(part)) });
+                self.actions.push_back(Action::Release(payload));
+            }
+            (Then::Edge(write, into, head), Ok(Some(from))) => {
+                self.actions.push_back(Action::Merge { into, from, head });
+                self.actions.push_back(Action::Release(from));
+                self.edges.get_mut(&write).unwrap().missing -= 1;
+                self.write_if_whole(write);
+            }
+            (Then::Done(request, payload), result) => {
+                let result = result.map(|_| None).map_err(ReplyError::from);
+                self.actions.push_back(Action::Reply { request, result });
+                self.actions.extend(payload.map(Action::Release));
+            }
+            (Then::Reply(request, ..), Err(error)) => {
+                self.actions.push_back(Action::Reply { request, result: Err(error.into()) });
+            }
+            (Then::Nothing, _) => {}
+            (_, other) => panic!("unexpected {other:?}"),
+        }
+    }
+
+    fn admin(&mut self, id: u64, command: Command) {
+        let inject: Vec<_> = self.script.0.lock().unwrap().inject.drain(..).collect();
+        self.actions.extend(inject);
+        match command {
+            Command::Primary { .. } => {
+                self.status.role = Role::Primary;
+                self.version += 1;
+                let held = {
+                    let mut script = self.script.0.lock().unwrap();
+                    script.hold = false;
+                    std::mem::take(&mut script.held)
+                };
+                held.into_iter().for_each(|(r, v, op)| self.request(r, v, op));
+            }
+            Command::Detach { volume, .. } => {
+                self.actions.push_back(Action::CloseDisk { volume, superblock: None });
+            }
+            _ => {}
+        }
+        self.actions.push_back(Action::AdminReply { id, result: Ok(String::new()) });
+    }
+}
+
+impl Core for TestCore {
+    fn handle(&mut self, _: Time, event: Event) {
+        let hold = {
+            let mut script = self.script.0.lock().unwrap();
+            script.events.push(event.clone());
+            script.hold
+        };
+        match event {
+            Event::Request { request, volume, op, .. } if hold => {
+                self.script.0.lock().unwrap().held.push((request, volume, op));
+            }
+            Event::Request { request, volume, op, .. } => self.request(request, volume, op),
+            Event::DiskDone { tag, result } if self.pending.contains_key(&tag) => {
+                self.disk_done(tag, result);
+            }
+            Event::DiskDone { tag, result: Ok(Some(payload)) } => {
+                let send_to = self.script.0.lock().unwrap().send_to;
+                if let Some(socket) = send_to {
+                    let (offset, length) = (tag.0 - 1, payload.length);
+                    let packet =
+                        Packet::Data { volume: 0, sequence: 1, offset, length, fua: false };
+                    self.actions.push_back(Action::Send { socket, packet, payload: Some(payload) });
+                }
+                // Before the send is done: the kernel's use outlives it.
+                self.actions.push_back(Action::Release(payload));
+            }
+            Event::Packet {
+                packet: Packet::Data { offset, .. }, payload: Some(payload), ..
+            } if self.status.role == Role::Primary => {
+                let tag = self.tag(Then::Nothing);
+                let (volume, fua) = (0, true);
+                self.actions.push_back(Action::DiskWrite { tag, volume, offset, payload, fua });
+                self.actions.push_back(Action::Release(payload));
+            }
+            Event::Packet { payload: Some(payload), .. } => {
+                self.actions.push_back(Action::Release(payload));
+            }
+            Event::Admin { id, command } => self.admin(id, command),
+            _ => {}
+        }
+        let freeze = self.script.0.lock().unwrap().freeze.take();
+        self.script.1.notify_all();
+        if let Some(freeze) = freeze {
+            // As a stopped process would.
+            let (_hold, never) = std::sync::mpsc::channel::<()>();
+            let _ = never.recv_timeout(freeze);
+        }
+        assert!(!self.script.0.lock().unwrap().panic, "as the test wishes");
+    }
+    fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+    fn next_timeout(&self) -> Option<Time> {
+        None
+    }
+    fn state_version(&self) -> u64 {
+        self.version
+    }
+    fn status(&self, _: Time) -> Status {
+        self.status.clone()
+    }
+    fn export(&self, volume: VolumeNumber) -> Result<u64, String> {
+        if volume == 0 { Ok(DISK) } else { Err("no such volume".to_owned()) }
+    }
+    fn reads_locally(&self, _: VolumeNumber) -> bool {
+        true
+    }
+}
+
+/// A data thread under test.
+struct Node {
+    handle: Handle,
+    script: Shared,
+    folder: tempfile::TempDir,
+    address: SocketAddr,
+    size: u64,
+}
+
+fn config(name: &str, node_id: NodeId) -> ResourceConfig {
+    ResourceConfig {
+        name: name.to_owned(),
+        node_id,
+        node_name: format!("node{node_id}"),
+        peers: Vec::new(),
+        volumes: Vec::new(),
+        // A test box may be slow: only the test of the gap wants the default.
+        options: Options { ping_timeout_ms: 20_000, ..Options::default() },
+    }
+}
+
+/// An address that nobody listens on.
+fn free_address(ip: &str) -> SocketAddr {
+    TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
+}
+
+impl Node {
+    fn start(config: ResourceConfig, peers: Vec<(NodeId, SocketAddr)>) -> Self {
+        Self::start_with(config, peers, Limits::default())
+    }
+
+    fn start_with(
+        config: ResourceConfig,
+        peers: Vec<(NodeId, SocketAddr)>,
+        limits: Limits,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ip = format!("127.0.0.{}", u32::from(config.node_id) + 1);
+        let address = free_address(&ip);
+        let script = Shared::default();
+        let shared = Arc::clone(&script);
+        let status = Resource::new(config.clone(), 1, Time(0), 0).status(Time(0));
+        let setup = Setup {
+            config,
+            local: address,
+            peers,
+            buffers: SocketBuffers::default(),
+            record: Some(folder.path().join("record")),
+            seed: 1,
+        };
+        let handle = spawn_core(setup, limits, move |_, _, _| TestCore {
+            script: shared,
+            actions: VecDeque::new(),
+            last_tag: 1 << 32,
+            pending: HashMap::new(),
+            edges: HashMap::new(),
+            status,
+            version: 0,
+        })
+        .unwrap();
+        Self { handle, script, folder, address, size: 0 }
+    }
+
+    fn with_disk(limits: Limits) -> Self {
+        let mut node = Self::start_with(config("r0", 0), Vec::new(), limits);
+        node.attach(&MetaDisk::Internal);
+        node
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("disk")
+    }
+
+    fn identity(&self) -> Identity {
+        Identity { resource: "r0".to_owned(), node_id: 0, volume: 0 }
+    }
+
+    fn open(&self, meta_disk: &MetaDisk) -> Box<OpenDisk> {
+        let boot_id = host_boot_id().unwrap();
+        let options = OpenOptions { state_dir: None, lock_wait: Duration::ZERO };
+        Box::new(open_disk(&self.path(), meta_disk, &self.identity(), boot_id, &options).unwrap())
+    }
+
+    fn attach(&mut self, meta_disk: &MetaDisk) {
+        std::fs::File::create(self.path()).unwrap().set_len(DISK).unwrap();
+        let options = CreateOptions {
+            force: true,
+            max_peers: 1,
+            preallocate: false,
+            seed: 77,
+            wall_clock: 1,
+            boot_id: host_boot_id().unwrap(),
+            state_dir: self.folder.path().to_owned(),
+            lock_wait: Duration::ZERO,
+        };
+        let report = create_md(&self.path(), meta_disk, &self.identity(), &options).unwrap();
+        self.size = report.geometry.data_size;
+        let disk = self.open(meta_disk);
+        let (reply, answer) = oneshot::channel();
+        self.handle.send(Order::Attach { volume: 0, disk, reply }).unwrap();
+        answer.blocking_recv().unwrap().unwrap();
+    }
+
+    fn order(&self, command: Command) -> AdminResult {
+        let (reply, answer) = oneshot::channel();
+        self.handle.send(Order::Admin { command, reply }).unwrap();
+        answer.blocking_recv().unwrap()
+    }
+
+    /// Makes the state machine emit these.
+    fn inject(&self, actions: impl IntoIterator<Item = Action>) {
+        self.script.0.lock().unwrap().inject.extend(actions);
+        self.order(Command::Outdate { volume: 0 }).unwrap();
+    }
+
+    /// Lets held requests go on.
+    fn release(&self) {
+        self.order(Command::Primary { force: None }).unwrap();
+    }
+
+    /// Waits until the script is as `done` says, and returns what it says.
+    fn wait<T>(&self, what: &str, mut done: impl FnMut(&mut Script) -> Option<T>) -> T {
+        let started = Instant::now();
+        let mut script = self.script.0.lock().unwrap();
+        loop {
+            if let Some(found) = done(&mut script) {
+                return found;
+            }
+            let left = PATIENCE.checked_sub(started.elapsed());
+            let left = left.unwrap_or_else(|| panic!("{what}: {:?}", script.events));
+            script = self.script.1.wait_timeout(script, left).unwrap().0;
+        }
+    }
+
+    fn wait_event<T>(&self, what: &str, mut pick: impl FnMut(&Event) -> Option<T>) -> T {
+        self.wait(what, |script| script.events.iter().find_map(&mut pick))
+    }
+
+    fn count(&self, mut which: impl FnMut(&Event) -> bool) -> usize {
+        self.script.0.lock().unwrap().events.iter().filter(|event| which(event)).count()
+    }
+
+    fn client(&self, mode: Mode) -> Client {
+        let path = self.folder.path().join("nbd");
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        let (handle, size) = (self.handle.clone(), self.size);
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let parameters = negotiate(&mut stream, size);
+            let order = Order::Client {
+                fd: stream.into(),
+                volume: 0,
+                parameters,
+                description: "test".to_owned(),
+            };
+            handle.send(order).unwrap();
+        });
+        let client = Client::open(&Address::Unix(path), "r0", mode, PATIENCE).unwrap();
+        server.join().unwrap();
+        client
+    }
+
+    fn stop(self) {
+        let (reply, answer) = oneshot::channel();
+        self.handle.send(Order::Stop { reply }).unwrap();
+        answer.blocking_recv().unwrap();
+        assert_eq!(self.handle.shared.buffers_left(), 0, "a buffer leaked");
+    }
+}
+
+fn negotiate(stream: &mut UnixStream, size: u64) -> SessionParameters {
+    let mut negotiation = Negotiation::new(vec!["r0".to_owned()]);
+    stream.write_all(&Negotiation::greeting()).unwrap();
+    loop {
+        let mut bytes = vec![0; negotiation.wants()];
+        stream.read_exact(&mut bytes).unwrap();
+        let mut step = negotiation.feed(&bytes);
+        if matches!(step, Step::Lookup { .. }) {
+            let description = String::new();
+            let block = BlockSizes::default();
+            let info = ExportInfo { size, read_only: false, description, block };
+            step = negotiation.answer(Ok(info));
+        }
+        match step {
+            Step::Continue { send } => stream.write_all(&send).unwrap(),
+            Step::Enter { send, session } => {
+                stream.write_all(&send).unwrap();
+                return session;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Bytes that tell where they are.
+fn pattern(seed: u64, length: usize) -> Vec<u8> {
+    (0..length as u64).map(|at| ((at ^ seed).wrapping_mul(0x9e37_79b9) >> 13) as u8).collect()
+}
+
+#[test]
+fn a_panic_marks_one_resource_failed_and_the_others_go_on() {
+    let bad = Node::with_disk(Limits::default());
+    let good = Node::with_disk(Limits::default());
+    let mut client = bad.client(Mode::Simple);
+    let mut other = good.client(Mode::Simple);
+    let mut updates = bad.handle.subscribe();
+    bad.script.0.lock().unwrap().panic = true;
+    assert!(client.flush().is_err(), "its sockets are shut down");
+    let status = updates.blocking_recv().unwrap();
+    assert!(status.failed.as_ref().unwrap().contains("as the test wishes"));
+    assert_eq!(bad.handle.status().failed, status.failed);
+    let refusal = bad.order(Command::Outdate { volume: 0 }).unwrap_err();
+    assert!(refusal.hint.contains("as the test wishes"));
+    // The lock stays: nobody may write beside operations that are still under way.
+    let options = OpenOptions { state_dir: None, lock_wait: Duration::ZERO };
+    let boot_id = host_boot_id().unwrap();
+    let path = bad.path();
+    open_disk(&path, &MetaDisk::Internal, &bad.identity(), boot_id, &options).unwrap_err();
+    other.write(0, b"fine", 0).unwrap();
+    drop(other);
+    bad.stop();
+    good.stop();
+}
+
+#[test]
+fn a_snapshot_is_published_when_the_state_changes() {
+    let node = Node::start(config("r0", 0), Vec::new());
+    let mut updates = node.handle.subscribe();
+    assert_eq!(node.handle.status().role, Role::Secondary);
+    node.order(Command::Primary { force: None }).unwrap();
+    assert_eq!(updates.blocking_recv().unwrap().role, Role::Primary);
+    assert_eq!(node.handle.status().role, Role::Primary);
+    let (reply, answer) = oneshot::channel();
+    node.handle.send(Order::Statistics { reply }).unwrap();
+    assert_eq!(answer.blocking_recv().unwrap().role, Role::Primary);
+    let (reply, answer) = oneshot::channel();
+    node.handle.send(Order::Export { volume: 3, reply }).unwrap();
+    assert_eq!(answer.blocking_recv().unwrap(), Err("no such volume".to_owned()));
+    let handle = node.handle.clone();
+    node.stop();
+    let (reply, _) = oneshot::channel();
+    assert_eq!(handle.send(Order::Statistics { reply }), Err(crate::io::OrderError::Stopped));
+}
+
+#[test]
+fn what_was_recorded_is_what_happened() {
+    let node = Node::with_disk(Limits::default());
+    let mut client = node.client(Mode::Simple);
+    client.write(4096, &pattern(1, 4096), 0).unwrap();
+    client.disconnect().unwrap();
+    node.wait_event("closed", |e| matches!(e, Event::SessionClosed { .. }).then_some(()));
+    let path = node.folder.path().join("record");
+    let kept = node.folder.path().join("kept");
+    let script = Arc::clone(&node.script);
+    std::fs::hard_link(&path, &kept).unwrap();
+    let Node { handle, folder, .. } = node;
+    let (reply, answer) = oneshot::channel();
+    handle.send(Order::Stop { reply }).unwrap();
+    answer.blocking_recv().unwrap();
+    let text = std::fs::read_to_string(kept).unwrap();
+    let mut events = Vec::new();
+    for line in text.lines() {
+        match serde_json::from_str(line).unwrap() {
+            crate::io::record::Line::Event { event, .. } => events.push(event),
+            crate::io::record::Line::Action { .. } | crate::io::record::Line::Start { .. } => {}
+        }
+    }
+    assert_eq!(events, script.0.lock().unwrap().events);
+    drop(folder);
+}

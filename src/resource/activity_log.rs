@@ -1,0 +1,339 @@
+//! The activity log: which extents of 4 MiB may hold blocks that differ after a crash.
+//!
+//! Invariants:
+//! - An extent is *hot* here only once the log write that says so is durable.
+//! - One log write at a time; everything that waits shares the next one.
+//! - An extent leaves only with no write in it under way, and only when its owner (the device)
+//!   says that it is clean (DESIGN 3; model.md R10b).
+//! - `number` (the rollback number) grows with each update that makes an extent hot.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::ids::EXTENT_SIZE;
+use crate::meta::AlBlock;
+
+/// What one hot extent is remembered for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hot {
+    /// Writes under way.
+    references: u32,
+    /// Flush epoch of the last write that completed in it.
+    stamp: u64,
+    /// Place in the order of last use; meaningful with no references.
+    used: u64,
+}
+
+/// A write that waits for its extents.
+#[derive(Clone, Copy, Debug)]
+struct Waiter {
+    key: u64,
+    first: u32,
+    last: u32,
+}
+
+/// The activity log of one disk, in memory.
+#[derive(Debug)]
+pub(crate) struct ActivityLog {
+    capacity: usize,
+    words_per_block: usize,
+    /// What the disk shall say: one bit per extent.
+    words: Vec<u64>,
+    hot: BTreeMap<u32, Hot>,
+    by_use: BTreeSet<(u64, u32)>,
+    clock: u64,
+    waiters: VecDeque<Waiter>,
+    /// Extents of the update under way.
+    writing: Option<Vec<u32>>,
+    /// The rollback number, as of the last update that was started.
+    pub(crate) number: u64,
+    /// Updates so far.
+    pub(crate) updates: u64,
+}
+
+/// What to do next for those who wait.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Next {
+    /// Nobody waits, or an update is under way.
+    Nothing,
+    /// These extents (cold soon) are wanted out and are not clean: make them clean, then ask again.
+    Clean(Vec<u32>),
+    /// Write these blocks durably, then call [`ActivityLog::written`].
+    Write(Vec<AlBlock>),
+    /// Every extent has writes under way: ask again when one completes.
+    Full,
+}
+
+impl ActivityLog {
+    /// A log for `size` bytes with room for `capacity` hot extents.
+    pub(crate) fn new(size: u64, capacity: u32, block_size: u32, hot: &[u32], number: u64) -> Self {
+        let extents = size.div_ceil(EXTENT_SIZE) as usize;
+        let words_per_block = (block_size as usize - 32) / 8;
+        let words = extents.div_ceil(64).div_ceil(words_per_block).max(1) * words_per_block;
+        let mut log = Self {
+            capacity: capacity as usize,
+            words_per_block,
+            words: vec![0; words],
+            hot: BTreeMap::new(),
+            by_use: BTreeSet::new(),
+            clock: 0,
+            waiters: VecDeque::new(),
+            writing: None,
+            number,
+            updates: 0,
+        };
+        for extent in hot.iter().copied().filter(|extent| (*extent as usize) < extents) {
+            log.words[extent as usize / 64] |= 1 << (extent % 64);
+            log.hot.insert(extent, Hot::default());
+            log.by_use.insert((0, extent));
+        }
+        log
+    }
+
+    /// The extents of a range of bytes.
+    pub(crate) fn extents(offset: u64, length: u64) -> (u32, u32) {
+        let last = (offset + length - 1) / EXTENT_SIZE;
+        let narrow = |extent| u32::try_from(extent).expect("a device of at most 16 PiB");
+        (narrow(offset / EXTENT_SIZE), narrow(last))
+    }
+
+    /// Takes a reference on the extents if all are hot; otherwise the write waits, and `ready`
+    /// returns its key later, with the references taken.
+    pub(crate) fn acquire(&mut self, key: u64, offset: u64, length: u64) -> bool {
+        let (first, last) = Self::extents(offset, length);
+        if self.waiters.is_empty() && self.try_take(first, last) {
+            return true;
+        }
+        self.waiters.push_back(Waiter { key, first, last });
+        false
+    }
+
+    fn try_take(&mut self, first: u32, last: u32) -> bool {
+        if !(first..=last).all(|extent| self.hot.contains_key(&extent)) {
+            return false;
+        }
+        for extent in first..=last {
+            let hot = self.hot.get_mut(&extent).expect("just seen");
+            if hot.references == 0 {
+                self.by_use.remove(&(hot.used, extent));
+            }
+            hot.references += 1;
+        }
+        true
+    }
+
+    /// A write completed (or was dropped: no `stamp`); `stamp` is the flush epoch that it needs.
+    pub(crate) fn release(&mut self, offset: u64, length: u64, stamp: Option<u64>) {
+        let (first, last) = Self::extents(offset, length);
+        self.clock += 1;
+        for extent in first..=last {
+            let hot = self.hot.get_mut(&extent).expect("an extent with references is hot");
+            hot.references -= 1;
+            if let Some(stamp) = stamp {
+                hot.stamp = hot.stamp.max(stamp);
+            }
+            if hot.references == 0 {
+                hot.used = self.clock;
+                self.by_use.insert((hot.used, extent));
+            }
+        }
+    }
+
+    /// Removes a write that still waits.
+    pub(crate) fn cancel(&mut self, key: u64) -> bool {
+        let before = self.waiters.len();
+        self.waiters.retain(|waiter| waiter.key != key);
+        before != self.waiters.len()
+    }
+
+    /// The next waiting write whose extents are all hot, in order; its references are taken.
+    pub(crate) fn ready(&mut self) -> Option<u64> {
+        let waiter = *self.waiters.front()?;
+        if !self.try_take(waiter.first, waiter.last) {
+            return None;
+        }
+        self.waiters.pop_front();
+        Some(waiter.key)
+    }
+
+    /// What is to be done for those who wait. `clean(extent, stamp)` tells whether an extent without
+    /// references may leave.
+    pub(crate) fn next(&mut self, clean: impl Fn(u32, u64) -> bool) -> Next {
+        if self.writing.is_some() || self.waiters.is_empty() {
+            return Next::Nothing;
+        }
+        let mut wanted: BTreeSet<u32> = BTreeSet::new();
+        for waiter in &self.waiters {
+            let cold = (waiter.first..=waiter.last)
+                .filter(|extent| !self.hot.contains_key(extent) && !wanted.contains(extent))
+                .collect::<Vec<_>>();
+            if !wanted.is_empty() && wanted.len() + cold.len() > self.capacity {
+                break;
+            }
+            wanted.extend(cold);
+        }
+        if wanted.is_empty() {
+            return Next::Nothing;
+        }
+        let mut evict = Vec::new();
+        if self.hot.len() + wanted.len() > self.capacity {
+            // The waiters' own hot extents stay: evicting them would only bring them back.
+            let kept: BTreeSet<u32> =
+                self.waiters.iter().flat_map(|waiter| waiter.first..=waiter.last).collect();
+            let over = self.hot.len() + wanted.len() - self.capacity;
+            let batch = over.max(self.capacity / 8);
+            let candidates: Vec<u32> = self
+                .by_use
+                .iter()
+                .map(|(_, extent)| *extent)
+                .filter(|extent| !kept.contains(extent))
+                .take(batch)
+                .collect();
+            evict = candidates
+                .iter()
+                .copied()
+                .filter(|extent| clean(*extent, self.hot[extent].stamp))
+                .collect();
+            if evict.len() < over {
+                // A request larger than the log passes when nothing else is left to evict.
+                let stuck = candidates.len() < over && self.hot.len() > self.by_use.len();
+                if !candidates.is_empty() && evict.len() < candidates.len() {
+                    return Next::Clean(candidates);
+                }
+                if stuck {
+                    return Next::Full;
+                }
+            }
+        }
+        Next::Write(self.start(wanted.into_iter().collect(), &evict))
+    }
+
+    /// Starts an update: `wanted` become hot when it is written, `evict` are cold at once.
+    fn start(&mut self, wanted: Vec<u32>, evict: &[u32]) -> Vec<AlBlock> {
+        let mut blocks = BTreeSet::new();
+        for extent in evict {
+            let hot = self.hot.remove(extent).expect("evicted extents are hot");
+            self.by_use.remove(&(hot.used, *extent));
+            self.words[*extent as usize / 64] &= !(1 << (extent % 64));
+            blocks.insert(self.block_of(*extent));
+        }
+        for extent in &wanted {
+            self.words[*extent as usize / 64] |= 1 << (extent % 64);
+            blocks.insert(self.block_of(*extent));
+        }
+        if !wanted.is_empty() {
+            self.number += 1;
+        }
+        self.updates += 1;
+        self.writing = Some(wanted);
+        blocks.into_iter().map(|index| self.block(index)).collect()
+    }
+
+    fn block_of(&self, extent: u32) -> u32 {
+        extent / u32::try_from(self.words_per_block * 64).expect("a small block")
+    }
+
+    fn block(&self, index: u32) -> AlBlock {
+        let start = index as usize * self.words_per_block;
+        let words = self.words[start..start + self.words_per_block].to_vec();
+        AlBlock { index, number: self.number, words }
+    }
+
+    /// The update under way is durable.
+    pub(crate) fn written(&mut self) {
+        for extent in self.writing.take().unwrap_or_default() {
+            self.hot.entry(extent).or_insert_with(|| {
+                self.by_use.insert((self.clock, extent));
+                Hot { used: self.clock, ..Hot::default() }
+            });
+        }
+    }
+
+    /// Drops every extent without references for which `clean` holds, and returns the blocks to
+    /// write; empty if there is nothing to write or an update is under way.
+    pub(crate) fn evict_all(&mut self, clean: impl Fn(u32, u64) -> bool) -> Vec<AlBlock> {
+        if self.writing.is_some() {
+            return Vec::new();
+        }
+        let evict: Vec<u32> = self
+            .by_use
+            .iter()
+            .map(|(_, extent)| *extent)
+            .filter(|extent| clean(*extent, self.hot[extent].stamp))
+            .collect();
+        if evict.is_empty() { Vec::new() } else { self.start(Vec::new(), &evict) }
+    }
+
+    /// An update is under way.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// Writes wait for their extents.
+    pub(crate) fn has_waiters(&self) -> bool {
+        !self.waiters.is_empty()
+    }
+
+    /// Hot extents, ascending.
+    pub(crate) fn hot_extents(&self) -> impl Iterator<Item = u32> {
+        self.hot.keys().copied()
+    }
+
+    /// How many extents are hot.
+    pub(crate) fn len(&self) -> usize {
+        self.hot.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(capacity: u32) -> ActivityLog {
+        ActivityLog::new(64 * EXTENT_SIZE, capacity, 512, &[], 0)
+    }
+
+    #[test]
+    fn a_cold_extent_waits_for_one_write_that_all_share() {
+        let mut log = log(8);
+        assert!(!log.acquire(1, 0, 4096));
+        assert!(!log.acquire(2, EXTENT_SIZE, 4096));
+        let Next::Write(blocks) = log.next(|_, _| true) else { panic!("a write is due") };
+        assert_eq!(blocks.len(), 1);
+        assert_eq!(blocks[0].words[0], 3);
+        assert_eq!(blocks[0].number, 1);
+        assert_eq!(log.ready(), None, "not hot before the write is durable");
+        assert_eq!(log.next(|_, _| true), Next::Nothing);
+        log.written();
+        assert_eq!((log.ready(), log.ready(), log.ready()), (Some(1), Some(2), None));
+        assert!(log.acquire(3, 8192, 4096), "hot now");
+    }
+
+    #[test]
+    fn an_extent_with_a_write_under_way_is_never_evicted() {
+        let mut log = log(1);
+        assert!(!log.acquire(1, 0, 4096));
+        assert!(matches!(log.next(|_, _| true), Next::Write(_)));
+        log.written();
+        assert_eq!(log.ready(), Some(1));
+        assert!(!log.acquire(2, EXTENT_SIZE, 4096));
+        assert_eq!(log.next(|_, _| true), Next::Full);
+        log.release(0, 4096, Some(5));
+        assert_eq!(log.next(|_, stamp| stamp < 5), Next::Clean(vec![0]));
+        let Next::Write(blocks) = log.next(|_, stamp| stamp < 6) else { panic!("a write is due") };
+        assert_eq!(blocks[0].words[0], 2, "the old one leaves in the same write");
+        log.written();
+        assert_eq!(log.ready(), Some(2));
+    }
+
+    #[test]
+    fn a_request_larger_than_the_log_passes_when_it_is_alone() {
+        let mut log = log(2);
+        assert!(!log.acquire(1, 0, 4 * EXTENT_SIZE));
+        assert!(matches!(log.next(|_, _| true), Next::Write(_)));
+        log.written();
+        assert_eq!(log.ready(), Some(1));
+        log.release(0, 4 * EXTENT_SIZE, None);
+        assert_eq!(log.evict_all(|_, _| true).len(), 1);
+        assert_eq!(log.len(), 0);
+    }
+}

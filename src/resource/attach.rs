@@ -1,0 +1,435 @@
+//! Disks come and go by order; invalidation and the like.
+//!
+//! Invariants (model.md R6, R12, R15; DESIGN 4):
+//! - Attach flushes first; then hot extents become bits, the rollback number grows, and all that is
+//!   durable before the disk has a state.
+//! - An ordered detach with an UpToDate peer makes the disk Outdated first, SURVIVED off, in any role.
+//! - A disk attached in an open session is never source: a new handshake decides.
+
+use super::activity_log::ActivityLog;
+use super::connection::{Save, Stage};
+use super::device::Backing;
+use super::order::{Step, refuse};
+use super::{
+    AttachedDisk, BLOCK_SIZE, Command, DiskState, EXTENT_SIZE, LogLevel, NodeId, ReplicationState,
+    Resource, Role, Then, VolumeNumber,
+};
+use crate::meta::{BitmapState, DeviceFlags};
+use crate::wire::Packet;
+
+impl Resource {
+    pub(crate) fn attach(&mut self, id: u64, volume: VolumeNumber, disk: AttachedDisk) {
+        let Some(device) = self.devices.get(&volume) else {
+            return self.reply(id, Err(refuse(127, "No such volume in this resource")));
+        };
+        if device.disk != DiskState::Diskless {
+            return self.reply(id, Err(refuse(124, "")));
+        }
+        let superblock = &disk.meta.superblock;
+        let open = self.connections.iter().any(|c| c.stage == Stage::Open);
+        if self.role == Role::Primary && !open && superblock.current_uuid != device.exposed_uuid {
+            return self.reply(id, Err(refuse(150, "Connect the peer first.")));
+        }
+        if superblock.effective_size > disk.data_size {
+            return self.reply(id, Err(refuse(170, "The disk is smaller than the data it held.")));
+        }
+        let slots = &superblock.peers;
+        let taken = |peer: NodeId| slots.iter().any(|slot| slot.node_id == Some(peer));
+        let missing = self.connections.iter().filter(|c| !taken(c.peer)).count();
+        if slots.iter().filter(|slot| slot.node_id.is_none()).count() < missing {
+            let hint = "The metadata has no free slot for the peer's node-id: it was made for \
+                        other peers. create-md makes it anew (a full sync follows).";
+            return self.reply(id, Err(refuse(171, hint)));
+        }
+        for note in &disk.meta.notes {
+            let text = format!("{}{note}", self.of_volume(volume));
+            self.log(LogLevel::Warning, text);
+        }
+        self.take_disk(volume, disk);
+        self.set_disk(volume, DiskState::Attaching);
+        let command = Command::Detach { volume, force: false };
+        self.run(id, command, Step::Attach);
+        self.flush_disk(volume, Then::AttachFlushed { id });
+    }
+
+    /// The metadata in memory, as it was read.
+    fn take_disk(&mut self, volume: VolumeNumber, disk: AttachedDisk) {
+        let capacity = self.config.options.al_extents;
+        let meta = disk.meta;
+        let superblock = meta.superblock;
+        let effective = superblock.effective_size;
+        let size = if effective == 0 { disk.data_size } else { effective };
+        let number = meta.number.unwrap_or(superblock.number).max(superblock.number);
+        let activity_log = ActivityLog::new(
+            disk.data_size,
+            capacity,
+            superblock.al_block_size,
+            &meta.hot_extents,
+            number,
+        );
+        let crashed = superblock.flags & DeviceFlags::PRIMARY_IND != 0;
+        let mut backing = Backing {
+            superblock,
+            data_size: disk.data_size,
+            logical_block_size: disk.logical_block_size,
+            activity_log,
+            number_known: meta.number.is_some(),
+            crashed,
+            saving: None,
+            unsaved: None,
+            outstanding: 0,
+        };
+        if meta.written_behind {
+            backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
+        }
+        let clean = backing.has(DeviceFlags::CLEAN);
+        backing.flags(0, DeviceFlags::CLEAN);
+        for c in self.peers() {
+            let slot = backing.slot(self.connections[c].peer);
+            let state = slot.map(|slot| backing.superblock.peers[slot as usize].bitmap_state);
+            let peer = self.peer_device(c, volume);
+            peer.slot = slot;
+            peer.bitmap = super::bitmap::Bitmap::new(size / BLOCK_SIZE);
+            let Some(index) = slot.map(usize::from) else { continue };
+            match (state, meta.slots.get(index)) {
+                (Some(BitmapState::AllSet), _) => peer.bitmap.set_all(),
+                (Some(BitmapState::Pages), Some(loaded)) => peer.bitmap.set_runs(&loaded.runs),
+                (Some(BitmapState::AllClear) | None, _) => {}
+                (Some(BitmapState::Pages), None) => peer.bitmap.set_all(),
+            }
+            let damaged = meta.slots.get(index).is_some_and(|loaded| loaded.damaged_pages > 0);
+            if !damaged {
+                peer.bitmap.mark_all_saved();
+            }
+            let loaded = meta.slots.get(index);
+            peer.seen_number = loaded.and_then(|loaded| loaded.seen_number);
+            peer.seen_durable = peer.seen_number.unwrap_or(0);
+            peer.seen_copy = loaded.map_or(0, |loaded| loaded.seen_copy);
+            if !clean {
+                for extent in &meta.hot_extents {
+                    let per_extent = EXTENT_SIZE / BLOCK_SIZE;
+                    peer.bitmap.set(u64::from(*extent) * per_extent, per_extent);
+                }
+            }
+            if meta.written_behind {
+                peer.bitmap.set_all();
+            }
+        }
+        let device = self.device(volume);
+        device.note.clear();
+        device.exposed_uuid = backing.superblock.current_uuid;
+        if effective != 0 {
+            device.size = effective;
+        }
+        device.backing = Some(backing);
+    }
+
+    pub(crate) fn attach_flushed(&mut self, volume: VolumeNumber, id: u64) {
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            backing.activity_log.number += 1;
+        }
+        self.save_superblock(volume, Then::AttachSaved { id });
+    }
+
+    pub(crate) fn attach_saved(&mut self, volume: VolumeNumber, _id: u64) {
+        let device = self.device(volume);
+        let Some(backing) = device.backing.as_ref() else { return };
+        let state = backing.resting_state();
+        let uuid = backing.superblock.current_uuid;
+        let open = self
+            .peers()
+            .any(|c| self.connections[c].stage == Stage::Open || self.is_renegotiating(c));
+        let bits: u64 =
+            self.connections.iter().map(|c| c.peer_devices[&volume].bitmap.count()).sum();
+        // While a session is open the peer is asked before anything is read from this disk.
+        self.set_disk(volume, if open { DiskState::Negotiating } else { state });
+        let text = format!(
+            "{}attached to current UUID {uuid:016X}; {} KB ({bits} bits) marked out-of-sync",
+            self.of_volume(volume),
+            bits * BLOCK_SIZE / 1024
+        );
+        self.log(LogLevel::Info, text);
+        self.finish(Ok(String::new()));
+        if open {
+            self.renegotiate();
+        }
+    }
+
+    // ---- detach ----
+
+    pub(crate) fn detach(&mut self, id: u64, volume: VolumeNumber, force: bool) {
+        let Some(device) = self.devices.get(&volume) else {
+            return self.reply(id, Err(refuse(127, "No such volume in this resource")));
+        };
+        if device.disk == DiskState::Diskless {
+            return self.reply(id, Ok(String::new()));
+        }
+        if self.role == Role::Primary && !force && self.reading_peer(volume).is_none() {
+            let hint = "This disk holds the only reachable copy; --force ends the data access.";
+            return self.reply(id, Err(refuse(-2, hint)));
+        }
+        self.draining = true;
+        self.run(id, Command::Detach { volume, force }, Step::Drain);
+    }
+
+    /// Requests have drained and both disks are flushed.
+    pub(crate) fn detach_flushed(&mut self) {
+        let force = self
+            .running
+            .as_ref()
+            .is_some_and(|running| matches!(running.command, Command::Detach { force: true, .. }));
+        let lone = self.order_volumes().into_iter().any(|v| self.reading_peer(v).is_none());
+        if self.role == Role::Primary && !force && lone {
+            let hint = "The peer was lost: this disk holds the only reachable copy now.";
+            return self.finish(Err(refuse(-2, hint)));
+        }
+        for volume in self.order_volumes() {
+            let peer = self.reading_peer(volume).is_some();
+            if let Some(backing) = self.device(volume).backing.as_mut().filter(|_| peer) {
+                if backing.has(DeviceFlags::CONSISTENT) && !backing.is_just_created() {
+                    backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
+                }
+            }
+        }
+        self.detach_volumes();
+    }
+
+    /// Down: every disk, as it stands.
+    pub(crate) fn detach_all(&mut self) {
+        self.detach_volumes();
+    }
+
+    fn detach_volumes(&mut self) {
+        self.step(Step::DetachFlush);
+        let volumes: Vec<_> = self
+            .order_volumes()
+            .into_iter()
+            .filter(|volume| !self.devices[volume].gone())
+            .collect();
+        if volumes.is_empty() {
+            return self.step(Step::DetachIdle);
+        }
+        self.step_waits(u32::try_from(volumes.len()).expect("few volumes"));
+        for volume in volumes {
+            for c in self.peers() {
+                self.peer_device(c, volume).target = None;
+                self.peer_device(c, volume).source = None;
+                self.drop_resync_locks(c, volume);
+            }
+            self.set_disk(volume, DiskState::Detaching);
+            self.flush_disk(volume, Then::Order);
+        }
+    }
+
+    pub(crate) fn detach_bits(&mut self) {
+        self.step(Step::DetachBits);
+        let mut waits = Vec::new();
+        for volume in self.order_volumes() {
+            for c in self.peers() {
+                if !self.devices[&volume].gone() {
+                    waits.push((volume, c));
+                }
+            }
+        }
+        if waits.is_empty() {
+            return self.step(Step::DetachIdle);
+        }
+        self.step_waits(u32::try_from(waits.len()).expect("few volumes"));
+        for (volume, c) in waits {
+            self.save_bitmap(c, volume, Save::Stale, Then::Order);
+        }
+    }
+
+    /// Closes the disks once nothing is under way on them.
+    pub(crate) fn order_detach_idle(&mut self) {
+        let volumes = self.order_volumes();
+        let idle = volumes.iter().all(|volume| {
+            self.devices[volume].backing.as_ref().is_none_or(|backing| {
+                backing.outstanding == 0 && backing.saving.is_none() && backing.unsaved.is_none()
+            })
+        });
+        if !idle {
+            return;
+        }
+        for volume in volumes {
+            if self.devices[&volume].disk == DiskState::Failed {
+                self.pump_disk(volume);
+                continue;
+            }
+            let Some(backing) = self.device(volume).backing.as_mut() else { continue };
+            // Everything is flushed and every bit is durable: hot extents say nothing any more.
+            backing.flags(DeviceFlags::CLEAN, 0);
+            backing.superblock.sequence += 1;
+            backing.superblock.number = backing.superblock.number.max(backing.activity_log.number);
+            let superblock = Box::new(backing.superblock.clone());
+            self.close_disk(volume, Some(superblock));
+            self.set_disk(volume, DiskState::Diskless);
+            for c in self.peers() {
+                self.peer_device(c, volume).target = None;
+                self.peer_device(c, volume).source = None;
+                self.drop_resync_locks(c, volume);
+                if self.connections[c].stage == Stage::Open {
+                    self.set_replication(c, volume, ReplicationState::Established);
+                }
+            }
+            self.send_state(volume);
+        }
+        self.finish(Ok(String::new()));
+    }
+
+    // ---- invalidate and the like ----
+
+    pub(crate) fn invalidate(&mut self, id: u64, volume: VolumeNumber) {
+        match self.may_invalidate(volume) {
+            Err(refusal) => self.reply(id, Err(refusal)),
+            Ok(()) => {
+                self.run(id, Command::Outdate { volume }, Step::Save);
+                self.step_waits(1);
+                self.mark_invalid(volume, Then::Order);
+                self.renegotiate();
+            }
+        }
+    }
+
+    fn may_invalidate(&self, volume: VolumeNumber) -> Result<(), super::Refusal> {
+        let name = &self.config.name;
+        let Some(device) = self.devices.get(&volume) else {
+            return Err(refuse(127, "No such volume in this resource"));
+        };
+        if !device.writable() {
+            return Err(refuse(-4, "Attach a disk first."));
+        }
+        if self.role == Role::Primary {
+            let hint = format!("Demote first: tandemadm secondary {name}");
+            return Err(refuse(-2, &hint));
+        }
+        for connection in &self.connections {
+            let peer = &connection.peer_devices[&volume];
+            if peer.target.is_some() || peer.source.is_some() {
+                return Err(refuse(-8, "Wait for its end: tandemadm wait-sync"));
+            }
+            if connection.stage == Stage::Open && peer.peer_disk != DiskState::UpToDate {
+                return Err(refuse(-5, "The peer has no UpToDate disk to copy from."));
+            }
+        }
+        Ok(())
+    }
+
+    /// Inconsistent with every bit set, durably.
+    fn mark_invalid(&mut self, volume: VolumeNumber, then: Then) {
+        for c in self.peers() {
+            self.slot_whole(c, volume, BitmapState::AllSet);
+        }
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            backing.flags(
+                DeviceFlags::INVALIDATED,
+                DeviceFlags::CONSISTENT | DeviceFlags::SURVIVED | DeviceFlags::OUTDATED,
+            );
+        }
+        self.set_disk(volume, DiskState::Inconsistent);
+        self.save_superblock(volume, then);
+    }
+
+    pub(crate) fn invalidate_remote(&mut self, id: u64, volume: VolumeNumber, peer: NodeId) {
+        let found = self.peers().find(|c| self.connections[*c].peer == peer);
+        let Some(c) = found.filter(|c| self.connections[*c].stage == Stage::Open) else {
+            return self.reply(id, Err(refuse(-15, "Connect the peer first.")));
+        };
+        let Some(device) = self.devices.get(&volume) else {
+            return self.reply(id, Err(refuse(127, "No such volume in this resource")));
+        };
+        let peer = &self.connections[c].peer_devices[&volume];
+        let refusal = if device.disk != DiskState::UpToDate {
+            Some(refuse(-4, "The own disk is not UpToDate."))
+        } else if peer.target.is_some() || peer.source.is_some() {
+            Some(refuse(-8, "Wait for its end: tandemadm wait-sync"))
+        } else if peer.peer_disk < DiskState::Inconsistent {
+            Some(refuse(-5, "The peer has no disk."))
+        } else if self.connections[c].peer_role == Role::Primary {
+            Some(refuse(-10, "The peer is Primary: demote it first."))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            return self.reply(id, Err(refusal));
+        }
+        self.send(c, Packet::StartResync { volume, source: true }, None);
+        self.reply(id, Ok(String::new()));
+    }
+
+    /// The peer orders this disk invalid.
+    pub(crate) fn peer_starts_resync(
+        &mut self,
+        c: usize,
+        volume: VolumeNumber,
+        source: bool,
+    ) -> bool {
+        if !source || self.connections[c].stage != Stage::Open {
+            return false;
+        }
+        if self.may_invalidate(volume).is_ok() {
+            self.mark_invalid(volume, Then::Invalidated { c });
+            self.renegotiate();
+        }
+        true
+    }
+
+    pub(crate) fn invalidated(&mut self, _c: usize, volume: VolumeNumber) {
+        self.send_state(volume);
+    }
+
+    pub(crate) fn outdate(&mut self, id: u64, volume: VolumeNumber) {
+        let Some(device) = self.devices.get(&volume) else {
+            return self.reply(id, Err(refuse(127, "No such volume in this resource")));
+        };
+        let open = self.connections.iter().any(|c| c.stage == Stage::Open);
+        let refusal = match device.disk {
+            DiskState::Outdated => return self.reply(id, Ok(String::new())),
+            DiskState::Consistent | DiskState::UpToDate => None,
+            _ => Some(refuse(-16, "")),
+        };
+        let refusal = refusal.or_else(|| {
+            if open {
+                Some(refuse(-6, "Disconnect first."))
+            } else if self.role == Role::Primary {
+                Some(refuse(-2, "A Primary needs its data: demote first."))
+            } else {
+                None
+            }
+        });
+        if let Some(refusal) = refusal {
+            return self.reply(id, Err(refusal));
+        }
+        self.run(id, Command::Outdate { volume }, Step::Save);
+        self.step_waits(1);
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            backing.flags(DeviceFlags::OUTDATED, 0);
+        }
+        self.set_disk(volume, DiskState::Outdated);
+        self.save_superblock(volume, Then::Order);
+    }
+
+    pub(crate) fn new_uuid_by_order(&mut self, id: u64, volume: VolumeNumber, clear: bool) {
+        if clear {
+            let hint = "new-current-uuid --clear-bitmap is not supported yet: use primary --force.";
+            return self.reply(id, Err(refuse(162, hint)));
+        }
+        let Some(device) = self.devices.get(&volume) else {
+            return self.reply(id, Err(refuse(127, "No such volume in this resource")));
+        };
+        if device.disk != DiskState::UpToDate {
+            return self.reply(id, Err(refuse(-2, "")));
+        }
+        if self.connections.iter().any(|c| c.peer_devices[&volume].replicates()) {
+            let hint =
+                "The peer is connected and has the same data: there is nothing to tell apart.";
+            return self.reply(id, Err(refuse(162, hint)));
+        }
+        self.run(id, Command::Outdate { volume }, Step::Save);
+        self.step_waits(1);
+        let missing: Vec<u8> =
+            self.connections.iter().filter_map(|c| c.peer_devices[&volume].slot).collect();
+        self.new_current_uuid(volume, &missing);
+        self.save_superblock(volume, Then::Order);
+    }
+}

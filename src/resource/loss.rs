@@ -1,0 +1,457 @@
+//! The loss of a peer, the loss of the own disk, and new current UUIDs.
+//!
+//! Invariants (model.md R2, R3, R4, R15):
+//! - After a loss, in this order: what the transfer log and the air hold becomes bits; writes of the
+//!   peer end; the own disk is flushed; SURVIVED is durable; only then replies that rest on it.
+//! - The first reply that rests on one disk waits for a new current UUID, durable on that disk.
+//! - A disk that failed takes no new request; it is closed when nothing is under way on it.
+
+use super::connection::{SentKind, Side, Stage};
+use super::device::Loss;
+use super::{
+    Action, BLOCK_SIZE, ConnectionState, DiskError, DiskState, LogLevel, OnIoError, Reason,
+    ReplicationState, Resource, Role, SocketId, Then, VolumeNumber,
+};
+use crate::meta::DeviceFlags;
+use crate::wire::Packet;
+
+impl Resource {
+    /// The session with a peer is over, for whatever reason but an orderly leave.
+    pub(crate) fn drop_connection(
+        &mut self,
+        c: usize,
+        through: ConnectionState,
+        reason: Reason,
+        detail: String,
+    ) {
+        use super::connection::Leaving;
+        let own_leave = matches!(
+            self.connections[c].leaving,
+            Some(Leaving::Preparing { .. } | Leaving::Asked { .. })
+        );
+        if own_leave && self.leave_ended(c) {
+            return;
+        }
+        if let Some(socket) = self.connections[c].active.take() {
+            self.connections[c].sockets.remove(&socket);
+            self.emit(Action::CloseSocket { socket, linger: false });
+        }
+        let was_open = self.connections[c].state == ConnectionState::Connected;
+        self.connections[c].detail = detail;
+        self.set_connection(c, through, reason);
+        self.session_over(c, true);
+        self.set_connection(c, ConnectionState::Unconnected, reason);
+        if was_open {
+            self.start_dialling(c);
+        } else {
+            // A handshake that fails again and again is not a reason to dial without a pause.
+            self.set_connection(c, ConnectionState::Connecting, reason);
+            self.dial_later(c);
+        }
+    }
+
+    /// Everything that the session carried is settled. `lost`: not an orderly leave.
+    pub(crate) fn session_over(&mut self, c: usize, lost: bool) {
+        let connection = &mut self.connections[c];
+        let was = connection.stage;
+        connection.stage = Stage::Down;
+        connection.stage_since = self.now;
+        connection.leaving = None;
+        connection.challenger = None;
+        connection.ping_sent = None;
+        connection.in_flight = 0;
+        connection.peer_handshake = None;
+        let sent = std::mem::take(&mut connection.sent);
+        self.set_peer_role(c, Role::Unknown);
+        for volume in self.volumes() {
+            self.volume_session_over(c, volume, was, lost);
+        }
+        for (_, sent) in sent {
+            match sent.kind {
+                SentKind::Write { key } => self.write_acked(c, sent, key, false),
+                SentKind::Read { key } => self.peer_read_done(key, None),
+                SentKind::Edge { key, head } => self.retry_edge(key, head),
+                SentKind::Flush => self.peer_flush_lost(c, sent.volume, sent.epoch),
+                SentKind::Resync => {}
+                SentKind::Promote => self.promote_unanswered(),
+            }
+        }
+        self.order_lost_peer(c);
+        self.changed();
+    }
+
+    fn volume_session_over(&mut self, c: usize, volume: VolumeNumber, was: Stage, lost: bool) {
+        self.drop_waiting_peer_writes(c, volume);
+        let peer = self.peer_device(c, volume);
+        let replication = peer.replication;
+        let opening = peer.opening;
+        let unflushed = peer.transfer_log.drain();
+        // A target whose session opened by then holds bits of its own already.
+        for (first, count) in unflushed {
+            peer.bitmap.set(first, count);
+        }
+        peer.target = None;
+        peer.source = None;
+        peer.opening = Default::default();
+        peer.sent_number = 0;
+        peer.peer_flush = None;
+        peer.peer_flush_waiting.clear();
+        let outdated = !lost && peer.peer_disk == DiskState::Outdated;
+        self.drop_resync_locks(c, volume);
+        self.set_replication(c, volume, ReplicationState::Off);
+        if !outdated {
+            self.set_peer_disk(c, volume, DiskState::DUnknown);
+        }
+        if self.device(volume).disk == DiskState::Negotiating {
+            // Nobody has said whether this disk may be used: a Primary goes on without it.
+            if self.role == Role::Primary {
+                self.disk_failed(volume, DiskError::Metadata, "attach: the peer was lost;");
+            } else {
+                let state = self.device(volume).asked_state();
+                self.set_disk(volume, state);
+            }
+        }
+        self.device(volume).peer_keeps_uuid = false;
+        self.forget_peer_uuid(volume);
+        let device = self.device(volume);
+        if !lost || device.backing.is_none() {
+            return;
+        }
+        // A node that was Established, or SyncSource, survives; one that opened the session durably
+        // counts; a SyncTarget never does (R3).
+        let established = match replication {
+            ReplicationState::Established | ReplicationState::SyncSource => true,
+            _ => was == Stage::Opening && opening.own_open && opening.side != Side::Target,
+        };
+        let touched = established || replication == ReplicationState::SyncTarget;
+        if !touched {
+            return;
+        }
+        device.survives |= established;
+        device.begin_loss();
+        self.pump_loss(volume);
+    }
+
+    /// The loss sequence goes on when the peer's writes on the own disk have ended.
+    pub(crate) fn pump_loss(&mut self, volume: VolumeNumber) {
+        let device = &self.devices[&volume];
+        if device.loss != Loss::Draining {
+            return;
+        }
+        let busy = self.connections.iter().any(|c| c.peer_devices[&volume].peer_writes > 0);
+        if busy {
+            return;
+        }
+        self.device(volume).loss = Loss::Flushing;
+        let round = self.devices[&volume].loss_round;
+        self.flush_disk(volume, Then::LossFlushed { round });
+    }
+
+    pub(crate) fn loss_flushed(&mut self, volume: VolumeNumber, round: u64) {
+        let device = self.device(volume);
+        if device.loss != Loss::Flushing || device.loss_round != round {
+            return;
+        }
+        let device = self.device(volume);
+        device.loss = Loss::Marking;
+        let survives = std::mem::take(&mut device.survives);
+        if let Some(backing) = device.backing.as_mut() {
+            let usable = matches!(device.disk, DiskState::UpToDate);
+            if survives && usable {
+                backing.flags(DeviceFlags::SURVIVED, 0);
+            }
+        }
+        self.save_superblock(volume, Then::LossMarked { round });
+    }
+
+    pub(crate) fn loss_marked(&mut self, volume: VolumeNumber, round: u64) {
+        let device = self.device(volume);
+        if device.loss == Loss::Marking && device.loss_round == round {
+            self.device(volume).loss = Loss::None;
+            if std::mem::take(&mut self.device(volume).bump_due) {
+                self.alone_is_recorded(volume);
+            }
+            self.after_alone(volume);
+        }
+    }
+
+    /// Replies, flushes and the log go on after a loss or a new current UUID.
+    fn after_alone(&mut self, volume: VolumeNumber) {
+        self.answer_alone(volume);
+        self.flush_completed(volume);
+        self.pump_flush(volume);
+        self.pump_log(volume);
+    }
+
+    /// Whether a reply that rests on one disk may be given; if not, what it needs is under way.
+    pub(crate) fn may_answer_alone(&mut self, volume: VolumeNumber, key: u64) -> bool {
+        let device = &self.devices[&volume];
+        if device.loss != Loss::None || device.bumping {
+            return false;
+        }
+        if self.requests.get(key).is_some_and(|request| request.local_done) {
+            self.alone_is_recorded(volume)
+        } else {
+            self.peer_keeps_our_uuid(volume)
+        }
+    }
+
+    /// The own disk carries a current UUID that the missing peers do not know; else one is made.
+    pub(crate) fn alone_is_recorded(&mut self, volume: VolumeNumber) -> bool {
+        if !self.device(volume).writable() {
+            return self.peer_keeps_our_uuid(volume);
+        }
+        let missing: Vec<u8> = self
+            .connections
+            .iter()
+            .filter(|c| !c.peer_devices[&volume].replicates())
+            .filter_map(|c| c.peer_devices[&volume].slot)
+            .collect();
+        let device = self.device(volume);
+        if device.bumping || device.loss != Loss::None {
+            return false;
+        }
+        let backing = device.backing.as_ref().expect("a writable disk");
+        let recorded = |slot: &u8| backing.superblock.peers[*slot as usize].bitmap_uuid != 0;
+        if missing.iter().all(recorded) {
+            return true;
+        }
+        self.device(volume).bumping = true;
+        self.new_current_uuid(volume, &missing);
+        self.save_superblock(volume, Then::Bumped);
+        false
+    }
+
+    /// R4 in memory: the bitmap UUID toward the missing peers is the old current UUID.
+    pub(crate) fn new_current_uuid(&mut self, volume: VolumeNumber, missing: &[u8]) {
+        let uuid = self.prng.uuid() | u64::from(self.role == Role::Primary);
+        let (wall, node) = (self.wall(), self.config.node_id);
+        let prefix = self.of_volume(volume);
+        let device = self.device(volume);
+        let backing = device.backing.as_mut().expect("the caller has a disk");
+        let old = backing.superblock.current_uuid;
+        let mut kept = false;
+        for slot in missing {
+            let slot = &mut backing.superblock.peers[*slot as usize];
+            if slot.bitmap_uuid == 0 {
+                slot.bitmap_uuid = old;
+                kept = true;
+            }
+        }
+        if !kept {
+            backing.remember(old);
+        }
+        backing.superblock.current_uuid = uuid;
+        backing.superblock.generation_time = wall;
+        backing.superblock.generation_node = node;
+        device.exposed_uuid = uuid;
+        self.log(LogLevel::Info, format!("{prefix}new current UUID {uuid:016X}, was {old:016X}"));
+        self.changed();
+    }
+
+    pub(crate) fn bumped(&mut self, volume: VolumeNumber) {
+        self.device(volume).bumping = false;
+        self.after_alone(volume);
+    }
+
+    /// Without an own disk: the peer stores the new current UUID in our place, once a session.
+    fn peer_keeps_our_uuid(&mut self, volume: VolumeNumber) -> bool {
+        if self.device(volume).peer_keeps_uuid {
+            return true;
+        }
+        if self.device(volume).bumping {
+            return false;
+        }
+        let Some(c) = self.reading_peer(volume) else { return true };
+        let uuid = self.prng.uuid() | u64::from(self.role == Role::Primary);
+        self.device(volume).bumping = true;
+        self.send(c, Packet::NewUuid { volume, uuid }, None);
+        false
+    }
+
+    /// Nobody stores a new UUID for us any more: those who wait for it are answered.
+    pub(crate) fn forget_peer_uuid(&mut self, volume: VolumeNumber) {
+        if self.device(volume).bumping && !self.device(volume).writable() {
+            self.device(volume).bumping = false;
+            self.after_alone(volume);
+        }
+    }
+
+    /// The peer has stored our new current UUID.
+    pub(crate) fn new_uuid_acked(&mut self, volume: VolumeNumber, uuid: u64) {
+        let device = self.device(volume);
+        if device.writable() || !device.bumping {
+            return;
+        }
+        device.peer_keeps_uuid = true;
+        device.exposed_uuid = uuid;
+        self.bumped(volume);
+    }
+
+    /// The peer's disk is gone and ours is the only one: flush, then R4 in its place (R15).
+    pub(crate) fn peer_uuid_wanted(&mut self, c: usize, volume: VolumeNumber, uuid: u64) {
+        let Some(socket) = self.connections[c].active else { return };
+        if !self.device(volume).writable() {
+            return;
+        }
+        self.set_peer_disk(c, volume, DiskState::Diskless);
+        self.flush_disk(volume, Then::PeerUuidFlushed { c, socket, uuid });
+    }
+
+    pub(crate) fn peer_uuid_flushed(&mut self, c: usize, volume: VolumeNumber, uuid: u64) {
+        let Some(socket) = self.connections[c].active else { return };
+        let slot = self.peer_device(c, volume).slot;
+        let Some(backing) = self.device(volume).backing.as_mut() else { return };
+        let Some(slot) = slot else { return };
+        let old = backing.superblock.current_uuid;
+        let slot = &mut backing.superblock.peers[slot as usize];
+        if slot.bitmap_uuid == 0 {
+            slot.bitmap_uuid = old;
+        } else {
+            backing.remember(old);
+        }
+        backing.superblock.current_uuid = uuid;
+        self.save_superblock(volume, Then::PeerUuidSaved { c, socket, uuid });
+    }
+
+    pub(crate) fn peer_uuid_saved(&mut self, c: usize, volume: VolumeNumber, uuid: u64) {
+        self.send(c, Packet::NewUuidAck { volume, uuid }, None);
+    }
+
+    /// A read or write of the own disk failed.
+    pub(crate) fn disk_error(&mut self, volume: VolumeNumber, error: DiskError, what: &str) {
+        if self.config.options.on_io_error == OnIoError::PassOn {
+            let text =
+                format!("{}local {what} failed: {error:?}; passed on", self.of_volume(volume));
+            self.log(LogLevel::Error, text);
+            return;
+        }
+        self.disk_failed(volume, error, what);
+    }
+
+    /// The disk is not used any more (on-io-error detach; a failed fsync is a failed disk).
+    pub(crate) fn disk_failed(&mut self, volume: VolumeNumber, error: DiskError, what: &str) {
+        if matches!(self.device(volume).disk, DiskState::Failed | DiskState::Diskless) {
+            return;
+        }
+        let cause = match error {
+            DiskError::Io(errno) => format!("errno {errno}"),
+            DiskError::NoSpace => "No space left on device".to_owned(),
+            DiskError::Metadata => "metadata damaged".to_owned(),
+        };
+        let note = format!("local {what} failed: {cause}");
+        let text = format!("{}{note}; on-io-error detach", self.of_volume(volume));
+        self.log(LogLevel::Error, text);
+        self.device(volume).note = note;
+        let attaching = self.device(volume).disk == DiskState::Attaching;
+        let asked = self.device(volume).disk == DiskState::Negotiating;
+        self.set_disk(volume, DiskState::Failed);
+        if attaching {
+            self.finish(Err(super::order::refuse(118, "The disk failed while it was attached.")));
+        }
+        self.leave_disk(volume);
+        // What the own handshake said of this disk does not hold any more. (A disk that is refused
+        // by the verdict is another matter.)
+        for c in self.peers() {
+            if !asked && matches!(self.connections[c].stage, Stage::Handshake | Stage::Opening) {
+                let detail = "the own disk failed during the handshake".to_owned();
+                self.drop_connection(c, ConnectionState::Unconnected, Reason::Lost, detail);
+            }
+        }
+    }
+
+    /// The own disk is out of the game: the peer is told, what waited for its log goes on without.
+    pub(crate) fn leave_disk(&mut self, volume: VolumeNumber) {
+        let device = self.device(volume);
+        device.loss = Loss::None;
+        device.bump_due = false;
+        device.bumping = false;
+        device.peer_keeps_uuid = false;
+        for c in self.peers() {
+            self.peer_device(c, volume).target = None;
+            self.peer_device(c, volume).source = None;
+            self.drop_resync_locks(c, volume);
+            if self.connections[c].stage == Stage::Open {
+                self.set_replication(c, volume, ReplicationState::Established);
+            }
+        }
+        self.send_state(volume);
+        self.void_followers(volume);
+        let waiting: Vec<u64> = self
+            .requests
+            .iter()
+            .filter(|(_, r)| r.volume == volume && r.progress == super::device::Progress::Log)
+            .map(|(key, _)| key)
+            .collect();
+        for (_, request) in self.requests.keys().into_iter().enumerate() {
+            if let Some(request) = self.requests.get_mut(request).filter(|r| r.volume == volume) {
+                request.hot = false;
+            }
+        }
+        for key in waiting {
+            if let Some(backing) = self.device(volume).backing.as_mut() {
+                backing.activity_log.cancel(key);
+            }
+            self.enter_window(key);
+        }
+        self.fail_waiting_peer_writes(volume);
+        for key in std::mem::take(&mut self.device(volume).no_space) {
+            self.write_done(key, false);
+        }
+        self.after_alone(volume);
+    }
+
+    /// A failed disk is closed when nothing is under way on it.
+    pub(crate) fn pump_disk(&mut self, volume: VolumeNumber) {
+        let device = &self.devices[&volume];
+        let idle = device.backing.as_ref().is_some_and(|backing| backing.outstanding == 0);
+        if device.disk == DiskState::Failed && idle {
+            self.close_disk(volume, None);
+            self.set_disk(volume, DiskState::Diskless);
+            self.send_state(volume);
+            self.order_step_check();
+        }
+    }
+
+    /// Forgets the disk and has it closed.
+    pub(crate) fn close_disk(
+        &mut self,
+        volume: VolumeNumber,
+        superblock: Option<Box<crate::meta::Superblock>>,
+    ) {
+        self.device(volume).backing = None;
+        for key in self.requests.keys() {
+            if let Some(request) = self.requests.get_mut(key).filter(|r| r.volume == volume) {
+                request.hot = false;
+            }
+        }
+        for c in self.peers() {
+            let peer = self.peer_device(c, volume);
+            peer.slot = None;
+            peer.bitmap = super::bitmap::Bitmap::new(0);
+        }
+        self.emit(Action::CloseDisk { volume, superblock });
+    }
+
+    /// A packet for a lost session: its socket is not the connection's.
+    pub(crate) fn blocks(offset: u64, length: u64) -> (u64, u64) {
+        (offset / BLOCK_SIZE, length / BLOCK_SIZE)
+    }
+
+    fn retry_edge(&mut self, key: u64, head: bool) {
+        self.edge_done(key, head, Err(DiskError::Io(0)));
+    }
+
+    fn peer_flush_lost(&mut self, c: usize, volume: VolumeNumber, epoch: u64) {
+        // The loss sequence decides when the flush is answered; the peer's part is void.
+        if let Some(flush) = self.device(volume).flush.as_mut().filter(|f| f.epoch == epoch) {
+            flush.peers &= !(1 << c);
+        }
+        self.flush_completed(volume);
+    }
+
+    /// Void: only for symmetry with sockets that are not ours.
+    pub(crate) fn owner_of(&self, socket: SocketId) -> Option<usize> {
+        self.peers().find(|c| self.connections[*c].sockets.contains_key(&socket))
+    }
+}

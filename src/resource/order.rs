@@ -1,0 +1,284 @@
+//! The administrator's orders: one runs, the others wait.
+//!
+//! Invariants:
+//! - An order that meets a handshake waits for its end, 30 s at most, then (-18).
+//! - Every order is answered exactly once.
+
+use super::connection::{Leaving, Stage};
+use super::{
+    Action, AdminResult, Command, ConnectionState, Reason, Refusal, Resource, Time, VolumeNumber,
+};
+
+/// How long an order waits for its turn, ms.
+const PATIENCE_MS: u64 = 30_000;
+
+/// An order that waits.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) id: u64,
+    pub(crate) command: Command,
+    pub(crate) since: Time,
+}
+
+/// Where the running order stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Attach: flush and superblock.
+    Attach,
+    /// Primary: the peer is asked.
+    AskPeer,
+    /// Primary: disks that are forced are flushed.
+    ForceFlush,
+    /// Primary: superblocks.
+    PromoteSave,
+    /// Requests drain.
+    Drain,
+    /// Both disks are flushed.
+    Flush,
+    /// Bits become durable.
+    Bits,
+    /// Demotion becomes durable.
+    DemoteSave,
+    /// The connections are left in order.
+    Leave,
+    /// The disks' last flush.
+    DetachFlush,
+    /// The disks' bits.
+    DetachBits,
+    /// Nothing may be under way on the disks.
+    DetachIdle,
+    /// A superblock, then done.
+    Save,
+}
+
+/// The order that runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) id: u64,
+    pub(crate) command: Command,
+    pub(crate) step: Step,
+    /// Volumes (or peers) that have not finished the step.
+    pub(crate) waiting: u32,
+    pub(crate) since: Time,
+}
+
+impl Resource {
+    pub(crate) fn order(&mut self, id: u64, command: Command) {
+        if self.orders.len() >= 256 {
+            return self.reply(id, Err(refuse(-18, "Too many orders wait; try again later")));
+        }
+        let since = self.now;
+        self.orders.push_back(Order { id, command, since });
+        self.pump_orders();
+    }
+
+    pub(crate) fn reply(&mut self, id: u64, result: AdminResult) {
+        self.emit(Action::AdminReply { id, result });
+    }
+
+    /// A handshake is under way somewhere.
+    fn in_handshake(&self) -> bool {
+        self.connections.iter().any(|c| {
+            matches!(c.stage, Stage::Quiescing | Stage::Handshake | Stage::Opening)
+                || c.leaving == Some(Leaving::PeerAsked)
+        })
+    }
+
+    pub(crate) fn pump_orders(&mut self) {
+        self.pump_running();
+        self.refuse_late_orders();
+        while self.running.is_none() {
+            let Some(order) = self.orders.front() else { return };
+            let waits = !matches!(
+                order.command,
+                Command::Connect { .. } | Command::Disconnect { .. } | Command::Down { .. }
+            );
+            if waits && self.in_handshake() {
+                if self.now.ms_since(order.since) < PATIENCE_MS {
+                    return;
+                }
+                let order = self.orders.pop_front().expect("just seen");
+                self.reply(
+                    order.id,
+                    Err(refuse(-18, "A handshake does not end; see `tandemadm why`")),
+                );
+                continue;
+            }
+            let order = self.orders.pop_front().expect("just seen");
+            self.start_order(order);
+        }
+    }
+
+    /// Behind an order that does not end nobody waits for ever.
+    fn refuse_late_orders(&mut self) {
+        if self.running.is_none() {
+            return;
+        }
+        while self.orders.front().is_some_and(|o| self.now.ms_since(o.since) >= PATIENCE_MS) {
+            let order = self.orders.pop_front().expect("just seen");
+            self.reply(order.id, Err(refuse(-18, "Another order does not end")));
+        }
+    }
+
+    pub(crate) fn order_timeout(&self) -> Option<Time> {
+        self.orders.front().map(|order| order.since.after_ms(PATIENCE_MS))
+    }
+
+    fn start_order(&mut self, order: Order) {
+        let Order { id, command, .. } = order;
+        match command {
+            Command::Attach { volume, disk } => self.attach(id, volume, *disk),
+            Command::Detach { volume, force } => self.detach(id, volume, force),
+            Command::Connect { peer, discard_my_data, tentative } => {
+                self.connect(id, peer, discard_my_data, tentative);
+            }
+            Command::Disconnect { peer, force } => self.disconnect(id, peer, force),
+            Command::Primary { force } => self.primary(id, force),
+            Command::Secondary { force } => self.secondary(id, force),
+            Command::Invalidate { volume } => self.invalidate(id, volume),
+            Command::InvalidateRemote { volume, peer } => self.invalidate_remote(id, volume, peer),
+            Command::Outdate { volume } => self.outdate(id, volume),
+            Command::NewCurrentUuid { volume, clear_bitmap } => {
+                self.new_uuid_by_order(id, volume, clear_bitmap);
+            }
+            Command::Down { shutdown } => self.down(id, shutdown),
+        }
+    }
+
+    /// An order of several steps begins.
+    pub(crate) fn run(&mut self, id: u64, command: Command, step: Step) {
+        let since = self.now;
+        self.running = Some(Running { id, command, step, waiting: 0, since });
+    }
+
+    pub(crate) fn step(&mut self, step: Step) {
+        if let Some(running) = self.running.as_mut() {
+            running.step = step;
+            running.waiting = 0;
+        }
+    }
+
+    pub(crate) fn step_waits(&mut self, count: u32) {
+        if let Some(running) = self.running.as_mut() {
+            running.waiting += count;
+        }
+    }
+
+    /// The running order is done.
+    pub(crate) fn finish(&mut self, result: AdminResult) {
+        if let Some(running) = self.running.take() {
+            self.draining = false;
+            self.changed();
+            self.reply(running.id, result);
+        }
+    }
+
+    /// One volume has finished the step.
+    pub(crate) fn order_step_done(&mut self) {
+        let Some(running) = self.running.as_mut() else { return };
+        running.waiting = running.waiting.saturating_sub(1);
+        if running.waiting == 0 {
+            self.next_step();
+        }
+    }
+
+    /// All volumes have finished the step.
+    pub(crate) fn next_step(&mut self) {
+        let Some(running) = self.running.as_ref() else { return };
+        match running.step {
+            Step::ForceFlush => self.promote_save(),
+            Step::PromoteSave => self.promoted(),
+            Step::Flush => self.order_flushed(),
+            Step::Bits => self.demote_save(),
+            Step::DemoteSave => self.demoted(),
+            Step::DetachFlush => self.detach_bits(),
+            Step::DetachBits => self.step(Step::DetachIdle),
+            Step::Save => self.finish(Ok(String::new())),
+            Step::Attach | Step::AskPeer | Step::Drain | Step::Leave | Step::DetachIdle => {}
+        }
+    }
+
+    /// Steps that wait for a state.
+    fn pump_running(&mut self) {
+        let Some(running) = self.running.as_ref() else { return };
+        match running.step {
+            Step::Drain if self.is_idle() => self.order_drained(),
+            Step::DetachIdle => self.order_detach_idle(),
+            Step::Leave if self.connections.iter().all(|c| c.leaving.is_none()) => {
+                self.left_all();
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn order_step_check(&mut self) {
+        self.pump_running();
+    }
+
+    /// The disks that the running order is about.
+    pub(crate) fn order_volumes(&self) -> Vec<VolumeNumber> {
+        match self.running.as_ref().map(|running| &running.command) {
+            Some(Command::Detach { volume, .. } | Command::Outdate { volume }) => vec![*volume],
+            _ => self.volumes(),
+        }
+    }
+
+    // ---- connect ----
+
+    fn connect(&mut self, id: u64, peer: u8, discard_my_data: bool, tentative: bool) {
+        let Some(c) = self.peers().find(|c| self.connections[*c].peer == peer) else {
+            return self.reply(id, Err(refuse(127, "No such peer in this resource")));
+        };
+        match self.connections[c].state {
+            ConnectionState::Connected if discard_my_data => {
+                let hint = "Already connected: there is nothing to discard.";
+                return self.reply(id, Err(refuse(125, hint)));
+            }
+            ConnectionState::Connected => return self.reply(id, Ok(String::new())),
+            _ => {}
+        }
+        if discard_my_data && self.role == super::Role::Primary {
+            let hint = format!("Demote first: tandemadm secondary {}", self.config.name);
+            return self.reply(id, Err(refuse(123, &hint)));
+        }
+        self.connections[c].discard_my_data |= discard_my_data;
+        self.connections[c].tentative = tentative;
+        if self.connections[c].state == ConnectionState::StandAlone {
+            self.set_connection(c, ConnectionState::Unconnected, Reason::NeverConnected);
+            self.start_dialling(c);
+        }
+        self.changed();
+        self.reply(id, Ok(String::new()));
+    }
+}
+
+/// A refusal with DRBD's text for the number.
+pub(crate) fn refuse(code: i32, hint: &str) -> Refusal {
+    let text = match code {
+        -1 => "Multiple primaries not allowed by config",
+        -2 => "Need access to UpToDate data",
+        -4 => "Can not resync without local disk",
+        -5 => "Can not resync without remote disk",
+        -6 => "Refusing to be Outdated while Connected",
+        -7 => "Refusing to be Primary while peer is not outdated",
+        -8 => "Can not start OV/resync since it is already active",
+        -9 => "Can not disconnect a StandAlone device",
+        -10 => "State change was refused by peer node",
+        -11 => "Device is diskless, the requested operation requires a disk",
+        -12 => "Device is held open by someone",
+        -15 => "Need a connection to start verify or resync",
+        -16 => "Disk state is lower than outdated",
+        -18 => "In transient state, retry after next state change",
+        -23 => "Timeout in operation",
+        118 => "IO error(s) occurred during initial access to meta-data",
+        123 => "--discard-my-data not allowed when primary",
+        124 => "Device is attached to a disk (use detach first)",
+        125 => "Device has a net-config (use disconnect first)",
+        127 => "Device minor not allocated",
+        150 => "Can only attach to the data we lost last (see \"exposed data uuid\")",
+        171 => "Invalid peer-node-id",
+        170 => "Implicit device shrinking not allowed",
+        _ => "Invalid configuration request",
+    };
+    Refusal { code, text: text.to_owned(), hint: hint.to_owned() }
+}

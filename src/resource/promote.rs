@@ -1,0 +1,404 @@
+//! Primary and Secondary.
+//!
+//! Invariants (model.md R4, R11, R13):
+//! - A promotion without force needs an UpToDate disk here or at a connected peer, and while a
+//!   session is open a peer that answers.
+//! - PRIMARY_IND is durable before the first client is served.
+//! - Force never covers two dangers; it makes a fresh current UUID and leaves the old one out of the
+//!   history, so that the old partner meets split brain and nobody is overwritten.
+//! - A demotion waits for replies, both flushes, and a pending new current UUID.
+
+use super::connection::{SentKind, Stage};
+use super::order::{Step, refuse};
+use super::{
+    Action, Command, DiskState, Force, LogLevel, Refusal, Resource, Role, Then, VolumeNumber,
+};
+use crate::meta::{BitmapState, DeviceFlags};
+use crate::wire::Packet;
+
+impl Resource {
+    pub(crate) fn primary(&mut self, id: u64, force: Option<Force>) {
+        if self.role == Role::Primary {
+            return self.reply(id, Ok(String::new()));
+        }
+        if let Err(refusal) = self.may_promote(force) {
+            return self.reply(id, Err(refusal));
+        }
+        self.run(id, Command::Primary { force }, Step::AskPeer);
+        let mut asked = 0;
+        for c in self.peers() {
+            if self.connections[c].stage == Stage::Open {
+                let sequence = self.track(c, 0, SentKind::Promote, 0, 0, 0, 0);
+                self.send(c, Packet::PromoteRequest { sequence }, None);
+                asked += 1;
+            }
+        }
+        self.step_waits(asked);
+        if asked == 0 {
+            self.promote_force();
+        }
+    }
+
+    fn may_promote(&self, force: Option<Force>) -> Result<(), Refusal> {
+        let name = &self.config.name;
+        for connection in &self.connections {
+            if connection.peer_role == Role::Primary {
+                let peer = &connection.name;
+                let hint = format!(
+                    "{peer} is Primary. Demote it first (`tandemadm secondary {name}` on {peer})."
+                );
+                return Err(refuse(-1, &hint));
+            }
+        }
+        for volume in self.devices.keys() {
+            self.may_promote_volume(*volume, force)?;
+        }
+        Ok(())
+    }
+
+    fn may_promote_volume(&self, v: VolumeNumber, force: Option<Force>) -> Result<(), Refusal> {
+        let device = &self.devices[&v];
+        let name = &self.config.name;
+        if device.disk == DiskState::UpToDate {
+            return Ok(());
+        }
+        if !device.writable() {
+            if self.reading_peer(v).is_some() {
+                return Ok(());
+            }
+            let hint = format!("{name}/{v} has no disk here and no UpToDate peer is connected.");
+            return Err(refuse(-2, &hint));
+        }
+        let created = device.backing.as_ref().is_some_and(super::device::Backing::is_just_created);
+        let needed = match device.disk {
+            _ if created => Force::Plain,
+            DiskState::Consistent => Force::Plain,
+            DiskState::Outdated => Force::Outdated,
+            _ => Force::Inconsistent,
+        };
+        let (word, danger) = match needed {
+            Force::Plain if created => (
+                "primary --force",
+                "this disk was never synced: forcing declares its content to be the data",
+            ),
+            Force::Plain | Force::Blank => (
+                "primary --force",
+                "the peer may have newer data: forcing makes a split brain if it went on",
+            ),
+            Force::Outdated => (
+                "primary --force=outdated",
+                "this disk is known to be old: writes that the peer has would be lost",
+            ),
+            Force::Inconsistent => (
+                "primary --force=inconsistent",
+                "this disk is a mix of old and new blocks: its file system may be broken",
+            ),
+        };
+        if force != Some(needed) {
+            let hint = format!(
+                "{name}/{v} is {}; {danger}. Connect the peer, or: tandemadm {word} {name}",
+                device.disk
+            );
+            return Err(refuse(-2, &hint));
+        }
+        for connection in self.connections.iter().filter(|c| c.stage == Stage::Open) {
+            let peer = &connection.peer_devices[&v];
+            if peer.peer_disk > DiskState::Inconsistent && peer.peer_disk != DiskState::DUnknown {
+                let hint = format!(
+                    "{} has {} data and is connected: nothing is forced over it.",
+                    connection.name, peer.peer_disk
+                );
+                return Err(refuse(-2, &hint));
+            }
+        }
+        Ok(())
+    }
+
+    /// A peer wants to become Primary.
+    pub(crate) fn peer_promotes(&mut self, c: usize, sequence: u64) -> bool {
+        let contest = self.running.as_ref().is_some_and(|running| {
+            matches!(running.command, Command::Primary { .. })
+                // Once it has the answer it asked for it is as good as Primary.
+                && (running.step != Step::AskPeer
+                    || self.config.node_id < self.connections[c].peer)
+        });
+        let code = if self.role == Role::Primary {
+            -1
+        } else if self.connections[c].stage != Stage::Open {
+            -18
+        } else if contest {
+            -10
+        } else {
+            0
+        };
+        self.send(c, Packet::PromoteAnswer { sequence, code }, None);
+        true
+    }
+
+    pub(crate) fn promote_answered(&mut self, c: usize, sequence: u64, code: i32) -> bool {
+        let promote = |kind: &SentKind| matches!(kind, SentKind::Promote);
+        if self.take_sent(c, 0, sequence, promote).is_none() {
+            return false;
+        }
+        let asking = self.running.as_ref().is_some_and(|running| running.step == Step::AskPeer);
+        if !asking {
+            return true;
+        }
+        if code != 0 {
+            let hint = format!("{} refused; see its log.", self.connections[c].name);
+            self.finish(Err(refuse(code, &hint)));
+            return true;
+        }
+        let running = self.running.as_mut().expect("just seen");
+        running.waiting -= 1;
+        if running.waiting == 0 {
+            self.promote_force();
+        }
+        true
+    }
+
+    /// The peer was lost while it was asked: with the loss dealt with, the order is judged anew.
+    pub(crate) fn promote_unanswered(&mut self) {
+        let Some(running) = self.running.take_if(|running| running.step == Step::AskPeer) else {
+            return;
+        };
+        let since = running.since;
+        self.orders.push_front(super::order::Order {
+            id: running.id,
+            command: running.command,
+            since,
+        });
+    }
+
+    fn forced(&self, volume: VolumeNumber) -> bool {
+        let device = &self.devices[&volume];
+        device.writable() && device.disk != DiskState::UpToDate
+    }
+
+    /// Disks that are forced are flushed first.
+    fn promote_force(&mut self) {
+        self.step(Step::ForceFlush);
+        let forced: Vec<_> = self.volumes().into_iter().filter(|v| self.forced(*v)).collect();
+        if forced.is_empty() {
+            return self.promote_save();
+        }
+        self.step_waits(u32::try_from(forced.len()).expect("few volumes"));
+        for volume in forced {
+            self.flush_disk(volume, Then::Order);
+        }
+    }
+
+    /// The disks as they are now: one may have failed, or the peer be lost, since the order began.
+    fn still_may_promote(&mut self) -> bool {
+        let Some(Command::Primary { force }) = self.running.as_ref().map(|r| r.command.clone())
+        else {
+            return false;
+        };
+        let refusal =
+            self.volumes().into_iter().find_map(|v| self.may_promote_volume(v, force).err());
+        let may = refusal.is_none();
+        if let Some(refusal) = refusal {
+            self.finish(Err(refusal));
+        }
+        may
+    }
+
+    pub(crate) fn promote_save(&mut self) {
+        if !self.still_may_promote() {
+            return;
+        }
+        self.step(Step::PromoteSave);
+        let volumes: Vec<_> =
+            self.volumes().into_iter().filter(|v| self.devices[v].backing.is_some()).collect();
+        self.step_waits(u32::try_from(volumes.len()).expect("few volumes"));
+        if volumes.is_empty() {
+            return self.promoted();
+        }
+        for volume in volumes {
+            if self.forced(volume) {
+                self.force_identity(volume);
+            }
+            if let Some(backing) = self.device(volume).backing.as_mut() {
+                backing.flags(DeviceFlags::PRIMARY_IND, 0);
+            }
+            self.save_superblock(volume, Then::Order);
+        }
+    }
+
+    /// R13: a fresh current UUID; the old one is not remembered.
+    fn force_identity(&mut self, volume: VolumeNumber) {
+        if self.device(volume).size == 0 {
+            let size = self.device(volume).backing.as_ref().map_or(0, |backing| backing.data_size);
+            self.set_size(volume, size);
+        }
+        for c in self.peers() {
+            self.slot_whole(c, volume, BitmapState::AllSet);
+        }
+        let uuid = self.prng.uuid() | 1;
+        let (wall, node) = (self.wall(), self.config.node_id);
+        let prefix = self.of_volume(volume);
+        let device = self.device(volume);
+        device.exposed_uuid = uuid;
+        let backing = device.backing.as_mut().expect("the caller has a disk");
+        let superblock = &mut backing.superblock;
+        superblock.current_uuid = uuid;
+        superblock.generation_time = wall;
+        superblock.generation_node = node;
+        for slot in &mut superblock.peers {
+            slot.bitmap_uuid = 0;
+        }
+        backing.crashed = false;
+        backing.flags(
+            DeviceFlags::CONSISTENT
+                | DeviceFlags::WAS_UP_TO_DATE
+                | DeviceFlags::SURVIVED
+                | DeviceFlags::SIZE_USED,
+            DeviceFlags::OUTDATED | DeviceFlags::INVALIDATED,
+        );
+        self.log(LogLevel::Warning, format!("{prefix}forced: current UUID {uuid:016X}"));
+    }
+
+    pub(crate) fn promoted(&mut self) {
+        for volume in self.volumes() {
+            // A disk that was forced has a fresh identity by now: only its failure matters.
+            if !self.devices[&volume].writable() && self.reading_peer(volume).is_none() {
+                let hint = "The disk failed meanwhile.";
+                return self.finish(Err(refuse(-2, hint)));
+            }
+        }
+        let mut again = false;
+        for volume in self.volumes() {
+            if self.forced(volume) {
+                self.set_disk(volume, DiskState::UpToDate);
+                again = true;
+            }
+            let uuid = self.devices[&volume].backing.as_ref().map(|b| b.superblock.current_uuid);
+            if let Some(uuid) = uuid {
+                self.device(volume).exposed_uuid = uuid;
+            }
+        }
+        self.set_role(Role::Primary);
+        for volume in self.volumes() {
+            self.send_state(volume);
+        }
+        if again {
+            self.renegotiate();
+        }
+        self.finish(Ok(String::new()));
+    }
+
+    // ---- demotion ----
+
+    pub(crate) fn secondary(&mut self, id: u64, force: bool) {
+        if self.role != Role::Primary {
+            self.gap = super::Gap::None;
+            return self.reply(id, Ok(String::new()));
+        }
+        if let Err(refusal) = self.close_clients(force) {
+            return self.reply(id, Err(refusal));
+        }
+        self.draining = true;
+        self.run(id, Command::Secondary { force }, Step::Drain);
+    }
+
+    /// Nobody may have the device open; by force their connections are closed.
+    pub(crate) fn close_clients(&mut self, force: bool) -> Result<(), Refusal> {
+        let open: Vec<String> = self
+            .devices
+            .values()
+            .flat_map(|device| device.clients.iter().map(|client| client.name.clone()))
+            .collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        if !force {
+            let hint = format!("Open by {}. Disconnect it first.", open.join(", "));
+            return Err(refuse(-12, &hint));
+        }
+        for volume in self.volumes() {
+            if !self.devices[&volume].clients.is_empty() {
+                self.emit(Action::CloseSessions { volume });
+            }
+        }
+        for session in self.sessions.keys().copied().collect::<Vec<_>>() {
+            self.session_closed(session, false);
+        }
+        Ok(())
+    }
+
+    /// Requests have drained: both disks are flushed.
+    pub(crate) fn order_drained(&mut self) {
+        self.step(Step::Flush);
+        let volumes = self.order_volumes();
+        self.step_waits(u32::try_from(volumes.len()).expect("few volumes"));
+        for volume in volumes {
+            self.flush_for(volume, None, Some(Then::Order));
+        }
+    }
+
+    pub(crate) fn order_flushed(&mut self) {
+        if matches!(
+            self.running.as_ref().map(|running| &running.command),
+            Some(Command::Detach { .. })
+        ) {
+            return self.detach_flushed();
+        }
+        if self.role != Role::Primary {
+            return self.demoted();
+        }
+        self.step(Step::Bits);
+        let mut waits = Vec::new();
+        for volume in self.volumes() {
+            for c in self.peers() {
+                if self.devices[&volume].backing.is_some() {
+                    waits.push((volume, c));
+                }
+            }
+        }
+        self.step_waits(u32::try_from(waits.len()).expect("few volumes"));
+        if waits.is_empty() {
+            return self.demote_save();
+        }
+        for (volume, c) in waits {
+            self.save_bitmap(c, volume, super::connection::Save::Unsaved, Then::Order);
+        }
+    }
+
+    pub(crate) fn demote_save(&mut self) {
+        self.step(Step::DemoteSave);
+        let volumes: Vec<_> =
+            self.volumes().into_iter().filter(|v| self.devices[v].backing.is_some()).collect();
+        self.step_waits(u32::try_from(volumes.len()).expect("few volumes"));
+        if volumes.is_empty() {
+            return self.demoted();
+        }
+        for volume in volumes {
+            self.empty_log(volume);
+            if let Some(backing) = self.device(volume).backing.as_mut() {
+                if !backing.crashed {
+                    backing.flags(0, DeviceFlags::PRIMARY_IND);
+                }
+            }
+            self.save_superblock(volume, Then::Order);
+        }
+    }
+
+    pub(crate) fn demoted(&mut self) {
+        self.gap = super::Gap::None;
+        self.set_role(Role::Secondary);
+        for key in std::mem::take(&mut self.held) {
+            if let Some(request) = self.requests.remove(key) {
+                let result = Err(super::ReplyError::Shutdown);
+                self.emit(Action::Reply { request: request.request, result });
+                self.release(request.payload);
+            }
+        }
+        for volume in self.volumes() {
+            self.send_state(volume);
+        }
+        match self.running.as_ref().map(|running| running.command.clone()) {
+            Some(Command::Down { shutdown }) => self.leave_all(shutdown),
+            _ => self.finish(Ok(String::new())),
+        }
+    }
+}

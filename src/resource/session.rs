@@ -1,0 +1,404 @@
+//! Carrying out a verdict: bitmaps, adopting, opening.
+//!
+//! Invariants (model.md R5, R7, R8):
+//! - No-sync: each node durably clears SURVIVED, its crash flag and its bitmap UUID, then says Opened.
+//! - Target: the union of the bits is durable, then one durable step makes it Inconsistent with the
+//!   source's identifiers, then it says Adopted.
+//! - Source: on Adopted it flushes its own disk, puts its bitmap UUID into the history durably, and
+//!   says Opened; no resync data before that.
+//! - A write is replicated only after both sides of its volume are open.
+
+use super::connection::{Opening, Save, Side, Stage};
+use super::{
+    ConnectionState, DiskState, Reason, ReplicationState, Resource, Role, Then, VolumeNumber,
+};
+use crate::meta::{BitmapState, DeviceFlags};
+use crate::wire::{BITMAP_WORDS_MAX, Packet};
+
+impl Resource {
+    fn socket(&self, c: usize) -> super::SocketId {
+        self.connections[c].active.expect("an opening session has a socket")
+    }
+
+    /// The first step of a volume whose verdict is known.
+    pub(crate) fn begin_opening(&mut self, c: usize, volume: VolumeNumber) {
+        self.agree_size(c, volume);
+        self.meet_number(c, volume);
+        let opening = self.peer_device(c, volume).opening;
+        match opening.side {
+            Side::NoSync => self.open(c, volume),
+            Side::Source | Side::Target => {
+                let state = if opening.side == Side::Source {
+                    ReplicationState::WFBitMapS
+                } else {
+                    ReplicationState::WFBitMapT
+                };
+                self.set_replication(c, volume, state);
+                self.send_bitmap(c, volume);
+                if self.peer_device(c, volume).opening.bits_received {
+                    self.bits_united(c, volume);
+                }
+            }
+        }
+    }
+
+    /// The exported size: once used it stays, before it is the smaller of the two (DESIGN 5).
+    fn agree_size(&mut self, c: usize, volume: VolumeNumber) {
+        let info = self.peer_device(c, volume).peer_info.clone().expect("a verdict was made");
+        let own = self.peer_device(c, volume).own_info.clone().expect("a verdict was made");
+        // A refused size has ended the handshake before.
+        let size = super::generation::agree_size(&own, &info).unwrap_or(own.effective_size);
+        self.set_size(volume, size);
+    }
+
+    /// Sets the exported size, and the bitmaps with it.
+    pub(crate) fn set_size(&mut self, volume: VolumeNumber, size: u64) {
+        let device = self.device(volume);
+        if device.size != size {
+            device.size = size;
+            self.changed();
+        }
+        let device = self.device(volume);
+        let blocks = device.blocks();
+        let disk = device.backing.is_some();
+        if let Some(backing) = device.backing.as_mut() {
+            backing.superblock.effective_size = size;
+            if !backing.is_just_created() {
+                backing.flags(DeviceFlags::SIZE_USED, 0);
+            }
+        }
+        for c in self.peers() {
+            let peer = self.peer_device(c, volume);
+            if disk && peer.bitmap.blocks() != blocks {
+                peer.bitmap.resize(blocks);
+            }
+        }
+    }
+
+    /// Remembers the peer's rollback number and identity as the handshake showed them.
+    fn meet_number(&mut self, c: usize, volume: VolumeNumber) {
+        let peer = self.peer_device(c, volume);
+        let info = peer.peer_info.as_ref().expect("a verdict was made");
+        let (number, uuid) = (info.number, info.device_uuid);
+        // A source lowers what it remembers only when the target has adopted (model.md V13).
+        if let Some(number) = number.filter(|number| peer.seen_number.is_none_or(|s| s < *number)) {
+            peer.seen_number = Some(number);
+        }
+        let (slot, seen) = (peer.slot, peer.seen_number.unwrap_or(0));
+        if let (Some(slot), Some(backing)) = (slot, self.device(volume).backing.as_mut()) {
+            let slot = &mut backing.superblock.peers[slot as usize];
+            if uuid != 0 {
+                slot.device_uuid = uuid;
+            }
+            slot.seen_number = slot.seen_number.max(seen);
+        }
+    }
+
+    /// The superblock that was just written holds the peer's number as the handshake showed it.
+    fn seen_is_durable(&mut self, c: usize, volume: VolumeNumber) {
+        let Some(slot) = self.peer_device(c, volume).slot else { return };
+        let Some(backing) = &self.devices[&volume].backing else { return };
+        let number = backing.superblock.peers[slot as usize].seen_number;
+        let peer = self.peer_device(c, volume);
+        peer.seen_durable = peer.seen_durable.max(number);
+    }
+
+    /// R5: the session of a volume opens without a resync.
+    fn open(&mut self, c: usize, volume: VolumeNumber) {
+        let socket = self.socket(c);
+        let primary = self.role == Role::Primary;
+        let slot = self.peer_device(c, volume).slot;
+        let info = self.peer_device(c, volume).peer_info.clone().expect("a verdict was made");
+        let device = self.device(volume);
+        let both = device.writable() && info.disk >= DiskState::Inconsistent;
+        let blank = device.backing.as_ref().is_some_and(super::device::Backing::is_just_created);
+        if let Some(backing) = device.backing.as_mut().filter(|_| both && !blank) {
+            backing.flags(0, DeviceFlags::SURVIVED);
+            backing.crashed = false;
+            if !primary {
+                backing.flags(0, DeviceFlags::PRIMARY_IND);
+            }
+            let slot = &mut backing.superblock.peers[slot.expect("a slot") as usize];
+            let old = std::mem::take(&mut slot.bitmap_uuid);
+            backing.remember(old);
+            backing.flags(DeviceFlags::WAS_UP_TO_DATE, 0);
+        }
+        if both && !blank {
+            self.slot_whole(c, volume, BitmapState::AllClear);
+        }
+        self.bump_number(volume);
+        self.save_superblock(volume, Then::OpenSaved { c, socket });
+    }
+
+    /// The rollback number grows with every session.
+    fn bump_number(&mut self, volume: VolumeNumber) {
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            backing.activity_log.number += 1;
+        }
+    }
+
+    /// The own side is durably open.
+    pub(crate) fn opened(&mut self, c: usize, volume: VolumeNumber) {
+        let peer = self.peer_device(c, volume);
+        if peer.opening.own_open {
+            return;
+        }
+        peer.opening.own_open = true;
+        let peer_disk = peer.peer_disk;
+        self.seen_is_durable(c, volume);
+        if self.device(volume).disk == DiskState::Consistent && peer_disk >= DiskState::Inconsistent
+        {
+            self.set_disk(volume, DiskState::UpToDate);
+        }
+        self.send_number(c, volume);
+        self.send(c, Packet::Opened { volume }, None);
+        self.both_open(c, volume);
+    }
+
+    fn both_open(&mut self, c: usize, volume: VolumeNumber) {
+        let Opening { side, own_open, peer_open, .. } = self.peer_device(c, volume).opening;
+        if !own_open || !peer_open {
+            return;
+        }
+        match side {
+            Side::NoSync => {
+                self.set_replication(c, volume, ReplicationState::Established);
+                let peer = self.peer_device(c, volume);
+                if peer.peer_disk == DiskState::Consistent {
+                    self.set_peer_disk(c, volume, DiskState::UpToDate);
+                }
+            }
+            Side::Source => self.start_source(c, volume),
+            Side::Target => self.start_target(c, volume),
+        }
+        self.maybe_connected(c);
+    }
+
+    /// Connected is shown when every volume's replication state is known.
+    fn maybe_connected(&mut self, c: usize) {
+        let connection = &self.connections[c];
+        let all = connection
+            .peer_devices
+            .values()
+            .all(|peer| peer.opening.own_open && peer.opening.peer_open);
+        if connection.stage != Stage::Opening || !all {
+            return;
+        }
+        let connection = &mut self.connections[c];
+        connection.stage = Stage::Open;
+        connection.attempts = 0;
+        connection.backoff_ms = 0;
+        connection.detail.clear();
+        self.set_connection(c, ConnectionState::Connected, Reason::None);
+        self.changed();
+        for volume in self.volumes() {
+            self.send_state(volume);
+            if self.role == Role::Secondary {
+                self.empty_log(volume);
+            }
+        }
+        self.order_connected(c);
+    }
+
+    /// Drops what the activity log of a Secondary still holds, where it is clean.
+    pub(crate) fn empty_log(&mut self, volume: VolumeNumber) {
+        if !self.devices[&volume].writable() {
+            return;
+        }
+        let clean = self.clean_extents(volume, true);
+        let backing = self.device(volume).backing.as_mut().expect("a writable disk");
+        let blocks = backing.activity_log.evict_all(|extent, stamp| clean.is(extent, stamp));
+        if !blocks.is_empty() {
+            self.write_log(volume, blocks);
+        }
+    }
+
+    /// Bitmaps go both ways: the bits in use are the union (model.md R6).
+    fn send_bitmap(&mut self, c: usize, volume: VolumeNumber) {
+        let peer = self.peer_device(c, volume);
+        let bits = peer.bitmap.count();
+        let mut packets = Vec::new();
+        let mut block = 0;
+        while let Some(next) = peer.bitmap.next_set(block) {
+            let first_block = next / 64 * 64;
+            let left = peer.bitmap.blocks() - first_block;
+            let words = usize::try_from(left.div_ceil(64)).unwrap_or(usize::MAX);
+            let mut words = peer.bitmap.words(first_block, words.min(BITMAP_WORDS_MAX));
+            let end = first_block + 64 * words.len() as u64;
+            while words.last() == Some(&0) {
+                words.pop();
+            }
+            packets.push(Packet::Bitmap { volume, first_block, words });
+            block = end;
+            if block >= peer.bitmap.blocks() {
+                break;
+            }
+        }
+        for packet in packets {
+            self.send(c, packet, None);
+        }
+        self.send(c, Packet::BitmapEnd { volume, bits }, None);
+    }
+
+    /// Packets of an opening session.
+    pub(crate) fn opening_packet(&mut self, c: usize, packet: Packet) -> bool {
+        if self.connections[c].stage != Stage::Opening {
+            return false;
+        }
+        match packet {
+            Packet::Bitmap { volume, first_block, words } => {
+                let peer = self.peer_device(c, volume);
+                let end = first_block.saturating_add(64 * words.len() as u64);
+                if first_block % 64 != 0 || end > peer.bitmap.blocks().next_multiple_of(64) {
+                    return false;
+                }
+                peer.bitmap.unite_words(first_block, &words);
+                true
+            }
+            Packet::BitmapEnd { volume, .. } => {
+                let opening = &mut self.peer_device(c, volume).opening;
+                if std::mem::replace(&mut opening.bits_received, true) {
+                    return false;
+                }
+                if self.connections[c].stage == Stage::Opening {
+                    self.bits_united(c, volume);
+                }
+                true
+            }
+            Packet::Adopted { volume } => {
+                let side = self.peer_device(c, volume).opening.side;
+                // Once only, and after the bits.
+                let opening = &mut self.peer_device(c, volume).opening;
+                if side != Side::Source
+                    || !opening.bits_received
+                    || std::mem::replace(&mut opening.peer_open, true)
+                {
+                    return false;
+                }
+                let socket = self.socket(c);
+                self.flush_disk(volume, Then::SourceFlushed { c, socket });
+                true
+            }
+            Packet::Opened { volume } => {
+                self.peer_device(c, volume).opening.peer_open = true;
+                if self.connections[c].stage == Stage::Opening {
+                    self.both_open(c, volume);
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Both bitmaps are known here.
+    fn bits_united(&mut self, c: usize, volume: VolumeNumber) {
+        let socket = self.socket(c);
+        let Opening { side, full, .. } = self.peer_device(c, volume).opening;
+        match side {
+            Side::NoSync => {}
+            Side::Source => {
+                if full {
+                    self.slot_whole(c, volume, BitmapState::AllSet);
+                }
+                self.set_replication(c, volume, ReplicationState::WFSyncUUID);
+            }
+            Side::Target if full => self.adopt(c, volume),
+            Side::Target => {
+                self.save_bitmap(c, volume, Save::Unsaved, Then::AdoptBitsSaved { c, socket });
+            }
+        }
+    }
+
+    /// R7: one durable step.
+    pub(crate) fn adopt(&mut self, c: usize, volume: VolumeNumber) {
+        let socket = self.socket(c);
+        let full = self.peer_device(c, volume).opening.full;
+        let info = self.peer_device(c, volume).peer_info.clone().expect("a verdict was made");
+        let slot = self.peer_device(c, volume).slot.expect("a target has a disk");
+        if full {
+            self.slot_whole(c, volume, BitmapState::AllSet);
+        }
+        self.set_disk(volume, DiskState::Inconsistent);
+        let primary = self.role == Role::Primary;
+        let Some(backing) = self.device(volume).backing.as_mut() else { return };
+        let old = backing.superblock.current_uuid;
+        let bitmap = std::mem::take(&mut backing.superblock.peers[slot as usize].bitmap_uuid);
+        for uuid in info.history.iter().rev() {
+            backing.remember(*uuid);
+        }
+        for uuid in [info.bitmap_uuid, bitmap, old] {
+            if uuid & !1 != info.current_uuid & !1 {
+                backing.remember(uuid);
+            }
+        }
+        backing.superblock.current_uuid = info.current_uuid;
+        backing.flags(
+            0,
+            DeviceFlags::CONSISTENT
+                | DeviceFlags::SURVIVED
+                | DeviceFlags::OUTDATED
+                | DeviceFlags::WAS_UP_TO_DATE
+                | DeviceFlags::INVALIDATED,
+        );
+        if !primary {
+            backing.flags(0, DeviceFlags::PRIMARY_IND);
+        }
+        backing.crashed = false;
+        self.bump_number(volume);
+        self.device(volume).exposed_uuid = info.current_uuid;
+        self.save_superblock(volume, Then::AdoptSaved { c, socket });
+    }
+
+    pub(crate) fn adopted(&mut self, c: usize, volume: VolumeNumber) {
+        self.set_replication(c, volume, ReplicationState::WFSyncUUID);
+        self.seen_is_durable(c, volume);
+        self.peer_device(c, volume).opening.own_open = true;
+        self.send_number(c, volume);
+        self.send(c, Packet::Adopted { volume }, None);
+        self.both_open(c, volume);
+    }
+
+    /// R8: the source's bitmap UUID goes into the history before any data is sent.
+    pub(crate) fn source_flushed(&mut self, c: usize, volume: VolumeNumber) {
+        let socket = self.socket(c);
+        let slot = self.peer_device(c, volume).slot.expect("a source has a disk");
+        let info = self.peer_device(c, volume).peer_info.clone().expect("a verdict was made");
+        let primary = self.role == Role::Primary;
+        // The target starts anew: what it showed before its rollback is forgotten only now.
+        let lower = info
+            .number
+            .filter(|number| self.connections[c].peer_devices[&volume].seen_number > Some(*number));
+        if let Some(number) = lower {
+            self.lower_seen(c, volume, number);
+        }
+        let seen = self.peer_device(c, volume).seen_number.unwrap_or(0);
+        let Some(backing) = self.device(volume).backing.as_mut() else { return };
+        let entry = &mut backing.superblock.peers[slot as usize];
+        entry.seen_number = seen;
+        let old = std::mem::take(&mut entry.bitmap_uuid);
+        backing.remember(old);
+        backing.flags(
+            DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE,
+            DeviceFlags::SURVIVED | DeviceFlags::OUTDATED,
+        );
+        if !primary {
+            backing.flags(0, DeviceFlags::PRIMARY_IND);
+        }
+        backing.crashed = false;
+        self.bump_number(volume);
+        self.save_seen(c, volume);
+        self.save_superblock(volume, Then::SourceSaved { c, socket });
+    }
+
+    pub(crate) fn source_ready(&mut self, c: usize, volume: VolumeNumber) {
+        self.set_disk(volume, DiskState::UpToDate);
+        self.seen_is_durable(c, volume);
+        let peer = self.peer_device(c, volume);
+        peer.opening.own_open = true;
+        peer.opening.peer_open = true;
+        self.set_peer_disk(c, volume, DiskState::Inconsistent);
+        self.send_number(c, volume);
+        self.send(c, Packet::Opened { volume }, None);
+        self.both_open(c, volume);
+    }
+}

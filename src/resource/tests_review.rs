@@ -1,0 +1,328 @@
+//! Stories in which something is lost, late, or wrong in the middle of a step.
+
+use super::tests::{Pair, synced_pair};
+use super::*;
+use crate::wire::Packet;
+
+impl Pair {
+    /// Puts a write under way without waiting for its reply; the reply's number.
+    fn start_write(&mut self, n: usize, block: u64, value: u64) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        let payload = self.nodes[n].payload(4096, vec![value]);
+        let op = Op::Write { offset: block * 4096, payload, fua: false };
+        self.start(n, id, op);
+        id
+    }
+
+    fn start(&mut self, n: usize, id: u64, op: Op) {
+        let (session, request) = (SessionId(n as u64 + 1), RequestId(id));
+        self.event(n, Event::Request { session, request, volume: 0, op });
+        self.settle();
+    }
+
+    fn order(&mut self, n: usize, command: Command) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.event(n, Event::Admin { id, command });
+        self.settle();
+        id
+    }
+
+    /// A packet that the peer of `n` never sent.
+    fn forge(&mut self, n: usize, packet: Packet) {
+        let socket = self.core(n).connections[0].active.expect("a session");
+        self.event(n, Event::Packet { socket, packet, payload: None });
+        self.settle();
+    }
+
+    fn core(&self, n: usize) -> &Resource {
+        self.nodes[n].core.as_ref().unwrap()
+    }
+
+    fn lose_link(&mut self) {
+        self.link = false;
+        self.cut();
+        self.settle();
+    }
+
+    fn disk(&self, n: usize) -> DiskState {
+        self.status(n).devices[0].disk_state
+    }
+
+    fn unmute(&mut self, n: usize) {
+        self.nodes[n].mute = false;
+        let air = std::mem::take(&mut self.nodes[n].air);
+        self.nodes[1 - n].done.extend(air);
+        self.settle();
+    }
+}
+
+// ---- one copy only ----
+
+#[test]
+fn a_write_whose_only_disk_failed_before_its_reply_is_an_error() {
+    let mut pair = synced_pair();
+    // The loss flush does not end; the write waits for it.
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskFlush { .. });
+    pair.lose_link();
+    let id = pair.start_write(0, 9, 99);
+    assert_eq!(pair.nodes[0].replies.get(&id), None);
+    let Some(Event::DiskDone { tag, .. }) = pair.nodes[0].stalled.pop_front() else {
+        panic!("the loss flush")
+    };
+    pair.nodes[0].done.push_back(Event::DiskDone { tag, result: Err(DiskError::Io(5)) });
+    pair.nodes[0].unstall();
+    pair.run(100);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Err(ReplyError::Io)));
+}
+
+#[test]
+fn a_primary_without_a_disk_whose_peer_is_lost_before_it_stored_the_uuid_goes_on() {
+    let mut pair = synced_pair();
+    pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskFlush { .. });
+    let id = pair.start_write(0, 9, 99);
+    pair.run(100);
+    assert_eq!(pair.nodes[0].replies.get(&id), None, "not before the peer has stored it");
+    pair.kill(1);
+    pair.run(1000);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Err(ReplyError::Io)));
+    pair.nodes[1].stall = |_| false;
+    pair.up(1);
+    pair.run(20_000);
+    let state = pair.status(0).connections[0].connection_state;
+    assert_eq!(state, ConnectionState::Connected, "{}", pair.nodes[0].log.join("\n"));
+    assert_eq!(pair.write(0, 9, 98), Ok(None));
+}
+
+#[test]
+fn a_write_error_that_is_passed_on_is_an_error_and_no_hang() {
+    let mut pair = Pair::new();
+    pair.kill(0);
+    pair.nodes[0].on_io_error = OnIoError::PassOn;
+    pair.up(0);
+    pair.run(20_000);
+    pair.primary(0, true);
+    pair.write(0, 5, 55).unwrap();
+    pair.synced();
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskWrite { .. });
+    let id = pair.start_write(0, 9, 99);
+    pair.run(100);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Err(ReplyError::Io)));
+    assert_eq!(pair.status(0).connections[0].peer_devices[0].out_of_sync, 4096);
+    pair.nodes[0].fail = |_| false;
+    assert_eq!(pair.write(0, 9, 98), Ok(None));
+}
+
+// ---- late writes ----
+
+#[test]
+fn a_late_write_of_a_dead_primary_is_not_overtaken() {
+    let mut pair = synced_pair();
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskWrite { .. });
+    pair.start_write(0, 9, 99);
+    pair.kill(0);
+    pair.settle();
+    pair.primary(1, false);
+    let id = pair.start_write(1, 9, 11);
+    assert_eq!(pair.nodes[1].replies.get(&id), None, "the old write has not landed");
+    pair.nodes[1].unstall();
+    pair.run(100);
+    assert_eq!(pair.nodes[1].replies.get(&id), Some(&Ok(None)));
+    assert_eq!(pair.nodes[1].disk.blocks.get(&9), Some(&11));
+}
+
+#[test]
+fn a_late_write_of_resync_is_not_overtaken() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    assert_eq!(pair.write(0, 9, 99), Ok(None));
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskWrite { .. });
+    pair.link = true;
+    pair.run(20_000);
+    assert!(!pair.nodes[1].stalled.is_empty(), "a piece is being written");
+    pair.cut();
+    pair.run(20_000);
+    // A new session: neither resync nor replication may write there yet.
+    let id = pair.start_write(0, 9, 98);
+    pair.run(1000);
+    pair.nodes[1].unstall();
+    pair.synced();
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));
+    assert_eq!(pair.nodes[1].disk.blocks.get(&9), Some(&98));
+}
+
+// ---- answers that do not fit ----
+
+#[test]
+fn an_answer_of_the_wrong_kind_loses_no_request() {
+    let sequence = |pair: &Pair| *pair.core(0).connections[0].sent.keys().next_back().unwrap();
+    let forged: [fn(u64) -> Packet; 5] = [
+        |sequence| Packet::FlushAck { volume: 0, sequence, ok: true },
+        |sequence| Packet::ReadReply { volume: 0, sequence, length: 4096 },
+        |sequence| Packet::ReadError { volume: 0, sequence },
+        |sequence| Packet::ResyncZeroes { volume: 0, sequence },
+        |sequence| Packet::PromoteAnswer { sequence, code: 0 },
+    ];
+    for packet in forged {
+        let mut pair = synced_pair();
+        pair.nodes[1].mute = true;
+        let id = pair.start_write(0, 9, 99);
+        let packet = packet(sequence(&pair));
+        pair.link = false;
+        pair.forge(0, packet);
+        pair.cut();
+        pair.run(1000);
+        assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));
+    }
+}
+
+#[test]
+fn packets_of_an_opening_session_end_an_open_one() {
+    let forged = [
+        Packet::Adopted { volume: 0 },
+        Packet::Opened { volume: 0 },
+        Packet::BitmapEnd { volume: 0, bits: 0 },
+        Packet::Bitmap { volume: 0, first_block: 0, words: vec![1] },
+        Packet::ResyncDone { volume: 0 },
+        Packet::ResyncEnd { volume: 0 },
+        Packet::InSync { volume: 0, offset: 0, length: 4096 },
+        Packet::ResyncAck { volume: 0, sequence: 1 },
+        Packet::NewUuidAck { volume: 0, uuid: 7 },
+        Packet::LeaveAnswer,
+    ];
+    for packet in forged {
+        for n in 0..2 {
+            let mut pair = synced_pair();
+            pair.forge(n, packet.clone());
+            pair.run(20_000);
+            pair.synced();
+            assert_eq!(pair.write(0, 9, 99), Ok(None), "{packet:?}");
+            pair.synced();
+        }
+    }
+}
+
+// ---- orders ----
+
+#[test]
+fn a_forced_promotion_whose_disk_fails_is_refused() {
+    for step in 0..2 {
+        let mut pair = Pair::new();
+        pair.run(2000);
+        pair.kill(1);
+        pair.run(100);
+        pair.nodes[0].fail = match step {
+            0 => |action| matches!(action, Action::DiskFlush { .. }),
+            _ => |action| matches!(action, Action::Meta { .. }),
+        };
+        let refusal = pair.admin(0, Command::Primary { force: Some(Force::Plain) }).unwrap_err();
+        assert_eq!(refusal.code, -2);
+        assert_eq!(pair.status(0).role, Role::Secondary);
+    }
+}
+
+#[test]
+fn a_detach_whose_disk_fails_is_answered_and_leaves_it_dirty() {
+    for step in 0..2 {
+        let mut pair = synced_pair();
+        assert_eq!(pair.write(0, 9, 99), Ok(None));
+        pair.nodes[1].fail = match step {
+            0 => |action| matches!(action, Action::DiskFlush { .. }),
+            _ => |action| matches!(action, Action::Meta { .. }),
+        };
+        pair.admin(1, Command::Detach { volume: 0, force: false }).ok();
+        assert_eq!(pair.disk(1), DiskState::Diskless);
+        let flags = pair.nodes[1].disk.superblock.as_ref().unwrap().flags;
+        if step == 0 {
+            assert_eq!(flags & crate::meta::DeviceFlags::CLEAN, 0, "a failed disk is not clean");
+        }
+        pair.nodes[1].fail = |_| false;
+        pair.attach(1).unwrap();
+        pair.synced();
+    }
+}
+
+#[test]
+fn two_promotions_that_cross_do_not_both_succeed() {
+    for first in 0..2 {
+        let mut pair = synced_pair();
+        pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: true });
+        pair.admin(0, Command::Secondary { force: false }).unwrap();
+        // The first has its answer and saves its superblock when the second asks.
+        pair.nodes[first].stall = |action| matches!(action, Action::Meta { .. });
+        let a = pair.order(first, Command::Primary { force: None });
+        let b = pair.order(1 - first, Command::Primary { force: None });
+        pair.nodes[first].unstall();
+        pair.run(100);
+        let (a, b) = (&pair.nodes[first].admin[&a], &pair.nodes[1 - first].admin[&b]);
+        assert!(a.is_ok() && b.is_err(), "{a:?} {b:?}");
+    }
+}
+
+#[test]
+fn an_order_behind_a_stuck_one_is_refused_in_time() {
+    let mut pair = synced_pair();
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskFlush { .. });
+    let detach = pair.order(1, Command::Detach { volume: 0, force: false });
+    let outdate = pair.order(1, Command::Outdate { volume: 0 });
+    pair.run(31_000);
+    assert_eq!(pair.nodes[1].admin.get(&detach), None);
+    assert_eq!(pair.nodes[1].admin[&outdate].as_ref().unwrap_err().code, -18);
+    pair.nodes[1].unstall();
+    pair.run(1000);
+    assert!(pair.nodes[1].admin[&detach].is_ok());
+}
+
+#[test]
+fn a_leave_that_is_never_answered_ends() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = |action| matches!(action, Action::Meta { .. });
+    let id = pair.order(1, Command::Disconnect { peer: 0, force: false });
+    pair.run(60_000);
+    assert!(pair.nodes[1].admin.contains_key(&id));
+    assert_eq!(pair.status(1).connections[0].connection_state, ConnectionState::StandAlone);
+}
+
+// ---- renegotiation ----
+
+#[test]
+fn a_disk_attached_during_a_handshake_is_not_believed() {
+    let mut pair = synced_pair();
+    pair.admin(1, Command::Detach { volume: 0, force: false }).unwrap();
+    assert_eq!(pair.write(0, 9, 99), Ok(None));
+    pair.lose_link();
+    pair.link = true;
+    // The handshake goes on while the disk comes.
+    pair.nodes[0].stall = |action| matches!(action, Action::Meta { .. });
+    pair.run(20_000);
+    pair.cut();
+    pair.nodes[0].unstall();
+    pair.nodes[0].mute = true;
+    pair.run(2000);
+    let mute_ends = |pair: &mut Pair| {
+        pair.nodes[0].mute = false;
+        let air = std::mem::take(&mut pair.nodes[0].air);
+        pair.nodes[1].done.extend(air);
+    };
+    pair.attach_later(1);
+    pair.settle();
+    mute_ends(&mut pair);
+    pair.synced();
+}
+
+#[test]
+fn a_disk_that_fails_during_a_handshake_is_no_panic() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    assert_eq!(pair.write(0, 9, 99), Ok(None));
+    pair.run(100);
+    pair.link = true;
+    // The target cannot save the bitmap.
+    pair.nodes[1].fail = |action| matches!(action, Action::Meta { .. });
+    pair.run(20_000);
+    assert_eq!(pair.disk(1), DiskState::Diskless);
+    assert_eq!(pair.status(0).connections[0].connection_state, ConnectionState::Connected);
+    assert_eq!(pair.write(0, 9, 98), Ok(None));
+}

@@ -1,0 +1,78 @@
+//! What this node does with a volume after a handshake: [`super::generation`] decides,
+//! [`super::split_brain`] resolves, and here the two meet the session.
+
+use super::generation::{Side, agree_size, decide, log_lines};
+use super::split_brain::{Outcome, Party, resolve, resolve_attach};
+use super::{Options, Reason};
+use crate::wire::Refused;
+
+/// What is to be carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    /// The session opens at once.
+    NoSync,
+    /// The peer is brought up to date.
+    Source { full: bool },
+    /// This node is brought up to date.
+    Target { full: bool },
+    /// Both end StandAlone.
+    Refuse(Refused),
+    /// The connection is dropped and tried again.
+    Retry(String),
+    /// The disk that is being attached is refused, here or there; the session goes on without it.
+    RefuseDisk { own: bool },
+}
+
+/// Both sides of a volume at a handshake.
+#[derive(Debug)]
+pub(crate) struct Situation<'a> {
+    pub(crate) own: Party<'a>,
+    pub(crate) peer: Party<'a>,
+    /// The own disk is being attached to an open session.
+    pub(crate) attaching_own: bool,
+    /// The peer's disk is.
+    pub(crate) attaching_peer: bool,
+}
+
+/// The judgement, and the lines that say why.
+pub(crate) fn judge(situation: &Situation<'_>, options: &Options) -> (Judgement, Vec<String>) {
+    let Situation { own, peer, attaching_own, attaching_peer } = situation;
+    let attaching = attaching_own != attaching_peer;
+    let (a, b): (&Side<'_>, &Side<'_>) = (&own.side, &peer.side);
+    let verdict = decide(a.info, a.role, a.tie, b.info, b.role, b.tie);
+    let mut lines = log_lines(a, b, verdict).to_vec();
+    let resolution = if attaching {
+        resolve_attach(verdict, a, b, *attaching_own)
+    } else {
+        resolve(verdict, options, own, peer)
+    };
+    if let Some(line) = lines.last_mut() {
+        *line = resolution.to_string();
+    }
+    let judgement = match resolution.outcome {
+        Outcome::NoSync | Outcome::Diskless => Judgement::NoSync,
+        Outcome::Source { full } => Judgement::Source { full },
+        Outcome::Target { full } => Judgement::Target { full },
+        Outcome::Retry => Judgement::Retry(resolution.because.explain().to_owned()),
+        Outcome::Refuse { reason } => Judgement::Refuse(resolution.refused().unwrap_or(Refused {
+            reason,
+            rule: String::new(),
+            text: String::new(),
+        })),
+    };
+    let judgement = match (judgement, agree_size(a.info, b.info)) {
+        (Judgement::Refuse(refused), _) => Judgement::Refuse(refused),
+        (_, Err(refused)) => Judgement::Refuse(refused),
+        (judgement, Ok(_)) => judgement,
+    };
+    let refused = matches!(judgement, Judgement::Refuse(_) | Judgement::Retry(_));
+    if refused && attaching {
+        return (Judgement::RefuseDisk { own: *attaching_own }, lines);
+    }
+    (judgement, lines)
+}
+
+/// Whether a refusal leaves no doubt that the peer went on alone.
+pub(crate) fn peer_went_on(reason: Reason) -> bool {
+    matches!(reason, Reason::SplitBrain | Reason::ResyncRefused | Reason::UnrelatedData)
+}

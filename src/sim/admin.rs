@@ -1,0 +1,283 @@
+//! Administrators and cluster software: orders, and what becomes of them.
+//!
+//! Invariants:
+//! - Every order is answered within [`ORDER_MS`] of virtual time, unless its node dies.
+
+use std::collections::VecDeque;
+
+use crate::resource::{
+    AdminResult, AttachedDisk, Command, ConnectionState, DiskState, Event, Force, Reason, Role,
+    Time, VolumeNumber,
+};
+
+use super::cluster::{Cluster, Happening};
+use super::faults::{Order, node_id};
+use super::metadata;
+use super::node::Input;
+
+/// The longest that an order may take, ms (DESIGN 8: 30 s, then it is refused).
+pub const ORDER_MS: u64 = 40_000;
+
+/// One step of an order.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Open the disk and attach it.
+    Attach(VolumeNumber),
+    /// As it is.
+    Command(Command),
+}
+
+/// An order that is not answered.
+#[derive(Clone, Debug)]
+pub struct PendingOrder {
+    /// What was sent.
+    pub command: Command,
+    /// When.
+    pub at: Time,
+    /// What comes next if it is done.
+    pub then: VecDeque<Step>,
+}
+
+impl Cluster {
+    /// Sends the first step of an order.
+    pub(super) fn order(&mut self, node: usize, mut steps: VecDeque<Step>) {
+        let command = loop {
+            match steps.pop_front() {
+                None => return,
+                Some(Step::Command(command)) => break command,
+                Some(Step::Attach(volume)) => {
+                    if let Some(command) = self.open_disk(node, volume) {
+                        break command;
+                    }
+                }
+            }
+        };
+        if self.nodes[node].resource.is_none() {
+            return;
+        }
+        let id = self.next_order;
+        self.next_order += 1;
+        let (name, at) = (self.nodes[node].name, self.now);
+        self.note(&format!("order {id} to {name}: {}", super::transcript::brief(&command)));
+        self.watch_order(node, &command);
+        let pending = PendingOrder { command: command.clone(), at, then: steps };
+        self.nodes[node].orders.insert(id, pending);
+        self.input(node, Input::Event(Event::Admin { id, command }));
+    }
+
+    /// The shell's part of an attach: `None` if the disk is in use.
+    fn open_disk(&mut self, node: usize, volume: VolumeNumber) -> Option<Command> {
+        let boot = self.boot_id(node);
+        let v = &mut self.nodes[node].volumes[usize::from(volume)];
+        if v.attached {
+            return None;
+        }
+        let slow = v.disk.faults;
+        v.disk.faults = super::disk::DiskFaults {
+            full: slow.full,
+            slow_ms: slow.slow_ms,
+            ..Default::default()
+        };
+        match metadata::open(&mut v.disk, &v.geometry, boot) {
+            Err(text) => {
+                self.violate(format!("metadata of {volume} is lost: {text}"));
+                None
+            }
+            Ok(meta) => {
+                v.attached = true;
+                v.durable = Some(meta.superblock.clone());
+                let disk = Box::new(AttachedDisk {
+                    data_size: v.geometry.data_size,
+                    logical_block_size: v.geometry.al_block_size,
+                    path: format!("/dev/sim{volume}"),
+                    meta,
+                });
+                Some(Command::Attach { volume, disk })
+            }
+        }
+    }
+
+    /// `Action::AdminReply`.
+    pub(super) fn order_answered(&mut self, node: usize, id: u64, result: AdminResult) {
+        let Some(order) = self.nodes[node].orders.remove(&id) else {
+            return self.violate(format!("order {id} was answered twice, or never given"));
+        };
+        if let (Command::Attach { volume, .. }, Err(_)) = (&order.command, &result) {
+            // The core has not taken the disk, or has closed it.
+            let device = self.nodes[node].device(*volume).map(|d| d.disk_state);
+            if device.is_none_or(|state| state == DiskState::Diskless) {
+                self.nodes[node].volumes[usize::from(*volume)].attached = false;
+            }
+        }
+        match result {
+            Ok(_) if matches!(order.command, Command::Down { .. }) => self.went_down(node),
+            Ok(_) => self.order(node, order.then),
+            Err(_) => {}
+        }
+    }
+
+    /// What `tandemadm up` does.
+    pub(super) fn up(&mut self, node: usize) {
+        let mut steps: VecDeque<_> = (0..self.options.volumes).map(Step::Attach).collect();
+        steps.push_back(Step::Command(self.connect_command(node, false)));
+        self.order(node, steps);
+    }
+
+    pub(super) fn connect_command(&self, node: usize, discard_my_data: bool) -> Command {
+        Command::Connect { peer: node_id(1 - node), discard_my_data, tentative: false }
+    }
+
+    pub(super) fn command(&mut self, node: usize, command: Command) {
+        self.order(node, VecDeque::from([Step::Command(command)]));
+    }
+
+    /// An order of the plan.
+    pub(super) fn give(&mut self, node: usize, order: Order) {
+        let peer = node_id(1 - node);
+        let volume = 0;
+        let command = match order {
+            Order::Primary => Command::Primary { force: None },
+            Order::Force(force) => Command::Primary { force: Some(force) },
+            Order::Secondary => {
+                // `umount` comes before `secondary`.
+                if self.clients.connected_to(node) && self.chance.admin.percent(50) {
+                    self.hang_up_all();
+                }
+                Command::Secondary { force: false }
+            }
+            Order::SecondaryForce => Command::Secondary { force: true },
+            Order::Disconnect => Command::Disconnect { peer, force: false },
+            Order::DisconnectForce => Command::Disconnect { peer, force: true },
+            Order::Connect => self.connect_command(node, false),
+            Order::ConnectDiscard => self.connect_command(node, true),
+            Order::Invalidate => Command::Invalidate { volume },
+            Order::InvalidateRemote => Command::InvalidateRemote { volume, peer },
+            Order::Outdate => Command::Outdate { volume },
+            Order::Detach => Command::Detach { volume, force: false },
+            Order::DetachForce => Command::Detach { volume, force: true },
+            Order::Attach => return self.order(node, VecDeque::from([Step::Attach(volume)])),
+            Order::NewCurrentUuid => Command::NewCurrentUuid { volume, clear_bitmap: false },
+            Order::Down => Command::Down { shutdown: false },
+        };
+        self.command(node, command);
+    }
+
+    /// Cluster software looks at the whole.
+    pub(super) fn agent(&mut self) {
+        let pause = self.chance.admin.range(300, 1_500);
+        let at = self.in_ms(pause);
+        self.at(at, Happening::Agent);
+        if !self.faults_on {
+            return;
+        }
+        for node in 0..2 {
+            if self.nodes[node].is_awake() && self.nodes[node].orders.is_empty() {
+                self.tend(node);
+            }
+        }
+        if self.options.failover {
+            self.find_a_primary();
+        }
+    }
+
+    /// Puts right what an order or a failed disk has left.
+    fn tend(&mut self, node: usize) {
+        if !self.chance.admin.one_in(4) {
+            return;
+        }
+        for volume in 0..self.options.volumes {
+            let state = self.nodes[node].device(volume).map(|d| d.disk_state);
+            if state == Some(DiskState::Diskless) {
+                return self.order(node, VecDeque::from([Step::Attach(volume)]));
+            }
+        }
+        let Some(connection) = self.nodes[node].connection() else { return };
+        if connection.connection_state != ConnectionState::StandAlone {
+            return;
+        }
+        let split = connection.reason == Reason::SplitBrain;
+        if split && self.options.resolve {
+            return self.resolve_split_brain();
+        }
+        let command = self.connect_command(node, false);
+        self.command(node, command);
+    }
+
+    /// A person chooses a victim.
+    pub(super) fn resolve_split_brain(&mut self) {
+        let victim = self.chance.admin.index(2);
+        if !(self.nodes[0].is_awake() && self.nodes[1].is_awake()) {
+            return;
+        }
+        let discard = self.connect_command(victim, true);
+        let mut steps = VecDeque::new();
+        if self.nodes[victim].status.as_ref().is_some_and(|s| s.role == Role::Primary) {
+            steps.push_back(Step::Command(Command::Secondary { force: true }));
+        }
+        steps.push_back(Step::Command(discard));
+        self.order(victim, steps);
+        let command = self.connect_command(1 - victim, false);
+        self.command(1 - victim, command);
+    }
+
+    /// Somebody must serve: where nobody is Primary, one is promoted without force.
+    fn find_a_primary(&mut self) {
+        let primary = |n: &super::node::Node| {
+            n.status.as_ref().is_some_and(|status| status.role == Role::Primary)
+        };
+        let careless = self.options.careless;
+        let serves =
+            |n: &super::node::Node| if careless { n.is_awake() && primary(n) } else { primary(n) };
+        if self.nodes.iter().any(serves) {
+            return;
+        }
+        let first = self.chance.admin.index(2);
+        for node in [first, 1 - first] {
+            if self.nodes[node].is_awake() && self.nodes[node].orders.is_empty() {
+                return self.command(node, Command::Primary { force: None });
+            }
+        }
+    }
+
+    /// A resource that is down again.
+    fn went_down(&mut self, node: usize) {
+        let n = &self.nodes[node];
+        let name = n.name;
+        if n.pool.live() > 0 {
+            self.violate(format!("{name} is down and has kept {} buffers", n.pool.live()));
+        } else if !n.ops.is_empty() {
+            self.violate(format!("{name} is down with disk actions under way: {:?}", n.ops));
+        } else if n.volumes.iter().any(|v| v.attached) {
+            self.violate(format!("{name} is down and has not closed its disk"));
+        }
+        self.end_life(node, false);
+        let pause = self.chance.admin.range(100, 3_000);
+        let at = self.in_ms(pause);
+        self.at(at, Happening::Restart { node });
+    }
+
+    /// Orders that take too long.
+    pub(super) fn check_orders(&mut self) {
+        for node in 0..2 {
+            if self.nodes[node].frozen.is_some() {
+                continue;
+            }
+            let late = self.nodes[node]
+                .orders
+                .iter()
+                .find(|(_, order)| self.now.ms_since(order.at) > ORDER_MS)
+                .map(|(id, order)| format!("order {id} {:?} is not answered", order.command));
+            if let Some(text) = late {
+                self.violate(format!("{}: {text}", self.nodes[node].name));
+            }
+        }
+    }
+
+    /// A force that is under way on this node.
+    pub(super) fn forcing(&self, node: usize) -> Option<Force> {
+        self.nodes[node].orders.values().find_map(|order| match order.command {
+            Command::Primary { force } => force,
+            _ => None,
+        })
+    }
+}

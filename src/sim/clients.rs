@@ -1,0 +1,400 @@
+//! NBD clients: each keeps a few requests under way, and goes to whichever node serves.
+//!
+//! Invariants:
+//! - A request is answered at most once, and a payload of a read has the length that was asked for.
+//! - What a client is told goes to the history at once.
+
+use std::collections::BTreeMap;
+
+use crate::resource::{
+    DiskState, Event, Op, Payload, ReplicationState, ReplyError, RequestId, SessionId, VolumeNumber,
+};
+
+use super::cluster::{Cluster, Happening};
+use super::history::{Operation, Rests};
+use super::node::Input;
+
+/// Sectors of a MiB: no request crosses a multiple of it.
+const MIB: u64 = 2048;
+
+/// A client's connection.
+#[derive(Clone, Copy, Debug)]
+struct Session {
+    id: u64,
+    node: usize,
+    life: u64,
+}
+
+/// A client.
+#[derive(Clone, Debug)]
+struct Worker {
+    volume: VolumeNumber,
+    session: Option<Session>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
+    Flush,
+    Zeroes,
+}
+
+/// A request under way.
+#[derive(Clone, Debug)]
+struct Request {
+    kind: Kind,
+    fua: bool,
+    session: Session,
+    operation: Operation,
+}
+
+/// All clients.
+#[derive(Clone, Debug)]
+pub struct Clients {
+    workers: Vec<Worker>,
+    requests: BTreeMap<RequestId, Request>,
+    next_session: u64,
+    next_request: u64,
+    /// Nobody sends anything new.
+    pub stopped: bool,
+    /// Requests that were answered.
+    pub answered: u64,
+    /// Of them, with an error.
+    pub errors: u64,
+}
+
+impl Clients {
+    /// Clients of these volumes in turn, not connected.
+    #[must_use]
+    pub fn new(workers: usize, volumes: u16) -> Self {
+        let worker =
+            |n: usize| Worker { volume: u16::try_from(n).unwrap_or(0) % volumes, session: None };
+        Self {
+            workers: (0..workers.max(usize::from(volumes))).map(worker).collect(),
+            requests: BTreeMap::new(),
+            next_session: 1,
+            next_request: 1,
+            stopped: false,
+            answered: 0,
+            errors: 0,
+        }
+    }
+
+    /// How many clients there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Requests that are not answered.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Requests of a volume that are not answered.
+    #[must_use]
+    pub fn pending_of(&self, volume: VolumeNumber) -> usize {
+        self.requests.values().filter(|r| r.operation.volume == volume).count()
+    }
+
+    /// This client is connected to this node.
+    #[must_use]
+    pub fn is_connected(&self, worker: usize, node: usize) -> bool {
+        self.workers[worker].session.is_some_and(|s| s.node == node)
+    }
+
+    /// A node has clients.
+    #[must_use]
+    pub fn connected_to(&self, node: usize) -> bool {
+        self.workers.iter().any(|w| w.session.is_some_and(|s| s.node == node))
+    }
+}
+
+impl Cluster {
+    /// A client's turn.
+    pub(super) fn work(&mut self, worker: usize) {
+        let pause = self.chance.clients.skewed(50, self.options.think_us) * 1000;
+        self.after(pause, Happening::Worker(worker));
+        if self.clients.stopped {
+            return;
+        }
+        let Some(session) = self.clients.workers[worker].session else {
+            return self.open_session(worker);
+        };
+        let mine = |r: &&Request| r.session.id == session.id;
+        let pending = self.clients.requests.values().filter(mine).count();
+        if pending < self.options.depth {
+            self.issue(worker, session);
+        }
+    }
+
+    fn open_session(&mut self, worker: usize) {
+        let volume = self.clients.workers[worker].volume;
+        let first = self.chance.clients.index(2);
+        for node in [first, 1 - first] {
+            if !self.nodes[node].is_awake() {
+                continue;
+            }
+            let served = self.nodes[node].resource.as_ref().map(|r| r.export(volume));
+            if let Some(Ok(size)) = served {
+                let expected = self.options.sizes[0].min(self.options.sizes[1]);
+                if size != expected && size != self.options.sizes[node] {
+                    return self.violate(format!("the export has {size} bytes, not {expected}"));
+                }
+                let id = self.clients.next_session;
+                self.clients.next_session += 1;
+                let session = Session { id, node, life: self.nodes[node].life };
+                self.clients.workers[worker].session = Some(session);
+                self.history.session_opened(id);
+                let client = format!("client {worker}");
+                let session = SessionId(id);
+                return self.event(node, Event::SessionOpened { session, volume, client });
+            }
+        }
+    }
+
+    fn issue(&mut self, worker: usize, session: Session) {
+        let volume = self.clients.workers[worker].volume;
+        let o = &self.options;
+        let (writes, flushes, zeroes, fua) = (o.writes, o.flushes, o.zeroes, o.fua);
+        let dice = self.chance.clients.below(100);
+        let kind = if dice < flushes {
+            Kind::Flush
+        } else if dice < flushes + zeroes {
+            Kind::Zeroes
+        } else if dice < flushes + zeroes + writes {
+            Kind::Write
+        } else {
+            Kind::Read
+        };
+        let fua = matches!(kind, Kind::Write | Kind::Zeroes) && self.chance.clients.percent(fua);
+        let range = self.range(kind);
+        let request = RequestId(self.clients.next_request);
+        self.clients.next_request += 1;
+        let (operation, input) = self.request(kind, session, request, volume, range, fua);
+        let entry = Request { kind, fua, session, operation };
+        self.clients.requests.insert(request, entry);
+        self.input(session.node, input);
+    }
+
+    fn request(
+        &mut self,
+        kind: Kind,
+        session: Session,
+        request: RequestId,
+        volume: VolumeNumber,
+        range: (u64, u64),
+        fua: bool,
+    ) -> (Operation, Input) {
+        let id = SessionId(session.id);
+        let (start, count) = range;
+        let bytes = u32::try_from(count * 512).expect("at most a MiB");
+        let event = |op| Input::Event(Event::Request { session: id, request, volume, op });
+        let h = &mut self.history;
+        match kind {
+            Kind::Flush => (h.flush_starts(session.id, volume), event(Op::Flush)),
+            Kind::Zeroes => {
+                let operation = h.write_starts(session.id, volume, range, true);
+                let (offset, length, no_hole) = (start * 512, bytes, fua);
+                (operation, event(Op::Zeroes { offset, length, no_hole, fua }))
+            }
+            Kind::Write => {
+                let operation = h.write_starts(session.id, volume, range, false);
+                let contents = vec![operation.value; usize::try_from(count).unwrap_or(0)];
+                let input = Input::Write { session: id, request, volume, start, contents, fua };
+                (operation, input)
+            }
+            Kind::Read => {
+                let rests = self.rests(session.node, volume);
+                let operation = self.history.read_starts(session.id, volume, range, rests);
+                (operation, event(Op::Read { offset: start * 512, length: bytes }))
+            }
+        }
+    }
+
+    /// Where a request falls: sectors, within one MiB and within the smaller disk.
+    fn range(&mut self, kind: Kind) -> (u64, u64) {
+        let sectors = self.options.sizes[0].min(self.options.sizes[1]) / 512;
+        let unaligned = self.options.unaligned;
+        let c = &mut self.chance.clients;
+        let block = if c.percent(95) { *c.choose(&self.options.hot) } else { c.below(sectors / 8) };
+        let count = match c.below(20) {
+            0 => c.range(1, 256),
+            1..=5 => c.range(1, 8),
+            _ => 1,
+        };
+        let (mut start, mut count) = (block * 8, count * 8);
+        if kind != Kind::Zeroes && c.percent(unaligned) {
+            start += c.below(8);
+            count = count.saturating_sub(c.below(8)).max(1);
+        }
+        start = start.min(sectors - 8);
+        let end = (start / MIB + 1) * MIB;
+        (start, count.min(end.min(sectors) - start))
+    }
+
+    /// Where an answer of a node rests, by what it says of itself.
+    pub(super) fn rests(&self, node: usize, volume: VolumeNumber) -> Rests {
+        let mut disks = [false; 2];
+        let n = &self.nodes[node];
+        disks[node] = n.device(volume).is_some_and(|d| d.disk_state == DiskState::UpToDate);
+        if let Some(peer) = n.peer_device(volume) {
+            let synced = self.pairs[&volume].synced;
+            disks[1 - node] = match peer.replication_state {
+                ReplicationState::Established
+                | ReplicationState::SyncTarget
+                | ReplicationState::PausedSyncT
+                | ReplicationState::VerifyS
+                | ReplicationState::VerifyT => peer.peer_disk_state == DiskState::UpToDate,
+                ReplicationState::SyncSource | ReplicationState::PausedSyncS => synced,
+                _ => false,
+            };
+        }
+        Rests { on: node, disks }
+    }
+
+    /// `Action::Reply`.
+    pub(super) fn replied(
+        &mut self,
+        node: usize,
+        request: RequestId,
+        result: Result<Option<Payload>, ReplyError>,
+    ) {
+        let contents = match result {
+            Ok(Some(payload)) => match self.nodes[node].pool.read(payload) {
+                Ok((_, contents)) => Some(contents),
+                Err(text) => return self.violate(text),
+            },
+            _ => None,
+        };
+        let Some(entry) = self.clients.requests.remove(&request) else {
+            // Its client is gone; a second answer of a request looks the same and does no harm.
+            return;
+        };
+        if entry.session.node != node || entry.session.life != self.nodes[node].life {
+            return self.violate(format!("{request:?} was answered by another node"));
+        }
+        self.clients.answered += 1;
+        let volume = entry.operation.volume;
+        let rests = self.rests(node, volume);
+        if let Err(error) = result {
+            self.clients.errors += 1;
+            return self.failed(node, &entry, error, rests);
+        }
+        if rests.disks == [false, false] {
+            let name = self.nodes[node].name;
+            return self.violate(format!("{name} answers {request:?} without a usable disk"));
+        }
+        self.succeeded(node, &entry, contents, rests);
+    }
+
+    fn succeeded(
+        &mut self,
+        node: usize,
+        entry: &Request,
+        contents: Option<Vec<u64>>,
+        rests: Rests,
+    ) {
+        let op = &entry.operation;
+        let index = usize::from(op.volume);
+        let disks = [&self.nodes[0].volumes[index].disk, &self.nodes[1].volumes[index].disk];
+        let result = match entry.kind {
+            Kind::Read => match contents {
+                Some(values) if values.len() as u64 == op.count => {
+                    self.history.read_answered(op, &values, rests)
+                }
+                other => Err(format!("a read of {} sectors was answered by {other:?}", op.count)),
+            },
+            Kind::Write | Kind::Zeroes => {
+                let result = self.history.write_answered(op, rests, entry.fua, disks);
+                result.and_then(|()| self.check_alone(node, op.volume, rests))
+            }
+            Kind::Flush => self.history.flush_answered(op, rests, disks),
+        };
+        self.judge(result);
+    }
+
+    /// A client was told an error: never while a good disk is at hand (promise 7).
+    fn failed(&mut self, node: usize, entry: &Request, error: ReplyError, rests: Rests) {
+        if matches!(entry.kind, Kind::Write | Kind::Zeroes) {
+            self.history.write_failed(&entry.operation);
+        }
+        let name = self.nodes[node].name;
+        let good = (0..2).any(|n| {
+            let faults = &self.nodes[n].volumes[usize::from(entry.operation.volume)].disk.faults;
+            rests.disks[n] && !faults.dead
+        });
+        if error == ReplyError::Io && (good || !self.disk_trouble()) {
+            self.violate(format!("{name} answers {entry:?} with an error; it has {rests:?}"));
+        }
+        if matches!(error, ReplyError::Invalid | ReplyError::NoSpace) {
+            self.violate(format!("{name} takes {entry:?} for invalid: {error:?}"));
+        }
+    }
+
+    /// Errors are possible at all: a disk was hurt, or somebody took one away.
+    fn disk_trouble(&self) -> bool {
+        use super::faults::{Fault, Order};
+        self.options.disk_errors()
+            || self.options.has(|fault| {
+                let Fault::Order { order, .. } = fault else { return false };
+                matches!(
+                    order,
+                    Order::Detach | Order::DetachForce | Order::Down | Order::Invalidate
+                )
+            })
+    }
+
+    /// `Action::CloseSessions`: the shell hangs up.
+    pub(super) fn close_sessions(&mut self, node: usize, volume: VolumeNumber) {
+        for worker in 0..self.clients.workers.len() {
+            let w = &self.clients.workers[worker];
+            if w.volume == volume && w.session.is_some_and(|s| s.node == node) {
+                self.hang_up(worker, false);
+            }
+        }
+    }
+
+    /// Every client of a node is cut off, and the node does not hear of it.
+    pub(super) fn drop_sessions(&mut self, node: usize) {
+        for worker in 0..self.clients.workers.len() {
+            if self.clients.workers[worker].session.is_some_and(|s| s.node == node) {
+                self.forget_session(worker);
+            }
+        }
+    }
+
+    /// A client closes its connection; the core hears of it a little later.
+    pub(super) fn hang_up(&mut self, worker: usize, disconnect: bool) {
+        if let Some(session) = self.forget_session(worker) {
+            let id = SessionId(session.id);
+            let event = Event::SessionClosed { session: id, disconnect };
+            self.input_after(session.node, 1_000, Input::Event(event));
+        }
+    }
+
+    /// The shell of a client's node closes its connection; the core hears of it at once.
+    pub(super) fn hang_up_now(&mut self, worker: usize) {
+        if let Some(session) = self.forget_session(worker) {
+            let id = SessionId(session.id);
+            let event = Event::SessionClosed { session: id, disconnect: false };
+            self.input(session.node, Input::Event(event));
+        }
+    }
+
+    fn forget_session(&mut self, worker: usize) -> Option<Session> {
+        let session = self.clients.workers.get_mut(worker)?.session.take()?;
+        self.history.session_closed(session.id);
+        self.clients.requests.retain(|_, request| request.session.id != session.id);
+        Some(session)
+    }
+
+    /// Every client of a node closes its connection.
+    pub(super) fn hang_up_all(&mut self) {
+        for worker in 0..self.clients.workers.len() {
+            self.hang_up(worker, true);
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! The cluster: two nodes, one clock, one queue of what happens next.
+//!
+//! Invariants:
+//! - Everything follows from the seed and the plan: there is no other source of order or chance.
+//! - A core is called with one event at a time, and drained before the next one.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::resource::{
+    Action, Event, PeerConfig, Resource, ResourceConfig, SocketId, Time, VolumeConfig, VolumeNumber,
+};
+
+use super::clients::Clients;
+use super::faults::node_id;
+use super::history::History;
+use super::metadata::{boot_id, create};
+use super::net::{SimNet, origin, parse};
+use super::node::{Input, Node, SimVolume};
+use super::options::SimOptions;
+use super::pool::Origin;
+use super::prng::Prng;
+use super::transcript::{Transcript, brief};
+use super::watch::Pair;
+
+/// Actions of one drain: more is a loop.
+const ACTIONS_MAX: usize = 100_000;
+/// Timeouts at one instant: more is a loop.
+const TIMEOUTS_MAX: u32 = 100;
+
+/// What a checker found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// When.
+    pub at: Time,
+    /// What.
+    pub text: String,
+}
+
+/// What happens at a point of time.
+#[derive(Clone, Debug)]
+pub(super) enum Happening {
+    /// Something reaches a core.
+    Input { node: usize, life: u64, input: Box<Input> },
+    /// A disk action, or a stage of one, ends.
+    Disk { node: usize, life: u64, tag: crate::resource::Tag },
+    /// Something reaches the end of a stream.
+    Arrive { link: usize, side: usize },
+    /// An attempt is answered, or not.
+    Dialled { attempt: usize },
+    /// The core's time-out.
+    Timer { node: usize, generation: u64 },
+    /// A client does something.
+    Worker(usize),
+    /// Cluster software looks.
+    Agent,
+    /// A planned fault.
+    Fault(usize),
+    /// A node comes back.
+    Restart { node: usize },
+    /// A frozen daemon runs again.
+    Thaw { node: usize },
+    /// A disk is well again.
+    DiskWell { node: usize },
+    /// The checkers look at the whole.
+    Check,
+}
+
+#[derive(Debug)]
+struct Scheduled {
+    at: Time,
+    order: u64,
+    what: Happening,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// Streams of chance, one for each purpose.
+#[derive(Debug)]
+pub(super) struct Chance {
+    pub(super) disk: Prng,
+    pub(super) net: Prng,
+    pub(super) clients: Prng,
+    pub(super) admin: Prng,
+    pub(super) seeds: Prng,
+}
+
+/// Two nodes and what is between them.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The clock.
+    pub now: Time,
+    /// The nodes.
+    pub nodes: [Node; 2],
+    pub(super) options: SimOptions,
+    pub(super) net: SimNet,
+    pub(super) history: History,
+    pub(super) clients: Clients,
+    pub(super) chance: Chance,
+    pub(super) transcript: Transcript,
+    pub(super) pairs: BTreeMap<VolumeNumber, Pair>,
+    /// The plan's faults strike, and cluster software acts.
+    pub(super) faults_on: bool,
+    pub(super) next_order: u64,
+    /// `connect --discard-my-data` waits on this node.
+    pub(super) discard: [bool; 2],
+    /// How often each order was refused or done: for the statistics.
+    pub(super) violation: Option<Violation>,
+    heap: BinaryHeap<Reverse<Scheduled>>,
+    order: u64,
+    /// Events handled.
+    pub events: u64,
+    timeouts: (Time, u32),
+}
+
+impl Cluster {
+    /// Two nodes with fresh disks, not started. Records so many lines.
+    ///
+    /// # Panics
+    /// The sizes do not hold the metadata, which is a mistake in the options.
+    #[must_use]
+    pub fn new(options: SimOptions, keep: usize) -> Self {
+        let seed = options.seed;
+        let node = |n: usize| {
+            let volumes = (0..options.volumes).map(|volume| {
+                let device = seed ^ (n as u64 + 1) << 32 ^ u64::from(volume) << 48 | 1;
+                let (size, block) = (options.sizes[n], options.al_block_sizes[n]);
+                let (disk, geometry) = create(node_id(n), volume, size, block, device)
+                    .expect("a simulated disk has room for its metadata");
+                SimVolume { disk, geometry, attached: false, durable: None }
+            });
+            Node::new(["alice", "bob"][n], volumes.collect())
+        };
+        Self {
+            now: Time(1_000_000_000),
+            nodes: [node(0), node(1)],
+            net: SimNet::new(options.net_us),
+            history: History::default(),
+            clients: Clients::new(options.workers, options.volumes),
+            chance: Chance {
+                disk: Prng::new(seed, 2),
+                net: Prng::new(seed, 3),
+                clients: Prng::new(seed, 4),
+                admin: Prng::new(seed, 5),
+                seeds: Prng::new(seed, 6),
+            },
+            transcript: Transcript::new(keep),
+            pairs: (0..options.volumes).map(|volume| (volume, Pair::default())).collect(),
+            faults_on: false,
+            next_order: 1,
+            discard: [false; 2],
+            violation: None,
+            heap: BinaryHeap::new(),
+            order: 0,
+            events: 0,
+            timeouts: (Time(0), 0),
+            options,
+        }
+    }
+
+    /// What is to happen at a point of time.
+    pub(super) fn at(&mut self, at: Time, what: Happening) {
+        self.order += 1;
+        let scheduled = Scheduled { at: at.max(self.now), order: self.order, what };
+        self.heap.push(Reverse(scheduled));
+    }
+
+    /// What is to happen after so many ns.
+    pub(super) fn after(&mut self, ns: u64, what: Happening) {
+        self.at(Time(self.now.0 + ns), what);
+    }
+
+    /// Something for a core, after so many ns.
+    pub(super) fn input_after(&mut self, node: usize, ns: u64, input: Input) {
+        let life = self.nodes[node].life;
+        self.after(ns, Happening::Input { node, life, input: Box::new(input) });
+    }
+
+    /// An event for a core, now.
+    pub(super) fn event(&mut self, node: usize, event: Event) {
+        self.input(node, Input::Event(event));
+    }
+
+    pub(super) fn violate(&mut self, text: String) {
+        if self.violation.is_none() {
+            self.note(&format!("VIOLATION: {text}"));
+            self.violation = Some(Violation { at: self.now, text });
+        }
+    }
+
+    pub(super) fn judge(&mut self, result: Result<(), String>) {
+        if let Err(text) = result {
+            self.violate(text);
+        }
+    }
+
+    /// A line of the transcript that belongs to no node.
+    pub(super) fn note(&mut self, text: &str) {
+        if self.transcript.is_on() {
+            let line = format!("{} ---- {text}", self.clock());
+            self.transcript.push(line);
+        }
+    }
+
+    pub(super) fn clock(&self) -> String {
+        let us = self.now.0 / 1000;
+        format!("t={}.{:06}", us / 1_000_000, us % 1_000_000)
+    }
+
+    /// Runs until the clock shows this time, or a checker finds something, or `enough`.
+    pub fn run_until(&mut self, end: Time, mut enough: impl FnMut(&Self) -> bool) {
+        while self.violation.is_none() {
+            let Some(Reverse(next)) = self.heap.peek() else { break };
+            if next.at > end {
+                break;
+            }
+            let Some(Reverse(next)) = self.heap.pop() else { break };
+            let moved = next.at > self.now;
+            self.now = next.at;
+            if moved && enough(self) {
+                self.heap.push(Reverse(next));
+                return;
+            }
+            self.happen(next.what);
+        }
+        self.now = self.now.max(end);
+    }
+
+    fn happen(&mut self, what: Happening) {
+        match what {
+            Happening::Input { node, life, input } => {
+                if self.nodes[node].life == life {
+                    self.input(node, *input);
+                }
+            }
+            Happening::Disk { node, life, tag } => {
+                if self.nodes[node].life == life {
+                    self.disk_done(node, tag);
+                }
+            }
+            Happening::Arrive { link, side } => self.arrive(link, side),
+            Happening::Dialled { attempt } => self.dialled(attempt),
+            Happening::Timer { node, generation } => self.timer(node, generation),
+            Happening::Worker(worker) => self.work(worker),
+            Happening::Agent => self.agent(),
+            Happening::Fault(index) => {
+                if self.faults_on {
+                    self.strike(index);
+                }
+            }
+            Happening::Restart { node } => self.restart(node),
+            Happening::Thaw { node } => self.thaw(node),
+            Happening::DiskWell { node } => self.disk_well(node),
+            Happening::Check => self.check_all(),
+        }
+    }
+
+    fn timer(&mut self, node: usize, generation: u64) {
+        let n = &mut self.nodes[node];
+        if n.timer_generation != generation || !n.is_awake() {
+            return;
+        }
+        n.timer = None;
+        if self.timeouts.0 == self.now {
+            self.timeouts.1 += 1;
+            if self.timeouts.1 > TIMEOUTS_MAX {
+                let name = self.nodes[node].name;
+                return self.violate(format!("{name} asks for a time-out that is over, for ever"));
+            }
+        } else {
+            self.timeouts = (self.now, 0);
+        }
+        self.event(node, Event::Timeout);
+    }
+
+    /// Starts the daemon of a node.
+    pub(super) fn start(&mut self, node: usize) {
+        let config = self.config(node);
+        let seed = self.chance.seeds.next();
+        let now = self.now;
+        let n = &mut self.nodes[node];
+        n.life += 1;
+        n.resource = Some(Resource::new(config, seed, now, now.0 / 1_000_000_000));
+        n.version = 0;
+        self.refresh(node, &[]);
+        self.note(&format!("{} starts", self.nodes[node].name));
+    }
+
+    fn config(&self, node: usize) -> ResourceConfig {
+        let peer = 1 - node;
+        let volumes = (0..self.options.volumes).map(|number| VolumeConfig {
+            number,
+            minor: u32::from(number),
+            disk: format!("/dev/sim{number}"),
+        });
+        ResourceConfig {
+            name: "r0".to_owned(),
+            node_id: node_id(node),
+            node_name: self.nodes[node].name.to_owned(),
+            peers: vec![PeerConfig {
+                node_id: node_id(peer),
+                name: self.nodes[peer].name.to_owned(),
+                address: format!("10.0.0.{}:7789", peer + 1),
+            }],
+            volumes: volumes.collect(),
+            options: self.options.core.clone(),
+        }
+    }
+
+    /// The boot id of a node's host.
+    pub(super) fn boot_id(&self, node: usize) -> [u8; 16] {
+        boot_id(node_id(node), self.nodes[node].boot)
+    }
+
+    /// Something reaches a core: at once, or when it is no longer frozen.
+    pub(super) fn input(&mut self, node: usize, input: Input) {
+        let n = &mut self.nodes[node];
+        if n.resource.is_none() {
+            return;
+        }
+        if n.frozen.is_some() {
+            n.inbox.push_back(input);
+            return;
+        }
+        if let Some(event) = self.make_event(node, input) {
+            self.handle(node, event);
+        }
+    }
+
+    /// Takes the buffers that an event needs.
+    fn make_event(&mut self, node: usize, input: Input) -> Option<Event> {
+        let pool = &mut self.nodes[node].pool;
+        Some(match input {
+            Input::Event(event) => event,
+            Input::Read { tag, contents } => {
+                let payload = pool.take(Origin::Read, 0, &contents);
+                Event::DiskDone { tag, result: Ok(Some(payload)) }
+            }
+            Input::Write { session, request, volume, start, contents, fua } => {
+                let skip = u32::try_from(start % 8).expect("below 8");
+                let payload = pool.take(Origin::Client, skip, &contents);
+                let op = crate::resource::Op::Write { offset: start * 512, payload, fua };
+                Event::Request { session, request, volume, op }
+            }
+            Input::Packet { socket, bytes, contents } => {
+                let packet = match parse(&bytes) {
+                    Ok(packet) => packet,
+                    Err(_) => {
+                        self.protocol_error(node, socket);
+                        return None;
+                    }
+                };
+                let payload =
+                    (!contents.is_empty()).then(|| pool.take(origin(&packet), 0, &contents));
+                Event::Packet { socket, packet, payload }
+            }
+        })
+    }
+
+    /// One event and everything that follows at once.
+    fn handle(&mut self, node: usize, event: Event) {
+        self.events += 1;
+        let now = self.now;
+        let recorded = self.transcript.is_on().then(|| brief(&event));
+        let n = &mut self.nodes[node];
+        let Some(resource) = n.resource.as_mut() else { return };
+        let mut actions = Vec::new();
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            resource.handle(now, event);
+            while let Some(action) = resource.next_action() {
+                actions.push(action);
+                if actions.len() > ACTIONS_MAX {
+                    break;
+                }
+            }
+        }));
+        if let Some(event) = recorded {
+            self.record(node, &event, &actions);
+        }
+        if let Err(panic) = outcome {
+            let text = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+                .unwrap_or_default();
+            self.nodes[node].resource = None;
+            return self.violate(format!("{} panicked: {text}", self.nodes[node].name));
+        }
+        if actions.len() > ACTIONS_MAX {
+            return self.violate(format!("{} emits actions for ever", self.nodes[node].name));
+        }
+        self.refresh(node, &actions);
+        for action in actions {
+            if self.violation.is_some() {
+                return;
+            }
+            self.perform(node, action);
+        }
+        self.set_timer(node);
+    }
+
+    fn set_timer(&mut self, node: usize) {
+        let n = &mut self.nodes[node];
+        let wanted = n.resource.as_ref().and_then(Resource::next_timeout);
+        if wanted == n.timer {
+            return;
+        }
+        n.timer = wanted;
+        n.timer_generation += 1;
+        let generation = n.timer_generation;
+        if let Some(at) = wanted {
+            self.at(at, Happening::Timer { node, generation });
+        }
+    }
+
+    fn record(&mut self, node: usize, event: &str, actions: &[Action]) {
+        let line = format!("{} {:5} {event}", self.clock(), self.nodes[node].name);
+        self.transcript.push(line);
+        for action in actions {
+            let text = match action {
+                Action::Log { text, .. } => format!("    log {text}"),
+                action => format!("    -> {}", brief(action)),
+            };
+            self.transcript.push(text);
+        }
+    }
+
+    /// Bytes that are not our protocol: the shell drops the connection.
+    fn protocol_error(&mut self, node: usize, socket: SocketId) {
+        let life = self.nodes[node].life;
+        if let Some(place) = self.net.find(node, life, socket) {
+            if self.net.links[place.0].ends[place.1].open {
+                self.abort(place, false);
+                let error = crate::resource::SocketError::Protocol;
+                self.event(node, Event::SocketLost { socket, error });
+            }
+        }
+    }
+}

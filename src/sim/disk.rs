@@ -1,0 +1,273 @@
+//! A simulated backing disk: a data area with a volatile cache, and a metadata area of real bytes.
+//!
+//! A sector of data holds one number: the identifier of the write that made it, 0 for zeroes.
+//!
+//! ```text
+//! cache      what a read returns; survives the crash of a process
+//! dirty      per sector: the durable value, then every value since, oldest first
+//! power loss picks any of them, sector by sector
+//! flush      what had landed when it started is durable when it ends
+//! ```
+//!
+//! Invariants:
+//! - A failed flush leaves values that are readable, and that no later flush makes durable.
+//! - Metadata is durable when its write ends; a write cut short lands in any subset of its sectors.
+
+use std::collections::BTreeMap;
+
+use super::prng::Prng;
+
+/// Bytes of a sector.
+pub const SECTOR: u32 = 512;
+/// Sectors of a block.
+pub const BLOCK_SECTORS: u64 = 8;
+/// What memory holds that nobody wrote: it must never reach a disk or a client.
+pub const POISON: Sector = u64::MAX;
+
+/// The contents of a sector.
+pub type Sector = u64;
+
+/// One value of a sector that is not (only) durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    stamp: u64,
+    value: Sector,
+    /// False after a failed flush: the kernel has dropped the dirty mark.
+    flushable: bool,
+}
+
+/// A sector whose cache and durable copy differ, or differed.
+#[derive(Clone, Debug)]
+struct Dirty {
+    durable: Sector,
+    versions: Vec<Version>,
+}
+
+/// What the disk does wrong at present.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskFaults {
+    /// Everything fails with EIO.
+    pub dead: bool,
+    /// The next flush fails.
+    pub flush_fails: bool,
+    /// The next write fails.
+    pub write_fails: bool,
+    /// The next read fails.
+    pub read_fails: bool,
+    /// The next metadata write fails.
+    pub meta_fails: bool,
+    /// Writes fail with ENOSPC.
+    pub full: bool,
+    /// Every operation takes longer, ms.
+    pub slow_ms: u64,
+}
+
+/// The data area and the metadata area of one volume on one node.
+#[derive(Clone, Debug)]
+pub struct SimDisk {
+    cache: Vec<Sector>,
+    dirty: BTreeMap<u64, Dirty>,
+    stamp: u64,
+    metadata: Vec<u8>,
+    /// What it does wrong.
+    pub faults: DiskFaults,
+}
+
+impl SimDisk {
+    /// A disk of `sectors` zeroes, with the given metadata.
+    #[must_use]
+    pub fn new(sectors: u64, metadata: Vec<u8>) -> Self {
+        let sectors = usize::try_from(sectors).expect("a simulated disk is small");
+        Self {
+            cache: vec![0; sectors],
+            dirty: BTreeMap::new(),
+            stamp: 1,
+            metadata,
+            faults: DiskFaults::default(),
+        }
+    }
+
+    /// Sectors of the data area.
+    #[must_use]
+    pub fn sectors(&self) -> u64 {
+        self.cache.len() as u64
+    }
+
+    /// The cached contents of the whole data area.
+    #[must_use]
+    pub fn contents(&self) -> &[Sector] {
+        &self.cache
+    }
+
+    /// The cached contents of a range.
+    #[must_use]
+    pub fn read(&self, start: u64, count: u64) -> &[Sector] {
+        &self.cache[index(start)..index(start + count)]
+    }
+
+    /// A write lands in the cache; with `durable` it is durable at once.
+    pub fn write(&mut self, start: u64, values: &[Sector], durable: bool) {
+        for (sector, value) in (start..).zip(values) {
+            self.write_sector(sector, *value, durable);
+        }
+    }
+
+    /// A write that a crash cut short: any subset of its sectors lands.
+    pub fn write_partly(&mut self, prng: &mut Prng, start: u64, values: &[Sector]) {
+        let share = *prng.choose(&[0, 50, 100]);
+        for (sector, value) in (start..).zip(values) {
+            if prng.percent(share) {
+                self.write_sector(sector, *value, false);
+            }
+        }
+    }
+
+    fn write_sector(&mut self, sector: u64, value: Sector, durable: bool) {
+        let old = std::mem::replace(&mut self.cache[index(sector)], value);
+        if durable {
+            self.dirty.remove(&sector);
+            return;
+        }
+        self.stamp += 1;
+        let version = Version { stamp: self.stamp, value, flushable: true };
+        let entry = self.dirty.entry(sector);
+        entry
+            .or_insert_with(|| Dirty { durable: old, versions: Vec::new() })
+            .versions
+            .push(version);
+    }
+
+    /// The stamp that a flush starting now covers.
+    #[must_use]
+    pub fn flush_begins(&self) -> u64 {
+        self.stamp
+    }
+
+    /// The flush ended well.
+    pub fn flush_ends(&mut self, stamp: u64) {
+        self.dirty.retain(|_, dirty| {
+            let covered = |v: &Version| v.stamp <= stamp && v.flushable;
+            if let Some(last) = dirty.versions.iter().rposition(covered) {
+                dirty.durable = dirty.versions[last].value;
+                dirty.versions.drain(..=last);
+            }
+            !dirty.versions.is_empty()
+        });
+    }
+
+    /// The flush failed: some of what it covered is lost, though reads still return it.
+    pub fn flush_fails(&mut self, prng: &mut Prng, stamp: u64) {
+        for dirty in self.dirty.values_mut() {
+            if prng.percent(50) {
+                for version in dirty.versions.iter_mut().filter(|v| v.stamp <= stamp) {
+                    version.flushable = false;
+                }
+            }
+        }
+    }
+
+    /// Power loss: of each sector that was not flushed, any value since the last flush stays.
+    pub fn lose_power(&mut self, prng: &mut Prng) {
+        let bias = *prng.choose(&[0, 50, 100]);
+        for (sector, dirty) in std::mem::take(&mut self.dirty) {
+            let kept: Vec<Sector> =
+                dirty.versions.iter().filter(|v| v.flushable).map(|v| v.value).collect();
+            let lost = kept.is_empty() || !prng.percent(bias);
+            let value = if lost { dirty.durable } else { *prng.choose(&kept) };
+            self.cache[index(sector)] = value;
+        }
+    }
+
+    /// Every value that a power loss may leave in the sector.
+    #[must_use]
+    pub fn possible(&self, sector: u64) -> Vec<Sector> {
+        match self.dirty.get(&sector) {
+            None => vec![self.cache[index(sector)]],
+            Some(dirty) => std::iter::once(dirty.durable)
+                .chain(dirty.versions.iter().filter(|v| v.flushable).map(|v| v.value))
+                .collect(),
+        }
+    }
+
+    /// The metadata area.
+    #[must_use]
+    pub fn metadata(&self) -> &[u8] {
+        &self.metadata
+    }
+
+    /// A metadata write that ended: durable.
+    pub fn write_metadata(&mut self, offset: u64, bytes: &[u8]) {
+        let start = index(offset);
+        self.metadata[start..start + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// A metadata write that a crash cut short: any subset of its sectors lands, each whole.
+    pub fn write_metadata_partly(&mut self, prng: &mut Prng, offset: u64, bytes: &[u8]) {
+        let share = *prng.choose(&[0, 50, 100]);
+        let sector = SECTOR as usize;
+        for (number, piece) in bytes.chunks(sector).enumerate() {
+            if prng.percent(share) {
+                self.write_metadata(offset + (number * sector) as u64, piece);
+            }
+        }
+    }
+
+    /// Replaces the metadata area (create-md).
+    pub fn format(&mut self, metadata: Vec<u8>) {
+        self.metadata = metadata;
+    }
+}
+
+fn index(sector: u64) -> usize {
+    usize::try_from(sector).expect("a simulated disk is small")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SimDisk;
+    use crate::sim::prng::Prng;
+
+    #[test]
+    fn a_flush_covers_what_had_landed_when_it_started() {
+        let mut disk = SimDisk::new(8, vec![0; 1024]);
+        disk.write(0, &[1, 2], false);
+        let stamp = disk.flush_begins();
+        disk.write(1, &[3], false);
+        disk.flush_ends(stamp);
+        assert_eq!(disk.possible(0), [1]);
+        assert_eq!(disk.possible(1), [2, 3]);
+        for seed in 0..20 {
+            let mut copy = disk.clone();
+            copy.lose_power(&mut Prng::new(seed, 1));
+            assert_eq!(copy.read(0, 1), [1]);
+            assert!([2, 3].contains(&copy.read(1, 1)[0]));
+        }
+    }
+
+    #[test]
+    fn what_a_failed_flush_dropped_stays_lost() {
+        let mut prng = Prng::new(1, 1);
+        let mut lost = false;
+        for _ in 0..20 {
+            let mut disk = SimDisk::new(8, vec![0; 1024]);
+            disk.write(0, &[1], false);
+            let stamp = disk.flush_begins();
+            disk.flush_fails(&mut prng, stamp);
+            let stamp = disk.flush_begins();
+            disk.flush_ends(stamp);
+            assert_eq!(disk.read(0, 1), [1]);
+            disk.lose_power(&mut prng);
+            lost |= disk.read(0, 1) == [0];
+        }
+        assert!(lost);
+    }
+
+    #[test]
+    fn a_write_through_is_durable_at_once() {
+        let mut disk = SimDisk::new(8, vec![0; 1024]);
+        disk.write(0, &[1], false);
+        disk.write(0, &[2], true);
+        disk.lose_power(&mut Prng::new(3, 1));
+        assert_eq!(disk.read(0, 1), [2]);
+    }
+}

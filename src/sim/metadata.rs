@@ -1,0 +1,137 @@
+//! The metadata of a simulated disk: the real layout, external, on the disk's metadata area.
+
+use crate::meta::{
+    DeviceFlags, Geometry, LoadedMeta, MetaOp, NewDisk, Placement, Stage, Superblock, format_new,
+    load, read_superblock, repair, stages,
+};
+use crate::resource::{NodeId, VolumeNumber};
+
+use super::disk::{SECTOR, Sector, SimDisk};
+
+/// A new disk with metadata: what create-md makes of a blank one.
+///
+/// # Errors
+/// The layout does not fit the size.
+pub fn create(
+    node_id: NodeId,
+    volume: VolumeNumber,
+    data_size: u64,
+    al_block_size: u32,
+    device_uuid: u64,
+) -> Result<(SimDisk, Geometry), String> {
+    let meta_size = Geometry::external_bytes(data_size, al_block_size, 1).map_err(text)?;
+    let placement = Placement::External { disk_size: data_size, meta_size };
+    let geometry = Geometry::new(placement, al_block_size, 1, device_uuid).map_err(text)?;
+    let new = NewDisk {
+        resource: "r0".to_owned(),
+        volume,
+        node_id,
+        created_time: 1,
+        found: "blank".to_owned(),
+        blank: true,
+        preallocated: false,
+        boot_id: boot_id(node_id, 0),
+    };
+    let (_, writes) = format_new(&geometry, &new).map_err(text)?;
+    let area = vec![0; usize::try_from(meta_size).map_err(text)?];
+    let mut disk = SimDisk::new(data_size / u64::from(SECTOR), area);
+    for stage in writes {
+        write(&mut disk, &stage);
+    }
+    Ok((disk, geometry))
+}
+
+/// The boot id of a node's nth boot.
+#[must_use]
+pub fn boot_id(node_id: NodeId, boot: u64) -> [u8; 16] {
+    let mut id = [node_id; 16];
+    id[8..].copy_from_slice(&boot.to_be_bytes());
+    id
+}
+
+/// Makes a stage durable.
+pub fn write(disk: &mut SimDisk, stage: &Stage) {
+    for (offset, bytes) in &stage.writes {
+        disk.write_metadata(*offset, bytes);
+    }
+}
+
+/// Opens the disk as the shell does: repairs the superblock, loads, compares the digest.
+///
+/// # Errors
+/// Neither superblock is whole, which no crash can cause.
+pub fn open(disk: &mut SimDisk, geometry: &Geometry, boot: [u8; 16]) -> Result<LoadedMeta, String> {
+    let area = disk.metadata().to_vec();
+    let mut read = |offset: u64, length: usize| {
+        let start = usize::try_from(offset).expect("a simulated disk is small");
+        Ok(area[start..start + length].to_vec())
+    };
+    for stage in repair(geometry, &mut read).map_err(text)? {
+        write(disk, &stage);
+    }
+    let mut meta = load(geometry, &mut read, boot).map_err(text)?;
+    let superblock = &meta.superblock;
+    if superblock.flags & DeviceFlags::CLEAN != 0 && superblock.clean_size != 0 {
+        meta.written_behind = superblock.clean_size != geometry.data_size
+            || superblock.clean_digest != digest(disk.contents());
+    }
+    Ok(meta)
+}
+
+/// The newest whole superblock, for the checkers.
+#[must_use]
+pub fn durable_superblock(disk: &SimDisk, geometry: &Geometry) -> Option<Superblock> {
+    let area = disk.metadata();
+    let placement =
+        Placement::External { disk_size: geometry.data_size, meta_size: geometry.meta_bytes };
+    let mut read = |offset: u64, length: usize| {
+        let start = usize::try_from(offset).expect("a simulated disk is small");
+        Ok(area[start..start + length].to_vec())
+    };
+    read_superblock(placement, &mut read).ok().map(|found| found.superblock)
+}
+
+/// Ends in order: flushes the data, notes its digest, makes the superblock durable.
+pub fn close_clean(disk: &mut SimDisk, geometry: &Geometry, mut superblock: Superblock) {
+    let stamp = disk.flush_begins();
+    disk.flush_ends(stamp);
+    let clean = superblock.flags & DeviceFlags::CLEAN != 0;
+    superblock.clean_size = if clean { geometry.data_size } else { 0 };
+    superblock.clean_digest = if clean { digest(disk.contents()) } else { 0 };
+    for stage in stages(geometry, &MetaOp::Superblock(Box::new(superblock))) {
+        write(disk, &stage);
+    }
+}
+
+/// CRC-32 of the first and the last MiB of the data.
+fn digest(contents: &[Sector]) -> u32 {
+    let span = contents.len().min((1 << 20) / SECTOR as usize);
+    let mut hasher = crc32fast::Hasher::new();
+    for part in [&contents[..span], &contents[contents.len() - span..]] {
+        for sector in part {
+            hasher.update(&sector.to_be_bytes());
+        }
+    }
+    hasher.finalize()
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{boot_id, close_clean, create, durable_superblock, open};
+
+    #[test]
+    fn a_clean_end_is_told_from_a_write_behind_it() {
+        let (mut disk, geometry) = create(1, 0, 8 << 20, 512, 77).unwrap();
+        let loaded = open(&mut disk, &geometry, boot_id(1, 0)).unwrap();
+        assert!(loaded.same_boot && !loaded.written_behind);
+        close_clean(&mut disk, &geometry, loaded.superblock);
+        assert!(!open(&mut disk, &geometry, boot_id(1, 1)).unwrap().written_behind);
+        disk.write(3, &[9], true);
+        assert!(open(&mut disk, &geometry, boot_id(1, 1)).unwrap().written_behind);
+        assert_eq!(durable_superblock(&disk, &geometry).unwrap().device_uuid, 77);
+    }
+}

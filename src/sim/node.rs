@@ -1,0 +1,208 @@
+//! One simulated node: the core, its disks, its buffers, and what is under way.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::meta::{Geometry, Stage, Superblock};
+use crate::resource::{
+    ConnectionStatus, DeviceStatus, Event, PeerDeviceStatus, RequestId, Resource, SessionId,
+    SocketId, Status, Tag, Time, VolumeNumber,
+};
+
+use super::admin::PendingOrder;
+use super::disk::{Sector, SimDisk};
+use super::pool::{Origin, Pool};
+
+/// What is on its way into a core. Buffers are taken when it gets there.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// As it is.
+    Event(Event),
+    /// Bytes from the peer.
+    Packet {
+        /// Where.
+        socket: SocketId,
+        /// Header and body.
+        bytes: Vec<u8>,
+        /// Payload.
+        contents: Vec<Sector>,
+    },
+    /// A disk read that went well.
+    Read {
+        /// Of the action.
+        tag: Tag,
+        /// What was read.
+        contents: Vec<Sector>,
+    },
+    /// A client's write.
+    Write {
+        /// From this client.
+        session: SessionId,
+        /// Its number.
+        request: RequestId,
+        /// To this volume.
+        volume: VolumeNumber,
+        /// First sector.
+        start: u64,
+        /// What.
+        contents: Vec<Sector>,
+        /// Durable before the answer.
+        fua: bool,
+    },
+}
+
+/// A disk or metadata action under way.
+#[derive(Clone, Debug)]
+pub struct DiskOp {
+    /// Which disk.
+    pub volume: VolumeNumber,
+    /// What.
+    pub kind: DiskOpKind,
+}
+
+/// The kinds of them. Ranges in sectors.
+#[derive(Clone, Debug)]
+pub enum DiskOpKind {
+    /// First sector and count.
+    Read(u64, u64),
+    /// A write, or zeroes.
+    Write {
+        /// First sector.
+        start: u64,
+        /// What.
+        values: Vec<Sector>,
+        /// Durable at completion.
+        fua: bool,
+        /// Whose.
+        origin: Origin,
+    },
+    /// A flush, and the stamp that it covers.
+    Flush(u64),
+    /// The stages that are left, and the superblock that is written, if it is one.
+    Meta(VecDeque<Stage>, Option<Box<Superblock>>),
+}
+
+impl DiskOp {
+    /// The sectors that a write touches.
+    #[must_use]
+    pub fn written(&self) -> Option<(u64, u64)> {
+        match &self.kind {
+            DiskOpKind::Write { start, values, .. } => Some((*start, values.len() as u64)),
+            _ => None,
+        }
+    }
+}
+
+/// A volume's disk on a node.
+#[derive(Clone, Debug)]
+pub struct SimVolume {
+    /// The disk.
+    pub disk: SimDisk,
+    /// Where its metadata lies.
+    pub geometry: Geometry,
+    /// The core has it.
+    pub attached: bool,
+    /// The last superblock that is known to be durable, for the checkers.
+    pub durable: Option<Superblock>,
+}
+
+/// A node.
+#[derive(Debug)]
+pub struct Node {
+    /// Its name.
+    pub name: &'static str,
+    /// The core, while the daemon runs.
+    pub resource: Option<Resource>,
+    /// How often the daemon was started.
+    pub life: u64,
+    /// How often the host was started.
+    pub boot: u64,
+    /// The host has power.
+    pub host_up: bool,
+    /// Since when the daemon is frozen.
+    pub frozen: Option<Time>,
+    /// What came while it was frozen.
+    pub inbox: VecDeque<Input>,
+    /// Its disks, by volume number.
+    pub volumes: Vec<SimVolume>,
+    /// Its buffers.
+    pub pool: Pool,
+    /// Disk actions under way.
+    pub ops: BTreeMap<Tag, DiskOp>,
+    /// The last snapshot.
+    pub status: Option<Status>,
+    /// Its version.
+    pub version: u64,
+    /// When the core wants to be called.
+    pub timer: Option<Time>,
+    /// Timers that were set before are void.
+    pub timer_generation: u64,
+    /// The next number for an accepted socket.
+    pub next_accept: u64,
+    /// Orders that are not answered.
+    pub orders: BTreeMap<u64, PendingOrder>,
+}
+
+impl Node {
+    /// A node whose daemon does not run yet.
+    #[must_use]
+    pub fn new(name: &'static str, volumes: Vec<SimVolume>) -> Self {
+        Self {
+            name,
+            resource: None,
+            life: 0,
+            boot: 0,
+            host_up: true,
+            frozen: None,
+            inbox: VecDeque::new(),
+            volumes,
+            pool: Pool::default(),
+            ops: BTreeMap::new(),
+            status: None,
+            version: 0,
+            timer: None,
+            timer_generation: 0,
+            next_accept: 1,
+            orders: BTreeMap::new(),
+        }
+    }
+
+    /// The daemon runs and is not frozen.
+    #[must_use]
+    pub fn is_awake(&self) -> bool {
+        self.resource.is_some() && self.frozen.is_none()
+    }
+
+    /// Everything of a life is gone but the disks.
+    pub fn forget_life(&mut self) {
+        self.resource = None;
+        self.frozen = None;
+        self.inbox.clear();
+        self.pool = Pool::default();
+        self.ops.clear();
+        self.status = None;
+        self.version = 0;
+        self.timer = None;
+        self.orders.clear();
+        for volume in &mut self.volumes {
+            volume.attached = false;
+        }
+    }
+
+    /// The only connection.
+    #[must_use]
+    pub fn connection(&self) -> Option<&ConnectionStatus> {
+        self.status.as_ref()?.connections.first()
+    }
+
+    /// A volume's own side.
+    #[must_use]
+    pub fn device(&self, volume: VolumeNumber) -> Option<&DeviceStatus> {
+        self.status.as_ref()?.devices.iter().find(|d| d.volume == volume)
+    }
+
+    /// A volume's side toward the peer.
+    #[must_use]
+    pub fn peer_device(&self, volume: VolumeNumber) -> Option<&PeerDeviceStatus> {
+        self.connection()?.peer_devices.iter().find(|d| d.volume == volume)
+    }
+}

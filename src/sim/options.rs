@@ -1,0 +1,168 @@
+//! What a seed makes of a run. Each seed switches some faults off (swarm testing): a run without
+//! power losses finds other bugs than one with everything.
+
+use crate::resource::{
+    AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, BLOCK_SIZE, OnIoError, Options, RrConflict,
+};
+
+use super::faults::{Fault, Planned, plan};
+use super::prng::Prng;
+
+/// The whole plan of a run.
+#[derive(Clone, Debug)]
+pub struct SimOptions {
+    /// The seed that everything follows from.
+    pub seed: u64,
+    /// Volumes of the resource.
+    pub volumes: u16,
+    /// Bytes of each node's data area.
+    pub sizes: [u64; 2],
+    /// Bytes of an activity log block on each node.
+    pub al_block_sizes: [u32; 2],
+    /// The core's options, the same on both nodes.
+    pub core: Options,
+    /// Both start with a full sync; otherwise they are declared equal.
+    pub initial_sync: bool,
+    /// Client connections.
+    pub workers: usize,
+    /// Requests that a client has under way at most.
+    pub depth: usize,
+    /// Blocks that most requests fall on.
+    pub hot: Vec<u64>,
+    /// Pause between two requests of a client, up to µs.
+    pub think_us: u64,
+    /// Of 100 requests: writes.
+    pub writes: u64,
+    /// Of 100 requests: flushes.
+    pub flushes: u64,
+    /// Of 100 requests: zeroes.
+    pub zeroes: u64,
+    /// Of 100 writes: FUA.
+    pub fua: u64,
+    /// Of 100 reads and writes: not in whole blocks.
+    pub unaligned: u64,
+    /// Slowest disk operation, µs.
+    pub disk_us: u64,
+    /// Slowest flush, µs.
+    pub flush_us: u64,
+    /// Slowest packet, µs.
+    pub net_us: u64,
+    /// A daemon of cluster software promotes somebody where nobody is Primary.
+    pub failover: bool,
+    /// That daemon does not know whether the old Primary still runs.
+    pub careless: bool,
+    /// Somebody resolves a split brain by hand.
+    pub resolve: bool,
+    /// Length of the phase with faults, ms.
+    pub length_ms: u64,
+    /// The faults and orders, in order of time.
+    pub plan: Vec<Planned>,
+}
+
+impl SimOptions {
+    /// The plan of a seed.
+    #[must_use]
+    pub fn of_seed(seed: u64) -> Self {
+        let mut prng = Prng::new(seed, 1);
+        let p = &mut prng;
+        let blocks = p.range(300, 2600);
+        let size = blocks * BLOCK_SIZE;
+        let larger = if p.one_in(5) { p.range(1, 64) * BLOCK_SIZE } else { 0 };
+        let sizes = if p.percent(50) { [size, size + larger] } else { [size + larger, size] };
+        let count = p.range(2, 24);
+        let hot = (0..count).map(|_| p.below(blocks)).collect();
+        let policies = p.one_in(4);
+        let careless = p.one_in(3);
+        let length_ms = *p.choose(&[3_000, 10_000, 30_000, 60_000]);
+        Self {
+            seed,
+            volumes: if p.one_in(4) { 2 } else { 1 },
+            sizes,
+            al_block_sizes: [*p.choose(&[512, 4096]), *p.choose(&[512, 4096])],
+            core: core_options(p, policies),
+            initial_sync: p.one_in(4),
+            workers: p.index(4) + 1,
+            depth: p.index(4) + 1,
+            hot,
+            think_us: *p.choose(&[500, 5_000, 50_000]),
+            writes: *p.choose(&[20, 50, 80]),
+            flushes: *p.choose(&[0, 5, 20]),
+            zeroes: *p.choose(&[0, 0, 10]),
+            fua: *p.choose(&[0, 10, 50]),
+            unaligned: *p.choose(&[0, 10, 50]),
+            disk_us: *p.choose(&[200, 2_000, 20_000]),
+            flush_us: *p.choose(&[500, 10_000, 50_000]),
+            net_us: *p.choose(&[100, 1_000, 10_000]),
+            failover: p.percent(80),
+            careless,
+            resolve: p.percent(50),
+            length_ms,
+            plan: plan(p, length_ms),
+        }
+    }
+
+    /// A split brain may be resolved by a policy.
+    #[must_use]
+    pub fn policies(&self) -> bool {
+        self.core.after_sb_0pri != AfterSb0Pri::Disconnect
+            || self.core.after_sb_1pri != AfterSb1Pri::Disconnect
+            || self.core.after_sb_2pri != AfterSb2Pri::Disconnect
+            || self.core.rr_conflict != RrConflict::Disconnect
+    }
+
+    /// A disk may report errors.
+    #[must_use]
+    pub fn disk_errors(&self) -> bool {
+        self.plan.iter().any(|planned| planned.fault.hurts_a_disk())
+    }
+
+    /// The plan without one of its faults.
+    #[must_use]
+    pub fn without(&self, index: usize) -> Self {
+        let mut less = self.clone();
+        less.plan.remove(index);
+        less
+    }
+
+    /// The plan holds this fault.
+    #[must_use]
+    pub fn has(&self, wanted: impl Fn(&Fault) -> bool) -> bool {
+        self.plan.iter().any(|planned| wanted(&planned.fault))
+    }
+}
+
+fn core_options(p: &mut Prng, policies: bool) -> Options {
+    let mut core = Options {
+        timeout_ms: *p.choose(&[1_500, 3_000, 6_000]),
+        ping_int_ms: *p.choose(&[500, 2_000, 10_000]),
+        ping_timeout_ms: *p.choose(&[200, 500]),
+        connect_int_ms: *p.choose(&[1_000, 3_000, 10_000]),
+        ko_count: *p.choose(&[0, 2, 7]),
+        max_buffers: *p.choose(&[512, 2048]),
+        max_epoch_size: *p.choose(&[4, 32, 2048]),
+        al_extents: *p.choose(&[7, 67, 1237]),
+        resync_rate: *p.choose(&[250, 4_096, 102_400]),
+        c_max_rate: *p.choose(&[4_096, 102_400, 0]),
+        on_io_error: OnIoError::Detach,
+        ..Options::default()
+    };
+    if policies {
+        core.after_sb_0pri = p
+            .choose(&[
+                AfterSb0Pri::DiscardYoungerPrimary,
+                AfterSb0Pri::DiscardOlderPrimary,
+                AfterSb0Pri::DiscardZeroChanges,
+                AfterSb0Pri::DiscardLeastChanges,
+                AfterSb0Pri::DiscardNode(1),
+            ])
+            .clone();
+        core.after_sb_1pri = p
+            .choose(&[
+                AfterSb1Pri::Consensus,
+                AfterSb1Pri::DiscardSecondary,
+                AfterSb1Pri::ViolentlyAs0p,
+            ])
+            .clone();
+    }
+    core
+}

@@ -1,0 +1,190 @@
+//! Faults, as they strike, and the ends and starts of nodes.
+
+use crate::resource::{Command, Event, Time};
+
+use super::cluster::{Cluster, Happening};
+use super::faults::Fault;
+use super::node::Input;
+
+impl Cluster {
+    /// A fault of the plan.
+    pub(super) fn strike(&mut self, index: usize) {
+        let fault = self.options.plan[index].fault.clone();
+        self.note(&format!("fault {index}: {fault:?}"));
+        match fault {
+            Fault::PowerLoss { node, off_ms } => self.lose_power(node, off_ms),
+            Fault::PowerLossBoth { off_ms } => {
+                self.lose_power(0, off_ms);
+                self.lose_power(1, off_ms + 37);
+            }
+            Fault::Crash { node, off_ms } => self.crash(node, off_ms),
+            Fault::Stop { node, .. } => {
+                if self.nodes[node].is_awake() {
+                    self.command(node, Command::Down { shutdown: true });
+                }
+            }
+            Fault::Freeze { node, for_ms } => self.freeze(node, for_ms),
+            Fault::Cut { for_ms } => {
+                let until = self.in_ms(for_ms);
+                self.net.cut_until = [until; 2];
+            }
+            Fault::CutOneWay { from, for_ms } => self.net.cut_until[from] = self.in_ms(for_ms),
+            Fault::Reset => self.reset_all(),
+            Fault::Damage { to } => self.damage(to),
+            Fault::SlowNet { for_ms, latency_ms } => {
+                self.net.slow = (self.in_ms(for_ms), latency_ms * 1000);
+            }
+            Fault::Order { node, order } => {
+                if self.nodes[node].is_awake() {
+                    self.give(node, order);
+                }
+            }
+            Fault::HangUp { worker, disconnect } => {
+                let worker = worker % self.clients.count();
+                self.hang_up(worker, disconnect);
+            }
+            fault => self.hurt_disk(&fault),
+        }
+    }
+
+    fn hurt_disk(&mut self, fault: &Fault) {
+        let (Fault::SlowDisk { node, .. }
+        | Fault::DeadDisk { node }
+        | Fault::WriteError { node }
+        | Fault::ReadError { node }
+        | Fault::FlushError { node }
+        | Fault::MetaError { node }
+        | Fault::Full { node, .. }) = *fault
+        else {
+            return;
+        };
+        let faults = &mut self.nodes[node].volumes[0].disk.faults;
+        match fault {
+            Fault::DeadDisk { .. } => faults.dead = true,
+            Fault::WriteError { .. } => faults.write_fails = true,
+            Fault::ReadError { .. } => faults.read_fails = true,
+            Fault::FlushError { .. } => faults.flush_fails = true,
+            Fault::MetaError { .. } => faults.meta_fails = true,
+            Fault::SlowDisk { for_ms, latency_ms, .. } => {
+                faults.slow_ms = *latency_ms;
+                let at = self.in_ms(*for_ms);
+                self.at(at, Happening::DiskWell { node });
+            }
+            Fault::Full { for_ms, .. } => {
+                faults.full = true;
+                let at = self.in_ms(*for_ms);
+                self.at(at, Happening::DiskWell { node });
+            }
+            _ => {}
+        }
+    }
+
+    fn lose_power(&mut self, node: usize, off_ms: u64) {
+        if !self.nodes[node].host_up {
+            return;
+        }
+        self.end_life(node, true);
+        self.lose_caches(node);
+        self.nodes[node].host_up = false;
+        self.nodes[node].boot += 1;
+        let at = self.in_ms(off_ms);
+        self.at(at, Happening::Restart { node });
+    }
+
+    fn crash(&mut self, node: usize, off_ms: u64) {
+        if self.nodes[node].resource.is_none() {
+            return;
+        }
+        self.end_life(node, false);
+        let at = self.in_ms(off_ms);
+        self.at(at, Happening::Restart { node });
+    }
+
+    /// The daemon is gone. `silent`: so is the host.
+    pub(super) fn end_life(&mut self, node: usize, silent: bool) {
+        self.note(&format!("{} is gone", self.nodes[node].name));
+        for place in self.net.open_links(node) {
+            self.abort(place, silent);
+        }
+        self.drop_ops(node);
+        self.drop_sessions(node);
+        self.discard[node] = false;
+        self.nodes[node].forget_life();
+        self.nodes[node].life += 1;
+        self.node_gone(node);
+    }
+
+    /// The host has power again, and the daemon is started and told to come up.
+    pub(super) fn restart(&mut self, node: usize) {
+        self.nodes[node].host_up = true;
+        if self.nodes[node].resource.is_some() {
+            return;
+        }
+        self.start(node);
+        self.up(node);
+    }
+
+    fn freeze(&mut self, node: usize, for_ms: u64) {
+        if self.nodes[node].is_awake() {
+            self.nodes[node].frozen = Some(self.now);
+            let at = self.in_ms(for_ms);
+            self.at(at, Happening::Thaw { node });
+        }
+    }
+
+    /// The daemon runs again: the first thing that it sees is the gap.
+    pub(super) fn thaw(&mut self, node: usize) {
+        let Some(since) = self.nodes[node].frozen.take() else { return };
+        self.note(&format!("{} runs again", self.nodes[node].name));
+        let gap_ms = self.now.ms_since(since);
+        let mut inbox = std::mem::take(&mut self.nodes[node].inbox);
+        if gap_ms > self.options.core.ping_timeout_ms {
+            // Client sockets are closed unread.
+            inbox.retain(|input| {
+                !matches!(input, Input::Write { .. } | Input::Event(Event::Request { .. }))
+            });
+            for worker in 0..self.clients.count() {
+                self.cut_off(worker, node);
+            }
+            self.event(node, Event::ClockGap { gap_ms });
+        }
+        for input in inbox {
+            self.input(node, input);
+        }
+        let timer = self.nodes[node].timer.take();
+        self.nodes[node].timer_generation += 1;
+        if timer.is_some() && self.nodes[node].resource.is_some() {
+            self.event(node, Event::Timeout);
+        }
+    }
+
+    fn cut_off(&mut self, worker: usize, node: usize) {
+        if self.clients.is_connected(worker, node) {
+            self.hang_up_now(worker);
+        }
+    }
+
+    /// The end of all faults: hosts have power, the network and the disks are well.
+    pub(super) fn heal(&mut self) {
+        self.note("faults end");
+        self.faults_on = false;
+        self.net.cut_until = [Time(0); 2];
+        self.net.slow = (Time(0), 0);
+        for node in 0..2 {
+            for volume in &mut self.nodes[node].volumes {
+                volume.disk.faults = super::disk::DiskFaults::default();
+            }
+            if self.nodes[node].frozen.is_some() {
+                self.thaw(node);
+            }
+            self.restart(node);
+        }
+        for link in 0..self.net.links.len() {
+            for side in 0..2 {
+                if !self.net.links[link].queues[side].is_empty() {
+                    self.after(1_000_000, Happening::Arrive { link, side });
+                }
+            }
+        }
+    }
+}

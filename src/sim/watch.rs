@@ -1,0 +1,283 @@
+//! Checkers that look at the states of both nodes at once, which no node can.
+
+use crate::meta::{DeviceFlags, Superblock};
+use crate::resource::{
+    Action, Command, ConnectionState, DiskState, ReplicationState, Role, Status, VolumeNumber,
+};
+
+use super::cluster::{Cluster, Happening};
+use super::history::{Excuse, Rests};
+
+/// Bytes of buffers that a node may have handed out: the receive window, the pool beside it, and what
+/// clients send.
+const POOL_MAX: u64 = 64 << 20;
+
+/// What is known of both disks of a volume together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pair {
+    /// Both were found or made equal, and neither has become a target since.
+    pub synced: bool,
+    /// A force was used since then.
+    pub forced: bool,
+    /// Somebody gave up a node's data.
+    pub given_up: [bool; 2],
+}
+
+impl Cluster {
+    /// Looks at a node after an event; `actions` are what the event led to.
+    pub(super) fn refresh(&mut self, node: usize, actions: &[Action]) {
+        let now = self.now;
+        let n = &mut self.nodes[node];
+        let Some(resource) = n.resource.as_ref() else { return };
+        let version = resource.state_version();
+        if version == n.version && n.status.is_some() {
+            return;
+        }
+        n.version = version;
+        let status = resource.status(now);
+        let old = n.status.replace(status);
+        let _ = actions;
+        if let Some(old) = old {
+            self.role_changed(node, &old);
+            self.connections_changed(node, &old);
+        }
+    }
+
+    fn role_changed(&mut self, node: usize, old: &Status) {
+        let role = self.nodes[node].status.as_ref().map_or(Role::Secondary, |s| s.role);
+        if role == old.role || role != Role::Primary {
+            return;
+        }
+        self.discard[node] = false;
+        let forced = self.forcing(node).is_some();
+        for volume in 0..self.options.volumes {
+            let own = self.nodes[node].device(volume).map(|d| d.disk_state);
+            let disk = &self.nodes[node].volumes[usize::from(volume)].disk;
+            if forced {
+                self.history.forced(node, volume, disk);
+                if let Some(pair) = self.pairs.get_mut(&volume) {
+                    pair.forced = true;
+                }
+            } else if own == Some(DiskState::UpToDate) {
+                let result = self.history.promoted(node, volume, disk);
+                self.judge(result);
+            } else if !self.rests(node, volume).disks[1 - node] {
+                let name = self.nodes[node].name;
+                self.violate(format!("{name} was promoted with a disk that is {own:?}"));
+            }
+        }
+    }
+
+    fn connections_changed(&mut self, node: usize, old: &Status) {
+        let Some(connection) = self.nodes[node].connection() else { return };
+        let connected = connection.connection_state == ConnectionState::Connected;
+        let role = self.nodes[node].status.as_ref().map_or(Role::Secondary, |s| s.role);
+        if connected && role == Role::Primary && connection.peer_role == Role::Primary {
+            let name = self.nodes[node].name;
+            return self.violate(format!("{name}: two Primaries are connected"));
+        }
+        for volume in 0..self.options.volumes {
+            let before = old
+                .connections
+                .first()
+                .and_then(|c| c.peer_devices.iter().find(|p| p.volume == volume))
+                .map_or(ReplicationState::Off, |p| p.replication_state);
+            let after = self.nodes[node]
+                .peer_device(volume)
+                .map_or(ReplicationState::Off, |p| p.replication_state);
+            if before != after && after == ReplicationState::Established {
+                self.established(node, volume, before);
+            }
+        }
+    }
+
+    /// A node takes both disks for equal, without a resync that it took part in.
+    fn established(&mut self, node: usize, volume: VolumeNumber, before: ReplicationState) {
+        self.discard[node] = false;
+        let synced = matches!(
+            before,
+            ReplicationState::SyncTarget
+                | ReplicationState::SyncSource
+                | ReplicationState::PausedSyncS
+                | ReplicationState::PausedSyncT
+                | ReplicationState::VerifyS
+                | ReplicationState::VerifyT
+        );
+        let theirs = self.nodes[1 - node].peer_device(volume).map(|p| p.replication_state);
+        if synced || theirs == Some(ReplicationState::Established) {
+            return;
+        }
+        let index = usize::from(volume);
+        let whole = |n: usize| {
+            let v = &self.nodes[n].volumes[index];
+            let flags = v.durable.as_ref().map_or(0, |s| s.flags);
+            v.attached && flags & DeviceFlags::CONSISTENT != 0
+        };
+        if !(whole(0) && whole(1)) {
+            return;
+        }
+        if let Some(sector) = self.first_difference(volume) {
+            return self.violate(format!(
+                "a session opens without a resync, but sector {sector} of volume {volume} differs"
+            ));
+        }
+        self.in_sync(volume);
+    }
+
+    fn in_sync(&mut self, volume: VolumeNumber) {
+        let index = usize::from(volume);
+        let disks = [&self.nodes[0].volumes[index].disk, &self.nodes[1].volumes[index].disk];
+        let result = self.history.in_sync(volume, disks);
+        self.judge(result);
+        if let Some(pair) = self.pairs.get_mut(&volume) {
+            *pair = Pair { synced: true, ..Pair::default() };
+        }
+    }
+
+    /// The first sector in which the disks differ.
+    #[must_use]
+    pub fn first_difference(&self, volume: VolumeNumber) -> Option<u64> {
+        let index = usize::from(volume);
+        let [a, b] = [0, 1].map(|n| self.nodes[n].volumes[index].disk.contents());
+        let at = a.iter().zip(b).position(|(a, b)| a != b);
+        at.map(|sector| sector as u64)
+    }
+
+    /// A superblock is about to be written.
+    pub(super) fn superblock_written(
+        &mut self,
+        node: usize,
+        volume: VolumeNumber,
+        new: &Superblock,
+    ) {
+        let index = usize::from(volume);
+        let v = &self.nodes[node].volumes[index];
+        let old = v.durable.as_ref().map_or(0, |s| s.flags);
+        let set = new.flags & !old;
+        let cleared = old & !new.flags;
+        if set & DeviceFlags::SURVIVED != 0 {
+            let result = self.history.survived(node, volume, &v.disk);
+            self.judge(result);
+        }
+        if cleared & DeviceFlags::CONSISTENT != 0 {
+            let pair = self.pairs.entry(volume).or_default();
+            pair.synced = false;
+            let chosen = self.discard[node] || self.options.policies() || pair.given_up[node];
+            let excuse = Excuse { chosen, forced: pair.forced };
+            let source = &self.nodes[1 - node].volumes[index].disk;
+            let result = self.history.adopted(node, volume, source, excuse);
+            self.judge(result);
+        }
+    }
+
+    /// A superblock is durable.
+    pub(super) fn superblock_durable(
+        &mut self,
+        node: usize,
+        volume: VolumeNumber,
+        new: Superblock,
+    ) {
+        let v = &mut self.nodes[node].volumes[usize::from(volume)];
+        let old = v.durable.as_ref().map_or(0, |s| s.flags);
+        let became = new.flags & !old & DeviceFlags::CONSISTENT != 0;
+        v.durable = Some(new);
+        let target = self.nodes[node]
+            .peer_device(volume)
+            .is_some_and(|p| p.replication_state == ReplicationState::SyncTarget);
+        if became && target {
+            self.in_sync(volume);
+        }
+    }
+
+    /// An answer that rests on one disk: the disks must not share their current UUID (promise 3).
+    pub(super) fn check_alone(
+        &mut self,
+        node: usize,
+        volume: VolumeNumber,
+        rests: Rests,
+    ) -> Result<(), String> {
+        let repl = self.nodes[node].peer_device(volume).map(|p| p.replication_state);
+        if rests.disks == [true, true] || repl == Some(ReplicationState::SyncSource) {
+            return Ok(());
+        }
+        let index = usize::from(volume);
+        let current =
+            |n: usize| self.nodes[n].volumes[index].durable.as_ref().map(|s| s.current_uuid & !1);
+        match (current(0), current(1)) {
+            (Some(a), Some(b)) if a == b => Err(format!(
+                "{} acknowledges a write that rests on {rests:?} under the shared current UUID {a:X}",
+                self.nodes[node].name
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A node is gone.
+    pub(super) fn node_gone(&mut self, _node: usize) {}
+
+    /// An order that gives up somebody's data.
+    pub(super) fn watch_order(&mut self, node: usize, command: &Command) {
+        let mut give_up = |volume: &VolumeNumber, node: usize| {
+            if let Some(pair) = self.pairs.get_mut(volume) {
+                pair.given_up[node] = true;
+            }
+        };
+        match command {
+            Command::Connect { discard_my_data: true, .. } => self.discard[node] = true,
+            Command::Invalidate { volume } => give_up(volume, node),
+            Command::InvalidateRemote { volume, .. } => give_up(volume, 1 - node),
+            _ => {}
+        }
+    }
+
+    /// The periodic look at everything.
+    pub(super) fn check_all(&mut self) {
+        let at = self.in_ms(500);
+        self.at(at, Happening::Check);
+        self.check_orders();
+        for node in 0..2 {
+            let bytes = self.nodes[node].pool.bytes();
+            if bytes > POOL_MAX {
+                let name = self.nodes[node].name;
+                return self.violate(format!("{name} has {bytes} bytes of buffers in use"));
+            }
+        }
+        for volume in 0..self.options.volumes {
+            if self.is_idle(volume) && self.is_established(volume) {
+                if let Some(sector) = self.first_difference(volume) {
+                    return self.violate(format!(
+                        "Established and idle, but sector {sector} of volume {volume} differs"
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Nothing is under way for a volume.
+    #[must_use]
+    pub fn is_idle(&self, volume: VolumeNumber) -> bool {
+        self.clients.pending_of(volume) == 0
+            && self.net.is_quiet()
+            && self.nodes.iter().all(|n| {
+                n.is_awake() && n.inbox.is_empty() && n.ops.values().all(|op| op.volume != volume)
+            })
+    }
+
+    /// Both say Established and UpToDate of a volume.
+    #[must_use]
+    pub fn is_established(&self, volume: VolumeNumber) -> bool {
+        self.nodes.iter().all(|n| {
+            n.device(volume).is_some_and(|d| d.disk_state == DiskState::UpToDate)
+                && n.peer_device(volume).is_some_and(|p| {
+                    p.replication_state == ReplicationState::Established
+                        && p.peer_disk_state == DiskState::UpToDate
+                })
+        })
+    }
+
+    /// Every volume is established.
+    #[must_use]
+    pub fn all_established(&self) -> bool {
+        (0..self.options.volumes).all(|volume| self.is_established(volume))
+    }
+}

@@ -1,0 +1,361 @@
+//! Two nodes on loopback: their folder, config, processes, and what they say of themselves.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nbd::client::{Address, Client, ClientError, Mode};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::wait::until;
+
+/// Size of each backing file, bytes.
+pub(crate) const DISK_SIZE: u64 = 64 << 20;
+
+/// What a command said and how it ended.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// A node: its files, and its daemon while one runs.
+pub(crate) struct Node {
+    pub(crate) name: &'static str,
+    /// The peer port.
+    pub(crate) port: u16,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) disk: PathBuf,
+    config: PathBuf,
+    daemon: Option<Child>,
+}
+
+/// Two nodes that share a config with the resource `r0`.
+pub(crate) struct Pair {
+    pub(crate) alice: Node,
+    pub(crate) bob: Node,
+    // Last: removed when both daemons have ended.
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Pair {
+    /// Two blank disks and a config; nothing runs.
+    pub(crate) fn blank() -> Self {
+        Self::blank_with("")
+    }
+
+    /// The same with more `net` options.
+    fn blank_with(net: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("tandem-").tempdir().expect("a folder");
+        let (alice_port, bob_port) = two_ports();
+        let config = dir.path().join("tandem.conf");
+        let node = |name, port| Node {
+            name,
+            port,
+            run_dir: dir.path().join(name),
+            disk: dir.path().join(format!("{name}.img")),
+            config: config.clone(),
+            daemon: None,
+        };
+        let (alice, bob) = (node("alice", alice_port), node("bob", bob_port));
+        for one in [&alice, &bob] {
+            fs::create_dir(&one.run_dir).expect("a run folder");
+            File::create(&one.disk).and_then(|file| file.set_len(DISK_SIZE)).expect("a disk");
+        }
+        let on = |node: &Node, id| {
+            format!(
+                "    on {} {{\n        node-id {id}; address 127.0.0.1:{};\n        \
+                 volume 0 {{ device minor 0; disk {}; meta-disk internal; }}\n    }}\n",
+                node.name,
+                node.port,
+                node.disk.display(),
+            )
+        };
+        let text = format!(
+            "resource r0 {{\n    net {{ protocol C; {net} }}\n{}{}}}\n",
+            on(&alice, 0),
+            on(&bob, 1)
+        );
+        fs::write(&config, text).expect("the config is written");
+        Self { alice, bob, dir }
+    }
+
+    /// Both daemons run, with new metadata and connected; nobody was promoted yet.
+    pub(crate) fn connected() -> Self {
+        Self::blank().bring_up()
+    }
+
+    fn bring_up(self) -> Self {
+        let mut pair = self;
+        for node in [&mut pair.alice, &mut pair.bob] {
+            node.start();
+            node.ok(&["create-md", "r0"]);
+            node.ok(&["up", "r0"]);
+        }
+        pair.wait_connected();
+        pair
+    }
+
+    /// alice is Primary, both disks are UpToDate.
+    pub(crate) fn in_sync() -> Self {
+        Self::connected().sync_from_alice()
+    }
+
+    /// The same, and a silent peer is given up after 2.5 s.
+    pub(crate) fn in_sync_and_impatient() -> Self {
+        let net = "ping-int 2; ping-timeout 5; timeout 15; connect-int 2;";
+        Self::blank_with(net).bring_up().sync_from_alice()
+    }
+
+    fn sync_from_alice(self) -> Self {
+        let pair = self;
+        pair.alice.ok(&["primary", "--force", "r0"]);
+        pair.wait_synced();
+        pair
+    }
+
+    pub(crate) fn wait_connected(&self) {
+        self.alice.ok(&["wait-connect", "--wfc-timeout", "60", "r0"]);
+        self.bob.ok(&["wait-connect", "--wfc-timeout", "60", "r0"]);
+    }
+
+    /// Connected, nothing out of sync, both disks UpToDate on both nodes.
+    pub(crate) fn wait_synced(&self) {
+        for node in [&self.alice, &self.bob] {
+            node.ok(&["wait-sync", "--wfc-timeout", "120", "r0"]);
+            until(&format!("{} sees both disks UpToDate", node.name), || {
+                (node.dstate() == "UpToDate/UpToDate").then_some(())
+            });
+        }
+    }
+
+    /// The export's bytes are the same in both backing files.
+    pub(crate) fn assert_equal_disks(&self) {
+        let size = self.alice.export_size();
+        assert_eq!(size, self.bob.export_size(), "the exported sizes differ");
+        assert!(size > DISK_SIZE - (2 << 20), "an export of {size} bytes");
+        let (left, right) = (self.alice.read_disk(size), self.bob.read_disk(size));
+        let differing: Vec<usize> = left
+            .chunks(4096)
+            .zip(right.chunks(4096))
+            .enumerate()
+            .filter_map(|(block, (a, b))| (a != b).then_some(block))
+            .collect();
+        assert!(differing.is_empty(), "{} blocks differ: {differing:?}", differing.len());
+    }
+}
+
+impl Node {
+    /// Starts the daemon and waits until it answers.
+    pub(crate) fn start(&mut self) {
+        assert!(self.daemon.is_none(), "{} runs already", self.name);
+        let log = OpenOptions::new().create(true).append(true).open(self.log()).expect("a log");
+        let child = Command::new(env!("CARGO_BIN_EXE_tandemd"))
+            .args(["--node", self.name, "--run-dir"])
+            .arg(&self.run_dir)
+            .arg("-c")
+            .arg(&self.config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("tandemd starts");
+        self.daemon = Some(child);
+        until(&format!("{}'s daemon answers", self.name), || {
+            if let Some(status) = self.daemon_ended() {
+                panic!("{}'s daemon ended with {status}:\n{}", self.name, self.log_text());
+            }
+            (self.adm(&["status"]).code == 0).then_some(())
+        });
+    }
+
+    fn daemon_ended(&mut self) -> Option<ExitStatus> {
+        self.daemon.as_mut().expect("it runs").try_wait().expect("it is ours")
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = self.daemon.as_ref().expect("it runs").id();
+        let pid = Pid::from_raw(i32::try_from(id).expect("a process id fits"));
+        kill(pid, signal).expect("it is ours");
+    }
+
+    /// SIGSTOP: when this returns, no thread of the daemon runs.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        let id = self.daemon.as_ref().expect("it runs").id();
+        until(&format!("{} stands still", self.name), || {
+            let tasks = fs::read_dir(format!("/proc/{id}/task")).expect("it is there");
+            let stopped = |task: std::io::Result<fs::DirEntry>| {
+                let stat = fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+                // The state stands behind the name, which is in parentheses.
+                Some(stat.rsplit_once(") ")?.1.starts_with('T'))
+            };
+            tasks.map(stopped).all(|one| one == Some(true)).then_some(())
+        });
+    }
+
+    /// SIGCONT.
+    pub(crate) fn wake(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.daemon.take().expect("it runs").wait().expect("it is ours");
+    }
+
+    /// SIGTERM, and how it ended.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        let status = until(&format!("{}'s daemon ends", self.name), || self.daemon_ended());
+        self.daemon = None;
+        status
+    }
+
+    /// Runs tandemadm against this node.
+    pub(crate) fn adm(&self, arguments: &[&str]) -> Said {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tandemadm"));
+        command.args(["--node", self.name, "--run-dir"]).arg(&self.run_dir).arg("-c");
+        command.arg(&self.config).args(arguments);
+        run(&mut command)
+    }
+
+    /// Runs tandemadm, which has to do it.
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
+        let said = self.adm(arguments);
+        assert_eq!(said.code, 0, "{}# tandemadm {arguments:?}: {said:?}", self.name);
+        said.stdout
+    }
+
+    /// Runs tandemadm, which has to refuse with this exit code; what it says on standard error.
+    pub(crate) fn refused(&self, code: i32, arguments: &[&str]) -> String {
+        let said = self.adm(arguments);
+        assert_eq!(said.code, code, "{}# tandemadm {arguments:?}: {said:?}", self.name);
+        assert!(!said.stderr.trim().is_empty(), "a refusal without a word: {arguments:?}");
+        said.stderr
+    }
+
+    /// `r0` as `status --json` tells it.
+    pub(crate) fn status(&self) -> Value {
+        let text = self.ok(&["status", "--json", "r0"]);
+        let mut all: Value = serde_json::from_str(&text).expect("status --json is JSON");
+        all[0].take()
+    }
+
+    /// The own disk and the peer's, as `dstate` prints them.
+    pub(crate) fn dstate(&self) -> String {
+        self.ok(&["dstate", "r0"]).trim().to_owned()
+    }
+
+    pub(crate) fn connection(&self) -> Value {
+        self.status()["connections"][0].take()
+    }
+
+    pub(crate) fn wait_connection(&self, state: &str, reason: &str) {
+        until(&format!("{} is {state} with reason {reason}", self.name), || {
+            let now = self.connection();
+            (now["connection-state"] == state && now["reason"] == reason).then_some(())
+        });
+    }
+
+    /// A number of the only peer-device, KiB.
+    pub(crate) fn peer_kib(&self, key: &str) -> u64 {
+        self.connection()["peer_devices"][0][key].as_u64().expect("a number")
+    }
+
+    /// Bytes of the export.
+    pub(crate) fn export_size(&self) -> u64 {
+        self.status()["devices"][0]["size"].as_u64().expect("a number") * 1024
+    }
+
+    /// The first bytes of the backing file.
+    pub(crate) fn read_disk(&self, length: u64) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(length).expect("it fits")];
+        let file = File::open(&self.disk).expect("the disk is there");
+        file.read_exact_at(&mut bytes, 0).expect("the disk is long enough");
+        bytes
+    }
+
+    /// Opens the export as an NBD client.
+    pub(crate) fn try_client(&self) -> Result<Client, ClientError> {
+        let address = Address::Unix(self.run_dir.join("nbd.sock"));
+        Client::open(&address, "r0", Mode::Structured, Duration::from_secs(30))
+    }
+
+    /// Opens the export as an NBD client, which has to work.
+    pub(crate) fn client(&self) -> Client {
+        self.try_client().unwrap_or_else(|error| panic!("{}'s export: {error}", self.name))
+    }
+
+    fn log(&self) -> PathBuf {
+        self.run_dir.join("log")
+    }
+
+    /// Everything that the daemons of this node have logged.
+    pub(crate) fn log_text(&self) -> String {
+        fs::read_to_string(self.log()).unwrap_or_default()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let text = self.log_text();
+            let tail: Vec<&str> = text.lines().rev().take(60).collect();
+            eprintln!("---- {}'s log, the end", self.name);
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+    }
+}
+
+/// Runs a command to its end, a minute or two at most.
+pub(crate) fn run(command: &mut Command) -> Said {
+    let what = format!("{command:?}");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{what}: {error}"));
+    let reader = |mut pipe: Box<dyn Read + Send>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            pipe.read_to_end(&mut bytes).expect("a pipe");
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    };
+    let stdout = reader(Box::new(child.stdout.take().expect("it is piped")));
+    let stderr = reader(Box::new(child.stderr.take().expect("it is piped")));
+    let deadline = std::time::Instant::now() + Duration::from_secs(150);
+    let status = until(&what, || {
+        if std::time::Instant::now() > deadline {
+            let _ = child.kill();
+        }
+        child.try_wait().expect("it is ours")
+    });
+    Said {
+        code: status.code().unwrap_or(-1),
+        stdout: stdout.join().expect("it reads"),
+        stderr: stderr.join().expect("it reads"),
+    }
+}
+
+fn two_ports() -> (u16, u16) {
+    let listen = || TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let (one, other) = (listen(), listen());
+    let port = |listener: &TcpListener| listener.local_addr().expect("it is bound").port();
+    (port(&one), port(&other))
+}
+
+/// The path as text.
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().expect("the paths of tests are text")
+}

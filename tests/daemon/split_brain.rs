@@ -1,0 +1,43 @@
+//! Both nodes written alone: seen by both, merged by neither, ended by a person.
+
+use crate::ledger::{Burst, Ledger};
+use crate::pair::Pair;
+
+#[test]
+fn a_split_brain_is_seen_by_both_and_a_person_chooses_the_victim() {
+    let pair = Pair::in_sync();
+    let mut kept = Ledger::seeded(9);
+    assert!(kept.write(&mut pair.alice.client(), &Burst::Count(500)));
+
+    // The link is cut: each node gives up the other without its answer.
+    pair.alice.ok(&["disconnect", "--force", "r0"]);
+    pair.bob.ok(&["disconnect", "--force", "r0"]);
+    pair.bob.ok(&["primary", "r0"]);
+    let mut lost = Ledger::seeded(10);
+    assert!(kept.write(&mut pair.alice.client(), &Burst::Count(400)));
+    assert!(lost.write(&mut pair.bob.client(), &Burst::Count(300)));
+    pair.bob.ok(&["secondary", "r0"]);
+    let before = pair.bob.read_disk(pair.bob.export_size());
+
+    pair.alice.ok(&["connect", "r0"]);
+    pair.bob.ok(&["connect", "r0"]);
+    for node in [&pair.alice, &pair.bob] {
+        node.wait_connection("StandAlone", "split-brain");
+        let why = node.ok(&["why", "r0"]);
+        assert!(why.contains("SPLIT BRAIN"), "{why}");
+        assert!(why.contains("--discard-my-data"), "{why}");
+        assert!(node.ok(&["status", "r0"]).contains("connection:StandAlone reason:split-brain"));
+        assert!(node.log_text().contains("Split-Brain detected"), "{}", node.log_text());
+    }
+    assert!(before == pair.bob.read_disk(pair.bob.export_size()), "nothing was overwritten");
+    lost.check_blocks(&before);
+
+    pair.bob.ok(&["connect", "--discard-my-data", "r0"]);
+    pair.alice.ok(&["connect", "r0"]);
+    pair.wait_connected();
+    pair.wait_synced();
+    let mut client = pair.alice.client();
+    kept.check(&mut client);
+    client.flush().expect("a flush");
+    pair.assert_equal_disks();
+}

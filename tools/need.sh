@@ -1,0 +1,49 @@
+# shellcheck shell=bash
+# Sourced by the other tools: installs what is missing (as root), or says how and stops.
+
+PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
+
+# need PROGRAM:PACKAGE...: every program can be run afterwards.
+need() {
+    local pair packages=()
+    for pair in "$@"; do
+        command -v "${pair%%:*}" >/dev/null || packages+=("${pair##*:}")
+    done
+    [[ ${#packages[@]} -eq 0 ]] && return
+    mapfile -t packages < <(printf '%s\n' "${packages[@]}" | sort -u)
+    if [[ $(id -u) -ne 0 ]]; then
+        echo "$0: programs are missing; run this once, then again what you ran:" >&2
+        echo "    sudo apt-get install -y --no-install-recommends ${packages[*]}" >&2
+        exit 1
+    fi
+    echo "== installing ${packages[*]}"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        "${packages[@]}" >/dev/null
+}
+
+# need_rust: a cargo that is new enough for the edition.
+need_rust() {
+    local version
+    if ! command -v cargo >/dev/null; then
+        echo "$0: Rust 1.88 or newer is needed (Debian's is older): https://rustup.rs, then" >&2
+        echo "    rustup toolchain install stable" >&2
+        exit 1
+    fi
+    version=$(rustc --version | cut -d' ' -f2)
+    if [[ $(printf '%s\n' 1.88.0 "$version" | sort -V | head -1) != 1.88.0 ]]; then
+        echo "$0: rustc $version is too old, 1.88 is needed: rustup update stable" >&2
+        exit 1
+    fi
+}
+
+# build PROFILE ARGUMENTS...: cargo build, silent unless it fails.
+build() {
+    local profile=$1 log code=0
+    shift
+    log=$(mktemp)
+    cargo build --profile "$profile" --quiet "$@" 2>"$log" || code=$?
+    [[ $code -eq 0 ]] || cat "$log" >&2
+    rm -f "$log"
+    return "$code"
+}

@@ -1,0 +1,158 @@
+//! Hunts for seeds on which a simulated cluster breaks a promise.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use tandem::sim::{Failure, Report, SimOptions, run, shrink};
+
+/// Lines of a transcript that are printed.
+const LINES: usize = 400;
+
+/// Runs simulated clusters with faults, and checks DESIGN's promises.
+#[derive(Parser)]
+struct Arguments {
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 300)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 1)]
+    start: u64,
+    /// Run this seed only.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// With --seed: print everything that happens.
+    #[arg(long)]
+    verbose: bool,
+    /// Run for so many minutes instead.
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// Go on after a failure.
+    #[arg(long)]
+    keep_going: bool,
+    /// Do not look for a shorter plan.
+    #[arg(long)]
+    no_shrink: bool,
+    /// Threads.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+}
+
+#[derive(Default)]
+struct Totals {
+    ends: BTreeMap<String, u64>,
+    runs: u64,
+    events: u64,
+    answered: u64,
+    errors: u64,
+    virtual_ms: u64,
+    lone: u64,
+    both: u64,
+    victim: u64,
+    forced: u64,
+    failures: BTreeMap<u64, String>,
+}
+
+impl Totals {
+    fn add(&mut self, report: &Report) {
+        self.runs += 1;
+        *self.ends.entry(report.end.to_string()).or_default() += 1;
+        self.events += report.events;
+        self.answered += report.answered;
+        self.errors += report.errors;
+        self.virtual_ms += report.virtual_ms;
+        self.lone += report.excused.lone;
+        self.both += report.excused.both;
+        self.victim += report.excused.victim;
+        self.forced += report.excused.forced;
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    std::panic::set_hook(Box::new(|_| {}));
+    if let Some(seed) = arguments.seed {
+        return one(seed, &arguments);
+    }
+    let totals = Mutex::new(Totals::default());
+    let next = AtomicU64::new(arguments.start);
+    let stop = AtomicBool::new(false);
+    let started = Instant::now();
+    let limit = arguments.minutes.map(|minutes| Duration::from_secs(60 * minutes));
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.threads.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let over = match limit {
+                        Some(limit) => started.elapsed() > limit,
+                        None => seed >= arguments.start + arguments.seeds,
+                    };
+                    if over || stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    match run(SimOptions::of_seed(seed), 0) {
+                        Ok(report) => lock(&totals).add(&report),
+                        Err(failure) => {
+                            lock(&totals).failures.insert(seed, failure.violation.text);
+                            stop.fetch_or(!arguments.keep_going, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let totals = lock(&totals);
+    print_totals(&totals, started.elapsed());
+    for (seed, text) in &totals.failures {
+        println!("seed {seed}: {text}");
+    }
+    let Some(seed) = totals.failures.keys().next() else { return ExitCode::SUCCESS };
+    if !arguments.keep_going {
+        return one(*seed, &arguments);
+    }
+    ExitCode::FAILURE
+}
+
+fn lock(totals: &Mutex<Totals>) -> std::sync::MutexGuard<'_, Totals> {
+    totals.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn one(seed: u64, arguments: &Arguments) -> ExitCode {
+    let keep = if arguments.verbose { usize::MAX } else { LINES };
+    match run(SimOptions::of_seed(seed), keep) {
+        Ok(report) => {
+            println!("seed {seed}: {report:?}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            let shown: Box<Failure> =
+                if arguments.no_shrink { failure } else { shrink(&failure, keep) };
+            print!("{shown}");
+            println!("again: simulate --seed {seed} --verbose");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print_totals(totals: &Totals, elapsed: Duration) {
+    println!(
+        "{} runs, {} failed, {} events, {} answers ({} errors), {:.0} h of virtual time in {:.0} s",
+        totals.runs + totals.failures.len() as u64,
+        totals.failures.len(),
+        totals.events,
+        totals.answered,
+        totals.errors,
+        totals.virtual_ms as f64 / 3.6e6,
+        elapsed.as_secs_f64()
+    );
+    let ends: Vec<String> = totals.ends.iter().map(|(end, n)| format!("{n} {end}")).collect();
+    println!("ends: {}", ends.join(", "));
+    println!(
+        "allowed losses, sectors: {} alone and unflushed, {} both caches, {} on victims, {} forced",
+        totals.lone, totals.both, totals.victim, totals.forced
+    );
+}
