@@ -88,7 +88,6 @@ pub(crate) struct PeerWrite {
     pub(crate) offset: u64,
     pub(crate) length: u32,
     pub(crate) payload: Option<Payload>,
-    pub(crate) zeroes: bool,
     pub(crate) no_hole: bool,
     pub(crate) fua: bool,
     /// The number that must be durable before the ack.
@@ -187,8 +186,6 @@ pub(crate) enum Side {
 pub(crate) enum Save {
     /// Every page with bits set since it was saved.
     Unsaved,
-    /// These pages.
-    Pages(Vec<u32>),
     /// Also pages with bits cleared since they were saved.
     Stale,
 }
@@ -309,7 +306,6 @@ pub(crate) enum Leaving {
 pub(crate) struct Connection {
     pub(crate) peer: NodeId,
     pub(crate) name: String,
-    pub(crate) address: String,
     pub(crate) state: ConnectionState,
     pub(crate) reason: Reason,
     pub(crate) detail: String,
@@ -353,7 +349,6 @@ impl Connection {
         Self {
             peer: config.node_id,
             name: config.name.clone(),
-            address: config.address.clone(),
             state: ConnectionState::StandAlone,
             reason: Reason::NeverConnected,
             detail: String::new(),

@@ -143,7 +143,6 @@ pub(crate) struct Counters {
 /// A volume on this node.
 #[derive(Debug)]
 pub(crate) struct Device {
-    pub(crate) volume: VolumeNumber,
     pub(crate) disk: DiskState,
     pub(crate) backing: Option<Backing>,
     /// Exported bytes, 0: not known yet.
@@ -178,14 +177,11 @@ pub(crate) struct Device {
     pub(crate) no_space_since: Option<Time>,
     /// What happened to the disk last, for `why`.
     pub(crate) note: String,
-    /// An orderly detach waits for this.
-    pub(crate) detach: Option<u64>,
 }
 
 impl Device {
-    pub(crate) fn new(volume: VolumeNumber) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
-            volume,
             disk: DiskState::Diskless,
             backing: None,
             size: 0,
@@ -207,7 +203,6 @@ impl Device {
             no_space: VecDeque::new(),
             no_space_since: None,
             note: String::new(),
-            detach: None,
         }
     }
 

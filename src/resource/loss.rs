@@ -383,7 +383,7 @@ impl Resource {
             .filter(|(_, r)| r.volume == volume && r.progress == super::device::Progress::Log)
             .map(|(key, _)| key)
             .collect();
-        for (_, request) in self.requests.keys().into_iter().enumerate() {
+        for request in self.requests.keys().into_iter() {
             if let Some(request) = self.requests.get_mut(request).filter(|r| r.volume == volume) {
                 request.hot = false;
             }

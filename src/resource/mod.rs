@@ -210,7 +210,7 @@ impl Resource {
     #[must_use]
     pub fn new(config: ResourceConfig, seed: u64, now: Time, wall_clock: u64) -> Self {
         let numbers: Vec<VolumeNumber> = config.volumes.iter().map(|v| v.number).collect();
-        let devices = numbers.iter().map(|number| (*number, Device::new(*number))).collect();
+        let devices = numbers.iter().map(|number| (*number, Device::new())).collect();
         let mut connections: Vec<Connection> =
             config.peers.iter().map(|peer| Connection::new(peer, &numbers)).collect();
         for connection in &mut connections {

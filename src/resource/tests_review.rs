@@ -49,13 +49,6 @@ impl Pair {
     fn disk(&self, n: usize) -> DiskState {
         self.status(n).devices[0].disk_state
     }
-
-    fn unmute(&mut self, n: usize) {
-        self.nodes[n].mute = false;
-        let air = std::mem::take(&mut self.nodes[n].air);
-        self.nodes[1 - n].done.extend(air);
-        self.settle();
-    }
 }
 
 // ---- one copy only ----

@@ -28,7 +28,7 @@ struct Fake {
     changes: broadcast::Sender<Arc<Status>>,
     seen: mpsc::Sender<Seen>,
     /// Its backing disks stay open and locked.
-    disks: Mutex<Vec<Box<crate::io::backing::OpenDisk>>>,
+    disks: Mutex<Vec<crate::io::backing::OpenDisk>>,
 }
 
 /// Makes fake threads; what they see goes to `seen`.
@@ -173,7 +173,7 @@ impl DataThread for Fake {
                 let _ = reply.send(result);
             }
             Order::Attach { volume, disk, reply } => {
-                self.disks.lock().unwrap().push(disk);
+                self.disks.lock().unwrap().push(*disk);
                 self.change(|status| {
                     let mut devices = status.devices.iter_mut();
                     if let Some(device) = devices.find(|device| device.volume == volume) {
