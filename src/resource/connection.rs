@@ -339,7 +339,9 @@ pub(crate) struct Connection {
     /// The disks are marked for the leave.
     pub(crate) leave_marked: bool,
     pub(crate) peer_devices: BTreeMap<VolumeNumber, PeerDevice>,
-    pub(crate) last_handshake: Vec<String>,
+    /// The role when it was known last.
+    pub(crate) last_role: Role,
+    pub(crate) last_handshake: Vec<super::HandshakeStatus>,
     pub(crate) last_complaint: Option<Time>,
     pub(crate) complaints: u64,
 }
@@ -376,6 +378,7 @@ impl Connection {
             leave_step: 0,
             leave_marked: false,
             peer_devices: volumes.iter().map(|volume| (*volume, PeerDevice::new())).collect(),
+            last_role: Role::Unknown,
             last_handshake: Vec::new(),
             last_complaint: None,
             complaints: 0,

@@ -395,6 +395,7 @@ impl Resource {
             self.enter_window(key);
         }
         self.fail_waiting_peer_writes(volume);
+        self.device(volume).full = false;
         for key in std::mem::take(&mut self.device(volume).no_space) {
             self.write_done(key, false);
         }

@@ -468,6 +468,9 @@ impl Resource {
         let old = self.connections[c].peer_role;
         if old != role {
             self.connections[c].peer_role = role;
+            if role != Role::Unknown {
+                self.connections[c].last_role = role;
+            }
             let text = format!("{}peer( {old} -> {role} )", self.of_peer(c));
             self.log(LogLevel::Info, text);
             self.changed();

@@ -319,3 +319,25 @@ fn a_disk_that_fails_during_a_handshake_is_no_panic() {
     assert_eq!(pair.status(0).connections[0].connection_state, ConnectionState::Connected);
     assert_eq!(pair.write(0, 9, 98), Ok(None));
 }
+
+#[test]
+fn a_full_disk_is_said_until_a_write_succeeds_also_while_it_is_tried_again() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    assert_eq!(pair.write(0, 9, 98), Ok(None));
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
+    pair.start_write(0, 9, 99);
+    for _ in 0..3 {
+        let Some(Event::DiskDone { tag, .. }) = pair.nodes[0].stalled.pop_front() else {
+            panic!("the write is tried");
+        };
+        pair.event(0, Event::DiskDone { tag, result: Err(DiskError::NoSpace) });
+        assert!(pair.status(0).suspended_no_space, "it waits");
+        pair.run(1100);
+        assert!(!pair.nodes[0].stalled.is_empty(), "it is tried again");
+        assert!(pair.status(0).suspended_no_space, "it has not succeeded yet");
+    }
+    pair.nodes[0].unstall();
+    pair.settle();
+    assert!(!pair.status(0).suspended_no_space);
+}

@@ -63,6 +63,8 @@ fn status(setup: &Setup) -> Status {
         history: Vec::new(),
         flags: 0,
         disk_note: String::new(),
+        generation_time: 0,
+        alone_time: 0,
     };
     let peer_device = |volume: &crate::resource::VolumeConfig| PeerDeviceStatus {
         volume: volume.number,
@@ -103,6 +105,7 @@ fn status(setup: &Setup) -> Status {
                 since_ms: 0,
                 attempts: 0,
                 detail: String::new(),
+                last_peer_role: Role::Unknown,
                 last_handshake: Vec::new(),
                 peer_devices: config.volumes.iter().map(peer_device).collect(),
             })
