@@ -127,6 +127,8 @@ fn make_volume(i: u64, n: [u64; 8], text: &str) -> VolumeInfo {
         number: n[6].is_multiple_of(3).then_some(n[6]),
         seen_number: n[7].is_multiple_of(3).then_some(n[7]),
         created_found: text.to_owned(),
+        generation_time: n[0],
+        alone_time: n[1],
     }
 }
 

@@ -363,7 +363,6 @@ impl Resource {
                 for key in std::mem::take(&mut self.device(volume).no_space) {
                     self.local_write(key);
                 }
-                self.changed();
             }
         }
     }

@@ -93,7 +93,6 @@ pub(crate) struct PeerWrite {
     pub(crate) offset: u64,
     pub(crate) length: u32,
     pub(crate) payload: Option<Payload>,
-    pub(crate) zeroes: bool,
     pub(crate) no_hole: bool,
     pub(crate) fua: bool,
     /// The number that must be durable before the ack.
@@ -199,8 +198,6 @@ pub(crate) enum Side {
 pub(crate) enum Save {
     /// Every page with bits set since it was saved.
     Unsaved,
-    /// These pages.
-    Pages(Vec<u32>),
     /// Also pages with bits cleared since they were saved.
     Stale,
 }
@@ -321,7 +318,6 @@ pub(crate) enum Leaving {
 pub(crate) struct Connection {
     pub(crate) peer: NodeId,
     pub(crate) name: String,
-    pub(crate) address: String,
     pub(crate) state: ConnectionState,
     pub(crate) reason: Reason,
     pub(crate) detail: String,
@@ -355,7 +351,9 @@ pub(crate) struct Connection {
     /// The disks are marked for the leave.
     pub(crate) leave_marked: bool,
     pub(crate) peer_devices: BTreeMap<VolumeNumber, PeerDevice>,
-    pub(crate) last_handshake: Vec<String>,
+    /// The role when it was known last.
+    pub(crate) last_role: Role,
+    pub(crate) last_handshake: Vec<super::HandshakeStatus>,
     pub(crate) last_complaint: Option<Time>,
     pub(crate) complaints: u64,
 }
@@ -382,7 +380,6 @@ impl Connection {
         Self {
             peer: config.node_id,
             name: config.name.clone(),
-            address: config.address.clone(),
             state: ConnectionState::StandAlone,
             reason: Reason::NeverConnected,
             detail: String::new(),
@@ -410,6 +407,7 @@ impl Connection {
             leave_step: 0,
             leave_marked: false,
             peer_devices: volumes.iter().map(|volume| (*volume, PeerDevice::new())).collect(),
+            last_role: Role::Unknown,
             last_handshake: Vec::new(),
             last_complaint: None,
             complaints: 0,

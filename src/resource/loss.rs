@@ -384,7 +384,7 @@ impl Resource {
             .filter(|(_, r)| r.volume == volume && r.progress == super::device::Progress::Log)
             .map(|(key, _)| key)
             .collect();
-        for (_, request) in self.requests.keys().into_iter().enumerate() {
+        for request in self.requests.keys().into_iter() {
             if let Some(request) = self.requests.get_mut(request).filter(|r| r.volume == volume) {
                 request.hot = false;
             }
@@ -396,6 +396,7 @@ impl Resource {
             self.enter_window(key);
         }
         self.fail_waiting_peer_writes(volume);
+        self.device(volume).full = false;
         for key in std::mem::take(&mut self.device(volume).no_space) {
             self.write_done(key, false);
         }

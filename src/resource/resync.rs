@@ -461,10 +461,10 @@ impl Resource {
     }
 
     fn end_piece(&mut self, c: usize, volume: VolumeNumber, id: u64) {
-        if let Some(target) = self.peer_device(c, volume).target.as_mut() {
-            if let Some(piece) = target.pieces.remove(&id) {
-                target.in_flight -= u64::from(piece.length);
-            }
+        if let Some(target) = self.peer_device(c, volume).target.as_mut()
+            && let Some(piece) = target.pieces.remove(&id)
+        {
+            target.in_flight -= u64::from(piece.length);
         }
         self.unlock_resync(c, volume, id);
     }

@@ -126,6 +126,12 @@ pub struct VolumeInfo {
     pub seen_number: Option<u64>,
     /// What create-md found, for people: `blank`, or type and label.
     pub created_found: String,
+    /// When the sender began its current generation, s of its wall clock (display only); 0: it did
+    /// not, or unknown.
+    pub generation_time: u64,
+    /// The sender's last write that the receiver does not have, s of its wall clock (display only);
+    /// 0: none since the attach.
+    pub alone_time: u64,
 }
 
 /// Why a connection was refused; the receiver logs it too and both end StandAlone.
