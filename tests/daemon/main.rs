@@ -10,9 +10,13 @@
 mod clients;
 mod failover;
 mod frozen;
+mod guest;
 mod hostile;
 mod ledger;
+mod namespace;
+mod network;
 mod pair;
+mod plan;
 mod refusals;
 mod restart;
 mod split_brain;
