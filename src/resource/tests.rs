@@ -6,7 +6,6 @@ use super::*;
 use crate::meta::{
     BitmapState, HISTORY, JUST_CREATED, LoadedMeta, LoadedSlot, MetaOp, PeerSlot, Superblock,
 };
-use crate::wire::Packet;
 
 pub(crate) const SIZE: u64 = 64 << 20;
 

@@ -326,3 +326,24 @@ fn a_disk_that_fails_during_a_handshake_is_no_panic() {
     assert_eq!(pair.status(0).connections[0].connection_state, ConnectionState::Connected);
     assert_eq!(pair.write(0, 9, 98), Ok(None));
 }
+
+#[test]
+fn an_order_that_waits_for_a_handshake_goes_on_when_that_is_refused() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = |action| matches!(action, Action::Meta { .. });
+    pair.link = false;
+    pair.event(0, Event::ClockGap { gap_ms: 3000 });
+    pair.cut();
+    pair.run(1000);
+    pair.primary(1, false);
+    assert_eq!(pair.write(1, 2, 2), Ok(None));
+    pair.link = true;
+    pair.run(5_000);
+    pair.event(0, Event::Admin { id: 900, command: Command::Secondary { force: true } });
+    assert_eq!(pair.nodes[0].admin.get(&900), None, "a handshake is under way");
+    pair.nodes[0].unstall();
+    // Nothing more arrives that could move the order on.
+    pair.link = false;
+    pair.settle();
+    assert_eq!(pair.nodes[0].admin.remove(&900), Some(Ok(String::new())), "no timer is needed");
+}
