@@ -413,8 +413,7 @@ impl Resource {
 
     pub(crate) fn new_uuid_by_order(&mut self, id: u64, volume: VolumeNumber, clear: bool) {
         if clear {
-            let hint = "new-current-uuid --clear-bitmap is not supported yet: use primary --force.";
-            return self.reply(id, Err(refuse(162, hint)));
+            return self.clear_bitmap(id, volume);
         }
         let Some(device) = self.devices.get(&volume) else {
             return self.reply(id, Err(refuse(127, "No such volume in this resource")));
