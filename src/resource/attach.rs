@@ -105,6 +105,7 @@ impl Resource {
             peer.seen_number = loaded.and_then(|loaded| loaded.seen_number);
             peer.seen_durable = peer.seen_number.unwrap_or(0);
             peer.seen_copy = loaded.map_or(0, |loaded| loaded.seen_copy);
+            peer.seen_saving = false;
             if !clean {
                 for extent in &meta.hot_extents {
                     let per_extent = EXTENT_SIZE / BLOCK_SIZE;
@@ -185,10 +186,11 @@ impl Resource {
         }
         for volume in self.order_volumes() {
             let peer = self.reading_peer(volume).is_some();
-            if let Some(backing) = self.device(volume).backing.as_mut().filter(|_| peer) {
-                if backing.has(DeviceFlags::CONSISTENT) && !backing.is_just_created() {
-                    backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
-                }
+            if let Some(backing) = self.device(volume).backing.as_mut().filter(|_| peer)
+                && backing.has(DeviceFlags::CONSISTENT)
+                && !backing.is_just_created()
+            {
+                backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
             }
         }
         self.detach_volumes();

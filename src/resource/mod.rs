@@ -41,6 +41,7 @@ mod ids;
 mod interval;
 mod leave;
 mod loss;
+mod option_names;
 mod options;
 mod order;
 mod peer_io;
@@ -60,6 +61,8 @@ mod storage;
 mod tests;
 #[cfg(test)]
 mod tests_review;
+#[cfg(test)]
+mod tests_stuck;
 mod transfer_log;
 mod verdict;
 mod write;
@@ -70,6 +73,7 @@ pub use action::*;
 pub use command::*;
 pub use event::*;
 pub use ids::*;
+pub use option_names::WrittenOption;
 pub use options::*;
 pub use state::*;
 pub use status::*;
@@ -210,7 +214,7 @@ impl Resource {
     #[must_use]
     pub fn new(config: ResourceConfig, seed: u64, now: Time, wall_clock: u64) -> Self {
         let numbers: Vec<VolumeNumber> = config.volumes.iter().map(|v| v.number).collect();
-        let devices = numbers.iter().map(|number| (*number, Device::new(*number))).collect();
+        let devices = numbers.iter().map(|number| (*number, Device::new())).collect();
         let mut connections: Vec<Connection> =
             config.peers.iter().map(|peer| Connection::new(peer, &numbers)).collect();
         for connection in &mut connections {
@@ -275,7 +279,7 @@ impl Resource {
     /// Everything that may go on now goes on: the invariants that hold between events.
     fn settle(&mut self) {
         for _ in 0..64 {
-            let before = (self.actions.len(), self.version, self.held.len(), self.admitted);
+            let before = self.standing();
             self.check_timers();
             self.pump_orders();
             self.pump_handshakes();
@@ -291,10 +295,17 @@ impl Resource {
                 next = self.volume_after(Some(volume));
             }
             self.pump_resync();
-            if before == (self.actions.len(), self.version, self.held.len(), self.admitted) {
+            if before == self.standing() {
                 break;
             }
         }
+    }
+
+    /// Differs when a pass of [`Self::settle`] has moved something that another pass may build on.
+    fn standing(&self) -> impl PartialEq + use<> {
+        let order = self.running.as_ref().map(|order| (order.id, order.step, order.waiting));
+        let waiting = (self.held.len(), self.admitted, self.orders.len());
+        (self.actions.len(), self.version, waiting, order)
     }
 
     /// The next action of the last event, in order.
@@ -476,6 +487,9 @@ impl Resource {
         let old = self.connections[c].peer_role;
         if old != role {
             self.connections[c].peer_role = role;
+            if role != Role::Unknown {
+                self.connections[c].last_role = role;
+            }
             let text = format!("{}peer( {old} -> {role} )", self.of_peer(c));
             self.log(LogLevel::Info, text);
             self.changed();

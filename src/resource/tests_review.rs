@@ -49,13 +49,6 @@ impl Pair {
     fn disk(&self, n: usize) -> DiskState {
         self.status(n).devices[0].disk_state
     }
-
-    fn unmute(&mut self, n: usize) {
-        self.nodes[n].mute = false;
-        let air = std::mem::take(&mut self.nodes[n].air);
-        self.nodes[1 - n].done.extend(air);
-        self.settle();
-    }
 }
 
 // ---- one copy only ----
@@ -325,4 +318,80 @@ fn a_disk_that_fails_during_a_handshake_is_no_panic() {
     assert_eq!(pair.disk(1), DiskState::Diskless);
     assert_eq!(pair.status(0).connections[0].connection_state, ConnectionState::Connected);
     assert_eq!(pair.write(0, 9, 98), Ok(None));
+}
+
+#[test]
+fn an_order_that_waits_for_a_handshake_goes_on_when_that_is_refused() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = |action| matches!(action, Action::Meta { .. });
+    pair.link = false;
+    pair.event(0, Event::ClockGap { gap_ms: 3000 });
+    pair.cut();
+    pair.run(1000);
+    pair.primary(1, false);
+    assert_eq!(pair.write(1, 2, 2), Ok(None));
+    pair.link = true;
+    pair.run(5_000);
+    pair.event(0, Event::Admin { id: 900, command: Command::Secondary { force: true } });
+    assert_eq!(pair.nodes[0].admin.get(&900), None, "a handshake is under way");
+    pair.nodes[0].unstall();
+    // Nothing more arrives that could move the order on.
+    pair.link = false;
+    pair.settle();
+    assert_eq!(pair.nodes[0].admin.remove(&900), Some(Ok(String::new())), "no timer is needed");
+}
+
+#[test]
+fn a_full_disk_is_said_until_a_write_succeeds_also_while_it_is_tried_again() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    assert_eq!(pair.write(0, 9, 98), Ok(None));
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
+    pair.start_write(0, 9, 99);
+    for _ in 0..3 {
+        let Some(Event::DiskDone { tag, .. }) = pair.nodes[0].stalled.pop_front() else {
+            panic!("the write is tried");
+        };
+        pair.event(0, Event::DiskDone { tag, result: Err(DiskError::NoSpace) });
+        assert!(pair.status(0).suspended_no_space, "it waits");
+        pair.run(1100);
+        assert!(!pair.nodes[0].stalled.is_empty(), "it is tried again");
+        assert!(pair.status(0).suspended_no_space, "it has not succeeded yet");
+    }
+    pair.nodes[0].unstall();
+    pair.settle();
+    assert!(!pair.status(0).suspended_no_space);
+}
+
+#[test]
+// ---- rollback ----
+
+/// Its number is above what the source has seen as soon as it has adopted: a source that dies in the
+/// middle of the resync, and remembers, does not refuse it again.
+fn a_rolled_back_disk_that_was_invalidated_is_refused_only_once() {
+    let mut pair = synced_pair();
+    let image = pair.nodes[1].disk.clone();
+    for value in 100..104u64 {
+        assert_eq!(pair.write(0, value, value), Ok(None));
+        pair.kill(1);
+        pair.up(1);
+        pair.synced();
+    }
+    pair.kill(1);
+    pair.nodes[1].disk = image;
+    pair.up(1);
+    pair.run(20_000);
+    assert_eq!(pair.status(1).connections[0].reason, Reason::RolledBack);
+    pair.admin(1, Command::Invalidate { volume: 0 }).unwrap();
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskWrite { .. });
+    let connect = |peer| Command::Connect { peer, discard_my_data: false, tentative: false };
+    pair.admin(1, connect(0)).unwrap();
+    pair.admin(0, connect(1)).unwrap();
+    pair.run(5000);
+    let state = pair.status(1).connections[0].peer_devices[0].replication_state;
+    assert_eq!(state, ReplicationState::SyncTarget);
+    pair.nodes[1].unstall();
+    pair.kill(0);
+    pair.up(0);
+    pair.synced();
 }
