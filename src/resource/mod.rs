@@ -296,12 +296,13 @@ impl Resource {
             self.pump_leaves();
             self.admit_held();
             self.pump_windows();
-            let volumes: Vec<VolumeNumber> = self.devices.keys().copied().collect();
-            for volume in volumes {
+            let mut next = self.volume_after(None);
+            while let Some(volume) = next {
                 self.pump_loss(volume);
                 self.pump_log(volume);
                 self.pump_flush(volume);
                 self.pump_disk(volume);
+                next = self.volume_after(Some(volume));
             }
             self.pump_resync();
             if before == self.standing() {
@@ -410,6 +411,13 @@ impl Resource {
 
     fn volumes(&self) -> Vec<VolumeNumber> {
         self.devices.keys().copied().collect()
+    }
+
+    /// The volumes one after the other, where a list would be allocated for each event.
+    fn volume_after(&self, last: Option<VolumeNumber>) -> Option<VolumeNumber> {
+        use std::ops::Bound;
+        let start = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.devices.range((start, Bound::Unbounded)).next().map(|(volume, _)| *volume)
     }
 
     fn peers(&self) -> std::ops::Range<usize> {
