@@ -105,6 +105,7 @@ impl Resource {
             peer.seen_number = loaded.and_then(|loaded| loaded.seen_number);
             peer.seen_durable = peer.seen_number.unwrap_or(0);
             peer.seen_copy = loaded.map_or(0, |loaded| loaded.seen_copy);
+            peer.seen_saving = false;
             if !clean {
                 for extent in &meta.hot_extents {
                     let per_extent = EXTENT_SIZE / BLOCK_SIZE;

@@ -22,6 +22,9 @@ pub(crate) enum Stage {
     /// No socket is active.
     #[default]
     Down,
+    /// A socket is active, this node is Primary and the peer is not: its handshake is awaited, and
+    /// requests go on (alone) meanwhile. The peer says it only when its disk has ended everything.
+    Waiting,
     /// A socket is active (or a new handshake was asked for in an open session): requests drain,
     /// the loss sequence ends, then the handshake is sent.
     Quiescing,
@@ -42,6 +45,8 @@ pub(crate) struct Socket {
     pub(crate) connected: bool,
     /// The peer's first packet came and was right.
     pub(crate) greeted: bool,
+    /// And said that the peer is Primary.
+    pub(crate) peer_primary: bool,
     /// Since when it is in this phase.
     pub(crate) since: Time,
 }
@@ -118,6 +123,8 @@ pub(crate) struct SourcePiece {
     /// Its lock, and whether the range is held.
     pub(crate) lock: u64,
     pub(crate) held: bool,
+    /// When its data went out; its answer is the peer's since then.
+    pub(crate) sent_at: Option<Time>,
 }
 
 /// A running resync on the target.
@@ -136,7 +143,12 @@ pub(crate) struct SyncTarget {
     pub(crate) last_flush: Time,
     pub(crate) last_save: Time,
     pub(crate) total: u64,
+    /// Bytes of this pass that could not be copied.
     pub(crate) failed: u64,
+    /// This pass has copied something.
+    pub(crate) copied: bool,
+    /// A whole pass has copied nothing: the next begins then.
+    pub(crate) retry_at: Option<Time>,
     /// The source has nothing left.
     pub(crate) end_received: bool,
     pub(crate) finishing: bool,
@@ -347,6 +359,23 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// When the oldest packet was sent that the peer still owes an answer to: what ko-count judges.
+    pub(crate) fn oldest_unanswered(&self) -> Option<Time> {
+        let owed = |sent: &Sent| match sent.kind {
+            // Of a resync that is over (a disk is gone) no answer comes.
+            SentKind::Resync => {
+                let target = self.peer_devices.get(&sent.volume).and_then(|p| p.target.as_ref());
+                target.is_some_and(|target| target.pieces.contains_key(&sent.epoch))
+            }
+            _ => true,
+        };
+        let sent = self.sent.values().find(|sent| owed(sent)).map(|sent| sent.at);
+        let sources = self.peer_devices.values().filter_map(|peer| peer.source.as_ref());
+        let pieces =
+            sources.filter_map(|source| source.pieces.values().find_map(|piece| piece.sent_at));
+        sent.into_iter().chain(pieces).min()
+    }
+
     pub(crate) fn new(config: &PeerConfig, volumes: &[VolumeNumber]) -> Self {
         Self {
             peer: config.node_id,

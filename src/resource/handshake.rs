@@ -228,7 +228,7 @@ impl Resource {
         self.connections[c].window = u64::from(handshake.window);
         self.connections[c].peer_handshake = Some(Box::new(handshake));
         match stage {
-            Stage::Open => {
+            Stage::Open | Stage::Waiting => {
                 self.connections[c].stage = Stage::Quiescing;
                 self.connections[c].stage_since = self.now;
                 self.changed();
@@ -386,7 +386,7 @@ impl Resource {
     }
 
     fn refused_by_peer(&mut self, c: usize, refused: &Refused) {
-        if self.connections[c].stage < Stage::Quiescing {
+        if self.connections[c].stage < Stage::Waiting {
             return;
         }
         self.stand_alone(c, refused);

@@ -97,11 +97,12 @@ impl Resource {
         peer.peer_flush = None;
         peer.peer_flush_waiting.clear();
         let outdated = !lost && peer.peer_disk == DiskState::Outdated;
-        self.drop_resync_locks(c, volume);
         self.set_replication(c, volume, ReplicationState::Off);
         if !outdated {
             self.set_peer_disk(c, volume, DiskState::DUnknown);
         }
+        // Not before the peer counts as gone: who waited for these ranges starts now.
+        self.drop_resync_locks(c, volume);
         if self.device(volume).disk == DiskState::Negotiating {
             // Nobody has said whether this disk may be used: a Primary goes on without it.
             if self.role == Role::Primary {
@@ -421,6 +422,8 @@ impl Resource {
         superblock: Option<Box<crate::meta::Superblock>>,
     ) {
         self.device(volume).backing = None;
+        // The next time without a disk makes a new current UUID of its own.
+        self.device(volume).peer_keeps_uuid = false;
         for key in self.requests.keys() {
             if let Some(request) = self.requests.get_mut(key).filter(|r| r.volume == volume) {
                 request.hot = false;

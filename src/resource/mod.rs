@@ -61,6 +61,8 @@ mod storage;
 mod tests;
 #[cfg(test)]
 mod tests_review;
+#[cfg(test)]
+mod tests_stuck;
 mod transfer_log;
 mod verdict;
 mod write;
@@ -277,7 +279,7 @@ impl Resource {
     /// Everything that may go on now goes on: the invariants that hold between events.
     fn settle(&mut self) {
         for _ in 0..64 {
-            let before = (self.actions.len(), self.version, self.held.len(), self.admitted);
+            let before = self.standing();
             self.check_timers();
             self.pump_orders();
             self.pump_handshakes();
@@ -292,10 +294,17 @@ impl Resource {
                 self.pump_disk(volume);
             }
             self.pump_resync();
-            if before == (self.actions.len(), self.version, self.held.len(), self.admitted) {
+            if before == self.standing() {
                 break;
             }
         }
+    }
+
+    /// Differs when a pass of [`Self::settle`] has moved something that another pass may build on.
+    fn standing(&self) -> impl PartialEq + use<> {
+        let order = self.running.as_ref().map(|order| (order.id, order.step, order.waiting));
+        let waiting = (self.held.len(), self.admitted, self.orders.len());
+        (self.actions.len(), self.version, waiting, order)
     }
 
     /// The next action of the last event, in order.

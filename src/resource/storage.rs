@@ -241,22 +241,6 @@ impl Resource {
         self.emit(Action::Meta { tag, volume, op: MetaOp::SeenNumber { slot, copy, number } });
     }
 
-    /// Lowers what is remembered of the peer's number: the highest of both blocks counts, so both are
-    /// written.
-    pub(crate) fn lower_seen(&mut self, c: usize, volume: VolumeNumber, number: u64) {
-        let peer = self.peer_device(c, volume);
-        peer.seen_number = Some(number);
-        peer.seen_durable = 0;
-        let Some(slot) = peer.slot else { return };
-        if let Some(backing) = self.device(volume).backing.as_mut() {
-            backing.superblock.peers[slot as usize].seen_number = number;
-        }
-        for copy in 0..2 {
-            let tag = self.disk_tag(volume, Pending::Seen { c, number });
-            self.emit(Action::Meta { tag, volume, op: MetaOp::SeenNumber { slot, copy, number } });
-        }
-    }
-
     /// A metadata action ended.
     pub(crate) fn meta_done(&mut self, tag: Tag, result: Result<(), DiskError>) {
         let Some((volume, pending)) = self.tags.remove(tag.0) else { return };

@@ -9,13 +9,14 @@ use crate::meta::{
 
 pub(crate) const SIZE: u64 = 64 << 20;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Disk {
     pub(crate) blocks: BTreeMap<u64, u64>,
     pub(crate) superblock: Option<Superblock>,
     pub(crate) hot: BTreeMap<u32, Vec<u64>>,
     pub(crate) pages: BTreeMap<u32, Vec<u64>>,
-    pub(crate) seen: u64,
+    /// The blocks with the number of the peer.
+    pub(crate) seen: [u64; 2],
 }
 
 pub(crate) struct Node {
@@ -176,8 +177,10 @@ impl Pair {
                 }
             }
         }
-        let seen = node.disk.seen.max(superblock.peers[0].seen_number);
-        let slot = LoadedSlot { runs, damaged_pages: 0, seen_number: Some(seen), seen_copy: 0 };
+        let [first, second] = node.disk.seen;
+        let seen = first.max(second).max(superblock.peers[0].seen_number);
+        let seen_copy = u8::from(second > first);
+        let slot = LoadedSlot { runs, damaged_pages: 0, seen_number: Some(seen), seen_copy };
         let meta = LoadedMeta {
             superblock,
             hot_extents: hot,
@@ -301,7 +304,11 @@ impl Pair {
                             node.disk.pages.insert(page.index, page.words);
                         }
                     }
-                    MetaOp::SeenNumber { number, .. } => node.disk.seen = number,
+                    MetaOp::SeenNumber { copy, number, .. } => {
+                        let highest = node.disk.seen.into_iter().max();
+                        assert!(Some(number) >= highest, "a number is never forgotten");
+                        node.disk.seen[usize::from(copy)] = number;
+                    }
                 }
                 node.done.push_back(Event::MetaDone { tag, result: Ok(()) });
             }

@@ -321,6 +321,27 @@ fn a_disk_that_fails_during_a_handshake_is_no_panic() {
 }
 
 #[test]
+fn an_order_that_waits_for_a_handshake_goes_on_when_that_is_refused() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = |action| matches!(action, Action::Meta { .. });
+    pair.link = false;
+    pair.event(0, Event::ClockGap { gap_ms: 3000 });
+    pair.cut();
+    pair.run(1000);
+    pair.primary(1, false);
+    assert_eq!(pair.write(1, 2, 2), Ok(None));
+    pair.link = true;
+    pair.run(5_000);
+    pair.event(0, Event::Admin { id: 900, command: Command::Secondary { force: true } });
+    assert_eq!(pair.nodes[0].admin.get(&900), None, "a handshake is under way");
+    pair.nodes[0].unstall();
+    // Nothing more arrives that could move the order on.
+    pair.link = false;
+    pair.settle();
+    assert_eq!(pair.nodes[0].admin.remove(&900), Some(Ok(String::new())), "no timer is needed");
+}
+
+#[test]
 fn a_full_disk_is_said_until_a_write_succeeds_also_while_it_is_tried_again() {
     let mut pair = synced_pair();
     pair.lose_link();
@@ -340,4 +361,37 @@ fn a_full_disk_is_said_until_a_write_succeeds_also_while_it_is_tried_again() {
     pair.nodes[0].unstall();
     pair.settle();
     assert!(!pair.status(0).suspended_no_space);
+}
+
+#[test]
+// ---- rollback ----
+
+/// Its number is above what the source has seen as soon as it has adopted: a source that dies in the
+/// middle of the resync, and remembers, does not refuse it again.
+fn a_rolled_back_disk_that_was_invalidated_is_refused_only_once() {
+    let mut pair = synced_pair();
+    let image = pair.nodes[1].disk.clone();
+    for value in 100..104u64 {
+        assert_eq!(pair.write(0, value, value), Ok(None));
+        pair.kill(1);
+        pair.up(1);
+        pair.synced();
+    }
+    pair.kill(1);
+    pair.nodes[1].disk = image;
+    pair.up(1);
+    pair.run(20_000);
+    assert_eq!(pair.status(1).connections[0].reason, Reason::RolledBack);
+    pair.admin(1, Command::Invalidate { volume: 0 }).unwrap();
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskWrite { .. });
+    let connect = |peer| Command::Connect { peer, discard_my_data: false, tentative: false };
+    pair.admin(1, connect(0)).unwrap();
+    pair.admin(0, connect(1)).unwrap();
+    pair.run(5000);
+    let state = pair.status(1).connections[0].peer_devices[0].replication_state;
+    assert_eq!(state, ReplicationState::SyncTarget);
+    pair.nodes[1].unstall();
+    pair.kill(0);
+    pair.up(0);
+    pair.synced();
 }

@@ -212,8 +212,10 @@ impl Cluster {
                 return Input::Read { tag, contents: disk.read(start, count).to_vec() };
             }
             DiskOpKind::Write { start, values, fua, origin } => {
+                let before = disk.read(start, values.len() as u64).to_vec();
                 disk.write(start, &values, fua);
-                let result = self.history.landed(node, op.volume, start, &values, origin);
+                let new = (start, &values[..]);
+                let result = self.history.landed(node, op.volume, new, &before, origin);
                 self.judge(result);
             }
             DiskOpKind::Flush(stamp) => disk.flush_ends(stamp),

@@ -61,6 +61,9 @@ pub struct Features {
     pub resource: String,
     /// The sender dialled this connection.
     pub dialled: bool,
+    /// The sender is Primary at this moment: tells who sends its handshake first. A hint only; the
+    /// handshake has the role that counts.
+    pub primary: bool,
 }
 
 /// What the handshake says about the sender.

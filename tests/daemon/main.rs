@@ -8,11 +8,16 @@
 //! - Nothing sleeps: every wait is for a state, and has a deadline.
 
 mod clients;
+mod disks;
 mod failover;
 mod frozen;
+mod guest;
 mod hostile;
 mod ledger;
+mod namespace;
+mod network;
 mod pair;
+mod plan;
 mod refusals;
 mod restart;
 mod split_brain;
