@@ -23,6 +23,7 @@ fn make(kind: Kind, n: [u64; 8], text: &str) -> Packet {
             peer_node_id: (n[5] % 32) as u8,
             resource: plain_text(&format!("r{text}").replace('/', "_"), 127),
             dialled: flag,
+            primary: n[6] % 3 == 1,
         }),
         Kind::Handshake => Packet::Handshake(Box::new(make_handshake(n, text))),
         Kind::Refused => Packet::Refused(Box::new(Refused {
@@ -126,6 +127,8 @@ fn make_volume(i: u64, n: [u64; 8], text: &str) -> VolumeInfo {
         number: n[6].is_multiple_of(3).then_some(n[6]),
         seen_number: n[7].is_multiple_of(3).then_some(n[7]),
         created_found: text.to_owned(),
+        generation_time: n[0],
+        alone_time: n[1],
     }
 }
 
@@ -182,7 +185,7 @@ const GOLDEN: &[(&str, &str)] = &[
     (
         "Features",
         "54444d31 0100 0000 0000000000000000 0000000000000000 000000a0 755e90f8 \
-         003b02d5222324251306010372c3b6 00*145",
+         003b02d5222324251306010372c3b6 00*125 01 00*19",
     ),
     (
         "Handshake",
@@ -286,7 +289,7 @@ fn features_have_one_size_and_leave_room_for_later_versions() {
     let mut bytes = encode(&make(Kind::Features, GOLDEN_NUMBERS, ""));
     assert_eq!(bytes.len(), HEADER_SIZE + FEATURES_BODY as usize);
     let packet = decode_all(&bytes);
-    bytes[HEADER_SIZE + 140..].fill(0xff);
+    bytes[HEADER_SIZE + 141..].fill(0xff);
     assert_eq!(decode_all(&bytes), packet, "what a later version adds is not looked at");
 }
 

@@ -9,7 +9,6 @@ use crate::resource::{AfterSb0Pri, Options};
 
 use super::Config;
 use super::definition::{Definition, HostVolume, MetaDisk};
-use super::equal::printed;
 use super::token::needs_no_quotes;
 
 /// The config as `tandemadm dump` prints it. A refused resource is a comment.
@@ -27,10 +26,10 @@ pub fn dump(config: &Config) -> String {
 
 fn definition_text(definition: &Definition, out: &mut String) {
     line(out, 0, &format!("resource {} {{", quoted(&definition.name)));
-    let defaults = printed(&Options::default());
+    let defaults = Options::default().written();
     for section in ["options", "net", "disk"] {
         let mut lines = Vec::new();
-        for (option, default) in printed(&definition.options).into_iter().zip(&defaults) {
+        for (option, default) in definition.options.written().into_iter().zip(&defaults) {
             let always = matches!(option.name, "auto-promote" | "protocol");
             if option.section == section && (always || option.value != default.value) {
                 let value = match victim(definition) {

@@ -22,7 +22,6 @@ mod define;
 mod definition;
 mod draft;
 mod dump;
-mod equal;
 mod finding;
 mod glob;
 mod judge;
@@ -43,7 +42,6 @@ pub use definition::{
     same_host,
 };
 pub use dump::dump;
-pub use equal::{must_equal, should_equal};
 pub use finding::{Finding, Severity};
 pub use glob::{is_pattern, matches};
 pub use load::{FILE_MAX, load};

@@ -548,18 +548,3 @@ fn a_definition_from_outside_is_checked() {
         assert!(with(pointer, value.clone()).is_err(), "{pointer} {value}");
     }
 }
-
-#[test]
-fn the_handshake_compares_what_both_must_have() {
-    let options = Options { after_sb_0pri: AfterSb0Pri::DiscardNode(1), ..Options::default() };
-    let must = must_equal(&options);
-    let names: Vec<&str> = must.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(
-        names,
-        ["protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri", "always-asbp"]
-    );
-    assert_eq!(must[1].1, "discard-node-1");
-    let should = should_equal(&options);
-    assert!(should.contains(&("resync-rate".to_owned(), "250K".to_owned())));
-    assert!(should.iter().all(|(name, _)| !names.contains(&name.as_str())));
-}

@@ -296,6 +296,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn suspended_io_is_a_change_with_its_reason() {
+        let mut follower = Follower::new(false);
+        let mut report = fixtures::healthy();
+        follower.exists(&report);
+        report.status.suspended_no_space = true;
+        assert_eq!(follower.update(&report), "change resource name:r0 suspended:no-space\n");
+        report.status.suspended_no_space = false;
+        assert_eq!(follower.update(&report), "change resource name:r0 suspended:no\n");
+    }
+
+    #[test]
     fn the_first_snapshot_lists_every_object() {
         let mut follower = Follower::new(false);
         assert_eq!(

@@ -22,6 +22,7 @@ pub mod target;
 pub mod version;
 pub mod why;
 
+pub use clock::Zone;
 pub(crate) use clock::iso;
 pub use protocol::{Path, Report, Request, Response};
 

@@ -332,6 +332,23 @@ mod tests {
     }
 
     #[test]
+    fn suspended_io_is_said_with_its_reason() {
+        let all = parsed(fixtures::healthy());
+        assert_eq!(
+            (&all[0]["suspended"], &all[0]["suspended-no-space"]),
+            (&false.into(), &false.into())
+        );
+        let mut report = fixtures::healthy();
+        report.status.suspended_no_space = true;
+        let all = parsed(report);
+        assert_eq!(
+            (&all[0]["suspended"], &all[0]["suspended-no-space"]),
+            (&true.into(), &true.into())
+        );
+        assert_eq!(all[0]["suspended-gap"], false);
+    }
+
+    #[test]
     fn sizes_are_kib_and_percents_have_two_digits() {
         let all = parsed(fixtures::resync_source());
         assert_eq!(all[0]["devices"][0]["size"], 104_857_600);

@@ -194,10 +194,11 @@ impl Resource {
         }
         for volume in self.order_volumes() {
             let peer = self.reading_peer(volume).is_some();
-            if let Some(backing) = self.device(volume).backing.as_mut().filter(|_| peer) {
-                if backing.has(DeviceFlags::CONSISTENT) && !backing.is_just_created() {
-                    backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
-                }
+            if let Some(backing) = self.device(volume).backing.as_mut().filter(|_| peer)
+                && backing.has(DeviceFlags::CONSISTENT)
+                && !backing.is_just_created()
+            {
+                backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
             }
         }
         self.detach_volumes();

@@ -93,7 +93,8 @@ impl Resource {
         }
         let flush = device.flush.take().expect("just seen");
         let reachable = device.writable() || self.reading_peer(volume).is_some();
-        if flush.failed && reachable && !flush.requests.is_empty() {
+        let awaited = !flush.requests.is_empty() || !flush.then.is_empty();
+        if flush.failed && reachable && awaited {
             // One of the disks is gone. What was answered may now rest on one disk alone: that is
             // recorded before this flush is answered.
             if !self.alone_is_recorded(volume) {
@@ -103,7 +104,7 @@ impl Resource {
         }
         if !flush.failed {
             self.device(volume).flushed_epoch = flush.epoch;
-        } else if reachable && !flush.requests.is_empty() {
+        } else if reachable && awaited {
             // The disk that is left is flushed again: the failed flush may have been its own.
             let device = self.device(volume);
             let waiting = device.next_flush.get_or_insert_with(Default::default);

@@ -41,6 +41,7 @@ mod ids;
 mod interval;
 mod leave;
 mod loss;
+mod option_names;
 mod options;
 mod order;
 mod peer_io;
@@ -60,6 +61,8 @@ mod storage;
 mod tests;
 #[cfg(test)]
 mod tests_review;
+#[cfg(test)]
+mod tests_stuck;
 mod transfer_log;
 mod verdict;
 mod write;
@@ -70,6 +73,7 @@ pub use action::*;
 pub use command::*;
 pub use event::*;
 pub use ids::*;
+pub use option_names::WrittenOption;
 pub use options::*;
 pub use state::*;
 pub use status::*;
@@ -210,7 +214,7 @@ impl Resource {
     #[must_use]
     pub fn new(config: ResourceConfig, seed: u64, now: Time, wall_clock: u64) -> Self {
         let numbers: Vec<VolumeNumber> = config.volumes.iter().map(|v| v.number).collect();
-        let devices = numbers.iter().map(|number| (*number, Device::new(*number))).collect();
+        let devices = numbers.iter().map(|number| (*number, Device::new())).collect();
         let mut connections: Vec<Connection> =
             config.peers.iter().map(|peer| Connection::new(peer, &numbers)).collect();
         for connection in &mut connections {
@@ -478,6 +482,9 @@ impl Resource {
         let old = self.connections[c].peer_role;
         if old != role {
             self.connections[c].peer_role = role;
+            if role != Role::Unknown {
+                self.connections[c].last_role = role;
+            }
             let text = format!("{}peer( {old} -> {role} )", self.of_peer(c));
             self.log(LogLevel::Info, text);
             self.changed();

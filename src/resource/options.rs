@@ -176,29 +176,3 @@ impl Default for Options {
         }
     }
 }
-
-impl Options {
-    /// What must be equal on both nodes, as `name=value` (DESIGN 5).
-    pub(crate) fn must_equal(&self) -> Vec<(String, String)> {
-        let pair = |name: &str, value: String| (name.to_owned(), value);
-        vec![
-            pair("protocol", "C".to_owned()),
-            pair("after-sb-0pri", format!("{:?}", self.after_sb_0pri)),
-            pair("after-sb-1pri", format!("{:?}", self.after_sb_1pri)),
-            pair("after-sb-2pri", format!("{:?}", self.after_sb_2pri)),
-            pair("always-asbp", self.always_asbp.to_string()),
-            pair("rr-conflict", format!("{:?}", self.rr_conflict)),
-        ]
-    }
-
-    /// What should be equal: a difference warns.
-    pub(crate) fn should_equal(&self) -> Vec<(String, String)> {
-        let pair = |name: &str, value: u64| (name.to_owned(), value.to_string());
-        vec![
-            pair("timeout", self.timeout_ms),
-            pair("ping-int", self.ping_int_ms),
-            pair("ping-timeout", self.ping_timeout_ms),
-            pair("ko-count", u64::from(self.ko_count)),
-        ]
-    }
-}

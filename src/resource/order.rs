@@ -121,7 +121,10 @@ impl Resource {
     }
 
     pub(crate) fn order_timeout(&self) -> Option<Time> {
-        self.orders.front().map(|order| order.since.after_ms(PATIENCE_MS))
+        let waiting = self.orders.front().map(|order| order.since);
+        let draining = self.running.as_ref().filter(|order| order.step == Step::Drain);
+        let oldest = waiting.into_iter().chain(draining.map(|order| order.since)).min();
+        oldest.map(|since| since.after_ms(PATIENCE_MS))
     }
 
     fn start_order(&mut self, order: Order) {
@@ -201,8 +204,19 @@ impl Resource {
     /// Steps that wait for a state.
     fn pump_running(&mut self) {
         let Some(running) = self.running.as_ref() else { return };
+        let late = self.now.ms_since(running.since) >= PATIENCE_MS;
         match running.step {
             Step::Drain if self.is_idle() => self.order_drained(),
+            Step::Drain if late => {
+                let full = self.devices.values().any(|device| !device.no_space.is_empty());
+                let hint = if full {
+                    "Writes wait for space on the backing disk: make room there, then try again."
+                } else {
+                    "Requests do not end: a disk, or the peer's, does not answer. Try again, or \
+                     detach that disk by force."
+                };
+                self.finish(Err(refuse(-23, hint)));
+            }
             Step::DetachIdle => self.order_detach_idle(),
             Step::Leave if self.connections.iter().all(|c| c.leaving.is_none()) => {
                 self.left_all();

@@ -26,11 +26,11 @@ impl Resource {
         match packet {
             Packet::Data { volume, sequence, offset, length, fua } => {
                 let write = (volume, sequence, offset, length, fua);
-                self.peer_write(c, socket, write, payload, false, false)
+                self.peer_write(c, socket, write, payload, false)
             }
             Packet::Zeroes { volume, sequence, offset, length, mode, fua } => {
                 let write = (volume, sequence, offset, length, fua);
-                self.peer_write(c, socket, write, None, true, mode == ZeroMode::NoHole)
+                self.peer_write(c, socket, write, None, mode == ZeroMode::NoHole)
             }
             Packet::WriteAck { volume, sequence } => self.ack(c, volume, sequence, true),
             Packet::NegAck { volume, sequence } => {
@@ -148,7 +148,6 @@ impl Resource {
         socket: SocketId,
         (volume, sequence, offset, length, fua): (VolumeNumber, u64, u64, u32, bool),
         payload: Option<Payload>,
-        zeroes: bool,
         no_hole: bool,
     ) -> bool {
         let replication = self.connections[c].peer_devices[&volume].replication;
@@ -179,7 +178,6 @@ impl Resource {
             offset,
             length,
             payload,
-            zeroes,
             no_hole,
             fua,
             number,

@@ -135,7 +135,6 @@ impl Resource {
             let slot = peer.slot.expect("a disk with a slot for every peer");
             let wanted = match save {
                 Save::Unsaved => peer.bitmap.unsaved_pages(),
-                Save::Pages(pages) => pages,
                 Save::Stale => peer.bitmap.stale_or_unsaved_pages(),
             };
             let (state, epoch) = self.slot_state(volume, slot);

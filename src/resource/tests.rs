@@ -339,11 +339,11 @@ impl Pair {
                 }
             }
             Action::CloseSocket { socket, .. } => {
-                if let Some((other, there)) = node.sockets.remove(&socket) {
-                    if self.nodes[other].sockets.remove(&there).is_some() {
-                        let event = Event::SocketLost { socket: there, error: SocketError::Closed };
-                        self.nodes[other].done.push_back(event);
-                    }
+                if let Some((other, there)) = node.sockets.remove(&socket)
+                    && self.nodes[other].sockets.remove(&there).is_some()
+                {
+                    let event = Event::SocketLost { socket: there, error: SocketError::Closed };
+                    self.nodes[other].done.push_back(event);
                 }
             }
             Action::Merge { .. } | Action::CloseSessions { .. } => {}

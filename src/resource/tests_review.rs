@@ -49,13 +49,6 @@ impl Pair {
     fn disk(&self, n: usize) -> DiskState {
         self.status(n).devices[0].disk_state
     }
-
-    fn unmute(&mut self, n: usize) {
-        self.nodes[n].mute = false;
-        let air = std::mem::take(&mut self.nodes[n].air);
-        self.nodes[1 - n].done.extend(air);
-        self.settle();
-    }
 }
 
 // ---- one copy only ----
@@ -346,4 +339,26 @@ fn an_order_that_waits_for_a_handshake_goes_on_when_that_is_refused() {
     pair.link = false;
     pair.settle();
     assert_eq!(pair.nodes[0].admin.remove(&900), Some(Ok(String::new())), "no timer is needed");
+}
+
+#[test]
+fn a_full_disk_is_said_until_a_write_succeeds_also_while_it_is_tried_again() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    assert_eq!(pair.write(0, 9, 98), Ok(None));
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
+    pair.start_write(0, 9, 99);
+    for _ in 0..3 {
+        let Some(Event::DiskDone { tag, .. }) = pair.nodes[0].stalled.pop_front() else {
+            panic!("the write is tried");
+        };
+        pair.event(0, Event::DiskDone { tag, result: Err(DiskError::NoSpace) });
+        assert!(pair.status(0).suspended_no_space, "it waits");
+        pair.run(1100);
+        assert!(!pair.nodes[0].stalled.is_empty(), "it is tried again");
+        assert!(pair.status(0).suspended_no_space, "it has not succeeded yet");
+    }
+    pair.nodes[0].unstall();
+    pair.settle();
+    assert!(!pair.status(0).suspended_no_space);
 }

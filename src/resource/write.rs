@@ -184,6 +184,7 @@ impl Resource {
             } else {
                 // The peer lacks it from now on; hot extents cover the bits until they are durable.
                 self.peer_device(c, volume).bitmap.set(first, count);
+                self.device(volume).alone_time = self.wall();
             }
         }
         if local {
@@ -280,6 +281,9 @@ impl Resource {
         request.failed |= !ok;
         if ok {
             let (volume, (offset, length)) = (request.volume, request.hull());
+            if std::mem::replace(&mut self.device(volume).full, false) {
+                self.changed();
+            }
             for c in self.peers() {
                 self.target_wrote(c, volume, offset / BLOCK_SIZE, length / BLOCK_SIZE);
             }
@@ -301,7 +305,9 @@ impl Resource {
             device.no_space_since = None;
         }
         device.no_space.push_back(key);
-        self.changed();
+        if !std::mem::replace(&mut device.full, true) {
+            self.changed();
+        }
         true
     }
 

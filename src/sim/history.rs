@@ -29,7 +29,7 @@ const NEVER: u64 = u64::MAX;
 
 /// Where an answer rests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rests {
+pub(super) struct Rests {
     /// The node that answered.
     pub on: usize,
     /// Nodes whose disk is usable and has it.
@@ -44,7 +44,7 @@ impl Rests {
 
 /// Why a target's obligations may be overwritten.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Excuse {
+pub(super) struct Excuse {
     /// A person or a policy chose this victim, or a person invalidated it.
     pub chosen: bool,
     /// A force was used in this run since both were last in sync.
@@ -109,7 +109,7 @@ impl Register {
 
 /// A client's operation under way.
 #[derive(Clone, Debug)]
-pub struct Operation {
+pub(super) struct Operation {
     /// Its volume.
     pub volume: VolumeNumber,
     /// First sector.
@@ -139,7 +139,7 @@ pub struct Excused {
 
 /// The history of a run.
 #[derive(Clone, Debug, Default)]
-pub struct History {
+pub(super) struct History {
     step: u64,
     next_value: Sector,
     registers: BTreeMap<(VolumeNumber, u64), Register>,
@@ -152,13 +152,13 @@ pub struct History {
 
 impl History {
     /// A session was opened.
-    pub fn session_opened(&mut self, session: u64) {
+    pub(super) fn session_opened(&mut self, session: u64) {
         self.step += 1;
         self.sessions.insert(session, self.step);
     }
 
     /// A session ended: what of it was not answered may be done or not.
-    pub fn session_closed(&mut self, session: u64) {
+    pub(super) fn session_closed(&mut self, session: u64) {
         self.step += 1;
         self.sessions.remove(&session);
         let step = self.step;
@@ -172,7 +172,7 @@ impl History {
     }
 
     /// A client sends a write or zeroes. The operation says what to write.
-    pub fn write_starts(
+    pub(super) fn write_starts(
         &mut self,
         session: u64,
         volume: VolumeNumber,
@@ -191,7 +191,7 @@ impl History {
     }
 
     /// A client sends a read to a node; the data that it may return is that of these disks.
-    pub fn read_starts(
+    pub(super) fn read_starts(
         &mut self,
         session: u64,
         volume: VolumeNumber,
@@ -207,7 +207,7 @@ impl History {
     }
 
     /// A client sends a flush.
-    pub fn flush_starts(&mut self, session: u64, volume: VolumeNumber) -> Operation {
+    pub(super) fn flush_starts(&mut self, session: u64, volume: VolumeNumber) -> Operation {
         self.step += 1;
         self.operation(session, volume, (0, 0), 0, Vec::new())
     }
@@ -242,7 +242,7 @@ impl History {
     }
 
     /// A write or zeroes was answered with an error.
-    pub fn write_failed(&mut self, op: &Operation) {
+    pub(super) fn write_failed(&mut self, op: &Operation) {
         self.step += 1;
         let step = self.step;
         for sector in op.start..op.start + op.count {
@@ -257,7 +257,7 @@ impl History {
     ///
     /// # Errors
     /// A disk that the answer rests on does not have it, or not durably though it was FUA.
-    pub fn write_answered(
+    pub(super) fn write_answered(
         &mut self,
         op: &Operation,
         rests: Rests,
@@ -313,7 +313,7 @@ impl History {
     ///
     /// # Errors
     /// A sector is older than what was acknowledged or read before, or was never written.
-    pub fn read_answered(
+    pub(super) fn read_answered(
         &mut self,
         op: &Operation,
         values: &[Sector],
@@ -367,7 +367,7 @@ impl History {
     ///
     /// # Errors
     /// Something answered before it started is not durable on a disk that it rests on.
-    pub fn flush_answered(
+    pub(super) fn flush_answered(
         &mut self,
         op: &Operation,
         rests: Rests,
@@ -385,7 +385,7 @@ impl History {
     ///
     /// # Errors
     /// Something is not.
-    pub fn survived(
+    pub(super) fn survived(
         &mut self,
         node: usize,
         volume: VolumeNumber,
@@ -432,7 +432,7 @@ impl History {
     ///
     /// # Errors
     /// A write landed over a newer one that this disk must hold.
-    pub fn landed(
+    pub(super) fn landed(
         &mut self,
         node: usize,
         volume: VolumeNumber,
@@ -470,7 +470,7 @@ impl History {
     ///
     /// # Errors
     /// A flushed write is gone.
-    pub fn power_lost(
+    pub(super) fn power_lost(
         &mut self,
         node: usize,
         volume: VolumeNumber,
@@ -506,7 +506,7 @@ impl History {
     ///
     /// # Errors
     /// It holds an acknowledged write that the source does not have.
-    pub fn adopted(
+    pub(super) fn adopted(
         &mut self,
         target: usize,
         volume: VolumeNumber,
@@ -548,7 +548,11 @@ impl History {
     ///
     /// # Errors
     /// One does not hold it.
-    pub fn in_sync(&mut self, volume: VolumeNumber, disks: [&SimDisk; 2]) -> Result<(), String> {
+    pub(super) fn in_sync(
+        &mut self,
+        volume: VolumeNumber,
+        disks: [&SimDisk; 2],
+    ) -> Result<(), String> {
         self.step += 1;
         for ((_, sector), register) in self.of_volume(volume) {
             let mut all: Vec<(usize, Obligation)> = Vec::new();
@@ -581,7 +585,7 @@ impl History {
     ///
     /// # Errors
     /// It lacks a write that was acknowledged by both.
-    pub fn promoted(
+    pub(super) fn promoted(
         &mut self,
         node: usize,
         volume: VolumeNumber,
@@ -603,7 +607,7 @@ impl History {
     }
 
     /// A node was forced: it answers for nothing but what it holds.
-    pub fn forced(&mut self, node: usize, volume: VolumeNumber, disk: &SimDisk) {
+    pub(super) fn forced(&mut self, node: usize, volume: VolumeNumber, disk: &SimDisk) {
         self.step += 1;
         let mut dropped = 0;
         for ((_, sector), register) in self.of_volume(volume) {
@@ -617,18 +621,11 @@ impl History {
         self.excused.forced += dropped;
     }
 
-    /// The disk of a node was replaced or made anew: it answers for nothing.
-    pub fn forgotten(&mut self, node: usize, volume: VolumeNumber) {
-        for (_, register) in self.of_volume(volume) {
-            register.obligations[node].clear();
-        }
-    }
-
     /// Every disk that must hold something does.
     ///
     /// # Errors
     /// One does not.
-    pub fn check(
+    pub(super) fn check(
         &mut self,
         node: usize,
         volume: VolumeNumber,

@@ -416,8 +416,8 @@ impl Cluster {
                         p.replication_state, p.peer_disk_state, p.out_of_sync
                     ));
                 }
-                for line in &c.last_handshake {
-                    text.push_str(&format!("\n    {line}"));
+                for found in &c.last_handshake {
+                    text.push_str(&format!("\n    {found:?}"));
                 }
             }
             let orders: BTreeMap<_, _> =

@@ -67,8 +67,10 @@ impl Cluster {
 
     fn aligned(&mut self, node: usize, volume: VolumeNumber, offset: u64, length: u64) -> bool {
         let size = self.nodes[node].volumes[usize::from(volume)].geometry.data_size;
-        let fits =
-            offset % 4096 == 0 && length % 4096 == 0 && length > 0 && offset + length <= size;
+        let fits = offset.is_multiple_of(4096)
+            && length.is_multiple_of(4096)
+            && length > 0
+            && offset + length <= size;
         if !fits {
             self.violate(format!("disk action at {offset} of {length} bytes, on {size}"));
         }
@@ -87,7 +89,7 @@ impl Cluster {
         if !self.aligned(node, volume, offset, u64::from(payload.length)) {
             return;
         }
-        if payload.offset % 4096 != 0 {
+        if !payload.offset.is_multiple_of(4096) {
             return self.violate(format!("a write from {payload:?}, which is not aligned"));
         }
         match self.nodes[node].pool.read(payload) {

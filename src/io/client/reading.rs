@@ -265,7 +265,7 @@ impl Client {
         if !desk.reserve(io, self.id, PAGE as u64, first) {
             return Ok(false);
         }
-        let (offset, length) = std::mem::replace(part, (0, 0));
+        let (offset, length) = std::mem::take(part);
         let buffer = io.pool.take(Part::Client, PAGE);
         let head = (offset % PAGE as u64) as u32;
         let payload = Payload { offset: head, length, ..buffer };

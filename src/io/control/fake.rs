@@ -28,7 +28,7 @@ struct Fake {
     changes: broadcast::Sender<Arc<Status>>,
     seen: mpsc::Sender<Seen>,
     /// Its backing disks stay open and locked.
-    disks: Mutex<Vec<Box<crate::io::backing::OpenDisk>>>,
+    disks: Mutex<Vec<crate::io::backing::OpenDisk>>,
 }
 
 /// Makes fake threads; what they see goes to `seen`.
@@ -63,6 +63,8 @@ fn status(setup: &Setup) -> Status {
         history: Vec::new(),
         flags: 0,
         disk_note: String::new(),
+        generation_time: 0,
+        alone_time: 0,
     };
     let peer_device = |volume: &crate::resource::VolumeConfig| PeerDeviceStatus {
         volume: volume.number,
@@ -103,6 +105,7 @@ fn status(setup: &Setup) -> Status {
                 since_ms: 0,
                 attempts: 0,
                 detail: String::new(),
+                last_peer_role: Role::Unknown,
                 last_handshake: Vec::new(),
                 peer_devices: config.volumes.iter().map(peer_device).collect(),
             })
@@ -173,7 +176,7 @@ impl DataThread for Fake {
                 let _ = reply.send(result);
             }
             Order::Attach { volume, disk, reply } => {
-                self.disks.lock().unwrap().push(disk);
+                self.disks.lock().unwrap().push(*disk);
                 self.change(|status| {
                     let mut devices = status.devices.iter_mut();
                     if let Some(device) = devices.find(|device| device.volume == volume) {

@@ -221,7 +221,7 @@ impl Registry {
             .collect();
         let entry = Rc::new(Entry { config, thread, paths });
         self.entries.borrow_mut().insert(name.clone(), entry.clone());
-        info!("{name}: up, listening on {local}");
+        info!("{name}: up at {local}");
         self.forward(&entry);
         Ok(entry)
     }

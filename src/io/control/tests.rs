@@ -233,13 +233,20 @@ fn greet(stream: &mut UnixStream) {
     stream.write_all(&3u32.to_be_bytes()).unwrap();
 }
 
-/// Sends NBD_OPT_GO and returns the types and payloads of the replies up to ACK or an error.
+/// Sends NBD_OPT_GO; see [`describe`].
 fn go(stream: &mut UnixStream, export: &str) -> Vec<(u32, Vec<u8>)> {
+    describe(stream, 7, export)
+}
+
+/// Sends NBD_OPT_GO or NBD_OPT_INFO (6) and returns the types and payloads of the replies up to ACK
+/// or an error.
+fn describe(stream: &mut UnixStream, option: u32, export: &str) -> Vec<(u32, Vec<u8>)> {
+    let code = option;
     let mut data = u32::try_from(export.len()).unwrap().to_be_bytes().to_vec();
     data.extend_from_slice(export.as_bytes());
     data.extend_from_slice(&[0, 0]);
     let mut option = IHAVEOPT.to_vec();
-    option.extend_from_slice(&7u32.to_be_bytes());
+    option.extend_from_slice(&code.to_be_bytes());
     option.extend_from_slice(&u32::try_from(data.len()).unwrap().to_be_bytes());
     option.extend_from_slice(&data);
     stream.write_all(&option).unwrap();
@@ -306,6 +313,7 @@ fn auto_promote_promotes_who_enters_and_not_who_asks() {
     let mut client = daemon.up("auto-promote yes;");
     let mut stream = daemon.nbd();
     greet(&mut stream);
+    assert_eq!(describe(&mut stream, 6, "r0").last().unwrap().0, 1);
     assert_eq!(report(&mut client).status.role, Role::Secondary);
     assert_eq!(go(&mut stream, "").last().unwrap().0, 1);
     assert_eq!(report(&mut client).status.role, Role::Primary);

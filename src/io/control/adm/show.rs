@@ -2,7 +2,7 @@
 
 use crate::control::status_text::{self, Detail};
 use crate::control::target::Target;
-use crate::control::{Report, status_json, why};
+use crate::control::{Report, Zone, status_json, why};
 
 use super::{Outcome, Session, connections, for_each, print, volumes};
 
@@ -41,7 +41,7 @@ impl Session {
     pub(super) fn why(&self, targets: &[Target], json: bool) -> Outcome {
         let chosen = self.reports(targets)?;
         let findings: Vec<why::Finding> =
-            chosen.iter().flat_map(|(_, report)| why::findings(report)).collect();
+            chosen.iter().flat_map(|(_, report)| why::findings(report, Zone::Local)).collect();
         match (json, findings.is_empty()) {
             (true, _) => print(&why::json(&findings)),
             (false, true) => print(status_text::NOTHING),

@@ -1,0 +1,147 @@
+//! Options as DRBD writes them: for the handshake, for `dump`, and to tell two of them apart.
+//!
+//! The peers exchange them by name. Protocol, the after-sb policies and rr-conflict must be equal,
+//! since each node finds the victim by itself; a difference in the rest warns (DESIGN 5).
+
+use super::{AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, OnIoError, Options, RrConflict};
+
+/// What [`super::split_brain::resolve`] reads, and the protocol: a difference refuses.
+const MUST_BE_EQUAL: [&str; 6] =
+    ["protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri", "always-asbp", "rr-conflict"];
+
+/// An option as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenOption {
+    /// The section that it belongs into: `net`, `disk` or `options`.
+    pub section: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// Its value.
+    pub value: String,
+}
+
+impl Options {
+    /// All options that act, and the protocol, in the order of DRBD's sections; `discard-node`
+    /// names its victim by node id.
+    #[must_use]
+    pub fn written(&self) -> Vec<WrittenOption> {
+        let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+        let net = [
+            ("protocol", "C".to_owned()),
+            ("timeout", (self.timeout_ms / 100).to_string()),
+            ("ping-int", (self.ping_int_ms / 1000).to_string()),
+            ("ping-timeout", (self.ping_timeout_ms / 100).to_string()),
+            ("connect-int", (self.connect_int_ms / 1000).to_string()),
+            ("ko-count", self.ko_count.to_string()),
+            ("max-buffers", self.max_buffers.to_string()),
+            ("max-epoch-size", self.max_epoch_size.to_string()),
+            ("after-sb-0pri", after_sb_0pri(&self.after_sb_0pri)),
+            ("after-sb-1pri", after_sb_1pri(&self.after_sb_1pri).to_owned()),
+            ("after-sb-2pri", after_sb_2pri(&self.after_sb_2pri).to_owned()),
+            ("always-asbp", yes_no(self.always_asbp)),
+            ("rr-conflict", rr_conflict(&self.rr_conflict).to_owned()),
+        ];
+        let disk = [
+            ("on-io-error", on_io_error(self.on_io_error).to_owned()),
+            ("al-extents", self.al_extents.to_string()),
+            ("resync-rate", rate(self.resync_rate)),
+            ("c-max-rate", rate(self.c_max_rate)),
+            ("c-min-rate", rate(self.c_min_rate)),
+            ("disk-flushes", yes_no(self.disk_flushes)),
+            ("md-flushes", yes_no(self.md_flushes)),
+        ];
+        let general = [("auto-promote", yes_no(self.auto_promote))];
+        let section = |section| move |(name, value)| WrittenOption { section, name, value };
+        let net = net.into_iter().map(section("net"));
+        let disk = disk.into_iter().map(section("disk"));
+        general.into_iter().map(section("options")).chain(net).chain(disk).collect()
+    }
+
+    /// What must be equal on both nodes, as `(name, value)`.
+    #[must_use]
+    pub fn must_equal(&self) -> Vec<(String, String)> {
+        self.named(true)
+    }
+
+    /// What should be equal, as `(name, value)`: a difference warns.
+    #[must_use]
+    pub fn should_equal(&self) -> Vec<(String, String)> {
+        self.named(false)
+    }
+
+    fn named(&self, must: bool) -> Vec<(String, String)> {
+        let all = self.written().into_iter();
+        let wanted = all.filter(|option| MUST_BE_EQUAL.contains(&option.name) == must);
+        wanted.map(|option| (option.name.to_owned(), option.value)).collect()
+    }
+}
+
+/// KiB/s, in the largest unit that divides it.
+fn rate(kib: u64) -> String {
+    match kib {
+        0 => "0".to_owned(),
+        _ if kib.is_multiple_of(1 << 20) => format!("{}G", kib >> 20),
+        _ if kib.is_multiple_of(1 << 10) => format!("{}M", kib >> 10),
+        _ => format!("{kib}K"),
+    }
+}
+
+fn after_sb_0pri(policy: &AfterSb0Pri) -> String {
+    match policy {
+        AfterSb0Pri::Disconnect => "disconnect".to_owned(),
+        AfterSb0Pri::DiscardYoungerPrimary => "discard-younger-primary".to_owned(),
+        AfterSb0Pri::DiscardOlderPrimary => "discard-older-primary".to_owned(),
+        AfterSb0Pri::DiscardZeroChanges => "discard-zero-changes".to_owned(),
+        AfterSb0Pri::DiscardLeastChanges => "discard-least-changes".to_owned(),
+        AfterSb0Pri::DiscardNode(id) => format!("discard-node-{id}"),
+    }
+}
+
+fn after_sb_1pri(policy: &AfterSb1Pri) -> &'static str {
+    match policy {
+        AfterSb1Pri::Disconnect => "disconnect",
+        AfterSb1Pri::Consensus => "consensus",
+        AfterSb1Pri::ViolentlyAs0p => "violently-as0p",
+        AfterSb1Pri::DiscardSecondary => "discard-secondary",
+    }
+}
+
+fn after_sb_2pri(policy: &AfterSb2Pri) -> &'static str {
+    match policy {
+        AfterSb2Pri::Disconnect => "disconnect",
+        AfterSb2Pri::ViolentlyAs0p => "violently-as0p",
+    }
+}
+
+fn rr_conflict(policy: &RrConflict) -> &'static str {
+    match policy {
+        RrConflict::Disconnect => "disconnect",
+        RrConflict::Violently => "violently",
+        RrConflict::RetryConnect => "retry-connect",
+        RrConflict::AutoDiscard => "auto-discard",
+    }
+}
+
+fn on_io_error(policy: OnIoError) -> &'static str {
+    match policy {
+        OnIoError::Detach => "detach",
+        OnIoError::PassOn => "pass_on",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_handshake_compares_what_both_must_have() {
+        let options = Options { after_sb_0pri: AfterSb0Pri::DiscardNode(1), ..Options::default() };
+        let must = options.must_equal();
+        let names: Vec<&str> = must.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, MUST_BE_EQUAL);
+        assert_eq!(must[1].1, "discard-node-1");
+        let should = options.should_equal();
+        assert!(should.contains(&("resync-rate".to_owned(), "250K".to_owned())));
+        assert!(should.iter().all(|(name, _)| !names.contains(&name.as_str())));
+    }
+}
