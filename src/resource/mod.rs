@@ -441,6 +441,9 @@ impl Resource {
             return;
         }
         self.device(volume).disk = disk;
+        if disk == DiskState::UpToDate {
+            self.device(volume).note.clear();
+        }
         let text = format!("{}disk( {old} -> {disk} )", self.of_volume(volume));
         self.log(LogLevel::Info, text);
         self.changed();
