@@ -8,6 +8,7 @@
 //! - Nothing sleeps: every wait is for a state, and has a deadline.
 
 mod clients;
+mod damage;
 mod disks;
 mod failover;
 mod frozen;
