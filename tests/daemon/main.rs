@@ -15,6 +15,7 @@ mod frozen;
 mod guest;
 mod hostile;
 mod ledger;
+mod limits;
 mod namespace;
 mod network;
 mod pair;

@@ -75,6 +75,9 @@ impl Peers {
                             "listening on {} now", self.local);
                     }
                     listener.complained = false;
+                    if let Some(why) = self.buffers.missing(&fd) {
+                        tracing::warn!(target: "tandem", resource = %io.name, "{why}");
+                    }
                     listener.fd = Some(Rc::new(fd));
                 }
                 Err(error) => {
