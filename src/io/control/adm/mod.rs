@@ -6,6 +6,7 @@
 //! - Of several targets each is tried; the exit code is that of the first that failed.
 //! - A standard output that is closed ends the program quietly.
 
+mod adjust;
 pub(super) mod client;
 mod configuration;
 pub(super) mod metadata;
@@ -87,6 +88,9 @@ impl Session {
 
     fn run(&self, verb: Verb) -> Outcome {
         if self.globals.dry_run {
+            if let Verb::Adjust(targets) = &verb {
+                return self.adjust(&targets.targets);
+            }
             return self.dry_run(verb);
         }
         match verb {
@@ -114,6 +118,12 @@ impl Session {
             Verb::WaitSync { patience, targets } => {
                 self.wait(&targets.targets, wait::Until::InSync, patience.wfc_timeout)
             }
+            Verb::Adjust(targets) => self.adjust(&targets.targets),
+            Verb::NetOptions(words) => self.options("net", &words),
+            Verb::DiskOptions(words) | Verb::PeerDeviceOptions(words) => {
+                self.options("disk", &words)
+            }
+            Verb::ResourceOptions(words) => self.options("options", &words),
             other => self.order(other),
         }
     }
