@@ -74,6 +74,8 @@ struct Socket {
     start: usize,
     end: usize,
     reading: Reading,
+    /// The next receive asks for little.
+    peek: bool,
     receiving: Option<bool>,
     outbox: Outbox,
 }
@@ -400,6 +402,7 @@ impl Socket {
             start: 0,
             end: 0,
             reading: Reading::Header,
+            peek: false,
             receiving: None,
             outbox: Outbox::default(),
         }

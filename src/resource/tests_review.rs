@@ -363,11 +363,11 @@ fn a_full_disk_is_said_until_a_write_succeeds_also_while_it_is_tried_again() {
     assert!(!pair.status(0).suspended_no_space);
 }
 
-#[test]
 // ---- rollback ----
 
 /// Its number is above what the source has seen as soon as it has adopted: a source that dies in the
 /// middle of the resync, and remembers, does not refuse it again.
+#[test]
 fn a_rolled_back_disk_that_was_invalidated_is_refused_only_once() {
     let mut pair = synced_pair();
     let image = pair.nodes[1].disk.clone();

@@ -9,6 +9,7 @@
 
 mod adjust;
 mod clients;
+mod damage;
 mod disks;
 mod failover;
 mod frozen;
