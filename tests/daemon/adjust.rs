@@ -37,8 +37,7 @@ fn changed_options_are_shown_and_adjusted() {
     // At run time, beside the file.
     assert_eq!(
         alice.ok(&["-d", "disk-options", "--c-max-rate=50M", "r0"]),
-        "",
-        "words behind the verb are its own"
+        "drbdsetup disk-options 0 --c-max-rate=50M\n"
     );
 }
 
@@ -74,18 +73,18 @@ fn options_change_at_run_time_and_wrong_ones_are_refused() {
 fn a_peer_with_a_new_address_is_met_again_without_an_outage() {
     let mut pair = Plan::new().impatient().in_sync();
     let mut client = pair.alice.client();
-    client.write(0, &[7; 4096], false).expect("it is written");
+    client.write(0, &[7; 4096], 0).expect("it is written");
     let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let new = port.local_addr().expect("bound").port();
     drop(port);
     pair.bob.terminate();
     pair.edit(&format!("127.0.0.1:{}", pair.bob.port), &format!("127.0.0.1:{new}"));
-    client.write(4096, &[8; 4096], false).expect("alice goes on alone");
+    client.write(4096, &[8; 4096], 0).expect("alice goes on alone");
     pair.bob.start();
     pair.bob.ok(&["up", "r0"]);
     pair.alice.ok(&["connect", "r0"]);
     pair.wait_synced();
-    client.write(8192, &[9; 4096], false).expect("the client saw nothing");
+    client.write(8192, &[9; 4096], 0).expect("the client saw nothing");
     client.disconnect().expect("a clean end of the client");
     assert!(!pair.alice.ok(&["status", "r0"]).contains("config:"));
     let path = &pair.alice.connection()["paths"][0];

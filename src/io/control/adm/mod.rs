@@ -87,11 +87,15 @@ impl Session {
     }
 
     fn run(&self, verb: Verb) -> Outcome {
-        if self.globals.dry_run {
-            if let Verb::Adjust(targets) = &verb {
-                return self.adjust(&targets.targets);
+        match &verb {
+            Verb::Adjust(targets) => return self.adjust(&targets.targets),
+            Verb::NetOptions(words) => return self.options("net", words),
+            Verb::DiskOptions(words) | Verb::PeerDeviceOptions(words) => {
+                return self.options("disk", words);
             }
-            return self.dry_run(verb);
+            Verb::ResourceOptions(words) => return self.options("options", words),
+            _ if self.globals.dry_run => return self.dry_run(verb),
+            _ => {}
         }
         match verb {
             Verb::CreateMd { forced, max_peers, preallocate, targets } => {
@@ -118,12 +122,6 @@ impl Session {
             Verb::WaitSync { patience, targets } => {
                 self.wait(&targets.targets, wait::Until::InSync, patience.wfc_timeout)
             }
-            Verb::Adjust(targets) => self.adjust(&targets.targets),
-            Verb::NetOptions(words) => self.options("net", &words),
-            Verb::DiskOptions(words) | Verb::PeerDeviceOptions(words) => {
-                self.options("disk", &words)
-            }
-            Verb::ResourceOptions(words) => self.options("options", &words),
             other => self.order(other),
         }
     }
