@@ -29,6 +29,7 @@ use crate::wire::{Packet, encode_header};
 use super::buffer::{Direction, Part};
 use super::client::{CLIENT_BYTES, shut_down};
 use super::context::{Context, Purpose, RateLimit};
+use super::handle::PeerPath;
 use super::outbox::{Outbox, Sent};
 use super::ring::{Descriptor, Memory, OperationId};
 use listen::Listener;
@@ -119,11 +120,13 @@ struct Socket {
 /// The sockets of one resource.
 #[derive(Debug)]
 pub(crate) struct Peers {
-    local: SocketAddr,
-    addresses: Vec<(NodeId, SocketAddr)>,
+    paths: Vec<PeerPath>,
+    /// Attempts so far: each takes the peer's next path.
+    attempts: usize,
     buffers: SocketBuffers,
     linger_ms: u64,
-    listener: Listener,
+    listeners: Vec<Listener>,
+    last_listener: u64,
     sockets: HashMap<SocketId, Socket>,
     last_accepted: u64,
     strangers: RateLimit,
@@ -179,18 +182,30 @@ impl Peers {
         buffers: SocketBuffers,
         ping_timeout_ms: u64,
     ) -> Self {
+        let path = |(peer, remote)| PeerPath { peer, local, remote };
         Self {
-            local,
-            addresses,
+            paths: addresses.into_iter().map(path).collect(),
+            attempts: 0,
             buffers,
             linger_ms: ping_timeout_ms.max(LINGER_MS),
-            listener: Listener::default(),
+            listeners: vec![Listener::new(0, local)],
+            last_listener: 0,
             sockets: HashMap::new(),
             last_accepted: 0,
             strangers: RateLimit::default(),
             crowd: RateLimit::default(),
             nonsense: RateLimit::default(),
         }
+    }
+
+    /// The peer's address that a socket is with.
+    pub(crate) fn remote(&self, id: SocketId) -> Option<IpAddr> {
+        self.sockets.get(&id).map(|socket| canonical(socket.remote.ip()))
+    }
+
+    /// `ping-timeout` has changed.
+    pub(crate) fn set_linger(&mut self, ping_timeout_ms: u64) {
+        self.linger_ms = ping_timeout_ms.max(LINGER_MS);
     }
 
     /// `Action::Connect`.
@@ -201,13 +216,16 @@ impl Peers {
         id: SocketId,
         timeout_ms: u64,
     ) {
-        let address = self.addresses.iter().find(|(node, _)| *node == peer).map(|(_, a)| *a);
-        let Some(remote) = address else {
+        let paths: Vec<PeerPath> =
+            self.paths.iter().filter(|path| path.peer == peer).copied().collect();
+        let next = self.attempts.checked_rem(paths.len()).and_then(|next| paths.get(next));
+        self.attempts = self.attempts.wrapping_add(1);
+        let Some(PeerPath { local, remote, .. }) = next.copied() else {
             let error = SocketError::Unreachable(libc::EDESTADDRREQ);
             io.events.push_back(Event::SocketLost { socket: id, error });
             return;
         };
-        let fd = match self.outgoing(&remote) {
+        let fd = match self.outgoing(local, &remote) {
             Ok(fd) => fd,
             Err(errno) => {
                 let error = socket_error(errno as i32);
@@ -222,9 +240,9 @@ impl Peers {
     }
 
     /// A socket that comes from the own address, as the peer accepts no other.
-    fn outgoing(&self, remote: &SocketAddr) -> nix::Result<OwnedFd> {
+    fn outgoing(&self, local: SocketAddr, remote: &SocketAddr) -> nix::Result<OwnedFd> {
         let fd = stream_socket(remote, self.buffers)?;
-        let mut source = self.local;
+        let mut source = local;
         source.set_port(0);
         if source.is_ipv4() == remote.is_ipv4() && !source.ip().is_unspecified() {
             bind(fd.as_raw_fd(), &SockaddrStorage::from(source))?;
@@ -312,6 +330,7 @@ impl Peers {
     /// Arms receives and starts sends; ends what has lingered.
     pub(crate) fn start(&mut self, io: &mut Context) {
         self.listen(io);
+        self.listeners.retain(|listener| !listener.is_over());
         let mut done = Vec::new();
         for socket in self.sockets.values_mut() {
             if matches!(socket.state, State::Dialling { .. }) {
@@ -336,7 +355,7 @@ impl Peers {
             State::Dialling { until, .. } | State::Lingering { until, .. } => Some(until),
             State::Open => None,
         });
-        sockets.chain(self.listener.again()).min()
+        sockets.chain(self.listeners.iter().filter_map(Listener::again)).min()
     }
 
     /// Ends what has expired.
@@ -391,13 +410,13 @@ impl Peers {
     pub(crate) fn drop_all(&mut self, io: &mut Context) {
         let all: Vec<_> = self.sockets.keys().copied().collect();
         all.into_iter().for_each(|id| self.remove(io, id));
-        self.listener.close(io);
+        self.listeners.iter_mut().for_each(|listener| listener.close(io));
     }
 
     /// Shuts the sockets down and touches nothing else: after a panic.
     pub(crate) fn shut_down_sockets(&self) {
         self.sockets.values().for_each(|socket| shut_down(&socket.fd));
-        self.listener.shut_down();
+        self.listeners.iter().for_each(Listener::shut_down);
     }
 }
 

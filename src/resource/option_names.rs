@@ -23,6 +23,20 @@ pub struct WrittenOption {
     pub value: String,
 }
 
+impl WrittenOption {
+    /// When a change of it acts, where that is not at once.
+    #[must_use]
+    pub fn takes_effect_later(&self) -> Option<&'static str> {
+        match self.name {
+            "al-extents" => Some("when a disk is attached"),
+            "resync-rate" => Some("when a resync starts"),
+            "max-buffers" => Some("at the next handshake"),
+            name if MUST_BE_EQUAL.contains(&name) => Some("at the next handshake"),
+            _ => None,
+        }
+    }
+}
+
 impl Options {
     /// All options that act, and the protocol, in the order of DRBD's sections; `discard-node`
     /// names its victim by node id.
@@ -60,6 +74,39 @@ impl Options {
         let net = net.into_iter().map(section("net"));
         let disk = disk.into_iter().map(section("disk"));
         general.into_iter().map(section("options")).chain(net).chain(disk).collect()
+    }
+
+    /// Takes the options of one section from another set.
+    pub fn take_section(&mut self, section: &str, from: &Self) {
+        let mut new = from.clone();
+        let own = self.clone();
+        if section != "net" {
+            new.timeout_ms = own.timeout_ms;
+            new.ping_int_ms = own.ping_int_ms;
+            new.ping_timeout_ms = own.ping_timeout_ms;
+            new.connect_int_ms = own.connect_int_ms;
+            new.ko_count = own.ko_count;
+            new.max_buffers = own.max_buffers;
+            new.max_epoch_size = own.max_epoch_size;
+            new.after_sb_0pri = own.after_sb_0pri;
+            new.after_sb_1pri = own.after_sb_1pri;
+            new.after_sb_2pri = own.after_sb_2pri;
+            new.always_asbp = own.always_asbp;
+            new.rr_conflict = own.rr_conflict;
+        }
+        if section != "disk" {
+            new.on_io_error = own.on_io_error;
+            new.al_extents = own.al_extents;
+            new.resync_rate = own.resync_rate;
+            new.c_max_rate = own.c_max_rate;
+            new.c_min_rate = own.c_min_rate;
+            new.disk_flushes = own.disk_flushes;
+            new.md_flushes = own.md_flushes;
+        }
+        if section != "options" {
+            new.auto_promote = own.auto_promote;
+        }
+        *self = new;
     }
 
     /// What must be equal on both nodes, as `(name, value)`.
@@ -139,6 +186,42 @@ fn on_io_error(policy: OnIoError) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every option but one default is another; each section changes its own and no other.
+    #[test]
+    fn a_section_is_taken_alone() {
+        let other = Options {
+            timeout_ms: 5000,
+            ping_int_ms: 3000,
+            ping_timeout_ms: 700,
+            connect_int_ms: 4000,
+            ko_count: 3,
+            max_buffers: 4000,
+            max_epoch_size: 100,
+            al_extents: 257,
+            resync_rate: 1024,
+            c_max_rate: 2048,
+            c_min_rate: 512,
+            after_sb_0pri: AfterSb0Pri::DiscardZeroChanges,
+            after_sb_1pri: AfterSb1Pri::Consensus,
+            after_sb_2pri: AfterSb2Pri::ViolentlyAs0p,
+            always_asbp: true,
+            rr_conflict: RrConflict::RetryConnect,
+            on_io_error: OnIoError::PassOn,
+            auto_promote: true,
+            disk_flushes: false,
+            md_flushes: false,
+        };
+        for section in ["net", "disk", "options"] {
+            let mut taken = Options::default();
+            taken.take_section(section, &other);
+            let all = taken.written().into_iter().zip(other.written());
+            for ((one, there), default) in all.zip(Options::default().written()) {
+                let expected = if one.section == section { there } else { default };
+                assert_eq!(one, expected);
+            }
+        }
+    }
 
     #[test]
     fn the_handshake_compares_what_both_must_have() {
