@@ -92,7 +92,7 @@ fn clients_that_vanish_or_never_read_leave_the_others_alone() {
     // Asks for 64 MiB and reads nothing of it.
     let mut deaf = pair.alice.client();
     for number in 0..64 {
-        let sent = deaf.send_request(Command::Read, 0, number % 16 << 20, 1 << 20, &[]);
+        let sent = deaf.send_request(Command::Read, 0, (number % 16) << 20, 1 << 20, &[]);
         if sent.is_err() {
             break;
         }
