@@ -185,9 +185,10 @@ fn yes_no(word: &str) -> Result<bool, String> {
 /// How long to wait.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Patience {
-    /// Give up after so many seconds (exit 5); 0 waits for ever.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-    pub wfc_timeout: u32,
+    /// Give up after so many seconds (exit 5); 0 waits for ever [default: wfc-timeout of the
+    /// configuration, else 0].
+    #[arg(long, value_name = "SECONDS")]
+    pub wfc_timeout: Option<u32>,
 }
 
 /// What to do.

@@ -101,6 +101,7 @@ impl Context {
             | Event::SessionClosed { .. }
             | Event::Request { .. }
             | Event::DiskDone { .. }
+            | Event::Digested { .. }
             | Event::MetaDone { .. }
             | Event::Admin { .. }
             | Event::Timeout

@@ -73,6 +73,8 @@ struct Socket {
     start: usize,
     end: usize,
     reading: Reading,
+    /// The next receive asks for little.
+    peek: bool,
     receiving: Option<bool>,
     outbox: Outbox,
 }
@@ -381,6 +383,7 @@ impl Socket {
             start: 0,
             end: 0,
             reading: Reading::Header,
+            peek: false,
             receiving: None,
             outbox: Outbox::default(),
         }

@@ -105,6 +105,7 @@ impl Resource {
             peer.seen_number = loaded.and_then(|loaded| loaded.seen_number);
             peer.seen_durable = peer.seen_number.unwrap_or(0);
             peer.seen_copy = loaded.map_or(0, |loaded| loaded.seen_copy);
+            peer.seen_saving = false;
             if !clean {
                 for extent in &meta.hot_extents {
                     let per_extent = EXTENT_SIZE / BLOCK_SIZE;
@@ -421,8 +422,7 @@ impl Resource {
 
     pub(crate) fn new_uuid_by_order(&mut self, id: u64, volume: VolumeNumber, clear: bool) {
         if clear {
-            let hint = "new-current-uuid --clear-bitmap is not supported yet: use primary --force.";
-            return self.reply(id, Err(refuse(162, hint)));
+            return self.clear_bitmap(id, volume);
         }
         let Some(device) = self.devices.get(&volume) else {
             return self.reply(id, Err(refuse(127, "No such volume in this resource")));

@@ -352,7 +352,9 @@ impl Resource {
             self.check_connection(c);
         }
         let now = self.now;
-        for volume in self.volumes() {
+        let mut next = self.volume_after(None);
+        while let Some(volume) = next {
+            next = self.volume_after(Some(volume));
             let device = self.device(volume);
             if device.no_space.is_empty() {
                 continue;

@@ -66,6 +66,8 @@ pub(crate) enum SentKind {
     Resync,
     /// Leave to become Primary.
     Promote,
+    /// A comparison of a range of both disks.
+    Sample,
 }
 
 /// A packet that wants an answer.
@@ -217,6 +219,8 @@ pub(crate) struct Saving {
 pub(crate) struct PeerDevice {
     pub(crate) replication: ReplicationState,
     pub(crate) peer_disk: DiskState,
+    /// Samples that are being read for the peer.
+    pub(crate) samples: u32,
     pub(crate) bitmap: Bitmap,
     pub(crate) saving: Option<Saving>,
     pub(crate) save_queue: VecDeque<(Save, Vec<Then>)>,
@@ -256,6 +260,7 @@ impl PeerDevice {
             peer_disk: DiskState::DUnknown,
             bitmap: Bitmap::new(0),
             saving: None,
+            samples: 0,
             save_queue: VecDeque::new(),
             slot: None,
             transfer_log: TransferLog::default(),

@@ -72,11 +72,12 @@ impl Resource {
                 SentKind::Read { key } => self.peer_read_done(key, None),
                 SentKind::Edge { key, head } => self.retry_edge(key, head),
                 SentKind::Flush => self.peer_flush_lost(c, sent.volume, sent.epoch),
-                SentKind::Resync => {}
+                SentKind::Resync | SentKind::Sample => {}
                 SentKind::Promote => self.promote_unanswered(),
             }
         }
         self.order_lost_peer(c);
+        self.sampling_lost(c);
         self.changed();
     }
 
@@ -95,6 +96,7 @@ impl Resource {
         peer.opening = Default::default();
         peer.sent_number = 0;
         peer.peer_flush = None;
+        peer.samples = 0;
         peer.peer_flush_waiting.clear();
         let outdated = !lost && peer.peer_disk == DiskState::Outdated;
         self.set_replication(c, volume, ReplicationState::Off);

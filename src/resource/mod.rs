@@ -29,6 +29,7 @@ mod action;
 mod activity_log;
 mod attach;
 mod bitmap;
+mod clear_bitmap;
 mod command;
 mod connect;
 mod connection;
@@ -99,6 +100,8 @@ pub(crate) enum Then {
     LossMarked { round: u64 },
     /// A new current UUID is durable.
     Bumped,
+    /// new-current-uuid --clear-bitmap: the new current UUID is durable, as the peer asked.
+    ClearSaved { c: usize, socket: SocketId, uuid: u64 },
     /// No-sync: the session of the volume is durably open here.
     OpenSaved { c: usize, socket: SocketId },
     /// Target: the union of the bits is durable.
@@ -162,6 +165,10 @@ pub(crate) enum Pending {
     Bitmap { c: usize },
     /// The number that a peer has shown.
     Seen { c: usize, number: u64 },
+    /// A range that is compared with the peer's disk.
+    OwnSample { offset: u64, length: u32 },
+    /// The same for the peer, which has this CRC-32.
+    PeerSample { c: usize, socket: SocketId, sequence: u64, expected: u32 },
 }
 
 /// After the process did not run for longer than ping-timeout while Primary.
@@ -201,6 +208,7 @@ pub struct Resource {
     next_lock: u64,
     orders: VecDeque<Order>,
     running: Option<Running>,
+    sampling: Option<clear_bitmap::Sampling>,
     /// After a gap: nothing runs until a peer has answered or one attempt has failed.
     gap: Gap,
     /// New requests are not admitted: a demotion, detach or leave drains.
@@ -240,6 +248,7 @@ impl Resource {
             next_lock: 0,
             orders: VecDeque::new(),
             running: None,
+            sampling: None,
             gap: Gap::None,
             draining: false,
             version: 1,
@@ -261,6 +270,7 @@ impl Resource {
                 self.client_request(session, request, volume, op);
             }
             Event::DiskDone { tag, result } => self.disk_done(tag, result),
+            Event::Digested { tag, digest } => self.digested(tag, digest),
             Event::MetaDone { tag, result } => self.meta_done(tag, result),
             Event::Connected { socket } => self.socket_connected(socket),
             Event::Accepted { peer, socket } => self.socket_accepted(peer, socket),
@@ -286,12 +296,13 @@ impl Resource {
             self.pump_leaves();
             self.admit_held();
             self.pump_windows();
-            let volumes: Vec<VolumeNumber> = self.devices.keys().copied().collect();
-            for volume in volumes {
+            let mut next = self.volume_after(None);
+            while let Some(volume) = next {
                 self.pump_loss(volume);
                 self.pump_log(volume);
                 self.pump_flush(volume);
                 self.pump_disk(volume);
+                next = self.volume_after(Some(volume));
             }
             self.pump_resync();
             if before == self.standing() {
@@ -400,6 +411,13 @@ impl Resource {
 
     fn volumes(&self) -> Vec<VolumeNumber> {
         self.devices.keys().copied().collect()
+    }
+
+    /// The volumes one after the other, where a list would be allocated for each event.
+    fn volume_after(&self, last: Option<VolumeNumber>) -> Option<VolumeNumber> {
+        use std::ops::Bound;
+        let start = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.devices.range((start, Bound::Unbounded)).next().map(|(volume, _)| *volume)
     }
 
     fn peers(&self) -> std::ops::Range<usize> {

@@ -49,6 +49,12 @@ pub(crate) enum Step {
     DetachIdle,
     /// A superblock, then done.
     Save,
+    /// new-current-uuid --clear-bitmap: both disks are compared.
+    Sample,
+    /// The peer takes the new current UUID.
+    PeerClears,
+    /// This node does.
+    ClearSave,
 }
 
 /// The order that runs.
@@ -197,7 +203,14 @@ impl Resource {
             Step::DetachFlush => self.detach_bits(),
             Step::DetachBits => self.step(Step::DetachIdle),
             Step::Save => self.finish(Ok(String::new())),
-            Step::Attach | Step::AskPeer | Step::Drain | Step::Leave | Step::DetachIdle => {}
+            Step::ClearSave => self.cleared(),
+            Step::Sample
+            | Step::PeerClears
+            | Step::Attach
+            | Step::AskPeer
+            | Step::Drain
+            | Step::Leave
+            | Step::DetachIdle => {}
         }
     }
 

@@ -103,6 +103,9 @@ impl Resource {
                 self.new_uuid_acked(volume, uuid);
                 true
             }
+            sample @ (Packet::Sample { .. }
+            | Packet::SampleAnswer { .. }
+            | Packet::ClearBitmap { .. }) => self.sample_packet(c, socket, &sample),
             other => self.resync_packet(c, socket, other, payload),
         }
     }

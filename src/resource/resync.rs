@@ -88,9 +88,11 @@ impl Resource {
             if !matches!(self.connections[c].stage, Stage::Open | Stage::Quiescing) {
                 continue;
             }
-            for volume in self.volumes() {
+            let mut next = self.volume_after(None);
+            while let Some(volume) = next {
                 self.pump_target(c, volume);
                 self.pump_source(c, volume);
+                next = self.volume_after(Some(volume));
             }
         }
     }

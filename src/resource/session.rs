@@ -80,7 +80,7 @@ impl Resource {
         let peer = self.peer_device(c, volume);
         let info = peer.peer_info.as_ref().expect("a verdict was made");
         let (number, uuid) = (info.number, info.device_uuid);
-        // A source lowers what it remembers only when the target has adopted (model.md V13).
+        // It is never lowered: a rolled-back or replaced disk raises its own as it adopts (`adopt`).
         if let Some(number) = number.filter(|number| peer.seen_number.is_none_or(|s| s < *number)) {
             peer.seen_number = Some(number);
         }
@@ -344,6 +344,10 @@ impl Resource {
             backing.flags(0, DeviceFlags::PRIMARY_IND);
         }
         backing.crashed = false;
+        // Above all that the peer has seen, also of this disk's future or of the disk before it: so
+        // the peer never has to forget a number, and no crash falls between the two (model.md V13).
+        let number = &mut backing.activity_log.number;
+        *number = (*number).max(info.seen_number.unwrap_or(0).min(u64::MAX >> 1));
         self.bump_number(volume);
         self.device(volume).exposed_uuid = info.current_uuid;
         self.save_superblock(volume, Then::AdoptSaved { c, socket });
@@ -362,15 +366,7 @@ impl Resource {
     pub(crate) fn source_flushed(&mut self, c: usize, volume: VolumeNumber) {
         let socket = self.socket(c);
         let slot = self.peer_device(c, volume).slot.expect("a source has a disk");
-        let info = self.peer_device(c, volume).peer_info.clone().expect("a verdict was made");
         let primary = self.role == Role::Primary;
-        // The target starts anew: what it showed before its rollback is forgotten only now.
-        let lower = info
-            .number
-            .filter(|number| self.connections[c].peer_devices[&volume].seen_number > Some(*number));
-        if let Some(number) = lower {
-            self.lower_seen(c, volume, number);
-        }
         let seen = self.peer_device(c, volume).seen_number.unwrap_or(0);
         let Some(backing) = self.device(volume).backing.as_mut() else { return };
         let entry = &mut backing.superblock.peers[slot as usize];

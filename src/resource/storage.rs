@@ -241,22 +241,6 @@ impl Resource {
         self.emit(Action::Meta { tag, volume, op: MetaOp::SeenNumber { slot, copy, number } });
     }
 
-    /// Lowers what is remembered of the peer's number: the highest of both blocks counts, so both are
-    /// written.
-    pub(crate) fn lower_seen(&mut self, c: usize, volume: VolumeNumber, number: u64) {
-        let peer = self.peer_device(c, volume);
-        peer.seen_number = Some(number);
-        peer.seen_durable = 0;
-        let Some(slot) = peer.slot else { return };
-        if let Some(backing) = self.device(volume).backing.as_mut() {
-            backing.superblock.peers[slot as usize].seen_number = number;
-        }
-        for copy in 0..2 {
-            let tag = self.disk_tag(volume, Pending::Seen { c, number });
-            self.emit(Action::Meta { tag, volume, op: MetaOp::SeenNumber { slot, copy, number } });
-        }
-    }
-
     /// A metadata action ended.
     pub(crate) fn meta_done(&mut self, tag: Tag, result: Result<(), DiskError>) {
         let Some((volume, pending)) = self.tags.remove(tag.0) else { return };
@@ -310,7 +294,9 @@ impl Resource {
                 Pending::Read { .. }
                 | Pending::Edge { .. }
                 | Pending::PeerRead { .. }
-                | Pending::SourceRead { .. } => self.disk_error(volume, error, "READ"),
+                | Pending::SourceRead { .. }
+                | Pending::OwnSample { .. }
+                | Pending::PeerSample { .. } => self.disk_error(volume, error, "READ"),
                 Pending::Write { .. } | Pending::PeerWrite { .. } | Pending::TargetWrite { .. } => {
                     self.disk_error(volume, error, "WRITE");
                 }
@@ -337,6 +323,9 @@ impl Resource {
             }
             Pending::PeerFlush { c, socket } => {
                 self.peer_flush_served(c, socket, volume, result.is_ok());
+            }
+            Pending::OwnSample { .. } | Pending::PeerSample { .. } => {
+                self.sample_read(volume, pending, result);
             }
             Pending::Flush { then } if result.is_ok() => self.follow(volume, then),
             Pending::Flush { then } => self.follow_without_disk(volume, then),
@@ -393,6 +382,10 @@ impl Resource {
             Then::PeerLeave { c, socket } if self.is_current(c, socket) => {
                 self.peer_leave_step(c);
             }
+            Then::ClearSaved { c, socket, uuid } if self.is_current(c, socket) => {
+                self.clear_saved(c, volume, uuid);
+            }
+            Then::ClearSaved { .. } => self.cleared_disk(volume),
             Then::OpenSaved { .. }
             | Then::AdoptBitsSaved { .. }
             | Then::AdoptSaved { .. }

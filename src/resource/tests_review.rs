@@ -362,3 +362,36 @@ fn a_full_disk_is_said_until_a_write_succeeds_also_while_it_is_tried_again() {
     pair.settle();
     assert!(!pair.status(0).suspended_no_space);
 }
+
+// ---- rollback ----
+
+/// Its number is above what the source has seen as soon as it has adopted: a source that dies in the
+/// middle of the resync, and remembers, does not refuse it again.
+#[test]
+fn a_rolled_back_disk_that_was_invalidated_is_refused_only_once() {
+    let mut pair = synced_pair();
+    let image = pair.nodes[1].disk.clone();
+    for value in 100..104u64 {
+        assert_eq!(pair.write(0, value, value), Ok(None));
+        pair.kill(1);
+        pair.up(1);
+        pair.synced();
+    }
+    pair.kill(1);
+    pair.nodes[1].disk = image;
+    pair.up(1);
+    pair.run(20_000);
+    assert_eq!(pair.status(1).connections[0].reason, Reason::RolledBack);
+    pair.admin(1, Command::Invalidate { volume: 0 }).unwrap();
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskWrite { .. });
+    let connect = |peer| Command::Connect { peer, discard_my_data: false, tentative: false };
+    pair.admin(1, connect(0)).unwrap();
+    pair.admin(0, connect(1)).unwrap();
+    pair.run(5000);
+    let state = pair.status(1).connections[0].peer_devices[0].replication_state;
+    assert_eq!(state, ReplicationState::SyncTarget);
+    pair.nodes[1].unstall();
+    pair.kill(0);
+    pair.up(0);
+    pair.synced();
+}

@@ -26,6 +26,8 @@ use super::watch::Pair;
 
 /// Actions of one drain: more is a loop.
 const ACTIONS_MAX: usize = 100_000;
+/// Happenings within a virtual second: more is a storm.
+const STORM: u64 = 1_000_000;
 /// Timeouts at one instant: more is a loop.
 const TIMEOUTS_MAX: u32 = 100;
 
@@ -127,6 +129,7 @@ pub struct Cluster {
     /// Events handled.
     pub events: u64,
     timeouts: (Time, u32),
+    storm: (u64, u64),
 }
 
 impl Cluster {
@@ -170,6 +173,7 @@ impl Cluster {
             order: 0,
             events: 0,
             timeouts: (Time(0), 0),
+            storm: (0, 0),
             options,
         }
     }
@@ -237,9 +241,18 @@ impl Cluster {
                 self.heap.push(Reverse(next));
                 return;
             }
+            self.count_happening();
             self.happen(next.what);
         }
         self.now = self.now.max(end);
+    }
+
+    fn count_happening(&mut self) {
+        let second = self.now.0 / 1_000_000_000;
+        self.storm = if self.storm.0 == second { (second, self.storm.1 + 1) } else { (second, 0) };
+        if self.storm.1 > STORM {
+            self.violate("too much happens: this goes round in a circle".to_owned());
+        }
     }
 
     fn happen(&mut self, what: Happening) {

@@ -428,7 +428,7 @@ impl History {
         self.registers.range_mut((volume, 0)..=(volume, u64::MAX)).map(|(key, r)| (*key, r))
     }
 
-    /// Contents landed on a disk.
+    /// Contents land on a disk, in place of what was there before.
     ///
     /// # Errors
     /// A write landed over a newer one that this disk must hold.
@@ -436,12 +436,14 @@ impl History {
         &mut self,
         node: usize,
         volume: VolumeNumber,
-        start: u64,
-        values: &[Sector],
+        (start, values): (u64, &[Sector]),
+        before: &[Sector],
         origin: Origin,
     ) -> Result<(), String> {
         self.step += 1;
-        for (sector, value) in (start..).zip(values) {
+        // What does not change is an edge that was read and written back.
+        let changed = (start..).zip(values).zip(before).filter(|((_, v), b)| *v != *b);
+        for ((sector, value), _) in changed {
             if *value == super::disk::POISON {
                 return Err(format!("garbage was written to sector {sector} of node {node}"));
             }

@@ -163,6 +163,11 @@ impl Cluster {
             let role = c.nodes[node].status.as_ref().map(|s| s.role);
             c.all_established() && role == Some(Role::Primary)
         };
+        self.run_until(self.in_ms(5_000), ready);
+        if self.nodes[node].status.as_ref().is_some_and(|s| s.role != Role::Primary) {
+            // Declaring fresh disks equal was refused.
+            self.command(node, Command::Primary { force: Some(Force::Plain) });
+        }
         self.run_until(self.in_ms(SETTLE_MS), ready);
         if self.violation.is_none() && !ready(self) {
             self.violate("the first sync does not end".to_owned());

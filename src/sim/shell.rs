@@ -54,6 +54,14 @@ impl Cluster {
                 let result = self.nodes[node].pool.merge(into, from, head);
                 self.judge(result);
             }
+            Action::Digest { tag, payload } => match self.nodes[node].pool.read(payload) {
+                Ok((_, sectors)) => {
+                    let bytes: Vec<u8> = sectors.iter().flat_map(|s| s.to_be_bytes()).collect();
+                    let digest = crc32fast::hash(&bytes);
+                    self.input(node, Input::Event(Event::Digested { tag, digest }));
+                }
+                Err(error) => self.judge(Err(error)),
+            },
             Action::Release(payload) => {
                 let result = self.nodes[node].pool.release(payload);
                 self.judge(result);
@@ -212,8 +220,10 @@ impl Cluster {
                 return Input::Read { tag, contents: disk.read(start, count).to_vec() };
             }
             DiskOpKind::Write { start, values, fua, origin } => {
+                let before = disk.read(start, values.len() as u64).to_vec();
                 disk.write(start, &values, fua);
-                let result = self.history.landed(node, op.volume, start, &values, origin);
+                let new = (start, &values[..]);
+                let result = self.history.landed(node, op.volume, new, &before, origin);
                 self.judge(result);
             }
             DiskOpKind::Flush(stamp) => disk.flush_ends(stamp),

@@ -18,6 +18,7 @@ pub mod daemon;
 mod data_thread;
 mod logging;
 mod nbd_socket;
+mod places;
 mod registry;
 mod startup;
 

@@ -291,6 +291,21 @@ impl Registry {
         let disk = opened.map_err(|_| ended(name))?.inspect_err(|refusal| {
             warn!("{name}/{volume}: attach failed: ({}) {}", refusal.code, refusal.text);
         })?;
+        let mut disk = disk;
+        if let Some(size) = own.size {
+            let found = disk.attached.data_size;
+            if found < size {
+                let hint = format!(
+                    "{} has room for {} bytes of data, `size` asks for {}: grow the disk, or write \
+                     a smaller size.",
+                    disk.attached.path, found, size
+                );
+                disk.close();
+                let text = "Low.dev. smaller than requested DRBD-dev. size.";
+                return Err(refusal(111, text, hint));
+            }
+            disk.attached.data_size = size;
+        }
         let durable = if disk.dsync { "RWF_DSYNC" } else { "a data sync after each write" };
         info!("{name}/{volume}: {}: durable writes by {durable}", disk.attached.path);
         entry.ask(|reply| Order::Attach { volume, disk, reply }).await?

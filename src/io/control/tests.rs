@@ -1,6 +1,7 @@
 //! The daemon in this process, with data threads that only obey.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 use super::adm::client::Client;
 use super::daemon::{Sockets, serve};
 use super::fake::{Seen, shell};
+use super::places::PLACES_MAX;
 use super::registry::Settings;
 use super::startup;
 use crate::config::Definition;
@@ -28,6 +30,7 @@ struct Daemon {
     seen: mpsc::Receiver<Seen>,
     signal: Option<oneshot::Sender<Signal>>,
     thread: Option<JoinHandle<std::io::Result<()>>>,
+    tcp: SocketAddr,
 }
 
 impl Daemon {
@@ -36,10 +39,12 @@ impl Daemon {
         let (signal, came) = oneshot::channel();
         let (tell, seen) = mpsc::channel();
         let nbd_socket = dir.path().join("nbd.sock");
+        let tcp = startup::bind_tcp("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let address = tcp.local_addr().unwrap();
         let sockets = Sockets {
             admin: startup::bind_unix(&dir.path().join("control.sock"), None).unwrap(),
             nbd: startup::bind_unix(&nbd_socket, None).unwrap(),
-            tcp: Vec::new(),
+            tcp: vec![(address, tcp)],
             signal: came,
         };
         let settings = Settings {
@@ -51,7 +56,7 @@ impl Daemon {
         std::fs::create_dir(&settings.state_dir).unwrap();
         let thread =
             std::thread::spawn(move || tokio_uring::start(serve(settings, shell(tell), sockets)));
-        Self { dir, seen, signal: Some(signal), thread: Some(thread) }
+        Self { dir, seen, signal: Some(signal), thread: Some(thread), tcp: address }
     }
 
     fn client(&self) -> Client {
@@ -305,6 +310,47 @@ fn the_descriptor_moves_with_nothing_read_too_far() {
     moved.write_all(b"reply").unwrap();
     let mut reply = [0; 5];
     stream.read_exact(&mut reply).unwrap();
+}
+
+#[test]
+fn silent_clients_do_not_lock_others_out() {
+    let daemon = Daemon::start();
+    let _client = daemon.up("");
+    let mut greeting = [0; 18];
+    // Strangers on TCP, greeted and silent: they have places of their own.
+    let strangers: Vec<_> = (0..PLACES_MAX)
+        .map(|_| {
+            let mut stream = TcpStream::connect(daemon.tcp).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.read_exact(&mut greeting).unwrap();
+            stream
+        })
+        .collect();
+    let silent: Vec<_> = (0..PLACES_MAX)
+        .map(|_| {
+            let mut stream = daemon.nbd();
+            stream.read_exact(&mut greeting).unwrap();
+            stream
+        })
+        .collect();
+    for number in 0..3 {
+        let mut stream = daemon.nbd();
+        greet(&mut stream);
+        assert_eq!(go(&mut stream, "r0")[0].0, (1 << 31) + 2, "it is served at once");
+        // The longest silent one had to go for it, and its place is free again after it.
+        assert_eq!((&silent[0]).read(&mut greeting).unwrap(), 0, "{number}");
+    }
+    let is_open = |read: std::io::Result<usize>| {
+        read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    for mut stream in &silent[4..] {
+        stream.set_nonblocking(true).unwrap();
+        assert!(is_open(stream.read(&mut greeting)));
+    }
+    for mut stream in &strangers {
+        stream.set_nonblocking(true).unwrap();
+        assert!(is_open(stream.read(&mut greeting)));
+    }
 }
 
 #[test]
