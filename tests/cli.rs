@@ -271,6 +271,20 @@ fn a_closed_standard_error_is_survived() {
 }
 
 #[test]
+fn a_log_that_is_full_is_survived() {
+    let node = Node::new();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let daemon = node.daemon_with(&[], |command| {
+        command.stderr(full);
+    });
+    assert_eq!(node.told("create-md r0").0, 0);
+    assert_eq!(node.told("up r0").0, 0);
+    assert_eq!(node.told("down r0").0, 0);
+    let (status, _) = daemon.end(Signal::SIGTERM);
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
 fn addresses_beyond_loopback_are_refused_without_the_word() {
     let node = Node::new();
     let daemon = |options: &[&str]| {

@@ -24,5 +24,6 @@ mod plan;
 mod refusals;
 mod restart;
 mod split_brain;
+mod strangers;
 mod sync;
 mod wait;
