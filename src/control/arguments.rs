@@ -187,12 +187,15 @@ pub struct OptionWords {
     words: Vec<String>,
 }
 
+/// Options as name and value, and targets.
+pub type OptionsAndTargets = (Vec<(String, String)>, Vec<Target>);
+
 impl OptionWords {
     /// The options as name and value, and the targets.
     ///
     /// # Errors
     /// A word is neither.
-    pub fn parts(&self) -> Result<(Vec<(String, String)>, Vec<Target>), String> {
+    pub fn parts(&self) -> Result<OptionsAndTargets, String> {
         let (mut options, mut targets) = (Vec::new(), Vec::new());
         for word in &self.words {
             match word.strip_prefix("--").map(|option| option.split_once('=')) {
