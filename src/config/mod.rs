@@ -28,6 +28,7 @@ mod judge;
 mod load;
 mod nearest;
 mod option_table;
+mod overrides;
 mod setting;
 mod syntax;
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub use dump::dump;
 pub use finding::{Finding, Severity};
 pub use glob::{is_pattern, matches};
 pub use load::{FILE_MAX, load};
+pub use overrides::override_option;
 
 /// Where the text of config files comes from.
 pub trait Files {

@@ -55,6 +55,8 @@ pub(crate) fn healthy() -> Report {
         peer_node_id: 1,
         name: "bob".to_owned(),
         connection_state: ConnectionState::Connected,
+        socket: None,
+        remote: String::new(),
         reason: Reason::None,
         peer_role: Role::Secondary,
         discard_my_data_pending: false,
@@ -91,6 +93,7 @@ pub(crate) fn healthy() -> Report {
         auto_promote: false,
         nbd_socket: "/run/tandem/nbd.sock".to_owned(),
         taken_at: NOW,
+        config_differs: Vec::new(),
     }
 }
 

@@ -116,7 +116,8 @@ impl Drop for Chunk {
 /// The memory of one buffer: a part of a chunk that no other region has.
 #[derive(Debug)]
 struct Region {
-    chunk: Rc<Chunk>,
+    /// Keeps the memory.
+    _chunk: Rc<Chunk>,
     pointer: NonNull<u8>,
     size: usize,
 }
@@ -130,7 +131,7 @@ impl Region {
             let chunk = Rc::clone(&chunk);
             // SAFETY: the part lies inside the chunk, as there are `chunk.size / size` of them.
             let pointer = unsafe { chunk.pointer.add(number * size) };
-            Rc::new(Self { chunk, pointer, size })
+            Rc::new(Self { _chunk: chunk, pointer, size })
         })
     }
 }

@@ -45,6 +45,9 @@ impl Resource {
             let text = format!("{}{note}", self.of_volume(volume));
             self.log(LogLevel::Warning, text);
         }
+        if let Some(config) = self.config.volumes.iter_mut().find(|one| one.number == volume) {
+            config.disk.clone_from(&disk.path);
+        }
         self.take_disk(volume, disk);
         self.set_disk(volume, DiskState::Attaching);
         let command = Command::Detach { volume, force: false };

@@ -9,6 +9,9 @@ use super::{AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, OnIoError, Options, RrConflic
 const MUST_BE_EQUAL: [&str; 6] =
     ["protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri", "always-asbp", "rr-conflict"];
 
+/// What concerns this node alone: the peer is not told.
+const LOCAL: [&str; 2] = ["sndbuf-size", "rcvbuf-size"];
+
 /// An option as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrittenOption {
@@ -18,6 +21,20 @@ pub struct WrittenOption {
     pub name: &'static str,
     /// Its value.
     pub value: String,
+}
+
+impl WrittenOption {
+    /// When a change of it acts, where that is not at once.
+    #[must_use]
+    pub fn takes_effect_later(&self) -> Option<&'static str> {
+        match self.name {
+            "al-extents" => Some("when a disk is attached"),
+            "resync-rate" => Some("when a resync starts"),
+            "max-buffers" => Some("at the next handshake"),
+            name if MUST_BE_EQUAL.contains(&name) => Some("at the next handshake"),
+            _ => None,
+        }
+    }
 }
 
 impl Options {
@@ -35,6 +52,8 @@ impl Options {
             ("ko-count", self.ko_count.to_string()),
             ("max-buffers", self.max_buffers.to_string()),
             ("max-epoch-size", self.max_epoch_size.to_string()),
+            ("sndbuf-size", self.sndbuf_size.to_string()),
+            ("rcvbuf-size", self.rcvbuf_size.to_string()),
             ("after-sb-0pri", after_sb_0pri(&self.after_sb_0pri)),
             ("after-sb-1pri", after_sb_1pri(&self.after_sb_1pri).to_owned()),
             ("after-sb-2pri", after_sb_2pri(&self.after_sb_2pri).to_owned()),
@@ -57,6 +76,39 @@ impl Options {
         general.into_iter().map(section("options")).chain(net).chain(disk).collect()
     }
 
+    /// Takes the options of one section from another set.
+    pub fn take_section(&mut self, section: &str, from: &Self) {
+        let mut new = from.clone();
+        let own = self.clone();
+        if section != "net" {
+            new.timeout_ms = own.timeout_ms;
+            new.ping_int_ms = own.ping_int_ms;
+            new.ping_timeout_ms = own.ping_timeout_ms;
+            new.connect_int_ms = own.connect_int_ms;
+            new.ko_count = own.ko_count;
+            new.max_buffers = own.max_buffers;
+            new.max_epoch_size = own.max_epoch_size;
+            new.after_sb_0pri = own.after_sb_0pri;
+            new.after_sb_1pri = own.after_sb_1pri;
+            new.after_sb_2pri = own.after_sb_2pri;
+            new.always_asbp = own.always_asbp;
+            new.rr_conflict = own.rr_conflict;
+        }
+        if section != "disk" {
+            new.on_io_error = own.on_io_error;
+            new.al_extents = own.al_extents;
+            new.resync_rate = own.resync_rate;
+            new.c_max_rate = own.c_max_rate;
+            new.c_min_rate = own.c_min_rate;
+            new.disk_flushes = own.disk_flushes;
+            new.md_flushes = own.md_flushes;
+        }
+        if section != "options" {
+            new.auto_promote = own.auto_promote;
+        }
+        *self = new;
+    }
+
     /// What must be equal on both nodes, as `(name, value)`.
     #[must_use]
     pub fn must_equal(&self) -> Vec<(String, String)> {
@@ -71,7 +123,9 @@ impl Options {
 
     fn named(&self, must: bool) -> Vec<(String, String)> {
         let all = self.written().into_iter();
-        let wanted = all.filter(|option| MUST_BE_EQUAL.contains(&option.name) == must);
+        let wanted = all.filter(|option| {
+            MUST_BE_EQUAL.contains(&option.name) == must && !LOCAL.contains(&option.name)
+        });
         wanted.map(|option| (option.name.to_owned(), option.value)).collect()
     }
 }
@@ -133,6 +187,42 @@ fn on_io_error(policy: OnIoError) -> &'static str {
 mod tests {
     use super::*;
 
+    /// Every option but one default is another; each section changes its own and no other.
+    #[test]
+    fn a_section_is_taken_alone() {
+        let other = Options {
+            timeout_ms: 5000,
+            ping_int_ms: 3000,
+            ping_timeout_ms: 700,
+            connect_int_ms: 4000,
+            ko_count: 3,
+            max_buffers: 4000,
+            max_epoch_size: 100,
+            al_extents: 257,
+            resync_rate: 1024,
+            c_max_rate: 2048,
+            c_min_rate: 512,
+            after_sb_0pri: AfterSb0Pri::DiscardZeroChanges,
+            after_sb_1pri: AfterSb1Pri::Consensus,
+            after_sb_2pri: AfterSb2Pri::ViolentlyAs0p,
+            always_asbp: true,
+            rr_conflict: RrConflict::RetryConnect,
+            on_io_error: OnIoError::PassOn,
+            auto_promote: true,
+            disk_flushes: false,
+            md_flushes: false,
+        };
+        for section in ["net", "disk", "options"] {
+            let mut taken = Options::default();
+            taken.take_section(section, &other);
+            let all = taken.written().into_iter().zip(other.written());
+            for ((one, there), default) in all.zip(Options::default().written()) {
+                let expected = if one.section == section { there } else { default };
+                assert_eq!(one, expected);
+            }
+        }
+    }
+
     #[test]
     fn the_handshake_compares_what_both_must_have() {
         let options = Options { after_sb_0pri: AfterSb0Pri::DiscardNode(1), ..Options::default() };
@@ -143,5 +233,7 @@ mod tests {
         let should = options.should_equal();
         assert!(should.contains(&("resync-rate".to_owned(), "250K".to_owned())));
         assert!(should.iter().all(|(name, _)| !names.contains(&name.as_str())));
+        let other = Options { sndbuf_size: 1 << 20, ..options };
+        assert_eq!(other.should_equal(), should, "of no concern to the peer");
     }
 }

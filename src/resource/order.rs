@@ -6,7 +6,8 @@
 
 use super::connection::{Leaving, Stage};
 use super::{
-    Action, AdminResult, Command, ConnectionState, Reason, Refusal, Resource, Time, VolumeNumber,
+    Action, AdminResult, Command, ConnectionState, LogLevel, Options, Reason, Refusal, Resource,
+    Time, VolumeNumber,
 };
 
 /// How long an order waits for its turn, ms.
@@ -150,8 +151,31 @@ impl Resource {
             Command::NewCurrentUuid { volume, clear_bitmap } => {
                 self.new_uuid_by_order(id, volume, clear_bitmap);
             }
+            Command::SetOptions { options } => self.set_options(id, *options),
             Command::Down { shutdown } => self.down(id, shutdown),
         }
+    }
+
+    /// Changed options are in force; the answer names those that act later.
+    fn set_options(&mut self, id: u64, options: Options) {
+        let (before, after) = (self.config.options.written(), options.written());
+        self.config.options = options;
+        let mut later = Vec::new();
+        for (old, new) in before.iter().zip(&after).filter(|(old, new)| old != new) {
+            let name = &self.config.name;
+            let text = format!("{name}: {} changed from {} to {}", new.name, old.value, new.value);
+            self.log(LogLevel::Info, text);
+            if let Some(when) = new.takes_effect_later() {
+                later.push(format!("{} takes effect {when}", new.name));
+            }
+        }
+        for connection in &mut self.connections {
+            for target in connection.peer_devices.values_mut().filter_map(|p| p.target.as_mut()) {
+                target.rate.set_options(&self.config.options);
+            }
+        }
+        self.changed();
+        self.reply(id, Ok(later.join("; ")));
     }
 
     /// An order of several steps begins.

@@ -72,6 +72,8 @@ impl Resource {
             peer_node_id: connection.peer,
             name: connection.name.clone(),
             connection_state: connection.state,
+            socket: connection.active,
+            remote: String::new(),
             reason: connection.reason,
             peer_role: connection.peer_role,
             discard_my_data_pending: connection.discard_my_data,

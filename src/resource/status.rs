@@ -81,6 +81,10 @@ pub struct ConnectionStatus {
     pub name: String,
     /// The state.
     pub connection_state: ConnectionState,
+    /// The socket of the session, for the shell.
+    pub socket: Option<super::SocketId>,
+    /// The peer's address that the session is with, without the port; the shell fills it in.
+    pub remote: String,
     /// Why it is not Connected.
     pub reason: Reason,
     /// The peer's role.

@@ -395,3 +395,28 @@ fn a_rolled_back_disk_that_was_invalidated_is_refused_only_once() {
     pair.up(0);
     pair.synced();
 }
+
+#[test]
+fn changed_options_act_at_once_or_say_when() {
+    let mut pair = synced_pair();
+    let mut options = pair.core(0).config.options.clone();
+    options.timeout_ms = 3000;
+    assert_eq!(
+        pair.admin(0, Command::SetOptions { options: Box::new(options.clone()) }),
+        Ok(String::new())
+    );
+    assert_eq!(pair.core(0).config.options.timeout_ms, 3000);
+    options.after_sb_1pri = AfterSb1Pri::Consensus;
+    options.al_extents = 99;
+    let later = pair.admin(0, Command::SetOptions { options: Box::new(options) }).unwrap();
+    assert!(later.contains("after-sb-1pri takes effect at the next handshake"), "{later}");
+    assert!(later.contains("al-extents takes effect when a disk is attached"), "{later}");
+    // The session goes on; the next handshake compares.
+    assert_eq!(pair.write(0, 9, 97), Ok(None));
+    pair.lose_link();
+    pair.link = true;
+    pair.run(20_000);
+    let status = pair.status(1);
+    assert_eq!(status.connections[0].reason, Reason::ConfigDiffers);
+    assert!(status.connections[0].detail.contains("after-sb-1pri"), "{:?}", status.connections);
+}

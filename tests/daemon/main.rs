@@ -7,6 +7,7 @@
 //! - Each pair has a temporary folder and two ports of its own, and ends with its test.
 //! - Nothing sleeps: every wait is for a state, and has a deadline.
 
+mod adjust;
 mod clients;
 mod damage;
 mod disks;
@@ -15,6 +16,7 @@ mod frozen;
 mod guest;
 mod hostile;
 mod ledger;
+mod limits;
 mod namespace;
 mod network;
 mod pair;

@@ -37,7 +37,8 @@ mod severity {
     pub(super) const PEER_DOWN: u8 = 6;
     pub(super) const RESYNC: u8 = 7;
     pub(super) const FRESH: u8 = 8;
-    pub(super) const FINE: u8 = 9;
+    pub(super) const DIFFERS: u8 = 9;
+    pub(super) const FINE: u8 = 10;
 }
 
 /// A report, and the zone that its times are printed in.
@@ -90,8 +91,26 @@ pub fn findings(report: &Report, zone: Zone) -> Vec<Finding> {
     if all.is_empty() {
         all.push(healthy(report));
     }
+    all.extend(differs(report));
     all.sort_by_key(|finding| finding.severity);
     all
+}
+
+fn differs(report: &View<'_>) -> Option<Finding> {
+    let resource = &report.status.name;
+    let words = report.config_differs.join("; ");
+    (!words.is_empty()).then(|| Finding {
+        severity: severity::DIFFERS,
+        headline: format!("{resource}: what runs is not what the configuration file says"),
+        state: sentence(&words),
+        open: Vec::new(),
+        why: "the file was changed since `up`, or an option was changed at run time.".to_owned(),
+        data: None,
+        next: vec![format!(
+            "`tandemadm -d adjust {resource}` shows what the file would change; `tandemadm adjust \
+             {resource}` puts it in force."
+        )],
+    })
 }
 
 /// The blocks as text, an empty line between two of them.

@@ -114,6 +114,8 @@ fn every_text_is_as_written() {
     let mut diskless = fixtures::healthy();
     diskless.status.devices[0].disk_state = DiskState::Diskless;
     diskless.status.devices[0].disk_note = "write of 4 KiB at 747515904 failed.".to_owned();
+    let mut other = fixtures::healthy();
+    other.config_differs.push("timeout is 60, not 50".to_owned());
     let mut alone = fixtures::peer_down();
     alone.status.devices[0].generation_time = fixtures::NOW - 2399;
     let mut lost = fixtures::mirrored(fixtures::peer_down());
@@ -130,6 +132,7 @@ fn every_text_is_as_written() {
         ("rolled back", fixtures::refused(Reason::RolledBack)),
         ("disk failed", diskless),
         ("disk full", full),
+        ("config differs", other),
     ];
     let mut all = String::new();
     for (name, report) in cases {

@@ -96,6 +96,8 @@ fn status(setup: &Setup) -> Status {
                 peer_node_id: peer.node_id,
                 name: peer.name.clone(),
                 connection_state: ConnectionState::StandAlone,
+                socket: None,
+                remote: String::new(),
                 reason: Reason::NeverConnected,
                 peer_role: Role::Unknown,
                 discard_my_data_pending: false,
@@ -157,7 +159,8 @@ impl Fake {
                 }
             }),
             Command::Down { .. } => self.disks.lock().unwrap().clear(),
-            Command::Attach { .. }
+            Command::SetOptions { .. }
+            | Command::Attach { .. }
             | Command::Detach { .. }
             | Command::Invalidate { .. }
             | Command::InvalidateRemote { .. }
@@ -193,6 +196,9 @@ impl DataThread for Fake {
                     Role::Primary => Ok(1 << 20),
                     Role::Secondary | Role::Unknown => Err("not Primary".to_owned()),
                 });
+            }
+            Order::Paths { reply, .. } => {
+                let _ = reply.send(Ok(()));
             }
             Order::Statistics { reply } => {
                 let _ = reply.send((*self.status()).clone());

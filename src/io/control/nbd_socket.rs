@@ -260,9 +260,7 @@ fn not_served(entry: &Entry, status: &Status) -> String {
     let primary = status.connections.iter().find(|one| one.peer_role == Role::Primary);
     match primary {
         Some(peer) => format!("{} is Primary; connect there", peer.name),
-        None if entry.config.options.auto_promote => {
-            "Secondary; promoted when a client connects".to_owned()
-        }
+        None if entry.auto_promote() => "Secondary; promoted when a client connects".to_owned(),
         None => format!("Secondary; `tandemadm primary {resource}` serves it here"),
     }
 }
@@ -302,7 +300,7 @@ async fn look_up(
         return Err(LookupError::Shutdown("this server is about to end".to_owned()));
     }
     let status = entry.status();
-    if go && status.role != Role::Primary && entry.config.options.auto_promote {
+    if go && status.role != Role::Primary && entry.auto_promote() {
         info!("{}: promoted for {client} (auto-promote)", entry.config.name);
         entry
             .order(Command::Primary { force: None })

@@ -49,6 +49,7 @@ impl Session {
                 Response::Done(_)
                 | Response::Refused(_)
                 | Response::Reports(_)
+                | Response::Running(_)
                 | Response::Error(_) => String::new(),
             };
             if !lines.is_empty() {
