@@ -111,8 +111,6 @@ const OTHER_VERDICTS: &[(&str, Verdict, &[&str])] = &[
     ("/dev/drbdN is explained once for each file", Verdict::Act, &["01-minimal-84.res:28",
         "08-stacked.res:5", "09-volumes-ipv6.res:16", "10-tandem.d/mail.res:17"]),
     ("it acts: writes of the transfer log", Verdict::Act, &["01-minimal-84.res:18"]),
-    ("`up` never waits, and wait-connect is told its time-out", Verdict::Warn, &[
-        "01-minimal-84.res:10", "05-pacemaker-fencing.res:32"]),
     ("verify has a digest of its own", Verdict::Warn, &["02-nine-node-id.res:20",
         "10-tandem.d/global_common.conf:11"]),
     ("the resync has no controller with a plan", Verdict::Warn, &["02-nine-node-id.res:25",
@@ -120,10 +118,10 @@ const OTHER_VERDICTS: &[(&str, Verdict, &[&str])] = &[
     ("there is no authentication", Verdict::Refuse, &["04-linstor-proxmox.res:14",
         "04-linstor-proxmox.res:15", "10-tandem.d/global_common.conf:27",
         "10-tandem.d/mail.res:4"]),
-    ("hosts are known by name", Verdict::Refuse, &["07-floating.res:10", "07-floating.res:13"]),
     ("a resource has one value for all its volumes", Verdict::Refuse, &["09-volumes-ipv6.res:20",
         "09-volumes-ipv6.res:38"]),
-    ("a connection has one path", Verdict::Refuse, &["09-volumes-ipv6.res:32"]),
+    ("it acts: the size of the volume, and the least that its disk must have", Verdict::Act, &[
+        "09-volumes-ipv6.res:22"]),
     ("the section is refused where it opens", Verdict::Act, &["06-proxy-wan.res:15",
         "06-proxy-wan.res:17", "06-proxy-wan.res:24", "06-proxy-wan.res:25",
         "06-proxy-wan.res:32", "06-proxy-wan.res:33", "08-stacked.res:10", "08-stacked.res:11"]),

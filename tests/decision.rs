@@ -79,6 +79,8 @@ fn real(s: &Small, node: u64) -> VolumeInfo {
         number: s.number.map(u64::from),
         seen_number: Some(5),
         created_found: String::new(),
+        generation_time: 0,
+        alone_time: 0,
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) struct ConnectionDraft {
     pub(super) ends: Vec<EndDraft>,
     pub(super) level: Level,
     pub(super) volumes: BTreeMap<VolumeNumber, (Pos, Level)>,
+    /// The second `path` and those after it.
+    pub(super) more_paths: Vec<(Pos, Vec<EndDraft>)>,
 }
 
 impl Context<'_> {
@@ -42,6 +44,7 @@ impl Context<'_> {
             ends: Vec::new(),
             level: Level::new(),
             volumes: BTreeMap::new(),
+            more_paths: Vec::new(),
         };
         let mut paths = 0;
         for inner in body {
@@ -52,18 +55,22 @@ impl Context<'_> {
             match (inner.keyword(), &inner.body) {
                 ("skip", Some(_)) => {}
                 ("host", None) => self.end(inner, &mut connection.ends),
+                ("host", Some(_)) => {
+                    self.proxy(inner.at());
+                    draft.incomplete = true;
+                }
                 ("path", Some(body)) => {
                     paths += 1;
-                    if paths > 1 {
-                        let text = "a second `path`: a connection has one path";
-                        self.error(inner.at(), text, "keep one path");
-                        continue;
-                    }
+                    let mut ends = Vec::new();
                     for inner in body {
                         match (inner.keyword(), &inner.body) {
-                            ("host", None) => self.end(inner, &mut connection.ends),
+                            ("host", None) => self.end(inner, &mut ends),
                             _ => self.unknown(inner, "path", &["host"]),
                         }
+                    }
+                    match paths {
+                        1 => connection.ends.append(&mut ends),
+                        _ => connection.more_paths.push((inner.at(), ends)),
                     }
                 }
                 ("volume", Some(body)) => self.connection_volume(inner, body, &mut connection),
@@ -147,6 +154,7 @@ impl Context<'_> {
             ends: Vec::new(),
             level: Level::new(),
             volumes: BTreeMap::new(),
+            more_paths: Vec::new(),
         };
         for inner in body {
             let allowed = &["net", "disk", "protocol"];

@@ -8,7 +8,9 @@ use crate::resource::VolumeNumber;
 use super::address::BAD;
 use super::claims::{Claims, Thing, plain_path};
 use super::connection::ConnectionDraft;
-use super::definition::{Definition, Host, HostVolume, MINOR_MAX, MetaDisk, check_name, same_host};
+use super::definition::{
+    Definition, Host, HostVolume, MINOR_MAX, MetaDisk, PATHS_MAX, check_name, same_host,
+};
 use super::draft::{BAD_NODE_ID, Draft, HostDraft};
 use super::finding::{Pos, Report, Scope};
 use super::judge;
@@ -63,22 +65,32 @@ pub(super) fn define(
     let connection = define.connection();
     let ids = define.node_ids(&hosts);
     let addresses = define.addresses(&hosts, connection);
+    let more = define.more_addresses(&hosts, connection);
     let numbers = define.volume_numbers(&hosts, connection);
     let minors = Define::minors(&hosts, draft, &numbers, shared);
-    let volumes: Vec<_> = hosts.iter().map(|host| define.volumes(host, &minors)).collect();
+    let volumes: Vec<_> =
+        hosts.iter().map(|host| define.volumes(host, &minors, shared.common)).collect();
     define.disks(&hosts, &volumes);
     let judged = judge::options(draft, shared.common, &hosts, &numbers, &ids, define.report);
     for ((host, address), volumes) in hosts.iter().zip(&addresses).zip(&volumes) {
         define.claim(host, *address, volumes, &mut shared.claims);
     }
-    let parts = hosts.iter().zip(ids).zip(addresses).zip(volumes);
+    for (host, more) in hosts.iter().zip(&more) {
+        for (address, at) in more {
+            let (name, thing) = (draft.name.as_str(), Thing::Address(*address));
+            shared.claims.claim(&host.name, thing, name, name, *at, define.report);
+        }
+    }
+    let parts = hosts.iter().zip(ids).zip(addresses).zip(volumes).zip(more);
     let mut hosts = Vec::new();
-    for (((host, node_id), address), volumes) in parts {
+    for ((((host, node_id), address), volumes), more) in parts {
         let volumes = volumes?.into_iter().map(|(number, (volume, _))| (number, volume)).collect();
         hosts.push(Host {
             name: host.name.clone(),
             node_id: node_id?,
             address: address?.0,
+            more_addresses: more.into_iter().map(|(address, _)| address).collect(),
+            floating: host.floating,
             volumes,
         });
     }
@@ -89,6 +101,7 @@ pub(super) fn define(
         name: draft.name.clone(),
         hosts,
         options,
+        wfc_timeout: judge::wfc_timeout(draft, shared.common),
         source,
         written,
     })
@@ -216,6 +229,44 @@ impl<'a> Define<'a> {
         addresses
     }
 
+    /// The addresses on further paths, by host: as many for one as for the other.
+    fn more_addresses(
+        &mut self,
+        hosts: &[&HostDraft],
+        connection: Option<&ConnectionDraft>,
+    ) -> Vec<Vec<(SocketAddr, Pos)>> {
+        let mut all: Vec<Vec<(SocketAddr, Pos)>> = vec![Vec::new(); hosts.len()];
+        for (at, ends) in connection.iter().flat_map(|connection| &connection.more_paths) {
+            let end = |host: &&HostDraft| {
+                let end = ends.iter().find(|end| same_host(&end.name.text, &host.name))?;
+                let (mut address, at) = end.address?;
+                if let Some(port) = end.port {
+                    address.set_port(port);
+                }
+                (address != BAD).then_some((address, at))
+            };
+            let found: Vec<Option<(SocketAddr, Pos)>> = hosts.iter().map(end).collect();
+            let (&[Some(a), Some(b)], 2) = (found.as_slice(), ends.len()) else {
+                if !self.draft.incomplete {
+                    let text = "a path needs the address of both hosts";
+                    self.error(*at, text, "write: host A address IP:PORT; host B address IP:PORT;");
+                }
+                continue;
+            };
+            if a.0 == b.0 || a.0.is_ipv4() != b.0.is_ipv4() {
+                let text = format!("{} and {} are no two ends of a path", a.0, b.0);
+                self.error(b.1, text, "give both hosts an address of the same family");
+            } else if all[0].len() + 2 > PATHS_MAX {
+                let text = format!("more than {PATHS_MAX} paths");
+                self.error(*at, text, "remove some");
+            } else {
+                all[0].push(a);
+                all[1].push(b);
+            }
+        }
+        all
+    }
+
     /// The numbers of all volumes, once nothing speaks of a volume that is not there.
     fn volume_numbers(
         &mut self,
@@ -250,7 +301,12 @@ impl<'a> Define<'a> {
     }
 
     /// The volumes of one host: what the host says, else what the resource says.
-    fn volumes(&mut self, host: &HostDraft, minors: &BTreeMap<VolumeNumber, u32>) -> HostVolumes {
+    fn volumes(
+        &mut self,
+        host: &HostDraft,
+        minors: &BTreeMap<VolumeNumber, u32>,
+        common: &Level,
+    ) -> HostVolumes {
         let draft = self.draft;
         let nothing = VolumeDraft::default();
         let mut merged = Some(BTreeMap::new());
@@ -276,6 +332,7 @@ impl<'a> Define<'a> {
                 minor,
                 disk: disk.clone(),
                 meta_disk: meta_disk.map_or(MetaDisk::Internal, |(meta, _)| meta.clone()),
+                size: judge::size(draft, common, host, *number),
             };
             if let Some(merged) = &mut merged {
                 merged.insert(*number, (volume, *at));

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::resource::{AfterSb0Pri, NodeId, Options, PeerConfig, ResourceConfig};
+use crate::resource::{AfterSb0Pri, BLOCK_SIZE, NodeId, Options, PeerConfig, ResourceConfig};
 use crate::resource::{VolumeConfig, VolumeNumber};
 
 use super::option_table;
@@ -21,6 +21,8 @@ pub const NAME_MAX: usize = 127;
 pub const NODE_ID_MAX: NodeId = 31;
 /// Highest volume number (DRBD).
 pub const VOLUME_MAX: VolumeNumber = 65_534;
+/// Most paths between two hosts.
+pub const PATHS_MAX: usize = 8;
 /// Highest minor: minors have 20 bits.
 pub const MINOR_MAX: u32 = (1 << 20) - 1;
 
@@ -64,6 +66,10 @@ pub struct HostVolume {
     pub disk: Option<String>,
     /// The metadata; means nothing without a disk.
     pub meta_disk: MetaDisk,
+    /// `size`, bytes, a multiple of 4096: the volume's size, and the least that the disk must have.
+    /// `None`: all that the disk has.
+    #[serde(default)]
+    pub size: Option<u64>,
 }
 
 impl HostVolume {
@@ -83,8 +89,21 @@ pub struct Host {
     pub node_id: NodeId,
     /// Where it listens, and where its peers dial.
     pub address: SocketAddr,
+    /// The same on further paths, in the order of the other host's.
+    #[serde(default)]
+    pub more_addresses: Vec<SocketAddr>,
+    /// It is known by its address (`floating`), until [`Definition::settle`] finds it here.
+    #[serde(default)]
+    pub floating: bool,
     /// Its volumes.
     pub volumes: BTreeMap<VolumeNumber, HostVolume>,
+}
+
+impl Host {
+    /// Its address on every path, the first path first.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        std::iter::once(self.address).chain(self.more_addresses.iter().copied())
+    }
 }
 
 /// A resource as the config defines it, for all its hosts.
@@ -96,6 +115,10 @@ pub struct Definition {
     pub hosts: Vec<Host>,
     /// The options in force: `common`, resource, connection and volume taken together.
     pub options: Options,
+    /// `wfc-timeout`, s: how long `wait-connect` and `wait-sync` wait if they are not told; 0: for
+    /// ever.
+    #[serde(default)]
+    pub wfc_timeout: u32,
     /// Where the resource is written.
     pub source: Place,
     /// Where each option in force is written, by its name; defaults are not in here.
@@ -109,6 +132,36 @@ impl Definition {
     pub fn local(&self, node: &str) -> Option<&Host> {
         let exact = self.hosts.iter().find(|host| host.name == node);
         exact.or_else(|| self.hosts.iter().find(|host| same_host(&host.name, node)))
+    }
+
+    /// Gives the `floating` host that is here the name of this node: the one whose address
+    /// `is_local`. Nothing changes where `node` is named already, or nothing floats.
+    ///
+    /// # Errors
+    /// None of the addresses is here, or both are.
+    pub fn settle(
+        &mut self,
+        node: &str,
+        is_local: impl Fn(std::net::IpAddr) -> bool,
+    ) -> Result<(), String> {
+        if self.local(node).is_some() || !self.hosts.iter().any(|host| host.floating) {
+            return Ok(());
+        }
+        let here = |host: &&mut Host| host.floating && host.addresses().any(|a| is_local(a.ip()));
+        let mut own: Vec<&mut Host> = self.hosts.iter_mut().filter(here).collect();
+        if let [own] = own.as_mut_slice() {
+            node.clone_into(&mut own.name);
+            return Ok(());
+        }
+        let found = if own.is_empty() { "none" } else { "more than one" };
+        let all: Vec<String> = self.hosts.iter().map(|host| host.address.to_string()).collect();
+        Err(format!(
+            "{}: {found} of its addresses ({}) is on an interface of this node ({}): `floating` \
+             means the host that has the address; give --node ADDRESS:PORT to choose",
+            self.name,
+            all.join(" and "),
+            self.source
+        ))
     }
 
     /// The hosts that `node` is not.
@@ -169,13 +222,20 @@ impl Definition {
                 a.node_id, b.node_id
             ));
         }
-        if same_host(&a.name, &b.name) || a.address == b.address {
+        if same_host(&a.name, &b.name) || a.addresses().any(|one| b.addresses().any(|o| o == one)) {
             return Err(format!("{name}: both hosts have one name or one address"));
+        }
+        if a.more_addresses.len() != b.more_addresses.len() || a.more_addresses.len() >= PATHS_MAX {
+            return Err(format!("{name}: the hosts must have the same paths, {PATHS_MAX} at most"));
         }
         if a.volumes.is_empty() || !a.volumes.keys().eq(b.volumes.keys()) {
             return Err(format!("{name}: the hosts must have the same volumes, at least one"));
         }
         for (number, volume) in a.volumes.iter().chain(&b.volumes) {
+            let odd = |size: u64| size == 0 || !size.is_multiple_of(BLOCK_SIZE);
+            if volume.size.is_some_and(odd) {
+                return Err(format!("{name}/{number}: the size is not a multiple of 4096"));
+            }
             if *number > VOLUME_MAX || volume.minor > MINOR_MAX {
                 return Err(format!("{name}/{number}: volume or minor out of range"));
             }

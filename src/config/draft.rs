@@ -25,6 +25,8 @@ pub(super) const BAD_NODE_ID: NodeId = NodeId::MAX;
 pub(super) struct HostDraft {
     pub(super) name: String,
     pub(super) at: Pos,
+    /// The host that has the address.
+    pub(super) floating: bool,
     pub(super) node_id: Option<(NodeId, Pos)>,
     pub(super) address: Option<(SocketAddr, Pos)>,
     pub(super) volumes: Volumes,
@@ -46,6 +48,7 @@ pub(super) struct Draft {
 
 const RESOURCE_WORDS: &[&str] = &[
     "on",
+    "floating",
     "volume",
     "device",
     "disk",
@@ -171,11 +174,7 @@ impl<'a> Context<'a> {
                     draft.hosts.push(host);
                 }
             }
-            ("floating", _) => {
-                draft.incomplete = true;
-                let hint = "write: on HOSTNAME { address IP:PORT; ... }";
-                self.error(at, "`floating`: a host is known by its name only", hint);
-            }
+            ("floating", Some(body)) => self.floating(statement, body, draft),
             ("stacked-on-top-of", _) => {
                 draft.incomplete = true;
                 let text = "`stacked-on-top-of`: a resource cannot stand on top of another";
@@ -193,7 +192,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn proxy(&mut self, at: Pos) {
+    pub(super) fn proxy(&mut self, at: Pos) {
         let text = "`proxy`: there is no DRBD Proxy, its addresses do not lead to the peer";
         self.error(at, text, "remove it, and write the peer's own address");
     }
@@ -217,6 +216,7 @@ impl<'a> Context<'a> {
         let mut host = HostDraft {
             name: name.text.clone(),
             at: name.at,
+            floating: false,
             node_id: None,
             address: None,
             volumes: Volumes::default(),
@@ -226,6 +226,39 @@ impl<'a> Context<'a> {
             self.host_statement(statement, &mut host);
         }
         Some(host)
+    }
+
+    /// `floating ADDRESS { ... }`: a host whose name is the address.
+    fn floating(&mut self, statement: &Statement, body: &[Statement], draft: &mut Draft) {
+        draft.incomplete |= statement.damaged;
+        let at = statement.at();
+        let address = match read_address(statement.arguments(), at) {
+            Ok((address, 0)) => address,
+            Ok((_, left)) => {
+                draft.incomplete = true;
+                let extra = &statement.words[statement.words.len() - left];
+                let text = format!("`{}` is too much here", extra.text);
+                return self.error(extra.at, text, "write: floating IP:PORT { ... }");
+            }
+            Err(wrong) => {
+                draft.incomplete = true;
+                let hint = "write: floating IP:PORT { ... }".to_owned();
+                return self.wrong(Wrong { hint, ..wrong });
+            }
+        };
+        let mut host = HostDraft {
+            name: address.to_string(),
+            at,
+            floating: true,
+            node_id: None,
+            address: Some((address, at)),
+            volumes: Volumes::default(),
+            level: Level::new(),
+        };
+        for statement in body {
+            self.host_statement(statement, &mut host);
+        }
+        draft.hosts.push(host);
     }
 
     fn host_statement(&mut self, statement: &Statement, host: &mut HostDraft) {

@@ -9,7 +9,6 @@ use crate::resource::{AfterSb0Pri, Options};
 
 use super::Config;
 use super::definition::{Definition, HostVolume, MetaDisk};
-use super::equal::printed;
 use super::token::needs_no_quotes;
 
 /// The config as `tandemadm dump` prints it. A refused resource is a comment.
@@ -27,10 +26,10 @@ pub fn dump(config: &Config) -> String {
 
 fn definition_text(definition: &Definition, out: &mut String) {
     line(out, 0, &format!("resource {} {{", quoted(&definition.name)));
-    let defaults = printed(&Options::default());
+    let defaults = Options::default().written();
     for section in ["options", "net", "disk"] {
         let mut lines = Vec::new();
-        for (option, default) in printed(&definition.options).into_iter().zip(&defaults) {
+        for (option, default) in definition.options.written().into_iter().zip(&defaults) {
             let always = matches!(option.name, "auto-promote" | "protocol");
             if option.section == section && (always || option.value != default.value) {
                 let value = match victim(definition) {
@@ -46,11 +45,21 @@ fn definition_text(definition: &Definition, out: &mut String) {
             line(out, 1, "}");
         }
     }
+    if definition.wfc_timeout != 0 {
+        line(out, 1, "startup {");
+        line(out, 2, &format!("{:<16} {};", "wfc-timeout", definition.wfc_timeout));
+        line(out, 1, "}");
+    }
     for host in &definition.hosts {
-        line(out, 1, &format!("on {} {{", quoted(&host.name)));
+        let address = written_address(host.address);
+        match host.floating {
+            true => line(out, 1, &format!("floating {address} {{")),
+            false => line(out, 1, &format!("on {} {{", quoted(&host.name))),
+        }
         line(out, 2, &format!("node-id {};", host.node_id));
-        let family = if host.address.is_ipv4() { "ipv4" } else { "ipv6" };
-        line(out, 2, &format!("address {family} {};", host.address));
+        if !host.floating {
+            line(out, 2, &format!("address {address};"));
+        }
         for (number, volume) in &host.volumes {
             line(out, 2, &format!("volume {number} {{"));
             volume_text(volume, out);
@@ -58,7 +67,33 @@ fn definition_text(definition: &Definition, out: &mut String) {
         }
         line(out, 1, "}");
     }
+    if definition.hosts.iter().any(|host| !host.more_addresses.is_empty()) {
+        paths_text(definition, out);
+    }
     line(out, 0, "}");
+}
+
+/// All paths: a connection that names one names all.
+fn paths_text(definition: &Definition, out: &mut String) {
+    line(out, 1, "connection {");
+    let count =
+        1 + definition.hosts.iter().map(|host| host.more_addresses.len()).max().unwrap_or(0);
+    for path in 0..count {
+        line(out, 2, "path {");
+        for host in &definition.hosts {
+            if let Some(address) = host.addresses().nth(path) {
+                let (name, address) = (quoted(&host.name), written_address(address));
+                line(out, 3, &format!("host {name} address {address};"));
+            }
+        }
+        line(out, 2, "}");
+    }
+    line(out, 1, "}");
+}
+
+fn written_address(address: std::net::SocketAddr) -> String {
+    let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+    format!("{family} {address}")
 }
 
 fn volume_text(volume: &HostVolume, out: &mut String) {
@@ -76,6 +111,11 @@ fn volume_text(volume: &HostVolume, out: &mut String) {
         MetaDisk::External { path } => quoted(path),
     };
     line(out, 3, &format!("meta-disk {meta_disk};"));
+    if let Some(size) = volume.size {
+        line(out, 3, "disk {");
+        line(out, 4, &format!("size {}s;", size / 512));
+        line(out, 3, "}");
+    }
 }
 
 /// The name of the host that `after-sb-0pri discard-node-HOST` means.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::resource::{AfterSb0Pri, Options, VolumeNumber};
+use crate::resource::{AfterSb0Pri, BLOCK_SIZE, Options, VolumeNumber};
 
 use super::definition::{Place, same_host};
 use super::draft::{Draft, HostDraft};
@@ -29,6 +29,30 @@ enum Rank {
     Connection,
     Resource,
     Common,
+}
+
+/// The `size` in force for a volume on one host, bytes, a multiple of 4096; `None`: not given.
+pub(super) fn size(
+    draft: &Draft,
+    common: &Level,
+    host: &HostDraft,
+    number: VolumeNumber,
+) -> Option<u64> {
+    let size = find("size").expect("the table has it");
+    let (_, setting) = in_force(&chain(draft, common, host, number), size)?;
+    let Value::Number(sectors) = setting.value else { return None };
+    let bytes = sectors * 512;
+    (bytes >= BLOCK_SIZE).then_some(bytes - bytes % BLOCK_SIZE)
+}
+
+/// `wfc-timeout`, s; 0: for ever.
+pub(super) fn wfc_timeout(draft: &Draft, common: &Level) -> u32 {
+    let wfc = find("wfc-timeout").expect("the table has it");
+    let setting = in_force(&outer(draft, common), wfc);
+    setting.map_or(0, |(_, setting)| match setting.value {
+        Value::Number(seconds) => u32::try_from(seconds).unwrap_or(0),
+        Value::Bool(_) | Value::Word(_) | Value::Bad => 0,
+    })
 }
 
 /// The options of a resource, and where each is written.
@@ -75,23 +99,10 @@ fn chains<'a>(
     hosts: &[&'a HostDraft],
     volumes: &BTreeSet<VolumeNumber>,
 ) -> Vec<Chain<'a>> {
-    let connection = draft.connections.first();
-    let outer = |chain: &mut Chain<'a>| {
-        chain.extend(connection.map(|connection| (Rank::Connection, &connection.level)));
-        chain.extend([(Rank::Resource, &draft.level), (Rank::Common, common)]);
-    };
     let mut chains: Vec<Chain<'a>> = Vec::new();
     for host in hosts {
         for number in volumes {
-            let own = host.volumes.numbered.get(number);
-            let peer = connection.and_then(|connection| connection.volumes.get(number));
-            let general = draft.volumes.numbered.get(number);
-            let mut chain = Chain::new();
-            chain.extend(own.map(|volume| (Rank::HostVolume, &volume.level)));
-            chain.extend(peer.map(|(_, level)| (Rank::ConnectionVolume, level)));
-            chain.extend(general.map(|volume| (Rank::Volume, &volume.level)));
-            chain.push((Rank::Host, &host.level));
-            outer(&mut chain);
+            let mut chain = chain(draft, common, host, *number);
             // Most volumes say nothing of their own: one chain stands for all of them.
             chain.retain(|(_, level)| !level.is_empty());
             let same = |last: &Chain<'a>| {
@@ -104,11 +115,38 @@ fn chains<'a>(
         }
     }
     if chains.is_empty() {
-        let mut chain = Chain::new();
-        outer(&mut chain);
-        chains.push(chain);
+        chains.push(outer(draft, common));
     }
     chains
+}
+
+/// The levels of one volume on one host.
+fn chain<'a>(
+    draft: &'a Draft,
+    common: &'a Level,
+    host: &'a HostDraft,
+    number: VolumeNumber,
+) -> Chain<'a> {
+    let own = host.volumes.numbered.get(&number);
+    let connection = draft.connections.first();
+    let peer = connection.and_then(|connection| connection.volumes.get(&number));
+    let general = draft.volumes.numbered.get(&number);
+    let mut chain = Chain::new();
+    chain.extend(own.map(|volume| (Rank::HostVolume, &volume.level)));
+    chain.extend(peer.map(|(_, level)| (Rank::ConnectionVolume, level)));
+    chain.extend(general.map(|volume| (Rank::Volume, &volume.level)));
+    chain.push((Rank::Host, &host.level));
+    chain.extend(outer(draft, common));
+    chain
+}
+
+/// The levels of all volumes.
+fn outer<'a>(draft: &'a Draft, common: &'a Level) -> Chain<'a> {
+    let connection = draft.connections.first();
+    let mut chain = Chain::new();
+    chain.extend(connection.map(|connection| (Rank::Connection, &connection.level)));
+    chain.extend([(Rank::Resource, &draft.level), (Rank::Common, common)]);
+    chain
 }
 
 fn in_force<'a>(chain: &Chain<'a>, spec: &Spec) -> Option<(Rank, &'a Setting)> {
@@ -146,6 +184,7 @@ impl Judge<'_> {
                     self.warn(setting, why, &format!("write: {name} {other};"));
                 }
             }
+            Effect::PerVolume | Effect::Admin => {}
             Effect::Harmless(silent, _) | Effect::Refused(silent, ..)
                 if silent.contains(&text.as_str()) => {}
             Effect::Harmless(silent, why) => {

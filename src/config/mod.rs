@@ -22,13 +22,13 @@ mod define;
 mod definition;
 mod draft;
 mod dump;
-mod equal;
 mod finding;
 mod glob;
 mod judge;
 mod load;
 mod nearest;
 mod option_table;
+mod overrides;
 mod setting;
 mod syntax;
 #[cfg(test)]
@@ -39,14 +39,14 @@ mod volume;
 use serde::{Deserialize, Serialize};
 
 pub use definition::{
-    Definition, Host, HostVolume, MINOR_MAX, MetaDisk, NAME_MAX, NODE_ID_MAX, Place, VOLUME_MAX,
-    same_host,
+    Definition, Host, HostVolume, MINOR_MAX, MetaDisk, NAME_MAX, NODE_ID_MAX, PATHS_MAX, Place,
+    VOLUME_MAX, same_host,
 };
 pub use dump::dump;
-pub use equal::{must_equal, should_equal};
 pub use finding::{Finding, Severity};
 pub use glob::{is_pattern, matches};
 pub use load::{FILE_MAX, load};
+pub use overrides::override_option;
 
 /// Where the text of config files comes from.
 pub trait Files {

@@ -42,7 +42,6 @@ pub(super) enum Unit {
     Seconds,
     Milliseconds,
     Bytes,
-    Kibibytes,
     KibibytesPerSecond,
     Sectors,
     Pages,
@@ -58,7 +57,7 @@ impl Unit {
             | Self::Milliseconds
             | Self::Bytes
             | Self::Pages => 1,
-            Self::Kibibytes | Self::KibibytesPerSecond => 1024,
+            Self::KibibytesPerSecond => 1024,
             Self::Sectors => 512,
         }
     }
@@ -70,7 +69,6 @@ impl Unit {
             Self::Seconds => ", in seconds",
             Self::Milliseconds => ", in milliseconds",
             Self::Bytes => ", in bytes",
-            Self::Kibibytes => ", in KiB",
             Self::KibibytesPerSecond => ", in KiB/s",
             Self::Sectors => ", in sectors of 512 bytes",
             Self::Pages => ", in pages of 4096 bytes",
@@ -138,6 +136,10 @@ pub(super) enum Effect {
     Harmless(&'static [&'static str], &'static str),
     /// These values are what Tandem does anyway, any other is refused: why, and what is right.
     Refused(&'static [&'static str], &'static str, &'static str),
+    /// It acts, and each volume has its own value.
+    PerVolume,
+    /// It acts in tandemadm.
+    Admin,
     /// A handler that goes with `fencing`: refused where fencing is on, else never called.
     WithFencing,
 }
@@ -154,10 +156,10 @@ const fn spec(section: Section, name: &'static str, kind: Kind, effect: Effect) 
     Spec { section, name, kind, effect }
 }
 
-use Effect::{Acts, Harmless, Refused, WithFencing};
+use Effect::{Acts, Admin, Harmless, PerVolume, Refused, WithFencing};
 use Kind::{Any, Bool, Choice, Number, Text, Votes};
 use Section::{Disk, Global, Handlers, Net, Startup};
-use Unit::{Bytes, Kibibytes, KibibytesPerSecond, Milliseconds, One, Pages, Seconds};
+use Unit::{Bytes, KibibytesPerSecond, Milliseconds, One, Pages, Seconds};
 use Unit::{Sectors, Tenths};
 
 const TUNING: &str = "no effect, tuning only";
@@ -165,7 +167,7 @@ const QUORUM: &str = "no effect while quorum is off";
 const MAIL: &str = "handlers do not run: nobody is told; watch the log or `tandemadm events2`";
 const CALLS: &str = "only `call-...` policies would run it, and those are refused";
 const PULL: &str = "it only means something with pull-ahead, which is refused";
-const BOOT: &str = "no effect: `up` never waits; give `wait-connect --wfc-timeout SECONDS`";
+const BOOT: &str = "no effect: wfc-timeout is used instead, a boot waits longer at worst";
 const HOME: &str = "no effect: Tandem never calls home";
 const SECRET: &str = "peers are not authenticated: anybody at the peer's address would be trusted";
 const FLUSH: &str = "no effect: writes are ordered by flushes";
@@ -185,6 +187,8 @@ pub(super) static OPTIONS: &[Spec] = &[
     spec(Net, "ko-count", Number(One, 0, 200), Acts(|o, v| o.ko_count = v.small())),
     spec(Net, "max-buffers", Number(Pages, 32, 131_072), Acts(|o, v| o.max_buffers = v.small())),
     spec(Net, "max-epoch-size", Number(One, 1, 20_000), Acts(|o, v| o.max_epoch_size = v.small())),
+    spec(Net, "sndbuf-size", Number(Bytes, 0, 128 * MI), Acts(|o, v| o.sndbuf_size = v.small())),
+    spec(Net, "rcvbuf-size", Number(Bytes, 0, 128 * MI), Acts(|o, v| o.rcvbuf_size = v.small())),
     spec(Net, "after-sb-0pri", Kind::AfterSb0Pri, Acts(|o, v| o.after_sb_0pri = match v.word() {
         "discard-younger-primary" => AfterSb0Pri::DiscardYoungerPrimary,
         "discard-older-primary" => AfterSb0Pri::DiscardOlderPrimary,
@@ -254,8 +258,6 @@ pub(super) static OPTIONS: &[Spec] = &[
         "a write always waits for the peer's disk", "on-congestion block;")),
     spec(Net, "congestion-fill", Number(Sectors, 0, 20 * MI), Harmless(&["0"], PULL)),
     spec(Net, "congestion-extents", Number(One, 67, 65_534), Harmless(&[], PULL)),
-    spec(Net, "sndbuf-size", Number(Bytes, 0, 128 * MI), Harmless(&["0"], TUNING)),
-    spec(Net, "rcvbuf-size", Number(Bytes, 0, 128 * MI), Harmless(&["0"], TUNING)),
     spec(Net, "socket-check-timeout", Number(Tenths, 0, 300), Harmless(&["0"], TUNING)),
     spec(Net, "tcp-cork", Bool, Harmless(&["yes"], TUNING)),
     spec(Net, "use-rle", Bool, Harmless(&["yes"], TUNING)),
@@ -275,9 +277,7 @@ pub(super) static OPTIONS: &[Spec] = &[
         "no effect: the activity log is always kept, so that a crash costs a short resync only")),
     spec(Disk, "disk-timeout", Number(Tenths, 0, 6000), Refused(&["0"],
         "a disk that hangs is not detached: its clients hang with it", "disk-timeout 0;")),
-    spec(Disk, "size", Number(Kibibytes, 0, 1 << 40), Refused(&["0"],
-        "the device would be larger than written here, and so would the peer's view of it",
-        "remove the line, and give the volume a disk of that size")),
+    spec(Disk, "size", Number(Sectors, 0, 1 << 41), PerVolume),
     spec(Disk, "resync-after", Text, Harmless(&["-1"],
         "no effect: all volumes resync at once")),
     spec(Disk, "c-plan-ahead", Number(Tenths, 0, 300), Harmless(&[], TUNING)),
@@ -322,7 +322,7 @@ pub(super) static OPTIONS: &[Spec] = &[
     spec(Section::Options, "twopc-retry-timeout", Number(Tenths, 1, 50), Harmless(&[],
         "no effect: two nodes need no two-phase commit")),
 
-    spec(Startup, "wfc-timeout", Number(Seconds, 0, 300_000), Harmless(&[], BOOT)),
+    spec(Startup, "wfc-timeout", Number(Seconds, 0, 300_000), Admin),
     spec(Startup, "degr-wfc-timeout", Number(Seconds, 0, 300_000), Harmless(&[], BOOT)),
     spec(Startup, "outdated-wfc-timeout", Number(Seconds, 0, 300_000), Harmless(&[], BOOT)),
     spec(Startup, "wait-after-sb", Bool, Harmless(&["no"], BOOT)),
@@ -453,6 +453,8 @@ pub(super) fn check_ranges(options: &Options) -> Result<(), String> {
         ("ko-count", u64::from(options.ko_count)),
         ("max-buffers", u64::from(options.max_buffers)),
         ("max-epoch-size", u64::from(options.max_epoch_size)),
+        ("sndbuf-size", u64::from(options.sndbuf_size)),
+        ("rcvbuf-size", u64::from(options.rcvbuf_size)),
         ("al-extents", u64::from(options.al_extents)),
         ("resync-rate", options.resync_rate),
         ("c-max-rate", options.c_max_rate),

@@ -215,7 +215,7 @@ pub(super) fn exactly(statement: &Statement, count: usize, form: &str) -> Result
     }
 }
 
-fn value_of(spec: &Spec, word: &Word) -> Result<Value, Wrong> {
+pub(super) fn value_of(spec: &Spec, word: &Word) -> Result<Value, Wrong> {
     let text = &word.text;
     let wrong = |why: String, hint: String| Wrong { at: word.at, text: why, hint };
     let not_one = |known: &[&str]| {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::resource::{AfterSb0Pri, AfterSb1Pri, OnIoError, Options, RrConflict};
 
+mod hosts;
+
 /// Files in memory.
 #[derive(Default)]
 struct Memory(BTreeMap<String, String>);
@@ -121,7 +123,7 @@ fn a_volume_without_a_minor_gets_the_lowest_that_is_free() {
 fn options_act_in_their_units() {
     let r0 = clean(&pair(
         "net { timeout 50; ping-int 9; ping-timeout 4; connect-int 8; ko-count 0; max-buffers 8K;
-         max-epoch-size 100; after-sb-0pri discard-node-bob; after-sb-1pri consensus;
+         max-epoch-size 100; sndbuf-size 512k; rcvbuf-size 1M; after-sb-0pri discard-node-bob; after-sb-1pri consensus;
          rr-conflict retry-connect; }
          disk { al-extents 257; resync-rate 1M; c-max-rate 0; c-min-rate 100; on-io-error pass_on; }
          options { auto-promote yes; }",
@@ -134,6 +136,8 @@ fn options_act_in_their_units() {
         ko_count: 0,
         max_buffers: 8192,
         max_epoch_size: 100,
+        sndbuf_size: 512 << 10,
+        rcvbuf_size: 1 << 20,
         after_sb_0pri: AfterSb0Pri::DiscardNode(1),
         after_sb_1pri: AfterSb1Pri::Consensus,
         rr_conflict: RrConflict::RetryConnect,
@@ -247,8 +251,8 @@ fn every_wrong_statement_is_named_at_its_place() {
             "2:11 error quorum majority: there is no quorum: a lone node would go on writing | write: quorum off;",
         ),
         (
-            "floating 10.0.0.1:1 { }",
-            "2:1 error `floating`: a host is known by its name only | write: on HOSTNAME { address IP:PORT; ... }",
+            "floating 10.0.0.3:1 { }",
+            "5:4 error a third host, bob: a resource has two hosts | keep two `on` sections",
         ),
         (
             "on carol { address 10.0.0.3:7789; }",
@@ -320,8 +324,8 @@ fn every_wrong_statement_is_named_at_its_place() {
             "2:8 warning md-flushes no: takes effect: after a power cut the metadata may be older than the data, and blocks that differ may be unknown | write: md-flushes yes;",
         ),
         (
-            "startup { wfc-timeout 15; }",
-            "2:11 warning wfc-timeout 15: no effect: `up` never waits; give `wait-connect --wfc-timeout SECONDS` | remove it",
+            "startup { degr-wfc-timeout 15; }",
+            "2:11 warning degr-wfc-timeout 15: no effect: wfc-timeout is used instead, a boot waits longer at worst | remove it",
         ),
         (
             "net { timeout 60; timeout 50; }",
@@ -547,19 +551,4 @@ fn a_definition_from_outside_is_checked() {
     ] {
         assert!(with(pointer, value.clone()).is_err(), "{pointer} {value}");
     }
-}
-
-#[test]
-fn the_handshake_compares_what_both_must_have() {
-    let options = Options { after_sb_0pri: AfterSb0Pri::DiscardNode(1), ..Options::default() };
-    let must = must_equal(&options);
-    let names: Vec<&str> = must.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(
-        names,
-        ["protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri", "always-asbp"]
-    );
-    assert_eq!(must[1].1, "discard-node-1");
-    let should = should_equal(&options);
-    assert!(should.contains(&("resync-rate".to_owned(), "250K".to_owned())));
-    assert!(should.iter().all(|(name, _)| !names.contains(&name.as_str())));
 }

@@ -13,7 +13,6 @@ use crate::resource::Force;
 
 /// Verbs of drbdadm and drbdsetup, and of ours, that are known and not built.
 pub const NOT_SUPPORTED: &[&str] = &[
-    "adjust",
     "adjust-with-progress",
     "apply-al",
     "check",
@@ -21,25 +20,21 @@ pub const NOT_SUPPORTED: &[&str] = &[
     "del-minor",
     "del-path",
     "del-peer",
-    "disk-options",
     "dump-superblock",
     "dump-xml",
     "forget-peer",
     "hidden-commands",
-    "net-options",
     "new-minor",
     "new-path",
     "new-peer",
     "new-resource",
     "pause-sync",
-    "peer-device-options",
     "ping",
     "proxy-down",
     "proxy-up",
     "rename-resource",
     "repair-md",
     "resize",
-    "resource-options",
     "restore-md",
     "resume-io",
     "resume-sync",
@@ -182,12 +177,47 @@ fn yes_no(word: &str) -> Result<bool, String> {
     }
 }
 
+/// Options to change, and targets: `--c-max-rate=100M r0`. Without options those of the
+/// configuration are put in force.
+#[derive(Clone, Debug, Args)]
+pub struct OptionWords {
+    /// [--NAME=VALUE]... TARGET...
+    #[arg(required = true, value_name = "WORD", trailing_var_arg = true)]
+    #[arg(allow_hyphen_values = true)]
+    words: Vec<String>,
+}
+
+/// Options as name and value, and targets.
+pub type OptionsAndTargets = (Vec<(String, String)>, Vec<Target>);
+
+impl OptionWords {
+    /// The options as name and value, and the targets.
+    ///
+    /// # Errors
+    /// A word is neither.
+    pub fn parts(&self) -> Result<OptionsAndTargets, String> {
+        let (mut options, mut targets) = (Vec::new(), Vec::new());
+        for word in &self.words {
+            match word.strip_prefix("--").map(|option| option.split_once('=')) {
+                Some(Some((name, value))) => options.push((name.to_owned(), value.to_owned())),
+                Some(None) => return Err(format!("{word}: write it as {word}=VALUE")),
+                None => targets.push(word.parse::<Target>()?),
+            }
+        }
+        if targets.is_empty() {
+            return Err("a target is missing: all, r0, ...".to_owned());
+        }
+        Ok((options, targets))
+    }
+}
+
 /// How long to wait.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Patience {
-    /// Give up after so many seconds (exit 5); 0 waits for ever.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-    pub wfc_timeout: u32,
+    /// Give up after so many seconds (exit 5); 0 waits for ever [default: wfc-timeout of the
+    /// configuration, else 0].
+    #[arg(long, value_name = "SECONDS")]
+    pub wfc_timeout: Option<u32>,
 }
 
 /// What to do.
@@ -270,9 +300,20 @@ pub enum Verb {
     InvalidateRemote(Targets),
     /// Mark the own disk Outdated.
     Outdate(Targets),
+    /// Make what runs as the configuration says.
+    Adjust(Targets),
+    /// Put the configuration's net options in force, or those that are given.
+    NetOptions(OptionWords),
+    /// Put the configuration's disk options in force, or those that are given.
+    DiskOptions(OptionWords),
+    /// Put the configuration's options in force, or those that are given.
+    ResourceOptions(OptionWords),
+    /// Put the configuration's resync options in force, or those that are given.
+    PeerDeviceOptions(OptionWords),
     /// Make a new current UUID.
     NewCurrentUuid {
-        /// Declare two new disks equal: no initial sync.
+        /// Declare two new disks equal, so that there is no initial sync: only while connected, with
+        /// nothing written on either; samples of both are compared first.
         #[arg(long)]
         clear_bitmap: bool,
         /// Aimed at.

@@ -1,5 +1,32 @@
 //! Wall clock times for people. They decide nothing.
 
+use chrono::{DateTime, Local, Offset, TimeZone, Utc};
+
+/// In which zone times are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zone {
+    /// That of this system (`TZ`, /etc/localtime).
+    Local,
+    /// So many seconds east of Greenwich.
+    Fixed(i32),
+}
+
+impl Zone {
+    /// `2026-11-25 03:02:11` of seconds since 1970.
+    pub(crate) fn iso(self, seconds: u64) -> String {
+        let east = match self {
+            Self::Fixed(east) => east,
+            Self::Local => i64::try_from(seconds)
+                .ok()
+                .and_then(|seconds| DateTime::<Utc>::from_timestamp(seconds, 0))
+                .map_or(0, |utc| {
+                    Local.offset_from_utc_datetime(&utc.naive_utc()).fix().local_minus_utc()
+                }),
+        };
+        iso(seconds.saturating_add_signed(i64::from(east)))
+    }
+}
+
 /// `2026-11-25 03:02:11` (UTC) of seconds since 1970.
 #[must_use]
 pub(crate) fn iso(seconds: u64) -> String {
@@ -26,7 +53,13 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::iso;
+    use super::{Zone, iso};
+
+    #[test]
+    fn a_zone_is_east_or_west_of_greenwich() {
+        assert_eq!(Zone::Fixed(3600).iso(1_795_549_964), "2026-11-24 20:52:44");
+        assert_eq!(Zone::Fixed(-3600).iso(1_795_549_964), "2026-11-24 18:52:44");
+    }
 
     #[test]
     fn known_instants_print_as_dates() {

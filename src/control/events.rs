@@ -16,8 +16,7 @@ use std::fmt::Write;
 
 use super::{Report, kib, percent, status_text, yes_no};
 use crate::resource::{
-    ConnectionState, ConnectionStatus, DeviceStatus, DiskState, PeerDeviceStatus, ReplicationState,
-    Role, Status,
+    ConnectionStatus, DeviceStatus, DiskState, PeerDeviceStatus, ReplicationState, Role, Status,
 };
 
 /// An object as events2 prints it.
@@ -130,12 +129,12 @@ fn objects(report: &Report, statistics: bool) -> Vec<Object> {
         all.extend(one.peer_devices.iter().map(|peer| peer_device(status, one, peer, statistics)));
     }
     for one in &status.connections {
-        if let Some(path) = report.path(one.peer_node_id) {
+        for path in report.paths_to(one.peer_node_id) {
             let family = |address: std::net::SocketAddr| match address.is_ipv4() {
                 true => format!("ipv4:{address}"),
                 false => format!("ipv6:{address}"),
             };
-            let established = one.connection_state == ConnectionState::Connected;
+            let established = report.is_established(path);
             all.push(Object {
                 key: format!(
                     "path name:{} peer-node-id:{} conn-name:{} local:{} peer:{}",
@@ -294,6 +293,17 @@ pub fn may_promote(status: &Status) -> bool {
 mod tests {
     use super::super::fixtures;
     use super::*;
+
+    #[test]
+    fn suspended_io_is_a_change_with_its_reason() {
+        let mut follower = Follower::new(false);
+        let mut report = fixtures::healthy();
+        follower.exists(&report);
+        report.status.suspended_no_space = true;
+        assert_eq!(follower.update(&report), "change resource name:r0 suspended:no-space\n");
+        report.status.suspended_no_space = false;
+        assert_eq!(follower.update(&report), "change resource name:r0 suspended:no\n");
+    }
 
     #[test]
     fn the_first_snapshot_lists_every_object() {

@@ -2,8 +2,8 @@
 
 use super::{Path, Report};
 use crate::resource::{
-    ConnectionState, ConnectionStatus, DeviceStatus, DiskState, PeerDeviceStatus, Reason,
-    ReplicationState, ResyncStatus, Role, Status,
+    ConnectionState, ConnectionStatus, DeviceStatus, DiskState, HandshakeStatus, PeerDeviceStatus,
+    Reason, ReplicationState, ResyncStatus, Role, SideStatus, Status,
 };
 
 /// Bytes of the volume.
@@ -29,6 +29,8 @@ fn device(volume: u16) -> DeviceStatus {
         history: vec![0x4DCE_BC18_6434_281A],
         flags: 3,
         disk_note: String::new(),
+        generation_time: 0,
+        alone_time: 0,
     }
 }
 
@@ -53,6 +55,8 @@ pub(crate) fn healthy() -> Report {
         peer_node_id: 1,
         name: "bob".to_owned(),
         connection_state: ConnectionState::Connected,
+        socket: None,
+        remote: String::new(),
         reason: Reason::None,
         peer_role: Role::Secondary,
         discard_my_data_pending: false,
@@ -62,7 +66,8 @@ pub(crate) fn healthy() -> Report {
         since_ms: 32_400_000,
         attempts: 0,
         detail: String::new(),
-        last_handshake: vec!["rule both-off, no-sync; both had 5435911C, no bits set".to_owned()],
+        last_peer_role: Role::Secondary,
+        last_handshake: vec![handshake()],
         peer_devices: vec![peer_device(0)],
     };
     let mut device = device(0);
@@ -88,6 +93,7 @@ pub(crate) fn healthy() -> Report {
         auto_promote: false,
         nbd_socket: "/run/tandem/nbd.sock".to_owned(),
         taken_at: NOW,
+        config_differs: Vec::new(),
     }
 }
 
@@ -155,9 +161,66 @@ pub(crate) fn refused(reason: Reason) -> Report {
     connection.reason = reason;
     connection.since_ms = 540_000;
     connection.detail = String::new();
-    connection.last_handshake =
-        vec![format!("rule {reason}, self 5435911C peer 77A0C6D2, own bits 31744, peer bits 512")];
+    connection.last_handshake = vec![HandshakeStatus {
+        time: NOW - 540,
+        rule: reason.to_string(),
+        meaning: "A sentence of the rule.".to_owned(),
+        outcome: reason.to_string(),
+        ..handshake()
+    }];
     report
+}
+
+/// alice and bob were both written; alice is still Primary.
+pub(crate) fn split_brain() -> Report {
+    let mut report = refused(Reason::SplitBrain);
+    let device = &mut report.status.devices[0];
+    (device.generation_time, device.alone_time) = (NOW - 5000, NOW - 9);
+    let connection = &mut report.status.connections[0];
+    connection.peer_devices[0].out_of_sync = 124 << 20;
+    let found = &mut connection.last_handshake[0];
+    found.rule = "bitmap-both".to_owned();
+    found.meaning = "Both nodes have been written since they lost each other.".to_owned();
+    found.because = "No policy decides this.".to_owned();
+    found.own.role = Role::Primary;
+    found.own.bitmap_uuid = 0x4DCE_BC18_6434_281A;
+    found.own.out_of_sync = 120 << 20;
+    found.peer = SideStatus {
+        current_uuid: 0x77A0_C6D2_140F_98E1,
+        bitmap_uuid: 0x4DCE_BC18_6434_281A,
+        out_of_sync: 2 << 20,
+        generation_time: NOW - 760,
+        alone_time: NOW - 729,
+        ..side(Role::Secondary)
+    };
+    report
+}
+
+fn side(role: Role) -> SideStatus {
+    SideStatus {
+        role,
+        disk: DiskState::UpToDate,
+        current_uuid: 0x5435_911C_ABE7_ED03,
+        bitmap_uuid: 0,
+        out_of_sync: 0,
+        data_size: SIZE,
+        generation_time: 0,
+        alone_time: 0,
+        created_found: "blank".to_owned(),
+    }
+}
+
+fn handshake() -> HandshakeStatus {
+    HandshakeStatus {
+        volume: 0,
+        time: NOW - 32_400,
+        rule: "both-off".to_owned(),
+        meaning: "Both were stopped in order.".to_owned(),
+        outcome: "no-sync".to_owned(),
+        because: String::new(),
+        own: side(Role::Secondary),
+        peer: side(Role::Secondary),
+    }
 }
 
 /// The report as bob sees the pair, Secondary.
@@ -173,6 +236,10 @@ pub(crate) fn mirrored(mut report: Report) -> Report {
     connection.name = "alice".to_owned();
     if connection.peer_role != Role::Unknown {
         connection.peer_role = Role::Primary;
+    }
+    connection.last_peer_role = Role::Primary;
+    for found in &mut connection.last_handshake {
+        std::mem::swap(&mut found.own, &mut found.peer);
     }
     let path = &mut report.paths[0];
     path.peer_node_id = 0;

@@ -8,6 +8,7 @@
 //! - Sizes are printed in KiB, rounded up: `out-of-sync` never says less than there is.
 //! - Every text is made from a [`Report`], so that it can be tested with one made by hand.
 
+pub mod adjust;
 pub mod arguments;
 mod clock;
 pub mod dry_run;
@@ -22,6 +23,7 @@ pub mod target;
 pub mod version;
 pub mod why;
 
+pub use clock::Zone;
 pub(crate) use clock::iso;
 pub use protocol::{Path, Report, Request, Response};
 

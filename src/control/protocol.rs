@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Definition;
-use crate::resource::{Command, NodeId, Refusal, Status, VolumeNumber};
+use crate::resource::{Command, ConnectionState, NodeId, Options, Refusal, Status, VolumeNumber};
 
 /// The longest line either side accepts, bytes.
 pub const LINE_MAX: usize = 1 << 20;
@@ -59,6 +59,23 @@ pub enum Request {
         /// What.
         command: Command,
     },
+    /// Other options for a resource that is up.
+    Options {
+        /// Its name.
+        resource: String,
+        /// All of them.
+        options: Box<Options>,
+    },
+    /// The addresses of a resource that is up.
+    Paths {
+        /// What the config says.
+        definition: Box<Definition>,
+    },
+    /// What a resource that is up runs with.
+    Running {
+        /// Its name.
+        resource: String,
+    },
     /// Snapshots of what is up.
     Status {
         /// One resource, or all.
@@ -79,6 +96,8 @@ pub enum Response {
     Done(String),
     /// Refused, with DRBD's number.
     Refused(Refusal),
+    /// The answer to [`Request::Running`]; `None`: it is not up.
+    Running(Option<Box<Definition>>),
     /// The answer to [`Request::Status`].
     Reports(Vec<Report>),
     /// A resource was made or has changed ([`Request::Watch`]).
@@ -104,6 +123,10 @@ pub struct Report {
     pub nbd_socket: String,
     /// Wall clock when the snapshot was taken, seconds since 1970 (display only).
     pub taken_at: u64,
+    /// What differs between the config file and what runs; tandemadm finds it, where it can read
+    /// the file.
+    #[serde(default)]
+    pub config_differs: Vec<String>,
 }
 
 /// A way to a peer.
@@ -118,9 +141,25 @@ pub struct Path {
 }
 
 impl Report {
-    /// The path to a peer.
+    /// Whether the connection that stands is on this path.
+    #[must_use]
+    pub fn is_established(&self, path: &Path) -> bool {
+        let connections = &self.status.connections;
+        let one = connections.iter().find(|one| one.peer_node_id == path.peer_node_id);
+        one.is_some_and(|one| {
+            one.connection_state == ConnectionState::Connected
+                && (one.remote.is_empty() || one.remote == path.remote.ip().to_string())
+        })
+    }
+
+    /// The first path to a peer.
     #[must_use]
     pub fn path(&self, peer: NodeId) -> Option<&Path> {
-        self.paths.iter().find(|path| path.peer_node_id == peer)
+        self.paths_to(peer).next()
+    }
+
+    /// All paths to a peer, in the order in which they are tried.
+    pub fn paths_to(&self, peer: NodeId) -> impl Iterator<Item = &Path> {
+        self.paths.iter().filter(move |path| path.peer_node_id == peer)
     }
 }

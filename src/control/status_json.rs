@@ -4,10 +4,8 @@
 
 use serde::Serialize;
 
-use super::{Path, Report, kib};
-use crate::resource::{
-    ConnectionState, ConnectionStatus, DeviceStatus, PeerDeviceStatus, ResyncStatus,
-};
+use super::{Report, kib};
+use crate::resource::{ConnectionStatus, DeviceStatus, PeerDeviceStatus, ResyncStatus};
 
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -28,6 +26,7 @@ struct Resource<'a> {
     suspended_gap: bool,
     suspended_handshake: bool,
     failed: bool,
+    config_differs: bool,
 }
 
 #[derive(Serialize)]
@@ -148,12 +147,13 @@ fn resource(report: &Report) -> Resource<'_> {
         connections: status
             .connections
             .iter()
-            .map(|one| connection(one, &status.devices, report.path(one.peer_node_id)))
+            .map(|one| connection(one, &status.devices, report))
             .collect(),
         suspended_no_space: status.suspended_no_space,
         suspended_gap: status.suspended_gap,
         suspended_handshake: status.suspended_handshake,
         failed: status.failed.is_some(),
+        config_differs: !report.config_differs.is_empty(),
     }
 }
 
@@ -180,9 +180,8 @@ fn device(device: &DeviceStatus) -> Device<'_> {
 fn connection<'a>(
     connection: &'a ConnectionStatus,
     devices: &[DeviceStatus],
-    path: Option<&Path>,
+    report: &Report,
 ) -> Connection<'a> {
-    let established = connection.connection_state == ConnectionState::Connected;
     let size_of = |volume| {
         devices.iter().find(|device| device.volume == volume).map_or(0, |device| device.size)
     };
@@ -195,13 +194,13 @@ fn connection<'a>(
         tls: false,
         ap_in_flight: kib(connection.ap_in_flight),
         rs_in_flight: kib(connection.rs_in_flight),
-        paths: path
+        paths: report
+            .paths_to(connection.peer_node_id)
             .map(|path| JsonPath {
                 this_host: host(path.local),
                 remote_host: host(path.remote),
-                established,
+                established: report.is_established(path),
             })
-            .into_iter()
             .collect(),
         peer_devices: connection
             .peer_devices
@@ -329,6 +328,23 @@ mod tests {
             assert!(connection["peer_devices"][0].get("db0/dt0 [MiB/s]").is_some());
             assert!(connection["peer_devices"][0].get("db1/dt1 [MiB/s]").is_some());
         }
+    }
+
+    #[test]
+    fn suspended_io_is_said_with_its_reason() {
+        let all = parsed(fixtures::healthy());
+        assert_eq!(
+            (&all[0]["suspended"], &all[0]["suspended-no-space"]),
+            (&false.into(), &false.into())
+        );
+        let mut report = fixtures::healthy();
+        report.status.suspended_no_space = true;
+        let all = parsed(report);
+        assert_eq!(
+            (&all[0]["suspended"], &all[0]["suspended-no-space"]),
+            (&true.into(), &true.into())
+        );
+        assert_eq!(all[0]["suspended-gap"], false);
     }
 
     #[test]

@@ -57,6 +57,9 @@ pub fn resource(report: &Report, detail: Detail) -> String {
     if status.failed.is_some() {
         let _ = write!(out, " failed:yes");
     }
+    if !report.config_differs.is_empty() {
+        let _ = write!(out, " config:differs");
+    }
     if detail.statistics {
         let _ = write!(out, "\n    write-ordering:flush");
     }
@@ -239,6 +242,13 @@ mod tests {
             "r0 role:Primary\n  disk:UpToDate open:yes\n  bob role:Secondary\n    \
              peer-disk:UpToDate\n"
         );
+    }
+
+    #[test]
+    fn a_config_that_is_not_what_runs_is_said() {
+        let mut report = fixtures::healthy();
+        report.config_differs.push("timeout is 60, not 50".to_owned());
+        assert!(plain(&report).starts_with("r0 role:Primary config:differs\n"));
     }
 
     #[test]

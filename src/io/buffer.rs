@@ -9,7 +9,7 @@
 //!   mistake in the counts can free nothing that is in use.
 //! - Bytes are lent to the program only while the kernel does not write them.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::rc::Rc;
 
@@ -71,33 +71,68 @@ pub(crate) enum Direction {
     Sink,
 }
 
-/// Aligned memory, initialised once.
+/// A huge page of the processor: the largest buffers come out of such ones, so that the kernel has
+/// few pieces to look up, and a disk few to be told, for each of them.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Memory of the system, aligned and initialised once.
 #[derive(Debug)]
-struct Region {
+struct Chunk {
     pointer: NonNull<u8>,
     size: usize,
 }
 
-impl Region {
+impl Chunk {
+    /// A huge page, or less with the alignment of a page.
     fn layout(size: usize) -> Layout {
-        Layout::from_size_align(size, PAGE).expect("a class size and a page are a layout")
+        let align = if size == HUGE_PAGE { HUGE_PAGE } else { PAGE };
+        Layout::from_size_align(size, align).expect("a class size and a page are a layout")
     }
 
     fn new(size: usize) -> Self {
         let layout = Self::layout(size);
         // SAFETY: every class is larger than 0 bytes.
-        let pointer = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(pointer) {
-            Some(pointer) => Self { pointer, size },
-            None => handle_alloc_error(layout),
+        let pointer =
+            unsafe { if size == HUGE_PAGE { alloc(layout) } else { alloc_zeroed(layout) } };
+        let Some(pointer) = NonNull::new(pointer) else { handle_alloc_error(layout) };
+        if size == HUGE_PAGE {
+            // SAFETY: exactly the memory that was just allocated; the advice changes no content.
+            // A kernel without huge pages refuses it, and nothing is lost.
+            unsafe { libc::madvise(pointer.as_ptr().cast(), size, libc::MADV_HUGEPAGE) };
+            // SAFETY: as long as the allocation. After the advice, so that it is one page.
+            unsafe { pointer.as_ptr().write_bytes(0, size) };
         }
+        Self { pointer, size }
     }
 }
 
-impl Drop for Region {
+impl Drop for Chunk {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with the layout of the same size; the last owner is gone.
         unsafe { dealloc(self.pointer.as_ptr(), Self::layout(self.size)) }
+    }
+}
+
+/// The memory of one buffer: a part of a chunk that no other region has.
+#[derive(Debug)]
+struct Region {
+    /// Keeps the memory.
+    _chunk: Rc<Chunk>,
+    pointer: NonNull<u8>,
+    size: usize,
+}
+
+impl Region {
+    /// One region of this size, or all of a huge page.
+    fn new(size: usize) -> impl Iterator<Item = Rc<Self>> {
+        let huge = size == BUFFER_MAX;
+        let chunk = Rc::new(Chunk::new(if huge { HUGE_PAGE } else { size }));
+        (0..chunk.size / size).map(move |number| {
+            let chunk = Rc::clone(&chunk);
+            // SAFETY: the part lies inside the chunk, as there are `chunk.size / size` of them.
+            let pointer = unsafe { chunk.pointer.add(number * size) };
+            Rc::new(Self { _chunk: chunk, pointer, size })
+        })
     }
 }
 
@@ -172,10 +207,11 @@ impl Pool {
     pub(crate) fn take(&mut self, part: Part, length: usize) -> Payload {
         assert!(length <= BUFFER_MAX, "a buffer of {length} bytes");
         let class = class_of(length);
-        let region = self.idle[class].pop().unwrap_or_else(|| {
-            self.memory += (PAGE << class) as u64;
-            Rc::new(Region::new(PAGE << class))
-        });
+        if self.idle[class].is_empty() {
+            self.idle[class].extend(Region::new(PAGE << class));
+            self.memory += (self.idle[class].len() * (PAGE << class)) as u64;
+        }
+        let region = self.idle[class].pop().expect("just filled");
         self.low[class] = self.low[class].min(self.idle[class].len());
         self.charged[part as usize] += (PAGE << class) as u64;
         let slot = self.vacant.pop().unwrap_or_else(|| {

@@ -69,6 +69,8 @@ impl Default for Limits {
 
 /// What is queued for a client that is told to go may take so long, ms.
 const LEAVE_MS: u64 = 2_000;
+/// How often a transfer that is under way is asked how far it is, in [`Limits::stall_ms`].
+const LOOKS: u64 = 10;
 /// Requests are received into this many bytes.
 const STAGING: usize = 128 << 10;
 
@@ -134,17 +136,34 @@ impl Desk {
     }
 }
 
+/// A receive or a send that is under way.
 #[derive(Debug)]
-struct Receiving {
+struct UnderWay {
+    operation: OperationId,
+    /// A receive: straight into the buffer of a piece, and for the whole of it.
     direct: bool,
-    since: Time,
+    /// When to ask how far it is: cancelled, it says so, and what is left is started again.
+    look_at: Time,
+    cancelled: bool,
 }
 
-#[derive(Debug)]
-struct Sending {
-    operation: OperationId,
-    since: Time,
-    cancelled: bool,
+impl UnderWay {
+    fn new(operation: OperationId, direct: bool, io: &Context) -> Self {
+        let look_at = io.now.after_ms(io.limits.stall_ms / LOOKS);
+        Self { operation, direct, look_at, cancelled: false }
+    }
+
+    /// Cancels it if it is time to ask how far it is.
+    fn look(&mut self, io: &mut Context) {
+        if self.look_at <= io.now && !self.cancelled {
+            self.cancelled = true;
+            io.ring.cancel(self.operation, Purpose::Cancel);
+        }
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        Some(self.look_at).filter(|_| !self.cancelled)
+    }
 }
 
 /// A client that is on its way out: nothing is received any more.
@@ -168,9 +187,15 @@ struct Client {
     end: usize,
     reading: Reading,
     peek: bool,
-    receiving: Option<Receiving>,
+    receiving: Option<UnderWay>,
+    /// When the last byte came, or was first waited for.
+    heard: Time,
+    /// The receive that was asked how far it is had brought nothing.
+    mute: bool,
     outbox: Outbox,
-    sending: Option<Sending>,
+    sending: Option<UnderWay>,
+    /// Since when no byte of a reply was taken, while one is being sent.
+    deaf_since: Option<Time>,
     requests: HashMap<u64, Request>,
     last_key: u64,
     /// Block status requests that are not answered.
@@ -235,8 +260,11 @@ impl Clients {
             reading: Reading::Header,
             peek: false,
             receiving: None,
+            heard: io.now,
+            mute: false,
             outbox: Outbox::default(),
             sending: None,
+            deaf_since: None,
             requests: HashMap::new(),
             last_key: 0,
             asked: 0,
@@ -256,7 +284,8 @@ impl Clients {
     ) {
         io.reclaim(memory);
         let Some(client) = self.sessions.get_mut(&session) else { return };
-        let outcome = client.take_bytes(result).and_then(|()| client.advance(io, &mut self.desk));
+        let outcome =
+            client.take_bytes(io, result).and_then(|()| client.advance(io, &mut self.desk));
         self.settle(io, session, outcome);
     }
 
@@ -272,11 +301,12 @@ impl Clients {
         let Memory::Message(message) = memory else { return };
         client.sending = None;
         match client.outbox.returned(message, result, &mut io.pool) {
-            Sent::Some { note } => io.reads_reserved -= note,
-            Sent::Failed(libc::ECANCELED) => {
-                let why = "it takes no replies".to_owned();
-                self.settle(io, session, Err(End::Lost(why)));
+            Sent::Some { note } => {
+                io.reads_reserved -= note;
+                client.deaf_since = None;
             }
+            // It was asked how far it is, and no byte was taken: it goes on until it expires.
+            Sent::Failed(libc::ECANCELED) => {}
             Sent::Failed(errno) => {
                 let why = std::io::Error::from_raw_os_error(errno).to_string();
                 self.settle(io, session, Err(End::Lost(why)));
@@ -492,36 +522,55 @@ impl Client {
     fn send(&mut self, io: &mut Context) {
         if let Some(message) = self.outbox.next() {
             let operation = io.ring.send(&self.fd, message, Purpose::ClientSend(self.id));
-            self.sending = Some(Sending { operation, since: io.now, cancelled: false });
+            self.sending = Some(UnderWay::new(operation, false, io));
+            self.deaf_since.get_or_insert(io.now);
         }
+    }
+
+    /// In the middle of a request: its bytes must come.
+    fn has_begun(&self) -> bool {
+        let begun = !matches!(self.reading, Reading::Header) || self.end > self.start;
+        begun && self.receiving.is_some() && self.leaving.is_none()
+    }
+
+    /// When no byte of a request, or of a reply, has moved for too long.
+    fn stalls(&self, limits: Limits) -> [Option<Time>; 2] {
+        let heard = Some(self.heard).filter(|_| self.has_begun());
+        [heard, self.deaf_since].map(|since| since.map(|since| since.after_ms(limits.stall_ms)))
     }
 
     fn deadline(&self, limits: Limits) -> Option<Time> {
-        let begun = !matches!(self.reading, Reading::Header) || self.end > self.start;
-        let receive = (self.receiving.as_ref())
-            .filter(|_| begun && self.leaving.is_none())
-            .map(|receiving| receiving.since.after_ms(limits.stall_ms));
-        let send = (self.sending.as_ref())
-            .filter(|sending| !sending.cancelled)
-            .map(|sending| sending.since.after_ms(limits.stall_ms));
         let leave = self.leaving.as_ref().and_then(|leaving| leaving.until);
-        [receive, send, leave].into_iter().flatten().min()
+        let whole = self.receiving.as_ref().filter(|receiving| receiving.direct);
+        let looks = [
+            whole.and_then(UnderWay::deadline),
+            self.sending.as_ref().and_then(UnderWay::deadline),
+        ];
+        looks.into_iter().chain(self.stalls(limits)).chain([leave]).flatten().min()
     }
 
     fn expire(&mut self, io: &mut Context) -> Result<(), End> {
-        let (now, limits) = (io.now, io.limits);
-        if self.leaving.as_ref().is_some_and(|leaving| leaving.until.is_some_and(|t| t <= now)) {
+        let (now, stall_ms) = (io.now, io.limits.stall_ms);
+        let late = |at: Option<Time>| at.is_some_and(|at| at <= now);
+        if late(self.leaving.as_ref().and_then(|leaving| leaving.until)) {
             return Err(End::Lost("it did not take its last replies in time".to_owned()));
         }
-        if let Some(sending) = &mut self.sending
-            && !sending.cancelled
-            && sending.since.after_ms(limits.stall_ms) <= now
-        {
-            // Cancelled, the send says whether any byte of it was taken.
-            sending.cancelled = true;
-            io.ring.cancel(sending.operation, Purpose::Cancel);
-            return Ok(());
+        let [mute, deaf] = self.stalls(io.limits);
+        if late(deaf) {
+            return Err(End::Lost(format!("it took no byte of a reply in {stall_ms} ms")));
         }
-        Err(End::Lost(format!("no byte of a request in {} ms", limits.stall_ms)))
+        if late(mute) {
+            return Err(End::Lost(format!("no byte of a request in {stall_ms} ms")));
+        }
+        if let Some(receiving) = self.receiving.as_mut().filter(|receiving| receiving.direct) {
+            receiving.look(io);
+        }
+        if let Some(sending) = &mut self.sending {
+            sending.look(io);
+        }
+        Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ pub(crate) enum Purpose {
     /// The eventfd that says that orders wait.
     Orders,
     /// A connection to the listener.
-    Accept,
+    Accept(u64),
     /// A cancellation; nobody waits for it.
     Cancel,
     /// Bytes of a client.
@@ -101,6 +101,7 @@ impl Context {
             | Event::SessionClosed { .. }
             | Event::Request { .. }
             | Event::DiskDone { .. }
+            | Event::Digested { .. }
             | Event::MetaDone { .. }
             | Event::Admin { .. }
             | Event::Timeout

@@ -172,6 +172,13 @@ fn disk_error(errno: i32) -> DiskError {
 }
 
 impl Disks {
+    /// What durability means on the attached disks has changed.
+    pub(crate) fn set_flushes(&mut self, flushes: Flushes) {
+        for disk in self.disks.values_mut() {
+            disk.flushes = flushes;
+        }
+    }
+
     /// Takes an open disk in.
     ///
     /// # Errors

@@ -37,6 +37,17 @@ pub struct Setup {
     pub seed: u64,
 }
 
+/// A way to a peer: an address here and one there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerPath {
+    /// The peer.
+    pub peer: NodeId,
+    /// Where this node listens for it, and the source of the attempts.
+    pub local: SocketAddr,
+    /// Where it is dialled, and the only source that connections are taken from.
+    pub remote: SocketAddr,
+}
+
 /// An order for a data thread. An answer that never comes (the sender is dropped) means that the
 /// thread has ended.
 #[derive(Debug)]
@@ -74,6 +85,14 @@ pub enum Order {
         volume: VolumeNumber,
         /// Bytes, or the sentence for the client.
         reply: oneshot::Sender<Result<u64, String>>,
+    },
+    /// The ways to the peers are these from now on, tried in turn. An established connection goes
+    /// on; what has not shown a handshake on a way that is gone is closed.
+    Paths {
+        /// All of them, those of one peer in their order.
+        paths: Vec<PeerPath>,
+        /// A listener on each own address is open, or which one could not be opened.
+        reply: oneshot::Sender<std::io::Result<()>>,
     },
     /// A fresh snapshot, counters included.
     Statistics {

@@ -15,6 +15,6 @@ pub mod record;
 mod ring;
 mod thread;
 
-pub use handle::{Handle, Order, OrderError, Setup};
+pub use handle::{Handle, Order, OrderError, PeerPath, Setup};
 pub use peer::SocketBuffers;
 pub use thread::spawn;

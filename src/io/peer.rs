@@ -20,15 +20,16 @@ use std::rc::Rc;
 
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getpeername,
-    getsockname, setsockopt, socket, sockopt,
+    getsockname, getsockopt, setsockopt, socket, sockopt,
 };
 
-use crate::resource::{Event, NodeId, Payload, SocketError, SocketId, Time};
+use crate::resource::{Event, NodeId, Options, Payload, SocketError, SocketId, Time};
 use crate::wire::{Packet, encode_header};
 
 use super::buffer::{Direction, Part};
 use super::client::{CLIENT_BYTES, shut_down};
 use super::context::{Context, Purpose, RateLimit};
+use super::handle::PeerPath;
 use super::outbox::{Outbox, Sent};
 use super::ring::{Descriptor, Memory, OperationId};
 use listen::Listener;
@@ -49,6 +50,43 @@ pub struct SocketBuffers {
     pub send: Option<usize>,
     /// `rcvbuf-size`, bytes.
     pub receive: Option<usize>,
+}
+
+impl SocketBuffers {
+    /// What the options say; 0 leaves it to the system.
+    #[must_use]
+    pub fn of(options: &Options) -> Self {
+        let size = |bytes: u32| (bytes > 0).then_some(bytes as usize);
+        Self { send: size(options.sndbuf_size), receive: size(options.rcvbuf_size) }
+    }
+
+    /// Sets them; an administrator's process may go above the limits of the system.
+    fn set(self, fd: &OwnedFd) -> nix::Result<()> {
+        if let Some(bytes) = self.send {
+            let forced = setsockopt(fd, sockopt::SndBufForce, &bytes);
+            forced.or_else(|_| setsockopt(fd, sockopt::SndBuf, &bytes))?;
+        }
+        if let Some(bytes) = self.receive {
+            let forced = setsockopt(fd, sockopt::RcvBufForce, &bytes);
+            forced.or_else(|_| setsockopt(fd, sockopt::RcvBuf, &bytes))?;
+        }
+        Ok(())
+    }
+
+    /// What the system did not give, for the administrator. It counts twice what it was asked for.
+    fn missing(self, fd: &OwnedFd) -> Option<String> {
+        let less = |wanted: Option<usize>, got: nix::Result<usize>| {
+            wanted.zip(got.ok()).filter(|(wanted, got)| *got < 2 * wanted).map(|(_, got)| got / 2)
+        };
+        let send = less(self.send, getsockopt(fd, sockopt::SndBuf));
+        let receive = less(self.receive, getsockopt(fd, sockopt::RcvBuf));
+        let (option, got, limit) = match (send, receive) {
+            (Some(got), _) => ("sndbuf-size", got, "net.core.wmem_max"),
+            (None, Some(got)) => ("rcvbuf-size", got, "net.core.rmem_max"),
+            (None, None) => return None,
+        };
+        Some(format!("{option}: the system gives {got} bytes only; raise the sysctl {limit}"))
+    }
 }
 
 #[derive(Debug)]
@@ -73,6 +111,8 @@ struct Socket {
     start: usize,
     end: usize,
     reading: Reading,
+    /// The next receive asks for little.
+    peek: bool,
     receiving: Option<bool>,
     outbox: Outbox,
 }
@@ -80,11 +120,13 @@ struct Socket {
 /// The sockets of one resource.
 #[derive(Debug)]
 pub(crate) struct Peers {
-    local: SocketAddr,
-    addresses: Vec<(NodeId, SocketAddr)>,
+    paths: Vec<PeerPath>,
+    /// Attempts so far: each takes the peer's next path.
+    attempts: usize,
     buffers: SocketBuffers,
     linger_ms: u64,
-    listener: Listener,
+    listeners: Vec<Listener>,
+    last_listener: u64,
     sockets: HashMap<SocketId, Socket>,
     last_accepted: u64,
     strangers: RateLimit,
@@ -119,13 +161,7 @@ fn stream_socket(address: &SocketAddr, buffers: SocketBuffers) -> nix::Result<Ow
 
 fn prepare(fd: &OwnedFd, buffers: SocketBuffers) -> nix::Result<()> {
     setsockopt(fd, sockopt::TcpNoDelay, &true)?;
-    if let Some(bytes) = buffers.send {
-        setsockopt(fd, sockopt::SndBuf, &bytes)?;
-    }
-    if let Some(bytes) = buffers.receive {
-        setsockopt(fd, sockopt::RcvBuf, &bytes)?;
-    }
-    Ok(())
+    buffers.set(fd)
 }
 
 /// An IPv4 address in either of its spellings.
@@ -146,18 +182,30 @@ impl Peers {
         buffers: SocketBuffers,
         ping_timeout_ms: u64,
     ) -> Self {
+        let path = |(peer, remote)| PeerPath { peer, local, remote };
         Self {
-            local,
-            addresses,
+            paths: addresses.into_iter().map(path).collect(),
+            attempts: 0,
             buffers,
             linger_ms: ping_timeout_ms.max(LINGER_MS),
-            listener: Listener::default(),
+            listeners: vec![Listener::new(0, local)],
+            last_listener: 0,
             sockets: HashMap::new(),
             last_accepted: 0,
             strangers: RateLimit::default(),
             crowd: RateLimit::default(),
             nonsense: RateLimit::default(),
         }
+    }
+
+    /// The peer's address that a socket is with.
+    pub(crate) fn remote(&self, id: SocketId) -> Option<IpAddr> {
+        self.sockets.get(&id).map(|socket| canonical(socket.remote.ip()))
+    }
+
+    /// `ping-timeout` has changed.
+    pub(crate) fn set_linger(&mut self, ping_timeout_ms: u64) {
+        self.linger_ms = ping_timeout_ms.max(LINGER_MS);
     }
 
     /// `Action::Connect`.
@@ -168,13 +216,16 @@ impl Peers {
         id: SocketId,
         timeout_ms: u64,
     ) {
-        let address = self.addresses.iter().find(|(node, _)| *node == peer).map(|(_, a)| *a);
-        let Some(remote) = address else {
+        let paths: Vec<PeerPath> =
+            self.paths.iter().filter(|path| path.peer == peer).copied().collect();
+        let next = self.attempts.checked_rem(paths.len()).and_then(|next| paths.get(next));
+        self.attempts = self.attempts.wrapping_add(1);
+        let Some(PeerPath { local, remote, .. }) = next.copied() else {
             let error = SocketError::Unreachable(libc::EDESTADDRREQ);
             io.events.push_back(Event::SocketLost { socket: id, error });
             return;
         };
-        let fd = match self.outgoing(&remote) {
+        let fd = match self.outgoing(local, &remote) {
             Ok(fd) => fd,
             Err(errno) => {
                 let error = socket_error(errno as i32);
@@ -189,9 +240,9 @@ impl Peers {
     }
 
     /// A socket that comes from the own address, as the peer accepts no other.
-    fn outgoing(&self, remote: &SocketAddr) -> nix::Result<OwnedFd> {
+    fn outgoing(&self, local: SocketAddr, remote: &SocketAddr) -> nix::Result<OwnedFd> {
         let fd = stream_socket(remote, self.buffers)?;
-        let mut source = self.local;
+        let mut source = local;
         source.set_port(0);
         if source.is_ipv4() == remote.is_ipv4() && !source.ip().is_unspecified() {
             bind(fd.as_raw_fd(), &SockaddrStorage::from(source))?;
@@ -279,6 +330,7 @@ impl Peers {
     /// Arms receives and starts sends; ends what has lingered.
     pub(crate) fn start(&mut self, io: &mut Context) {
         self.listen(io);
+        self.listeners.retain(|listener| !listener.is_over());
         let mut done = Vec::new();
         for socket in self.sockets.values_mut() {
             if matches!(socket.state, State::Dialling { .. }) {
@@ -303,7 +355,7 @@ impl Peers {
             State::Dialling { until, .. } | State::Lingering { until, .. } => Some(until),
             State::Open => None,
         });
-        sockets.chain(self.listener.again()).min()
+        sockets.chain(self.listeners.iter().filter_map(Listener::again)).min()
     }
 
     /// Ends what has expired.
@@ -358,13 +410,13 @@ impl Peers {
     pub(crate) fn drop_all(&mut self, io: &mut Context) {
         let all: Vec<_> = self.sockets.keys().copied().collect();
         all.into_iter().for_each(|id| self.remove(io, id));
-        self.listener.close(io);
+        self.listeners.iter_mut().for_each(|listener| listener.close(io));
     }
 
     /// Shuts the sockets down and touches nothing else: after a panic.
     pub(crate) fn shut_down_sockets(&self) {
         self.sockets.values().for_each(|socket| shut_down(&socket.fd));
-        self.listener.shut_down();
+        self.listeners.iter().for_each(Listener::shut_down);
     }
 }
 
@@ -381,6 +433,7 @@ impl Socket {
             start: 0,
             end: 0,
             reading: Reading::Header,
+            peek: false,
             receiving: None,
             outbox: Outbox::default(),
         }
@@ -413,5 +466,29 @@ impl Socket {
     fn is_over(&self) -> bool {
         matches!(self.state, State::Lingering { ended: true, .. })
             && matches!(self.reading, Reading::Ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(fd: &OwnedFd) -> [usize; 2] {
+        [getsockopt(fd, sockopt::SndBuf).unwrap(), getsockopt(fd, sockopt::RcvBuf).unwrap()]
+    }
+
+    #[test]
+    fn socket_buffers_are_what_the_options_say_and_the_systems_where_they_are_0() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let open = |options: &Options| stream_socket(&address, SocketBuffers::of(options)).unwrap();
+        let unset = sizes(&open(&Options::default()));
+        let sndbuf = Options { sndbuf_size: 70_000, ..Options::default() };
+        assert_eq!(sizes(&open(&sndbuf)), [140_000, unset[1]]);
+        let rcvbuf = Options { rcvbuf_size: 80_000, ..Options::default() };
+        let fd = open(&rcvbuf);
+        assert_eq!(sizes(&fd), [unset[0], 160_000]);
+        assert_eq!(SocketBuffers::of(&rcvbuf).missing(&fd), None);
+        let told = SocketBuffers { send: Some(1 << 30), receive: None }.missing(&fd).unwrap();
+        assert!(told.starts_with("sndbuf-size: ") && told.ends_with("net.core.wmem_max"), "{told}");
     }
 }

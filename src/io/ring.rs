@@ -278,9 +278,18 @@ impl<T> Ring<T> {
         self.enters
     }
 
-    /// Receives at most the lease's length.
-    pub(crate) fn receive(&mut self, fd: &Descriptor, into: Lease, purpose: T) -> OperationId {
-        let entry = opcode::Recv::new(raw(fd), into.pointer(), length_of(&into)).build();
+    /// Receives at most the lease's length; `whole`: not less either, but at the end of the stream,
+    /// an error, or a cancellation (which then tells how much had come).
+    pub(crate) fn receive(
+        &mut self,
+        fd: &Descriptor,
+        into: Lease,
+        whole: bool,
+        purpose: T,
+    ) -> OperationId {
+        let flags = if whole { libc::MSG_WAITALL } else { 0 };
+        let entry =
+            opcode::Recv::new(raw(fd), into.pointer(), length_of(&into)).flags(flags).build();
         self.start(entry, Some(fd), Memory::Lease(into), purpose)
     }
 

@@ -162,6 +162,8 @@ impl AsFd for Wake {
 struct Waiter {
     reply: oneshot::Sender<AdminResult>,
     attach: Option<Attach>,
+    /// Changed options, that the shell takes over with the core's answer.
+    options: Option<Box<crate::resource::Options>>,
 }
 
 /// What an order to attach brought.
@@ -330,7 +332,7 @@ impl<C: Core> Shell<C> {
                 }
             }
             Purpose::Cancel => {}
-            Purpose::Accept => self.peers.accepted(io, memory, result),
+            Purpose::Accept(listener) => self.peers.accepted(io, listener, memory, result),
             Purpose::ClientReceive(id) => self.clients.received(io, id, memory, result),
             Purpose::ClientSend(id) => self.clients.sent(io, id, memory, result),
             Purpose::PeerConnect(id) => self.peers.connected(io, id, result),
@@ -356,7 +358,7 @@ impl<C: Core> Shell<C> {
             let version = self.core.state_version();
             if version != self.version {
                 self.version = version;
-                self.shared.publish(self.core.status(self.io.now));
+                self.shared.publish(self.status());
             }
         }
     }

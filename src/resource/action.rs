@@ -116,6 +116,13 @@ pub enum Action {
         /// Which edge.
         head: bool,
     },
+    /// The CRC-32 (IEEE) of the payload, at once. Event: `Digested`.
+    Digest {
+        /// Of the event.
+        tag: Tag,
+        /// Whole.
+        payload: Payload,
+    },
     /// The core will never name this payload again. Exactly once for each payload that an event
     /// brought.
     Release(Payload),

@@ -263,11 +263,6 @@ impl ActivityLog {
         if evict.is_empty() { Vec::new() } else { self.start(Vec::new(), &evict) }
     }
 
-    /// An update is under way.
-    pub(crate) fn is_writing(&self) -> bool {
-        self.writing.is_some()
-    }
-
     /// Writes wait for their extents.
     pub(crate) fn has_waiters(&self) -> bool {
         !self.waiters.is_empty()
@@ -279,6 +274,7 @@ impl ActivityLog {
     }
 
     /// How many extents are hot.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.hot.len()
     }

@@ -45,6 +45,9 @@ impl Resource {
             let text = format!("{}{note}", self.of_volume(volume));
             self.log(LogLevel::Warning, text);
         }
+        if let Some(config) = self.config.volumes.iter_mut().find(|one| one.number == volume) {
+            config.disk.clone_from(&disk.path);
+        }
         self.take_disk(volume, disk);
         self.set_disk(volume, DiskState::Attaching);
         let command = Command::Detach { volume, force: false };
@@ -118,11 +121,20 @@ impl Resource {
         }
         let device = self.device(volume);
         device.note.clear();
+        if meta.written_behind {
+            device.note = "it was written while it was not attached to Tandem: nothing on it is \
+                           trusted until a full sync"
+                .to_owned();
+        }
         device.exposed_uuid = backing.superblock.current_uuid;
         if effective != 0 {
             device.size = effective;
         }
         device.backing = Some(backing);
+        if meta.written_behind {
+            let text = format!("{}{}", self.of_volume(volume), self.device(volume).note);
+            self.log(LogLevel::Warning, text);
+        }
     }
 
     pub(crate) fn attach_flushed(&mut self, volume: VolumeNumber, id: u64) {
@@ -186,10 +198,11 @@ impl Resource {
         }
         for volume in self.order_volumes() {
             let peer = self.reading_peer(volume).is_some();
-            if let Some(backing) = self.device(volume).backing.as_mut().filter(|_| peer) {
-                if backing.has(DeviceFlags::CONSISTENT) && !backing.is_just_created() {
-                    backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
-                }
+            if let Some(backing) = self.device(volume).backing.as_mut().filter(|_| peer)
+                && backing.has(DeviceFlags::CONSISTENT)
+                && !backing.is_just_created()
+            {
+                backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
             }
         }
         self.detach_volumes();
@@ -412,8 +425,7 @@ impl Resource {
 
     pub(crate) fn new_uuid_by_order(&mut self, id: u64, volume: VolumeNumber, clear: bool) {
         if clear {
-            let hint = "new-current-uuid --clear-bitmap is not supported yet: use primary --force.";
-            return self.reply(id, Err(refuse(162, hint)));
+            return self.clear_bitmap(id, volume);
         }
         let Some(device) = self.devices.get(&volume) else {
             return self.reply(id, Err(refuse(127, "No such volume in this resource")));

@@ -74,6 +74,7 @@ impl Bitmap {
     }
 
     /// How many pages it has on the disk.
+    #[cfg(test)]
     pub(crate) fn pages(&self) -> u32 {
         page_number(self.page_counts.len())
     }
@@ -113,6 +114,7 @@ impl Bitmap {
     }
 
     /// Whether the bit of `block` is set; no bit beyond the end is.
+    #[cfg(test)]
     pub(crate) fn is_set(&self, block: u64) -> bool {
         block < self.blocks
             && self.words[index(block / WORD_BITS)] & (1 << (block % WORD_BITS)) != 0
@@ -125,6 +127,7 @@ impl Bitmap {
     }
 
     /// How many of `count` bits from `first` on are set.
+    #[cfg(test)]
     pub(crate) fn count_in(&self, first: u64, count: u64) -> u64 {
         let (mut at, end) = self.cut(first, count);
         let mut total = 0;
@@ -153,6 +156,7 @@ impl Bitmap {
     }
 
     /// Every maximal run of set bits as (first, count), ascending.
+    #[cfg(test)]
     pub(crate) fn runs(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let mut from = 0;
         std::iter::from_fn(move || {
@@ -266,6 +270,7 @@ impl Bitmap {
     }
 
     /// Nothing is known of the images on the disk: every page must be written.
+    #[cfg(test)]
     pub(crate) fn mark_all_unsaved(&mut self) {
         for page in 0..self.page_counts.len() {
             mark(&mut self.unsaved, page);

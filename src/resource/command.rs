@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ids::{NodeId, VolumeNumber};
+use super::options::Options;
 use crate::meta::LoadedMeta;
 
 /// A backing disk that the shell has opened, locked and read the metadata of.
@@ -98,6 +99,11 @@ pub enum Command {
         volume: VolumeNumber,
         /// Compare samples, then skip the initial sync.
         clear_bitmap: bool,
+    },
+    /// The options are these from now on, as far as they act at once.
+    SetOptions {
+        /// All of them, checked.
+        options: Box<Options>,
     },
     /// Demote, disconnect, detach: the resource can be removed when this is answered.
     Down {

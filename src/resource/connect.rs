@@ -10,8 +10,8 @@
 
 use super::connection::{Socket, Stage};
 use super::{
-    Action, ConnectionState, LogLevel, NodeId, Payload, Reason, Resource, SocketError, SocketId,
-    Time,
+    Action, ConnectionState, LogLevel, NodeId, Payload, Reason, Resource, Role, SocketError,
+    SocketId, Time,
 };
 use crate::wire::{Features, Packet, VERSIONS};
 
@@ -42,7 +42,8 @@ impl Resource {
         connection.next_dial = None;
         connection.attempts += 1;
         let (peer, dialled) = (connection.peer, true);
-        let entry = Socket { dialled, connected: false, greeted: false, since: now };
+        let entry =
+            Socket { dialled, connected: false, greeted: false, peer_primary: false, since: now };
         connection.sockets.insert(socket, entry);
         self.emit(Action::Connect { peer, socket, timeout_ms });
     }
@@ -68,6 +69,7 @@ impl Resource {
             peer_node_id: connection.peer,
             resource: self.config.name.clone(),
             dialled: connection.sockets[&socket].dialled,
+            primary: self.role == Role::Primary,
         };
         self.emit(Action::Send { socket, packet: Packet::Features(features), payload: None });
     }
@@ -92,7 +94,13 @@ impl Resource {
         }) else {
             return self.emit(Action::CloseSocket { socket, linger: false });
         };
-        let entry = Socket { dialled: false, connected: true, greeted: false, since: self.now };
+        let entry = Socket {
+            dialled: false,
+            connected: true,
+            greeted: false,
+            peer_primary: false,
+            since: self.now,
+        };
         self.connections[c].sockets.insert(socket, entry);
         self.greet(c, socket);
     }
@@ -175,7 +183,9 @@ impl Resource {
             }
             return self.forget_socket(c, socket);
         }
-        self.connections[c].sockets.get_mut(&socket).expect("its owner has it").greeted = true;
+        let entry = self.connections[c].sockets.get_mut(&socket).expect("its owner has it");
+        entry.greeted = true;
+        entry.peer_primary = features.primary;
         self.choose_socket(c, socket);
     }
 
@@ -184,6 +194,10 @@ impl Resource {
         let lower_is_us = self.config.node_id < self.connections[c].peer;
         let preferred = |entry: &Socket| entry.dialled == lower_is_us;
         let connection = &self.connections[c];
+        if connection.leaving.is_some() {
+            // It would take the leave's place, and connect again what was just told to end.
+            return self.close_socket(c, socket, false);
+        }
         match connection.active {
             None => self.activate(c, socket),
             Some(old) if connection.stage == Stage::Open || self.is_renegotiating(c) => {
@@ -219,12 +233,15 @@ impl Resource {
 
     fn activate(&mut self, c: usize, socket: SocketId) {
         let now = self.now;
+        let first = self.config.node_id < self.connections[c].peer;
+        let primary = self.role == Role::Primary;
         let connection = &mut self.connections[c];
+        let waits = primary && !(connection.sockets[&socket].peer_primary && first);
         connection.active = Some(socket);
         connection.last_received = now;
         connection.ping_sent = None;
         connection.next_dial = None;
-        connection.stage = Stage::Quiescing;
+        connection.stage = if waits { Stage::Waiting } else { Stage::Quiescing };
         connection.stage_since = now;
         let attempts: Vec<SocketId> = connection
             .sockets
@@ -335,7 +352,9 @@ impl Resource {
             self.check_connection(c);
         }
         let now = self.now;
-        for volume in self.volumes() {
+        let mut next = self.volume_after(None);
+        while let Some(volume) = next {
+            next = self.volume_after(Some(volume));
             let device = self.device(volume);
             if device.no_space.is_empty() {
                 continue;
@@ -346,7 +365,6 @@ impl Resource {
                 for key in std::mem::take(&mut self.device(volume).no_space) {
                     self.local_write(key);
                 }
-                self.changed();
             }
         }
     }
@@ -397,17 +415,20 @@ impl Resource {
         }
         let connection = &self.connections[c];
         let patience = timeout * ko_count;
-        let oldest = connection.sent.values().next().map(|sent| sent.at);
+        let oldest = connection.oldest_unanswered();
         if ko_count > 0 && oldest.is_some_and(|at| now.ms_since(at) >= patience) {
             let detail = format!("the peer did not answer a request for {patience} ms (ko-count)");
             return self.drop_connection(c, ConnectionState::Timeout, Reason::Lost, detail);
         }
-        let waiting = matches!(connection.stage, Stage::Handshake | Stage::Opening)
-            || connection.leaving.is_some();
+        let waiting =
+            matches!(connection.stage, Stage::Waiting | Stage::Handshake | Stage::Opening)
+                || connection.leaving.is_some();
         let limit = if ko_count > 0 { patience } else { timeout * 7 };
         if waiting && now.ms_since(connection.stage_since) >= limit {
             let detail = "the handshake (or the leave) did not end in time".to_owned();
             self.drop_connection(c, ConnectionState::Timeout, Reason::Timeout, detail);
+            // The attempt has failed.
+            self.gap_answered(false);
         }
     }
 
@@ -432,10 +453,11 @@ impl Resource {
                 Some(at) => sooner(at.after_ms(options.ping_timeout_ms)),
                 None => sooner(connection.last_received.after_ms(options.ping_int_ms)),
             }
-            if let Some(sent) = connection.sent.values().next().filter(|_| options.ko_count > 0) {
-                sooner(sent.at.after_ms(patience));
+            if let Some(at) = connection.oldest_unanswered().filter(|_| options.ko_count > 0) {
+                sooner(at.after_ms(patience));
             }
-            let opening = matches!(connection.stage, Stage::Handshake | Stage::Opening);
+            let opening =
+                matches!(connection.stage, Stage::Waiting | Stage::Handshake | Stage::Opening);
             if opening || connection.leaving.is_some() {
                 let limit = if options.ko_count > 0 { patience } else { options.timeout_ms * 7 };
                 sooner(connection.stage_since.after_ms(limit));

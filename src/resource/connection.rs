@@ -22,6 +22,9 @@ pub(crate) enum Stage {
     /// No socket is active.
     #[default]
     Down,
+    /// A socket is active, this node is Primary and the peer is not: its handshake is awaited, and
+    /// requests go on (alone) meanwhile. The peer says it only when its disk has ended everything.
+    Waiting,
     /// A socket is active (or a new handshake was asked for in an open session): requests drain,
     /// the loss sequence ends, then the handshake is sent.
     Quiescing,
@@ -42,6 +45,8 @@ pub(crate) struct Socket {
     pub(crate) connected: bool,
     /// The peer's first packet came and was right.
     pub(crate) greeted: bool,
+    /// And said that the peer is Primary.
+    pub(crate) peer_primary: bool,
     /// Since when it is in this phase.
     pub(crate) since: Time,
 }
@@ -61,6 +66,8 @@ pub(crate) enum SentKind {
     Resync,
     /// Leave to become Primary.
     Promote,
+    /// A comparison of a range of both disks.
+    Sample,
 }
 
 /// A packet that wants an answer.
@@ -88,7 +95,6 @@ pub(crate) struct PeerWrite {
     pub(crate) offset: u64,
     pub(crate) length: u32,
     pub(crate) payload: Option<Payload>,
-    pub(crate) zeroes: bool,
     pub(crate) no_hole: bool,
     pub(crate) fua: bool,
     /// The number that must be durable before the ack.
@@ -119,6 +125,8 @@ pub(crate) struct SourcePiece {
     /// Its lock, and whether the range is held.
     pub(crate) lock: u64,
     pub(crate) held: bool,
+    /// When its data went out; its answer is the peer's since then.
+    pub(crate) sent_at: Option<Time>,
 }
 
 /// A running resync on the target.
@@ -137,7 +145,12 @@ pub(crate) struct SyncTarget {
     pub(crate) last_flush: Time,
     pub(crate) last_save: Time,
     pub(crate) total: u64,
+    /// Bytes of this pass that could not be copied.
     pub(crate) failed: u64,
+    /// This pass has copied something.
+    pub(crate) copied: bool,
+    /// A whole pass has copied nothing: the next begins then.
+    pub(crate) retry_at: Option<Time>,
     /// The source has nothing left.
     pub(crate) end_received: bool,
     pub(crate) finishing: bool,
@@ -187,8 +200,6 @@ pub(crate) enum Side {
 pub(crate) enum Save {
     /// Every page with bits set since it was saved.
     Unsaved,
-    /// These pages.
-    Pages(Vec<u32>),
     /// Also pages with bits cleared since they were saved.
     Stale,
 }
@@ -208,6 +219,8 @@ pub(crate) struct Saving {
 pub(crate) struct PeerDevice {
     pub(crate) replication: ReplicationState,
     pub(crate) peer_disk: DiskState,
+    /// Samples that are being read for the peer.
+    pub(crate) samples: u32,
     pub(crate) bitmap: Bitmap,
     pub(crate) saving: Option<Saving>,
     pub(crate) save_queue: VecDeque<(Save, Vec<Then>)>,
@@ -247,6 +260,7 @@ impl PeerDevice {
             peer_disk: DiskState::DUnknown,
             bitmap: Bitmap::new(0),
             saving: None,
+            samples: 0,
             save_queue: VecDeque::new(),
             slot: None,
             transfer_log: TransferLog::default(),
@@ -309,7 +323,6 @@ pub(crate) enum Leaving {
 pub(crate) struct Connection {
     pub(crate) peer: NodeId,
     pub(crate) name: String,
-    pub(crate) address: String,
     pub(crate) state: ConnectionState,
     pub(crate) reason: Reason,
     pub(crate) detail: String,
@@ -343,17 +356,35 @@ pub(crate) struct Connection {
     /// The disks are marked for the leave.
     pub(crate) leave_marked: bool,
     pub(crate) peer_devices: BTreeMap<VolumeNumber, PeerDevice>,
-    pub(crate) last_handshake: Vec<String>,
+    /// The role when it was known last.
+    pub(crate) last_role: Role,
+    pub(crate) last_handshake: Vec<super::HandshakeStatus>,
     pub(crate) last_complaint: Option<Time>,
     pub(crate) complaints: u64,
 }
 
 impl Connection {
+    /// When the oldest packet was sent that the peer still owes an answer to: what ko-count judges.
+    pub(crate) fn oldest_unanswered(&self) -> Option<Time> {
+        let owed = |sent: &Sent| match sent.kind {
+            // Of a resync that is over (a disk is gone) no answer comes.
+            SentKind::Resync => {
+                let target = self.peer_devices.get(&sent.volume).and_then(|p| p.target.as_ref());
+                target.is_some_and(|target| target.pieces.contains_key(&sent.epoch))
+            }
+            _ => true,
+        };
+        let sent = self.sent.values().find(|sent| owed(sent)).map(|sent| sent.at);
+        let sources = self.peer_devices.values().filter_map(|peer| peer.source.as_ref());
+        let pieces =
+            sources.filter_map(|source| source.pieces.values().find_map(|piece| piece.sent_at));
+        sent.into_iter().chain(pieces).min()
+    }
+
     pub(crate) fn new(config: &PeerConfig, volumes: &[VolumeNumber]) -> Self {
         Self {
             peer: config.node_id,
             name: config.name.clone(),
-            address: config.address.clone(),
             state: ConnectionState::StandAlone,
             reason: Reason::NeverConnected,
             detail: String::new(),
@@ -381,6 +412,7 @@ impl Connection {
             leave_step: 0,
             leave_marked: false,
             peer_devices: volumes.iter().map(|volume| (*volume, PeerDevice::new())).collect(),
+            last_role: Role::Unknown,
             last_handshake: Vec::new(),
             last_complaint: None,
             complaints: 0,

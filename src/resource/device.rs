@@ -143,7 +143,6 @@ pub(crate) struct Counters {
 /// A volume on this node.
 #[derive(Debug)]
 pub(crate) struct Device {
-    pub(crate) volume: VolumeNumber,
     pub(crate) disk: DiskState,
     pub(crate) backing: Option<Backing>,
     /// Exported bytes, 0: not known yet.
@@ -172,20 +171,21 @@ pub(crate) struct Device {
     pub(crate) exposed_uuid: u64,
     pub(crate) clients: Vec<Client>,
     pub(crate) counters: Counters,
+    /// The last write that a peer does not have, s of the wall clock (display only).
+    pub(crate) alone_time: u64,
     /// Writes that wait for space on the only disk.
     pub(crate) no_space: VecDeque<u64>,
     /// When they were tried last.
     pub(crate) no_space_since: Option<Time>,
+    /// A write found the disk full, and none has succeeded since: also while it is tried again.
+    pub(crate) full: bool,
     /// What happened to the disk last, for `why`.
     pub(crate) note: String,
-    /// An orderly detach waits for this.
-    pub(crate) detach: Option<u64>,
 }
 
 impl Device {
-    pub(crate) fn new(volume: VolumeNumber) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
-            volume,
             disk: DiskState::Diskless,
             backing: None,
             size: 0,
@@ -204,10 +204,11 @@ impl Device {
             exposed_uuid: 0,
             clients: Vec::new(),
             counters: Counters::default(),
+            alone_time: 0,
             no_space: VecDeque::new(),
             no_space_since: None,
+            full: false,
             note: String::new(),
-            detach: None,
         }
     }
 

@@ -111,6 +111,13 @@ pub enum Event {
         /// The payload of a read, `None` otherwise.
         result: Result<Option<Payload>, DiskError>,
     },
+    /// A digest is known.
+    Digested {
+        /// Of the action.
+        tag: Tag,
+        /// CRC-32 (IEEE) of the payload.
+        digest: u32,
+    },
     /// A metadata action ended; on success it is durable.
     MetaDone {
         /// Of the action.

@@ -9,7 +9,8 @@
 use super::connection::{SentKind, Stage};
 use super::device::{Flush, Loss};
 use super::{
-    Action, DiskError, Pending, ReplyError, Resource, Then, VolumeNumber, activity_log::Next,
+    Action, DiskError, DiskState, Pending, ReplyError, Resource, Then, VolumeNumber,
+    activity_log::Next,
 };
 use crate::wire::Packet;
 
@@ -93,7 +94,8 @@ impl Resource {
         }
         let flush = device.flush.take().expect("just seen");
         let reachable = device.writable() || self.reading_peer(volume).is_some();
-        if flush.failed && reachable && !flush.requests.is_empty() {
+        let awaited = !flush.requests.is_empty() || !flush.then.is_empty();
+        if flush.failed && reachable && awaited {
             // One of the disks is gone. What was answered may now rest on one disk alone: that is
             // recorded before this flush is answered.
             if !self.alone_is_recorded(volume) {
@@ -103,7 +105,7 @@ impl Resource {
         }
         if !flush.failed {
             self.device(volume).flushed_epoch = flush.epoch;
-        } else if reachable && !flush.requests.is_empty() {
+        } else if reachable && awaited {
             // The disk that is left is flushed again: the failed flush may have been its own.
             let device = self.device(volume);
             let waiting = device.next_flush.get_or_insert_with(Default::default);
@@ -111,7 +113,10 @@ impl Resource {
             waiting.1.extend(flush.then);
             return self.pump_flush(volume);
         }
-        let result = if reachable { Ok(None) } else { Err(ReplyError::Io) };
+        // A disk in the middle of a resync is no copy of what was answered.
+        let whole = self.devices[&volume].disk == DiskState::UpToDate;
+        let usable = whole || self.reading_peer(volume).is_some();
+        let result = if usable { Ok(None) } else { Err(ReplyError::Io) };
         for key in flush.requests {
             self.answer(key, result);
         }

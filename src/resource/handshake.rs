@@ -9,10 +9,11 @@
 
 use super::connection::{Opening, Side, Stage};
 use super::generation::Side as GenerationSide;
-use super::split_brain::Party;
-use super::verdict::{Judgement, Situation, judge, peer_went_on};
+use super::split_brain::{Party, Resolution};
+use super::verdict::{Judged, Judgement, Situation, judge, peer_went_on};
 use super::{
-    ConnectionState, DiskState, LogLevel, Payload, Reason, Resource, Role, SocketId, VolumeNumber,
+    ConnectionState, DiskState, HandshakeStatus, LogLevel, Payload, Reason, Resource, Role,
+    SideStatus, SocketId, VolumeNumber,
 };
 use crate::meta::HISTORY;
 use crate::wire::{Handshake, Packet, Refused, VolumeInfo};
@@ -146,6 +147,8 @@ impl Resource {
                 number: None,
                 seen_number: None,
                 created_found: String::new(),
+                generation_time: 0,
+                alone_time: 0,
             };
         };
         let superblock = &backing.superblock;
@@ -168,6 +171,8 @@ impl Resource {
             number: device.number(),
             seen_number: peer.seen_number,
             created_found: superblock.created_found.clone(),
+            generation_time: self.generation_time(superblock),
+            alone_time: device.alone_time,
         }
     }
 
@@ -223,7 +228,7 @@ impl Resource {
         self.connections[c].window = u64::from(handshake.window);
         self.connections[c].peer_handshake = Some(Box::new(handshake));
         match stage {
-            Stage::Open => {
+            Stage::Open | Stage::Waiting => {
                 self.connections[c].stage = Stage::Quiescing;
                 self.connections[c].stage_since = self.now;
                 self.changed();
@@ -249,12 +254,14 @@ impl Resource {
                 return self.refuse(c, refusal(Reason::ConfigDiffers, "volumes", text));
             };
             let own = self.peer_device(c, volume).own_info.clone().expect("sent before");
-            let (judgement, words) = self.decide_volume(c, &own, info, &peer, renegotiating);
-            for line in &words {
+            let Judged { judgement, resolution, lines } =
+                self.decide_volume(c, &own, info, &peer, renegotiating);
+            for line in &lines {
                 let text = format!("{}{line}", self.of_both(volume, c));
                 self.log(LogLevel::Info, text);
             }
-            self.connections[c].last_handshake.push(words.join("; "));
+            let found = self.found(&own, info, peer.role, resolution);
+            self.connections[c].last_handshake.push(found);
             match judgement {
                 Judgement::Refuse(refused) => return self.refuse(c, refused),
                 Judgement::Retry(text) => {
@@ -266,7 +273,10 @@ impl Resource {
         }
         if self.connections[c].tentative || peer.tentative {
             self.connections[c].tentative = false;
-            let text = self.connections[c].last_handshake.join("; ");
+            let found = self.connections[c].last_handshake.iter();
+            let text: Vec<String> =
+                found.map(|one| format!("rule {}: {}", one.rule, one.outcome)).collect();
+            let text = text.join("; ");
             return self.refuse(c, refusal(Reason::StoppedByAdmin, "tentative", text));
         }
         self.connections[c].discard_my_data = false;
@@ -278,6 +288,37 @@ impl Resource {
         self.changed();
         for (volume, info, resolution) in verdicts {
             self.carry_out(c, volume, info, &resolution);
+        }
+    }
+
+    /// What was compared and decided, for people.
+    fn found(
+        &self,
+        own: &VolumeInfo,
+        peer: &VolumeInfo,
+        peer_role: Role,
+        resolution: Resolution,
+    ) -> HandshakeStatus {
+        let side = |info: &VolumeInfo, role| SideStatus {
+            role,
+            disk: info.disk,
+            current_uuid: info.current_uuid,
+            bitmap_uuid: info.bitmap_uuid,
+            out_of_sync: info.bits * super::BLOCK_SIZE,
+            data_size: info.data_size,
+            generation_time: info.generation_time,
+            alone_time: info.alone_time,
+            created_found: info.created_found.clone(),
+        };
+        HandshakeStatus {
+            volume: own.volume,
+            time: self.wall(),
+            rule: resolution.verdict.rule.name().to_owned(),
+            meaning: resolution.verdict.rule.explain().to_owned(),
+            outcome: resolution.outcome.to_string(),
+            because: resolution.because.explain().to_owned(),
+            own: side(own, self.role),
+            peer: side(peer, peer_role),
         }
     }
 
@@ -312,7 +353,7 @@ impl Resource {
         info: &VolumeInfo,
         peer: &Handshake,
         renegotiating: bool,
-    ) -> (Judgement, Vec<String>) {
+    ) -> Judged {
         // A disk attached in an open session is never source (model.md R15).
         let before = self.connections[c].peer_devices[&info.volume].peer_disk;
         let attaching_own = self.devices[&info.volume].disk == DiskState::Negotiating;
@@ -345,7 +386,7 @@ impl Resource {
     }
 
     fn refused_by_peer(&mut self, c: usize, refused: &Refused) {
-        if self.connections[c].stage < Stage::Quiescing {
+        if self.connections[c].stage < Stage::Waiting {
             return;
         }
         self.stand_alone(c, refused);

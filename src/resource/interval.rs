@@ -97,6 +97,7 @@ pub(crate) struct Intervals {
 
 impl Intervals {
     /// No range.
+    #[cfg(test)]
     pub(crate) fn new() -> Self {
         Self::default()
     }
@@ -118,6 +119,7 @@ impl Intervals {
     }
 
     /// As `acquire`, but where that would wait it does nothing and answers false.
+    #[cfg(test)]
     pub(crate) fn try_acquire(&mut self, id: LockId, start: u64, end: u64, kind: Kind) -> bool {
         let range = Range::new(start, end, kind);
         let free = !self.is_granted_conflict(&range)
@@ -172,21 +174,25 @@ impl Intervals {
     }
 
     /// Whether nothing is granted and nothing waits.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
     /// How many requests wait.
+    #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.waiters.len()
     }
 
     /// How many requests are granted.
+    #[cfg(test)]
     pub(crate) fn granted(&self) -> usize {
         self.places.len() - self.waiters.len()
     }
 
     /// Whether a granted range, of either kind, overlaps the bytes `start..end`, of any length.
+    #[cfg(test)]
     pub(crate) fn overlaps(&self, start: u64, end: u64) -> bool {
         start < end && self.is_granted_conflict(&Range { start, end, kind: Kind::Exclusive })
     }
@@ -241,6 +247,7 @@ impl Intervals {
         before_end.take_while(move |&end| end > start)
     }
 
+    #[cfg(test)]
     fn is_granted_conflict(&self, range: &Range) -> bool {
         self.exclusive_overlaps(range).next().is_some()
             || (range.kind == Kind::Exclusive && self.shared_overlaps(range).next().is_some())

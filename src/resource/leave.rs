@@ -235,10 +235,10 @@ impl Resource {
     // ---- down ----
 
     pub(crate) fn down(&mut self, id: u64, shutdown: bool) {
-        if self.role == Role::Primary {
-            if let Err(refusal) = self.close_clients(shutdown) {
-                return self.reply(id, Err(refusal));
-            }
+        if self.role == Role::Primary
+            && let Err(refusal) = self.close_clients(shutdown)
+        {
+            return self.reply(id, Err(refusal));
         }
         self.draining = true;
         self.run(id, Command::Down { shutdown }, Step::Drain);

@@ -72,16 +72,18 @@ impl Resource {
                 SentKind::Read { key } => self.peer_read_done(key, None),
                 SentKind::Edge { key, head } => self.retry_edge(key, head),
                 SentKind::Flush => self.peer_flush_lost(c, sent.volume, sent.epoch),
-                SentKind::Resync => {}
+                SentKind::Resync | SentKind::Sample => {}
                 SentKind::Promote => self.promote_unanswered(),
             }
         }
         self.order_lost_peer(c);
+        self.sampling_lost(c);
         self.changed();
     }
 
     fn volume_session_over(&mut self, c: usize, volume: VolumeNumber, was: Stage, lost: bool) {
         self.drop_waiting_peer_writes(c, volume);
+        self.forget_copies(c, volume);
         let peer = self.peer_device(c, volume);
         let replication = peer.replication;
         let opening = peer.opening;
@@ -95,13 +97,15 @@ impl Resource {
         peer.opening = Default::default();
         peer.sent_number = 0;
         peer.peer_flush = None;
+        peer.samples = 0;
         peer.peer_flush_waiting.clear();
         let outdated = !lost && peer.peer_disk == DiskState::Outdated;
-        self.drop_resync_locks(c, volume);
         self.set_replication(c, volume, ReplicationState::Off);
         if !outdated {
             self.set_peer_disk(c, volume, DiskState::DUnknown);
         }
+        // Not before the peer counts as gone: who waited for these ranges starts now.
+        self.drop_resync_locks(c, volume);
         if self.device(volume).disk == DiskState::Negotiating {
             // Nobody has said whether this disk may be used: a Primary goes on without it.
             if self.role == Role::Primary {
@@ -383,7 +387,7 @@ impl Resource {
             .filter(|(_, r)| r.volume == volume && r.progress == super::device::Progress::Log)
             .map(|(key, _)| key)
             .collect();
-        for (_, request) in self.requests.keys().into_iter().enumerate() {
+        for request in self.requests.keys().into_iter() {
             if let Some(request) = self.requests.get_mut(request).filter(|r| r.volume == volume) {
                 request.hot = false;
             }
@@ -395,6 +399,7 @@ impl Resource {
             self.enter_window(key);
         }
         self.fail_waiting_peer_writes(volume);
+        self.device(volume).full = false;
         for key in std::mem::take(&mut self.device(volume).no_space) {
             self.write_done(key, false);
         }
@@ -420,6 +425,8 @@ impl Resource {
         superblock: Option<Box<crate::meta::Superblock>>,
     ) {
         self.device(volume).backing = None;
+        // The next time without a disk makes a new current UUID of its own.
+        self.device(volume).peer_keeps_uuid = false;
         for key in self.requests.keys() {
             if let Some(request) = self.requests.get_mut(key).filter(|r| r.volume == volume) {
                 request.hot = false;

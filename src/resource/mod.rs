@@ -29,6 +29,7 @@ mod action;
 mod activity_log;
 mod attach;
 mod bitmap;
+mod clear_bitmap;
 mod command;
 mod connect;
 mod connection;
@@ -41,6 +42,7 @@ mod ids;
 mod interval;
 mod leave;
 mod loss;
+mod option_names;
 mod options;
 mod order;
 mod peer_io;
@@ -60,6 +62,8 @@ mod storage;
 mod tests;
 #[cfg(test)]
 mod tests_review;
+#[cfg(test)]
+mod tests_stuck;
 mod transfer_log;
 mod verdict;
 mod write;
@@ -70,6 +74,7 @@ pub use action::*;
 pub use command::*;
 pub use event::*;
 pub use ids::*;
+pub use option_names::WrittenOption;
 pub use options::*;
 pub use state::*;
 pub use status::*;
@@ -95,6 +100,8 @@ pub(crate) enum Then {
     LossMarked { round: u64 },
     /// A new current UUID is durable.
     Bumped,
+    /// new-current-uuid --clear-bitmap: the new current UUID is durable, as the peer asked.
+    ClearSaved { c: usize, socket: SocketId, uuid: u64 },
     /// No-sync: the session of the volume is durably open here.
     OpenSaved { c: usize, socket: SocketId },
     /// Target: the union of the bits is durable.
@@ -158,6 +165,10 @@ pub(crate) enum Pending {
     Bitmap { c: usize },
     /// The number that a peer has shown.
     Seen { c: usize, number: u64 },
+    /// A range that is compared with the peer's disk.
+    OwnSample { offset: u64, length: u32 },
+    /// The same for the peer, which has this CRC-32.
+    PeerSample { c: usize, socket: SocketId, sequence: u64, expected: u32 },
 }
 
 /// After the process did not run for longer than ping-timeout while Primary.
@@ -197,6 +208,7 @@ pub struct Resource {
     next_lock: u64,
     orders: VecDeque<Order>,
     running: Option<Running>,
+    sampling: Option<clear_bitmap::Sampling>,
     /// After a gap: nothing runs until a peer has answered or one attempt has failed.
     gap: Gap,
     /// New requests are not admitted: a demotion, detach or leave drains.
@@ -210,7 +222,7 @@ impl Resource {
     #[must_use]
     pub fn new(config: ResourceConfig, seed: u64, now: Time, wall_clock: u64) -> Self {
         let numbers: Vec<VolumeNumber> = config.volumes.iter().map(|v| v.number).collect();
-        let devices = numbers.iter().map(|number| (*number, Device::new(*number))).collect();
+        let devices = numbers.iter().map(|number| (*number, Device::new())).collect();
         let mut connections: Vec<Connection> =
             config.peers.iter().map(|peer| Connection::new(peer, &numbers)).collect();
         for connection in &mut connections {
@@ -236,6 +248,7 @@ impl Resource {
             next_lock: 0,
             orders: VecDeque::new(),
             running: None,
+            sampling: None,
             gap: Gap::None,
             draining: false,
             version: 1,
@@ -257,6 +270,7 @@ impl Resource {
                 self.client_request(session, request, volume, op);
             }
             Event::DiskDone { tag, result } => self.disk_done(tag, result),
+            Event::Digested { tag, digest } => self.digested(tag, digest),
             Event::MetaDone { tag, result } => self.meta_done(tag, result),
             Event::Connected { socket } => self.socket_connected(socket),
             Event::Accepted { peer, socket } => self.socket_accepted(peer, socket),
@@ -275,25 +289,33 @@ impl Resource {
     /// Everything that may go on now goes on: the invariants that hold between events.
     fn settle(&mut self) {
         for _ in 0..64 {
-            let before = (self.actions.len(), self.version, self.held.len(), self.admitted);
+            let before = self.standing();
             self.check_timers();
             self.pump_orders();
             self.pump_handshakes();
             self.pump_leaves();
             self.admit_held();
             self.pump_windows();
-            let volumes: Vec<VolumeNumber> = self.devices.keys().copied().collect();
-            for volume in volumes {
+            let mut next = self.volume_after(None);
+            while let Some(volume) = next {
                 self.pump_loss(volume);
                 self.pump_log(volume);
                 self.pump_flush(volume);
                 self.pump_disk(volume);
+                next = self.volume_after(Some(volume));
             }
             self.pump_resync();
-            if before == (self.actions.len(), self.version, self.held.len(), self.admitted) {
+            if before == self.standing() {
                 break;
             }
         }
+    }
+
+    /// Differs when a pass of [`Self::settle`] has moved something that another pass may build on.
+    fn standing(&self) -> impl PartialEq + use<> {
+        let order = self.running.as_ref().map(|order| (order.id, order.step, order.waiting));
+        let waiting = (self.held.len(), self.admitted, self.orders.len());
+        (self.actions.len(), self.version, waiting, order)
     }
 
     /// The next action of the last event, in order.
@@ -391,6 +413,13 @@ impl Resource {
         self.devices.keys().copied().collect()
     }
 
+    /// The volumes one after the other, where a list would be allocated for each event.
+    fn volume_after(&self, last: Option<VolumeNumber>) -> Option<VolumeNumber> {
+        use std::ops::Bound;
+        let start = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.devices.range((start, Bound::Unbounded)).next().map(|(volume, _)| *volume)
+    }
+
     fn peers(&self) -> std::ops::Range<usize> {
         0..self.connections.len()
     }
@@ -412,6 +441,9 @@ impl Resource {
             return;
         }
         self.device(volume).disk = disk;
+        if disk == DiskState::UpToDate {
+            self.device(volume).note.clear();
+        }
         let text = format!("{}disk( {old} -> {disk} )", self.of_volume(volume));
         self.log(LogLevel::Info, text);
         self.changed();
@@ -468,6 +500,9 @@ impl Resource {
         let old = self.connections[c].peer_role;
         if old != role {
             self.connections[c].peer_role = role;
+            if role != Role::Unknown {
+                self.connections[c].last_role = role;
+            }
             let text = format!("{}peer( {old} -> {role} )", self.of_peer(c));
             self.log(LogLevel::Info, text);
             self.changed();

@@ -122,6 +122,13 @@ pub struct Options {
     pub max_buffers: u32,
     /// `max-epoch-size`, writes. Default 2048.
     pub max_epoch_size: u32,
+    /// `sndbuf-size`, bytes: what the system may buffer of what is sent to a peer. Default 0: the
+    /// system decides.
+    #[serde(default)]
+    pub sndbuf_size: u32,
+    /// `rcvbuf-size`, bytes: as `sndbuf_size`, of what a peer sends.
+    #[serde(default)]
+    pub rcvbuf_size: u32,
     /// `al-extents`. Default 1237.
     pub al_extents: u32,
     /// `resync-rate`, KiB/s: the rate to start with. Default 250 in DRBD; see docs/decisions.
@@ -160,6 +167,8 @@ impl Default for Options {
             ko_count: 7,
             max_buffers: 2048,
             max_epoch_size: 2048,
+            sndbuf_size: 0,
+            rcvbuf_size: 0,
             al_extents: 1237,
             resync_rate: 250,
             c_max_rate: 102_400,
@@ -174,31 +183,5 @@ impl Default for Options {
             disk_flushes: true,
             md_flushes: true,
         }
-    }
-}
-
-impl Options {
-    /// What must be equal on both nodes, as `name=value` (DESIGN 5).
-    pub(crate) fn must_equal(&self) -> Vec<(String, String)> {
-        let pair = |name: &str, value: String| (name.to_owned(), value);
-        vec![
-            pair("protocol", "C".to_owned()),
-            pair("after-sb-0pri", format!("{:?}", self.after_sb_0pri)),
-            pair("after-sb-1pri", format!("{:?}", self.after_sb_1pri)),
-            pair("after-sb-2pri", format!("{:?}", self.after_sb_2pri)),
-            pair("always-asbp", self.always_asbp.to_string()),
-            pair("rr-conflict", format!("{:?}", self.rr_conflict)),
-        ]
-    }
-
-    /// What should be equal: a difference warns.
-    pub(crate) fn should_equal(&self) -> Vec<(String, String)> {
-        let pair = |name: &str, value: u64| (name.to_owned(), value.to_string());
-        vec![
-            pair("timeout", self.timeout_ms),
-            pair("ping-int", self.ping_int_ms),
-            pair("ping-timeout", self.ping_timeout_ms),
-            pair("ko-count", u64::from(self.ko_count)),
-        ]
     }
 }

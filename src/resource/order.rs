@@ -6,7 +6,8 @@
 
 use super::connection::{Leaving, Stage};
 use super::{
-    Action, AdminResult, Command, ConnectionState, Reason, Refusal, Resource, Time, VolumeNumber,
+    Action, AdminResult, Command, ConnectionState, LogLevel, Options, Reason, Refusal, Resource,
+    Time, VolumeNumber,
 };
 
 /// How long an order waits for its turn, ms.
@@ -49,6 +50,12 @@ pub(crate) enum Step {
     DetachIdle,
     /// A superblock, then done.
     Save,
+    /// new-current-uuid --clear-bitmap: both disks are compared.
+    Sample,
+    /// The peer takes the new current UUID.
+    PeerClears,
+    /// This node does.
+    ClearSave,
 }
 
 /// The order that runs.
@@ -121,7 +128,10 @@ impl Resource {
     }
 
     pub(crate) fn order_timeout(&self) -> Option<Time> {
-        self.orders.front().map(|order| order.since.after_ms(PATIENCE_MS))
+        let waiting = self.orders.front().map(|order| order.since);
+        let draining = self.running.as_ref().filter(|order| order.step == Step::Drain);
+        let oldest = waiting.into_iter().chain(draining.map(|order| order.since)).min();
+        oldest.map(|since| since.after_ms(PATIENCE_MS))
     }
 
     fn start_order(&mut self, order: Order) {
@@ -141,8 +151,31 @@ impl Resource {
             Command::NewCurrentUuid { volume, clear_bitmap } => {
                 self.new_uuid_by_order(id, volume, clear_bitmap);
             }
+            Command::SetOptions { options } => self.set_options(id, *options),
             Command::Down { shutdown } => self.down(id, shutdown),
         }
+    }
+
+    /// Changed options are in force; the answer names those that act later.
+    fn set_options(&mut self, id: u64, options: Options) {
+        let (before, after) = (self.config.options.written(), options.written());
+        self.config.options = options;
+        let mut later = Vec::new();
+        for (old, new) in before.iter().zip(&after).filter(|(old, new)| old != new) {
+            let name = &self.config.name;
+            let text = format!("{name}: {} changed from {} to {}", new.name, old.value, new.value);
+            self.log(LogLevel::Info, text);
+            if let Some(when) = new.takes_effect_later() {
+                later.push(format!("{} takes effect {when}", new.name));
+            }
+        }
+        for connection in &mut self.connections {
+            for target in connection.peer_devices.values_mut().filter_map(|p| p.target.as_mut()) {
+                target.rate.set_options(&self.config.options);
+            }
+        }
+        self.changed();
+        self.reply(id, Ok(later.join("; ")));
     }
 
     /// An order of several steps begins.
@@ -194,15 +227,33 @@ impl Resource {
             Step::DetachFlush => self.detach_bits(),
             Step::DetachBits => self.step(Step::DetachIdle),
             Step::Save => self.finish(Ok(String::new())),
-            Step::Attach | Step::AskPeer | Step::Drain | Step::Leave | Step::DetachIdle => {}
+            Step::ClearSave => self.cleared(),
+            Step::Sample
+            | Step::PeerClears
+            | Step::Attach
+            | Step::AskPeer
+            | Step::Drain
+            | Step::Leave
+            | Step::DetachIdle => {}
         }
     }
 
     /// Steps that wait for a state.
     fn pump_running(&mut self) {
         let Some(running) = self.running.as_ref() else { return };
+        let late = self.now.ms_since(running.since) >= PATIENCE_MS;
         match running.step {
             Step::Drain if self.is_idle() => self.order_drained(),
+            Step::Drain if late => {
+                let full = self.devices.values().any(|device| !device.no_space.is_empty());
+                let hint = if full {
+                    "Writes wait for space on the backing disk: make room there, then try again."
+                } else {
+                    "Requests do not end: a disk, or the peer's, does not answer. Try again, or \
+                     detach that disk by force."
+                };
+                self.finish(Err(refuse(-23, hint)));
+            }
             Step::DetachIdle => self.order_detach_idle(),
             Step::Leave if self.connections.iter().all(|c| c.leaving.is_none()) => {
                 self.left_all();

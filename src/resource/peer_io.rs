@@ -26,11 +26,11 @@ impl Resource {
         match packet {
             Packet::Data { volume, sequence, offset, length, fua } => {
                 let write = (volume, sequence, offset, length, fua);
-                self.peer_write(c, socket, write, payload, false, false)
+                self.peer_write(c, socket, write, payload, false)
             }
             Packet::Zeroes { volume, sequence, offset, length, mode, fua } => {
                 let write = (volume, sequence, offset, length, fua);
-                self.peer_write(c, socket, write, None, true, mode == ZeroMode::NoHole)
+                self.peer_write(c, socket, write, None, mode == ZeroMode::NoHole)
             }
             Packet::WriteAck { volume, sequence } => self.ack(c, volume, sequence, true),
             Packet::NegAck { volume, sequence } => {
@@ -103,6 +103,9 @@ impl Resource {
                 self.new_uuid_acked(volume, uuid);
                 true
             }
+            sample @ (Packet::Sample { .. }
+            | Packet::SampleAnswer { .. }
+            | Packet::ClearBitmap { .. }) => self.sample_packet(c, socket, &sample),
             other => self.resync_packet(c, socket, other, payload),
         }
     }
@@ -148,7 +151,6 @@ impl Resource {
         socket: SocketId,
         (volume, sequence, offset, length, fua): (VolumeNumber, u64, u64, u32, bool),
         payload: Option<Payload>,
-        zeroes: bool,
         no_hole: bool,
     ) -> bool {
         let replication = self.connections[c].peer_devices[&volume].replication;
@@ -179,7 +181,6 @@ impl Resource {
             offset,
             length,
             payload,
-            zeroes,
             no_hole,
             fua,
             number,
@@ -418,6 +419,7 @@ impl Resource {
     /// flushed becomes bits, and an answered write may rest on this disk alone now: the loss
     /// sequence runs, with a new current UUID if there is such a write.
     pub(crate) fn peer_disk_gone(&mut self, c: usize, volume: VolumeNumber) {
+        self.forget_copies(c, volume);
         let runs = self.peer_device(c, volume).transfer_log.drain();
         let unflushed = !runs.is_empty();
         for (first, count) in runs {

@@ -374,10 +374,10 @@ impl Resource {
         }
         for volume in volumes {
             self.empty_log(volume);
-            if let Some(backing) = self.device(volume).backing.as_mut() {
-                if !backing.crashed {
-                    backing.flags(0, DeviceFlags::PRIMARY_IND);
-                }
+            if let Some(backing) = self.device(volume).backing.as_mut()
+                && !backing.crashed
+            {
+                backing.flags(0, DeviceFlags::PRIMARY_IND);
             }
             self.save_superblock(volume, Then::Order);
         }

@@ -4,6 +4,7 @@ use super::connection::Stage;
 use super::{
     ConnectionStatus, DeviceStatus, PeerDeviceStatus, Resource, Status, Time, VolumeNumber,
 };
+use crate::meta::{JUST_CREATED, Superblock};
 
 impl Resource {
     /// A snapshot.
@@ -14,7 +15,9 @@ impl Resource {
             node_id: self.config.node_id,
             node_name: self.config.node_name.clone(),
             role: self.role,
-            suspended_no_space: self.devices.values().any(|device| !device.no_space.is_empty()),
+            suspended_no_space: self.devices.iter().any(|(volume, device)| {
+                device.full && self.requests.iter().any(|(_, request)| request.volume == *volume)
+            }),
             suspended_gap: self.gap != super::Gap::None,
             suspended_handshake: self
                 .connections
@@ -24,6 +27,13 @@ impl Resource {
             devices: self.devices.keys().map(|volume| self.device_status(*volume)).collect(),
             connections: self.peers().map(|c| self.connection_status(c, now)).collect(),
         }
+    }
+
+    /// When this node began the current generation, 0 where another node did.
+    pub(super) fn generation_time(&self, superblock: &Superblock) -> u64 {
+        let own = superblock.generation_node == self.config.node_id;
+        let real = superblock.current_uuid & !1 != JUST_CREATED;
+        if own && real { superblock.generation_time } else { 0 }
     }
 
     fn device_status(&self, volume: VolumeNumber) -> DeviceStatus {
@@ -50,6 +60,8 @@ impl Resource {
                 .unwrap_or_default(),
             flags: superblock.map_or(0, |s| s.flags),
             disk_note: device.note.clone(),
+            generation_time: superblock.map_or(0, |s| self.generation_time(s)),
+            alone_time: device.alone_time,
         }
     }
 
@@ -60,6 +72,8 @@ impl Resource {
             peer_node_id: connection.peer,
             name: connection.name.clone(),
             connection_state: connection.state,
+            socket: connection.active,
+            remote: String::new(),
             reason: connection.reason,
             peer_role: connection.peer_role,
             discard_my_data_pending: connection.discard_my_data,
@@ -74,6 +88,7 @@ impl Resource {
             since_ms: now.ms_since(connection.since),
             attempts: connection.attempts,
             detail: connection.detail.clone(),
+            last_peer_role: connection.last_role,
             last_handshake: connection.last_handshake.clone(),
             peer_devices: volumes.map(|volume| self.peer_device_status(c, *volume)).collect(),
         }

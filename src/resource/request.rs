@@ -79,7 +79,7 @@ impl Resource {
             // Nothing overtakes a write of a lost peer that is still on its way to the disk.
             && self.devices.values().all(|device| device.loss != super::device::Loss::Draining)
             && self.connections.iter().all(|connection| {
-                matches!(connection.stage, Stage::Down | Stage::Open)
+                matches!(connection.stage, Stage::Down | Stage::Waiting | Stage::Open)
                     && connection.leaving.is_none()
             })
     }

@@ -24,6 +24,8 @@ const UNFLUSHED_MAX: u64 = 32 << 20;
 const FLUSH_MS: u64 = 1000;
 /// The target's bitmap is saved at least this often, ms.
 const SAVE_MS: u64 = 3000;
+/// Blocks that could not be copied are tried again after this pause, ms.
+const RETRY_MS: u64 = 10_000;
 /// Marks lock ids of resync among those of requests.
 const RESYNC_LOCK: u64 = 1 << 62;
 
@@ -65,6 +67,8 @@ impl Resource {
             last_save: now,
             total,
             failed: 0,
+            copied: false,
+            retry_at: None,
             end_received: false,
             finishing: false,
         });
@@ -84,9 +88,11 @@ impl Resource {
             if !matches!(self.connections[c].stage, Stage::Open | Stage::Quiescing) {
                 continue;
             }
-            for volume in self.volumes() {
+            let mut next = self.volume_after(None);
+            while let Some(volume) = next {
                 self.pump_target(c, volume);
                 self.pump_source(c, volume);
+                next = self.volume_after(Some(volume));
             }
         }
     }
@@ -100,6 +106,9 @@ impl Resource {
             let peer = self.peer_device(c, volume);
             let Some(target) = peer.target.as_mut() else { return };
             if target.finishing || !open || target.in_flight >= window {
+                break;
+            }
+            if target.retry_at.is_some_and(|at| now < at) {
                 break;
             }
             let allowance = target.rate.allowance(now, active);
@@ -321,7 +330,8 @@ impl Resource {
         if !fits || source.pieces.len() >= 4096 || source.pieces.contains_key(&sequence) {
             return false;
         }
-        let piece = super::connection::SourcePiece { offset, length, lock, held: false };
+        let piece =
+            super::connection::SourcePiece { offset, length, lock, held: false, sent_at: None };
         source.pieces.insert(sequence, piece);
         self.hold(c, volume, lock, offset, end);
         true
@@ -350,6 +360,11 @@ impl Resource {
                     let length = payload.length;
                     self.device(volume).counters.read += u64::from(length);
                     self.peer_device(c, volume).sent += u64::from(length);
+                    let now = self.now;
+                    let source = self.peer_device(c, volume).source.as_mut();
+                    if let Some(piece) = source.and_then(|s| s.pieces.get_mut(&sequence)) {
+                        piece.sent_at = Some(now);
+                    }
                     let packet = Packet::ResyncData { volume, sequence, length };
                     self.send(c, packet, Some(payload));
                 }
@@ -431,6 +446,7 @@ impl Resource {
         }
         let latency = piece.requested.map_or(0, |at| now.ms_since(at));
         target.rate.completed(now, u64::from(piece.length), latency);
+        target.copied = true;
         let sequence = piece.sequence;
         self.send(c, Packet::ResyncAck { volume, sequence }, None);
         self.end_piece(c, volume, id);
@@ -447,10 +463,10 @@ impl Resource {
     }
 
     fn end_piece(&mut self, c: usize, volume: VolumeNumber, id: u64) {
-        if let Some(target) = self.peer_device(c, volume).target.as_mut() {
-            if let Some(piece) = target.pieces.remove(&id) {
-                target.in_flight -= u64::from(piece.length);
-            }
+        if let Some(target) = self.peer_device(c, volume).target.as_mut()
+            && let Some(piece) = target.pieces.remove(&id)
+        {
+            target.in_flight -= u64::from(piece.length);
         }
         self.unlock_resync(c, volume, id);
     }
@@ -483,9 +499,8 @@ impl Resource {
         if target.unflushed.is_empty() {
             let left = peer.bitmap.count();
             let target = peer.target.as_mut().expect("seen above");
-            if over && left > 0 && target.failed < left * BLOCK_SIZE {
-                // Another pass: blocks that were skipped or written over meanwhile.
-                target.cursor = 0;
+            if over && left > 0 {
+                return self.next_pass(c, volume);
             } else if left == 0 && target.end_received && target.pieces.is_empty() {
                 target.finishing = true;
                 self.flush_disk(volume, Then::EndFlushed { c, socket });
@@ -502,6 +517,35 @@ impl Resource {
             target.flushing = true;
             target.last_flush = now;
             self.flush_disk(volume, Then::TargetFlushed { c, socket, count });
+        }
+    }
+
+    /// The bitmap was gone through, and bits are left: blocks that were skipped, written over
+    /// meanwhile, or not copied. When a whole pass has copied nothing, there is a pause.
+    fn next_pass(&mut self, c: usize, volume: VolumeNumber) {
+        let now = self.now;
+        let target = self.peer_device(c, volume).target.as_mut().expect("the caller has seen it");
+        let stuck = target.failed > 0 && !target.copied;
+        match target.retry_at {
+            None if stuck => {
+                target.retry_at = Some(now.after_ms(RETRY_MS));
+                let text = format!(
+                    "{}{} KiB cannot be copied (the lines above name the disk) and stay out of \
+                     sync; tried again every {} s",
+                    self.of_both(volume, c),
+                    target_failed_kib(&self.connections[c].peer_devices[&volume]),
+                    RETRY_MS / 1000
+                );
+                self.log(LogLevel::Error, text);
+                self.changed();
+            }
+            Some(at) if now < at => {}
+            _ => {
+                target.retry_at = None;
+                target.cursor = 0;
+                target.failed = 0;
+                target.copied = false;
+            }
         }
     }
 
@@ -570,6 +614,11 @@ impl Resource {
                 if !target.unflushed.is_empty() && !target.flushing {
                     sooner(target.last_flush.after_ms(FLUSH_MS));
                 }
+                target
+                    .retry_at
+                    .filter(|_| connection.stage == Stage::Open)
+                    .into_iter()
+                    .for_each(&mut sooner);
                 if peer.bitmap.next_set(target.cursor).is_some() && connection.stage == Stage::Open
                 {
                     target.rate.next_time(self.now).into_iter().for_each(&mut sooner);
@@ -608,6 +657,10 @@ impl Resource {
 
 fn is_resync(kind: &SentKind) -> bool {
     matches!(kind, SentKind::Resync)
+}
+
+fn target_failed_kib(peer: &super::connection::PeerDevice) -> u64 {
+    peer.target.as_ref().map_or(0, |target| target.failed / 1024)
 }
 
 /// Runs in order, touching ones joined.

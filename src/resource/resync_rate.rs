@@ -189,6 +189,7 @@ impl ResyncRate {
     }
 
     /// Requested and neither completed nor failed, bytes.
+    #[cfg(test)]
     pub(crate) fn in_flight(&self) -> u64 {
         self.in_flight
     }

@@ -66,6 +66,10 @@ pub struct DeviceStatus {
     pub flags: u32,
     /// What happened to the disk last, for `why`; may be empty.
     pub disk_note: String,
+    /// When this node began the current generation, s of its wall clock; 0: it did not, or unknown.
+    pub generation_time: u64,
+    /// The last write that a peer does not have, s of the wall clock; 0: none since the attach.
+    pub alone_time: u64,
 }
 
 /// One connection.
@@ -77,6 +81,10 @@ pub struct ConnectionStatus {
     pub name: String,
     /// The state.
     pub connection_state: ConnectionState,
+    /// The socket of the session, for the shell.
+    pub socket: Option<super::SocketId>,
+    /// The peer's address that the session is with, without the port; the shell fills it in.
+    pub remote: String,
     /// Why it is not Connected.
     pub reason: Reason,
     /// The peer's role.
@@ -95,10 +103,56 @@ pub struct ConnectionStatus {
     pub attempts: u64,
     /// What the last attempt or loss said, for `why`.
     pub detail: String,
-    /// The last verdict of the handshake, for `why`: rule, strategy, identifiers, bits. A line per volume.
-    pub last_handshake: Vec<String>,
+    /// The peer's role when it was known last; Unknown: not met since `up`.
+    pub last_peer_role: Role,
+    /// What the last handshake compared and decided, for `why`, per volume.
+    pub last_handshake: Vec<HandshakeStatus>,
     /// Per volume.
     pub peer_devices: Vec<PeerDeviceStatus>,
+}
+
+/// What a handshake found of one volume, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandshakeStatus {
+    /// The volume.
+    pub volume: VolumeNumber,
+    /// When, s of the wall clock.
+    pub time: u64,
+    /// The rule that decided, as the log names it.
+    pub rule: String,
+    /// What the rule means: a sentence.
+    pub meaning: String,
+    /// What was done.
+    pub outcome: String,
+    /// What lay between rule and outcome, for example a policy: a sentence, or empty.
+    pub because: String,
+    /// This node, as it took part.
+    pub own: SideStatus,
+    /// The peer, as it described itself.
+    pub peer: SideStatus,
+}
+
+/// One side of a handshake.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SideStatus {
+    /// Its role then.
+    pub role: Role,
+    /// Its disk then.
+    pub disk: DiskState,
+    /// Current UUID.
+    pub current_uuid: u64,
+    /// Bitmap UUID toward the other side.
+    pub bitmap_uuid: u64,
+    /// Set bits toward the other side, bytes.
+    pub out_of_sync: u64,
+    /// Bytes that its disk offers.
+    pub data_size: u64,
+    /// When it began its current generation, s of its own wall clock; 0: it did not, or unknown.
+    pub generation_time: u64,
+    /// Its last write that the other side does not have, s of its own wall clock; 0: unknown.
+    pub alone_time: u64,
+    /// What create-md found on its disk.
+    pub created_found: String,
 }
 
 /// One volume toward one peer.

@@ -135,7 +135,6 @@ impl Resource {
             let slot = peer.slot.expect("a disk with a slot for every peer");
             let wanted = match save {
                 Save::Unsaved => peer.bitmap.unsaved_pages(),
-                Save::Pages(pages) => pages,
                 Save::Stale => peer.bitmap.stale_or_unsaved_pages(),
             };
             let (state, epoch) = self.slot_state(volume, slot);
@@ -295,7 +294,9 @@ impl Resource {
                 Pending::Read { .. }
                 | Pending::Edge { .. }
                 | Pending::PeerRead { .. }
-                | Pending::SourceRead { .. } => self.disk_error(volume, error, "READ"),
+                | Pending::SourceRead { .. }
+                | Pending::OwnSample { .. }
+                | Pending::PeerSample { .. } => self.disk_error(volume, error, "READ"),
                 Pending::Write { .. } | Pending::PeerWrite { .. } | Pending::TargetWrite { .. } => {
                     self.disk_error(volume, error, "WRITE");
                 }
@@ -322,6 +323,9 @@ impl Resource {
             }
             Pending::PeerFlush { c, socket } => {
                 self.peer_flush_served(c, socket, volume, result.is_ok());
+            }
+            Pending::OwnSample { .. } | Pending::PeerSample { .. } => {
+                self.sample_read(volume, pending, result);
             }
             Pending::Flush { then } if result.is_ok() => self.follow(volume, then),
             Pending::Flush { then } => self.follow_without_disk(volume, then),
@@ -378,6 +382,10 @@ impl Resource {
             Then::PeerLeave { c, socket } if self.is_current(c, socket) => {
                 self.peer_leave_step(c);
             }
+            Then::ClearSaved { c, socket, uuid } if self.is_current(c, socket) => {
+                self.clear_saved(c, volume, uuid);
+            }
+            Then::ClearSaved { .. } => self.cleared_disk(volume),
             Then::OpenSaved { .. }
             | Then::AdoptBitsSaved { .. }
             | Then::AdoptSaved { .. }

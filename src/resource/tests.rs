@@ -6,7 +6,6 @@ use super::*;
 use crate::meta::{
     BitmapState, HISTORY, JUST_CREATED, LoadedMeta, LoadedSlot, MetaOp, PeerSlot, Superblock,
 };
-use crate::wire::Packet;
 
 pub(crate) const SIZE: u64 = 64 << 20;
 
@@ -347,12 +346,18 @@ impl Pair {
                 }
             }
             Action::CloseSocket { socket, .. } => {
-                if let Some((other, there)) = node.sockets.remove(&socket) {
-                    if self.nodes[other].sockets.remove(&there).is_some() {
-                        let event = Event::SocketLost { socket: there, error: SocketError::Closed };
-                        self.nodes[other].done.push_back(event);
-                    }
+                if let Some((other, there)) = node.sockets.remove(&socket)
+                    && self.nodes[other].sockets.remove(&there).is_some()
+                {
+                    let event = Event::SocketLost { socket: there, error: SocketError::Closed };
+                    self.nodes[other].done.push_back(event);
                 }
+            }
+            Action::Digest { tag, payload } => {
+                let bytes: Vec<u8> =
+                    node.values[&payload.slot].1.iter().flat_map(|v| v.to_be_bytes()).collect();
+                let digest = crc32fast::hash(&bytes);
+                node.done.push_back(Event::Digested { tag, digest });
             }
             Action::Merge { .. } | Action::CloseSessions { .. } => {}
             Action::Release(payload) => {
@@ -673,5 +678,65 @@ fn a_frozen_primary_whose_peer_went_on_is_demoted_by_order() {
     pair.admin(0, Command::Secondary { force: true }).unwrap();
     pair.admin(0, Command::Connect { peer: 1, discard_my_data: false, tentative: false }).unwrap();
     pair.admin(1, Command::Connect { peer: 0, discard_my_data: false, tentative: false }).unwrap();
+    pair.synced();
+}
+
+#[test]
+fn fresh_disks_with_the_same_bytes_skip_the_initial_sync() {
+    let mut pair = Pair::new();
+    pair.run(2000);
+    let clear = Command::NewCurrentUuid { volume: 0, clear_bitmap: true };
+    pair.admin(0, clear.clone()).unwrap();
+    pair.run(100);
+    for n in 0..2 {
+        let status = pair.status(n);
+        assert_eq!(status.devices[0].disk_state, DiskState::UpToDate, "{:?}", pair.nodes[n].log);
+        let peer = &status.connections[0].peer_devices[0];
+        assert_eq!((peer.peer_disk_state, peer.out_of_sync), (DiskState::UpToDate, 0));
+        assert_eq!(peer.received, 0, "nothing was copied");
+    }
+    let refusal = pair.admin(0, clear).expect_err("the disks are not fresh any more");
+    assert_eq!(refusal.code, 162, "{refusal:?}");
+    pair.primary(0, false);
+    assert_eq!(pair.write(0, 5, 55), Ok(None));
+    // A reconnect finds one generation.
+    pair.cut();
+    pair.synced();
+}
+
+#[test]
+fn fresh_disks_with_other_bytes_are_not_declared_equal() {
+    let mut pair = Pair::new();
+    pair.run(2000);
+    pair.nodes[1].disk.blocks.insert(3, 99);
+    let clear = Command::NewCurrentUuid { volume: 0, clear_bitmap: true };
+    let refusal = pair.admin(0, clear).expect_err("they differ");
+    assert!(refusal.hint.contains("differ at byte"), "{refusal:?}");
+    pair.run(1000);
+    assert_eq!(pair.status(0).devices[0].disk_state, DiskState::Inconsistent);
+    pair.primary(0, true);
+    pair.synced();
+}
+
+#[test]
+fn a_clear_bitmap_cut_off_between_the_nodes_ends_in_a_full_sync() {
+    let mut pair = Pair::new();
+    pair.run(2000);
+    // Node 1 takes the UUID, and its answer is lost.
+    pair.nodes[1].stall = |action| matches!(action, Action::Meta { .. });
+    let id = pair.next;
+    pair.next += 1;
+    let clear = Command::NewCurrentUuid { volume: 0, clear_bitmap: true };
+    pair.event(0, Event::Admin { id, command: clear });
+    pair.run(50);
+    assert_eq!(pair.nodes[0].admin.get(&id), None);
+    pair.link = false;
+    pair.cut();
+    pair.nodes[1].unstall();
+    pair.run(100);
+    assert!(pair.nodes[0].admin.remove(&id).expect("answered").is_err());
+    pair.link = true;
+    pair.run(20_000);
+    pair.primary(1, false);
     pair.synced();
 }

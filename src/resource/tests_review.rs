@@ -49,13 +49,6 @@ impl Pair {
     fn disk(&self, n: usize) -> DiskState {
         self.status(n).devices[0].disk_state
     }
-
-    fn unmute(&mut self, n: usize) {
-        self.nodes[n].mute = false;
-        let air = std::mem::take(&mut self.nodes[n].air);
-        self.nodes[1 - n].done.extend(air);
-        self.settle();
-    }
 }
 
 // ---- one copy only ----
@@ -327,6 +320,49 @@ fn a_disk_that_fails_during_a_handshake_is_no_panic() {
     assert_eq!(pair.write(0, 9, 98), Ok(None));
 }
 
+#[test]
+fn an_order_that_waits_for_a_handshake_goes_on_when_that_is_refused() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = |action| matches!(action, Action::Meta { .. });
+    pair.link = false;
+    pair.event(0, Event::ClockGap { gap_ms: 3000 });
+    pair.cut();
+    pair.run(1000);
+    pair.primary(1, false);
+    assert_eq!(pair.write(1, 2, 2), Ok(None));
+    pair.link = true;
+    pair.run(5_000);
+    pair.event(0, Event::Admin { id: 900, command: Command::Secondary { force: true } });
+    assert_eq!(pair.nodes[0].admin.get(&900), None, "a handshake is under way");
+    pair.nodes[0].unstall();
+    // Nothing more arrives that could move the order on.
+    pair.link = false;
+    pair.settle();
+    assert_eq!(pair.nodes[0].admin.remove(&900), Some(Ok(String::new())), "no timer is needed");
+}
+
+#[test]
+fn a_full_disk_is_said_until_a_write_succeeds_also_while_it_is_tried_again() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    assert_eq!(pair.write(0, 9, 98), Ok(None));
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
+    pair.start_write(0, 9, 99);
+    for _ in 0..3 {
+        let Some(Event::DiskDone { tag, .. }) = pair.nodes[0].stalled.pop_front() else {
+            panic!("the write is tried");
+        };
+        pair.event(0, Event::DiskDone { tag, result: Err(DiskError::NoSpace) });
+        assert!(pair.status(0).suspended_no_space, "it waits");
+        pair.run(1100);
+        assert!(!pair.nodes[0].stalled.is_empty(), "it is tried again");
+        assert!(pair.status(0).suspended_no_space, "it has not succeeded yet");
+    }
+    pair.nodes[0].unstall();
+    pair.settle();
+    assert!(!pair.status(0).suspended_no_space);
+}
+
 // ---- rollback ----
 
 /// Its number is above what the source has seen as soon as it has adopted: a source that dies in the
@@ -358,4 +394,29 @@ fn a_rolled_back_disk_that_was_invalidated_is_refused_only_once() {
     pair.kill(0);
     pair.up(0);
     pair.synced();
+}
+
+#[test]
+fn changed_options_act_at_once_or_say_when() {
+    let mut pair = synced_pair();
+    let mut options = pair.core(0).config.options.clone();
+    options.timeout_ms = 3000;
+    assert_eq!(
+        pair.admin(0, Command::SetOptions { options: Box::new(options.clone()) }),
+        Ok(String::new())
+    );
+    assert_eq!(pair.core(0).config.options.timeout_ms, 3000);
+    options.after_sb_1pri = AfterSb1Pri::Consensus;
+    options.al_extents = 99;
+    let later = pair.admin(0, Command::SetOptions { options: Box::new(options) }).unwrap();
+    assert!(later.contains("after-sb-1pri takes effect at the next handshake"), "{later}");
+    assert!(later.contains("al-extents takes effect when a disk is attached"), "{later}");
+    // The session goes on; the next handshake compares.
+    assert_eq!(pair.write(0, 9, 97), Ok(None));
+    pair.lose_link();
+    pair.link = true;
+    pair.run(20_000);
+    let status = pair.status(1);
+    assert_eq!(status.connections[0].reason, Reason::ConfigDiffers);
+    assert!(status.connections[0].detail.contains("after-sb-1pri"), "{:?}", status.connections);
 }

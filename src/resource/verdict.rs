@@ -2,7 +2,7 @@
 //! [`super::split_brain`] resolves, and here the two meet the session.
 
 use super::generation::{Side, agree_size, decide, log_lines};
-use super::split_brain::{Outcome, Party, resolve, resolve_attach};
+use super::split_brain::{Outcome, Party, Resolution, resolve, resolve_attach};
 use super::{Options, Reason};
 use crate::wire::Refused;
 
@@ -34,8 +34,17 @@ pub(crate) struct Situation<'a> {
     pub(crate) attaching_peer: bool,
 }
 
-/// The judgement, and the lines that say why.
-pub(crate) fn judge(situation: &Situation<'_>, options: &Options) -> (Judgement, Vec<String>) {
+/// A judgement, and why.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    pub(crate) judgement: Judgement,
+    pub(crate) resolution: Resolution,
+    /// The lines for the log.
+    pub(crate) lines: Vec<String>,
+}
+
+/// What this node does with a volume.
+pub(crate) fn judge(situation: &Situation<'_>, options: &Options) -> Judged {
     let Situation { own, peer, attaching_own, attaching_peer } = situation;
     let attaching = attaching_own != attaching_peer;
     let (a, b): (&Side<'_>, &Side<'_>) = (&own.side, &peer.side);
@@ -67,9 +76,10 @@ pub(crate) fn judge(situation: &Situation<'_>, options: &Options) -> (Judgement,
     };
     let refused = matches!(judgement, Judgement::Refuse(_) | Judgement::Retry(_));
     if refused && attaching {
-        return (Judgement::RefuseDisk { own: *attaching_own }, lines);
+        let judgement = Judgement::RefuseDisk { own: *attaching_own };
+        return Judged { judgement, resolution, lines };
     }
-    (judgement, lines)
+    Judged { judgement, resolution, lines }
 }
 
 /// Whether a refusal leaves no doubt that the peer went on alone.

@@ -8,7 +8,9 @@
 use super::connection::{Sent, SentKind};
 use super::device::{Progress, RequestKind};
 use super::interval::LockId;
-use super::{Action, BLOCK_SIZE, DiskError, Payload, Pending, ReplyError, Resource, VolumeNumber};
+use super::{
+    Action, BLOCK_SIZE, DiskError, DiskState, Payload, Pending, ReplyError, Resource, VolumeNumber,
+};
 use crate::wire::{Packet, ZeroMode};
 
 impl Resource {
@@ -184,6 +186,7 @@ impl Resource {
             } else {
                 // The peer lacks it from now on; hot extents cover the bits until they are durable.
                 self.peer_device(c, volume).bitmap.set(first, count);
+                self.device(volume).alone_time = self.wall();
             }
         }
         if local {
@@ -280,6 +283,9 @@ impl Resource {
         request.failed |= !ok;
         if ok {
             let (volume, (offset, length)) = (request.volume, request.hull());
+            if std::mem::replace(&mut self.device(volume).full, false) {
+                self.changed();
+            }
             for c in self.peers() {
                 self.target_wrote(c, volume, offset / BLOCK_SIZE, length / BLOCK_SIZE);
             }
@@ -301,7 +307,9 @@ impl Resource {
             device.no_space_since = None;
         }
         device.no_space.push_back(key);
-        self.changed();
+        if !std::mem::replace(&mut device.full, true) {
+            self.changed();
+        }
         true
     }
 
@@ -331,11 +339,13 @@ impl Resource {
         }
         let volume = request.volume;
         // A copy counts while its disk can be reached: what only a failed disk or a lost peer has
-        // is not acknowledged. With on-io-error pass_on an error of the own disk is the client's.
+        // is not acknowledged, nor what only a disk in the middle of a resync has. With on-io-error
+        // pass_on an error of the own disk is the client's.
         let here = self.devices[&volume].writable();
+        let whole = self.devices[&volume].disk == DiskState::UpToDate;
         let (local_done, peers_done) = (request.local_done, request.peers_done);
         let usable = if here { local_done } else { peers_done != 0 };
-        if !usable || (!here && self.reading_peer(volume).is_none()) {
+        if !usable || (!whole && self.reading_peer(volume).is_none()) {
             if here && peers_done != 0 {
                 let (offset, length) = request.hull();
                 for c in self.peers() {
@@ -358,10 +368,22 @@ impl Resource {
         self.transfer_log_bound(volume);
     }
 
+    /// The peer, or its disk, cannot be reached any more: what it has of writes that are not answered
+    /// counts no longer. They rest on the own disk, where they may end after the loss flush.
+    pub(crate) fn forget_copies(&mut self, c: usize, volume: VolumeNumber) {
+        for key in self.requests.keys() {
+            let request = self.requests.get_mut(key).expect("listed just now");
+            if request.volume == volume {
+                request.peers_done &= !(1 << c);
+            }
+        }
+    }
+
     /// The write is on one disk only.
     fn rests_alone(&self, key: u64) -> bool {
         let request = self.requests.get(key).expect("still pending");
-        let copies = u32::from(request.local_done) + request.peers_done.count_ones();
+        let here = request.local_done && self.devices[&request.volume].writable();
+        let copies = u32::from(here) + request.peers_done.count_ones();
         copies < 1 + u32::try_from(self.connections.len()).expect("at most 31 peers")
     }
 

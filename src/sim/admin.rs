@@ -16,7 +16,7 @@ use super::metadata;
 use super::node::Input;
 
 /// The longest that an order may take, ms (DESIGN 8: 30 s, then it is refused).
-pub const ORDER_MS: u64 = 40_000;
+pub(super) const ORDER_MS: u64 = 40_000;
 
 /// One step of an order.
 #[derive(Clone, Debug)]

@@ -51,7 +51,7 @@ struct Request {
 
 /// All clients.
 #[derive(Clone, Debug)]
-pub struct Clients {
+pub(super) struct Clients {
     workers: Vec<Worker>,
     requests: BTreeMap<RequestId, Request>,
     next_session: u64,
@@ -67,7 +67,7 @@ pub struct Clients {
 impl Clients {
     /// Clients of these volumes in turn, not connected.
     #[must_use]
-    pub fn new(workers: usize, volumes: u16) -> Self {
+    pub(super) fn new(workers: usize, volumes: u16) -> Self {
         let worker =
             |n: usize| Worker { volume: u16::try_from(n).unwrap_or(0) % volumes, session: None };
         Self {
@@ -83,31 +83,31 @@ impl Clients {
 
     /// How many clients there are.
     #[must_use]
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.workers.len()
     }
 
     /// Requests that are not answered.
     #[must_use]
-    pub fn pending(&self) -> usize {
+    pub(super) fn pending(&self) -> usize {
         self.requests.len()
     }
 
     /// Requests of a volume that are not answered.
     #[must_use]
-    pub fn pending_of(&self, volume: VolumeNumber) -> usize {
+    pub(super) fn pending_of(&self, volume: VolumeNumber) -> usize {
         self.requests.values().filter(|r| r.operation.volume == volume).count()
     }
 
     /// This client is connected to this node.
     #[must_use]
-    pub fn is_connected(&self, worker: usize, node: usize) -> bool {
+    pub(super) fn is_connected(&self, worker: usize, node: usize) -> bool {
         self.workers[worker].session.is_some_and(|s| s.node == node)
     }
 
     /// A node has clients.
     #[must_use]
-    pub fn connected_to(&self, node: usize) -> bool {
+    pub(super) fn connected_to(&self, node: usize) -> bool {
         self.workers.iter().any(|w| w.session.is_some_and(|s| s.node == node))
     }
 }

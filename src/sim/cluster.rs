@@ -372,12 +372,9 @@ impl Cluster {
                 Event::Request { session, request, volume, op }
             }
             Input::Packet { socket, bytes, contents } => {
-                let packet = match parse(&bytes) {
-                    Ok(packet) => packet,
-                    Err(_) => {
-                        self.protocol_error(node, socket);
-                        return None;
-                    }
+                let Ok(packet) = parse(&bytes) else {
+                    self.protocol_error(node, socket);
+                    return None;
                 };
                 let payload =
                     (!contents.is_empty()).then(|| pool.take(origin(&packet), 0, &contents));
@@ -419,8 +416,9 @@ impl Cluster {
             return self.violate(format!("{} emits actions for ever", self.nodes[node].name));
         }
         self.refresh(node, &actions);
+        let life = self.nodes[node].life;
         for action in actions {
-            if self.violation.is_some() {
+            if self.violation.is_some() || self.nodes[node].life != life {
                 return;
             }
             self.perform(node, action);
@@ -457,12 +455,12 @@ impl Cluster {
     /// Bytes that are not our protocol: the shell drops the connection.
     fn protocol_error(&mut self, node: usize, socket: SocketId) {
         let life = self.nodes[node].life;
-        if let Some(place) = self.net.find(node, life, socket) {
-            if self.net.links[place.0].ends[place.1].open {
-                self.abort(place, false);
-                let error = crate::resource::SocketError::Protocol;
-                self.event(node, Event::SocketLost { socket, error });
-            }
+        if let Some(place) = self.net.find(node, life, socket)
+            && self.net.links[place.0].ends[place.1].open
+        {
+            self.abort(place, false);
+            let error = crate::resource::SocketError::Protocol;
+            self.event(node, Event::SocketLost { socket, error });
         }
     }
 }

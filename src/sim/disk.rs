@@ -18,14 +18,12 @@ use std::collections::BTreeMap;
 use super::prng::Prng;
 
 /// Bytes of a sector.
-pub const SECTOR: u32 = 512;
-/// Sectors of a block.
-pub const BLOCK_SECTORS: u64 = 8;
+pub(super) const SECTOR: u32 = 512;
 /// What memory holds that nobody wrote: it must never reach a disk or a client.
-pub const POISON: Sector = u64::MAX;
+pub(super) const POISON: Sector = u64::MAX;
 
 /// The contents of a sector.
-pub type Sector = u64;
+pub(super) type Sector = u64;
 
 /// One value of a sector that is not (only) durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

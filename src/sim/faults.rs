@@ -9,43 +9,119 @@ use super::prng::Prng;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The host loses power, with its caches, and is back later.
-    PowerLoss { node: usize, off_ms: u64 },
+    PowerLoss {
+        /// The node.
+        node: usize,
+        /// How long it is off, ms.
+        off_ms: u64,
+    },
     /// Both hosts lose power at once.
-    PowerLossBoth { off_ms: u64 },
+    PowerLossBoth {
+        /// How long it is off, ms.
+        off_ms: u64,
+    },
     /// The daemon dies; the host and its page cache live.
-    Crash { node: usize, off_ms: u64 },
+    Crash {
+        /// The node.
+        node: usize,
+        /// How long it is off, ms.
+        off_ms: u64,
+    },
     /// The daemon is told to end, and is started again.
-    Stop { node: usize, off_ms: u64 },
+    Stop {
+        /// The node.
+        node: usize,
+        /// How long it is off, ms.
+        off_ms: u64,
+    },
     /// The daemon does not run for a while (SIGSTOP).
-    Freeze { node: usize, for_ms: u64 },
+    Freeze {
+        /// The node.
+        node: usize,
+        /// How long, ms.
+        for_ms: u64,
+    },
     /// No packet passes.
-    Cut { for_ms: u64 },
+    Cut {
+        /// How long, ms.
+        for_ms: u64,
+    },
     /// No packet of this node arrives; the other direction works.
-    CutOneWay { from: usize, for_ms: u64 },
+    CutOneWay {
+        /// The node that is not heard.
+        from: usize,
+        /// How long, ms.
+        for_ms: u64,
+    },
     /// Every connection is reset in the middle of what it carries.
     Reset,
     /// A packet arrives damaged.
-    Damage { to: usize },
+    Damage {
+        /// The node that it arrives at.
+        to: usize,
+    },
     /// Packets take this long.
-    SlowNet { for_ms: u64, latency_ms: u64 },
+    SlowNet {
+        /// How long, ms.
+        for_ms: u64,
+        /// How long each takes, ms.
+        latency_ms: u64,
+    },
     /// Disk operations take this long.
-    SlowDisk { node: usize, for_ms: u64, latency_ms: u64 },
+    SlowDisk {
+        /// The node.
+        node: usize,
+        /// How long, ms.
+        for_ms: u64,
+        /// How long each takes, ms.
+        latency_ms: u64,
+    },
     /// The disk answers everything with EIO until it is attached again.
-    DeadDisk { node: usize },
+    DeadDisk {
+        /// The node.
+        node: usize,
+    },
     /// The next write fails.
-    WriteError { node: usize },
+    WriteError {
+        /// The node.
+        node: usize,
+    },
     /// The next read fails.
-    ReadError { node: usize },
+    ReadError {
+        /// The node.
+        node: usize,
+    },
     /// The next flush fails.
-    FlushError { node: usize },
+    FlushError {
+        /// The node.
+        node: usize,
+    },
     /// The next metadata write fails.
-    MetaError { node: usize },
+    MetaError {
+        /// The node.
+        node: usize,
+    },
     /// No space for a while.
-    Full { node: usize, for_ms: u64 },
+    Full {
+        /// The node.
+        node: usize,
+        /// How long, ms.
+        for_ms: u64,
+    },
     /// An order.
-    Order { node: usize, order: Order },
+    Order {
+        /// The node.
+        node: usize,
+        /// The order.
+        order: Order,
+    },
     /// A client closes its connection, with or without goodbye.
-    HangUp { worker: usize, disconnect: bool },
+    HangUp {
+        /// The client.
+        worker: usize,
+        /// With a goodbye.
+        disconnect: bool,
+    },
 }
 
 /// What an administrator may order.
@@ -177,6 +253,6 @@ fn order(p: &mut Prng) -> Order {
 
 /// The node id of a node of the cluster.
 #[must_use]
-pub fn node_id(node: usize) -> NodeId {
+pub(super) fn node_id(node: usize) -> NodeId {
     u8::from(node == 1)
 }

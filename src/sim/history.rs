@@ -29,7 +29,7 @@ use register::{Entry, NEVER, Obligation, Register};
 
 /// Where an answer rests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rests {
+pub(super) struct Rests {
     /// The node that answered.
     pub on: usize,
     /// Nodes whose disk is usable and has it.
@@ -44,7 +44,7 @@ impl Rests {
 
 /// Why a target's obligations may be overwritten.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Excuse {
+pub(super) struct Excuse {
     /// A person or a policy chose this victim, or a person invalidated it.
     pub chosen: bool,
     /// A force was used in this run since both were last in sync.
@@ -53,7 +53,7 @@ pub struct Excuse {
 
 /// A client's operation under way.
 #[derive(Clone, Debug)]
-pub struct Operation {
+pub(super) struct Operation {
     /// Its volume.
     pub volume: VolumeNumber,
     /// First sector.
@@ -84,7 +84,7 @@ pub struct Excused {
 
 /// The history of a run.
 #[derive(Clone, Debug, Default)]
-pub struct History {
+pub(super) struct History {
     step: u64,
     registers: BTreeMap<VolumeNumber, Vec<Register>>,
     /// Sectors that a node must hold and has not flushed, or had not a while ago.
@@ -100,13 +100,13 @@ pub struct History {
 
 impl History {
     /// A session was opened.
-    pub fn session_opened(&mut self, session: u64) {
+    pub(super) fn session_opened(&mut self, session: u64) {
         self.step += 1;
         self.sessions.insert(session, self.step);
     }
 
     /// A session ended: what of it was not answered may be done or not.
-    pub fn session_closed(&mut self, session: u64) {
+    pub(super) fn session_closed(&mut self, session: u64) {
         self.step += 1;
         self.sessions.remove(&session);
         let step = self.step;
@@ -140,7 +140,7 @@ impl History {
 
     /// A client sends a write or zeroes, while the oldest request under way began at step `open`. The
     /// operation says what to write.
-    pub fn write_starts(
+    pub(super) fn write_starts(
         &mut self,
         session: u64,
         volume: VolumeNumber,
@@ -161,7 +161,7 @@ impl History {
     }
 
     /// A client sends a read to a node; the data that it may return is that of these disks.
-    pub fn read_starts(
+    pub(super) fn read_starts(
         &mut self,
         session: u64,
         volume: VolumeNumber,
@@ -177,7 +177,7 @@ impl History {
     }
 
     /// A client sends a flush.
-    pub fn flush_starts(&mut self, session: u64, volume: VolumeNumber) -> Operation {
+    pub(super) fn flush_starts(&mut self, session: u64, volume: VolumeNumber) -> Operation {
         self.step += 1;
         self.operation(session, volume, (0, 0), 0, Vec::new())
     }
@@ -211,7 +211,7 @@ impl History {
     }
 
     /// A write or zeroes was answered with an error.
-    pub fn write_failed(&mut self, op: &Operation) {
+    pub(super) fn write_failed(&mut self, op: &Operation) {
         self.step += 1;
         self.open.remove(&(op.session, op.step));
         let step = self.step;
@@ -226,7 +226,7 @@ impl History {
     ///
     /// # Errors
     /// A disk that the answer rests on does not have it, or not durably though it was FUA.
-    pub fn write_answered(
+    pub(super) fn write_answered(
         &mut self,
         op: &Operation,
         rests: Rests,
@@ -281,7 +281,7 @@ impl History {
     ///
     /// # Errors
     /// A sector is older than what was acknowledged or read before, or was never written.
-    pub fn read_answered(
+    pub(super) fn read_answered(
         &mut self,
         op: &Operation,
         values: &[Sector],
@@ -329,7 +329,7 @@ impl History {
     ///
     /// # Errors
     /// Something answered before it started is not durable on a disk that it rests on.
-    pub fn flush_answered(
+    pub(super) fn flush_answered(
         &mut self,
         op: &Operation,
         rests: Rests,

@@ -2,7 +2,7 @@
 
 use crate::meta::{
     DeviceFlags, Geometry, LoadedMeta, MetaOp, NewDisk, Placement, Stage, Superblock, format_new,
-    load, read_superblock, repair, stages,
+    load, repair, stages,
 };
 use crate::resource::{NodeId, VolumeNumber};
 
@@ -12,7 +12,7 @@ use super::disk::{SECTOR, Sector, SimDisk};
 ///
 /// # Errors
 /// The layout does not fit the size.
-pub fn create(
+pub(super) fn create(
     node_id: NodeId,
     volume: VolumeNumber,
     data_size: u64,
@@ -43,14 +43,14 @@ pub fn create(
 
 /// The boot id of a node's nth boot.
 #[must_use]
-pub fn boot_id(node_id: NodeId, boot: u64) -> [u8; 16] {
+pub(super) fn boot_id(node_id: NodeId, boot: u64) -> [u8; 16] {
     let mut id = [node_id; 16];
     id[8..].copy_from_slice(&boot.to_be_bytes());
     id
 }
 
 /// Makes a stage durable.
-pub fn write(disk: &mut SimDisk, stage: &Stage) {
+pub(super) fn write(disk: &mut SimDisk, stage: &Stage) {
     for (offset, bytes) in &stage.writes {
         disk.write_metadata(*offset, bytes);
     }
@@ -60,7 +60,11 @@ pub fn write(disk: &mut SimDisk, stage: &Stage) {
 ///
 /// # Errors
 /// Neither superblock is whole, which no crash can cause.
-pub fn open(disk: &mut SimDisk, geometry: &Geometry, boot: [u8; 16]) -> Result<LoadedMeta, String> {
+pub(super) fn open(
+    disk: &mut SimDisk,
+    geometry: &Geometry,
+    boot: [u8; 16],
+) -> Result<LoadedMeta, String> {
     let area = disk.metadata().to_vec();
     let mut read = |offset: u64, length: usize| {
         let start = usize::try_from(offset).expect("a simulated disk is small");
@@ -78,21 +82,8 @@ pub fn open(disk: &mut SimDisk, geometry: &Geometry, boot: [u8; 16]) -> Result<L
     Ok(meta)
 }
 
-/// The newest whole superblock, for the checkers.
-#[must_use]
-pub fn durable_superblock(disk: &SimDisk, geometry: &Geometry) -> Option<Superblock> {
-    let area = disk.metadata();
-    let placement =
-        Placement::External { disk_size: geometry.data_size, meta_size: geometry.meta_bytes };
-    let mut read = |offset: u64, length: usize| {
-        let start = usize::try_from(offset).expect("a simulated disk is small");
-        Ok(area[start..start + length].to_vec())
-    };
-    read_superblock(placement, &mut read).ok().map(|found| found.superblock)
-}
-
 /// Ends in order: flushes the data, notes its digest, makes the superblock durable.
-pub fn close_clean(disk: &mut SimDisk, geometry: &Geometry, mut superblock: Superblock) {
+pub(super) fn close_clean(disk: &mut SimDisk, geometry: &Geometry, mut superblock: Superblock) {
     let stamp = disk.flush_begins();
     disk.flush_ends(stamp);
     let clean = superblock.flags & DeviceFlags::CLEAN != 0;
@@ -121,7 +112,7 @@ fn text(error: impl std::fmt::Display) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{boot_id, close_clean, create, durable_superblock, open};
+    use super::{boot_id, close_clean, create, open};
 
     #[test]
     fn a_clean_end_is_told_from_a_write_behind_it() {
@@ -131,7 +122,8 @@ mod tests {
         close_clean(&mut disk, &geometry, loaded.superblock);
         assert!(!open(&mut disk, &geometry, boot_id(1, 1)).unwrap().written_behind);
         disk.write(3, &[9], true);
-        assert!(open(&mut disk, &geometry, boot_id(1, 1)).unwrap().written_behind);
-        assert_eq!(durable_superblock(&disk, &geometry).unwrap().device_uuid, 77);
+        let loaded = open(&mut disk, &geometry, boot_id(1, 1)).unwrap();
+        assert!(loaded.written_behind);
+        assert_eq!(loaded.superblock.device_uuid, 77);
     }
 }

@@ -24,7 +24,7 @@ const ECONNRESET: i32 = 104;
 
 /// One thing in a stream.
 #[derive(Clone, Debug)]
-pub enum Parcel {
+pub(super) enum Parcel {
     /// A packet's header and body, and the contents of its payload.
     Packet {
         /// Header and body.
@@ -38,7 +38,7 @@ pub enum Parcel {
 
 /// One end of a link.
 #[derive(Clone, Copy, Debug)]
-pub struct End {
+pub(super) struct End {
     /// Whose.
     pub node: usize,
     /// In which life of the node.
@@ -51,7 +51,7 @@ pub struct End {
 
 /// A connection.
 #[derive(Clone, Debug)]
-pub struct Link {
+pub(super) struct Link {
     /// The dialling end, then the accepting one.
     pub ends: [End; 2],
     /// What travels from each end to the other one, and when it is due.
@@ -62,7 +62,7 @@ pub struct Link {
 
 /// An attempt.
 #[derive(Clone, Copy, Debug)]
-pub struct Attempt {
+pub(super) struct Attempt {
     /// Who dials.
     pub node: usize,
     /// In which life.
@@ -75,7 +75,7 @@ pub struct Attempt {
 
 /// The network between the two nodes.
 #[derive(Clone, Debug)]
-pub struct SimNet {
+pub(super) struct SimNet {
     /// All links ever; the index names one.
     pub links: Vec<Link>,
     /// Attempts under way.
@@ -91,7 +91,7 @@ pub struct SimNet {
 impl SimNet {
     /// A network with this latency.
     #[must_use]
-    pub fn new(latency_us: u64) -> Self {
+    pub(super) fn new(latency_us: u64) -> Self {
         Self {
             links: Vec::new(),
             attempts: Vec::new(),
@@ -102,19 +102,19 @@ impl SimNet {
     }
 
     /// How long the next packet takes, ns.
-    pub fn latency(&self, now: Time, prng: &mut Prng) -> u64 {
+    pub(super) fn latency(&self, now: Time, prng: &mut Prng) -> u64 {
         let slow = if now < self.slow.0 { self.slow.1 } else { 0 };
         (prng.skewed(20, self.latency_us) + prng.below(slow + 1)) * 1000
     }
 
     /// Nothing that the node sends arrives at present.
     #[must_use]
-    pub fn is_cut(&self, from: usize, now: Time) -> bool {
+    pub(super) fn is_cut(&self, from: usize, now: Time) -> bool {
         now < self.cut_until[from]
     }
 
     /// A new connection. Returns its index.
-    pub fn connect(&mut self, dialler: End, acceptor: End, now: Time) -> usize {
+    pub(super) fn connect(&mut self, dialler: End, acceptor: End, now: Time) -> usize {
         let queues = [VecDeque::new(), VecDeque::new()];
         self.links.push(Link { ends: [dialler, acceptor], queues, last: [now; 2] });
         self.links.len() - 1
@@ -122,7 +122,7 @@ impl SimNet {
 
     /// The link and the side of a node's socket.
     #[must_use]
-    pub fn find(&self, node: usize, life: u64, socket: SocketId) -> Option<(usize, usize)> {
+    pub(super) fn find(&self, node: usize, life: u64, socket: SocketId) -> Option<(usize, usize)> {
         let is = |end: &End| end.node == node && end.life == life && end.socket == socket;
         self.links
             .iter()
@@ -132,7 +132,7 @@ impl SimNet {
     }
 
     /// Puts something into a stream. Returns when it is due.
-    pub fn put(
+    pub(super) fn put(
         &mut self,
         (index, side): (usize, usize),
         parcel: Parcel,
@@ -149,7 +149,7 @@ impl SimNet {
 
     /// The node's end is gone at once, with what it had queued but for a prefix; the other end hears
     /// of it unless the host is `silent`. Returns when the other end hears.
-    pub fn abort(
+    pub(super) fn abort(
         &mut self,
         (index, side): (usize, usize),
         silent: bool,
@@ -175,7 +175,7 @@ impl SimNet {
 
     /// The links of a node's life that it has open.
     #[must_use]
-    pub fn open_links(&self, node: usize) -> Vec<(usize, usize)> {
+    pub(super) fn open_links(&self, node: usize) -> Vec<(usize, usize)> {
         let mut open = Vec::new();
         for (index, link) in self.links.iter().enumerate() {
             for side in 0..2 {
@@ -189,7 +189,7 @@ impl SimNet {
 
     /// Nothing is under way on any link between two open ends.
     #[must_use]
-    pub fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         self.links.iter().all(|link| {
             !link.ends.iter().all(|end| end.open) || link.queues.iter().all(VecDeque::is_empty)
         })
@@ -198,7 +198,7 @@ impl SimNet {
 
 /// The bytes of a packet, as they go over the wire.
 #[must_use]
-pub fn encode(packet: &Packet) -> Vec<u8> {
+pub(super) fn encode(packet: &Packet) -> Vec<u8> {
     let mut bytes = Vec::new();
     encode_header(packet, &mut bytes);
     bytes
@@ -208,7 +208,7 @@ pub fn encode(packet: &Packet) -> Vec<u8> {
 ///
 /// # Errors
 /// They are not a packet.
-pub fn parse(bytes: &[u8]) -> Result<Packet, String> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Packet, String> {
     let (head, body) = bytes.split_at_checked(HEADER_SIZE).ok_or("too short")?;
     let head: &[u8; HEADER_SIZE] = head.try_into().map_err(|_| "too short")?;
     let header = decode_header(head).map_err(|error| error.to_string())?;
@@ -220,7 +220,7 @@ pub fn parse(bytes: &[u8]) -> Result<Packet, String> {
 
 /// Where the payload of a packet comes from.
 #[must_use]
-pub fn origin(packet: &Packet) -> Origin {
+pub(super) fn origin(packet: &Packet) -> Origin {
     match packet {
         Packet::Data { .. } => Origin::Replica,
         Packet::ResyncData { .. } => Origin::Resync,

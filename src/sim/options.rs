@@ -57,6 +57,8 @@ pub struct SimOptions {
     pub resolve: bool,
     /// Length of the phase with faults, ms.
     pub length_ms: u64,
+    /// A sector of one disk is changed behind everybody's back, to see that it is noticed.
+    pub sabotage: bool,
     /// The faults and orders, in order of time.
     pub plan: Vec<Planned>,
 }
@@ -100,6 +102,7 @@ impl SimOptions {
             careless,
             resolve: p.percent(50),
             length_ms,
+            sabotage: false,
             plan: plan(p, length_ms),
         }
     }

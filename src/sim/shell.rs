@@ -54,6 +54,14 @@ impl Cluster {
                 let result = self.nodes[node].pool.merge(into, from, head);
                 self.judge(result);
             }
+            Action::Digest { tag, payload } => match self.nodes[node].pool.read(payload) {
+                Ok((_, sectors)) => {
+                    let bytes: Vec<u8> = sectors.iter().flat_map(|s| s.to_be_bytes()).collect();
+                    let digest = crc32fast::hash(&bytes);
+                    self.input(node, Input::Event(Event::Digested { tag, digest }));
+                }
+                Err(error) => self.judge(Err(error)),
+            },
             Action::Release(payload) => {
                 let result = self.nodes[node].pool.release(payload);
                 self.judge(result);
@@ -67,8 +75,10 @@ impl Cluster {
 
     fn aligned(&mut self, node: usize, volume: VolumeNumber, offset: u64, length: u64) -> bool {
         let size = self.nodes[node].volumes[usize::from(volume)].geometry.data_size;
-        let fits =
-            offset % 4096 == 0 && length % 4096 == 0 && length > 0 && offset + length <= size;
+        let fits = offset.is_multiple_of(4096)
+            && length.is_multiple_of(4096)
+            && length > 0
+            && offset + length <= size;
         if !fits {
             self.violate(format!("disk action at {offset} of {length} bytes, on {size}"));
         }
@@ -87,7 +97,7 @@ impl Cluster {
         if !self.aligned(node, volume, offset, u64::from(payload.length)) {
             return;
         }
-        if payload.offset % 4096 != 0 {
+        if !payload.offset.is_multiple_of(4096) {
             return self.violate(format!("a write from {payload:?}, which is not aligned"));
         }
         match self.nodes[node].pool.read(payload) {

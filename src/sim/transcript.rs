@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 /// The last lines of a run.
 #[derive(Clone, Debug)]
-pub struct Transcript {
+pub(super) struct Transcript {
     lines: VecDeque<String>,
     /// Lines that are kept; 0: nothing is recorded.
     keep: usize,
@@ -13,18 +13,18 @@ pub struct Transcript {
 impl Transcript {
     /// Keeps so many lines.
     #[must_use]
-    pub fn new(keep: usize) -> Self {
+    pub(super) fn new(keep: usize) -> Self {
         Self { lines: VecDeque::new(), keep }
     }
 
     /// Whether anything is recorded: formatting costs more than the rest of a run.
     #[must_use]
-    pub fn is_on(&self) -> bool {
+    pub(super) fn is_on(&self) -> bool {
         self.keep > 0
     }
 
     /// Adds a line.
-    pub fn push(&mut self, line: String) {
+    pub(super) fn push(&mut self, line: String) {
         if self.keep == 0 {
             return;
         }
@@ -36,7 +36,7 @@ impl Transcript {
 
     /// Everything that is kept.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let mut text = String::new();
         for line in &self.lines {
             text.push_str(line);
@@ -44,16 +44,11 @@ impl Transcript {
         }
         text
     }
-
-    /// Takes the lines.
-    pub fn take(&mut self) -> Vec<String> {
-        self.lines.drain(..).collect()
-    }
 }
 
 /// The `Debug` text of plain data, with long runs of one item shortened.
 #[must_use]
-pub fn brief(value: &impl std::fmt::Debug) -> String {
+pub(super) fn brief(value: &impl std::fmt::Debug) -> String {
     let text = format!("{value:?}");
     if text.len() < 400 {
         return text;

@@ -14,7 +14,7 @@ const POOL_MAX: u64 = 64 << 20;
 
 /// What is known of both disks of a volume together.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Pair {
+pub(super) struct Pair {
     /// Both were found or made equal, and neither has become a target since.
     pub synced: bool,
     /// A force was used since then.
@@ -245,12 +245,13 @@ impl Cluster {
             }
         }
         for volume in 0..self.options.volumes {
-            if self.is_idle(volume) && self.is_established(volume) {
-                if let Some(sector) = self.first_difference(volume) {
-                    return self.violate(format!(
-                        "Established and idle, but sector {sector} of volume {volume} differs"
-                    ));
-                }
+            if self.is_idle(volume)
+                && self.is_established(volume)
+                && let Some(sector) = self.first_difference(volume)
+            {
+                return self.violate(format!(
+                    "Established and idle, but sector {sector} of volume {volume} differs"
+                ));
             }
         }
     }

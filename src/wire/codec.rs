@@ -19,6 +19,8 @@ pub const FEATURES_BODY: u32 = 160;
 const FEATURES_NAME: usize = 12;
 /// Bytes kept for the name.
 const FEATURES_NAME_SIZE: usize = 128;
+/// Where its byte of the role is.
+const FEATURES_PRIMARY: usize = FEATURES_NAME + FEATURES_NAME_SIZE;
 
 /// The only flag of most types that have one: FUA, ok, equal, source.
 const FLAG: u8 = 1;
@@ -131,6 +133,8 @@ fn append_features(f: &Features, out: &mut Vec<u8>) {
     let length = u8::try_from(name.len()).unwrap_or(0);
     out.extend_from_slice(&[f.node_id, f.peer_node_id, u8::from(f.dialled), length]);
     out.extend_from_slice(name);
+    out.resize(start + FEATURES_PRIMARY, 0);
+    out.push(u8::from(f.primary));
     out.resize(start + FEATURES_BODY as usize, 0);
 }
 
@@ -316,7 +320,7 @@ fn read(header: &Header, body: &[u8]) -> Option<Packet> {
     })
 }
 
-/// What stands behind the name is not looked at: it is the room of later versions.
+/// What stands behind the role is not looked at: it is the room of later versions.
 fn read_features(body: &[u8]) -> Option<Features> {
     let u16_at = |i: usize| Some(u16::from_be_bytes([*body.get(i)?, *body.get(i + 1)?]));
     let features = u32::from(u16_at(4)?) << 16 | u32::from(u16_at(6)?);
@@ -336,6 +340,7 @@ fn read_features(body: &[u8]) -> Option<Features> {
         peer_node_id: *body.get(9)?,
         resource,
         dialled,
+        primary: *body.get(FEATURES_PRIMARY)? == 1,
     })
 }
 

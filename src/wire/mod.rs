@@ -61,6 +61,9 @@ pub struct Features {
     pub resource: String,
     /// The sender dialled this connection.
     pub dialled: bool,
+    /// The sender is Primary at this moment: tells who sends its handshake first. A hint only; the
+    /// handshake has the role that counts.
+    pub primary: bool,
 }
 
 /// What the handshake says about the sender.
@@ -123,6 +126,12 @@ pub struct VolumeInfo {
     pub seen_number: Option<u64>,
     /// What create-md found, for people: `blank`, or type and label.
     pub created_found: String,
+    /// When the sender began its current generation, s of its wall clock (display only); 0: it did
+    /// not, or unknown.
+    pub generation_time: u64,
+    /// The sender's last write that the receiver does not have, s of its wall clock (display only);
+    /// 0: none since the attach.
+    pub alone_time: u64,
 }
 
 /// Why a connection was refused; the receiver logs it too and both end StandAlone.

@@ -78,3 +78,39 @@ fn garbage_on_every_socket_does_not_disturb_replication() {
     pair.wait_synced();
     pair.assert_equal_disks();
 }
+
+#[test]
+fn thousands_of_garbage_connections_leave_the_established_one_alone() {
+    let mut pair = Pair::blank();
+    let nbd_port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|free| free.local_addr())
+        .expect("a free port");
+    pair.alice.arguments = vec!["--nbd-listen".to_owned(), nbd_port.to_string()];
+    let pair = pair.bring_up().sync_from_alice();
+    let mut client = pair.alice.client();
+    let knock = |address: std::net::SocketAddr, round: u64| {
+        let Ok(mut socket) = TcpStream::connect(address) else { return };
+        let _ = socket.write_all(&noise(round, 1 + 40 * (round as usize % 8)));
+        let _ = socket.shutdown(Shutdown::Both);
+    };
+    for round in 0..3000 {
+        for port in [pair.alice.port, pair.bob.port] {
+            knock((std::net::Ipv4Addr::LOCALHOST, port).into(), round);
+        }
+        knock(nbd_port, round);
+        if round % 10 == 0 {
+            disturb_unix_socket(&pair.alice, "control.sock", &noise(round, 50));
+            disturb_unix_socket(&pair.alice, "nbd.sock", &noise(round, 50));
+            client.write(round * 4096, &[round as u8; 4096], 0).expect("replication goes on");
+        }
+    }
+    client.flush().expect("a flush of both");
+    for node in [&pair.alice, &pair.bob] {
+        assert_eq!(node.connection()["connection-state"], "Connected");
+        let log = node.log_text();
+        assert_eq!(log.matches("conn( Connected -> ").count(), 0, "{} lost its peer", node.name);
+        assert!(log.lines().count() < 2000, "the log is limited: {} lines", log.lines().count());
+        assert!(log.contains("127.0.0.1:"), "the sender is named");
+    }
+    pair.assert_equal_disks();
+}

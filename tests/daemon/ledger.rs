@@ -78,7 +78,7 @@ impl Ledger {
                 sent += 1;
                 // Before it is sent: half a request may be a whole one for the server.
                 self.unanswered.entry(block).or_default().push(stamp);
-                let flags = if stamp % 8 == 0 { NBD_CMD_FLAG_FUA } else { 0 };
+                let flags = if stamp.is_multiple_of(8) { NBD_CMD_FLAG_FUA } else { 0 };
                 let bytes = content(block, stamp);
                 let offset = block * BLOCK as u64;
                 match client.send_request(Command::Write, flags, offset, BLOCK as u64, &bytes) {

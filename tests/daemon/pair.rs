@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
-use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,6 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::plan::Plan;
 use crate::wait::until;
 
 /// Size of each backing file, bytes.
@@ -33,8 +33,12 @@ pub(crate) struct Node {
     pub(crate) port: u16,
     pub(crate) run_dir: PathBuf,
     pub(crate) disk: PathBuf,
-    config: PathBuf,
-    daemon: Option<Child>,
+    pub(crate) config: PathBuf,
+    /// What stands in front of the daemon's command line: the way into its namespace.
+    pub(crate) enter: Vec<String>,
+    /// More arguments of the daemon.
+    pub(crate) arguments: Vec<String>,
+    pub(crate) daemon: Option<Child>,
 }
 
 /// Two nodes that share a config with the resource `r0`.
@@ -48,90 +52,53 @@ pub(crate) struct Pair {
 impl Pair {
     /// Two blank disks and a config; nothing runs.
     pub(crate) fn blank() -> Self {
-        Self::blank_with("")
-    }
-
-    /// The same with more `net` options.
-    fn blank_with(net: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("tandem-").tempdir().expect("a folder");
-        let (alice_port, bob_port) = two_ports();
-        let config = dir.path().join("tandem.conf");
-        let node = |name, port| Node {
-            name,
-            port,
-            run_dir: dir.path().join(name),
-            disk: dir.path().join(format!("{name}.img")),
-            config: config.clone(),
-            daemon: None,
-        };
-        let (alice, bob) = (node("alice", alice_port), node("bob", bob_port));
-        for one in [&alice, &bob] {
-            fs::create_dir(&one.run_dir).expect("a run folder");
-            File::create(&one.disk).and_then(|file| file.set_len(DISK_SIZE)).expect("a disk");
-        }
-        let on = |node: &Node, id| {
-            format!(
-                "    on {} {{\n        node-id {id}; address 127.0.0.1:{};\n        \
-                 volume 0 {{ device minor 0; disk {}; meta-disk internal; }}\n    }}\n",
-                node.name,
-                node.port,
-                node.disk.display(),
-            )
-        };
-        let text = format!(
-            "resource r0 {{\n    net {{ protocol C; {net} }}\n{}{}}}\n",
-            on(&alice, 0),
-            on(&bob, 1)
-        );
-        fs::write(&config, text).expect("the config is written");
-        Self { alice, bob, dir }
+        Plan::new().blank()
     }
 
     /// Both daemons run, with new metadata and connected; nobody was promoted yet.
     pub(crate) fn connected() -> Self {
-        Self::blank().bring_up()
-    }
-
-    fn bring_up(self) -> Self {
-        let mut pair = self;
-        for node in [&mut pair.alice, &mut pair.bob] {
-            node.start();
-            node.ok(&["create-md", "r0"]);
-            node.ok(&["up", "r0"]);
-        }
-        pair.wait_connected();
-        pair
+        Plan::new().connected()
     }
 
     /// alice is Primary, both disks are UpToDate.
     pub(crate) fn in_sync() -> Self {
-        Self::connected().sync_from_alice()
+        Plan::new().in_sync()
     }
 
     /// The same, and a silent peer is given up after 2.5 s.
     pub(crate) fn in_sync_and_impatient() -> Self {
-        let net = "ping-int 2; ping-timeout 5; timeout 15; connect-int 2;";
-        Self::blank_with(net).bring_up().sync_from_alice()
+        Plan::new().impatient().in_sync()
     }
 
-    fn sync_from_alice(self) -> Self {
-        let pair = self;
-        pair.alice.ok(&["primary", "--force", "r0"]);
-        pair.wait_synced();
-        pair
+    /// Starts both, with new metadata, and waits until they are connected.
+    pub(crate) fn bring_up(mut self) -> Self {
+        for node in [&mut self.alice, &mut self.bob] {
+            node.start();
+            node.ok(&["create-md", "all"]);
+            node.ok(&["up", "all"]);
+        }
+        self.wait_connected();
+        self
+    }
+
+    pub(crate) fn sync_from_alice(self) -> Self {
+        self.alice.ok(&["primary", "--force", "all"]);
+        self.wait_synced();
+        self
     }
 
     pub(crate) fn wait_connected(&self) {
-        self.alice.ok(&["wait-connect", "--wfc-timeout", "60", "r0"]);
-        self.bob.ok(&["wait-connect", "--wfc-timeout", "60", "r0"]);
+        self.alice.ok(&["wait-connect", "--wfc-timeout", "60", "all"]);
+        self.bob.ok(&["wait-connect", "--wfc-timeout", "60", "all"]);
     }
 
     /// Connected, nothing out of sync, both disks UpToDate on both nodes.
     pub(crate) fn wait_synced(&self) {
         for node in [&self.alice, &self.bob] {
-            node.ok(&["wait-sync", "--wfc-timeout", "120", "r0"]);
+            node.ok(&["wait-sync", "--wfc-timeout", "120", "all"]);
             until(&format!("{} sees both disks UpToDate", node.name), || {
-                (node.dstate() == "UpToDate/UpToDate").then_some(())
+                let states = node.ok(&["dstate", "all"]);
+                states.lines().all(|state| state == "UpToDate/UpToDate").then_some(())
             });
         }
     }
@@ -141,15 +108,20 @@ impl Pair {
         let size = self.alice.export_size();
         assert_eq!(size, self.bob.export_size(), "the exported sizes differ");
         assert!(size > DISK_SIZE - (2 << 20), "an export of {size} bytes");
-        let (left, right) = (self.alice.read_disk(size), self.bob.read_disk(size));
-        let differing: Vec<usize> = left
-            .chunks(4096)
-            .zip(right.chunks(4096))
-            .enumerate()
-            .filter_map(|(block, (a, b))| (a != b).then_some(block))
-            .collect();
-        assert!(differing.is_empty(), "{} blocks differ: {differing:?}", differing.len());
+        assert_equal(&self.alice.disk, &self.bob.disk, size);
     }
+}
+
+/// The first bytes of two files or devices are the same.
+pub(crate) fn assert_equal(one: &Path, other: &Path, size: u64) {
+    let (left, right) = (read_start(one, size), read_start(other, size));
+    let differing: Vec<usize> = left
+        .chunks(4096)
+        .zip(right.chunks(4096))
+        .enumerate()
+        .filter_map(|(block, (a, b))| (a != b).then_some(block))
+        .collect();
+    assert!(differing.is_empty(), "{} blocks differ: {differing:?}", differing.len());
 }
 
 impl Node {
@@ -157,7 +129,11 @@ impl Node {
     pub(crate) fn start(&mut self) {
         assert!(self.daemon.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(self.log()).expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_tandemd"))
+        let mut words = self.enter.clone();
+        words.push(env!("CARGO_BIN_EXE_tandemd").to_owned());
+        words.extend(self.arguments.iter().cloned());
+        let child = Command::new(&words[0])
+            .args(&words[1..])
             .args(["--node", self.name, "--run-dir"])
             .arg(&self.run_dir)
             .arg("-c")
@@ -174,6 +150,11 @@ impl Node {
             }
             (self.adm(&["status"]).code == 0).then_some(())
         });
+    }
+
+    /// A daemon was started and not ended.
+    pub(crate) fn runs(&self) -> bool {
+        self.daemon.is_some()
     }
 
     fn daemon_ended(&mut self) -> Option<ExitStatus> {
@@ -278,21 +259,28 @@ impl Node {
 
     /// The first bytes of the backing file.
     pub(crate) fn read_disk(&self, length: u64) -> Vec<u8> {
-        let mut bytes = vec![0; usize::try_from(length).expect("it fits")];
-        let file = File::open(&self.disk).expect("the disk is there");
-        file.read_exact_at(&mut bytes, 0).expect("the disk is long enough");
-        bytes
+        read_start(&self.disk, length)
     }
 
     /// Opens the export as an NBD client.
     pub(crate) fn try_client(&self) -> Result<Client, ClientError> {
+        self.try_client_of("r0")
+    }
+
+    /// Opens an export by its name.
+    pub(crate) fn try_client_of(&self, export: &str) -> Result<Client, ClientError> {
         let address = Address::Unix(self.run_dir.join("nbd.sock"));
-        Client::open(&address, "r0", Mode::Structured, Duration::from_secs(30))
+        Client::open(&address, export, Mode::Structured, Duration::from_secs(30))
     }
 
     /// Opens the export as an NBD client, which has to work.
     pub(crate) fn client(&self) -> Client {
         self.try_client().unwrap_or_else(|error| panic!("{}'s export: {error}", self.name))
+    }
+
+    /// Opens an export, which has to work.
+    pub(crate) fn client_of(&self, export: &str) -> Client {
+        self.try_client_of(export).unwrap_or_else(|error| panic!("{} {export}: {error}", self.name))
     }
 
     fn log(&self) -> PathBuf {
@@ -320,9 +308,19 @@ impl Drop for Node {
     }
 }
 
+fn read_start(path: &Path, length: u64) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(length).expect("it fits")];
+    let file = File::open(path).expect("the disk is there");
+    file.read_exact_at(&mut bytes, 0).expect("the disk is long enough");
+    bytes
+}
+
 /// Runs a command to its end, a minute or two at most.
 pub(crate) fn run(command: &mut Command) -> Said {
     let what = format!("{command:?}");
+    // mke2fs, losetup, ip: a user's path may lack where they are.
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{what}: {error}"));
     let reader = |mut pipe: Box<dyn Read + Send>| {
@@ -346,13 +344,6 @@ pub(crate) fn run(command: &mut Command) -> Said {
         stdout: stdout.join().expect("it reads"),
         stderr: stderr.join().expect("it reads"),
     }
-}
-
-fn two_ports() -> (u16, u16) {
-    let listen = || TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let (one, other) = (listen(), listen());
-    let port = |listener: &TcpListener| listener.local_addr().expect("it is bound").port();
-    (port(&one), port(&other))
 }
 
 /// The path as text.

@@ -1,7 +1,9 @@
 //! Ends and new starts, clean and not, without a promotion of the other.
 
 use crate::ledger::{Burst, Ledger, under_load};
-use crate::pair::Pair;
+use crate::pair::{Node, Pair};
+use crate::plan::Plan;
+use crate::wait::until;
 
 #[test]
 fn a_killed_primary_that_comes_back_resyncs_no_more_than_its_activity_log() {
@@ -79,6 +81,72 @@ fn sigterm_under_load_ends_clean_and_the_rest_is_a_quick_resync() {
     assert_eq!(own, 0, "the end was in order: nothing differs");
     assert!(other < 16 << 10, "bob received {other} KiB: more than was written");
     pair.alice.ok(&["primary", "r0"]);
+    ledger.check(&mut pair.alice.client());
+    pair.assert_equal_disks();
+}
+
+/// Bytes that a node received so far in this life of its resource, KiB; waits for more of them.
+fn wait_received(node: &Node, kib: u64) -> u64 {
+    until(&format!("{} has received {kib} KiB", node.name), || {
+        let received = node.peer_kib("received");
+        (received >= kib).then_some(received)
+    })
+}
+
+#[test]
+fn sigterm_in_the_middle_of_a_resync_ends_clean_and_it_goes_on_where_it_was() {
+    let slow = "disk { resync-rate 6M; c-max-rate 6M; c-min-rate 6M; }";
+    let mut pair = Plan::new().sections(slow).connected();
+    pair.alice.ok(&["primary", "--force", "r0"]);
+    let mut moved = 0;
+    for round in 0..4 {
+        let was = wait_received(&pair.bob, 6 << 10);
+        assert_eq!(pair.bob.status()["devices"][0]["disk-state"], "Inconsistent");
+        if round % 2 == 0 {
+            moved += was;
+            assert!(pair.bob.terminate().success(), "the target ends in order");
+            pair.bob.start();
+            pair.bob.ok(&["up", "r0"]);
+        } else {
+            assert!(pair.alice.terminate().success(), "the source ends in order");
+            pair.bob.refused(17, &["primary", "r0"]);
+            moved += pair.bob.peer_kib("received");
+            // Its counters begin again with `up`.
+            pair.bob.ok(&["down", "r0"]);
+            pair.bob.ok(&["up", "r0"]);
+            pair.alice.start();
+            pair.alice.ok(&["up", "r0"]);
+        }
+        pair.wait_connected();
+    }
+    pair.alice.ok(&["primary", "r0"]);
+    pair.wait_synced();
+    moved += pair.bob.peer_kib("received");
+    let whole = pair.bob.export_size() / 1024;
+    assert!(moved <= whole * 5 / 4, "{moved} KiB moved in all, {whole} KiB there are");
+    pair.assert_equal_disks();
+}
+
+#[test]
+fn sigterm_at_any_moment_of_a_handshake_ends_clean() {
+    let mut pair = Pair::in_sync();
+    let mut ledger = Ledger::seeded(42);
+    assert!(ledger.write(&mut pair.alice.client(), &Burst::Count(500)));
+    for _ in 0..6 {
+        assert!(pair.bob.terminate().success());
+        pair.bob.start();
+        pair.bob.ok(&["up", "r0"]);
+        // It dials now.
+        assert!(pair.bob.terminate().success());
+        pair.bob.start();
+        pair.bob.ok(&["up", "r0"]);
+        until("a handshake begins", || {
+            (pair.bob.connection()["connection-state"] != "Unconnected").then_some(())
+        });
+    }
+    pair.wait_connected();
+    pair.wait_synced();
+    assert_eq!(pair.bob.peer_kib("received"), 0, "nothing differed");
     ledger.check(&mut pair.alice.client());
     pair.assert_equal_disks();
 }

@@ -1,5 +1,7 @@
 //! Initial sync and quick resync.
 
+use std::os::unix::fs::FileExt;
+
 use crate::ledger::{Burst, Ledger};
 use crate::pair::Pair;
 
@@ -48,4 +50,27 @@ fn writes_alone_are_counted_and_a_quick_resync_moves_little_more() {
     assert!(moved <= 2 * out_of_sync, "{moved} KiB moved for {out_of_sync} KiB");
     ledger.check(&mut client);
     pair.assert_equal_disks();
+}
+
+#[test]
+fn fresh_disks_with_the_same_bytes_skip_the_initial_sync_and_others_do_not() {
+    let pair = Pair::connected();
+    let size = pair.alice.export_size();
+    pair.alice.ok(&["new-current-uuid", "--clear-bitmap", "r0"]);
+    pair.wait_synced();
+    assert_eq!(pair.bob.peer_kib("received"), 0, "nothing was copied");
+    pair.alice.ok(&["primary", "r0"]);
+    let mut client = pair.alice.client();
+    let mut ledger = Ledger::seeded(77);
+    assert!(ledger.write(&mut client, &Burst::Count(100)));
+    client.flush().expect("a flush of both");
+    pair.assert_equal_disks();
+    pair.alice.refused(10, &["new-current-uuid", "--clear-bitmap", "r0"]);
+
+    let other = Pair::connected();
+    let disk = std::fs::OpenOptions::new().write(true).open(&other.bob.disk).expect("a disk");
+    disk.write_all_at(&[1], size - 5000).expect("one byte in the last MiB");
+    let text = other.alice.refused(10, &["new-current-uuid", "--clear-bitmap", "r0"]);
+    assert!(text.contains("differ at byte"), "{text}");
+    assert_eq!(other.alice.dstate(), "Inconsistent/Inconsistent");
 }

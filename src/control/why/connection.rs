@@ -1,7 +1,9 @@
 //! Findings about a connection.
 
+use super::handshake::{last, verdict};
 use super::{
-    Finding, Report, handshake, human, is_resync, out_of_sync, severity, short, since, size,
+    Finding, View, human, is_resync, out_of_sync, sentence, severity, short, since, size,
+    split_brain,
 };
 use crate::control::{age, percent};
 use crate::resource::{
@@ -9,13 +11,13 @@ use crate::resource::{
 };
 
 /// What there is to say of one connection.
-pub(super) fn finding(report: &Report, connection: &ConnectionStatus) -> Option<Finding> {
+pub(super) fn finding(report: &View<'_>, connection: &ConnectionStatus) -> Option<Finding> {
     if connection.connection_state == ConnectionState::Connected {
         let running = connection.peer_devices.iter().find(|peer| is_resync(peer.replication_state));
         return running.map(|peer| resync(report, connection, peer));
     }
     Some(match connection.reason {
-        Reason::SplitBrain => split_brain(report, connection),
+        Reason::SplitBrain => split_brain::finding(report, connection),
         Reason::RolledBack => rolled_back(report, connection),
         Reason::UnrelatedData
         | Reason::WrongNode
@@ -34,7 +36,7 @@ pub(super) fn finding(report: &Report, connection: &ConnectionStatus) -> Option<
     })
 }
 
-fn resync(report: &Report, connection: &ConnectionStatus, peer: &PeerDeviceStatus) -> Finding {
+fn resync(report: &View<'_>, connection: &ConnectionStatus, peer: &PeerDeviceStatus) -> Finding {
     use ReplicationState as R;
     let status = &report.status;
     let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
@@ -70,7 +72,7 @@ fn resync(report: &Report, connection: &ConnectionStatus, peer: &PeerDeviceStatu
             since(report, connection),
         ),
         open: Vec::new(),
-        why: handshake(connection),
+        why: verdict(report, connection),
         data: Some(format!(
             "until the resync is done, {source} holds the ONLY good copy. {target}'s disk is a mix \
              of old and new blocks (Inconsistent)."
@@ -82,7 +84,7 @@ fn resync(report: &Report, connection: &ConnectionStatus, peer: &PeerDeviceStatu
 }
 
 /// The first line of State: what the network says.
-fn network(report: &Report, connection: &ConnectionStatus) -> String {
+fn network(report: &View<'_>, connection: &ConnectionStatus) -> String {
     let other = &connection.name;
     let (way, port) = match report.path(connection.peer_node_id) {
         Some(path) => (format!("{} -> {}", path.local.ip(), path.remote), path.remote.port()),
@@ -104,18 +106,50 @@ fn network(report: &Report, connection: &ConnectionStatus) -> String {
     }
 }
 
-fn unreachable(report: &Report, connection: &ConnectionStatus) -> Finding {
+/// What the peer was when it was known last.
+fn seen(connection: &ConnectionStatus) -> String {
+    match connection.last_peer_role {
+        Role::Unknown => String::new(),
+        role => format!(" {} was {role} when last seen.", connection.name),
+    }
+}
+
+/// The own generation, and since when it is another than the peer's.
+fn generation(report: &View<'_>, connection: &ConnectionStatus) -> String {
+    let Some(device) = report.status.devices.first() else { return String::new() };
+    let volume = connection.peer_devices.iter().find(|peer| peer.volume == device.volume);
+    let alone = volume.is_some_and(|volume| volume.bitmap_uuid != 0);
+    match device.generation_time {
+        time if alone && time != 0 => format!(
+            "new current UUID {} at {}, before the first write alone was acknowledged.",
+            short(device.current_uuid),
+            report.at(time)
+        ),
+        _ => format!("current UUID {}", short(device.current_uuid)),
+    }
+}
+
+fn unreachable(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
     let status = &report.status;
     let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
     let is_primary = status.role == Role::Primary;
+    // Of the other reasons the first line of State says the same, and more.
+    let told = matches!(connection.reason, Reason::Lost | Reason::None | Reason::NeverConnected);
     let was = match connection.detail.as_str() {
-        "" => String::new(),
-        detail => format!("{detail}.\n"),
+        detail if told && !detail.is_empty() => format!("{}\n", sentence(detail)),
+        _ => String::new(),
     };
-    let current = status.devices.first().map_or(0, |device| device.current_uuid);
     let missing = out_of_sync(connection);
     let data = if is_primary {
-        format!("{} were written that {other} does not have.", human(missing))
+        match missing {
+            0 => format!("nothing was written yet that {other} does not have."),
+            _ => format!(
+                "{} were written that {other} does not have. If {node} dies now, {other} is {} \
+                 old.",
+                human(missing),
+                age(connection.since_ms / 1000)
+            ),
+        }
     } else {
         format!(
             "whatever {other} has written since then, if it still runs, is not here. Nothing on \
@@ -148,22 +182,23 @@ fn unreachable(report: &Report, connection: &ConnectionStatus) -> Finding {
             ),
         },
         state: format!(
-            "{}, {} {}, reason:{}, {} attempts.\n{}",
+            "{}, {} {}, reason:{}, {} attempts.{}\n{}",
             status.role,
             connection.connection_state,
             since(report, connection),
             connection.reason,
             connection.attempts,
+            seen(connection),
             network(report, connection),
         ),
         open: Vec::new(),
-        why: format!("{was}current UUID {}. {}", short(current), handshake(connection)),
+        why: format!("{was}{}\n{}", generation(report, connection), last(report, connection)),
         data: Some(data),
         next,
     }
 }
 
-fn stopped(report: &Report, connection: &ConnectionStatus) -> Finding {
+fn stopped(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
     let status = &report.status;
     let (other, resource) = (&connection.name, &status.name);
     Finding {
@@ -173,7 +208,7 @@ fn stopped(report: &Report, connection: &ConnectionStatus) -> Finding {
         open: Vec::new(),
         why: match connection.detail.as_str() {
             "" => format!("`tandemadm disconnect`, here or on {other}."),
-            detail => format!("{detail}."),
+            detail => sentence(detail),
         },
         data: Some(format!(
             "{} differ so far; what is written now is on one node only.",
@@ -183,49 +218,7 @@ fn stopped(report: &Report, connection: &ConnectionStatus) -> Finding {
     }
 }
 
-fn split_brain(report: &Report, connection: &ConnectionStatus) -> Finding {
-    let status = &report.status;
-    let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
-    let own = human(out_of_sync(connection));
-    let open: Vec<&str> =
-        status.devices.iter().flat_map(|device| &device.clients).map(String::as_str).collect();
-    let open = if open.is_empty() { "no client".to_owned() } else { open.join(", ") };
-    let current = status.devices.first().map_or(0, |device| device.current_uuid);
-    Finding {
-        severity: severity::SPLIT_BRAIN,
-        headline: format!(
-            "{resource}: SPLIT BRAIN. {node} and {other} have both been written since they lost \
-             each other. Nothing is overwritten; they do not replicate"
-        ),
-        state: format!("{} {}.", connection.connection_state, since(report, connection)),
-        open: Vec::new(),
-        why: handshake(connection),
-        data: Some(format!(
-            "{node}: {}, open by {open}, {own} written since the split, current UUID {}.\n{other}: \
-             see `tandemadm why {resource}` there.\nThe victim loses all that it has written since \
-             the split.",
-            status.role,
-            short(current),
-        )),
-        next: vec![
-            format!(
-                "A. Keep {node}, lose {other}'s writes. On {other}: stop what uses {resource}, \
-                 `tandemadm secondary {resource}`, `tandemadm connect --discard-my-data \
-                 {resource}`. On {node}: `tandemadm connect {resource}`."
-            ),
-            format!(
-                "B. Keep {other}, lose {node}'s {own}. On {node}: stop what uses {resource}, \
-                 `tandemadm secondary {resource}`, `tandemadm connect --discard-my-data \
-                 {resource}`. On {other}: `tandemadm connect {resource}`."
-            ),
-            "Before either: copy the victim's disk or snapshot it (lvcreate -s, zfs snapshot, cp \
-             --reflink). There is no undo."
-                .to_owned(),
-        ],
-    }
-}
-
-fn rolled_back(report: &Report, connection: &ConnectionStatus) -> Finding {
+fn rolled_back(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
     let status = &report.status;
     let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
     let here = status.devices.iter().any(|device| device.disk_state == DiskState::Outdated);
@@ -250,7 +243,7 @@ fn rolled_back(report: &Report, connection: &ConnectionStatus) -> Finding {
             since(report, connection)
         ),
         open: Vec::new(),
-        why: handshake(connection),
+        why: verdict(report, connection),
         data: Some(format!(
             "the older disk lacks what was written in between; which blocks is not recorded, so a \
              full sync ({}) is needed. The other one is complete.",
@@ -268,14 +261,11 @@ fn rolled_back(report: &Report, connection: &ConnectionStatus) -> Finding {
     }
 }
 
-fn refused(report: &Report, connection: &ConnectionStatus) -> Finding {
+fn refused(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
     let status = &report.status;
     let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
     let (what, data, next) = refusal(report, connection);
-    let detail = match connection.detail.as_str() {
-        "" => handshake(connection),
-        detail => format!("{detail}.\n{}", handshake(connection)),
-    };
+    let detail = verdict(report, connection);
     Finding {
         severity: severity::REFUSED,
         headline: format!("{resource}: {node} and {other} do not replicate: {what}"),
@@ -294,7 +284,7 @@ fn refused(report: &Report, connection: &ConnectionStatus) -> Finding {
 
 /// What was refused, what is at risk, and what to do.
 fn refusal(
-    report: &Report,
+    report: &View<'_>,
     connection: &ConnectionStatus,
 ) -> (&'static str, Option<String>, Vec<String>) {
     let status = &report.status;

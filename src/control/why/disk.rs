@@ -1,10 +1,10 @@
 //! Findings about the own disk.
 
-use super::{Finding, Report, human, name, severity};
+use super::{Finding, View, human, name, sentence, severity};
 use crate::resource::{DeviceStatus, DiskState};
 
 /// What there is to say of one volume's own disk.
-pub(super) fn finding(report: &Report, device: &DeviceStatus) -> Option<Finding> {
+pub(super) fn finding(report: &View<'_>, device: &DeviceStatus) -> Option<Finding> {
     match device.disk_state {
         DiskState::Diskless | DiskState::Failed | DiskState::Detaching
             if device.backing_disk != "none" =>
@@ -25,7 +25,7 @@ pub(super) fn finding(report: &Report, device: &DeviceStatus) -> Option<Finding>
 }
 
 /// A peer that is connected and UpToDate for this volume.
-fn good_peer<'a>(report: &'a Report, device: &DeviceStatus) -> Option<&'a str> {
+fn good_peer<'a>(report: &'a View<'_>, device: &DeviceStatus) -> Option<&'a str> {
     let connected = report.status.connections.iter().find(|connection| {
         connection
             .peer_devices
@@ -35,7 +35,7 @@ fn good_peer<'a>(report: &'a Report, device: &DeviceStatus) -> Option<&'a str> {
     connected.map(|connection| connection.name.as_str())
 }
 
-fn without_disk(report: &Report, device: &DeviceStatus) -> Finding {
+fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
     let status = &report.status;
     let (node, resource) = (&status.node_name, &status.name);
     let volume = name(status, device);
@@ -43,7 +43,7 @@ fn without_disk(report: &Report, device: &DeviceStatus) -> Finding {
         "" => "the disk is not attached".to_owned(),
         note => note.to_owned(),
     };
-    let state = format!("{} ({}). {note}.", device.disk_state, device.backing_disk);
+    let state = format!("{} ({}). {}", device.disk_state, device.backing_disk, sentence(&note));
     let again = format!("disk there, cause gone: `tandemadm attach {volume}` on {node}.");
     let new = format!(
         "new disk at the same path: `tandemadm create-md {volume}`, `tandemadm attach {volume}` \
@@ -86,7 +86,7 @@ fn without_disk(report: &Report, device: &DeviceStatus) -> Finding {
     }
 }
 
-fn undecided(report: &Report, device: &DeviceStatus) -> Finding {
+fn undecided(report: &View<'_>, device: &DeviceStatus) -> Finding {
     let status = &report.status;
     let (node, resource) = (&status.node_name, &status.name);
     let volume = name(status, device);
@@ -113,14 +113,14 @@ fn undecided(report: &Report, device: &DeviceStatus) -> Finding {
     }
 }
 
-fn outdated(report: &Report, device: &DeviceStatus) -> Finding {
+fn outdated(report: &View<'_>, device: &DeviceStatus) -> Finding {
     let status = &report.status;
     let (node, resource) = (&status.node_name, &status.name);
     let volume = name(status, device);
     let peer = status.connections.first().map_or("the peer", |one| one.name.as_str());
     let note = match device.disk_note.as_str() {
         "" => String::new(),
-        note => format!(" {note}."),
+        note => format!(" {}", sentence(note)),
     };
     Finding {
         severity: severity::DISK,

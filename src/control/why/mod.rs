@@ -7,8 +7,10 @@
 
 mod connection;
 mod disk;
+mod handshake;
+mod split_brain;
 
-use super::{Report, age, clock, human};
+use super::{Report, Zone, age, human};
 use crate::resource::{ConnectionStatus, DeviceStatus, DiskState, ReplicationState, Role, Status};
 
 /// One thing that a person should know.
@@ -35,12 +37,48 @@ mod severity {
     pub(super) const PEER_DOWN: u8 = 6;
     pub(super) const RESYNC: u8 = 7;
     pub(super) const FRESH: u8 = 8;
-    pub(super) const FINE: u8 = 9;
+    pub(super) const DIFFERS: u8 = 9;
+    pub(super) const FINE: u8 = 10;
+}
+
+/// A report, and the zone that its times are printed in.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    report: &'a Report,
+    zone: Zone,
+}
+
+impl std::ops::Deref for View<'_> {
+    type Target = Report;
+
+    fn deref(&self) -> &Report {
+        self.report
+    }
+}
+
+impl View<'_> {
+    /// `2026-11-25 03:02:11`.
+    fn at(&self, seconds: u64) -> String {
+        self.zone.iso(seconds)
+    }
+
+    /// The same for a table: without the date of today, `-` for never.
+    fn brief(&self, seconds: u64) -> String {
+        if seconds == 0 {
+            return "-".to_owned();
+        }
+        let (when, today) = (self.at(seconds), self.at(self.taken_at));
+        match when.split_once(' ') {
+            Some((date, time)) if today.starts_with(date) => time.to_owned(),
+            _ => when,
+        }
+    }
 }
 
 /// What there is to say of a resource, worst first; never empty.
 #[must_use]
-pub fn findings(report: &Report) -> Vec<Finding> {
+pub fn findings(report: &Report, zone: Zone) -> Vec<Finding> {
+    let report = &View { report, zone };
     let mut all = Vec::new();
     all.extend(failed(report));
     all.extend(suspended(report));
@@ -53,8 +91,26 @@ pub fn findings(report: &Report) -> Vec<Finding> {
     if all.is_empty() {
         all.push(healthy(report));
     }
+    all.extend(differs(report));
     all.sort_by_key(|finding| finding.severity);
     all
+}
+
+fn differs(report: &View<'_>) -> Option<Finding> {
+    let resource = &report.status.name;
+    let words = report.config_differs.join("; ");
+    (!words.is_empty()).then(|| Finding {
+        severity: severity::DIFFERS,
+        headline: format!("{resource}: what runs is not what the configuration file says"),
+        state: sentence(&words),
+        open: Vec::new(),
+        why: "the file was changed since `up`, or an option was changed at run time.".to_owned(),
+        data: None,
+        next: vec![format!(
+            "`tandemadm -d adjust {resource}` shows what the file would change; `tandemadm adjust \
+             {resource}` puts it in force."
+        )],
+    })
 }
 
 /// The blocks as text, an empty line between two of them.
@@ -70,7 +126,7 @@ pub fn json(findings: &[Finding]) -> String {
         .iter()
         .map(|finding| {
             serde_json::json!({
-                "State": format!("{}: {}", finding.headline, finding.state),
+                "State": format!("{} {}", sentence(&finding.headline), finding.state),
                 "Why": finding.why,
                 "Data": finding.data,
                 "Next": finding.next,
@@ -94,7 +150,7 @@ impl Finding {
     }
 
     fn text(&self) -> String {
-        let mut out = format!("{}.\n", self.headline);
+        let mut out = sentence(&self.headline) + "\n";
         let mut line = |label: &str, text: &str| {
             if !text.is_empty() {
                 let text = text.replace('\n', "\n         ");
@@ -114,11 +170,20 @@ impl Finding {
     }
 }
 
-/// `since 2026-11-25 03:02:11 UTC (14 s ago)`.
-fn since(report: &Report, connection: &ConnectionStatus) -> String {
+/// `since 2026-11-25 03:02:11 (14 s ago)`.
+fn since(view: &View<'_>, connection: &ConnectionStatus) -> String {
     let seconds = connection.since_ms / 1000;
-    let when = clock::iso(report.taken_at.saturating_sub(seconds));
-    format!("since {when} UTC ({} ago)", age(seconds))
+    let when = view.at(view.taken_at.saturating_sub(seconds));
+    format!("since {when} ({} ago)", age(seconds))
+}
+
+/// A text from elsewhere as a sentence: with one full stop at its end.
+fn sentence(text: &str) -> String {
+    let text = text.trim_end();
+    match text.ends_with(['.', '!', '?', ':']) {
+        true => text.to_owned(),
+        false => format!("{text}."),
+    }
 }
 
 /// The first eight digits of an identifier, without the bit that is not part of it.
@@ -130,14 +195,6 @@ fn name(status: &Status, device: &DeviceStatus) -> String {
     format!("{}/{}", status.name, device.volume)
 }
 
-/// The lines of the last handshake, or what is said where there was none.
-fn handshake(connection: &ConnectionStatus) -> String {
-    match connection.last_handshake.as_slice() {
-        [] => "no handshake since `up`.".to_owned(),
-        lines => format!("last handshake: {}.", lines.join("\n")),
-    }
-}
-
 fn out_of_sync(connection: &ConnectionStatus) -> u64 {
     connection.peer_devices.iter().map(|peer| peer.out_of_sync).sum()
 }
@@ -146,13 +203,13 @@ fn size(status: &Status) -> u64 {
     status.devices.iter().map(|device| device.size).sum()
 }
 
-fn failed(report: &Report) -> Option<Finding> {
+fn failed(report: &View<'_>) -> Option<Finding> {
     let status = &report.status;
     let message = status.failed.as_ref()?;
     Some(Finding {
         severity: severity::FAILED,
         headline: format!("{}: Tandem itself has failed on {}", status.name, status.node_name),
-        state: format!("the resource has stopped after an internal error: {message}"),
+        state: format!("the resource has stopped after an internal error: {}", sentence(message)),
         open: Vec::new(),
         why: "a defect of tandemd; the other resources run on.".to_owned(),
         data: Some("nothing was acknowledged after the error; the disk stays locked.".to_owned()),
@@ -166,7 +223,7 @@ fn failed(report: &Report) -> Option<Finding> {
     })
 }
 
-fn suspended(report: &Report) -> Option<Finding> {
+fn suspended(report: &View<'_>) -> Option<Finding> {
     let status = &report.status;
     let node = &status.node_name;
     let (headline, why, next) = if status.suspended_no_space {
@@ -195,7 +252,10 @@ fn suspended(report: &Report) -> Option<Finding> {
     Some(Finding {
         severity: severity::SUSPENDED,
         headline: format!("{}: {headline}", status.name),
-        state: format!("{waiting} requests of {clients} clients wait on {node}."),
+        state: format!(
+            "{waiting} requests of {clients} client{} wait on {node}.",
+            if clients == 1 { "" } else { "s" }
+        ),
         open: opened(report),
         why: why.to_owned(),
         data: Some("nothing is lost; nothing is acknowledged.".to_owned()),
@@ -204,7 +264,7 @@ fn suspended(report: &Report) -> Option<Finding> {
 }
 
 /// A line per client.
-fn opened(report: &Report) -> Vec<String> {
+fn opened(report: &View<'_>) -> Vec<String> {
     let status = &report.status;
     let mut lines = Vec::new();
     for device in &status.devices {
@@ -215,7 +275,7 @@ fn opened(report: &Report) -> Vec<String> {
     lines
 }
 
-fn healthy(report: &Report) -> Finding {
+fn healthy(report: &View<'_>) -> Finding {
     let status = &report.status;
     let (node, resource) = (&status.node_name, &status.name);
     let mut state = vec![format!("{node} is {}", status.role)];
@@ -265,7 +325,12 @@ fn healthy(report: &Report) -> Finding {
         headline,
         state: format!("{}.", state.join("; ")),
         open: opened(report),
-        why: status.connections.iter().map(handshake).collect::<Vec<_>>().join("\n"),
+        why: status
+            .connections
+            .iter()
+            .map(|one| handshake::last(report, one))
+            .collect::<Vec<_>>()
+            .join("\n"),
         data,
         next,
     }

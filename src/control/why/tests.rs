@@ -4,22 +4,10 @@ use super::super::fixtures;
 use super::*;
 use crate::resource::{ConnectionState, Reason};
 
-fn blocks(report: &Report) -> String {
-    text(&findings(report))
-}
+const UTC: Zone = Zone::Fixed(0);
 
-#[test]
-fn a_healthy_pair_says_how_to_move_it() {
-    assert_eq!(
-        blocks(&fixtures::healthy()),
-        "r0: nothing is wrong.\n  \
-         State: alice is Primary; bob is Connected since 2026-11-24 18:02:11 UTC (9 h ago); disks \
-         here: UpToDate.\n  \
-         Open:  r0/0 by nbd-client pid 2211 uid 0.\n  \
-         Why:   last handshake: rule both-off, no-sync; both had 5435911C, no bits set.\n  \
-         Next:  to move r0 to bob: umount and detach here, `tandemadm secondary r0` here, \
-         `tandemadm primary r0` on bob.\n"
-    );
+fn blocks(report: &Report) -> String {
+    text(&findings(report, UTC))
 }
 
 #[test]
@@ -64,7 +52,7 @@ fn every_refusal_has_its_own_words() {
         (Reason::StoppedByAdmin, "ended by an administrator", "`tandemadm connect r0` on both"),
     ];
     for (reason, headline, next) in cases {
-        let found = findings(&fixtures::refused(reason));
+        let found = findings(&fixtures::refused(reason), UTC);
         assert_eq!(found.len(), 1, "{reason}");
         assert!(found[0].headline.contains(headline), "{}", found[0].headline);
         let text = text(&found);
@@ -85,7 +73,7 @@ fn a_failed_disk_is_told_from_no_copy_at_all() {
     report.status.connections[0].connection_state = ConnectionState::Connecting;
     report.status.connections[0].reason = Reason::Timeout;
     report.status.connections[0].peer_devices[0].peer_disk_state = DiskState::DUnknown;
-    let found = findings(&report);
+    let found = findings(&report, UTC);
     assert_eq!(found.len(), 2);
     assert!(found[0].headline.starts_with("r0/0: NO COPY IS REACHABLE"), "{}", found[0].headline);
 }
@@ -94,14 +82,14 @@ fn a_failed_disk_is_told_from_no_copy_at_all() {
 fn the_worst_stands_first() {
     let mut report = fixtures::refused(Reason::SplitBrain);
     report.status.devices[0].disk_state = DiskState::Consistent;
-    let found = findings(&report);
+    let found = findings(&report, UTC);
     assert!(found[0].headline.contains("SPLIT BRAIN"));
     assert!(found[1].headline.contains("is not known"));
 }
 
 #[test]
 fn json_has_the_same_four_keys() {
-    let text = json(&findings(&fixtures::peer_down()));
+    let text = json(&findings(&fixtures::peer_down(), UTC));
     let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
     let mut keys: Vec<&String> = parsed[0].as_object().unwrap().keys().collect();
     keys.sort();
@@ -110,9 +98,57 @@ fn json_has_the_same_four_keys() {
 
 #[test]
 fn only_what_does_not_end_by_itself_needs_a_person() {
-    let needs = |report: &Report| findings(report).iter().any(Finding::needs_a_person);
+    let needs = |report: &Report| findings(report, UTC).iter().any(Finding::needs_a_person);
     assert!(needs(&fixtures::peer_down()));
     assert!(needs(&fixtures::refused(Reason::SplitBrain)));
     assert!(!needs(&fixtures::healthy()));
     assert!(!needs(&fixtures::resync_target()));
+}
+
+/// What every state says, as it is printed. `UPDATE=1` writes the file anew.
+#[test]
+fn every_text_is_as_written() {
+    let mut full = fixtures::healthy();
+    full.status.suspended_no_space = true;
+    full.status.devices[0].upper_pending = 14;
+    let mut diskless = fixtures::healthy();
+    diskless.status.devices[0].disk_state = DiskState::Diskless;
+    diskless.status.devices[0].disk_note = "write of 4 KiB at 747515904 failed.".to_owned();
+    let mut other = fixtures::healthy();
+    other.config_differs.push("timeout is 60, not 50".to_owned());
+    let mut alone = fixtures::peer_down();
+    alone.status.devices[0].generation_time = fixtures::NOW - 2399;
+    let mut lost = fixtures::mirrored(fixtures::peer_down());
+    lost.status.connections[0].reason = Reason::Lost;
+    let cases = [
+        ("healthy", fixtures::healthy()),
+        ("two volumes", fixtures::two_volumes()),
+        ("resync target", fixtures::resync_target()),
+        ("resync source", fixtures::resync_source()),
+        ("peer down, seen by the Primary", alone),
+        ("peer lost, seen by the Secondary", lost),
+        ("split brain", fixtures::split_brain()),
+        ("unrelated data", fixtures::refused(Reason::UnrelatedData)),
+        ("rolled back", fixtures::refused(Reason::RolledBack)),
+        ("disk failed", diskless),
+        ("disk full", full),
+        ("config differs", other),
+    ];
+    let mut all = String::new();
+    for (name, report) in cases {
+        all += &format!("==== {name} ====\n{}\n", blocks(&report));
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/control/why/golden.txt");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path, &all).unwrap();
+    }
+    let golden = std::fs::read_to_string(path).unwrap();
+    assert!(all == golden, "{path} says otherwise:\n{all}");
+}
+
+#[test]
+fn a_text_from_elsewhere_gets_one_full_stop() {
+    assert_eq!(sentence("it broke"), "it broke.");
+    assert_eq!(sentence("it broke. "), "it broke.");
+    assert_eq!(sentence("did it?"), "did it?");
 }

@@ -106,3 +106,26 @@ fn a_copy_stays_inside_both_buffers() {
     assert!(pool.copy(from, from).is_err());
     assert!(pool.copy(part_of(from, 0, 1), into).is_err());
 }
+
+#[test]
+fn the_largest_buffers_come_in_pairs_of_one_huge_page_that_lives_as_long_as_either() {
+    let mut pool = Pool::default();
+    let [one, other] = [(); 2].map(|()| pool.take(Part::Client, BUFFER_MAX));
+    let at = |pool: &mut Pool, payload| {
+        let lease = pool.lease(payload, Direction::Source).unwrap();
+        let at = lease.pointer() as usize;
+        pool.end(lease);
+        at
+    };
+    let (first, second) = (at(&mut pool, one), at(&mut pool, other));
+    assert_eq!(first.abs_diff(second), BUFFER_MAX);
+    assert_eq!(first.min(second) % HUGE_PAGE, 0);
+    assert!(pool.bytes(one).unwrap().iter().all(|byte| *byte == 0));
+    pool.bytes_mut(other).unwrap().fill(7);
+    pool.release(one).unwrap();
+    pool.trim();
+    pool.trim();
+    assert_eq!(pool.memory(), BUFFER_MAX as u64);
+    assert!(pool.bytes(other).unwrap().iter().all(|byte| *byte == 7));
+    pool.release(other).unwrap();
+}

@@ -8,7 +8,7 @@ use nbd::{Checked, Errno, request};
 use crate::resource::{Event, Op, PAYLOAD_MAX, Payload};
 
 use super::request::{Kind, Piece, Request, Zeroes};
-use super::{Client, Desk, End, Receiving, STAGING, StatusAsked};
+use super::{Client, Desk, End, STAGING, StatusAsked, UnderWay};
 use crate::io::buffer::{Direction, PAGE, Part, class_size, part_of};
 use crate::io::context::{Context, Purpose};
 
@@ -96,18 +96,26 @@ impl Client {
     }
 
     /// The result of a receive.
-    pub(super) fn take_bytes(&mut self, result: i32) -> Result<(), End> {
-        let Some(Receiving { direct, .. }) = self.receiving.take() else { return Ok(()) };
+    pub(super) fn take_bytes(&mut self, io: &Context, result: i32) -> Result<(), End> {
+        let Some(UnderWay { direct, cancelled, .. }) = self.receiving.take() else {
+            return Ok(());
+        };
         if self.leaving.is_some() {
             return Ok(());
         }
         match result {
+            // It was asked how far it is, and nothing had come.
+            n if -n == libc::ECANCELED && cancelled => {
+                self.mute = true;
+                return Ok(());
+            }
             0 => return Err(End::Lost("it closed the connection".to_owned())),
             n if n < 0 => {
                 return Err(End::Lost(std::io::Error::from_raw_os_error(-n).to_string()));
             }
             _ => {}
         }
+        self.heard = io.now;
         match &mut self.reading {
             Reading::Upload(upload) if direct => upload.filled += result as u32,
             _ => self.end += result as usize,
@@ -265,7 +273,7 @@ impl Client {
         if !desk.reserve(io, self.id, PAGE as u64, first) {
             return Ok(false);
         }
-        let (offset, length) = std::mem::replace(part, (0, 0));
+        let (offset, length) = std::mem::take(part);
         let buffer = io.pool.take(Part::Client, PAGE);
         let head = (offset % PAGE as u64) as u32;
         let payload = Payload { offset: head, length, ..buffer };
@@ -407,8 +415,12 @@ impl Client {
         let target = target.unwrap_or_else(|| self.staging_target(io));
         match io.pool.lease(target, Direction::Sink) {
             Ok(lease) => {
-                io.ring.receive(&self.fd, lease, Purpose::ClientReceive(self.id));
-                self.receiving = Some(Receiving { direct, since: io.now });
+                let purpose = Purpose::ClientReceive(self.id);
+                let operation = io.ring.receive(&self.fd, lease, direct, purpose);
+                self.receiving = Some(UnderWay::new(operation, direct, io));
+                if !std::mem::take(&mut self.mute) {
+                    self.heard = io.now;
+                }
             }
             Err(error) => {
                 tracing::error!(target: "tandem", resource = %io.name, "defect: {error}");

@@ -187,7 +187,15 @@ async fn answer(registry: &Rc<Registry>, request: Request) -> Response {
         Request::Order { command: Command::Attach { .. } | Command::Down { .. }, .. } => {
             return Response::Error("attach and down are requests of their own".to_owned());
         }
+        Request::Order { command: Command::SetOptions { .. }, .. } => {
+            return Response::Error("options are a request of their own".to_owned());
+        }
         Request::Order { resource, command } => registry.order(&resource, command).await,
+        Request::Options { resource, options } => registry.set_options(&resource, *options).await,
+        Request::Paths { definition } => registry.set_paths(&definition).await,
+        Request::Running { resource } => {
+            return Response::Running(registry.running(&resource).map(Box::new));
+        }
         Request::Status { resource } => {
             let mut reports = Vec::new();
             for entry in registry.chosen(resource.as_deref()) {

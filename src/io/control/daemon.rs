@@ -6,17 +6,16 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::accept::Acceptor;
 use super::data_thread::Shell;
-use super::nbd_socket::NEGOTIATIONS_MAX;
+use super::places::Places;
 use super::registry::{Registry, Settings};
 use super::startup::Failure;
 use super::{admin_socket, logging, nbd_socket, startup};
@@ -142,19 +141,19 @@ pub(super) async fn serve(
     let nbd_path = settings.nbd_socket.clone();
     let node = settings.node.clone();
     let registry = Registry::new(settings, shell);
-    let room = Arc::new(Semaphore::new(NEGOTIATIONS_MAX));
+    let (unix_places, tcp_places) = (Rc::new(Places::default()), Rc::new(Places::default()));
     let mut tasks = Vec::new();
     let admin = Acceptor::unix(sockets.admin, "admin socket")?;
     tasks.push(tokio_uring::spawn(admin_socket::serve(admin, registry.clone())));
     let nbd = Acceptor::unix(sockets.nbd, "NBD socket")?;
-    let clients = nbd_socket::serve_unix(nbd, registry.clone(), room.clone());
+    let clients = nbd_socket::serve_unix(nbd, registry.clone(), unix_places);
     tasks.push(tokio_uring::spawn(clients));
     for (address, listener) in sockets.tcp {
         if !address.ip().is_loopback() {
             warn!("NBD on {address} is open to whoever reaches it (--nbd-insecure)");
         }
         let listener = Acceptor::tcp(listener, &format!("NBD {address}"))?;
-        let clients = nbd_socket::serve_tcp(listener, registry.clone(), room.clone());
+        let clients = nbd_socket::serve_tcp(listener, registry.clone(), tcp_places.clone());
         tasks.push(tokio_uring::spawn(clients));
         info!("NBD clients: {address}");
     }
@@ -180,7 +179,7 @@ async fn remind(registry: Rc<Registry>) {
         tokio::time::sleep(REMINDER).await;
         for entry in registry.chosen(None) {
             let report = registry.report(&entry).await;
-            let findings = crate::control::why::findings(&report);
+            let findings = crate::control::why::findings(&report, crate::control::Zone::Local);
             for finding in findings.iter().filter(|finding| finding.needs_a_person()) {
                 warn!("{}; next: tandemadm why {}", finding.headline(), entry.config.name);
             }

@@ -28,7 +28,7 @@ struct Fake {
     changes: broadcast::Sender<Arc<Status>>,
     seen: mpsc::Sender<Seen>,
     /// Its backing disks stay open and locked.
-    disks: Mutex<Vec<Box<crate::io::backing::OpenDisk>>>,
+    disks: Mutex<Vec<crate::io::backing::OpenDisk>>,
 }
 
 /// Makes fake threads; what they see goes to `seen`.
@@ -63,6 +63,8 @@ fn status(setup: &Setup) -> Status {
         history: Vec::new(),
         flags: 0,
         disk_note: String::new(),
+        generation_time: 0,
+        alone_time: 0,
     };
     let peer_device = |volume: &crate::resource::VolumeConfig| PeerDeviceStatus {
         volume: volume.number,
@@ -94,6 +96,8 @@ fn status(setup: &Setup) -> Status {
                 peer_node_id: peer.node_id,
                 name: peer.name.clone(),
                 connection_state: ConnectionState::StandAlone,
+                socket: None,
+                remote: String::new(),
                 reason: Reason::NeverConnected,
                 peer_role: Role::Unknown,
                 discard_my_data_pending: false,
@@ -103,6 +107,7 @@ fn status(setup: &Setup) -> Status {
                 since_ms: 0,
                 attempts: 0,
                 detail: String::new(),
+                last_peer_role: Role::Unknown,
                 last_handshake: Vec::new(),
                 peer_devices: config.volumes.iter().map(peer_device).collect(),
             })
@@ -154,7 +159,8 @@ impl Fake {
                 }
             }),
             Command::Down { .. } => self.disks.lock().unwrap().clear(),
-            Command::Attach { .. }
+            Command::SetOptions { .. }
+            | Command::Attach { .. }
             | Command::Detach { .. }
             | Command::Invalidate { .. }
             | Command::InvalidateRemote { .. }
@@ -173,7 +179,7 @@ impl DataThread for Fake {
                 let _ = reply.send(result);
             }
             Order::Attach { volume, disk, reply } => {
-                self.disks.lock().unwrap().push(disk);
+                self.disks.lock().unwrap().push(*disk);
                 self.change(|status| {
                     let mut devices = status.devices.iter_mut();
                     if let Some(device) = devices.find(|device| device.volume == volume) {
@@ -190,6 +196,9 @@ impl DataThread for Fake {
                     Role::Primary => Ok(1 << 20),
                     Role::Secondary | Role::Unknown => Err("not Primary".to_owned()),
                 });
+            }
+            Order::Paths { reply, .. } => {
+                let _ = reply.send(Ok(()));
             }
             Order::Statistics { reply } => {
                 let _ = reply.send((*self.status()).clone());

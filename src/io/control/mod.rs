@@ -14,10 +14,12 @@
 mod accept;
 pub mod adm;
 mod admin_socket;
+mod changes;
 pub mod daemon;
 mod data_thread;
 mod logging;
 mod nbd_socket;
+mod places;
 mod registry;
 mod startup;
 

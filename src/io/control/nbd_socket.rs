@@ -2,31 +2,27 @@
 //!
 //! Invariants:
 //! - Exactly the bytes of the negotiation are read here; the next byte is the data thread's.
-//! - At most [`NEGOTIATIONS_MAX`] clients negotiate at once, each for [`NEGOTIATION_LIMIT`] at
-//!   most.
+//! - A client negotiates for [`NEGOTIATION_LIMIT`] at most, in one of few [`Places`].
 //! - No read is ever dropped: a deadline ends it by `shutdown`.
 
 use std::net::{Shutdown, TcpStream as StdTcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use nbd::{BlockSizes, ExportInfo, ListedExport, LookupError, Negotiation, Step};
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
 use tokio_uring::net::{TcpStream, UnixStream};
 use tracing::{debug, info, warn};
 
 use super::accept::Acceptor;
+use super::places::{Place, Places};
 use super::registry::{Entry, Registry};
 use crate::io::Order;
 use crate::resource::{Command, Role, Status, VolumeNumber};
 
-/// Clients that negotiate at once, over all sockets.
-pub(crate) const NEGOTIATIONS_MAX: usize = 64;
 /// A negotiation that takes longer is ended.
 const NEGOTIATION_LIMIT: Duration = Duration::from_secs(30);
 
@@ -34,23 +30,20 @@ const NEGOTIATION_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) async fn serve_unix(
     listener: Acceptor<UnixListener>,
     registry: Rc<Registry>,
-    room: Arc<Semaphore>,
+    places: Rc<Places>,
 ) {
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        places.room().await;
         let stream = listener.next().await;
-        let registry = registry.clone();
-        tokio_uring::spawn(async move {
-            let description = unix_client(&stream);
-            match stream.try_clone() {
-                Ok(copy) => {
-                    let socket = Rc::new(Socket::Unix(UnixStream::from_std(copy)));
-                    negotiate(&registry, socket, stream.into(), description).await;
-                }
-                Err(error) => warn!("NBD: {description}: {error}"),
+        let description = unix_client(&stream);
+        match stream.try_clone() {
+            Ok(copy) => {
+                let socket = Socket::Unix(UnixStream::from_std(copy));
+                start(&registry, &places, socket, stream.into(), description);
             }
-            drop(permit);
-        });
+            // Closed without a word: there is no descriptor left to talk with.
+            Err(error) => listener.wait_out(&error).await,
+        }
     }
 }
 
@@ -58,23 +51,37 @@ pub(crate) async fn serve_unix(
 pub(crate) async fn serve_tcp(
     listener: Acceptor<TcpListener>,
     registry: Rc<Registry>,
-    room: Arc<Semaphore>,
+    places: Rc<Places>,
 ) {
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        places.room().await;
         let (stream, from) = listener.next().await;
-        let registry = registry.clone();
-        tokio_uring::spawn(async move {
-            match prepare_tcp(&stream) {
-                Ok(copy) => {
-                    let socket = Rc::new(Socket::Tcp(TcpStream::from_std(copy)));
-                    negotiate(&registry, socket, stream.into(), from.to_string()).await;
-                }
-                Err(error) => warn!("NBD: {from}: {error}"),
+        match prepare_tcp(&stream) {
+            Ok(copy) => {
+                let socket = Socket::Tcp(TcpStream::from_std(copy));
+                start(&registry, &places, socket, stream.into(), from.to_string());
             }
-            drop(permit);
-        });
+            Err(error) => listener.wait_out(&error).await,
+        }
     }
+}
+
+/// Starts a negotiation, in a place of its own.
+fn start(
+    registry: &Rc<Registry>,
+    places: &Rc<Places>,
+    socket: Socket,
+    descriptor: OwnedFd,
+    client: String,
+) {
+    let (registry, socket) = (registry.clone(), Rc::new(socket));
+    let place = places.take(&client, {
+        let socket = socket.clone();
+        move || socket.shutdown()
+    });
+    tokio_uring::spawn(async move {
+        negotiate(&registry, socket, descriptor, client, place).await;
+    });
 }
 
 fn prepare_tcp(stream: &StdTcpStream) -> std::io::Result<StdTcpStream> {
@@ -141,6 +148,7 @@ async fn negotiate(
     socket: Rc<Socket>,
     descriptor: OwnedFd,
     client: String,
+    place: Place,
 ) {
     let deadline = tokio_uring::spawn({
         let socket = socket.clone();
@@ -149,10 +157,12 @@ async fn negotiate(
             socket.shutdown();
         }
     });
-    let entered = drive(registry, &socket, &client).await;
+    let entered = drive(registry, &socket, &client, &place).await;
     deadline.abort();
     // After the abort has taken effect nothing can shut the socket down behind the data thread.
-    let in_time = deadline.await.is_err();
+    let in_time = deadline.await.is_err() && place.is_held();
+    // Nor can somebody who needs the place.
+    drop(place);
     match entered {
         Ok(Some(Entered { entry, volume, session })) if in_time => {
             info!("{}/{volume}: {client} connected", entry.config.name);
@@ -174,6 +184,7 @@ async fn drive(
     registry: &Rc<Registry>,
     socket: &Socket,
     client: &str,
+    place: &Place,
 ) -> std::io::Result<Option<Entered>> {
     let mut negotiation = Negotiation::with_descriptions(listed(registry));
     socket.write_all(Negotiation::greeting().to_vec()).await?;
@@ -193,7 +204,10 @@ async fn drive(
                 negotiation.feed(&bytes[..read])
             }
             Step::Lookup { name, go } => {
+                place.enters(go);
                 let answer = look_up(registry, &name, go, client).await;
+                // Refused, it negotiates on.
+                place.enters(answer.is_ok() && go);
                 found = answer.as_ref().ok().map(|(entry, volume, _)| (entry.clone(), *volume));
                 negotiation.answer(answer.map(|(_, _, info)| info))
             }
@@ -247,9 +261,7 @@ fn not_served(entry: &Entry, status: &Status) -> String {
     let primary = status.connections.iter().find(|one| one.peer_role == Role::Primary);
     match primary {
         Some(peer) => format!("{} is Primary; connect there", peer.name),
-        None if entry.config.options.auto_promote => {
-            "Secondary; promoted when a client connects".to_owned()
-        }
+        None if entry.auto_promote() => "Secondary; promoted when a client connects".to_owned(),
         None => format!("Secondary; `tandemadm primary {resource}` serves it here"),
     }
 }
@@ -289,7 +301,7 @@ async fn look_up(
         return Err(LookupError::Shutdown("this server is about to end".to_owned()));
     }
     let status = entry.status();
-    if go && status.role != Role::Primary && entry.config.options.auto_promote {
+    if go && status.role != Role::Primary && entry.auto_promote() {
         info!("{}: promoted for {client} (auto-promote)", entry.config.name);
         entry
             .order(Command::Primary { force: None })

@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 
 use super::data_thread::{DataThread, DiskRequest, Shell, open_disk};
 use crate::config::Definition;
-use crate::control::{Path, Report};
+use crate::control::Report;
 use crate::io::{Order, OrderError, Setup, SocketBuffers};
 use crate::resource::{
     AdminResult, Command, ConnectionState, DiskState, NodeId, Refusal, ResourceConfig, Status,
@@ -49,8 +49,9 @@ pub(crate) enum Change {
 pub(crate) struct Entry {
     /// What it was made from.
     pub(crate) config: ResourceConfig,
-    thread: Rc<dyn DataThread>,
-    paths: Vec<Path>,
+    pub(super) thread: Rc<dyn DataThread>,
+    /// What it runs with: as it was made, and as it was changed since.
+    pub(super) running: RefCell<Definition>,
 }
 
 impl std::fmt::Debug for Entry {
@@ -74,7 +75,7 @@ pub(crate) struct Settings {
 
 /// All resources of this node.
 pub(crate) struct Registry {
-    settings: Settings,
+    pub(super) settings: Settings,
     shell: Shell,
     entries: RefCell<BTreeMap<String, Rc<Entry>>>,
     locks: RefCell<BTreeMap<String, Rc<Mutex<()>>>>,
@@ -83,11 +84,11 @@ pub(crate) struct Registry {
 }
 
 /// A refusal by the shell.
-fn refusal(code: i32, text: impl Into<String>, hint: impl Into<String>) -> Refusal {
+pub(super) fn refusal(code: i32, text: impl Into<String>, hint: impl Into<String>) -> Refusal {
     Refusal { code, text: text.into(), hint: hint.into() }
 }
 
-fn not_up(resource: &str) -> Refusal {
+pub(super) fn not_up(resource: &str) -> Refusal {
     refusal(158, "Unknown resource", format!("{resource} is not up: `tandemadm up {resource}`."))
 }
 
@@ -131,14 +132,14 @@ impl Registry {
         self.changes.subscribe()
     }
 
-    fn lock(&self, resource: &str) -> Rc<Mutex<()>> {
+    pub(super) fn lock(&self, resource: &str) -> Rc<Mutex<()>> {
         let mut locks = self.locks.borrow_mut();
         let entries = self.entries.borrow();
         locks.retain(|name, lock| entries.contains_key(name) || Rc::strong_count(lock) > 1);
         locks.entry(resource.to_owned()).or_default().clone()
     }
 
-    fn check(&self, definition: &Definition) -> Result<ResourceConfig, Refusal> {
+    pub(super) fn check(&self, definition: &Definition) -> Result<ResourceConfig, Refusal> {
         definition
             .for_node(&self.settings.node)
             .map_err(|why| refusal(162, "Invalid configuration request", why))
@@ -154,16 +155,25 @@ impl Registry {
         let lock = self.lock(&config.name);
         let _guard = lock.lock().await;
         let entry = match self.entry(&config.name) {
-            Some(entry) if entry.config == config => entry,
-            Some(_) => {
-                let hint = format!(
-                    "{0} is up with another configuration: `tandemadm down {0}`, then \
-                     `tandemadm up {0}`.",
-                    config.name
-                );
-                return Err(refusal(174, "Already exists", hint));
+            Some(entry) => {
+                let difference = self.difference(&entry, definition);
+                if !difference.words().is_empty() {
+                    let hint = format!(
+                        "{0} is up with another configuration ({1}): `tandemadm adjust {0}`.",
+                        config.name,
+                        difference.words().join("; ")
+                    );
+                    return Err(refusal(174, "Already exists", hint));
+                }
+                entry
             }
-            None => self.make(definition, config)?,
+            None => {
+                let entry = self.make(definition, config)?;
+                if definition.hosts.iter().any(|host| !host.more_addresses.is_empty()) {
+                    self.tell_paths(&entry, definition).await?;
+                }
+                entry
+            }
         };
         let disks = entry.config.volumes.iter().filter(|volume| volume.disk != "none");
         for volume in disks.map(|volume| volume.number) {
@@ -202,8 +212,8 @@ impl Registry {
         let setup = Setup {
             config: config.clone(),
             local,
-            peers: peers.clone(),
-            buffers: SocketBuffers::default(),
+            peers,
+            buffers: SocketBuffers::of(&config.options),
             record: self.settings.record.as_ref().map(|dir| dir.join(format!("{name}.record"))),
             seed: seed().map_err(|error| {
                 refusal(122, "Out of memory", format!("no random numbers: {error}"))
@@ -215,13 +225,10 @@ impl Registry {
             }
             _ => refusal(122, "Out of memory", format!("the data thread did not start: {error}")),
         })?;
-        let paths = peers
-            .into_iter()
-            .map(|(peer_node_id, remote)| Path { peer_node_id, local, remote })
-            .collect();
-        let entry = Rc::new(Entry { config, thread, paths });
+        let running = RefCell::new(definition.clone());
+        let entry = Rc::new(Entry { config, thread, running });
         self.entries.borrow_mut().insert(name.clone(), entry.clone());
-        info!("{name}: up, listening on {local}");
+        info!("{name}: up at {local}");
         self.forward(&entry);
         Ok(entry)
     }
@@ -262,7 +269,8 @@ impl Registry {
             return Err(refusal(124, "Device is attached to a disk (use detach first)", hint));
         }
         self.open_and_attach(&entry, definition, volume).await?;
-        Ok(entry.changed_since_up(&config))
+        entry.disk_is(definition, volume);
+        Ok(self.changed_since_up(&entry, definition))
     }
 
     async fn open_and_attach(
@@ -291,6 +299,21 @@ impl Registry {
         let disk = opened.map_err(|_| ended(name))?.inspect_err(|refusal| {
             warn!("{name}/{volume}: attach failed: ({}) {}", refusal.code, refusal.text);
         })?;
+        let mut disk = disk;
+        if let Some(size) = own.size {
+            let found = disk.attached.data_size;
+            if found < size {
+                let hint = format!(
+                    "{} has room for {} bytes of data, `size` asks for {}: grow the disk, or write \
+                     a smaller size.",
+                    disk.attached.path, found, size
+                );
+                disk.close();
+                let text = "Low.dev. smaller than requested DRBD-dev. size.";
+                return Err(refusal(111, text, hint));
+            }
+            disk.attached.data_size = size;
+        }
         let durable = if disk.dsync { "RWF_DSYNC" } else { "a data sync after each write" };
         info!("{name}/{volume}: {}: durable writes by {durable}", disk.attached.path);
         entry.ask(|reply| Order::Attach { volume, disk, reply }).await?
@@ -309,8 +332,11 @@ impl Registry {
         let lock = self.lock(&config.name);
         let _guard = lock.lock().await;
         let entry = self.entry(&config.name).ok_or_else(|| not_up(&config.name))?;
+        if self.difference(&entry, definition).paths() {
+            self.tell_paths(&entry, definition).await?;
+        }
         let mut text = entry.order(command).await?;
-        let changed = entry.changed_since_up(&config);
+        let changed = self.changed_since_up(&entry, definition);
         if !changed.is_empty() && !text.is_empty() {
             text.push('\n');
         }
@@ -370,8 +396,9 @@ impl Registry {
     pub(crate) fn report_of(&self, entry: &Entry, status: Status) -> Report {
         Report {
             status,
-            paths: entry.paths.clone(),
-            auto_promote: entry.config.options.auto_promote,
+            paths: self.paths_of(entry),
+            auto_promote: entry.auto_promote(),
+            config_differs: Vec::new(),
             nbd_socket: self.settings.nbd_socket.display().to_string(),
             taken_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         }
@@ -461,18 +488,6 @@ impl Entry {
         let status = self.thread.status();
         let one = status.connections.iter().find(|one| one.peer_node_id == peer);
         one.map_or(ConnectionState::StandAlone, |one| one.connection_state)
-    }
-
-    /// What a person is told whose configuration is newer than the running resource.
-    fn changed_since_up(&self, config: &ResourceConfig) -> String {
-        match *config == self.config {
-            true => String::new(),
-            false => format!(
-                "the configuration of {0} has changed since `up`; what changed acts after \
-                 `tandemadm down {0}`, `tandemadm up {0}`.",
-                config.name
-            ),
-        }
     }
 }
 

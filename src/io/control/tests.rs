@@ -1,6 +1,7 @@
 //! The daemon in this process, with data threads that only obey.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 use super::adm::client::Client;
 use super::daemon::{Sockets, serve};
 use super::fake::{Seen, shell};
+use super::places::PLACES_MAX;
 use super::registry::Settings;
 use super::startup;
 use crate::config::Definition;
@@ -28,6 +30,7 @@ struct Daemon {
     seen: mpsc::Receiver<Seen>,
     signal: Option<oneshot::Sender<Signal>>,
     thread: Option<JoinHandle<std::io::Result<()>>>,
+    tcp: SocketAddr,
 }
 
 impl Daemon {
@@ -36,10 +39,12 @@ impl Daemon {
         let (signal, came) = oneshot::channel();
         let (tell, seen) = mpsc::channel();
         let nbd_socket = dir.path().join("nbd.sock");
+        let tcp = startup::bind_tcp("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let address = tcp.local_addr().unwrap();
         let sockets = Sockets {
             admin: startup::bind_unix(&dir.path().join("control.sock"), None).unwrap(),
             nbd: startup::bind_unix(&nbd_socket, None).unwrap(),
-            tcp: Vec::new(),
+            tcp: vec![(address, tcp)],
             signal: came,
         };
         let settings = Settings {
@@ -51,7 +56,7 @@ impl Daemon {
         std::fs::create_dir(&settings.state_dir).unwrap();
         let thread =
             std::thread::spawn(move || tokio_uring::start(serve(settings, shell(tell), sockets)));
-        Self { dir, seen, signal: Some(signal), thread: Some(thread) }
+        Self { dir, seen, signal: Some(signal), thread: Some(thread), tcp: address }
     }
 
     fn client(&self) -> Client {
@@ -233,13 +238,20 @@ fn greet(stream: &mut UnixStream) {
     stream.write_all(&3u32.to_be_bytes()).unwrap();
 }
 
-/// Sends NBD_OPT_GO and returns the types and payloads of the replies up to ACK or an error.
+/// Sends NBD_OPT_GO; see [`describe`].
 fn go(stream: &mut UnixStream, export: &str) -> Vec<(u32, Vec<u8>)> {
+    describe(stream, 7, export)
+}
+
+/// Sends NBD_OPT_GO or NBD_OPT_INFO (6) and returns the types and payloads of the replies up to ACK
+/// or an error.
+fn describe(stream: &mut UnixStream, option: u32, export: &str) -> Vec<(u32, Vec<u8>)> {
+    let code = option;
     let mut data = u32::try_from(export.len()).unwrap().to_be_bytes().to_vec();
     data.extend_from_slice(export.as_bytes());
     data.extend_from_slice(&[0, 0]);
     let mut option = IHAVEOPT.to_vec();
-    option.extend_from_slice(&7u32.to_be_bytes());
+    option.extend_from_slice(&code.to_be_bytes());
     option.extend_from_slice(&u32::try_from(data.len()).unwrap().to_be_bytes());
     option.extend_from_slice(&data);
     stream.write_all(&option).unwrap();
@@ -301,11 +313,53 @@ fn the_descriptor_moves_with_nothing_read_too_far() {
 }
 
 #[test]
+fn silent_clients_do_not_lock_others_out() {
+    let daemon = Daemon::start();
+    let _client = daemon.up("");
+    let mut greeting = [0; 18];
+    // Strangers on TCP, greeted and silent: they have places of their own.
+    let strangers: Vec<_> = (0..PLACES_MAX)
+        .map(|_| {
+            let mut stream = TcpStream::connect(daemon.tcp).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.read_exact(&mut greeting).unwrap();
+            stream
+        })
+        .collect();
+    let silent: Vec<_> = (0..PLACES_MAX)
+        .map(|_| {
+            let mut stream = daemon.nbd();
+            stream.read_exact(&mut greeting).unwrap();
+            stream
+        })
+        .collect();
+    for number in 0..3 {
+        let mut stream = daemon.nbd();
+        greet(&mut stream);
+        assert_eq!(go(&mut stream, "r0")[0].0, (1 << 31) + 2, "it is served at once");
+        // The longest silent one had to go for it, and its place is free again after it.
+        assert_eq!((&silent[0]).read(&mut greeting).unwrap(), 0, "{number}");
+    }
+    let is_open = |read: std::io::Result<usize>| {
+        read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    for mut stream in &silent[4..] {
+        stream.set_nonblocking(true).unwrap();
+        assert!(is_open(stream.read(&mut greeting)));
+    }
+    for mut stream in &strangers {
+        stream.set_nonblocking(true).unwrap();
+        assert!(is_open(stream.read(&mut greeting)));
+    }
+}
+
+#[test]
 fn auto_promote_promotes_who_enters_and_not_who_asks() {
     let daemon = Daemon::start();
     let mut client = daemon.up("auto-promote yes;");
     let mut stream = daemon.nbd();
     greet(&mut stream);
+    assert_eq!(describe(&mut stream, 6, "r0").last().unwrap().0, 1);
     assert_eq!(report(&mut client).status.role, Role::Secondary);
     assert_eq!(go(&mut stream, "").last().unwrap().0, 1);
     assert_eq!(report(&mut client).status.role, Role::Primary);

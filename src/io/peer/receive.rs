@@ -6,6 +6,9 @@ use crate::wire::{HEADER_SIZE, Header, decode, decode_header};
 
 /// The rest of a payload of at least so many bytes is received straight into its buffer.
 const DIRECT_MIN: usize = 64 << 10;
+/// After a large payload the next receive asks for a header and little more, so that the next
+/// large payload does not have to be copied out of the staging.
+const PEEK: usize = 4096;
 
 /// What the next byte of the stream belongs to.
 #[derive(Debug)]
@@ -101,6 +104,7 @@ impl Socket {
         let bytes = self.take(io, HEADER_SIZE)?;
         let bytes = bytes.try_into().map_err(|_| "a header of another size")?;
         let header = decode_header(bytes).map_err(|error| error.to_string())?;
+        self.peek = false;
         let length = header.payload_length();
         if header.body_length() > 0 {
             let bytes = Vec::with_capacity(header.body_length() as usize);
@@ -156,7 +160,10 @@ impl Socket {
             return Ok(Step::Wait);
         }
         match std::mem::replace(&mut self.reading, Reading::Header) {
-            Reading::Payload { packet, payload, .. } => Ok(Step::Packet(*packet, Some(payload))),
+            Reading::Payload { packet, payload, .. } => {
+                self.peek = length >= DIRECT_MIN;
+                Ok(Step::Packet(*packet, Some(payload)))
+            }
             _ => Ok(Step::Wait),
         }
     }
@@ -179,7 +186,8 @@ impl Socket {
         };
         match io.pool.lease(target, Direction::Sink) {
             Ok(lease) => {
-                io.ring.receive(&self.fd, lease, Purpose::PeerReceive(self.id));
+                // Never for the whole payload: every part of it is a sign of life.
+                io.ring.receive(&self.fd, lease, false, Purpose::PeerReceive(self.id));
                 self.receiving = Some(direct.is_some());
             }
             Err(error) => {
@@ -203,7 +211,9 @@ impl Socket {
             }
             (self.start, self.end) = (0, staged);
         }
-        part_of(staging, self.end, STAGING - self.end)
+        let room = STAGING - self.end;
+        let room = if self.peek { room.min(PEEK) } else { room };
+        part_of(staging, self.end, room)
     }
 
     /// Throws away a packet that has not arrived whole.

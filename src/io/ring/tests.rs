@@ -69,7 +69,7 @@ fn a_cancelled_receive_gives_its_buffer_back() {
     let payload = pool.take(Part::Shell, 4096);
     let mut ring = Ring::new().unwrap();
     let lease = pool.lease(payload, Direction::Sink).unwrap();
-    let operation = ring.receive(&fd, lease, "receive");
+    let operation = ring.receive(&fd, lease, false, "receive");
     ring.cancel(operation, "cancel");
     let mut results = Vec::new();
     while ring.outstanding() > 0 {

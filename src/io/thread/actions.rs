@@ -35,6 +35,13 @@ impl<C: Core> Shell<C> {
                 let merged = merge(&mut io.pool, into, from, head);
                 self.report(merged);
             }
+            Action::Digest { tag, payload } => match io.pool.bytes(payload) {
+                Ok(bytes) => {
+                    let digest = crc32fast::hash(bytes);
+                    io.events.push_back(Event::Digested { tag, digest });
+                }
+                Err(error) => self.report(Err(error)),
+            },
             Action::Release(payload) => {
                 let released = io.pool.release(payload);
                 self.report(released);

@@ -5,7 +5,7 @@ use std::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::resource::{Command, Refusal};
+use crate::resource::{Command, Options, Refusal};
 
 /// DRBD's number for a request that cannot be carried out in this state of things.
 const INVALID_REQUEST: i32 = 162;
@@ -34,6 +34,8 @@ pub(super) fn answer_for_failed(orders: &Receiver<Order>, shared: &Shared, messa
             Order::Export { reply, .. } => {
                 let _ = reply.send(Err(format!("the resource has failed: {message}")));
             }
+            // The sender is dropped: the thread has ended.
+            Order::Paths { reply, .. } => drop(reply),
             Order::Statistics { reply } => {
                 let _ = reply.send((*shared.latest()).clone());
             }
@@ -78,12 +80,26 @@ impl<C: Core> Shell<C> {
                 // Nobody may wait, here and below.
                 let _ = reply.send(self.core.export(volume));
             }
+            Order::Paths { paths, reply } => {
+                let _ = reply.send(self.peers.set_paths(&mut self.io, paths));
+            }
             Order::Statistics { reply } => {
-                let _ = reply.send(self.core.status(self.io.now));
+                let _ = reply.send(self.status());
             }
             Order::Stop { reply } => self.stop = Some(reply),
         }
         self.pump();
+    }
+
+    /// The core's snapshot, and the address that each session is with.
+    pub(super) fn status(&self) -> Status {
+        let mut status = self.core.status(self.io.now);
+        for connection in &mut status.connections {
+            if let Some(remote) = connection.socket.and_then(|id| self.peers.remote(id)) {
+                connection.remote = remote.to_string();
+            }
+        }
+        status
     }
 
     fn admin(
@@ -94,7 +110,19 @@ impl<C: Core> Shell<C> {
     ) {
         self.last_order += 1;
         let id = self.last_order;
-        self.waiters.insert(id, Waiter { reply, attach });
+        let options = match &command {
+            Command::SetOptions { options } => Some(options.clone()),
+            _ => None,
+        };
+        if let Some(options) = &options {
+            // Until the core has them, the stricter of the two holds.
+            let strict = Flushes {
+                disk: self.flushes.disk || options.disk_flushes,
+                meta: self.flushes.meta || options.md_flushes,
+            };
+            self.disks.set_flushes(strict);
+        }
+        self.waiters.insert(id, Waiter { reply, attach, options });
         self.io.events.push_back(Event::Admin { id, command });
     }
 
@@ -113,6 +141,16 @@ impl<C: Core> Shell<C> {
         self.admin(Command::Attach { volume, disk: attached }, reply, Some(attach));
     }
 
+    /// The shell's part of changed options.
+    fn set_options(&mut self, options: &Options) {
+        self.flushes = Flushes { disk: options.disk_flushes, meta: options.md_flushes };
+        self.ping_timeout_ms = options.ping_timeout_ms;
+        self.peers.set_linger(options.ping_timeout_ms);
+        // Never smaller: a peer may still have as much under way as it was promised.
+        let window = u64::from(options.max_buffers) * PAGE as u64;
+        self.io.window = self.io.window.max(window);
+    }
+
     /// `Action::AdminReply`.
     pub(super) fn admin_reply(&mut self, id: u64, result: AdminResult) {
         if let (Err(_), Some(Waiter { attach: Some(Attach::Placed(volume)), .. })) =
@@ -120,6 +158,12 @@ impl<C: Core> Shell<C> {
         {
             // Nothing if the core has closed it already.
             self.disks.close(&mut self.io, *volume, None);
+        }
+        if let Some(options) = self.waiters.get_mut(&id).and_then(|waiter| waiter.options.take()) {
+            if result.is_ok() {
+                self.set_options(&options);
+            }
+            self.disks.set_flushes(self.flushes);
         }
         self.held.push((id, result));
         self.close_disks();

@@ -5,7 +5,7 @@ mod clients;
 mod disks;
 mod peers;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -308,9 +308,15 @@ fn config(name: &str, node_id: NodeId) -> ResourceConfig {
     }
 }
 
-/// An address that nobody listens on.
+/// An address that nobody listens on, and that no other test of this process was given.
 fn free_address(ip: &str) -> SocketAddr {
-    TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let address = TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap();
+        if GIVEN.lock().unwrap().insert(address.port()) {
+            return address;
+        }
+    }
 }
 
 impl Node {
@@ -400,6 +406,11 @@ impl Node {
     fn inject(&self, actions: impl IntoIterator<Item = Action>) {
         self.script.0.lock().unwrap().inject.extend(actions);
         self.order(Command::Outdate { volume: 0 }).unwrap();
+    }
+
+    /// Returns when the listener is open: it is opened before the first order is taken.
+    fn is_listening(&self) {
+        self.inject([]);
     }
 
     /// Lets held requests go on.

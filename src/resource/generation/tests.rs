@@ -36,6 +36,8 @@ fn side(words: &str, device: u64) -> (VolumeInfo, Role, u64) {
         number: None,
         seen_number: None,
         created_found: String::new(),
+        generation_time: 0,
+        alone_time: 0,
     };
     let (mut role, mut tie) = (Role::Secondary, device);
     for word in words.split_whitespace() {

@@ -4,7 +4,7 @@ use crate::resource::VolumeNumber;
 
 use super::super::disk::{POISON, Sector, SimDisk};
 use super::super::pool::Origin;
-use super::register::{NEVER, Obligation, Register};
+use super::register::{Obligation, Register};
 use super::{Excuse, Excused, History};
 
 impl History {
@@ -12,7 +12,7 @@ impl History {
     ///
     /// # Errors
     /// Something is not.
-    pub fn survived(
+    pub(in crate::sim) fn survived(
         &mut self,
         node: usize,
         volume: VolumeNumber,
@@ -63,7 +63,7 @@ impl History {
     ///
     /// # Errors
     /// A write landed over a newer one that this disk must hold.
-    pub fn landed(
+    pub(in crate::sim) fn landed(
         &mut self,
         node: usize,
         volume: VolumeNumber,
@@ -101,7 +101,7 @@ impl History {
     ///
     /// # Errors
     /// A flushed write is gone.
-    pub fn power_lost(
+    pub(in crate::sim) fn power_lost(
         &mut self,
         node: usize,
         volume: VolumeNumber,
@@ -137,7 +137,7 @@ impl History {
     ///
     /// # Errors
     /// It holds an acknowledged write that the source does not have.
-    pub fn adopted(
+    pub(in crate::sim) fn adopted(
         &mut self,
         target: usize,
         volume: VolumeNumber,
@@ -179,7 +179,11 @@ impl History {
     ///
     /// # Errors
     /// One does not hold it.
-    pub fn in_sync(&mut self, volume: VolumeNumber, disks: [&SimDisk; 2]) -> Result<(), String> {
+    pub(in crate::sim) fn in_sync(
+        &mut self,
+        volume: VolumeNumber,
+        disks: [&SimDisk; 2],
+    ) -> Result<(), String> {
         self.step += 1;
         let mut copies = Vec::new();
         for (sector, register) in self.of_volume(volume) {
@@ -216,7 +220,7 @@ impl History {
     ///
     /// # Errors
     /// It lacks a write that was acknowledged by both.
-    pub fn promoted(
+    pub(in crate::sim) fn promoted(
         &mut self,
         node: usize,
         volume: VolumeNumber,
@@ -238,7 +242,7 @@ impl History {
     }
 
     /// A node was forced: it answers for nothing but what it holds.
-    pub fn forced(&mut self, node: usize, volume: VolumeNumber, disk: &SimDisk) {
+    pub(in crate::sim) fn forced(&mut self, node: usize, volume: VolumeNumber, disk: &SimDisk) {
         self.step += 1;
         let mut dropped = 0;
         for (sector, register) in self.of_volume(volume) {
@@ -253,7 +257,7 @@ impl History {
     }
 
     /// The disk of a node was replaced or made anew: it answers for nothing.
-    pub fn forgotten(&mut self, node: usize, volume: VolumeNumber) {
+    pub(in crate::sim) fn forgotten(&mut self, node: usize, volume: VolumeNumber) {
         for (_, register) in self.of_volume(volume) {
             register.obligations[node].clear();
         }
@@ -263,7 +267,7 @@ impl History {
     ///
     /// # Errors
     /// One does not.
-    pub fn check(
+    pub(in crate::sim) fn check(
         &mut self,
         node: usize,
         volume: VolumeNumber,

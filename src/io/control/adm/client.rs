@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::config::Definition;
 use crate::control::protocol::LINE_MAX;
 use crate::control::{Report, Request, Response};
 use crate::resource::{AdminResult, Command, Refusal};
@@ -134,6 +135,20 @@ impl Client {
     ) -> Result<Vec<Report>, Failure> {
         match self.ask(&Request::Status { resource: resource.map(str::to_owned) })? {
             Response::Reports(reports) => Ok(reports),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What a resource runs with; `None`: it is not up.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(in crate::io::control) fn running(
+        &mut self,
+        resource: &str,
+    ) -> Result<Option<Box<Definition>>, Failure> {
+        match self.ask(&Request::Running { resource: resource.to_owned() })? {
+            Response::Running(definition) => Ok(definition),
             other => Err(unexpected(&other)),
         }
     }

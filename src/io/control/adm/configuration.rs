@@ -1,5 +1,10 @@
 //! The configuration of this node, and which of its resources a command means.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use nix::sys::socket::SockaddrStorage;
+
 use crate::config::{self, Config, Definition, Host, Severity};
 use crate::control::arguments::Globals;
 use crate::control::target::Target;
@@ -12,6 +17,17 @@ pub(super) struct Configuration {
     config: Config,
     node: String,
     path: String,
+    /// Why `floating` hosts of a resource could not be told apart, by the resource's name.
+    unsettled: BTreeMap<String, String>,
+}
+
+/// The addresses of this host's interfaces.
+fn own_addresses() -> Vec<IpAddr> {
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let addresses = interfaces.filter_map(|interface| interface.address);
+    let v4 = |address: &SockaddrStorage| address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+    let v6 = |address: &SockaddrStorage| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip()));
+    addresses.filter_map(|address| v4(&address).or_else(|| v6(&address))).collect()
 }
 
 impl Configuration {
@@ -25,7 +41,17 @@ impl Configuration {
             None => super::super::daemon::host_name().map_err(|text| Failure::new(10, text))?,
         };
         let path = globals.config.display().to_string();
-        Ok(Self { config: config::load(&ConfigFiles, &path), node, path })
+        let mut config = config::load(&ConfigFiles, &path);
+        let mut unsettled = BTreeMap::new();
+        if config.resources.iter().any(|one| one.hosts.iter().any(|host| host.floating)) {
+            let own = own_addresses();
+            for definition in &mut config.resources {
+                if let Err(why) = definition.settle(&node, |address| own.contains(&address)) {
+                    unsettled.insert(definition.name.clone(), why);
+                }
+            }
+        }
+        Ok(Self { config, node, path, unsettled })
     }
 
     /// All that was read.
@@ -61,7 +87,10 @@ impl Configuration {
                 match own {
                     Ok(Some(own)) => act(target, definition, own),
                     Ok(None) => Err(self.missing(name)),
-                    Err(why) => Err(Failure::new(10, why)),
+                    Err(why) => {
+                        let why = self.unsettled.get(name).unwrap_or(&why).clone();
+                        Err(Failure::new(10, why))
+                    }
                 }
             }
         })
@@ -76,6 +105,9 @@ impl Configuration {
         let definitions = self.config.resources.iter();
         let own = definitions.filter_map(|one| Some((one, one.local(&self.node)?)));
         let done = super::for_each(own, |(definition, own)| act(target, definition, own));
+        let done = done.and(super::for_each(self.unsettled.values(), |why| {
+            Err(Failure::new(10, why.clone()))
+        }));
         match self.config.has_errors() {
             true => done.and(Err(Failure::new(10, ""))),
             false => done,

@@ -6,6 +6,7 @@
 //! - Of several targets each is tried; the exit code is that of the first that failed.
 //! - A standard output that is closed ends the program quietly.
 
+mod adjust;
 pub(super) mod client;
 mod configuration;
 pub(super) mod metadata;
@@ -86,8 +87,15 @@ impl Session {
     }
 
     fn run(&self, verb: Verb) -> Outcome {
-        if self.globals.dry_run {
-            return self.dry_run(verb);
+        match &verb {
+            Verb::Adjust(targets) => return self.adjust(&targets.targets),
+            Verb::NetOptions(words) => return self.options("net", words),
+            Verb::DiskOptions(words) | Verb::PeerDeviceOptions(words) => {
+                return self.options("disk", words);
+            }
+            Verb::ResourceOptions(words) => return self.options("options", words),
+            _ if self.globals.dry_run => return self.dry_run(verb),
+            _ => {}
         }
         match verb {
             Verb::CreateMd { forced, max_peers, preallocate, targets } => {

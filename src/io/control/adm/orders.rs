@@ -347,7 +347,7 @@ fn steps<'a>(report: &'a Report, target: &Target, wide: Wide) -> Result<Vec<Step
 }
 
 /// What the daemon said.
-fn told(name: &str, result: AdminResult) -> Outcome {
+pub(super) fn told(name: &str, result: AdminResult) -> Outcome {
     match result {
         Ok(text) => {
             if !text.is_empty() {

@@ -2,14 +2,15 @@
 
 use crate::control::status_text::{self, Detail};
 use crate::control::target::Target;
-use crate::control::{Report, status_json, why};
+use crate::control::{Report, Zone, status_json, why};
 
 use super::{Outcome, Session, connections, for_each, print, volumes};
 
 impl Session {
     pub(super) fn status(&self, targets: &[Target], detail: Detail, json: bool) -> Outcome {
         let chosen = self.reports(targets)?;
-        let reports: Vec<Report> = chosen.into_iter().map(|(_, report)| report).collect();
+        let mut reports: Vec<Report> = chosen.into_iter().map(|(_, report)| report).collect();
+        self.find_differences(&mut reports);
         if json {
             return print(&status_json::array(&reports));
         }
@@ -40,8 +41,10 @@ impl Session {
 
     pub(super) fn why(&self, targets: &[Target], json: bool) -> Outcome {
         let chosen = self.reports(targets)?;
+        let mut reports: Vec<Report> = chosen.into_iter().map(|(_, report)| report).collect();
+        self.find_differences(&mut reports);
         let findings: Vec<why::Finding> =
-            chosen.iter().flat_map(|(_, report)| why::findings(report)).collect();
+            reports.iter().flat_map(|report| why::findings(report, Zone::Local)).collect();
         match (json, findings.is_empty()) {
             (true, _) => print(&why::json(&findings)),
             (false, true) => print(status_text::NOTHING),

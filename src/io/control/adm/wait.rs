@@ -49,6 +49,7 @@ impl Session {
                 Response::Done(_)
                 | Response::Refused(_)
                 | Response::Reports(_)
+                | Response::Running(_)
                 | Response::Error(_) => String::new(),
             };
             if !lines.is_empty() {
@@ -58,13 +59,21 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for each target in turn; `seconds` is the time for all of them, 0: for ever.
-    pub(super) fn wait(&self, targets: &[Target], until: Until, seconds: u32) -> Outcome {
-        let limit = Duration::from_secs(u64::from(seconds));
-        let deadline = (seconds > 0).then(|| Instant::now() + limit);
-        let chosen = self.reports(targets)?;
-        for (target, report) in chosen {
-            self.wait_for(&target, &report.status.name, until, deadline)?;
+    /// Waits for each target in turn. `seconds` is the time for each, from now on; 0: for ever;
+    /// `None`: the `wfc-timeout` of its resource, as far as the configuration can be read.
+    pub(super) fn wait(&self, targets: &[Target], until: Until, seconds: Option<u32>) -> Outcome {
+        let begun = Instant::now();
+        let configuration = match seconds {
+            Some(_) => None,
+            None => self.configuration().ok(),
+        };
+        for (target, report) in self.reports(targets)? {
+            let name = &report.status.name;
+            let definition = configuration.as_ref().and_then(|all| all.config().resource(name));
+            let seconds = seconds.or_else(|| definition.map(|one| one.wfc_timeout)).unwrap_or(0);
+            let limit = Duration::from_secs(u64::from(seconds));
+            let deadline = (seconds > 0).then(|| begun + limit);
+            self.wait_for(&target, name, until, deadline)?;
         }
         Ok(())
     }

@@ -247,26 +247,34 @@ fn buffers_are_reserved_first_come_first_served() {
     // Whatever was sent before this was seen.
     node.order(Command::Outdate { volume: 0 }).unwrap();
     assert_eq!(node.script.0.lock().unwrap().held.len(), 3, "the second and the third wait");
+    // The flush is not answered before the end: the third would hold nothing, and not wait.
+    let refuse = |number: usize| {
+        let mut script = node.script.0.lock().unwrap();
+        let request = script.held[number].0;
+        script.held.remove(number);
+        drop(script);
+        node.inject([Action::Reply { request, result: Err(ReplyError::Io) }]);
+    };
+    refuse(0);
+    assert_eq!(first.read_reply().unwrap().code, Errno::EIO.code());
+    refuse(0);
+    assert_eq!(second.read_reply().unwrap().code, Errno::EIO.code());
+    let read = |script: &mut Script| script.held.get(1).map(|(.., op)| *op);
+    let next = node.wait("the next of the second", read);
+    assert!(matches!(next, Op::Read { .. }), "the small one does not overtake: {next:?}");
+    refuse(1);
+    let next = node.wait("the third", read);
+    assert!(matches!(next, Op::Write { .. }), "{next:?}");
     node.release();
-    assert_eq!(first.read_reply().unwrap().data.len(), 1 << 20);
-    assert_eq!(second.read_reply().unwrap().data.len(), 1 << 20);
-    assert_eq!(second.read_reply().unwrap().data.len(), 1 << 20);
+    assert_eq!(second.read_reply().unwrap().code, Errno::EIO.code());
     third.read_reply().unwrap().ok().unwrap();
     third.read_reply().unwrap().ok().unwrap();
-    let script = node.script.0.lock().unwrap();
-    let ops = script.events.iter().filter_map(|event| match event {
-        Event::Request { op, .. } => Some(*op),
-        _ => None,
-    });
-    let writes: Vec<_> = ops.map(|op| matches!(op, Op::Write { .. })).collect();
-    assert_eq!(writes, [false, false, false, false, true], "the small one does not overtake");
-    drop(script);
     node.stop();
 }
 
 #[test]
 fn a_request_that_does_not_arrive_and_a_reply_that_is_not_taken_end_the_connection() {
-    let limits = Limits { stall_ms: 300, ..Limits::default() };
+    let limits = Limits { stall_ms: 1000, ..Limits::default() };
     let node = Node::with_disk(limits);
     let mut half = node.client(Mode::Simple);
     half.send_raw(&NBD_REQUEST_MAGIC.to_be_bytes()).unwrap();
@@ -280,8 +288,9 @@ fn a_request_that_does_not_arrive_and_a_reply_that_is_not_taken_end_the_connecti
         let closed = |event: &&Event| matches!(event, Event::SessionClosed { .. });
         (script.events.iter().filter(closed).count() == 2).then_some(())
     });
-    // Between requests a client may be silent for ever, and all the buffers are back.
-    idle.write(0, &pattern(1, 4 << 20), 0).unwrap();
+    // Between requests a client may be silent for ever. A small one leaves in one piece: on a slow
+    // box a large one could be taken for stalled.
+    idle.write(0, &pattern(1, 4096), 0).unwrap();
     node.stop();
 }
 
@@ -318,12 +327,13 @@ fn a_client_that_takes_no_replies_is_not_served_for_ever() {
 #[test]
 fn after_a_gap_what_waits_in_the_sockets_is_not_executed() {
     let mut config = config("r0", 0);
-    config.options.ping_timeout_ms = 400;
+    // A slow box may stop a thread for a while; only what is longer is a gap.
+    config.options.ping_timeout_ms = 2000;
     let mut node = Node::start(config, Vec::new());
     node.attach(&MetaDisk::Internal);
     let mut client = node.client(Mode::Simple);
     client.write(0, &pattern(1, 4096), 0).unwrap();
-    node.script.0.lock().unwrap().freeze = Some(Duration::from_millis(600));
+    node.script.0.lock().unwrap().freeze = Some(Duration::from_millis(3000));
     let (reply, _answer) = oneshot::channel();
     node.handle.send(Order::Admin { command: Command::Outdate { volume: 0 }, reply }).unwrap();
     node.wait("frozen", |script| script.freeze.is_none().then_some(()));
@@ -332,7 +342,7 @@ fn after_a_gap_what_waits_in_the_sockets_is_not_executed() {
         Event::ClockGap { gap_ms } => Some(*gap_ms),
         _ => None,
     });
-    assert!(gap_ms >= 600);
+    assert!(gap_ms >= 3000);
     assert!(client.read_reply().is_err());
     assert!(!closed(&node), "before the gap is told");
     let mut client = node.client(Mode::Simple);

@@ -1,0 +1,69 @@
+//! Hosts by address, several paths, and what each volume or tandemadm has of its own.
+
+use super::*;
+
+const FLOATING: &str = "resource san0 { device minor 7; disk /d; \
+    floating 10.3.0.1:7807 { node-id 0; } floating ipv4 10.3.0.2:7807 { node-id 1; } }";
+
+#[test]
+fn a_floating_host_is_the_one_that_has_the_address() {
+    let mut definition = clean(FLOATING);
+    assert_eq!(definition.hosts[1].name, "10.3.0.2:7807");
+    let at = |text: &'static str| move |ip: std::net::IpAddr| ip.to_string() == text;
+    let none = definition.clone().settle("alice", at("10.9.9.9")).unwrap_err();
+    assert!(none.contains("none of its addresses (10.3.0.1:7807 and 10.3.0.2:7807)"), "{none}");
+    let both = definition.clone().settle("alice", |_| true).unwrap_err();
+    assert!(both.contains("more than one"), "{both}");
+    definition.settle("alice", at("10.3.0.2")).unwrap();
+    let config = definition.for_node("alice").unwrap();
+    assert_eq!((config.node_id, config.peers[0].name.as_str()), (1, "10.3.0.1:7807"));
+    // Named, it needs no address here.
+    let mut named = clean(FLOATING);
+    named.settle("10.3.0.1:7807", |_| false).unwrap();
+    assert_eq!(named.for_node("10.3.0.1:7807").unwrap().node_id, 0);
+}
+
+#[test]
+fn floating_needs_one_address() {
+    let text = FLOATING.replace("floating ipv4 10.3.0.2:7807", "floating 10.3.0.2:7807 extra");
+    assert_eq!(
+        short(&loaded(&text)),
+        ["1:103 error `extra` is too much here | write: floating IP:PORT { ... }"]
+    );
+    let text = FLOATING.replace("10.3.0.2:7807", "10.3.0.2");
+    assert!(short(&loaded(&text))[0].contains("the port is missing"));
+}
+
+#[test]
+fn further_paths_have_both_ends() {
+    let path = |a: &str, b: &str| {
+        format!("path {{ host alice address {a}:1; host bob address {b}:1; }}\n")
+    };
+    let two = format!(
+        "connection {{ {}{} }}",
+        path("10.1.0.1", "10.1.0.2"),
+        path("10.2.0.1", "10.2.0.2")
+    );
+    let definition = clean(&pair(&two));
+    let all: Vec<String> = definition.hosts[1].addresses().map(|a| a.to_string()).collect();
+    assert_eq!(all, ["10.1.0.2:1", "10.2.0.2:1"]);
+    assert!(definition.check().is_ok());
+    let wrong = two.replace("host bob address 10.2.0.2:1;", "");
+    assert!(short(&loaded(&pair(&wrong)))[0].contains("a path needs the address of both hosts"));
+    let same = two.replace("10.2.0.2", "10.2.0.1");
+    assert!(short(&loaded(&pair(&same)))[0].contains("are no two ends of a path"));
+    let mut odd = definition.clone();
+    odd.hosts[0].more_addresses.clear();
+    assert!(odd.check().unwrap_err().contains("the same paths"));
+}
+
+#[test]
+fn size_and_wfc_timeout_act() {
+    let definition = clean(&pair("disk { size 20G; } startup { wfc-timeout 15; }"));
+    assert_eq!(definition.hosts[0].volumes[&0].size, Some(20 << 30));
+    assert_eq!(definition.wfc_timeout, 15);
+    let sectors = clean(&pair("disk { size 2049; }"));
+    assert_eq!(sectors.hosts[1].volumes[&0].size, Some(1 << 20));
+    let none = clean(&pair("disk { size 0; } startup { wfc-timeout 0; }"));
+    assert_eq!((none.hosts[0].volumes[&0].size, none.wfc_timeout), (None, 0));
+}

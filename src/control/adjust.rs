@@ -1,0 +1,227 @@
+//! What it takes to make a running resource what the config says: `adjust`, its `-d`, and
+//! `config:differs` of `status`.
+//!
+//! Invariants:
+//! - What differs and what is done about it come from one comparison.
+//! - A step never takes away what is in use: disks are changed where they are named anew, and a
+//!   connection that stands goes on until it ends by itself.
+
+use std::fmt::Write;
+
+use super::Report;
+use crate::config::{Definition, Host, HostVolume, MetaDisk};
+use crate::resource::{ConnectionState, DiskState, NodeId, VolumeNumber};
+
+/// One step of `adjust`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make the resource, attach its disks, dial.
+    Up,
+    /// Options changed: section, name, value.
+    Options(Vec<(&'static str, &'static str, String)>),
+    /// The addresses changed.
+    Paths,
+    /// The volume's disk is another one: let go of the old.
+    Detach(VolumeNumber),
+    /// Attach the volume's disk.
+    Attach(VolumeNumber),
+    /// Dial the peer.
+    Connect(NodeId),
+}
+
+/// How a running resource differs from the config.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    options: Vec<(&'static str, &'static str, String)>,
+    paths: bool,
+    disks: Vec<VolumeNumber>,
+    /// What only `down` and `up` can change.
+    fixed: Vec<String>,
+    /// Each of them in words.
+    words: Vec<String>,
+}
+
+impl Difference {
+    /// Between what runs and what is wanted, for the host that `own` is in what is wanted.
+    #[must_use]
+    pub fn new(running: &Definition, wanted: &Definition, own: &Host) -> Self {
+        let mut found = Self::default();
+        found.identity(running, wanted, own);
+        for (old, new) in running.options.written().into_iter().zip(wanted.options.written()) {
+            if old != new {
+                found.words.push(format!("{} is {}, not {}", new.name, old.value, new.value));
+                found.options.push((new.section, new.name, new.value));
+            }
+        }
+        let addresses = |definition: &Definition| -> Vec<Vec<std::net::SocketAddr>> {
+            definition.hosts.iter().map(|host| host.addresses().collect()).collect()
+        };
+        if addresses(running) != addresses(wanted) {
+            found.paths = true;
+            found.words.push("the addresses are others".to_owned());
+        }
+        let Some(here) = running.hosts.iter().find(|host| host.node_id == own.node_id) else {
+            return found;
+        };
+        for (number, volume) in &own.volumes {
+            let Some(old) = here.volumes.get(number) else { continue };
+            if (&old.disk, &old.meta_disk, old.size)
+                != (&volume.disk, &volume.meta_disk, volume.size)
+            {
+                found.disks.push(*number);
+                found.words.push(format!(
+                    "the disk of volume {number} is {}, not {}",
+                    disk_words(old),
+                    disk_words(volume)
+                ));
+            }
+        }
+        found
+    }
+
+    fn identity(&mut self, running: &Definition, wanted: &Definition, own: &Host) {
+        let ids = |definition: &Definition| -> Vec<(NodeId, String)> {
+            definition.hosts.iter().map(|host| (host.node_id, host.name.clone())).collect()
+        };
+        let mut fixed = Vec::new();
+        if ids(running) != ids(wanted) {
+            fixed.push("the hosts or their node ids are others".to_owned());
+        }
+        let here = running.hosts.iter().find(|host| host.node_id == own.node_id);
+        let volumes = |host: &Host| -> Vec<(VolumeNumber, u32, Option<String>)> {
+            let volumes = host.volumes.iter();
+            volumes.map(|(n, volume)| (*n, volume.minor, volume.device_node.clone())).collect()
+        };
+        if here.is_none_or(|here| volumes(here) != volumes(own)) {
+            fixed.push("the volumes, their minors or their devices are others".to_owned());
+        }
+        self.words.extend(fixed.iter().cloned());
+        self.fixed = fixed;
+    }
+
+    /// In words, one for each thing that differs.
+    #[must_use]
+    pub fn words(&self) -> &[String] {
+        &self.words
+    }
+
+    /// Whether the addresses are others.
+    #[must_use]
+    pub fn paths(&self) -> bool {
+        self.paths
+    }
+
+    /// What can only be changed by `down` and `up`; empty where `adjust` can do it all.
+    #[must_use]
+    pub fn fixed(&self) -> &[String] {
+        &self.fixed
+    }
+
+    /// The steps, in order.
+    #[must_use]
+    pub fn steps(&self, report: &Report, own: &Host) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if !self.options.is_empty() {
+            steps.push(Step::Options(self.options.clone()));
+        }
+        if self.paths {
+            steps.push(Step::Paths);
+        }
+        for device in &report.status.devices {
+            let Some(volume) = own.volumes.get(&device.volume) else { continue };
+            let attached = device.disk_state != DiskState::Diskless;
+            let other = self.disks.contains(&device.volume);
+            if attached && other {
+                steps.push(Step::Detach(device.volume));
+            }
+            if volume.disk.is_some() && (other || !attached) {
+                steps.push(Step::Attach(device.volume));
+            }
+        }
+        for connection in &report.status.connections {
+            if connection.connection_state == ConnectionState::StandAlone {
+                steps.push(Step::Connect(connection.peer_node_id));
+            }
+        }
+        steps
+    }
+}
+
+fn disk_words(volume: &HostVolume) -> String {
+    let mut words = volume.disk.clone().unwrap_or_else(|| "none".to_owned());
+    if let MetaDisk::External { path } = &volume.meta_disk {
+        words += &format!(" with metadata on {path}");
+    }
+    if let Some(size) = volume.size {
+        words += &format!(" of {size} bytes");
+    }
+    words
+}
+
+/// The steps as drbdsetup lines.
+#[must_use]
+pub fn lines(steps: &[Step], definition: &Definition, own: &Host) -> String {
+    let name = &definition.name;
+    let peers: Vec<&Host> =
+        definition.hosts.iter().filter(|host| host.node_id != own.node_id).collect();
+    let minor = |volume: &VolumeNumber| own.volumes.get(volume).map_or(0, |volume| volume.minor);
+    let mut out = String::new();
+    for step in steps {
+        match step {
+            // The caller prints the steps of `up`.
+            Step::Up => {}
+            Step::Options(changed) => {
+                for section in ["options", "net", "disk"] {
+                    let words: Vec<String> = changed
+                        .iter()
+                        .filter(|one| one.0 == section)
+                        .map(|(_, name, value)| format!(" --{name}={value}"))
+                        .collect();
+                    let words = words.concat();
+                    let _ = match section {
+                        _ if words.is_empty() => Ok(()),
+                        "options" => writeln!(out, "drbdsetup resource-options {name}{words}"),
+                        "net" => peers.iter().try_for_each(|peer| {
+                            writeln!(out, "drbdsetup net-options {name} {}{words}", peer.node_id)
+                        }),
+                        _ => own.volumes.values().try_for_each(|volume| {
+                            writeln!(out, "drbdsetup disk-options {}{words}", volume.minor)
+                        }),
+                    };
+                }
+            }
+            Step::Paths => {
+                for peer in &peers {
+                    let id = peer.node_id;
+                    let _ = writeln!(out, "drbdsetup del-path {name} {id}");
+                    for (local, remote) in own.addresses().zip(peer.addresses()) {
+                        let family = if local.is_ipv4() { "ipv4" } else { "ipv6" };
+                        let _ = writeln!(
+                            out,
+                            "drbdsetup new-path {name} {id} {family}:{local} {family}:{remote}"
+                        );
+                    }
+                }
+            }
+            Step::Detach(volume) => {
+                let _ = writeln!(out, "drbdsetup detach {}", minor(volume));
+            }
+            Step::Attach(volume) => {
+                let Some(host) = own.volumes.get(volume) else { continue };
+                let disk = host.disk.as_deref().unwrap_or("none");
+                let (meta, index) = match &host.meta_disk {
+                    MetaDisk::Internal => (disk, "internal"),
+                    MetaDisk::External { path } => (path.as_str(), "flexible"),
+                };
+                let _ = writeln!(out, "drbdsetup attach {} {disk} {meta} {index}", minor(volume));
+            }
+            Step::Connect(peer) => {
+                let _ = writeln!(out, "drbdsetup connect {name} {peer}");
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

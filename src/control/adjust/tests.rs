@@ -1,0 +1,85 @@
+//! What differs, and what is done about it.
+
+use super::*;
+use crate::control::fixtures;
+
+struct One(String);
+
+impl crate::config::Files for One {
+    fn read(&self, _: &str) -> Result<String, String> {
+        Ok(self.0.clone())
+    }
+    fn glob(&self, _: &str) -> Result<Vec<String>, String> {
+        Ok(Vec::new())
+    }
+}
+
+const CONFIG: &str = "resource r0 { net { timeout 60; } disk { c-max-rate 50M; } \
+    volume 0 { device minor 0; disk /dev/vg0/r0; meta-disk internal; } \
+    on alice { node-id 0; address 10.0.0.1:7789; } on bob { node-id 1; address 10.0.0.2:7789; } }";
+
+fn loaded(text: &str) -> Definition {
+    crate::config::load(&One(text.to_owned()), "r0.res").resources.pop().unwrap()
+}
+
+/// Words and lines for a change of the config, while all is attached and connected.
+fn changed(from: &str, to: &str) -> (Vec<String>, String) {
+    let (running, wanted) = (loaded(CONFIG), loaded(&CONFIG.replace(from, to)));
+    let own = wanted.local("alice").unwrap();
+    let difference = Difference::new(&running, &wanted, own);
+    let steps = difference.steps(&fixtures::healthy(), own);
+    (difference.words().to_vec(), lines(&steps, &wanted, own))
+}
+
+#[test]
+fn nothing_differs_nothing_is_done() {
+    assert_eq!(changed("timeout 60", "timeout 60"), (Vec::new(), String::new()));
+}
+
+#[test]
+fn options_go_to_their_objects() {
+    let (words, lines) = changed("timeout 60", "timeout 50; ping-int 3");
+    assert_eq!(words, ["timeout is 60, not 50", "ping-int is 10, not 3"]);
+    assert_eq!(lines, "drbdsetup net-options r0 1 --timeout=50 --ping-int=3\n");
+    let (_, lines) = changed("c-max-rate 50M", "c-max-rate 60M");
+    assert_eq!(lines, "drbdsetup disk-options 0 --c-max-rate=60M\n");
+    let (_, lines) = changed("net {", "options { auto-promote yes; } net {");
+    assert_eq!(lines, "drbdsetup resource-options r0 --auto-promote=yes\n");
+}
+
+#[test]
+fn an_address_is_a_path() {
+    let (words, lines) = changed("10.0.0.2:7789", "10.0.0.3:7790");
+    assert_eq!(words, ["the addresses are others"]);
+    assert_eq!(
+        lines,
+        "drbdsetup del-path r0 1\n\
+         drbdsetup new-path r0 1 ipv4:10.0.0.1:7789 ipv4:10.0.0.3:7790\n"
+    );
+}
+
+#[test]
+fn another_disk_is_detached_and_attached() {
+    let (words, lines) = changed("/dev/vg0/r0", "/dev/vg1/r0");
+    assert_eq!(words, ["the disk of volume 0 is /dev/vg0/r0, not /dev/vg1/r0"]);
+    assert_eq!(lines, "drbdsetup detach 0\ndrbdsetup attach 0 /dev/vg1/r0 /dev/vg1/r0 internal\n");
+}
+
+#[test]
+fn what_is_down_is_brought_up() {
+    let wanted = loaded(CONFIG);
+    let own = wanted.local("alice").unwrap();
+    let mut report = fixtures::healthy();
+    report.status.devices[0].disk_state = DiskState::Diskless;
+    report.status.connections[0].connection_state = ConnectionState::StandAlone;
+    let steps = Difference::new(&wanted, &wanted, own).steps(&report, own);
+    assert_eq!(steps, [Step::Attach(0), Step::Connect(1)]);
+}
+
+#[test]
+fn identity_is_for_down_and_up() {
+    let (running, wanted) = (loaded(CONFIG), loaded(&CONFIG.replace("minor 0", "minor 3")));
+    let found = Difference::new(&running, &wanted, wanted.local("alice").unwrap());
+    assert_eq!(found.fixed().len(), 1);
+    assert!(Difference::new(&running, &running, &running.hosts[0]).fixed().is_empty());
+}

@@ -1,0 +1,132 @@
+//! What changes on a resource that is up: its options, its addresses, which disk a volume has.
+//!
+//! Invariant: what a resource is said to run with is what its data thread was told.
+
+use std::io::ErrorKind;
+
+use tracing::info;
+
+use super::registry::{Entry, Registry, not_up, refusal};
+use crate::config::Definition;
+use crate::control::Path;
+use crate::control::adjust::Difference;
+use crate::io::{Order, PeerPath};
+use crate::resource::{AdminResult, Command, Options, VolumeNumber};
+
+impl Registry {
+    /// What a resource that is up runs with.
+    pub(crate) fn running(&self, resource: &str) -> Option<Definition> {
+        self.entry(resource).map(|entry| entry.running.borrow().clone())
+    }
+
+    /// How what runs differs from a definition.
+    pub(super) fn difference(&self, entry: &Entry, definition: &Definition) -> Difference {
+        match definition.local(&self.settings.node) {
+            Some(own) => Difference::new(&entry.running.borrow(), definition, own),
+            None => Difference::default(),
+        }
+    }
+
+    /// What a person is told whose configuration is another one than what runs.
+    pub(super) fn changed_since_up(&self, entry: &Entry, definition: &Definition) -> String {
+        let difference = self.difference(entry, definition);
+        match difference.words() {
+            [] => String::new(),
+            words => format!(
+                "the configuration differs from what runs ({}): `tandemadm adjust {}`.",
+                words.join("; "),
+                definition.name
+            ),
+        }
+    }
+
+    /// The ways to the peers, as they are tried.
+    pub(super) fn paths_of(&self, entry: &Entry) -> Vec<Path> {
+        let paths = paths(&entry.running.borrow(), &self.settings.node).into_iter();
+        let path = |PeerPath { peer, local, remote }| Path { peer_node_id: peer, local, remote };
+        paths.map(path).collect()
+    }
+
+    /// Puts other options in force.
+    ///
+    /// # Errors
+    /// The resource is not up, or a value is out of its range.
+    pub(crate) async fn set_options(&self, resource: &str, options: Options) -> AdminResult {
+        let lock = self.lock(resource);
+        let _guard = lock.lock().await;
+        let entry = self.entry(resource).ok_or_else(|| not_up(resource))?;
+        let mut changed = entry.running.borrow().clone();
+        changed.options = options;
+        changed.check().map_err(|why| refusal(162, "Invalid configuration request", why))?;
+        let options = Box::new(changed.options.clone());
+        let text = entry.order(Command::SetOptions { options }).await?;
+        entry.running.borrow_mut().options = changed.options;
+        Ok(text)
+    }
+
+    /// Puts other addresses in force; a connection that stands goes on.
+    ///
+    /// # Errors
+    /// The resource is not up, or an own address cannot be listened on.
+    pub(crate) async fn set_paths(&self, definition: &Definition) -> AdminResult {
+        let config = self.check(definition)?;
+        let lock = self.lock(&config.name);
+        let _guard = lock.lock().await;
+        let entry = self.entry(&config.name).ok_or_else(|| not_up(&config.name))?;
+        self.tell_paths(&entry, definition).await
+    }
+
+    /// Tells the data thread the addresses.
+    pub(super) async fn tell_paths(&self, entry: &Entry, definition: &Definition) -> AdminResult {
+        let paths = paths(definition, &self.settings.node);
+        entry.ask(|reply| Order::Paths { paths, reply }).await?.map_err(|error| {
+            match error.kind() {
+                ErrorKind::AddrInUse => {
+                    refusal(102, "Local address(port) already in use.", error.to_string())
+                }
+                _ => refusal(162, "Invalid configuration request", error.to_string()),
+            }
+        })?;
+        let mut running = entry.running.borrow_mut();
+        for host in &mut running.hosts {
+            if let Some(new) = definition.hosts.iter().find(|one| one.node_id == host.node_id) {
+                host.address = new.address;
+                host.more_addresses.clone_from(&new.more_addresses);
+            }
+        }
+        info!("{}: its addresses are those of the configuration", definition.name);
+        Ok(String::new())
+    }
+}
+
+impl Entry {
+    /// `auto-promote` is in force.
+    pub(crate) fn auto_promote(&self) -> bool {
+        self.running.borrow().options.auto_promote
+    }
+
+    /// The volume has the disk of this definition now.
+    pub(super) fn disk_is(&self, definition: &Definition, volume: VolumeNumber) {
+        let id = self.config.node_id;
+        let new = definition.hosts.iter().find(|host| host.node_id == id);
+        let mut running = self.running.borrow_mut();
+        let own = running.hosts.iter_mut().find(|host| host.node_id == id);
+        let (Some(own), Some(new)) = (own, new) else { return };
+        if let (Some(old), Some(new)) = (own.volumes.get_mut(&volume), new.volumes.get(&volume)) {
+            old.disk.clone_from(&new.disk);
+            old.meta_disk.clone_from(&new.meta_disk);
+            old.size = new.size;
+        }
+    }
+}
+
+/// The ways from `node` to its peers.
+fn paths(definition: &Definition, node: &str) -> Vec<PeerPath> {
+    let Some(own) = definition.local(node) else { return Vec::new() };
+    let peers = definition.peers(node);
+    let all = peers.flat_map(|peer| {
+        let pairs = own.addresses().zip(peer.addresses());
+        pairs.map(|(local, remote)| PeerPath { peer: peer.node_id, local, remote })
+    });
+    all.collect()
+}

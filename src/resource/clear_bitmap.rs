@@ -1,0 +1,306 @@
+//! `new-current-uuid --clear-bitmap`: two fresh disks with the same bytes skip the initial sync.
+//!
+//! Invariants (DRBD User's Guide, Skipping initial resynchronization; ours is asked to prove it):
+//! - Both disks are JUST_CREATED and connected, and nobody is Primary; else it is refused.
+//! - The first and the last MiB and [`SAMPLES`] blocks at random places have the same CRC-32 on both.
+//! - The peer takes the new current UUID durably first: a crash in between leaves one disk JUST_CREATED,
+//!   and that one is synced in full.
+
+use super::connection::{SentKind, Stage};
+use super::device::Backing;
+use super::generation::is_just_created;
+use super::order::{Step, refuse};
+use super::{
+    Action, BLOCK_SIZE, Command, DiskError, DiskState, Payload, Pending, Resource, Role, SocketId,
+    Tag, Then, VolumeNumber,
+};
+use crate::meta::{BitmapState, DeviceFlags};
+use crate::wire::Packet;
+
+/// Blocks that are compared beside both ends of the disk.
+const SAMPLES: u64 = 4096;
+/// Bytes of both ends that are compared.
+const END: u64 = 1 << 20;
+/// Samples under way at once, here and for the peer.
+const AT_ONCE: u32 = 32;
+
+/// A comparison that runs.
+#[derive(Debug)]
+pub(crate) struct Sampling {
+    volume: VolumeNumber,
+    /// With this connection.
+    c: usize,
+    socket: SocketId,
+    /// Ranges to compare: first byte, bytes.
+    todo: Vec<(u64, u32)>,
+    under_way: u32,
+    /// The new current UUID.
+    uuid: u64,
+}
+
+impl Resource {
+    /// Whether this node's disk may be declared equal to the peer's.
+    fn may_clear(&self, c: usize, volume: VolumeNumber) -> Result<(), &'static str> {
+        let (device, connection) = (&self.devices[&volume], &self.connections[c]);
+        let peer = &connection.peer_devices[&volume];
+        let fresh = device.backing.as_ref().is_some_and(Backing::is_just_created);
+        let peer_fresh =
+            peer.peer_info.as_ref().is_some_and(|info| is_just_created(info.current_uuid));
+        if connection.stage != Stage::Open {
+            Err("The peer must be connected: both disks are compared first.")
+        } else if self.role == Role::Primary || connection.peer_role == Role::Primary {
+            Err("Demote first: nobody may write while the disks are compared.")
+        } else if !fresh
+            || device.disk != DiskState::Inconsistent
+            || !peer_fresh
+            || peer.peer_disk != DiskState::Inconsistent
+        {
+            Err("Both disks must be fresh from create-md: these have data of their own already.")
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The order.
+    pub(crate) fn clear_bitmap(&mut self, id: u64, volume: VolumeNumber) {
+        if !self.devices.contains_key(&volume) {
+            return self.reply(id, Err(refuse(127, "No such volume in this resource")));
+        }
+        let Some(c) = self.peers().next() else {
+            return self.reply(id, Err(refuse(162, "There is no peer in the configuration.")));
+        };
+        if let Err(hint) = self.may_clear(c, volume) {
+            return self.reply(id, Err(refuse(162, hint)));
+        }
+        let socket = self.connections[c].active.expect("an open session");
+        let todo = self.sample_places(volume);
+        let uuid = self.prng.uuid();
+        self.sampling = Some(Sampling { volume, c, socket, todo, under_way: 0, uuid });
+        self.run(id, Command::NewCurrentUuid { volume, clear_bitmap: true }, Step::Sample);
+        self.sample_more();
+    }
+
+    /// Both ends in pieces of 64 KiB, and random blocks.
+    fn sample_places(&mut self, volume: VolumeNumber) -> Vec<(u64, u32)> {
+        const PIECE: u64 = 64 << 10;
+        let size = self.devices[&volume].size;
+        let mut places = Vec::new();
+        for (start, end) in [(0, END.min(size)), (size.saturating_sub(END), size)] {
+            let mut at = start;
+            while at < end {
+                let length = PIECE.min(end - at);
+                places.push((at, u32::try_from(length).expect("64 KiB")));
+                at += length;
+            }
+        }
+        let block = u32::try_from(BLOCK_SIZE).expect("4096");
+        for _ in 0..SAMPLES {
+            let at = self.prng.next_u64() % (size / BLOCK_SIZE).max(1);
+            places.push((at * BLOCK_SIZE, block));
+        }
+        places
+    }
+
+    /// Reads on, or asks the peer to take the new UUID when everything was equal.
+    fn sample_more(&mut self) {
+        let Some(sampling) = self.sampling.as_mut() else { return };
+        let volume = sampling.volume;
+        let mut reads = Vec::new();
+        while sampling.under_way < AT_ONCE {
+            let Some(place) = sampling.todo.pop() else { break };
+            sampling.under_way += 1;
+            reads.push(place);
+        }
+        let (c, uuid, done) = (sampling.c, sampling.uuid, sampling.under_way == 0);
+        for (offset, length) in reads {
+            let tag = self.disk_tag(volume, Pending::OwnSample { offset, length });
+            self.emit(Action::DiskRead { tag, volume, offset, length });
+        }
+        if done {
+            self.step(Step::PeerClears);
+            self.send(c, Packet::ClearBitmap { volume, uuid }, None);
+        }
+    }
+
+    /// A range of the own disk was read, for the own comparison or the peer's.
+    pub(crate) fn sample_read(
+        &mut self,
+        volume: VolumeNumber,
+        pending: Pending,
+        result: Result<Option<Payload>, DiskError>,
+    ) {
+        match result.ok().flatten() {
+            Some(payload) => {
+                let tag = Tag(self.tags.insert((volume, pending)));
+                self.emit(Action::Digest { tag, payload });
+                self.release(Some(payload));
+            }
+            None => self.digested_here(volume, pending, None),
+        }
+    }
+
+    /// `Event::Digested`.
+    pub(crate) fn digested(&mut self, tag: Tag, digest: u32) {
+        if let Some((volume, pending)) = self.tags.remove(tag.0) {
+            self.digested_here(volume, pending, Some(digest));
+        }
+    }
+
+    fn digested_here(&mut self, volume: VolumeNumber, pending: Pending, digest: Option<u32>) {
+        match (pending, digest) {
+            (Pending::OwnSample { offset, length }, Some(digest)) => {
+                let Some(sampling) = &self.sampling else { return };
+                let (c, socket) = (sampling.c, sampling.socket);
+                if !self.is_current(c, socket) {
+                    return;
+                }
+                let kind = SentKind::Sample;
+                let sequence = self.track(c, volume, kind, offset, u64::from(length), 0, 0);
+                self.send(c, Packet::Sample { volume, sequence, offset, length, digest }, None);
+            }
+            (Pending::OwnSample { .. }, None) => {
+                self.sampling_ends(refuse(118, "The own disk cannot be read."));
+            }
+            (Pending::PeerSample { c, socket, sequence, expected }, digest) => {
+                if self.is_current(c, socket) {
+                    let peer = self.peer_device(c, volume);
+                    peer.samples = peer.samples.saturating_sub(1);
+                    let equal = digest == Some(expected);
+                    self.send(c, Packet::SampleAnswer { volume, sequence, equal }, None);
+                }
+            }
+            (other, _) => unreachable!("{other:?} is no sample"),
+        }
+    }
+
+    fn sampling_ends(&mut self, refusal: super::Refusal) {
+        if self.sampling.take().is_some() {
+            self.finish(Err(refusal));
+        }
+    }
+
+    /// The session that the comparison runs in is over.
+    pub(crate) fn sampling_lost(&mut self, c: usize) {
+        if self.sampling.as_ref().is_some_and(|sampling| sampling.c == c) {
+            let hint = "The peer was lost; nothing has changed here.";
+            self.sampling_ends(refuse(-15, hint));
+        }
+    }
+
+    /// Packets of a comparison. `false`: the peer must not send this now.
+    pub(crate) fn sample_packet(&mut self, c: usize, socket: SocketId, packet: &Packet) -> bool {
+        match *packet {
+            Packet::Sample { volume, sequence, offset, length, digest } => {
+                let end = offset + u64::from(length);
+                let peer = self.peer_device(c, volume);
+                if peer.samples >= AT_ONCE {
+                    return false;
+                }
+                if self.may_clear(c, volume).is_err() || end > self.devices[&volume].size {
+                    self.send(c, Packet::SampleAnswer { volume, sequence, equal: false }, None);
+                    return true;
+                }
+                self.peer_device(c, volume).samples += 1;
+                let pending = Pending::PeerSample { c, socket, sequence, expected: digest };
+                let tag = self.disk_tag(volume, pending);
+                self.emit(Action::DiskRead { tag, volume, offset, length });
+                true
+            }
+            Packet::SampleAnswer { volume, sequence, equal } => {
+                let sample = |kind: &SentKind| matches!(kind, SentKind::Sample);
+                let Some(sent) = self.take_sent(c, volume, sequence, sample) else { return false };
+                let Some(sampling) = self.sampling.as_mut() else { return true };
+                sampling.under_way = sampling.under_way.saturating_sub(1);
+                if equal {
+                    self.sample_more();
+                } else {
+                    let hint = format!(
+                        "The disks differ at byte {} (or one cannot be read): they need a full \
+                         sync, `tandemadm primary --force {}` on the node with the data.",
+                        sent.offset, self.config.name
+                    );
+                    self.sampling_ends(refuse(162, &hint));
+                }
+                true
+            }
+            Packet::ClearBitmap { volume, uuid } => self.clear_received(c, volume, uuid),
+            _ => false,
+        }
+    }
+
+    /// The peer wants this node to take the UUID, or answers that it has.
+    fn clear_received(&mut self, c: usize, volume: VolumeNumber, uuid: u64) -> bool {
+        if let Some(sampling) = self.sampling.take_if(|s| s.c == c && s.volume == volume) {
+            let cleared = self.running.as_ref().is_some_and(|r| r.step == Step::PeerClears);
+            if !cleared || uuid != sampling.uuid {
+                let hint = "The peer's disk, or its role, has changed meanwhile.";
+                self.finish(Err(refuse(-10, hint)));
+                return cleared;
+            }
+            self.step(Step::ClearSave);
+            self.step_waits(1);
+            self.take_clear_identity(volume, uuid);
+            self.save_superblock(volume, Then::Order);
+            return true;
+        }
+        let busy = self.running.is_some();
+        if busy || self.may_clear(c, volume).is_err() {
+            // Another UUID is the refusal.
+            let own = self.devices[&volume].backing.as_ref();
+            let own = own.map_or(1, |backing| backing.superblock.current_uuid);
+            self.send(c, Packet::ClearBitmap { volume, uuid: own.max(1) }, None);
+            return true;
+        }
+        let Some(socket) = self.connections[c].active else { return false };
+        self.take_clear_identity(volume, uuid);
+        self.save_superblock(volume, Then::ClearSaved { c, socket, uuid });
+        true
+    }
+
+    /// The disk has this generation, and nothing differs from the peer's.
+    fn take_clear_identity(&mut self, volume: VolumeNumber, uuid: u64) {
+        for c in self.peers() {
+            self.slot_whole(c, volume, BitmapState::AllClear);
+        }
+        let wall = self.wall();
+        let node = self.config.node_id;
+        let device = self.device(volume);
+        device.exposed_uuid = uuid;
+        let Some(backing) = device.backing.as_mut() else { return };
+        backing.superblock.current_uuid = uuid;
+        backing.superblock.generation_time = wall;
+        backing.superblock.generation_node = node;
+        for slot in &mut backing.superblock.peers {
+            slot.bitmap_uuid = 0;
+        }
+        backing.crashed = false;
+        backing.flags(
+            DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE | DeviceFlags::SIZE_USED,
+            DeviceFlags::OUTDATED | DeviceFlags::INVALIDATED | DeviceFlags::SURVIVED,
+        );
+    }
+
+    /// This node has taken it durably, as it was asked to.
+    pub(crate) fn clear_saved(&mut self, c: usize, volume: VolumeNumber, uuid: u64) {
+        self.cleared_disk(volume);
+        self.send(c, Packet::ClearBitmap { volume, uuid }, None);
+    }
+
+    /// Both have.
+    pub(crate) fn cleared(&mut self) {
+        if let Some(Command::NewCurrentUuid { volume, .. }) =
+            self.running.as_ref().map(|running| running.command.clone())
+        {
+            self.cleared_disk(volume);
+        }
+        self.finish(Ok(String::new()));
+    }
+
+    pub(crate) fn cleared_disk(&mut self, volume: VolumeNumber) {
+        if self.devices[&volume].disk != DiskState::Inconsistent {
+            return;
+        }
+        self.set_disk(volume, DiskState::UpToDate);
+        self.send_state(volume);
+    }
+}

@@ -1,0 +1,239 @@
+//! Options as DRBD writes them: for the handshake, for `dump`, and to tell two of them apart.
+//!
+//! The peers exchange them by name. Protocol, the after-sb policies and rr-conflict must be equal,
+//! since each node finds the victim by itself; a difference in the rest warns (DESIGN 5).
+
+use super::{AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, OnIoError, Options, RrConflict};
+
+/// What [`super::split_brain::resolve`] reads, and the protocol: a difference refuses.
+const MUST_BE_EQUAL: [&str; 6] =
+    ["protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri", "always-asbp", "rr-conflict"];
+
+/// What concerns this node alone: the peer is not told.
+const LOCAL: [&str; 2] = ["sndbuf-size", "rcvbuf-size"];
+
+/// An option as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenOption {
+    /// The section that it belongs into: `net`, `disk` or `options`.
+    pub section: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// Its value.
+    pub value: String,
+}
+
+impl WrittenOption {
+    /// When a change of it acts, where that is not at once.
+    #[must_use]
+    pub fn takes_effect_later(&self) -> Option<&'static str> {
+        match self.name {
+            "al-extents" => Some("when a disk is attached"),
+            "resync-rate" => Some("when a resync starts"),
+            "max-buffers" => Some("at the next handshake"),
+            name if MUST_BE_EQUAL.contains(&name) => Some("at the next handshake"),
+            _ => None,
+        }
+    }
+}
+
+impl Options {
+    /// All options that act, and the protocol, in the order of DRBD's sections; `discard-node`
+    /// names its victim by node id.
+    #[must_use]
+    pub fn written(&self) -> Vec<WrittenOption> {
+        let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+        let net = [
+            ("protocol", "C".to_owned()),
+            ("timeout", (self.timeout_ms / 100).to_string()),
+            ("ping-int", (self.ping_int_ms / 1000).to_string()),
+            ("ping-timeout", (self.ping_timeout_ms / 100).to_string()),
+            ("connect-int", (self.connect_int_ms / 1000).to_string()),
+            ("ko-count", self.ko_count.to_string()),
+            ("max-buffers", self.max_buffers.to_string()),
+            ("max-epoch-size", self.max_epoch_size.to_string()),
+            ("sndbuf-size", self.sndbuf_size.to_string()),
+            ("rcvbuf-size", self.rcvbuf_size.to_string()),
+            ("after-sb-0pri", after_sb_0pri(&self.after_sb_0pri)),
+            ("after-sb-1pri", after_sb_1pri(&self.after_sb_1pri).to_owned()),
+            ("after-sb-2pri", after_sb_2pri(&self.after_sb_2pri).to_owned()),
+            ("always-asbp", yes_no(self.always_asbp)),
+            ("rr-conflict", rr_conflict(&self.rr_conflict).to_owned()),
+        ];
+        let disk = [
+            ("on-io-error", on_io_error(self.on_io_error).to_owned()),
+            ("al-extents", self.al_extents.to_string()),
+            ("resync-rate", rate(self.resync_rate)),
+            ("c-max-rate", rate(self.c_max_rate)),
+            ("c-min-rate", rate(self.c_min_rate)),
+            ("disk-flushes", yes_no(self.disk_flushes)),
+            ("md-flushes", yes_no(self.md_flushes)),
+        ];
+        let general = [("auto-promote", yes_no(self.auto_promote))];
+        let section = |section| move |(name, value)| WrittenOption { section, name, value };
+        let net = net.into_iter().map(section("net"));
+        let disk = disk.into_iter().map(section("disk"));
+        general.into_iter().map(section("options")).chain(net).chain(disk).collect()
+    }
+
+    /// Takes the options of one section from another set.
+    pub fn take_section(&mut self, section: &str, from: &Self) {
+        let mut new = from.clone();
+        let own = self.clone();
+        if section != "net" {
+            new.timeout_ms = own.timeout_ms;
+            new.ping_int_ms = own.ping_int_ms;
+            new.ping_timeout_ms = own.ping_timeout_ms;
+            new.connect_int_ms = own.connect_int_ms;
+            new.ko_count = own.ko_count;
+            new.max_buffers = own.max_buffers;
+            new.max_epoch_size = own.max_epoch_size;
+            new.after_sb_0pri = own.after_sb_0pri;
+            new.after_sb_1pri = own.after_sb_1pri;
+            new.after_sb_2pri = own.after_sb_2pri;
+            new.always_asbp = own.always_asbp;
+            new.rr_conflict = own.rr_conflict;
+        }
+        if section != "disk" {
+            new.on_io_error = own.on_io_error;
+            new.al_extents = own.al_extents;
+            new.resync_rate = own.resync_rate;
+            new.c_max_rate = own.c_max_rate;
+            new.c_min_rate = own.c_min_rate;
+            new.disk_flushes = own.disk_flushes;
+            new.md_flushes = own.md_flushes;
+        }
+        if section != "options" {
+            new.auto_promote = own.auto_promote;
+        }
+        *self = new;
+    }
+
+    /// What must be equal on both nodes, as `(name, value)`.
+    #[must_use]
+    pub fn must_equal(&self) -> Vec<(String, String)> {
+        self.named(true)
+    }
+
+    /// What should be equal, as `(name, value)`: a difference warns.
+    #[must_use]
+    pub fn should_equal(&self) -> Vec<(String, String)> {
+        self.named(false)
+    }
+
+    fn named(&self, must: bool) -> Vec<(String, String)> {
+        let all = self.written().into_iter();
+        let wanted = all.filter(|option| {
+            MUST_BE_EQUAL.contains(&option.name) == must && !LOCAL.contains(&option.name)
+        });
+        wanted.map(|option| (option.name.to_owned(), option.value)).collect()
+    }
+}
+
+/// KiB/s, in the largest unit that divides it.
+fn rate(kib: u64) -> String {
+    match kib {
+        0 => "0".to_owned(),
+        _ if kib.is_multiple_of(1 << 20) => format!("{}G", kib >> 20),
+        _ if kib.is_multiple_of(1 << 10) => format!("{}M", kib >> 10),
+        _ => format!("{kib}K"),
+    }
+}
+
+fn after_sb_0pri(policy: &AfterSb0Pri) -> String {
+    match policy {
+        AfterSb0Pri::Disconnect => "disconnect".to_owned(),
+        AfterSb0Pri::DiscardYoungerPrimary => "discard-younger-primary".to_owned(),
+        AfterSb0Pri::DiscardOlderPrimary => "discard-older-primary".to_owned(),
+        AfterSb0Pri::DiscardZeroChanges => "discard-zero-changes".to_owned(),
+        AfterSb0Pri::DiscardLeastChanges => "discard-least-changes".to_owned(),
+        AfterSb0Pri::DiscardNode(id) => format!("discard-node-{id}"),
+    }
+}
+
+fn after_sb_1pri(policy: &AfterSb1Pri) -> &'static str {
+    match policy {
+        AfterSb1Pri::Disconnect => "disconnect",
+        AfterSb1Pri::Consensus => "consensus",
+        AfterSb1Pri::ViolentlyAs0p => "violently-as0p",
+        AfterSb1Pri::DiscardSecondary => "discard-secondary",
+    }
+}
+
+fn after_sb_2pri(policy: &AfterSb2Pri) -> &'static str {
+    match policy {
+        AfterSb2Pri::Disconnect => "disconnect",
+        AfterSb2Pri::ViolentlyAs0p => "violently-as0p",
+    }
+}
+
+fn rr_conflict(policy: &RrConflict) -> &'static str {
+    match policy {
+        RrConflict::Disconnect => "disconnect",
+        RrConflict::Violently => "violently",
+        RrConflict::RetryConnect => "retry-connect",
+        RrConflict::AutoDiscard => "auto-discard",
+    }
+}
+
+fn on_io_error(policy: OnIoError) -> &'static str {
+    match policy {
+        OnIoError::Detach => "detach",
+        OnIoError::PassOn => "pass_on",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every option but one default is another; each section changes its own and no other.
+    #[test]
+    fn a_section_is_taken_alone() {
+        let other = Options {
+            timeout_ms: 5000,
+            ping_int_ms: 3000,
+            ping_timeout_ms: 700,
+            connect_int_ms: 4000,
+            ko_count: 3,
+            max_buffers: 4000,
+            max_epoch_size: 100,
+            al_extents: 257,
+            resync_rate: 1024,
+            c_max_rate: 2048,
+            c_min_rate: 512,
+            after_sb_0pri: AfterSb0Pri::DiscardZeroChanges,
+            after_sb_1pri: AfterSb1Pri::Consensus,
+            after_sb_2pri: AfterSb2Pri::ViolentlyAs0p,
+            always_asbp: true,
+            rr_conflict: RrConflict::RetryConnect,
+            on_io_error: OnIoError::PassOn,
+            auto_promote: true,
+            disk_flushes: false,
+            md_flushes: false,
+        };
+        for section in ["net", "disk", "options"] {
+            let mut taken = Options::default();
+            taken.take_section(section, &other);
+            let all = taken.written().into_iter().zip(other.written());
+            for ((one, there), default) in all.zip(Options::default().written()) {
+                let expected = if one.section == section { there } else { default };
+                assert_eq!(one, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn the_handshake_compares_what_both_must_have() {
+        let options = Options { after_sb_0pri: AfterSb0Pri::DiscardNode(1), ..Options::default() };
+        let must = options.must_equal();
+        let names: Vec<&str> = must.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, MUST_BE_EQUAL);
+        assert_eq!(must[1].1, "discard-node-1");
+        let should = options.should_equal();
+        assert!(should.contains(&("resync-rate".to_owned(), "250K".to_owned())));
+        assert!(should.iter().all(|(name, _)| !names.contains(&name.as_str())));
+        let other = Options { sndbuf_size: 1 << 20, ..options };
+        assert_eq!(other.should_equal(), should, "of no concern to the peer");
+    }
+}

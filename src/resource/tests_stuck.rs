@@ -1,0 +1,184 @@
+//! Stories in which a disk does not answer, cannot be read or has no room: nothing waits for ever.
+
+use super::tests::{Pair, synced_pair};
+use super::*;
+
+/// A pair whose disk errors are passed on.
+fn passing_pair() -> Pair {
+    let mut pair = Pair::new();
+    for n in 0..2 {
+        pair.kill(n);
+        pair.nodes[n].on_io_error = OnIoError::PassOn;
+    }
+    pair.up(0);
+    pair.up(1);
+    pair.run(20_000);
+    pair.primary(0, true);
+    pair.write(0, 5, 55).unwrap();
+    pair.synced();
+    pair
+}
+
+impl Pair {
+    /// Blocks are written on node 0 while node 1 is away.
+    fn diverge(&mut self, blocks: std::ops::Range<u64>) {
+        self.link = false;
+        self.cut();
+        for block in blocks {
+            self.write(0, block, 1000 + block).unwrap();
+        }
+    }
+
+    fn replication(&self, n: usize) -> ReplicationState {
+        self.status(n).connections[0].peer_devices[0].replication_state
+    }
+
+    fn logged(&self, n: usize, what: &str) -> usize {
+        self.nodes[n].log.iter().filter(|line| line.contains(what)).count()
+    }
+}
+
+#[test]
+fn blocks_that_cannot_be_read_are_tried_again_after_a_pause_and_copied_when_they_can() {
+    let mut pair = passing_pair();
+    pair.diverge(20..24);
+    // One block of the source is bad.
+    pair.nodes[0].fail = |action| {
+        matches!(action, Action::DiskRead { offset, length, .. }
+            if *offset <= 22 * 4096 && 22 * 4096 < offset + u64::from(*length))
+    };
+    pair.link = true;
+    pair.run(60_000);
+    assert_eq!(pair.replication(1), ReplicationState::SyncTarget);
+    assert_eq!(pair.status(1).devices[0].disk_state, DiskState::Inconsistent);
+    let tries = pair.logged(1, "the source cannot read");
+    assert!((3..=12).contains(&tries), "{tries} tries in a minute");
+    assert!(pair.logged(1, "tried again every 10 s") > 0);
+    // Writes go on meanwhile.
+    assert_eq!(pair.write(0, 30, 1), Ok(None));
+    pair.nodes[0].fail = |_| false;
+    pair.synced();
+}
+
+#[test]
+fn a_target_whose_disk_hangs_is_dropped_after_ko_count_and_writes_go_on() {
+    let mut pair = synced_pair();
+    pair.diverge(20..24);
+    pair.nodes[1].stall =
+        |action| matches!(action, Action::DiskWrite { .. } | Action::DiskZeroes { .. });
+    pair.link = true;
+    // The source holds the range for the target.
+    pair.run(5_000);
+    assert_eq!(pair.replication(0), ReplicationState::SyncSource);
+    let id = pair.next;
+    let payload = pair.nodes[0].payload(4096, vec![9]);
+    let op = Op::Write { offset: 21 * 4096, payload, fua: false };
+    let (session, request) = (SessionId(1), RequestId(id));
+    pair.event(0, Event::Request { session, request, volume: 0, op });
+    pair.run(50_000);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)), "{:?}", pair.nodes[0].log);
+    assert!(pair.logged(0, "NetworkFailure") + pair.logged(0, "Timeout") > 0);
+    pair.nodes[1].unstall();
+    pair.synced();
+}
+
+#[test]
+fn requests_of_a_resync_whose_target_lost_its_disk_do_not_end_the_session() {
+    let mut pair = synced_pair();
+    pair.diverge(20..24);
+    pair.nodes[1].fail =
+        |action| matches!(action, Action::DiskWrite { .. } | Action::DiskZeroes { .. });
+    // The source's reads hang: its answers come late or never.
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskRead { .. });
+    pair.link = true;
+    pair.run(2_000);
+    assert_eq!(pair.replication(1), ReplicationState::SyncTarget);
+    pair.write(0, 40, 4).unwrap();
+    pair.run(100_000);
+    assert_eq!(pair.status(1).devices[0].disk_state, DiskState::Diskless);
+    let connection = &pair.status(1).connections[0];
+    assert_eq!(connection.connection_state, ConnectionState::Connected);
+    assert_eq!(pair.logged(1, "ko-count"), 0);
+    pair.nodes[0].unstall();
+    pair.nodes[1].fail = |_| false;
+    pair.run(100);
+    pair.attach(1).unwrap();
+    pair.synced();
+}
+
+#[test]
+fn a_demotion_that_waits_for_a_disk_is_refused_after_a_while_and_works_later() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
+    let id = pair.next;
+    let payload = pair.nodes[0].payload(4096, vec![9]);
+    let op = Op::Write { offset: 21 * 4096, payload, fua: false };
+    let (session, request) = (SessionId(1), RequestId(id));
+    pair.event(0, Event::Request { session, request, volume: 0, op });
+    pair.event(0, Event::Admin { id: 900, command: Command::Secondary { force: true } });
+    pair.run(29_000);
+    assert_eq!(pair.nodes[0].admin.get(&900), None);
+    pair.run(2_000);
+    let refusal = pair.nodes[0].admin.remove(&900).expect("answered").expect_err("refused");
+    assert_eq!(refusal.code, -23, "{refusal:?}");
+    assert_eq!(pair.status(0).role, Role::Primary);
+    pair.nodes[0].unstall();
+    pair.run(100);
+    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.synced();
+}
+
+#[test]
+fn a_disk_that_fails_in_the_flush_of_a_demotion_is_recorded_before_it_ends() {
+    let mut pair = synced_pair();
+    assert_eq!(pair.write(0, 7, 77), Ok(None));
+    let before = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
+    // The Secondary's disk fails in the flush: what was written rests on one disk.
+    pair.nodes[1].fail = |action| matches!(action, Action::DiskFlush { .. });
+    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    let after = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
+    assert_ne!(before & !1, after & !1, "{}", pair.nodes[0].log.join("\n"));
+    pair.nodes[1].fail = |_| false;
+    pair.run(100);
+    pair.attach(1).unwrap();
+    pair.synced();
+}
+
+#[test]
+fn a_peer_that_never_sends_its_handshake_does_not_hold_the_writes_of_a_primary() {
+    let mut pair = synced_pair();
+    // Its disk hangs in a write of the lost session: it cannot say what it has.
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskWrite { .. });
+    let id = pair.next;
+    pair.next += 1;
+    let payload = pair.nodes[0].payload(4096, vec![9]);
+    let op = Op::Write { offset: 21 * 4096, payload, fua: false };
+    let (session, request) = (SessionId(1), RequestId(id));
+    pair.event(0, Event::Request { session, request, volume: 0, op });
+    pair.settle();
+    pair.cut();
+    for second in 0..100 {
+        pair.run(1000);
+        assert_eq!(pair.write(0, 30, second), Ok(None), "after {second} s");
+    }
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));
+    pair.nodes[1].unstall();
+    pair.synced();
+}
+
+#[test]
+fn two_primaries_that_meet_find_the_split_brain_whoever_speaks_first() {
+    let mut pair = synced_pair();
+    pair.link = false;
+    pair.cut();
+    pair.primary(1, false);
+    assert_eq!(pair.write(0, 7, 1), Ok(None));
+    assert_eq!(pair.write(1, 8, 2), Ok(None));
+    pair.link = true;
+    pair.run(12_000);
+    for n in 0..2 {
+        let connection = &pair.status(n).connections[0];
+        assert_eq!(connection.reason, Reason::SplitBrain, "{:?}", pair.nodes[n].log);
+        assert_eq!(connection.connection_state, ConnectionState::StandAlone);
+    }
+}

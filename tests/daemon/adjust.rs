@@ -1,0 +1,161 @@
+//! A config that changes while a resource runs: options, addresses, disks, sizes and paths.
+
+use std::fs::{self, File};
+
+use crate::pair::{DISK_SIZE, Pair, text};
+use crate::plan::Plan;
+
+impl Pair {
+    /// Writes the config anew, with one text for another.
+    fn edit(&self, from: &str, to: &str) {
+        let path = &self.alice.config;
+        let before = fs::read_to_string(path).expect("the config is there");
+        assert!(before.contains(from), "{from} in {before}");
+        fs::write(path, before.replace(from, to)).expect("it is written");
+    }
+}
+
+#[test]
+fn changed_options_are_shown_and_adjusted() {
+    let pair = Plan::new().net("timeout 60;").in_sync();
+    let alice = &pair.alice;
+    assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "");
+    assert!(!alice.ok(&["status", "r0"]).contains("config:"));
+    pair.edit("timeout 60;", "timeout 50; ping-int 3;");
+    assert!(alice.ok(&["status", "r0"]).starts_with("r0 role:Primary config:differs\n"));
+    assert_eq!(alice.status()["config-differs"], true);
+    let why = alice.ok(&["why", "r0"]);
+    assert!(why.contains("timeout is 60, not 50; ping-int is 10, not 3."), "{why}");
+    assert_eq!(
+        alice.ok(&["-d", "adjust", "r0"]),
+        "drbdsetup net-options r0 1 --timeout=50 --ping-int=3\n"
+    );
+    alice.ok(&["adjust", "r0"]);
+    assert!(!alice.ok(&["status", "r0"]).contains("config:"));
+    assert!(alice.log_text().contains("timeout changed from 60 to 50"));
+
+    // At run time, beside the file.
+    assert_eq!(
+        alice.ok(&["-d", "disk-options", "--c-max-rate=50M", "r0"]),
+        "drbdsetup disk-options 0 --c-max-rate=50M\n"
+    );
+}
+
+#[test]
+fn options_change_at_run_time_and_wrong_ones_are_refused() {
+    let pair = Pair::in_sync();
+    let alice = &pair.alice;
+    alice.ok(&["disk-options", "--c-max-rate=50M", "r0"]);
+    alice.ok(&["net-options", "--ping-int=3", "r0"]);
+    alice.ok(&["resource-options", "--auto-promote=yes", "r0"]);
+    assert_eq!(
+        alice.ok(&["-d", "adjust", "r0"]),
+        "drbdsetup resource-options r0 --auto-promote=no\n\
+         drbdsetup net-options r0 1 --ping-int=10\n\
+         drbdsetup disk-options 0 --c-max-rate=100M\n"
+    );
+    for (verb, option, what) in [
+        ("net-options", "--ping-int=0", "ping-int 0 is out of range"),
+        ("net-options", "--al-extents=99", "al-extents has its place in disk"),
+        ("disk-options", "--nonsense=1", "unknown option nonsense"),
+        ("net-options", "--protocol=A", "it does not act"),
+    ] {
+        let said = alice.refused(10, &[verb, option, "r0"]);
+        assert!(said.contains(what), "{said}");
+    }
+    alice.refused(1, &["net-options", "--ping-int", "r0"]);
+    alice.ok(&["adjust", "r0"]);
+    assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "");
+    assert_eq!(alice.ok(&["cstate", "r0"]), "Connected\n", "nothing was dropped");
+}
+
+#[test]
+fn a_peer_with_a_new_address_is_met_again_without_an_outage() {
+    let mut pair = Plan::new().impatient().in_sync();
+    let mut client = pair.alice.client();
+    client.write(0, &[7; 4096], 0).expect("it is written");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let new = port.local_addr().expect("bound").port();
+    drop(port);
+    pair.bob.terminate();
+    pair.edit(&format!("127.0.0.1:{}", pair.bob.port), &format!("127.0.0.1:{new}"));
+    client.write(4096, &[8; 4096], 0).expect("alice goes on alone");
+    pair.bob.start();
+    pair.bob.ok(&["up", "r0"]);
+    pair.alice.ok(&["connect", "r0"]);
+    pair.wait_synced();
+    client.write(8192, &[9; 4096], 0).expect("the client saw nothing");
+    client.disconnect().expect("a clean end of the client");
+    assert!(!pair.alice.ok(&["status", "r0"]).contains("config:"));
+    let path = &pair.alice.connection()["paths"][0];
+    assert_eq!(path["remote_host"]["port"], new);
+    pair.assert_equal_disks();
+}
+
+#[test]
+fn another_disk_is_attached_from_the_file() {
+    let pair = Pair::in_sync();
+    let (old, new) = (text(&pair.bob.disk).to_owned(), pair.dir.path().join("other.img"));
+    File::create(&new).and_then(|file| file.set_len(DISK_SIZE)).expect("a disk");
+    pair.edit(&old, text(&new));
+    pair.bob.ok(&["create-md", "r0"]);
+    assert_eq!(
+        pair.bob.ok(&["-d", "adjust", "r0"]),
+        format!("drbdsetup detach 0\ndrbdsetup attach 0 {0} {0} internal\n", text(&new))
+    );
+    pair.bob.ok(&["adjust", "r0"]);
+    pair.wait_synced();
+    assert!(!pair.bob.ok(&["status", "r0"]).contains("config:"));
+    let size = pair.alice.export_size();
+    crate::pair::assert_equal(&pair.alice.disk, &new, size);
+}
+
+#[test]
+fn size_is_the_size_of_the_volume_and_the_least_that_its_disk_has() {
+    let pair = Plan::new().sections("disk { size 32M; }").in_sync();
+    assert_eq!(pair.alice.export_size(), 32 << 20);
+    assert_eq!(pair.bob.export_size(), 32 << 20);
+    pair.bob.ok(&["detach", "r0"]);
+    pair.edit("size 32M", "size 640M");
+    let said = pair.bob.refused(10, &["attach", "r0"]);
+    assert!(said.contains("(111) Low.dev. smaller than requested DRBD-dev. size."), "{said}");
+    pair.edit("size 640M", "size 16M");
+    let said = pair.bob.refused(10, &["attach", "r0"]);
+    assert!(said.contains("smaller than the data it held"), "{said}");
+    pair.edit("size 16M", "size 32M");
+    pair.bob.ok(&["attach", "r0"]);
+    pair.wait_synced();
+}
+
+#[test]
+fn paths_are_tried_in_turn_and_the_one_in_use_is_said() {
+    let mut pair = Plan::new().impatient().blank();
+    let (a, b) = (pair.alice.port, pair.bob.port);
+    // The first path is one that no host has (TEST-NET-1).
+    let path = |alice: &str, bob: &str| {
+        format!("path {{ host alice address {alice}:{a}; host bob address {bob}:{b}; }}")
+    };
+    let connection = format!(
+        "connection {{ {} {} }} on alice {{",
+        path("192.0.2.1", "192.0.2.2"),
+        path("127.0.0.4", "127.0.0.5")
+    );
+    pair.edit("on alice {", &connection);
+    for node in [&mut pair.alice, &mut pair.bob] {
+        node.start();
+        node.ok(&["create-md", "all"]);
+        node.ok(&["up", "r0"]);
+    }
+    pair.wait_connected();
+    let paths = pair.alice.connection()["paths"].clone();
+    let used: Vec<(&str, bool)> = paths
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|path| {
+            let address = path["remote_host"]["address"].as_str().expect("an address");
+            (address, path["established"].as_bool().expect("yes or no"))
+        })
+        .collect();
+    assert_eq!(used, [("192.0.2.2", false), ("127.0.0.5", true)]);
+}
