@@ -85,7 +85,8 @@ impl Cluster {
             }
             Ok(meta) => {
                 v.attached = true;
-                self.history.attached(node, volume, &v.disk);
+                let failed = std::mem::take(&mut v.failed);
+                self.history.attached(node, volume, &v.disk, failed);
                 v.durable = Some(meta.superblock.clone());
                 let disk = Box::new(AttachedDisk {
                     data_size: v.geometry.data_size,

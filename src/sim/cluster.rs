@@ -146,7 +146,7 @@ impl Cluster {
                 let (size, block) = (options.sizes[n], options.al_block_sizes[n]);
                 let (disk, geometry) = create(node_id(n), volume, size, block, device)
                     .expect("a simulated disk has room for its metadata");
-                SimVolume { disk, geometry, attached: false, durable: None }
+                SimVolume { disk, geometry, attached: false, failed: false, durable: None }
             });
             Node::new(["alice", "bob"][n], volumes.collect())
         };

@@ -101,6 +101,8 @@ pub struct SimVolume {
     pub geometry: Geometry,
     /// The core has it.
     pub attached: bool,
+    /// An action on it has failed since it was attached.
+    pub failed: bool,
     /// The last superblock that is known to be durable, for the checkers.
     pub durable: Option<Superblock>,
 }

@@ -256,6 +256,13 @@ impl Cluster {
     }
 
     fn disk_error(&mut self, node: usize, op: &DiskOp) -> Option<DiskError> {
+        let error = self.fault_of(node, op);
+        let failed = matches!(error, Some(DiskError::Io(_)));
+        self.nodes[node].volumes[usize::from(op.volume)].failed |= failed;
+        error
+    }
+
+    fn fault_of(&mut self, node: usize, op: &DiskOp) -> Option<DiskError> {
         let faults = &mut self.nodes[node].volumes[usize::from(op.volume)].disk.faults;
         if faults.dead {
             return Some(DiskError::Io(EIO));

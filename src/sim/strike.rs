@@ -96,6 +96,9 @@ impl Cluster {
             return;
         }
         self.end_life(node, false);
+        for volume in 0..self.options.volumes {
+            self.history.crashed(node, volume);
+        }
         let at = self.in_ms(off_ms);
         self.at(at, Happening::Restart { node });
     }

@@ -83,9 +83,10 @@ impl History {
             let register = self.register(volume, sector);
             let finish = register.last_finish(*value);
             for o in register.obligations[node].iter().filter(|o| o.value != *value) {
+                // Of two writes that overlapped in time, the one that began later was held back.
                 let late = origin != Origin::Resync
                     && *value != 0
-                    && finish.is_some_and(|finish| finish < step && o.finish >= *value);
+                    && finish.is_some_and(|finish| finish < step && o.start >= *value);
                 if late || o.start != 0 && finish.is_none_or(|finish| finish < o.start) {
                     return Err(format!(
                         "{origin:?} write {value} landed on sector {sector} of node {node}, over \
@@ -263,15 +264,30 @@ impl History {
         self.excused.forced += dropped;
     }
 
-    /// The disk of a node is attached again: what a failed flush has left on it is not durable, and
-    /// nobody can make it so without writing it again.
-    pub(in crate::sim) fn attached(&mut self, node: usize, volume: VolumeNumber, disk: &SimDisk) {
+    /// The disk of a node is attached again, after it had `failed` or not: what a failed flush has
+    /// left on it is not durable, and nobody can make it so without writing it again; and what it was
+    /// to remember of a loss it may not have remembered.
+    pub(in crate::sim) fn attached(
+        &mut self,
+        node: usize,
+        volume: VolumeNumber,
+        disk: &SimDisk,
+        failed: bool,
+    ) {
         for (sector, register) in self.of_volume(volume) {
-            if disk.can_flush(sector) {
-                continue;
+            for obligation in &mut register.obligations[node] {
+                obligation.weak |= failed;
+                obligation.spoiled |= !obligation.flushed && !disk.can_flush(sector);
             }
-            for obligation in register.obligations[node].iter_mut().filter(|o| !o.flushed) {
-                obligation.spoiled = true;
+        }
+    }
+
+    /// The daemon of a node died, though not its host: before it has dealt with a loss of the peer,
+    /// that is a second failure (model.md section 4).
+    pub(in crate::sim) fn crashed(&mut self, node: usize, volume: VolumeNumber) {
+        for (_, register) in self.of_volume(volume) {
+            for obligation in &mut register.obligations[node] {
+                obligation.weak |= !obligation.flushed;
             }
         }
     }
