@@ -172,9 +172,9 @@ fn disk_error(errno: i32) -> DiskError {
 }
 
 impl Disks {
-    /// What durability means on the attached disks has changed.
-    pub(crate) fn set_flushes(&mut self, flushes: Flushes) {
-        for disk in self.disks.values_mut() {
+    /// What durability means on a volume has changed.
+    pub(crate) fn set_flushes(&mut self, volume: VolumeNumber, flushes: Flushes) {
+        if let Some(disk) = self.disks.get_mut(&volume) {
             disk.flushes = flushes;
         }
     }

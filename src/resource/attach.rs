@@ -57,7 +57,7 @@ impl Resource {
 
     /// The metadata in memory, as it was read.
     fn take_disk(&mut self, volume: VolumeNumber, disk: AttachedDisk) {
-        let capacity = self.config.options.al_extents;
+        let capacity = self.config.disk_options(volume).al_extents;
         let meta = disk.meta;
         let superblock = meta.superblock;
         let effective = superblock.effective_size;

@@ -40,7 +40,7 @@ impl Resource {
         let local = device.writable();
         device.flush = Some(Flush { epoch, local, peers: 0, failed: false, requests, then });
         if local {
-            if self.config.options.disk_flushes {
+            if self.config.disk_options(volume).disk_flushes {
                 let tag = self.disk_tag(volume, Pending::GroupFlush { epoch });
                 self.emit(Action::DiskFlush { tag, volume });
             } else {

@@ -323,7 +323,7 @@ impl Resource {
 
     /// A read or write of the own disk failed.
     pub(crate) fn disk_error(&mut self, volume: VolumeNumber, error: DiskError, what: &str) {
-        if self.config.options.on_io_error == OnIoError::PassOn {
+        if self.config.disk_options(volume).on_io_error == OnIoError::PassOn {
             let text =
                 format!("{}local {what} failed: {error:?}; passed on", self.of_volume(volume));
             self.log(LogLevel::Error, text);

@@ -338,7 +338,7 @@ impl Resource {
         if self.devices[&volume].gone() {
             return self.follow_without_disk(volume, then);
         }
-        if !self.config.options.disk_flushes {
+        if !self.config.disk_options(volume).disk_flushes {
             return self.follow(volume, then);
         }
         let tag = self.disk_tag(volume, Pending::Flush { then });

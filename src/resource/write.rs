@@ -202,7 +202,7 @@ impl Resource {
         request.local_pending = true;
         let (volume, (offset, length), fua) = (request.volume, request.hull(), request.fua);
         let (kind, payload) = (request.kind, request.payload);
-        let fua = fua && self.config.options.disk_flushes;
+        let fua = fua && self.config.disk_options(volume).disk_flushes;
         let tag = self.disk_tag(volume, Pending::Write { key });
         let action = match (kind, payload) {
             (RequestKind::Zeroes { no_hole }, _) => {
