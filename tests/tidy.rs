@@ -287,6 +287,27 @@ fn tests_wait_for_states_and_never_sleep() {
 }
 
 #[test]
+fn tests_that_the_documents_name_exist() {
+    let sources = sources();
+    let exists = |name: &str| {
+        let definition = format!("fn {name}(");
+        sources.iter().any(|source| source.is_rust() && source.text.contains(&definition))
+    };
+    let document = sources.iter().find(|source| source.path == "docs/TESTING.md").unwrap();
+    let named: Vec<&str> = document
+        .text
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .filter(|word| word.contains('_') && word.chars().all(|c| c.is_alphanumeric() || c == '_'))
+        .collect();
+    assert!(named.len() > 30, "{}", named.len());
+    let missing: Vec<String> =
+        named.iter().filter(|name| !exists(name)).map(|name| (*name).to_owned()).collect();
+    assert_none(&missing, "docs/TESTING.md names tests that do not exist");
+}
+
+#[test]
 fn no_file_names_a_developers_machine() {
     let paths = [concat!("/wo", "rk/"), concat!("/ro", "ot/")];
     let mut found = Vec::new();

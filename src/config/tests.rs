@@ -123,7 +123,7 @@ fn a_volume_without_a_minor_gets_the_lowest_that_is_free() {
 fn options_act_in_their_units() {
     let r0 = clean(&pair(
         "net { timeout 50; ping-int 9; ping-timeout 4; connect-int 8; ko-count 0; max-buffers 8K;
-         max-epoch-size 100; after-sb-0pri discard-node-bob; after-sb-1pri consensus;
+         max-epoch-size 100; sndbuf-size 512k; rcvbuf-size 1M; after-sb-0pri discard-node-bob; after-sb-1pri consensus;
          rr-conflict retry-connect; }
          disk { al-extents 257; resync-rate 1M; c-max-rate 0; c-min-rate 100; on-io-error pass_on; }
          options { auto-promote yes; }",
@@ -136,6 +136,8 @@ fn options_act_in_their_units() {
         ko_count: 0,
         max_buffers: 8192,
         max_epoch_size: 100,
+        sndbuf_size: 512 << 10,
+        rcvbuf_size: 1 << 20,
         after_sb_0pri: AfterSb0Pri::DiscardNode(1),
         after_sb_1pri: AfterSb1Pri::Consensus,
         rr_conflict: RrConflict::RetryConnect,

@@ -116,7 +116,7 @@ impl Drop for Chunk {
 /// The memory of one buffer: a part of a chunk that no other region has.
 #[derive(Debug)]
 struct Region {
-    /// Keeps the memory alive.
+    /// Keeps the memory.
     _chunk: Rc<Chunk>,
     pointer: NonNull<u8>,
     size: usize,

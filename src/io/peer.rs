@@ -20,10 +20,10 @@ use std::rc::Rc;
 
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getpeername,
-    getsockname, setsockopt, socket, sockopt,
+    getsockname, getsockopt, setsockopt, socket, sockopt,
 };
 
-use crate::resource::{Event, NodeId, Payload, SocketError, SocketId, Time};
+use crate::resource::{Event, NodeId, Options, Payload, SocketError, SocketId, Time};
 use crate::wire::{Packet, encode_header};
 
 use super::buffer::{Direction, Part};
@@ -50,6 +50,43 @@ pub struct SocketBuffers {
     pub send: Option<usize>,
     /// `rcvbuf-size`, bytes.
     pub receive: Option<usize>,
+}
+
+impl SocketBuffers {
+    /// What the options say; 0 leaves it to the system.
+    #[must_use]
+    pub fn of(options: &Options) -> Self {
+        let size = |bytes: u32| (bytes > 0).then_some(bytes as usize);
+        Self { send: size(options.sndbuf_size), receive: size(options.rcvbuf_size) }
+    }
+
+    /// Sets them; an administrator's process may go above the limits of the system.
+    fn set(self, fd: &OwnedFd) -> nix::Result<()> {
+        if let Some(bytes) = self.send {
+            let forced = setsockopt(fd, sockopt::SndBufForce, &bytes);
+            forced.or_else(|_| setsockopt(fd, sockopt::SndBuf, &bytes))?;
+        }
+        if let Some(bytes) = self.receive {
+            let forced = setsockopt(fd, sockopt::RcvBufForce, &bytes);
+            forced.or_else(|_| setsockopt(fd, sockopt::RcvBuf, &bytes))?;
+        }
+        Ok(())
+    }
+
+    /// What the system did not give, for the administrator. It counts twice what it was asked for.
+    fn missing(self, fd: &OwnedFd) -> Option<String> {
+        let less = |wanted: Option<usize>, got: nix::Result<usize>| {
+            wanted.zip(got.ok()).filter(|(wanted, got)| *got < 2 * wanted).map(|(_, got)| got / 2)
+        };
+        let send = less(self.send, getsockopt(fd, sockopt::SndBuf));
+        let receive = less(self.receive, getsockopt(fd, sockopt::RcvBuf));
+        let (option, got, limit) = match (send, receive) {
+            (Some(got), _) => ("sndbuf-size", got, "net.core.wmem_max"),
+            (None, Some(got)) => ("rcvbuf-size", got, "net.core.rmem_max"),
+            (None, None) => return None,
+        };
+        Some(format!("{option}: the system gives {got} bytes only; raise the sysctl {limit}"))
+    }
 }
 
 #[derive(Debug)]
@@ -124,13 +161,7 @@ fn stream_socket(address: &SocketAddr, buffers: SocketBuffers) -> nix::Result<Ow
 
 fn prepare(fd: &OwnedFd, buffers: SocketBuffers) -> nix::Result<()> {
     setsockopt(fd, sockopt::TcpNoDelay, &true)?;
-    if let Some(bytes) = buffers.send {
-        setsockopt(fd, sockopt::SndBuf, &bytes)?;
-    }
-    if let Some(bytes) = buffers.receive {
-        setsockopt(fd, sockopt::RcvBuf, &bytes)?;
-    }
-    Ok(())
+    buffers.set(fd)
 }
 
 /// An IPv4 address in either of its spellings.
@@ -172,9 +203,10 @@ impl Peers {
         self.sockets.get(&id).map(|socket| canonical(socket.remote.ip()))
     }
 
-    /// `ping-timeout` has changed.
-    pub(crate) fn set_linger(&mut self, ping_timeout_ms: u64) {
-        self.linger_ms = ping_timeout_ms.max(LINGER_MS);
+    /// Options have changed; sizes of socket buffers are for the sockets that are made from now on.
+    pub(crate) fn set_options(&mut self, options: &Options) {
+        self.linger_ms = options.ping_timeout_ms.max(LINGER_MS);
+        self.buffers = SocketBuffers::of(options);
     }
 
     /// `Action::Connect`.
@@ -435,5 +467,29 @@ impl Socket {
     fn is_over(&self) -> bool {
         matches!(self.state, State::Lingering { ended: true, .. })
             && matches!(self.reading, Reading::Ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(fd: &OwnedFd) -> [usize; 2] {
+        [getsockopt(fd, sockopt::SndBuf).unwrap(), getsockopt(fd, sockopt::RcvBuf).unwrap()]
+    }
+
+    #[test]
+    fn socket_buffers_are_what_the_options_say_and_the_systems_where_they_are_0() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let open = |options: &Options| stream_socket(&address, SocketBuffers::of(options)).unwrap();
+        let unset = sizes(&open(&Options::default()));
+        let sndbuf = Options { sndbuf_size: 70_000, ..Options::default() };
+        assert_eq!(sizes(&open(&sndbuf)), [140_000, unset[1]]);
+        let rcvbuf = Options { rcvbuf_size: 80_000, ..Options::default() };
+        let fd = open(&rcvbuf);
+        assert_eq!(sizes(&fd), [unset[0], 160_000]);
+        assert_eq!(SocketBuffers::of(&rcvbuf).missing(&fd), None);
+        let told = SocketBuffers { send: Some(1 << 30), receive: None }.missing(&fd).unwrap();
+        assert!(told.starts_with("sndbuf-size: ") && told.ends_with("net.core.wmem_max"), "{told}");
     }
 }

@@ -9,6 +9,9 @@ use super::{AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, OnIoError, Options, RrConflic
 const MUST_BE_EQUAL: [&str; 6] =
     ["protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri", "always-asbp", "rr-conflict"];
 
+/// What concerns this node alone: the peer is not told.
+const LOCAL: [&str; 2] = ["sndbuf-size", "rcvbuf-size"];
+
 /// An option as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrittenOption {
@@ -49,6 +52,8 @@ impl Options {
             ("ko-count", self.ko_count.to_string()),
             ("max-buffers", self.max_buffers.to_string()),
             ("max-epoch-size", self.max_epoch_size.to_string()),
+            ("sndbuf-size", self.sndbuf_size.to_string()),
+            ("rcvbuf-size", self.rcvbuf_size.to_string()),
             ("after-sb-0pri", after_sb_0pri(&self.after_sb_0pri)),
             ("after-sb-1pri", after_sb_1pri(&self.after_sb_1pri).to_owned()),
             ("after-sb-2pri", after_sb_2pri(&self.after_sb_2pri).to_owned()),
@@ -88,6 +93,8 @@ impl Options {
             new.after_sb_2pri = own.after_sb_2pri;
             new.always_asbp = own.always_asbp;
             new.rr_conflict = own.rr_conflict;
+            new.sndbuf_size = own.sndbuf_size;
+            new.rcvbuf_size = own.rcvbuf_size;
         }
         if section != "disk" {
             new.on_io_error = own.on_io_error;
@@ -118,7 +125,9 @@ impl Options {
 
     fn named(&self, must: bool) -> Vec<(String, String)> {
         let all = self.written().into_iter();
-        let wanted = all.filter(|option| MUST_BE_EQUAL.contains(&option.name) == must);
+        let wanted = all.filter(|option| {
+            MUST_BE_EQUAL.contains(&option.name) == must && !LOCAL.contains(&option.name)
+        });
         wanted.map(|option| (option.name.to_owned(), option.value)).collect()
     }
 }
@@ -204,6 +213,8 @@ mod tests {
             auto_promote: true,
             disk_flushes: false,
             md_flushes: false,
+            sndbuf_size: 100_000,
+            rcvbuf_size: 200_000,
         };
         for section in ["net", "disk", "options"] {
             let mut taken = Options::default();
@@ -226,5 +237,7 @@ mod tests {
         let should = options.should_equal();
         assert!(should.contains(&("resync-rate".to_owned(), "250K".to_owned())));
         assert!(should.iter().all(|(name, _)| !names.contains(&name.as_str())));
+        let other = Options { sndbuf_size: 1 << 20, ..options };
+        assert_eq!(other.should_equal(), should, "of no concern to the peer");
     }
 }

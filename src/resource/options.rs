@@ -144,6 +144,13 @@ pub struct Options {
     pub max_buffers: u32,
     /// `max-epoch-size`, writes. Default 2048.
     pub max_epoch_size: u32,
+    /// `sndbuf-size`, bytes: what the system may buffer of what is sent to a peer. Default 0: the
+    /// system decides.
+    #[serde(default)]
+    pub sndbuf_size: u32,
+    /// `rcvbuf-size`, bytes: as `sndbuf_size`, of what a peer sends.
+    #[serde(default)]
+    pub rcvbuf_size: u32,
     /// `al-extents`. Default 1237.
     pub al_extents: u32,
     /// `resync-rate`, KiB/s: the rate to start with. Default 250 in DRBD; see docs/decisions.
@@ -182,6 +189,8 @@ impl Default for Options {
             ko_count: 7,
             max_buffers: 2048,
             max_epoch_size: 2048,
+            sndbuf_size: 0,
+            rcvbuf_size: 0,
             al_extents: 1237,
             resync_rate: 250,
             c_max_rate: 102_400,

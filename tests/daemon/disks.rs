@@ -18,9 +18,8 @@ impl Loop {
     /// `None`, said aloud, where this system or user has none.
     fn new(test: &str, file: &Path, sector_size: &str) -> Option<Self> {
         fs::File::create(file).and_then(|file| file.set_len(DISK_SIZE)).expect("a file");
-        let mut losetup = Command::new("sh");
-        let script = "PATH=$PATH:/usr/sbin:/sbin exec losetup -f --show --sector-size \"$@\"";
-        losetup.args(["-c", script, "sh", sector_size, text(file)]);
+        let mut losetup = Command::new("losetup");
+        losetup.args(["-f", "--show", "--sector-size", sector_size, text(file)]);
         let made = run(&mut losetup);
         if made.code != 0 {
             skip(test, &format!("no loop device: {}", made.stderr.trim()));
@@ -32,8 +31,7 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        let script = "PATH=$PATH:/usr/sbin:/sbin exec losetup -d \"$1\"";
-        run(Command::new("sh").args(["-c", script, "sh", text(&self.0)]));
+        run(Command::new("losetup").args(["-d", text(&self.0)]));
     }
 }
 

@@ -318,6 +318,9 @@ fn read_start(path: &Path, length: u64) -> Vec<u8> {
 /// Runs a command to its end, a minute or two at most.
 pub(crate) fn run(command: &mut Command) -> Said {
     let what = format!("{command:?}");
+    // mke2fs, losetup, ip: a user's path may lack where they are.
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{what}: {error}"));
     let reader = |mut pipe: Box<dyn Read + Send>| {

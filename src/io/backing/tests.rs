@@ -503,7 +503,9 @@ impl Loop {
                 Some(Self(PathBuf::from(String::from_utf8(made.stdout).unwrap().trim())))
             }
             other => {
-                eprintln!("SKIPPED: no loop device ({other:?})");
+                // Past the harness, in the words that tools/test counts.
+                let line = format!("\nSKIP a_block_device: no loop device ({other:?})\n");
+                let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
                 None
             }
         }

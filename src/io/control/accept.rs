@@ -76,7 +76,7 @@ impl<L> Acceptor<L> {
     }
 
     /// The error of one connection, or a lack of descriptors.
-    async fn wait_out(&self, error: &io::Error) {
+    pub(crate) async fn wait_out(&self, error: &io::Error) {
         if self.logged.get().is_none_or(|at| at.elapsed() > QUIET) {
             warn!("{}: accept failed, going on: {error}", self.name);
             self.logged.set(Some(Instant::now()));

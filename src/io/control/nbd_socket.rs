@@ -41,7 +41,8 @@ pub(crate) async fn serve_unix(
                 let socket = Socket::Unix(UnixStream::from_std(copy));
                 start(&registry, &places, socket, stream.into(), description);
             }
-            Err(error) => warn!("NBD: {description}: {error}"),
+            // Closed without a word: there is no descriptor left to talk with.
+            Err(error) => listener.wait_out(&error).await,
         }
     }
 }
@@ -60,7 +61,7 @@ pub(crate) async fn serve_tcp(
                 let socket = Socket::Tcp(TcpStream::from_std(copy));
                 start(&registry, &places, socket, stream.into(), from.to_string());
             }
-            Err(error) => warn!("NBD: {from}: {error}"),
+            Err(error) => listener.wait_out(&error).await,
         }
     }
 }

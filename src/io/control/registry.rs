@@ -213,7 +213,7 @@ impl Registry {
             config: config.clone(),
             local,
             peers,
-            buffers: SocketBuffers::default(),
+            buffers: SocketBuffers::of(&config.options),
             record: self.settings.record.as_ref().map(|dir| dir.join(format!("{name}.record"))),
             seed: seed().map_err(|error| {
                 refusal(122, "Out of memory", format!("no random numbers: {error}"))

@@ -72,6 +72,9 @@ impl Listener {
                             "listening on {} now", self.local);
                     }
                     self.complained = false;
+                    if let Some(why) = buffers.missing(&fd) {
+                        tracing::warn!(target: "tandem", resource = %io.name, "{why}");
+                    }
                     self.fd = Some(Rc::new(fd));
                 }
                 Err(error) => {

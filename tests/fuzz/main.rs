@@ -1,0 +1,44 @@
+//! Bytes from outside that were mutated: no decoder panics, and what it accepts is inside its
+//! bounds.
+//!
+//! Each target takes any bytes and says in a few words what became of them. The driver mutates
+//! what it has, and keeps what leads to words that it has not heard yet. `tests/fuzz/corpus` holds
+//! such inputs, and every one that once found a fault; all are run again by each test.
+//!
+//! `tools/fuzz --seconds 60 wire` runs one target for longer.
+
+mod driver;
+mod seeds;
+mod targets;
+
+use driver::run;
+
+#[test]
+fn nbd() {
+    run(("nbd", 5000), &seeds::nbd(), &[b"IHAVEOPT", b"r0", b"base:allocation"], targets::nbd);
+}
+
+#[test]
+fn wire() {
+    run(("wire", 5000), &seeds::wire(), &[], targets::wire);
+}
+
+#[test]
+fn metadata() {
+    run(
+        ("metadata", 1500),
+        &seeds::metadata(),
+        &[b"TANDEMSB", b"TdAL", b"TdBM"],
+        targets::metadata,
+    );
+}
+
+#[test]
+fn config() {
+    run(("config", 400), &seeds::config(), seeds::CONFIG_WORDS, targets::config);
+}
+
+#[test]
+fn admin() {
+    run(("admin", 3000), &seeds::admin(), seeds::ADMIN_WORDS, targets::admin);
+}
