@@ -15,7 +15,6 @@ use crate::resource::Force;
 pub const NOT_SUPPORTED: &[&str] = &[
     "adjust-with-progress",
     "apply-al",
-    "check",
     "check-resize",
     "del-minor",
     "del-path",
@@ -388,6 +387,8 @@ pub enum Verb {
         #[command(flatten)]
         targets: OptionalTargets,
     },
+    /// One line for monitoring; exit 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
+    Check(OptionalTargets),
     /// Any other word.
     #[command(external_subcommand)]
     Other(Vec<OsString>),

@@ -10,6 +10,7 @@
 
 pub mod adjust;
 pub mod arguments;
+pub mod check;
 mod clock;
 pub mod dry_run;
 pub mod events;

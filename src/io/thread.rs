@@ -248,7 +248,7 @@ impl<C: Core> Shell<C> {
             closing: 0,
             closed: channel(),
             recorder,
-            flushes: orders::flushes(&config),
+            flushes: orders::flushes(config),
             ping_timeout_ms,
             trim_at: now.after_ms(TRIM_MS),
             stop: None,

@@ -113,6 +113,7 @@ impl Session {
             Verb::Cstate(targets) => self.cstate(&targets.targets),
             Verb::Dstate(targets) => self.dstate(&targets.targets),
             Verb::Why { json, targets } => self.why(&targets.targets, json),
+            Verb::Check(targets) => self.check(&targets.targets),
             Verb::Events2 { now, statistics, targets } => {
                 self.events2(&targets.targets, now, statistics)
             }

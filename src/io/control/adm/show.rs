@@ -2,9 +2,9 @@
 
 use crate::control::status_text::{self, Detail};
 use crate::control::target::Target;
-use crate::control::{Report, Zone, status_json, why};
+use crate::control::{Report, Zone, check, status_json, why};
 
-use super::{Outcome, Session, connections, for_each, print, volumes};
+use super::{Failure, Outcome, Session, connections, for_each, print, volumes};
 
 impl Session {
     pub(super) fn status(&self, targets: &[Target], detail: Detail, json: bool) -> Outcome {
@@ -20,6 +20,23 @@ impl Session {
         let paragraphs: Vec<String> =
             reports.iter().map(|report| status_text::resource(report, detail)).collect();
         print(&paragraphs.join("\n"))
+    }
+
+    /// One line for monitoring, whose exit codes are its own.
+    pub(super) fn check(&self, targets: &[Target]) -> Outcome {
+        let chosen = self.reports(targets).map_err(|failure| {
+            // The line belongs to standard output; nothing more is said.
+            let _ = print(&check::unknown(&failure.text));
+            Failure::new(3, "")
+        })?;
+        let mut reports: Vec<Report> = chosen.into_iter().map(|(_, report)| report).collect();
+        self.find_differences(&mut reports);
+        let (line, level) = check::line(&reports);
+        print(&line)?;
+        match level {
+            check::Level::Ok => Ok(()),
+            level => Err(Failure::new(level as i32, "")),
+        }
     }
 
     pub(super) fn role(&self, targets: &[Target]) -> Outcome {
