@@ -294,7 +294,12 @@ impl Resource {
             }
             Step::DetachIdle => self.order_detach_idle(),
             Step::Leave if self.connections.iter().all(|c| c.leaving.is_none()) => {
-                self.left_all();
+                // A leave that ended as a loss: this node says durably that it survived, before it
+                // lets go of its disks (model.md R3).
+                let down = matches!(running.command, Command::Down { .. });
+                if !down || self.is_idle() {
+                    self.left_all();
+                }
             }
             _ => {}
         }

@@ -1,0 +1,65 @@
+//! Stories of a second look: what is acknowledged stays, and nobody waits longer than need be.
+
+use super::connection::Leaving;
+use super::tests::{Pair, synced_pair};
+use super::*;
+
+impl Pair {
+    /// A write that is not waited for; its number.
+    fn write_later(&mut self, n: usize, block: u64, values: Vec<u64>) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        let length = u32::try_from(values.len() * 4096).unwrap();
+        let payload = self.nodes[n].payload(length, values);
+        let op = Op::Write { offset: block * 4096, payload, fua: false };
+        let (session, request) = (SessionId(n as u64 + 1), RequestId(id));
+        self.event(n, Event::Request { session, request, volume: 0, op });
+        id
+    }
+
+    /// Events one by one, until it is so.
+    fn step_until(&mut self, so: impl Fn(&Self) -> bool) {
+        for _ in 0..10_000 {
+            if so(self) {
+                return;
+            }
+            for n in 0..2 {
+                if let Some(event) = self.nodes[n].done.pop_front() {
+                    self.event(n, event);
+                    break;
+                }
+            }
+        }
+        panic!("it never is so: {:?}", self.nodes[1].log);
+    }
+
+    fn leaving(&self, n: usize) -> Option<Leaving> {
+        self.nodes[n].core.as_ref().and_then(|core| core.connections[0].leaving)
+    }
+}
+
+#[test]
+fn a_node_that_goes_down_while_the_primary_dies_survives_with_the_last_write() {
+    let mut pair = synced_pair();
+    assert_eq!(pair.write(0, 7, 1), Ok(None));
+    assert_eq!(pair.request(0, 5000, Op::Flush), Ok(None));
+    pair.event(1, Event::Admin { id: 900, command: Command::Down { shutdown: false } });
+    pair.step_until(|pair| matches!(pair.leaving(1), Some(Leaving::Asked { .. })));
+    // Everything was flushed. One more write, and the Primary loses power before its flush.
+    let flushed = pair.nodes[0].disk.blocks.clone();
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskFlush { .. });
+    let id = pair.write_later(0, 7, vec![2]);
+    pair.settle();
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)), "acknowledged");
+    pair.kill(0);
+    pair.nodes[0].disk.blocks = flushed;
+    pair.nodes[0].unstall();
+    pair.run(1000);
+    assert!(pair.nodes[1].admin.remove(&900).expect("answered").is_ok());
+    assert_eq!(pair.nodes[1].disk.blocks.get(&7), Some(&2));
+    pair.nodes[1].core = None;
+    pair.up(0);
+    pair.up(1);
+    pair.synced();
+    assert_eq!(pair.nodes[0].disk.blocks.get(&7), Some(&2), "{:?}", pair.nodes[0].log);
+}
