@@ -334,6 +334,8 @@ pub(crate) struct Connection {
     pub(crate) sockets: BTreeMap<SocketId, Socket>,
     pub(crate) active: Option<SocketId>,
     pub(crate) challenger: Option<SocketId>,
+    /// The handshake that came on the challenger: its peer does not know that it has to wait.
+    pub(crate) challenger_handshake: Option<Box<Handshake>>,
     pub(crate) stage: Stage,
     /// Since when the stage holds.
     pub(crate) stage_since: Time,
@@ -395,6 +397,7 @@ impl Connection {
             sockets: BTreeMap::new(),
             active: None,
             challenger: None,
+            challenger_handshake: None,
             stage: Stage::Down,
             stage_since: Time::default(),
             backoff_ms: 0,

@@ -58,6 +58,7 @@ impl Resource {
         connection.stage_since = self.now;
         connection.leaving = None;
         connection.challenger = None;
+        connection.challenger_handshake = None;
         connection.ping_sent = None;
         connection.in_flight = 0;
         connection.peer_handshake = None;

@@ -63,3 +63,24 @@ fn a_node_that_goes_down_while_the_primary_dies_survives_with_the_last_write() {
     pair.synced();
     assert_eq!(pair.nodes[0].disk.blocks.get(&7), Some(&2), "{:?}", pair.nodes[0].log);
 }
+
+#[test]
+fn a_peer_that_comes_back_before_its_loss_was_seen_is_not_left_without_an_answer() {
+    for survivor in 0..2 {
+        let mut pair = synced_pair();
+        let back = 1 - survivor;
+        if survivor == 1 {
+            pair.admin(0, Command::Secondary { force: true }).unwrap();
+        }
+        // It loses power: nobody closes its socket.
+        pair.nodes[back].core = None;
+        pair.nodes[back].done.clear();
+        pair.nodes[0].sockets.clear();
+        pair.nodes[1].sockets.clear();
+        pair.up(back);
+        pair.run(8_000);
+        let connection = &pair.status(survivor).connections[0];
+        let log = pair.nodes[survivor].log.join("\n");
+        assert_eq!(connection.connection_state, ConnectionState::Connected, "{log}");
+    }
+}
