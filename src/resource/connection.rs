@@ -357,6 +357,8 @@ pub(crate) struct Connection {
     pub(crate) leave_step: u32,
     /// The disks are marked for the leave.
     pub(crate) leave_marked: bool,
+    /// The peer has asked to leave while this node prepared to: it waits for an answer.
+    pub(crate) peer_leaves_too: bool,
     pub(crate) peer_devices: BTreeMap<VolumeNumber, PeerDevice>,
     /// The role when it was known last.
     pub(crate) last_role: Role,
@@ -414,6 +416,7 @@ impl Connection {
             leaving: None,
             leave_step: 0,
             leave_marked: false,
+            peer_leaves_too: false,
             peer_devices: volumes.iter().map(|volume| (*volume, PeerDevice::new())).collect(),
             last_role: Role::Unknown,
             last_handshake: Vec::new(),

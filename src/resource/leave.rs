@@ -47,6 +47,10 @@ impl Resource {
         self.connections[c].discard_my_data = false;
         match kind {
             Some(kind) if self.connections[c].stage == Stage::Open => {
+                let connection = &mut self.connections[c];
+                // The peer that has asked gets its answer all the same.
+                connection.peer_leaves_too = connection.leaving == Some(Leaving::PeerAsked)
+                    && connection.leave_step != u32::MAX;
                 self.connections[c].leaving = Some(Leaving::Preparing { id, kind });
                 self.connections[c].stage_since = self.now;
                 self.set_connection(c, ConnectionState::Disconnecting, Reason::StoppedByAdmin);
@@ -97,6 +101,10 @@ impl Resource {
                 self.connections[c].leave_marked = false;
                 self.connections[c].leaving = Some(Leaving::Asked { id, kind });
                 self.send(c, Packet::Leave { kind }, None);
+                if std::mem::take(&mut self.connections[c].peer_leaves_too) {
+                    // Both disks are flushed, and whoever stays valid is marked.
+                    self.send(c, Packet::LeaveAnswer, None);
+                }
             }
             Some(Leaving::PeerAsked) if !marked => {
                 let mark = if peer == Role::Primary { Mark::Outdated } else { Mark::Survived };
@@ -154,7 +162,8 @@ impl Resource {
             Some(Leaving::Asked { .. }) => {
                 self.send(c, Packet::LeaveAnswer, None);
             }
-            Some(_) => {}
+            Some(Leaving::Preparing { .. }) => self.connections[c].peer_leaves_too = true,
+            Some(Leaving::PeerAsked) => {}
             None => {
                 self.connections[c].leaving = Some(Leaving::PeerAsked);
                 self.connections[c].stage_since = self.now;
@@ -222,6 +231,7 @@ impl Resource {
 
     /// A peer went away while an order was running.
     pub(crate) fn order_lost_peer(&mut self, c: usize) {
+        self.connections[c].peer_leaves_too = false;
         self.connections[c].leave_step = 0;
         self.connections[c].leave_marked = false;
     }

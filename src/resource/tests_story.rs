@@ -84,3 +84,29 @@ fn a_peer_that_comes_back_before_its_loss_was_seen_is_not_left_without_an_answer
         assert_eq!(connection.connection_state, ConnectionState::Connected, "{log}");
     }
 }
+
+#[test]
+fn a_secondary_that_leaves_while_the_primary_leaves_is_outdated() {
+    for primary_knows in [false, true] {
+        let mut pair = synced_pair();
+        let leave = |peer| {
+            let command = Command::Disconnect { peer, force: false };
+            Event::Admin { id: 900, command }
+        };
+        pair.event(1, leave(0));
+        pair.step_until(|pair| matches!(pair.leaving(1), Some(Leaving::Asked { .. })));
+        if primary_knows {
+            pair.nodes[0].stall = |action| matches!(action, Action::DiskFlush { .. });
+            pair.step_until(|pair| pair.leaving(0) == Some(Leaving::PeerAsked));
+        }
+        pair.event(0, leave(1));
+        pair.nodes[0].unstall();
+        pair.run(1000);
+        for n in 0..2 {
+            assert!(pair.nodes[n].admin.remove(&900).expect("answered").is_ok());
+        }
+        let log = pair.nodes[1].log.join("\n");
+        assert_eq!(pair.status(1).devices[0].disk_state, DiskState::Outdated, "{log}");
+        assert_eq!(pair.status(0).devices[0].disk_state, DiskState::UpToDate);
+    }
+}
