@@ -92,7 +92,7 @@ impl Resource {
             return;
         }
         let flush = device.flush.take().expect("just seen");
-        let reachable = device.writable() || self.reading_peer(volume).is_some();
+        let reachable = self.data_is_reachable(volume);
         let awaited = !flush.requests.is_empty() || !flush.then.is_empty();
         if flush.failed && reachable && awaited {
             // One of the disks is gone. What was answered may now rest on one disk alone: that is

@@ -213,6 +213,14 @@ impl Resource {
         })
     }
 
+    /// A disk that holds the data can be reached: the own one, if it is not the mix of old and new
+    /// that a resync has left behind, or the peer's.
+    pub(crate) fn data_is_reachable(&self, volume: VolumeNumber) -> bool {
+        let device = &self.devices[&volume];
+        (device.writable() && device.disk != DiskState::Inconsistent)
+            || self.reading_peer(volume).is_some()
+    }
+
     /// The own disk has the newest data of the blocks.
     pub(crate) fn readable_here(&self, volume: VolumeNumber, start: u64, length: u64) -> bool {
         let device = &self.devices[&volume];

@@ -110,3 +110,66 @@ fn a_secondary_that_leaves_while_the_primary_leaves_is_outdated() {
         assert_eq!(pair.status(0).devices[0].disk_state, DiskState::UpToDate);
     }
 }
+
+#[test]
+fn a_write_that_the_failed_disk_had_is_not_answered_before_that_is_recorded() {
+    let mut pair = synced_pair();
+    let before = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
+    let id = pair.write_later(0, 7, vec![2]);
+    pair.settle();
+    // The peer has it; then its disk fails, and this disk has it, unflushed.
+    pair.nodes[1].fail = |action| matches!(action, Action::Meta { .. });
+    let disk = pair.nodes[1].core.as_mut().unwrap();
+    disk.save_superblock(0, Then::Log);
+    pair.event(1, Event::Timeout);
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskFlush { .. });
+    let stalled = std::mem::take(&mut pair.nodes[0].stalled);
+    pair.settle();
+    assert_eq!(pair.status(0).connections[0].peer_devices[0].peer_disk_state, DiskState::Diskless);
+    pair.nodes[0].done.extend(stalled);
+    pair.settle();
+    assert_eq!(pair.nodes[0].replies.get(&id), None, "not before the flush");
+    pair.nodes[0].unstall();
+    pair.settle();
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));
+    let after = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
+    assert_ne!(before & !1, after & !1);
+}
+
+#[test]
+fn a_primary_whose_disk_is_a_mix_answers_no_write_or_flush_without_its_peer() {
+    let mut pair = synced_pair();
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
+    pair.request(0, 5000, Op::Read { offset: 7 * 4096, length: 4096 }).unwrap();
+    pair.run(100);
+    for block in 20..24 {
+        pair.write(0, block, block).unwrap();
+    }
+    pair.nodes[0].fail = |_| false;
+    // It is attached again, and its resync does not get on.
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskRead { .. });
+    pair.attach(0).unwrap();
+    pair.run(100);
+    assert_eq!(pair.status(0).devices[0].disk_state, DiskState::Inconsistent);
+    assert_eq!(pair.write(0, 2000, 1), Ok(None), "the peer has it as well");
+    let unflushed = pair.nodes[1].disk.clone();
+    pair.link = false;
+    pair.kill(1);
+    assert_eq!(pair.request(0, 5001, Op::Flush), Err(ReplyError::Io));
+    assert_eq!(pair.write(0, 2001, 1), Err(ReplyError::Io));
+    pair.nodes[1].unstall();
+    pair.nodes[1].disk = unflushed;
+    pair.link = true;
+    pair.up(1);
+    pair.run(10_000);
+    // Nothing is overwritten under clients.
+    assert_eq!(pair.status(0).connections[0].reason, Reason::ResyncRefused);
+    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    for (n, peer) in [(0, 1), (1, 0)] {
+        let command = Command::Connect { peer, discard_my_data: false, tentative: false };
+        pair.admin(n, command).unwrap();
+    }
+    pair.synced();
+    assert_eq!(pair.nodes[0].disk.blocks.get(&2001).copied().unwrap_or(0), 0);
+}

@@ -6,7 +6,7 @@
 //! - Overlapping writes never run together: both disks apply them in the same order.
 
 use super::connection::{Sent, SentKind};
-use super::device::{Progress, RequestKind};
+use super::device::{Loss, Progress, RequestKind};
 use super::interval::LockId;
 use super::{Action, BLOCK_SIZE, DiskError, Payload, Pending, ReplyError, Resource, VolumeNumber};
 use crate::wire::{Packet, ZeroMode};
@@ -341,7 +341,7 @@ impl Resource {
         let here = self.devices[&volume].writable();
         let (local_done, peers_done) = (request.local_done, request.peers_done);
         let usable = if here { local_done } else { peers_done != 0 };
-        if !usable || (!here && self.reading_peer(volume).is_none()) {
+        if !usable || !self.data_is_reachable(volume) {
             if here && peers_done != 0 {
                 let (offset, length) = request.hull();
                 for c in self.peers() {
@@ -351,8 +351,10 @@ impl Resource {
             }
             return self.answer(key, Err(ReplyError::Io));
         }
-        let alone = self.rests_alone(key);
-        if alone && !self.may_answer_alone(volume, key) {
+        // During a loss nothing is answered (model.md R2): who has acknowledged may be gone by now.
+        let device = &self.devices[&volume];
+        let settled = device.loss == Loss::None && !device.bumping;
+        if (!settled || self.rests_alone(key)) && !self.may_answer_alone(volume, key) {
             let request = self.requests.get_mut(key).expect("still pending");
             if request.progress != Progress::Alone {
                 request.progress = Progress::Alone;
