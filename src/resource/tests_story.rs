@@ -173,3 +173,31 @@ fn a_primary_whose_disk_is_a_mix_answers_no_write_or_flush_without_its_peer() {
     pair.synced();
     assert_eq!(pair.nodes[0].disk.blocks.get(&2001).copied().unwrap_or(0), 0);
 }
+
+#[test]
+fn a_write_that_waits_for_space_and_for_the_peer_is_held_after_the_peers_answer() {
+    let mut pair = synced_pair();
+    pair.link = false;
+    pair.cut();
+    for block in 20..24 {
+        pair.write(0, block, block).unwrap();
+    }
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskWrite { .. });
+    pair.link = true;
+    pair.run(3_000);
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
+    let id = pair.write_later(0, 100, vec![9]);
+    pair.settle();
+    let full = pair.nodes[0].stalled.pop_front();
+    let Some(Event::DiskDone { tag, .. }) = full else { panic!("{full:?}") };
+    pair.event(0, Event::DiskDone { tag, result: Err(DiskError::NoSpace) });
+    pair.nodes[0].unstall();
+    // As when a disk of another volume has been attached.
+    pair.nodes[0].core.as_mut().unwrap().renegotiate();
+    pair.event(0, Event::Timeout);
+    pair.settle();
+    pair.nodes[1].unstall();
+    pair.run(3_000);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)), "{:?}", pair.nodes[0].log);
+    pair.synced();
+}
