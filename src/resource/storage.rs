@@ -291,6 +291,12 @@ impl Resource {
             let full = error == DiskError::NoSpace;
             match &pending {
                 Pending::Write { key } if full && self.wait_for_space(*key) => return,
+                // A failed sync may have been told of other writes as well, and is told once only.
+                Pending::Write { .. } | Pending::PeerWrite { .. }
+                    if self.was_durable(volume, &pending) =>
+                {
+                    self.disk_failed(volume, error, "durable WRITE");
+                }
                 Pending::Read { .. }
                 | Pending::Edge { .. }
                 | Pending::PeerRead { .. }
@@ -331,6 +337,16 @@ impl Resource {
             Pending::Flush { then } => self.follow_without_disk(volume, then),
             other => unreachable!("{other:?} is no disk action"),
         }
+    }
+
+    /// The write was to be durable when it ended.
+    fn was_durable(&self, volume: VolumeNumber, pending: &Pending) -> bool {
+        let fua = match pending {
+            Pending::Write { key } => self.requests.get(*key).is_some_and(|r| r.fua),
+            Pending::PeerWrite { key } => self.peer_writes.get(*key).is_some_and(|w| w.fua),
+            _ => false,
+        };
+        fua && self.config.disk_options(volume).disk_flushes
     }
 
     /// Flushes the own disk, then goes on.

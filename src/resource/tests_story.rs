@@ -201,3 +201,26 @@ fn a_write_that_waits_for_space_and_for_the_peer_is_held_after_the_peers_answer(
     assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)), "{:?}", pair.nodes[0].log);
     pair.synced();
 }
+
+#[test]
+fn a_durable_write_that_fails_is_a_failed_disk_whatever_on_io_error_says() {
+    for (failing, primary_disk) in [(0, DiskState::Diskless), (1, DiskState::UpToDate)] {
+        let mut pair = Pair::new();
+        for n in 0..2 {
+            pair.kill(n);
+            pair.nodes[n].on_io_error = OnIoError::PassOn;
+        }
+        pair.up(0);
+        pair.up(1);
+        pair.run(20_000);
+        pair.primary(0, true);
+        pair.synced();
+        pair.nodes[failing].fail = |action| matches!(action, Action::DiskWrite { fua: true, .. });
+        let payload = pair.nodes[0].payload(4096, vec![9]);
+        let op = Op::Write { offset: 21 * 4096, payload, fua: true };
+        assert_eq!(pair.request(0, 5000, op), Ok(None));
+        let own = pair.status(failing).devices[0].disk_state;
+        assert_eq!(own, DiskState::Diskless, "its sync has told of other writes as well");
+        assert_eq!(pair.status(0).devices[0].disk_state, primary_disk);
+    }
+}
