@@ -428,6 +428,9 @@ impl Resource {
             | Then::LossFlushed { .. }
             | Then::LossMarked { .. }
             | Then::PeerLeave { .. } => self.follow(volume, then),
+            Then::ClearSaved { c, socket, .. } if self.is_current(c, socket) => {
+                self.clear_refused(c, volume);
+            }
             _ => {}
         }
     }

@@ -3,6 +3,7 @@
 use super::connection::Leaving;
 use super::tests::{Pair, synced_pair};
 use super::*;
+use crate::meta::MetaOp;
 
 impl Pair {
     /// A write that is not waited for; its number.
@@ -223,4 +224,16 @@ fn a_durable_write_that_fails_is_a_failed_disk_whatever_on_io_error_says() {
         assert_eq!(own, DiskState::Diskless, "its sync has told of other writes as well");
         assert_eq!(pair.status(0).devices[0].disk_state, primary_disk);
     }
+}
+
+#[test]
+fn an_order_ends_when_the_disk_that_it_waits_for_at_the_peer_fails() {
+    let mut pair = Pair::new();
+    pair.run(2_000);
+    pair.nodes[1].fail = |action| matches!(action, Action::Meta { op: MetaOp::Superblock(_), .. });
+    let command = Command::NewCurrentUuid { volume: 0, clear_bitmap: true };
+    pair.event(0, Event::Admin { id: 900, command });
+    pair.run(60_000);
+    assert!(pair.nodes[0].admin.remove(&900).expect("answered").is_err());
+    assert_eq!(pair.status(1).devices[0].disk_state, DiskState::Diskless);
 }
