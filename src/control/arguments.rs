@@ -143,6 +143,17 @@ impl From<ForceWord> for Force {
     }
 }
 
+/// Whether there are colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    /// On a terminal.
+    Auto,
+    /// Also elsewhere.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
 /// What a verb is aimed at, one or more.
 #[derive(Clone, Debug, Args)]
 pub struct Targets {
@@ -330,6 +341,9 @@ pub enum Verb {
         /// For programs.
         #[arg(short, long)]
         json: bool,
+        /// Colours: `auto` is on a terminal, where NO_COLOR is not set.
+        #[arg(long, value_enum, default_value_t = When::Auto)]
+        color: When,
         /// Aimed at.
         #[command(flatten)]
         targets: OptionalTargets,

@@ -105,9 +105,9 @@ impl Session {
             Verb::ShowGi(targets) => self.generations(&targets.targets, true),
             Verb::GetGi(targets) => self.generations(&targets.targets, false),
             Verb::Dump(targets) => self.dump(&targets.targets),
-            Verb::Status { verbose, statistics, json, targets } => {
+            Verb::Status { verbose, statistics, json, color, targets } => {
                 let detail = crate::control::status_text::Detail { verbose, statistics };
-                self.status(&targets.targets, detail, json)
+                self.status(&targets.targets, detail, json, color)
             }
             Verb::Role(targets) => self.role(&targets.targets),
             Verb::Cstate(targets) => self.cstate(&targets.targets),
