@@ -114,7 +114,12 @@ impl Difference {
 
     fn identity(&mut self, running: &Definition, wanted: &Definition, own: &Host) {
         let ids = |definition: &Definition| -> Vec<(NodeId, String)> {
-            definition.hosts.iter().map(|host| (host.node_id, host.name.clone())).collect()
+            // A floating host's name is its address, until it is found here.
+            let name = |host: &Host| match host.floating {
+                true => String::new(),
+                false => host.name.clone(),
+            };
+            definition.hosts.iter().map(|host| (host.node_id, name(host))).collect()
         };
         let mut fixed = Vec::new();
         if ids(running) != ids(wanted) {

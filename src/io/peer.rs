@@ -143,7 +143,9 @@ fn socket_error(errno: i32) -> SocketError {
         | libc::EHOSTUNREACH
         | libc::ENETDOWN
         | libc::EHOSTDOWN
-        | libc::EADDRNOTAVAIL => SocketError::Unreachable(errno),
+        | libc::EADDRNOTAVAIL
+        // A loopback source and a destination that is elsewhere.
+        | libc::EINVAL => SocketError::Unreachable(errno),
         errno => SocketError::Io(errno),
     }
 }
