@@ -84,6 +84,7 @@ impl Resource {
 
     fn volume_session_over(&mut self, c: usize, volume: VolumeNumber, was: Stage, lost: bool) {
         self.drop_waiting_peer_writes(c, volume);
+        self.forget_copies(c, volume);
         let peer = self.peer_device(c, volume);
         let replication = peer.replication;
         let opening = peer.opening;

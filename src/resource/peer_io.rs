@@ -419,6 +419,7 @@ impl Resource {
     /// flushed becomes bits, and an answered write may rest on this disk alone now: the loss
     /// sequence runs, with a new current UUID if there is such a write.
     pub(crate) fn peer_disk_gone(&mut self, c: usize, volume: VolumeNumber) {
+        self.forget_copies(c, volume);
         let runs = self.peer_device(c, volume).transfer_log.drain();
         let unflushed = !runs.is_empty();
         for (first, count) in runs {

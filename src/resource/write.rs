@@ -339,7 +339,8 @@ impl Resource {
         }
         let volume = request.volume;
         // A copy counts while its disk can be reached: what only a failed disk or a lost peer has
-        // is not acknowledged. With on-io-error pass_on an error of the own disk is the client's.
+        // is not acknowledged, nor what only a disk in the middle of a resync has. With on-io-error
+        // pass_on an error of the own disk is the client's.
         let here = self.devices[&volume].writable();
         let (local_done, peers_done) = (request.local_done, request.peers_done);
         let usable = if here { local_done } else { peers_done != 0 };
@@ -364,10 +365,22 @@ impl Resource {
         self.transfer_log_bound(volume);
     }
 
+    /// The peer, or its disk, cannot be reached any more: what it has of writes that are not answered
+    /// counts no longer. They rest on the own disk, where they may end after the loss flush.
+    pub(crate) fn forget_copies(&mut self, c: usize, volume: VolumeNumber) {
+        for key in self.requests.keys() {
+            let request = self.requests.get_mut(key).expect("listed just now");
+            if request.volume == volume {
+                request.peers_done &= !(1 << c);
+            }
+        }
+    }
+
     /// The write is on one disk only.
     fn rests_alone(&self, key: u64) -> bool {
         let request = self.requests.get(key).expect("still pending");
-        let copies = u32::from(request.local_done) + request.peers_done.count_ones();
+        let here = request.local_done && self.devices[&request.volume].writable();
+        let copies = u32::from(here) + request.peers_done.count_ones();
         copies < 1 + u32::try_from(self.connections.len()).expect("at most 31 peers")
     }
 

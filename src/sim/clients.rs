@@ -115,7 +115,12 @@ impl Clients {
 impl Cluster {
     /// A client's turn.
     pub(super) fn work(&mut self, worker: usize) {
-        let pause = self.chance.clients.skewed(50, self.options.think_us) * 1000;
+        let (low, high) = if self.clients.answered > self.options.requests {
+            (self.options.think_us, 1_000_000)
+        } else {
+            (50, self.options.think_us)
+        };
+        let pause = self.chance.clients.skewed(low, high) * 1000;
         self.after(pause, Happening::Worker(worker));
         if self.clients.stopped {
             return;
@@ -192,16 +197,17 @@ impl Cluster {
         let (start, count) = range;
         let bytes = u32::try_from(count * 512).expect("at most a MiB");
         let event = |op| Input::Event(Event::Request { session: id, request, volume, op });
+        let open = self.clients.requests.values().map(|r| r.operation.step).min();
         let h = &mut self.history;
         match kind {
             Kind::Flush => (h.flush_starts(session.id, volume), event(Op::Flush)),
             Kind::Zeroes => {
-                let operation = h.write_starts(session.id, volume, range, true);
+                let operation = h.write_starts(session.id, volume, range, true, open);
                 let (offset, length, no_hole) = (start * 512, bytes, fua);
                 (operation, event(Op::Zeroes { offset, length, no_hole, fua }))
             }
             Kind::Write => {
-                let operation = h.write_starts(session.id, volume, range, false);
+                let operation = h.write_starts(session.id, volume, range, false, open);
                 let contents = vec![operation.value; usize::try_from(count).unwrap_or(0)];
                 let input = Input::Write { session: id, request, volume, start, contents, fua };
                 (operation, input)

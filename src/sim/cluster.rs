@@ -417,8 +417,9 @@ impl Cluster {
             return self.violate(format!("{} emits actions for ever", self.nodes[node].name));
         }
         self.refresh(node, &actions);
+        let life = self.nodes[node].life;
         for action in actions {
-            if self.violation.is_some() {
+            if self.violation.is_some() || self.nodes[node].life != life {
                 return;
             }
             self.perform(node, action);

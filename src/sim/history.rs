@@ -17,15 +17,15 @@
 //! Invariants:
 //! - Nothing here knows how the core works: it sees answers, disk contents and states.
 
-use std::collections::BTreeMap;
+mod disks;
+mod register;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::resource::VolumeNumber;
 
 use super::disk::{Sector, SimDisk};
-use super::pool::Origin;
-
-/// A write that has not ended.
-const NEVER: u64 = u64::MAX;
+use register::{Entry, NEVER, Obligation, Register};
 
 /// Where an answer rests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,62 +51,6 @@ pub(super) struct Excuse {
     pub forced: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    value: Sector,
-    start: u64,
-    finish: u64,
-    answered: bool,
-    /// From when on it is known that it was cut off: its client is gone, or it was answered with an
-    /// error. The flag: a later session is needed to know that it does not start any more.
-    cut: Option<(u64, bool)>,
-    session: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Obligation {
-    value: Sector,
-    start: u64,
-    finish: u64,
-    /// When it was answered or seen.
-    since: u64,
-    /// The other disk is not known to have it.
-    alone: bool,
-    /// It has survived a power loss unflushed, by luck.
-    weak: bool,
-    /// A flush that covers it was answered.
-    flushed: bool,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Register {
-    entries: Vec<Entry>,
-    obligations: [Vec<Obligation>; 2],
-}
-
-impl Register {
-    fn covers(&self, value: Sector, start: u64) -> bool {
-        start == 0 || self.entries.iter().any(|e| e.value == value && e.finish >= start)
-    }
-
-    fn oblige(&mut self, node: usize, new: Obligation) {
-        let list = &mut self.obligations[node];
-        list.retain(|old| {
-            let weaker = (new.flushed || !old.flushed)
-                && (!new.alone || old.alone)
-                && (!new.weak || old.weak);
-            !(weaker
-                && (old.finish < new.start || old.value == new.value && old.start == new.start))
-        });
-        list.push(new);
-    }
-
-    /// The latest start that a read beginning now must cover.
-    fn floor(&self, node: usize) -> u64 {
-        self.obligations[node].iter().map(|o| o.start).max().unwrap_or(0)
-    }
-}
-
 /// A client's operation under way.
 #[derive(Clone, Debug)]
 pub(super) struct Operation {
@@ -118,7 +62,8 @@ pub(super) struct Operation {
     pub count: u64,
     /// What a write writes.
     pub value: Sector,
-    step: u64,
+    /// When it began.
+    pub step: u64,
     session: u64,
     session_opened: u64,
     floors: Vec<u64>,
@@ -141,9 +86,12 @@ pub struct Excused {
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
     step: u64,
-    next_value: Sector,
-    registers: BTreeMap<(VolumeNumber, u64), Register>,
+    registers: BTreeMap<VolumeNumber, Vec<Register>>,
+    /// Sectors that a node must hold and has not flushed, or had not a while ago.
+    unflushed: [BTreeSet<(VolumeNumber, u64)>; 2],
     sessions: BTreeMap<u64, u64>,
+    /// Writes that are not answered, by session and start: their range.
+    open: BTreeMap<(u64, u64), (VolumeNumber, u64, u64)>,
     /// When each node last lost power.
     lost_power: [u64; 2],
     /// What was excused.
@@ -162,31 +110,53 @@ impl History {
         self.step += 1;
         self.sessions.remove(&session);
         let step = self.step;
-        for register in self.registers.values_mut() {
-            for entry in &mut register.entries {
-                if entry.session == session && entry.finish == NEVER && entry.cut.is_none() {
+        let mut ours = self.open.split_off(&(session, 0));
+        self.open.append(&mut ours.split_off(&(session + 1, 0)));
+        for ((_, start), (volume, first, count)) in ours {
+            for sector in first..first + count {
+                let entry = self.register(volume, sector).write_mut(start);
+                if let Some(entry) = entry.filter(|e| e.finish == NEVER && e.cut.is_none()) {
                     entry.cut = Some((step, true));
                 }
             }
         }
     }
 
-    /// A client sends a write or zeroes. The operation says what to write.
+    fn register(&mut self, volume: VolumeNumber, sector: u64) -> &mut Register {
+        let registers = self.registers.entry(volume).or_default();
+        let index = usize::try_from(sector).expect("a simulated disk is small");
+        if registers.len() <= index {
+            registers.resize_with(index + 1, Register::default);
+        }
+        &mut registers[index]
+    }
+
+    fn oblige(&mut self, node: usize, volume: VolumeNumber, sector: u64, new: Obligation) {
+        if !new.flushed {
+            self.unflushed[node].insert((volume, sector));
+        }
+        self.register(volume, sector).oblige(node, new);
+    }
+
+    /// A client sends a write or zeroes, while the oldest request under way began at step `open`. The
+    /// operation says what to write.
     pub(super) fn write_starts(
         &mut self,
         session: u64,
         volume: VolumeNumber,
         range: (u64, u64),
         zeroes: bool,
+        open: Option<u64>,
     ) -> Operation {
         self.step += 1;
-        self.next_value += u64::from(!zeroes);
-        let value = if zeroes { 0 } else { self.next_value };
+        let open = open.unwrap_or(self.step);
+        let value = if zeroes { 0 } else { self.step };
         let entry =
             Entry { value, start: self.step, finish: NEVER, answered: false, cut: None, session };
         for sector in range.0..range.0 + range.1 {
-            self.registers.entry((volume, sector)).or_default().entries.push(entry);
+            self.register(volume, sector).push(entry, open);
         }
+        self.open.insert((session, self.step), (volume, range.0, range.1));
         self.operation(session, volume, range, value, Vec::new())
     }
 
@@ -201,7 +171,7 @@ impl History {
         self.step += 1;
         let node = if rests.disks[rests.on] { rests.on } else { 1 - rests.on };
         let floors = (range.0..range.0 + range.1)
-            .map(|sector| self.registers.get(&(volume, sector)).map_or(0, |r| r.floor(node)))
+            .map(|sector| self.register(volume, sector).floor(node))
             .collect();
         self.operation(session, volume, range, 0, floors)
     }
@@ -229,8 +199,7 @@ impl History {
     fn bound_the_dead(&mut self, op: &Operation) {
         let step = self.step;
         for sector in op.start..op.start + op.count {
-            let Some(register) = self.registers.get_mut(&(op.volume, sector)) else { continue };
-            for entry in register.entries.iter_mut().filter(|e| e.finish == NEVER) {
+            for entry in self.register(op.volume, sector).unfinished() {
                 if let Some((cut, by_session)) = entry.cut {
                     let later = if by_session { op.session_opened } else { op.step };
                     if later > cut && entry.session <= op.session {
@@ -244,10 +213,10 @@ impl History {
     /// A write or zeroes was answered with an error.
     pub(super) fn write_failed(&mut self, op: &Operation) {
         self.step += 1;
+        self.open.remove(&(op.session, op.step));
         let step = self.step;
         for sector in op.start..op.start + op.count {
-            let register = self.registers.entry((op.volume, sector)).or_default();
-            for entry in register.entries.iter_mut().filter(|e| e.start == op.step) {
+            if let Some(entry) = self.register(op.volume, sector).write_mut(op.step) {
                 entry.cut = entry.cut.or(Some((step, false)));
             }
         }
@@ -265,16 +234,17 @@ impl History {
         disks: [&SimDisk; 2],
     ) -> Result<(), String> {
         self.step += 1;
+        self.open.remove(&(op.session, op.step));
         let step = self.step;
         for sector in op.start..op.start + op.count {
-            let register = self.registers.entry((op.volume, sector)).or_default();
-            for entry in register.entries.iter_mut().filter(|e| e.start == op.step) {
+            if let Some(entry) = self.register(op.volume, sector).write_mut(op.step) {
                 entry.finish = entry.finish.min(step);
                 entry.answered = true;
             }
             for node in (0..2).filter(|n| rests.disks[*n]) {
                 let held = disks[node].read(sector, 1)[0];
                 let lost = self.lost_power[node] > op.step;
+                let register = self.register(op.volume, sector);
                 if !register.covers(held, op.step) {
                     if lost && node != rests.on {
                         continue;
@@ -291,18 +261,16 @@ impl History {
                         op.value
                     ));
                 }
-                register.oblige(
-                    node,
-                    Obligation {
-                        value: op.value,
-                        start: op.step,
-                        finish: step,
-                        since: step,
-                        alone: rests.alone(),
-                        weak: false,
-                        flushed: fua,
-                    },
-                );
+                let new = Obligation {
+                    value: op.value,
+                    start: op.step,
+                    finish: step,
+                    since: step,
+                    alone: rests.alone(),
+                    weak: false,
+                    flushed: fua,
+                };
+                self.oblige(node, op.volume, sector, new);
             }
         }
         self.bound_the_dead(op);
@@ -322,27 +290,21 @@ impl History {
         self.step += 1;
         let step = self.step;
         for ((sector, value), floor) in (op.start..).zip(values).zip(&op.floors) {
-            let Some(register) = self.registers.get_mut(&(op.volume, sector)) else {
-                if *value != 0 {
-                    return Err(format!("read of sector {sector} returned {value}, never written"));
-                }
-                continue;
-            };
+            let register = self.register(op.volume, sector);
+            if !register.was_written(*value) {
+                return Err(format!("read of sector {sector} returned {value}, never written"));
+            }
             if !register.covers(*value, *floor) {
                 return Err(format!(
-                    "read of sector {sector} returned {value}, older than what was acknowledged \
-                     or read before: {:?}",
-                    register.entries.iter().rfind(|e| e.start == *floor).map(|e| e.value)
+                    "read of sector {sector} returned {value}, older than {floor}, which was \
+                     acknowledged or read before"
                 ));
             }
-            let known = register.entries.iter_mut().filter(|e| e.value == *value);
-            let Some(entry) = known.last() else {
-                if *value != 0 {
-                    return Err(format!("read of sector {sector} returned {value}, never written"));
-                }
+            if *value == 0 {
                 continue;
-            };
-            if *value == 0 || entry.answered || entry.finish != NEVER {
+            }
+            let Some(entry) = register.write_mut(*value) else { continue };
+            if entry.answered || entry.finish != NEVER {
                 continue;
             }
             entry.finish = step;
@@ -356,7 +318,7 @@ impl History {
                 flushed: false,
             };
             for node in (0..2).filter(|n| rests.disks[*n]) {
-                register.oblige(node, seen);
+                self.oblige(node, op.volume, sector, seen);
             }
         }
         self.bound_the_dead(op);
@@ -377,272 +339,6 @@ impl History {
         for node in (0..2).filter(|n| rests.disks[*n]) {
             let covered = |o: &Obligation| o.since < op.step && !(o.alone && node != rests.on);
             self.made_durable(node, op.volume, disks[node], "a flush was answered", covered)?;
-        }
-        Ok(())
-    }
-
-    /// The node says durably that it survived: everything on its disk must be durable.
-    ///
-    /// # Errors
-    /// Something is not.
-    pub(super) fn survived(
-        &mut self,
-        node: usize,
-        volume: VolumeNumber,
-        disk: &SimDisk,
-    ) -> Result<(), String> {
-        self.made_durable(node, volume, disk, "SURVIVED was written", |_| true)
-    }
-
-    fn made_durable(
-        &mut self,
-        node: usize,
-        volume: VolumeNumber,
-        disk: &SimDisk,
-        when: &str,
-        covered: impl Fn(&Obligation) -> bool,
-    ) -> Result<(), String> {
-        for ((_, sector), register) in self.of_volume(volume) {
-            let mut list = std::mem::take(&mut register.obligations[node]);
-            for obligation in list.iter_mut().filter(|o| covered(o) && !o.flushed) {
-                let possible = disk.possible(sector);
-                if !possible.iter().all(|v| register.covers(*v, obligation.start)) {
-                    return Err(format!(
-                        "{when}, and write {} of sector {sector} is not durable on node {node}: \
-                         {possible:?}",
-                        obligation.value
-                    ));
-                }
-                obligation.flushed = true;
-                obligation.weak = false;
-            }
-            register.obligations[node] = list;
-        }
-        Ok(())
-    }
-
-    fn of_volume(
-        &mut self,
-        volume: VolumeNumber,
-    ) -> impl Iterator<Item = ((VolumeNumber, u64), &mut Register)> {
-        self.registers.range_mut((volume, 0)..=(volume, u64::MAX)).map(|(key, r)| (*key, r))
-    }
-
-    /// Contents land on a disk, in place of what was there before.
-    ///
-    /// # Errors
-    /// A write landed over a newer one that this disk must hold.
-    pub(super) fn landed(
-        &mut self,
-        node: usize,
-        volume: VolumeNumber,
-        (start, values): (u64, &[Sector]),
-        before: &[Sector],
-        origin: Origin,
-    ) -> Result<(), String> {
-        self.step += 1;
-        // What does not change is an edge that was read and written back.
-        let changed = (start..).zip(values).zip(before).filter(|((_, v), b)| *v != *b);
-        for ((sector, value), _) in changed {
-            if *value == super::disk::POISON {
-                return Err(format!("garbage was written to sector {sector} of node {node}"));
-            }
-            let Some(register) = self.registers.get(&(volume, sector)) else { continue };
-            for o in &register.obligations[node] {
-                if o.value == *value {
-                    continue;
-                }
-                let late = origin != Origin::Resync && *value != 0 && {
-                    let by = register.entries.iter().find(|e| e.value == *value);
-                    by.is_some_and(|e| e.finish < self.step && o.finish >= e.start)
-                };
-                if late || !register.covers(*value, o.start) {
-                    return Err(format!(
-                        "{origin:?} write {value} landed on sector {sector} of node {node}, over \
-                         the newer write {}",
-                        o.value
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A node lost power; its disk holds what is left.
-    ///
-    /// # Errors
-    /// A flushed write is gone.
-    pub(super) fn power_lost(
-        &mut self,
-        node: usize,
-        volume: VolumeNumber,
-        disk: &SimDisk,
-    ) -> Result<(), String> {
-        self.step += 1;
-        self.lost_power[node] = self.step;
-        let mut lone = 0;
-        for ((_, sector), register) in self.of_volume(volume) {
-            let held = disk.read(sector, 1)[0];
-            let mut list = std::mem::take(&mut register.obligations[node]);
-            for o in list.iter_mut().filter(|o| o.flushed) {
-                if !register.covers(held, o.start) {
-                    return Err(format!(
-                        "flushed write {} of sector {sector} is lost on node {node}: {held}",
-                        o.value
-                    ));
-                }
-            }
-            list.retain_mut(|o| {
-                o.weak |= !o.flushed;
-                let kept = register.covers(held, o.start);
-                lone += u64::from(!kept && o.alone);
-                kept
-            });
-            register.obligations[node] = list;
-        }
-        self.excused.lone += lone;
-        Ok(())
-    }
-
-    /// The target has taken the source's identifiers: from here on its own data counts no more.
-    ///
-    /// # Errors
-    /// It holds an acknowledged write that the source does not have.
-    pub(super) fn adopted(
-        &mut self,
-        target: usize,
-        volume: VolumeNumber,
-        source: &SimDisk,
-        excuse: Excuse,
-    ) -> Result<(), String> {
-        self.step += 1;
-        let mut excused = Excused::default();
-        for ((_, sector), register) in self.of_volume(volume) {
-            let held = source.read(sector, 1)[0];
-            for o in std::mem::take(&mut register.obligations[target]) {
-                if !o.alone && register.covers(held, o.start) {
-                    continue;
-                }
-                if excuse.chosen {
-                    excused.victim += 1;
-                } else if excuse.forced {
-                    excused.forced += 1;
-                } else if o.weak && !o.alone {
-                    excused.both += 1;
-                } else {
-                    return Err(format!(
-                        "a resync to node {target} overwrites acknowledged write {} of sector \
-                         {sector} ({}, {}); the source has {held}",
-                        o.value,
-                        if o.alone { "acknowledged alone" } else { "acknowledged by both" },
-                        if o.flushed { "flushed" } else { "unflushed" }
-                    ));
-                }
-            }
-        }
-        self.excused.victim += excused.victim;
-        self.excused.forced += excused.forced;
-        self.excused.both += excused.both;
-        Ok(())
-    }
-
-    /// Both disks are in sync: what one must hold, both must hold.
-    ///
-    /// # Errors
-    /// One does not hold it.
-    pub(super) fn in_sync(
-        &mut self,
-        volume: VolumeNumber,
-        disks: [&SimDisk; 2],
-    ) -> Result<(), String> {
-        self.step += 1;
-        for ((_, sector), register) in self.of_volume(volume) {
-            let mut all: Vec<(usize, Obligation)> = Vec::new();
-            for node in 0..2 {
-                all.extend(register.obligations[node].iter().map(|o| (node, *o)));
-                for o in &mut register.obligations[node] {
-                    o.alone = false;
-                }
-            }
-            for (from, obligation) in all {
-                let node = 1 - from;
-                let held = disks[node].read(sector, 1)[0];
-                if !register.covers(held, obligation.start) {
-                    return Err(format!(
-                        "in sync, but node {node} does not hold write {} of sector {sector}: {held}",
-                        obligation.value
-                    ));
-                }
-                let known = register.obligations[node].iter().any(|o| o.start == obligation.start);
-                if !known {
-                    let copy = Obligation { alone: false, flushed: false, ..obligation };
-                    register.oblige(node, copy);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A node became Primary without force, and its own disk is what it serves.
-    ///
-    /// # Errors
-    /// It lacks a write that was acknowledged by both.
-    pub(super) fn promoted(
-        &mut self,
-        node: usize,
-        volume: VolumeNumber,
-        disk: &SimDisk,
-    ) -> Result<(), String> {
-        self.step += 1;
-        for ((_, sector), register) in self.of_volume(volume) {
-            let held = disk.read(sector, 1)[0];
-            let lacks = |o: &&Obligation| !o.alone && !o.weak && !register.covers(held, o.start);
-            if let Some(o) = register.obligations[1 - node].iter().find(lacks) {
-                return Err(format!(
-                    "node {node} was promoted without write {} of sector {sector}, which was \
-                     acknowledged by both; it has {held}",
-                    o.value
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// A node was forced: it answers for nothing but what it holds.
-    pub(super) fn forced(&mut self, node: usize, volume: VolumeNumber, disk: &SimDisk) {
-        self.step += 1;
-        let mut dropped = 0;
-        for ((_, sector), register) in self.of_volume(volume) {
-            let held = disk.read(sector, 1)[0];
-            let mut list = std::mem::take(&mut register.obligations[node]);
-            let before = list.len();
-            list.retain(|o| register.covers(held, o.start));
-            dropped += (before - list.len()) as u64;
-            register.obligations[node] = list;
-        }
-        self.excused.forced += dropped;
-    }
-
-    /// Every disk that must hold something does.
-    ///
-    /// # Errors
-    /// One does not.
-    pub(super) fn check(
-        &mut self,
-        node: usize,
-        volume: VolumeNumber,
-        disk: &SimDisk,
-    ) -> Result<(), String> {
-        for ((_, sector), register) in self.of_volume(volume) {
-            let held = disk.read(sector, 1)[0];
-            if let Some(o) =
-                register.obligations[node].iter().find(|o| !register.covers(held, o.start))
-            {
-                return Err(format!(
-                    "node {node} does not hold acknowledged write {} of sector {sector}: {held}",
-                    o.value
-                ));
-            }
         }
         Ok(())
     }

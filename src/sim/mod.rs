@@ -45,5 +45,5 @@ pub use cluster::{Cluster, Violation};
 pub use faults::{Fault, Order, Planned};
 pub use history::Excused;
 pub use options::SimOptions;
-pub use run::{End, Failure, Report, run};
+pub use run::{End, Failure, Report, run, transcript_of};
 pub use shrink::shrink;

@@ -29,6 +29,8 @@ pub struct SimOptions {
     pub depth: usize,
     /// Blocks that most requests fall on.
     pub hot: Vec<u64>,
+    /// Requests at the full rate; then clients are slow, so that a run ends soon.
+    pub requests: u64,
     /// Pause between two requests of a client, up to µs.
     pub think_us: u64,
     /// Of 100 requests: writes.
@@ -55,6 +57,8 @@ pub struct SimOptions {
     pub resolve: bool,
     /// Length of the phase with faults, ms.
     pub length_ms: u64,
+    /// A sector of one disk is changed behind everybody's back, to see that it is noticed.
+    pub sabotage: bool,
     /// The faults and orders, in order of time.
     pub plan: Vec<Planned>,
 }
@@ -84,6 +88,7 @@ impl SimOptions {
             workers: p.index(4) + 1,
             depth: p.index(4) + 1,
             hot,
+            requests: *p.choose(&[300, 300, 1_000, 4_000]),
             think_us: *p.choose(&[500, 5_000, 50_000]),
             writes: *p.choose(&[20, 50, 80]),
             flushes: *p.choose(&[0, 5, 20]),
@@ -97,6 +102,7 @@ impl SimOptions {
             careless,
             resolve: p.percent(50),
             length_ms,
+            sabotage: false,
             plan: plan(p, length_ms),
         }
     }

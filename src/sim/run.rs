@@ -103,6 +103,14 @@ pub fn run(options: SimOptions, keep: usize) -> Result<Report, Box<Failure>> {
     })
 }
 
+/// Everything that happens in a run, line by line.
+#[must_use]
+pub fn transcript_of(options: SimOptions) -> String {
+    let mut cluster = Cluster::new(options, usize::MAX);
+    phases(&mut cluster);
+    cluster.transcript.text()
+}
+
 fn phases(c: &mut Cluster) -> End {
     c.come_up();
     if c.violation.is_some() {
@@ -258,14 +266,7 @@ impl Cluster {
     fn help(&mut self, reason: Reason, times: u32) {
         self.note(&format!("a person looks at it: {reason}"));
         for node in 0..2 {
-            let diskless: VecDeque<Step> = (0..self.options.volumes)
-                .filter(|v| {
-                    let state = self.nodes[node].device(*v).map(|d| d.disk_state);
-                    state == Some(DiskState::Diskless)
-                })
-                .map(Step::Attach)
-                .collect();
-            self.order(node, diskless);
+            self.attach_what_is_missing(node);
         }
         if reason == Reason::SplitBrain {
             return self.resolve_split_brain();
@@ -290,6 +291,32 @@ impl Cluster {
                 let command = self.connect_command(node, false);
                 self.command(node, command);
             }
+        }
+    }
+
+    /// Attaches disks; one that the session refuses, because it would be the source, without it.
+    fn attach_what_is_missing(&mut self, node: usize) {
+        let diskless = |c: &Self| -> VecDeque<Step> {
+            (0..c.options.volumes)
+                .filter(|v| {
+                    let state = c.nodes[node].device(*v).map(|d| d.disk_state);
+                    state == Some(DiskState::Diskless)
+                })
+                .map(Step::Attach)
+                .collect()
+        };
+        let steps = diskless(self);
+        if steps.is_empty() {
+            return;
+        }
+        self.order(node, steps);
+        self.run_until(self.in_ms(5_000), |_| false);
+        let mut steps = diskless(self);
+        if !steps.is_empty() {
+            let peer = super::faults::node_id(1 - node);
+            steps.push_front(Step::Command(Command::Disconnect { peer, force: true }));
+            steps.push_back(Step::Command(self.connect_command(node, false)));
+            self.order(node, steps);
         }
     }
 
@@ -343,6 +370,9 @@ impl Cluster {
         self.hang_up_all();
         self.run_until(self.in_ms(500), |_| false);
         self.run_until(self.in_ms(60_000), |c| quiet(c) && c.out_of_sync() == 0);
+        if self.options.sabotage {
+            self.nodes[0].volumes[0].disk.write(0, &[super::disk::POISON], true);
+        }
         self.check_equal();
         for node in 0..2 {
             let live = self.nodes[node].pool.live();

@@ -197,7 +197,9 @@ impl Cluster {
         rests: Rests,
     ) -> Result<(), String> {
         let repl = self.nodes[node].peer_device(volume).map(|p| p.replication_state);
-        if rests.disks == [true, true] || repl == Some(ReplicationState::SyncSource) {
+        // A write replicated into a running resync is on both, though one of them is not usable yet.
+        let resync = [ReplicationState::SyncSource, ReplicationState::SyncTarget];
+        if rests.disks == [true, true] || repl.is_some_and(|repl| resync.contains(&repl)) {
             return Ok(());
         }
         let index = usize::from(volume);

@@ -1,0 +1,289 @@
+//! What happens to disks, and what they must hold then.
+
+use crate::resource::VolumeNumber;
+
+use super::super::disk::{POISON, Sector, SimDisk};
+use super::super::pool::Origin;
+use super::register::{Obligation, Register};
+use super::{Excuse, Excused, History};
+
+impl History {
+    /// The node says durably that it survived: everything on its disk must be durable.
+    ///
+    /// # Errors
+    /// Something is not.
+    pub(in crate::sim) fn survived(
+        &mut self,
+        node: usize,
+        volume: VolumeNumber,
+        disk: &SimDisk,
+    ) -> Result<(), String> {
+        self.made_durable(node, volume, disk, "SURVIVED was written", |_| true)
+    }
+
+    pub(super) fn made_durable(
+        &mut self,
+        node: usize,
+        volume: VolumeNumber,
+        disk: &SimDisk,
+        when: &str,
+        covered: impl Fn(&Obligation) -> bool,
+    ) -> Result<(), String> {
+        let sectors: Vec<u64> =
+            self.unflushed[node].range((volume, 0)..=(volume, u64::MAX)).map(|(_, s)| *s).collect();
+        for sector in sectors {
+            let register = self.register(volume, sector);
+            let mut list = std::mem::take(&mut register.obligations[node]);
+            for obligation in list.iter_mut().filter(|o| covered(o) && !o.flushed) {
+                let possible = disk.possible(sector);
+                if !possible.iter().all(|v| register.covers(*v, obligation.start)) {
+                    return Err(format!(
+                        "{when}, and write {} of sector {sector} is not durable on node {node}: \
+                         {possible:?}",
+                        obligation.value
+                    ));
+                }
+                obligation.flushed = true;
+                obligation.weak = false;
+            }
+            let all = list.iter().all(|o| o.flushed);
+            register.obligations[node] = list;
+            if all {
+                self.unflushed[node].remove(&(volume, sector));
+            }
+        }
+        Ok(())
+    }
+
+    fn of_volume(&mut self, volume: VolumeNumber) -> impl Iterator<Item = (u64, &mut Register)> {
+        (0..).zip(self.registers.get_mut(&volume).into_iter().flatten())
+    }
+
+    /// Contents land on a disk, in place of what was there before.
+    ///
+    /// # Errors
+    /// A write landed over a newer one that this disk must hold.
+    pub(in crate::sim) fn landed(
+        &mut self,
+        node: usize,
+        volume: VolumeNumber,
+        (start, values): (u64, &[Sector]),
+        before: &[Sector],
+        origin: Origin,
+    ) -> Result<(), String> {
+        self.step += 1;
+        // What does not change is an edge that was read and written back.
+        let changed = (start..).zip(values).zip(before).filter(|((_, v), b)| *v != *b);
+        let step = self.step;
+        for ((sector, value), _) in changed {
+            if *value == POISON {
+                return Err(format!("garbage was written to sector {sector} of node {node}"));
+            }
+            let register = self.register(volume, sector);
+            let finish = register.last_finish(*value);
+            for o in register.obligations[node].iter().filter(|o| o.value != *value) {
+                let late = origin != Origin::Resync
+                    && *value != 0
+                    && finish.is_some_and(|finish| finish < step && o.finish >= *value);
+                if late || o.start != 0 && finish.is_none_or(|finish| finish < o.start) {
+                    return Err(format!(
+                        "{origin:?} write {value} landed on sector {sector} of node {node}, over \
+                         the newer write {}",
+                        o.value
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A node lost power; its disk holds what is left.
+    ///
+    /// # Errors
+    /// A flushed write is gone.
+    pub(in crate::sim) fn power_lost(
+        &mut self,
+        node: usize,
+        volume: VolumeNumber,
+        disk: &SimDisk,
+    ) -> Result<(), String> {
+        self.step += 1;
+        self.lost_power[node] = self.step;
+        let mut lone = 0;
+        for (sector, register) in self.of_volume(volume) {
+            let held = disk.read(sector, 1)[0];
+            let mut list = std::mem::take(&mut register.obligations[node]);
+            for o in list.iter_mut().filter(|o| o.flushed) {
+                if !register.covers(held, o.start) {
+                    return Err(format!(
+                        "flushed write {} of sector {sector} is lost on node {node}: {held}",
+                        o.value
+                    ));
+                }
+            }
+            list.retain_mut(|o| {
+                o.weak |= !o.flushed;
+                let kept = register.covers(held, o.start);
+                lone += u64::from(!kept && o.alone);
+                kept
+            });
+            register.obligations[node] = list;
+        }
+        self.excused.lone += lone;
+        Ok(())
+    }
+
+    /// The target has taken the source's identifiers: from here on its own data counts no more.
+    ///
+    /// # Errors
+    /// It holds an acknowledged write that the source does not have.
+    pub(in crate::sim) fn adopted(
+        &mut self,
+        target: usize,
+        volume: VolumeNumber,
+        source: &SimDisk,
+        excuse: Excuse,
+    ) -> Result<(), String> {
+        self.step += 1;
+        let mut excused = Excused::default();
+        for (sector, register) in self.of_volume(volume) {
+            let held = source.read(sector, 1)[0];
+            for o in std::mem::take(&mut register.obligations[target]) {
+                if !o.alone && register.covers(held, o.start) {
+                    continue;
+                }
+                if excuse.chosen {
+                    excused.victim += 1;
+                } else if excuse.forced {
+                    excused.forced += 1;
+                } else if o.weak && !o.alone {
+                    excused.both += 1;
+                } else {
+                    return Err(format!(
+                        "a resync to node {target} overwrites acknowledged write {} of sector \
+                         {sector} ({}, {}); the source has {held}",
+                        o.value,
+                        if o.alone { "acknowledged alone" } else { "acknowledged by both" },
+                        if o.flushed { "flushed" } else { "unflushed" }
+                    ));
+                }
+            }
+        }
+        self.excused.victim += excused.victim;
+        self.excused.forced += excused.forced;
+        self.excused.both += excused.both;
+        Ok(())
+    }
+
+    /// Both disks are in sync: what one must hold, both must hold.
+    ///
+    /// # Errors
+    /// One does not hold it.
+    pub(in crate::sim) fn in_sync(
+        &mut self,
+        volume: VolumeNumber,
+        disks: [&SimDisk; 2],
+    ) -> Result<(), String> {
+        self.step += 1;
+        let mut copies = Vec::new();
+        for (sector, register) in self.of_volume(volume) {
+            let mut all: Vec<(usize, Obligation)> = Vec::new();
+            for node in 0..2 {
+                all.extend(register.obligations[node].iter().map(|o| (node, *o)));
+                for o in &mut register.obligations[node] {
+                    o.alone = false;
+                }
+            }
+            for (from, obligation) in all {
+                let node = 1 - from;
+                let held = disks[node].read(sector, 1)[0];
+                if !register.covers(held, obligation.start) {
+                    return Err(format!(
+                        "in sync, but node {node} does not hold write {} of sector {sector}: {held}",
+                        obligation.value
+                    ));
+                }
+                let known = register.obligations[node].iter().any(|o| o.start == obligation.start);
+                if !known {
+                    let copy = Obligation { alone: false, flushed: false, ..obligation };
+                    copies.push((node, sector, copy));
+                }
+            }
+        }
+        for (node, sector, copy) in copies {
+            self.oblige(node, volume, sector, copy);
+        }
+        Ok(())
+    }
+
+    /// A node became Primary without force, and its own disk is what it serves.
+    ///
+    /// # Errors
+    /// It lacks a write that was acknowledged by both.
+    pub(in crate::sim) fn promoted(
+        &mut self,
+        node: usize,
+        volume: VolumeNumber,
+        disk: &SimDisk,
+    ) -> Result<(), String> {
+        self.step += 1;
+        for (sector, register) in self.of_volume(volume) {
+            let held = disk.read(sector, 1)[0];
+            let lacks = |o: &&Obligation| !o.alone && !o.weak && !register.covers(held, o.start);
+            if let Some(o) = register.obligations[1 - node].iter().find(lacks) {
+                return Err(format!(
+                    "node {node} was promoted without write {} of sector {sector}, which was \
+                     acknowledged by both; it has {held}",
+                    o.value
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A node was forced: it answers for nothing but what it holds.
+    pub(in crate::sim) fn forced(&mut self, node: usize, volume: VolumeNumber, disk: &SimDisk) {
+        self.step += 1;
+        let mut dropped = 0;
+        for (sector, register) in self.of_volume(volume) {
+            let held = disk.read(sector, 1)[0];
+            let mut list = std::mem::take(&mut register.obligations[node]);
+            let before = list.len();
+            list.retain(|o| register.covers(held, o.start));
+            dropped += (before - list.len()) as u64;
+            register.obligations[node] = list;
+        }
+        self.excused.forced += dropped;
+    }
+
+    /// The disk of a node was replaced or made anew: it answers for nothing.
+    pub(in crate::sim) fn forgotten(&mut self, node: usize, volume: VolumeNumber) {
+        for (_, register) in self.of_volume(volume) {
+            register.obligations[node].clear();
+        }
+    }
+
+    /// Every disk that must hold something does.
+    ///
+    /// # Errors
+    /// One does not.
+    pub(in crate::sim) fn check(
+        &mut self,
+        node: usize,
+        volume: VolumeNumber,
+        disk: &SimDisk,
+    ) -> Result<(), String> {
+        for (sector, register) in self.of_volume(volume) {
+            let held = disk.read(sector, 1)[0];
+            if let Some(o) =
+                register.obligations[node].iter().find(|o| !register.covers(held, o.start))
+            {
+                return Err(format!(
+                    "node {node} does not hold acknowledged write {} of sector {sector}: {held}",
+                    o.value
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! One sector: the writes of it, and what each disk must hold of them.
+//!
+//! Invariants:
+//! - Writes are in the order in which they began; one that is not of zeroes is known by its value,
+//!   which is the step at which it began.
+
+use std::collections::BTreeSet;
+
+use super::super::disk::Sector;
+
+/// Writes of a sector that are kept before old ones are forgotten.
+const ENTRIES: usize = 32;
+/// A write that has not ended.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// A write.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) value: Sector,
+    pub(super) start: u64,
+    pub(super) finish: u64,
+    pub(super) answered: bool,
+    /// From when on it is known that it was cut off: its client is gone, or it was answered with an
+    /// error. The flag: a later session is needed to know that it does not start any more.
+    pub(super) cut: Option<(u64, bool)>,
+    pub(super) session: u64,
+}
+
+/// A disk holds this write, or one that covers it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Obligation {
+    pub(super) value: Sector,
+    pub(super) start: u64,
+    pub(super) finish: u64,
+    /// When it was answered or seen.
+    pub(super) since: u64,
+    /// The other disk is not known to have it.
+    pub(super) alone: bool,
+    /// It has survived a power loss unflushed, by luck.
+    pub(super) weak: bool,
+    /// A flush that covers it was answered.
+    pub(super) flushed: bool,
+}
+
+/// A sector.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Register {
+    entries: Vec<Entry>,
+    /// Values of writes that every disk has left behind.
+    past: BTreeSet<Sector>,
+    pub(super) obligations: [Vec<Obligation>; 2],
+}
+
+impl Register {
+    /// The value is that of a write that did not end before step `start`.
+    pub(super) fn covers(&self, value: Sector, start: u64) -> bool {
+        start == 0 || self.last_finish(value).is_some_and(|finish| finish >= start)
+    }
+
+    /// When the last write of this value ended.
+    pub(super) fn last_finish(&self, value: Sector) -> Option<u64> {
+        if value == 0 {
+            return self.entries.iter().filter(|e| e.value == 0).map(|e| e.finish).max();
+        }
+        self.find(value).map(|at| self.entries[at].finish)
+    }
+
+    fn find(&self, start: u64) -> Option<usize> {
+        self.entries.binary_search_by_key(&start, |e| e.start).ok()
+    }
+
+    /// The write that began at this step.
+    pub(super) fn write_mut(&mut self, start: u64) -> Option<&mut Entry> {
+        self.find(start).map(|at| &mut self.entries[at])
+    }
+
+    /// The value was written at some time, or is that of a fresh disk.
+    pub(super) fn was_written(&self, value: Sector) -> bool {
+        value == 0 || self.find(value).is_some() || self.past.contains(&value)
+    }
+
+    /// Writes that are not known to have ended.
+    pub(super) fn unfinished(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.entries.iter_mut().filter(|e| e.finish == NEVER)
+    }
+
+    /// Adds a write, and forgets those that ended before everything that any disk must hold, or that
+    /// any request under way (the oldest began at step `open`) may see.
+    pub(super) fn push(&mut self, entry: Entry, open: u64) {
+        if self.entries.len() >= ENTRIES {
+            let floors =
+                self.obligations.iter().filter_map(|list| list.iter().map(|o| o.start).min());
+            let floor = floors.min().unwrap_or(0).min(open);
+            let past = &mut self.past;
+            self.entries.retain(|e| {
+                if e.finish < floor {
+                    past.insert(e.value);
+                }
+                e.finish >= floor
+            });
+        }
+        self.entries.push(entry);
+    }
+
+    /// A node must hold this from now on; what it covers need not be remembered.
+    pub(super) fn oblige(&mut self, node: usize, new: Obligation) {
+        let list = &mut self.obligations[node];
+        list.retain(|old| {
+            let weaker = (new.flushed || !old.flushed)
+                && (!new.alone || old.alone)
+                && (!new.weak || old.weak);
+            !(weaker
+                && (old.finish < new.start || old.value == new.value && old.start == new.start))
+        });
+        list.push(new);
+    }
+
+    /// The latest start that a read beginning now must cover.
+    pub(super) fn floor(&self, node: usize) -> u64 {
+        self.obligations[node].iter().map(|o| o.start).max().unwrap_or(0)
+    }
+}

@@ -1,0 +1,66 @@
+//! The simulator over a fixed set of seeds, and what it promises of itself: the same seed is the same
+//! run, and a failure says how to see it again.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tandem::sim::{Failure, Report, SimOptions, run, shrink, transcript_of};
+
+/// Seeds that every run of the tests takes; `tools/simulate` takes many more.
+const SEEDS: u64 = 24;
+/// Lines of a transcript that a failure prints.
+const LINES: usize = 200;
+
+fn try_seed(seed: u64) -> Result<Report, Box<Failure>> {
+    run(SimOptions::of_seed(seed), 0)
+}
+
+#[test]
+fn no_schedule_of_faults_breaks_a_promise() {
+    let next = AtomicU64::new(1);
+    let failures: Vec<String> = std::thread::scope(|scope| {
+        let worker = || {
+            let mut found = Vec::new();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed > SEEDS {
+                    return found;
+                }
+                if let Err(failure) = try_seed(seed) {
+                    found.push(shrink(&failure, LINES).to_string());
+                }
+            }
+        };
+        let threads = [scope.spawn(worker), scope.spawn(worker)];
+        threads.into_iter().flat_map(|t| t.join().expect("a run does not panic")).collect()
+    });
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn the_same_seed_is_the_same_run_line_by_line() {
+    for seed in [3, 11] {
+        let mut options = SimOptions::of_seed(seed);
+        options.requests = 200;
+        options.length_ms = options.length_ms.min(5_000);
+        let text = transcript_of(options.clone());
+        assert!(text.lines().count() > 1000, "something happens");
+        assert_eq!(text, transcript_of(options), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_failure_names_the_seed_the_faults_that_are_left_and_what_happened() {
+    let mut options = SimOptions::of_seed(5);
+    options.sabotage = true;
+    let failure = run(options, 0).expect_err("the disk of a node was changed behind its back");
+    let shown = shrink(&failure, LINES).to_string();
+    assert!(shown.contains("seed 5: "), "{shown}");
+    assert!(shown.contains("plan:\n"), "{shown}");
+    assert!(shown.contains("VIOLATION"), "{shown}");
+    let before = failure.options.plan.len();
+    let after = shrink(&failure, LINES).options.plan.len();
+    assert!(
+        after <= before.min(1),
+        "nothing of the plan is to blame, {after} of {before} are left"
+    );
+}
