@@ -181,6 +181,9 @@ impl Resource {
             let hint = "This disk holds the only reachable copy; --force ends the data access.";
             return self.reply(id, Err(refuse(-2, hint)));
         }
+        if let Some(refusal) = self.needed_by_a_peer(&[volume]).filter(|_| !force) {
+            return self.reply(id, Err(refusal));
+        }
         self.draining = true;
         self.run(id, Command::Detach { volume, force }, Step::Drain);
     }

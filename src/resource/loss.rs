@@ -344,8 +344,12 @@ impl Resource {
             DiskError::NoSpace => "No space left on device".to_owned(),
             DiskError::Metadata => "metadata damaged".to_owned(),
         };
-        let note = format!("local {what} failed: {cause}");
-        let text = format!("{}{note}; on-io-error detach", self.of_volume(volume));
+        self.give_disk_up(volume, format!("local {what} failed: {cause}"), "on-io-error detach");
+    }
+
+    /// The disk is not used any more, for the reason that `note` tells.
+    pub(crate) fn give_disk_up(&mut self, volume: VolumeNumber, note: String, what: &str) {
+        let text = format!("{}{note}; {what}", self.of_volume(volume));
         self.log(LogLevel::Error, text);
         self.device(volume).note = note;
         let attaching = self.device(volume).disk == DiskState::Attaching;

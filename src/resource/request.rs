@@ -359,6 +359,14 @@ impl Resource {
             self.gap = super::Gap::Asking;
         }
         self.changed();
+        // A Secondary that slept so long may have been left alone: the peer may have gone on since.
+        let missed = self.role == Role::Secondary && gap_ms > self.config.options.timeout_ms;
+        let open = self.connections.iter().any(|c| c.stage > Stage::Waiting);
+        if missed && open {
+            for volume in self.volumes() {
+                self.doubt(volume);
+            }
+        }
         for c in self.peers() {
             if self.connections[c].active.is_some() {
                 self.drop_connection(

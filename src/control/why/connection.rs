@@ -298,7 +298,7 @@ fn refusal(
     let connect = format!("then `tandemadm connect {resource}` on both nodes.");
     match connection.reason {
         Reason::UnrelatedData => (
-            "the two disks have never been copies of each other",
+            "the two disks have no generation in common: never copies of each other, or one was forced alone",
             Some(format!("a full sync overwrites one of the disks ({both}).")),
             vec![
                 format!(
