@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tandem::sim::{Failure, Report, SimOptions, run, shrink, transcript_of};
 
 /// Seeds that every run of the tests takes; `tools/simulate` takes many more.
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 16;
 /// Lines of a transcript that a failure prints.
 const LINES: usize = 200;
 

@@ -85,6 +85,7 @@ impl Cluster {
             }
             Ok(meta) => {
                 v.attached = true;
+                self.history.attached(node, volume, &v.disk);
                 v.durable = Some(meta.superblock.clone());
                 let disk = Box::new(AttachedDisk {
                     data_size: v.geometry.data_size,

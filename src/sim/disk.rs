@@ -176,6 +176,12 @@ impl SimDisk {
         }
     }
 
+    /// A flush would make what a read returns durable.
+    #[must_use]
+    pub fn can_flush(&self, sector: u64) -> bool {
+        self.dirty.get(&sector).is_none_or(|dirty| dirty.versions.last().is_none_or(|v| v.flushable))
+    }
+
     /// Every value that a power loss may leave in the sector.
     #[must_use]
     pub fn possible(&self, sector: u64) -> Vec<Sector> {

@@ -269,6 +269,7 @@ impl History {
                     alone: rests.alone(),
                     weak: false,
                     flushed: fua,
+                    spoiled: false,
                 };
                 self.oblige(node, op.volume, sector, new);
             }
@@ -316,6 +317,7 @@ impl History {
                 alone: rests.alone(),
                 weak: false,
                 flushed: false,
+                spoiled: false,
             };
             for node in (0..2).filter(|n| rests.disks[*n]) {
                 self.oblige(node, op.volume, sector, seen);

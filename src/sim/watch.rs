@@ -203,8 +203,12 @@ impl Cluster {
             return Ok(());
         }
         let index = usize::from(volume);
-        let current =
-            |n: usize| self.nodes[n].volumes[index].durable.as_ref().map(|s| s.current_uuid & !1);
+        // A disk in mid-resync that has adopted it is a target whatever comes (D1).
+        let current = |n: usize| {
+            let durable = self.nodes[n].volumes[index].durable.as_ref();
+            let whole = durable.filter(|s| s.flags & DeviceFlags::CONSISTENT != 0);
+            whole.map(|s| s.current_uuid & !1)
+        };
         match (current(0), current(1)) {
             (Some(a), Some(b)) if a == b => Err(format!(
                 "{} acknowledges a write that rests on {rests:?} under the shared current UUID {a:X}",

@@ -18,7 +18,8 @@ impl History {
         volume: VolumeNumber,
         disk: &SimDisk,
     ) -> Result<(), String> {
-        self.made_durable(node, volume, disk, "SURVIVED was written", |_| true)
+        // What was acknowledged alone while the flush ran is under an identifier of its own.
+        self.made_durable(node, volume, disk, "SURVIVED was written", |o| !o.alone)
     }
 
     pub(super) fn made_durable(
@@ -34,7 +35,7 @@ impl History {
         for sector in sectors {
             let register = self.register(volume, sector);
             let mut list = std::mem::take(&mut register.obligations[node]);
-            for obligation in list.iter_mut().filter(|o| covered(o) && !o.flushed) {
+            for obligation in list.iter_mut().filter(|o| covered(o) && !o.flushed && !o.spoiled) {
                 let possible = disk.possible(sector);
                 if !possible.iter().all(|v| register.covers(*v, obligation.start)) {
                     return Err(format!(
@@ -46,7 +47,7 @@ impl History {
                 obligation.flushed = true;
                 obligation.weak = false;
             }
-            let all = list.iter().all(|o| o.flushed);
+            let all = list.iter().all(|o| o.flushed || o.spoiled);
             register.obligations[node] = list;
             if all {
                 self.unflushed[node].remove(&(volume, sector));
@@ -203,6 +204,12 @@ impl History {
                         obligation.value
                     ));
                 }
+                if !obligation.spoiled {
+                    // The resync has written it again.
+                    for o in &mut register.obligations[node] {
+                        o.spoiled &= o.start != obligation.start;
+                    }
+                }
                 let known = register.obligations[node].iter().any(|o| o.start == obligation.start);
                 if !known {
                     let copy = Obligation { alone: false, flushed: false, ..obligation };
@@ -254,6 +261,26 @@ impl History {
             register.obligations[node] = list;
         }
         self.excused.forced += dropped;
+    }
+
+    /// The disk of a node is attached again: what a failed flush has left on it is not durable, and
+    /// nobody can make it so without writing it again.
+    pub(in crate::sim) fn attached(&mut self, node: usize, volume: VolumeNumber, disk: &SimDisk) {
+        for (sector, register) in self.of_volume(volume) {
+            if disk.can_flush(sector) {
+                continue;
+            }
+            for obligation in register.obligations[node].iter_mut().filter(|o| !o.flushed) {
+                obligation.spoiled = true;
+            }
+        }
+    }
+
+    /// The disk of a node was replaced or made anew: it answers for nothing.
+    pub(in crate::sim) fn forgotten(&mut self, node: usize, volume: VolumeNumber) {
+        for (_, register) in self.of_volume(volume) {
+            register.obligations[node].clear();
+        }
     }
 
     /// Every disk that must hold something does.

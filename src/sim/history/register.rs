@@ -40,6 +40,9 @@ pub(super) struct Obligation {
     pub(super) weak: bool,
     /// A flush that covers it was answered.
     pub(super) flushed: bool,
+    /// A flush of the disk had failed when the disk was attached again: it can be read, and a power
+    /// loss takes it.
+    pub(super) spoiled: bool,
 }
 
 /// A sector.
@@ -108,7 +111,8 @@ impl Register {
         list.retain(|old| {
             let weaker = (new.flushed || !old.flushed)
                 && (!new.alone || old.alone)
-                && (!new.weak || old.weak);
+                && (!new.weak || old.weak)
+                && (!new.spoiled || old.spoiled);
             !(weaker
                 && (old.finish < new.start || old.value == new.value && old.start == new.start))
         });
