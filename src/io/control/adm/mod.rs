@@ -87,6 +87,7 @@ impl Session {
     }
 
     fn run(&self, verb: Verb) -> Outcome {
+        crate::control::scope::check_scope(&verb).map_err(|why| Failure::new(1, why))?;
         match &verb {
             Verb::Adjust(targets) => return self.adjust(&targets.targets),
             Verb::NetOptions(words) => return self.options("net", words),
