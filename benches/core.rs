@@ -35,7 +35,7 @@ fn config(node: u8) -> ResourceConfig {
         node_id: node,
         node_name: name(node),
         peers: vec![peer],
-        volumes: vec![VolumeConfig { number: 0, minor: 0, disk: "d".into() }],
+        volumes: vec![VolumeConfig { number: 0, minor: 0, disk: "d".into(), disk_options: None }],
         options: Options { c_max_rate: 0, ..Options::default() },
     }
 }

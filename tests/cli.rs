@@ -171,6 +171,14 @@ fn usage_and_names() {
     assert_eq!(node.told("foo r0").0, 1);
     assert_eq!(node.told("verify r0").0, 10, "not supported yet");
     assert_eq!(node.told("--version").0, 0);
+    // Never more than was asked for.
+    for words in
+        ["down r0/0", "primary r0/0", "disconnect r0/0", "detach r0:bob", "create-md r0:bob"]
+    {
+        let (code, _, error) = node.told(words);
+        assert_eq!(code, 1, "{words}: {error}");
+        assert!(error.contains("you specified a"), "{words}: {error}");
+    }
     let _daemon = node.daemon(&[]);
     for words in ["up nosuch", "down nosuch", "primary nosuch", "create-md nosuch"] {
         let (code, _, error) = node.told(words);

@@ -84,7 +84,11 @@ pub(super) fn define(
     let parts = hosts.iter().zip(ids).zip(addresses).zip(volumes).zip(more);
     let mut hosts = Vec::new();
     for ((((host, node_id), address), volumes), more) in parts {
-        let volumes = volumes?.into_iter().map(|(number, (volume, _))| (number, volume)).collect();
+        let own = |number| judge::disk_options(draft, shared.common, host, number, &judged.0);
+        let volumes = volumes?.into_iter().map(|(number, (volume, _))| {
+            (number, HostVolume { disk_options: own(number), ..volume })
+        });
+        let volumes = volumes.collect();
         hosts.push(Host {
             name: host.name.clone(),
             node_id: node_id?,
@@ -333,6 +337,7 @@ impl<'a> Define<'a> {
                 disk: disk.clone(),
                 meta_disk: meta_disk.map_or(MetaDisk::Internal, |(meta, _)| meta.clone()),
                 size: judge::size(draft, common, host, *number),
+                disk_options: None,
             };
             if let Some(merged) = &mut merged {
                 merged.insert(*number, (volume, *at));

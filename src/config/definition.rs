@@ -10,7 +10,9 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::resource::{AfterSb0Pri, BLOCK_SIZE, NodeId, Options, PeerConfig, ResourceConfig};
+use crate::resource::{
+    AfterSb0Pri, BLOCK_SIZE, DiskOptions, NodeId, Options, PeerConfig, ResourceConfig,
+};
 use crate::resource::{VolumeConfig, VolumeNumber};
 
 use super::option_table;
@@ -70,6 +72,9 @@ pub struct HostVolume {
     /// `None`: all that the disk has.
     #[serde(default)]
     pub size: Option<u64>,
+    /// `disk` options of its own; `None`: those of the resource.
+    #[serde(default)]
+    pub disk_options: Option<DiskOptions>,
 }
 
 impl HostVolume {
@@ -190,6 +195,7 @@ impl Definition {
             number: *number,
             minor: volume.minor,
             disk: volume.disk.clone().unwrap_or_else(|| "none".to_owned()),
+            disk_options: volume.disk_options,
         });
         let peers = self.peers(node).map(|host| PeerConfig {
             node_id: host.node_id,
@@ -235,6 +241,10 @@ impl Definition {
             let odd = |size: u64| size == 0 || !size.is_multiple_of(BLOCK_SIZE);
             if volume.size.is_some_and(odd) {
                 return Err(format!("{name}/{number}: the size is not a multiple of 4096"));
+            }
+            if let Some(own) = volume.disk_options {
+                option_table::check_ranges(&self.options.with_disk(own))
+                    .map_err(|why| format!("{name}/{number}: {why}"))?;
             }
             if *number > VOLUME_MAX || volume.minor > MINOR_MAX {
                 return Err(format!("{name}/{number}: volume or minor out of range"));

@@ -62,7 +62,7 @@ fn definition_text(definition: &Definition, out: &mut String) {
         }
         for (number, volume) in &host.volumes {
             line(out, 2, &format!("volume {number} {{"));
-            volume_text(volume, out);
+            volume_text(definition, volume, out);
             line(out, 2, "}");
         }
         line(out, 1, "}");
@@ -96,7 +96,7 @@ fn written_address(address: std::net::SocketAddr) -> String {
     format!("{family} {address}")
 }
 
-fn volume_text(volume: &HostVolume, out: &mut String) {
+fn volume_text(definition: &Definition, volume: &HostVolume, out: &mut String) {
     let node = volume.device_node.as_ref().map(|node| format!("{} ", quoted(node)));
     line(out, 3, &format!("device    {}minor {};", node.unwrap_or_default(), volume.minor));
     let disk = match volume.disk.as_deref() {
@@ -111,9 +111,17 @@ fn volume_text(volume: &HostVolume, out: &mut String) {
         MetaDisk::External { path } => quoted(path),
     };
     line(out, 3, &format!("meta-disk {meta_disk};"));
-    if let Some(size) = volume.size {
+    let mut own: Vec<String> = Vec::new();
+    own.extend(volume.size.map(|size| format!("{:<16} {}s;", "size", size / 512)));
+    if let Some(options) = volume.disk_options {
+        let general = definition.options.written();
+        let written = definition.options.with_disk(options).written();
+        let differs = written.iter().zip(&general).filter(|(own, general)| own != general);
+        own.extend(differs.map(|(one, _)| format!("{:<16} {};", one.name, quoted(&one.value))));
+    }
+    if !own.is_empty() {
         line(out, 3, "disk {");
-        line(out, 4, &format!("size {}s;", size / 512));
+        own.iter().for_each(|text| line(out, 4, text));
         line(out, 3, "}");
     }
 }

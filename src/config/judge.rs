@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::resource::{AfterSb0Pri, BLOCK_SIZE, Options, VolumeNumber};
+use crate::resource::{AfterSb0Pri, BLOCK_SIZE, DiskOptions, Options, VolumeNumber};
 
 use super::definition::{Place, same_host};
 use super::draft::{Draft, HostDraft};
@@ -43,6 +43,26 @@ pub(super) fn size(
     let Value::Number(sectors) = setting.value else { return None };
     let bytes = sectors * 512;
     (bytes >= BLOCK_SIZE).then_some(bytes - bytes % BLOCK_SIZE)
+}
+
+/// The `disk` options in force for a volume on one host, where they are not the resource's.
+pub(super) fn disk_options(
+    draft: &Draft,
+    common: &Level,
+    host: &HostDraft,
+    number: VolumeNumber,
+    resource: &Options,
+) -> Option<DiskOptions> {
+    let chain = chain(draft, common, host, number);
+    let mut options = Options::default();
+    for spec in OPTIONS.iter().filter(|spec| spec.section == Section::Disk) {
+        if let (Some((_, setting)), Effect::Acts(apply)) = (in_force(&chain, spec), spec.effect)
+            && setting.value != Value::Bad
+        {
+            apply(&mut options, &setting.value);
+        }
+    }
+    (options.disk() != resource.disk()).then(|| options.disk())
 }
 
 /// `wfc-timeout`, s; 0: for ever.
@@ -82,10 +102,16 @@ pub(super) fn options(
         let Some((_, nearest)) = settings.first() else { continue };
         if let Effect::Acts(_) = spec.effect {
             let all: Vec<Options> = found.iter().map(|found| judge.applied(*found)).collect();
-            if all.windows(2).any(|pair| pair[0] != pair[1]) {
-                judge.differs(nearest);
+            match all.windows(2).any(|pair| pair[0] != pair[1]) {
+                false => judge.apply(nearest, &mut options),
+                // Volumes have their own: what the resource says is for the others.
+                true if spec.section == Section::Disk => {
+                    if let Some((_, setting)) = in_force(&outer(draft, common), spec) {
+                        judge.apply(setting, &mut options);
+                    }
+                }
+                true => judge.differs(nearest),
             }
-            judge.apply(nearest, &mut options);
         }
         written.insert(spec.name.to_owned(), judge.report.place(nearest.at));
     }

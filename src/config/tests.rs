@@ -300,10 +300,6 @@ fn every_wrong_statement_is_named_at_its_place() {
             "2:20 error `7` names no minor | write: device 7 minor M;",
         ),
         (
-            "volume 1 { disk /e; disk { al-extents 100; } }",
-            "2:28 error al-extents 100: not the same for all volumes and hosts, and a resource has one value | write it once, in the resource: disk { al-extents ...; }",
-        ),
-        (
             "connection { host alice; host carol; }",
             "2:31 error host carol has no `on` section | write the name as in an `on` section",
         ),

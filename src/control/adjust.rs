@@ -17,8 +17,8 @@ use crate::resource::{ConnectionState, DiskState, NodeId, VolumeNumber};
 pub enum Step {
     /// Make the resource, attach its disks, dial.
     Up,
-    /// Options changed: section, name, value.
-    Options(Vec<(&'static str, &'static str, String)>),
+    /// Options changed.
+    Options(Vec<Changed>),
     /// The addresses changed.
     Paths,
     /// The volume's disk is another one: let go of the old.
@@ -29,10 +29,20 @@ pub enum Step {
     Connect(NodeId),
 }
 
+/// An option with another value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed {
+    section: &'static str,
+    name: &'static str,
+    value: String,
+    /// Of this volume: `disk` options are.
+    volume: Option<VolumeNumber>,
+}
+
 /// How a running resource differs from the config.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    options: Vec<(&'static str, &'static str, String)>,
+    options: Vec<Changed>,
     paths: bool,
     disks: Vec<VolumeNumber>,
     /// What only `down` and `up` can change.
@@ -47,12 +57,7 @@ impl Difference {
     pub fn new(running: &Definition, wanted: &Definition, own: &Host) -> Self {
         let mut found = Self::default();
         found.identity(running, wanted, own);
-        for (old, new) in running.options.written().into_iter().zip(wanted.options.written()) {
-            if old != new {
-                found.words.push(format!("{} is {}, not {}", new.name, old.value, new.value));
-                found.options.push((new.section, new.name, new.value));
-            }
-        }
+        found.options(running, wanted, own);
         let addresses = |definition: &Definition| -> Vec<Vec<std::net::SocketAddr>> {
             definition.hosts.iter().map(|host| host.addresses().collect()).collect()
         };
@@ -79,9 +84,42 @@ impl Difference {
         found
     }
 
+    fn options(&mut self, running: &Definition, wanted: &Definition, own: &Host) {
+        let pairs = running.options.written().into_iter().zip(wanted.options.written());
+        for (old, new) in pairs.filter(|(old, new)| old != new && new.section != "disk") {
+            self.words.push(format!("{} is {}, not {}", new.name, old.value, new.value));
+            let (section, name, value) = (new.section, new.name, new.value);
+            self.options.push(Changed { section, name, value, volume: None });
+        }
+        let here = running.hosts.iter().find(|host| host.node_id == own.node_id);
+        for (number, volume) in &own.volumes {
+            let Some(old) = here.and_then(|here| here.volumes.get(number)) else { continue };
+            let in_force = |definition: &Definition, volume: &HostVolume| {
+                let disk = volume.disk_options.unwrap_or_else(|| definition.options.disk());
+                definition.options.with_disk(disk).written()
+            };
+            let (before, after) = (in_force(running, old), in_force(wanted, volume));
+            let pairs = before.into_iter().zip(after);
+            for (old, new) in pairs.filter(|(old, new)| old != new && new.section == "disk") {
+                let place = match own.volumes.len() {
+                    1 => String::new(),
+                    _ => format!(" of volume {number}"),
+                };
+                self.words.push(format!("{}{place} is {}, not {}", new.name, old.value, new.value));
+                let (section, name, value) = (new.section, new.name, new.value);
+                self.options.push(Changed { section, name, value, volume: Some(*number) });
+            }
+        }
+    }
+
     fn identity(&mut self, running: &Definition, wanted: &Definition, own: &Host) {
         let ids = |definition: &Definition| -> Vec<(NodeId, String)> {
-            definition.hosts.iter().map(|host| (host.node_id, host.name.clone())).collect()
+            // A floating host's name is its address, until it is found here.
+            let name = |host: &Host| match host.floating {
+                true => String::new(),
+                false => host.name.clone(),
+            };
+            definition.hosts.iter().map(|host| (host.node_id, name(host))).collect()
         };
         let mut fixed = Vec::new();
         if ids(running) != ids(wanted) {
@@ -171,23 +209,23 @@ pub fn lines(steps: &[Step], definition: &Definition, own: &Host) -> String {
             // The caller prints the steps of `up`.
             Step::Up => {}
             Step::Options(changed) => {
-                for section in ["options", "net", "disk"] {
-                    let words: Vec<String> = changed
-                        .iter()
-                        .filter(|one| one.0 == section)
-                        .map(|(_, name, value)| format!(" --{name}={value}"))
-                        .collect();
-                    let words = words.concat();
-                    let _ = match section {
-                        _ if words.is_empty() => Ok(()),
-                        "options" => writeln!(out, "drbdsetup resource-options {name}{words}"),
-                        "net" => peers.iter().try_for_each(|peer| {
-                            writeln!(out, "drbdsetup net-options {name} {}{words}", peer.node_id)
-                        }),
-                        _ => own.volumes.values().try_for_each(|volume| {
-                            writeln!(out, "drbdsetup disk-options {}{words}", volume.minor)
-                        }),
-                    };
+                let words = |section: &str, volume: Option<VolumeNumber>| -> String {
+                    let of = changed.iter();
+                    let of = of.filter(|one| one.section == section && one.volume == volume);
+                    of.map(|one| format!(" --{}={}", one.name, one.value)).collect()
+                };
+                let (general, net) = (words("options", None), words("net", None));
+                if !general.is_empty() {
+                    let _ = writeln!(out, "drbdsetup resource-options {name}{general}");
+                }
+                for peer in peers.iter().filter(|_| !net.is_empty()) {
+                    let _ = writeln!(out, "drbdsetup net-options {name} {}{net}", peer.node_id);
+                }
+                for (number, volume) in &own.volumes {
+                    let words = words("disk", Some(*number));
+                    if !words.is_empty() {
+                        let _ = writeln!(out, "drbdsetup disk-options {}{words}", volume.minor);
+                    }
                 }
             }
             Step::Paths => {

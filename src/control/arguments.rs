@@ -15,7 +15,6 @@ use crate::resource::Force;
 pub const NOT_SUPPORTED: &[&str] = &[
     "adjust-with-progress",
     "apply-al",
-    "check",
     "check-resize",
     "del-minor",
     "del-path",
@@ -142,6 +141,17 @@ impl From<ForceWord> for Force {
             ForceWord::Blank => Self::Blank,
         }
     }
+}
+
+/// Whether there are colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum When {
+    /// On a terminal.
+    Auto,
+    /// Also elsewhere.
+    Always,
+    /// Nowhere.
+    Never,
 }
 
 /// What a verb is aimed at, one or more.
@@ -331,6 +341,9 @@ pub enum Verb {
         /// For programs.
         #[arg(short, long)]
         json: bool,
+        /// Colours: `auto` is on a terminal, where NO_COLOR is not set.
+        #[arg(long, value_enum, default_value_t = When::Auto)]
+        color: When,
         /// Aimed at.
         #[command(flatten)]
         targets: OptionalTargets,
@@ -388,6 +401,8 @@ pub enum Verb {
         #[command(flatten)]
         targets: OptionalTargets,
     },
+    /// One line for monitoring; exit 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
+    Check(OptionalTargets),
     /// Any other word.
     #[command(external_subcommand)]
     Other(Vec<OsString>),

@@ -10,13 +10,16 @@
 
 pub mod adjust;
 pub mod arguments;
+pub mod check;
 mod clock;
+pub mod color;
 pub mod dry_run;
 pub mod events;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod generation;
 pub mod protocol;
+pub(crate) mod scope;
 pub mod status_json;
 pub mod status_text;
 pub mod target;

@@ -10,12 +10,15 @@
 //!           <── {"report":{...}}  "complete"  {"report":{...}}  {"gone":"r0"} ...
 //! ```
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::Definition;
-use crate::resource::{Command, ConnectionState, NodeId, Options, Refusal, Status, VolumeNumber};
+use crate::resource::{
+    Command, ConnectionState, DiskOptions, NodeId, Options, Refusal, Status, VolumeNumber,
+};
 
 /// The longest line either side accepts, bytes.
 pub const LINE_MAX: usize = 1 << 20;
@@ -65,6 +68,8 @@ pub enum Request {
         resource: String,
         /// All of them.
         options: Box<Options>,
+        /// Volumes with `disk` options of their own.
+        volumes: BTreeMap<VolumeNumber, DiskOptions>,
     },
     /// The addresses of a resource that is up.
     Paths {

@@ -172,9 +172,9 @@ fn disk_error(errno: i32) -> DiskError {
 }
 
 impl Disks {
-    /// What durability means on the attached disks has changed.
-    pub(crate) fn set_flushes(&mut self, flushes: Flushes) {
-        for disk in self.disks.values_mut() {
+    /// What durability means on a volume has changed.
+    pub(crate) fn set_flushes(&mut self, volume: VolumeNumber, flushes: Flushes) {
+        if let Some(disk) = self.disks.get_mut(&volume) {
             disk.flushes = flushes;
         }
     }
@@ -406,7 +406,8 @@ impl Disk {
         let syncs = if meta { &mut self.meta_syncs } else { &mut self.data_syncs };
         let waiters = syncs.done();
         // EINTR and all others alike: a sync that did not succeed is a failed disk.
-        let result = if result < 0 { Err(disk_error(-result)) } else { Ok(()) };
+        // Never NoSpace, which is tried again: the next sync would not tell of it any more.
+        let result = if result < 0 { Err(DiskError::Io(-result)) } else { Ok(()) };
         for waiter in waiters {
             match waiter {
                 Waiter::Flush(tag) => {

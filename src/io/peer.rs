@@ -143,7 +143,9 @@ fn socket_error(errno: i32) -> SocketError {
         | libc::EHOSTUNREACH
         | libc::ENETDOWN
         | libc::EHOSTDOWN
-        | libc::EADDRNOTAVAIL => SocketError::Unreachable(errno),
+        | libc::EADDRNOTAVAIL
+        // A loopback source and a destination that is elsewhere.
+        | libc::EINVAL => SocketError::Unreachable(errno),
         errno => SocketError::Io(errno),
     }
 }
@@ -203,9 +205,10 @@ impl Peers {
         self.sockets.get(&id).map(|socket| canonical(socket.remote.ip()))
     }
 
-    /// `ping-timeout` has changed.
-    pub(crate) fn set_linger(&mut self, ping_timeout_ms: u64) {
-        self.linger_ms = ping_timeout_ms.max(LINGER_MS);
+    /// Options have changed; sizes of socket buffers are for the sockets that are made from now on.
+    pub(crate) fn set_options(&mut self, options: &Options) {
+        self.linger_ms = options.ping_timeout_ms.max(LINGER_MS);
+        self.buffers = SocketBuffers::of(options);
     }
 
     /// `Action::Connect`.

@@ -18,7 +18,7 @@
 mod actions;
 mod orders;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -163,8 +163,11 @@ struct Waiter {
     reply: oneshot::Sender<AdminResult>,
     attach: Option<Attach>,
     /// Changed options, that the shell takes over with the core's answer.
-    options: Option<Box<crate::resource::Options>>,
+    options: Option<ChangedOptions>,
 }
+
+/// Options, and what durability means with them on each volume.
+type ChangedOptions = (Box<crate::resource::Options>, BTreeMap<VolumeNumber, Flushes>);
 
 /// What an order to attach brought.
 enum Attach {
@@ -195,7 +198,7 @@ struct Shell<C> {
     closed: (Sender<Closed>, Receiver<Closed>),
     recorder: Option<Recorder>,
     version: u64,
-    flushes: Flushes,
+    flushes: BTreeMap<VolumeNumber, Flushes>,
     ping_timeout_ms: u64,
     trim_at: Time,
     stop: Option<oneshot::Sender<()>>,
@@ -245,7 +248,7 @@ impl<C: Core> Shell<C> {
             closing: 0,
             closed: channel(),
             recorder,
-            flushes: Flushes { disk: options.disk_flushes, meta: options.md_flushes },
+            flushes: orders::flushes(config),
             ping_timeout_ms,
             trim_at: now.after_ms(TRIM_MS),
             stop: None,

@@ -57,7 +57,7 @@ impl Resource {
 
     /// The metadata in memory, as it was read.
     fn take_disk(&mut self, volume: VolumeNumber, disk: AttachedDisk) {
-        let capacity = self.config.options.al_extents;
+        let capacity = self.config.disk_options(volume).al_extents;
         let meta = disk.meta;
         let superblock = meta.superblock;
         let effective = superblock.effective_size;
@@ -180,6 +180,9 @@ impl Resource {
         if self.role == Role::Primary && !force && self.reading_peer(volume).is_none() {
             let hint = "This disk holds the only reachable copy; --force ends the data access.";
             return self.reply(id, Err(refuse(-2, hint)));
+        }
+        if let Some(refusal) = self.needed_by_a_peer(&[volume]).filter(|_| !force) {
+            return self.reply(id, Err(refusal));
         }
         self.draining = true;
         self.run(id, Command::Detach { volume, force }, Step::Drain);

@@ -243,18 +243,24 @@ impl Resource {
             self.save_superblock(volume, Then::Order);
             return true;
         }
+        if uuid & 1 == 1 {
+            // A refusal that nobody waits for: an answer would go back and forth for ever.
+            return true;
+        }
         let busy = self.running.is_some();
         if busy || self.may_clear(c, volume).is_err() {
-            // Another UUID is the refusal.
-            let own = self.devices[&volume].backing.as_ref();
-            let own = own.map_or(1, |backing| backing.superblock.current_uuid);
-            self.send(c, Packet::ClearBitmap { volume, uuid: own.max(1) }, None);
+            self.clear_refused(c, volume);
             return true;
         }
         let Some(socket) = self.connections[c].active else { return false };
         self.take_clear_identity(volume, uuid);
         self.save_superblock(volume, Then::ClearSaved { c, socket, uuid });
         true
+    }
+
+    /// The peer waits for an answer: an odd UUID, as no Secondary makes one, is the refusal.
+    pub(crate) fn clear_refused(&mut self, c: usize, volume: VolumeNumber) {
+        self.send(c, Packet::ClearBitmap { volume, uuid: 1 }, None);
     }
 
     /// The disk has this generation, and nothing differs from the peer's.

@@ -1,10 +1,12 @@
 //! The administrator's orders, and their refusals with DRBD's numbers and texts
 //! (`State change failed: (-N) text`, `Failure: (1xx) text`).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::ids::{NodeId, VolumeNumber};
-use super::options::Options;
+use super::options::{DiskOptions, Options};
 use crate::meta::LoadedMeta;
 
 /// A backing disk that the shell has opened, locked and read the metadata of.
@@ -104,6 +106,8 @@ pub enum Command {
     SetOptions {
         /// All of them, checked.
         options: Box<Options>,
+        /// Volumes with `disk` options of their own.
+        volumes: BTreeMap<VolumeNumber, DiskOptions>,
     },
     /// Demote, disconnect, detach: the resource can be removed when this is answered.
     Down {

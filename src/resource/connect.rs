@@ -13,7 +13,7 @@ use super::{
     Action, ConnectionState, LogLevel, NodeId, Payload, Reason, Resource, Role, SocketError,
     SocketId, Time,
 };
-use crate::wire::{Features, Packet, VERSIONS};
+use crate::wire::{Features, Handshake, Packet, VERSIONS};
 
 /// The first wait between two attempts, ms.
 const BACKOFF_FIRST_MS: u64 = 500;
@@ -112,6 +112,7 @@ impl Resource {
             self.connections[c].ping_sent = None;
             if let Some(challenger) = self.connections[c].challenger.take() {
                 // The old connection lives.
+                self.connections[c].challenger_handshake = None;
                 self.close_socket(c, challenger, false);
             }
         }
@@ -137,6 +138,10 @@ impl Resource {
             self.release(payload);
             if !greeted {
                 self.protocol_error(c, socket, "a packet before Features");
+            } else if let Packet::Handshake(handshake) = packet
+                && self.connections[c].challenger == Some(socket)
+            {
+                self.connections[c].challenger_handshake = Some(handshake);
             }
             return;
         }
@@ -255,6 +260,29 @@ impl Resource {
         self.changed();
     }
 
+    /// The newcomer that waits for the end of the session, with what its peer has said meanwhile.
+    fn take_challenger(&mut self, c: usize) -> Option<(SocketId, Option<Box<Handshake>>)> {
+        let connection = &mut self.connections[c];
+        let handshake = connection.challenger_handshake.take();
+        connection.challenger.take().map(|socket| (socket, handshake))
+    }
+
+    /// The old session is over: the newcomer takes its place, and nothing that it said is lost.
+    fn challenger_takes_over(
+        &mut self,
+        c: usize,
+        challenger: Option<(SocketId, Option<Box<Handshake>>)>,
+    ) {
+        let Some((socket, handshake)) = challenger else { return };
+        if !self.is_connecting(c) || !self.connections[c].sockets.contains_key(&socket) {
+            return;
+        }
+        self.activate(c, socket);
+        if let Some(handshake) = handshake {
+            self.peer_packet(c, socket, Packet::Handshake(handshake), None);
+        }
+    }
+
     /// Closes a socket that is not the session's.
     pub(crate) fn close_socket(&mut self, c: usize, socket: SocketId, linger: bool) {
         if self.connections[c].sockets.remove(&socket).is_some() {
@@ -319,6 +347,7 @@ impl Resource {
         let entry = self.connections[c].sockets.remove(&socket).expect("its owner has it");
         if self.connections[c].challenger == Some(socket) {
             self.connections[c].challenger = None;
+            self.connections[c].challenger_handshake = None;
         }
         let (through, reason, detail) = describe(error);
         if self.connections[c].active == Some(socket) {
@@ -328,7 +357,9 @@ impl Resource {
             }
             let was_open = self.connections[c].stage == Stage::Open;
             let reason = if was_open { Reason::Lost } else { self.connections[c].reason };
-            return self.drop_connection(c, through, reason, detail);
+            let challenger = self.take_challenger(c);
+            self.drop_connection(c, through, reason, detail);
+            return self.challenger_takes_over(c, challenger);
         }
         if entry.dialled && self.is_connecting(c) {
             if self.connections[c].active.is_none() {
@@ -399,13 +430,9 @@ impl Resource {
         match connection.ping_sent {
             Some(at) if now.ms_since(at) >= ping_timeout => {
                 let detail = "PingAck did not arrive in time".to_owned();
-                let challenger = self.connections[c].challenger.take();
+                let challenger = self.take_challenger(c);
                 self.drop_connection(c, ConnectionState::NetworkFailure, Reason::Lost, detail);
-                let alive = |socket: &SocketId| self.connections[c].sockets.contains_key(socket);
-                if let Some(socket) = challenger.filter(alive) {
-                    self.activate(c, socket);
-                }
-                return;
+                return self.challenger_takes_over(c, challenger);
             }
             None if now.ms_since(connection.last_received) >= ping_int => {
                 self.connections[c].ping_sent = Some(now);

@@ -334,6 +334,8 @@ pub(crate) struct Connection {
     pub(crate) sockets: BTreeMap<SocketId, Socket>,
     pub(crate) active: Option<SocketId>,
     pub(crate) challenger: Option<SocketId>,
+    /// The handshake that came on the challenger: its peer does not know that it has to wait.
+    pub(crate) challenger_handshake: Option<Box<Handshake>>,
     pub(crate) stage: Stage,
     /// Since when the stage holds.
     pub(crate) stage_since: Time,
@@ -355,6 +357,8 @@ pub(crate) struct Connection {
     pub(crate) leave_step: u32,
     /// The disks are marked for the leave.
     pub(crate) leave_marked: bool,
+    /// The peer has asked to leave while this node prepared to: it waits for an answer.
+    pub(crate) peer_leaves_too: bool,
     pub(crate) peer_devices: BTreeMap<VolumeNumber, PeerDevice>,
     /// The role when it was known last.
     pub(crate) last_role: Role,
@@ -395,6 +399,7 @@ impl Connection {
             sockets: BTreeMap::new(),
             active: None,
             challenger: None,
+            challenger_handshake: None,
             stage: Stage::Down,
             stage_since: Time::default(),
             backoff_ms: 0,
@@ -411,6 +416,7 @@ impl Connection {
             leaving: None,
             leave_step: 0,
             leave_marked: false,
+            peer_leaves_too: false,
             peer_devices: volumes.iter().map(|volume| (*volume, PeerDevice::new())).collect(),
             last_role: Role::Unknown,
             last_handshake: Vec::new(),

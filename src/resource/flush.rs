@@ -9,8 +9,7 @@
 use super::connection::{SentKind, Stage};
 use super::device::{Flush, Loss};
 use super::{
-    Action, DiskError, DiskState, Pending, ReplyError, Resource, Then, VolumeNumber,
-    activity_log::Next,
+    Action, DiskError, Pending, ReplyError, Resource, Then, VolumeNumber, activity_log::Next,
 };
 use crate::wire::Packet;
 
@@ -41,7 +40,7 @@ impl Resource {
         let local = device.writable();
         device.flush = Some(Flush { epoch, local, peers: 0, failed: false, requests, then });
         if local {
-            if self.config.options.disk_flushes {
+            if self.config.disk_options(volume).disk_flushes {
                 let tag = self.disk_tag(volume, Pending::GroupFlush { epoch });
                 self.emit(Action::DiskFlush { tag, volume });
             } else {
@@ -93,7 +92,7 @@ impl Resource {
             return;
         }
         let flush = device.flush.take().expect("just seen");
-        let reachable = device.writable() || self.reading_peer(volume).is_some();
+        let reachable = self.data_is_reachable(volume);
         let awaited = !flush.requests.is_empty() || !flush.then.is_empty();
         if flush.failed && reachable && awaited {
             // One of the disks is gone. What was answered may now rest on one disk alone: that is
@@ -113,10 +112,7 @@ impl Resource {
             waiting.1.extend(flush.then);
             return self.pump_flush(volume);
         }
-        // A disk in the middle of a resync is no copy of what was answered.
-        let whole = self.devices[&volume].disk == DiskState::UpToDate;
-        let usable = whole || self.reading_peer(volume).is_some();
-        let result = if usable { Ok(None) } else { Err(ReplyError::Io) };
+        let result = if reachable { Ok(None) } else { Err(ReplyError::Io) };
         for key in flush.requests {
             self.answer(key, result);
         }

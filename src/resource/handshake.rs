@@ -285,6 +285,12 @@ impl Resource {
         self.set_peer_role(c, peer.role);
         let newer = verdicts.iter().any(|(.., r)| matches!(r, Judgement::Target { .. }));
         self.gap_answered(newer || peer.role == Role::Primary);
+        if !newer && peer.role != Role::Primary && self.gap == super::Gap::Closed {
+            // It was settled whose data stays: this node's.
+            self.gap = super::Gap::None;
+            let text = format!("{}: the exports are open again", self.config.name);
+            self.log(LogLevel::Info, text);
+        }
         self.changed();
         for (volume, info, resolution) in verdicts {
             self.carry_out(c, volume, info, &resolution);
@@ -436,8 +442,9 @@ impl Resource {
         let mut info = info;
         if let Judgement::RefuseDisk { own } = resolution {
             if *own {
-                let error = super::DiskError::Metadata;
-                self.disk_failed(volume, error, "attach: the peer's verdict was a refusal;");
+                let note = "attach refused: in an open session this disk could only be the source, \
+                            which only a new connection decides (disconnect, attach, connect)";
+                self.give_disk_up(volume, note.to_owned(), "detached");
             } else {
                 info.disk = DiskState::Diskless;
             }

@@ -10,7 +10,8 @@
 use super::connection::{Leaving, Stage};
 use super::order::{Step, refuse};
 use super::{
-    Command, ConnectionState, DiskState, NodeId, Reason, Resource, Role, Then, VolumeNumber,
+    Command, ConnectionState, DiskState, NodeId, Reason, Refusal, Resource, Role, Then,
+    VolumeNumber,
 };
 use crate::meta::DeviceFlags;
 use crate::wire::Packet;
@@ -37,9 +38,30 @@ impl Resource {
             let hint = "This Primary reads from that peer; --force ends its data access.";
             return self.reply(id, Err(refuse(-2, hint)));
         }
+        if let Some(refusal) = self.needed_by_a_peer(&self.volumes()).filter(|_| !force) {
+            return self.reply(id, Err(refusal));
+        }
         self.run(id, Command::Disconnect { peer, force }, Step::Leave);
         self.start_leave(c, if force { None } else { Some(0) }, id);
         self.order_step_check();
+    }
+
+    /// A Primary that has no good disk of its own lives on this one: only force takes it away.
+    pub(crate) fn needed_by_a_peer(&self, volumes: &[VolumeNumber]) -> Option<Refusal> {
+        let needs = |c: &&super::connection::Connection| {
+            c.stage == Stage::Open
+                && c.peer_role == Role::Primary
+                && volumes.iter().any(|volume| {
+                    self.devices[volume].disk == DiskState::UpToDate
+                        && c.peer_devices[volume].peer_disk != DiskState::UpToDate
+                })
+        };
+        let peer = &self.connections.iter().find(needs)?.name;
+        let hint = format!(
+            "{peer} is Primary without a good disk and reads from this one. Attach or sync its disk \
+             first, or demote it; `disconnect --force` or `detach --force` here end its data access."
+        );
+        Some(refuse(-2, &hint))
     }
 
     /// Leaves a connection: in order where its session is open (`kind`), at once otherwise.
@@ -47,6 +69,10 @@ impl Resource {
         self.connections[c].discard_my_data = false;
         match kind {
             Some(kind) if self.connections[c].stage == Stage::Open => {
+                let connection = &mut self.connections[c];
+                // The peer that has asked gets its answer all the same.
+                connection.peer_leaves_too = connection.leaving == Some(Leaving::PeerAsked)
+                    && connection.leave_step != u32::MAX;
                 self.connections[c].leaving = Some(Leaving::Preparing { id, kind });
                 self.connections[c].stage_since = self.now;
                 self.set_connection(c, ConnectionState::Disconnecting, Reason::StoppedByAdmin);
@@ -97,6 +123,10 @@ impl Resource {
                 self.connections[c].leave_marked = false;
                 self.connections[c].leaving = Some(Leaving::Asked { id, kind });
                 self.send(c, Packet::Leave { kind }, None);
+                if std::mem::take(&mut self.connections[c].peer_leaves_too) {
+                    // Both disks are flushed, and whoever stays valid is marked.
+                    self.send(c, Packet::LeaveAnswer, None);
+                }
             }
             Some(Leaving::PeerAsked) if !marked => {
                 let mark = if peer == Role::Primary { Mark::Outdated } else { Mark::Survived };
@@ -120,6 +150,9 @@ impl Resource {
         let volumes = self.volumes();
         self.connections[c].leave_step = u32::try_from(volumes.len()).expect("few volumes");
         for volume in volumes {
+            // What leaves a Primary without a good disk is no old copy: it is the only one.
+            let good = self.connections[c].peer_devices[&volume].peer_disk == DiskState::UpToDate;
+            let mark = if good { mark } else { Mark::Survived };
             self.mark_disk(volume, mark);
             self.save_superblock(volume, Then::PeerLeave { c, socket });
         }
@@ -154,7 +187,8 @@ impl Resource {
             Some(Leaving::Asked { .. }) => {
                 self.send(c, Packet::LeaveAnswer, None);
             }
-            Some(_) => {}
+            Some(Leaving::Preparing { .. }) => self.connections[c].peer_leaves_too = true,
+            Some(Leaving::PeerAsked) => {}
             None => {
                 self.connections[c].leaving = Some(Leaving::PeerAsked);
                 self.connections[c].stage_since = self.now;
@@ -181,7 +215,9 @@ impl Resource {
     fn leave_done(&mut self, c: usize) {
         if self.role == Role::Primary {
             for volume in self.volumes() {
-                if self.connections[c].peer_devices[&volume].peer_disk == DiskState::UpToDate {
+                let own = self.devices[&volume].disk == DiskState::UpToDate;
+                let peer = self.connections[c].peer_devices[&volume].peer_disk;
+                if own && peer == DiskState::UpToDate {
                     self.set_peer_disk(c, volume, DiskState::Outdated);
                 }
             }
@@ -198,7 +234,8 @@ impl Resource {
             Some(Leaving::PeerAsked) if self.connections[c].leave_step == u32::MAX => {
                 for volume in self.volumes() {
                     let peer = &self.connections[c].peer_devices[&volume];
-                    if self.role == Role::Primary && peer.peer_disk == DiskState::UpToDate {
+                    let own = self.devices[&volume].disk == DiskState::UpToDate;
+                    if self.role == Role::Primary && own && peer.peer_disk == DiskState::UpToDate {
                         self.set_peer_disk(c, volume, DiskState::Outdated);
                     }
                 }
@@ -222,6 +259,7 @@ impl Resource {
 
     /// A peer went away while an order was running.
     pub(crate) fn order_lost_peer(&mut self, c: usize) {
+        self.connections[c].peer_leaves_too = false;
         self.connections[c].leave_step = 0;
         self.connections[c].leave_marked = false;
     }
@@ -238,6 +276,9 @@ impl Resource {
         if self.role == Role::Primary
             && let Err(refusal) = self.close_clients(shutdown)
         {
+            return self.reply(id, Err(refusal));
+        }
+        if let Some(refusal) = self.needed_by_a_peer(&self.volumes()).filter(|_| !shutdown) {
             return self.reply(id, Err(refusal));
         }
         self.draining = true;

@@ -58,6 +58,7 @@ impl Resource {
         connection.stage_since = self.now;
         connection.leaving = None;
         connection.challenger = None;
+        connection.challenger_handshake = None;
         connection.ping_sent = None;
         connection.in_flight = 0;
         connection.peer_handshake = None;
@@ -324,7 +325,7 @@ impl Resource {
 
     /// A read or write of the own disk failed.
     pub(crate) fn disk_error(&mut self, volume: VolumeNumber, error: DiskError, what: &str) {
-        if self.config.options.on_io_error == OnIoError::PassOn {
+        if self.config.disk_options(volume).on_io_error == OnIoError::PassOn {
             let text =
                 format!("{}local {what} failed: {error:?}; passed on", self.of_volume(volume));
             self.log(LogLevel::Error, text);
@@ -343,8 +344,12 @@ impl Resource {
             DiskError::NoSpace => "No space left on device".to_owned(),
             DiskError::Metadata => "metadata damaged".to_owned(),
         };
-        let note = format!("local {what} failed: {cause}");
-        let text = format!("{}{note}; on-io-error detach", self.of_volume(volume));
+        self.give_disk_up(volume, format!("local {what} failed: {cause}"), "on-io-error detach");
+    }
+
+    /// The disk is not used any more, for the reason that `note` tells.
+    pub(crate) fn give_disk_up(&mut self, volume: VolumeNumber, note: String, what: &str) {
+        let text = format!("{}{note}; {what}", self.of_volume(volume));
         self.log(LogLevel::Error, text);
         self.device(volume).note = note;
         let attaching = self.device(volume).disk == DiskState::Attaching;

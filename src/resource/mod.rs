@@ -63,6 +63,8 @@ mod tests;
 #[cfg(test)]
 mod tests_review;
 #[cfg(test)]
+mod tests_story;
+#[cfg(test)]
 mod tests_stuck;
 mod transfer_log;
 mod verdict;

@@ -93,6 +93,8 @@ impl Options {
             new.after_sb_2pri = own.after_sb_2pri;
             new.always_asbp = own.always_asbp;
             new.rr_conflict = own.rr_conflict;
+            new.sndbuf_size = own.sndbuf_size;
+            new.rcvbuf_size = own.rcvbuf_size;
         }
         if section != "disk" {
             new.on_io_error = own.on_io_error;
@@ -211,6 +213,8 @@ mod tests {
             auto_promote: true,
             disk_flushes: false,
             md_flushes: false,
+            sndbuf_size: 100_000,
+            rcvbuf_size: 200_000,
         };
         for section in ["net", "disk", "options"] {
             let mut taken = Options::default();

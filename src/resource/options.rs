@@ -103,6 +103,28 @@ pub struct VolumeConfig {
     pub minor: u32,
     /// The backing disk on this node, for messages; `none` for a diskless volume.
     pub disk: String,
+    /// Its own `disk` options; `None`: those of the resource.
+    #[serde(default)]
+    pub disk_options: Option<DiskOptions>,
+}
+
+/// The options of a `disk` section that act: a volume may have its own. Units as in [`Options`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskOptions {
+    /// `on-io-error`.
+    pub on_io_error: OnIoError,
+    /// `al-extents`.
+    pub al_extents: u32,
+    /// `resync-rate`.
+    pub resync_rate: u64,
+    /// `c-max-rate`.
+    pub c_max_rate: u64,
+    /// `c-min-rate`.
+    pub c_min_rate: u64,
+    /// `disk-flushes`.
+    pub disk_flushes: bool,
+    /// `md-flushes`.
+    pub md_flushes: bool,
 }
 
 /// The options that act in the core.
@@ -183,5 +205,45 @@ impl Default for Options {
             disk_flushes: true,
             md_flushes: true,
         }
+    }
+}
+
+impl Options {
+    /// The `disk` options of the resource.
+    #[must_use]
+    pub fn disk(&self) -> DiskOptions {
+        DiskOptions {
+            on_io_error: self.on_io_error,
+            al_extents: self.al_extents,
+            resync_rate: self.resync_rate,
+            c_max_rate: self.c_max_rate,
+            c_min_rate: self.c_min_rate,
+            disk_flushes: self.disk_flushes,
+            md_flushes: self.md_flushes,
+        }
+    }
+
+    /// The same options with other `disk` options.
+    #[must_use]
+    pub fn with_disk(&self, disk: DiskOptions) -> Self {
+        Self {
+            on_io_error: disk.on_io_error,
+            al_extents: disk.al_extents,
+            resync_rate: disk.resync_rate,
+            c_max_rate: disk.c_max_rate,
+            c_min_rate: disk.c_min_rate,
+            disk_flushes: disk.disk_flushes,
+            md_flushes: disk.md_flushes,
+            ..self.clone()
+        }
+    }
+}
+
+impl ResourceConfig {
+    /// The `disk` options in force for a volume.
+    #[must_use]
+    pub fn disk_options(&self, volume: VolumeNumber) -> DiskOptions {
+        let own = self.volumes.iter().find(|config| config.number == volume);
+        own.and_then(|config| config.disk_options).unwrap_or_else(|| self.options.disk())
     }
 }

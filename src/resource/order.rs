@@ -4,10 +4,12 @@
 //! - An order that meets a handshake waits for its end, 30 s at most, then (-18).
 //! - Every order is answered exactly once.
 
+use std::collections::BTreeMap;
+
 use super::connection::{Leaving, Stage};
 use super::{
-    Action, AdminResult, Command, ConnectionState, LogLevel, Options, Reason, Refusal, Resource,
-    Time, VolumeNumber,
+    Action, AdminResult, Command, ConnectionState, DiskOptions, LogLevel, Options, Reason, Refusal,
+    Resource, Time, VolumeNumber, WrittenOption,
 };
 
 /// How long an order waits for its turn, ms.
@@ -67,6 +69,24 @@ pub(crate) struct Running {
     /// Volumes (or peers) that have not finished the step.
     pub(crate) waiting: u32,
     pub(crate) since: Time,
+}
+
+/// What changes, for the log, and what of it acts later, for the answer. `section`: only of it.
+fn changes(
+    name: &str,
+    before: &Options,
+    after: &Options,
+    section: &str,
+) -> Vec<(String, Option<String>)> {
+    let (before, after) = (before.written(), after.written());
+    let pairs = before.iter().zip(&after).filter(|(old, new)| old != new);
+    let pairs = pairs.filter(|(old, _)| section.is_empty() || old.section == section);
+    let change = |(old, new): (&WrittenOption, &WrittenOption)| {
+        let text = format!("{name}: {} changed from {} to {}", new.name, old.value, new.value);
+        let later = new.takes_effect_later();
+        (text, later.map(|when| format!("{} takes effect {when}", new.name)))
+    };
+    pairs.map(change).collect()
 }
 
 impl Resource {
@@ -151,28 +171,46 @@ impl Resource {
             Command::NewCurrentUuid { volume, clear_bitmap } => {
                 self.new_uuid_by_order(id, volume, clear_bitmap);
             }
-            Command::SetOptions { options } => self.set_options(id, *options),
+            Command::SetOptions { options, volumes } => {
+                self.set_options(id, *options, &volumes);
+            }
             Command::Down { shutdown } => self.down(id, shutdown),
         }
     }
 
     /// Changed options are in force; the answer names those that act later.
-    fn set_options(&mut self, id: u64, options: Options) {
-        let (before, after) = (self.config.options.written(), options.written());
+    fn set_options(
+        &mut self,
+        id: u64,
+        options: Options,
+        own: &BTreeMap<VolumeNumber, DiskOptions>,
+    ) {
+        let old = self.config.clone();
         self.config.options = options;
-        let mut later = Vec::new();
-        for (old, new) in before.iter().zip(&after).filter(|(old, new)| old != new) {
-            let name = &self.config.name;
-            let text = format!("{name}: {} changed from {} to {}", new.name, old.value, new.value);
-            self.log(LogLevel::Info, text);
-            if let Some(when) = new.takes_effect_later() {
-                later.push(format!("{} takes effect {when}", new.name));
+        for config in &mut self.config.volumes {
+            config.disk_options = own.get(&config.number).copied();
+        }
+        let mut changes = changes(&old.name, &old.options, &self.config.options, "");
+        for volume in self.volumes() {
+            let after = self.config.disk_options(volume);
+            let before = old.options.with_disk(old.disk_options(volume));
+            let name = self.of_volume(volume);
+            let name = name.trim_end_matches([':', ' ']);
+            if self.config.options.disk() != after || old.options.disk() != before.disk() {
+                let after = self.config.options.with_disk(after);
+                changes.extend(self::changes(name, &before, &after, "disk"));
+            }
+            for connection in &mut self.connections {
+                let peer = connection.peer_devices.get_mut(&volume);
+                if let Some(target) = peer.and_then(|peer| peer.target.as_mut()) {
+                    target.rate.set_options(&after);
+                }
             }
         }
-        for connection in &mut self.connections {
-            for target in connection.peer_devices.values_mut().filter_map(|p| p.target.as_mut()) {
-                target.rate.set_options(&self.config.options);
-            }
+        let mut later = Vec::new();
+        for (text, when) in changes {
+            self.log(LogLevel::Info, text);
+            later.extend(when);
         }
         self.changed();
         self.reply(id, Ok(later.join("; ")));
@@ -256,7 +294,12 @@ impl Resource {
             }
             Step::DetachIdle => self.order_detach_idle(),
             Step::Leave if self.connections.iter().all(|c| c.leaving.is_none()) => {
-                self.left_all();
+                // A leave that ended as a loss: this node says durably that it survived, before it
+                // lets go of its disks (model.md R3).
+                let down = matches!(running.command, Command::Down { .. });
+                if !down || self.is_idle() {
+                    self.left_all();
+                }
             }
             _ => {}
         }

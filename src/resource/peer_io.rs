@@ -218,7 +218,7 @@ impl Resource {
         write.started = true;
         let (volume, offset, length, fua) = (write.volume, write.offset, write.length, write.fua);
         let (payload, no_hole) = (write.payload, write.no_hole);
-        let fua = fua && self.config.options.disk_flushes;
+        let fua = fua && self.config.disk_options(volume).disk_flushes;
         let tag = self.disk_tag(volume, Pending::PeerWrite { key });
         self.device(volume).counters.written += u64::from(length);
         match payload {
@@ -331,7 +331,7 @@ impl Resource {
             return self.answer_peer_flushes(c, volume, last, false);
         }
         self.peer_device(c, volume).peer_flush = Some(last);
-        if !self.config.options.disk_flushes {
+        if !self.config.disk_options(volume).disk_flushes {
             self.peer_device(c, volume).peer_flush = None;
             return self.answer_peer_flushes(c, volume, last, true);
         }

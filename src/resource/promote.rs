@@ -18,6 +18,14 @@ use crate::wire::Packet;
 
 impl Resource {
     pub(crate) fn primary(&mut self, id: u64, force: Option<Force>) {
+        if self.role == Role::Primary && self.gap == super::Gap::Closed {
+            let name = &self.config.name;
+            let hint = format!(
+                "The peer went on while this node was frozen, and its data may be newer. Demote this \
+                 node (`tandemadm secondary {name}`), then connect; `tandemadm why {name}`."
+            );
+            return self.reply(id, Err(refuse(-2, &hint)));
+        }
         if self.role == Role::Primary {
             return self.reply(id, Ok(String::new()));
         }
@@ -83,7 +91,8 @@ impl Resource {
             ),
             Force::Plain | Force::Blank => (
                 "primary --force",
-                "the peer may have newer data: forcing makes a split brain if it went on",
+                "the peer may have newer data. A forced disk starts a history of its own: the peer's is \
+                 never overwritten by itself, it then needs create-md and a full sync",
             ),
             Force::Outdated => (
                 "primary --force=outdated",
@@ -374,12 +383,25 @@ impl Resource {
         }
         for volume in volumes {
             self.empty_log(volume);
+            if self.gap == super::Gap::Closed {
+                self.doubt(volume);
+            }
             if let Some(backing) = self.device(volume).backing.as_mut()
                 && !backing.crashed
             {
                 backing.flags(0, DeviceFlags::PRIMARY_IND);
             }
             self.save_superblock(volume, Then::Order);
+        }
+    }
+
+    /// The peer may have gone on without this disk: until both have met it is promoted by force only.
+    pub(crate) fn doubt(&mut self, volume: VolumeNumber) {
+        if self.device(volume).disk == DiskState::UpToDate {
+            if let Some(backing) = self.device(volume).backing.as_mut() {
+                backing.flags(0, DeviceFlags::SURVIVED);
+            }
+            self.set_disk(volume, DiskState::Consistent);
         }
     }
 

@@ -213,6 +213,14 @@ impl Resource {
         })
     }
 
+    /// A disk that holds the data can be reached: the own one, if it is not the mix of old and new
+    /// that a resync has left behind, or the peer's.
+    pub(crate) fn data_is_reachable(&self, volume: VolumeNumber) -> bool {
+        let device = &self.devices[&volume];
+        (device.writable() && device.disk != DiskState::Inconsistent)
+            || self.reading_peer(volume).is_some()
+    }
+
     /// The own disk has the newest data of the blocks.
     pub(crate) fn readable_here(&self, volume: VolumeNumber, start: u64, length: u64) -> bool {
         let device = &self.devices[&volume];
@@ -351,6 +359,14 @@ impl Resource {
             self.gap = super::Gap::Asking;
         }
         self.changed();
+        // A Secondary that slept so long may have been left alone: the peer may have gone on since.
+        let missed = self.role == Role::Secondary && gap_ms > self.config.options.timeout_ms;
+        let open = self.connections.iter().any(|c| c.stage > Stage::Waiting);
+        if missed && open {
+            for volume in self.volumes() {
+                self.doubt(volume);
+            }
+        }
         for c in self.peers() {
             if self.connections[c].active.is_some() {
                 self.drop_connection(

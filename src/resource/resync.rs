@@ -54,7 +54,7 @@ impl Resource {
         let now = self.now;
         let bits = self.peer_device(c, volume).bitmap.count();
         let total = bits * BLOCK_SIZE;
-        let rate = ResyncRate::new(&self.config.options, now, total);
+        let rate = ResyncRate::new(&self.config.disk_options(volume), now, total);
         self.peer_device(c, volume).target = Some(SyncTarget {
             rate,
             cursor: 0,

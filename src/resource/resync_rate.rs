@@ -23,7 +23,7 @@
 use std::collections::VecDeque;
 
 use super::ids::Time;
-use super::options::Options;
+use super::options::DiskOptions;
 use super::status::ResyncStatus;
 
 /// How often the rate is looked at, ms.
@@ -106,7 +106,7 @@ struct Slice {
 
 impl ResyncRate {
     /// A resync of `total_bytes` that starts `now`, at resync-rate.
-    pub(crate) fn new(options: &Options, now: Time, total_bytes: u64) -> Self {
+    pub(crate) fn new(options: &DiskOptions, now: Time, total_bytes: u64) -> Self {
         let mut new = Self {
             rate: kib(options.resync_rate),
             rate_max: 0,
@@ -130,7 +130,7 @@ impl ResyncRate {
     }
 
     /// Takes c-max-rate and c-min-rate of changed options; the rate moves into them at once.
-    pub(crate) fn set_options(&mut self, options: &Options) {
+    pub(crate) fn set_options(&mut self, options: &DiskOptions) {
         let cap = if options.c_max_rate == 0 { RATE_MAX } else { kib(options.c_max_rate) };
         self.rate_max = cap.clamp(RATE_MIN, RATE_MAX);
         self.rate_min = kib(options.c_min_rate).min(self.rate_max);

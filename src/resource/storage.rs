@@ -291,6 +291,12 @@ impl Resource {
             let full = error == DiskError::NoSpace;
             match &pending {
                 Pending::Write { key } if full && self.wait_for_space(*key) => return,
+                // A failed sync may have been told of other writes as well, and is told once only.
+                Pending::Write { .. } | Pending::PeerWrite { .. }
+                    if self.was_durable(volume, &pending) =>
+                {
+                    self.disk_failed(volume, error, "durable WRITE");
+                }
                 Pending::Read { .. }
                 | Pending::Edge { .. }
                 | Pending::PeerRead { .. }
@@ -333,12 +339,22 @@ impl Resource {
         }
     }
 
+    /// The write was to be durable when it ended.
+    fn was_durable(&self, volume: VolumeNumber, pending: &Pending) -> bool {
+        let fua = match pending {
+            Pending::Write { key } => self.requests.get(*key).is_some_and(|r| r.fua),
+            Pending::PeerWrite { key } => self.peer_writes.get(*key).is_some_and(|w| w.fua),
+            _ => false,
+        };
+        fua && self.config.disk_options(volume).disk_flushes
+    }
+
     /// Flushes the own disk, then goes on.
     pub(crate) fn flush_disk(&mut self, volume: VolumeNumber, then: Then) {
         if self.devices[&volume].gone() {
             return self.follow_without_disk(volume, then);
         }
-        if !self.config.options.disk_flushes {
+        if !self.config.disk_options(volume).disk_flushes {
             return self.follow(volume, then);
         }
         let tag = self.disk_tag(volume, Pending::Flush { then });
@@ -412,6 +428,9 @@ impl Resource {
             | Then::LossFlushed { .. }
             | Then::LossMarked { .. }
             | Then::PeerLeave { .. } => self.follow(volume, then),
+            Then::ClearSaved { c, socket, .. } if self.is_current(c, socket) => {
+                self.clear_refused(c, volume);
+            }
             _ => {}
         }
     }

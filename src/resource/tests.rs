@@ -93,7 +93,7 @@ pub(crate) fn config(node: u8) -> ResourceConfig {
             name: names[1 - node as usize].into(),
             address: "x".into(),
         }],
-        volumes: vec![VolumeConfig { number: 0, minor: 0, disk: "d".into() }],
+        volumes: vec![VolumeConfig { number: 0, minor: 0, disk: "d".into(), disk_options: None }],
         options: Options { al_extents: 67, c_max_rate: 0, ..Options::default() },
     }
 }

@@ -402,13 +402,18 @@ fn changed_options_act_at_once_or_say_when() {
     let mut options = pair.core(0).config.options.clone();
     options.timeout_ms = 3000;
     assert_eq!(
-        pair.admin(0, Command::SetOptions { options: Box::new(options.clone()) }),
+        pair.admin(
+            0,
+            Command::SetOptions { options: Box::new(options.clone()), volumes: BTreeMap::new() }
+        ),
         Ok(String::new())
     );
     assert_eq!(pair.core(0).config.options.timeout_ms, 3000);
     options.after_sb_1pri = AfterSb1Pri::Consensus;
     options.al_extents = 99;
-    let later = pair.admin(0, Command::SetOptions { options: Box::new(options) }).unwrap();
+    let later = pair
+        .admin(0, Command::SetOptions { options: Box::new(options), volumes: BTreeMap::new() })
+        .unwrap();
     assert!(later.contains("after-sb-1pri takes effect at the next handshake"), "{later}");
     assert!(later.contains("al-extents takes effect when a disk is attached"), "{later}");
     // The session goes on; the next handshake compares.

@@ -182,3 +182,71 @@ fn two_primaries_that_meet_find_the_split_brain_whoever_speaks_first() {
         assert_eq!(connection.connection_state, ConnectionState::StandAlone);
     }
 }
+
+// ---- who may be left, and who may be promoted ----
+
+#[test]
+fn the_only_copy_under_a_primary_without_a_disk_is_let_go_of_by_force_only() {
+    let mut pair = synced_pair();
+    pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+    for command in [
+        Command::Detach { volume: 0, force: false },
+        Command::Disconnect { peer: 0, force: false },
+        Command::Down { shutdown: false },
+    ] {
+        let refusal = pair.admin(1, command).expect_err("the only copy");
+        assert_eq!(refusal.code, -2, "{refusal:?}");
+    }
+    assert_eq!(pair.write(0, 9, 9), Ok(None));
+    // The daemon ends: what it holds stays the newest.
+    pair.admin(1, Command::Down { shutdown: true }).unwrap();
+    pair.kill(1);
+    pair.up(1);
+    pair.run(5000);
+    pair.attach(0).unwrap();
+    pair.synced();
+    assert_eq!(pair.nodes[0].disk.blocks.get(&9), Some(&9));
+}
+
+#[test]
+fn a_secondary_that_slept_while_its_primary_went_on_is_not_promoted_without_force() {
+    let mut pair = synced_pair();
+    pair.link = false;
+    pair.now = pair.now.after_ms(16_000);
+    pair.event(1, Event::ClockGap { gap_ms: 16_000 });
+    pair.cut();
+    pair.run(100);
+    assert_eq!(pair.write(0, 9, 9), Ok(None));
+    pair.kill(0);
+    pair.run(1000);
+    let refusal = pair.admin(1, Command::Primary { force: None }).expect_err("it slept");
+    assert_eq!(refusal.code, -2, "{refusal:?}");
+    pair.link = true;
+    pair.up(0);
+    pair.synced();
+    assert_eq!(pair.nodes[1].disk.blocks.get(&9), Some(&9));
+}
+
+#[test]
+fn a_frozen_primary_serves_again_when_its_data_was_chosen_and_not_before() {
+    let mut pair = synced_pair();
+    pair.link = false;
+    pair.event(0, Event::ClockGap { gap_ms: 3000 });
+    pair.cut();
+    pair.run(1000);
+    pair.primary(1, false);
+    assert_eq!(pair.write(1, 2, 2), Ok(None));
+    pair.event(0, Event::ClockGap { gap_ms: 3000 });
+    pair.link = true;
+    pair.run(20_000);
+    let refusal = pair.admin(0, Command::Primary { force: None }).expect_err("the peer went on");
+    assert_eq!(refusal.code, -2, "{refusal:?}");
+    // Demoted, it is not promoted over newer data.
+    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.admin(0, Command::Primary { force: None }).expect_err("the peer went on");
+    for (n, peer) in [(0, 1), (1, 0)] {
+        let connect = Command::Connect { peer, discard_my_data: false, tentative: false };
+        pair.admin(n, connect).unwrap();
+    }
+    pair.synced();
+}

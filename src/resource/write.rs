@@ -5,12 +5,12 @@
 //! - A write that starts alone sets its bits first; its extents cover them until they are durable.
 //! - Overlapping writes never run together: both disks apply them in the same order.
 
+use std::collections::VecDeque;
+
 use super::connection::{Sent, SentKind};
-use super::device::{Progress, RequestKind};
+use super::device::{Loss, Progress, RequestKind};
 use super::interval::LockId;
-use super::{
-    Action, BLOCK_SIZE, DiskError, DiskState, Payload, Pending, ReplyError, Resource, VolumeNumber,
-};
+use super::{Action, BLOCK_SIZE, DiskError, Payload, Pending, ReplyError, Resource, VolumeNumber};
 use crate::wire::{Packet, ZeroMode};
 
 impl Resource {
@@ -204,7 +204,7 @@ impl Resource {
         request.local_pending = true;
         let (volume, (offset, length), fua) = (request.volume, request.hull(), request.fua);
         let (kind, payload) = (request.kind, request.payload);
-        let fua = fua && self.config.options.disk_flushes;
+        let fua = fua && self.config.disk_options(volume).disk_flushes;
         let tag = self.disk_tag(volume, Pending::Write { key });
         let action = match (kind, payload) {
             (RequestKind::Zeroes { no_hole }, _) => {
@@ -342,21 +342,18 @@ impl Resource {
         // is not acknowledged, nor what only a disk in the middle of a resync has. With on-io-error
         // pass_on an error of the own disk is the client's.
         let here = self.devices[&volume].writable();
-        let whole = self.devices[&volume].disk == DiskState::UpToDate;
         let (local_done, peers_done) = (request.local_done, request.peers_done);
         let usable = if here { local_done } else { peers_done != 0 };
-        if !usable || (!whole && self.reading_peer(volume).is_none()) {
+        if !usable || !self.data_is_reachable(volume) {
             if here && peers_done != 0 {
-                let (offset, length) = request.hull();
-                for c in self.peers() {
-                    let bitmap = &mut self.peer_device(c, volume).bitmap;
-                    bitmap.set(offset / BLOCK_SIZE, length / BLOCK_SIZE);
-                }
+                self.peer_has_it_alone(key);
             }
             return self.answer(key, Err(ReplyError::Io));
         }
-        let alone = self.rests_alone(key);
-        if alone && !self.may_answer_alone(volume, key) {
+        // During a loss nothing is answered (model.md R2): who has acknowledged may be gone by now.
+        let device = &self.devices[&volume];
+        let settled = device.loss == Loss::None && !device.bumping;
+        if (!settled || self.rests_alone(key)) && !self.may_answer_alone(volume, key) {
             let request = self.requests.get_mut(key).expect("still pending");
             if request.progress != Progress::Alone {
                 request.progress = Progress::Alone;
@@ -397,12 +394,28 @@ impl Resource {
         }
     }
 
+    /// A peer may have the write, and the own disk has not: the blocks differ.
+    fn peer_has_it_alone(&mut self, key: u64) {
+        let request = self.requests.get(key).expect("a write under way");
+        let (volume, peers, (offset, length)) =
+            (request.volume, request.peers_done, request.hull());
+        for c in self.peers().filter(|c| peers & 1 << c != 0) {
+            let bitmap = &mut self.peer_device(c, volume).bitmap;
+            bitmap.set(offset / BLOCK_SIZE, length / BLOCK_SIZE);
+        }
+    }
+
     /// A peer is back: writes that wait for space start over once its session is open. Their bits
     /// stay set.
     pub(crate) fn hold_no_space(&mut self) {
         for volume in self.volumes() {
-            let waiting = std::mem::take(&mut self.device(volume).no_space);
+            let all = std::mem::take(&mut self.device(volume).no_space);
+            // Not before the peer has answered, whose disk may still be writing.
+            let asked = |key: &u64| self.requests.get(*key).is_some_and(|r| r.peers_pending != 0);
+            let (later, waiting): (VecDeque<u64>, VecDeque<u64>) = all.into_iter().partition(asked);
+            self.device(volume).no_space = later;
             for key in waiting.into_iter().rev() {
+                self.peer_has_it_alone(key);
                 let epoch = self.device(volume).epoch;
                 let request = self.requests.get_mut(key).expect("a write under way");
                 request.progress = Progress::Held;

@@ -321,6 +321,7 @@ impl Cluster {
             number,
             minor: u32::from(number),
             disk: format!("/dev/sim{number}"),
+            disk_options: None,
         });
         ResourceConfig {
             name: "r0".to_owned(),

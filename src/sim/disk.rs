@@ -179,7 +179,9 @@ impl SimDisk {
     /// A flush would make what a read returns durable.
     #[must_use]
     pub fn can_flush(&self, sector: u64) -> bool {
-        self.dirty.get(&sector).is_none_or(|dirty| dirty.versions.last().is_none_or(|v| v.flushable))
+        self.dirty
+            .get(&sector)
+            .is_none_or(|dirty| dirty.versions.last().is_none_or(|v| v.flushable))
     }
 
     /// Every value that a power loss may leave in the sector.

@@ -159,3 +159,15 @@ fn paths_are_tried_in_turn_and_the_one_in_use_is_said() {
         .collect();
     assert_eq!(used, [("192.0.2.2", false), ("127.0.0.5", true)]);
 }
+
+#[test]
+fn one_volume_has_its_own_disk_options() {
+    let pair = Plan::new().resources(&[("r0", 2)]).in_sync();
+    let alice = &pair.alice;
+    alice.ok(&["disk-options", "--c-max-rate=20M", "r0/1"]);
+    assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "drbdsetup disk-options 1 --c-max-rate=100M\n");
+    let why = alice.ok(&["why", "r0"]);
+    assert!(why.contains("c-max-rate of volume 1 is 20M, not 100M."), "{why}");
+    alice.ok(&["disk-options", "r0"]);
+    assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "");
+}

@@ -26,6 +26,18 @@ fn a_split_brain_is_seen_by_both_and_a_person_chooses_the_victim() {
         let why = node.ok(&["why", "r0"]);
         assert!(why.contains("SPLIT BRAIN"), "{why}");
         assert!(why.contains("--discard-my-data"), "{why}");
+        assert!(why.contains("rule bitmap-both"), "{why}");
+        // A line for each side, with what it wrote, since when, and its generation.
+        let row = |name: &str| why.lines().find(|line| line.contains(&format!(" {name}  ")));
+        for name in ["alice", "bob"] {
+            let row = row(name).unwrap_or_else(|| panic!("no line of {name}: {why}"));
+            assert!(row.contains(" in ") && row.contains("block"), "{row}");
+        }
+        assert!(why.contains("'s clock)"), "{why}");
+        assert!(!why.contains("...."), "{why}");
+        let check = node.adm(&["check", "r0"]);
+        assert_eq!(check.code, 2, "{check:?}");
+        assert!(check.stdout.starts_with("CRITICAL: r0 SPLIT BRAIN with "), "{check:?}");
         assert!(node.ok(&["status", "r0"]).contains("connection:StandAlone reason:split-brain"));
         assert!(node.log_text().contains("Split-Brain detected"), "{}", node.log_text());
     }

@@ -221,14 +221,17 @@ pub(crate) fn admin(bytes: &[u8]) -> String {
             let said = match &request {
                 Request::Up { definition }
                 | Request::Attach { definition, .. }
+                | Request::Paths { definition }
                 | Request::Connect { definition, .. } => match definition.check() {
                     Ok(()) => " checked".to_owned(),
                     Err(error) => error.to_string().chars().filter(|c| !c.is_numeric()).collect(),
                 },
                 Request::Order { command, .. } => name(command),
-                Request::Down { .. } | Request::Status { .. } | Request::Watch { .. } => {
-                    String::new()
-                }
+                Request::Down { .. }
+                | Request::Options { .. }
+                | Request::Running { .. }
+                | Request::Status { .. }
+                | Request::Watch { .. } => String::new(),
             };
             let line = serde_json::to_vec(&request).expect("a request can be written");
             assert!(serde_json::from_slice::<Request>(&line).is_ok(), "what is written is read");

@@ -1,6 +1,7 @@
 //! Hosts by address, several paths, and what each volume or tandemadm has of its own.
 
 use super::*;
+use crate::resource::DiskOptions;
 
 const FLOATING: &str = "resource san0 { device minor 7; disk /d; \
     floating 10.3.0.1:7807 { node-id 0; } floating ipv4 10.3.0.2:7807 { node-id 1; } }";
@@ -66,4 +67,31 @@ fn size_and_wfc_timeout_act() {
     assert_eq!(sectors.hosts[1].volumes[&0].size, Some(1 << 20));
     let none = clean(&pair("disk { size 0; } startup { wfc-timeout 0; }"));
     assert_eq!((none.hosts[0].volumes[&0].size, none.wfc_timeout), (None, 0));
+}
+
+#[test]
+fn a_volume_has_disk_options_of_its_own() {
+    let text = "resource r0 { disk { al-extents 3000; c-max-rate 10M; } \
+        volume 0 { device minor 0; disk /d0; } \
+        volume 1 { device minor 1; disk /d1; disk { al-extents 257; } } \
+        on alice { address 10.0.0.1:1; } \
+        on bob { address 10.0.0.2:1; volume 0 { disk { on-io-error pass_on; } } } \
+        connection { host alice; host bob; volume 1 { disk { c-max-rate 50M; } } } }";
+    let definition = clean(text);
+    assert_eq!((definition.options.al_extents, definition.options.c_max_rate), (3000, 10 << 10));
+    let own = |host: usize, volume: u16| definition.hosts[host].volumes[&volume].disk_options;
+    assert_eq!(own(0, 0), None);
+    let one = own(0, 1).unwrap();
+    assert_eq!((one.al_extents, one.c_max_rate), (257, 50 << 10));
+    assert_eq!(own(1, 1), own(0, 1));
+    assert_eq!(own(1, 0).unwrap().on_io_error, OnIoError::PassOn);
+    let config = definition.for_node("alice").unwrap();
+    assert_eq!(config.disk_options(0).al_extents, 3000);
+    assert_eq!(config.disk_options(1).al_extents, 257);
+    let again = loaded(&dump(&loaded(text)));
+    assert_eq!(again.resources[0].hosts, definition.hosts);
+    let mut odd = definition.clone();
+    let volume = odd.hosts[0].volumes.get_mut(&1).unwrap();
+    volume.disk_options = Some(DiskOptions { al_extents: 1, ..one });
+    assert!(odd.check().unwrap_err().contains("al-extents 1"));
 }

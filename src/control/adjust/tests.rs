@@ -83,3 +83,32 @@ fn identity_is_for_down_and_up() {
     assert_eq!(found.fixed().len(), 1);
     assert!(Difference::new(&running, &running, &running.hosts[0]).fixed().is_empty());
 }
+
+#[test]
+fn volumes_have_disk_options_of_their_own() {
+    let two = CONFIG.replace("on alice", "volume 1 { device minor 1; disk /dev/vg0/r1; } on alice");
+    let running = loaded(&two);
+    let own_rate = "volume 1 { disk { c-max-rate 20M; } ";
+    let wanted = loaded(&two.replace("volume 1 {", own_rate));
+    let own = wanted.local("alice").unwrap();
+    let difference = Difference::new(&running, &wanted, own);
+    assert_eq!(difference.words(), ["c-max-rate of volume 1 is 50M, not 20M"]);
+    let steps = difference.steps(&fixtures::two_volumes(), own);
+    assert_eq!(lines(&steps, &wanted, own), "drbdsetup disk-options 1 --c-max-rate=20M\n");
+}
+
+#[test]
+fn a_floating_peer_with_another_address_is_the_same_host() {
+    let text = CONFIG
+        .replace("on alice { node-id 0; address 10.0.0.1:7789; }", "floating 10.0.0.1:7789 { }")
+        .replace("on bob { node-id 1; address 10.0.0.2:7789; }", "floating 10.0.0.2:7789 { }");
+    let settled = |text: &str| {
+        let mut definition = loaded(text);
+        definition.settle("alice", |address| address.to_string() == "10.0.0.1").unwrap();
+        definition
+    };
+    let (running, wanted) = (settled(&text), settled(&text.replace("10.0.0.2", "10.0.0.3")));
+    let found = Difference::new(&running, &wanted, wanted.local("alice").unwrap());
+    assert_eq!(found.fixed(), [""; 0]);
+    assert_eq!(found.words(), ["the addresses are others"]);
+}

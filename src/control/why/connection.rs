@@ -143,6 +143,11 @@ fn unreachable(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
     let data = if is_primary {
         match missing {
             0 => format!("nothing was written yet that {other} does not have."),
+            _ if connection.last_peer_role == Role::Unknown => format!(
+                "{other} was not met since `up`: it may lack {}. Until it has it, {node} holds the \
+                 only copy.",
+                human(missing)
+            ),
             _ => format!(
                 "{} were written that {other} does not have. If {node} dies now, {other} is {} \
                  old.",
@@ -293,7 +298,7 @@ fn refusal(
     let connect = format!("then `tandemadm connect {resource}` on both nodes.");
     match connection.reason {
         Reason::UnrelatedData => (
-            "the two disks have never been copies of each other",
+            "the two disks have no generation in common: never copies of each other, or one was forced alone",
             Some(format!("a full sync overwrites one of the disks ({both}).")),
             vec![
                 format!(

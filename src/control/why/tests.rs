@@ -41,7 +41,7 @@ fn a_lost_peer_is_told_with_what_it_lacks() {
 fn every_refusal_has_its_own_words() {
     let cases = [
         (Reason::SplitBrain, "SPLIT BRAIN", "--discard-my-data r0`"),
-        (Reason::UnrelatedData, "have never been copies", "`tandemadm create-md r0`"),
+        (Reason::UnrelatedData, "no generation in common", "`tandemadm create-md r0`"),
         (Reason::RolledBack, "is older than it was", "`tandemadm invalidate r0`"),
         (Reason::WrongNode, "not the configured node", "node-id"),
         (Reason::WrongResource, "another name", "swapped"),

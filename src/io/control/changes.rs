@@ -2,6 +2,7 @@
 //!
 //! Invariant: what a resource is said to run with is what its data thread was told.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
 use tracing::info;
@@ -11,7 +12,7 @@ use crate::config::Definition;
 use crate::control::Path;
 use crate::control::adjust::Difference;
 use crate::io::{Order, PeerPath};
-use crate::resource::{AdminResult, Command, Options, VolumeNumber};
+use crate::resource::{AdminResult, Command, DiskOptions, Options, VolumeNumber};
 
 impl Registry {
     /// What a resource that is up runs with.
@@ -51,16 +52,25 @@ impl Registry {
     ///
     /// # Errors
     /// The resource is not up, or a value is out of its range.
-    pub(crate) async fn set_options(&self, resource: &str, options: Options) -> AdminResult {
+    pub(crate) async fn set_options(
+        &self,
+        resource: &str,
+        options: Options,
+        volumes: BTreeMap<VolumeNumber, DiskOptions>,
+    ) -> AdminResult {
         let lock = self.lock(resource);
         let _guard = lock.lock().await;
         let entry = self.entry(resource).ok_or_else(|| not_up(resource))?;
         let mut changed = entry.running.borrow().clone();
         changed.options = options;
+        let own = changed.hosts.iter_mut().find(|host| host.node_id == entry.config.node_id);
+        for (number, volume) in own.into_iter().flat_map(|own| &mut own.volumes) {
+            volume.disk_options = volumes.get(number).copied();
+        }
         changed.check().map_err(|why| refusal(162, "Invalid configuration request", why))?;
         let options = Box::new(changed.options.clone());
-        let text = entry.order(Command::SetOptions { options }).await?;
-        entry.running.borrow_mut().options = changed.options;
+        let text = entry.order(Command::SetOptions { options, volumes }).await?;
+        *entry.running.borrow_mut() = changed;
         Ok(text)
     }
 

@@ -1,11 +1,12 @@
 //! Orders of the control thread.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::resource::{Command, Options, Refusal};
+use crate::resource::{Command, DiskOptions, Options, Refusal, ResourceConfig};
 
 /// DRBD's number for a request that cannot be carried out in this state of things.
 const INVALID_REQUEST: i32 = 162;
@@ -45,6 +46,17 @@ pub(super) fn answer_for_failed(orders: &Receiver<Order>, shared: &Shared, messa
             }
         }
     }
+}
+
+/// What durability means with these options.
+fn flushes_of(options: DiskOptions) -> Flushes {
+    Flushes { disk: options.disk_flushes, meta: options.md_flushes }
+}
+
+/// The same for every volume.
+pub(super) fn flushes(config: &ResourceConfig) -> BTreeMap<VolumeNumber, Flushes> {
+    let volumes = config.volumes.iter().map(|volume| volume.number);
+    volumes.map(|volume| (volume, flushes_of(config.disk_options(volume)))).collect()
 }
 
 impl<C: Core> Shell<C> {
@@ -111,16 +123,23 @@ impl<C: Core> Shell<C> {
         self.last_order += 1;
         let id = self.last_order;
         let options = match &command {
-            Command::SetOptions { options } => Some(options.clone()),
+            Command::SetOptions { options, volumes } => {
+                let new = |volume: &VolumeNumber| {
+                    flushes_of(volumes.get(volume).copied().unwrap_or_else(|| options.disk()))
+                };
+                let all: BTreeMap<VolumeNumber, Flushes> =
+                    self.flushes.keys().map(|volume| (*volume, new(volume))).collect();
+                Some((options.clone(), all))
+            }
             _ => None,
         };
-        if let Some(options) = &options {
+        if let Some((_, new)) = &options {
             // Until the core has them, the stricter of the two holds.
-            let strict = Flushes {
-                disk: self.flushes.disk || options.disk_flushes,
-                meta: self.flushes.meta || options.md_flushes,
-            };
-            self.disks.set_flushes(strict);
+            for (volume, new) in new {
+                let old = self.flushes_of(*volume);
+                let strict = Flushes { disk: old.disk || new.disk, meta: old.meta || new.meta };
+                self.disks.set_flushes(*volume, strict);
+            }
         }
         self.waiters.insert(id, Waiter { reply, attach, options });
         self.io.events.push_back(Event::Admin { id, command });
@@ -133,7 +152,8 @@ impl<C: Core> Shell<C> {
         reply: oneshot::Sender<AdminResult>,
     ) {
         let attached = Box::new(disk.attached.clone());
-        let attach = match self.disks.attach(&mut self.io, volume, disk, self.flushes) {
+        let flushes = self.flushes_of(volume);
+        let attach = match self.disks.attach(&mut self.io, volume, disk, flushes) {
             Ok(()) => Attach::Placed(volume),
             // The core will refuse; it has the words.
             Err(disk) => Attach::Refused(disk),
@@ -141,11 +161,15 @@ impl<C: Core> Shell<C> {
         self.admin(Command::Attach { volume, disk: attached }, reply, Some(attach));
     }
 
+    fn flushes_of(&self, volume: VolumeNumber) -> Flushes {
+        let strict = Flushes { disk: true, meta: true };
+        self.flushes.get(&volume).copied().unwrap_or(strict)
+    }
+
     /// The shell's part of changed options.
     fn set_options(&mut self, options: &Options) {
-        self.flushes = Flushes { disk: options.disk_flushes, meta: options.md_flushes };
         self.ping_timeout_ms = options.ping_timeout_ms;
-        self.peers.set_linger(options.ping_timeout_ms);
+        self.peers.set_options(options);
         // Never smaller: a peer may still have as much under way as it was promised.
         let window = u64::from(options.max_buffers) * PAGE as u64;
         self.io.window = self.io.window.max(window);
@@ -159,11 +183,15 @@ impl<C: Core> Shell<C> {
             // Nothing if the core has closed it already.
             self.disks.close(&mut self.io, *volume, None);
         }
-        if let Some(options) = self.waiters.get_mut(&id).and_then(|waiter| waiter.options.take()) {
+        let changed = self.waiters.get_mut(&id).and_then(|waiter| waiter.options.take());
+        if let Some((options, flushes)) = changed {
             if result.is_ok() {
+                self.flushes = flushes;
                 self.set_options(&options);
             }
-            self.disks.set_flushes(self.flushes);
+            for (volume, flushes) in &self.flushes {
+                self.disks.set_flushes(*volume, *flushes);
+            }
         }
         self.held.push((id, result));
         self.close_disks();

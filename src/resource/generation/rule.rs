@@ -267,6 +267,6 @@ rules! {
          reach back to the common past. The victim needs a full sync.";
     UnrelatedData = "unrelated-data",
         "The two disks have no generation in common: they have never been copies of each other, \
-         or not for 32 generations. Nothing is synced by any option; if one of them is the new \
+         not for 32 generations, or one was forced while the other was away. Nothing is synced by any option; if one of them is the new \
          or the wrong disk, run create-md on it.";
 }

@@ -3,11 +3,17 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::resource::Options;
 
 const MIB: u64 = 1 << 20;
 
-fn options(start: u64, max: u64, min: u64) -> Options {
-    Options { resync_rate: start, c_max_rate: max, c_min_rate: min, ..Options::default() }
+fn options(start: u64, max: u64, min: u64) -> DiskOptions {
+    DiskOptions {
+        resync_rate: start,
+        c_max_rate: max,
+        c_min_rate: min,
+        ..Options::default().disk()
+    }
 }
 
 fn at(ms: u64) -> Time {
@@ -31,7 +37,7 @@ struct Pipe {
 }
 
 impl Pipe {
-    fn new(options: &Options, carries: u64, distance_ms: u64) -> Self {
+    fn new(options: &DiskOptions, carries: u64, distance_ms: u64) -> Self {
         Self {
             resync: ResyncRate::new(options, at(0), 1 << 40),
             now_ms: 0,
@@ -74,7 +80,7 @@ impl Pipe {
 
 #[test]
 fn an_idle_pipe_reaches_c_max_rate_from_drbds_defaults_within_two_seconds() {
-    let mut pipe = Pipe::new(&Options::default(), 2 << 30, 1);
+    let mut pipe = Pipe::new(&Options::default().disk(), 2 << 30, 1);
     pipe.run(2000, false);
     let rate = pipe.run(1000, false);
     assert!((95 * MIB..=101 * MIB).contains(&rate), "{rate}");
@@ -215,7 +221,7 @@ fn changed_options_are_in_force_at_once() {
 
 #[test]
 fn progress_shows_the_rate_of_the_last_seconds_and_what_is_left() {
-    let mut resync = ResyncRate::new(&Options::default(), at(0), 100 * MIB);
+    let mut resync = ResyncRate::new(&Options::default().disk(), at(0), 100 * MIB);
     assert_eq!(resync.progress(at(0), 100 * MIB).seconds_left, None);
     for tenth in 1..=100 {
         resync.requested(MIB);
@@ -232,12 +238,12 @@ fn progress_shows_the_rate_of_the_last_seconds_and_what_is_left() {
 
 #[test]
 fn done_is_whole_only_when_nothing_is_left() {
-    let resync = ResyncRate::new(&Options::default(), at(0), u64::MAX);
+    let resync = ResyncRate::new(&Options::default().disk(), at(0), u64::MAX);
     assert_eq!(resync.progress(at(1), 1).done_hundredths, 9999);
     assert_eq!(resync.progress(at(1), 0).done_hundredths, 10_000);
-    let empty = ResyncRate::new(&Options::default(), at(0), 0);
+    let empty = ResyncRate::new(&Options::default().disk(), at(0), 0);
     assert_eq!(empty.progress(at(1), 0).done_hundredths, 10_000);
-    let grown = ResyncRate::new(&Options::default(), at(0), MIB);
+    let grown = ResyncRate::new(&Options::default().disk(), at(0), MIB);
     assert_eq!(grown.progress(at(1), 2 * MIB).done_hundredths, 0);
 }
 

@@ -292,13 +292,6 @@ impl History {
         }
     }
 
-    /// The disk of a node was replaced or made anew: it answers for nothing.
-    pub(in crate::sim) fn forgotten(&mut self, node: usize, volume: VolumeNumber) {
-        for (_, register) in self.of_volume(volume) {
-            register.obligations[node].clear();
-        }
-    }
-
     /// Every disk that must hold something does.
     ///
     /// # Errors

@@ -1,11 +1,13 @@
 //! `adjust`, the verbs that change options, and what differs between the file and what runs.
 
+use std::collections::BTreeMap;
+
 use crate::config::{Definition, Host, override_option};
 use crate::control::adjust::{Difference, Step, lines};
 use crate::control::arguments::OptionWords;
 use crate::control::target::Target;
 use crate::control::{Report, Request, dry_run};
-use crate::resource::{Command, Options};
+use crate::resource::{Command, DiskOptions, Options, VolumeNumber};
 
 use super::client::Client;
 use super::orders::told;
@@ -37,7 +39,7 @@ impl Session {
             let steps = difference.steps(&report, own);
             let done = match self.globals.dry_run {
                 true => print(&lines(&steps, definition, own)),
-                false => for_each(steps, |step| self.step(client, definition, step)),
+                false => for_each(steps, |step| step_of(client, definition, own, step)),
             };
             done.and(match difference.fixed() {
                 [] => Ok(()),
@@ -53,60 +55,60 @@ impl Session {
         })
     }
 
-    fn step(&self, client: &mut Client, definition: &Definition, step: Step) -> Outcome {
-        let name = definition.name.clone();
-        let boxed = || Box::new(definition.clone());
-        let request = match step {
-            Step::Up => return up(client, definition),
-            Step::Options(_) => Request::Options {
-                resource: name.clone(),
-                options: Box::new(definition.options.clone()),
-            },
-            Step::Paths => Request::Paths { definition: boxed() },
-            Step::Detach(volume) => Request::Order {
-                resource: name.clone(),
-                command: Command::Detach { volume, force: false },
-            },
-            Step::Attach(volume) => Request::Attach { definition: boxed(), volume },
-            Step::Connect(peer) => Request::Connect {
-                definition: boxed(),
-                peer,
-                discard_my_data: false,
-                tentative: false,
-            },
-        };
-        told(&name, client.order(&request)?)
-    }
-
     /// Changes the options of a section: those that are given, else all of it as in the file.
     pub(super) fn options(&self, section: &'static str, words: &OptionWords) -> Outcome {
         let (given, targets) = words.parts().map_err(|why| Failure::new(1, why))?;
         let configuration = self.configuration()?;
         let mut client = self.client()?;
-        configuration.for_each(&targets, |_, definition, own| {
+        configuration.for_each(&targets, |target, definition, own| {
             let name = &definition.name;
             let running = client.running(name)?.ok_or_else(|| super::no_such_resource(name))?;
+            let mut wanted = (*running).clone();
+            let is_own = |host: &&mut Host| host.node_id == own.node_id;
+            let refused = |why: String| Failure::new(10, format!("{name}: {why}"));
             let mut options: Options = running.options.clone();
             if given.is_empty() {
                 options.take_section(section, &definition.options);
             }
-            for (option, value) in &given {
-                override_option(definition, &mut options, section, option, value)
-                    .map_err(|why| Failure::new(10, format!("{name}: {why}")))?;
+            if target.volume().is_none() {
+                for (option, value) in &given {
+                    override_option(definition, &mut options, section, option, value)
+                        .map_err(refused)?;
+                }
             }
-            if self.globals.dry_run {
-                let mut wanted = (*running).clone();
-                wanted.options = options;
-                let own = wanted.hosts.iter().find(|host| host.node_id == own.node_id);
-                let Some(own) = own else { return Ok(()) };
-                let report = client.reports(Some(name))?.into_iter().next();
-                let Some(report) = report else { return Ok(()) };
-                let mut steps = Difference::new(&running, &wanted, own).steps(&report, own);
-                steps.retain(|step| matches!(step, Step::Options(_)));
-                return print(&lines(&steps, &wanted, own));
+            for host in wanted.hosts.iter_mut().filter(is_own) {
+                for (number, volume) in &mut host.volumes {
+                    let is_meant = target.volume().is_none_or(|one| one == *number);
+                    if section != "disk" || !is_meant {
+                        continue;
+                    }
+                    if given.is_empty() {
+                        volume.disk_options =
+                            own.volumes.get(number).and_then(|volume| volume.disk_options);
+                        continue;
+                    }
+                    let before = volume.disk_options.unwrap_or_else(|| running.options.disk());
+                    let mut changed = options.with_disk(before);
+                    for (option, value) in &given {
+                        override_option(definition, &mut changed, section, option, value)
+                            .map_err(refused)?;
+                    }
+                    let differs = changed.disk() != options.disk();
+                    volume.disk_options = differs.then(|| changed.disk());
+                }
             }
-            let request = Request::Options { resource: name.clone(), options: Box::new(options) };
-            told(name, client.order(&request)?)
+            wanted.options = options;
+            let Some(own) = wanted.hosts.iter().find(|host| host.node_id == own.node_id) else {
+                return Ok(());
+            };
+            let report = client.reports(Some(name))?.into_iter().next();
+            let Some(report) = report else { return Ok(()) };
+            let mut steps = Difference::new(&running, &wanted, own).steps(&report, own);
+            steps.retain(|step| matches!(step, Step::Options(_)));
+            match self.globals.dry_run {
+                true => print(&lines(&steps, &wanted, own)),
+                false => for_each(steps, |step| step_of(&mut client, &wanted, own, step)),
+            }
         })
     }
 
@@ -125,6 +127,35 @@ impl Session {
             }
         }
     }
+}
+
+/// The `disk` options that the volumes of a host have of their own.
+fn own_options(own: &Host) -> BTreeMap<VolumeNumber, DiskOptions> {
+    let volumes = own.volumes.iter();
+    volumes.filter_map(|(number, volume)| Some((*number, volume.disk_options?))).collect()
+}
+
+fn step_of(client: &mut Client, definition: &Definition, own: &Host, step: Step) -> Outcome {
+    let name = definition.name.clone();
+    let boxed = || Box::new(definition.clone());
+    let request = match step {
+        Step::Up => return up(client, definition),
+        Step::Options(_) => Request::Options {
+            resource: name.clone(),
+            options: Box::new(definition.options.clone()),
+            volumes: own_options(own),
+        },
+        Step::Paths => Request::Paths { definition: boxed() },
+        Step::Detach(volume) => Request::Order {
+            resource: name.clone(),
+            command: Command::Detach { volume, force: false },
+        },
+        Step::Attach(volume) => Request::Attach { definition: boxed(), volume },
+        Step::Connect(peer) => {
+            Request::Connect { definition: boxed(), peer, discard_my_data: false, tentative: false }
+        }
+    };
+    told(&name, client.order(&request)?)
 }
 
 fn up(client: &mut Client, definition: &Definition) -> Outcome {

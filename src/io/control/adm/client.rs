@@ -14,6 +14,8 @@ use super::Failure;
 
 /// The daemon answers every request within this time, or it is stuck.
 const ANSWER_LIMIT: Duration = Duration::from_secs(180);
+/// A daemon that does not even say its state in this time is stuck, or stopped.
+const STATUS_LIMIT: Duration = Duration::from_secs(20);
 /// An answer may be longer than a request: it may hold the reports of all resources.
 const ANSWER_MAX: u64 = 64 << 20;
 
@@ -88,7 +90,11 @@ impl Client {
     /// Exit 20: the daemon is gone, stuck, or does not understand.
     pub(in crate::io::control) fn ask(&mut self, request: &Request) -> Result<Response, Failure> {
         self.send(request)?;
-        match self.receive(Some(Instant::now() + ANSWER_LIMIT))? {
+        let limit = match request {
+            Request::Status { .. } | Request::Running { .. } => STATUS_LIMIT,
+            _ => ANSWER_LIMIT,
+        };
+        match self.receive(Some(Instant::now() + limit))? {
             Some(Response::Error(text)) => Err(Failure::new(20, format!("tandemd: {text}"))),
             Some(response) => Ok(response),
             None => {

@@ -87,6 +87,7 @@ impl Session {
     }
 
     fn run(&self, verb: Verb) -> Outcome {
+        crate::control::scope::check_scope(&verb).map_err(|why| Failure::new(1, why))?;
         match &verb {
             Verb::Adjust(targets) => return self.adjust(&targets.targets),
             Verb::NetOptions(words) => return self.options("net", words),
@@ -105,14 +106,15 @@ impl Session {
             Verb::ShowGi(targets) => self.generations(&targets.targets, true),
             Verb::GetGi(targets) => self.generations(&targets.targets, false),
             Verb::Dump(targets) => self.dump(&targets.targets),
-            Verb::Status { verbose, statistics, json, targets } => {
+            Verb::Status { verbose, statistics, json, color, targets } => {
                 let detail = crate::control::status_text::Detail { verbose, statistics };
-                self.status(&targets.targets, detail, json)
+                self.status(&targets.targets, detail, json, color)
             }
             Verb::Role(targets) => self.role(&targets.targets),
             Verb::Cstate(targets) => self.cstate(&targets.targets),
             Verb::Dstate(targets) => self.dstate(&targets.targets),
             Verb::Why { json, targets } => self.why(&targets.targets, json),
+            Verb::Check(targets) => self.check(&targets.targets),
             Verb::Events2 { now, statistics, targets } => {
                 self.events2(&targets.targets, now, statistics)
             }

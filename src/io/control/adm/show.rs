@@ -1,13 +1,22 @@
 //! `status`, `role`, `cstate`, `dstate`, `why`, `dump`: what only looks.
 
+use std::io::IsTerminal as _;
+
+use crate::control::arguments::When;
 use crate::control::status_text::{self, Detail};
 use crate::control::target::Target;
-use crate::control::{Report, Zone, status_json, why};
+use crate::control::{Report, Zone, check, color, status_json, why};
 
-use super::{Outcome, Session, connections, for_each, print, volumes};
+use super::{Failure, Outcome, Session, connections, for_each, print, volumes};
 
 impl Session {
-    pub(super) fn status(&self, targets: &[Target], detail: Detail, json: bool) -> Outcome {
+    pub(super) fn status(
+        &self,
+        targets: &[Target],
+        detail: Detail,
+        json: bool,
+        color: When,
+    ) -> Outcome {
         let chosen = self.reports(targets)?;
         let mut reports: Vec<Report> = chosen.into_iter().map(|(_, report)| report).collect();
         self.find_differences(&mut reports);
@@ -19,7 +28,30 @@ impl Session {
         }
         let paragraphs: Vec<String> =
             reports.iter().map(|report| status_text::resource(report, detail)).collect();
-        print(&paragraphs.join("\n"))
+        let text = paragraphs.join("\n");
+        let colours = match color {
+            When::Always => true,
+            When::Never => false,
+            When::Auto => std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        };
+        print(&if colours { color::coloured(&text) } else { text })
+    }
+
+    /// One line for monitoring, whose exit codes are its own.
+    pub(super) fn check(&self, targets: &[Target]) -> Outcome {
+        let chosen = self.reports(targets).map_err(|failure| {
+            // The line belongs to standard output; nothing more is said.
+            let _ = print(&check::unknown(&failure.text));
+            Failure::new(3, "")
+        })?;
+        let mut reports: Vec<Report> = chosen.into_iter().map(|(_, report)| report).collect();
+        self.find_differences(&mut reports);
+        let (line, level) = check::line(&reports);
+        print(&line)?;
+        match level {
+            check::Level::Ok => Ok(()),
+            level => Err(Failure::new(level as i32, "")),
+        }
     }
 
     pub(super) fn role(&self, targets: &[Target]) -> Outcome {

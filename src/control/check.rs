@@ -1,0 +1,207 @@
+//! `tandemadm check`: one line for a monitoring plug-in, with performance data behind a `|`.
+//!
+//! Exit codes are those of the plug-in convention: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
+
+use super::{Report, age, kib, percent};
+use crate::resource::{ConnectionState, ConnectionStatus, DiskState, Reason, Status};
+
+/// How bad it is; the number is the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Nothing is wrong.
+    Ok = 0,
+    /// Somebody should look, or it ends by itself.
+    Warning = 1,
+    /// Somebody must act: data is at risk, or not served.
+    Critical = 2,
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Warning => "WARNING",
+            Self::Critical => "CRITICAL",
+        }
+    }
+}
+
+/// The line, with a line break, and its level.
+#[must_use]
+pub fn line(reports: &[Report]) -> (String, Level) {
+    let findings: Vec<(Level, String)> = reports.iter().flat_map(findings).collect();
+    let level = findings.iter().map(|(level, _)| *level).max().unwrap_or(Level::Ok);
+    let data = performance(reports);
+    if level == Level::Ok {
+        let what = match reports.len() {
+            0 => "no resource is up".to_owned(),
+            1 => "1 resource, all disks UpToDate".to_owned(),
+            count => format!("{count} resources, all disks UpToDate"),
+        };
+        return (format!("OK: {what} | {data}\n"), level);
+    }
+    let worst: Vec<&str> =
+        findings.iter().filter(|one| one.0 == level).map(|(_, text)| text.as_str()).collect();
+    let touched = reports.iter().filter(|report| !self::findings(report).is_empty()).count();
+    let text = format!("{}: {} ({touched} of {})", level.name(), worst.join("; "), reports.len());
+    (format!("{text} | {data}\n"), level)
+}
+
+/// The line where the daemon does not answer; exit code 3.
+#[must_use]
+pub fn unknown(why: &str) -> String {
+    let why = why.lines().next().unwrap_or_default().replace('|', "/");
+    format!("UNKNOWN: {why} | -\n")
+}
+
+fn findings(report: &Report) -> Vec<(Level, String)> {
+    let status = &report.status;
+    let name = &status.name;
+    let mut found = Vec::new();
+    if status.failed.is_some() {
+        found.push((Level::Critical, format!("{name} has failed, restart tandemd")));
+    }
+    for (is, why) in [(status.suspended_no_space, "no-space"), (status.suspended_gap, "gap")] {
+        if is {
+            found.push((Level::Critical, format!("{name} I/O frozen ({why})")));
+        }
+    }
+    for device in &status.devices {
+        let disk = device.disk_state;
+        let level = match disk {
+            DiskState::UpToDate => continue,
+            DiskState::Diskless if device.backing_disk == "none" => continue,
+            DiskState::Diskless | DiskState::Failed => Level::Critical,
+            // Seen below, with its progress.
+            DiskState::Inconsistent if resyncs(status) => continue,
+            DiskState::Inconsistent
+            | DiskState::Outdated
+            | DiskState::Consistent
+            | DiskState::Attaching
+            | DiskState::Detaching
+            | DiskState::Negotiating
+            | DiskState::DUnknown => Level::Warning,
+        };
+        found.push((level, format!("{name}/{} {disk}", device.volume)));
+    }
+    found.extend(status.connections.iter().filter_map(|one| connection(status, one)));
+    if !report.config_differs.is_empty() {
+        found.push((Level::Warning, format!("{name} runs with another configuration")));
+    }
+    found
+}
+
+fn resyncs(status: &Status) -> bool {
+    status.connections.iter().flat_map(|one| &one.peer_devices).any(|peer| peer.resync.is_some())
+}
+
+fn connection(status: &Status, one: &ConnectionStatus) -> Option<(Level, String)> {
+    let (name, peer) = (&status.name, &one.name);
+    let since = age(one.since_ms / 1000);
+    match (one.connection_state, one.reason) {
+        (ConnectionState::Connected, _) => {
+            let resync = one.peer_devices.iter().find_map(|peer| peer.resync.as_ref());
+            if let Some(resync) = resync {
+                let left = match resync.seconds_left {
+                    Some(seconds) => format!("{} left", age(seconds)),
+                    None => "time left unknown".to_owned(),
+                };
+                let done = percent(resync.done_hundredths);
+                return Some((
+                    Level::Warning,
+                    format!("{name} resync with {peer} {done} %, {left}"),
+                ));
+            }
+            let bad = one
+                .peer_devices
+                .iter()
+                .find(|device| device.peer_disk_state != DiskState::UpToDate)?;
+            let (volume, disk) = (bad.volume, bad.peer_disk_state);
+            Some((Level::Warning, format!("{name}/{volume} {disk} on {peer}")))
+        }
+        (_, Reason::SplitBrain) => {
+            Some((Level::Critical, format!("{name} SPLIT BRAIN with {peer} since {since}")))
+        }
+        (ConnectionState::StandAlone, reason) => {
+            Some((Level::Critical, format!("{name} StandAlone ({reason}) since {since}")))
+        }
+        (_, reason) => {
+            let text = format!("{name} {peer} not connected ({reason}) since {since}");
+            Some((Level::Warning, text))
+        }
+    }
+}
+
+fn performance(reports: &[Report]) -> String {
+    let connections = || reports.iter().flat_map(|report| &report.status.connections);
+    let oos: u64 =
+        connections().flat_map(|one| &one.peer_devices).map(|peer| kib(peer.out_of_sync)).sum();
+    let standalone =
+        connections().filter(|one| one.connection_state == ConnectionState::StandAlone).count();
+    let devices = reports.iter().flat_map(|report| &report.status.devices);
+    let diskless = devices
+        .filter(|device| device.disk_state == DiskState::Diskless && device.backing_disk != "none")
+        .count();
+    format!("oos_kib={oos} standalone={standalone} diskless={diskless}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures;
+    use super::*;
+
+    fn of(reports: &[Report]) -> String {
+        line(reports).0
+    }
+
+    #[test]
+    fn each_state_has_its_level_and_line() {
+        assert_eq!(
+            line(&[fixtures::healthy()]),
+            (
+                "OK: 1 resource, all disks UpToDate | oos_kib=0 standalone=0 diskless=0\n"
+                    .to_owned(),
+                Level::Ok
+            )
+        );
+        assert_eq!(of(&[]), "OK: no resource is up | oos_kib=0 standalone=0 diskless=0\n");
+        assert_eq!(
+            line(&[fixtures::healthy(), fixtures::resync_target()]),
+            (
+                "WARNING: r0 resync with alice 61.20 %, 1 min 20 s left (1 of 2) | \
+                 oos_kib=8493466 standalone=0 diskless=0\n"
+                    .to_owned(),
+                Level::Warning
+            )
+        );
+        assert_eq!(
+            line(&[fixtures::split_brain(), fixtures::peer_down()]),
+            (
+                "CRITICAL: r0 SPLIT BRAIN with bob since 9 min (2 of 2) | oos_kib=958464 \
+                 standalone=1 diskless=0\n"
+                    .to_owned(),
+                Level::Critical
+            )
+        );
+    }
+
+    #[test]
+    fn what_is_not_served_is_critical() {
+        let mut full = fixtures::healthy();
+        full.status.suspended_no_space = true;
+        assert!(of(&[full]).starts_with("CRITICAL: r0 I/O frozen (no-space) (1 of 1) | "));
+        let mut lost = fixtures::healthy();
+        lost.status.devices[0].disk_state = DiskState::Diskless;
+        assert!(of(&[lost]).starts_with("CRITICAL: r0/0 Diskless (1 of 1) | "));
+        let stopped = of(&[fixtures::refused(Reason::StoppedByAdmin)]);
+        assert!(
+            stopped.starts_with("CRITICAL: r0 StandAlone (stopped-by-admin) since"),
+            "{stopped}"
+        );
+    }
+
+    #[test]
+    fn a_silent_daemon_is_one_line_without_a_bar() {
+        assert_eq!(unknown("no | answer\nStart it."), "UNKNOWN: no / answer | -\n");
+    }
+}
