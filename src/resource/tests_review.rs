@@ -425,3 +425,69 @@ fn changed_options_act_at_once_or_say_when() {
     assert_eq!(status.connections[0].reason, Reason::ConfigDiffers);
     assert!(status.connections[0].detail.contains("after-sb-1pri"), "{:?}", status.connections);
 }
+
+// ---- what counts as a copy ----
+
+/// The peer has acknowledged it and is lost; the own disk ends it after the loss flush. It rests on
+/// this disk alone, and that is recorded first.
+#[test]
+fn a_write_that_ends_behind_the_loss_flush_rests_on_one_disk() {
+    let mut pair = synced_pair();
+    let before = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
+    let id = pair.start_write(0, 9, 99);
+    assert_eq!(pair.nodes[0].replies.get(&id), None);
+    pair.lose_link();
+    pair.run(100);
+    pair.nodes[0].stall = |action| matches!(action, Action::Meta { .. });
+    let write = pair.nodes[0].stalled.pop_front().expect("the write");
+    pair.nodes[0].done.push_back(write);
+    pair.settle();
+    assert_eq!(pair.nodes[0].replies.get(&id), None, "not before the new UUID is durable");
+    pair.nodes[0].unstall();
+    pair.run(100);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));
+    assert_ne!(pair.nodes[0].disk.superblock.clone().unwrap().current_uuid, before);
+}
+
+/// The own disk has it and fails, then the peer acknowledges: the peer keeps a new UUID first.
+#[test]
+fn a_write_whose_own_disk_failed_before_the_acknowledgement_rests_on_the_peer_alone() {
+    let mut pair = synced_pair();
+    pair.nodes[1].mute = true;
+    let id = pair.start_write(0, 9, 99);
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
+    pair.start(0, 1000, Op::Read { offset: 5 * 4096, length: 4096 });
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+    let uuid = |pair: &Pair| pair.nodes[1].disk.superblock.clone().unwrap().current_uuid;
+    let before = uuid(&pair);
+    pair.nodes[1].stall = |action| matches!(action, Action::Meta { .. });
+    pair.nodes[1].mute = false;
+    let air = std::mem::take(&mut pair.nodes[1].air);
+    pair.nodes[0].done.extend(air);
+    pair.settle();
+    assert_eq!(pair.nodes[0].replies.get(&id), None, "not before the peer has stored the UUID");
+    pair.nodes[1].unstall();
+    pair.run(100);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));
+    assert_ne!(uuid(&pair), before);
+}
+
+/// A Primary that is being resynced loses its source: nothing that only its own disk has is kept.
+#[test]
+fn a_disk_in_mid_resync_is_no_copy() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
+    pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+    assert_eq!(pair.write(0, 7, 77), Ok(None));
+    pair.attach(0).unwrap();
+    pair.run(1000);
+    assert_eq!(pair.disk(0), DiskState::Inconsistent);
+    let id = pair.start_write(0, 9, 99);
+    pair.kill(1);
+    pair.nodes[0].unstall();
+    pair.run(1000);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Err(ReplyError::Io)));
+    assert_eq!(pair.write(0, 10, 100), Err(ReplyError::Io));
+    assert_eq!(pair.request(0, 1001, Op::Flush), Err(ReplyError::Io));
+}
