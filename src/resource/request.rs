@@ -214,11 +214,9 @@ impl Resource {
     }
 
     /// A disk that holds the data can be reached: the own one, if it is not the mix of old and new
-    /// that a resync has left behind, or the peer's.
+    /// that a resync has left behind and somebody has said that it is the newest, or the peer's.
     pub(crate) fn data_is_reachable(&self, volume: VolumeNumber) -> bool {
-        let device = &self.devices[&volume];
-        (device.writable() && device.disk != DiskState::Inconsistent)
-            || self.reading_peer(volume).is_some()
+        self.devices[&volume].disk == DiskState::UpToDate || self.reading_peer(volume).is_some()
     }
 
     /// The own disk has the newest data of the blocks.

@@ -491,3 +491,23 @@ fn a_disk_in_mid_resync_is_no_copy() {
     assert_eq!(pair.write(0, 10, 100), Err(ReplyError::Io));
     assert_eq!(pair.request(0, 1001, Op::Flush), Err(ReplyError::Io));
 }
+
+/// A Primary gets its disk back while the peer has none: nobody has said that it is the newest. It
+/// is neither read nor written, and gets no identifier of its own.
+#[test]
+fn a_disk_that_nobody_has_vouched_for_takes_no_writes() {
+    let mut pair = synced_pair();
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
+    assert_eq!(pair.request(0, 1000, Op::Read { offset: 4096, length: 4096 }), Ok(Some(0)));
+    pair.nodes[0].fail = |_| false;
+    pair.nodes[1].fail = |action| matches!(action, Action::DiskWrite { .. });
+    assert_eq!(pair.write(0, 9, 99), Err(ReplyError::Io));
+    assert_eq!((pair.disk(0), pair.disk(1)), (DiskState::Diskless, DiskState::Diskless));
+    pair.attach(0).unwrap();
+    pair.run(1000);
+    assert_eq!(pair.disk(0), DiskState::Consistent);
+    let before = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
+    assert_eq!(pair.request(0, 1001, Op::Read { offset: 4096, length: 4096 }), Err(ReplyError::Io));
+    assert_eq!(pair.write(0, 9, 98), Err(ReplyError::Io));
+    assert_eq!(pair.nodes[0].disk.superblock.clone().unwrap().current_uuid, before);
+}

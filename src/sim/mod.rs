@@ -16,6 +16,7 @@
 //! | `clients`, `admin` | those who use it |
 //! | `history`, `watch` | the checkers |
 //! | `run`, `shrink`, `transcript` | a run, the shortest failing one, and its text |
+//! | `scenario` | a story: commands, and what the cores make of them |
 //!
 //! Invariants:
 //! - The same seed is the same run, bit for bit.
@@ -34,6 +35,7 @@ mod options;
 mod pool;
 mod prng;
 mod run;
+mod scenario;
 mod shell;
 mod shrink;
 mod streams;
@@ -46,4 +48,5 @@ pub use faults::{Fault, Order, Planned};
 pub use history::Excused;
 pub use options::SimOptions;
 pub use run::{End, Failure, Report, run, transcript_of};
+pub use scenario::play;
 pub use shrink::shrink;

@@ -79,7 +79,7 @@ impl Cluster {
         }
     }
 
-    fn lose_power(&mut self, node: usize, off_ms: u64) {
+    pub(super) fn lose_power(&mut self, node: usize, off_ms: u64) {
         if !self.nodes[node].host_up {
             return;
         }
@@ -117,6 +117,20 @@ impl Cluster {
         self.node_gone(node);
     }
 
+    /// The disk is another one, with fresh metadata. The daemon does not run.
+    pub(super) fn replace_disk(&mut self, node: usize) {
+        let id = super::faults::node_id(node);
+        for volume in 0..self.options.volumes {
+            let device = self.chance.seeds.next() | 1;
+            let (size, block) = (self.options.sizes[node], self.options.al_block_sizes[node]);
+            let (disk, geometry) = super::metadata::create(id, volume, size, block, device)
+                .expect("a simulated disk has room for its metadata");
+            let old = &mut self.nodes[node].volumes[usize::from(volume)];
+            (old.disk, old.geometry, old.durable) = (disk, geometry, None);
+            self.history.forgotten(node, volume);
+        }
+    }
+
     /// The host has power again, and the daemon is started and told to come up.
     pub(super) fn restart(&mut self, node: usize) {
         self.nodes[node].host_up = true;
@@ -127,7 +141,7 @@ impl Cluster {
         self.up(node);
     }
 
-    fn freeze(&mut self, node: usize, for_ms: u64) {
+    pub(super) fn freeze(&mut self, node: usize, for_ms: u64) {
         if self.nodes[node].is_awake() {
             self.nodes[node].frozen = Some(self.now);
             let at = self.in_ms(for_ms);

@@ -34,6 +34,11 @@ impl Transcript {
         self.lines.push_back(line);
     }
 
+    /// Takes the lines.
+    pub(super) fn take(&mut self) -> Vec<String> {
+        self.lines.drain(..).collect()
+    }
+
     /// Everything that is kept.
     #[must_use]
     pub(super) fn text(&self) -> String {

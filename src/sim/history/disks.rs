@@ -315,4 +315,11 @@ impl History {
         }
         Ok(())
     }
+
+    /// The disk of a node was replaced: it answers for nothing.
+    pub(in crate::sim) fn forgotten(&mut self, node: usize, volume: VolumeNumber) {
+        for (_, register) in self.of_volume(volume) {
+            register.obligations[node].clear();
+        }
+    }
 }
