@@ -44,8 +44,13 @@ pub(crate) struct ActivityLog {
     waiters: VecDeque<Waiter>,
     /// Extents of the update under way.
     writing: Option<Vec<u32>>,
+    /// The rollback number that the update under way carries.
+    writing_number: u64,
     /// The rollback number, as of the last update that was started.
     pub(crate) number: u64,
+    /// The highest rollback number that is on the disk. Nobody is shown a higher one: a crash would
+    /// take it back, and the disk would look like an older image of itself.
+    durable_number: u64,
     /// Updates so far.
     pub(crate) updates: u64,
 }
@@ -78,7 +83,9 @@ impl ActivityLog {
             clock: 0,
             waiters: VecDeque::new(),
             writing: None,
+            writing_number: number,
             number,
+            durable_number: number,
             updates: 0,
         };
         for extent in hot.iter().copied().filter(|extent| (*extent as usize) < extents) {
@@ -225,6 +232,7 @@ impl ActivityLog {
         }
         self.updates += 1;
         self.writing = Some(wanted);
+        self.writing_number = self.number;
         blocks.into_iter().map(|index| self.block(index)).collect()
     }
 
@@ -240,12 +248,23 @@ impl ActivityLog {
 
     /// The update under way is durable.
     pub(crate) fn written(&mut self) {
+        self.number_is_durable(self.writing_number);
         for extent in self.writing.take().unwrap_or_default() {
             self.hot.entry(extent).or_insert_with(|| {
                 self.by_use.insert((self.clock, extent));
                 Hot { used: self.clock, ..Hot::default() }
             });
         }
+    }
+
+    /// An update, or a superblock, with this rollback number is on the disk.
+    pub(crate) fn number_is_durable(&mut self, number: u64) {
+        self.durable_number = self.durable_number.max(number);
+    }
+
+    /// The highest rollback number that is on the disk.
+    pub(crate) fn durable_number(&self) -> u64 {
+        self.durable_number
     }
 
     /// Drops every extent without references for which `clean` holds, and returns the blocks to
@@ -296,10 +315,11 @@ mod tests {
         let Next::Write(blocks) = log.next(|_, _| true) else { panic!("a write is due") };
         assert_eq!(blocks.len(), 1);
         assert_eq!(blocks[0].words[0], 3);
-        assert_eq!(blocks[0].number, 1);
+        assert_eq!((blocks[0].number, log.durable_number()), (1, 0), "nobody is shown it yet");
         assert_eq!(log.ready(), None, "not hot before the write is durable");
         assert_eq!(log.next(|_, _| true), Next::Nothing);
         log.written();
+        assert_eq!(log.durable_number(), 1);
         assert_eq!((log.ready(), log.ready(), log.ready()), (Some(1), Some(2), None));
         assert!(log.acquire(3, 8192, 4096), "hot now");
     }

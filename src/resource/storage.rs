@@ -257,6 +257,7 @@ impl Resource {
             Pending::Superblock => {
                 let backing = self.device(volume).backing.as_mut().expect("seen above");
                 let (_, then) = backing.saving.take().expect("a superblock write was under way");
+                backing.activity_log.number_is_durable(backing.superblock.number);
                 for then in then {
                     self.follow(volume, then);
                 }
