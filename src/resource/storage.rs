@@ -21,7 +21,8 @@ pub(crate) struct CleanExtents {
     /// The loss sequence is under way, or there is nothing to go by.
     none: bool,
     flushed_epoch: u64,
-    replicating: bool,
+    /// Some peer gets every write.
+    pub(crate) replicating: bool,
     /// Extents with bits that are not durable.
     unsaved: BTreeSet<u32>,
 }

@@ -181,3 +181,27 @@ fn a_disk_that_was_set_back_does_not_catch_up_by_restarts() {
     }
     assert_eq!(number(&pair), before);
 }
+
+#[test]
+fn a_disk_that_was_set_back_does_not_catch_up_by_writes_without_its_peer() {
+    let mut pair = synced_pair();
+    let old = pair.nodes[1].disk.clone();
+    pair.write(0, 5, 56).unwrap();
+    // The session goes on, and its number grows here and there.
+    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.primary(1, false);
+    pair.write(1, 5000, 1).unwrap();
+    pair.kill(1);
+    pair.nodes[1].disk = old;
+    pair.link = false;
+    pair.up(1);
+    pair.run(100);
+    pair.admin(1, Command::Primary { force: Some(Force::Plain) }).unwrap();
+    let session = SessionId(2);
+    pair.event(1, Event::SessionOpened { session, volume: 0, client: "test".into() });
+    let number = pair.core(1).devices[&0].number();
+    for extent in 0..8 {
+        pair.write(1, 100 + extent * 1024, 1).unwrap();
+    }
+    assert_eq!(pair.core(1).devices[&0].number(), number);
+}
