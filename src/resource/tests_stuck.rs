@@ -2,6 +2,7 @@
 
 use super::tests_pair::{Pair, frozen_pair, passing_pair, synced_pair};
 use super::*;
+use crate::meta::MetaOp;
 
 impl Pair {
     /// Blocks are written on node 0 while node 1 is away.
@@ -220,7 +221,7 @@ fn a_primary_without_a_disk_drops_a_peer_that_never_stores_its_uuid() {
     pair.request(0, 5000, Op::Read { offset: 7 * 4096, length: 4096 }).unwrap();
     pair.nodes[0].fail = |_| false;
     assert_eq!(pair.disk(0), DiskState::Diskless);
-    pair.nodes[1].stall = |action| matches!(action, Action::Meta { .. });
+    pair.nodes[1].stall = |action| matches!(action, Action::Meta { op: MetaOp::Superblock(_), .. });
     let id = pair.start_write(0, 20, 1);
     pair.run(50_000);
     assert_eq!(pair.nodes[0].replies.get(&id), Some(&Err(ReplyError::Io)), "no copy is left");
