@@ -39,6 +39,13 @@ pub enum Request {
         /// Which volume.
         volume: VolumeNumber,
     },
+    /// Whether one volume's disk could be attached in place of the one it has.
+    CheckDisk {
+        /// What the config says.
+        definition: Box<Definition>,
+        /// Which volume.
+        volume: VolumeNumber,
+    },
     /// Begin to dial a peer.
     Connect {
         /// What the config says.

@@ -111,6 +111,53 @@ fn another_disk_is_attached_from_the_file() {
 }
 
 #[test]
+fn a_disk_that_cannot_be_attached_replaces_none() {
+    let pair = Pair::in_sync();
+    let (old, typo, new) = (
+        text(&pair.bob.disk).to_owned(),
+        pair.dir.path().join("bop.img"),
+        pair.dir.path().join("other.img"),
+    );
+    File::create(&new).and_then(|file| file.set_len(DISK_SIZE)).expect("a disk");
+    for (wrong, why) in [
+        (&typo, "(104) Can not open backing device.\n"),
+        (&new, "(119) No valid meta-data signature found.\n"),
+        (&pair.alice.disk, "(119) No valid meta-data of this resource found.\n"),
+    ] {
+        // Other changes are put in force all the same.
+        pair.edit(&format!("disk {old};"), &format!("disk {};", text(wrong)));
+        pair.edit("protocol C;", "protocol C; ping-int 3;");
+        let said = pair.bob.refused(10, &["adjust", "r0"]);
+        assert!(said.starts_with(&format!("r0/0: Failure: {why}")), "{said}");
+        assert!(said.ends_with("\nThe old disk stays attached.\n"), "{said}");
+        assert!(!said.contains("adjust"), "{said}");
+        assert_eq!(pair.bob.dstate(), "UpToDate/UpToDate");
+        assert_eq!(pair.bob.ok(&["wait-sync", "--wfc-timeout", "5", "r0"]), "");
+        pair.edit(&format!("disk {};", text(wrong)), &format!("disk {old};"));
+        assert_eq!(pair.bob.ok(&["-d", "adjust", "r0"]), "");
+        pair.edit("protocol C; ping-int 3;", "protocol C;");
+        pair.bob.ok(&["adjust", "r0"]);
+    }
+    // The same file under another name is the same disk.
+    let other_name = pair.dir.path().join("bob-again.img");
+    fs::hard_link(&pair.bob.disk, &other_name).expect("a hard link");
+    pair.edit(&format!("disk {old};"), &format!("disk {};", text(&other_name)));
+    assert_eq!(pair.bob.adm(&["adjust", "r0"]).stderr, "");
+    pair.wait_synced();
+    // A disk that somebody else has.
+    pair.edit(&format!("disk {};", text(&other_name)), &format!("disk {};", text(&new)));
+    pair.bob.ok(&["create-md", "r0"]);
+    let held = File::options().read(true).write(true).open(&new).expect("it is there");
+    let lock = nix::fcntl::Flock::lock(held, nix::fcntl::FlockArg::LockExclusive).expect("free");
+    let said = pair.bob.refused(10, &["adjust", "r0"]);
+    assert!(said.contains("(114) Lower device is already claimed."), "{said}");
+    assert_eq!(pair.bob.dstate(), "UpToDate/UpToDate");
+    drop(lock);
+    assert_eq!(pair.bob.adm(&["adjust", "r0"]).stderr, "");
+    pair.wait_synced();
+}
+
+#[test]
 fn size_is_the_size_of_the_volume_and_the_least_that_its_disk_has() {
     let pair = Plan::new().sections("disk { size 32M; }").in_sync();
     assert_eq!(pair.alice.export_size(), 32 << 20);

@@ -151,8 +151,7 @@ impl Caller {
     }
 
     async fn snapshot(&self, resource: Option<&str>) -> std::io::Result<()> {
-        for entry in self.registry.chosen(resource) {
-            let report = self.registry.report(&entry).await;
+        for report in self.registry.reports(resource).await {
             send(&self.stream, &Response::Report(Box::new(report))).await?;
         }
         Ok(())
@@ -179,6 +178,7 @@ async fn answer(registry: &Rc<Registry>, request: Request) -> Response {
     let result = match request {
         Request::Up { definition } => registry.up(&definition).await,
         Request::Attach { definition, volume } => registry.attach(&definition, volume).await,
+        Request::CheckDisk { definition, volume } => registry.check_disk(&definition, volume).await,
         Request::Connect { definition, peer, discard_my_data, tentative } => {
             let command = Command::Connect { peer, discard_my_data, tentative };
             registry.connect(&definition, command).await
@@ -199,11 +199,7 @@ async fn answer(registry: &Rc<Registry>, request: Request) -> Response {
             return Response::Running(registry.running(&resource).map(Box::new));
         }
         Request::Status { resource } => {
-            let mut reports = Vec::new();
-            for entry in registry.chosen(resource.as_deref()) {
-                reports.push(registry.report(&entry).await);
-            }
-            return Response::Reports(reports);
+            return Response::Reports(registry.reports(resource.as_deref()).await);
         }
         Request::Watch { .. } => return Response::Error("watch ends the requests".to_owned()),
     };

@@ -60,7 +60,7 @@ impl Daemon {
     }
 
     fn client(&self) -> Client {
-        Client::connect(self.dir.path()).unwrap()
+        Client::connect(self.dir.path(), PATIENCE).unwrap()
     }
 
     fn nbd(&self) -> UnixStream {

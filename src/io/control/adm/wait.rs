@@ -2,21 +2,25 @@
 
 use std::time::{Duration, Instant};
 
+use crate::config::Definition;
 use crate::control::events::{END_OF_EXISTS, Follower};
 use crate::control::target::Target;
 use crate::control::{Report, Response};
-use crate::resource::{ConnectionState, ReplicationState};
+use crate::resource::{ConnectionState, DiskState, NodeId, ReplicationState, VolumeNumber};
 
-use super::{Failure, Outcome, Session, connections, no_such_resource, print, volumes};
+use super::{Failure, Outcome, Session, connections, gone, print, volumes};
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Until {
     /// The peers are connected.
     Connected,
-    /// They are, and no resync runs.
+    /// They are, no resync runs, and every disk that there should be is UpToDate.
     InSync,
 }
+
+/// The nodes and volumes that have no disk by configuration.
+type WithoutDisk = Vec<(NodeId, VolumeNumber)>;
 
 impl Session {
     /// The first snapshot, then every change until the output is closed or the daemon ends.
@@ -25,8 +29,16 @@ impl Session {
         let is_wanted = |name: &str| wanted.len() < targets.len().max(1) || wanted.contains(&name);
         let mut follower = Follower::new(statistics);
         let mut client = self.client()?;
+        let up = client.reports(None)?;
+        for name in &wanted {
+            // What is defined may come up while it is followed.
+            let is_up = up.iter().any(|report| report.status.name == *name);
+            if !is_up && (now || !self.is_defined(name)) {
+                return Err(self.no_such_resource(name, &up));
+            }
+        }
         if now {
-            for report in client.reports(None)? {
+            for report in up {
                 if is_wanted(&report.status.name) {
                     print(&follower.exists(&report))?;
                 }
@@ -59,7 +71,8 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for each target in turn. `seconds` is the time for each, from now on; 0: for ever;
+    /// Waits for each target in turn, whatever else is wrong with it: exit 5 only when the time is
+    /// over, as drbdsetup does. `seconds` is the time for each, from now on; 0: for ever;
     /// `None`: the `wfc-timeout` of its resource, as far as the configuration can be read.
     pub(super) fn wait(&self, targets: &[Target], until: Until, seconds: Option<u32>) -> Outcome {
         let begun = Instant::now();
@@ -86,22 +99,25 @@ impl Session {
         deadline: Option<Instant>,
     ) -> Outcome {
         let mut client = self.client()?;
+        let without_disk = match client.running(resource)? {
+            Some(definition) => without_disk(&definition),
+            None => return Err(gone(resource)),
+        };
         client.watch(Some(resource))?;
-        let mut reported = false;
+        let mut missing = None;
         loop {
             match client.next(deadline)? {
-                Some(Response::Report(report)) if is_reached(&report, target, until)? => {
-                    return Ok(());
+                Some(Response::Report(report)) => {
+                    missing = self::missing(&report, target, until, &without_disk)?;
+                    if missing.is_none() {
+                        return Ok(());
+                    }
                 }
-                Some(Response::Report(_)) => reported = true,
-                Some(Response::Gone(_)) => return Err(no_such_resource(resource)),
-                Some(Response::Complete) if !reported => return Err(no_such_resource(resource)),
+                Some(Response::Gone(_)) => return Err(gone(resource)),
+                Some(Response::Complete) if missing.is_none() => return Err(gone(resource)),
                 Some(_) => {}
                 None => {
-                    let what = match until {
-                        Until::Connected => "not connected",
-                        Until::InSync => "not in sync",
-                    };
+                    let what = missing.unwrap_or_default();
                     let text = format!(
                         "{resource}: timed out: {what}; `tandemadm why {resource}` says why."
                     );
@@ -112,16 +128,56 @@ impl Session {
     }
 }
 
-fn is_reached(report: &Report, target: &Target, until: Until) -> Result<bool, Failure> {
-    let wanted: Vec<u16> = volumes(report, target)?.iter().map(|device| device.volume).collect();
-    let mut all = connections(report, target)?.into_iter();
-    Ok(all.all(|connection| {
-        let connected = connection.connection_state == ConnectionState::Connected;
-        let mut peers = connection.peer_devices.iter().filter(|peer| wanted.contains(&peer.volume));
-        // `Connected` is shown with the replication state, so that no resync can still begin.
-        let mut idle = || peers.all(|peer| peer.replication_state == ReplicationState::Established);
-        connected && (until == Until::Connected || idle())
-    }))
+fn without_disk(definition: &Definition) -> WithoutDisk {
+    let volumes = definition.hosts.iter().flat_map(|host| {
+        let own = host.volumes.iter().filter(|(_, volume)| volume.disk.is_none());
+        own.map(|(number, _)| (host.node_id, *number))
+    });
+    volumes.collect()
+}
+
+/// What is not as it is waited for; `None`: all is.
+fn missing(
+    report: &Report,
+    target: &Target,
+    until: Until,
+    without_disk: &WithoutDisk,
+) -> Result<Option<String>, Failure> {
+    let status = &report.status;
+    let (devices, all) = (volumes(report, target)?, connections(report, target)?);
+    for connection in &all {
+        if connection.connection_state != ConnectionState::Connected {
+            let (peer, state) = (&connection.name, connection.connection_state);
+            return Ok(Some(format!("{peer} is {state} ({})", connection.reason)));
+        }
+    }
+    if until == Until::Connected {
+        return Ok(None);
+    }
+    let good = |node: NodeId, volume: VolumeNumber, disk: DiskState| {
+        disk == DiskState::UpToDate
+            || disk == DiskState::Diskless && without_disk.contains(&(node, volume))
+    };
+    for device in devices {
+        let (volume, disk) = (device.volume, device.disk_state);
+        if !good(status.node_id, volume, disk) {
+            return Ok(Some(format!("the disk of volume {volume} is {disk}")));
+        }
+        for connection in &all {
+            let peer = connection.peer_devices.iter().find(|peer| peer.volume == volume);
+            let Some(peer) = peer else { continue };
+            let (name, state) = (&connection.name, peer.replication_state);
+            // `Connected` is shown with the replication state, so that no resync can still begin.
+            if state != ReplicationState::Established {
+                return Ok(Some(format!("volume {volume} is {state} with {name}")));
+            }
+            let disk = peer.peer_disk_state;
+            if !good(connection.peer_node_id, volume, disk) {
+                return Ok(Some(format!("{name}'s disk of volume {volume} is {disk}")));
+            }
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -130,7 +186,7 @@ mod tests {
     use crate::control::fixtures;
 
     fn reached(report: &Report, target: &str, until: Until) -> bool {
-        is_reached(report, &target.parse().unwrap(), until).unwrap()
+        missing(report, &target.parse().unwrap(), until, &Vec::new()).unwrap().is_none()
     }
 
     #[test]
@@ -147,7 +203,32 @@ mod tests {
         let report = fixtures::healthy();
         for target in ["r0:carol", "r0/7"] {
             let target = target.parse().unwrap();
-            assert_eq!(is_reached(&report, &target, Until::Connected).unwrap_err().exit_code, 10);
+            let failure = missing(&report, &target, Until::Connected, &Vec::new()).unwrap_err();
+            assert_eq!(failure.exit_code, 10);
         }
+    }
+
+    #[test]
+    fn in_sync_are_disks_that_are_there_and_up_to_date() {
+        let in_sync = |own, peer, without_disk: &WithoutDisk| {
+            let mut report = fixtures::healthy();
+            report.status.devices[0].disk_state = own;
+            report.status.connections[0].peer_devices[0].peer_disk_state = peer;
+            let missing = missing(&report, &Target::All, Until::InSync, without_disk).unwrap();
+            let named = missing.as_ref().is_none_or(|what| what.contains("volume 0 is"));
+            assert!(named, "{missing:?}");
+            missing.is_none()
+        };
+        use DiskState::{Diskless, Inconsistent, Outdated, UpToDate};
+        let all = Vec::new();
+        assert!(in_sync(UpToDate, UpToDate, &all));
+        for bad in [Diskless, Inconsistent, Outdated] {
+            assert!(!in_sync(bad, UpToDate, &all));
+            assert!(!in_sync(UpToDate, bad, &all));
+        }
+        // By configuration there is none.
+        assert!(in_sync(Diskless, UpToDate, &vec![(0, 0)]));
+        assert!(in_sync(UpToDate, Diskless, &vec![(1, 0)]));
+        assert!(!in_sync(Diskless, UpToDate, &vec![(1, 0)]));
     }
 }
