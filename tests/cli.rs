@@ -303,6 +303,17 @@ fn sigterm_and_sigint_end_it_with_0() {
 }
 
 #[test]
+fn a_closed_terminal_ends_no_daemon() {
+    let node = Node::new();
+    let daemon = node.daemon(&[]);
+    daemon.signal(Signal::SIGHUP);
+    assert_eq!(node.told("status").0, 0);
+    let (status, log) = daemon.end(Signal::SIGTERM);
+    assert_eq!(status.code(), Some(0));
+    assert!(log.contains("SIGHUP: nothing is read anew"), "{log}");
+}
+
+#[test]
 fn a_second_daemon_is_refused_and_a_killed_one_is_replaced() {
     let node = Node::new();
     let first = node.daemon(&[]);

@@ -567,6 +567,8 @@ fn a_definition_from_outside_is_checked() {
         ("/hosts/1/node_id", 0.into()),
         ("/hosts/1/node_id", 32.into()),
         ("/hosts/1/name", "alice.example.com".into()),
+        ("/hosts/1/name", "".into()),
+        ("/hosts/1/name", "b\nob".into()),
         ("/hosts/1/address", "10.0.0.1:7789".into()),
         ("/hosts/1/volumes", serde_json::json!({})),
         ("/hosts/0/volumes/0/minor", (1 << 20).into()),

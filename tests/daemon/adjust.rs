@@ -215,6 +215,19 @@ fn one_volume_has_its_own_disk_options() {
     assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "drbdsetup disk-options 1 --c-max-rate=100M\n");
     let why = alice.ok(&["why", "r0"]);
     assert!(why.contains("c-max-rate of volume 1 is 20M, not 100M."), "{why}");
+    // One volume is put back as in the file, and the other stays as it is.
+    alice.ok(&["disk-options", "--c-max-rate=30M", "r0/0"]);
+    alice.ok(&["disk-options", "r0/1"]);
+    assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "drbdsetup disk-options 0 --c-max-rate=100M\n");
     alice.ok(&["disk-options", "r0"]);
     assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "");
+    for (words, code) in [
+        (&["disk-options", "r0/7"][..], 10),
+        (&["disk-options", "r0:bob"][..], 1),
+        (&["net-options", "--timeout=50", "r0/1"][..], 1),
+        (&["net-options", "--timeout=50", "r0:carol"][..], 10),
+    ] {
+        alice.refused(code, words);
+    }
+    assert_eq!(alice.ok(&["-d", "net-options", "--timeout=50", "r0:bob"]).lines().count(), 1);
 }

@@ -14,7 +14,11 @@ use crate::resource::{
 pub(super) fn finding(report: &View<'_>, connection: &ConnectionStatus) -> Option<Finding> {
     if connection.connection_state == ConnectionState::Connected {
         let running = connection.peer_devices.iter().find(|peer| is_resync(peer.replication_state));
-        return running.map(|peer| resync(report, connection, peer));
+        let without =
+            || connection.peer_devices.iter().find(|peer| lacks(report, connection, peer));
+        return running
+            .map(|peer| resync(report, connection, peer))
+            .or_else(|| without().map(|peer| only_copy(report, connection, peer)));
     }
     Some(match connection.reason {
         Reason::SplitBrain => split_brain::finding(report, connection),
@@ -34,6 +38,47 @@ pub(super) fn finding(report: &View<'_>, connection: &ConnectionStatus) -> Optio
         | Reason::NoRoute
         | Reason::Lost => unreachable(report, connection),
     })
+}
+
+/// Whether this node has a volume's good copy, and the peer should have one and has none.
+fn lacks(report: &View<'_>, connection: &ConnectionStatus, peer: &PeerDeviceStatus) -> bool {
+    let bad = match peer.peer_disk_state {
+        DiskState::Diskless | DiskState::Failed | DiskState::Detaching => true,
+        DiskState::Inconsistent | DiskState::Outdated => true,
+        // Good, or about to say what it is.
+        DiskState::UpToDate
+        | DiskState::Consistent
+        | DiskState::Attaching
+        | DiskState::Negotiating
+        | DiskState::DUnknown => false,
+    };
+    let mut own = report.status.devices.iter().filter(|device| device.volume == peer.volume);
+    bad && !report.is_client(connection.peer_node_id, peer.volume)
+        && own.any(|device| device.disk_state == DiskState::UpToDate)
+}
+
+fn only_copy(report: &View<'_>, connection: &ConnectionStatus, peer: &PeerDeviceStatus) -> Finding {
+    let status = &report.status;
+    let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
+    let (volume, disk) = (format!("{resource}/{}", peer.volume), peer.peer_disk_state);
+    Finding {
+        severity: severity::DISK,
+        headline: format!("{volume}: {other} has no good copy; {node} holds the only one"),
+        state: format!("{other} is Connected {}; its disk is {disk}.", since(report, connection)),
+        open: Vec::new(),
+        why: format!("`tandemadm why {resource}` on {other} says what happened to its disk."),
+        data: Some(format!(
+            "{node} holds the ONLY good copy. If its disk or {node} itself is lost, so is what was \
+             written since."
+        )),
+        next: vec![
+            format!(
+                "1. disk there, cause gone: `tandemadm attach {volume}` on {other}; a new one: \
+                 `tandemadm create-md {volume}` first."
+            ),
+            format!("2. until then do not reboot, stop or fence {node}."),
+        ],
+    }
 }
 
 fn resync(report: &View<'_>, connection: &ConnectionStatus, peer: &PeerDeviceStatus) -> Finding {

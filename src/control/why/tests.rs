@@ -103,6 +103,20 @@ fn a_failed_disk_is_told_from_no_copy_at_all() {
 }
 
 #[test]
+fn a_connected_peer_without_its_disk_is_not_fine() {
+    let mut report = fixtures::healthy();
+    for disk in [DiskState::Diskless, DiskState::Outdated, DiskState::Inconsistent] {
+        report.status.connections[0].peer_devices[0].peer_disk_state = disk;
+        let text = blocks(&report);
+        let headline = "r0/0: bob has no good copy; alice holds the only one.\n";
+        assert!(text.starts_with(headline), "{text}");
+        assert!(text.contains(&format!("its disk is {disk}.")), "{text}");
+    }
+    report.peer_clients.push((1, 0));
+    assert!(blocks(&report).starts_with("r0: nothing is wrong.\n"), "it has none by configuration");
+}
+
+#[test]
 fn the_worst_stands_first() {
     let mut report = fixtures::refused(Reason::SplitBrain);
     report.status.devices[0].disk_state = DiskState::Consistent;

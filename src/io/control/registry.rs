@@ -168,8 +168,11 @@ impl Registry {
             }
             None => {
                 let entry = self.make(definition, config)?;
-                if definition.hosts.iter().any(|host| !host.more_addresses.is_empty()) {
-                    self.tell_paths(&entry, definition).await?;
+                let several = definition.hosts.iter().any(|host| !host.more_addresses.is_empty());
+                if several && let Err(refusal) = self.tell_paths(&entry, definition).await {
+                    // Up without some of its paths it would never be given them.
+                    self.remove(&entry).await;
+                    return Err(refusal);
                 }
                 entry
             }
@@ -343,6 +346,7 @@ impl Registry {
         Report {
             status,
             paths: self.paths_of(entry),
+            peer_clients: entry.peer_clients(),
             auto_promote: entry.auto_promote(),
             config_differs: Vec::new(),
             nbd_socket: self.settings.nbd_socket.display().to_string(),

@@ -91,7 +91,7 @@ impl Session {
             let is_own = |host: &&mut Host| host.node_id == own.node_id;
             let refused = |why: String| Failure::new(10, format!("{name}: {why}"));
             let mut options: Options = running.options.clone();
-            if given.is_empty() {
+            if given.is_empty() && target.volume().is_none() {
                 options.take_section(section, &definition.options);
             }
             if target.volume().is_none() {
@@ -107,8 +107,9 @@ impl Session {
                         continue;
                     }
                     if given.is_empty() {
-                        volume.disk_options =
-                            own.volumes.get(number).and_then(|volume| volume.disk_options);
+                        let asked = own.volumes.get(number).and_then(|one| one.disk_options);
+                        let asked = asked.unwrap_or_else(|| definition.options.disk());
+                        volume.disk_options = Some(asked).filter(|one| *one != options.disk());
                         continue;
                     }
                     let before = volume.disk_options.unwrap_or_else(|| running.options.disk());

@@ -32,7 +32,7 @@ use configuration::Configuration;
 pub(super) struct Failure {
     /// What stands on standard error; may be empty.
     text: String,
-    exit_code: i32,
+    pub(super) exit_code: i32,
 }
 
 impl Failure {

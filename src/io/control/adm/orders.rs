@@ -242,6 +242,16 @@ impl Session {
         };
         let configuration = self.configuration()?;
         configuration.for_each(targets, |target, definition, own| {
+            if target.volume().is_some_and(|number| !own.volumes.contains_key(&number)) {
+                let text = format!("{target}: Failure: (127) Device minor not allocated");
+                return Err(Failure::new(10, text));
+            }
+            let mut peers = definition.peers(configuration.node());
+            if let Some(peer) = target.peer()
+                && !peers.any(|host| crate::config::same_host(&host.name, peer))
+            {
+                return Err(Failure::new(10, format!("{target}: there is no such peer")));
+            }
             let running = report_of(&definition.name);
             let mut steps = dry_run::Steps::new(definition, own, running);
             if matches!(verb, Verb::Up(_)) {

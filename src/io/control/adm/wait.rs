@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config::Definition;
 use crate::control::events::{END_OF_EXISTS, Follower};
 use crate::control::target::Target;
 use crate::control::{Report, Response};
-use crate::resource::{ConnectionState, DiskState, NodeId, ReplicationState, VolumeNumber};
+use crate::resource::{ConnectionState, DiskState, ReplicationState};
 
 use super::{Failure, Outcome, Session, connections, gone, print, volumes};
 
@@ -18,9 +17,6 @@ pub(super) enum Until {
     /// They are, no resync runs, and every disk that there should be is UpToDate.
     InSync,
 }
-
-/// The nodes and volumes that have no disk by configuration.
-type WithoutDisk = Vec<(NodeId, VolumeNumber)>;
 
 impl Session {
     /// The first snapshot, then every change until the output is closed or the daemon ends.
@@ -99,16 +95,12 @@ impl Session {
         deadline: Option<Instant>,
     ) -> Outcome {
         let mut client = self.client()?;
-        let without_disk = match client.running(resource)? {
-            Some(definition) => without_disk(&definition),
-            None => return Err(gone(resource)),
-        };
         client.watch(Some(resource))?;
         let mut missing = None;
         loop {
             match client.next(deadline)? {
                 Some(Response::Report(report)) => {
-                    missing = self::missing(&report, target, until, &without_disk)?;
+                    missing = self::missing(&report, target, until)?;
                     if missing.is_none() {
                         return Ok(());
                     }
@@ -128,22 +120,8 @@ impl Session {
     }
 }
 
-fn without_disk(definition: &Definition) -> WithoutDisk {
-    let volumes = definition.hosts.iter().flat_map(|host| {
-        let own = host.volumes.iter().filter(|(_, volume)| volume.disk.is_none());
-        own.map(|(number, _)| (host.node_id, *number))
-    });
-    volumes.collect()
-}
-
 /// What is not as it is waited for; `None`: all is.
-fn missing(
-    report: &Report,
-    target: &Target,
-    until: Until,
-    without_disk: &WithoutDisk,
-) -> Result<Option<String>, Failure> {
-    let status = &report.status;
+fn missing(report: &Report, target: &Target, until: Until) -> Result<Option<String>, Failure> {
     let (devices, all) = (volumes(report, target)?, connections(report, target)?);
     for connection in &all {
         if connection.connection_state != ConnectionState::Connected {
@@ -154,13 +132,10 @@ fn missing(
     if until == Until::Connected {
         return Ok(None);
     }
-    let good = |node: NodeId, volume: VolumeNumber, disk: DiskState| {
-        disk == DiskState::UpToDate
-            || disk == DiskState::Diskless && without_disk.contains(&(node, volume))
-    };
     for device in devices {
         let (volume, disk) = (device.volume, device.disk_state);
-        if !good(status.node_id, volume, disk) {
+        let is_client = device.backing_disk == "none";
+        if disk != DiskState::UpToDate && !is_client {
             return Ok(Some(format!("the disk of volume {volume} is {disk}")));
         }
         for connection in &all {
@@ -172,7 +147,8 @@ fn missing(
                 return Ok(Some(format!("volume {volume} is {state} with {name}")));
             }
             let disk = peer.peer_disk_state;
-            if !good(connection.peer_node_id, volume, disk) {
+            let is_client = report.is_client(connection.peer_node_id, volume);
+            if disk != DiskState::UpToDate && !is_client {
                 return Ok(Some(format!("{name}'s disk of volume {volume} is {disk}")));
             }
         }
@@ -186,7 +162,7 @@ mod tests {
     use crate::control::fixtures;
 
     fn reached(report: &Report, target: &str, until: Until) -> bool {
-        missing(report, &target.parse().unwrap(), until, &Vec::new()).unwrap().is_none()
+        missing(report, &target.parse().unwrap(), until).unwrap().is_none()
     }
 
     #[test]
@@ -203,32 +179,36 @@ mod tests {
         let report = fixtures::healthy();
         for target in ["r0:carol", "r0/7"] {
             let target = target.parse().unwrap();
-            let failure = missing(&report, &target, Until::Connected, &Vec::new()).unwrap_err();
+            let failure = missing(&report, &target, Until::Connected).unwrap_err();
             assert_eq!(failure.exit_code, 10);
         }
     }
 
     #[test]
     fn in_sync_are_disks_that_are_there_and_up_to_date() {
-        let in_sync = |own, peer, without_disk: &WithoutDisk| {
+        let in_sync = |own, peer, change: &dyn Fn(&mut Report)| {
             let mut report = fixtures::healthy();
             report.status.devices[0].disk_state = own;
             report.status.connections[0].peer_devices[0].peer_disk_state = peer;
-            let missing = missing(&report, &Target::All, Until::InSync, without_disk).unwrap();
+            change(&mut report);
+            let missing = missing(&report, &Target::All, Until::InSync).unwrap();
             let named = missing.as_ref().is_none_or(|what| what.contains("volume 0 is"));
             assert!(named, "{missing:?}");
             missing.is_none()
         };
         use DiskState::{Diskless, Inconsistent, Outdated, UpToDate};
-        let all = Vec::new();
-        assert!(in_sync(UpToDate, UpToDate, &all));
+        let as_it_is = |_: &mut Report| {};
+        assert!(in_sync(UpToDate, UpToDate, &as_it_is));
         for bad in [Diskless, Inconsistent, Outdated] {
-            assert!(!in_sync(bad, UpToDate, &all));
-            assert!(!in_sync(UpToDate, bad, &all));
+            assert!(!in_sync(bad, UpToDate, &as_it_is));
+            assert!(!in_sync(UpToDate, bad, &as_it_is));
         }
-        // By configuration there is none.
-        assert!(in_sync(Diskless, UpToDate, &vec![(0, 0)]));
-        assert!(in_sync(UpToDate, Diskless, &vec![(1, 0)]));
-        assert!(!in_sync(Diskless, UpToDate, &vec![(1, 0)]));
+        let peer_has_none = |report: &mut Report| report.peer_clients.push((1, 0));
+        assert!(in_sync(UpToDate, Diskless, &peer_has_none));
+        assert!(!in_sync(Diskless, UpToDate, &peer_has_none));
+        let this_node_has_none =
+            |report: &mut Report| report.status.devices[0].backing_disk = "none".to_owned();
+        assert!(in_sync(Diskless, UpToDate, &this_node_has_none));
+        assert!(!in_sync(UpToDate, Diskless, &as_it_is));
     }
 }
