@@ -277,6 +277,42 @@ fn usage_and_names() {
     assert_eq!(node.told("status --json").1, "[]\n");
 }
 
+/// What stands behind `tandemadm` in the documents, in code: the words up to a comment or a mark.
+fn printed_commands(text: &str) -> Vec<String> {
+    let block = text.lines().filter(|line| line.starts_with("    "));
+    let inline = text.split('`').skip(1).step_by(2).map(|code| code.replace('\n', " "));
+    let code = block.map(str::to_owned).chain(inline);
+    let commands = code.flat_map(|code| {
+        let mut rest = code.as_str();
+        let mut found = Vec::new();
+        while let Some((_, after)) = rest.split_once("tandemadm ") {
+            let end = after.find(['#', ';', '|', '`']).unwrap_or(after.len());
+            found.push(after[..end].trim().to_owned());
+            rest = &after[end..];
+        }
+        found
+    });
+    // Not where it is only a file that is copied.
+    commands
+        .filter(|command| command.starts_with(|c: char| c == '-' || c.is_alphabetic()))
+        .collect()
+}
+
+#[test]
+fn every_command_that_the_documents_print_is_understood() {
+    let mut seen = 0;
+    for document in ["README.md", "docs/OPERATIONS.md"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
+        for command in printed_commands(&std::fs::read_to_string(path).unwrap()) {
+            let words = std::iter::once("tandemadm").chain(command.split_whitespace());
+            let parsed = tandem::control::arguments::parse(words);
+            assert!(parsed.is_ok(), "{document}: tandemadm {command}: {:?}", parsed.err());
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "{seen}");
+}
+
 #[test]
 fn a_broken_configuration_stops_up_and_nothing_that_runs() {
     let node = Node::new();

@@ -255,6 +255,13 @@ impl Definition {
                 option_table::check_ranges(&self.options.with_disk(own))
                     .map_err(|why| format!("{name}/{number}: {why}"))?;
             }
+            let external = match &volume.meta_disk {
+                MetaDisk::Internal => None,
+                MetaDisk::External { path } => Some(path),
+            };
+            if volume.disk.iter().chain(external).any(|path| !path.starts_with('/')) {
+                return Err(format!("{name}/{number}: a disk whose path does not begin with `/`"));
+            }
             if *number > VOLUME_MAX || volume.minor > MINOR_MAX {
                 return Err(format!("{name}/{number}: volume or minor out of range"));
             }

@@ -316,6 +316,25 @@ fn every_wrong_statement_is_named_at_its_place() {
             "2:31 error `/m[0]`: indexed metadata does not exist here | write: meta-disk /m;  one \
              device or file for each volume",
         ),
+        (
+            "volume 1 { disk r1.img; }",
+            "2:17 error `r1.img` does not begin with `/` | write: disk /PATH;  or  disk none;",
+        ),
+        (
+            "volume 1 { disk /e; meta-disk internl; }",
+            "2:31 error `internl` does not begin with `/` | write: meta-disk /PATH;  or  meta-disk \
+             internal;",
+        ),
+        (
+            "disk { size 7s; }",
+            "2:8 error size 7s: a volume has one block of 4096 bytes at least | write: size 8s;  or \
+             more;  or remove the line",
+        ),
+        (
+            "startup { wait-after-sb no; }",
+            "2:11 warning wait-after-sb no: no effect: a split brain is waited out, for \
+             wfc-timeout at most | remove it, or write: wait-after-sb yes;",
+        ),
         ("volume 65535 { disk /e; }", "2:8 error volume 65535 is out of range | 0 to 65534"),
         (
             "volume 1 { device 7; disk /e; }",
@@ -572,6 +591,7 @@ fn a_definition_from_outside_is_checked() {
         ("/hosts/1/address", "10.0.0.1:7789".into()),
         ("/hosts/1/volumes", serde_json::json!({})),
         ("/hosts/0/volumes/0/minor", (1 << 20).into()),
+        ("/hosts/0/volumes/0/disk", "r0.img".into()),
         ("/options/timeout_ms", 0.into()),
         ("/options/al_extents", 1.into()),
         ("/options/after_sb_0pri", serde_json::json!({"DiscardNode": 7})),

@@ -247,6 +247,7 @@ pub struct Patience {
 #[command(rename_all = "kebab-case")]
 pub enum Verb {
     /// Write new metadata on the backing disks.
+    #[command(mut_arg("force", |arg| arg.help("Overwrite what is found there")))]
     CreateMd {
         /// Even so.
         #[command(flatten)]
@@ -269,6 +270,7 @@ pub enum Verb {
     /// Attach backing disks.
     Attach(Targets),
     /// Let go of backing disks.
+    #[command(mut_arg("force", |arg| arg.help("Even the only reachable copy: clients get errors")))]
     Detach {
         /// Even so.
         #[command(flatten)]
@@ -290,6 +292,7 @@ pub enum Verb {
         targets: Targets,
     },
     /// End connections and stay StandAlone.
+    #[command(mut_arg("force", |arg| arg.help("At once, as a loss: nothing is flushed")))]
     Disconnect {
         /// Even so.
         #[command(flatten)]
@@ -308,6 +311,7 @@ pub enum Verb {
         targets: Targets,
     },
     /// Stop serving the volumes.
+    #[command(mut_arg("force", |arg| arg.help("Close the connections of the clients")))]
     Secondary {
         /// Even so.
         #[command(flatten)]
