@@ -260,6 +260,18 @@ fn usage_and_names() {
         assert_eq!(code, 1, "{words}: {error}");
         assert!(error.contains("you specified a"), "{words}: {error}");
     }
+    for words in ["-d connect r0:carol", "-d attach r0/7"] {
+        let (code, text, error) = node.told(words);
+        assert_eq!((code, text.as_str()), (10, ""), "{words}: {error}");
+    }
+    let (code, text, error) = node.told("check");
+    assert_eq!((code, error.as_str()), (1, ""));
+    assert!(text.starts_with("WARNING: r0 is not up (1 of 1) | "), "{text}");
+    assert_eq!(node.told("check r0").0, 3);
+    let long = format!("--run-dir /tmp/{} status", "x".repeat(100));
+    let (code, _, error) = node.told(&long);
+    assert_eq!(code, 20);
+    assert!(error.contains("give --run-dir a shorter one"), "{error}");
     let (code, _, error) = node.told("attach r0/7");
     assert_eq!((code, error.as_str()), (10, "r0/7: Failure: (127) Device minor not allocated\n"));
     for words in ["status r0", "role r0", "wait-sync --wfc-timeout 1 r0", "why r0"] {

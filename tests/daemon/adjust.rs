@@ -208,6 +208,26 @@ fn paths_are_tried_in_turn_and_the_one_in_use_is_said() {
 }
 
 #[test]
+fn a_resource_that_cannot_listen_on_all_its_paths_is_not_up() {
+    let mut pair = Plan::new().blank();
+    let (a, b) = (pair.alice.port, pair.bob.port);
+    let path = |alice: &str, bob: &str| {
+        format!("path {{ host alice address {alice}:{a}; host bob address {bob}:{b}; }}")
+    };
+    let (first, second) = (path("127.0.0.1", "127.0.0.1"), path("127.0.0.4", "127.0.0.5"));
+    pair.edit("on alice {", &format!("connection {{ {first} {second} }} on alice {{"));
+    pair.alice.start();
+    pair.alice.ok(&["create-md", "r0"]);
+    let taken = std::net::TcpListener::bind(("127.0.0.4", a)).expect("nobody has it");
+    let said = pair.alice.refused(10, &["up", "r0"]);
+    assert!(said.contains("(102) Local address(port) already in use."), "{said}");
+    pair.alice.refused(10, &["status", "r0"]);
+    drop(taken);
+    pair.alice.ok(&["up", "r0"]);
+    assert_eq!(pair.alice.dstate(), "Inconsistent/DUnknown");
+}
+
+#[test]
 fn one_volume_has_its_own_disk_options() {
     let pair = Plan::new().resources(&[("r0", 2)]).in_sync();
     let alice = &pair.alice;
@@ -226,6 +246,7 @@ fn one_volume_has_its_own_disk_options() {
         (&["disk-options", "r0:bob"][..], 1),
         (&["net-options", "--timeout=50", "r0/1"][..], 1),
         (&["net-options", "--timeout=50", "r0:carol"][..], 10),
+        (&["peer-device-options", "--al-extents=99", "r0:bob"][..], 10),
     ] {
         alice.refused(code, words);
     }

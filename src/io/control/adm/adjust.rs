@@ -14,6 +14,9 @@ use super::client::Client;
 use super::orders::told;
 use super::{Failure, Outcome, Session, for_each, print};
 
+/// What of the `disk` options is of a volume toward a peer.
+const OF_PEER_DEVICES: [&str; 3] = ["resync-rate", "c-max-rate", "c-min-rate"];
+
 impl Session {
     /// Makes what runs as the configuration says; with `-d` says how.
     pub(super) fn adjust(&self, targets: &[Target]) -> Outcome {
@@ -71,6 +74,11 @@ impl Session {
             Ok((given, targets))
         });
         let (given, targets) = parts.map_err(|why| Failure::new(1, why))?;
+        let foreign = |(name, _): &&(String, String)| !OF_PEER_DEVICES.contains(&name.as_str());
+        if let (Scope::BOTH, Some((name, _))) = (scope, given.iter().find(foreign)) {
+            let text = format!("{name}: peer-device-options are {}", OF_PEER_DEVICES.join(", "));
+            return Err(Failure::new(10, text));
+        }
         let configuration = self.configuration()?;
         let mut client = self.client()?;
         configuration.for_each(&targets, |target, definition, own| {

@@ -236,6 +236,13 @@ fn silent(run_dir: &Path, error: &io::Error) -> Failure {
         );
         return Failure::new(20, text);
     }
+    if error.raw_os_error() == Some(Errno::ENAMETOOLONG as i32) {
+        let text = format!(
+            "tandemd cannot be asked on {path}: {error}\nA socket's path has 107 bytes at most: \
+             give --run-dir a shorter one, to tandemd too."
+        );
+        return Failure::new(20, text);
+    }
     let mut holder = String::new();
     // A pid is short; the file may be anybody's.
     if let Ok(lock) = std::fs::File::open(run_dir.join("lock")) {
