@@ -123,10 +123,11 @@ impl Cluster {
             let name = self.nodes[node].name;
             return self.violate(format!("{name} has taken the other node's disk {volume}"));
         }
-        if let (Command::Attach { volume, .. }, Err(_)) = (&order.command, &result) {
-            // The core has not taken the disk, or has closed it.
+        if let (Command::Attach { volume, .. }, Err(refusal)) = (&order.command, &result) {
+            // The core has not taken the disk; or it has (118), and closes it.
             let device = self.nodes[node].device(*volume).map(|d| d.disk_state);
-            if device.is_none_or(|state| state == DiskState::Diskless) {
+            let taken = refusal.code == 118;
+            if !taken && device.is_none_or(|state| state == DiskState::Diskless) {
                 self.nodes[node].volumes[usize::from(*volume)].attached = false;
             }
         }
