@@ -74,6 +74,32 @@ impl Resource {
         self.emit(Action::Send { socket, packet: Packet::Features(features), payload: None });
     }
 
+    /// The role changed: what sockets without a session were told of it is not true any more, and
+    /// two Primaries might wait for each other. They are made anew.
+    pub(crate) fn greet_anew(&mut self) {
+        for c in self.peers() {
+            let connection = &self.connections[c];
+            let active = connection.active;
+            let stale: Vec<SocketId> = connection
+                .sockets
+                .iter()
+                .filter(|(id, entry)| entry.connected && active != Some(**id))
+                .map(|(id, _)| *id)
+                .collect();
+            let any = !stale.is_empty();
+            for socket in stale {
+                if self.connections[c].challenger == Some(socket) {
+                    self.connections[c].challenger = None;
+                    self.connections[c].challenger_handshake = None;
+                }
+                self.close_socket(c, socket, false);
+            }
+            if any && active.is_none() && self.is_connecting(c) {
+                self.connections[c].next_dial = Some(self.now);
+            }
+        }
+    }
+
     pub(crate) fn socket_connected(&mut self, socket: SocketId) {
         let Some(c) = self.owner_of(socket) else {
             return self.emit(Action::CloseSocket { socket, linger: false });

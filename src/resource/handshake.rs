@@ -77,11 +77,7 @@ impl Resource {
                     .as_ref()
                     .is_none_or(|backing| backing.saving.is_none() && backing.unsaved.is_none())
             })
-            && self.connections[c].peer_devices.values().all(|peer| {
-                peer.target.as_ref().is_none_or(|target| {
-                    target.pieces.is_empty() && !target.flushing && !target.finishing
-                })
-            })
+            && self.target_is_quiet(c)
     }
 
     fn send_handshake(&mut self, c: usize) {

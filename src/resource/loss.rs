@@ -352,12 +352,8 @@ impl Resource {
         let text = format!("{}{note}; {what}", self.of_volume(volume));
         self.log(LogLevel::Error, text);
         self.device(volume).note = note;
-        let attaching = self.device(volume).disk == DiskState::Attaching;
         let asked = self.device(volume).disk == DiskState::Negotiating;
         self.set_disk(volume, DiskState::Failed);
-        if attaching {
-            self.finish(Err(super::order::refuse(118, "The disk failed while it was attached.")));
-        }
         self.leave_disk(volume);
         // What the own handshake said of this disk does not hold any more. (A disk that is refused
         // by the verdict is another matter.)
@@ -419,6 +415,7 @@ impl Resource {
             self.close_disk(volume, None);
             self.set_disk(volume, DiskState::Diskless);
             self.send_state(volume);
+            self.attach_failed(volume);
             self.order_step_check();
         }
     }

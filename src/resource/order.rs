@@ -240,6 +240,11 @@ impl Resource {
         if let Some(running) = self.running.take() {
             self.draining = false;
             self.changed();
+            let is_down = result.is_ok() && matches!(running.command, Command::Down { .. });
+            // Nothing starts on a resource that is down, and no disk is left with it.
+            for order in is_down.then(|| std::mem::take(&mut self.orders)).into_iter().flatten() {
+                self.reply(order.id, Err(refuse(-18, "The resource was taken down meanwhile")));
+            }
             self.reply(running.id, result);
         }
     }
@@ -287,8 +292,8 @@ impl Resource {
                 let hint = if full {
                     "Writes wait for space on the backing disk: make room there, then try again."
                 } else {
-                    "Requests do not end: a disk, or the peer's, does not answer. Try again, or \
-                     detach that disk by force."
+                    "Requests do not end: a disk does not answer, here or at the peer. Try again \
+                     once it does; `tandemadm disconnect --force` lets go of the peer."
                 };
                 self.finish(Err(refuse(-23, hint)));
             }

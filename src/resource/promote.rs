@@ -91,8 +91,8 @@ impl Resource {
             ),
             Force::Plain | Force::Blank => (
                 "primary --force",
-                "the peer may have newer data. A forced disk starts a history of its own: the peer's is \
-                 never overwritten by itself, it then needs create-md and a full sync",
+                "the peer may have newer data. A forced disk starts a history of its own: the \
+                 peer's is never overwritten by itself, it then needs create-md and a full sync",
             ),
             Force::Outdated => (
                 "primary --force=outdated",
@@ -240,15 +240,25 @@ impl Resource {
             let size = self.device(volume).backing.as_ref().map_or(0, |backing| backing.data_size);
             self.set_size(volume, size);
         }
-        for c in self.peers() {
-            self.slot_whole(c, volume, BitmapState::AllSet);
-        }
         let uuid = self.prng.uuid() | 1;
-        let (wall, node) = (self.wall(), self.config.node_id);
+        self.start_generation(volume, uuid, BitmapState::AllSet);
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            backing.flags(DeviceFlags::SURVIVED, 0);
+        }
         let prefix = self.of_volume(volume);
+        self.log(LogLevel::Warning, format!("{prefix}forced: current UUID {uuid:016X}"));
+    }
+
+    /// In memory: the data of the own disk are a generation of their own, which no ancestor has.
+    /// `bits`: every peer's whole slot. The caller saves the superblock.
+    pub(crate) fn start_generation(&mut self, volume: VolumeNumber, uuid: u64, bits: BitmapState) {
+        for c in self.peers() {
+            self.slot_whole(c, volume, bits);
+        }
+        let (wall, node) = (self.wall(), self.config.node_id);
         let device = self.device(volume);
         device.exposed_uuid = uuid;
-        let backing = device.backing.as_mut().expect("the caller has a disk");
+        let Some(backing) = device.backing.as_mut() else { return };
         let superblock = &mut backing.superblock;
         superblock.current_uuid = uuid;
         superblock.generation_time = wall;
@@ -258,13 +268,9 @@ impl Resource {
         }
         backing.crashed = false;
         backing.flags(
-            DeviceFlags::CONSISTENT
-                | DeviceFlags::WAS_UP_TO_DATE
-                | DeviceFlags::SURVIVED
-                | DeviceFlags::SIZE_USED,
-            DeviceFlags::OUTDATED | DeviceFlags::INVALIDATED,
+            DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE | DeviceFlags::SIZE_USED,
+            DeviceFlags::OUTDATED | DeviceFlags::INVALIDATED | DeviceFlags::SURVIVED,
         );
-        self.log(LogLevel::Warning, format!("{prefix}forced: current UUID {uuid:016X}"));
     }
 
     pub(crate) fn promoted(&mut self) {

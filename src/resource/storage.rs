@@ -21,7 +21,8 @@ pub(crate) struct CleanExtents {
     /// The loss sequence is under way, or there is nothing to go by.
     none: bool,
     flushed_epoch: u64,
-    replicating: bool,
+    /// Some peer gets every write.
+    pub(crate) replicating: bool,
     /// Extents with bits that are not durable.
     unsaved: BTreeSet<u32>,
 }
@@ -257,6 +258,7 @@ impl Resource {
             Pending::Superblock => {
                 let backing = self.device(volume).backing.as_mut().expect("seen above");
                 let (_, then) = backing.saving.take().expect("a superblock write was under way");
+                backing.activity_log.number_is_durable(backing.superblock.number);
                 for then in then {
                     self.follow(volume, then);
                 }
