@@ -1,7 +1,8 @@
 //! Stories of ends: what a session, an order or a disk leaves behind is right for what comes next.
 
-use super::tests_pair::{Pair, config, passing_pair, synced_pair};
+use super::tests_pair::{Disk, Pair, config, passing_pair, superblock, synced_pair};
 use super::*;
+use crate::meta::Superblock;
 
 fn is_write(action: &Action) -> bool {
     matches!(action, Action::DiskWrite { .. })
@@ -204,4 +205,27 @@ fn a_disk_that_was_set_back_does_not_catch_up_by_writes_without_its_peer() {
         pair.write(1, 100 + extent * 1024, 1).unwrap();
     }
     assert_eq!(pair.core(1).devices[&0].number(), number);
+}
+
+#[test]
+fn a_new_disk_is_not_taken_for_an_old_image_of_the_one_before_it() {
+    let mut pair = Pair::new();
+    // Node 0 sees higher and higher numbers of a fresh disk, which is then replaced.
+    for _ in 0..8 {
+        pair.run(3_000);
+        pair.cut();
+    }
+    pair.kill(1);
+    let fresh = Superblock { device_uuid: 300, ..superblock(1) };
+    pair.nodes[1].disk = Disk { superblock: Some(fresh), ..Disk::default() };
+    pair.up(1);
+    pair.run(3_000);
+    pair.primary(1, true);
+    pair.synced();
+    for n in 0..2 {
+        pair.kill(n);
+    }
+    pair.up(0);
+    pair.up(1);
+    pair.synced();
 }

@@ -212,3 +212,20 @@ fn a_frozen_primary_serves_again_when_its_data_was_chosen_and_not_before() {
     pair.connect_both();
     pair.synced();
 }
+
+#[test]
+fn a_primary_without_a_disk_drops_a_peer_that_never_stores_its_uuid() {
+    let mut pair = synced_pair();
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
+    pair.request(0, 5000, Op::Read { offset: 7 * 4096, length: 4096 }).unwrap();
+    pair.nodes[0].fail = |_| false;
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+    pair.nodes[1].stall = |action| matches!(action, Action::Meta { .. });
+    let id = pair.start_write(0, 20, 1);
+    pair.run(50_000);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Err(ReplyError::Io)), "no copy is left");
+    assert!(pair.logged(0, "Timeout") > 0, "{}", pair.nodes[0].log.join("\n"));
+    pair.nodes[1].unstall();
+    pair.run(10_000);
+    assert_eq!(pair.write(0, 21, 1), Ok(None));
+}
