@@ -153,6 +153,7 @@ fn a_secondary_that_refused_a_write_is_not_promoted_over_those_that_came_after_i
 fn what_invalidate_has_promised_outlives_a_bitmap_write_that_ends_after_it() {
     let mut pair = synced_pair();
     pair.write(0, 7, 77).unwrap();
+    assert_eq!(pair.request(0, 5000, Op::Flush), Ok(None));
     pair.lose_link();
     pair.write(0, 21, 1).unwrap();
     // The target's bits are being written when the link is lost again.
