@@ -285,3 +285,49 @@ fn a_new_uuid_that_meets_a_new_handshake_does_not_end_the_session() {
     assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));
     assert_eq!(pair.write(0, 21, 1), Ok(None), "{}", pair.story());
 }
+
+#[test]
+fn the_bitmaps_of_a_large_disk_do_not_wait_all_at_once_to_be_sent() {
+    let mut pair = Pair::new();
+    for n in 0..2 {
+        pair.kill(n);
+    }
+    // 4 TiB, a first full sync.
+    for n in 0..2 {
+        let core = Resource::new(config(u8::try_from(n).unwrap()), 7 + n as u64, pair.now, 0);
+        pair.nodes[n].core = Some(core);
+        let mut command = pair.attach_command(n);
+        if let Command::Attach { disk, .. } = &mut command {
+            disk.data_size = 4 << 40;
+            disk.meta.superblock.data_size = 4 << 40;
+        }
+        pair.admin(n, command).unwrap();
+    }
+    pair.connect_both();
+    pair.run(2_000);
+    pair.nodes[0].mute = true;
+    pair.order(0, Command::Primary { force: Some(Force::Plain) });
+    pair.settle();
+    // Until node 0 has decided, and sends its bits in one drain.
+    let bits = |event: &Event| matches!(event, Event::Packet { packet: Packet::Bitmap { .. }, .. });
+    for _ in 0..20 {
+        if pair.nodes[0].air.iter().any(bits) {
+            break;
+        }
+        let air = std::mem::take(&mut pair.nodes[0].air);
+        pair.nodes[1].done.extend(air);
+        pair.settle();
+    }
+    let bytes: usize = pair.nodes[0]
+        .air
+        .iter()
+        .map(|event| match event {
+            Event::Packet { packet: Packet::Bitmap { words, .. }, .. } => 32 + 8 * words.len(),
+            _ => 0,
+        })
+        .sum();
+    // io/peer.rs drops a connection on which 2 * window + 2 * CLIENT_BYTES wait to be sent.
+    let limit = 2 * (8 << 20) + 2 * (32 << 20);
+    assert!(bytes > 0, "{}", pair.story());
+    assert!(bytes <= limit, "{bytes} bytes at once, the shell drops the session at {limit}");
+}
