@@ -81,6 +81,7 @@ impl Resource {
             saving: None,
             unsaved: None,
             outstanding: 0,
+            abandoned: false,
         };
         if meta.written_behind {
             backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
@@ -194,20 +195,31 @@ impl Resource {
         self.run(id, Command::Detach { volume, force }, Step::Drain);
     }
 
-    /// A detach by force did not end in time: the disk hangs. It is left as after an I/O error.
-    pub(crate) fn detach_gives_up(&mut self) {
-        let volumes = self.order_volumes();
+    /// A detach by force did not end, or did not begin, in time: the disk hangs. It is left as after
+    /// an I/O error; what the running order waits for goes on without it.
+    pub(crate) fn give_up_hung_disk(&mut self, volume: VolumeNumber) -> String {
         let ms = self.config.options.timeout_ms;
-        self.finish(Ok(format!(
+        if !self.devices[&volume].gone() {
+            let note = format!("detached by force; it did not answer for {ms} ms");
+            self.give_disk_up(volume, note, "given up");
+            self.drop_handshakes();
+        }
+        self.abandon_operations(volume);
+        format!(
             "The disk did not answer for {ms} ms and was given up, as after an I/O error; it stays \
              open until the system lets go of what is under way on it"
-        )));
-        for volume in volumes {
-            if !matches!(self.devices[&volume].disk, DiskState::Failed | DiskState::Diskless) {
-                let note = format!("detached by force; it did not answer for {ms} ms");
-                self.give_disk_up(volume, note, "given up");
-            }
-            self.abandon_operations(volume);
+        )
+    }
+
+    /// The running order is a detach by force, and its time is over.
+    pub(crate) fn detach_gives_up(&mut self) {
+        let Some(volume) = self.order_volumes().first().copied() else { return };
+        let id = self.running.take().map(|running| running.id);
+        self.draining = false;
+        let text = self.give_up_hung_disk(volume);
+        self.changed();
+        if let Some(id) = id {
+            self.reply(id, Ok(text));
         }
     }
 
@@ -257,7 +269,9 @@ impl Resource {
                 self.drop_resync_locks(c, volume);
             }
             self.set_disk(volume, DiskState::Detaching);
-            self.flush_disk(volume, Then::Order);
+            self.refuse_waiting_peer_writes(volume);
+            let then = self.then_order();
+            self.flush_disk(volume, then);
         }
     }
 
@@ -276,7 +290,8 @@ impl Resource {
         }
         self.step_waits(u32::try_from(waits.len()).expect("few volumes"));
         for (volume, c) in waits {
-            self.save_bitmap(c, volume, Save::Stale, Then::Order);
+            let then = self.then_order();
+            self.save_bitmap(c, volume, Save::Stale, then);
         }
     }
 
@@ -285,9 +300,15 @@ impl Resource {
         let volumes = self.order_volumes();
         let idle = volumes.iter().all(|volume| {
             self.devices[volume].backing.as_ref().is_none_or(|backing| {
-                backing.outstanding == 0 && backing.saving.is_none() && backing.unsaved.is_none()
+                let quiet = backing.saving.is_none() && backing.unsaved.is_none();
+                backing.outstanding == 0 && quiet
             })
         });
+        let running = self.running.as_ref();
+        let down = running.is_some_and(|order| matches!(order.command, Command::Down { .. }));
+        if !down && volumes.iter().all(|volume| self.devices[volume].abandoned()) {
+            return self.finish(Ok("The disk hangs and was given up".to_owned()));
+        }
         if !idle {
             return;
         }
@@ -296,9 +317,15 @@ impl Resource {
                 self.pump_disk(volume);
                 continue;
             }
+            let durable = self.connections.iter().all(|c| {
+                let peer = &c.peer_devices[&volume];
+                peer.peer_writes == 0 && peer.bitmap.unsaved_pages().is_empty()
+            });
             let Some(backing) = self.device(volume).backing.as_mut() else { continue };
-            // Everything is flushed and every bit is durable: hot extents say nothing any more.
-            backing.flags(DeviceFlags::CLEAN, 0);
+            if durable {
+                // Everything is flushed and every bit is durable: hot extents say nothing any more.
+                backing.flags(DeviceFlags::CLEAN, 0);
+            }
             backing.superblock.sequence += 1;
             backing.superblock.number = backing.superblock.number.max(backing.activity_log.number);
             let superblock = Box::new(backing.superblock.clone());
@@ -325,7 +352,8 @@ impl Resource {
             Ok(()) => {
                 self.run(id, Command::Outdate { volume }, Step::Save);
                 self.step_waits(1);
-                self.mark_invalid(volume, Then::Order);
+                let then = self.then_order();
+                self.mark_invalid(volume, then);
                 self.renegotiate();
             }
         }
@@ -446,7 +474,8 @@ impl Resource {
             backing.flags(DeviceFlags::OUTDATED, 0);
         }
         self.set_disk(volume, DiskState::Outdated);
-        self.save_superblock(volume, Then::Order);
+        let then = self.then_order();
+        self.save_superblock(volume, then);
     }
 
     pub(crate) fn new_uuid_by_order(&mut self, id: u64, volume: VolumeNumber, clear: bool) {
@@ -469,6 +498,7 @@ impl Resource {
         let missing: Vec<u8> =
             self.connections.iter().filter_map(|c| c.peer_devices[&volume].slot).collect();
         self.new_current_uuid(volume, &missing);
-        self.save_superblock(volume, Then::Order);
+        let then = self.then_order();
+        self.save_superblock(volume, then);
     }
 }

@@ -258,7 +258,8 @@ impl Resource {
             self.step(Step::ClearSave);
             self.step_waits(1);
             self.start_generation(volume, uuid, BitmapState::AllClear);
-            self.save_superblock(volume, Then::Order);
+            let then = self.then_order();
+            self.save_superblock(volume, then);
             return true;
         }
         let busy = self.running.is_some();

@@ -469,9 +469,7 @@ impl Resource {
             let detail = format!("the peer did not answer a request for {patience} ms (ko-count)");
             return self.drop_connection(c, ConnectionState::Timeout, Reason::Lost, detail);
         }
-        let waiting =
-            matches!(connection.stage, Stage::Waiting | Stage::Handshake | Stage::Opening)
-                || connection.leaving.is_some();
+        let waiting = self.stage_ends(c) || connection.leaving.is_some();
         let limit = if ko_count > 0 { patience } else { timeout * 7 };
         if waiting && now.ms_since(connection.stage_since) >= limit {
             let detail = "the handshake (or the leave) did not end in time".to_owned();
@@ -481,6 +479,14 @@ impl Resource {
         }
     }
 
+    /// The stage must end in time. Requests are held in it: also while an open session waits for
+    /// its new handshake.
+    fn stage_ends(&self, c: usize) -> bool {
+        let stage = self.connections[c].stage;
+        matches!(stage, Stage::Waiting | Stage::Handshake | Stage::Opening)
+            || stage == Stage::Quiescing && self.is_renegotiating(c)
+    }
+
     /// When `Event::Timeout` is due, if nothing else happens before.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
@@ -488,7 +494,7 @@ impl Resource {
         let mut sooner = |at: Time| next = Some(next.map_or(at, |next| next.min(at)));
         let options = &self.config.options;
         let patience = options.timeout_ms * u64::from(options.ko_count);
-        for connection in &self.connections {
+        for (c, connection) in self.connections.iter().enumerate() {
             connection.next_dial.into_iter().for_each(&mut sooner);
             for (id, entry) in &connection.sockets {
                 if connection.active != Some(*id) && entry.connected {
@@ -505,9 +511,7 @@ impl Resource {
             if let Some(at) = connection.oldest_unanswered().filter(|_| options.ko_count > 0) {
                 sooner(at.after_ms(patience));
             }
-            let opening =
-                matches!(connection.stage, Stage::Waiting | Stage::Handshake | Stage::Opening);
-            if opening || connection.leaving.is_some() {
+            if self.stage_ends(c) || connection.leaving.is_some() {
                 let limit = if options.ko_count > 0 { patience } else { options.timeout_ms * 7 };
                 sooner(connection.stage_since.after_ms(limit));
             }

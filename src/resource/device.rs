@@ -36,6 +36,8 @@ pub(crate) struct Backing {
     pub(crate) unsaved: Option<Vec<Then>>,
     /// Disk and metadata actions under way.
     pub(crate) outstanding: u32,
+    /// The disk was given up because it does not answer: nobody waits for what is under way on it.
+    pub(crate) abandoned: bool,
 }
 
 impl Backing {
@@ -227,6 +229,11 @@ impl Device {
     /// There is no disk, or it has failed and is not used any more.
     pub(crate) fn gone(&self) -> bool {
         self.backing.is_none() || self.disk == DiskState::Failed
+    }
+
+    /// The disk was given up because it does not answer, and is not closed yet.
+    pub(crate) fn abandoned(&self) -> bool {
+        self.backing.as_ref().is_some_and(|backing| backing.abandoned)
     }
 
     /// What the handshake says of the disk: while it is Negotiating, what its flags say.

@@ -50,7 +50,8 @@ impl Resource {
                 continue;
             }
             // An order that is changing a disk or the role comes first.
-            let order = self.running.as_ref().map(|running| running.step);
+            let hangs = self.order_volumes().iter().all(|v| self.devices[v].abandoned());
+            let order = self.running.as_ref().map(|running| running.step).filter(|_| !hangs);
             if order.is_some_and(|step| step != super::order::Step::Leave) {
                 continue;
             }
@@ -69,13 +70,14 @@ impl Resource {
     fn is_quiet(&self, c: usize) -> bool {
         self.is_idle()
             && self.devices.values().all(|device| {
-                !matches!(
-                    device.disk,
-                    DiskState::Attaching | DiskState::Detaching | DiskState::Failed
-                ) && device
-                    .backing
-                    .as_ref()
-                    .is_none_or(|backing| backing.saving.is_none() && backing.unsaved.is_none())
+                device.abandoned()
+                    || !matches!(
+                        device.disk,
+                        DiskState::Attaching | DiskState::Detaching | DiskState::Failed
+                    ) && device
+                        .backing
+                        .as_ref()
+                        .is_none_or(|backing| backing.saving.is_none() && backing.unsaved.is_none())
             })
             && self.target_is_quiet(c)
     }

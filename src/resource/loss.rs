@@ -13,7 +13,7 @@ use super::{
     ReplicationState, Resource, Role, SocketId, Then, VolumeNumber,
 };
 use crate::meta::DeviceFlags;
-use crate::wire::Packet;
+use crate::wire::{Packet, VolumeInfo};
 
 impl Resource {
     /// The session with a peer is over, for whatever reason but an orderly leave.
@@ -303,6 +303,10 @@ impl Resource {
         }
         device.peer_keeps_uuid = true;
         device.exposed_uuid = uuid;
+        for connection in &mut self.connections {
+            let infos = connection.peer_handshake.iter_mut().flat_map(|h| h.volumes.iter_mut());
+            infos.filter(|info| info.volume == volume).for_each(|info| follows(info, uuid));
+        }
         self.bumped(volume);
     }
 
@@ -333,10 +337,18 @@ impl Resource {
     }
 
     pub(crate) fn peer_uuid_saved(&mut self, c: usize, volume: VolumeNumber, uuid: u64) {
+        if self.connections[c].stage == Stage::Handshake {
+            // The own handshake was on its way: both sides know what it does not say.
+            self.peer_device(c, volume)
+                .own_info
+                .as_mut()
+                .into_iter()
+                .for_each(|i| follows(i, uuid));
+        }
         self.send(c, Packet::NewUuidAck { volume, uuid }, None);
     }
 
-    /// A read or write of the own disk failed.
+    /// A read or write of the own disk for a client here, or of a resync, failed.
     pub(crate) fn disk_error(&mut self, volume: VolumeNumber, error: DiskError, what: &str) {
         if self.config.disk_options(volume).on_io_error == OnIoError::PassOn {
             let text =
@@ -358,6 +370,7 @@ impl Resource {
             DiskError::Metadata => "metadata damaged".to_owned(),
         };
         self.give_disk_up(volume, format!("local {what} failed: {cause}"), "on-io-error detach");
+        self.drop_handshakes();
     }
 
     /// The disk is not used any more, for the reason that `note` tells.
@@ -365,13 +378,14 @@ impl Resource {
         let text = format!("{}{note}; {what}", self.of_volume(volume));
         self.log(LogLevel::Error, text);
         self.device(volume).note = note;
-        let asked = self.device(volume).disk == DiskState::Negotiating;
         self.set_disk(volume, DiskState::Failed);
         self.leave_disk(volume);
-        // What the own handshake said of this disk does not hold any more. (A disk that is refused
-        // by the verdict is another matter.)
+    }
+
+    /// What the own handshakes said of a disk that failed does not hold any more.
+    pub(crate) fn drop_handshakes(&mut self) {
         for c in self.peers() {
-            if !asked && matches!(self.connections[c].stage, Stage::Handshake | Stage::Opening) {
+            if matches!(self.connections[c].stage, Stage::Handshake | Stage::Opening) {
                 let detail = "the own disk failed during the handshake".to_owned();
                 self.drop_connection(c, ConnectionState::Unconnected, Reason::Lost, detail);
             }
@@ -476,4 +490,13 @@ impl Resource {
     pub(crate) fn owner_of(&self, socket: SocketId) -> Option<usize> {
         self.peers().find(|c| self.connections[*c].sockets.contains_key(&socket))
     }
+}
+
+/// A handshake that was sent before its node stored this new current UUID for a Primary without a
+/// disk, as if it had been sent after.
+fn follows(info: &mut VolumeInfo, uuid: u64) {
+    if info.bitmap_uuid == 0 {
+        info.bitmap_uuid = info.current_uuid;
+    }
+    info.current_uuid = uuid;
 }

@@ -114,6 +114,8 @@ pub(crate) enum Then {
     ClearSaved { c: usize, socket: SocketId, uuid: u64 },
     /// No-sync: the session of the volume is durably open here.
     OpenSaved { c: usize, socket: SocketId },
+    /// Source: the rollback number is above all that the peer has seen, durably.
+    SourceRaised { c: usize, socket: SocketId },
     /// Target: the union of the bits is durable.
     AdoptBitsSaved { c: usize, socket: SocketId },
     /// Target: Inconsistent with the source's identifiers, durably.
@@ -135,7 +137,7 @@ pub(crate) enum Then {
     /// The bitmap's pages are durable: the slot changes to Pages.
     BitmapMapped { c: usize },
     /// A step of the running order.
-    Order,
+    Order { step: u64 },
     /// Look at those who wait for the activity log again.
     Log,
     /// A peer leaves: a step of that.
@@ -230,6 +232,8 @@ pub struct Resource {
     next_lock: u64,
     orders: VecDeque<Order>,
     running: Option<Running>,
+    /// Counts the steps of orders: what an earlier step waited for ends nothing of a later one.
+    order_step: u64,
     sampling: Option<clear_bitmap::Sampling>,
     /// After a gap: nothing runs until a peer has answered or one attempt has failed.
     gap: Gap,
@@ -270,6 +274,7 @@ impl Resource {
             next_lock: 0,
             orders: VecDeque::new(),
             running: None,
+            order_step: 0,
             sampling: None,
             gap: Gap::None,
             draining: false,

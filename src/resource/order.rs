@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::connection::{Leaving, Stage};
 use super::{
     Action, AdminResult, Command, ConnectionState, DiskOptions, LogLevel, Options, Reason, Refusal,
-    Resource, Time, VolumeNumber, WrittenOption,
+    Resource, Then, Time, VolumeNumber, WrittenOption,
 };
 
 /// How long an order waits for its turn, ms.
@@ -143,10 +143,31 @@ impl Resource {
         }
     }
 
-    /// Behind an order that does not end nobody waits for ever.
+    /// Behind an order that does not end nobody waits for ever, and who wants to be rid of a hung
+    /// disk waits for nobody.
     fn refuse_late_orders(&mut self) {
         if self.running.is_none() {
             return;
+        }
+        let patience = self.config.options.timeout_ms;
+        let mut at = 0;
+        while let Some(order) = self.orders.get(at) {
+            let forced = match order.command {
+                Command::Detach { volume, force: true } => Some(volume),
+                _ => None,
+            };
+            let late = self.now.ms_since(order.since) >= patience;
+            let hung = |volume: &VolumeNumber| {
+                let backing = self.devices.get(volume).and_then(|device| device.backing.as_ref());
+                backing.is_some_and(|backing| backing.outstanding > 0)
+            };
+            let Some(volume) = forced.filter(|_| late).filter(hung) else {
+                at += 1;
+                continue;
+            };
+            let order = self.orders.remove(at).expect("just seen");
+            let text = self.give_up_hung_disk(volume);
+            self.reply(order.id, Ok(text));
         }
         while self.orders.front().is_some_and(|o| self.now.ms_since(o.since) >= PATIENCE_MS) {
             let order = self.orders.pop_front().expect("just seen");
@@ -159,9 +180,14 @@ impl Resource {
         let draining = self.running.as_ref().filter(|order| order.step == Step::Drain);
         let oldest = waiting.into_iter().chain(draining.map(|order| order.since)).min();
         let oldest = oldest.map(|since| since.after_ms(PATIENCE_MS));
+        let patience = self.config.options.timeout_ms;
         let forced = self.running.as_ref().filter(|order| order.is_forced_detach());
-        let forced = forced.map(|order| order.since.after_ms(self.config.options.timeout_ms));
-        oldest.into_iter().chain(forced).min()
+        let forced = forced.map(|order| order.since.after_ms(patience));
+        let forces = |order: &&Order| matches!(order.command, Command::Detach { force: true, .. });
+        let behind = self.orders.iter().filter(forces).map(|order| order.since.after_ms(patience));
+        // One that has waited so long was looked at: its disk does not hang.
+        let behind = behind.filter(|at| *at > self.now);
+        oldest.into_iter().chain(forced).chain(behind).min()
     }
 
     fn start_order(&mut self, order: Order) {
@@ -229,10 +255,17 @@ impl Resource {
     /// An order of several steps begins.
     pub(crate) fn run(&mut self, id: u64, command: Command, step: Step) {
         let since = self.now;
+        self.order_step += 1;
         self.running = Some(Running { id, command, step, waiting: 0, since });
     }
 
+    /// What follows when one volume has finished the step that runs now.
+    pub(crate) fn then_order(&self) -> Then {
+        Then::Order { step: self.order_step }
+    }
+
     pub(crate) fn step(&mut self, step: Step) {
+        self.order_step += 1;
         if let Some(running) = self.running.as_mut() {
             running.step = step;
             running.waiting = 0;
@@ -259,8 +292,11 @@ impl Resource {
         }
     }
 
-    /// One volume has finished the step.
-    pub(crate) fn order_step_done(&mut self) {
+    /// One volume has finished this step.
+    pub(crate) fn order_step_done(&mut self, step: u64) {
+        if step != self.order_step {
+            return;
+        }
         let Some(running) = self.running.as_mut() else { return };
         running.waiting = running.waiting.saturating_sub(1);
         if running.waiting == 0 {

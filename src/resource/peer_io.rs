@@ -207,6 +207,9 @@ impl Resource {
         let key = key & !PEER_WRITE;
         let Some(write) = self.peer_writes.get_mut(key) else { return };
         write.hot = true;
+        if !self.devices[&write.volume].writable() {
+            return self.refuse_peer_write(key);
+        }
         let (c, volume) = (write.connection, write.volume);
         let (first, count) = Self::blocks(write.offset, u64::from(write.length));
         self.peer_device(c, volume).bitmap.set(first, count);
@@ -286,6 +289,29 @@ impl Resource {
         }
     }
 
+    /// The disk is about to be let go of: peer writes that wait for its activity log never start.
+    pub(crate) fn refuse_waiting_peer_writes(&mut self, volume: VolumeNumber) {
+        for key in self.peer_writes.keys() {
+            let write = self.peer_writes.get(key).expect("listed just now");
+            if write.volume == volume && !write.started {
+                if let Some(backing) = self.device(volume).backing.as_mut() {
+                    backing.activity_log.cancel(key | PEER_WRITE);
+                }
+                self.refuse_peer_write(key);
+            }
+        }
+    }
+
+    /// A peer write that has not started, and will not.
+    fn refuse_peer_write(&mut self, key: u64) {
+        let write = self.peer_writes.get_mut(key).expect("the caller has seen it");
+        write.disk_done = true;
+        write.failed = true;
+        let payload = write.payload.take();
+        self.release(payload);
+        self.finish_peer_write(key);
+    }
+
     /// The disk is gone: peer writes that have not reached it are refused.
     pub(crate) fn fail_waiting_peer_writes(&mut self, volume: VolumeNumber) {
         for key in self.peer_writes.keys() {
@@ -296,12 +322,10 @@ impl Resource {
             let waits_for_log = !write.started;
             write.hot = false;
             if waits_for_log {
-                write.disk_done = true;
-                write.failed = true;
-                let payload = write.payload.take();
-                self.release(payload);
+                self.refuse_peer_write(key);
+            } else {
+                self.finish_peer_write(key);
             }
-            self.finish_peer_write(key);
         }
     }
 

@@ -36,7 +36,8 @@ impl Resource {
         let mut asked = 0;
         for c in self.peers() {
             if self.connections[c].stage == Stage::Open {
-                let sequence = self.track(c, 0, SentKind::Promote, 0, 0, 0, 0);
+                let step = self.order_step;
+                let sequence = self.track(c, 0, SentKind::Promote, 0, 0, 0, step);
                 self.send(c, Packet::PromoteRequest { sequence }, None);
                 asked += 1;
             }
@@ -163,11 +164,9 @@ impl Resource {
 
     pub(crate) fn promote_answered(&mut self, c: usize, sequence: u64, code: i32) -> bool {
         let promote = |kind: &SentKind| matches!(kind, SentKind::Promote);
-        if self.take_sent(c, 0, sequence, promote).is_none() {
-            return false;
-        }
+        let Some(sent) = self.take_sent(c, 0, sequence, promote) else { return false };
         let asking = self.running.as_ref().is_some_and(|running| running.step == Step::AskPeer);
-        if !asking {
+        if !asking || sent.epoch != self.order_step {
             return true;
         }
         if code != 0 {
@@ -176,7 +175,7 @@ impl Resource {
             return true;
         }
         let running = self.running.as_mut().expect("just seen");
-        running.waiting -= 1;
+        running.waiting = running.waiting.saturating_sub(1);
         if running.waiting == 0 {
             self.promote_force();
         }
@@ -210,7 +209,8 @@ impl Resource {
         }
         self.step_waits(u32::try_from(forced.len()).expect("few volumes"));
         for volume in forced {
-            self.flush_disk(volume, Then::Order);
+            let then = self.then_order();
+            self.flush_disk(volume, then);
         }
     }
 
@@ -247,7 +247,8 @@ impl Resource {
             if let Some(backing) = self.device(volume).backing.as_mut() {
                 backing.flags(DeviceFlags::PRIMARY_IND, 0);
             }
-            self.save_superblock(volume, Then::Order);
+            let then = self.then_order();
+            self.save_superblock(volume, then);
         }
     }
 
@@ -364,7 +365,8 @@ impl Resource {
         let volumes = self.order_volumes();
         self.step_waits(u32::try_from(volumes.len()).expect("few volumes"));
         for volume in volumes {
-            self.flush_for(volume, None, Some(Then::Order));
+            let then = self.then_order();
+            self.flush_for(volume, None, Some(then));
         }
     }
 
@@ -392,7 +394,8 @@ impl Resource {
             return self.demote_save();
         }
         for (volume, c) in waits {
-            self.save_bitmap(c, volume, super::connection::Save::Unsaved, Then::Order);
+            let then = self.then_order();
+            self.save_bitmap(c, volume, super::connection::Save::Unsaved, then);
         }
     }
 
@@ -414,7 +417,8 @@ impl Resource {
             {
                 backing.flags(0, DeviceFlags::PRIMARY_IND);
             }
-            self.save_superblock(volume, Then::Order);
+            let then = self.then_order();
+            self.save_superblock(volume, then);
         }
     }
 

@@ -34,11 +34,22 @@ impl Resource {
                     ReplicationState::WFBitMapT
                 };
                 self.set_replication(c, volume, state);
-                self.send_bitmap(c, volume);
-                if self.peer_device(c, volume).opening.bits_received {
-                    self.bits_united(c, volume);
+                if opening.side == Side::Target {
+                    return self.exchange_bitmaps(c, volume);
                 }
+                // Durable before the target has the bits, and can adopt.
+                let socket = self.socket(c);
+                self.raise_number(c, volume);
+                self.save_superblock(volume, Then::SourceRaised { c, socket });
             }
+        }
+    }
+
+    pub(crate) fn exchange_bitmaps(&mut self, c: usize, volume: VolumeNumber) {
+        let Opening { full, bits_received, .. } = self.peer_device(c, volume).opening;
+        self.send_bitmap(c, volume, full);
+        if bits_received {
+            self.bits_united(c, volume);
         }
     }
 
@@ -85,12 +96,32 @@ impl Resource {
             peer.seen_number = Some(number);
         }
         let (slot, seen) = (peer.slot, peer.seen_number.unwrap_or(0));
+        let resync = peer.opening.side != Side::NoSync;
         if let (Some(slot), Some(backing)) = (slot, self.device(volume).backing.as_mut()) {
             let slot = &mut backing.superblock.peers[slot as usize];
-            if uuid != 0 {
+            // Without a resync a disk in the place of another one is known once it has raised its
+            // number (`meet_disk`): until then what was seen was seen of the other one. A source has
+            // raised it before its target can adopt, a target with its adopting.
+            if uuid != 0 && (slot.device_uuid == 0 || resync) {
                 slot.device_uuid = uuid;
             }
             slot.seen_number = slot.seen_number.max(seen);
+        }
+    }
+
+    /// The peer's side is durably open or adopted: its disk's number is above all that was seen here.
+    fn meet_disk(&mut self, c: usize, volume: VolumeNumber) {
+        let peer = self.peer_device(c, volume);
+        let uuid = peer.peer_info.as_ref().map_or(0, |info| info.device_uuid);
+        let slot = peer.slot;
+        if let (Some(slot), Some(backing)) = (slot, self.device(volume).backing.as_mut())
+            && uuid != 0
+        {
+            let slot = &mut backing.superblock.peers[slot as usize];
+            if slot.device_uuid != uuid {
+                slot.device_uuid = uuid;
+                self.save_superblock(volume, Then::Log);
+            }
         }
     }
 
@@ -218,12 +249,13 @@ impl Resource {
         }
     }
 
-    /// Bitmaps go both ways: the bits in use are the union (model.md R6).
-    fn send_bitmap(&mut self, c: usize, volume: VolumeNumber) {
+    /// Bitmaps go both ways: the bits in use are the union (model.md R6). Before a full sync both set
+    /// every bit by themselves.
+    fn send_bitmap(&mut self, c: usize, volume: VolumeNumber, full: bool) {
         let peer = self.peer_device(c, volume);
         let bits = peer.bitmap.count();
         let mut packets = Vec::new();
-        let mut block = 0;
+        let mut block = if full { peer.bitmap.blocks() } else { 0 };
         while let Some(next) = peer.bitmap.next_set(block) {
             let first_block = next / 64 * 64;
             let left = peer.bitmap.blocks() - first_block;
@@ -281,11 +313,13 @@ impl Resource {
                     return false;
                 }
                 let socket = self.socket(c);
+                self.meet_disk(c, volume);
                 self.flush_disk(volume, Then::SourceFlushed { c, socket });
                 true
             }
             Packet::Opened { volume } => {
                 self.peer_device(c, volume).opening.peer_open = true;
+                self.meet_disk(c, volume);
                 if self.connections[c].stage == Stage::Opening {
                     self.both_open(c, volume);
                 }
@@ -319,7 +353,7 @@ impl Resource {
         let socket = self.socket(c);
         let full = self.peer_device(c, volume).opening.full;
         let info = self.peer_device(c, volume).peer_info.clone().expect("a verdict was made");
-        let slot = self.peer_device(c, volume).slot.expect("a target has a disk");
+        let Some(slot) = self.peer_device(c, volume).slot else { return };
         if full {
             self.slot_whole(c, volume, BitmapState::AllSet);
         }
@@ -366,7 +400,7 @@ impl Resource {
     /// R8: the source's bitmap UUID goes into the history before any data is sent.
     pub(crate) fn source_flushed(&mut self, c: usize, volume: VolumeNumber) {
         let socket = self.socket(c);
-        let slot = self.peer_device(c, volume).slot.expect("a source has a disk");
+        let Some(slot) = self.peer_device(c, volume).slot else { return };
         let primary = self.role == Role::Primary;
         let seen = self.peer_device(c, volume).seen_number.unwrap_or(0);
         let Some(backing) = self.device(volume).backing.as_mut() else { return };
@@ -382,7 +416,6 @@ impl Resource {
             backing.flags(0, DeviceFlags::PRIMARY_IND);
         }
         backing.crashed = false;
-        self.raise_number(c, volume);
         self.save_seen(c, volume);
         self.save_superblock(volume, Then::SourceSaved { c, socket });
     }

@@ -190,11 +190,15 @@ impl Resource {
             BitmapState::Pages => unreachable!("pages are written, not declared"),
         }
         peer.bitmap.mark_all_saved();
+        // Pages under way say nothing any more, and neither does the epoch that they carry.
+        if let Some(saving) = peer.saving.as_mut() {
+            saving.new_epoch = None;
+        }
         let slot = peer.slot;
         if let (Some(slot), Some(backing)) = (slot, self.device(volume).backing.as_mut()) {
             let slot = &mut backing.superblock.peers[slot as usize];
             slot.bitmap_state = state;
-            slot.bitmap_epoch = slot.bitmap_epoch.wrapping_add(1);
+            slot.bitmap_epoch = slot.bitmap_epoch.wrapping_add(2);
         }
     }
 
@@ -297,6 +301,9 @@ impl Resource {
     /// The disk was given up, and does not answer: what is under way on it counts as failed. The disk
     /// is closed when the last operation has ended; its outcome is of no account then.
     pub(crate) fn abandon_operations(&mut self, volume: VolumeNumber) {
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            backing.abandoned = true;
+        }
         for tag in self.tags.keys() {
             let Some((of, pending)) = self.tags.get_mut(tag) else { continue };
             if *of != volume || pending.is_metadata() {
@@ -326,13 +333,16 @@ impl Resource {
                 {
                     self.disk_failed(volume, error, "durable WRITE");
                 }
+                // An error can be passed on to a client here only. This disk lacks a write that will
+                // be acknowledged without it, and more that follow.
+                Pending::PeerWrite { .. } => self.disk_failed(volume, error, "WRITE of the peer"),
                 Pending::Read { .. }
                 | Pending::Edge { .. }
                 | Pending::PeerRead { .. }
                 | Pending::SourceRead { .. }
                 | Pending::OwnSample { .. }
                 | Pending::PeerSample { .. } => self.disk_error(volume, error, "READ"),
-                Pending::Write { .. } | Pending::PeerWrite { .. } | Pending::TargetWrite { .. } => {
+                Pending::Write { .. } | Pending::TargetWrite { .. } => {
                     self.disk_error(volume, error, "WRITE");
                 }
                 _ => self.disk_failed(volume, error, "flush"),
@@ -403,6 +413,9 @@ impl Resource {
                 self.adopt(c, volume);
             }
             Then::AdoptSaved { c, socket } if self.is_current(c, socket) => self.adopted(c, volume),
+            Then::SourceRaised { c, socket } if self.is_current(c, socket) => {
+                self.exchange_bitmaps(c, volume);
+            }
             Then::SourceFlushed { c, socket } if self.is_current(c, socket) => {
                 self.source_flushed(c, volume);
             }
@@ -434,6 +447,7 @@ impl Resource {
             Then::OpenSaved { .. }
             | Then::AdoptBitsSaved { .. }
             | Then::AdoptSaved { .. }
+            | Then::SourceRaised { .. }
             | Then::SourceFlushed { .. }
             | Then::SourceSaved { .. }
             | Then::TargetFlushed { .. }
@@ -443,7 +457,7 @@ impl Resource {
             | Then::PeerUuidSaved { .. }
             | Then::PeerLeave { .. } => {}
             Then::BitmapMapped { c } => self.bitmap_saved(c, volume),
-            Then::Order => self.order_step_done(),
+            Then::Order { step } => self.order_step_done(step),
             Then::Log => self.pump_log(volume),
             Then::Invalidated { c } => self.invalidated(c, volume),
         }
@@ -453,7 +467,7 @@ impl Resource {
     fn follow_without_disk(&mut self, volume: VolumeNumber, then: Then) {
         match then {
             Then::OpenSaved { .. }
-            | Then::Order
+            | Then::Order { .. }
             | Then::LossFlushed { .. }
             | Then::LossMarked { .. }
             | Then::PeerLeave { .. } => self.follow(volume, then),

@@ -299,7 +299,7 @@ impl Resource {
     pub(crate) fn wait_for_space(&mut self, key: u64) -> bool {
         let request = self.requests.get(key).expect("a write under way");
         let volume = request.volume;
-        if self.reading_peer(volume).is_some() {
+        if self.reading_peer(volume).is_some() || !self.devices[&volume].writable() {
             return false;
         }
         let device = self.device(volume);

@@ -69,9 +69,9 @@ pub fn check(packet: &Packet) -> bool {
         Packet::State { role, disk, .. } => own_role(*role) && own_disk(*disk),
         Packet::PromoteAnswer { code, .. } => (-127..=0).contains(code),
         Packet::Leave { kind } => *kind <= 2,
-        Packet::NewUuid { uuid, .. }
-        | Packet::NewUuidAck { uuid, .. }
-        | Packet::ClearBitmap { uuid, .. } => real_uuid(*uuid),
+        Packet::NewUuid { uuid, .. } | Packet::NewUuidAck { uuid, .. } => real_uuid(*uuid),
+        // 1 is the refusal.
+        Packet::ClearBitmap { uuid, .. } => *uuid == 1 || real_uuid(*uuid),
         Packet::Adopted { .. }
         | Packet::Opened { .. }
         | Packet::Number { .. }
