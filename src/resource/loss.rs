@@ -173,8 +173,8 @@ impl Resource {
         let device = self.device(volume);
         if device.loss == Loss::Marking && device.loss_round == round {
             self.device(volume).loss = Loss::None;
-            if std::mem::take(&mut self.device(volume).bump_due) {
-                self.alone_is_recorded(volume);
+            if std::mem::take(&mut self.device(volume).bump_due) && self.alone_is_recorded(volume) {
+                self.device(volume).unheard = false;
             }
             self.after_alone(volume);
         }
@@ -256,6 +256,7 @@ impl Resource {
 
     pub(crate) fn bumped(&mut self, volume: VolumeNumber) {
         self.device(volume).bumping = false;
+        self.device(volume).unheard = false;
         self.after_alone(volume);
     }
 
@@ -397,6 +398,7 @@ impl Resource {
         let device = self.device(volume);
         device.loss = Loss::None;
         device.bump_due = false;
+        device.unheard = false;
         device.bumping = false;
         device.peer_keeps_uuid = false;
         for c in self.peers() {

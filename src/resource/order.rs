@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::connection::{Leaving, Stage};
+use super::device::Device;
 use super::{
     Action, AdminResult, Command, ConnectionState, DiskOptions, LogLevel, Options, Reason, Refusal,
     Resource, Then, Time, VolumeNumber, WrittenOption,
@@ -177,7 +178,8 @@ impl Resource {
 
     pub(crate) fn order_timeout(&self) -> Option<Time> {
         let waiting = self.orders.front().map(|order| order.since);
-        let draining = self.running.as_ref().filter(|order| order.step == Step::Drain);
+        let may_hang = |order: &&Running| matches!(order.step, Step::Drain | Step::DetachIdle);
+        let draining = self.running.as_ref().filter(may_hang);
         let oldest = waiting.into_iter().chain(draining.map(|order| order.since)).min();
         let oldest = oldest.map(|since| since.after_ms(PATIENCE_MS));
         let patience = self.config.options.timeout_ms;
@@ -345,6 +347,11 @@ impl Resource {
                     "Requests do not end: a disk does not answer, here or at the peer. Try again \
                      once it does; `tandemadm detach --force` on that node gives the disk up."
                 };
+                self.finish(Err(refuse(-23, hint)));
+            }
+            Step::DetachIdle if late && self.devices.values().any(Device::abandoned) => {
+                let hint = "The system has not let go of what is under way on a disk that was given \
+                            up. Try again when it has, or end tandemd.";
                 self.finish(Err(refuse(-23, hint)));
             }
             Step::DetachIdle => self.order_detach_idle(),
