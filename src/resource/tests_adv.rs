@@ -176,6 +176,34 @@ fn what_invalidate_has_promised_outlives_a_bitmap_write_that_ends_after_it() {
     pair.synced();
 }
 
+#[test]
+fn a_write_is_not_answered_before_the_new_uuid_of_an_order_is_durable() {
+    let mut pair = synced_pair();
+    assert_eq!(pair.request(0, 5000, Op::Flush), Ok(None));
+    pair.lose_link();
+    pair.run(100);
+    let before = pair.nodes[0].disk.superblock.clone();
+    pair.nodes[0].stall = |action| matches!(action, Action::Meta { op: MetaOp::Superblock(_), .. });
+    pair.order(0, Command::NewCurrentUuid { volume: 0, clear_bitmap: false });
+    let id = pair.start_write(0, 5, 9);
+    pair.request_later(0, 5001, Op::Flush);
+    pair.settle();
+    let answered = pair.nodes[0].replies.get(&id).cloned();
+    let flushed = pair.nodes[0].replies.get(&5001).cloned();
+    // The node dies before its superblock is written.
+    pair.kill(0);
+    pair.nodes[0].stall = |_| false;
+    pair.nodes[0].disk.superblock = before;
+    pair.primary(1, false);
+    pair.write(1, 6, 1).unwrap();
+    pair.up(0);
+    pair.link = true;
+    pair.run(30_000);
+    let lost = pair.nodes[0].disk.blocks.get(&5) != Some(&9);
+    let said = [answered, flushed];
+    assert!(said == [None, None] || !lost, "answered {said:?}, and overwritten\n{}", pair.story());
+}
+
 // ---- what hangs ----
 
 #[test]
