@@ -204,6 +204,30 @@ fn a_write_is_not_answered_before_the_new_uuid_of_an_order_is_durable() {
     assert!(said == [None, None] || !lost, "answered {said:?}, and overwritten\n{}", pair.story());
 }
 
+#[test]
+fn a_new_uuid_by_order_is_not_stored_before_the_loss_flush() {
+    let mut pair = synced_pair();
+    let before = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
+    assert_eq!(pair.write(0, 5, 9), Ok(None));
+    // Both have the write; node 0 has not flushed it when the link is lost.
+    pair.nodes[0].stall = is_flush;
+    pair.lose_link();
+    let order = Command::NewCurrentUuid { volume: 0, clear_bitmap: false };
+    pair.order(0, order);
+    pair.run(100);
+    let after = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
+    let too_early = before != after;
+    // Node 0 loses its power: the write was in its cache.
+    pair.kill(0);
+    pair.nodes[0].stall = |_| false;
+    pair.nodes[0].disk.blocks.insert(5, 55);
+    pair.up(0);
+    pair.link = true;
+    pair.synced();
+    let kept = pair.nodes[1].disk.blocks.get(&5) == Some(&9);
+    assert!(kept, "UUID before the flush: {too_early}; node 1 had the write\n{}", pair.story());
+}
+
 // ---- what hangs ----
 
 #[test]
