@@ -717,3 +717,21 @@ fn what_a_peer_asks_without_end_is_refused_at_some_point() {
     let uuids = pair.core(1).tags.len();
     assert!(reads < 10_000 && writes < 10_000, "{reads} reads, {writes} zeroes, {uuids} tags");
 }
+
+#[test]
+fn a_new_handshake_beside_a_disk_that_was_given_up_holds_no_request_for_ever() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = |_| true;
+    pair.start_write(0, 21, 9);
+    pair.order(0, Command::Detach { volume: 0, force: true });
+    pair.run(7_000);
+    assert_eq!(pair.disk(0), DiskState::Failed);
+    assert_eq!(pair.write(0, 22, 9), Ok(None));
+    // As when the disk of another volume is attached on node 0.
+    pair.nodes[0].core.as_mut().unwrap().renegotiate();
+    pair.event(0, Event::Timeout);
+    let id = pair.start_write(0, 23, 9);
+    pair.run(600_000);
+    let reply = pair.nodes[0].replies.get(&id);
+    assert_eq!(reply, Some(&Ok(None)), "{:?} for ten minutes", pair.stage(0));
+}
