@@ -305,8 +305,9 @@ impl Clients {
                 io.reads_reserved -= note;
                 client.deaf_since = None;
             }
-            // It was asked how far it is, and no byte was taken: it goes on until it expires.
-            Sent::Failed(libc::ECANCELED) => {}
+            // No byte was taken, as it was asked how far it is, or there was no room: it goes on until
+            // it expires.
+            Sent::Failed(libc::ECANCELED | libc::EAGAIN) => {}
             Sent::Failed(errno) => {
                 let why = std::io::Error::from_raw_os_error(errno).to_string();
                 self.settle(io, session, Err(End::Lost(why)));
@@ -365,6 +366,11 @@ impl Clients {
         for session in done {
             self.remove(io, session);
         }
+    }
+
+    /// Somebody waits for a buffer.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.desk.waiting.is_empty()
     }
 
     /// What [`Clients::answer_status`] must be called for.
@@ -520,7 +526,8 @@ impl Client {
     }
 
     fn send(&mut self, io: &mut Context) {
-        if let Some(message) = self.outbox.next() {
+        let quiet = !io.buffers_awaited && self.leaving.is_none();
+        if let Some(message) = self.outbox.next(quiet) {
             let operation = io.ring.send(&self.fd, message, Purpose::ClientSend(self.id));
             self.sending = Some(UnderWay::new(operation, false, io));
             self.deaf_since.get_or_insert(io.now);

@@ -228,6 +228,11 @@ impl Disks {
         disk
     }
 
+    /// A read waits for a buffer.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// `Action::DiskRead`.
     pub(crate) fn read(
         &mut self,

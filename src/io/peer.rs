@@ -325,7 +325,8 @@ impl Peers {
         let Some(socket) = self.sockets.get_mut(&id) else { return io.reclaim(memory) };
         let Memory::Message(message) = memory else { return };
         match socket.outbox.returned(message, result, &mut io.pool) {
-            Sent::Some { .. } => {}
+            // Without room it goes on, and waits for it.
+            Sent::Some { .. } | Sent::Failed(libc::EAGAIN) => {}
             Sent::Failed(errno) => self.lose(io, id, socket_error(errno)),
         }
     }
@@ -339,7 +340,8 @@ impl Peers {
             if matches!(socket.state, State::Dialling { .. }) {
                 continue;
             }
-            if let Some(message) = socket.outbox.next() {
+            let quiet = !io.buffers_awaited && matches!(socket.state, State::Open);
+            if let Some(message) = socket.outbox.next(quiet) {
                 io.ring.send(&socket.fd, message, Purpose::PeerSend(socket.id));
             }
             socket.end_stream();

@@ -232,6 +232,7 @@ impl<C: Core> Shell<C> {
                 now,
                 name: config.name.clone(),
                 reads_reserved: 0,
+                buffers_awaited: false,
                 window: u64::from(options.max_buffers) * PAGE as u64,
                 limits,
                 fast_zeroes: std::collections::BTreeSet::new(),
@@ -390,6 +391,7 @@ impl<C: Core> Shell<C> {
     }
 
     fn start(&mut self) {
+        self.io.buffers_awaited = self.clients.is_waiting() || self.disks.is_waiting();
         self.clients.start(&mut self.io);
         self.peers.start(&mut self.io);
         // A client that has left says so now.
