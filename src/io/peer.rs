@@ -13,7 +13,6 @@
 mod listen;
 mod receive;
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -30,6 +29,7 @@ use super::buffer::{Direction, Part};
 use super::client::{CLIENT_BYTES, shut_down};
 use super::context::{Context, Purpose, RateLimit};
 use super::handle::PeerPath;
+use super::number_map::NumberMap;
 use super::outbox::{Outbox, Sent};
 use super::ring::{Descriptor, Memory, OperationId};
 use listen::Listener;
@@ -127,7 +127,7 @@ pub(crate) struct Peers {
     linger_ms: u64,
     listeners: Vec<Listener>,
     last_listener: u64,
-    sockets: HashMap<SocketId, Socket>,
+    sockets: NumberMap<SocketId, Socket>,
     last_accepted: u64,
     strangers: RateLimit,
     crowd: RateLimit,
@@ -192,7 +192,7 @@ impl Peers {
             linger_ms: ping_timeout_ms.max(LINGER_MS),
             listeners: vec![Listener::new(0, local)],
             last_listener: 0,
-            sockets: HashMap::new(),
+            sockets: NumberMap::default(),
             last_accepted: 0,
             strangers: RateLimit::default(),
             crowd: RateLimit::default(),

@@ -386,8 +386,8 @@ impl Resource {
         let now = self.now;
         let open = self.connections[c].stage == Stage::Open;
         let peer = self.peer_device(c, volume);
-        let left = peer.bitmap.count() * BLOCK_SIZE;
         let Some(source) = peer.source.as_mut() else { return };
+        let left = peer.bitmap.count() * BLOCK_SIZE;
         let fresh = source.marks.back().is_some_and(|(at, _)| now.ms_since(*at) < 300);
         if !fresh {
             source.marks.push_back((now, left));
