@@ -275,6 +275,8 @@ impl<C: Core> Shell<C> {
         let before = self.io.now;
         let wait = self.wait(clock());
         self.io.ring.submit_and_wait(wait)?;
+        #[cfg(test)]
+        self.shared.enters.store(self.io.ring.enters(), std::sync::atomic::Ordering::Release);
         self.io.now = clock();
         let gap_ms = self.io.now.ms_since(before);
         if gap_ms > self.ping_timeout_ms {
