@@ -5,7 +5,8 @@
 //! - One log write at a time; everything that waits shares the next one.
 //! - An extent leaves only with no write in it under way, and only when its owner (the device)
 //!   says that it is clean (DESIGN 3; model.md R10b).
-//! - `number` (the rollback number) grows with each update that makes an extent hot.
+//! - `number` (the rollback number) grows with each update that makes an extent hot while a peer
+//!   replicates, and never else: a disk that was set back would catch up with what a peer has seen.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -44,8 +45,13 @@ pub(crate) struct ActivityLog {
     waiters: VecDeque<Waiter>,
     /// Extents of the update under way.
     writing: Option<Vec<u32>>,
+    /// The rollback number that the update under way carries.
+    writing_number: u64,
     /// The rollback number, as of the last update that was started.
     pub(crate) number: u64,
+    /// The highest rollback number that is on the disk. Nobody is shown a higher one: a crash would
+    /// take it back, and the disk would look like an older image of itself.
+    durable_number: u64,
     /// Updates so far.
     pub(crate) updates: u64,
 }
@@ -78,7 +84,9 @@ impl ActivityLog {
             clock: 0,
             waiters: VecDeque::new(),
             writing: None,
+            writing_number: number,
             number,
+            durable_number: number,
             updates: 0,
         };
         for extent in hot.iter().copied().filter(|extent| (*extent as usize) < extents) {
@@ -155,9 +163,9 @@ impl ActivityLog {
         Some(waiter.key)
     }
 
-    /// What is to be done for those who wait. `clean(extent, stamp)` tells whether an extent without
-    /// references may leave.
-    pub(crate) fn next(&mut self, clean: impl Fn(u32, u64) -> bool) -> Next {
+    /// What is to be done for those who wait. `grows`: a peer replicates and is shown the rollback
+    /// number. `clean(extent, stamp)` tells whether an extent without references may leave.
+    pub(crate) fn next(&mut self, grows: bool, clean: impl Fn(u32, u64) -> bool) -> Next {
         if self.writing.is_some() || self.waiters.is_empty() {
             return Next::Nothing;
         }
@@ -204,11 +212,11 @@ impl ActivityLog {
                 }
             }
         }
-        Next::Write(self.start(wanted.into_iter().collect(), &evict))
+        Next::Write(self.start(grows, wanted.into_iter().collect(), &evict))
     }
 
     /// Starts an update: `wanted` become hot when it is written, `evict` are cold at once.
-    fn start(&mut self, wanted: Vec<u32>, evict: &[u32]) -> Vec<AlBlock> {
+    fn start(&mut self, grows: bool, wanted: Vec<u32>, evict: &[u32]) -> Vec<AlBlock> {
         let mut blocks = BTreeSet::new();
         for extent in evict {
             let hot = self.hot.remove(extent).expect("evicted extents are hot");
@@ -220,11 +228,12 @@ impl ActivityLog {
             self.words[*extent as usize / 64] |= 1 << (extent % 64);
             blocks.insert(self.block_of(*extent));
         }
-        if !wanted.is_empty() {
+        if grows && !wanted.is_empty() {
             self.number += 1;
         }
         self.updates += 1;
         self.writing = Some(wanted);
+        self.writing_number = self.number;
         blocks.into_iter().map(|index| self.block(index)).collect()
     }
 
@@ -240,12 +249,23 @@ impl ActivityLog {
 
     /// The update under way is durable.
     pub(crate) fn written(&mut self) {
+        self.number_is_durable(self.writing_number);
         for extent in self.writing.take().unwrap_or_default() {
             self.hot.entry(extent).or_insert_with(|| {
                 self.by_use.insert((self.clock, extent));
                 Hot { used: self.clock, ..Hot::default() }
             });
         }
+    }
+
+    /// An update, or a superblock, with this rollback number is on the disk.
+    pub(crate) fn number_is_durable(&mut self, number: u64) {
+        self.durable_number = self.durable_number.max(number);
+    }
+
+    /// The highest rollback number that is on the disk.
+    pub(crate) fn durable_number(&self) -> u64 {
+        self.durable_number
     }
 
     /// Drops every extent without references for which `clean` holds, and returns the blocks to
@@ -260,7 +280,7 @@ impl ActivityLog {
             .map(|(_, extent)| *extent)
             .filter(|extent| clean(*extent, self.hot[extent].stamp))
             .collect();
-        if evict.is_empty() { Vec::new() } else { self.start(Vec::new(), &evict) }
+        if evict.is_empty() { Vec::new() } else { self.start(false, Vec::new(), &evict) }
     }
 
     /// Writes wait for their extents.
@@ -293,13 +313,14 @@ mod tests {
         let mut log = log(8);
         assert!(!log.acquire(1, 0, 4096));
         assert!(!log.acquire(2, EXTENT_SIZE, 4096));
-        let Next::Write(blocks) = log.next(|_, _| true) else { panic!("a write is due") };
+        let Next::Write(blocks) = log.next(true, |_, _| true) else { panic!("a write is due") };
         assert_eq!(blocks.len(), 1);
         assert_eq!(blocks[0].words[0], 3);
-        assert_eq!(blocks[0].number, 1);
+        assert_eq!((blocks[0].number, log.durable_number()), (1, 0), "nobody is shown it yet");
         assert_eq!(log.ready(), None, "not hot before the write is durable");
-        assert_eq!(log.next(|_, _| true), Next::Nothing);
+        assert_eq!(log.next(true, |_, _| true), Next::Nothing);
         log.written();
+        assert_eq!(log.durable_number(), 1);
         assert_eq!((log.ready(), log.ready(), log.ready()), (Some(1), Some(2), None));
         assert!(log.acquire(3, 8192, 4096), "hot now");
     }
@@ -308,14 +329,16 @@ mod tests {
     fn an_extent_with_a_write_under_way_is_never_evicted() {
         let mut log = log(1);
         assert!(!log.acquire(1, 0, 4096));
-        assert!(matches!(log.next(|_, _| true), Next::Write(_)));
+        assert!(matches!(log.next(true, |_, _| true), Next::Write(_)));
         log.written();
         assert_eq!(log.ready(), Some(1));
         assert!(!log.acquire(2, EXTENT_SIZE, 4096));
-        assert_eq!(log.next(|_, _| true), Next::Full);
+        assert_eq!(log.next(true, |_, _| true), Next::Full);
         log.release(0, 4096, Some(5));
-        assert_eq!(log.next(|_, stamp| stamp < 5), Next::Clean(vec![0]));
-        let Next::Write(blocks) = log.next(|_, stamp| stamp < 6) else { panic!("a write is due") };
+        assert_eq!(log.next(true, |_, stamp| stamp < 5), Next::Clean(vec![0]));
+        let Next::Write(blocks) = log.next(true, |_, stamp| stamp < 6) else {
+            panic!("a write is due")
+        };
         assert_eq!(blocks[0].words[0], 2, "the old one leaves in the same write");
         log.written();
         assert_eq!(log.ready(), Some(2));
@@ -325,7 +348,7 @@ mod tests {
     fn a_request_larger_than_the_log_passes_when_it_is_alone() {
         let mut log = log(2);
         assert!(!log.acquire(1, 0, 4 * EXTENT_SIZE));
-        assert!(matches!(log.next(|_, _| true), Next::Write(_)));
+        assert!(matches!(log.next(true, |_, _| true), Next::Write(_)));
         log.written();
         assert_eq!(log.ready(), Some(1));
         log.release(0, 4 * EXTENT_SIZE, None);

@@ -1,8 +1,8 @@
 //! Disks come and go by order; invalidation and the like.
 //!
 //! Invariants (model.md R6, R12, R15; DESIGN 4):
-//! - Attach flushes first; then hot extents become bits, the rollback number grows, and all that is
-//!   durable before the disk has a state.
+//! - Attach flushes first; then hot extents become bits, and that is durable before the disk has a
+//!   state. The rollback number stays: a disk that was set back must not catch up by restarts.
 //! - An ordered detach with an UpToDate peer makes the disk Outdated first, SURVIVED off, in any role.
 //! - A disk attached in an open session is never source: a new handshake decides.
 
@@ -138,9 +138,6 @@ impl Resource {
     }
 
     pub(crate) fn attach_flushed(&mut self, volume: VolumeNumber, id: u64) {
-        if let Some(backing) = self.device(volume).backing.as_mut() {
-            backing.activity_log.number += 1;
-        }
         self.save_superblock(volume, Then::AttachSaved { id });
     }
 
@@ -168,6 +165,15 @@ impl Resource {
         }
     }
 
+    /// A disk that failed was closed. If it was being attached, the order is answered only now: who
+    /// reads the answer may open the disk anew at once.
+    pub(crate) fn attach_failed(&mut self, volume: VolumeNumber) {
+        let attaching = self.running.as_ref().is_some_and(|running| running.step == Step::Attach);
+        if attaching && self.order_volumes() == [volume] {
+            self.finish(Err(refuse(118, "The disk failed while it was attached.")));
+        }
+    }
+
     // ---- detach ----
 
     pub(crate) fn detach(&mut self, id: u64, volume: VolumeNumber, force: bool) {
@@ -186,6 +192,23 @@ impl Resource {
         }
         self.draining = true;
         self.run(id, Command::Detach { volume, force }, Step::Drain);
+    }
+
+    /// A detach by force did not end in time: the disk hangs. It is left as after an I/O error.
+    pub(crate) fn detach_gives_up(&mut self) {
+        let volumes = self.order_volumes();
+        let ms = self.config.options.timeout_ms;
+        self.finish(Ok(format!(
+            "The disk did not answer for {ms} ms and was given up, as after an I/O error; it stays \
+             open until the system lets go of what is under way on it"
+        )));
+        for volume in volumes {
+            if !matches!(self.devices[&volume].disk, DiskState::Failed | DiskState::Diskless) {
+                let note = format!("detached by force; it did not answer for {ms} ms");
+                self.give_disk_up(volume, note, "given up");
+            }
+            self.abandon_operations(volume);
+        }
     }
 
     /// Requests have drained and both disks are flushed.

@@ -14,7 +14,7 @@ use super::{
     Action, BLOCK_SIZE, Command, DiskError, DiskState, Payload, Pending, Resource, Role, SocketId,
     Tag, Then, VolumeNumber,
 };
-use crate::meta::{BitmapState, DeviceFlags};
+use crate::meta::BitmapState;
 use crate::wire::Packet;
 
 /// Blocks that are compared beside both ends of the disk.
@@ -113,7 +113,8 @@ impl Resource {
         }
         let (c, uuid, done) = (sampling.c, sampling.uuid, sampling.under_way == 0);
         for (offset, length) in reads {
-            let tag = self.disk_tag(volume, Pending::OwnSample { offset, length });
+            let run = uuid;
+            let tag = self.disk_tag(volume, Pending::OwnSample { run, offset, length });
             self.emit(Action::DiskRead { tag, volume, offset, length });
         }
         if done {
@@ -148,14 +149,17 @@ impl Resource {
 
     fn digested_here(&mut self, volume: VolumeNumber, pending: Pending, digest: Option<u32>) {
         match (pending, digest) {
-            (Pending::OwnSample { offset, length }, Some(digest)) => {
+            (Pending::Abandoned, _) => {}
+            // Of a comparison that has ended meanwhile.
+            (Pending::OwnSample { run, .. }, _) if !self.samples(run) => {}
+            (Pending::OwnSample { run, offset, length }, Some(digest)) => {
                 let Some(sampling) = &self.sampling else { return };
                 let (c, socket) = (sampling.c, sampling.socket);
                 if !self.is_current(c, socket) {
                     return;
                 }
                 let kind = SentKind::Sample;
-                let sequence = self.track(c, volume, kind, offset, u64::from(length), 0, 0);
+                let sequence = self.track(c, volume, kind, offset, u64::from(length), 0, run);
                 self.send(c, Packet::Sample { volume, sequence, offset, length, digest }, None);
             }
             (Pending::OwnSample { .. }, None) => {
@@ -171,6 +175,11 @@ impl Resource {
             }
             (other, _) => unreachable!("{other:?} is no sample"),
         }
+    }
+
+    /// The comparison that runs is this one.
+    fn samples(&self, run: u64) -> bool {
+        self.sampling.as_ref().is_some_and(|sampling| sampling.uuid == run)
     }
 
     fn sampling_ends(&mut self, refusal: super::Refusal) {
@@ -209,7 +218,10 @@ impl Resource {
             Packet::SampleAnswer { volume, sequence, equal } => {
                 let sample = |kind: &SentKind| matches!(kind, SentKind::Sample);
                 let Some(sent) = self.take_sent(c, volume, sequence, sample) else { return false };
-                let Some(sampling) = self.sampling.as_mut() else { return true };
+                if !self.samples(sent.epoch) {
+                    return true;
+                }
+                let sampling = self.sampling.as_mut().expect("just seen");
                 sampling.under_way = sampling.under_way.saturating_sub(1);
                 if equal {
                     self.sample_more();
@@ -228,23 +240,25 @@ impl Resource {
         }
     }
 
-    /// The peer wants this node to take the UUID, or answers that it has.
+    /// The peer wants this node to take the UUID, or answers that it has, or that it will not.
     fn clear_received(&mut self, c: usize, volume: VolumeNumber, uuid: u64) -> bool {
-        if let Some(sampling) = self.sampling.take_if(|s| s.c == c && s.volume == volume) {
-            let cleared = self.running.as_ref().is_some_and(|r| r.step == Step::PeerClears);
-            if !cleared || uuid != sampling.uuid {
-                let hint = "The peer's disk, or its role, has changed meanwhile.";
-                self.finish(Err(refuse(-10, hint)));
-                return cleared;
+        let asked = self.running.as_ref().is_some_and(|r| r.step == Step::PeerClears)
+            && self.sampling.as_ref().is_some_and(|s| s.c == c && s.volume == volume);
+        if uuid & 1 == 1 {
+            if asked {
+                let hint = "The peer's disk, or its role, has changed meanwhile, or the same order \
+                            runs there.";
+                self.sampling_ends(refuse(-10, hint));
             }
-            self.step(Step::ClearSave);
-            self.step_waits(1);
-            self.take_clear_identity(volume, uuid);
-            self.save_superblock(volume, Then::Order);
+            // That nobody waits for: an answer would go back and forth for ever.
             return true;
         }
-        if uuid & 1 == 1 {
-            // A refusal that nobody waits for: an answer would go back and forth for ever.
+        if asked && self.samples(uuid) {
+            self.sampling = None;
+            self.step(Step::ClearSave);
+            self.step_waits(1);
+            self.start_generation(volume, uuid, BitmapState::AllClear);
+            self.save_superblock(volume, Then::Order);
             return true;
         }
         let busy = self.running.is_some();
@@ -253,7 +267,7 @@ impl Resource {
             return true;
         }
         let Some(socket) = self.connections[c].active else { return false };
-        self.take_clear_identity(volume, uuid);
+        self.start_generation(volume, uuid, BitmapState::AllClear);
         self.save_superblock(volume, Then::ClearSaved { c, socket, uuid });
         true
     }
@@ -261,29 +275,6 @@ impl Resource {
     /// The peer waits for an answer: an odd UUID, as no Secondary makes one, is the refusal.
     pub(crate) fn clear_refused(&mut self, c: usize, volume: VolumeNumber) {
         self.send(c, Packet::ClearBitmap { volume, uuid: 1 }, None);
-    }
-
-    /// The disk has this generation, and nothing differs from the peer's.
-    fn take_clear_identity(&mut self, volume: VolumeNumber, uuid: u64) {
-        for c in self.peers() {
-            self.slot_whole(c, volume, BitmapState::AllClear);
-        }
-        let wall = self.wall();
-        let node = self.config.node_id;
-        let device = self.device(volume);
-        device.exposed_uuid = uuid;
-        let Some(backing) = device.backing.as_mut() else { return };
-        backing.superblock.current_uuid = uuid;
-        backing.superblock.generation_time = wall;
-        backing.superblock.generation_node = node;
-        for slot in &mut backing.superblock.peers {
-            slot.bitmap_uuid = 0;
-        }
-        backing.crashed = false;
-        backing.flags(
-            DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE | DeviceFlags::SIZE_USED,
-            DeviceFlags::OUTDATED | DeviceFlags::INVALIDATED | DeviceFlags::SURVIVED,
-        );
     }
 
     /// This node has taken it durably, as it was asked to.

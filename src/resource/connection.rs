@@ -68,6 +68,8 @@ pub(crate) enum SentKind {
     Promote,
     /// A comparison of a range of both disks.
     Sample,
+    /// The new current UUID that the peer stores for a node without a disk.
+    NewUuid,
 }
 
 /// A packet that wants an answer.

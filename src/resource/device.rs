@@ -237,10 +237,10 @@ impl Device {
         }
     }
 
-    /// The rollback number of the disk, `None` without a disk or after damage.
+    /// The rollback number as it is on the disk, `None` without a disk or after damage.
     pub(crate) fn number(&self) -> Option<u64> {
         let backing = self.backing.as_ref()?;
-        backing.number_known.then_some(backing.activity_log.number)
+        backing.number_known.then_some(backing.activity_log.durable_number())
     }
 
     /// A loss begins, also in the middle of an earlier one: its sequence runs from the start.

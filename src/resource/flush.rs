@@ -152,7 +152,8 @@ impl Resource {
         }
         let clean = self.clean_extents(volume, false);
         let backing = self.device(volume).backing.as_mut().expect("seen above");
-        match backing.activity_log.next(|extent, stamp| clean.is(extent, stamp)) {
+        let grows = clean.replicating;
+        match backing.activity_log.next(grows, |extent, stamp| clean.is(extent, stamp)) {
             Next::Nothing | Next::Full => {}
             Next::Write(blocks) => self.write_log(volume, blocks),
             Next::Clean(extents) => self.clean_log(volume, &extents),

@@ -77,11 +77,7 @@ impl Resource {
                     .as_ref()
                     .is_none_or(|backing| backing.saving.is_none() && backing.unsaved.is_none())
             })
-            && self.connections[c].peer_devices.values().all(|peer| {
-                peer.target.as_ref().is_none_or(|target| {
-                    target.pieces.is_empty() && !target.flushing && !target.finishing
-                })
-            })
+            && self.target_is_quiet(c)
     }
 
     fn send_handshake(&mut self, c: usize) {
@@ -446,7 +442,9 @@ impl Resource {
                             which only a new connection decides (disconnect, attach, connect)";
                 self.give_disk_up(volume, note.to_owned(), "detached");
             } else {
+                // Nothing of it is remembered: the right disk comes in its place.
                 info.disk = DiskState::Diskless;
+                (info.device_uuid, info.number) = (0, None);
             }
         } else if self.device(volume).disk == DiskState::Negotiating {
             let state = self.device(volume).asked_state();

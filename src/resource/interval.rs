@@ -168,6 +168,11 @@ impl Intervals {
         true
     }
 
+    /// Those that wait, in the order of their arrival.
+    pub(crate) fn waiters(&self) -> Vec<LockId> {
+        self.waiters.values().map(|waiter| waiter.id).collect()
+    }
+
     /// The next request that was granted after a wait, in the order of the grants.
     pub(crate) fn next_granted(&mut self) -> Option<LockId> {
         self.fresh.pop_front()

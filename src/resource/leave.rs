@@ -95,6 +95,9 @@ impl Resource {
             if !waits || !self.is_idle() || self.connections[c].leave_step != 0 {
                 continue;
             }
+            if !self.target_is_quiet(c) {
+                continue;
+            }
             let Some(socket) = self.connections[c].active else { continue };
             let volumes = self.volumes();
             self.connections[c].leave_step = u32::try_from(volumes.len()).expect("few volumes");

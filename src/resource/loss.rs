@@ -73,7 +73,7 @@ impl Resource {
                 SentKind::Read { key } => self.peer_read_done(key, None),
                 SentKind::Edge { key, head } => self.retry_edge(key, head),
                 SentKind::Flush => self.peer_flush_lost(c, sent.volume, sent.epoch),
-                SentKind::Resync | SentKind::Sample => {}
+                SentKind::Resync | SentKind::Sample | SentKind::NewUuid => {}
                 SentKind::Promote => self.promote_unanswered(),
             }
         }
@@ -270,20 +270,33 @@ impl Resource {
         let Some(c) = self.reading_peer(volume) else { return true };
         let uuid = self.prng.uuid() | u64::from(self.role == Role::Primary);
         self.device(volume).bumping = true;
+        self.track(c, volume, SentKind::NewUuid, 0, 0, 0, uuid);
         self.send(c, Packet::NewUuid { volume, uuid }, None);
         false
     }
 
     /// Nobody stores a new UUID for us any more: those who wait for it are answered.
     pub(crate) fn forget_peer_uuid(&mut self, volume: VolumeNumber) {
+        self.uuid_is_answered(volume, |_| true);
         if self.device(volume).bumping && !self.device(volume).writable() {
             self.device(volume).bumping = false;
             self.after_alone(volume);
         }
     }
 
+    /// An answer to NewUuid came, or none will: ko-count waits for it no longer.
+    fn uuid_is_answered(&mut self, volume: VolumeNumber, which: impl Fn(u64) -> bool) {
+        for connection in &mut self.connections {
+            connection.sent.retain(|_, sent| {
+                let this = matches!(sent.kind, SentKind::NewUuid) && sent.volume == volume;
+                !(this && which(sent.epoch))
+            });
+        }
+    }
+
     /// The peer has stored our new current UUID.
     pub(crate) fn new_uuid_acked(&mut self, volume: VolumeNumber, uuid: u64) {
+        self.uuid_is_answered(volume, |sent| sent == uuid);
         let device = self.device(volume);
         if device.writable() || !device.bumping {
             return;
@@ -352,12 +365,8 @@ impl Resource {
         let text = format!("{}{note}; {what}", self.of_volume(volume));
         self.log(LogLevel::Error, text);
         self.device(volume).note = note;
-        let attaching = self.device(volume).disk == DiskState::Attaching;
         let asked = self.device(volume).disk == DiskState::Negotiating;
         self.set_disk(volume, DiskState::Failed);
-        if attaching {
-            self.finish(Err(super::order::refuse(118, "The disk failed while it was attached.")));
-        }
         self.leave_disk(volume);
         // What the own handshake said of this disk does not hold any more. (A disk that is refused
         // by the verdict is another matter.)
@@ -419,6 +428,7 @@ impl Resource {
             self.close_disk(volume, None);
             self.set_disk(volume, DiskState::Diskless);
             self.send_state(volume);
+            self.attach_failed(volume);
             self.order_step_check();
         }
     }

@@ -21,7 +21,7 @@
 //! | `handshake` | quiescing, the exchange, the verdict |
 //! | `session` | carrying out the verdict: bitmaps, adopting, opening |
 //! | `loss` | the loss of a peer or of a disk, new current UUIDs |
-//! | `resync` | the target asks, the source answers, bits go when flushed |
+//! | `resync`, `resync_target`, `resync_source` | the target asks, the source answers, bits go when flushed |
 //! | `storage` | superblock, log and bitmap writes |
 //! | `attach`, `promote`, `leave`, `order` | the administrator's orders |
 
@@ -52,6 +52,8 @@ mod report;
 mod request;
 mod resync;
 mod resync_rate;
+mod resync_source;
+mod resync_target;
 mod session;
 mod slab;
 pub mod split_brain;
@@ -60,6 +62,12 @@ mod status;
 mod storage;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_adv;
+#[cfg(test)]
+mod tests_end;
+#[cfg(test)]
+mod tests_pair;
 #[cfg(test)]
 mod tests_review;
 #[cfg(test)]
@@ -168,9 +176,21 @@ pub(crate) enum Pending {
     /// The number that a peer has shown.
     Seen { c: usize, number: u64 },
     /// A range that is compared with the peer's disk.
-    OwnSample { offset: u64, length: u32 },
+    OwnSample { run: u64, offset: u64, length: u32 },
     /// The same for the peer, which has this CRC-32.
     PeerSample { c: usize, socket: SocketId, sequence: u64, expected: u32 },
+    /// Something on a disk that was given up meanwhile, and has been dealt with.
+    Abandoned,
+}
+
+impl Pending {
+    /// A write of the metadata.
+    fn is_metadata(&self) -> bool {
+        matches!(
+            self,
+            Self::Superblock | Self::ActivityLog | Self::Bitmap { .. } | Self::Seen { .. }
+        )
+    }
 }
 
 /// After the process did not run for longer than ping-timeout while Primary.
@@ -496,6 +516,7 @@ impl Resource {
         if self.role != role {
             let text = format!("{}: role( {} -> {role} )", self.config.name, self.role);
             self.role = role;
+            self.greet_anew();
             self.log(LogLevel::Info, text);
             self.changed();
         }

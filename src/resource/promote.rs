@@ -13,7 +13,7 @@ use super::order::{Step, refuse};
 use super::{
     Action, Command, DiskState, Force, LogLevel, Refusal, Resource, Role, Then, VolumeNumber,
 };
-use crate::meta::{BitmapState, DeviceFlags};
+use crate::meta::{BLANK, BitmapState, DeviceFlags};
 use crate::wire::Packet;
 
 impl Resource {
@@ -78,7 +78,9 @@ impl Resource {
             return Err(refuse(-2, &hint));
         }
         let created = device.backing.as_ref().is_some_and(super::device::Backing::is_just_created);
+        let overwritten = self.data_that_a_blank_disk_would_overwrite(v).filter(|_| created);
         let needed = match device.disk {
+            _ if overwritten.is_some() => Force::Blank,
             _ if created => Force::Plain,
             DiskState::Consistent => Force::Plain,
             DiskState::Outdated => Force::Outdated,
@@ -89,10 +91,15 @@ impl Resource {
                 "primary --force",
                 "this disk was never synced: forcing declares its content to be the data",
             ),
-            Force::Plain | Force::Blank => (
+            Force::Plain => (
                 "primary --force",
-                "the peer may have newer data. A forced disk starts a history of its own: the peer's is \
-                 never overwritten by itself, it then needs create-md and a full sync",
+                "the peer may have newer data. A forced disk starts a history of its own: the \
+                 peer's is never overwritten by itself, it then needs create-md and a full sync",
+            ),
+            Force::Blank => (
+                "primary --force=blank",
+                "create-md found this disk blank, and the peer's not: forcing overwrites what is \
+                 there with nothing. Force the peer's instead",
             ),
             Force::Outdated => (
                 "primary --force=outdated",
@@ -104,8 +111,9 @@ impl Resource {
             ),
         };
         if force != Some(needed) {
+            let found = overwritten.map(|found| format!(" ({found})")).unwrap_or_default();
             let hint = format!(
-                "{name}/{v} is {}; {danger}. Connect the peer, or: tandemadm {word} {name}",
+                "{name}/{v} is {}; {danger}{found}. Connect the peer, or: tandemadm {word} {name}",
                 device.disk
             );
             return Err(refuse(-2, &hint));
@@ -121,6 +129,15 @@ impl Resource {
             }
         }
         Ok(())
+    }
+
+    /// What create-md found on a connected peer's fresh disk, where it found nothing on this one.
+    fn data_that_a_blank_disk_would_overwrite(&self, v: VolumeNumber) -> Option<String> {
+        let own = &self.devices[&v].backing.as_ref()?.superblock.created_found;
+        let open = self.connections.iter().filter(|c| c.stage == Stage::Open);
+        let mut infos = open.filter_map(|c| c.peer_devices[&v].peer_info.as_ref());
+        let other = infos.find(|info| !matches!(info.created_found.as_str(), "" | BLANK))?;
+        (own == BLANK).then(|| other.created_found.clone())
     }
 
     /// A peer wants to become Primary.
@@ -240,15 +257,25 @@ impl Resource {
             let size = self.device(volume).backing.as_ref().map_or(0, |backing| backing.data_size);
             self.set_size(volume, size);
         }
-        for c in self.peers() {
-            self.slot_whole(c, volume, BitmapState::AllSet);
-        }
         let uuid = self.prng.uuid() | 1;
-        let (wall, node) = (self.wall(), self.config.node_id);
+        self.start_generation(volume, uuid, BitmapState::AllSet);
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            backing.flags(DeviceFlags::SURVIVED, 0);
+        }
         let prefix = self.of_volume(volume);
+        self.log(LogLevel::Warning, format!("{prefix}forced: current UUID {uuid:016X}"));
+    }
+
+    /// In memory: the data of the own disk are a generation of their own, which no ancestor has.
+    /// `bits`: every peer's whole slot. The caller saves the superblock.
+    pub(crate) fn start_generation(&mut self, volume: VolumeNumber, uuid: u64, bits: BitmapState) {
+        for c in self.peers() {
+            self.slot_whole(c, volume, bits);
+        }
+        let (wall, node) = (self.wall(), self.config.node_id);
         let device = self.device(volume);
         device.exposed_uuid = uuid;
-        let backing = device.backing.as_mut().expect("the caller has a disk");
+        let Some(backing) = device.backing.as_mut() else { return };
         let superblock = &mut backing.superblock;
         superblock.current_uuid = uuid;
         superblock.generation_time = wall;
@@ -258,13 +285,9 @@ impl Resource {
         }
         backing.crashed = false;
         backing.flags(
-            DeviceFlags::CONSISTENT
-                | DeviceFlags::WAS_UP_TO_DATE
-                | DeviceFlags::SURVIVED
-                | DeviceFlags::SIZE_USED,
-            DeviceFlags::OUTDATED | DeviceFlags::INVALIDATED,
+            DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE | DeviceFlags::SIZE_USED,
+            DeviceFlags::OUTDATED | DeviceFlags::INVALIDATED | DeviceFlags::SURVIVED,
         );
-        self.log(LogLevel::Warning, format!("{prefix}forced: current UUID {uuid:016X}"));
     }
 
     pub(crate) fn promoted(&mut self) {

@@ -80,7 +80,7 @@ impl Resource {
         let peer = self.peer_device(c, volume);
         let info = peer.peer_info.as_ref().expect("a verdict was made");
         let (number, uuid) = (info.number, info.device_uuid);
-        // It is never lowered: a rolled-back or replaced disk raises its own as it adopts (`adopt`).
+        // It is never lowered: a rolled-back or replaced disk raises its own (`raise_number`).
         if let Some(number) = number.filter(|number| peer.seen_number.is_none_or(|s| s < *number)) {
             peer.seen_number = Some(number);
         }
@@ -126,14 +126,19 @@ impl Resource {
         if both && !blank {
             self.slot_whole(c, volume, BitmapState::AllClear);
         }
-        self.bump_number(volume);
+        self.raise_number(c, volume);
         self.save_superblock(volume, Then::OpenSaved { c, socket });
     }
 
-    /// The rollback number grows with every session.
-    fn bump_number(&mut self, volume: VolumeNumber) {
+    /// The rollback number grows with every session, above all that the peer has seen: also of this
+    /// disk's future or of the disk before it. So the peer never has to forget a number, and no crash
+    /// falls between the two (model.md V13).
+    fn raise_number(&mut self, c: usize, volume: VolumeNumber) {
+        let info = self.peer_device(c, volume).peer_info.as_ref();
+        let seen = info.and_then(|info| info.seen_number).unwrap_or(0).min(u64::MAX >> 1);
         if let Some(backing) = self.device(volume).backing.as_mut() {
-            backing.activity_log.number += 1;
+            let number = &mut backing.activity_log.number;
+            *number = (*number).max(seen) + 1;
         }
     }
 
@@ -344,11 +349,7 @@ impl Resource {
             backing.flags(0, DeviceFlags::PRIMARY_IND);
         }
         backing.crashed = false;
-        // Above all that the peer has seen, also of this disk's future or of the disk before it: so
-        // the peer never has to forget a number, and no crash falls between the two (model.md V13).
-        let number = &mut backing.activity_log.number;
-        *number = (*number).max(info.seen_number.unwrap_or(0).min(u64::MAX >> 1));
-        self.bump_number(volume);
+        self.raise_number(c, volume);
         self.device(volume).exposed_uuid = info.current_uuid;
         self.save_superblock(volume, Then::AdoptSaved { c, socket });
     }
@@ -381,7 +382,7 @@ impl Resource {
             backing.flags(0, DeviceFlags::PRIMARY_IND);
         }
         backing.crashed = false;
-        self.bump_number(volume);
+        self.raise_number(c, volume);
         self.save_seen(c, volume);
         self.save_superblock(volume, Then::SourceSaved { c, socket });
     }

@@ -13,6 +13,8 @@ use super::{
 };
 use crate::meta::{AlBlock, BitmapPage, BitmapState, MetaOp, PAGE_BITS};
 
+/// Linux's number for an operation that did not end in time.
+const ETIMEDOUT: i32 = 110;
 /// Most bitmap pages in one action.
 const PAGES_MAX: usize = 64;
 
@@ -21,7 +23,8 @@ pub(crate) struct CleanExtents {
     /// The loss sequence is under way, or there is nothing to go by.
     none: bool,
     flushed_epoch: u64,
-    replicating: bool,
+    /// Some peer gets every write.
+    pub(crate) replicating: bool,
     /// Extents with bits that are not durable.
     unsaved: BTreeSet<u32>,
 }
@@ -257,6 +260,7 @@ impl Resource {
             Pending::Superblock => {
                 let backing = self.device(volume).backing.as_mut().expect("seen above");
                 let (_, then) = backing.saving.take().expect("a superblock write was under way");
+                backing.activity_log.number_is_durable(backing.superblock.number);
                 for then in then {
                     self.follow(volume, then);
                 }
@@ -286,6 +290,31 @@ impl Resource {
         };
         if let Some(backing) = self.device(volume).backing.as_mut() {
             backing.outstanding -= 1;
+        }
+        self.disk_answered(volume, pending, result);
+    }
+
+    /// The disk was given up, and does not answer: what is under way on it counts as failed. The disk
+    /// is closed when the last operation has ended; its outcome is of no account then.
+    pub(crate) fn abandon_operations(&mut self, volume: VolumeNumber) {
+        for tag in self.tags.keys() {
+            let Some((of, pending)) = self.tags.get_mut(tag) else { continue };
+            if *of != volume || pending.is_metadata() {
+                continue;
+            }
+            let pending = std::mem::replace(pending, Pending::Abandoned);
+            self.disk_answered(volume, pending, Err(DiskError::Io(ETIMEDOUT)));
+        }
+    }
+
+    fn disk_answered(
+        &mut self,
+        volume: VolumeNumber,
+        pending: Pending,
+        result: Result<Option<Payload>, DiskError>,
+    ) {
+        if matches!(pending, Pending::Abandoned) {
+            return self.release(result.ok().flatten());
         }
         if let Err(error) = result {
             let full = error == DiskError::NoSpace;

@@ -1,32 +1,13 @@
 //! Stories in which something is lost, late, or wrong in the middle of a step.
 
-use super::tests::{Pair, synced_pair};
+use super::tests_pair::{Pair, frozen_pair, synced_pair};
 use super::*;
 use crate::wire::Packet;
 
 impl Pair {
-    /// Puts a write under way without waiting for its reply; the reply's number.
-    fn start_write(&mut self, n: usize, block: u64, value: u64) -> u64 {
-        let id = self.next;
-        self.next += 1;
-        let payload = self.nodes[n].payload(4096, vec![value]);
-        let op = Op::Write { offset: block * 4096, payload, fua: false };
-        self.start(n, id, op);
-        id
-    }
-
     fn start(&mut self, n: usize, id: u64, op: Op) {
-        let (session, request) = (SessionId(n as u64 + 1), RequestId(id));
-        self.event(n, Event::Request { session, request, volume: 0, op });
+        self.request_later(n, id, op);
         self.settle();
-    }
-
-    fn order(&mut self, n: usize, command: Command) -> u64 {
-        let id = self.next;
-        self.next += 1;
-        self.event(n, Event::Admin { id, command });
-        self.settle();
-        id
     }
 
     /// A packet that the peer of `n` never sent.
@@ -34,20 +15,6 @@ impl Pair {
         let socket = self.core(n).connections[0].active.expect("a session");
         self.event(n, Event::Packet { socket, packet, payload: None });
         self.settle();
-    }
-
-    fn core(&self, n: usize) -> &Resource {
-        self.nodes[n].core.as_ref().unwrap()
-    }
-
-    fn lose_link(&mut self) {
-        self.link = false;
-        self.cut();
-        self.settle();
-    }
-
-    fn disk(&self, n: usize) -> DiskState {
-        self.status(n).devices[0].disk_state
     }
 }
 
@@ -322,14 +289,8 @@ fn a_disk_that_fails_during_a_handshake_is_no_panic() {
 
 #[test]
 fn an_order_that_waits_for_a_handshake_goes_on_when_that_is_refused() {
-    let mut pair = synced_pair();
+    let mut pair = frozen_pair();
     pair.nodes[0].stall = |action| matches!(action, Action::Meta { .. });
-    pair.link = false;
-    pair.event(0, Event::ClockGap { gap_ms: 3000 });
-    pair.cut();
-    pair.run(1000);
-    pair.primary(1, false);
-    assert_eq!(pair.write(1, 2, 2), Ok(None));
     pair.link = true;
     pair.run(5_000);
     pair.event(0, Event::Admin { id: 900, command: Command::Secondary { force: true } });

@@ -1,23 +1,11 @@
 //! Stories of a second look: what is acknowledged stays, and nobody waits longer than need be.
 
 use super::connection::Leaving;
-use super::tests::{Pair, synced_pair};
+use super::tests_pair::{Pair, passing_pair, synced_pair};
 use super::*;
 use crate::meta::MetaOp;
 
 impl Pair {
-    /// A write that is not waited for; its number.
-    fn write_later(&mut self, n: usize, block: u64, values: Vec<u64>) -> u64 {
-        let id = self.next;
-        self.next += 1;
-        let length = u32::try_from(values.len() * 4096).unwrap();
-        let payload = self.nodes[n].payload(length, values);
-        let op = Op::Write { offset: block * 4096, payload, fua: false };
-        let (session, request) = (SessionId(n as u64 + 1), RequestId(id));
-        self.event(n, Event::Request { session, request, volume: 0, op });
-        id
-    }
-
     /// Events one by one, until it is so.
     fn step_until(&mut self, so: impl Fn(&Self) -> bool) {
         for _ in 0..10_000 {
@@ -49,7 +37,7 @@ fn a_node_that_goes_down_while_the_primary_dies_survives_with_the_last_write() {
     // Everything was flushed. One more write, and the Primary loses power before its flush.
     let flushed = pair.nodes[0].disk.blocks.clone();
     pair.nodes[0].stall = |action| matches!(action, Action::DiskFlush { .. });
-    let id = pair.write_later(0, 7, vec![2]);
+    let id = pair.write_later(0, 7, 2);
     pair.settle();
     assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)), "acknowledged");
     pair.kill(0);
@@ -117,7 +105,7 @@ fn a_write_that_the_failed_disk_had_is_not_answered_before_that_is_recorded() {
     let mut pair = synced_pair();
     let before = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
     pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
-    let id = pair.write_later(0, 7, vec![2]);
+    let id = pair.write_later(0, 7, 2);
     pair.settle();
     // The peer has it; then its disk fails, and this disk has it, unflushed.
     pair.nodes[1].fail = |action| matches!(action, Action::Meta { .. });
@@ -167,10 +155,7 @@ fn a_primary_whose_disk_is_a_mix_answers_no_write_or_flush_without_its_peer() {
     // Nothing is overwritten under clients.
     assert_eq!(pair.status(0).connections[0].reason, Reason::ResyncRefused);
     pair.admin(0, Command::Secondary { force: true }).unwrap();
-    for (n, peer) in [(0, 1), (1, 0)] {
-        let command = Command::Connect { peer, discard_my_data: false, tentative: false };
-        pair.admin(n, command).unwrap();
-    }
+    pair.connect_both();
     pair.synced();
     assert_eq!(pair.nodes[0].disk.blocks.get(&2001).copied().unwrap_or(0), 0);
 }
@@ -187,7 +172,7 @@ fn a_write_that_waits_for_space_and_for_the_peer_is_held_after_the_peers_answer(
     pair.link = true;
     pair.run(3_000);
     pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
-    let id = pair.write_later(0, 100, vec![9]);
+    let id = pair.write_later(0, 100, 9);
     pair.settle();
     let full = pair.nodes[0].stalled.pop_front();
     let Some(Event::DiskDone { tag, .. }) = full else { panic!("{full:?}") };
@@ -206,16 +191,7 @@ fn a_write_that_waits_for_space_and_for_the_peer_is_held_after_the_peers_answer(
 #[test]
 fn a_durable_write_that_fails_is_a_failed_disk_whatever_on_io_error_says() {
     for (failing, primary_disk) in [(0, DiskState::Diskless), (1, DiskState::UpToDate)] {
-        let mut pair = Pair::new();
-        for n in 0..2 {
-            pair.kill(n);
-            pair.nodes[n].on_io_error = OnIoError::PassOn;
-        }
-        pair.up(0);
-        pair.up(1);
-        pair.run(20_000);
-        pair.primary(0, true);
-        pair.synced();
+        let mut pair = passing_pair();
         pair.nodes[failing].fail = |action| matches!(action, Action::DiskWrite { fua: true, .. });
         let payload = pair.nodes[0].payload(4096, vec![9]);
         let op = Op::Write { offset: 21 * 4096, payload, fua: true };

@@ -1,23 +1,8 @@
 //! Stories in which a disk does not answer, cannot be read or has no room: nothing waits for ever.
 
-use super::tests::{Pair, synced_pair};
+use super::tests_pair::{Pair, frozen_pair, passing_pair, synced_pair};
 use super::*;
-
-/// A pair whose disk errors are passed on.
-fn passing_pair() -> Pair {
-    let mut pair = Pair::new();
-    for n in 0..2 {
-        pair.kill(n);
-        pair.nodes[n].on_io_error = OnIoError::PassOn;
-    }
-    pair.up(0);
-    pair.up(1);
-    pair.run(20_000);
-    pair.primary(0, true);
-    pair.write(0, 5, 55).unwrap();
-    pair.synced();
-    pair
-}
+use crate::meta::MetaOp;
 
 impl Pair {
     /// Blocks are written on node 0 while node 1 is away.
@@ -70,11 +55,7 @@ fn a_target_whose_disk_hangs_is_dropped_after_ko_count_and_writes_go_on() {
     // The source holds the range for the target.
     pair.run(5_000);
     assert_eq!(pair.replication(0), ReplicationState::SyncSource);
-    let id = pair.next;
-    let payload = pair.nodes[0].payload(4096, vec![9]);
-    let op = Op::Write { offset: 21 * 4096, payload, fua: false };
-    let (session, request) = (SessionId(1), RequestId(id));
-    pair.event(0, Event::Request { session, request, volume: 0, op });
+    let id = pair.write_later(0, 21, 9);
     pair.run(50_000);
     assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)), "{:?}", pair.nodes[0].log);
     assert!(pair.logged(0, "NetworkFailure") + pair.logged(0, "Timeout") > 0);
@@ -110,11 +91,7 @@ fn requests_of_a_resync_whose_target_lost_its_disk_do_not_end_the_session() {
 fn a_demotion_that_waits_for_a_disk_is_refused_after_a_while_and_works_later() {
     let mut pair = synced_pair();
     pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
-    let id = pair.next;
-    let payload = pair.nodes[0].payload(4096, vec![9]);
-    let op = Op::Write { offset: 21 * 4096, payload, fua: false };
-    let (session, request) = (SessionId(1), RequestId(id));
-    pair.event(0, Event::Request { session, request, volume: 0, op });
+    let id = pair.write_later(0, 21, 9);
     pair.event(0, Event::Admin { id: 900, command: Command::Secondary { force: true } });
     pair.run(29_000);
     assert_eq!(pair.nodes[0].admin.get(&900), None);
@@ -149,12 +126,7 @@ fn a_peer_that_never_sends_its_handshake_does_not_hold_the_writes_of_a_primary()
     let mut pair = synced_pair();
     // Its disk hangs in a write of the lost session: it cannot say what it has.
     pair.nodes[1].stall = |action| matches!(action, Action::DiskWrite { .. });
-    let id = pair.next;
-    pair.next += 1;
-    let payload = pair.nodes[0].payload(4096, vec![9]);
-    let op = Op::Write { offset: 21 * 4096, payload, fua: false };
-    let (session, request) = (SessionId(1), RequestId(id));
-    pair.event(0, Event::Request { session, request, volume: 0, op });
+    let id = pair.write_later(0, 21, 9);
     pair.settle();
     pair.cut();
     for second in 0..100 {
@@ -229,13 +201,7 @@ fn a_secondary_that_slept_while_its_primary_went_on_is_not_promoted_without_forc
 
 #[test]
 fn a_frozen_primary_serves_again_when_its_data_was_chosen_and_not_before() {
-    let mut pair = synced_pair();
-    pair.link = false;
-    pair.event(0, Event::ClockGap { gap_ms: 3000 });
-    pair.cut();
-    pair.run(1000);
-    pair.primary(1, false);
-    assert_eq!(pair.write(1, 2, 2), Ok(None));
+    let mut pair = frozen_pair();
     pair.event(0, Event::ClockGap { gap_ms: 3000 });
     pair.link = true;
     pair.run(20_000);
@@ -244,9 +210,69 @@ fn a_frozen_primary_serves_again_when_its_data_was_chosen_and_not_before() {
     // Demoted, it is not promoted over newer data.
     pair.admin(0, Command::Secondary { force: true }).unwrap();
     pair.admin(0, Command::Primary { force: None }).expect_err("the peer went on");
-    for (n, peer) in [(0, 1), (1, 0)] {
-        let connect = Command::Connect { peer, discard_my_data: false, tentative: false };
-        pair.admin(n, connect).unwrap();
+    pair.connect_both();
+    pair.synced();
+}
+
+#[test]
+fn a_primary_without_a_disk_drops_a_peer_that_never_stores_its_uuid() {
+    let mut pair = synced_pair();
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
+    pair.request(0, 5000, Op::Read { offset: 7 * 4096, length: 4096 }).unwrap();
+    pair.nodes[0].fail = |_| false;
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+    pair.nodes[1].stall = |action| matches!(action, Action::Meta { op: MetaOp::Superblock(_), .. });
+    let id = pair.start_write(0, 20, 1);
+    pair.run(50_000);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Err(ReplyError::Io)), "no copy is left");
+    assert!(pair.logged(0, "Timeout") > 0, "{}", pair.nodes[0].log.join("\n"));
+    pair.nodes[1].unstall();
+    pair.run(10_000);
+    assert_eq!(pair.write(0, 21, 1), Ok(None));
+}
+
+#[test]
+fn a_disk_that_hangs_is_left_by_force_and_its_clients_go_on_with_the_peer() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = |_| true;
+    let write = pair.start_write(0, 21, 9);
+    let read = 5000;
+    pair.request_later(0, read, Op::Read { offset: 5 * 4096, length: 4096 });
+    let flush = 5001;
+    pair.request_later(0, flush, Op::Flush);
+    let command = |force| Command::Detach { volume: 0, force };
+    let detach = pair.order(0, command(true));
+    pair.run(4_000);
+    assert_eq!(pair.nodes[0].admin.get(&detach), None, "it may end in order yet");
+    pair.run(3_000);
+    let answer = pair.nodes[0].admin.remove(&detach).expect("answered").expect("done");
+    assert!(answer.contains("given up"), "{answer}");
+    assert_eq!(pair.nodes[0].replies.get(&write), Some(&Ok(None)));
+    assert_eq!(pair.nodes[0].replies.get(&read), Some(&Ok(Some(55))));
+    assert_eq!(pair.nodes[0].replies.get(&flush), Some(&Ok(None)));
+    assert_eq!(pair.disk(0), DiskState::Failed, "something is under way on it");
+    assert_eq!(pair.write(0, 22, 9), Ok(None));
+    pair.nodes[0].unstall();
+    pair.run(100);
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+    pair.attach(0).unwrap();
+    pair.synced();
+}
+
+#[test]
+fn a_blank_disk_is_forced_over_a_file_system_by_that_word_only() {
+    let mut pair = Pair::new();
+    for n in 0..2 {
+        pair.kill(n);
     }
+    pair.nodes[1].disk.superblock.as_mut().unwrap().created_found = "ext4 \"data\"".into();
+    pair.up(0);
+    pair.up(1);
+    pair.run(3_000);
+    let force = |force| Command::Primary { force: Some(force) };
+    let refusal = pair.admin(0, force(Force::Plain)).expect_err("it would overwrite ext4");
+    assert!(refusal.hint.contains("ext4") && refusal.hint.contains("--force=blank"), "{refusal:?}");
+    // The other way round nothing is lost.
+    pair.primary(1, true);
     pair.synced();
 }

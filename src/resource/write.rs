@@ -366,12 +366,19 @@ impl Resource {
     }
 
     /// The peer, or its disk, cannot be reached any more: what it has of writes that are not answered
-    /// counts no longer. They rest on the own disk, where they may end after the loss flush.
+    /// counts no longer. They rest on the own disk, where they may end after the loss flush, or
+    /// never: until then the disks differ, also where the peer has flushed.
     pub(crate) fn forget_copies(&mut self, c: usize, volume: VolumeNumber) {
         for key in self.requests.keys() {
             let request = self.requests.get_mut(key).expect("listed just now");
-            if request.volume == volume {
-                request.peers_done &= !(1 << c);
+            if request.volume != volume || request.peers_done & 1 << c == 0 {
+                continue;
+            }
+            request.peers_done &= !(1 << c);
+            let (differs, (offset, length)) = (!request.local_done, request.hull());
+            if differs {
+                let bitmap = &mut self.peer_device(c, volume).bitmap;
+                bitmap.set(offset / BLOCK_SIZE, length / BLOCK_SIZE);
             }
         }
     }
@@ -405,8 +412,22 @@ impl Resource {
         }
     }
 
-    /// A peer is back: writes that wait for space start over once its session is open. Their bits
-    /// stay set.
+    /// Requests that wait for a range are held again, in the order of their arrival: what is held
+    /// before them must stay before them.
+    fn hold_waiters(&mut self, volume: VolumeNumber) {
+        let waiters = self.device(volume).intervals.waiters();
+        for LockId(key) in waiters.into_iter().rev() {
+            let Some(request) = self.requests.get_mut(key) else { continue };
+            request.progress = Progress::Held;
+            self.admitted -= 1;
+            self.held.push_front(key);
+            // The last first: nobody who came before it waits for it.
+            self.device(volume).intervals.cancel(LockId(key));
+        }
+    }
+
+    /// A peer is back: writes that wait for space start over once its session is open, before
+    /// those that came after them. Their bits stay set.
     pub(crate) fn hold_no_space(&mut self) {
         for volume in self.volumes() {
             let all = std::mem::take(&mut self.device(volume).no_space);
@@ -414,6 +435,9 @@ impl Resource {
             let asked = |key: &u64| self.requests.get(*key).is_some_and(|r| r.peers_pending != 0);
             let (later, waiting): (VecDeque<u64>, VecDeque<u64>) = all.into_iter().partition(asked);
             self.device(volume).no_space = later;
+            if !waiting.is_empty() {
+                self.hold_waiters(volume);
+            }
             for key in waiting.into_iter().rev() {
                 self.peer_has_it_alone(key);
                 let epoch = self.device(volume).epoch;

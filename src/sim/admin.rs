@@ -36,6 +36,8 @@ pub struct PendingOrder {
     pub at: Time,
     /// What comes next if it is done.
     pub then: VecDeque<Step>,
+    /// It has waited for a stalled disk longer than an order may.
+    pub excused: bool,
 }
 
 impl Cluster {
@@ -60,7 +62,7 @@ impl Cluster {
         let (name, at) = (self.nodes[node].name, self.now);
         self.note(&format!("order {id} to {name}: {}", super::transcript::brief(&command)));
         self.watch_order(node, &command);
-        let pending = PendingOrder { command: command.clone(), at, then: steps };
+        let pending = PendingOrder { command: command.clone(), at, then: steps, excused: false };
         self.nodes[node].orders.insert(id, pending);
         self.input(node, Input::Event(Event::Admin { id, command }));
     }
@@ -76,18 +78,29 @@ impl Cluster {
         v.disk.faults = super::disk::DiskFaults {
             full: slow.full,
             slow_ms: slow.slow_ms,
+            stall: slow.stall,
             ..Default::default()
         };
         match metadata::open(&mut v.disk, &v.geometry, boot) {
+            Err(text) if v.bad_superblock && !v.foreign => {
+                // Refused; somebody runs create-md there.
+                self.note(&format!("attach of {volume} is refused: {text}"));
+                self.history.excused.refused += 1;
+                self.replace_disk(node, volume);
+                self.open_disk(node, volume)
+            }
+            Err(_) if v.bad_superblock => None,
             Err(text) => {
                 self.violate(format!("metadata of {volume} is lost: {text}"));
                 None
             }
             Ok(meta) => {
                 v.attached = true;
-                let failed = std::mem::take(&mut v.failed);
-                self.history.attached(node, volume, &v.disk, failed);
-                v.durable = Some(meta.superblock.clone());
+                if !v.foreign {
+                    let failed = std::mem::take(&mut v.failed);
+                    self.history.attached(node, volume, &v.disk, failed);
+                    v.durable = Some(meta.superblock.clone());
+                }
                 let disk = Box::new(AttachedDisk {
                     data_size: v.geometry.data_size,
                     logical_block_size: v.geometry.al_block_size,
@@ -104,10 +117,17 @@ impl Cluster {
         let Some(order) = self.nodes[node].orders.remove(&id) else {
             return self.violate(format!("order {id} was answered twice, or never given"));
         };
-        if let (Command::Attach { volume, .. }, Err(_)) = (&order.command, &result) {
-            // The core has not taken the disk, or has closed it.
+        if let (Command::Attach { volume, .. }, Ok(_)) = (&order.command, &result)
+            && self.nodes[node].volumes[usize::from(*volume)].foreign
+        {
+            let name = self.nodes[node].name;
+            return self.violate(format!("{name} has taken the other node's disk {volume}"));
+        }
+        if let (Command::Attach { volume, .. }, Err(refusal)) = (&order.command, &result) {
+            // The core has not taken the disk; or it has (118), and closes it.
             let device = self.nodes[node].device(*volume).map(|d| d.disk_state);
-            if device.is_none_or(|state| state == DiskState::Diskless) {
+            let taken = refusal.code == 118;
+            if !taken && device.is_none_or(|state| state == DiskState::Diskless) {
                 self.nodes[node].volumes[usize::from(*volume)].attached = false;
             }
         }
@@ -152,13 +172,21 @@ impl Cluster {
             Order::DisconnectForce => Command::Disconnect { peer, force: true },
             Order::Connect => self.connect_command(node, false),
             Order::ConnectDiscard => self.connect_command(node, true),
+            Order::ConnectTentative => {
+                Command::Connect { peer, discard_my_data: false, tentative: true }
+            }
             Order::Invalidate => Command::Invalidate { volume },
             Order::InvalidateRemote => Command::InvalidateRemote { volume, peer },
             Order::Outdate => Command::Outdate { volume },
             Order::Detach => Command::Detach { volume, force: false },
             Order::DetachForce => Command::Detach { volume, force: true },
             Order::Attach => return self.order(node, VecDeque::from([Step::Attach(volume)])),
+            Order::Reattach => {
+                let detach = Step::Command(Command::Detach { volume, force: false });
+                return self.order(node, VecDeque::from([detach, Step::Attach(volume)]));
+            }
             Order::NewCurrentUuid => Command::NewCurrentUuid { volume, clear_bitmap: false },
+            Order::ClearBitmap => Command::NewCurrentUuid { volume, clear_bitmap: true },
             Order::Down => Command::Down { shutdown: false },
         };
         self.command(node, command);
@@ -258,19 +286,24 @@ impl Cluster {
         self.at(at, Happening::Restart { node });
     }
 
-    /// Orders that take too long.
+    /// Orders that take too long: a stalled disk of the node may keep one that needs it.
     pub(super) fn check_orders(&mut self) {
         for node in 0..2 {
-            if self.nodes[node].frozen.is_some() {
+            let n = &mut self.nodes[node];
+            if n.frozen.is_some() {
                 continue;
             }
-            let late = self.nodes[node]
-                .orders
-                .iter()
-                .find(|(_, order)| self.now.ms_since(order.at) > ORDER_MS)
-                .map(|(id, order)| format!("order {id} {:?} is not answered", order.command));
-            if let Some(text) = late {
-                self.violate(format!("{}: {text}", self.nodes[node].name));
+            for (id, order) in &mut n.orders {
+                if self.now.ms_since(order.at) <= ORDER_MS {
+                    continue;
+                }
+                if self.now.ms_since(order.at.max(n.stalled_until)) > ORDER_MS {
+                    let text = format!("order {id} {:?} is not answered", order.command);
+                    let text = format!("{}: {text}", n.name);
+                    return self.violate(text);
+                }
+                self.history.excused.waited += u64::from(!order.excused);
+                order.excused = true;
             }
         }
     }

@@ -65,6 +65,10 @@ pub(super) enum Happening {
     Thaw { node: usize },
     /// A disk is well again.
     DiskWell { node: usize },
+    /// A stalled disk goes on.
+    Unstall { node: usize },
+    /// The disks are where they belong again.
+    SwapBack,
     /// The checkers look at the whole.
     Check,
 }
@@ -146,7 +150,7 @@ impl Cluster {
                 let (size, block) = (options.sizes[n], options.al_block_sizes[n]);
                 let (disk, geometry) = create(node_id(n), volume, size, block, device)
                     .expect("a simulated disk has room for its metadata");
-                SimVolume { disk, geometry, attached: false, failed: false, durable: None }
+                SimVolume::new(disk, geometry)
             });
             Node::new(["alice", "bob"][n], volumes.collect())
         };
@@ -280,6 +284,8 @@ impl Cluster {
             Happening::Restart { node } => self.restart(node),
             Happening::Thaw { node } => self.thaw(node),
             Happening::DiskWell { node } => self.disk_well(node),
+            Happening::Unstall { node } => self.unstall(node, false),
+            Happening::SwapBack => self.swap_back(),
             Happening::Check => self.check_all(),
         }
     }
@@ -309,7 +315,9 @@ impl Cluster {
         let now = self.now;
         let n = &mut self.nodes[node];
         n.life += 1;
-        n.resource = Some(Resource::new(config, seed, now, now.0 / 1_000_000_000));
+        // A clock that shows a time before 1970 shows 1970.
+        let wall = (now.0 / 1_000_000_000).saturating_add_signed(n.wall_offset_s);
+        n.resource = Some(Resource::new(config, seed, now, wall));
         n.version = 0;
         self.refresh(node, &[]);
         self.note(&format!("{} starts", self.nodes[node].name));

@@ -58,6 +58,17 @@ pub struct DiskFaults {
     pub full: bool,
     /// Every operation takes longer, ms.
     pub slow_ms: u64,
+    /// Operations do not end.
+    pub stall: Option<Stall>,
+}
+
+/// Which operations do not end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stall {
+    /// All.
+    All,
+    /// What is to be durable when it ends.
+    Flushes,
 }
 
 /// The data area and the metadata area of one volume on one node.
@@ -216,6 +227,12 @@ impl SimDisk {
                 self.write_metadata(offset + (number * sector) as u64, piece);
             }
         }
+    }
+
+    /// A copy of the disk: what a read returns now is durable on it.
+    #[must_use]
+    pub fn image(&self) -> Self {
+        Self { dirty: BTreeMap::new(), faults: DiskFaults::default(), ..self.clone() }
     }
 
     /// Replaces the metadata area (create-md).

@@ -3,8 +3,6 @@
 
 use crate::resource::{Force, NodeId};
 
-use super::prng::Prng;
-
 /// One thing that goes wrong, or that somebody orders. Durations in ms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -108,6 +106,57 @@ pub enum Fault {
         /// How long, ms.
         for_ms: u64,
     },
+    /// Operations of the disk do not end for a while.
+    StallDisk {
+        /// The node.
+        node: usize,
+        /// How long, ms; past the end of the phase: until all faults end.
+        for_ms: u64,
+        /// Only what is to be durable when it ends.
+        flushes: bool,
+    },
+    /// A block of the metadata goes bad, and nobody notices before it is read.
+    CorruptMeta {
+        /// The node.
+        node: usize,
+        /// Which part of it.
+        part: MetaPart,
+        /// Which block, which bytes and how: any number.
+        chance: u64,
+    },
+    /// A copy is made of the disks as they stand, data and metadata.
+    Image {
+        /// The node.
+        node: usize,
+    },
+    /// The host loses power, and comes back with the disks as they were at the last [`Fault::Image`].
+    RollBack {
+        /// The node.
+        node: usize,
+        /// How long it is off, ms.
+        off_ms: u64,
+    },
+    /// The host loses power, and comes back with blank disks and fresh metadata.
+    ReplaceDisk {
+        /// The node.
+        node: usize,
+        /// How long it is off, ms.
+        off_ms: u64,
+    },
+    /// Both hosts lose power and come back with each other's disks; later once more.
+    SwapDisks {
+        /// How long they are off, ms.
+        off_ms: u64,
+        /// How long the disks are where they do not belong, ms.
+        for_ms: u64,
+    },
+    /// The wall clock of a host is set; time-outs do not see it.
+    ClockJump {
+        /// The node.
+        node: usize,
+        /// By so many seconds.
+        by_s: i64,
+    },
     /// An order.
     Order {
         /// The node.
@@ -124,6 +173,19 @@ pub enum Fault {
     },
 }
 
+/// A part of the metadata.
+#[allow(missing_docs)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetaPart {
+    SuperblockA,
+    SuperblockB,
+    /// Both copies: no such disk can be attached.
+    Superblocks,
+    ActivityLog,
+    Bitmap,
+    SeenNumber,
+}
+
 /// What an administrator may order.
 #[allow(missing_docs)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,13 +198,18 @@ pub enum Order {
     DisconnectForce,
     Connect,
     ConnectDiscard,
+    ConnectTentative,
     Invalidate,
     InvalidateRemote,
     Outdate,
     Detach,
     DetachForce,
     Attach,
+    /// Detach, and attach at once.
+    Reattach,
     NewCurrentUuid,
+    /// `new-current-uuid --clear-bitmap`: for fresh disks only.
+    ClearBitmap,
     Down,
 }
 
@@ -158,6 +225,10 @@ impl Fault {
                 | Self::FlushError { .. }
                 | Self::MetaError { .. }
                 | Self::Full { .. }
+                | Self::CorruptMeta { .. }
+                | Self::RollBack { .. }
+                | Self::ReplaceDisk { .. }
+                | Self::SwapDisks { .. }
         )
     }
 }
@@ -169,86 +240,6 @@ pub struct Planned {
     pub at_ms: u64,
     /// What.
     pub fault: Fault,
-}
-
-/// The kinds that a seed may switch off.
-const KINDS: usize = 10;
-
-/// The plan of a seed, for a phase of this length.
-pub(super) fn plan(p: &mut Prng, length_ms: u64) -> Vec<Planned> {
-    let mut allowed: Vec<usize> = (0..KINDS).filter(|_| p.percent(50)).collect();
-    if allowed.is_empty() {
-        allowed.push(p.index(KINDS));
-    }
-    let count = p.skewed(1, 24);
-    let mut plan: Vec<Planned> = (0..count)
-        .map(|_| {
-            let kind = *p.choose(&allowed);
-            Planned { at_ms: p.below(length_ms), fault: fault(p, kind) }
-        })
-        .collect();
-    plan.sort_by_key(|planned| planned.at_ms);
-    plan
-}
-
-fn fault(p: &mut Prng, kind: usize) -> Fault {
-    let node = p.index(2);
-    let off_ms = p.skewed(10, 8_000);
-    let for_ms = p.skewed(10, 8_000);
-    match kind {
-        0 => Fault::PowerLoss { node, off_ms },
-        1 if p.one_in(3) => Fault::PowerLossBoth { off_ms },
-        1 => Fault::PowerLoss { node, off_ms },
-        2 => Fault::Crash { node, off_ms },
-        3 => Fault::Stop { node, off_ms },
-        4 => Fault::Freeze { node, for_ms },
-        5 if p.one_in(2) => Fault::Cut { for_ms },
-        5 => Fault::CutOneWay { from: node, for_ms },
-        6 if p.one_in(4) => Fault::Damage { to: node },
-        6 => Fault::Reset,
-        7 if p.one_in(2) => Fault::SlowNet { for_ms, latency_ms: p.skewed(1, 1_000) },
-        7 => Fault::SlowDisk { node, for_ms, latency_ms: p.skewed(1, 3_000) },
-        8 => disk_fault(p, node, for_ms),
-        _ if p.one_in(5) => Fault::HangUp { worker: p.index(4), disconnect: p.percent(50) },
-        _ => Fault::Order { node, order: order(p) },
-    }
-}
-
-fn disk_fault(p: &mut Prng, node: usize, for_ms: u64) -> Fault {
-    match p.below(6) {
-        0 => Fault::DeadDisk { node },
-        1 => Fault::WriteError { node },
-        2 => Fault::ReadError { node },
-        3 => Fault::FlushError { node },
-        4 => Fault::MetaError { node },
-        _ => Fault::Full { node, for_ms },
-    }
-}
-
-fn order(p: &mut Prng) -> Order {
-    let common = [
-        Order::Primary,
-        Order::Secondary,
-        Order::SecondaryForce,
-        Order::Disconnect,
-        Order::Connect,
-    ];
-    let rare = [
-        Order::Force(Force::Plain),
-        Order::Force(Force::Outdated),
-        Order::Force(Force::Inconsistent),
-        Order::DisconnectForce,
-        Order::ConnectDiscard,
-        Order::Invalidate,
-        Order::InvalidateRemote,
-        Order::Outdate,
-        Order::Detach,
-        Order::DetachForce,
-        Order::Attach,
-        Order::NewCurrentUuid,
-        Order::Down,
-    ];
-    if p.percent(60) { *p.choose(&common) } else { *p.choose(&rare) }
 }
 
 /// The node id of a node of the cluster.

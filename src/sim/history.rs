@@ -10,7 +10,9 @@
 //! section 1 allows:
 //!
 //! - (a) unflushed, answered alone or while the peer was a SyncTarget, and its cache died;
-//! - (b) unflushed, and both nodes lost their caches before the flush that follows a loss;
+//! - (b) unflushed, and both nodes failed before the flush that follows a loss, the source of the
+//!   resync with its cache: what the other one has left of it, it has by luck (*weak*), until both
+//!   are in sync again;
 //! - (c) on a victim that a person or a policy chose;
 //! - (d) on a node that was forced.
 //!
@@ -19,6 +21,8 @@
 
 mod disks;
 mod register;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -80,6 +84,14 @@ pub struct Excused {
     pub victim: u64,
     /// (d) forced.
     pub forced: u64,
+    /// On disks that were replaced.
+    pub replaced: u64,
+    /// On disks that were set back to an older image.
+    pub set_back: u64,
+    /// Attaches that were refused, for both copies of the superblock were bad.
+    pub refused: u64,
+    /// Orders that waited for a stalled disk.
+    pub waited: u64,
 }
 
 /// The history of a run.
@@ -267,7 +279,8 @@ impl History {
                     finish: step,
                     since: step,
                     alone: rests.alone(),
-                    weak: false,
+                    // Acknowledged by a host that has lost power since, before it was known.
+                    weak: lost && !fua,
                     flushed: fua,
                     spoiled: false,
                 };
@@ -320,7 +333,8 @@ impl History {
                 spoiled: false,
             };
             for node in (0..2).filter(|n| rests.disks[*n]) {
-                self.oblige(node, op.volume, sector, seen);
+                let weak = self.lost_power[node] > op.step;
+                self.oblige(node, op.volume, sector, Obligation { weak, ..seen });
             }
         }
         self.bound_the_dead(op);

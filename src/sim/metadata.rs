@@ -4,7 +4,7 @@ use crate::meta::{
     DeviceFlags, Geometry, LoadedMeta, MetaOp, NewDisk, Placement, Stage, Superblock, format_new,
     load, repair, stages,
 };
-use crate::resource::{NodeId, VolumeNumber};
+use crate::resource::{DiskError, NodeId, VolumeNumber};
 
 use super::disk::{SECTOR, Sector, SimDisk};
 
@@ -56,6 +56,16 @@ pub(super) fn write(disk: &mut SimDisk, stage: &Stage) {
     }
 }
 
+/// How the loader reads the metadata of a disk.
+pub(super) fn meta_reader(
+    disk: &SimDisk,
+) -> impl FnMut(u64, usize) -> Result<Vec<u8>, DiskError> + '_ {
+    |offset, length| {
+        let start = usize::try_from(offset).expect("a simulated disk is small");
+        Ok(disk.metadata()[start..start + length].to_vec())
+    }
+}
+
 /// Opens the disk as the shell does: repairs the superblock, loads, compares the digest.
 ///
 /// # Errors
@@ -65,15 +75,11 @@ pub(super) fn open(
     geometry: &Geometry,
     boot: [u8; 16],
 ) -> Result<LoadedMeta, String> {
-    let area = disk.metadata().to_vec();
-    let mut read = |offset: u64, length: usize| {
-        let start = usize::try_from(offset).expect("a simulated disk is small");
-        Ok(area[start..start + length].to_vec())
-    };
-    for stage in repair(geometry, &mut read).map_err(text)? {
+    let mended = repair(geometry, &mut meta_reader(disk)).map_err(text)?;
+    for stage in mended {
         write(disk, &stage);
     }
-    let mut meta = load(geometry, &mut read, boot).map_err(text)?;
+    let mut meta = load(geometry, &mut meta_reader(disk), boot).map_err(text)?;
     let superblock = &meta.superblock;
     if superblock.flags & DeviceFlags::CLEAN != 0 && superblock.clean_size != 0 {
         meta.written_behind = superblock.clean_size != geometry.data_size

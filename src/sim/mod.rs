@@ -10,9 +10,10 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `options`, `faults`, `prng` | what a seed makes of a run |
+//! | `options`, `faults`, `plan`, `prng` | what a seed makes of a run |
 //! | `disk`, `metadata`, `pool`, `net` | the simulated machinery |
-//! | `cluster`, `node`, `shell`, `streams`, `strike` | the shell around two cores |
+//! | `cluster`, `node`, `shell`, `streams` | the shell around two cores |
+//! | `strike`, `damage` | what goes wrong: with hosts and networks, with disks |
 //! | `clients`, `admin` | those who use it |
 //! | `history`, `watch` | the checkers |
 //! | `run`, `shrink`, `transcript` | a run, the shortest failing one, and its text |
@@ -25,6 +26,7 @@
 mod admin;
 mod clients;
 mod cluster;
+mod damage;
 mod disk;
 mod faults;
 mod history;
@@ -32,6 +34,7 @@ mod metadata;
 mod net;
 mod node;
 mod options;
+mod plan;
 mod pool;
 mod prng;
 mod run;
@@ -44,7 +47,7 @@ mod transcript;
 mod watch;
 
 pub use cluster::{Cluster, Violation};
-pub use faults::{Fault, Order, Planned};
+pub use faults::{Fault, MetaPart, Order, Planned};
 pub use history::Excused;
 pub use options::SimOptions;
 pub use run::{End, Failure, Report, run, transcript_of};

@@ -105,6 +105,36 @@ pub struct SimVolume {
     pub failed: bool,
     /// The last superblock that is known to be durable, for the checkers.
     pub durable: Option<Superblock>,
+    /// Actions that a stalled disk keeps.
+    pub stalled: Vec<Tag>,
+    /// A copy of the superblock has gone bad at some time, or both have.
+    pub bad_superblock: bool,
+    /// It is the other node's.
+    pub foreign: bool,
+}
+
+impl SimVolume {
+    /// A disk that is not attached.
+    #[must_use]
+    pub fn new(disk: SimDisk, geometry: Geometry) -> Self {
+        Self {
+            disk,
+            geometry,
+            attached: false,
+            failed: false,
+            durable: None,
+            stalled: Vec::new(),
+            bad_superblock: false,
+            foreign: false,
+        }
+    }
+}
+
+/// A copy of a node's disks, data and metadata.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// By volume number.
+    pub volumes: Vec<(SimDisk, Geometry)>,
 }
 
 /// A node.
@@ -142,6 +172,12 @@ pub struct Node {
     pub next_accept: u64,
     /// Orders that are not answered.
     pub orders: BTreeMap<u64, PendingOrder>,
+    /// What somebody has copied.
+    pub image: Option<Image>,
+    /// The wall clock is wrong by so many seconds.
+    pub wall_offset_s: i64,
+    /// Until when a disk of it is, or was, stalled.
+    pub stalled_until: Time,
 }
 
 impl Node {
@@ -165,6 +201,9 @@ impl Node {
             timer_generation: 0,
             next_accept: 1,
             orders: BTreeMap::new(),
+            image: None,
+            wall_offset_s: 0,
+            stalled_until: Time(0),
         }
     }
 
@@ -172,6 +211,12 @@ impl Node {
     #[must_use]
     pub fn is_awake(&self) -> bool {
         self.resource.is_some() && self.frozen.is_none()
+    }
+
+    /// Its disks are the other node's.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.volumes.iter().any(|volume| volume.foreign)
     }
 
     /// Everything of a life is gone but the disks.
@@ -187,6 +232,7 @@ impl Node {
         self.orders.clear();
         for volume in &mut self.volumes {
             volume.attached = false;
+            volume.stalled.clear();
         }
     }
 

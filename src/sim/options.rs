@@ -5,7 +5,8 @@ use crate::resource::{
     AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, BLOCK_SIZE, OnIoError, Options, RrConflict,
 };
 
-use super::faults::{Fault, Planned, plan};
+use super::faults::{Fault, Planned};
+use super::plan::{plan, rarer};
 use super::prng::Prng;
 
 /// The whole plan of a run.
@@ -78,7 +79,7 @@ impl SimOptions {
         let policies = p.one_in(4);
         let careless = p.one_in(3);
         let length_ms = *p.choose(&[3_000, 10_000, 30_000, 60_000]);
-        Self {
+        let mut options = Self {
             seed,
             volumes: if p.one_in(4) { 2 } else { 1 },
             sizes,
@@ -104,7 +105,31 @@ impl SimOptions {
             length_ms,
             sabotage: false,
             plan: plan(p, length_ms),
+        };
+        rarer(&mut Prng::new(seed, 7), length_ms, &mut options.plan);
+        options.narrow_the_log(&mut Prng::new(seed, 8));
+        options
+    }
+
+    /// In some seeds the activity log holds less than the disk has, nobody flushes, and hosts lose
+    /// power: extents leave the log all the time, with writes in them that only caches hold.
+    fn narrow_the_log(&mut self, p: &mut Prng) {
+        if !p.one_in(8) {
+            return;
         }
+        let blocks = p.range(2_100, 2_600);
+        self.sizes = [blocks * BLOCK_SIZE; 2];
+        self.hot = (0..p.range(6, 24)).map(|_| p.below(blocks)).collect();
+        self.core.al_extents = *p.choose(&[1, 1, 2]);
+        self.core.max_epoch_size = 2048;
+        (self.flushes, self.fua) = (0, 0);
+        self.writes = 80;
+        self.requests = 4_000;
+        for _ in 0..p.range(1, 3) {
+            let fault = Fault::PowerLoss { node: p.index(2), off_ms: p.skewed(10, 8_000) };
+            self.plan.push(Planned { at_ms: p.below(self.length_ms.min(10_000)), fault });
+        }
+        self.plan.sort_by_key(|planned| planned.at_ms);
     }
 
     /// A split brain may be resolved by a policy.

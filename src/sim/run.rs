@@ -271,6 +271,9 @@ impl Cluster {
         if reason == Reason::SplitBrain {
             return self.resolve_split_brain();
         }
+        if reason == Reason::RolledBack {
+            return self.give_up_what_was_set_back(times);
+        }
         if reason != Reason::None || self.both_bad() {
             self.clients.stopped = true;
             self.hang_up_all();
@@ -320,11 +323,48 @@ impl Cluster {
         }
     }
 
+    /// A disk was set back to an older image: a person gives it up, and makes it anew if that is not
+    /// enough; where the other one is no better, that is the one.
+    fn give_up_what_was_set_back(&mut self, times: u32) {
+        let volumes = 0..self.options.volumes;
+        let behind = |node: usize| {
+            volumes.clone().any(|volume| self.pairs.get(&volume).is_some_and(|p| p.behind[node]))
+        };
+        let mut node = usize::from(behind(1));
+        let bad = volumes.clone().any(|volume| {
+            let other = self.nodes[1 - node].device(volume).map(|d| d.disk_state);
+            !matches!(other, Some(DiskState::Consistent | DiskState::UpToDate))
+        });
+        if bad && times > 1 {
+            node = 1 - node;
+        }
+        self.clients.stopped = true;
+        self.hang_up_all();
+        self.run_until(self.in_ms(2_000), |_| false);
+        if times > 1 {
+            self.end_life(node, false);
+            for volume in volumes {
+                self.replace_disk(node, volume);
+            }
+            self.restart(node);
+        } else {
+            let mut steps = VecDeque::from([Step::Command(Command::Secondary { force: true })]);
+            steps.extend(volumes.map(|volume| Step::Command(Command::Invalidate { volume })));
+            self.order(node, steps);
+        }
+        self.run_until(self.in_ms(5_000), |_| false);
+        for node in 0..2 {
+            let command = self.connect_command(node, false);
+            self.command(node, command);
+        }
+    }
+
     /// No disk is good: a person forces the one to keep, and the other one loses its data.
     fn keep_one(&mut self) {
         let keep = self.chance.admin.index(2);
-        let state = self.nodes[keep].device(0).map(|d| d.disk_state);
-        let force = match state {
+        let device = self.nodes[keep].device(0);
+        let fresh = device.is_some_and(|d| d.current_uuid == crate::meta::JUST_CREATED);
+        let force = match device.map(|d| d.disk_state).filter(|_| !fresh) {
             Some(DiskState::Inconsistent) => Force::Inconsistent,
             Some(DiskState::Outdated) => Force::Outdated,
             _ => Force::Plain,

@@ -154,7 +154,7 @@ impl Player {
                 (ours.disk, ours.geometry) = (theirs.disk, theirs.geometry);
                 c.history.forgotten(node, VOLUME);
             }
-            ("disk", ["replace"]) => c.replace_disk(node),
+            ("disk", ["replace"]) => c.replace_disk(node, VOLUME),
             ("write", [block]) => {
                 self.requests += 1;
                 let contents = vec![self.requests; 8];

@@ -174,6 +174,11 @@ impl Cluster {
     /// A disk action, or a stage of one, has ended.
     pub(super) fn disk_done(&mut self, node: usize, tag: Tag) {
         let Some(op) = self.nodes[node].ops.remove(&tag) else { return };
+        if self.is_stalled(node, &op) {
+            self.nodes[node].volumes[usize::from(op.volume)].stalled.push(tag);
+            self.nodes[node].ops.insert(tag, op);
+            return;
+        }
         let error = self.disk_error(node, &op);
         if matches!(op.kind, DiskOpKind::Meta(..)) {
             return self.meta_done(node, tag, op, error);
@@ -305,8 +310,11 @@ impl Cluster {
         for number in 0..self.options.volumes {
             let disk = &mut self.nodes[node].volumes[usize::from(number)].disk;
             disk.lose_power(&mut self.chance.disk);
-            let disk = &self.nodes[node].volumes[usize::from(number)].disk;
-            let result = self.history.power_lost(node, number, disk);
+            let volume = &self.nodes[node].volumes[usize::from(number)];
+            if volume.foreign {
+                continue;
+            }
+            let result = self.history.power_lost(node, number, &volume.disk);
             self.judge(result);
         }
     }

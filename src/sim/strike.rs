@@ -43,39 +43,11 @@ impl Cluster {
                 let worker = worker % self.clients.count();
                 self.hang_up(worker, disconnect);
             }
+            Fault::ClockJump { node, by_s } => {
+                let clock = &mut self.nodes[node].wall_offset_s;
+                *clock = clock.saturating_add(by_s);
+            }
             fault => self.hurt_disk(&fault),
-        }
-    }
-
-    fn hurt_disk(&mut self, fault: &Fault) {
-        let (Fault::SlowDisk { node, .. }
-        | Fault::DeadDisk { node }
-        | Fault::WriteError { node }
-        | Fault::ReadError { node }
-        | Fault::FlushError { node }
-        | Fault::MetaError { node }
-        | Fault::Full { node, .. }) = *fault
-        else {
-            return;
-        };
-        let faults = &mut self.nodes[node].volumes[0].disk.faults;
-        match fault {
-            Fault::DeadDisk { .. } => faults.dead = true,
-            Fault::WriteError { .. } => faults.write_fails = true,
-            Fault::ReadError { .. } => faults.read_fails = true,
-            Fault::FlushError { .. } => faults.flush_fails = true,
-            Fault::MetaError { .. } => faults.meta_fails = true,
-            Fault::SlowDisk { for_ms, latency_ms, .. } => {
-                faults.slow_ms = *latency_ms;
-                let at = self.in_ms(*for_ms);
-                self.at(at, Happening::DiskWell { node });
-            }
-            Fault::Full { for_ms, .. } => {
-                faults.full = true;
-                let at = self.in_ms(*for_ms);
-                self.at(at, Happening::DiskWell { node });
-            }
-            _ => {}
         }
     }
 
@@ -115,20 +87,6 @@ impl Cluster {
         self.nodes[node].forget_life();
         self.nodes[node].life += 1;
         self.node_gone(node);
-    }
-
-    /// The disk is another one, with fresh metadata. The daemon does not run.
-    pub(super) fn replace_disk(&mut self, node: usize) {
-        let id = super::faults::node_id(node);
-        for volume in 0..self.options.volumes {
-            let device = self.chance.seeds.next() | 1;
-            let (size, block) = (self.options.sizes[node], self.options.al_block_sizes[node]);
-            let (disk, geometry) = super::metadata::create(id, volume, size, block, device)
-                .expect("a simulated disk has room for its metadata");
-            let old = &mut self.nodes[node].volumes[usize::from(volume)];
-            (old.disk, old.geometry, old.durable) = (disk, geometry, None);
-            self.history.forgotten(node, volume);
-        }
     }
 
     /// The host has power again, and the daemon is started and told to come up.
@@ -187,10 +145,12 @@ impl Cluster {
         self.faults_on = false;
         self.net.cut_until = [Time(0); 2];
         self.net.slow = (Time(0), 0);
+        self.swap_back();
         for node in 0..2 {
             for volume in &mut self.nodes[node].volumes {
                 volume.disk.faults = super::disk::DiskFaults::default();
             }
+            self.unstall(node, true);
             if self.nodes[node].frozen.is_some() {
                 self.thaw(node);
             }

@@ -21,6 +21,8 @@ pub(super) struct Pair {
     pub forced: bool,
     /// Somebody gave up a node's data.
     pub given_up: [bool; 2],
+    /// A node's disk was set back to an older image, and has not been in sync since.
+    pub behind: [bool; 2],
 }
 
 impl Cluster {
@@ -59,7 +61,8 @@ impl Cluster {
                     pair.forced = true;
                 }
             } else if own == Some(DiskState::UpToDate) {
-                let result = self.history.promoted(node, volume, disk);
+                let behind = self.pairs.get(&volume).is_some_and(|pair| pair.behind[node]);
+                let result = self.history.promoted(node, volume, disk, behind);
                 self.judge(result);
             } else if !self.rests(node, volume).disks[1 - node] {
                 let name = self.nodes[node].name;
@@ -200,6 +203,10 @@ impl Cluster {
         // A write replicated into a running resync is on both, though one of them is not usable yet.
         let resync = [ReplicationState::SyncSource, ReplicationState::SyncTarget];
         if rests.disks == [true, true] || repl.is_some_and(|repl| resync.contains(&repl)) {
+            return Ok(());
+        }
+        // A disk that was set back takes the other one for missing, until they meet.
+        if self.pairs.get(&volume).is_some_and(|pair| pair.behind[node]) {
             return Ok(());
         }
         let index = usize::from(volume);

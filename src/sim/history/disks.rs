@@ -148,6 +148,7 @@ impl History {
     ) -> Result<(), String> {
         self.step += 1;
         let mut excused = Excused::default();
+        let source_lost = self.lost_power[1 - target];
         for (sector, register) in self.of_volume(volume) {
             let held = source.read(sector, 1)[0];
             for o in std::mem::take(&mut register.obligations[target]) {
@@ -158,7 +159,7 @@ impl History {
                     excused.victim += 1;
                 } else if excuse.forced {
                     excused.forced += 1;
-                } else if o.weak && !o.alone {
+                } else if o.weak && !o.alone && source_lost > o.start {
                     excused.both += 1;
                 } else {
                     return Err(format!(
@@ -193,7 +194,7 @@ impl History {
             for node in 0..2 {
                 all.extend(register.obligations[node].iter().map(|o| (node, *o)));
                 for o in &mut register.obligations[node] {
-                    o.alone = false;
+                    (o.alone, o.weak) = (false, false);
                 }
             }
             for (from, obligation) in all {
@@ -213,7 +214,8 @@ impl History {
                 }
                 let known = register.obligations[node].iter().any(|o| o.start == obligation.start);
                 if !known {
-                    let copy = Obligation { alone: false, flushed: false, ..obligation };
+                    let copy =
+                        Obligation { alone: false, weak: false, flushed: false, ..obligation };
                     copies.push((node, sector, copy));
                 }
             }
@@ -224,7 +226,8 @@ impl History {
         Ok(())
     }
 
-    /// A node became Primary without force, and its own disk is what it serves.
+    /// A node became Primary without force, and its own disk is what it serves; `behind`: that disk
+    /// was set back, and the other node has not been met since.
     ///
     /// # Errors
     /// It lacks a write that was acknowledged by both.
@@ -233,12 +236,18 @@ impl History {
         node: usize,
         volume: VolumeNumber,
         disk: &SimDisk,
+        behind: bool,
     ) -> Result<(), String> {
         self.step += 1;
+        let mut set_back = 0;
         for (sector, register) in self.of_volume(volume) {
             let held = disk.read(sector, 1)[0];
             let lacks = |o: &&Obligation| !o.alone && !o.weak && !register.covers(held, o.start);
             if let Some(o) = register.obligations[1 - node].iter().find(lacks) {
+                if behind {
+                    set_back += 1;
+                    continue;
+                }
                 return Err(format!(
                     "node {node} was promoted without write {} of sector {sector}, which was \
                      acknowledged by both; it has {held}",
@@ -246,6 +255,7 @@ impl History {
                 ));
             }
         }
+        self.excused.set_back += set_back;
         Ok(())
     }
 
@@ -318,8 +328,31 @@ impl History {
 
     /// The disk of a node was replaced: it answers for nothing.
     pub(in crate::sim) fn forgotten(&mut self, node: usize, volume: VolumeNumber) {
+        let mut dropped = 0;
         for (_, register) in self.of_volume(volume) {
+            dropped += register.obligations[node].len() as u64;
             register.obligations[node].clear();
         }
+        self.excused.replaced += dropped;
+    }
+
+    /// The disk of a node was set back to an older image, which is durable: it answers for what that
+    /// holds.
+    pub(in crate::sim) fn rolled_back(
+        &mut self,
+        node: usize,
+        volume: VolumeNumber,
+        disk: &SimDisk,
+    ) {
+        let mut dropped = 0;
+        for (sector, register) in self.of_volume(volume) {
+            let held = disk.read(sector, 1)[0];
+            let mut list = std::mem::take(&mut register.obligations[node]);
+            let before = list.len();
+            list.retain(|o| register.covers(held, o.start));
+            dropped += (before - list.len()) as u64;
+            register.obligations[node] = list;
+        }
+        self.excused.set_back += dropped;
     }
 }

@@ -16,8 +16,11 @@ struct Arguments {
     #[arg(long)]
     list: bool,
     /// Seeds that a mutant may take to be seen.
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 600)]
     seeds: u64,
+    /// Print the rows of the table in docs/TESTING.md.
+    #[arg(long)]
+    table: bool,
     /// Where the copy is built (default: target/mutants of the checkout).
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -188,14 +191,18 @@ fn main() -> ExitCode {
         eprintln!("mutants: no such name; see --list");
         return ExitCode::from(1);
     }
-    let mut alive = 0;
+    let mut alive = 0u32;
     for mutant in chosen {
-        match try_mutant(mutant, &arguments) {
-            Ok(line) => println!("{:26} killed  {line}", mutant.name),
-            Err(line) => {
-                println!("{:26} ALIVE   {line}", mutant.name);
-                alive += 1;
+        let seen = try_mutant(mutant, &arguments);
+        alive += u32::from(seen.is_err());
+        match (seen, arguments.table) {
+            (Ok(seen), true) => {
+                println!("| {} | {} | {} |", mutant.name, mutant.breaks, seen.line);
             }
+            (Ok(seen), false) => {
+                println!("{:26} killed  {:4} s  {}", mutant.name, seen.seconds, seen.line);
+            }
+            (Err(line), _) => println!("{:26} ALIVE   {line}", mutant.name),
         }
     }
     ExitCode::from(u8::from(alive > 0))
@@ -205,8 +212,14 @@ fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tools is a folder of the checkout")
 }
 
+/// What saw a mutant.
+struct Seen {
+    seconds: u64,
+    line: String,
+}
+
 /// `Ok`: what saw it.
-fn try_mutant(mutant: &Mutant, arguments: &Arguments) -> Result<String, String> {
+fn try_mutant(mutant: &Mutant, arguments: &Arguments) -> Result<Seen, String> {
     let base = arguments.folder.clone().unwrap_or_else(|| checkout().join("target/mutants"));
     let tree = base.join("tree");
     copy_source(&tree)?;
@@ -215,7 +228,7 @@ fn try_mutant(mutant: &Mutant, arguments: &Arguments) -> Result<String, String> 
     let built = Command::new("cargo")
         .current_dir(&tree)
         .args(["build", "--quiet", "-p", "tools", "--bin", "simulate"])
-        .args(["--config", "profile.dev.opt-level=2", "--config", "profile.dev.debug=false"])
+        .args(["--config", "profile.dev.opt-level=1", "--config", "profile.dev.debug=false"])
         .arg("--target-dir")
         .arg(base.join("build"))
         .output()
@@ -234,7 +247,7 @@ fn try_mutant(mutant: &Mutant, arguments: &Arguments) -> Result<String, String> 
     let seen = text.lines().rfind(|l| l.starts_with("seed ")).map(|l| clip(l, 110));
     match seen {
         Some(line) if !out.status.success() => {
-            Ok(format!("{:4.0} s  {line}", started.elapsed().as_secs_f64()))
+            Ok(Seen { seconds: started.elapsed().as_secs(), line })
         }
         _ => Err(format!("not seen in {} seeds", arguments.seeds)),
     }

@@ -53,6 +53,10 @@ struct Totals {
     both: u64,
     victim: u64,
     forced: u64,
+    replaced: u64,
+    set_back: u64,
+    refused: u64,
+    waited: u64,
     failures: BTreeMap<u64, String>,
 }
 
@@ -68,6 +72,10 @@ impl Totals {
         self.both += report.excused.both;
         self.victim += report.excused.victim;
         self.forced += report.excused.forced;
+        self.replaced += report.excused.replaced;
+        self.set_back += report.excused.set_back;
+        self.refused += report.excused.refused;
+        self.waited += report.excused.waited;
     }
 }
 
@@ -97,6 +105,9 @@ fn main() -> ExitCode {
                     match run(SimOptions::of_seed(seed), 0) {
                         Ok(report) => lock(&totals).add(&report),
                         Err(failure) => {
+                            if arguments.keep_going {
+                                eprintln!("seed {seed}: {}", failure.violation.text);
+                            }
                             lock(&totals).failures.insert(seed, failure.violation.text);
                             stop.fetch_or(!arguments.keep_going, Ordering::Relaxed);
                         }
@@ -152,7 +163,12 @@ fn print_totals(totals: &Totals, elapsed: Duration) {
     let ends: Vec<String> = totals.ends.iter().map(|(end, n)| format!("{n} {end}")).collect();
     println!("ends: {}", ends.join(", "));
     println!(
-        "allowed losses, sectors: {} alone and unflushed, {} both caches, {} on victims, {} forced",
-        totals.lone, totals.both, totals.victim, totals.forced
+        "allowed losses, sectors: {} alone and unflushed, {} both caches, {} on victims, {} forced, \
+         {} on replaced disks, {} on disks set back",
+        totals.lone, totals.both, totals.victim, totals.forced, totals.replaced, totals.set_back
+    );
+    println!(
+        "{} attaches refused for bad superblocks, {} orders that waited for a stalled disk",
+        totals.refused, totals.waited
     );
 }

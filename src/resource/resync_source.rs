@@ -1,0 +1,125 @@
+//! The source of a resync.
+//!
+//! Invariants (model.md R8, R9):
+//! - A piece is read only with its range held here, until the target has written it.
+//! - It ends when no bit is set and nothing is under way; its own copy was flushed before it began.
+
+use super::connection::Stage;
+use super::connection::{SourcePiece, SyncSource};
+use super::{
+    BLOCK_SIZE, DiskError, DiskState, LogLevel, Payload, ReplicationState, Resource, SocketId,
+    Then, VolumeNumber,
+};
+use crate::meta::BitmapState;
+use crate::wire::Packet;
+
+impl Resource {
+    pub(crate) fn start_source(&mut self, c: usize, volume: VolumeNumber) {
+        let bits = self.peer_device(c, volume).bitmap.count();
+        let started = self.now;
+        let total = bits * BLOCK_SIZE;
+        self.peer_device(c, volume).source =
+            Some(SyncSource { total, started, ..SyncSource::default() });
+        self.set_replication(c, volume, ReplicationState::SyncSource);
+        let text = format!(
+            "{}Began resync as SyncSource (will sync {} KB [{bits} bits set]).",
+            self.of_both(volume, c),
+            total / 1024
+        );
+        self.log(LogLevel::Info, text);
+    }
+
+    pub(super) fn source_asked(
+        &mut self,
+        c: usize,
+        volume: VolumeNumber,
+        sequence: u64,
+        offset: u64,
+        length: u32,
+    ) -> bool {
+        let end = offset + u64::from(length);
+        let fits = end <= self.devices[&volume].size;
+        let lock = self.resync_lock();
+        let Some(source) = self.peer_device(c, volume).source.as_mut() else {
+            self.send(c, Packet::ResyncError { volume, sequence }, None);
+            return fits;
+        };
+        if !fits || source.pieces.len() >= 4096 || source.pieces.contains_key(&sequence) {
+            return false;
+        }
+        let piece = SourcePiece { offset, length, lock, held: false, sent_at: None };
+        source.pieces.insert(sequence, piece);
+        self.hold(c, volume, lock, offset, end);
+        true
+    }
+
+    pub(crate) fn source_read_done(
+        &mut self,
+        c: usize,
+        socket: SocketId,
+        volume: VolumeNumber,
+        sequence: u64,
+        result: Result<Option<Payload>, DiskError>,
+    ) {
+        let payload = result.ok().flatten();
+        if self.is_current(c, socket) {
+            match payload {
+                Some(payload) => {
+                    let length = payload.length;
+                    self.device(volume).counters.read += u64::from(length);
+                    self.peer_device(c, volume).sent += u64::from(length);
+                    let now = self.now;
+                    let source = self.peer_device(c, volume).source.as_mut();
+                    if let Some(piece) = source.and_then(|s| s.pieces.get_mut(&sequence)) {
+                        piece.sent_at = Some(now);
+                    }
+                    let packet = Packet::ResyncData { volume, sequence, length };
+                    self.send(c, packet, Some(payload));
+                }
+                None => {
+                    self.send(c, Packet::ResyncError { volume, sequence }, None);
+                    let peer = self.peer_device(c, volume);
+                    let piece =
+                        peer.source.as_mut().and_then(|source| source.pieces.remove(&sequence));
+                    if let Some(piece) = piece {
+                        self.unlock_resync(c, volume, piece.lock);
+                    }
+                }
+            }
+        }
+        self.release(payload);
+    }
+
+    pub(super) fn pump_source(&mut self, c: usize, volume: VolumeNumber) {
+        let now = self.now;
+        let open = self.connections[c].stage == Stage::Open;
+        let peer = self.peer_device(c, volume);
+        let left = peer.bitmap.count() * BLOCK_SIZE;
+        let Some(source) = peer.source.as_mut() else { return };
+        let fresh = source.marks.back().is_some_and(|(at, _)| now.ms_since(*at) < 300);
+        if !fresh {
+            source.marks.push_back((now, left));
+            if source.marks.len() > 12 {
+                source.marks.pop_front();
+            }
+        }
+        if open && left == 0 && source.pieces.is_empty() && !source.end_sent {
+            source.end_sent = true;
+            self.send(c, Packet::ResyncEnd { volume }, None);
+        }
+    }
+
+    pub(super) fn source_done(&mut self, c: usize, volume: VolumeNumber) {
+        let peer = self.peer_device(c, volume);
+        if peer.source.take().is_none() {
+            return;
+        }
+        let empty = peer.bitmap.count() == 0;
+        self.set_peer_disk(c, volume, DiskState::UpToDate);
+        self.set_replication(c, volume, ReplicationState::Established);
+        if empty {
+            self.slot_whole(c, volume, BitmapState::AllClear);
+            self.save_superblock(volume, Then::Log);
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Stories of ends: what a session, an order or a disk leaves behind is right for what comes next.
+
+use super::tests_pair::{Disk, Pair, config, passing_pair, superblock, synced_pair};
+use super::*;
+use crate::meta::Superblock;
+use crate::wire::{Features, Packet, Refused, VERSIONS};
+
+fn is_write(action: &Action) -> bool {
+    matches!(action, Action::DiskWrite { .. })
+}
+
+impl Pair {
+    /// The stalled operation of node `n` ends without space.
+    fn no_space(&mut self, n: usize) {
+        let stalled = self.nodes[n].stalled.pop_front();
+        let Some(Event::DiskDone { tag, .. }) = stalled else { panic!("{stalled:?}") };
+        self.event(n, Event::DiskDone { tag, result: Err(DiskError::NoSpace) });
+    }
+
+    fn bits(&self, n: usize) -> u64 {
+        self.core(n).connections[0].peer_devices[&0].bitmap.count()
+    }
+}
+
+#[test]
+fn a_write_that_only_the_lost_peer_has_and_has_flushed_is_out_of_sync() {
+    let mut pair = passing_pair();
+    pair.nodes[0].stall = is_write;
+    pair.nodes[0].fail = is_write;
+    let id = pair.start_write(0, 21, 9);
+    assert_eq!(pair.nodes[1].disk.blocks.get(&21), Some(&9), "the peer has it");
+    assert_eq!(pair.request(0, 5000, Op::Flush), Ok(None));
+    pair.lose_link();
+    pair.nodes[0].unstall();
+    pair.run(100);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Err(ReplyError::Io)));
+    pair.nodes[0].fail = |_| false;
+    pair.link = true;
+    pair.synced();
+}
+
+#[test]
+fn a_write_that_waited_for_space_stays_before_those_that_came_after_it() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    assert_eq!(pair.write(0, 21, 8), Ok(None));
+    pair.nodes[0].stall = is_write;
+    let first = pair.start_write(0, 21, 9);
+    pair.no_space(0);
+    let second = pair.start_write(0, 21, 10);
+    pair.nodes[0].unstall();
+    pair.link = true;
+    pair.synced();
+    for id in [first, second] {
+        assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));
+    }
+    assert_eq!(pair.nodes[0].disk.blocks.get(&21), Some(&10));
+}
+
+#[test]
+fn an_attach_that_fails_is_answered_when_the_disk_is_closed() {
+    let mut pair = synced_pair();
+    pair.kill(1);
+    let mut core = Resource::new(config(1), 5, pair.now, 0);
+    let command = pair.attach_command(1);
+    core.handle(pair.now, Event::Admin { id: 1, command });
+    let first = std::iter::from_fn(|| core.next_action()).find_map(|action| match action {
+        Action::DiskFlush { tag, .. } => Some(tag),
+        _ => None,
+    });
+    let tag = first.expect("a flush");
+    core.handle(pair.now, Event::DiskDone { tag, result: Err(DiskError::Io(5)) });
+    let actions: Vec<Action> = std::iter::from_fn(|| core.next_action()).collect();
+    let place = |what: fn(&Action) -> bool| actions.iter().position(what);
+    let closed = place(|action| matches!(action, Action::CloseDisk { .. })).expect("closed");
+    let answered = place(|action| matches!(action, Action::AdminReply { result: Err(_), .. }));
+    assert!(closed < answered.expect("answered"), "{actions:?}");
+}
+
+#[test]
+fn nothing_starts_on_a_resource_that_went_down_meanwhile() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskFlush { .. });
+    let down = pair.order(1, Command::Down { shutdown: false });
+    let command = pair.attach_command(1);
+    let attach = pair.order(1, command);
+    pair.nodes[1].unstall();
+    pair.run(100);
+    assert_eq!(pair.nodes[1].admin.remove(&down), Some(Ok(String::new())));
+    let refusal = pair.nodes[1].admin.remove(&attach).expect("answered").expect_err("it is down");
+    assert_eq!(refusal.code, -18);
+    assert_eq!(pair.disk(1), DiskState::Diskless);
+}
+
+#[test]
+fn what_a_resync_has_copied_when_its_target_leaves_in_order_is_not_copied_again() {
+    for end in [Command::Down { shutdown: true }, Command::Disconnect { peer: 0, force: false }] {
+        let mut pair = synced_pair();
+        pair.lose_link();
+        for block in 0..600 {
+            pair.write(0, 100 + 2 * block, 7).unwrap();
+        }
+        let options = Options { c_max_rate: 200, ..config(1).options };
+        let set = Command::SetOptions { options: Box::new(options), volumes: BTreeMap::new() };
+        pair.admin(1, set).unwrap();
+        pair.link = true;
+        let copied = |pair: &Pair| {
+            pair.nodes[1].disk.blocks.iter().filter(|(b, v)| **b >= 100 && **v == 7).count() as u64
+        };
+        for _ in 0..1000 {
+            if copied(&pair) > 20 {
+                break;
+            }
+            pair.run(20);
+        }
+        pair.admin(1, end).unwrap();
+        let copied = copied(&pair);
+        assert!((20..580).contains(&copied), "{copied} copied when it ended");
+        assert_eq!(pair.bits(0), 600 - copied, "{}", pair.nodes[0].log.join("\n"));
+    }
+}
+
+#[test]
+fn the_same_clear_bitmap_on_both_nodes_at_once_is_refused_and_the_session_stays() {
+    let mut pair = Pair::new();
+    pair.run(2_000);
+    let clear = || Command::NewCurrentUuid { volume: 0, clear_bitmap: true };
+    let orders = [0, 1].map(|n| {
+        let id = pair.next;
+        pair.next += 1;
+        pair.event(n, Event::Admin { id, command: clear() });
+        id
+    });
+    pair.run(5_000);
+    for (n, id) in [0, 1].into_iter().zip(orders) {
+        assert!(pair.nodes[n].admin.remove(&id).expect("answered").is_err());
+        let log = pair.nodes[n].log.join("\n");
+        assert!(!log.contains("ProtocolError"), "{log}");
+    }
+    // One alone is carried out.
+    pair.admin(0, clear()).unwrap();
+    pair.synced();
+}
+
+#[test]
+fn a_promotion_between_hello_and_handshake_leaves_no_two_that_wait_for_each_other() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    assert_eq!(pair.write(0, 7, 1), Ok(None));
+    pair.nodes[0].mute = true;
+    pair.link = true;
+    pair.run(3_000);
+    // Node 0 knows node 1 as a Secondary; node 1 has not heard of node 0.
+    pair.primary(1, false);
+    pair.nodes[0].mute = false;
+    let air = std::mem::take(&mut pair.nodes[0].air);
+    pair.nodes[1].done.extend(air);
+    pair.run(5_000);
+    for n in 0..2 {
+        let connection = &pair.status(n).connections[0];
+        let log = pair.nodes[n].log.join("\n");
+        assert_eq!(connection.connection_state, ConnectionState::StandAlone, "{log}");
+    }
+}
+
+#[test]
+fn a_disk_that_was_set_back_does_not_catch_up_by_restarts() {
+    let mut pair = synced_pair();
+    let old = pair.nodes[1].disk.clone();
+    for extent in 0..8 {
+        pair.write(0, 100 + extent * 1024, 1).unwrap();
+    }
+    pair.kill(1);
+    pair.nodes[1].disk = old;
+    let number = |pair: &Pair| pair.nodes[1].disk.superblock.as_ref().unwrap().number;
+    let before = number(&pair);
+    pair.link = false;
+    for _ in 0..20 {
+        pair.up(1);
+        pair.run(100);
+        pair.kill(1);
+    }
+    assert_eq!(number(&pair), before);
+}
+
+#[test]
+fn a_disk_that_was_set_back_does_not_catch_up_by_writes_without_its_peer() {
+    let mut pair = synced_pair();
+    let old = pair.nodes[1].disk.clone();
+    pair.write(0, 5, 56).unwrap();
+    // The session goes on, and its number grows here and there.
+    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.primary(1, false);
+    pair.write(1, 5000, 1).unwrap();
+    pair.kill(1);
+    pair.nodes[1].disk = old;
+    pair.link = false;
+    pair.up(1);
+    pair.run(100);
+    pair.admin(1, Command::Primary { force: Some(Force::Plain) }).unwrap();
+    let session = SessionId(2);
+    pair.event(1, Event::SessionOpened { session, volume: 0, client: "test".into() });
+    let number = pair.core(1).devices[&0].number();
+    for extent in 0..8 {
+        pair.write(1, 100 + extent * 1024, 1).unwrap();
+    }
+    assert_eq!(pair.core(1).devices[&0].number(), number);
+}
+
+#[test]
+fn a_new_disk_is_not_taken_for_an_old_image_of_the_one_before_it() {
+    let mut pair = Pair::new();
+    // Node 0 sees higher and higher numbers of a fresh disk, which is then replaced.
+    for _ in 0..8 {
+        pair.run(3_000);
+        pair.cut();
+    }
+    pair.kill(1);
+    let fresh = Superblock { device_uuid: 300, ..superblock(1) };
+    pair.nodes[1].disk = Disk { superblock: Some(fresh), ..Disk::default() };
+    pair.up(1);
+    pair.run(3_000);
+    pair.primary(1, true);
+    pair.synced();
+    for n in 0..2 {
+        pair.kill(n);
+    }
+    pair.up(0);
+    pair.up(1);
+    pair.synced();
+}
+
+#[test]
+fn a_refusal_on_its_way_is_not_lost_to_a_connection_that_crosses() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    pair.write(0, 7, 1).unwrap();
+    pair.kill(1);
+    let hello = Packet::Features(Features {
+        version_min: *VERSIONS.start(),
+        version_max: *VERSIONS.end(),
+        features: 0,
+        node_id: 1,
+        peer_node_id: 0,
+        resource: "r0".into(),
+        dialled: true,
+        primary: true,
+    });
+    let greet = |pair: &mut Pair, socket| {
+        pair.event(0, Event::Accepted { peer: 1, socket });
+        pair.event(0, Event::Packet { socket, packet: hello.clone(), payload: None });
+        pair.settle();
+    };
+    let (first, second) = (SocketId(1001), SocketId(1003));
+    greet(&mut pair, first);
+    greet(&mut pair, second);
+    let text = "Split-Brain detected but unresolved".to_owned();
+    let refused = Refused { reason: Reason::SplitBrain, rule: "bitmap-both".into(), text };
+    let packet = Packet::Refused(Box::new(refused));
+    pair.event(0, Event::Packet { socket: first, packet, payload: None });
+    let connection = &pair.status(0).connections[0];
+    assert_eq!(connection.connection_state, ConnectionState::StandAlone);
+    assert_eq!(connection.reason, Reason::SplitBrain, "{}", pair.nodes[0].log.join("\n"));
+}

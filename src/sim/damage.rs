@@ -1,0 +1,298 @@
+//! What goes wrong with disks: errors, stalls, metadata that goes bad, and disks that are not the
+//! ones that they were.
+//!
+//! Invariants:
+//! - What a disk has lost is forgotten by the checkers when it is lost, and counted; from then on
+//!   they hold it to everything again.
+//! - A disk is set back only to an image that its number gives away: docs/ON_DISK.md, "What this does
+//!   not see".
+
+use crate::meta::{Geometry, MetaError, load};
+use crate::resource::VolumeNumber;
+
+use super::cluster::{Cluster, Happening};
+use super::disk::{DiskFaults, SimDisk, Stall};
+use super::faults::{Fault, MetaPart, node_id};
+use super::metadata::{create, meta_reader};
+use super::node::{DiskOp, DiskOpKind, Image};
+use super::prng::Prng;
+
+impl Cluster {
+    pub(super) fn hurt_disk(&mut self, fault: &Fault) {
+        match *fault {
+            Fault::StallDisk { node, for_ms, flushes } => self.stall(node, for_ms, flushes),
+            Fault::CorruptMeta { node, part, chance } => self.corrupt(node, part, chance),
+            Fault::Image { node } => self.take_image(node),
+            Fault::RollBack { node, off_ms } => {
+                if self.may_roll_back(node) {
+                    self.lose_power(node, off_ms);
+                    self.roll_back(node);
+                }
+            }
+            Fault::ReplaceDisk { node, off_ms } => {
+                if self.nodes[node].host_up && !self.nodes[node].is_foreign() {
+                    self.lose_power(node, off_ms);
+                    for volume in 0..self.options.volumes {
+                        self.replace_disk(node, volume);
+                    }
+                }
+            }
+            Fault::SwapDisks { off_ms, for_ms } => {
+                if !self.nodes[0].is_foreign() {
+                    self.lose_power(0, off_ms);
+                    self.lose_power(1, off_ms + 37);
+                    self.swap_disks();
+                    let at = self.in_ms(off_ms + for_ms);
+                    self.at(at, Happening::SwapBack);
+                }
+            }
+            _ => self.fail_disk(fault),
+        }
+    }
+
+    /// Errors, and slowness.
+    fn fail_disk(&mut self, fault: &Fault) {
+        let (Fault::SlowDisk { node, .. }
+        | Fault::DeadDisk { node }
+        | Fault::WriteError { node }
+        | Fault::ReadError { node }
+        | Fault::FlushError { node }
+        | Fault::MetaError { node }
+        | Fault::Full { node, .. }) = *fault
+        else {
+            return;
+        };
+        let faults = &mut self.nodes[node].volumes[0].disk.faults;
+        match fault {
+            Fault::DeadDisk { .. } => faults.dead = true,
+            Fault::WriteError { .. } => faults.write_fails = true,
+            Fault::ReadError { .. } => faults.read_fails = true,
+            Fault::FlushError { .. } => faults.flush_fails = true,
+            Fault::MetaError { .. } => faults.meta_fails = true,
+            Fault::SlowDisk { for_ms, latency_ms, .. } => {
+                faults.slow_ms = *latency_ms;
+                let at = self.in_ms(*for_ms);
+                self.at(at, Happening::DiskWell { node });
+            }
+            Fault::Full { for_ms, .. } => {
+                faults.full = true;
+                let at = self.in_ms(*for_ms);
+                self.at(at, Happening::DiskWell { node });
+            }
+            _ => {}
+        }
+    }
+
+    fn stall(&mut self, node: usize, for_ms: u64, flushes: bool) {
+        let until = self.in_ms(for_ms);
+        let stall = if flushes { Stall::Flushes } else { Stall::All };
+        self.nodes[node].volumes[0].disk.faults.stall = Some(stall);
+        self.nodes[node].stalled_until = until;
+        self.at(until, Happening::Unstall { node });
+    }
+
+    /// The disk keeps this action to itself for now.
+    pub(super) fn is_stalled(&self, node: usize, op: &DiskOp) -> bool {
+        match self.nodes[node].volumes[usize::from(op.volume)].disk.faults.stall {
+            None => false,
+            Some(Stall::All) => true,
+            Some(Stall::Flushes) => matches!(
+                op.kind,
+                DiskOpKind::Flush(_) | DiskOpKind::Meta(..) | DiskOpKind::Write { fua: true, .. }
+            ),
+        }
+    }
+
+    /// A stall is over, if no later one has begun; by `force` in any case.
+    pub(super) fn unstall(&mut self, node: usize, force: bool) {
+        let n = &mut self.nodes[node];
+        if self.now < n.stalled_until && !force {
+            return;
+        }
+        n.stalled_until = n.stalled_until.min(self.now);
+        let life = n.life;
+        let mut kept = Vec::new();
+        for volume in &mut n.volumes {
+            volume.disk.faults.stall = None;
+            kept.append(&mut volume.stalled);
+        }
+        for tag in kept {
+            let pause = self.chance.disk.range(20, 20_000) * 1000;
+            self.after(pause, Happening::Disk { node, life, tag });
+        }
+    }
+
+    fn corrupt(&mut self, node: usize, part: MetaPart, chance: u64) {
+        let prng = &mut Prng::new(chance, 1);
+        let index = prng.index(usize::from(self.options.volumes));
+        let volume = &mut self.nodes[node].volumes[index];
+        let g = &volume.geometry;
+        let log = u64::from(g.al_block_size);
+        let places = match part {
+            MetaPart::SuperblockA => vec![(g.superblocks[0], 4096)],
+            MetaPart::SuperblockB => vec![(g.superblocks[1], 4096)],
+            MetaPart::Superblocks => g.superblocks.map(|at| (at, 4096)).to_vec(),
+            MetaPart::ActivityLog => {
+                let block = u32::try_from(prng.below(u64::from(g.al_blocks))).unwrap_or(0);
+                vec![(g.al_block_offset(block), log)]
+            }
+            MetaPart::Bitmap => {
+                let page = u32::try_from(prng.below(u64::from(g.bitmap_pages))).unwrap_or(0);
+                vec![(g.bitmap_page_offset(0, page), 4096)]
+            }
+            MetaPart::SeenNumber => {
+                vec![(g.seen_offset(0, u8::from(prng.percent(50))), log)]
+            }
+        };
+        volume.bad_superblock |=
+            matches!(part, MetaPart::SuperblockA | MetaPart::SuperblockB | MetaPart::Superblocks);
+        for (offset, length) in places {
+            go_bad(&mut volume.disk, prng, offset, length);
+        }
+    }
+
+    fn take_image(&mut self, node: usize) {
+        if self.nodes[node].is_foreign() {
+            return;
+        }
+        let volumes = self.nodes[node].volumes.iter();
+        let volumes = volumes.map(|v| (v.disk.image(), v.geometry.clone())).collect();
+        self.nodes[node].image = Some(Image { volumes });
+    }
+
+    /// There is an image, and for each disk the other node remembers a higher number than the image
+    /// carries; and it is not the other node that was set back.
+    fn may_roll_back(&self, node: usize) -> bool {
+        let n = &self.nodes[node];
+        let other = &self.nodes[1 - node];
+        let Some(image) = n.image.as_ref().filter(|_| n.host_up && !n.is_foreign()) else {
+            return false;
+        };
+        (0..self.options.volumes).all(|volume| {
+            let index = usize::from(volume);
+            let (old, geometry) = &image.volumes[index];
+            let theirs = &other.volumes[index];
+            let known = self.pairs.get(&volume).is_some_and(|pair| !pair.behind[1 - node]);
+            let seen = seen_number(&theirs.disk, &theirs.geometry, node, geometry.device_uuid);
+            let same = geometry.device_uuid == n.volumes[index].geometry.device_uuid;
+            let number = read_meta(old, geometry).ok().and_then(|meta| meta.number);
+            same && known && number.zip(seen).is_some_and(|(number, seen)| number < seen)
+        })
+    }
+
+    /// The disks are as they were when the image was taken. The daemon does not run.
+    fn roll_back(&mut self, node: usize) {
+        let Some(image) = self.nodes[node].image.clone() else { return };
+        for (volume, (disk, geometry)) in (0..).zip(image.volumes) {
+            let v = &mut self.nodes[node].volumes[usize::from(volume)];
+            v.durable = read_meta(&disk, &geometry).ok().map(|meta| meta.superblock);
+            (v.disk, v.geometry, v.failed) = (disk, geometry, false);
+            self.history.rolled_back(node, volume, &v.disk);
+            if let Some(pair) = self.pairs.get_mut(&volume) {
+                pair.synced = false;
+                pair.behind[node] = true;
+            }
+        }
+        self.note(&format!("{}'s disks are set back", self.nodes[node].name));
+    }
+
+    /// The disk is another one, with fresh metadata. It is not attached.
+    pub(super) fn replace_disk(&mut self, node: usize, volume: VolumeNumber) {
+        let device = self.chance.seeds.next() | 1;
+        let (size, block) = (self.options.sizes[node], self.options.al_block_sizes[node]);
+        let (mut disk, geometry) = create(node_id(node), volume, size, block, device)
+            .expect("a simulated disk has room for its metadata");
+        let old = &mut self.nodes[node].volumes[usize::from(volume)];
+        disk.faults = DiskFaults { stall: old.disk.faults.stall, ..DiskFaults::default() };
+        (old.disk, old.geometry, old.durable) = (disk, geometry, None);
+        (old.failed, old.bad_superblock) = (false, false);
+        self.history.forgotten(node, volume);
+        if let Some(pair) = self.pairs.get_mut(&volume) {
+            pair.synced = false;
+            pair.behind[node] = false;
+        }
+        self.note(&format!("{}'s disk {volume} is a new one", self.nodes[node].name));
+    }
+
+    /// Each node has the other one's disks. No daemon runs.
+    fn swap_disks(&mut self) {
+        let [a, b] = &mut self.nodes;
+        for (a, b) in a.volumes.iter_mut().zip(&mut b.volumes) {
+            std::mem::swap(a, b);
+            for volume in [a, b] {
+                volume.foreign = !volume.foreign;
+                volume.disk.faults = DiskFaults::default();
+            }
+        }
+        self.note("the disks of both nodes are exchanged");
+    }
+
+    /// The disks are put back where they belong, if they are not there.
+    pub(super) fn swap_back(&mut self) {
+        if !self.nodes[0].is_foreign() {
+            return;
+        }
+        for node in 0..2 {
+            self.lose_power(node, 1_000);
+        }
+        self.swap_disks();
+    }
+}
+
+/// A block goes bad: a bit flips, or a sector is lost, or all of it.
+fn go_bad(disk: &mut SimDisk, prng: &mut Prng, offset: u64, length: u64) {
+    let start = usize::try_from(offset).expect("a simulated disk is small");
+    let length = usize::try_from(length).expect("a block");
+    let mut block = disk.metadata()[start..start + length].to_vec();
+    match prng.below(3) {
+        0 => block[prng.index(length)] ^= 1 << prng.below(8),
+        1 => {
+            let first = prng.index(length / 512) * 512;
+            block[first..first + 512].fill_with(|| prng.next().to_le_bytes()[0]);
+        }
+        _ => block.fill(0),
+    }
+    disk.write_metadata(offset, &block);
+}
+
+fn read_meta(disk: &SimDisk, geometry: &Geometry) -> Result<crate::meta::LoadedMeta, MetaError> {
+    load(geometry, &mut meta_reader(disk), [0; 16])
+}
+
+/// The number that a disk remembers of the other node's disk, this one.
+fn seen_number(disk: &SimDisk, geometry: &Geometry, of: usize, device: u64) -> Option<u64> {
+    let meta = read_meta(disk, geometry).ok()?;
+    let is = |slot: &crate::meta::PeerSlot| {
+        slot.node_id == Some(node_id(of)) && slot.device_uuid == device
+    };
+    let at = meta.superblock.peers.iter().position(is)?;
+    meta.slots[at].seen_number
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{go_bad, read_meta, seen_number};
+    use crate::sim::metadata::create;
+    use crate::sim::prng::Prng;
+
+    #[test]
+    fn a_block_that_goes_bad_is_not_read_as_whole() {
+        for seed in 0..50 {
+            let (mut disk, geometry) = create(1, 0, 8 << 20, 512, 77).unwrap();
+            let prng = &mut Prng::new(seed, 1);
+            go_bad(&mut disk, prng, geometry.al_block_offset(0), 512);
+            assert_eq!(read_meta(&disk, &geometry).unwrap().number, None, "seed {seed}");
+            for copy in geometry.superblocks {
+                assert!(read_meta(&disk, &geometry).is_ok());
+                go_bad(&mut disk, prng, copy, 4096);
+            }
+            assert!(read_meta(&disk, &geometry).is_err(), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_fresh_disk_remembers_no_number() {
+        let (disk, geometry) = create(1, 0, 8 << 20, 512, 77).unwrap();
+        assert_eq!(seen_number(&disk, &geometry, 0, 78), None);
+    }
+}

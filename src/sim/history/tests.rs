@@ -1,0 +1,126 @@
+//! What the history excuses, and what is next to it and must not be.
+
+use super::{Excuse, History, Rests};
+use crate::sim::disk::SimDisk;
+use crate::sim::prng::Prng;
+
+const ALICE: usize = 0;
+const BOB: usize = 1;
+
+/// Bob serves a write; both disks have it, in their caches.
+struct Pair {
+    history: History,
+    disks: [SimDisk; 2],
+}
+
+impl Pair {
+    fn new() -> Self {
+        let mut history = History::default();
+        history.session_opened(1);
+        Self { history, disks: [SimDisk::new(8, Vec::new()), SimDisk::new(8, Vec::new())] }
+    }
+
+    /// A write reaches both disks; `meanwhile` happens before its client is told.
+    fn write(&mut self, meanwhile: impl FnOnce(&mut Self)) {
+        let op = self.history.write_starts(1, 0, (3, 1), false, None);
+        for disk in &mut self.disks {
+            disk.write(3, &[op.value], false);
+        }
+        meanwhile(self);
+        let rests = Rests { on: BOB, disks: [true, true] };
+        let disks = [&self.disks[0], &self.disks[1]];
+        self.history.write_answered(&op, rests, false, disks).unwrap();
+    }
+
+    /// The power goes; the cache of the disk is `kept` by luck, or lost.
+    fn lose_power(&mut self, node: usize, kept: bool) {
+        let old = self.disks[node].clone();
+        let held = old.read(3, 1)[0];
+        let done = (0..100).any(|seed| {
+            self.disks[node] = old.clone();
+            self.disks[node].lose_power(&mut Prng::new(seed, 1));
+            (self.disks[node].read(3, 1)[0] == held) == kept
+        });
+        assert!(done, "some power loss does this");
+        self.history.power_lost(node, 0, &self.disks[node]).unwrap();
+    }
+
+    fn in_sync(&mut self) {
+        let disks = [&self.disks[0], &self.disks[1]];
+        self.history.in_sync(0, disks).unwrap();
+    }
+
+    /// Alice becomes the target of Bob.
+    fn alice_adopts(&mut self) -> Result<u64, String> {
+        let before = self.history.excused.both;
+        self.history.adopted(ALICE, 0, &self.disks[BOB], Excuse::default())?;
+        Ok(self.history.excused.both - before)
+    }
+}
+
+#[test]
+fn what_alice_kept_by_luck_may_go_when_bob_lost_it_too() {
+    let mut pair = Pair::new();
+    pair.write(|_| {});
+    pair.lose_power(ALICE, true);
+    pair.lose_power(BOB, false);
+    assert_eq!(pair.alice_adopts(), Ok(1));
+}
+
+#[test]
+fn the_same_when_alice_fell_before_the_answer_was_given() {
+    let mut pair = Pair::new();
+    pair.write(|pair| pair.lose_power(ALICE, true));
+    pair.lose_power(BOB, false);
+    assert_eq!(pair.alice_adopts(), Ok(1));
+}
+
+#[test]
+fn one_lost_cache_is_no_excuse() {
+    let mut pair = Pair::new();
+    pair.write(|_| {});
+    pair.lose_power(BOB, false);
+    let error = pair.alice_adopts().unwrap_err();
+    assert!(error.contains("acknowledged by both, unflushed"), "{error}");
+}
+
+#[test]
+fn luck_is_no_excuse_for_a_source_that_had_its_cache() {
+    let mut pair = Pair::new();
+    pair.lose_power(BOB, true);
+    pair.write(|_| {});
+    pair.lose_power(ALICE, true);
+    pair.disks[BOB].write(3, &[0], true);
+    let error = pair.alice_adopts().unwrap_err();
+    assert!(error.contains("overwrites acknowledged write"), "{error}");
+}
+
+#[test]
+fn a_loss_that_was_dealt_with_is_no_excuse() {
+    let mut pair = Pair::new();
+    pair.write(|_| {});
+    pair.lose_power(ALICE, true);
+    pair.in_sync();
+    pair.lose_power(BOB, false);
+    let error = pair.alice_adopts().unwrap_err();
+    assert!(error.contains("overwrites acknowledged write"), "{error}");
+}
+
+#[test]
+fn a_flushed_write_is_never_excused() {
+    let mut pair = Pair::new();
+    pair.write(|_| {});
+    let op = pair.history.flush_starts(1, 0);
+    for disk in &mut pair.disks {
+        let stamp = disk.flush_begins();
+        disk.flush_ends(stamp);
+    }
+    let rests = Rests { on: BOB, disks: [true, true] };
+    let disks = [&pair.disks[0], &pair.disks[1]];
+    pair.history.flush_answered(&op, rests, disks).unwrap();
+    pair.lose_power(ALICE, true);
+    pair.lose_power(BOB, true);
+    pair.disks[BOB].write(3, &[0], true);
+    let error = pair.alice_adopts().unwrap_err();
+    assert!(error.contains("acknowledged by both, flushed"), "{error}");
+}

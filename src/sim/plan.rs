@@ -1,0 +1,168 @@
+//! What a seed plans: which faults and orders, and when.
+//!
+//! Invariants:
+//! - A kind of fault that is added draws from a stream of its own: the rest of a plan stays.
+
+use super::faults::{Fault, MetaPart, Order, Planned};
+use super::prng::Prng;
+use crate::resource::Force;
+
+/// The kinds that a seed may switch off.
+const KINDS: usize = 10;
+
+/// The plan of a seed, for a phase of this length: what strikes hosts, networks and single requests,
+/// and what orders are given.
+pub(super) fn plan(p: &mut Prng, length_ms: u64) -> Vec<Planned> {
+    let mut allowed: Vec<usize> = (0..KINDS).filter(|_| p.percent(50)).collect();
+    if allowed.is_empty() {
+        allowed.push(p.index(KINDS));
+    }
+    let count = p.skewed(1, 24);
+    let mut plan: Vec<Planned> = (0..count)
+        .map(|_| {
+            let kind = *p.choose(&allowed);
+            Planned { at_ms: p.below(length_ms), fault: fault(p, kind) }
+        })
+        .collect();
+    plan.sort_by_key(|planned| planned.at_ms);
+    plan
+}
+
+fn fault(p: &mut Prng, kind: usize) -> Fault {
+    let node = p.index(2);
+    let off_ms = p.skewed(10, 8_000);
+    let for_ms = p.skewed(10, 8_000);
+    match kind {
+        0 => Fault::PowerLoss { node, off_ms },
+        1 if p.one_in(3) => Fault::PowerLossBoth { off_ms },
+        1 => Fault::PowerLoss { node, off_ms },
+        2 => Fault::Crash { node, off_ms },
+        3 => Fault::Stop { node, off_ms },
+        4 => Fault::Freeze { node, for_ms },
+        5 if p.one_in(2) => Fault::Cut { for_ms },
+        5 => Fault::CutOneWay { from: node, for_ms },
+        6 if p.one_in(4) => Fault::Damage { to: node },
+        6 => Fault::Reset,
+        7 if p.one_in(2) => Fault::SlowNet { for_ms, latency_ms: p.skewed(1, 1_000) },
+        7 => Fault::SlowDisk { node, for_ms, latency_ms: p.skewed(1, 3_000) },
+        8 => disk_fault(p, node, for_ms),
+        _ if p.one_in(5) => Fault::HangUp { worker: p.index(4), disconnect: p.percent(50) },
+        _ => Fault::Order { node, order: order(p) },
+    }
+}
+
+fn disk_fault(p: &mut Prng, node: usize, for_ms: u64) -> Fault {
+    match p.below(6) {
+        0 => Fault::DeadDisk { node },
+        1 => Fault::WriteError { node },
+        2 => Fault::ReadError { node },
+        3 => Fault::FlushError { node },
+        4 => Fault::MetaError { node },
+        _ => Fault::Full { node, for_ms },
+    }
+}
+
+fn order(p: &mut Prng) -> Order {
+    let common = [
+        Order::Primary,
+        Order::Secondary,
+        Order::SecondaryForce,
+        Order::Disconnect,
+        Order::Connect,
+    ];
+    let rare = [
+        Order::Force(Force::Plain),
+        Order::Force(Force::Outdated),
+        Order::Force(Force::Inconsistent),
+        Order::DisconnectForce,
+        Order::ConnectDiscard,
+        Order::Invalidate,
+        Order::InvalidateRemote,
+        Order::Outdate,
+        Order::Detach,
+        Order::DetachForce,
+        Order::Attach,
+        Order::NewCurrentUuid,
+        Order::Down,
+    ];
+    if p.percent(60) { *p.choose(&common) } else { *p.choose(&rare) }
+}
+
+/// The kinds of [`rarer`] that a seed may switch off.
+const RARER: usize = 7;
+
+/// Adds what happens to disks behind Tandem's back, and orders that are rare; nothing at all in half
+/// of the seeds.
+pub(super) fn rarer(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
+    if p.percent(50) {
+        return;
+    }
+    let mut allowed: Vec<usize> = (0..RARER).filter(|_| p.percent(35)).collect();
+    if allowed.is_empty() {
+        allowed.push(p.index(RARER));
+    }
+    for _ in 0..p.skewed(1, 6) {
+        let at_ms = p.below(length_ms);
+        let kind = *p.choose(&allowed);
+        if kind == ROLL_BACK {
+            let image = Fault::Image { node: p.index(2) };
+            plan.push(Planned { at_ms: p.below(at_ms + 1), fault: image });
+        }
+        plan.push(Planned { at_ms, fault: rarer_fault(p, kind, length_ms) });
+    }
+    // A rollback is seen by what these blocks say.
+    let rolled = plan.iter().any(|planned| matches!(planned.fault, Fault::RollBack { .. }));
+    plan.retain(|planned| {
+        let numbers = matches!(
+            planned.fault,
+            Fault::CorruptMeta { part: MetaPart::ActivityLog | MetaPart::SeenNumber, .. }
+        );
+        !(rolled && numbers)
+    });
+    plan.sort_by_key(|planned| planned.at_ms);
+}
+
+/// A rollback wants an image before it.
+const ROLL_BACK: usize = 2;
+
+fn rarer_fault(p: &mut Prng, kind: usize, length_ms: u64) -> Fault {
+    let node = p.index(2);
+    let off_ms = p.skewed(10, 8_000);
+    match kind {
+        0 => {
+            let for_ms = if p.one_in(4) { length_ms } else { p.skewed(100, 20_000) };
+            Fault::StallDisk { node, for_ms, flushes: p.one_in(3) }
+        }
+        1 => Fault::CorruptMeta { node, part: meta_part(p), chance: p.next() },
+        ROLL_BACK => Fault::RollBack { node, off_ms },
+        3 => Fault::ReplaceDisk { node, off_ms },
+        4 => Fault::SwapDisks { off_ms, for_ms: p.skewed(1_000, 10_000) },
+        5 => {
+            let seconds = i64::try_from(p.skewed(1, 400_000_000)).expect("less than 2^63");
+            Fault::ClockJump { node, by_s: if p.percent(50) { seconds } else { -seconds } }
+        }
+        _ => {
+            let orders = [
+                Order::Reattach,
+                Order::ConnectTentative,
+                Order::NewCurrentUuid,
+                Order::ClearBitmap,
+                Order::Down,
+                Order::Detach,
+                Order::Attach,
+            ];
+            Fault::Order { node, order: *p.choose(&orders) }
+        }
+    }
+}
+
+fn meta_part(p: &mut Prng) -> MetaPart {
+    match p.below(12) {
+        0 => MetaPart::Superblocks,
+        1 | 2 => MetaPart::SuperblockA,
+        3 | 4 => MetaPart::SuperblockB,
+        5..=7 => MetaPart::ActivityLog,
+        8..=10 => MetaPart::Bitmap,
+        _ => MetaPart::SeenNumber,
+    }
+}
