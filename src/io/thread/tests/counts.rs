@@ -94,13 +94,11 @@ fn a_write_takes_few_system_calls_on_both_nodes() {
     let one = calls(&nodes, &mut client, 1);
     // Request, disk, acknowledgement; packet, disk.
     assert!(one[0] <= 3.5 && one[1] <= 2.5, "at depth 1: {one:?}");
-    // A disk that takes its time completes one write after the other, and each is a call.
-    let few = |calls: &[f64; 2]| calls.iter().all(|calls| *calls <= 0.6);
-    let mut seen = Vec::new();
-    while seen.len() < 20 && !seen.iter().any(few) {
-        seen.push(calls(&nodes, &mut client, 32));
-    }
-    assert!(seen.iter().any(few), "at depth 32: {seen:?}");
+    let deep = calls(&nodes, &mut client, 32);
+    println!("io_uring_enter a write: {one:?} at depth 1, {deep:?} at depth 32");
+    // A disk that completes one write after the other costs a call each, and so do the
+    // acknowledgements that follow from it; everything else is shared by many writes.
+    assert!(deep[0] <= 2.4 && deep[1] <= 1.4, "at depth 32: {deep:?}");
     client.disconnect().unwrap();
     for node in nodes {
         node.order(Command::Down { shutdown: true }).ok();
