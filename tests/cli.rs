@@ -102,6 +102,15 @@ impl Daemon {
         kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
     }
 
+    /// When this returns, no thread of it runs.
+    fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        let pid = Pid::from_raw(i32::try_from(self.pid()).unwrap());
+        let flags = nix::sys::wait::WaitPidFlag::WUNTRACED;
+        let stopped = nix::sys::wait::waitpid(pid, Some(flags)).unwrap();
+        assert!(matches!(stopped, nix::sys::wait::WaitStatus::Stopped(..)), "{stopped:?}");
+    }
+
     /// Ends it; the exit status and the log.
     fn end(mut self, signal: Signal) -> (std::process::ExitStatus, String) {
         self.signal(signal);
@@ -136,6 +145,52 @@ fn without_a_daemon_the_exit_code_is_20() {
     }
 }
 
+/// Also where it accepts connections, and where it does not even that.
+#[test]
+fn a_daemon_that_stands_still_is_given_up() {
+    let node = Node::new();
+    let daemon = node.daemon(&[]);
+    daemon.stop();
+    let begun = std::time::Instant::now();
+    for words in [
+        "status",
+        "why r0",
+        "up r0",
+        "down r0",
+        "secondary all",
+        "adjust r0",
+        "events2",
+        "events2 --now",
+        "wait-connect r0",
+    ] {
+        let (code, _, error) = node.told(&format!("--cmd-timeout 1 {words}"));
+        assert_eq!(code, 20, "{words}: {error}");
+        assert!(error.contains("control.sock: no answer in 1 s\nIts process"), "{error}");
+        assert!(error.contains(&format!("`kill -CONT {}`", daemon.pid())), "{error}");
+    }
+    let (code, text, _) = node.told("--cmd-timeout 1 check");
+    assert_eq!(code, 3);
+    assert!(text.starts_with("UNKNOWN: tandemd does not answer on"), "{text}");
+    // The backlog of its socket, filled up.
+    let address = nix::sys::socket::UnixAddr::new(&node.path("run/control.sock")).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, connect, socket};
+        use std::os::fd::AsRawFd;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let one = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
+        if connect(one.as_raw_fd(), &address).is_err() {
+            break;
+        }
+        waiting.push(one);
+    }
+    assert_eq!(node.told("--cmd-timeout 1 status").0, 20);
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    drop(waiting);
+    daemon.signal(Signal::SIGCONT);
+    assert_eq!(node.told("status").0, 0);
+}
+
 #[test]
 fn verbs_without_a_daemon() {
     let node = Node::new();
@@ -153,6 +208,8 @@ fn verbs_without_a_daemon() {
     assert_eq!(code, 0);
     assert!(text.starts_with("0000000000000004:0000000000000000:"), "{text}");
     assert!(node.told("show-gi r0").1.contains(text.trim()));
+    assert_eq!(node.told("get-gi r0:bob/0"), (0, text.clone(), String::new()));
+    assert_eq!(node.told("get-gi r0:carol").0, 10);
     assert!(node.told("dump-md r0").1.contains("tandem"));
     let (code, text, _) = node.told("dump r0");
     assert_eq!(code, 0);
@@ -184,7 +241,39 @@ fn usage_and_names() {
         let (code, _, error) = node.told(words);
         assert_eq!(code, 10, "{words}: {error}");
         assert!(error.starts_with("'nosuch' not defined in your config"), "{words}: {error}");
+        assert!(error.contains("r0"), "{words}: {error}");
     }
+    let conf = node.path("tandem.conf");
+    let existing = format!("Up is nothing; {} defines r0.\n", conf.display());
+    for words in ["status nosuch", "why nosuch", "role nosuch", "events2 --now nosuch"] {
+        let (code, text, error) = node.told(words);
+        assert_eq!((code, text.as_str()), (10, ""), "{words}: {error}");
+        assert_eq!(error, format!("nosuch: No such resource\n{existing}"), "{words}");
+    }
+    for words in ["events2 nosuch", "wait-connect nosuch", "-d primary nosuch", "-d down nosuch"] {
+        let (code, _, error) = node.told(words);
+        assert_eq!(code, 10, "{words}: {error}");
+        assert!(error.contains(&existing), "{words}: {error}");
+    }
+    for words in ["role r0:bob", "status r0/0", "net-options --timeout=50 r0/0", "why r0:bob"] {
+        let (code, _, error) = node.told(words);
+        assert_eq!(code, 1, "{words}: {error}");
+        assert!(error.contains("you specified a"), "{words}: {error}");
+    }
+    for words in ["-d connect r0:carol", "-d attach r0/7"] {
+        let (code, text, error) = node.told(words);
+        assert_eq!((code, text.as_str()), (10, ""), "{words}: {error}");
+    }
+    let (code, text, error) = node.told("check");
+    assert_eq!((code, error.as_str()), (1, ""));
+    assert!(text.starts_with("WARNING: r0 is not up (1 of 1) | "), "{text}");
+    assert_eq!(node.told("check r0").0, 3);
+    let long = format!("--run-dir /tmp/{} status", "x".repeat(100));
+    let (code, _, error) = node.told(&long);
+    assert_eq!(code, 20);
+    assert!(error.contains("give --run-dir a shorter one"), "{error}");
+    let (code, _, error) = node.told("attach r0/7");
+    assert_eq!((code, error.as_str()), (10, "r0/7: Failure: (127) Device minor not allocated\n"));
     for words in ["status r0", "role r0", "wait-sync --wfc-timeout 1 r0", "why r0"] {
         let (code, _, error) = node.told(words);
         assert_eq!(code, 10, "{words}: {error}");
@@ -198,6 +287,42 @@ fn usage_and_names() {
     let nothing = "# No currently configured DRBD found.\n";
     assert_eq!(node.told("status"), (0, nothing.to_owned(), String::new()));
     assert_eq!(node.told("status --json").1, "[]\n");
+}
+
+/// What stands behind `tandemadm` in the documents, in code: the words up to a comment or a mark.
+fn printed_commands(text: &str) -> Vec<String> {
+    let block = text.lines().filter(|line| line.starts_with("    "));
+    let inline = text.split('`').skip(1).step_by(2).map(|code| code.replace('\n', " "));
+    let code = block.map(str::to_owned).chain(inline);
+    let commands = code.flat_map(|code| {
+        let mut rest = code.as_str();
+        let mut found = Vec::new();
+        while let Some((_, after)) = rest.split_once("tandemadm ") {
+            let end = after.find(['#', ';', '|', '`']).unwrap_or(after.len());
+            found.push(after[..end].trim().to_owned());
+            rest = &after[end..];
+        }
+        found
+    });
+    // Not where it is only a file that is copied.
+    commands
+        .filter(|command| command.starts_with(|c: char| c == '-' || c.is_alphabetic()))
+        .collect()
+}
+
+#[test]
+fn every_command_that_the_documents_print_is_understood() {
+    let mut seen = 0;
+    for document in ["README.md", "docs/OPERATIONS.md"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
+        for command in printed_commands(&std::fs::read_to_string(path).unwrap()) {
+            let words = std::iter::once("tandemadm").chain(command.split_whitespace());
+            let parsed = tandem::control::arguments::parse(words);
+            assert!(parsed.is_ok(), "{document}: tandemadm {command}: {:?}", parsed.err());
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "{seen}");
 }
 
 #[test]
@@ -223,6 +348,17 @@ fn sigterm_and_sigint_end_it_with_0() {
         assert!(log.contains("is ready on node alice"), "{log}");
         assert!(log.trim_end().ends_with("ended"), "{log}");
     }
+}
+
+#[test]
+fn a_closed_terminal_ends_no_daemon() {
+    let node = Node::new();
+    let daemon = node.daemon(&[]);
+    daemon.signal(Signal::SIGHUP);
+    assert_eq!(node.told("status").0, 0);
+    let (status, log) = daemon.end(Signal::SIGTERM);
+    assert_eq!(status.code(), Some(0));
+    assert!(log.contains("SIGHUP: nothing is read anew"), "{log}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The simulator over a fixed set of seeds, and what it promises of itself: the same seed is the same
-//! run, and a failure says how to see it again.
+//! The simulator over a fixed set of seeds, and what it promises of itself: the same seed is the
+//! same run, and a failure says how to see it again.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

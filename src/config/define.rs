@@ -9,13 +9,14 @@ use super::address::BAD;
 use super::claims::{Claims, Thing, plain_path};
 use super::connection::ConnectionDraft;
 use super::definition::{
-    Definition, Host, HostVolume, MINOR_MAX, MetaDisk, PATHS_MAX, check_name, same_host,
+    Definition, Host, HostVolume, MINOR_MAX, MetaDisk, PATHS_MAX, check_host, check_name, same_host,
 };
 use super::draft::{BAD_NODE_ID, Draft, HostDraft};
 use super::finding::{Pos, Report, Scope};
 use super::judge;
 use super::setting::Level;
 use super::volume::{VolumeDraft, Volumes};
+use crate::wire::VOLUMES_MAX;
 
 /// What the resources of a config share.
 pub(super) struct Shared<'a> {
@@ -128,6 +129,10 @@ impl<'a> Define<'a> {
     fn hosts(&mut self) -> Vec<&'a HostDraft> {
         let mut hosts: Vec<&HostDraft> = Vec::new();
         for host in &self.draft.hosts {
+            if let Err(why) = check_host(&host.name) {
+                let text = format!("{:?} cannot name a host: {why}", host.name);
+                self.error(host.at, text, "write the name that `uname -n` says there");
+            }
             if let Some(first) = hosts.iter().find(|first| same_host(&first.name, &host.name)) {
                 let place = self.report.place(first.at);
                 let text = format!("a second `on` section for {} (the first: {place})", host.name);
@@ -294,6 +299,10 @@ impl<'a> Define<'a> {
         if numbers.is_empty() && !draft.incomplete {
             let hint = "write: volume 0 { device minor 0; disk PATH; meta-disk internal; }";
             self.error(draft.at, "no volume: a disk is needed", hint);
+        }
+        if numbers.len() > VOLUMES_MAX {
+            let text = format!("{} volumes: a resource has {VOLUMES_MAX} at most", numbers.len());
+            self.error(draft.at, text, "put some into another resource");
         }
         for (number, (at, _)) in connection.iter().flat_map(|connection| &connection.volumes) {
             if !numbers.contains(number) && !draft.incomplete {

@@ -16,9 +16,12 @@ use crate::resource::{
 use crate::resource::{VolumeConfig, VolumeNumber};
 
 use super::option_table;
+use crate::wire::VOLUMES_MAX;
 
 /// Longest resource name, bytes: what the peer protocol carries.
 pub const NAME_MAX: usize = 127;
+/// Longest host name, bytes.
+const HOST_NAME_MAX: usize = 255;
 /// Highest node id (DRBD: 32 nodes).
 pub const NODE_ID_MAX: NodeId = 31;
 /// Highest volume number (DRBD).
@@ -234,6 +237,12 @@ impl Definition {
         if a.more_addresses.len() != b.more_addresses.len() || a.more_addresses.len() >= PATHS_MAX {
             return Err(format!("{name}: the hosts must have the same paths, {PATHS_MAX} at most"));
         }
+        for host in &self.hosts {
+            check_host(&host.name).map_err(|why| format!("{name}: host {:?}: {why}", host.name))?;
+        }
+        if a.volumes.len() > VOLUMES_MAX {
+            return Err(format!("{name}: more than {VOLUMES_MAX} volumes"));
+        }
         if a.volumes.is_empty() || !a.volumes.keys().eq(b.volumes.keys()) {
             return Err(format!("{name}: the hosts must have the same volumes, at least one"));
         }
@@ -245,6 +254,13 @@ impl Definition {
             if let Some(own) = volume.disk_options {
                 option_table::check_ranges(&self.options.with_disk(own))
                     .map_err(|why| format!("{name}/{number}: {why}"))?;
+            }
+            let external = match &volume.meta_disk {
+                MetaDisk::Internal => None,
+                MetaDisk::External { path } => Some(path),
+            };
+            if volume.disk.iter().chain(external).any(|path| !path.starts_with('/')) {
+                return Err(format!("{name}/{number}: a disk whose path does not begin with `/`"));
             }
             if *number > VOLUME_MAX || volume.minor > MINOR_MAX {
                 return Err(format!("{name}/{number}: volume or minor out of range"));
@@ -271,6 +287,19 @@ pub fn same_host(a: &str, b: &str) -> bool {
             && full.strip_prefix(short).is_some_and(|rest| rest.starts_with('.'))
     };
     a == b || short_of(a, b) || short_of(b, a)
+}
+
+/// Whether `name` can be a host's name in targets, messages and events.
+pub(super) fn check_host(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() {
+        Err("it is empty")
+    } else if name.len() > HOST_NAME_MAX {
+        Err("it is longer than 255 bytes")
+    } else if name.contains(|c: char| c.is_control() || c.is_whitespace() || c == '"' || c == '/') {
+        Err("no blanks, slashes, quotes or control characters")
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether `name` can be a resource's name in files, targets (`r0:bob/0`) and exports.

@@ -92,12 +92,46 @@ struct Source {
     lines: Vec<String>,
 }
 
+/// What nobody should read in a terminal or a log.
+const SECRET: &str = "shared-secret";
+
+/// A text with the values of secrets starred out, character for character; positions stay.
+fn without_secrets(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(SECRET) {
+        let (before, after) = rest.split_at(at + SECRET.len());
+        out += before;
+        rest = after;
+        if out.rsplit('\n').next().is_some_and(|line| line.trim_start().starts_with('#')) {
+            continue;
+        }
+        let (mut quoted, mut begun) = (false, false);
+        let end = after.find(|c: char| {
+            quoted ^= c == '"';
+            let ends = match c {
+                '\n' => begun,
+                ';' | '}' | '#' => !quoted,
+                _ => false,
+            };
+            begun |= !c.is_whitespace();
+            ends
+        });
+        let (value, left) = after.split_at(end.unwrap_or(after.len()));
+        out.extend(value.chars().map(|c| if c.is_whitespace() { c } else { '*' }));
+        rest = left;
+    }
+    out + rest
+}
+
 /// Collects findings, and keeps the text that they quote.
 #[derive(Default)]
 pub(super) struct Report {
     sources: Vec<Source>,
     findings: Vec<(Pos, Finding)>,
     left_out: usize,
+    /// An error is among those that are left out.
+    left_out_error: bool,
     refused: BTreeSet<String>,
     all_refused: bool,
 }
@@ -106,7 +140,7 @@ impl Report {
     /// Takes a file's text into the report; the number names it in positions.
     pub(super) fn add_source(&mut self, path: &str, text: &str) -> u32 {
         let cut = |line: &str| line.chars().take(LINE_MAX).collect();
-        let lines = text.lines().map(cut).collect();
+        let lines = without_secrets(text).lines().map(cut).collect();
         self.sources.push(Source { path: path.to_owned(), lines });
         u32::try_from(self.sources.len() - 1).expect("fewer than FILES_MAX files")
     }
@@ -141,6 +175,7 @@ impl Report {
         }
         if self.is_full() {
             self.left_out += 1;
+            self.left_out_error |= severity == Severity::Error;
             return;
         }
         let resource = match scope {
@@ -209,9 +244,60 @@ impl Report {
         {
             let text = format!("{} more findings are not shown", self.left_out);
             let (line, source_line) = (0, String::new());
-            let hint = String::new();
-            out.push(Finding { line, column: 0, source_line, text, hint, resource: None, ..last });
+            let (hint, file) = (String::new(), last.file);
+            let severity = match self.left_out_error {
+                true => Severity::Error,
+                false => Severity::Warning,
+            };
+            let resource = None;
+            out.push(Finding {
+                severity,
+                file,
+                line,
+                column: 0,
+                source_line,
+                text,
+                hint,
+                resource,
+            });
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_starred_out_where_they_stand() {
+        for (text, shown) in [
+            (
+                "net { shared-secret \"a;b # c\"; timeout 5; }",
+                "net { shared-secret **** * **; timeout 5; }",
+            ),
+            ("shared-secret\n  FooFun;\n", "shared-secret\n  ******;\n"),
+            ("# the shared-secret\nnet { }", "# the shared-secret\nnet { }"),
+            ("shared-secret \"open\nping-int 5;", "shared-secret *****\nping-int 5;"),
+            ("timeout 50;", "timeout 50;"),
+        ] {
+            assert_eq!(without_secrets(text), shown);
+        }
+    }
+
+    #[test]
+    fn an_error_that_is_left_out_is_an_error() {
+        let mut report = Report::default();
+        let file = report.add_source("x", "");
+        let at = Pos { file, line: 1, column: 1 };
+        for n in 0..FINDINGS_MAX {
+            report.warning(Pos { column: n as u32, ..at }, Scope::Nothing, "so", "");
+        }
+        report.error(at, Scope::Nothing, "wrong", "");
+        let last = report.finish().pop().unwrap();
+        assert_eq!(
+            (last.severity, last.text.as_str()),
+            (Severity::Error, "1 more findings are not shown")
+        );
     }
 }

@@ -210,6 +210,12 @@ impl Judge<'_> {
                     self.warn(setting, why, &format!("write: {name} {other};"));
                 }
             }
+            // 0 is none; less than a block would be none without a word.
+            Effect::PerVolume if matches!(value, Value::Number(sectors) if (1..8).contains(sectors)) =>
+            {
+                let why = "a volume has one block of 4096 bytes at least";
+                self.refuse(rank, setting, why, "write: size 8s;  or more;  or remove the line");
+            }
             Effect::PerVolume | Effect::Admin => {}
             Effect::Harmless(silent, _) | Effect::Refused(silent, ..)
                 if silent.contains(&text.as_str()) => {}
@@ -239,6 +245,7 @@ impl Judge<'_> {
 
     fn refuse(&mut self, rank: Rank, setting: &Setting, why: &str, hint: &str) {
         let Setting { spec, written, at, .. } = setting;
+        let written = if spec.name == "shared-secret" { "..." } else { written };
         let mut text = format!("{} {written}: {why}", spec.name);
         if rank == Rank::Common {
             text += &format!(" (in force for resource {})", self.draft.name);

@@ -61,7 +61,9 @@ fn clean(text: &str) -> Definition {
 #[test]
 fn the_example_of_the_design_loads() {
     let r0 = clean(
-        "resource r0 {\n    net { protocol C; }\n    volume 0 { device minor 0; disk /var/lib/tandem/r0.img; meta-disk internal; }\n    on alice { node-id 0; address 10.0.0.1:7789; }\n    on bob   { node-id 1; address 10.0.0.2:7789; }\n}\n",
+        "resource r0 {\n    net { protocol C; }\n    volume 0 { device minor 0; disk \
+         /var/lib/tandem/r0.img; meta-disk internal; }\n    on alice { node-id 0; address \
+         10.0.0.1:7789; }\n    on bob   { node-id 1; address 10.0.0.2:7789; }\n}\n",
     );
     assert_eq!(r0.options, Options::default());
     let alice = r0.for_node("alice").unwrap();
@@ -78,7 +80,10 @@ fn the_example_of_the_design_loads() {
 #[test]
 fn per_host_volumes_and_every_form_of_device_and_address() {
     let r0 = clean(
-        "resource \"r0\"\n{\n# comment; with { } in it\non a.example.com {\n address ipv6 [::1]:7789; volume 0 { device /dev/nbd3 minor 7; disk \"/dev/vg/a b\"; meta-disk /m0; }\n volume 1 { device minor 8; disk none; } }\n on b { address ipv6 [fd00::2]:7789;\nvolume 0 { device minor 9; disk /x; flexible-meta-disk internal; } volume 1 { disk /y; } } }",
+        "resource \"r0\"\n{\n# comment; with { } in it\non a.example.com {\n address ipv6 \
+         [::1]:7789; volume 0 { device /dev/nbd3 minor 7; disk \"/dev/vg/a b\"; meta-disk /m0; }\n \
+         volume 1 { device minor 8; disk none; } }\n on b { address ipv6 [fd00::2]:7789;\nvolume 0 \
+         { device minor 9; disk /x; flexible-meta-disk internal; } volume 1 { disk /y; } } }",
     );
     let (a, b) = (&r0.hosts[0], &r0.hosts[1]);
     assert_eq!((a.name.as_str(), a.node_id, b.node_id), ("a.example.com", 0, 1));
@@ -123,7 +128,8 @@ fn a_volume_without_a_minor_gets_the_lowest_that_is_free() {
 fn options_act_in_their_units() {
     let r0 = clean(&pair(
         "net { timeout 50; ping-int 9; ping-timeout 4; connect-int 8; ko-count 0; max-buffers 8K;
-         max-epoch-size 100; sndbuf-size 512k; rcvbuf-size 1M; after-sb-0pri discard-node-bob; after-sb-1pri consensus;
+         max-epoch-size 100; sndbuf-size 512k; rcvbuf-size 1M; after-sb-0pri discard-node-bob; \
+         after-sb-1pri consensus;
          rr-conflict retry-connect; }
          disk { al-extents 257; resync-rate 1M; c-max-rate 0; c-min-rate 100; on-io-error pass_on; }
          options { auto-promote yes; }",
@@ -195,7 +201,8 @@ fn every_wrong_statement_is_named_at_its_place() {
         ),
         (
             "net { timeout 601; }",
-            "2:15 error timeout 601 is out of range | 1 to 600, in units of 0.1 s; did you mean 6 (0.6 s)?",
+            "2:15 error timeout 601 is out of range | 1 to 600, in units of 0.1 s; did you mean 6 \
+             (0.6 s)?",
         ),
         ("net { ping-int 0; }", "2:16 error ping-int 0 is out of range | 1 to 120, in seconds"),
         (
@@ -208,15 +215,18 @@ fn every_wrong_statement_is_named_at_its_place() {
         ),
         (
             "net { timeout; }",
-            "2:14 error a value is missing after `timeout` | write: timeout N (N from 1 to 600, in units of 0.1 s);",
+            "2:14 error a value is missing after `timeout` | write: timeout N (N from 1 to 600, in \
+             units of 0.1 s);",
         ),
         (
             "net { timeout 60 70; }",
-            "2:18 error `70` is too much here | write: timeout N (N from 1 to 600, in units of 0.1 s);",
+            "2:18 error `70` is too much here | write: timeout N (N from 1 to 600, in units of 0.1 \
+             s);",
         ),
         (
             "net { timeout 60\n ping-int 5; }",
-            "2:17 error `;` is missing after `60` | write: timeout N (N from 1 to 600, in units of 0.1 s);",
+            "2:17 error `;` is missing after `60` | write: timeout N (N from 1 to 600, in units of \
+             0.1 s);",
         ),
         (
             "net { al-extents 100; }",
@@ -236,19 +246,23 @@ fn every_wrong_statement_is_named_at_its_place() {
         ),
         (
             "protocol A;",
-            "2:1 error protocol A: it acknowledges a write before the peer's disk has it; only C exists | write: protocol C;",
+            "2:1 error protocol A: it acknowledges a write before the peer's disk has it; only C \
+             exists | write: protocol C;",
         ),
         (
             "net { rr-conflict call-pri-lost; }",
-            "2:7 error rr-conflict call-pri-lost: it needs the handler pri-lost, and handlers do not run | write: rr-conflict disconnect;  or  rr-conflict retry-connect;",
+            "2:7 error rr-conflict call-pri-lost: it needs the handler pri-lost, and handlers do \
+             not run | write: rr-conflict disconnect;  or  rr-conflict retry-connect;",
         ),
         (
             "disk { on-io-error call-local-io-error; }",
-            "2:8 error on-io-error call-local-io-error: it needs the handler local-io-error, and handlers do not run | write: on-io-error detach;",
+            "2:8 error on-io-error call-local-io-error: it needs the handler local-io-error, and \
+             handlers do not run | write: on-io-error detach;",
         ),
         (
             "options { quorum majority; }",
-            "2:11 error quorum majority: there is no quorum: a lone node would go on writing | write: quorum off;",
+            "2:11 error quorum majority: there is no quorum: a lone node would go on writing | \
+             write: quorum off;",
         ),
         (
             "floating 10.0.0.3:1 { }",
@@ -260,7 +274,8 @@ fn every_wrong_statement_is_named_at_its_place() {
         ),
         (
             "on bob { address 10.0.0.2:1; }",
-            "5:4 error a second `on` section for bob (the first: t.conf:2) | keep one section for each host",
+            "5:4 error a second `on` section for bob (the first: t.conf:2) | keep one section for \
+             each host",
         ),
         (
             "volume 0 { disk /e; }",
@@ -268,31 +283,57 @@ fn every_wrong_statement_is_named_at_its_place() {
         ),
         (
             "meta-disk internal; volume 1 { device minor 1; disk /e; }",
-            "2:1 error this stands outside the volume sections, and so means volume 0 | write it in a section: volume 0 { ... }",
+            "2:1 error this stands outside the volume sections, and so means volume 0 | write it \
+             in a section: volume 0 { ... }",
         ),
         (
             "volume 1 { device minor 1; }",
-            "4:4 error volume 1 has no disk on alice | write: disk PATH;  or, without a copy: disk none;",
+            "4:4 error volume 1 has no disk on alice | write: disk PATH;  or, without a copy: disk \
+             none;",
         ),
         (
             "volume 1 { device minor 1; disk none; }",
-            "2:28 error volume 1 is diskless on alice and bob: nobody has the data | write: disk PATH;  for one of them",
+            "2:28 error volume 1 is diskless on alice and bob: nobody has the data | write: disk \
+             PATH;  for one of them",
         ),
         (
             "volume 1 { device minor 0; disk /e; }",
-            "2:12 error r0/1: minor 0 belongs to r0/0 already (t.conf:3) | give each volume a minor of its own",
+            "2:12 error r0/1: minor 0 belongs to r0/0 already (t.conf:3) | give each volume a \
+             minor of its own",
         ),
         (
             "volume 1 { device minor 1; disk //d0; }",
-            "2:28 error r0/1: disk /d0 belongs to r0/0 already (t.conf:3) | give each volume a disk of its own",
+            "2:28 error r0/1: disk /d0 belongs to r0/0 already (t.conf:3) | give each volume a \
+             disk of its own",
         ),
         (
             "volume 1 { disk /e; meta-disk /d0; }",
-            "2:21 error r0/1: disk /d0 belongs to r0/0 already (t.conf:3) | give each volume a disk of its own",
+            "2:21 error r0/1: disk /d0 belongs to r0/0 already (t.conf:3) | give each volume a \
+             disk of its own",
         ),
         (
             "volume 1 { disk /e; meta-disk /m[0]; }",
-            "2:31 error `/m[0]`: indexed metadata does not exist here | write: meta-disk /m;  one device or file for each volume",
+            "2:31 error `/m[0]`: indexed metadata does not exist here | write: meta-disk /m;  one \
+             device or file for each volume",
+        ),
+        (
+            "volume 1 { disk r1.img; }",
+            "2:17 error `r1.img` does not begin with `/` | write: disk /PATH;  or  disk none;",
+        ),
+        (
+            "volume 1 { disk /e; meta-disk internl; }",
+            "2:31 error `internl` does not begin with `/` | write: meta-disk /PATH;  or  meta-disk \
+             internal;",
+        ),
+        (
+            "disk { size 7s; }",
+            "2:8 error size 7s: a volume has one block of 4096 bytes at least | write: size 8s;  or \
+             more;  or remove the line",
+        ),
+        (
+            "startup { wait-after-sb no; }",
+            "2:11 warning wait-after-sb no: no effect: a split brain is waited out, for \
+             wfc-timeout at most | remove it, or write: wait-after-sb yes;",
         ),
         ("volume 65535 { disk /e; }", "2:8 error volume 65535 is out of range | 0 to 65534"),
         (
@@ -313,23 +354,28 @@ fn every_wrong_statement_is_named_at_its_place() {
         ),
         (
             "disk { disk-flushes no; }",
-            "2:8 warning disk-flushes no: takes effect: a flush that was acknowledged is not durable on both disks any more | write: disk-flushes yes;",
+            "2:8 warning disk-flushes no: takes effect: a flush that was acknowledged is not \
+             durable on both disks any more | write: disk-flushes yes;",
         ),
         (
             "disk { no-md-flushes; }",
-            "2:8 warning md-flushes no: takes effect: after a power cut the metadata may be older than the data, and blocks that differ may be unknown | write: md-flushes yes;",
+            "2:8 warning md-flushes no: takes effect: after a power cut the metadata may be older \
+             than the data, and blocks that differ may be unknown | write: md-flushes yes;",
         ),
         (
             "startup { degr-wfc-timeout 15; }",
-            "2:11 warning degr-wfc-timeout 15: no effect: wfc-timeout is used instead, a boot waits longer at worst | remove it",
+            "2:11 warning degr-wfc-timeout 15: no effect: wfc-timeout is used instead, a boot \
+             waits longer at worst | remove it",
         ),
         (
             "net { timeout 60; timeout 50; }",
-            "2:19 warning timeout is given again: this one is in force | keep one; the other is at t.conf:2",
+            "2:19 warning timeout is given again: this one is in force | keep one; the other is at \
+             t.conf:2",
         ),
         (
             "syncer { rate 33M; }",
-            "2:10 warning `syncer` is 8.4's place of resync-rate; it takes effect | write: disk { resync-rate ...; }",
+            "2:10 warning `syncer` is 8.4's place of resync-rate; it takes effect | write: disk { \
+             resync-rate ...; }",
         ),
         ("net;", "2:1 error `net` is a section | write: net { ... }"),
         ("prtocol C;", "2:1 error unknown word `prtocol` in resource | did you mean `protocol`?"),
@@ -339,7 +385,8 @@ fn every_wrong_statement_is_named_at_its_place() {
         ),
         (
             "\tnet { bogus 1; }",
-            "2:8 error unknown word `bogus` in net | remove it; the words are those of drbd.conf(5)",
+            "2:8 error unknown word `bogus` in net | remove it; the words are those of \
+             drbd.conf(5)",
         ),
     ] {
         let config = loaded(&pair(more));
@@ -516,7 +563,8 @@ fn a_finding_shows_its_line_and_column() {
     let config = loaded(&pair("\tnet { protocl C; }"));
     assert_eq!(
         config.findings[0].to_string(),
-        "t.conf:2:8: error: unknown word `protocl` in net\n    \tnet { protocl C; }\n    \t      ^\n    did you mean `protocol`?"
+        "t.conf:2:8: error: unknown word `protocl` in net\n    \tnet { protocl C; }\n    \t      \
+         ^\n    did you mean `protocol`?"
     );
 }
 
@@ -538,9 +586,12 @@ fn a_definition_from_outside_is_checked() {
         ("/hosts/1/node_id", 0.into()),
         ("/hosts/1/node_id", 32.into()),
         ("/hosts/1/name", "alice.example.com".into()),
+        ("/hosts/1/name", "".into()),
+        ("/hosts/1/name", "b\nob".into()),
         ("/hosts/1/address", "10.0.0.1:7789".into()),
         ("/hosts/1/volumes", serde_json::json!({})),
         ("/hosts/0/volumes/0/minor", (1 << 20).into()),
+        ("/hosts/0/volumes/0/disk", "r0.img".into()),
         ("/options/timeout_ms", 0.into()),
         ("/options/al_extents", 1.into()),
         ("/options/after_sb_0pri", serde_json::json!({"DiscardNode": 7})),

@@ -102,8 +102,10 @@ impl Context<'_> {
                 Ok(()) => {
                     let word = &statement.arguments()[0];
                     let path = (word.quoted || word.text != "none").then(|| word.text.clone());
-                    if path.as_deref() == Some("") {
-                        self.error(word.at, "an empty path", "write: disk PATH;  or  disk none;");
+                    if let Some(path) = &path
+                        && let Err((text, hint)) = absolute(path, "disk", "none")
+                    {
+                        self.error(word.at, text, hint);
                     }
                     self.once(&mut volume.disk, path, at, "disk");
                 }
@@ -171,6 +173,19 @@ impl Context<'_> {
     }
 }
 
+/// tandemadm and tandemd have folders of their own: a path must mean the same in both. `word`: what
+/// may stand in its place.
+fn absolute(path: &str, keyword: &str, word: &str) -> Result<(), (String, String)> {
+    if path.starts_with('/') {
+        return Ok(());
+    }
+    let hint = format!("write: {keyword} /PATH;  or  {keyword} {word};");
+    match path {
+        "" => Err(("an empty path".to_owned(), hint)),
+        _ => Err((format!("`{path}` does not begin with `/`"), hint)),
+    }
+}
+
 fn is_empty(volume: &VolumeDraft) -> bool {
     volume.device.is_none()
         && volume.disk.is_none()
@@ -192,9 +207,8 @@ fn meta_disk(statement: &Statement) -> Result<MetaDisk, Wrong> {
         let hint = format!("write: meta-disk {path};  one device or file for each volume");
         return Err(Wrong { at: word.at, text, hint });
     }
-    if word.text.is_empty() {
-        let hint = "write: meta-disk internal;".to_owned();
-        return Err(Wrong { at: word.at, text: "an empty path".to_owned(), hint });
+    if let Err((text, hint)) = absolute(&word.text, "meta-disk", "internal") {
+        return Err(Wrong { at: word.at, text, hint });
     }
     Ok(MetaDisk::External { path: word.text.clone() })
 }

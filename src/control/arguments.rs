@@ -4,8 +4,9 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::target::Target;
@@ -96,6 +97,11 @@ pub struct Globals {
     /// DIR/state with --run-dir DIR].
     #[arg(long, value_name = "DIR", global = true)]
     state_dir: Option<PathBuf>,
+    /// How long tandemd may take to say that it is there, before it counts as silent (exit 20). An
+    /// order may take longer.
+    #[arg(long, value_name = "SECONDS", global = true, env = "TANDEM_CMD_TIMEOUT")]
+    #[arg(default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    cmd_timeout: u32,
     /// Print the steps, do nothing.
     #[arg(short = 'd', long, global = true)]
     pub dry_run: bool,
@@ -106,6 +112,12 @@ impl Globals {
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {
         state_dir(self.state_dir.clone(), &self.run_dir)
+    }
+
+    /// How long the daemon may be silent.
+    #[must_use]
+    pub fn cmd_timeout(&self) -> Duration {
+        Duration::from_secs(u64::from(self.cmd_timeout))
     }
 }
 
@@ -235,6 +247,7 @@ pub struct Patience {
 #[command(rename_all = "kebab-case")]
 pub enum Verb {
     /// Write new metadata on the backing disks.
+    #[command(mut_arg("force", |arg| arg.help("Overwrite what is found there")))]
     CreateMd {
         /// Even so.
         #[command(flatten)]
@@ -257,6 +270,7 @@ pub enum Verb {
     /// Attach backing disks.
     Attach(Targets),
     /// Let go of backing disks.
+    #[command(mut_arg("force", |arg| arg.help("Even the only reachable copy: clients get errors")))]
     Detach {
         /// Even so.
         #[command(flatten)]
@@ -278,6 +292,7 @@ pub enum Verb {
         targets: Targets,
     },
     /// End connections and stay StandAlone.
+    #[command(mut_arg("force", |arg| arg.help("At once, as a loss: nothing is flushed")))]
     Disconnect {
         /// Even so.
         #[command(flatten)]
@@ -296,6 +311,7 @@ pub enum Verb {
         targets: Targets,
     },
     /// Stop serving the volumes.
+    #[command(mut_arg("force", |arg| arg.help("Close the connections of the clients")))]
     Secondary {
         /// Even so.
         #[command(flatten)]
@@ -322,8 +338,8 @@ pub enum Verb {
     PeerDeviceOptions(OptionWords),
     /// Make a new current UUID.
     NewCurrentUuid {
-        /// Declare two new disks equal, so that there is no initial sync: only while connected, with
-        /// nothing written on either; samples of both are compared first.
+        /// Declare two new disks equal, so that there is no initial sync: only while connected,
+        /// with nothing written on either; samples of both are compared first.
         #[arg(long)]
         clear_bitmap: bool,
         /// Aimed at.
@@ -383,7 +399,7 @@ pub enum Verb {
         #[command(flatten)]
         targets: Targets,
     },
-    /// Wait until no resync runs and the disks are UpToDate.
+    /// Wait until the peers are connected, no resync runs and all disks are UpToDate.
     WaitSync {
         /// How long.
         #[command(flatten)]
@@ -438,7 +454,9 @@ where
     T: Into<OsString> + Clone,
 {
     let usage = |text: String| Answer { text, is_error: true, exit_code: 1 };
-    let arguments = Arguments::try_parse_from(words).map_err(|error| {
+    let arguments = Arguments::try_parse_from(words).map_err(|mut error| {
+        // All values are listed; the one that looks alike may be the dangerous one.
+        error.remove(ContextKind::SuggestedValue);
         let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
         Answer { text: error.to_string(), is_error: !is_help, exit_code: i32::from(!is_help) }
     })?;

@@ -26,10 +26,11 @@ impl Level {
     }
 }
 
-/// The line, with a line break, and its level.
+/// The line, with a line break, and its level. `down`: resources that should be up, and are not.
 #[must_use]
-pub fn line(reports: &[Report]) -> (String, Level) {
-    let findings: Vec<(Level, String)> = reports.iter().flat_map(findings).collect();
+pub fn line(reports: &[Report], down: &[String]) -> (String, Level) {
+    let mut findings: Vec<(Level, String)> = reports.iter().flat_map(findings).collect();
+    findings.extend(down.iter().map(|name| (Level::Warning, format!("{name} is not up"))));
     let level = findings.iter().map(|(level, _)| *level).max().unwrap_or(Level::Ok);
     let data = performance(reports);
     if level == Level::Ok {
@@ -43,7 +44,8 @@ pub fn line(reports: &[Report]) -> (String, Level) {
     let worst: Vec<&str> =
         findings.iter().filter(|one| one.0 == level).map(|(_, text)| text.as_str()).collect();
     let touched = reports.iter().filter(|report| !self::findings(report).is_empty()).count();
-    let text = format!("{}: {} ({touched} of {})", level.name(), worst.join("; "), reports.len());
+    let (touched, all) = (touched + down.len(), reports.len() + down.len());
+    let text = format!("{}: {} ({touched} of {all})", level.name(), worst.join("; "));
     (format!("{text} | {data}\n"), level)
 }
 
@@ -84,7 +86,7 @@ fn findings(report: &Report) -> Vec<(Level, String)> {
         };
         found.push((level, format!("{name}/{} {disk}", device.volume)));
     }
-    found.extend(status.connections.iter().filter_map(|one| connection(status, one)));
+    found.extend(status.connections.iter().filter_map(|one| connection(report, one)));
     if !report.config_differs.is_empty() {
         found.push((Level::Warning, format!("{name} runs with another configuration")));
     }
@@ -95,8 +97,8 @@ fn resyncs(status: &Status) -> bool {
     status.connections.iter().flat_map(|one| &one.peer_devices).any(|peer| peer.resync.is_some())
 }
 
-fn connection(status: &Status, one: &ConnectionStatus) -> Option<(Level, String)> {
-    let (name, peer) = (&status.name, &one.name);
+fn connection(report: &Report, one: &ConnectionStatus) -> Option<(Level, String)> {
+    let (name, peer) = (&report.status.name, &one.name);
     let since = age(one.since_ms / 1000);
     match (one.connection_state, one.reason) {
         (ConnectionState::Connected, _) => {
@@ -112,10 +114,10 @@ fn connection(status: &Status, one: &ConnectionStatus) -> Option<(Level, String)
                     format!("{name} resync with {peer} {done} %, {left}"),
                 ));
             }
-            let bad = one
-                .peer_devices
-                .iter()
-                .find(|device| device.peer_disk_state != DiskState::UpToDate)?;
+            let bad = one.peer_devices.iter().find(|device| {
+                device.peer_disk_state != DiskState::UpToDate
+                    && !report.is_client(one.peer_node_id, device.volume)
+            })?;
             let (volume, disk) = (bad.volume, bad.peer_disk_state);
             Some((Level::Warning, format!("{name}/{volume} {disk} on {peer}")))
         }
@@ -151,13 +153,30 @@ mod tests {
     use super::*;
 
     fn of(reports: &[Report]) -> String {
-        line(reports).0
+        line(reports, &[]).0
+    }
+
+    #[test]
+    fn what_is_defined_and_not_up_is_a_warning() {
+        let (text, level) = line(&[fixtures::healthy()], &["mail".to_owned()]);
+        assert_eq!(level, Level::Warning);
+        assert!(text.starts_with("WARNING: mail is not up (1 of 2) | oos_kib=0"), "{text}");
+    }
+
+    #[test]
+    fn a_peer_without_a_disk_is_wrong_unless_it_has_none_by_configuration() {
+        let mut report = fixtures::healthy();
+        report.status.connections[0].peer_devices[0].peer_disk_state = DiskState::Diskless;
+        let text = of(std::slice::from_ref(&report));
+        assert!(text.starts_with("WARNING: r0/0 Diskless on bob (1 of 1) | "), "{text}");
+        report.peer_clients.push((1, 0));
+        assert!(of(&[report]).starts_with("OK: "));
     }
 
     #[test]
     fn each_state_has_its_level_and_line() {
         assert_eq!(
-            line(&[fixtures::healthy()]),
+            line(&[fixtures::healthy()], &[]),
             (
                 "OK: 1 resource, all disks UpToDate | oos_kib=0 standalone=0 diskless=0\n"
                     .to_owned(),
@@ -166,7 +185,7 @@ mod tests {
         );
         assert_eq!(of(&[]), "OK: no resource is up | oos_kib=0 standalone=0 diskless=0\n");
         assert_eq!(
-            line(&[fixtures::healthy(), fixtures::resync_target()]),
+            line(&[fixtures::healthy(), fixtures::resync_target()], &[]),
             (
                 "WARNING: r0 resync with alice 61.20 %, 1 min 20 s left (1 of 2) | \
                  oos_kib=8493466 standalone=0 diskless=0\n"
@@ -175,7 +194,7 @@ mod tests {
             )
         );
         assert_eq!(
-            line(&[fixtures::split_brain(), fixtures::peer_down()]),
+            line(&[fixtures::split_brain(), fixtures::peer_down()], &[]),
             (
                 "CRITICAL: r0 SPLIT BRAIN with bob since 9 min (2 of 2) | oos_kib=958464 \
                  standalone=1 diskless=0\n"

@@ -70,13 +70,14 @@ impl<'a> Steps<'a> {
             }
             let id = peer.node_id;
             if self.running.is_none() {
-                let address = |host: &Host| match host.address.is_ipv4() {
-                    true => format!("ipv4:{}", host.address),
-                    false => format!("ipv6:{}", host.address),
-                };
-                let (local, remote) = (address(self.own), address(peer));
                 let _ = writeln!(self.out, "drbdsetup new-peer {name} {id} --_name={}", peer.name);
-                let _ = writeln!(self.out, "drbdsetup new-path {name} {id} {local} {remote}");
+                for (local, remote) in self.own.addresses().zip(peer.addresses()) {
+                    let family = if local.is_ipv4() { "ipv4" } else { "ipv6" };
+                    let _ = writeln!(
+                        self.out,
+                        "drbdsetup new-path {name} {id} {family}:{local} {family}:{remote}"
+                    );
+                }
             }
             let _ = writeln!(self.out, "drbdsetup connect {name} {id}");
         }

@@ -126,7 +126,7 @@ fn objects(report: &Report, statistics: bool) -> Vec<Object> {
     all.extend(status.connections.iter().map(|one| connection(status, one, statistics)));
     all.extend(status.devices.iter().map(|one| device(status, one, statistics)));
     for one in &status.connections {
-        all.extend(one.peer_devices.iter().map(|peer| peer_device(status, one, peer, statistics)));
+        all.extend(one.peer_devices.iter().map(|peer| peer_device(report, one, peer, statistics)));
     }
     for one in &status.connections {
         for path in report.paths_to(one.peer_node_id) {
@@ -212,7 +212,7 @@ fn device(status: &Status, device: &DeviceStatus, statistics: bool) -> Object {
 }
 
 fn peer_device(
-    status: &Status,
+    report: &Report,
     connection: &ConnectionStatus,
     peer: &PeerDeviceStatus,
     statistics: bool,
@@ -220,7 +220,7 @@ fn peer_device(
     let mut fields = vec![
         ("replication", peer.replication_state.to_string()),
         ("peer-disk", peer.peer_disk_state.to_string()),
-        ("peer-client", "no".to_owned()),
+        ("peer-client", yes_no(report.is_client(connection.peer_node_id, peer.volume)).to_owned()),
         ("resync-suspended", "no".to_owned()),
     ];
     if let Some(resync) = &peer.resync {
@@ -242,7 +242,7 @@ fn peer_device(
     Object {
         key: format!(
             "peer-device name:{} peer-node-id:{} conn-name:{} volume:{}",
-            status.name, connection.peer_node_id, connection.name, peer.volume
+            report.status.name, connection.peer_node_id, connection.name, peer.volume
         ),
         fields,
     }

@@ -90,6 +90,7 @@ pub(crate) fn healthy() -> Report {
             local: ([10, 0, 0, 1], 7789).into(),
             remote: ([10, 0, 0, 2], 7789).into(),
         }],
+        peer_clients: Vec::new(),
         auto_promote: false,
         nbd_socket: "/run/tandem/nbd.sock".to_owned(),
         taken_at: NOW,

@@ -39,6 +39,13 @@ pub enum Request {
         /// Which volume.
         volume: VolumeNumber,
     },
+    /// Whether one volume's disk could be attached in place of the one it has.
+    CheckDisk {
+        /// What the config says.
+        definition: Box<Definition>,
+        /// Which volume.
+        volume: VolumeNumber,
+    },
     /// Begin to dial a peer.
     Connect {
         /// What the config says.
@@ -122,6 +129,9 @@ pub struct Report {
     pub status: Status,
     /// The configured addresses, a path per peer.
     pub paths: Vec<Path>,
+    /// Peers, and volumes of theirs, that have no disk by configuration.
+    #[serde(default)]
+    pub peer_clients: Vec<(NodeId, VolumeNumber)>,
     /// `auto-promote` is in force.
     pub auto_promote: bool,
     /// The path of the NBD socket, for people.
@@ -155,6 +165,12 @@ impl Report {
             one.connection_state == ConnectionState::Connected
                 && (one.remote.is_empty() || one.remote == path.remote.ip().to_string())
         })
+    }
+
+    /// Whether the peer has no disk for the volume by configuration.
+    #[must_use]
+    pub fn is_client(&self, peer: NodeId, volume: VolumeNumber) -> bool {
+        self.peer_clients.contains(&(peer, volume))
     }
 
     /// The first path to a peer.

@@ -205,7 +205,10 @@ fn connection<'a>(
         peer_devices: connection
             .peer_devices
             .iter()
-            .map(|peer| peer_device(peer, size_of(peer.volume)))
+            .map(|peer| {
+                let client = report.is_client(connection.peer_node_id, peer.volume);
+                peer_device(peer, client, size_of(peer.volume))
+            })
             .collect(),
         reason: connection.reason.name(),
         discard_my_data_pending: connection.discard_my_data_pending,
@@ -222,7 +225,7 @@ fn hundredths(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
 
-fn peer_device(peer: &PeerDeviceStatus, size: u64) -> PeerDevice<'_> {
+fn peer_device(peer: &PeerDeviceStatus, peer_client: bool, size: u64) -> PeerDevice<'_> {
     const NONE: ResyncStatus = ResyncStatus {
         total: 0,
         left: 0,
@@ -250,7 +253,7 @@ fn peer_device(peer: &PeerDeviceStatus, size: u64) -> PeerDevice<'_> {
         volume: peer.volume,
         replication_state: peer.replication_state.name(),
         peer_disk_state: peer.peer_disk_state.name(),
-        peer_client: false,
+        peer_client,
         resync_suspended: "no",
         received: kib(peer.received),
         sent: kib(peer.sent),

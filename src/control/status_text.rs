@@ -71,7 +71,7 @@ pub fn resource(report: &Report, detail: Detail) -> String {
     for connection in &status.connections {
         line_of_connection(&mut out, connection, detail);
         for peer in &connection.peer_devices {
-            line_of_peer_device(&mut out, connection, peer, detail, numbered);
+            line_of_peer_device(&mut out, report, connection, peer, detail, numbered);
         }
     }
     out
@@ -152,6 +152,7 @@ fn line_of_connection(out: &mut String, connection: &ConnectionStatus, detail: D
 
 fn line_of_peer_device(
     out: &mut String,
+    report: &Report,
     connection: &ConnectionStatus,
     peer: &PeerDeviceStatus,
     detail: Detail,
@@ -172,7 +173,8 @@ fn line_of_peer_device(
     }
     words.push(format!("peer-disk:{}", peer.peer_disk_state));
     if detail.verbose {
-        words.push("peer-client:no resync-suspended:no".to_owned());
+        let client = report.is_client(connection.peer_node_id, peer.volume);
+        words.push(format!("peer-client:{} resync-suspended:no", yes_no(client)));
     }
     if let Some(resync) = &peer.resync {
         words.push(format!("done:{}", percent(resync.done_hundredths)));

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use crate::config::{FILE_MAX, Files, is_pattern, matches};
@@ -15,7 +16,10 @@ pub struct ConfigFiles;
 
 impl Files for ConfigFiles {
     fn read(&self, path: &str) -> Result<String, String> {
-        let file = File::open(path).map_err(|error| error.to_string())?;
+        // Opening a FIFO must not wait for somebody who writes into it.
+        let nonblocking = nix::fcntl::OFlag::O_NONBLOCK.bits();
+        let file = File::options().read(true).custom_flags(nonblocking).open(path);
+        let file = file.map_err(|error| error.to_string())?;
         if !file.metadata().map_err(|error| error.to_string())?.is_file() {
             return Err("not a regular file".to_owned());
         }
@@ -102,5 +106,9 @@ mod tests {
         fs::write(&path, text).unwrap();
         assert!(ConfigFiles.read(path.to_str().unwrap()).unwrap_err().contains("larger"));
         assert!(ConfigFiles.read(folder.path().to_str().unwrap()).is_err());
+        let fifo = folder.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let told = ConfigFiles.read(fifo.to_str().unwrap());
+        assert_eq!(told, Err("not a regular file".to_owned()));
     }
 }

@@ -194,6 +194,23 @@ impl Resource {
         self.run(id, Command::Detach { volume, force }, Step::Drain);
     }
 
+    /// A detach by force did not end in time: the disk hangs. It is left as after an I/O error.
+    pub(crate) fn detach_gives_up(&mut self) {
+        let volumes = self.order_volumes();
+        let ms = self.config.options.timeout_ms;
+        self.finish(Ok(format!(
+            "The disk did not answer for {ms} ms and was given up, as after an I/O error; it stays \
+             open until the system lets go of what is under way on it"
+        )));
+        for volume in volumes {
+            if !matches!(self.devices[&volume].disk, DiskState::Failed | DiskState::Diskless) {
+                let note = format!("detached by force; it did not answer for {ms} ms");
+                self.give_disk_up(volume, note, "given up");
+            }
+            self.abandon_operations(volume);
+        }
+    }
+
     /// Requests have drained and both disks are flushed.
     pub(crate) fn detach_flushed(&mut self) {
         let force = self

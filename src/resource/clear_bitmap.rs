@@ -149,6 +149,7 @@ impl Resource {
 
     fn digested_here(&mut self, volume: VolumeNumber, pending: Pending, digest: Option<u32>) {
         match (pending, digest) {
+            (Pending::Abandoned, _) => {}
             // Of a comparison that has ended meanwhile.
             (Pending::OwnSample { run, .. }, _) if !self.samples(run) => {}
             (Pending::OwnSample { run, offset, length }, Some(digest)) => {

@@ -177,6 +177,18 @@ pub(crate) enum Pending {
     OwnSample { run: u64, offset: u64, length: u32 },
     /// The same for the peer, which has this CRC-32.
     PeerSample { c: usize, socket: SocketId, sequence: u64, expected: u32 },
+    /// Something on a disk that was given up meanwhile, and has been dealt with.
+    Abandoned,
+}
+
+impl Pending {
+    /// A write of the metadata.
+    fn is_metadata(&self) -> bool {
+        matches!(
+            self,
+            Self::Superblock | Self::ActivityLog | Self::Bitmap { .. } | Self::Seen { .. }
+        )
+    }
 }
 
 /// After the process did not run for longer than ping-timeout while Primary.

@@ -78,37 +78,13 @@ impl Options {
 
     /// Takes the options of one section from another set.
     pub fn take_section(&mut self, section: &str, from: &Self) {
-        let mut new = from.clone();
-        let own = self.clone();
-        if section != "net" {
-            new.timeout_ms = own.timeout_ms;
-            new.ping_int_ms = own.ping_int_ms;
-            new.ping_timeout_ms = own.ping_timeout_ms;
-            new.connect_int_ms = own.connect_int_ms;
-            new.ko_count = own.ko_count;
-            new.max_buffers = own.max_buffers;
-            new.max_epoch_size = own.max_epoch_size;
-            new.after_sb_0pri = own.after_sb_0pri;
-            new.after_sb_1pri = own.after_sb_1pri;
-            new.after_sb_2pri = own.after_sb_2pri;
-            new.always_asbp = own.always_asbp;
-            new.rr_conflict = own.rr_conflict;
-            new.sndbuf_size = own.sndbuf_size;
-            new.rcvbuf_size = own.rcvbuf_size;
-        }
-        if section != "disk" {
-            new.on_io_error = own.on_io_error;
-            new.al_extents = own.al_extents;
-            new.resync_rate = own.resync_rate;
-            new.c_max_rate = own.c_max_rate;
-            new.c_min_rate = own.c_min_rate;
-            new.disk_flushes = own.disk_flushes;
-            new.md_flushes = own.md_flushes;
-        }
-        if section != "options" {
-            new.auto_promote = own.auto_promote;
-        }
-        *self = new;
+        *self = match section {
+            "disk" => self.with_disk(from.disk()),
+            // All but what belongs elsewhere.
+            "net" => Self { auto_promote: self.auto_promote, ..from.with_disk(self.disk()) },
+            "options" => Self { auto_promote: from.auto_promote, ..self.clone() },
+            _ => return,
+        };
     }
 
     /// What must be equal on both nodes, as `(name, value)`.

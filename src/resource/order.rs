@@ -71,6 +71,13 @@ pub(crate) struct Running {
     pub(crate) since: Time,
 }
 
+impl Running {
+    /// It ends whatever the disk does.
+    fn is_forced_detach(&self) -> bool {
+        matches!(self.command, Command::Detach { force: true, .. })
+    }
+}
+
 /// What changes, for the log, and what of it acts later, for the answer. `section`: only of it.
 fn changes(
     name: &str,
@@ -151,7 +158,10 @@ impl Resource {
         let waiting = self.orders.front().map(|order| order.since);
         let draining = self.running.as_ref().filter(|order| order.step == Step::Drain);
         let oldest = waiting.into_iter().chain(draining.map(|order| order.since)).min();
-        oldest.map(|since| since.after_ms(PATIENCE_MS))
+        let oldest = oldest.map(|since| since.after_ms(PATIENCE_MS));
+        let forced = self.running.as_ref().filter(|order| order.is_forced_detach());
+        let forced = forced.map(|order| order.since.after_ms(self.config.options.timeout_ms));
+        oldest.into_iter().chain(forced).min()
     }
 
     fn start_order(&mut self, order: Order) {
@@ -284,7 +294,11 @@ impl Resource {
     /// Steps that wait for a state.
     fn pump_running(&mut self) {
         let Some(running) = self.running.as_ref() else { return };
-        let late = self.now.ms_since(running.since) >= PATIENCE_MS;
+        let waited = self.now.ms_since(running.since);
+        let late = waited >= PATIENCE_MS;
+        if running.is_forced_detach() && waited >= self.config.options.timeout_ms {
+            return self.detach_gives_up();
+        }
         match running.step {
             Step::Drain if self.is_idle() => self.order_drained(),
             Step::Drain if late => {
@@ -293,7 +307,7 @@ impl Resource {
                     "Writes wait for space on the backing disk: make room there, then try again."
                 } else {
                     "Requests do not end: a disk does not answer, here or at the peer. Try again \
-                     once it does; `tandemadm disconnect --force` lets go of the peer."
+                     once it does; `tandemadm detach --force` on that node gives the disk up."
                 };
                 self.finish(Err(refuse(-23, hint)));
             }

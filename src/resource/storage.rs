@@ -13,6 +13,8 @@ use super::{
 };
 use crate::meta::{AlBlock, BitmapPage, BitmapState, MetaOp, PAGE_BITS};
 
+/// Linux's number for an operation that did not end in time.
+const ETIMEDOUT: i32 = 110;
 /// Most bitmap pages in one action.
 const PAGES_MAX: usize = 64;
 
@@ -288,6 +290,31 @@ impl Resource {
         };
         if let Some(backing) = self.device(volume).backing.as_mut() {
             backing.outstanding -= 1;
+        }
+        self.disk_answered(volume, pending, result);
+    }
+
+    /// The disk was given up, and does not answer: what is under way on it counts as failed. The disk
+    /// is closed when the last operation has ended; its outcome is of no account then.
+    pub(crate) fn abandon_operations(&mut self, volume: VolumeNumber) {
+        for tag in self.tags.keys() {
+            let Some((of, pending)) = self.tags.get_mut(tag) else { continue };
+            if *of != volume || pending.is_metadata() {
+                continue;
+            }
+            let pending = std::mem::replace(pending, Pending::Abandoned);
+            self.disk_answered(volume, pending, Err(DiskError::Io(ETIMEDOUT)));
+        }
+    }
+
+    fn disk_answered(
+        &mut self,
+        volume: VolumeNumber,
+        pending: Pending,
+        result: Result<Option<Payload>, DiskError>,
+    ) {
+        if matches!(pending, Pending::Abandoned) {
+            return self.release(result.ok().flatten());
         }
         if let Err(error) = result {
             let full = error == DiskError::NoSpace;

@@ -2,6 +2,7 @@
 
 use super::tests_pair::{Pair, frozen_pair, passing_pair, synced_pair};
 use super::*;
+use crate::meta::MetaOp;
 
 impl Pair {
     /// Blocks are written on node 0 while node 1 is away.
@@ -220,7 +221,7 @@ fn a_primary_without_a_disk_drops_a_peer_that_never_stores_its_uuid() {
     pair.request(0, 5000, Op::Read { offset: 7 * 4096, length: 4096 }).unwrap();
     pair.nodes[0].fail = |_| false;
     assert_eq!(pair.disk(0), DiskState::Diskless);
-    pair.nodes[1].stall = |action| matches!(action, Action::Meta { .. });
+    pair.nodes[1].stall = |action| matches!(action, Action::Meta { op: MetaOp::Superblock(_), .. });
     let id = pair.start_write(0, 20, 1);
     pair.run(50_000);
     assert_eq!(pair.nodes[0].replies.get(&id), Some(&Err(ReplyError::Io)), "no copy is left");
@@ -228,4 +229,32 @@ fn a_primary_without_a_disk_drops_a_peer_that_never_stores_its_uuid() {
     pair.nodes[1].unstall();
     pair.run(10_000);
     assert_eq!(pair.write(0, 21, 1), Ok(None));
+}
+
+#[test]
+fn a_disk_that_hangs_is_left_by_force_and_its_clients_go_on_with_the_peer() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = |_| true;
+    let write = pair.start_write(0, 21, 9);
+    let read = 5000;
+    pair.request_later(0, read, Op::Read { offset: 5 * 4096, length: 4096 });
+    let flush = 5001;
+    pair.request_later(0, flush, Op::Flush);
+    let command = |force| Command::Detach { volume: 0, force };
+    let detach = pair.order(0, command(true));
+    pair.run(4_000);
+    assert_eq!(pair.nodes[0].admin.get(&detach), None, "it may end in order yet");
+    pair.run(3_000);
+    let answer = pair.nodes[0].admin.remove(&detach).expect("answered").expect("done");
+    assert!(answer.contains("given up"), "{answer}");
+    assert_eq!(pair.nodes[0].replies.get(&write), Some(&Ok(None)));
+    assert_eq!(pair.nodes[0].replies.get(&read), Some(&Ok(Some(55))));
+    assert_eq!(pair.nodes[0].replies.get(&flush), Some(&Ok(None)));
+    assert_eq!(pair.disk(0), DiskState::Failed, "something is under way on it");
+    assert_eq!(pair.write(0, 22, 9), Ok(None));
+    pair.nodes[0].unstall();
+    pair.run(100);
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+    pair.attach(0).unwrap();
+    pair.synced();
 }

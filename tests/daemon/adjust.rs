@@ -111,6 +111,53 @@ fn another_disk_is_attached_from_the_file() {
 }
 
 #[test]
+fn a_disk_that_cannot_be_attached_replaces_none() {
+    let pair = Pair::in_sync();
+    let (old, typo, new) = (
+        text(&pair.bob.disk).to_owned(),
+        pair.dir.path().join("bop.img"),
+        pair.dir.path().join("other.img"),
+    );
+    File::create(&new).and_then(|file| file.set_len(DISK_SIZE)).expect("a disk");
+    for (wrong, why) in [
+        (&typo, "(104) Can not open backing device.\n"),
+        (&new, "(119) No valid meta-data signature found.\n"),
+        (&pair.alice.disk, "(119) No valid meta-data of this resource found.\n"),
+    ] {
+        // Other changes are put in force all the same.
+        pair.edit(&format!("disk {old};"), &format!("disk {};", text(wrong)));
+        pair.edit("protocol C;", "protocol C; ping-int 3;");
+        let said = pair.bob.refused(10, &["adjust", "r0"]);
+        assert!(said.starts_with(&format!("r0/0: Failure: {why}")), "{said}");
+        assert!(said.ends_with("\nThe old disk stays attached.\n"), "{said}");
+        assert!(!said.contains("adjust"), "{said}");
+        assert_eq!(pair.bob.dstate(), "UpToDate/UpToDate");
+        assert_eq!(pair.bob.ok(&["wait-sync", "--wfc-timeout", "5", "r0"]), "");
+        pair.edit(&format!("disk {};", text(wrong)), &format!("disk {old};"));
+        assert_eq!(pair.bob.ok(&["-d", "adjust", "r0"]), "");
+        pair.edit("protocol C; ping-int 3;", "protocol C;");
+        pair.bob.ok(&["adjust", "r0"]);
+    }
+    // The same file under another name is the same disk.
+    let other_name = pair.dir.path().join("bob-again.img");
+    fs::hard_link(&pair.bob.disk, &other_name).expect("a hard link");
+    pair.edit(&format!("disk {old};"), &format!("disk {};", text(&other_name)));
+    assert_eq!(pair.bob.adm(&["adjust", "r0"]).stderr, "");
+    pair.wait_synced();
+    // A disk that somebody else has.
+    pair.edit(&format!("disk {};", text(&other_name)), &format!("disk {};", text(&new)));
+    pair.bob.ok(&["create-md", "r0"]);
+    let held = File::options().read(true).write(true).open(&new).expect("it is there");
+    let lock = nix::fcntl::Flock::lock(held, nix::fcntl::FlockArg::LockExclusive).expect("free");
+    let said = pair.bob.refused(10, &["adjust", "r0"]);
+    assert!(said.contains("(114) Lower device is already claimed."), "{said}");
+    assert_eq!(pair.bob.dstate(), "UpToDate/UpToDate");
+    drop(lock);
+    assert_eq!(pair.bob.adm(&["adjust", "r0"]).stderr, "");
+    pair.wait_synced();
+}
+
+#[test]
 fn size_is_the_size_of_the_volume_and_the_least_that_its_disk_has() {
     let pair = Plan::new().sections("disk { size 32M; }").in_sync();
     assert_eq!(pair.alice.export_size(), 32 << 20);
@@ -161,6 +208,26 @@ fn paths_are_tried_in_turn_and_the_one_in_use_is_said() {
 }
 
 #[test]
+fn a_resource_that_cannot_listen_on_all_its_paths_is_not_up() {
+    let mut pair = Plan::new().blank();
+    let (a, b) = (pair.alice.port, pair.bob.port);
+    let path = |alice: &str, bob: &str| {
+        format!("path {{ host alice address {alice}:{a}; host bob address {bob}:{b}; }}")
+    };
+    let (first, second) = (path("127.0.0.1", "127.0.0.1"), path("127.0.0.4", "127.0.0.5"));
+    pair.edit("on alice {", &format!("connection {{ {first} {second} }} on alice {{"));
+    pair.alice.start();
+    pair.alice.ok(&["create-md", "r0"]);
+    let taken = std::net::TcpListener::bind(("127.0.0.4", a)).expect("nobody has it");
+    let said = pair.alice.refused(10, &["up", "r0"]);
+    assert!(said.contains("(102) Local address(port) already in use."), "{said}");
+    pair.alice.refused(10, &["status", "r0"]);
+    drop(taken);
+    pair.alice.ok(&["up", "r0"]);
+    assert_eq!(pair.alice.dstate(), "Inconsistent/DUnknown");
+}
+
+#[test]
 fn one_volume_has_its_own_disk_options() {
     let pair = Plan::new().resources(&[("r0", 2)]).in_sync();
     let alice = &pair.alice;
@@ -168,6 +235,20 @@ fn one_volume_has_its_own_disk_options() {
     assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "drbdsetup disk-options 1 --c-max-rate=100M\n");
     let why = alice.ok(&["why", "r0"]);
     assert!(why.contains("c-max-rate of volume 1 is 20M, not 100M."), "{why}");
+    // One volume is put back as in the file, and the other stays as it is.
+    alice.ok(&["disk-options", "--c-max-rate=30M", "r0/0"]);
+    alice.ok(&["disk-options", "r0/1"]);
+    assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "drbdsetup disk-options 0 --c-max-rate=100M\n");
     alice.ok(&["disk-options", "r0"]);
     assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "");
+    for (words, code) in [
+        (&["disk-options", "r0/7"][..], 10),
+        (&["disk-options", "r0:bob"][..], 1),
+        (&["net-options", "--timeout=50", "r0/1"][..], 1),
+        (&["net-options", "--timeout=50", "r0:carol"][..], 10),
+        (&["peer-device-options", "--al-extents=99", "r0:bob"][..], 10),
+    ] {
+        alice.refused(code, words);
+    }
+    assert_eq!(alice.ok(&["-d", "net-options", "--timeout=50", "r0:bob"]).lines().count(), 1);
 }

@@ -133,7 +133,8 @@ impl Plan {
                 let minor = first.unwrap_or(0) * 16 + usize::from(volume);
                 let _ = writeln!(
                     text,
-                    "        volume {volume} {{ device minor {minor}; disk {}; meta-disk internal; }}",
+                    "        volume {volume} {{ device minor {minor}; disk {}; \
+                     meta-disk internal; }}",
                     disk.display()
                 );
             }

@@ -6,7 +6,7 @@ use std::process::Command;
 use nbd::client::ClientError;
 use nbd::constants::NBD_REP_ERR_POLICY;
 
-use crate::pair::{Pair, run, text};
+use crate::pair::{DISK_SIZE, Pair, run, text};
 
 #[test]
 fn orders_in_the_wrong_state_are_refused_with_drbds_exit_codes() {
@@ -95,4 +95,32 @@ fn a_disk_in_use_is_neither_formatted_nor_attached_again() {
     let said = pair.alice.refused(10, &["up", "r0"]);
     assert!(said.contains("alice.img"), "{said}");
     assert_eq!(pair.alice.status()["devices"][0]["disk-state"], "Diskless");
+}
+
+/// attach is answered when the peer has been asked, and not before.
+#[test]
+fn a_disk_that_the_verdict_refuses_is_not_attached() {
+    let mut pair = Pair::blank();
+    let (bob, other) = (&mut pair.bob, pair.dir.path().join("other.img"));
+    bob.start();
+    bob.ok(&["create-md", "r0"]);
+    bob.ok(&["up", "r0"]);
+    // Data that alice has never seen.
+    bob.ok(&["primary", "--force", "r0"]);
+    bob.terminate();
+    fs::copy(&bob.disk, &other).expect("a copy");
+    File::create(&bob.disk).and_then(|file| file.set_len(DISK_SIZE)).expect("blank again");
+
+    let pair = pair.bring_up().sync_from_alice();
+    pair.bob.ok(&["detach", "r0"]);
+    fs::copy(&other, &pair.bob.disk).expect("another disk");
+    let said = pair.bob.refused(11, &["attach", "r0"]);
+    assert!(said.starts_with("r0/0: State change failed: (-10) "), "{said}");
+    assert!(said.contains("attach refused"), "{said}");
+    assert_eq!(pair.bob.dstate(), "Diskless/UpToDate");
+    assert_eq!(pair.alice.ok(&["cstate", "r0"]), "Connected\n");
+    pair.bob.ok(&["create-md", "--force", "r0"]);
+    pair.bob.ok(&["attach", "r0"]);
+    assert_ne!(pair.bob.status()["devices"][0]["disk-state"], "Negotiating");
+    pair.wait_synced();
 }

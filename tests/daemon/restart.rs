@@ -1,5 +1,7 @@
 //! Ends and new starts, clean and not, without a promotion of the other.
 
+use std::fs;
+
 use crate::ledger::{Burst, Ledger, under_load};
 use crate::pair::{Node, Pair};
 use crate::plan::Plan;
@@ -150,4 +152,42 @@ fn sigterm_at_any_moment_of_a_handshake_ends_clean() {
     assert_eq!(pair.bob.peer_kib("received"), 0, "nothing differed");
     ledger.check(&mut pair.alice.client());
     pair.assert_equal_disks();
+}
+
+/// docs/OPERATIONS, "Restore a backup".
+#[test]
+fn a_disk_that_was_set_back_on_purpose_is_the_source_after_create_md_on_the_other() {
+    let pair = Pair::in_sync();
+    let (alice, bob) = (&pair.alice, &pair.bob);
+    let old = pair.dir.path().join("old.img");
+    let both = |verb: &str| {
+        alice.ok(&[verb, "r0"]);
+        bob.ok(&[verb, "r0"]);
+    };
+    let write = |byte: u8| {
+        let mut client = alice.client();
+        client.write(0, &[byte; 4096], 0).expect("a write");
+        client.flush().expect("a flush");
+        client.disconnect().expect("a clean end of the client");
+        alice.ok(&["secondary", "r0"]);
+        both("down");
+    };
+    write(1);
+    fs::copy(&alice.disk, &old).expect("an image");
+    both("up");
+    pair.wait_connected();
+    alice.ok(&["primary", "r0"]);
+    write(2);
+    fs::copy(&old, &alice.disk).expect("set back");
+    both("up");
+    alice.wait_connection("StandAlone", "rolled-back");
+    bob.wait_connection("StandAlone", "rolled-back");
+
+    bob.ok(&["down", "r0"]);
+    bob.ok(&["create-md", "--force", "r0"]);
+    bob.ok(&["up", "r0"]);
+    both("connect");
+    pair.wait_synced();
+    pair.assert_equal_disks();
+    assert_eq!(alice.read_disk(4096), [1; 4096]);
 }

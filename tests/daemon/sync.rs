@@ -74,3 +74,27 @@ fn fresh_disks_with_the_same_bytes_skip_the_initial_sync_and_others_do_not() {
     assert!(text.contains("differ at byte"), "{text}");
     assert_eq!(other.alice.dstate(), "Inconsistent/Inconsistent");
 }
+
+#[test]
+fn in_sync_is_not_said_of_a_disk_that_is_away_or_old() {
+    let pair = Pair::in_sync();
+    pair.bob.ok(&["detach", "r0"]);
+    for (node, what) in [
+        (&pair.bob, "the disk of volume 0 is Diskless"),
+        (&pair.alice, "bob's disk of volume 0 is Diskless"),
+    ] {
+        node.ok(&["wait-connect", "--wfc-timeout", "5", "r0"]);
+        let said = node.refused(5, &["wait-sync", "--wfc-timeout", "1", "r0"]);
+        assert!(said.contains(what), "{said}");
+    }
+    pair.bob.ok(&["disconnect", "r0"]);
+    pair.bob.ok(&["attach", "r0"]);
+    assert_eq!(pair.bob.dstate(), "Outdated/DUnknown");
+    let said = pair.bob.refused(5, &["wait-sync", "--wfc-timeout", "1", "r0"]);
+    assert!(said.contains("alice is StandAlone (stopped-by-admin)"), "{said}");
+    let why = pair.bob.ok(&["why", "r0"]);
+    assert!(!why.contains("may be promoted"), "{why}");
+    pair.bob.ok(&["connect", "r0"]);
+    pair.alice.ok(&["connect", "r0"]);
+    pair.wait_synced();
+}

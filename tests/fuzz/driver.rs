@@ -76,7 +76,8 @@ fn judged(name: &str, input: &[u8], target: fn(&[u8]) -> String) -> String {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(file_name(name, input));
         let _ = fs::write(&path, input);
         panic!(
-            "{name} panicked; the input is {}: mend it, and add the file to tests/fuzz/corpus/{name}",
+            "{name} panicked; the input is {}: mend it, and add the file to \
+             tests/fuzz/corpus/{name}",
             path.display()
         );
     })

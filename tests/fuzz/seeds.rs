@@ -257,6 +257,7 @@ pub(crate) fn admin() -> Vec<Vec<u8>> {
     let requests = [
         Request::Up { definition: Box::new(definition.clone()) },
         Request::Attach { definition: Box::new(definition.clone()), volume: 0 },
+        Request::CheckDisk { definition: Box::new(definition.clone()), volume: 0 },
         Request::Connect {
             definition: Box::new(definition),
             peer: 1,

@@ -221,6 +221,7 @@ pub(crate) fn admin(bytes: &[u8]) -> String {
             let said = match &request {
                 Request::Up { definition }
                 | Request::Attach { definition, .. }
+                | Request::CheckDisk { definition, .. }
                 | Request::Paths { definition }
                 | Request::Connect { definition, .. } => match definition.check() {
                     Ok(()) => " checked".to_owned(),

@@ -95,3 +95,25 @@ fn a_volume_has_disk_options_of_its_own() {
     volume.disk_options = Some(DiskOptions { al_extents: 1, ..one });
     assert!(odd.check().unwrap_err().contains("al-extents 1"));
 }
+
+#[test]
+fn a_host_has_a_name_that_can_be_written_in_a_target() {
+    let named = |name: &str| loaded(&pair("").replace("on bob", &format!("on \"{name}\"")));
+    assert!(!named("bob.example.com").has_errors());
+    for name in ["b ob", "", "b/0"] {
+        let text = named(name).findings[0].to_string();
+        assert!(text.contains("cannot name a host"), "{name:?}: {text}");
+    }
+}
+
+/// What the peers tell each other of their volumes has room for 64.
+#[test]
+fn a_resource_has_64_volumes_at_most() {
+    let with = |count: u16| {
+        let volume = |n| format!("volume {n} {{ device minor {n}; disk /d{n}; }}\n");
+        loaded(&pair(&(1..count).map(volume).collect::<String>()))
+    };
+    assert_eq!(with(64).findings, []);
+    let text = with(65).findings[0].to_string();
+    assert!(text.contains("65 volumes: a resource has 64 at most"), "{text}");
+}

@@ -53,6 +53,26 @@ fn force_takes_one_danger_by_name() {
 }
 
 #[test]
+fn a_wrong_force_lists_its_words_and_suggests_none() {
+    for word in ["no", "outdate", "inconsistant"] {
+        let told = parsed(&format!("tandemadm primary --force={word} r0")).unwrap_err().text;
+        assert!(told.contains("yes, inconsistent, outdated, blank"), "{told}");
+        assert!(!told.contains("similar"), "{told}");
+    }
+}
+
+#[test]
+fn the_patience_with_the_daemon_is_an_option() {
+    let patience = |line: &str| parsed(line).unwrap().globals.cmd_timeout().as_secs();
+    assert_eq!(patience("tandemadm status"), 20);
+    assert_eq!(patience("tandemadm status --cmd-timeout 3 r0"), 3);
+    assert_eq!(parsed("tandemadm --cmd-timeout 0 status").unwrap_err().exit_code, 1);
+    // An option of DRBD that is named alike is not taken for it.
+    let words = "tandemadm net-options --timeout=50 r0";
+    assert!(verb(words).contains("--timeout=50"), "{}", verb(words));
+}
+
+#[test]
 fn other_forces_are_yes_or_no() {
     for (line, expected) in [
         ("tandemadm secondary r0", false),

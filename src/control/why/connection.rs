@@ -1,9 +1,9 @@
 //! Findings about a connection.
 
-use super::handshake::{last, verdict};
+use super::handshake::verdict;
+use super::unreachable::unreachable;
 use super::{
-    Finding, View, human, is_resync, out_of_sync, sentence, severity, short, since, size,
-    split_brain,
+    Finding, View, human, is_resync, out_of_sync, sentence, severity, since, size, split_brain,
 };
 use crate::control::{age, percent};
 use crate::resource::{
@@ -14,7 +14,11 @@ use crate::resource::{
 pub(super) fn finding(report: &View<'_>, connection: &ConnectionStatus) -> Option<Finding> {
     if connection.connection_state == ConnectionState::Connected {
         let running = connection.peer_devices.iter().find(|peer| is_resync(peer.replication_state));
-        return running.map(|peer| resync(report, connection, peer));
+        let without =
+            || connection.peer_devices.iter().find(|peer| lacks(report, connection, peer));
+        return running
+            .map(|peer| resync(report, connection, peer))
+            .or_else(|| without().map(|peer| only_copy(report, connection, peer)));
     }
     Some(match connection.reason {
         Reason::SplitBrain => split_brain::finding(report, connection),
@@ -34,6 +38,47 @@ pub(super) fn finding(report: &View<'_>, connection: &ConnectionStatus) -> Optio
         | Reason::NoRoute
         | Reason::Lost => unreachable(report, connection),
     })
+}
+
+/// Whether this node has a volume's good copy, and the peer should have one and has none.
+fn lacks(report: &View<'_>, connection: &ConnectionStatus, peer: &PeerDeviceStatus) -> bool {
+    let bad = match peer.peer_disk_state {
+        DiskState::Diskless | DiskState::Failed | DiskState::Detaching => true,
+        DiskState::Inconsistent | DiskState::Outdated => true,
+        // Good, or about to say what it is.
+        DiskState::UpToDate
+        | DiskState::Consistent
+        | DiskState::Attaching
+        | DiskState::Negotiating
+        | DiskState::DUnknown => false,
+    };
+    let mut own = report.status.devices.iter().filter(|device| device.volume == peer.volume);
+    bad && !report.is_client(connection.peer_node_id, peer.volume)
+        && own.any(|device| device.disk_state == DiskState::UpToDate)
+}
+
+fn only_copy(report: &View<'_>, connection: &ConnectionStatus, peer: &PeerDeviceStatus) -> Finding {
+    let status = &report.status;
+    let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
+    let (volume, disk) = (format!("{resource}/{}", peer.volume), peer.peer_disk_state);
+    Finding {
+        severity: severity::DISK,
+        headline: format!("{volume}: {other} has no good copy; {node} holds the only one"),
+        state: format!("{other} is Connected {}; its disk is {disk}.", since(report, connection)),
+        open: Vec::new(),
+        why: format!("`tandemadm why {resource}` on {other} says what happened to its disk."),
+        data: Some(format!(
+            "{node} holds the ONLY good copy. If its disk or {node} itself is lost, so is what was \
+             written since."
+        )),
+        next: vec![
+            format!(
+                "1. disk there, cause gone: `tandemadm attach {volume}` on {other}; a new one: \
+                 `tandemadm create-md {volume}` first."
+            ),
+            format!("2. until then do not reboot, stop or fence {node}."),
+        ],
+    }
 }
 
 fn resync(report: &View<'_>, connection: &ConnectionStatus, peer: &PeerDeviceStatus) -> Finding {
@@ -80,126 +125,6 @@ fn resync(report: &View<'_>, connection: &ConnectionStatus, peer: &PeerDeviceSta
         next: vec![format!(
             "wait: `tandemadm wait-sync {resource}`. Do not reboot, stop or fence {source} now."
         )],
-    }
-}
-
-/// The first line of State: what the network says.
-fn network(report: &View<'_>, connection: &ConnectionStatus) -> String {
-    let other = &connection.name;
-    let (way, port) = match report.path(connection.peer_node_id) {
-        Some(path) => (format!("{} -> {}", path.local.ip(), path.remote), path.remote.port()),
-        None => (other.clone(), 0),
-    };
-    let resource = &report.status.name;
-    match connection.reason {
-        Reason::Refused => format!(
-            "{way}: Connection refused: the host answers, no tandemd listens there for {resource}."
-        ),
-        Reason::Timeout => {
-            format!("{way}: no answer (host down, or a firewall drops {port}/tcp).")
-        }
-        Reason::NoRoute => format!("{way}: No route to host, or no such address here yet."),
-        Reason::NeverConnected => {
-            format!("{way}: never connected since `up`: is {resource} up on {other}?")
-        }
-        _ => format!("{way}: the connection was lost; it is tried again."),
-    }
-}
-
-/// What the peer was when it was known last.
-fn seen(connection: &ConnectionStatus) -> String {
-    match connection.last_peer_role {
-        Role::Unknown => String::new(),
-        role => format!(" {} was {role} when last seen.", connection.name),
-    }
-}
-
-/// The own generation, and since when it is another than the peer's.
-fn generation(report: &View<'_>, connection: &ConnectionStatus) -> String {
-    let Some(device) = report.status.devices.first() else { return String::new() };
-    let volume = connection.peer_devices.iter().find(|peer| peer.volume == device.volume);
-    let alone = volume.is_some_and(|volume| volume.bitmap_uuid != 0);
-    match device.generation_time {
-        time if alone && time != 0 => format!(
-            "new current UUID {} at {}, before the first write alone was acknowledged.",
-            short(device.current_uuid),
-            report.at(time)
-        ),
-        _ => format!("current UUID {}", short(device.current_uuid)),
-    }
-}
-
-fn unreachable(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
-    let status = &report.status;
-    let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
-    let is_primary = status.role == Role::Primary;
-    // Of the other reasons the first line of State says the same, and more.
-    let told = matches!(connection.reason, Reason::Lost | Reason::None | Reason::NeverConnected);
-    let was = match connection.detail.as_str() {
-        detail if told && !detail.is_empty() => format!("{}\n", sentence(detail)),
-        _ => String::new(),
-    };
-    let missing = out_of_sync(connection);
-    let data = if is_primary {
-        match missing {
-            0 => format!("nothing was written yet that {other} does not have."),
-            _ if connection.last_peer_role == Role::Unknown => format!(
-                "{other} was not met since `up`: it may lack {}. Until it has it, {node} holds the \
-                 only copy.",
-                human(missing)
-            ),
-            _ => format!(
-                "{} were written that {other} does not have. If {node} dies now, {other} is {} \
-                 old.",
-                human(missing),
-                age(connection.since_ms / 1000)
-            ),
-        }
-    } else {
-        format!(
-            "whatever {other} has written since then, if it still runs, is not here. Nothing on \
-             this node can tell."
-        )
-    };
-    let port = report.path(connection.peer_node_id).map_or(0, |path| path.remote.port());
-    let next = if is_primary {
-        vec![
-            format!(
-                "on {other}: `systemctl status tandemd`, `tandemadm up {resource}`. If it runs \
-                 there: port {port}/tcp in both firewalls; `tandemadm status {resource}` on \
-                 {other}."
-            ),
-            format!("Do NOT promote {other} while {node} is up: that is a split brain."),
-        ]
-    } else {
-        vec![
-            format!("1. make sure {other} is OFF (power, IPMI), not only unreachable."),
-            format!("2. `tandemadm primary {resource}` on {node}."),
-        ]
-    };
-    Finding {
-        severity: severity::PEER_DOWN,
-        headline: match is_primary {
-            true => format!("{resource}: {other} is not reachable; {node} goes on alone"),
-            false => format!(
-                "{resource}: {other} is not reachable. {node} may be promoted, but is perhaps not \
-                 up to date"
-            ),
-        },
-        state: format!(
-            "{}, {} {}, reason:{}, {} attempts.{}\n{}",
-            status.role,
-            connection.connection_state,
-            since(report, connection),
-            connection.reason,
-            connection.attempts,
-            seen(connection),
-            network(report, connection),
-        ),
-        open: Vec::new(),
-        why: format!("{was}{}\n{}", generation(report, connection), last(report, connection)),
-        data: Some(data),
-        next,
     }
 }
 
@@ -298,7 +223,8 @@ fn refusal(
     let connect = format!("then `tandemadm connect {resource}` on both nodes.");
     match connection.reason {
         Reason::UnrelatedData => (
-            "the two disks have no generation in common: never copies of each other, or one was forced alone",
+            "the two disks have no generation in common: never copies of each other, or one was \
+             forced alone",
             Some(format!("a full sync overwrites one of the disks ({both}).")),
             vec![
                 format!(
@@ -338,8 +264,8 @@ fn refusal(
             "options that must be equal are not",
             None,
             vec![format!(
-                "make them equal in both configs, `tandemadm down {resource}` and `tandemadm up \
-                 {resource}` where it was changed; {connect}"
+                "make them equal in both configs, `tandemadm adjust {resource}` where it was \
+                 changed; {connect}"
             )],
         ),
         _ => (

@@ -9,6 +9,7 @@ mod connection;
 mod disk;
 mod handshake;
 mod split_brain;
+mod unreachable;
 
 use super::{Report, Zone, age, human};
 use crate::resource::{ConnectionStatus, DeviceStatus, DiskState, ReplicationState, Role, Status};
@@ -282,7 +283,8 @@ fn healthy(report: &View<'_>) -> Finding {
     for one in &status.connections {
         state.push(format!("{} is Connected {}", one.name, since(report, one)));
     }
-    let fresh = status.devices.iter().all(|device| device.disk_state == DiskState::Inconsistent);
+    let fresh = super::events::promotion_score(status) == 0
+        && status.devices.iter().any(|device| device.disk_state == DiskState::Inconsistent);
     let disks: Vec<String> =
         status.devices.iter().map(|device| device.disk_state.to_string()).collect();
     state.push(match status.connections.is_empty() {
@@ -291,7 +293,7 @@ fn healthy(report: &View<'_>) -> Finding {
     });
     let peer = status.connections.first().map_or("the peer", |one| one.name.as_str());
     let peer_is_primary = status.connections.iter().any(|one| one.peer_role == Role::Primary);
-    let (severity, headline, data, next) = if fresh && !status.devices.is_empty() {
+    let (severity, headline, data, next) = if fresh {
         (
             severity::FRESH,
             format!("{resource}: the disks are new; nobody has said whose data is the right one"),

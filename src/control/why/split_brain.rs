@@ -153,7 +153,8 @@ fn next(view: &View<'_>, connection: &ConnectionStatus) -> Vec<String> {
     };
     vec![
         format!(
-            "A. Keep {node}, lose {other}'s {theirs}. {} On {node}: `tandemadm connect {resource}`.",
+            "A. Keep {node}, lose {other}'s {theirs}. {} On {node}: `tandemadm connect \
+             {resource}`.",
             give_up(other)
         ),
         format!(

@@ -38,6 +38,30 @@ fn a_lost_peer_is_told_with_what_it_lacks() {
 }
 
 #[test]
+fn only_a_disk_that_would_be_promoted_may_be() {
+    let cases = [
+        (DiskState::Inconsistent, 0x5435_911C_ABE7_ED03, "primary --force=inconsistent r0`"),
+        (DiskState::Inconsistent, crate::meta::JUST_CREATED, "primary --force r0`"),
+        (DiskState::Outdated, 0x5435_911C_ABE7_ED03, "primary --force=outdated r0`"),
+        (DiskState::Consistent, 0x5435_911C_ABE7_ED03, "primary --force r0`"),
+        (DiskState::Diskless, 0x5435_911C_ABE7_ED03, "`tandemadm attach r0/0` on bob"),
+    ];
+    for (disk, uuid, way_out) in cases {
+        let mut report = fixtures::mirrored(fixtures::peer_down());
+        report.status.devices[0].disk_state = disk;
+        report.status.devices[0].current_uuid = uuid;
+        let found = findings(&report, UTC);
+        let told = found.iter().find(|one| one.headline.contains("alice is not reachable"));
+        let told = told.unwrap().text();
+        let headline = format!("bob cannot be promoted as it is: r0/0 is {disk}.\n");
+        assert!(told.contains(&headline), "{told}");
+        assert!(!blocks(&report).contains("may be promoted"), "{told}");
+        assert!(told.contains("1. bring alice back") && told.contains(way_out), "{told}");
+        assert!(!told.contains("`tandemadm primary r0`"), "{told}");
+    }
+}
+
+#[test]
 fn every_refusal_has_its_own_words() {
     let cases = [
         (Reason::SplitBrain, "SPLIT BRAIN", "--discard-my-data r0`"),
@@ -76,6 +100,20 @@ fn a_failed_disk_is_told_from_no_copy_at_all() {
     let found = findings(&report, UTC);
     assert_eq!(found.len(), 2);
     assert!(found[0].headline.starts_with("r0/0: NO COPY IS REACHABLE"), "{}", found[0].headline);
+}
+
+#[test]
+fn a_connected_peer_without_its_disk_is_not_fine() {
+    let mut report = fixtures::healthy();
+    for disk in [DiskState::Diskless, DiskState::Outdated, DiskState::Inconsistent] {
+        report.status.connections[0].peer_devices[0].peer_disk_state = disk;
+        let text = blocks(&report);
+        let headline = "r0/0: bob has no good copy; alice holds the only one.\n";
+        assert!(text.starts_with(headline), "{text}");
+        assert!(text.contains(&format!("its disk is {disk}.")), "{text}");
+    }
+    report.peer_clients.push((1, 0));
+    assert!(blocks(&report).starts_with("r0: nothing is wrong.\n"), "it has none by configuration");
 }
 
 #[test]
@@ -120,6 +158,8 @@ fn every_text_is_as_written() {
     alone.status.devices[0].generation_time = fixtures::NOW - 2399;
     let mut lost = fixtures::mirrored(fixtures::peer_down());
     lost.status.connections[0].reason = Reason::Lost;
+    let mut stranded = fixtures::mirrored(fixtures::peer_down());
+    stranded.status.devices[0].disk_state = DiskState::Inconsistent;
     let cases = [
         ("healthy", fixtures::healthy()),
         ("two volumes", fixtures::two_volumes()),
@@ -127,6 +167,7 @@ fn every_text_is_as_written() {
         ("resync source", fixtures::resync_source()),
         ("peer down, seen by the Primary", alone),
         ("peer lost, seen by the Secondary", lost),
+        ("peer lost in mid-resync", stranded),
         ("split brain", fixtures::split_brain()),
         ("unrelated data", fixtures::refused(Reason::UnrelatedData)),
         ("rolled back", fixtures::refused(Reason::RolledBack)),

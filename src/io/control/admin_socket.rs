@@ -2,13 +2,14 @@
 //!
 //! Invariants:
 //! - A line is at most `LINE_MAX` bytes; a longer one ends the connection after an error line.
-//! - At most [`CONNECTIONS_MAX`] callers at once; the next waits in the backlog.
+//! - At most [`CONNECTIONS_MAX`] callers at once; the next waits in the backlog. Those that watch
+//!   leave room for orders, and who neither asks nor watches is dropped in the end.
 //! - No read is ever dropped: a connection's reads end by end of file or by `shutdown`.
 //! - Who may call is decided by the mode and group of the socket.
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, broadcast};
@@ -22,6 +23,12 @@ use crate::resource::{Command, Status};
 
 /// Callers at once.
 const CONNECTIONS_MAX: usize = 256;
+/// Of them, those that watch.
+pub(super) const WATCHERS_MAX: usize = 192;
+/// A caller that has begun a line has to end it in this time.
+const LINE_LIMIT: Duration = Duration::from_secs(30);
+/// A caller may be silent between two requests for so long: a person may be thinking.
+const IDLE_LIMIT: Duration = Duration::from_secs(600);
 /// How often counters and the progress of a resync are sent to a watcher while one runs.
 const PROGRESS: Duration = Duration::from_secs(1);
 /// A caller that takes nothing for so long is dropped.
@@ -32,12 +39,13 @@ const CHUNK: usize = 16 << 10;
 /// Answers callers until the task is dropped.
 pub(crate) async fn serve(listener: Acceptor<UnixListener>, registry: Rc<Registry>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
         let stream = Rc::new(UnixStream::from_std(listener.next().await));
-        let registry = registry.clone();
+        let (registry, watchers) = (registry.clone(), watchers.clone());
         tokio_uring::spawn(async move {
-            if let Err(error) = Caller::new(stream, registry).run().await {
+            if let Err(error) = Caller::new(stream, registry, watchers).run().await {
                 debug!("admin socket: {error}");
             }
             drop(permit);
@@ -48,13 +56,14 @@ pub(crate) async fn serve(listener: Acceptor<UnixListener>, registry: Rc<Registr
 struct Caller {
     stream: Rc<UnixStream>,
     registry: Rc<Registry>,
+    watchers: Arc<Semaphore>,
     /// What has arrived and is not used yet.
     buffer: Vec<u8>,
 }
 
 impl Caller {
-    fn new(stream: Rc<UnixStream>, registry: Rc<Registry>) -> Self {
-        Self { stream, registry, buffer: Vec::new() }
+    fn new(stream: Rc<UnixStream>, registry: Rc<Registry>, watchers: Arc<Semaphore>) -> Self {
+        Self { stream, registry, watchers, buffer: Vec::new() }
     }
 
     async fn run(mut self) -> std::io::Result<()> {
@@ -71,6 +80,10 @@ impl Caller {
                 }
             };
             if let Request::Watch { resource } = request {
+                let Ok(_place) = self.watchers.clone().try_acquire_owned() else {
+                    let text = format!("{WATCHERS_MAX} callers watch already; end some of them");
+                    return send(&self.stream, &Response::Error(text)).await;
+                };
                 return self.watch(resource).await;
             }
             let response = answer(&self.registry, request).await;
@@ -79,9 +92,20 @@ impl Caller {
         Ok(())
     }
 
+    /// Ends a read that is under way in so long, unless it is aborted before.
+    fn shut_down_after(&self, limit: Duration) -> tokio::task::JoinHandle<()> {
+        let stream = self.stream.clone();
+        tokio_uring::spawn(async move {
+            tokio::time::sleep(limit).await;
+            // Already gone is as good.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        })
+    }
+
     /// The next line without its line break, `None` at the end.
     async fn line(&mut self) -> std::io::Result<Option<Vec<u8>>> {
         let mut searched = 0;
+        let mut begun = None;
         loop {
             if let Some(at) = self.buffer[searched..].iter().position(|byte| *byte == b'\n') {
                 let rest = self.buffer.split_off(searched + at + 1);
@@ -95,7 +119,13 @@ impl Caller {
                 send(&self.stream, &Response::Error(text)).await?;
                 return Ok(None);
             }
+            let limit = match searched {
+                0 => IDLE_LIMIT,
+                _ => LINE_LIMIT.saturating_sub(begun.get_or_insert_with(Instant::now).elapsed()),
+            };
+            let deadline = self.shut_down_after(limit);
             let (read, chunk) = self.stream.read(Vec::with_capacity(CHUNK)).await;
+            deadline.abort();
             let read = read?;
             if read == 0 {
                 return Ok(None);
@@ -151,8 +181,7 @@ impl Caller {
     }
 
     async fn snapshot(&self, resource: Option<&str>) -> std::io::Result<()> {
-        for entry in self.registry.chosen(resource) {
-            let report = self.registry.report(&entry).await;
+        for report in self.registry.reports(resource).await {
             send(&self.stream, &Response::Report(Box::new(report))).await?;
         }
         Ok(())
@@ -179,6 +208,7 @@ async fn answer(registry: &Rc<Registry>, request: Request) -> Response {
     let result = match request {
         Request::Up { definition } => registry.up(&definition).await,
         Request::Attach { definition, volume } => registry.attach(&definition, volume).await,
+        Request::CheckDisk { definition, volume } => registry.check_disk(&definition, volume).await,
         Request::Connect { definition, peer, discard_my_data, tentative } => {
             let command = Command::Connect { peer, discard_my_data, tentative };
             registry.connect(&definition, command).await
@@ -199,11 +229,7 @@ async fn answer(registry: &Rc<Registry>, request: Request) -> Response {
             return Response::Running(registry.running(&resource).map(Box::new));
         }
         Request::Status { resource } => {
-            let mut reports = Vec::new();
-            for entry in registry.chosen(resource.as_deref()) {
-                reports.push(registry.report(&entry).await);
-            }
-            return Response::Reports(reports);
+            return Response::Reports(registry.reports(resource.as_deref()).await);
         }
         Request::Watch { .. } => return Response::Error("watch ends the requests".to_owned()),
     };

@@ -12,7 +12,7 @@ use crate::config::Definition;
 use crate::control::Path;
 use crate::control::adjust::Difference;
 use crate::io::{Order, PeerPath};
-use crate::resource::{AdminResult, Command, DiskOptions, Options, VolumeNumber};
+use crate::resource::{AdminResult, Command, DiskOptions, NodeId, Options, VolumeNumber};
 
 impl Registry {
     /// What a resource that is up runs with.
@@ -113,6 +113,17 @@ impl Entry {
     /// `auto-promote` is in force.
     pub(crate) fn auto_promote(&self) -> bool {
         self.running.borrow().options.auto_promote
+    }
+
+    /// Peers, and volumes of theirs, that have no disk by configuration.
+    pub(super) fn peer_clients(&self) -> Vec<(NodeId, VolumeNumber)> {
+        let running = self.running.borrow();
+        let peers = running.hosts.iter().filter(|host| host.node_id != self.config.node_id);
+        let without = peers.flat_map(|host| {
+            let volumes = host.volumes.iter().filter(|(_, volume)| volume.disk.is_none());
+            volumes.map(|(number, _)| (host.node_id, *number))
+        });
+        without.collect()
     }
 
     /// The volume has the disk of this definition now.

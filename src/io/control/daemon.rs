@@ -187,26 +187,29 @@ async fn remind(registry: Rc<Registry>) {
     }
 }
 
-/// The signals that end the daemon.
-fn ending() -> SigSet {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals
+/// The signals that are waited for: those that end the daemon, and SIGHUP, which does not: a
+/// terminal that is closed takes no disk away.
+fn awaited() -> SigSet {
+    SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])
 }
 
 /// Blocks them, before there is another thread that could take them.
 fn block_signals() -> Result<(), String> {
-    ending().thread_block().map_err(|error| format!("signals cannot be blocked: {error}"))
+    awaited().thread_block().map_err(|error| format!("signals cannot be blocked: {error}"))
 }
 
-/// The first of them, waited for by a thread of its own.
+/// The first that ends the daemon, waited for by a thread of its own.
 fn await_signal() -> Result<oneshot::Receiver<Signal>, String> {
     let (came, signal) = oneshot::channel();
     let wait = move || {
-        if let Ok(signal) = ending().wait() {
+        while let Ok(signal) = awaited().wait() {
+            if signal == Signal::SIGHUP {
+                info!("SIGHUP: nothing is read anew; `tandemadm adjust` changes what runs");
+                continue;
+            }
             // The runtime has ended by itself.
             let _ = came.send(signal);
+            return;
         }
     };
     std::thread::Builder::new()

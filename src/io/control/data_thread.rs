@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 
 use crate::config::MetaDisk;
-use crate::io::backing::{self, Identity, OpenDisk, OpenOptions};
+use crate::io::backing::{self, Identity, OpenDisk, OpenError, OpenOptions};
 use crate::io::{Handle, Order, OrderError, Setup};
 use crate::resource::{NodeId, Refusal, Status, VolumeNumber};
 
@@ -58,6 +58,12 @@ pub(crate) struct DiskRequest {
     pub(crate) state_dir: PathBuf,
 }
 
+impl DiskRequest {
+    fn identity(&self) -> Identity {
+        Identity { resource: self.resource.clone(), node_id: self.node_id, volume: self.volume }
+    }
+}
+
 type Spawn = dyn Fn(Setup) -> io::Result<Rc<dyn DataThread>>;
 
 /// How data threads are made.
@@ -84,15 +90,41 @@ pub(crate) fn open_disk(request: &DiskRequest) -> Result<Box<OpenDisk>, Refusal>
         text: "Can not open backing device.".to_owned(),
         hint: format!("the boot id cannot be read: {error}."),
     })?;
-    let identity = Identity {
-        resource: request.resource.clone(),
-        node_id: request.node_id,
-        volume: request.volume,
-    };
+    let identity = request.identity();
     let meta_disk = super::adm::metadata::meta_disk(&request.meta_disk);
     let options =
         OpenOptions { state_dir: Some(request.state_dir.clone()), ..OpenOptions::default() };
     let path = std::path::Path::new(&request.disk);
     let opened = backing::open_disk(path, &meta_disk, &identity, boot_id, &options);
     opened.map(Box::new).map_err(|error| error.refusal())
+}
+
+/// What is known of a disk that was only looked at.
+pub(crate) struct Seen {
+    /// Bytes of its data area.
+    pub(crate) data_size: u64,
+    /// Somebody has it: the volume itself under another name, or somebody else.
+    pub(crate) is_held: bool,
+}
+
+/// Looks at a disk without taking it. Blocks.
+///
+/// # Errors
+/// It cannot be read, or has no metadata of this volume.
+pub(crate) fn inspect_disk(request: &DiskRequest) -> Result<Seen, Refusal> {
+    let meta_disk = super::adm::metadata::meta_disk(&request.meta_disk);
+    let path = std::path::Path::new(&request.disk);
+    let found = backing::inspect(path, &meta_disk).map_err(|error| error.refusal())?;
+    let superblock = &found.meta.superblock;
+    let owner = Identity {
+        resource: superblock.resource.clone(),
+        node_id: superblock.node_id,
+        volume: superblock.volume,
+    };
+    let expected = request.identity();
+    if owner != expected {
+        let error = OpenError::Foreign { path: path.to_owned(), found: owner, expected };
+        return Err(error.refusal());
+    }
+    Ok(Seen { data_size: found.geometry.data_size, is_held: found.stale })
 }

@@ -41,14 +41,14 @@ pub(crate) fn start() {
     let (lines, messages) = sync_channel(QUEUE);
     let lost = Arc::new(AtomicU64::new(0));
     let queue = Queue { lines, lost: lost.clone() };
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let writer = std::thread::Builder::new().name("log".to_owned());
-    if writer.spawn(move || write_lines(&messages, &lost)).is_err()
+    if writer.spawn(move || write_lines(&messages, &lost, journal)).is_err()
         || LOG.set(queue.clone()).is_err()
     {
         return;
     }
     let filter = EnvFilter::try_from_env("TANDEM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     // Set already: a test's. The log then goes there.
     let _ = tracing::subscriber::set_global_default(
         tracing_subscriber::fmt()
@@ -69,7 +69,8 @@ pub(crate) fn flush() {
     }
 }
 
-fn write_lines(messages: &Receiver<Message>, lost: &AtomicU64) {
+fn write_lines(messages: &Receiver<Message>, lost: &AtomicU64, journal: bool) {
+    let warning = if journal { "<4>" } else { "warning: " };
     let mut stderr = std::io::stderr();
     while let Ok(message) = messages.recv() {
         // A standard error that is gone is no reason to stop.
@@ -79,7 +80,7 @@ fn write_lines(messages: &Receiver<Message>, lost: &AtomicU64) {
         };
         let count = lost.swap(0, Ordering::Relaxed);
         if count > 0 {
-            let _ = writeln!(stderr, "<4>{count} lines of the log were lost");
+            let _ = writeln!(stderr, "{warning}{count} lines of the log were lost");
         }
     }
 }

@@ -90,9 +90,7 @@ impl Place {
         }
         self.places.left.notify_waiters();
     }
-}
 
-impl Place {
     /// Nobody has got it.
     pub(crate) fn is_held(&self) -> bool {
         self.places.taken.borrow().contains_key(&self.number)

@@ -4,7 +4,6 @@
 //! - Orders that make, change or end a resource (up, attach, connect, down) run one after the
 //!   other for each resource; other orders go straight to its data thread.
 //! - What a caller is told of a resource is never older than the answer to its own order.
-//! - Opening a disk never blocks the control thread.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -14,9 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Mutex, broadcast, oneshot};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
-use super::data_thread::{DataThread, DiskRequest, Shell, open_disk};
+use super::data_thread::{DataThread, Shell};
 use crate::config::Definition;
 use crate::control::Report;
 use crate::io::{Order, OrderError, Setup, SocketBuffers};
@@ -92,7 +91,7 @@ pub(super) fn not_up(resource: &str) -> Refusal {
     refusal(158, "Unknown resource", format!("{resource} is not up: `tandemadm up {resource}`."))
 }
 
-fn ended(resource: &str) -> Refusal {
+pub(super) fn ended(resource: &str) -> Refusal {
     let hint = format!("the resource has stopped: `tandemadm why {resource}`, and tandemd's log.");
     refusal(-21, "Interrupted state change", hint)
 }
@@ -169,8 +168,11 @@ impl Registry {
             }
             None => {
                 let entry = self.make(definition, config)?;
-                if definition.hosts.iter().any(|host| !host.more_addresses.is_empty()) {
-                    self.tell_paths(&entry, definition).await?;
+                let several = definition.hosts.iter().any(|host| !host.more_addresses.is_empty());
+                if several && let Err(refusal) = self.tell_paths(&entry, definition).await {
+                    // Up without some of its paths it would never be given them.
+                    self.remove(&entry).await;
+                    return Err(refusal);
                 }
                 entry
             }
@@ -251,74 +253,6 @@ impl Registry {
         });
     }
 
-    /// Attaches one volume's disk.
-    ///
-    /// # Errors
-    /// The resource is not up, the disk is attached, or it cannot be.
-    pub(crate) async fn attach(
-        self: &Rc<Self>,
-        definition: &Definition,
-        volume: VolumeNumber,
-    ) -> AdminResult {
-        let config = self.check(definition)?;
-        let lock = self.lock(&config.name);
-        let _guard = lock.lock().await;
-        let entry = self.entry(&config.name).ok_or_else(|| not_up(&config.name))?;
-        if entry.disk_state(volume) != DiskState::Diskless {
-            let hint = format!("`tandemadm detach {}/{volume}` lets go of it.", config.name);
-            return Err(refusal(124, "Device is attached to a disk (use detach first)", hint));
-        }
-        self.open_and_attach(&entry, definition, volume).await?;
-        entry.disk_is(definition, volume);
-        Ok(self.changed_since_up(&entry, definition))
-    }
-
-    async fn open_and_attach(
-        &self,
-        entry: &Entry,
-        definition: &Definition,
-        volume: VolumeNumber,
-    ) -> AdminResult {
-        let own = definition.local(&self.settings.node).and_then(|own| own.volumes.get(&volume));
-        let own =
-            own.ok_or_else(|| refusal(127, "Device minor not allocated", "no such volume"))?;
-        let Some(disk) = own.disk.clone() else {
-            let hint = "the configuration says `disk none` for this node.";
-            return Err(refusal(138, "Device does not have a disk-config", hint));
-        };
-        let request = DiskRequest {
-            resource: entry.config.name.clone(),
-            volume,
-            node_id: entry.config.node_id,
-            disk,
-            meta_disk: own.meta_disk.clone(),
-            state_dir: self.settings.state_dir.clone(),
-        };
-        let name = &entry.config.name;
-        let opened = tokio::task::spawn_blocking(move || open_disk(&request)).await;
-        let disk = opened.map_err(|_| ended(name))?.inspect_err(|refusal| {
-            warn!("{name}/{volume}: attach failed: ({}) {}", refusal.code, refusal.text);
-        })?;
-        let mut disk = disk;
-        if let Some(size) = own.size {
-            let found = disk.attached.data_size;
-            if found < size {
-                let hint = format!(
-                    "{} has room for {} bytes of data, `size` asks for {}: grow the disk, or write \
-                     a smaller size.",
-                    disk.attached.path, found, size
-                );
-                disk.close();
-                let text = "Low.dev. smaller than requested DRBD-dev. size.";
-                return Err(refusal(111, text, hint));
-            }
-            disk.attached.data_size = size;
-        }
-        let durable = if disk.dsync { "RWF_DSYNC" } else { "a data sync after each write" };
-        info!("{name}/{volume}: {}: durable writes by {durable}", disk.attached.path);
-        entry.ask(|reply| Order::Attach { volume, disk, reply }).await?
-    }
-
     /// Dials a peer.
     ///
     /// # Errors
@@ -383,6 +317,21 @@ impl Registry {
         entry.order(command).await
     }
 
+    /// Reports of what is up, or of the one that is asked for. A data thread that does not answer
+    /// holds up none of the others.
+    pub(crate) async fn reports(self: &Rc<Self>, resource: Option<&str>) -> Vec<Report> {
+        let report = |entry: Rc<Entry>| {
+            let registry = self.clone();
+            tokio_uring::spawn(async move { registry.report(&entry).await })
+        };
+        let asked: Vec<_> = self.chosen(resource).into_iter().map(report).collect();
+        let mut reports = Vec::new();
+        for one in asked {
+            reports.extend(one.await);
+        }
+        reports
+    }
+
     /// A report with fresh counters.
     pub(crate) async fn report(&self, entry: &Entry) -> Report {
         let fresh = entry.ask(|reply| Order::Statistics { reply });
@@ -397,6 +346,7 @@ impl Registry {
         Report {
             status,
             paths: self.paths_of(entry),
+            peer_clients: entry.peer_clients(),
             auto_promote: entry.auto_promote(),
             config_differs: Vec::new(),
             nbd_socket: self.settings.nbd_socket.display().to_string(),
@@ -478,7 +428,7 @@ impl Entry {
         }
     }
 
-    fn disk_state(&self, volume: VolumeNumber) -> DiskState {
+    pub(super) fn disk_state(&self, volume: VolumeNumber) -> DiskState {
         let status = self.thread.status();
         let device = status.devices.iter().find(|device| device.volume == volume);
         device.map_or(DiskState::Diskless, |device| device.disk_state)

@@ -87,13 +87,18 @@ pub(crate) fn lock(run_dir: &Path) -> Result<Flock<File>, Failure> {
 /// Whether a process with this pid runs. One that was killed and is still being cleared away does
 /// not.
 fn is_alive(pid: &str) -> bool {
+    !matches!(process_state(pid), Some('Z' | 'X' | 'x') | None)
+}
+
+/// The state of a process, as `/proc` says it (`T`: stopped); `None`: none is there.
+pub(super) fn process_state(pid: &str) -> Option<char> {
     if pid.is_empty() || !pid.bytes().all(|byte| byte.is_ascii_digit()) {
-        return false;
+        return None;
     }
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     // The state stands behind the name, which is in brackets and may hold anything.
-    let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
-    !matches!(state, Some('Z' | 'X' | 'x') | None)
+    let stat = String::from_utf8_lossy(&stat);
+    stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next())
 }
 
 /// Binds a Unix socket with mode 0660, in place of one that a killed daemon left. Call it with the

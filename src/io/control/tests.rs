@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use tokio::sync::oneshot;
 
 use super::adm::client::Client;
+use super::admin_socket::WATCHERS_MAX;
 use super::daemon::{Sockets, serve};
 use super::fake::{Seen, shell};
 use super::places::PLACES_MAX;
@@ -60,7 +61,7 @@ impl Daemon {
     }
 
     fn client(&self) -> Client {
-        Client::connect(self.dir.path()).unwrap()
+        Client::connect(self.dir.path(), PATIENCE).unwrap()
     }
 
     fn nbd(&self) -> UnixStream {
@@ -227,6 +228,29 @@ fn garbage_is_an_error_line_and_a_long_line_ends_the_connection() {
     // The daemon has closed with bytes unread: an end, or a reset.
     let _ = stream.read_to_end(&mut rest);
     assert!(rest.is_empty());
+}
+
+#[test]
+fn watchers_leave_room_for_orders() {
+    let daemon = Daemon::start();
+    let mut client = daemon.up("");
+    let deadline = Instant::now() + PATIENCE;
+    let watch = || {
+        let mut watcher = daemon.client();
+        watcher.watch(None).unwrap();
+        let first = watcher.next(Some(deadline));
+        (watcher, first)
+    };
+    let mut watching: Vec<_> = (0..WATCHERS_MAX).map(|_| watch()).collect();
+    assert!(watching.iter().all(|(_, first)| matches!(first, Ok(Some(Response::Report(_))))));
+    let (_, refused) = watch();
+    assert_eq!(refused.unwrap_err().exit_code, 20);
+    client.command("r0", Command::Primary { force: None }).unwrap().unwrap();
+    // The place of one that hangs up is free again.
+    watching.pop();
+    while watch().1.is_err() {
+        assert!(deadline > Instant::now());
+    }
 }
 
 const IHAVEOPT: &[u8] = b"IHAVEOPT";

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{Definition, Host, override_option};
+use crate::config::{Definition, Host, override_option, same_host};
 use crate::control::adjust::{Difference, Step, lines};
 use crate::control::arguments::OptionWords;
+use crate::control::scope::Scope;
 use crate::control::target::Target;
 use crate::control::{Report, Request, dry_run};
 use crate::resource::{Command, DiskOptions, Options, VolumeNumber};
@@ -12,6 +13,9 @@ use crate::resource::{Command, DiskOptions, Options, VolumeNumber};
 use super::client::Client;
 use super::orders::told;
 use super::{Failure, Outcome, Session, for_each, print};
+
+/// What of the `disk` options is of a volume toward a peer.
+const OF_PEER_DEVICES: [&str; 3] = ["resync-rate", "c-max-rate", "c-min-rate"];
 
 impl Session {
     /// Makes what runs as the configuration says; with `-d` says how.
@@ -39,7 +43,10 @@ impl Session {
             let steps = difference.steps(&report, own);
             let done = match self.globals.dry_run {
                 true => print(&lines(&steps, definition, own)),
-                false => for_each(steps, |step| step_of(client, definition, own, step)),
+                false => {
+                    let mut run = Run { client, running: &running, definition, own };
+                    run.all(steps)
+                }
             };
             done.and(match difference.fixed() {
                 [] => Ok(()),
@@ -56,18 +63,43 @@ impl Session {
     }
 
     /// Changes the options of a section: those that are given, else all of it as in the file.
-    pub(super) fn options(&self, section: &'static str, words: &OptionWords) -> Outcome {
-        let (given, targets) = words.parts().map_err(|why| Failure::new(1, why))?;
+    pub(super) fn options(
+        &self,
+        section: &'static str,
+        scope: Scope,
+        words: &OptionWords,
+    ) -> Outcome {
+        let parts = words.parts().and_then(|(given, targets)| {
+            scope.check(&targets)?;
+            Ok((given, targets))
+        });
+        let (given, targets) = parts.map_err(|why| Failure::new(1, why))?;
+        let foreign = |(name, _): &&(String, String)| !OF_PEER_DEVICES.contains(&name.as_str());
+        if let (Scope::BOTH, Some((name, _))) = (scope, given.iter().find(foreign)) {
+            let text = format!("{name}: peer-device-options are {}", OF_PEER_DEVICES.join(", "));
+            return Err(Failure::new(10, text));
+        }
         let configuration = self.configuration()?;
         let mut client = self.client()?;
         configuration.for_each(&targets, |target, definition, own| {
             let name = &definition.name;
-            let running = client.running(name)?.ok_or_else(|| super::no_such_resource(name))?;
+            let mut peers = definition.hosts.iter().filter(|host| host.node_id != own.node_id);
+            // With one peer its options are the resource's; but it must be that peer.
+            if let Some(peer) = target.peer()
+                && !peers.any(|host| same_host(&host.name, peer))
+            {
+                return Err(Failure::new(10, format!("{target}: there is no such peer")));
+            }
+            if target.volume().is_some_and(|number| !own.volumes.contains_key(&number)) {
+                let text = format!("{target}: Failure: (127) Device minor not allocated");
+                return Err(Failure::new(10, text));
+            }
+            let running = client.running(name)?.ok_or_else(|| super::gone(name))?;
             let mut wanted = (*running).clone();
             let is_own = |host: &&mut Host| host.node_id == own.node_id;
             let refused = |why: String| Failure::new(10, format!("{name}: {why}"));
             let mut options: Options = running.options.clone();
-            if given.is_empty() {
+            if given.is_empty() && target.volume().is_none() {
                 options.take_section(section, &definition.options);
             }
             if target.volume().is_none() {
@@ -83,8 +115,9 @@ impl Session {
                         continue;
                     }
                     if given.is_empty() {
-                        volume.disk_options =
-                            own.volumes.get(number).and_then(|volume| volume.disk_options);
+                        let asked = own.volumes.get(number).and_then(|one| one.disk_options);
+                        let asked = asked.unwrap_or_else(|| definition.options.disk());
+                        volume.disk_options = Some(asked).filter(|one| *one != options.disk());
                         continue;
                     }
                     let before = volume.disk_options.unwrap_or_else(|| running.options.disk());
@@ -107,7 +140,10 @@ impl Session {
             steps.retain(|step| matches!(step, Step::Options(_)));
             match self.globals.dry_run {
                 true => print(&lines(&steps, &wanted, own)),
-                false => for_each(steps, |step| step_of(&mut client, &wanted, own, step)),
+                false => {
+                    let (client, definition) = (&mut client, &wanted);
+                    Run { client, running: &running, definition, own }.all(steps)
+                }
             }
         })
     }
@@ -135,27 +171,90 @@ fn own_options(own: &Host) -> BTreeMap<VolumeNumber, DiskOptions> {
     volumes.filter_map(|(number, volume)| Some((*number, volume.disk_options?))).collect()
 }
 
-fn step_of(client: &mut Client, definition: &Definition, own: &Host, step: Step) -> Outcome {
-    let name = definition.name.clone();
-    let boxed = || Box::new(definition.clone());
-    let request = match step {
-        Step::Up => return up(client, definition),
-        Step::Options(_) => Request::Options {
-            resource: name.clone(),
-            options: Box::new(definition.options.clone()),
-            volumes: own_options(own),
-        },
-        Step::Paths => Request::Paths { definition: boxed() },
-        Step::Detach(volume) => Request::Order {
-            resource: name.clone(),
-            command: Command::Detach { volume, force: false },
-        },
-        Step::Attach(volume) => Request::Attach { definition: boxed(), volume },
-        Step::Connect(peer) => {
-            Request::Connect { definition: boxed(), peer, discard_my_data: false, tentative: false }
-        }
-    };
-    told(&name, client.order(&request)?)
+/// The steps of one resource being carried out.
+struct Run<'a> {
+    client: &'a mut Client,
+    /// What it runs with before the first step.
+    running: &'a Definition,
+    definition: &'a Definition,
+    own: &'a Host,
+}
+
+impl Run<'_> {
+    /// Each step is tried, but none that takes a disk away which cannot be replaced.
+    fn all(&mut self, steps: Vec<Step>) -> Outcome {
+        let mut kept = Vec::new();
+        let replaced = |steps: &[Step], volume| steps.contains(&Step::Attach(volume));
+        for_each(steps.clone(), |step| match step {
+            Step::Detach(volume) => {
+                let checked = match replaced(&steps, volume) {
+                    true => self.check_disk(volume),
+                    false => Ok(()),
+                };
+                let done = checked.and_then(|()| self.step(Step::Detach(volume)));
+                if done.is_err() {
+                    kept.push(volume);
+                }
+                done
+            }
+            Step::Attach(volume) if kept.contains(&volume) => Ok(()),
+            Step::Attach(volume) if steps.contains(&Step::Detach(volume)) => {
+                self.step(Step::Attach(volume)).map_err(|failure| self.restore(volume, failure))
+            }
+            step => self.step(step),
+        })
+    }
+
+    fn step(&mut self, step: Step) -> Outcome {
+        let name = self.definition.name.clone();
+        let definition = Box::new(self.definition.clone());
+        // What still differs is for the next step, and no news.
+        let quiet = matches!(step, Step::Attach(_) | Step::Connect(_));
+        let request = match step {
+            Step::Up => return up(self.client, self.definition),
+            Step::Options(_) => Request::Options {
+                resource: name.clone(),
+                options: Box::new(definition.options.clone()),
+                volumes: own_options(self.own),
+            },
+            Step::Paths => Request::Paths { definition },
+            Step::Detach(volume) => Request::Order {
+                resource: name.clone(),
+                command: Command::Detach { volume, force: false },
+            },
+            Step::Attach(volume) => Request::Attach { definition, volume },
+            Step::Connect(peer) => {
+                Request::Connect { definition, peer, discard_my_data: false, tentative: false }
+            }
+        };
+        let answer = self.client.order(&request)?;
+        told(&name, if quiet { answer.map(|_| String::new()) } else { answer })
+    }
+
+    /// Whether the disk that the configuration names could be attached. The old one is still there.
+    fn check_disk(&mut self, volume: VolumeNumber) -> Outcome {
+        let name = format!("{}/{volume}", self.definition.name);
+        let definition = Box::new(self.definition.clone());
+        let answer = self.client.order(&Request::CheckDisk { definition, volume })?;
+        told(&name, answer).map_err(|mut failure| {
+            failure.text += "\nThe old disk stays attached.";
+            failure
+        })
+    }
+
+    /// The new disk was refused after all: the old one is taken back.
+    fn restore(&mut self, volume: VolumeNumber, mut failure: Failure) -> Failure {
+        let definition = Box::new(self.running.clone());
+        let again = self.client.order(&Request::Attach { definition, volume });
+        failure.text += &match again {
+            Ok(Ok(_)) => "\nThe old disk is attached again.".to_owned(),
+            _ => format!(
+                "\nThe old disk is not attached: when the cause is gone, `tandemadm adjust {}`.",
+                self.definition.name
+            ),
+        };
+        failure
+    }
 }
 
 fn up(client: &mut Client, definition: &Definition) -> Outcome {

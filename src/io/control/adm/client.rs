@@ -1,21 +1,24 @@
 //! The daemon as `tandemadm` sees it: a blocking connection to the admin socket.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use crate::config::Definition;
 use crate::control::protocol::LINE_MAX;
 use crate::control::{Report, Request, Response};
 use crate::resource::{AdminResult, Command, Refusal};
 
+use super::super::startup::process_state;
 use super::Failure;
 
-/// The daemon answers every request within this time, or it is stuck.
-const ANSWER_LIMIT: Duration = Duration::from_secs(180);
-/// A daemon that does not even say its state in this time is stuck, or stopped.
-const STATUS_LIMIT: Duration = Duration::from_secs(20);
+/// The daemon carries out every order within this time, or it is stuck.
+const ORDER_LIMIT: Duration = Duration::from_secs(180);
 /// An answer may be longer than a request: it may hold the reports of all resources.
 const ANSWER_MAX: u64 = 64 << 20;
 
@@ -24,18 +27,25 @@ pub(in crate::io::control) struct Client {
     stream: BufReader<UnixStream>,
     path: PathBuf,
     run_dir: PathBuf,
+    /// A daemon that does not even say its state in this time is stuck, or stopped.
+    patience: Duration,
+    /// It has answered once: whoever accepts is not always there.
+    is_there: bool,
 }
 
 impl Client {
-    /// Connects.
+    /// Connects. `patience`: how long the daemon may be silent.
     ///
     /// # Errors
     /// Exit 20: nobody answers there, or the caller is not allowed to.
-    pub(in crate::io::control) fn connect(run_dir: &Path) -> Result<Self, Failure> {
+    pub(in crate::io::control) fn connect(
+        run_dir: &Path,
+        patience: Duration,
+    ) -> Result<Self, Failure> {
         let path = run_dir.join("control.sock");
-        let stream = UnixStream::connect(&path).map_err(|error| silent(run_dir, &error))?;
+        let stream = dial(&path, patience).map_err(|error| silent(run_dir, &error))?;
         let stream = BufReader::new(stream);
-        Ok(Self { stream, path, run_dir: run_dir.to_owned() })
+        Ok(Self { stream, path, run_dir: run_dir.to_owned(), patience, is_there: false })
     }
 
     fn send(&mut self, request: &Request) -> Result<(), Failure> {
@@ -46,7 +56,10 @@ impl Client {
         }
         line.push(b'\n');
         let sent = self.stream.get_mut().write_all(&line);
-        sent.map_err(|error| silent(&self.run_dir, &error))
+        sent.map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => silent(&self.run_dir, &no_answer(self.patience)),
+            _ => silent(&self.run_dir, &error),
+        })
     }
 
     /// The next answer; `None` when `deadline` has passed.
@@ -81,7 +94,16 @@ impl Client {
             let path = self.path.display();
             Failure::new(20, format!("{path}: what answers is no tandemd of this version: {error}"))
         })?;
+        self.is_there = true;
         Ok(Some(response))
+    }
+
+    /// Asks for nothing, unless the daemon has answered before.
+    fn knock(&mut self) -> Result<(), Failure> {
+        match self.is_there {
+            true => Ok(()),
+            false => self.ask(&Request::Running { resource: String::new() }).map(|_| ()),
+        }
     }
 
     /// Asks, and waits for the answer.
@@ -89,18 +111,18 @@ impl Client {
     /// # Errors
     /// Exit 20: the daemon is gone, stuck, or does not understand.
     pub(in crate::io::control) fn ask(&mut self, request: &Request) -> Result<Response, Failure> {
-        self.send(request)?;
         let limit = match request {
-            Request::Status { .. } | Request::Running { .. } => STATUS_LIMIT,
-            _ => ANSWER_LIMIT,
+            Request::Status { .. } | Request::Running { .. } => self.patience,
+            _ => {
+                self.knock()?;
+                ORDER_LIMIT
+            }
         };
+        self.send(request)?;
         match self.receive(Some(Instant::now() + limit))? {
             Some(Response::Error(text)) => Err(Failure::new(20, format!("tandemd: {text}"))),
             Some(response) => Ok(response),
-            None => {
-                let error = io::Error::from(io::ErrorKind::TimedOut);
-                Err(silent(&self.run_dir, &error))
-            }
+            None => Err(silent(&self.run_dir, &no_answer(limit))),
         }
     }
 
@@ -164,6 +186,7 @@ impl Client {
     /// # Errors
     /// As [`Self::ask`].
     pub(in crate::io::control) fn watch(&mut self, resource: Option<&str>) -> Result<(), Failure> {
+        self.knock()?;
         self.send(&Request::Watch { resource: resource.map(str::to_owned) })
     }
 
@@ -182,6 +205,23 @@ impl Client {
     }
 }
 
+/// Connects, and gives up when nobody has taken the connection for so long: the backlog of a daemon
+/// that stands still may be full.
+fn dial(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let stream = UnixStream::from(socket);
+    stream.set_write_timeout(Some(patience))?;
+    match connect(stream.as_raw_fd(), &UnixAddr::new(path)?) {
+        Ok(()) => Ok(stream),
+        Err(Errno::EAGAIN) => Err(no_answer(patience)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn no_answer(limit: Duration) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {} s", limit.as_secs()))
+}
+
 fn unexpected(response: &Response) -> Failure {
     Failure::new(20, format!("tandemd: an answer to another question: {response:?}"))
 }
@@ -196,14 +236,23 @@ fn silent(run_dir: &Path, error: &io::Error) -> Failure {
         );
         return Failure::new(20, text);
     }
-    let holder = std::fs::read_to_string(run_dir.join("lock")).unwrap_or_default();
+    if error.raw_os_error() == Some(Errno::ENAMETOOLONG as i32) {
+        let text = format!(
+            "tandemd cannot be asked on {path}: {error}\nA socket's path has 107 bytes at most: \
+             give --run-dir a shorter one, to tandemd too."
+        );
+        return Failure::new(20, text);
+    }
+    let mut holder = String::new();
+    // A pid is short; the file may be anybody's.
+    if let Ok(lock) = std::fs::File::open(run_dir.join("lock")) {
+        let _ = lock.take(32).read_to_string(&mut holder);
+    }
     let holder = holder.trim();
-    let runs = !holder.is_empty()
-        && holder.bytes().all(|byte| byte.is_ascii_digit())
-        && Path::new("/proc").join(holder).exists();
-    let hint = match runs {
-        true => format!("It should run as pid {holder}: look at its log."),
-        false => "Start it: `systemctl start tandemd`.".to_owned(),
+    let hint = match process_state(holder) {
+        None | Some('Z' | 'X' | 'x') => "Start it: `systemctl start tandemd`.".to_owned(),
+        Some('T' | 't') => format!("Its process {holder} is stopped: `kill -CONT {holder}`."),
+        Some(_) => format!("It should run as pid {holder}: look at its log."),
     };
     Failure::new(20, format!("tandemd does not answer on {path}: {error}\n{hint}"))
 }

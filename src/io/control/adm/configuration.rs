@@ -69,6 +69,17 @@ impl Configuration {
         self.config.resource(resource).is_some() || self.config.is_refused(resource)
     }
 
+    /// The names of all resources that the files have.
+    pub(super) fn all_names(&self) -> Vec<&str> {
+        let defined = self.config.resources.iter().map(|one| one.name.as_str());
+        defined.chain(self.config.refused.iter().map(String::as_str)).collect()
+    }
+
+    /// The file that was read first.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Does something with each resource that the targets mean, and that this node is part of.
     /// Findings are told first; a resource that is refused is a failure with exit code 10.
     pub(super) fn for_each(

@@ -8,7 +8,7 @@ use crate::control::Report;
 use crate::control::generation::Generation;
 use crate::control::target::Target;
 use crate::io::backing::{self, CreateError, CreateOptions, Identity};
-use crate::resource::{DiskState, VolumeNumber};
+use crate::resource::{DeviceStatus, DiskState, NodeId, VolumeNumber};
 
 use super::{Failure, Outcome, Session, complain, connections, for_each, print, terminal, volumes};
 
@@ -122,40 +122,73 @@ impl Session {
     /// Of attached disks as the daemon knows them, of others from the disk.
     pub(super) fn generations(&self, targets: &[Target], pretty: bool) -> Outcome {
         let up = self.client().and_then(|mut client| client.reports(None)).unwrap_or_default();
-        let (running, detached): (Vec<&Target>, Vec<&Target>) =
-            targets.iter().partition(|target| {
-                let named = |report: &&Report| target.resource() == Some(&report.status.name);
-                let attached = |report: &Report| {
-                    let devices = report.status.devices.iter();
-                    let mut meant =
-                        devices.filter(|device| target.volume().is_none_or(|v| v == device.volume));
-                    meant.all(|device| device.disk_state != DiskState::Diskless)
-                };
-                up.iter().find(named).is_some_and(attached)
-            });
-        let done = for_each(running, |target| {
-            let report = up.iter().find(|one| target.resource() == Some(&one.status.name));
-            report.map_or(Ok(()), |report| attached(report, target, pretty))
-        });
-        let detached: Vec<Target> = detached.into_iter().cloned().collect();
-        if detached.is_empty() {
-            return done;
-        }
-        let rest = self.configuration()?.for_each(&detached, |target, definition, own| {
-            for_each(chosen(target, definition, own)?, |disk| {
-                let found = backing::inspect(disk.disk, &disk.meta_disk)
-                    .map_err(|error| refused(&disk, &error))?;
-                if found.stale {
-                    complain(&format!("{}: attached; what is on the disk may be old", disk.name));
-                }
-                print(&match pretty {
-                    true => crate::meta::show_gi(&found.meta, 0),
-                    false => crate::meta::get_gi(&found.meta, 0) + "\n",
+        let report_of = |name: &str| up.iter().find(|report| report.status.name == name);
+        for_each(targets, |target| {
+            // What is all attached needs no configuration.
+            let report = target.resource().and_then(report_of);
+            if let Some(report) = report
+                && volumes(report, target)?.iter().all(|device| is_attached(device))
+            {
+                return attached(report, target, pretty);
+            }
+            let one = std::slice::from_ref(target);
+            let configuration = self.configuration()?;
+            configuration.for_each(one, |target, definition, own| {
+                for_each(chosen(target, definition, own)?, |disk| {
+                    let narrowed = Target::One {
+                        resource: definition.name.clone(),
+                        peer: target.peer().map(str::to_owned),
+                        volume: Some(disk.volume),
+                    };
+                    let report = report_of(&definition.name);
+                    let device = report.and_then(|report| {
+                        let mut devices = report.status.devices.iter();
+                        devices.find(|device| device.volume == disk.volume && is_attached(device))
+                    });
+                    match report.filter(|_| device.is_some()) {
+                        Some(report) => attached(report, &narrowed, pretty),
+                        None => detached(&disk, &narrowed, definition, own, pretty),
+                    }
                 })
             })
-        });
-        done.and(rest)
+        })
     }
+}
+
+fn is_attached(device: &DeviceStatus) -> bool {
+    device.disk_state != DiskState::Diskless
+}
+
+/// What is on a disk that is not attached, a line for each peer that is meant.
+fn detached(
+    disk: &Chosen<'_>,
+    target: &Target,
+    definition: &Definition,
+    own: &Host,
+    pretty: bool,
+) -> Outcome {
+    let peers = definition.hosts.iter().filter(|host| host.node_id != own.node_id);
+    let meant: Vec<&Host> = peers
+        .filter(|host| target.peer().is_none_or(|peer| crate::config::same_host(&host.name, peer)))
+        .collect();
+    if meant.is_empty() {
+        return Err(Failure::new(10, format!("{target}: there is no such peer")));
+    }
+    let found =
+        backing::inspect(disk.disk, &disk.meta_disk).map_err(|error| refused(disk, &error))?;
+    if found.stale {
+        complain(&format!("{}: attached; what is on the disk may be old", disk.name));
+    }
+    let slots = &found.meta.superblock.peers;
+    let of = |id: Option<NodeId>| slots.iter().position(|slot| slot.node_id == id);
+    for_each(meant, |peer| {
+        // A peer that was never met has the first slot that is free.
+        let slot = of(Some(peer.node_id)).or_else(|| of(None)).unwrap_or(usize::MAX);
+        print(&match pretty {
+            true => crate::meta::show_gi(&found.meta, slot),
+            false => crate::meta::get_gi(&found.meta, slot) + "\n",
+        })
+    })
 }
 
 fn attached(report: &Report, target: &Target, pretty: bool) -> Outcome {

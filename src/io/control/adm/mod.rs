@@ -20,6 +20,7 @@ use std::io::Write;
 
 use crate::control::Report;
 use crate::control::arguments::{self, Globals, Verb};
+use crate::control::scope::{Scope, check_scope};
 use crate::control::target::Target;
 use crate::resource::{ConnectionStatus, DeviceStatus, Refusal};
 
@@ -31,7 +32,7 @@ use configuration::Configuration;
 pub(super) struct Failure {
     /// What stands on standard error; may be empty.
     text: String,
-    exit_code: i32,
+    pub(super) exit_code: i32,
 }
 
 impl Failure {
@@ -87,14 +88,15 @@ impl Session {
     }
 
     fn run(&self, verb: Verb) -> Outcome {
-        crate::control::scope::check_scope(&verb).map_err(|why| Failure::new(1, why))?;
+        check_scope(&verb).map_err(|why| Failure::new(1, why))?;
         match &verb {
             Verb::Adjust(targets) => return self.adjust(&targets.targets),
-            Verb::NetOptions(words) => return self.options("net", words),
-            Verb::DiskOptions(words) | Verb::PeerDeviceOptions(words) => {
-                return self.options("disk", words);
+            Verb::NetOptions(words) => return self.options("net", Scope::PEER, words),
+            Verb::DiskOptions(words) => return self.options("disk", Scope::VOLUME, words),
+            Verb::PeerDeviceOptions(words) => return self.options("disk", Scope::BOTH, words),
+            Verb::ResourceOptions(words) => {
+                return self.options("options", Scope::RESOURCE, words);
             }
-            Verb::ResourceOptions(words) => return self.options("options", words),
             _ if self.globals.dry_run => return self.dry_run(verb),
             _ => {}
         }
@@ -130,7 +132,7 @@ impl Session {
 
     /// Speaks to the daemon.
     fn client(&self) -> Result<Client, Failure> {
-        Client::connect(&self.globals.run_dir)
+        Client::connect(&self.globals.run_dir, self.globals.cmd_timeout())
     }
 
     /// The configuration as this node reads it.
@@ -154,16 +156,43 @@ impl Session {
                 }
                 Some(name) => {
                     let report = up.iter().find(|report| report.status.name == name);
-                    let report = report.ok_or_else(|| no_such_resource(name))?;
+                    let report = report.ok_or_else(|| self.no_such_resource(name, &up))?;
                     chosen.push((target.clone(), report.clone()));
                 }
             }
         }
         Ok(chosen)
     }
+
+    /// A name of which nothing is up: one to bring up, or a slip.
+    fn no_such_resource(&self, name: &str, up: &[Report]) -> Failure {
+        match self.is_defined(name) {
+            true => gone(name),
+            false => Failure::new(10, format!("{name}: No such resource\n{}", self.existing(up))),
+        }
+    }
+
+    /// Whether the configuration has a resource of this name, even if only to be refused.
+    fn is_defined(&self, name: &str) -> bool {
+        self.configuration().is_ok_and(|configuration| configuration.names(name))
+    }
+
+    /// What could have been meant.
+    fn existing(&self, up: &[Report]) -> String {
+        let list = |names: Vec<&str>| match names.as_slice() {
+            [] => "nothing".to_owned(),
+            names => names.join(", "),
+        };
+        let up = list(up.iter().map(|report| report.status.name.as_str()).collect());
+        match self.configuration() {
+            Ok(all) => format!("Up is {up}; {} defines {}.", all.path(), list(all.all_names())),
+            Err(_) => format!("Up is {up}."),
+        }
+    }
 }
 
-fn no_such_resource(name: &str) -> Failure {
+/// A resource that is not up, or no longer.
+fn gone(name: &str) -> Failure {
     Failure::new(10, format!("{name}: No such resource\n{name} is not up: `tandemadm up {name}`."))
 }
 

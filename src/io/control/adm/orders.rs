@@ -77,11 +77,13 @@ impl Session {
         let configuration = self.configuration()?;
         let mut client = self.client()?;
         configuration.for_each(targets, |target, definition, own| {
+            let is_meant = |number: &u16| target.volume().is_none_or(|one| one == *number);
+            if !own.volumes.keys().any(is_meant) {
+                let text = format!("{target}: Failure: (127) Device minor not allocated");
+                return Err(Failure::new(10, text));
+            }
             let with_disk = own.volumes.iter().filter(|(_, volume)| volume.disk.is_some());
-            let meant: Vec<u16> = with_disk
-                .map(|(number, _)| *number)
-                .filter(|number| target.volume().is_none_or(|one| one == *number))
-                .collect();
+            let meant: Vec<u16> = with_disk.map(|(number, _)| *number).filter(is_meant).collect();
             if meant.is_empty() {
                 let text = format!("{target}: Failure: (138) Device does not have a disk-config");
                 return Err(Failure::new(10, text));
@@ -192,7 +194,7 @@ impl Session {
         for_each(targets, |target| {
             let reports = client.reports(target.resource())?;
             if let (Some(name), []) = (target.resource(), reports.as_slice()) {
-                return Err(self.not_up(name));
+                return Err(self.not_up(name, &client.reports(None)?));
             }
             for_each(&reports, |report| {
                 for_each(steps(report, target, wide)?, |(name, volume, peer)| {
@@ -205,9 +207,8 @@ impl Session {
     }
 
     /// A resource that is not up: known to the configuration, or a slip.
-    fn not_up(&self, name: &str) -> Failure {
-        let known = self.configuration().is_ok_and(|configuration| configuration.names(name));
-        match known {
+    fn not_up(&self, name: &str, up: &[Report]) -> Failure {
+        match self.is_defined(name) {
             true => Failure::new(
                 10,
                 format!(
@@ -217,7 +218,10 @@ impl Session {
             ),
             false => Failure::new(
                 10,
-                format!("'{name}' not defined in your config (for this host), and not up."),
+                format!(
+                    "'{name}' not defined in your config (for this host), and not up.\n{}",
+                    self.existing(up)
+                ),
             ),
         }
     }
@@ -238,6 +242,16 @@ impl Session {
         };
         let configuration = self.configuration()?;
         configuration.for_each(targets, |target, definition, own| {
+            if target.volume().is_some_and(|number| !own.volumes.contains_key(&number)) {
+                let text = format!("{target}: Failure: (127) Device minor not allocated");
+                return Err(Failure::new(10, text));
+            }
+            let mut peers = definition.peers(configuration.node());
+            if let Some(peer) = target.peer()
+                && !peers.any(|host| crate::config::same_host(&host.name, peer))
+            {
+                return Err(Failure::new(10, format!("{target}: there is no such peer")));
+            }
             let running = report_of(&definition.name);
             let mut steps = dry_run::Steps::new(definition, own, running);
             if matches!(verb, Verb::Up(_)) {
@@ -261,6 +275,12 @@ impl Session {
         let up = up.unwrap_or_default();
         for target in targets {
             let is_up = |name: &str| up.iter().any(|report| report.status.name == name);
+            if let Some(name) = target.resource()
+                && !is_up(name)
+                && !self.is_defined(name)
+            {
+                return Err(self.not_up(name, up));
+            }
             let names: Vec<String> = match target.resource() {
                 None => up.iter().map(|report| report.status.name.clone()).collect(),
                 Some(name) if matches!(verb, Verb::Down(_)) && !is_up(name) => Vec::new(),

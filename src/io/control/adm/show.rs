@@ -46,12 +46,25 @@ impl Session {
         })?;
         let mut reports: Vec<Report> = chosen.into_iter().map(|(_, report)| report).collect();
         self.find_differences(&mut reports);
-        let (line, level) = check::line(&reports);
+        let down = match targets.iter().all(|target| target.resource().is_none()) {
+            true => self.not_up_here(&reports),
+            false => Vec::new(),
+        };
+        let (line, level) = check::line(&reports, &down);
         print(&line)?;
         match level {
             check::Level::Ok => Ok(()),
             level => Err(Failure::new(level as i32, "")),
         }
+    }
+
+    /// What the configuration has for this node, and is not up.
+    fn not_up_here(&self, up: &[Report]) -> Vec<String> {
+        let Ok(configuration) = self.configuration() else { return Vec::new() };
+        let resources = configuration.config().resources.iter();
+        let own = resources.filter(|one| one.local(configuration.node()).is_some());
+        let is_down = |name: &&String| up.iter().all(|report| report.status.name != **name);
+        own.map(|one| &one.name).filter(is_down).cloned().collect()
     }
 
     pub(super) fn role(&self, targets: &[Target]) -> Outcome {

@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 use crate::control::events::{END_OF_EXISTS, Follower};
 use crate::control::target::Target;
 use crate::control::{Report, Response};
-use crate::resource::{ConnectionState, ReplicationState};
+use crate::resource::{ConnectionState, DiskState, ReplicationState};
 
-use super::{Failure, Outcome, Session, connections, no_such_resource, print, volumes};
+use super::{Failure, Outcome, Session, connections, gone, print, volumes};
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Until {
     /// The peers are connected.
     Connected,
-    /// They are, and no resync runs.
+    /// They are, no resync runs, and every disk that there should be is UpToDate.
     InSync,
 }
 
@@ -25,8 +25,16 @@ impl Session {
         let is_wanted = |name: &str| wanted.len() < targets.len().max(1) || wanted.contains(&name);
         let mut follower = Follower::new(statistics);
         let mut client = self.client()?;
+        let up = client.reports(None)?;
+        for name in &wanted {
+            // What is defined may come up while it is followed.
+            let is_up = up.iter().any(|report| report.status.name == *name);
+            if !is_up && (now || !self.is_defined(name)) {
+                return Err(self.no_such_resource(name, &up));
+            }
+        }
         if now {
-            for report in client.reports(None)? {
+            for report in up {
                 if is_wanted(&report.status.name) {
                     print(&follower.exists(&report))?;
                 }
@@ -59,7 +67,8 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for each target in turn. `seconds` is the time for each, from now on; 0: for ever;
+    /// Waits for each target in turn, whatever else is wrong with it: exit 5 only when the time is
+    /// over, as drbdsetup does. `seconds` is the time for each, from now on; 0: for ever;
     /// `None`: the `wfc-timeout` of its resource, as far as the configuration can be read.
     pub(super) fn wait(&self, targets: &[Target], until: Until, seconds: Option<u32>) -> Outcome {
         let begun = Instant::now();
@@ -87,21 +96,20 @@ impl Session {
     ) -> Outcome {
         let mut client = self.client()?;
         client.watch(Some(resource))?;
-        let mut reported = false;
+        let mut missing = None;
         loop {
             match client.next(deadline)? {
-                Some(Response::Report(report)) if is_reached(&report, target, until)? => {
-                    return Ok(());
+                Some(Response::Report(report)) => {
+                    missing = self::missing(&report, target, until)?;
+                    if missing.is_none() {
+                        return Ok(());
+                    }
                 }
-                Some(Response::Report(_)) => reported = true,
-                Some(Response::Gone(_)) => return Err(no_such_resource(resource)),
-                Some(Response::Complete) if !reported => return Err(no_such_resource(resource)),
+                Some(Response::Gone(_)) => return Err(gone(resource)),
+                Some(Response::Complete) if missing.is_none() => return Err(gone(resource)),
                 Some(_) => {}
                 None => {
-                    let what = match until {
-                        Until::Connected => "not connected",
-                        Until::InSync => "not in sync",
-                    };
+                    let what = missing.unwrap_or_default();
                     let text = format!(
                         "{resource}: timed out: {what}; `tandemadm why {resource}` says why."
                     );
@@ -112,16 +120,40 @@ impl Session {
     }
 }
 
-fn is_reached(report: &Report, target: &Target, until: Until) -> Result<bool, Failure> {
-    let wanted: Vec<u16> = volumes(report, target)?.iter().map(|device| device.volume).collect();
-    let mut all = connections(report, target)?.into_iter();
-    Ok(all.all(|connection| {
-        let connected = connection.connection_state == ConnectionState::Connected;
-        let mut peers = connection.peer_devices.iter().filter(|peer| wanted.contains(&peer.volume));
-        // `Connected` is shown with the replication state, so that no resync can still begin.
-        let mut idle = || peers.all(|peer| peer.replication_state == ReplicationState::Established);
-        connected && (until == Until::Connected || idle())
-    }))
+/// What is not as it is waited for; `None`: all is.
+fn missing(report: &Report, target: &Target, until: Until) -> Result<Option<String>, Failure> {
+    let (devices, all) = (volumes(report, target)?, connections(report, target)?);
+    for connection in &all {
+        if connection.connection_state != ConnectionState::Connected {
+            let (peer, state) = (&connection.name, connection.connection_state);
+            return Ok(Some(format!("{peer} is {state} ({})", connection.reason)));
+        }
+    }
+    if until == Until::Connected {
+        return Ok(None);
+    }
+    for device in devices {
+        let (volume, disk) = (device.volume, device.disk_state);
+        let is_client = device.backing_disk == "none";
+        if disk != DiskState::UpToDate && !is_client {
+            return Ok(Some(format!("the disk of volume {volume} is {disk}")));
+        }
+        for connection in &all {
+            let peer = connection.peer_devices.iter().find(|peer| peer.volume == volume);
+            let Some(peer) = peer else { continue };
+            let (name, state) = (&connection.name, peer.replication_state);
+            // `Connected` is shown with the replication state, so that no resync can still begin.
+            if state != ReplicationState::Established {
+                return Ok(Some(format!("volume {volume} is {state} with {name}")));
+            }
+            let disk = peer.peer_disk_state;
+            let is_client = report.is_client(connection.peer_node_id, volume);
+            if disk != DiskState::UpToDate && !is_client {
+                return Ok(Some(format!("{name}'s disk of volume {volume} is {disk}")));
+            }
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -130,7 +162,7 @@ mod tests {
     use crate::control::fixtures;
 
     fn reached(report: &Report, target: &str, until: Until) -> bool {
-        is_reached(report, &target.parse().unwrap(), until).unwrap()
+        missing(report, &target.parse().unwrap(), until).unwrap().is_none()
     }
 
     #[test]
@@ -147,7 +179,36 @@ mod tests {
         let report = fixtures::healthy();
         for target in ["r0:carol", "r0/7"] {
             let target = target.parse().unwrap();
-            assert_eq!(is_reached(&report, &target, Until::Connected).unwrap_err().exit_code, 10);
+            let failure = missing(&report, &target, Until::Connected).unwrap_err();
+            assert_eq!(failure.exit_code, 10);
         }
+    }
+
+    #[test]
+    fn in_sync_are_disks_that_are_there_and_up_to_date() {
+        let in_sync = |own, peer, change: &dyn Fn(&mut Report)| {
+            let mut report = fixtures::healthy();
+            report.status.devices[0].disk_state = own;
+            report.status.connections[0].peer_devices[0].peer_disk_state = peer;
+            change(&mut report);
+            let missing = missing(&report, &Target::All, Until::InSync).unwrap();
+            let named = missing.as_ref().is_none_or(|what| what.contains("volume 0 is"));
+            assert!(named, "{missing:?}");
+            missing.is_none()
+        };
+        use DiskState::{Diskless, Inconsistent, Outdated, UpToDate};
+        let as_it_is = |_: &mut Report| {};
+        assert!(in_sync(UpToDate, UpToDate, &as_it_is));
+        for bad in [Diskless, Inconsistent, Outdated] {
+            assert!(!in_sync(bad, UpToDate, &as_it_is));
+            assert!(!in_sync(UpToDate, bad, &as_it_is));
+        }
+        let peer_has_none = |report: &mut Report| report.peer_clients.push((1, 0));
+        assert!(in_sync(UpToDate, Diskless, &peer_has_none));
+        assert!(!in_sync(Diskless, UpToDate, &peer_has_none));
+        let this_node_has_none =
+            |report: &mut Report| report.status.devices[0].backing_disk = "none".to_owned();
+        assert!(in_sync(Diskless, UpToDate, &this_node_has_none));
+        assert!(!in_sync(UpToDate, Diskless, &as_it_is));
     }
 }

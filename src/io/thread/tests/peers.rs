@@ -177,7 +177,7 @@ fn packets_cut_at_every_byte_are_the_same_packets() {
         bytes.extend(std::iter::repeat_n(7u8, packet.payload_length() as usize));
         for byte in bytes.chunks(if bytes.len() > 2000 { 11 } else { 1 }) {
             stream.write_all(byte).unwrap();
-            // Each cut is received by itself, however slow the node is: a packet, or a sign of life.
+            // Each cut is received by itself, however slow the node is: a packet, a sign of life.
             cuts += 1;
             node.wait("the cut is received", |script| {
                 let of_socket =

@@ -1,0 +1,201 @@
+//! Backing disks of resources that are up: attaching, and what a disk is before it is attached.
+//!
+//! Invariants:
+//! - Opening a disk never blocks the control thread.
+//! - An attach is answered when it is known whether the disk may be used, also where a connected
+//!   peer is asked first.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::data_thread::{DiskRequest, inspect_disk, open_disk};
+use super::registry::{Entry, Registry, ended, not_up, refusal};
+use crate::config::{Definition, HostVolume, MetaDisk};
+use crate::io::Order;
+use crate::resource::{AdminResult, DiskState, Refusal, VolumeNumber};
+
+/// How long an attach waits for the handshake that decides about the disk (DESIGN 8).
+const VERDICT_LIMIT: Duration = Duration::from_secs(30);
+
+impl Registry {
+    /// Attaches one volume's disk.
+    ///
+    /// # Errors
+    /// The resource is not up, the disk is attached, or it cannot be.
+    pub(crate) async fn attach(
+        self: &Rc<Self>,
+        definition: &Definition,
+        volume: VolumeNumber,
+    ) -> AdminResult {
+        let config = self.check(definition)?;
+        let lock = self.lock(&config.name);
+        let _guard = lock.lock().await;
+        let entry = self.entry(&config.name).ok_or_else(|| not_up(&config.name))?;
+        if entry.disk_state(volume) != DiskState::Diskless {
+            let hint = format!("`tandemadm detach {}/{volume}` lets go of it.", config.name);
+            return Err(refusal(124, "Device is attached to a disk (use detach first)", hint));
+        }
+        self.open_and_attach(&entry, definition, volume).await?;
+        entry.disk_is(definition, volume);
+        entry.verdict(volume).await?;
+        Ok(self.changed_since_up(&entry, definition))
+    }
+
+    /// Whether a disk could be attached in place of the one that the volume has.
+    ///
+    /// # Errors
+    /// The resource is not up, or the disk is not there, without metadata of this volume, too small
+    /// or somebody else's.
+    pub(crate) async fn check_disk(
+        &self,
+        definition: &Definition,
+        volume: VolumeNumber,
+    ) -> AdminResult {
+        let config = self.check(definition)?;
+        let entry = self.entry(&config.name).ok_or_else(|| not_up(&config.name))?;
+        let (own, request) = self.disk_request(&entry, definition, volume)?;
+        let here = entry.running.borrow().local(&self.settings.node).cloned();
+        let old = here.and_then(|host| host.volumes.get(&volume).cloned());
+        let wanted = own.clone();
+        let look = move || {
+            let found = inspect_disk(&request)?;
+            // Held by this daemon is what the volume has now, perhaps under another name.
+            let taken = found.is_held && !old.is_some_and(|old| shares_a_file(&old, &wanted));
+            Ok((found.data_size, taken))
+        };
+        let looked = tokio::task::spawn_blocking(look).await.map_err(|_| ended(&config.name))?;
+        let (data_size, is_taken) = looked?;
+        let path = own.disk.as_deref().unwrap_or_default();
+        large_enough(own, data_size, path)?;
+        if is_taken {
+            let hint = format!("{path} is in use. Stop what uses it first.");
+            return Err(refusal(114, "Lower device is already claimed.", hint));
+        }
+        Ok(String::new())
+    }
+
+    /// The volume as the definition has it here, and its disk as it is opened.
+    fn disk_request<'a>(
+        &self,
+        entry: &Entry,
+        definition: &'a Definition,
+        volume: VolumeNumber,
+    ) -> Result<(&'a HostVolume, DiskRequest), Refusal> {
+        let own = definition.local(&self.settings.node).and_then(|own| own.volumes.get(&volume));
+        let own =
+            own.ok_or_else(|| refusal(127, "Device minor not allocated", "no such volume"))?;
+        let Some(disk) = own.disk.clone() else {
+            let hint = "the configuration says `disk none` for this node.";
+            return Err(refusal(138, "Device does not have a disk-config", hint));
+        };
+        let request = DiskRequest {
+            resource: entry.config.name.clone(),
+            volume,
+            node_id: entry.config.node_id,
+            disk,
+            meta_disk: own.meta_disk.clone(),
+            state_dir: self.settings.state_dir.clone(),
+        };
+        Ok((own, request))
+    }
+
+    /// Opens a volume's disk and hands it to the data thread.
+    ///
+    /// # Errors
+    /// It cannot be opened, or the state machine refuses it.
+    pub(super) async fn open_and_attach(
+        &self,
+        entry: &Entry,
+        definition: &Definition,
+        volume: VolumeNumber,
+    ) -> AdminResult {
+        let (own, request) = self.disk_request(entry, definition, volume)?;
+        let name = &entry.config.name;
+        let opened = tokio::task::spawn_blocking(move || open_disk(&request)).await;
+        let mut disk = opened.map_err(|_| ended(name))?.inspect_err(|refusal| {
+            warn!("{name}/{volume}: attach failed: ({}) {}", refusal.code, refusal.text);
+        })?;
+        if let Err(refusal) = large_enough(own, disk.attached.data_size, &disk.attached.path) {
+            disk.close();
+            return Err(refusal);
+        }
+        if let Some(size) = own.size {
+            disk.attached.data_size = size;
+        }
+        let durable = if disk.dsync { "RWF_DSYNC" } else { "a data sync after each write" };
+        info!("{name}/{volume}: {}: durable writes by {durable}", disk.attached.path);
+        entry.ask(|reply| Order::Attach { volume, disk, reply }).await?
+    }
+}
+
+impl Entry {
+    /// Waits until the peer has been asked about a disk that was attached while it is connected.
+    ///
+    /// # Errors
+    /// The disk was refused and let go of, or the handshake does not end.
+    async fn verdict(&self, volume: VolumeNumber) -> Result<(), Refusal> {
+        let mut snapshots = self.thread.subscribe();
+        let asked = async {
+            // Each snapshot is newer; the newest counts. Failed: it is being let go of.
+            while matches!(self.disk_state(volume), DiskState::Negotiating | DiskState::Failed) {
+                if let Err(tokio::sync::broadcast::error::RecvError::Closed) =
+                    snapshots.recv().await
+                {
+                    return;
+                }
+            }
+        };
+        let name = &self.config.name;
+        if tokio::time::timeout(VERDICT_LIMIT, asked).await.is_err() {
+            let text = "In transient state, retry after next state change";
+            let hint = format!("the handshake does not end: `tandemadm why {name}`.");
+            return Err(refusal(-18, text, hint));
+        }
+        let status = self.thread.status();
+        let device = status.devices.iter().find(|device| device.volume == volume);
+        match device {
+            Some(device) if device.disk_state == DiskState::Diskless => {
+                let text = "State change was refused by peer node";
+                Err(refusal(-10, text, format!("{}.", device.disk_note)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a disk has the room that `size` asks for.
+fn large_enough(own: &HostVolume, found: u64, path: &str) -> Result<(), Refusal> {
+    let Some(size) = own.size.filter(|size| found < *size) else { return Ok(()) };
+    let hint = format!(
+        "{path} has room for {found} bytes of data, `size` asks for {size}: grow the disk, or \
+         write a smaller size."
+    );
+    Err(refusal(111, "Low.dev. smaller than requested DRBD-dev. size.", hint))
+}
+
+/// Whether two volumes have a file or device in common, by whatever name.
+fn shares_a_file(one: &HostVolume, other: &HostVolume) -> bool {
+    let files = |volume: &HostVolume| {
+        let meta = match &volume.meta_disk {
+            MetaDisk::Internal => None,
+            MetaDisk::External { path } => Some(path.clone()),
+        };
+        let paths = volume.disk.clone().into_iter().chain(meta);
+        paths.filter_map(|path| identity(Path::new(&path))).collect::<Vec<_>>()
+    };
+    let others = files(other);
+    files(one).iter().any(|file| others.contains(file))
+}
+
+/// A device by its number, a file by its place: names are many.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    let found = std::fs::metadata(path).ok()?;
+    Some(match found.file_type().is_block_device() {
+        true => (u64::MAX, found.rdev()),
+        false => (found.dev(), found.ino()),
+    })
+}
