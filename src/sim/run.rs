@@ -71,7 +71,11 @@ impl std::fmt::Display for Failure {
         writeln!(f, "{}", self.states)?;
         writeln!(f, "plan:")?;
         for planned in &self.options.plan {
-            writeln!(f, "  {:6} ms {:?}", planned.at_ms, planned.fault)?;
+            write!(f, "  {:6} ms {:?}", planned.at_ms, planned.fault)?;
+            match planned.wait {
+                Some(wait) => writeln!(f, " after {wait:?}")?,
+                None => writeln!(f)?,
+            }
         }
         let seed = self.options.seed;
         writeln!(f, "seed {seed}: {}", self.violation.text)
