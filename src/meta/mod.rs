@@ -33,6 +33,8 @@ mod tests;
 
 /// Identifier of a disk that create-md has just made (DRBD's UUID_JUST_CREATED).
 pub const JUST_CREATED: u64 = 4;
+/// What create-md records where it has found nothing (`created_found`).
+pub const BLANK: &str = "blank";
 /// History entries.
 pub const HISTORY: usize = 32;
 /// 64-bit words of bitmap in one bitmap page (4096 bytes less 32 of header).
@@ -131,7 +133,7 @@ pub struct Superblock {
     pub generation_node: NodeId,
     /// When create-md ran, seconds of the wall clock (display only).
     pub created_time: u64,
-    /// What create-md found: `blank`, or type and label.
+    /// What create-md found: [`BLANK`], or type and label.
     pub created_found: String,
     /// At a clean end: length and CRC-32 of the first and last MiB of the data area, 0: not recorded.
     pub clean_size: u64,

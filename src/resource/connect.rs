@@ -3,9 +3,10 @@
 //! Invariants (DESIGN 6):
 //! - At most one attempt of our own is under way; the first at once, then after 0.5 s doubling to
 //!   connect-int and never above it, +-20 %.
-//! - Of two crossing connections the one dialled by the lower node id stays.
-//! - An established session is never touched by a newcomer: the old connection is pinged, and only
-//!   its silence for ping-timeout ends it.
+//! - Of two crossing connections the one dialled by the lower node id stays, until a handshake was
+//!   sent on the other.
+//! - From the own handshake on a session is never touched by a newcomer: the old connection is
+//!   pinged, and only its end, or its silence for ping-timeout, lets the newcomer in.
 //! - Any byte received restarts the ping timer.
 
 use super::connection::{Socket, Stage};
@@ -231,8 +232,9 @@ impl Resource {
         }
         match connection.active {
             None => self.activate(c, socket),
-            Some(old) if connection.stage == Stage::Open || self.is_renegotiating(c) => {
-                // Ping the old one at once; its silence decides.
+            Some(_) if connection.stage >= Stage::Handshake || self.is_renegotiating(c) => {
+                // Ping the old one at once; its silence decides. With the own handshake sent, the
+                // peer's verdict may be on its way in it, and comes once only.
                 if connection.challenger.is_none() {
                     self.connections[c].challenger = Some(socket);
                     self.send(c, Packet::Ping, None);
@@ -240,17 +242,11 @@ impl Resource {
                 } else {
                     self.close_socket(c, socket, false);
                 }
-                let _ = old;
             }
             Some(old) => {
                 let (new, old_entry) = (connection.sockets[&socket], connection.sockets[&old]);
-                if preferred(&new) && !preferred(&old_entry) {
-                    self.connections[c].active = None;
-                    self.close_socket(c, old, false);
-                    self.session_over(c, true);
-                    self.activate(c, socket);
-                } else if preferred(&new) == preferred(&old_entry) {
-                    // The peer dialled again: it has given up the old one.
+                // As preferred as the old one: the peer has dialled again, and given that up.
+                if preferred(&new) || !preferred(&old_entry) {
                     self.connections[c].active = None;
                     self.close_socket(c, old, false);
                     self.session_over(c, true);

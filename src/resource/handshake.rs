@@ -442,7 +442,9 @@ impl Resource {
                             which only a new connection decides (disconnect, attach, connect)";
                 self.give_disk_up(volume, note.to_owned(), "detached");
             } else {
+                // Nothing of it is remembered: the right disk comes in its place.
                 info.disk = DiskState::Diskless;
+                (info.device_uuid, info.number) = (0, None);
             }
         } else if self.device(volume).disk == DiskState::Negotiating {
             let state = self.device(volume).asked_state();

@@ -63,6 +63,8 @@ mod storage;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_adv;
+#[cfg(test)]
 mod tests_end;
 #[cfg(test)]
 mod tests_pair;

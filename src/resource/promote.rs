@@ -13,7 +13,7 @@ use super::order::{Step, refuse};
 use super::{
     Action, Command, DiskState, Force, LogLevel, Refusal, Resource, Role, Then, VolumeNumber,
 };
-use crate::meta::{BitmapState, DeviceFlags};
+use crate::meta::{BLANK, BitmapState, DeviceFlags};
 use crate::wire::Packet;
 
 impl Resource {
@@ -78,7 +78,9 @@ impl Resource {
             return Err(refuse(-2, &hint));
         }
         let created = device.backing.as_ref().is_some_and(super::device::Backing::is_just_created);
+        let overwritten = self.data_that_a_blank_disk_would_overwrite(v).filter(|_| created);
         let needed = match device.disk {
+            _ if overwritten.is_some() => Force::Blank,
             _ if created => Force::Plain,
             DiskState::Consistent => Force::Plain,
             DiskState::Outdated => Force::Outdated,
@@ -89,10 +91,15 @@ impl Resource {
                 "primary --force",
                 "this disk was never synced: forcing declares its content to be the data",
             ),
-            Force::Plain | Force::Blank => (
+            Force::Plain => (
                 "primary --force",
                 "the peer may have newer data. A forced disk starts a history of its own: the \
                  peer's is never overwritten by itself, it then needs create-md and a full sync",
+            ),
+            Force::Blank => (
+                "primary --force=blank",
+                "create-md found this disk blank, and the peer's not: forcing overwrites what is \
+                 there with nothing. Force the peer's instead",
             ),
             Force::Outdated => (
                 "primary --force=outdated",
@@ -104,8 +111,9 @@ impl Resource {
             ),
         };
         if force != Some(needed) {
+            let found = overwritten.map(|found| format!(" ({found})")).unwrap_or_default();
             let hint = format!(
-                "{name}/{v} is {}; {danger}. Connect the peer, or: tandemadm {word} {name}",
+                "{name}/{v} is {}; {danger}{found}. Connect the peer, or: tandemadm {word} {name}",
                 device.disk
             );
             return Err(refuse(-2, &hint));
@@ -121,6 +129,15 @@ impl Resource {
             }
         }
         Ok(())
+    }
+
+    /// What create-md found on a connected peer's fresh disk, where it found nothing on this one.
+    fn data_that_a_blank_disk_would_overwrite(&self, v: VolumeNumber) -> Option<String> {
+        let own = &self.devices[&v].backing.as_ref()?.superblock.created_found;
+        let open = self.connections.iter().filter(|c| c.stage == Stage::Open);
+        let mut infos = open.filter_map(|c| c.peer_devices[&v].peer_info.as_ref());
+        let other = infos.find(|info| !matches!(info.created_found.as_str(), "" | BLANK))?;
+        (own == BLANK).then(|| other.created_found.clone())
     }
 
     /// A peer wants to become Primary.

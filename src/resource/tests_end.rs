@@ -3,6 +3,7 @@
 use super::tests_pair::{Disk, Pair, config, passing_pair, superblock, synced_pair};
 use super::*;
 use crate::meta::Superblock;
+use crate::wire::{Features, Packet, Refused, VERSIONS};
 
 fn is_write(action: &Action) -> bool {
     matches!(action, Action::DiskWrite { .. })
@@ -228,4 +229,37 @@ fn a_new_disk_is_not_taken_for_an_old_image_of_the_one_before_it() {
     pair.up(0);
     pair.up(1);
     pair.synced();
+}
+
+#[test]
+fn a_refusal_on_its_way_is_not_lost_to_a_connection_that_crosses() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    pair.write(0, 7, 1).unwrap();
+    pair.kill(1);
+    let hello = Packet::Features(Features {
+        version_min: *VERSIONS.start(),
+        version_max: *VERSIONS.end(),
+        features: 0,
+        node_id: 1,
+        peer_node_id: 0,
+        resource: "r0".into(),
+        dialled: true,
+        primary: true,
+    });
+    let greet = |pair: &mut Pair, socket| {
+        pair.event(0, Event::Accepted { peer: 1, socket });
+        pair.event(0, Event::Packet { socket, packet: hello.clone(), payload: None });
+        pair.settle();
+    };
+    let (first, second) = (SocketId(1001), SocketId(1003));
+    greet(&mut pair, first);
+    greet(&mut pair, second);
+    let text = "Split-Brain detected but unresolved".to_owned();
+    let refused = Refused { reason: Reason::SplitBrain, rule: "bitmap-both".into(), text };
+    let packet = Packet::Refused(Box::new(refused));
+    pair.event(0, Event::Packet { socket: first, packet, payload: None });
+    let connection = &pair.status(0).connections[0];
+    assert_eq!(connection.connection_state, ConnectionState::StandAlone);
+    assert_eq!(connection.reason, Reason::SplitBrain, "{}", pair.nodes[0].log.join("\n"));
 }

@@ -336,6 +336,7 @@ impl Pair {
                 let Some((other, there)) = node.sockets.get(&socket).copied() else { return };
                 let values = payload.map(|p| (p.length, node.values[&p.slot].1.clone()));
                 assert_eq!(payload.map_or(0, |p| p.length), packet.payload_length(), "{packet:?}");
+                assert!(crate::wire::check(&packet), "the codec refuses {packet:?}");
                 let mute = node.mute;
                 let payload = values.map(|(l, v)| self.nodes[other].payload(l, v));
                 let event = Event::Packet { socket: there, packet, payload };

@@ -258,3 +258,21 @@ fn a_disk_that_hangs_is_left_by_force_and_its_clients_go_on_with_the_peer() {
     pair.attach(0).unwrap();
     pair.synced();
 }
+
+#[test]
+fn a_blank_disk_is_forced_over_a_file_system_by_that_word_only() {
+    let mut pair = Pair::new();
+    for n in 0..2 {
+        pair.kill(n);
+    }
+    pair.nodes[1].disk.superblock.as_mut().unwrap().created_found = "ext4 \"data\"".into();
+    pair.up(0);
+    pair.up(1);
+    pair.run(3_000);
+    let force = |force| Command::Primary { force: Some(force) };
+    let refusal = pair.admin(0, force(Force::Plain)).expect_err("it would overwrite ext4");
+    assert!(refusal.hint.contains("ext4") && refusal.hint.contains("--force=blank"), "{refusal:?}");
+    // The other way round nothing is lost.
+    pair.primary(1, true);
+    pair.synced();
+}

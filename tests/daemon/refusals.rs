@@ -113,13 +113,16 @@ fn a_disk_that_the_verdict_refuses_is_not_attached() {
 
     let pair = pair.bring_up().sync_from_alice();
     pair.bob.ok(&["detach", "r0"]);
+    let own = pair.dir.path().join("own.img");
+    fs::copy(&pair.bob.disk, &own).expect("a copy");
     fs::copy(&other, &pair.bob.disk).expect("another disk");
     let said = pair.bob.refused(11, &["attach", "r0"]);
     assert!(said.starts_with("r0/0: State change failed: (-10) "), "{said}");
     assert!(said.contains("attach refused"), "{said}");
     assert_eq!(pair.bob.dstate(), "Diskless/UpToDate");
     assert_eq!(pair.alice.ok(&["cstate", "r0"]), "Connected\n");
-    pair.bob.ok(&["create-md", "--force", "r0"]);
+    // Nothing of the wrong disk is remembered: the right one is taken back.
+    fs::copy(&own, &pair.bob.disk).expect("the right disk");
     pair.bob.ok(&["attach", "r0"]);
     assert_ne!(pair.bob.status()["devices"][0]["disk-state"], "Negotiating");
     pair.wait_synced();

@@ -13,7 +13,8 @@ use super::preallocate::{fill_holes, reserve};
 use super::signatures::{Found, scan};
 use super::{Identity, MetaDisk, inspect, record};
 use crate::meta::{
-    Geometry, MetaError, NewDisk, Placement, Superblock, dump, format_new, load, read_superblock,
+    BLANK, Geometry, MetaError, NewDisk, Placement, Superblock, dump, format_new, load,
+    read_superblock,
 };
 
 /// Bytes at either end of the data area that must be zero for it to count as blank.
@@ -179,7 +180,7 @@ fn is_zero(device: &Device, offset: u64, length: u64) -> io::Result<bool> {
 
 fn describe(found: &[Found]) -> String {
     if found.is_empty() {
-        return "blank".to_owned();
+        return BLANK.to_owned();
     }
     found.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -1,0 +1,333 @@
+//! Stories of an adversarial review: each one is red until its mend.
+
+use super::tests_pair::{Disk, Pair, config, passing_pair, superblock, synced_pair};
+use super::*;
+use crate::meta::{MetaOp, Superblock};
+use crate::wire::Packet;
+
+fn is_write(action: &Action) -> bool {
+    matches!(action, Action::DiskWrite { .. })
+}
+
+fn is_flush(action: &Action) -> bool {
+    matches!(action, Action::DiskFlush { .. })
+}
+
+fn is_log(action: &Action) -> bool {
+    matches!(action, Action::Meta { op: MetaOp::ActivityLog { .. }, .. })
+}
+
+fn is_bitmap(action: &Action) -> bool {
+    matches!(action, Action::Meta { op: MetaOp::Bitmap { .. }, .. })
+}
+
+
+fn is_seen(action: &Action) -> bool {
+    matches!(action, Action::Meta { op: MetaOp::SeenNumber { .. }, .. })
+}
+
+impl Pair {
+    /// The oldest stalled operation of node `n` ends with this error.
+    fn end_stalled(&mut self, n: usize, error: DiskError) {
+        let stalled = self.nodes[n].stalled.pop_front();
+        let Some(Event::DiskDone { tag, .. }) = stalled else { panic!("{stalled:?}") };
+        self.event(n, Event::DiskDone { tag, result: Err(error) });
+    }
+
+    fn stage(&self, n: usize) -> super::connection::Stage {
+        self.core(n).connections[0].stage
+    }
+
+    fn story(&self) -> String {
+        format!("0:\n{}\n1:\n{}", self.nodes[0].log.join("\n"), self.nodes[1].log.join("\n"))
+    }
+}
+
+// ---- panics ----
+
+#[test]
+fn a_write_that_ends_without_space_on_a_disk_that_has_failed_meanwhile_panics_nobody() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    pair.write(0, 21, 1).unwrap();
+    pair.nodes[0].stall = is_write;
+    let first = pair.start_write(0, 21, 2);
+    let second = pair.start_write(0, 22, 2);
+    pair.end_stalled(0, DiskError::Io(5));
+    pair.end_stalled(0, DiskError::NoSpace);
+    pair.nodes[0].unstall();
+    pair.run(5_000);
+    for id in [first, second] {
+        assert_eq!(pair.nodes[0].replies.get(&id), Some(&Err(ReplyError::Io)));
+    }
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+}
+
+#[test]
+fn a_promotion_behind_a_detach_that_was_given_up_counts_its_own_answers_only() {
+    let mut pair = synced_pair();
+    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.nodes[0].stall = is_flush;
+    let detach = pair.order(1, Command::Detach { volume: 0, force: true });
+    pair.run(7_000);
+    assert!(pair.nodes[1].admin.contains_key(&detach));
+    // Its PromoteRequest is on its way while the peer's FlushAck comes.
+    pair.nodes[1].mute = true;
+    let promote = pair.order(1, Command::Primary { force: None });
+    pair.nodes[0].unstall();
+    pair.settle();
+    pair.nodes[1].mute = false;
+    let air = std::mem::take(&mut pair.nodes[1].air);
+    pair.nodes[0].done.extend(air);
+    pair.run(10_000);
+    assert_eq!(pair.nodes[1].admin.get(&promote), Some(&Ok(String::new())), "{}", pair.story());
+}
+
+#[test]
+fn a_disk_that_fails_between_the_own_handshake_and_the_verdict_is_no_target() {
+    let mut pair = Pair::new();
+    pair.run(2_000);
+    pair.primary(0, true);
+    pair.synced();
+    pair.admin(1, Command::Detach { volume: 0, force: false }).unwrap();
+    let fresh = Superblock { device_uuid: 300, ..superblock(1) };
+    pair.nodes[1].disk = Disk { superblock: Some(fresh), ..Disk::default() };
+    // Node 1 sends its handshake; what node 0 answers is on its way.
+    pair.nodes[0].mute = true;
+    pair.attach_later(1);
+    pair.settle();
+    assert_eq!(pair.stage(1), super::connection::Stage::Handshake, "{}", pair.story());
+    assert_eq!(pair.disk(1), DiskState::Negotiating);
+    // A number comes, and cannot be stored.
+    pair.nodes[1].fail = is_seen;
+    let socket = pair.core(1).connections[0].active.unwrap();
+    let packet = Packet::Number { volume: 0, number: 1 << 40 };
+    pair.event(1, Event::Packet { socket, packet, payload: None });
+    pair.settle();
+    pair.nodes[0].mute = false;
+    let air = std::mem::take(&mut pair.nodes[0].air);
+    pair.nodes[1].done.extend(air);
+    pair.run(100);
+    assert_eq!(pair.disk(1), DiskState::Diskless, "{}", pair.story());
+}
+
+// ---- data ----
+
+#[test]
+fn a_write_for_a_peer_without_a_disk_that_waits_for_the_log_is_remembered_by_a_detach() {
+    let mut pair = synced_pair();
+    pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+    pair.write(0, 5, 56).unwrap();
+    // The log of the only disk is slow.
+    pair.nodes[1].stall = is_log;
+    let id = pair.start_write(0, 5000, 9);
+    let detach = pair.order(1, Command::Detach { volume: 0, force: true });
+    pair.run(1_000);
+    pair.nodes[1].unstall();
+    pair.run(1_000);
+    assert!(pair.nodes[1].admin.contains_key(&detach), "{}", pair.story());
+    let landed = pair.nodes[1].disk.blocks.get(&5000).copied();
+    println!("reply {:?} landed {landed:?}", pair.nodes[0].replies.get(&id));
+    pair.attach(1).unwrap();
+    pair.run(5_000);
+    pair.attach(0).unwrap();
+    pair.synced();
+}
+
+#[test]
+fn a_secondary_that_refused_a_write_is_not_promoted_over_those_that_came_after_it() {
+    let mut pair = passing_pair();
+    pair.nodes[1].fail = is_write;
+    assert_eq!(pair.write(0, 20, 1), Ok(None));
+    pair.nodes[1].fail = |_| false;
+    // These rest on node 0 alone: node 1 gets none of them.
+    assert_eq!(pair.write(0, 21, 2), Ok(None));
+    assert_ne!(pair.nodes[1].disk.blocks.get(&21), Some(&2));
+    pair.kill(0);
+    pair.run(1_000);
+    let answer = pair.admin(1, Command::Primary { force: None });
+    assert!(answer.is_err(), "it lacks an answered write\n{}", pair.story());
+}
+
+#[test]
+fn what_invalidate_has_promised_outlives_a_bitmap_write_that_ends_after_it() {
+    let mut pair = synced_pair();
+    pair.write(0, 7, 77).unwrap();
+    assert_eq!(pair.request(0, 5000, Op::Flush), Ok(None));
+    pair.lose_link();
+    pair.write(0, 21, 1).unwrap();
+    // The target's bits are being written when the link is lost again.
+    pair.nodes[1].stall = is_bitmap;
+    pair.link = true;
+    pair.run(5_000);
+    assert!(!pair.nodes[1].stalled.is_empty(), "{}", pair.story());
+    pair.lose_link();
+    pair.admin(1, Command::Invalidate { volume: 0 }).unwrap();
+    let slot = |pair: &Pair| pair.nodes[1].disk.superblock.as_ref().unwrap().peers[0].bitmap_state;
+    assert_eq!(slot(&pair), crate::meta::BitmapState::AllSet);
+    pair.nodes[1].unstall();
+    pair.run(100);
+    println!("on the disk after the bitmap write: {:?}", slot(&pair));
+    pair.kill(1);
+    // The disk was bad, as the administrator has said.
+    pair.nodes[1].disk.blocks.insert(7, 1);
+    pair.up(1);
+    pair.link = true;
+    pair.synced();
+}
+
+// ---- what hangs ----
+
+#[test]
+fn a_detach_that_hangs_is_ended_by_force() {
+    let mut pair = synced_pair();
+    // Nothing is under way: the disk hangs in the flush of the detach.
+    pair.nodes[0].stall = |_| true;
+    let first = pair.order(0, Command::Detach { volume: 0, force: false });
+    pair.run(1_000);
+    let second = pair.order(0, Command::Detach { volume: 0, force: true });
+    let write = pair.start_write(0, 22, 9);
+    pair.run(120_000);
+    let answers = [first, second].map(|id| pair.nodes[0].admin.get(&id).cloned());
+    let reply = pair.nodes[0].replies.get(&write).cloned();
+    assert_eq!(reply, Some(Ok(None)), "the peer has everything; {answers:?}");
+}
+
+#[test]
+fn a_demotion_whose_flush_hangs_is_answered() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = is_flush;
+    let order = pair.order(0, Command::Secondary { force: true });
+    pair.run(1_000);
+    let force = pair.order(0, Command::Detach { volume: 0, force: true });
+    pair.run(300_000);
+    let answers = [order, force].map(|id| pair.nodes[0].admin.get(&id).cloned());
+    assert!(answers[0].is_some(), "{answers:?}\n{}", pair.story());
+}
+
+#[test]
+fn an_attach_whose_disk_hangs_does_not_stand_in_the_way_of_a_session() {
+    let mut pair = synced_pair();
+    pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+    pair.nodes[0].stall = |_| true;
+    pair.attach_later(0);
+    pair.settle();
+    let force = pair.order(0, Command::Detach { volume: 0, force: true });
+    pair.cut();
+    pair.run(200_000);
+    let answer = pair.nodes[0].admin.get(&force).cloned();
+    assert_eq!(pair.write(0, 22, 9), Ok(None), "{answer:?}\n{}", pair.story());
+}
+
+#[test]
+fn a_disk_that_was_given_up_does_not_stand_in_the_way_of_a_session() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = |_| true;
+    let write = pair.start_write(0, 21, 9);
+    pair.order(0, Command::Detach { volume: 0, force: true });
+    pair.run(7_000);
+    assert_eq!(pair.nodes[0].replies.get(&write), Some(&Ok(None)));
+    assert_eq!(pair.disk(0), DiskState::Failed);
+    assert_eq!(pair.write(0, 22, 9), Ok(None));
+    // The link is lost for a moment.
+    pair.cut();
+    pair.run(100_000);
+    assert_eq!(pair.write(0, 23, 9), Ok(None), "{:?}\n{}", pair.stage(0), pair.story());
+}
+
+#[test]
+fn a_new_disk_whose_node_dies_before_its_number_is_stored_is_not_taken_for_an_old_image() {
+    let mut pair = Pair::new();
+    // Node 0 sees higher and higher numbers of a fresh disk, which is then replaced.
+    for _ in 0..8 {
+        pair.run(3_000);
+        pair.cut();
+    }
+    pair.kill(1);
+    let fresh = Superblock { device_uuid: 300, ..superblock(1) };
+    pair.nodes[1].disk = Disk { superblock: Some(fresh), ..Disk::default() };
+    pair.link = false;
+    pair.up(1);
+    pair.run(100);
+    pair.primary(1, true);
+    pair.write(1, 5, 55).unwrap();
+    // Node 0 adopts; the source's flush takes long, and its node dies in it.
+    pair.nodes[1].stall = is_flush;
+    pair.link = true;
+    pair.run(5_000);
+    assert!(!pair.nodes[1].stalled.is_empty(), "{}", pair.story());
+    pair.kill(1);
+    pair.nodes[1].stall = |_| false;
+    pair.up(1);
+    pair.synced();
+}
+
+#[test]
+fn a_new_uuid_that_meets_a_new_handshake_does_not_end_the_session() {
+    let mut pair = synced_pair();
+    pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+    // The first write without a disk: the peer is asked to store a new current UUID.
+    pair.nodes[0].mute = true;
+    let id = pair.start_write(0, 20, 1);
+    let air = std::mem::take(&mut pair.nodes[0].air);
+    pair.nodes[1].done.extend(air);
+    pair.settle();
+    assert!(pair.core(0).devices[&0].bumping, "NewUuid is on its way");
+    // As when another volume of the resource is attached on node 1.
+    pair.nodes[1].core.as_mut().unwrap().renegotiate();
+    pair.event(1, Event::Timeout);
+    pair.settle();
+    assert_eq!(pair.stage(1), super::connection::Stage::Handshake);
+    pair.nodes[0].mute = false;
+    let air = std::mem::take(&mut pair.nodes[0].air);
+    pair.nodes[1].done.extend(air);
+    pair.run(1_000);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));
+    assert_eq!(pair.write(0, 21, 1), Ok(None), "{}", pair.story());
+}
+
+#[test]
+fn the_bitmaps_of_a_large_disk_do_not_wait_all_at_once_to_be_sent() {
+    let mut pair = Pair::new();
+    for n in 0..2 {
+        pair.kill(n);
+    }
+    // 4 TiB, a first full sync.
+    for n in 0..2 {
+        let core = Resource::new(config(u8::try_from(n).unwrap()), 7 + n as u64, pair.now, 0);
+        pair.nodes[n].core = Some(core);
+        let mut command = pair.attach_command(n);
+        if let Command::Attach { disk, .. } = &mut command {
+            disk.data_size = 4 << 40;
+            disk.meta.superblock.data_size = 4 << 40;
+        }
+        pair.admin(n, command).unwrap();
+    }
+    pair.connect_both();
+    pair.run(2_000);
+    pair.nodes[0].mute = true;
+    pair.order(0, Command::Primary { force: Some(Force::Plain) });
+    pair.settle();
+    // Until node 0 has decided, and sends its bits in one drain.
+    let bits = |event: &Event| matches!(event, Event::Packet { packet: Packet::Bitmap { .. }, .. });
+    for _ in 0..20 {
+        if pair.nodes[0].air.iter().any(bits) {
+            break;
+        }
+        let air = std::mem::take(&mut pair.nodes[0].air);
+        pair.nodes[1].done.extend(air);
+        pair.settle();
+    }
+    let bytes: usize = pair.nodes[0]
+        .air
+        .iter()
+        .map(|event| match event {
+            Event::Packet { packet: Packet::Bitmap { words, .. }, .. } => 32 + 8 * words.len(),
+            _ => 0,
+        })
+        .sum();
+    // io/peer.rs drops a connection on which 2 * window + 2 * CLIENT_BYTES wait to be sent.
+    let limit = 2 * (8 << 20) + 2 * (32 << 20);
+    assert!(bytes > 0, "{}", pair.story());
+    assert!(bytes <= limit, "{bytes} bytes at once, the shell drops the session at {limit}");
+}
