@@ -111,7 +111,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "bits-cleared-unflushed",
         breaks: "promise 4: a target clears bits before its flush",
-        file: "src/resource/resync.rs",
+        file: "src/resource/resync_target.rs",
         old: "            self.flush_disk(volume, Then::TargetFlushed { c, socket, count });",
         new: "            let _ = socket;\n            self.target_flushed(c, volume, count);",
     },
