@@ -349,7 +349,11 @@ impl Cluster {
                 let Fault::Order { order, .. } = fault else { return false };
                 matches!(
                     order,
-                    Order::Detach | Order::DetachForce | Order::Down | Order::Invalidate
+                    Order::Detach
+                        | Order::DetachForce
+                        | Order::Reattach
+                        | Order::Down
+                        | Order::Invalidate
                 )
             })
     }
