@@ -115,6 +115,8 @@ struct Socket {
     peek: bool,
     receiving: Option<bool>,
     outbox: Outbox,
+    /// Bytes of bitmaps that were sent.
+    bitmaps: u64,
 }
 
 /// The sockets of one resource.
@@ -295,9 +297,14 @@ impl Peers {
             }
             _ => socket.outbox.push(|out| encode_header(packet, out), lease, 0),
         }
-        // The window and the clients' requests bound what is queued; beyond that the peer asks and
-        // does not read.
-        let limit = 2 * io.window + 2 * CLIENT_BYTES;
+        // The bits of a handshake go out in one piece, however large the disk: as much again as they
+        // take in memory anyway.
+        if let Packet::Bitmap { words, .. } = packet {
+            socket.bitmaps += 8 * words.len() as u64;
+        }
+        // The window and the clients' requests bound what is queued besides; beyond that the peer
+        // asks and does not read.
+        let limit = 2 * io.window + 2 * CLIENT_BYTES + socket.bitmaps;
         if socket.outbox.bytes() as u64 > limit {
             let remote = socket.remote;
             tracing::warn!(target: "tandem", resource = %io.name,
@@ -441,6 +448,7 @@ impl Socket {
             peek: false,
             receiving: None,
             outbox: Outbox::default(),
+            bitmaps: 0,
         }
     }
 

@@ -9,6 +9,7 @@
 use super::activity_log::ActivityLog;
 use super::connection::{Save, Stage};
 use super::device::{Backing, Loss};
+use super::generation::same;
 use super::order::{Step, refuse};
 use super::{
     AttachedDisk, BLOCK_SIZE, Command, DiskState, EXTENT_SIZE, LogLevel, NodeId, ReplicationState,
@@ -27,7 +28,8 @@ impl Resource {
         }
         let superblock = &disk.meta.superblock;
         let open = self.connections.iter().any(|c| c.stage == Stage::Open);
-        if self.role == Role::Primary && !open && superblock.current_uuid != device.exposed_uuid {
+        let exposed = same(superblock.current_uuid, device.exposed_uuid);
+        if self.role == Role::Primary && !open && !exposed {
             return self.reply(id, Err(refuse(150, "Connect the peer first.")));
         }
         if superblock.effective_size > disk.data_size {

@@ -12,7 +12,7 @@ use super::Then;
 use super::activity_log::ActivityLog;
 use super::ids::{BLOCK_SIZE, NodeId, Payload, RequestId, SessionId, Tag, Time, VolumeNumber};
 use super::interval::Intervals;
-use super::state::DiskState;
+use super::state::{DiskState, Role};
 use crate::meta::{DeviceFlags, Superblock};
 
 /// An attached disk.
@@ -72,6 +72,15 @@ impl Backing {
             .or_else(|| peers.iter().position(|slot| slot.node_id.is_none()))?;
         peers[index].node_id = Some(peer);
         u8::try_from(index).ok()
+    }
+
+    /// While connected the remark in the current UUID follows the role (docs/GENERATIONS.md): in a
+    /// bitmap UUID it tells later who was Primary when the common generation ended.
+    pub(crate) fn mark_role(&mut self, role: Role) {
+        if !self.is_just_created() {
+            let uuid = &mut self.superblock.current_uuid;
+            *uuid = *uuid & !1 | u64::from(role == Role::Primary);
+        }
     }
 
     /// Fresh metadata that no force or session has touched.

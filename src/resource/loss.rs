@@ -324,6 +324,7 @@ impl Resource {
     }
 
     pub(crate) fn peer_uuid_flushed(&mut self, c: usize, volume: VolumeNumber, uuid: u64) {
+        let role = self.role;
         let Some(socket) = self.connections[c].active else { return };
         let slot = self.peer_device(c, volume).slot;
         let Some(backing) = self.device(volume).backing.as_mut() else { return };
@@ -336,6 +337,7 @@ impl Resource {
             backing.remember(old);
         }
         backing.superblock.current_uuid = uuid;
+        backing.mark_role(role);
         self.save_superblock(volume, Then::PeerUuidSaved { c, socket, uuid });
     }
 

@@ -521,6 +521,10 @@ impl Resource {
         if self.role != role {
             let text = format!("{}: role( {} -> {role} )", self.config.name, self.role);
             self.role = role;
+            if role == Role::Primary {
+                // Clients write from now on: an order to throw the own data away has lapsed.
+                self.connections.iter_mut().for_each(|c| c.discard_my_data = false);
+            }
             self.greet_anew();
             self.log(LogLevel::Info, text);
             self.changed();

@@ -244,7 +244,11 @@ impl Resource {
             if self.forced(volume) {
                 self.force_identity(volume);
             }
+            let connected = self.connections.iter().any(|c| c.stage == Stage::Open);
             if let Some(backing) = self.device(volume).backing.as_mut() {
+                if connected {
+                    backing.mark_role(Role::Primary);
+                }
                 backing.flags(DeviceFlags::PRIMARY_IND, 0);
             }
             let then = self.then_order();
@@ -413,10 +417,14 @@ impl Resource {
             if self.gap == super::Gap::Closed {
                 self.doubt(volume);
             }
-            if let Some(backing) = self.device(volume).backing.as_mut()
-                && !backing.crashed
-            {
-                backing.flags(0, DeviceFlags::PRIMARY_IND);
+            let connected = self.connections.iter().any(|c| c.stage == Stage::Open);
+            if let Some(backing) = self.device(volume).backing.as_mut() {
+                if !backing.crashed {
+                    backing.flags(0, DeviceFlags::PRIMARY_IND);
+                }
+                if connected {
+                    backing.mark_role(Role::Secondary);
+                }
             }
             let then = self.then_order();
             self.save_superblock(volume, then);

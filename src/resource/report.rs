@@ -22,7 +22,7 @@ impl Resource {
             suspended_handshake: self
                 .connections
                 .iter()
-                .any(|c| !matches!(c.stage, Stage::Down | Stage::Open)),
+                .any(|c| !matches!(c.stage, Stage::Down | Stage::Waiting | Stage::Open)),
             failed: None,
             devices: self.devices.keys().map(|volume| self.device_status(*volume)).collect(),
             connections: self.peers().map(|c| self.connection_status(c, now)).collect(),

@@ -137,7 +137,8 @@ impl Resource {
     /// R5: the session of a volume opens without a resync.
     fn open(&mut self, c: usize, volume: VolumeNumber) {
         let socket = self.socket(c);
-        let primary = self.role == Role::Primary;
+        let role = self.role;
+        let primary = role == Role::Primary;
         let slot = self.peer_device(c, volume).slot;
         let info = self.peer_device(c, volume).peer_info.clone().expect("a verdict was made");
         let device = self.device(volume);
@@ -145,6 +146,7 @@ impl Resource {
         let blank = device.backing.as_ref().is_some_and(super::device::Backing::is_just_created);
         if let Some(backing) = device.backing.as_mut().filter(|_| both && !blank) {
             backing.flags(0, DeviceFlags::SURVIVED);
+            backing.mark_role(role);
             backing.crashed = false;
             if !primary {
                 backing.flags(0, DeviceFlags::PRIMARY_IND);
@@ -358,7 +360,8 @@ impl Resource {
             self.slot_whole(c, volume, BitmapState::AllSet);
         }
         self.set_disk(volume, DiskState::Inconsistent);
-        let primary = self.role == Role::Primary;
+        let role = self.role;
+        let primary = role == Role::Primary;
         let Some(backing) = self.device(volume).backing.as_mut() else { return };
         let old = backing.superblock.current_uuid;
         let bitmap = std::mem::take(&mut backing.superblock.peers[slot as usize].bitmap_uuid);
@@ -371,6 +374,7 @@ impl Resource {
             }
         }
         backing.superblock.current_uuid = info.current_uuid;
+        backing.mark_role(role);
         backing.flags(
             0,
             DeviceFlags::CONSISTENT
@@ -401,13 +405,15 @@ impl Resource {
     pub(crate) fn source_flushed(&mut self, c: usize, volume: VolumeNumber) {
         let socket = self.socket(c);
         let Some(slot) = self.peer_device(c, volume).slot else { return };
-        let primary = self.role == Role::Primary;
+        let role = self.role;
+        let primary = role == Role::Primary;
         let seen = self.peer_device(c, volume).seen_number.unwrap_or(0);
         let Some(backing) = self.device(volume).backing.as_mut() else { return };
         let entry = &mut backing.superblock.peers[slot as usize];
         entry.seen_number = seen;
         let old = std::mem::take(&mut entry.bitmap_uuid);
         backing.remember(old);
+        backing.mark_role(role);
         backing.flags(
             DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE,
             DeviceFlags::SURVIVED | DeviceFlags::OUTDATED,

@@ -330,3 +330,39 @@ fn a_frozen_primary_that_serves_again_alone_has_recorded_what_it_wrote_before_it
     let after = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
     assert_ne!(before & !1, after & !1);
 }
+
+#[test]
+fn an_order_to_discard_lapses_when_its_node_is_promoted() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    pair.admin(1, Command::Disconnect { peer: 0, force: true }).unwrap();
+    let discard = Command::Connect { peer: 0, discard_my_data: true, tentative: false };
+    pair.admin(1, discard).unwrap();
+    pair.primary(1, false);
+    assert_eq!(pair.write(1, 8, 2), Ok(None));
+    pair.admin(1, Command::Secondary { force: true }).unwrap();
+    assert_eq!(pair.write(0, 7, 1), Ok(None));
+    pair.link = true;
+    pair.run(12_000);
+    assert_eq!(pair.nodes[1].disk.blocks.get(&8), Some(&2), "{}", pair.nodes[1].log.join("\n"));
+    assert_eq!(pair.status(0).connections[0].reason, Reason::SplitBrain);
+}
+
+#[test]
+fn the_identifiers_tell_who_was_primary_when_the_common_generation_ended() {
+    let mut pair = synced_pair();
+    let current =
+        |pair: &Pair, n: usize| pair.nodes[n].disk.superblock.clone().unwrap().current_uuid;
+    assert_eq!((current(&pair, 0) & 1, current(&pair, 1) & 1), (1, 0));
+    // The roles change while both are connected.
+    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.primary(1, false);
+    assert_eq!((current(&pair, 0) & 1, current(&pair, 1) & 1), (0, 1));
+    pair.lose_link();
+    pair.primary(0, false);
+    for n in 0..2 {
+        assert_eq!(pair.write(n, 7, 1), Ok(None));
+        let slot = pair.nodes[n].disk.superblock.clone().unwrap().peers[0].bitmap_uuid;
+        assert_eq!(slot & 1, n as u64, "node 1 was Primary");
+    }
+}
