@@ -10,9 +10,7 @@
 
 use super::connection::{SentKind, Stage};
 use super::order::{Step, refuse};
-use super::{
-    Action, Command, DiskState, Force, LogLevel, Refusal, Resource, Role, Then, VolumeNumber,
-};
+use super::{Action, Command, DiskState, Force, LogLevel, Refusal, Resource, Role, VolumeNumber};
 use crate::meta::{BLANK, BitmapState, DeviceFlags};
 use crate::wire::Packet;
 

@@ -43,6 +43,8 @@ impl Resource {
                 } else if request.session == session && request.progress == Progress::Alone {
                     let volume = request.volume;
                     self.device(volume).waiting_alone.retain(|waiting| *waiting != key);
+                    // It waits again if it must.
+                    self.request(key).progress = Progress::Started;
                     self.write_completed(key);
                 }
             }

@@ -1,6 +1,6 @@
 //! The thin thread: a write, a loss, a failover, a resync, on perfect disks.
 
-use super::tests_pair::{Pair, SIZE, frozen_pair, synced_pair};
+use super::tests_pair::{Pair, frozen_pair, synced_pair};
 use super::*;
 
 #[test]

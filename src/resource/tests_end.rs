@@ -366,3 +366,20 @@ fn the_identifiers_tell_who_was_primary_when_the_common_generation_ended() {
         assert_eq!(slot & 1, n as u64, "node 1 was Primary");
     }
 }
+
+#[test]
+fn a_write_whose_client_goes_in_the_middle_of_a_loss_is_answered_all_the_same() {
+    let mut pair = synced_pair();
+    pair.nodes[1].stall = is_write;
+    let id = pair.start_write(0, 20, 3);
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskFlush { .. });
+    pair.lose_link();
+    pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: false });
+    pair.event(0, Event::ClockGap { gap_ms: 3000 });
+    pair.nodes[0].unstall();
+    pair.nodes[1].unstall();
+    pair.settle();
+    assert!(pair.nodes[0].replies.contains_key(&id));
+    pair.link = true;
+    pair.synced();
+}

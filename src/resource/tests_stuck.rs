@@ -91,7 +91,7 @@ fn requests_of_a_resync_whose_target_lost_its_disk_do_not_end_the_session() {
 fn a_demotion_that_waits_for_a_disk_is_refused_after_a_while_and_works_later() {
     let mut pair = synced_pair();
     pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
-    let id = pair.write_later(0, 21, 9);
+    pair.write_later(0, 21, 9);
     pair.event(0, Event::Admin { id: 900, command: Command::Secondary { force: true } });
     pair.run(29_000);
     assert_eq!(pair.nodes[0].admin.get(&900), None);

@@ -156,7 +156,7 @@ impl Cluster {
             return;
         }
         let volumes = self.nodes[node].volumes.iter();
-        let volumes = volumes.map(|v| (v.disk.image(), v.geometry.clone())).collect();
+        let volumes = volumes.map(|v| (v.disk.image(), v.geometry)).collect();
         self.nodes[node].image = Some(Image { volumes });
     }
 
