@@ -9,7 +9,7 @@
 use super::connection::{SentKind, Stage};
 use super::device::{Flush, Loss};
 use super::{
-    Action, DiskError, Pending, ReplyError, Resource, Then, VolumeNumber, activity_log::Next,
+    Action, DiskError, Pending, ReplyError, Resource, Role, Then, VolumeNumber, activity_log::Next,
 };
 use crate::wire::Packet;
 
@@ -94,7 +94,7 @@ impl Resource {
         let flush = device.flush.take().expect("just seen");
         let reachable = self.data_is_reachable(volume);
         let awaited = !flush.requests.is_empty() || !flush.then.is_empty();
-        if flush.failed && reachable && awaited {
+        if flush.failed && reachable && awaited && self.role == Role::Primary {
             // One of the disks is gone. What was answered may now rest on one disk alone: that is
             // recorded before this flush is answered.
             if !self.alone_is_recorded(volume) {

@@ -105,7 +105,9 @@ impl Resource {
                 true
             }
             Packet::NewUuid { volume, uuid } => {
-                if self.peer_device(c, volume).storing_uuid {
+                // Only a Primary asks, and there is no other.
+                let primary = self.role == super::Role::Primary;
+                if self.peer_device(c, volume).storing_uuid || primary {
                     return false;
                 }
                 self.peer_uuid_wanted(c, volume, uuid);

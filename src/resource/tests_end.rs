@@ -383,3 +383,23 @@ fn a_write_whose_client_goes_in_the_middle_of_a_loss_is_answered_all_the_same() 
     pair.link = true;
     pair.synced();
 }
+
+#[test]
+fn a_secondary_that_gives_its_disk_up_makes_no_generation_for_the_primary() {
+    let mut pair = synced_pair();
+    pair.nodes[1].stall = |_| true;
+    let id = pair.start_write(0, 20, 3);
+    pair.order(1, Command::Detach { volume: 0, force: true });
+    pair.run(10_000);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));
+    let current = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
+    let made = pair.nodes[0]
+        .log
+        .iter()
+        .any(|line| line.contains(&format!("new current UUID {current:016X}")));
+    assert!(made, "{}", pair.nodes[0].log.join("\n"));
+    pair.nodes[1].unstall();
+    pair.run(100);
+    pair.attach(1).unwrap();
+    pair.synced();
+}
