@@ -74,6 +74,8 @@ mod tests_review;
 mod tests_story;
 #[cfg(test)]
 mod tests_stuck;
+#[cfg(test)]
+mod tests_walk;
 mod transfer_log;
 mod verdict;
 mod write;
