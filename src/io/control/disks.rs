@@ -38,9 +38,22 @@ impl Registry {
             let hint = format!("`tandemadm detach {}/{volume}` lets go of it.", config.name);
             return Err(refusal(124, "Device is attached to a disk (use detach first)", hint));
         }
+        self.same(&entry, definition)?;
         self.open_and_attach(&entry, definition, volume).await?;
-        entry.disk_is(definition, volume);
-        entry.verdict(volume).await?;
+        let before = entry.volume(volume);
+        if let Some(new) =
+            definition.local(&self.settings.node).and_then(|h| h.volumes.get(&volume))
+        {
+            entry.disk_is(new, volume);
+        }
+        let allowed = entry.verdict(volume).await;
+        // A disk that was let go of is not what the resource runs with.
+        if let (Err(_), Some(before), DiskState::Diskless) =
+            (&allowed, before, entry.disk_state(volume))
+        {
+            entry.disk_is(&before, volume);
+        }
+        allowed?;
         Ok(self.changed_since_up(&entry, definition))
     }
 
@@ -56,9 +69,9 @@ impl Registry {
     ) -> AdminResult {
         let config = self.check(definition)?;
         let entry = self.entry(&config.name).ok_or_else(|| not_up(&config.name))?;
+        self.same(&entry, definition)?;
         let (own, request) = self.disk_request(&entry, definition, volume)?;
-        let here = entry.running.borrow().local(&self.settings.node).cloned();
-        let old = here.and_then(|host| host.volumes.get(&volume).cloned());
+        let old = entry.volume(volume);
         let wanted = own.clone();
         let look = move || {
             let found = inspect_disk(&request)?;

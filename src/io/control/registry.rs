@@ -158,9 +158,10 @@ impl Registry {
                 let difference = self.difference(&entry, definition);
                 if !difference.words().is_empty() {
                     let hint = format!(
-                        "{0} is up with another configuration ({1}): `tandemadm adjust {0}`.",
+                        "{0} is up with another configuration ({1}): {2}.",
                         config.name,
-                        difference.words().join("; ")
+                        difference.words().join("; "),
+                        difference.remedy(&config.name)
                     );
                     return Err(refusal(174, "Already exists", hint));
                 }
@@ -266,7 +267,15 @@ impl Registry {
         let lock = self.lock(&config.name);
         let _guard = lock.lock().await;
         let entry = self.entry(&config.name).ok_or_else(|| not_up(&config.name))?;
-        if self.difference(&entry, definition).paths() {
+        let difference = self.difference(&entry, definition);
+        // A peer that the resource does not have: the file is about other hosts.
+        let has = |id: NodeId| entry.config.peers.iter().any(|peer| peer.node_id == id);
+        if let Command::Connect { peer, .. } = command
+            && !has(peer)
+        {
+            difference.refusal(&config.name).map_or(Ok(()), Err)?;
+        }
+        if difference.paths() {
             self.tell_paths(&entry, definition).await?;
         }
         let mut text = entry.order(command).await?;

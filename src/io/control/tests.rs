@@ -165,6 +165,35 @@ fn a_disk_that_cannot_be_attached_leaves_the_resource_up_and_unconnected() {
 }
 
 #[test]
+fn a_definition_of_other_hosts_is_put_in_force_by_no_order() {
+    let daemon = Daemon::start();
+    let mut client = daemon.up("");
+    let good = daemon.definition("");
+    let running = |client: &mut Client| *client.running("r0").unwrap().unwrap();
+    assert_eq!(running(&mut client), good);
+    let mut exchanged = good.clone();
+    exchanged.hosts.swap(0, 1);
+    for (id, host) in (0..).zip(&mut exchanged.hosts) {
+        host.node_id = id;
+    }
+    let mut other_minor = good.clone();
+    for host in &mut other_minor.hosts {
+        host.volumes.get_mut(&0).unwrap().minor = 3;
+    }
+    for bad in [exchanged, other_minor] {
+        let definition = || Box::new(bad.clone());
+        for request in [
+            Request::CheckDisk { definition: definition(), volume: 0 },
+            Request::Paths { definition: definition() },
+        ] {
+            let refusal = client.order(&request).unwrap().unwrap_err();
+            assert_eq!(refusal.code, 162, "{refusal:?}");
+        }
+        assert_eq!(running(&mut client), good);
+    }
+}
+
+#[test]
 fn down_is_done_also_where_nothing_is_up() {
     let daemon = Daemon::start();
     let mut client = daemon.up("");
