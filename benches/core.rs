@@ -5,9 +5,7 @@ use std::collections::VecDeque;
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use tandem::meta::{
-    BitmapState, HISTORY, JUST_CREATED, LoadedMeta, LoadedSlot, PeerSlot, Superblock,
-};
+use tandem::meta::{Geometry, LoadedMeta, LoadedSlot, NewDisk, Placement, format_new};
 use tandem::resource::{
     Action, AttachedDisk, Command, Event, Force, Op, Options, Payload, PeerConfig, RequestId,
     Resource, ResourceConfig, SessionId, SocketId, Time, VolumeConfig,
@@ -40,49 +38,35 @@ fn config(node: u8) -> ResourceConfig {
     }
 }
 
+/// A disk as create-md leaves it.
 fn disk(node: u8) -> AttachedDisk {
-    let slot = PeerSlot {
-        node_id: None,
-        bitmap_uuid: 0,
-        bitmap_state: BitmapState::AllClear,
-        bitmap_epoch: 0,
-        seen_number: 0,
-        device_uuid: 0,
-    };
-    let superblock = Superblock {
-        sequence: 1,
-        device_uuid: 100 + u64::from(node),
+    let placement = Placement::Internal { disk_size: SIZE };
+    let device_uuid = 100 + u64::from(node);
+    let geometry = Geometry::new(placement, 512, 1, device_uuid).expect("there is room");
+    let new = NewDisk {
         resource: "r0".into(),
         volume: 0,
         node_id: node,
-        effective_size: 0,
-        al_block_size: 512,
-        data_size: SIZE,
-        current_uuid: JUST_CREATED,
-        history: [0; HISTORY],
-        flags: 0,
-        number: 1,
-        boot_id: [0; 16],
-        generation_time: 0,
-        generation_node: 0,
         created_time: 0,
-        created_found: "blank".into(),
-        clean_size: 0,
-        clean_digest: 0,
-        peers: vec![slot],
+        found: "blank".into(),
+        blank: true,
+        preallocated: false,
+        boot_id: [0; 16],
     };
+    let (superblock, _) = format_new(&geometry, &new).expect("a name and a node id that fit");
     let slot =
         LoadedSlot { runs: Vec::new(), damaged_pages: 0, seen_number: Some(0), seen_copy: 0 };
+    let data_size = superblock.data_size;
     let meta = LoadedMeta {
         superblock,
         hot_extents: Vec::new(),
-        number: Some(1),
+        number: Some(0),
         slots: vec![slot],
         written_behind: false,
         same_boot: true,
         notes: Vec::new(),
     };
-    AttachedDisk { data_size: SIZE, logical_block_size: 512, path: "d".into(), meta }
+    AttachedDisk { data_size, logical_block_size: 512, path: "d".into(), meta }
 }
 
 impl Pair {

@@ -21,7 +21,8 @@
 mod reading;
 mod request;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
@@ -35,6 +36,7 @@ use crate::resource::{Event, Payload, ReplyError, RequestId, SessionId, Time, Vo
 
 use super::buffer::Part;
 use super::context::{Context, Purpose};
+use super::number_map::NumberMap;
 use super::outbox::{Outbox, Sent};
 use super::ring::{Descriptor, Memory, OperationId};
 use reading::Reading;
@@ -101,7 +103,7 @@ pub(crate) struct StatusAsked {
 /// What the clients share.
 #[derive(Debug, Default)]
 struct Desk {
-    pieces: HashMap<RequestId, Piece>,
+    pieces: NumberMap<RequestId, Piece>,
     /// Clients that wait for buffers, in order.
     waiting: VecDeque<SessionId>,
     asked: VecDeque<StatusAsked>,
@@ -196,7 +198,7 @@ struct Client {
     sending: Option<UnderWay>,
     /// Since when no byte of a reply was taken, while one is being sent.
     deaf_since: Option<Time>,
-    requests: HashMap<u64, Request>,
+    requests: NumberMap<u64, Request>,
     last_key: u64,
     /// Block status requests that are not answered.
     asked: usize,
@@ -265,7 +267,7 @@ impl Clients {
             outbox: Outbox::default(),
             sending: None,
             deaf_since: None,
-            requests: HashMap::new(),
+            requests: NumberMap::default(),
             last_key: 0,
             asked: 0,
             leaving: None,
@@ -305,8 +307,9 @@ impl Clients {
                 io.reads_reserved -= note;
                 client.deaf_since = None;
             }
-            // It was asked how far it is, and no byte was taken: it goes on until it expires.
-            Sent::Failed(libc::ECANCELED) => {}
+            // No byte was taken, as it was asked how far it is, or there was no room: it goes on until
+            // it expires.
+            Sent::Failed(libc::ECANCELED | libc::EAGAIN) => {}
             Sent::Failed(errno) => {
                 let why = std::io::Error::from_raw_os_error(errno).to_string();
                 self.settle(io, session, Err(End::Lost(why)));
@@ -336,10 +339,17 @@ impl Clients {
                 break;
             }
         }
-        let all: Vec<_> = self.sessions.keys().copied().collect();
-        for session in all {
+        let mut next = self.session_after(None);
+        while let Some(session) = next {
             self.resume_one(io, session);
+            next = self.session_after(Some(session));
         }
+    }
+
+    /// The clients one after the other, where a list would be allocated in each turn.
+    fn session_after(&self, last: Option<SessionId>) -> Option<SessionId> {
+        let start = last.map_or(Bound::Unbounded, Bound::Excluded);
+        self.sessions.range((start, Bound::Unbounded)).next().map(|(session, _)| *session)
     }
 
     fn resume_one(&mut self, io: &mut Context, session: SessionId) {
@@ -365,6 +375,11 @@ impl Clients {
         for session in done {
             self.remove(io, session);
         }
+    }
+
+    /// Somebody waits for a buffer.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.desk.waiting.is_empty()
     }
 
     /// What [`Clients::answer_status`] must be called for.
@@ -520,7 +535,8 @@ impl Client {
     }
 
     fn send(&mut self, io: &mut Context) {
-        if let Some(message) = self.outbox.next() {
+        let quiet = !io.buffers_awaited && self.leaving.is_none();
+        if let Some(message) = self.outbox.next(quiet) {
             let operation = io.ring.send(&self.fd, message, Purpose::ClientSend(self.id));
             self.sending = Some(UnderWay::new(operation, false, io));
             self.deaf_since.get_or_insert(io.now);

@@ -48,6 +48,8 @@ pub(crate) struct Context {
     pub(crate) name: String,
     /// Bytes of buffers that reads of clients have reserved.
     pub(crate) reads_reserved: u64,
+    /// Somebody waits for a buffer: the end of a send may give it.
+    pub(crate) buffers_awaited: bool,
     /// Bytes that a peer may have under way to us (max-buffers).
     pub(crate) window: u64,
     /// What clients may take.
@@ -163,6 +165,7 @@ mod tests {
             now: Time(0),
             name: "r0".to_owned(),
             reads_reserved: 0,
+            buffers_awaited: false,
             window: 0,
             limits: Limits::default(),
             fast_zeroes: BTreeSet::new(),

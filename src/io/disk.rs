@@ -14,7 +14,7 @@ mod meta;
 mod sync;
 mod write;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
@@ -25,6 +25,7 @@ use crate::resource::{DiskError, Event, Payload, Tag, VolumeNumber};
 
 use super::buffer::{Direction, Part, class_size, part_of};
 use super::context::{Context, Purpose};
+use super::number_map::NumberMap;
 use super::ring::{Descriptor, Memory};
 use meta::Update;
 use sync::Syncs;
@@ -104,10 +105,10 @@ struct Disk {
     meta: Descriptor,
     flushes: Flushes,
     zero_ways: ZeroWays,
-    reads: HashMap<Tag, Read>,
-    writes: HashMap<Tag, Write>,
-    zeroes: HashMap<Tag, Zeroes>,
-    updates: HashMap<Tag, Update>,
+    reads: NumberMap<Tag, Read>,
+    writes: NumberMap<Tag, Write>,
+    zeroes: NumberMap<Tag, Zeroes>,
+    updates: NumberMap<Tag, Update>,
     data_syncs: Syncs,
     meta_syncs: Syncs,
     /// Operations of the ring that are under way.
@@ -207,10 +208,10 @@ impl Disks {
             open,
             flushes,
             zero_ways,
-            reads: HashMap::new(),
-            writes: HashMap::new(),
-            zeroes: HashMap::new(),
-            updates: HashMap::new(),
+            reads: NumberMap::default(),
+            writes: NumberMap::default(),
+            zeroes: NumberMap::default(),
+            updates: NumberMap::default(),
             data_syncs: Syncs::default(),
             meta_syncs: Syncs::default(),
             under_way: 0,
@@ -226,6 +227,11 @@ impl Disks {
             io.events.push_back(Event::DiskDone { tag, result });
         }
         disk
+    }
+
+    /// A read waits for a buffer.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// `Action::DiskRead`.

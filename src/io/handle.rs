@@ -123,6 +123,9 @@ pub(super) struct Shared {
     pub(super) wake: EventFd,
     status: Mutex<Arc<Status>>,
     buffers_left: AtomicUsize,
+    /// System calls of the ring so far.
+    #[cfg(test)]
+    pub(super) enters: std::sync::atomic::AtomicU64,
     updates: broadcast::Sender<Arc<Status>>,
 }
 
@@ -133,6 +136,8 @@ impl Shared {
             wake,
             status: Mutex::new(Arc::new(status)),
             buffers_left: AtomicUsize::new(0),
+            #[cfg(test)]
+            enters: std::sync::atomic::AtomicU64::new(0),
             updates,
         }
     }

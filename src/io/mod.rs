@@ -8,6 +8,7 @@ mod context;
 pub mod control;
 mod disk;
 mod handle;
+mod number_map;
 mod outbox;
 mod peer;
 pub mod probe;

@@ -15,6 +15,9 @@ use super::ring::Message;
 const PAYLOAD_MAX: usize = 1 << 20;
 /// Items of one sendmsg: at most twice as many vectors, below the kernel's 1,024.
 const ITEMS_MAX: u32 = 256;
+/// A message of at most so many bytes is first offered to the socket without waiting: it has room
+/// for that unless the other side is slow.
+const AT_ONCE_MAX: usize = 64 << 10;
 /// Empty messages that are kept for the next use.
 const SPARE_MAX: usize = 4;
 
@@ -33,6 +36,8 @@ pub(crate) struct Outbox {
     #[allow(clippy::vec_box, reason = "the kernel has its address")]
     spare: Vec<Box<Message>>,
     under_way: bool,
+    /// The socket did not take all that it was offered: the next send waits for room.
+    full: bool,
     /// Bytes that were pushed and are not sent.
     bytes: usize,
     /// Bytes of payload in messages that are not gone.
@@ -47,7 +52,8 @@ pub(crate) enum Sent {
         /// The sum of the notes.
         note: u64,
     },
-    /// The socket failed with this errno. The messages stay until [`Outbox::clear`].
+    /// The socket failed with this errno; EAGAIN: it had no room. The messages stay until
+    /// [`Outbox::clear`].
     Failed(i32),
 }
 
@@ -99,14 +105,16 @@ impl Outbox {
         self.payload
     }
 
-    /// The message to send now, if none is under way.
-    pub(crate) fn next(&mut self) -> Option<Box<Message>> {
+    /// The message to send now, if none is under way. `quiet`: nobody waits for its end.
+    pub(crate) fn next(&mut self, quiet: bool) -> Option<Box<Message>> {
         if self.under_way {
             return None;
         }
-        let message = (self.begun.take())
+        let mut message = (self.begun.take())
             .or_else(|| self.first.take())
             .or_else(|| self.queue.pop_front().map(|gathering| gathering.message))?;
+        let last = !self.is_pending();
+        message.at_once = quiet && last && !self.full && message.left() <= AT_ONCE_MAX;
         self.under_way = true;
         Some(message)
     }
@@ -119,6 +127,7 @@ impl Outbox {
         pool: &mut Pool,
     ) -> Sent {
         self.under_way = false;
+        self.full = message.left() > usize::try_from(result).unwrap_or(0);
         if result <= 0 {
             self.begun = Some(message);
             return Sent::Failed(if result == 0 { libc::EPIPE } else { -result });
@@ -205,18 +214,18 @@ mod tests {
         let mut pool = Pool::default();
         let mut outbox = Outbox::default();
         outbox.push(text(b"0123456789"), None, 7);
-        let message = outbox.next().unwrap();
+        let message = outbox.next(true).unwrap();
         outbox.push(text(b"later"), None, 0);
         outbox.push_first(text(b"ping"));
-        assert!(outbox.next().is_none(), "one message at a time");
+        assert!(outbox.next(true).is_none(), "one message at a time");
         assert_eq!(outbox.returned(message, 4, &mut pool), Sent::Some { note: 0 });
         assert_eq!(outbox.bytes(), 6 + 5 + 4);
-        let rest = outbox.next().unwrap();
+        let rest = outbox.next(true).unwrap();
         assert_eq!(rest.left(), 6);
         assert_eq!(outbox.returned(rest, 6, &mut pool), Sent::Some { note: 7 });
-        assert_eq!(outbox.next().unwrap().left(), 4);
+        assert_eq!(outbox.next(true).unwrap().left(), 4);
         outbox.under_way = false;
-        assert_eq!(outbox.next().unwrap().left(), 5);
+        assert_eq!(outbox.next(true).unwrap().left(), 5);
     }
 
     #[test]
@@ -225,7 +234,7 @@ mod tests {
         let mut outbox = Outbox::default();
         let lease = lease(&mut pool, 4096);
         outbox.push(text(b"x"), Some(lease), 5);
-        let message = outbox.next().unwrap();
+        let message = outbox.next(true).unwrap();
         let result = outbox.returned(message, -libc::EPIPE, &mut pool);
         assert_eq!(result, Sent::Failed(libc::EPIPE));
         assert_eq!(pool.live_buffers(), 1);

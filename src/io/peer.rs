@@ -13,7 +13,6 @@
 mod listen;
 mod receive;
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
@@ -30,6 +29,7 @@ use super::buffer::{Direction, Part};
 use super::client::{CLIENT_BYTES, shut_down};
 use super::context::{Context, Purpose, RateLimit};
 use super::handle::PeerPath;
+use super::number_map::NumberMap;
 use super::outbox::{Outbox, Sent};
 use super::ring::{Descriptor, Memory, OperationId};
 use listen::Listener;
@@ -127,7 +127,7 @@ pub(crate) struct Peers {
     linger_ms: u64,
     listeners: Vec<Listener>,
     last_listener: u64,
-    sockets: HashMap<SocketId, Socket>,
+    sockets: NumberMap<SocketId, Socket>,
     last_accepted: u64,
     strangers: RateLimit,
     crowd: RateLimit,
@@ -192,7 +192,7 @@ impl Peers {
             linger_ms: ping_timeout_ms.max(LINGER_MS),
             listeners: vec![Listener::new(0, local)],
             last_listener: 0,
-            sockets: HashMap::new(),
+            sockets: NumberMap::default(),
             last_accepted: 0,
             strangers: RateLimit::default(),
             crowd: RateLimit::default(),
@@ -325,7 +325,8 @@ impl Peers {
         let Some(socket) = self.sockets.get_mut(&id) else { return io.reclaim(memory) };
         let Memory::Message(message) = memory else { return };
         match socket.outbox.returned(message, result, &mut io.pool) {
-            Sent::Some { .. } => {}
+            // Without room it goes on, and waits for it.
+            Sent::Some { .. } | Sent::Failed(libc::EAGAIN) => {}
             Sent::Failed(errno) => self.lose(io, id, socket_error(errno)),
         }
     }
@@ -339,7 +340,8 @@ impl Peers {
             if matches!(socket.state, State::Dialling { .. }) {
                 continue;
             }
-            if let Some(message) = socket.outbox.next() {
+            let quiet = !io.buffers_awaited && matches!(socket.state, State::Open);
+            if let Some(message) = socket.outbox.next(quiet) {
                 io.ring.send(&socket.fd, message, Purpose::PeerSend(socket.id));
             }
             socket.end_stream();

@@ -7,6 +7,9 @@
 //! - A completion carries the number of its operation and of that use of its slot; anything else
 //!   is a defect, and ends the thread.
 //! - Every operation completes exactly once: no multishot, no zero-copy notifications.
+//! - A send *at once* either takes the whole message within the system call that submits it, and
+//!   then wakes nobody (no completion entry: it is known to be done when that call has returned),
+//!   or it ends there with an entry that says how much it took.
 
 use std::collections::VecDeque;
 use std::io;
@@ -46,6 +49,9 @@ pub(crate) struct Message {
     payload: usize,
     /// What the sender wants back when the message is gone; not the ring's business.
     pub(crate) note: u64,
+    /// What the socket does not take at once comes back (EAGAIN: all of it), and nobody is woken if
+    /// it takes everything.
+    pub(crate) at_once: bool,
 }
 
 #[derive(Debug)]
@@ -125,6 +131,7 @@ impl Message {
         self.length = 0;
         self.payload = 0;
         self.note = 0;
+        self.at_once = false;
         self.segments.drain(..).filter_map(|segment| match segment {
             Segment::Payload(lease) => Some(lease),
             Segment::Bytes { .. } => None,
@@ -214,6 +221,8 @@ pub(crate) struct Ring<T> {
     backlog: VecDeque<squeue::Entry>,
     taken: VecDeque<(u64, i32)>,
     outstanding: usize,
+    /// Sends at once that may not have been submitted.
+    at_once: Vec<u64>,
     enters: u64,
 }
 
@@ -263,6 +272,7 @@ impl<T> Ring<T> {
             backlog: VecDeque::new(),
             taken: VecDeque::new(),
             outstanding: 0,
+            at_once: Vec::new(),
             enters: 0,
         })
     }
@@ -293,16 +303,26 @@ impl<T> Ring<T> {
         self.start(entry, Some(fd), Memory::Lease(into), purpose)
     }
 
-    /// Sends what is left of the message.
+    /// Sends what is left of the message, before everything else that is queued: while the other
+    /// side is being woken, the disk is told.
     pub(crate) fn send(
         &mut self,
         fd: &Descriptor,
         mut message: Box<Message>,
         purpose: T,
     ) -> OperationId {
-        let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;
+        let at_once = message.at_once && self.ring.params().is_feature_skip_cqe_on_success();
+        let wait = if at_once { libc::MSG_DONTWAIT } else { 0 };
+        let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL | wait) as u32;
         let entry = opcode::SendMsg::new(raw(fd), message.aim()).flags(flags).build();
-        self.start(entry, Some(fd), Memory::Message(message), purpose)
+        let quiet = if at_once { squeue::Flags::SKIP_SUCCESS } else { squeue::Flags::empty() };
+        let memory = Memory::Message(message);
+        let (number, entry) = self.enlist(entry.flags(quiet), Some(fd), memory, purpose);
+        if at_once {
+            self.at_once.push(number);
+        }
+        self.backlog.push_front(entry);
+        OperationId(number)
     }
 
     /// Reads the lease's length at `offset`.
@@ -396,6 +416,18 @@ impl<T> Ring<T> {
         memory: Memory,
         purpose: T,
     ) -> OperationId {
+        let (number, entry) = self.enlist(entry, descriptor, memory, purpose);
+        self.backlog.push_back(entry);
+        OperationId(number)
+    }
+
+    fn enlist(
+        &mut self,
+        entry: squeue::Entry,
+        descriptor: Option<&Descriptor>,
+        memory: Memory,
+        purpose: T,
+    ) -> (u64, squeue::Entry) {
         let index = self.vacant.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, in_flight: None });
             (self.slots.len() - 1) as u32
@@ -405,9 +437,7 @@ impl<T> Ring<T> {
         let number = u64::from(slot.generation) << 32 | u64::from(index);
         slot.in_flight = Some(InFlight { purpose, memory, _descriptor: descriptor.map(Rc::clone) });
         self.outstanding += 1;
-        self.backlog.push_back(entry.user_data(number));
-        self.fill();
-        OperationId(number)
+        (number, entry.user_data(number))
     }
 
     /// Moves what fits from the backlog into the submission queue.
@@ -428,6 +458,7 @@ impl<T> Ring<T> {
     /// # Errors
     /// The ring does not work any more.
     pub(crate) fn submit_and_wait(&mut self, wait: Duration) -> io::Result<()> {
+        self.fill();
         while !self.backlog.is_empty() {
             self.enters += 1;
             match self.ring.submit() {
@@ -439,14 +470,36 @@ impl<T> Ring<T> {
             }
             self.fill();
         }
-        let wait = if self.taken.is_empty() { wait } else { Duration::ZERO };
+        let nothing_else = self.outstanding == self.at_once.len() && self.outstanding > 0;
+        let wait = if self.taken.is_empty() && !nothing_else { wait } else { Duration::ZERO };
         let timeout = Timespec::from(wait);
         let arguments = SubmitArgs::new().timespec(&timeout);
         self.enters += 1;
         match self.ring.submitter().submit_with_args(1, &arguments) {
-            Ok(_) => Ok(()),
-            Err(error) if passing(&error) => Ok(()),
-            Err(error) => Err(error),
+            Ok(_) => {}
+            Err(error) if passing(&error) => {}
+            Err(error) => return Err(error),
+        }
+        self.end_at_once();
+        Ok(())
+    }
+
+    /// Completes the sends at once that were submitted and brought no completion entry.
+    fn end_at_once(&mut self) {
+        if self.at_once.is_empty() || !self.ring.submission().is_empty() {
+            return;
+        }
+        self.drain();
+        for number in self.at_once.drain(..) {
+            let (slot, mut seen) = (&self.slots[number as u32 as usize], self.taken.iter());
+            let Some(InFlight { memory: Memory::Message(message), .. }) = &slot.in_flight else {
+                continue;
+            };
+            let under_way = slot.generation == (number >> 32) as u32;
+            if under_way && !seen.any(|(other, _)| *other == number) {
+                // At most a few MiB.
+                self.taken.push_back((number, message.left() as i32));
+            }
         }
     }
 

@@ -232,6 +232,7 @@ impl<C: Core> Shell<C> {
                 now,
                 name: config.name.clone(),
                 reads_reserved: 0,
+                buffers_awaited: false,
                 window: u64::from(options.max_buffers) * PAGE as u64,
                 limits,
                 fast_zeroes: std::collections::BTreeSet::new(),
@@ -274,6 +275,8 @@ impl<C: Core> Shell<C> {
         let before = self.io.now;
         let wait = self.wait(clock());
         self.io.ring.submit_and_wait(wait)?;
+        #[cfg(test)]
+        self.shared.enters.store(self.io.ring.enters(), std::sync::atomic::Ordering::Release);
         self.io.now = clock();
         let gap_ms = self.io.now.ms_since(before);
         if gap_ms > self.ping_timeout_ms {
@@ -390,6 +393,7 @@ impl<C: Core> Shell<C> {
     }
 
     fn start(&mut self) {
+        self.io.buffers_awaited = self.clients.is_waiting() || self.disks.is_waiting();
         self.clients.start(&mut self.io);
         self.peers.start(&mut self.io);
         // A client that has left says so now.

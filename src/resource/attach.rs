@@ -8,7 +8,7 @@
 
 use super::activity_log::ActivityLog;
 use super::connection::{Save, Stage};
-use super::device::Backing;
+use super::device::{Backing, Loss};
 use super::order::{Step, refuse};
 use super::{
     AttachedDisk, BLOCK_SIZE, Command, DiskState, EXTENT_SIZE, LogLevel, NodeId, ReplicationState,
@@ -486,19 +486,44 @@ impl Resource {
             return self.reply(id, Err(refuse(127, "No such volume in this resource")));
         };
         if device.disk != DiskState::UpToDate {
-            return self.reply(id, Err(refuse(-2, "")));
+            let hint = "Only data that is the newest begins a generation: connect the peer first.";
+            return self.reply(id, Err(refuse(-2, hint)));
         }
         if self.connections.iter().any(|c| c.peer_devices[&volume].replicates()) {
             let hint =
                 "The peer is connected and has the same data: there is nothing to tell apart.";
             return self.reply(id, Err(refuse(162, hint)));
         }
-        self.run(id, Command::Outdate { volume }, Step::Save);
+        let command = Command::NewCurrentUuid { volume, clear_bitmap: false };
+        if device.loss != Loss::None || device.bumping {
+            // Not before SURVIVED is durable (model.md R2): the order begins anew then.
+            return self.run(id, command, Step::Settle);
+        }
+        self.run(id, command, Step::Save);
         self.step_waits(1);
         let missing: Vec<u8> =
             self.connections.iter().filter_map(|c| c.peer_devices[&volume].slot).collect();
+        // What rests on this disk is answered when the identifier is durable, not before.
+        self.device(volume).bumping = true;
         self.new_current_uuid(volume, &missing);
+        self.save_superblock(volume, Then::Bumped);
         let then = self.then_order();
         self.save_superblock(volume, then);
+    }
+
+    /// The loss, or the new current UUID, that `new-current-uuid` waited for is over.
+    pub(crate) fn new_uuid_settled(&mut self) {
+        let Some(Command::NewCurrentUuid { volume, .. }) =
+            self.running.as_ref().map(|running| running.command.clone())
+        else {
+            return;
+        };
+        let device = &self.devices[&volume];
+        if device.loss == Loss::None
+            && !device.bumping
+            && let Some(running) = self.running.take()
+        {
+            self.new_uuid_by_order(running.id, volume, false);
+        }
     }
 }

@@ -223,6 +223,10 @@ pub(crate) struct PeerDevice {
     pub(crate) peer_disk: DiskState,
     /// Samples that are being read for the peer.
     pub(crate) samples: u32,
+    /// Its reads that are under way on the own disk.
+    pub(crate) peer_reads: u32,
+    /// The current UUID that it wants stored is being stored.
+    pub(crate) storing_uuid: bool,
     pub(crate) bitmap: Bitmap,
     pub(crate) saving: Option<Saving>,
     pub(crate) save_queue: VecDeque<(Save, Vec<Then>)>,
@@ -263,6 +267,8 @@ impl PeerDevice {
             bitmap: Bitmap::new(0),
             saving: None,
             samples: 0,
+            peer_reads: 0,
+            storing_uuid: false,
             save_queue: VecDeque::new(),
             slot: None,
             transfer_log: TransferLog::default(),

@@ -161,6 +161,9 @@ pub(crate) struct Device {
     pub(crate) loss_round: u64,
     /// After the loss sequence a new current UUID is due even without a waiting reply.
     pub(crate) bump_due: bool,
+    /// The disk has writes that rest on it alone and were answered to nobody, for their clients were
+    /// closed by a gap: no request is admitted until that is recorded, or the peer is back.
+    pub(crate) unheard: bool,
     /// The loss sequence shall set SURVIVED.
     pub(crate) survives: bool,
     /// A new current UUID is being made durable, here or on the peer that has the only disk.
@@ -199,6 +202,7 @@ impl Device {
             loss: Loss::None,
             loss_round: 0,
             bump_due: false,
+            unheard: false,
             survives: false,
             bumping: false,
             waiting_alone: VecDeque::new(),

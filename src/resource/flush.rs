@@ -145,7 +145,9 @@ impl Resource {
                 self.peer_write_ready(key);
             }
         }
-        if !self.devices[&volume].writable() {
+        let device = &self.devices[&volume];
+        let waits = device.backing.as_ref().is_some_and(|disk| disk.activity_log.has_waiters());
+        if !waits || !device.writable() {
             return;
         }
         let clean = self.clean_extents(volume, false);

@@ -286,6 +286,7 @@ impl Resource {
         if !newer && peer.role != Role::Primary && self.gap == super::Gap::Closed {
             // It was settled whose data stays: this node's.
             self.gap = super::Gap::None;
+            self.forget_unheard();
             let text = format!("{}: the exports are open again", self.config.name);
             self.log(LogLevel::Info, text);
         }

@@ -99,6 +99,7 @@ impl Resource {
         peer.sent_number = 0;
         peer.peer_flush = None;
         peer.samples = 0;
+        peer.storing_uuid = false;
         peer.peer_flush_waiting.clear();
         let outdated = !lost && peer.peer_disk == DiskState::Outdated;
         self.set_replication(c, volume, ReplicationState::Off);
@@ -173,8 +174,8 @@ impl Resource {
         let device = self.device(volume);
         if device.loss == Loss::Marking && device.loss_round == round {
             self.device(volume).loss = Loss::None;
-            if std::mem::take(&mut self.device(volume).bump_due) {
-                self.alone_is_recorded(volume);
+            if std::mem::take(&mut self.device(volume).bump_due) && self.alone_is_recorded(volume) {
+                self.device(volume).unheard = false;
             }
             self.after_alone(volume);
         }
@@ -256,6 +257,7 @@ impl Resource {
 
     pub(crate) fn bumped(&mut self, volume: VolumeNumber) {
         self.device(volume).bumping = false;
+        self.device(volume).unheard = false;
         self.after_alone(volume);
     }
 
@@ -317,6 +319,7 @@ impl Resource {
             return;
         }
         self.set_peer_disk(c, volume, DiskState::Diskless);
+        self.peer_device(c, volume).storing_uuid = true;
         self.flush_disk(volume, Then::PeerUuidFlushed { c, socket, uuid });
     }
 
@@ -337,6 +340,7 @@ impl Resource {
     }
 
     pub(crate) fn peer_uuid_saved(&mut self, c: usize, volume: VolumeNumber, uuid: u64) {
+        self.peer_device(c, volume).storing_uuid = false;
         if self.connections[c].stage == Stage::Handshake {
             // The own handshake was on its way: both sides know what it does not say.
             self.peer_device(c, volume)
@@ -397,11 +401,14 @@ impl Resource {
         let device = self.device(volume);
         device.loss = Loss::None;
         device.bump_due = false;
+        device.unheard = false;
         device.bumping = false;
         device.peer_keeps_uuid = false;
         for c in self.peers() {
-            self.peer_device(c, volume).target = None;
-            self.peer_device(c, volume).source = None;
+            let peer = self.peer_device(c, volume);
+            peer.target = None;
+            peer.source = None;
+            peer.storing_uuid = false;
             self.drop_resync_locks(c, volume);
             if self.connections[c].stage == Stage::Open {
                 self.set_replication(c, volume, ReplicationState::Established);
@@ -464,6 +471,7 @@ impl Resource {
         for c in self.peers() {
             let peer = self.peer_device(c, volume);
             peer.slot = None;
+            peer.storing_uuid = false;
             peer.bitmap = super::bitmap::Bitmap::new(0);
         }
         self.emit(Action::CloseDisk { volume, superblock });

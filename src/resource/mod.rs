@@ -216,6 +216,8 @@ pub struct Resource {
     wall_clock: u64,
     actions: VecDeque<Action>,
     role: Role,
+    /// The keys of `devices`, ascending: walked after every event.
+    volume_numbers: Vec<VolumeNumber>,
     devices: BTreeMap<VolumeNumber, Device>,
     connections: Vec<Connection>,
     requests: Slab<Request>,
@@ -248,7 +250,8 @@ impl Resource {
     #[must_use]
     pub fn new(config: ResourceConfig, seed: u64, now: Time, wall_clock: u64) -> Self {
         let numbers: Vec<VolumeNumber> = config.volumes.iter().map(|v| v.number).collect();
-        let devices = numbers.iter().map(|number| (*number, Device::new())).collect();
+        let devices: BTreeMap<VolumeNumber, Device> =
+            numbers.iter().map(|number| (*number, Device::new())).collect();
         let mut connections: Vec<Connection> =
             config.peers.iter().map(|peer| Connection::new(peer, &numbers)).collect();
         for connection in &mut connections {
@@ -261,6 +264,7 @@ impl Resource {
             wall_clock,
             actions: VecDeque::new(),
             role: Role::Secondary,
+            volume_numbers: devices.keys().copied().collect(),
             devices,
             connections,
             requests: Slab::default(),
@@ -442,9 +446,8 @@ impl Resource {
 
     /// The volumes one after the other, where a list would be allocated for each event.
     fn volume_after(&self, last: Option<VolumeNumber>) -> Option<VolumeNumber> {
-        use std::ops::Bound;
-        let start = last.map_or(Bound::Unbounded, Bound::Excluded);
-        self.devices.range((start, Bound::Unbounded)).next().map(|(volume, _)| *volume)
+        let next = last.map_or(0, |last| self.volume_numbers.partition_point(|n| *n <= last));
+        self.volume_numbers.get(next).copied()
     }
 
     fn peers(&self) -> std::ops::Range<usize> {

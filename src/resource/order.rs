@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::connection::{Leaving, Stage};
+use super::device::Device;
 use super::{
     Action, AdminResult, Command, ConnectionState, DiskOptions, LogLevel, Options, Reason, Refusal,
     Resource, Then, Time, VolumeNumber, WrittenOption,
@@ -52,6 +53,8 @@ pub(crate) enum Step {
     DetachIdle,
     /// A superblock, then done.
     Save,
+    /// new-current-uuid: a loss is being dealt with first.
+    Settle,
     /// new-current-uuid --clear-bitmap: both disks are compared.
     Sample,
     /// The peer takes the new current UUID.
@@ -177,7 +180,9 @@ impl Resource {
 
     pub(crate) fn order_timeout(&self) -> Option<Time> {
         let waiting = self.orders.front().map(|order| order.since);
-        let draining = self.running.as_ref().filter(|order| order.step == Step::Drain);
+        let may_hang =
+            |order: &&Running| matches!(order.step, Step::Drain | Step::DetachIdle | Step::Settle);
+        let draining = self.running.as_ref().filter(may_hang);
         let oldest = waiting.into_iter().chain(draining.map(|order| order.since)).min();
         let oldest = oldest.map(|since| since.after_ms(PATIENCE_MS));
         let patience = self.config.options.timeout_ms;
@@ -322,6 +327,7 @@ impl Resource {
             | Step::Attach
             | Step::AskPeer
             | Step::Drain
+            | Step::Settle
             | Step::Leave
             | Step::DetachIdle => {}
         }
@@ -336,6 +342,11 @@ impl Resource {
             return self.detach_gives_up();
         }
         match running.step {
+            Step::Settle if late => {
+                let hint = "A loss is being dealt with, and a disk does not answer.";
+                self.finish(Err(refuse(-18, hint)));
+            }
+            Step::Settle => self.new_uuid_settled(),
             Step::Drain if self.is_idle() => self.order_drained(),
             Step::Drain if late => {
                 let full = self.devices.values().any(|device| !device.no_space.is_empty());
@@ -345,6 +356,11 @@ impl Resource {
                     "Requests do not end: a disk does not answer, here or at the peer. Try again \
                      once it does; `tandemadm detach --force` on that node gives the disk up."
                 };
+                self.finish(Err(refuse(-23, hint)));
+            }
+            Step::DetachIdle if late && self.devices.values().any(Device::abandoned) => {
+                let hint = "The system has not let go of what is under way on a disk that was given \
+                            up. Try again when it has, or end tandemd.";
                 self.finish(Err(refuse(-23, hint)));
             }
             Step::DetachIdle => self.order_detach_idle(),

@@ -14,6 +14,10 @@ use super::{
 };
 use crate::wire::{Packet, ZeroMode};
 
+/// Reads, and writes, of a peer that may be under way at once: twice what its clients can have. What
+/// carries payload is bounded by the receive window besides.
+const PEER_REQUESTS_MAX: u32 = 2 * 128 * 256;
+
 impl Resource {
     /// Packets of an open session. `false`: the peer must not send this now.
     pub(crate) fn session_packet(
@@ -64,6 +68,11 @@ impl Resource {
                     self.send(c, Packet::ReadError { volume, sequence }, None);
                     return true;
                 }
+                let peer = self.peer_device(c, volume);
+                if peer.peer_reads >= PEER_REQUESTS_MAX {
+                    return false;
+                }
+                peer.peer_reads += 1;
                 let tag = self.disk_tag(volume, Pending::PeerRead { c, socket, sequence });
                 self.emit(Action::DiskRead { tag, volume, offset, length });
                 true
@@ -96,6 +105,9 @@ impl Resource {
                 true
             }
             Packet::NewUuid { volume, uuid } => {
+                if self.peer_device(c, volume).storing_uuid {
+                    return false;
+                }
                 self.peer_uuid_wanted(c, volume, uuid);
                 true
             }
@@ -161,7 +173,8 @@ impl Resource {
                 | ReplicationState::SyncSource
         );
         let size = self.devices[&volume].size;
-        if !allowed || offset.checked_add(u64::from(length)).is_none_or(|end| end > size) {
+        let many = self.connections[c].peer_devices[&volume].peer_writes >= PEER_REQUESTS_MAX;
+        if !allowed || many || offset.checked_add(u64::from(length)).is_none_or(|end| end > size) {
             self.release(payload);
             return false;
         }
@@ -397,6 +410,8 @@ impl Resource {
         result: Result<Option<Payload>, DiskError>,
     ) {
         let payload = result.ok().flatten();
+        let peer = self.peer_device(c, volume);
+        peer.peer_reads = peer.peer_reads.saturating_sub(1);
         if self.is_current(c, socket) {
             match payload {
                 Some(payload) => {

@@ -325,6 +325,7 @@ impl Resource {
     pub(crate) fn secondary(&mut self, id: u64, force: bool) {
         if self.role != Role::Primary {
             self.gap = super::Gap::None;
+            self.forget_unheard();
             return self.reply(id, Ok(String::new()));
         }
         if let Err(refusal) = self.close_clients(force) {
@@ -434,6 +435,7 @@ impl Resource {
 
     pub(crate) fn demoted(&mut self) {
         self.gap = super::Gap::None;
+        self.forget_unheard();
         self.set_role(Role::Secondary);
         for key in std::mem::take(&mut self.held) {
             if let Some(request) = self.requests.remove(key) {

@@ -40,6 +40,10 @@ impl Resource {
                 let Some(request) = self.requests.get(key) else { continue };
                 if request.session == session && request.progress < Progress::Started {
                     self.drop_request(key);
+                } else if request.session == session && request.progress == Progress::Alone {
+                    let volume = request.volume;
+                    self.device(volume).waiting_alone.retain(|waiting| *waiting != key);
+                    self.write_completed(key);
                 }
             }
         }
@@ -77,7 +81,9 @@ impl Resource {
         self.gap == super::Gap::None
             && !self.draining
             // Nothing overtakes a write of a lost peer that is still on its way to the disk.
-            && self.devices.values().all(|device| device.loss != super::device::Loss::Draining)
+            && self.devices.values().all(|device| {
+                device.loss != super::device::Loss::Draining && !device.unheard
+            })
             && self.connections.iter().all(|connection| {
                 matches!(connection.stage, Stage::Down | Stage::Waiting | Stage::Open)
                     && connection.leaving.is_none()
@@ -384,6 +390,12 @@ impl Resource {
             return;
         }
         self.gap = if newer { super::Gap::Closed } else { super::Gap::None };
+        let met = self.connections.iter().any(|c| c.stage >= Stage::Opening);
+        if met {
+            self.forget_unheard();
+        } else if !newer {
+            self.record_unheard();
+        }
         if newer {
             let text = format!(
                 "{}: the peer went on while this node was frozen; exports stay closed until \

@@ -175,6 +175,58 @@ fn what_invalidate_has_promised_outlives_a_bitmap_write_that_ends_after_it() {
     pair.synced();
 }
 
+#[test]
+fn a_write_is_not_answered_before_the_new_uuid_of_an_order_is_durable() {
+    let mut pair = synced_pair();
+    assert_eq!(pair.request(0, 5000, Op::Flush), Ok(None));
+    pair.lose_link();
+    pair.run(100);
+    let before = pair.nodes[0].disk.superblock.clone();
+    pair.nodes[0].stall = |action| matches!(action, Action::Meta { op: MetaOp::Superblock(_), .. });
+    pair.order(0, Command::NewCurrentUuid { volume: 0, clear_bitmap: false });
+    let id = pair.start_write(0, 5, 9);
+    pair.request_later(0, 5001, Op::Flush);
+    pair.settle();
+    let answered = pair.nodes[0].replies.get(&id).cloned();
+    let flushed = pair.nodes[0].replies.get(&5001).cloned();
+    // The node dies before its superblock is written.
+    pair.kill(0);
+    pair.nodes[0].stall = |_| false;
+    pair.nodes[0].disk.superblock = before;
+    pair.primary(1, false);
+    pair.write(1, 6, 1).unwrap();
+    pair.up(0);
+    pair.link = true;
+    pair.run(30_000);
+    let lost = pair.nodes[0].disk.blocks.get(&5) != Some(&9);
+    let said = [answered, flushed];
+    assert!(said == [None, None] || !lost, "answered {said:?}, and overwritten\n{}", pair.story());
+}
+
+#[test]
+fn a_new_uuid_by_order_is_not_stored_before_the_loss_flush() {
+    let mut pair = synced_pair();
+    let before = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
+    assert_eq!(pair.write(0, 5, 9), Ok(None));
+    // Both have the write; node 0 has not flushed it when the link is lost.
+    pair.nodes[0].stall = is_flush;
+    pair.lose_link();
+    let order = Command::NewCurrentUuid { volume: 0, clear_bitmap: false };
+    pair.order(0, order);
+    pair.run(100);
+    let after = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
+    let too_early = before != after;
+    // Node 0 loses its power: the write was in its cache.
+    pair.kill(0);
+    pair.nodes[0].stall = |_| false;
+    pair.nodes[0].disk.blocks.insert(5, 55);
+    pair.up(0);
+    pair.link = true;
+    pair.synced();
+    let kept = pair.nodes[1].disk.blocks.get(&5) == Some(&9);
+    assert!(kept, "UUID before the flush: {too_early}; node 1 had the write\n{}", pair.story());
+}
+
 // ---- what hangs ----
 
 #[test]
@@ -330,4 +382,363 @@ fn the_bitmaps_of_a_large_disk_do_not_wait_all_at_once_to_be_sent() {
     let limit = 2 * (8 << 20) + 2 * (32 << 20);
     assert!(pair.nodes[0].air.iter().any(ended), "{}", pair.story());
     assert!(bytes <= limit, "{bytes} bytes at once, the shell drops the session at {limit}");
+}
+
+// ---- anything in any order ----
+
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % n
+    }
+}
+
+fn random_packet(dice: &mut Dice, pair: &Pair, n: usize) -> Packet {
+    use crate::wire::ZeroMode;
+    let volume = 0;
+    let connection = &pair.core(n).connections[0];
+    let sent: Vec<u64> = connection.sent.keys().copied().collect();
+    let sequence = match dice.roll(3) {
+        0 if !sent.is_empty() => sent[dice.roll(sent.len() as u64) as usize],
+        1 => connection.next_sequence,
+        _ => dice.roll(50),
+    };
+    let offset = dice.roll(40) * 4096;
+    let length = 4096 * (1 + dice.roll(4)) as u32;
+    let disks = [
+        DiskState::Diskless,
+        DiskState::Failed,
+        DiskState::Inconsistent,
+        DiskState::Outdated,
+        DiskState::Consistent,
+        DiskState::UpToDate,
+        DiskState::Negotiating,
+    ];
+    let disk = disks[dice.roll(7) as usize];
+    let role = if dice.roll(2) == 0 { Role::Primary } else { Role::Secondary };
+    let uuid = 1000 + dice.roll(4);
+    match dice.roll(33) {
+        0 => Packet::Data { volume, sequence, offset, length, fua: dice.roll(2) == 0 },
+        1 => Packet::Zeroes { volume, sequence, offset, length, mode: ZeroMode::Hole, fua: false },
+        2 => Packet::WriteAck { volume, sequence },
+        3 => Packet::NegAck { volume, sequence },
+        4 => Packet::Flush { volume, sequence },
+        5 => Packet::FlushAck { volume, sequence, ok: dice.roll(2) == 0 },
+        6 => Packet::ReadRequest { volume, sequence, offset, length },
+        7 => Packet::ReadReply { volume, sequence, length },
+        8 => Packet::ReadError { volume, sequence },
+        9 => Packet::Number { volume, number: dice.roll(1 << 40) },
+        10 => Packet::NewUuid { volume, uuid },
+        11 => Packet::NewUuidAck { volume, uuid },
+        12 => Packet::ResyncRequest { volume, sequence, offset, length },
+        13 => Packet::ResyncData { volume, sequence, length },
+        14 => Packet::ResyncZeroes { volume, sequence },
+        15 => Packet::ResyncError { volume, sequence },
+        16 => Packet::ResyncAck { volume, sequence },
+        17 => Packet::InSync { volume, offset, length: u64::from(length) },
+        18 => Packet::ResyncEnd { volume },
+        19 => Packet::ResyncDone { volume },
+        20 => Packet::State { volume, role, disk },
+        21 => Packet::Leave { kind: dice.roll(3) as u8 },
+        22 => Packet::LeaveAnswer,
+        23 => Packet::PromoteRequest { sequence },
+        24 => Packet::PromoteAnswer { sequence, code: -(dice.roll(2) as i32) },
+        25 => Packet::StartResync { volume, source: dice.roll(2) == 0 },
+        26 => Packet::Sample { volume, sequence, offset, length, digest: 0 },
+        27 => Packet::SampleAnswer { volume, sequence, equal: dice.roll(2) == 0 },
+        28 => Packet::ClearBitmap { volume, uuid },
+        29 => Packet::Adopted { volume },
+        30 => Packet::Opened { volume },
+        31 => Packet::BitmapEnd { volume, bits: dice.roll(100) },
+        _ => Packet::Bitmap { volume, first_block: 64 * dice.roll(10), words: vec![dice.0] },
+    }
+}
+
+fn random_order(dice: &mut Dice, pair: &mut Pair, n: usize) -> Command {
+    let peer = 1 - u8::try_from(n).unwrap();
+    match dice.roll(14) {
+        0 => pair.attach_command(n),
+        1 => Command::Detach { volume: 0, force: dice.roll(2) == 0 },
+        2 | 3 => Command::Connect { peer, discard_my_data: dice.roll(3) == 0, tentative: false },
+        4 => Command::Disconnect { peer, force: dice.roll(2) == 0 },
+        5 => Command::Primary { force: None },
+        6 => Command::Primary { force: Some(Force::Plain) },
+        7 => Command::Secondary { force: true },
+        8 => Command::Invalidate { volume: 0 },
+        9 => Command::InvalidateRemote { volume: 0, peer },
+        10 => Command::Outdate { volume: 0 },
+        11 => Command::NewCurrentUuid { volume: 0, clear_bitmap: false },
+        12 => Command::Primary { force: Some(Force::Inconsistent) },
+        _ => Command::Detach { volume: 0, force: true },
+    }
+}
+
+fn fuzz(seed: u64, hostile: bool) {
+    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut pair = if dice.roll(3) == 0 { Pair::new() } else { synced_pair() };
+    if dice.roll(3) == 0 {
+        for n in 0..2 {
+            pair.kill(n);
+            pair.nodes[n].on_io_error = OnIoError::PassOn;
+        }
+        pair.up(0);
+        pair.up(1);
+        pair.run(5_000);
+    }
+    let kinds: [fn(&Action) -> bool; 8] = [
+        |_| false,
+        |_| true,
+        is_write,
+        is_flush,
+        is_log,
+        is_bitmap,
+        |a| matches!(a, Action::DiskRead { .. }),
+        |a| matches!(a, Action::Meta { op: MetaOp::Superblock(_), .. }),
+    ];
+    for _ in 0..60 {
+        let n = dice.roll(2) as usize;
+        if pair.nodes[n].core.is_none() {
+            pair.nodes[n].stall = |_| false;
+            pair.nodes[n].fail = |_| false;
+            let core = Resource::new(config(u8::try_from(n).unwrap()), dice.0, pair.now, 0);
+            pair.nodes[n].core = Some(core);
+            pair.nodes[n].values.clear();
+            let command = pair.attach_command(n);
+            pair.order(n, command);
+            continue;
+        }
+        match dice.roll(16) {
+            0 => pair.nodes[n].stall = kinds[dice.roll(8) as usize],
+            1 => pair.nodes[n].unstall(),
+            2 => pair.nodes[n].fail = kinds[dice.roll(8) as usize],
+            3 => pair.nodes[n].fail = |_| false,
+            4 => pair.cut(),
+            5 => pair.link = dice.roll(3) != 0,
+            6 | 7 => {
+                let command = random_order(&mut dice, &mut pair, n);
+                pair.order(n, command);
+            }
+            8 | 9 => {
+                let session = SessionId(n as u64 + 1);
+                if pair.core(n).role == Role::Primary
+                    && !pair.core(n).sessions.contains_key(&session)
+                {
+                    pair.event(n, Event::SessionOpened { session, volume: 0, client: "t".into() });
+                }
+                let (block, value) = (dice.roll(6) * 700, dice.0);
+                pair.write_later(n, block, value);
+                if dice.roll(2) == 0 {
+                    pair.settle();
+                }
+            }
+            10 => {
+                let id = pair.next;
+                pair.next += 1;
+                let offset = dice.roll(6) * 700 * 4096;
+                let op = match dice.roll(3) {
+                    0 => Op::Read { offset, length: 4096 },
+                    1 => Op::Flush,
+                    _ => Op::Zeroes { offset, length: 8192, no_hole: false, fua: true },
+                };
+                pair.request_later(n, id, op);
+            }
+            11 => {
+                // A stalled operation ends, well or badly.
+                if let Some(event) = pair.nodes[n].stalled.pop_front() {
+                    let bad = dice.roll(2) == 0;
+                    let event = match event {
+                        Event::DiskDone { tag, result } if bad => {
+                            if let Ok(Some(payload)) = result {
+                                pair.nodes[n].values.remove(&payload.slot);
+                            }
+                            let error = if dice.roll(2) == 0 {
+                                DiskError::NoSpace
+                            } else {
+                                DiskError::Io(5)
+                            };
+                            Event::DiskDone { tag, result: Err(error) }
+                        }
+                        Event::MetaDone { tag, .. } if bad => {
+                            Event::MetaDone { tag, result: Err(DiskError::Io(5)) }
+                        }
+                        other => other,
+                    };
+                    pair.event(n, event);
+                }
+            }
+            12 if hostile => {
+                let Some(socket) = pair.core(n).connections[0].active else { continue };
+                let packet = random_packet(&mut dice, &pair, n);
+                if !crate::wire::check(&packet) {
+                    continue;
+                }
+                let length = packet.payload_length();
+                let blocks = u64::from(length) / 4096;
+                let payload = (length != 0)
+                    .then(|| pair.nodes[n].payload(length, vec![dice.0; blocks as usize]));
+                pair.event(n, Event::Packet { socket, packet, payload });
+            }
+            13 => {
+                let session = SessionId(n as u64 + 1);
+                if dice.roll(4) == 0 {
+                    pair.event(n, Event::SessionClosed { session, disconnect: false });
+                }
+            }
+            14 if dice.roll(6) == 0 => pair.kill(n),
+            14 if dice.roll(6) == 0 => pair.event(n, Event::ClockGap { gap_ms: 16_000 }),
+            _ => {
+                let ms = [10, 1_000, 7_000, 45_000][dice.roll(4) as usize];
+                pair.run(ms);
+            }
+        }
+    }
+    if !hostile {
+        heal(&mut pair);
+    }
+}
+
+/// Everything is well again: what is called in sync is equal, and nothing waits.
+fn heal(pair: &mut Pair) {
+    for n in 0..2 {
+        pair.nodes[n].fail = |_| false;
+        pair.nodes[n].unstall();
+    }
+    pair.link = true;
+    pair.run(100_000);
+    for n in 0..2 {
+        if pair.nodes[n].core.is_none() {
+            let core = Resource::new(config(u8::try_from(n).unwrap()), 99, pair.now, 0);
+            pair.nodes[n].core = Some(core);
+        }
+        let peer = 1 - u8::try_from(n).unwrap();
+        let connect = Command::Connect { peer, discard_my_data: false, tentative: false };
+        pair.order(n, connect);
+    }
+    pair.run(100_000);
+    for n in 0..2 {
+        if pair.disk(n) == DiskState::Diskless {
+            let command = pair.attach_command(n);
+            pair.order(n, command);
+        }
+    }
+    pair.run(100_000);
+    let good = (0..2).all(|n| {
+        let status = pair.status(n);
+        let peer = &status.connections[0].peer_devices[0];
+        status.devices[0].disk_state == DiskState::UpToDate
+            && peer.replication_state == ReplicationState::Established
+            && peer.out_of_sync == 0
+    });
+    let idle = (0..2).all(|n| pair.core(n).admitted == 0);
+    assert!(idle, "requests wait for ever");
+    let idle = (0..2).all(|n| pair.core(n).running.is_none() && pair.core(n).orders.is_empty());
+    assert!(idle, "orders wait for ever");
+    let known = (0..2).all(|n| {
+        let state = pair.status(n).connections[0].connection_state;
+        matches!(state, ConnectionState::Connected | ConnectionState::StandAlone)
+    });
+    let alone = (0..2)
+        .any(|n| pair.status(n).connections[0].connection_state == ConnectionState::StandAlone);
+    let known = known || alone;
+    if !known && std::env::var("STORY").is_ok() {
+        println!("{}\n{:?} {:?}", pair.story(), pair.stage(0), pair.stage(1));
+    }
+    assert!(known, "no session, and nobody says why");
+    if good {
+        let data = |n: usize| {
+            let blocks = pair.nodes[n].disk.blocks.iter();
+            blocks.filter(|(_, v)| **v != 0).map(|(b, v)| (*b, *v)).collect::<Vec<_>>()
+        };
+        assert!(data(0) == data(1), "in sync, and they differ");
+    }
+}
+
+fn run_fuzz(hostile: bool) {
+    let seeds: u64 = std::env::var("SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(300);
+    let first: u64 = std::env::var("FIRST").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+    let mut found = BTreeMap::new();
+    let place = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let seen = place.clone();
+    std::panic::set_hook(Box::new(move |info| {
+        let text = info.to_string();
+        *seen.lock().unwrap() = text.lines().take(3).collect::<Vec<_>>().join(" ");
+    }));
+    for seed in first..first + seeds {
+        if std::panic::catch_unwind(|| fuzz(seed, hostile)).is_err() {
+            let text = place.lock().unwrap().clone();
+            let key: String = text.chars().take(160).collect();
+            if !found.contains_key(&key) {
+                println!("seed {seed}: {key}");
+            }
+            found.entry(key).or_insert_with(Vec::new).push(seed);
+        }
+    }
+    let _ = std::panic::take_hook();
+    for (text, seeds) in &found {
+        println!("{} seeds, first {:?}: {text}", seeds.len(), &seeds[..seeds.len().min(3)]);
+    }
+    assert!(found.is_empty());
+}
+
+#[test]
+#[ignore = "many seeds"]
+fn nothing_that_honest_nodes_do_panics() {
+    run_fuzz(false);
+}
+
+#[test]
+#[ignore = "many seeds"]
+fn nothing_that_a_peer_sends_panics() {
+    run_fuzz(true);
+}
+
+#[test]
+fn what_a_peer_asks_without_end_is_refused_at_some_point() {
+    let mut pair = synced_pair();
+    pair.nodes[1].stall = |_| true;
+    let socket = pair.core(1).connections[0].active.unwrap();
+    for sequence in 0..100_000 {
+        let packet = Packet::ReadRequest { volume: 0, sequence, offset: 0, length: 4096 };
+        pair.event(1, Event::Packet { socket, packet, payload: None });
+    }
+    let reads = pair.core(1).tags.len();
+    for sequence in 0..100_000 {
+        let (mode, fua) = (crate::wire::ZeroMode::Hole, false);
+        let packet = Packet::Zeroes { volume: 0, sequence, offset: 0, length: 4096, mode, fua };
+        // The harness would find that they overlap.
+        pair.nodes[1].writing.clear();
+        pair.event(1, Event::Packet { socket, packet, payload: None });
+    }
+    let writes = pair.core(1).peer_writes.len();
+    for n in 0..100_000 {
+        let packet = Packet::NewUuid { volume: 0, uuid: 1000 + 2 * n };
+        pair.event(1, Event::Packet { socket, packet, payload: None });
+    }
+    let uuids = pair.core(1).tags.len();
+    assert!(
+        reads < 70_000 && writes < 70_000 && uuids < 70_000,
+        "{reads} reads, {writes} zeroes, {uuids} tags"
+    );
+}
+
+#[test]
+fn a_new_handshake_beside_a_disk_that_was_given_up_holds_no_request_for_ever() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = |_| true;
+    pair.start_write(0, 21, 9);
+    pair.order(0, Command::Detach { volume: 0, force: true });
+    pair.run(7_000);
+    assert_eq!(pair.disk(0), DiskState::Failed);
+    assert_eq!(pair.write(0, 22, 9), Ok(None));
+    // As when the disk of another volume is attached on node 0.
+    pair.nodes[0].core.as_mut().unwrap().renegotiate();
+    pair.event(0, Event::Timeout);
+    let id = pair.start_write(0, 23, 9);
+    pair.run(600_000);
+    let reply = pair.nodes[0].replies.get(&id);
+    assert_eq!(reply, Some(&Ok(None)), "{:?} for ten minutes", pair.stage(0));
 }

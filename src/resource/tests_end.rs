@@ -263,3 +263,70 @@ fn a_refusal_on_its_way_is_not_lost_to_a_connection_that_crosses() {
     assert_eq!(connection.connection_state, ConnectionState::StandAlone);
     assert_eq!(connection.reason, Reason::SplitBrain, "{}", pair.nodes[0].log.join("\n"));
 }
+
+#[test]
+fn a_frozen_primary_with_writes_under_way_becomes_the_target_of_its_promoted_peer() {
+    let mut pair = synced_pair();
+    pair.nodes[1].stall = is_write;
+    for block in 20..30 {
+        pair.start_write(0, block, 3);
+    }
+    // Node 0 is frozen: only node 1 sees the loss.
+    pair.link = false;
+    for socket in std::mem::take(&mut pair.nodes[1].sockets).into_keys() {
+        pair.event(1, Event::SocketLost { socket, error: SocketError::Io(104) });
+    }
+    pair.nodes[1].unstall();
+    pair.settle();
+    pair.primary(1, false);
+    assert_eq!(pair.write(1, 2, 2), Ok(None));
+    pair.link = true;
+    pair.event(0, Event::ClockGap { gap_ms: 3000 });
+    pair.run(20_000);
+    let connection = &pair.status(0).connections[0];
+    assert_eq!(connection.reason, Reason::ResyncRefused, "{}", pair.nodes[0].log.join("\n"));
+    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.connect_both();
+    pair.synced();
+}
+
+#[test]
+fn a_resource_whose_given_up_disk_hangs_is_not_down_and_says_so() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = |_| true;
+    pair.start_write(0, 21, 9);
+    pair.order(0, Command::Detach { volume: 0, force: true });
+    pair.run(7_000);
+    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    let down = pair.order(0, Command::Down { shutdown: false });
+    pair.run(32_000);
+    let refusal = pair.nodes[0].admin.remove(&down).expect("answered").expect_err("it hangs");
+    assert_eq!(refusal.code, -23);
+    pair.nodes[0].unstall();
+    pair.run(100);
+    pair.admin(0, Command::Down { shutdown: false }).unwrap();
+}
+
+#[test]
+fn a_frozen_primary_that_serves_again_alone_has_recorded_what_it_wrote_before_it_is_read() {
+    let mut pair = synced_pair();
+    pair.nodes[1].stall = is_write;
+    pair.start_write(0, 20, 3);
+    let before = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
+    pair.link = false;
+    pair.event(0, Event::ClockGap { gap_ms: 3000 });
+    pair.nodes[0].stall = |action| matches!(action, Action::Meta { .. });
+    pair.kill(1);
+    let session = SessionId(1);
+    pair.event(0, Event::SessionOpened { session, volume: 0, client: "test".into() });
+    pair.run(1_000);
+    let read = Op::Read { offset: 20 * 4096, length: 4096 };
+    pair.request_later(0, 5000, read);
+    pair.run(1_000);
+    assert_eq!(pair.nodes[0].replies.get(&5000), None, "it is not recorded");
+    pair.nodes[0].unstall();
+    pair.run(1_000);
+    assert_eq!(pair.nodes[0].replies.get(&5000), Some(&Ok(Some(3))));
+    let after = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
+    assert_ne!(before & !1, after & !1);
+}

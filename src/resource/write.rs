@@ -10,7 +10,9 @@ use std::collections::VecDeque;
 use super::connection::{Sent, SentKind};
 use super::device::{Loss, Progress, RequestKind};
 use super::interval::LockId;
-use super::{Action, BLOCK_SIZE, DiskError, Payload, Pending, ReplyError, Resource, VolumeNumber};
+use super::{
+    Action, BLOCK_SIZE, DiskError, Gap, Payload, Pending, ReplyError, Resource, VolumeNumber,
+};
 use crate::wire::{Packet, ZeroMode};
 
 impl Resource {
@@ -353,6 +355,12 @@ impl Resource {
         // During a loss nothing is answered (model.md R2): who has acknowledged may be gone by now.
         let device = &self.devices[&volume];
         let settled = device.loss == Loss::None && !device.bumping;
+        if self.nobody_hears(key) && (!settled || self.rests_alone(key)) {
+            // After a gap its client is gone: nothing is acknowledged, so nothing is recorded yet, and
+            // this node stays on its peer's line of descent. The bits are set.
+            self.device(volume).unheard = true;
+            return self.answer(key, Err(ReplyError::Shutdown));
+        }
         if (!settled || self.rests_alone(key)) && !self.may_answer_alone(volume, key) {
             let request = self.requests.get_mut(key).expect("still pending");
             if request.progress != Progress::Alone {
@@ -379,6 +387,35 @@ impl Resource {
             if differs {
                 let bitmap = &mut self.peer_device(c, volume).bitmap;
                 bitmap.set(offset / BLOCK_SIZE, length / BLOCK_SIZE);
+            }
+        }
+    }
+
+    /// The connection that the request came on was closed by a gap, and nobody reads meanwhile.
+    fn nobody_hears(&self, key: u64) -> bool {
+        let request = self.requests.get(key).expect("still pending");
+        self.gap != Gap::None && !self.sessions.contains_key(&request.session)
+    }
+
+    /// Nobody has seen the writes that were not heard, or the peer gets them.
+    pub(crate) fn forget_unheard(&mut self) {
+        for device in self.devices.values_mut() {
+            device.unheard = false;
+        }
+    }
+
+    /// This node serves again, alone: what was not heard can be read from now on, and is recorded
+    /// before that.
+    pub(crate) fn record_unheard(&mut self) {
+        for volume in self.volumes() {
+            let device = self.device(volume);
+            if !device.unheard {
+                continue;
+            }
+            if device.loss != Loss::None {
+                device.bump_due = true;
+            } else if self.alone_is_recorded(volume) {
+                self.device(volume).unheard = false;
             }
         }
     }

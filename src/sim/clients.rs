@@ -310,7 +310,7 @@ impl Cluster {
         let result = match entry.kind {
             Kind::Read => match contents {
                 Some(values) if values.len() as u64 == op.count => {
-                    self.history.read_answered(op, &values, rests)
+                    self.history.read_answered(op, &values, rests, disks)
                 }
                 other => Err(format!("a read of {} sectors was answered by {other:?}", op.count)),
             },
@@ -349,7 +349,11 @@ impl Cluster {
                 let Fault::Order { order, .. } = fault else { return false };
                 matches!(
                     order,
-                    Order::Detach | Order::DetachForce | Order::Down | Order::Invalidate
+                    Order::Detach
+                        | Order::DetachForce
+                        | Order::Reattach
+                        | Order::Down
+                        | Order::Invalidate
                 )
             })
     }

@@ -5,7 +5,7 @@
 //! - A core is called with one event at a time, and drained before the next one.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::resource::{
@@ -57,8 +57,10 @@ pub(super) enum Happening {
     Worker(usize),
     /// Cluster software looks.
     Agent,
-    /// A planned fault.
+    /// A planned fault strikes, or begins to wait.
     Fault(usize),
+    /// A fault has had its moment.
+    Awaited(usize),
     /// A node comes back.
     Restart { node: usize },
     /// A frozen daemon runs again.
@@ -121,6 +123,8 @@ pub struct Cluster {
     pub(super) chance: Chance,
     pub(super) transcript: Transcript,
     pub(super) pairs: BTreeMap<VolumeNumber, Pair>,
+    /// Faults of the plan that wait for their moment.
+    pub(super) waiting: BTreeSet<usize>,
     /// The plan's faults strike, and cluster software acts.
     pub(super) faults_on: bool,
     pub(super) next_order: u64,
@@ -169,6 +173,7 @@ impl Cluster {
             },
             transcript: Transcript::new(keep),
             pairs: (0..options.volumes).map(|volume| (volume, Pair::default())).collect(),
+            waiting: BTreeSet::new(),
             faults_on: false,
             next_order: 1,
             discard: [false; 2],
@@ -277,6 +282,17 @@ impl Cluster {
             Happening::Worker(worker) => self.work(worker),
             Happening::Agent => self.agent(),
             Happening::Fault(index) => {
+                if !self.faults_on {
+                    return;
+                }
+                match self.options.plan[index].wait {
+                    Some(_) => {
+                        self.waiting.insert(index);
+                    }
+                    None => self.strike(index),
+                }
+            }
+            Happening::Awaited(index) => {
                 if self.faults_on {
                     self.strike(index);
                 }

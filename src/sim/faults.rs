@@ -1,7 +1,7 @@
 //! Faults and orders of administrators, planned before a run starts: a plan can be cut down to the
 //! shortest one that still fails.
 
-use crate::resource::{Force, NodeId};
+use crate::resource::{DiskState, Force, NodeId, ReplicationState, Role};
 
 /// One thing that goes wrong, or that somebody orders. Durations in ms.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,11 +233,35 @@ impl Fault {
     }
 }
 
+/// What a node is seen to enter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// A replication state of any volume.
+    Replication(ReplicationState),
+    /// A state of a disk.
+    Disk(DiskState),
+    /// A role.
+    Role(Role),
+}
+
+/// A fault waits for a moment, and a little longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// Whose moment.
+    pub node: usize,
+    /// Which.
+    pub moment: Moment,
+    /// And then so long, µs.
+    pub more_us: u64,
+}
+
 /// A fault and when it strikes, ms from the start of the phase.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
-    /// When.
+    /// When; with `wait`: from when on it waits.
     pub at_ms: u64,
+    /// The moment that it waits for.
+    pub wait: Option<Wait>,
     /// What.
     pub fault: Fault,
 }

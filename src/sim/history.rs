@@ -300,6 +300,7 @@ impl History {
         op: &Operation,
         values: &[Sector],
         rests: Rests,
+        disks: [&SimDisk; 2],
     ) -> Result<(), String> {
         self.step += 1;
         let step = self.step;
@@ -334,7 +335,9 @@ impl History {
             };
             for node in (0..2).filter(|n| rests.disks[*n]) {
                 let weak = self.lost_power[node] > op.step;
-                self.oblige(node, op.volume, sector, Obligation { weak, ..seen });
+                // It may be what a failed flush has left in the cache.
+                let spoiled = !disks[node].can_flush(sector);
+                self.oblige(node, op.volume, sector, Obligation { weak, spoiled, ..seen });
             }
         }
         self.bound_the_dead(op);

@@ -47,7 +47,7 @@ mod transcript;
 mod watch;
 
 pub use cluster::{Cluster, Violation};
-pub use faults::{Fault, MetaPart, Order, Planned};
+pub use faults::{Fault, MetaPart, Moment, Order, Planned, Wait};
 pub use history::Excused;
 pub use options::SimOptions;
 pub use run::{End, Failure, Report, run, transcript_of};

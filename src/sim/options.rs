@@ -6,7 +6,7 @@ use crate::resource::{
 };
 
 use super::faults::{Fault, Planned};
-use super::plan::{plan, rarer};
+use super::plan::{at_the_worst_moment, plan, rarer};
 use super::prng::Prng;
 
 /// The whole plan of a run.
@@ -107,6 +107,7 @@ impl SimOptions {
             plan: plan(p, length_ms),
         };
         rarer(&mut Prng::new(seed, 7), length_ms, &mut options.plan);
+        at_the_worst_moment(&mut Prng::new(seed, 9), length_ms, &mut options.plan);
         options.narrow_the_log(&mut Prng::new(seed, 8));
         options
     }
@@ -127,7 +128,8 @@ impl SimOptions {
         self.requests = 4_000;
         for _ in 0..p.range(1, 3) {
             let fault = Fault::PowerLoss { node: p.index(2), off_ms: p.skewed(10, 8_000) };
-            self.plan.push(Planned { at_ms: p.below(self.length_ms.min(10_000)), fault });
+            let at_ms = p.below(self.length_ms.min(10_000));
+            self.plan.push(Planned { at_ms, wait: None, fault });
         }
         self.plan.sort_by_key(|planned| planned.at_ms);
     }

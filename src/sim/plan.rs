@@ -3,9 +3,9 @@
 //! Invariants:
 //! - A kind of fault that is added draws from a stream of its own: the rest of a plan stays.
 
-use super::faults::{Fault, MetaPart, Order, Planned};
+use super::faults::{Fault, MetaPart, Moment, Order, Planned, Wait};
 use super::prng::Prng;
-use crate::resource::Force;
+use crate::resource::{DiskState, Force, ReplicationState, Role};
 
 /// The kinds that a seed may switch off.
 const KINDS: usize = 10;
@@ -21,7 +21,7 @@ pub(super) fn plan(p: &mut Prng, length_ms: u64) -> Vec<Planned> {
     let mut plan: Vec<Planned> = (0..count)
         .map(|_| {
             let kind = *p.choose(&allowed);
-            Planned { at_ms: p.below(length_ms), fault: fault(p, kind) }
+            Planned { at_ms: p.below(length_ms), wait: None, fault: fault(p, kind) }
         })
         .collect();
     plan.sort_by_key(|planned| planned.at_ms);
@@ -106,9 +106,9 @@ pub(super) fn rarer(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
         let kind = *p.choose(&allowed);
         if kind == ROLL_BACK {
             let image = Fault::Image { node: p.index(2) };
-            plan.push(Planned { at_ms: p.below(at_ms + 1), fault: image });
+            plan.push(Planned { at_ms: p.below(at_ms + 1), wait: None, fault: image });
         }
-        plan.push(Planned { at_ms, fault: rarer_fault(p, kind, length_ms) });
+        plan.push(Planned { at_ms, wait: None, fault: rarer_fault(p, kind, length_ms) });
     }
     // A rollback is seen by what these blocks say.
     let rolled = plan.iter().any(|planned| matches!(planned.fault, Fault::RollBack { .. }));
@@ -164,5 +164,45 @@ fn meta_part(p: &mut Prng) -> MetaPart {
         5..=7 => MetaPart::ActivityLog,
         8..=10 => MetaPart::Bitmap,
         _ => MetaPart::SeenNumber,
+    }
+}
+
+/// Adds faults that wait for a moment: the middle of a handshake, the first instant of a resync.
+pub(super) fn at_the_worst_moment(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
+    if p.percent(60) {
+        return;
+    }
+    for _ in 0..p.skewed(1, 5) {
+        let at_ms = p.below(length_ms);
+        let wait = Wait { node: p.index(2), moment: moment(p), more_us: p.skewed(1, 30_000) };
+        let kind = *p.choose(&[0, 0, 1, 2, 3, 4, 5, 6, 6, 8, 9, 9]);
+        plan.push(Planned { at_ms, wait: Some(wait), fault: fault(p, kind) });
+    }
+    plan.sort_by_key(|planned| planned.at_ms);
+}
+
+fn moment(p: &mut Prng) -> Moment {
+    let replication = [
+        ReplicationState::WFBitMapS,
+        ReplicationState::WFBitMapT,
+        ReplicationState::WFSyncUUID,
+        ReplicationState::SyncSource,
+        ReplicationState::SyncTarget,
+        ReplicationState::Established,
+        ReplicationState::Off,
+    ];
+    let disks = [
+        DiskState::Attaching,
+        DiskState::Negotiating,
+        DiskState::UpToDate,
+        DiskState::Inconsistent,
+        DiskState::Outdated,
+        DiskState::Failed,
+        DiskState::Detaching,
+    ];
+    match p.below(10) {
+        0..=5 => Moment::Replication(*p.choose(&replication)),
+        6..=8 => Moment::Disk(*p.choose(&disks)),
+        _ => Moment::Role(*p.choose(&[Role::Primary, Role::Secondary])),
     }
 }

@@ -71,7 +71,11 @@ impl std::fmt::Display for Failure {
         writeln!(f, "{}", self.states)?;
         writeln!(f, "plan:")?;
         for planned in &self.options.plan {
-            writeln!(f, "  {:6} ms {:?}", planned.at_ms, planned.fault)?;
+            write!(f, "  {:6} ms {:?}", planned.at_ms, planned.fault)?;
+            match planned.wait {
+                Some(wait) => writeln!(f, " after {wait:?}")?,
+                None => writeln!(f)?,
+            }
         }
         let seed = self.options.seed;
         writeln!(f, "seed {seed}: {}", self.violation.text)
@@ -274,6 +278,11 @@ impl Cluster {
         if reason == Reason::RolledBack {
             return self.give_up_what_was_set_back(times);
         }
+        if reason == Reason::UnrelatedData && times > 2 {
+            // Nothing but create-md helps.
+            let victim = self.chance.admin.index(2);
+            return self.make_anew(victim);
+        }
         if reason != Reason::None || self.both_bad() {
             self.clients.stopped = true;
             self.hang_up_all();
@@ -338,20 +347,32 @@ impl Cluster {
         if bad && times > 1 {
             node = 1 - node;
         }
+        if times > 1 {
+            return self.make_anew(node);
+        }
         self.clients.stopped = true;
         self.hang_up_all();
         self.run_until(self.in_ms(2_000), |_| false);
-        if times > 1 {
-            self.end_life(node, false);
-            for volume in volumes {
-                self.replace_disk(node, volume);
-            }
-            self.restart(node);
-        } else {
-            let mut steps = VecDeque::from([Step::Command(Command::Secondary { force: true })]);
-            steps.extend(volumes.map(|volume| Step::Command(Command::Invalidate { volume })));
-            self.order(node, steps);
+        let mut steps = VecDeque::from([Step::Command(Command::Secondary { force: true })]);
+        steps.extend(volumes.map(|volume| Step::Command(Command::Invalidate { volume })));
+        self.order(node, steps);
+        self.connect_both();
+    }
+
+    /// The daemon of a node is ended, its metadata is made anew, and it comes up again.
+    fn make_anew(&mut self, node: usize) {
+        self.clients.stopped = true;
+        self.hang_up_all();
+        self.run_until(self.in_ms(2_000), |_| false);
+        self.end_life(node, false);
+        for volume in 0..self.options.volumes {
+            self.replace_disk(node, volume);
         }
+        self.restart(node);
+        self.connect_both();
+    }
+
+    fn connect_both(&mut self) {
         self.run_until(self.in_ms(5_000), |_| false);
         for node in 0..2 {
             let command = self.connect_command(node, false);

@@ -6,6 +6,7 @@ use crate::resource::{
 };
 
 use super::cluster::{Cluster, Happening};
+use super::faults::Moment;
 use super::history::{Excuse, Rests};
 
 /// Bytes of buffers that a node may have handed out: the receive window, the pool beside it, and what
@@ -42,6 +43,37 @@ impl Cluster {
         if let Some(old) = old {
             self.role_changed(node, &old);
             self.connections_changed(node, &old);
+            self.moments(node, &old);
+        }
+    }
+
+    /// Faults that have waited for what the node has just entered strike, each a little later.
+    fn moments(&mut self, node: usize, old: &Status) {
+        let Some(new) = self.nodes[node].status.as_ref().filter(|_| !self.waiting.is_empty())
+        else {
+            return;
+        };
+        let reached = |moment: Moment| {
+            let is = |status: &Status| match moment {
+                Moment::Role(role) => status.role == role,
+                Moment::Disk(disk) => status.devices.iter().any(|d| d.disk_state == disk),
+                Moment::Replication(state) => status
+                    .connections
+                    .iter()
+                    .any(|c| c.peer_devices.iter().any(|p| p.replication_state == state)),
+            };
+            is(new) && !is(old)
+        };
+        let mut due = Vec::new();
+        for index in &self.waiting {
+            let wait = self.options.plan[*index].wait;
+            if let Some(wait) = wait.filter(|w| w.node == node && reached(w.moment)) {
+                due.push((*index, wait.more_us));
+            }
+        }
+        for (index, more_us) in due {
+            self.waiting.remove(&index);
+            self.after(more_us * 1000, Happening::Awaited(index));
         }
     }
 

@@ -49,6 +49,7 @@ impl Bench {
             now: Time(0),
             name: "r0".to_owned(),
             reads_reserved: 0,
+            buffers_awaited: false,
             window: 1 << 20,
             limits: Limits::default(),
             fast_zeroes: BTreeSet::new(),

@@ -18,7 +18,7 @@ pub(super) enum Reading {
     /// The body of a packet.
     Body { header: Header, bytes: Vec<u8> },
     /// The payload of a packet.
-    Payload { packet: Box<Packet>, payload: Payload, filled: usize },
+    Payload { packet: Packet, payload: Payload, filled: usize },
     /// The peer has ended the stream.
     Ended,
 }
@@ -122,7 +122,7 @@ impl Socket {
             return Err(format!("{taken} bytes are under way, above the receive window"));
         }
         let payload = io.pool.take(Part::Peer, length as usize);
-        self.reading = Reading::Payload { packet: Box::new(packet), payload, filled: 0 };
+        self.reading = Reading::Payload { packet, payload, filled: 0 };
         Ok(Step::More)
     }
 
@@ -162,7 +162,7 @@ impl Socket {
         match std::mem::replace(&mut self.reading, Reading::Header) {
             Reading::Payload { packet, payload, .. } => {
                 self.peek = length >= DIRECT_MIN;
-                Ok(Step::Packet(*packet, Some(payload)))
+                Ok(Step::Packet(packet, Some(payload)))
             }
             _ => Ok(Step::Wait),
         }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::io::buffer::{Part, Pool};
+use crate::io::outbox::{Outbox, Sent};
 use std::os::unix::net::UnixStream;
 
 fn wait<T>(ring: &mut Ring<T>) -> Completion<T> {
@@ -91,4 +92,56 @@ fn waiting_ends_when_its_time_has_passed() {
     ring.submit_and_wait(Duration::from_millis(3)).unwrap();
     assert!(ring.next_completion().is_none());
     assert_eq!(ring.enters(), 1);
+}
+
+#[test]
+fn a_send_that_completes_at_once_does_not_end_the_wait() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let fd: Descriptor = Rc::new(ours);
+    let mut pool = Pool::default();
+    let payload = pool.take(Part::Shell, 4096);
+    let mut ring = Ring::new().unwrap();
+    ring.receive(&fd, pool.lease(payload, Direction::Sink).unwrap(), false, "receive");
+    let mut message = Box::new(Message::default());
+    message.push_bytes(|out| out.extend_from_slice(b"reply"));
+    message.at_once = true;
+    ring.send(&fd, message, "send");
+    let (start, wait) = (std::time::Instant::now(), Duration::from_millis(20));
+    ring.submit_and_wait(wait).unwrap();
+    assert!(start.elapsed() >= wait, "nothing else has happened");
+    let sent = ring.next_completion().unwrap();
+    assert_eq!((sent.purpose, sent.result), ("send", 5));
+    assert!(ring.next_completion().is_none());
+    drop(theirs);
+    ring.submit_and_wait(wait).unwrap();
+    assert_eq!(ring.next_completion().unwrap().purpose, "receive");
+    assert_eq!(ring.enters(), 2);
+}
+
+#[test]
+fn what_a_full_socket_does_not_take_at_once_is_sent_when_there_is_room() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let mut before = 0;
+    while let Ok(count) = std::io::Write::write(&mut &ours, &[0; 1000]) {
+        before += count;
+    }
+    ours.set_nonblocking(false).unwrap();
+    let fd: Descriptor = Rc::new(ours);
+    let (mut outbox, mut pool) = (Outbox::default(), Pool::default());
+    let mut ring = Ring::new().unwrap();
+    outbox.push(|out| out.extend_from_slice(b"reply"), None, 7);
+    ring.send(&fd, outbox.next(true).unwrap(), ());
+    let mut go_on = |outbox: &mut Outbox, ring: &mut Ring<()>| {
+        let completion = wait(ring);
+        let Memory::Message(message) = completion.memory else { panic!("no message") };
+        outbox.returned(message, completion.result, &mut pool)
+    };
+    assert_eq!(go_on(&mut outbox, &mut ring), Sent::Failed(libc::EAGAIN));
+    ring.send(&fd, outbox.next(true).unwrap(), ());
+    ring.submit_and_wait(Duration::ZERO).unwrap();
+    assert!(ring.next_completion().is_none(), "it waits for room");
+    std::io::Read::read_exact(&mut theirs, &mut vec![0; before]).unwrap();
+    assert_eq!(go_on(&mut outbox, &mut ring), Sent::Some { note: 7 });
+    assert!(outbox.is_empty());
 }

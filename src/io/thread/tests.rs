@@ -2,6 +2,7 @@
 //! what clients ask, keeps a log of events, and does to peers what a test says.
 
 mod clients;
+mod counts;
 mod disks;
 mod peers;
 
@@ -289,6 +290,7 @@ impl Core for TestCore {
 
 /// A data thread under test.
 struct Node {
+    node_id: NodeId,
     handle: Handle,
     script: Shared,
     folder: tempfile::TempDir,
@@ -330,7 +332,8 @@ impl Node {
         limits: Limits,
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let ip = format!("127.0.0.{}", u32::from(config.node_id) + 1);
+        let node_id = config.node_id;
+        let ip = format!("127.0.0.{}", u32::from(node_id) + 1);
         let address = free_address(&ip);
         let script = Shared::default();
         let shared = Arc::clone(&script);
@@ -353,7 +356,7 @@ impl Node {
             version: 0,
         })
         .unwrap();
-        Self { handle, script, folder, address, size: 0 }
+        Self { node_id, handle, script, folder, address, size: 0 }
     }
 
     fn with_disk(limits: Limits) -> Self {
@@ -367,7 +370,7 @@ impl Node {
     }
 
     fn identity(&self) -> Identity {
-        Identity { resource: "r0".to_owned(), node_id: 0, volume: 0 }
+        Identity { resource: "r0".to_owned(), node_id: self.node_id, volume: 0 }
     }
 
     fn open(&self, meta_disk: &MetaDisk) -> Box<OpenDisk> {
@@ -382,7 +385,7 @@ impl Node {
             force: true,
             max_peers: 1,
             preallocate: false,
-            seed: 77,
+            seed: 77 + u64::from(self.node_id),
             wall_clock: 1,
             boot_id: host_boot_id().unwrap(),
             state_dir: self.folder.path().to_owned(),

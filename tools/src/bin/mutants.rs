@@ -111,7 +111,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "bits-cleared-unflushed",
         breaks: "promise 4: a target clears bits before its flush",
-        file: "src/resource/resync.rs",
+        file: "src/resource/resync_target.rs",
         old: "            self.flush_disk(volume, Then::TargetFlushed { c, socket, count });",
         new: "            let _ = socket;\n            self.target_flushed(c, volume, count);",
     },
@@ -271,6 +271,7 @@ fn mutated(mutant: &Mutant, text: &str) -> Result<String, String> {
 /// Copies what the build needs; a file that has not changed keeps its time, so that cargo builds no
 /// more than it must.
 fn copy_source(tree: &Path) -> Result<(), String> {
+    std::fs::create_dir_all(tree).map_err(|e| format!("{}: {e}", tree.display()))?;
     for name in ["Cargo.toml", "Cargo.lock", "src", "nbd", "tools", "benches"] {
         copy(&checkout().join(name), &tree.join(name)).map_err(|e| format!("{name}: {e}"))?;
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use tandem::sim::{Failure, Report, SimOptions, run, shrink};
+use tandem::sim::{Failure, Report, SimOptions, run, shrink, transcript_of};
 
 /// Lines of a transcript that are printed.
 const LINES: usize = 400;
@@ -136,6 +136,9 @@ fn one(seed: u64, arguments: &Arguments) -> ExitCode {
     let keep = if arguments.verbose { usize::MAX } else { LINES };
     match run(SimOptions::of_seed(seed), keep) {
         Ok(report) => {
+            if arguments.verbose {
+                print!("{}", transcript_of(SimOptions::of_seed(seed)));
+            }
             println!("seed {seed}: {report:?}");
             ExitCode::SUCCESS
         }
