@@ -159,9 +159,13 @@ fn a_disk_that_cannot_be_attached_leaves_the_resource_up_and_unconnected() {
     let left = report(&mut client);
     assert_eq!(left.status.devices[0].disk_state, DiskState::Diskless);
     assert_eq!(left.status.connections[0].connection_state, ConnectionState::StandAlone);
+    // `why` can still say it.
+    let note = &left.status.devices[0].disk_note;
+    assert!(note.starts_with("attach failed: (104) Can not open backing device. "), "{note}");
     daemon.create_disk();
     client.order(&request).unwrap().unwrap();
-    assert_eq!(report(&mut client).status.devices[0].disk_state, DiskState::UpToDate);
+    let device = &report(&mut client).status.devices[0];
+    assert_eq!((device.disk_state, device.disk_note.as_str()), (DiskState::UpToDate, ""));
 }
 
 #[test]
