@@ -148,6 +148,9 @@ pub(super) fn suggestion<'a>(
     if report.is_full() {
         return String::new();
     }
+    if word.starts_with("/*") || word.starts_with("//") {
+        return "a comment begins with # and ends with its line".to_owned();
+    }
     let known: Vec<&str> = known.into_iter().collect();
     if let Some(meant) = nearest(word, known.iter().copied()) {
         return format!("did you mean `{meant}`?");

@@ -388,6 +388,11 @@ fn every_wrong_statement_is_named_at_its_place() {
             "2:8 error unknown word `bogus` in net | remove it; the words are those of \
              drbd.conf(5)",
         ),
+        (
+            "/* not ended;",
+            "2:1 error unknown word `/*` in resource | a comment begins with # and ends with its \
+             line",
+        ),
     ] {
         let config = loaded(&pair(more));
         let found = short(&config);

@@ -3,6 +3,8 @@
 //!
 //! Invariants:
 //! - What differs and what is done about it come from one comparison.
+//! - Where something differs that only `down` and `up` can change there is no step at all: what
+//!   runs stays as it is.
 //! - A step never takes away what is in use: disks are changed where they are named anew, and a
 //!   connection that stands goes on until it ends by itself.
 
@@ -10,7 +12,7 @@ use std::fmt::Write;
 
 use super::Report;
 use crate::config::{Definition, Host, HostVolume, MetaDisk};
-use crate::resource::{ConnectionState, DiskState, NodeId, VolumeNumber};
+use crate::resource::{ConnectionState, DiskState, NodeId, Refusal, VolumeNumber};
 
 /// One step of `adjust`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +58,11 @@ impl Difference {
     #[must_use]
     pub fn new(running: &Definition, wanted: &Definition, own: &Host) -> Self {
         let mut found = Self::default();
-        found.identity(running, wanted, own);
+        let here = counterpart(running, own);
+        if !found.identity(running, wanted, here, own) {
+            // What is here in one of them is there in the other: no more can be said.
+            return found;
+        }
         found.options(running, wanted, own);
         let addresses = |definition: &Definition| -> Vec<Vec<std::net::SocketAddr>> {
             definition.hosts.iter().map(|host| host.addresses().collect()).collect()
@@ -65,9 +71,7 @@ impl Difference {
             found.paths = true;
             found.words.push("the addresses are others".to_owned());
         }
-        let Some(here) = running.hosts.iter().find(|host| host.node_id == own.node_id) else {
-            return found;
-        };
+        let Some(here) = here else { return found };
         for (number, volume) in &own.volumes {
             let Some(old) = here.volumes.get(number) else { continue };
             if (&old.disk, &old.meta_disk, old.size)
@@ -91,7 +95,7 @@ impl Difference {
             let (section, name, value) = (new.section, new.name, new.value);
             self.options.push(Changed { section, name, value, volume: None });
         }
-        let here = running.hosts.iter().find(|host| host.node_id == own.node_id);
+        let here = counterpart(running, own);
         for (number, volume) in &own.volumes {
             let Some(old) = here.and_then(|here| here.volumes.get(number)) else { continue };
             let in_force = |definition: &Definition, volume: &HostVolume| {
@@ -112,7 +116,14 @@ impl Difference {
         }
     }
 
-    fn identity(&mut self, running: &Definition, wanted: &Definition, own: &Host) {
+    /// Finds what only `down` and `up` can change; says whether the hosts are the same.
+    fn identity(
+        &mut self,
+        running: &Definition,
+        wanted: &Definition,
+        here: Option<&Host>,
+        own: &Host,
+    ) -> bool {
         let ids = |definition: &Definition| -> Vec<(NodeId, String)> {
             // A floating host's name is its address, until it is found here.
             let name = |host: &Host| match host.floating {
@@ -122,10 +133,10 @@ impl Difference {
             definition.hosts.iter().map(|host| (host.node_id, name(host))).collect()
         };
         let mut fixed = Vec::new();
-        if ids(running) != ids(wanted) {
+        let same_hosts = ids(running) == ids(wanted);
+        if !same_hosts {
             fixed.push("the hosts or their node ids are others".to_owned());
         }
-        let here = running.hosts.iter().find(|host| host.node_id == own.node_id);
         let volumes = |host: &Host| -> Vec<(VolumeNumber, u32, Option<String>)> {
             let volumes = host.volumes.iter();
             volumes.map(|(n, volume)| (*n, volume.minor, volume.device_node.clone())).collect()
@@ -135,6 +146,7 @@ impl Difference {
         }
         self.words.extend(fixed.iter().cloned());
         self.fixed = fixed;
+        same_hosts
     }
 
     /// In words, one for each thing that differs.
@@ -155,10 +167,36 @@ impl Difference {
         &self.fixed
     }
 
-    /// The steps, in order.
+    /// What puts the definition of `resource` in force.
+    #[must_use]
+    pub fn remedy(&self, resource: &str) -> String {
+        match self.fixed.as_slice() {
+            [] => format!("`tandemadm adjust {resource}`"),
+            _ => format!("`tandemadm down {resource}`, `tandemadm up {resource}`"),
+        }
+    }
+
+    /// What is said to who wants it all the same; `None` where `adjust` can do it all.
+    #[must_use]
+    pub fn refusal(&self, resource: &str) -> Option<Refusal> {
+        (!self.fixed.is_empty()).then(|| Refusal {
+            code: 162,
+            text: "Invalid configuration request".to_owned(),
+            hint: format!(
+                "{}: {}. Until then it runs on as it is.",
+                self.fixed.join("; "),
+                self.remedy(resource)
+            ),
+        })
+    }
+
+    /// The steps, in order; none where something is [`Self::fixed`].
     #[must_use]
     pub fn steps(&self, report: &Report, own: &Host) -> Vec<Step> {
         let mut steps = Vec::new();
+        if !self.fixed.is_empty() {
+            return steps;
+        }
         if !self.options.is_empty() {
             steps.push(Step::Options(self.options.clone()));
         }
@@ -183,6 +221,12 @@ impl Difference {
         }
         steps
     }
+}
+
+/// The host of a running resource that `own` is: by its name, as node ids may be exchanged.
+fn counterpart<'a>(running: &'a Definition, own: &Host) -> Option<&'a Host> {
+    let by_id = || running.hosts.iter().find(|host| host.node_id == own.node_id);
+    running.local(&own.name).or_else(by_id)
 }
 
 fn disk_words(volume: &HostVolume) -> String {

@@ -30,6 +30,9 @@ pub use clock::Zone;
 pub(crate) use clock::iso;
 pub use protocol::{Path, Report, Request, Response};
 
+/// How the note of a disk begins that could not be attached.
+pub(crate) const ATTACH_FAILED: &str = "attach failed: ";
+
 /// Bytes as whole KiB, rounded up.
 #[must_use]
 pub fn kib(bytes: u64) -> u64 {

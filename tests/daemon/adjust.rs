@@ -158,6 +158,40 @@ fn a_disk_that_cannot_be_attached_replaces_none() {
 }
 
 #[test]
+fn a_refused_file_touches_nothing_and_the_right_one_is_taken_afterwards() {
+    let pair = Pair::in_sync();
+    let alice = &pair.alice;
+    let mut client = alice.client();
+    client.write(0, &[7; 4096], 0).expect("it is written");
+    let good = fs::read_to_string(&alice.config).expect("the config is there");
+    let exchanged = good
+        .replace("node-id 0", "node-id 9")
+        .replace("node-id 1", "node-id 0")
+        .replace("node-id 9", "node-id 1");
+    let other_minor = good.replace("minor 0", "minor 3");
+    let renamed = good.replace("on bob", "on carol");
+    for bad in [exchanged, other_minor, renamed] {
+        assert_ne!(bad, good);
+        fs::write(&alice.config, &bad).expect("it is written");
+        for words in [&["-d", "adjust", "r0"][..], &["adjust", "r0"]] {
+            let said = alice.refused(10, words);
+            let begun = "r0: Failure: (162) Invalid configuration request\n";
+            assert!(said.starts_with(begun), "{said}");
+            assert!(said.contains("`tandemadm down r0`, `tandemadm up r0`"), "{said}");
+        }
+        assert_eq!(alice.dstate(), "UpToDate/UpToDate");
+        assert!(alice.ok(&["status", "r0"]).contains("config:differs"));
+        fs::write(&alice.config, &good).expect("it is written");
+        assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "");
+        assert_eq!(alice.adm(&["adjust", "r0"]).stderr, "");
+        assert!(!alice.ok(&["status", "r0"]).contains("config:"));
+    }
+    assert!(!alice.log_text().contains("Detaching"));
+    client.write(4096, &[8; 4096], 0).expect("the client saw nothing");
+    client.disconnect().expect("a clean end of the client");
+}
+
+#[test]
 fn size_is_the_size_of_the_volume_and_the_least_that_its_disk_has() {
     let pair = Plan::new().sections("disk { size 32M; }").in_sync();
     assert_eq!(pair.alice.export_size(), 32 << 20);

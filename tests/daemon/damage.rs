@@ -180,6 +180,64 @@ fn a_disk_that_was_written_behind_is_outdated_and_synced_in_full() {
     pair.assert_equal_disks();
 }
 
+/// An image of the Secondary, put back while the Primary is down, is made the data.
+fn set_back_on_purpose(refused_before: bool) {
+    let mut pair = Pair::in_sync();
+    let mut client = pair.alice.client();
+    client.write(0, &[1; 4096], 0).expect("it is written");
+    pair.bob.terminate();
+    let image = pair.dir.path().join("bob.backup");
+    fs::copy(&pair.bob.disk, &image).expect("the image is taken");
+    pair.bob.start();
+    pair.bob.ok(&["up", "r0"]);
+    pair.wait_synced();
+    client.write(0, &[2; 4096], 0).expect("it is written");
+    client.disconnect().expect("a clean end of the client");
+    pair.alice.ok(&["secondary", "r0"]);
+    pair.bob.terminate();
+    fs::copy(&image, &pair.bob.disk).expect("the image is put back");
+    pair.alice.ok(&["down", "r0"]);
+    pair.bob.start();
+    pair.bob.ok(&["up", "r0"]);
+    assert!(pair.bob.dstate().starts_with("Outdated/"), "{}", pair.bob.dstate());
+    let (alice, bob) = (&pair.alice, &pair.bob);
+    let promote = || {
+        bob.ok(&["primary", "--force=outdated", "r0"]);
+        bob.ok(&["secondary", "r0"]);
+    };
+    let replace = || {
+        alice.ok(&["create-md", "--force", "r0"]);
+        alice.ok(&["up", "r0"]);
+    };
+    if refused_before {
+        replace();
+        for node in [alice, bob] {
+            node.wait_connection("StandAlone", "resync-refused");
+            let why = node.ok(&["why", "r0"]);
+            assert!(why.contains("Next:  the source is Outdated or Inconsistent"), "{why}");
+        }
+        promote();
+        alice.ok(&["connect", "r0"]);
+        bob.ok(&["connect", "r0"]);
+    } else {
+        promote();
+        replace();
+    }
+    pair.wait_synced();
+    pair.assert_equal_disks();
+    assert_eq!(pair.alice.read_disk(4096), [1; 4096]);
+}
+
+#[test]
+fn a_disk_that_was_set_back_on_purpose_becomes_the_data_by_the_documented_steps() {
+    set_back_on_purpose(false);
+}
+
+#[test]
+fn the_promotion_of_a_disk_that_was_set_back_may_come_after_the_refusal() {
+    set_back_on_purpose(true);
+}
+
 #[test]
 fn exchanged_disks_are_refused_by_name() {
     let pair = Pair::in_sync();
@@ -192,8 +250,22 @@ fn exchanged_disks_are_refused_by_name() {
     for node in [&pair.alice, &pair.bob] {
         let said = node.refused(10, &["up", "r0"]);
         assert!(said.contains("carries the metadata of"), "{said}");
+        assert!(said.contains("Then put the disks back."), "{said}");
+        assert!(said.contains("`tandemadm create-md --force r0/0`"), "{said}");
         assert_eq!(node.status()["devices"][0]["disk-state"], "Diskless");
+        let why = node.ok(&["why", "r0"]);
+        assert!(why.contains("attach failed: (119) No valid meta-data of this resource"), "{why}");
+        let next = format!("`tandemadm up r0` on {}", node.name);
+        assert!(why.contains(&next) && !why.contains("is r0 up on"), "{why}");
     }
+    // The cure that it says.
+    fs::rename(&pair.alice.disk, &aside).expect("it is there");
+    fs::rename(&pair.bob.disk, &pair.alice.disk).expect("it is there");
+    fs::rename(&aside, &pair.bob.disk).expect("it is there");
+    for node in [&pair.alice, &pair.bob] {
+        node.ok(&["up", "r0"]);
+    }
+    pair.wait_synced();
 }
 
 #[test]

@@ -7,6 +7,7 @@ use nbd::client::ClientError;
 use nbd::constants::NBD_REP_ERR_POLICY;
 
 use crate::pair::{DISK_SIZE, Pair, run, text};
+use crate::plan::{Plan, disk_of};
 
 #[test]
 fn orders_in_the_wrong_state_are_refused_with_drbds_exit_codes() {
@@ -126,4 +127,27 @@ fn a_disk_that_the_verdict_refuses_is_not_attached() {
     pair.bob.ok(&["attach", "r0"]);
     assert_ne!(pair.bob.status()["devices"][0]["disk-state"], "Negotiating");
     pair.wait_synced();
+}
+
+#[test]
+fn an_up_that_fails_names_the_volume_it_failed_at() {
+    let mut pair = Plan::new().resources(&[("r0", 2)]).blank();
+    pair.alice.start();
+    pair.alice.ok(&["create-md", "r0"]);
+    fs::remove_file(disk_of(&pair.alice, "r0", 1)).expect("it is there");
+    let said = pair.alice.refused(10, &["up", "r0"]);
+    assert!(said.contains("(104) Can not open backing device."), "{said}");
+    assert!(said.contains("r0/1: "), "{said}");
+    let why = pair.alice.ok(&["why", "r0"]);
+    assert!(why.contains("attach failed: (104)"), "{why}");
+}
+
+#[test]
+fn a_state_folder_that_is_none_is_named_with_the_cure() {
+    let pair = Pair::blank();
+    let file = pair.dir.path().join("no-folder");
+    fs::write(&file, "x").expect("it is written");
+    let words = ["--state-dir", text(&file), "create-md", "--force", "r0"];
+    let said = pair.alice.refused(10, &words);
+    assert!(said.contains("the state folder") && said.contains("--state-dir"), "{said}");
 }

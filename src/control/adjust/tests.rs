@@ -81,6 +81,7 @@ fn identity_is_for_down_and_up() {
     let (running, wanted) = (loaded(CONFIG), loaded(&CONFIG.replace("minor 0", "minor 3")));
     let found = Difference::new(&running, &wanted, wanted.local("alice").unwrap());
     assert_eq!(found.fixed().len(), 1);
+    assert_eq!(found.remedy("r0"), "`tandemadm down r0`, `tandemadm up r0`");
     assert!(Difference::new(&running, &running, &running.hosts[0]).fixed().is_empty());
 }
 
@@ -111,4 +112,33 @@ fn a_floating_peer_with_another_address_is_the_same_host() {
     let found = Difference::new(&running, &wanted, wanted.local("alice").unwrap());
     assert_eq!(found.fixed(), [""; 0]);
     assert_eq!(found.words(), ["the addresses are others"]);
+}
+
+#[test]
+fn what_is_refused_has_no_step_and_is_not_mixed_up_with_the_peer() {
+    let own = |name: &str| format!("volume 0 {{ disk /dev/{name}; meta-disk internal; }}");
+    let own_disks = CONFIG
+        .replace("disk /dev/vg0/r0; meta-disk internal; ", "")
+        .replace("node-id 0;", &format!("node-id 0; {}", own("a")))
+        .replace("node-id 1;", &format!("node-id 1; {}", own("b")));
+    let exchanged = own_disks
+        .replace("node-id 0", "node-id 9")
+        .replace("node-id 1", "node-id 0")
+        .replace("node-id 9", "node-id 1");
+    let minor = own_disks.replace("minor 0", "minor 3").replace("timeout 60", "timeout 50");
+    let running = loaded(&own_disks);
+    for (text, words) in [
+        (exchanged, vec!["the hosts or their node ids are others"]),
+        (
+            minor,
+            vec!["the volumes, their minors or their devices are others", "timeout is 60, not 50"],
+        ),
+    ] {
+        let wanted = loaded(&text);
+        let own = wanted.local("alice").unwrap();
+        let found = Difference::new(&running, &wanted, own);
+        assert_eq!(found.words(), words);
+        assert_eq!(found.steps(&fixtures::healthy(), own), []);
+        assert_eq!(found.refusal("r0").map(|refusal| refusal.code), Some(162));
+    }
 }

@@ -40,6 +40,35 @@ pub(super) fn finding(report: &View<'_>, connection: &ConnectionStatus) -> Optio
     })
 }
 
+/// The peer is there, and one of the two said no.
+pub(super) fn is_refused(connection: &ConnectionStatus) -> bool {
+    connection.connection_state == ConnectionState::StandAlone
+        && match connection.reason {
+            Reason::SplitBrain
+            | Reason::RolledBack
+            | Reason::UnrelatedData
+            | Reason::WrongNode
+            | Reason::WrongResource
+            | Reason::BadVersion
+            | Reason::BadSecret
+            | Reason::ConfigDiffers
+            | Reason::ResyncRefused => true,
+            Reason::StoppedByAdmin
+            | Reason::None
+            | Reason::NeverConnected
+            | Reason::Timeout
+            | Reason::Refused
+            | Reason::NoRoute
+            | Reason::Lost => false,
+        }
+}
+
+/// Nobody has told the resource to dial this peer.
+pub(super) fn is_undialled(connection: &ConnectionStatus) -> bool {
+    connection.connection_state == ConnectionState::StandAlone
+        && matches!(connection.reason, Reason::NeverConnected | Reason::None)
+}
+
 /// Whether this node has a volume's good copy, and the peer should have one and has none.
 fn lacks(report: &View<'_>, connection: &ConnectionStatus, peer: &PeerDeviceStatus) -> bool {
     let bad = match peer.peer_disk_state {
@@ -184,8 +213,8 @@ fn rolled_back(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
                 "1. usual: on the node with the older disk `tandemadm invalidate {resource}`, then \
                  `tandemadm connect {resource}` on both."
             ),
-            "2. you restored it ON PURPOSE and want that state: stop everything and read \
-             docs/OPERATIONS \"Restore a backup\"; do not use --force."
+            "2. you restored it ON PURPOSE and want that state: stop everything and follow \
+             docs/OPERATIONS \"Restore a backup\", step by step; it overwrites the other disk."
                 .to_owned(),
         ],
     }
@@ -229,8 +258,8 @@ fn refusal(
             vec![
                 format!(
                     "if {node} is the new or wrong disk, on {node}: `tandemadm down {resource}`, \
-                     `tandemadm create-md {resource}` (it will ask), `tandemadm up {resource}`; if \
-                     it is {other}, the same there."
+                     `tandemadm create-md --force {resource}` (what is on that disk is then lost), \
+                     `tandemadm up {resource}`; if it is {other}, the same there."
                 ),
                 "If you are not sure, stop here: nothing is overwritten while the nodes are \
                  StandAlone."
@@ -270,18 +299,35 @@ fn refusal(
         ),
         _ => (
             "the resync that is needed is refused",
-            Some(format!("{} differ.", human(out_of_sync(connection)))),
-            vec![
-                format!(
-                    "a Primary would be overwritten: stop its users, `tandemadm secondary \
-                     {resource}` there; {connect}"
-                ),
-                format!(
-                    "the source is Outdated or Inconsistent: `tandemadm primary \
-                     --force=outdated|inconsistent {resource}` on the disk to keep."
-                ),
-                format!("a disk is too small: grow it; {connect}"),
-            ],
+            Some(match out_of_sync(connection) {
+                0 => "which blocks differ is not known; nothing is overwritten.".to_owned(),
+                differ => format!("{} differ.", human(differ)),
+            }),
+            resync_refused(report, connection),
         ),
+    }
+}
+
+/// The causes that a resync is refused for, the one that fits first.
+fn resync_refused(report: &View<'_>, connection: &ConnectionStatus) -> Vec<String> {
+    let resource = &report.status.name;
+    let connect = format!("then `tandemadm connect {resource}` on both nodes.");
+    let sides = || connection.last_handshake.iter().flat_map(|found| [&found.own, &found.peer]);
+    let primary = format!(
+        "a Primary would be overwritten: stop its users, `tandemadm secondary {resource}` there; \
+         {connect}"
+    );
+    let source = format!(
+        "the source is Outdated or Inconsistent: `tandemadm primary --force=outdated|inconsistent \
+         {resource}` on the disk to keep; {connect}"
+    );
+    let small = format!("a disk is too small: grow it; {connect}");
+    let has_primary = sides().any(|side| side.role == Role::Primary);
+    let is_old = |disk| matches!(disk, DiskState::Outdated | DiskState::Inconsistent);
+    match (has_primary, sides().all(|side| is_old(side.disk))) {
+        // The disks are no better on either side: that is the cause.
+        (false, true) => vec![source],
+        (false, false) => vec![source, small],
+        (true, _) => vec![primary, source, small],
     }
 }

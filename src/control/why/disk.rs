@@ -1,6 +1,7 @@
 //! Findings about the own disk.
 
-use super::{Finding, View, human, name, sentence, severity};
+use super::{Finding, View, connection, human, name, sentence, severity};
+use crate::control::ATTACH_FAILED;
 use crate::resource::{DeviceStatus, DiskState};
 
 /// What there is to say of one volume's own disk.
@@ -44,7 +45,12 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
         note => note.to_owned(),
     };
     let state = format!("{} ({}). {}", device.disk_state, device.backing_disk, sentence(&note));
-    let again = format!("disk there, cause gone: `tandemadm attach {volume}` on {node}.");
+    // `up` has stopped here: it dials no peer before its disks are attached.
+    let undialled = status.connections.iter().any(connection::is_undialled);
+    let again = match undialled {
+        true => format!("disk there, cause gone: `tandemadm up {resource}` on {node}."),
+        false => format!("disk there, cause gone: `tandemadm attach {volume}` on {node}."),
+    };
     let new = format!(
         "new disk at the same path: `tandemadm create-md {volume}`, `tandemadm attach {volume}` \
          on {node}: {} to copy.",
@@ -61,9 +67,10 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
             next: vec![again, format!("or bring the peer back: `tandemadm why {resource}` there.")],
         };
     };
-    let wrong = match device.disk_note.is_empty() {
-        true => "has no disk attached",
-        false => "has lost its disk",
+    let wrong = match device.disk_note.as_str() {
+        "" => "has no disk attached",
+        note if note.starts_with(ATTACH_FAILED) => "has no disk attached",
+        _ => "has lost its disk",
     };
     Finding {
         severity: severity::DISK,
@@ -91,10 +98,21 @@ fn undecided(report: &View<'_>, device: &DeviceStatus) -> Finding {
     let (node, resource) = (&status.node_name, &status.name);
     let volume = name(status, device);
     let peer = status.connections.first().map_or("the peer", |one| one.name.as_str());
+    let is_refused = status.connections.iter().any(connection::is_refused);
+    let (met, first) = match is_refused {
+        true => (
+            format!("the handshake with {peer} was refused"),
+            format!("1. safest: see why {peer} was refused, in the other part of this answer."),
+        ),
+        false => (
+            format!("it has not met {peer} since it was attached"),
+            format!("1. safest: bring {peer} back; the handshake decides by itself."),
+        ),
+    };
     Finding {
         severity: severity::DISK,
         headline: format!("{volume}: whether {node}'s data is the newest is not known"),
-        state: format!("{} is Consistent: it has not met {peer} since it was attached.", volume),
+        state: format!("{volume} is Consistent: {met}."),
         open: Vec::new(),
         why: format!(
             "{node} did not record that it outlived {peer}: {peer} may have gone on alone."
@@ -104,7 +122,7 @@ fn undecided(report: &View<'_>, device: &DeviceStatus) -> Finding {
              side's writes will be thrown away."
         )),
         next: vec![
-            format!("1. safest: bring {peer} back; the handshake decides by itself."),
+            first,
             format!(
                 "2. {peer} is gone for good, or you have made sure that it was not used alone: \
                  `tandemadm primary --force {resource}` on {node}."
@@ -118,17 +136,25 @@ fn outdated(report: &View<'_>, device: &DeviceStatus) -> Finding {
     let (node, resource) = (&status.node_name, &status.name);
     let volume = name(status, device);
     let peer = status.connections.first().map_or("the peer", |one| one.name.as_str());
-    let note = match device.disk_note.as_str() {
-        "" => String::new(),
-        note => format!(" {}", sentence(note)),
+    let (state, why, data) = match device.disk_note.as_str() {
+        "" => (
+            format!("{volume} is Outdated: consistent, but {peer} had newer data."),
+            format!("{node} left {peer} in order, or was told that {peer} went on."),
+            format!("what {peer} has written since then is not on {node}."),
+        ),
+        note => (
+            format!("{volume} is Outdated: {}", sentence(note)),
+            format!("what {node}'s metadata says of the disk does not hold any more."),
+            format!("which blocks differ from {peer}'s is not known: a full sync is needed."),
+        ),
     };
     Finding {
         severity: severity::DISK,
         headline: format!("{volume}: {node}'s data is old"),
-        state: format!("{volume} is Outdated: consistent, but {peer} has newer data.{note}"),
+        state,
         open: Vec::new(),
-        why: format!("{node} left {peer} in order, or was told that {peer} went on."),
-        data: Some(format!("what {peer} has written since then is not on {node}.")),
+        why,
+        data: Some(data),
         next: vec![
             format!("1. usual: connect to {peer}; {node} is brought up to date by itself."),
             format!(

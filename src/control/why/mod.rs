@@ -264,16 +264,52 @@ fn suspended(report: &View<'_>) -> Option<Finding> {
     })
 }
 
-/// A line per client.
+/// A line per client of a volume.
 fn opened(report: &View<'_>) -> Vec<String> {
     let status = &report.status;
     let mut lines = Vec::new();
     for device in &status.devices {
-        for client in &device.clients {
+        for client in counted(&device.clients) {
             lines.push(format!("{} by {client}.", name(status, device)));
         }
     }
     lines
+}
+
+/// Each client once, in the order of their coming, with how often it is connected.
+fn counted(clients: &[String]) -> Vec<String> {
+    let mut found: Vec<(&String, usize)> = Vec::new();
+    for client in clients {
+        match found.iter_mut().find(|(known, _)| *known == client) {
+            Some((_, count)) => *count += 1,
+            None => found.push((client, 1)),
+        }
+    }
+    let words = |(client, count): (&String, usize)| match count {
+        1 => client.clone(),
+        count => format!("{client} ({count} connections)"),
+    };
+    found.into_iter().map(words).collect()
+}
+
+/// Requests of clients that are not answered yet, and on whom; how long is not known.
+fn waiting(status: &Status) -> Option<String> {
+    let sum = |of: fn(&DeviceStatus) -> u64| status.devices.iter().map(of).sum::<u64>();
+    let (requests, disk) = (sum(|one| one.upper_pending), sum(|one| one.lower_pending));
+    let unanswered =
+        |one: &ConnectionStatus| -> u64 { one.peer_devices.iter().map(|peer| peer.pending).sum() };
+    let peers = status.connections.iter().filter(|one| unanswered(one) > 0);
+    let peers = peers.map(|one| format!("{} by {}", unanswered(one), one.name));
+    let own = (disk > 0).then(|| format!("{disk} by the disk here"));
+    let on: Vec<String> = own.into_iter().chain(peers).collect();
+    (requests > 0).then(|| match on.is_empty() {
+        true => format!("{requests} requests of clients wait"),
+        false => format!(
+            "{requests} requests of clients wait; not answered yet: {}. The same again in some \
+             seconds, and no client goes on: a disk hangs",
+            on.join(", ")
+        ),
+    })
 }
 
 fn healthy(report: &View<'_>) -> Finding {
@@ -291,6 +327,7 @@ fn healthy(report: &View<'_>) -> Finding {
         true => format!("the disks are {}", disks.join(", ")),
         false => format!("disks here: {}", disks.join(", ")),
     });
+    state.extend(waiting(status));
     let peer = status.connections.first().map_or("the peer", |one| one.name.as_str());
     let peer_is_primary = status.connections.iter().any(|one| one.peer_role == Role::Primary);
     let (severity, headline, data, next) = if fresh {

@@ -1,7 +1,7 @@
 //! A split brain: who wrote what since when, and the two ways out.
 
 use super::handshake::{amount, meaning};
-use super::{Finding, View, human, out_of_sync, severity, short, since};
+use super::{Finding, View, counted, human, out_of_sync, severity, short, since};
 use crate::resource::{ConnectionStatus, DeviceStatus, HandshakeStatus};
 
 /// Both nodes were written since they lost each other.
@@ -95,7 +95,7 @@ fn own_row(view: &View<'_>, connection: &ConnectionStatus, device: &DeviceStatus
     let volume = connection.peer_devices.iter().find(|one| one.volume == device.volume);
     let open = match device.clients.as_slice() {
         [] => "-".to_owned(),
-        clients => clients.join(", "),
+        clients => counted(clients).join(", "),
     };
     [
         label(view, &status.node_name, device),

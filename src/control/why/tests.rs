@@ -65,7 +65,7 @@ fn only_a_disk_that_would_be_promoted_may_be() {
 fn every_refusal_has_its_own_words() {
     let cases = [
         (Reason::SplitBrain, "SPLIT BRAIN", "--discard-my-data r0`"),
-        (Reason::UnrelatedData, "no generation in common", "`tandemadm create-md r0`"),
+        (Reason::UnrelatedData, "no generation in common", "`tandemadm create-md --force r0`"),
         (Reason::RolledBack, "is older than it was", "`tandemadm invalidate r0`"),
         (Reason::WrongNode, "not the configured node", "node-id"),
         (Reason::WrongResource, "another name", "swapped"),
@@ -114,6 +114,96 @@ fn a_connected_peer_without_its_disk_is_not_fine() {
     }
     report.peer_clients.push((1, 0));
     assert!(blocks(&report).starts_with("r0: nothing is wrong.\n"), "it has none by configuration");
+}
+
+#[test]
+fn requests_that_wait_are_counted_where_they_wait() {
+    let mut report = fixtures::healthy();
+    assert!(!blocks(&report).contains("wait"));
+    report.status.devices[0].upper_pending = 48;
+    report.status.devices[0].lower_pending = 31;
+    report.status.connections[0].peer_devices[0].pending = 17;
+    let text = blocks(&report);
+    let said = "48 requests of clients wait; not answered yet: 31 by the disk here, 17 by bob.";
+    assert!(text.contains(said), "{text}");
+}
+
+#[test]
+fn a_client_is_listed_once_with_its_connections() {
+    let clients = ["a pid 1", "b pid 2", "a pid 1", "a pid 1"].map(str::to_owned);
+    assert_eq!(counted(&clients), ["a pid 1 (3 connections)", "b pid 2"]);
+    let mut report = fixtures::healthy();
+    report.status.devices[0].clients = clients.to_vec();
+    let text = blocks(&report);
+    assert!(text.contains("  Open:  r0/0 by a pid 1 (3 connections).\n"), "{text}");
+}
+
+#[test]
+fn an_up_that_stopped_at_a_disk_is_told_by_its_cause_and_ends_with_up() {
+    let mut report = fixtures::peer_down();
+    report.status.role = Role::Secondary;
+    let device = &mut report.status.devices[0];
+    device.disk_state = DiskState::Diskless;
+    device.disk_note =
+        format!("{}(119) No metadata of this volume.", crate::control::ATTACH_FAILED);
+    let connection = &mut report.status.connections[0];
+    connection.connection_state = ConnectionState::StandAlone;
+    connection.reason = Reason::NeverConnected;
+    let text = blocks(&report);
+    assert!(text.contains("attach failed: (119) No metadata of this volume."), "{text}");
+    assert!(text.contains("disk there, cause gone: `tandemadm up r0` on alice."), "{text}");
+    assert!(text.contains("not dialled: `up` did not get so far."), "{text}");
+    assert!(!text.contains("is r0 up on bob?"), "{text}");
+    report.status.connections[0].connection_state = ConnectionState::Connected;
+    report.status.connections[0].reason = Reason::None;
+    report.status.connections[0].peer_devices[0].peer_disk_state = DiskState::UpToDate;
+    assert!(blocks(&report).starts_with("r0/0: alice has no disk attached;"));
+}
+
+#[test]
+fn what_a_peer_lacks_that_was_never_met_is_not_known() {
+    let mut report = fixtures::peer_down();
+    let connection = &mut report.status.connections[0];
+    connection.peer_devices[0].out_of_sync = 0;
+    assert!(blocks(&report).contains("nothing was written yet that bob does not have"));
+    report.status.connections[0].last_peer_role = Role::Unknown;
+    let text = blocks(&report);
+    assert!(text.contains("what bob lacks is not known: it was not met since `up`."), "{text}");
+}
+
+#[test]
+fn a_refused_resync_names_the_cause_that_fits() {
+    let mut report = fixtures::refused(Reason::ResyncRefused);
+    report.status.connections[0].peer_devices[0].out_of_sync = 0;
+    let found = &mut report.status.connections[0].last_handshake[0];
+    (found.own.role, found.peer.role) = (Role::Secondary, Role::Secondary);
+    (found.own.disk, found.peer.disk) = (DiskState::Outdated, DiskState::Inconsistent);
+    let text = blocks(&report);
+    assert!(text.contains("  Next:  the source is Outdated or Inconsistent"), "{text}");
+    assert!(!text.contains("would be overwritten") && !text.contains("0 B"), "{text}");
+    report.status.connections[0].last_handshake[0].own.role = Role::Primary;
+    assert!(blocks(&report).contains("  Next:  a Primary would be overwritten"));
+}
+
+#[test]
+fn a_peer_that_was_refused_is_not_brought_back() {
+    let mut report = fixtures::refused(Reason::UnrelatedData);
+    report.status.devices[0].disk_state = DiskState::Consistent;
+    let text = blocks(&report);
+    assert!(!text.contains("bring bob back"), "{text}");
+    assert!(text.contains("the handshake with bob was refused"), "{text}");
+}
+
+#[test]
+fn a_disk_that_was_written_behind_is_told_from_one_that_was_left() {
+    let mut report = fixtures::healthy();
+    report.status.devices[0].disk_state = DiskState::Outdated;
+    let text = blocks(&report);
+    assert!(text.contains("alice left bob in order"), "{text}");
+    report.status.devices[0].disk_note = "it was written while it was not attached".to_owned();
+    let text = blocks(&report);
+    assert!(text.contains("r0/0 is Outdated: it was written while it was not attached."), "{text}");
+    assert!(!text.contains("in order") && text.contains("a full sync is needed"), "{text}");
 }
 
 #[test]

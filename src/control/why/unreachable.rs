@@ -1,5 +1,6 @@
 //! A peer that is not there: what the network says, and whether this node could go on without it.
 
+use super::connection::is_undialled;
 use super::handshake::last;
 use super::{Finding, View, human, name, out_of_sync, sentence, severity, short, since};
 use crate::control::{age, events};
@@ -22,6 +23,9 @@ fn network(report: &View<'_>, connection: &ConnectionStatus) -> String {
             format!("{way}: no answer (host down, or a firewall drops {port}/tcp).")
         }
         Reason::NoRoute => format!("{way}: No route to host, or no such address here yet."),
+        _ if is_undialled(connection) => {
+            format!("{way}: not dialled: `up` did not get so far.")
+        }
         Reason::NeverConnected => {
             format!("{way}: never connected since `up`: is {resource} up on {other}?")
         }
@@ -66,6 +70,9 @@ pub(super) fn unreachable(report: &View<'_>, connection: &ConnectionStatus) -> F
     let missing = out_of_sync(connection);
     let data = if is_primary {
         match missing {
+            0 if connection.last_peer_role == Role::Unknown => {
+                format!("what {other} lacks is not known: it was not met since `up`.")
+            }
             0 => format!("nothing was written yet that {other} does not have."),
             _ if connection.last_peer_role == Role::Unknown => format!(
                 "{other} was not met since `up`: it may lack {}. Until it has it, {node} holds the \
@@ -87,7 +94,12 @@ pub(super) fn unreachable(report: &View<'_>, connection: &ConnectionStatus) -> F
     };
     let port = report.path(connection.peer_node_id).map_or(0, |path| path.remote.port());
     let blocked = blocked(report);
-    let next = if is_primary {
+    let next = if is_undialled(connection) {
+        vec![format!(
+            "`tandemadm up {resource}` on {node}: it attaches what is not attached, and dials \
+             {other}."
+        )]
+    } else if is_primary {
         vec![
             format!(
                 "on {other}: `systemctl status tandemd`, `tandemadm up {resource}`. If it runs \

@@ -131,9 +131,16 @@ impl OpenError {
     #[must_use]
     pub fn refusal(&self) -> Refusal {
         let (code, text) = self.code();
-        let hint = match self.cure() {
-            "" => format!("{self}."),
-            cure => format!("{self}. {cure}"),
+        let hint = match (self, self.cure()) {
+            (Self::Foreign { expected, .. }, _) => format!(
+                "{self}. Are the disks of two nodes or volumes swapped? Then put the disks back. \
+                 Is it the right disk? Then the node-id, the volume or the name of the resource \
+                 is wrong in the configuration: correct it. Only if this one really is to be used here: `tandemadm create-md --force {}/{}`, \
+                 and it is resynced in full.",
+                expected.resource, expected.volume
+            ),
+            (_, "") => format!("{self}."),
+            (_, cure) => format!("{self}. {cure}"),
         };
         Refusal { code, text: text.to_owned(), hint }
     }
@@ -192,13 +199,11 @@ impl OpenError {
             Self::BlockSize { .. } => {
                 "Put it back on a disk with smaller blocks, or create-md anew."
             }
-            Self::Foreign { .. } => {
-                "Are the disks of two nodes or volumes swapped? If it really is to be used here, \
-                 run `tandemadm create-md --force`, and it is resynced in full."
-            }
+            // It names the resource.
+            Self::Foreign { .. } => "",
             Self::Shrank { .. } => "Give the disk its old size back.",
             Self::Grew { .. } => {
-                "Do not run create-md. Give the disk its old size back, attach, and `resize` it."
+                "Do not run create-md. Give the disk its old size back, and attach it."
             }
             Self::SameDisk { .. } => "Use `meta-disk internal`, or another file.",
         }

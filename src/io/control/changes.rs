@@ -8,11 +8,11 @@ use std::io::ErrorKind;
 use tracing::info;
 
 use super::registry::{Entry, Registry, not_up, refusal};
-use crate::config::Definition;
+use crate::config::{Definition, HostVolume};
 use crate::control::Path;
 use crate::control::adjust::Difference;
 use crate::io::{Order, PeerPath};
-use crate::resource::{AdminResult, Command, DiskOptions, NodeId, Options, VolumeNumber};
+use crate::resource::{AdminResult, Command, DiskOptions, NodeId, Options, Refusal, VolumeNumber};
 
 impl Registry {
     /// What a resource that is up runs with.
@@ -28,15 +28,20 @@ impl Registry {
         }
     }
 
+    /// Nothing of a definition is put in force that is of another resource than the one that runs.
+    pub(super) fn same(&self, entry: &Entry, definition: &Definition) -> Result<(), Refusal> {
+        self.difference(entry, definition).refusal(&definition.name).map_or(Ok(()), Err)
+    }
+
     /// What a person is told whose configuration is another one than what runs.
     pub(super) fn changed_since_up(&self, entry: &Entry, definition: &Definition) -> String {
         let difference = self.difference(entry, definition);
         match difference.words() {
             [] => String::new(),
             words => format!(
-                "the configuration differs from what runs ({}): `tandemadm adjust {}`.",
+                "the configuration differs from what runs ({}): {}.",
                 words.join("; "),
-                definition.name
+                difference.remedy(&definition.name)
             ),
         }
     }
@@ -83,6 +88,7 @@ impl Registry {
         let lock = self.lock(&config.name);
         let _guard = lock.lock().await;
         let entry = self.entry(&config.name).ok_or_else(|| not_up(&config.name))?;
+        self.same(&entry, definition)?;
         self.tell_paths(&entry, definition).await
     }
 
@@ -126,14 +132,19 @@ impl Entry {
         without.collect()
     }
 
-    /// The volume has the disk of this definition now.
-    pub(super) fn disk_is(&self, definition: &Definition, volume: VolumeNumber) {
+    /// The volume as it is here by what the resource runs with.
+    pub(super) fn volume(&self, volume: VolumeNumber) -> Option<HostVolume> {
+        let running = self.running.borrow();
+        let own = running.hosts.iter().find(|host| host.node_id == self.config.node_id)?;
+        own.volumes.get(&volume).cloned()
+    }
+
+    /// The volume has this disk now.
+    pub(super) fn disk_is(&self, new: &HostVolume, volume: VolumeNumber) {
         let id = self.config.node_id;
-        let new = definition.hosts.iter().find(|host| host.node_id == id);
         let mut running = self.running.borrow_mut();
         let own = running.hosts.iter_mut().find(|host| host.node_id == id);
-        let (Some(own), Some(new)) = (own, new) else { return };
-        if let (Some(old), Some(new)) = (own.volumes.get_mut(&volume), new.volumes.get(&volume)) {
+        if let Some(old) = own.and_then(|own| own.volumes.get_mut(&volume)) {
             old.disk.clone_from(&new.disk);
             old.meta_disk.clone_from(&new.meta_disk);
             old.size = new.size;

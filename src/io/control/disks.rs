@@ -14,8 +14,9 @@ use tracing::{info, warn};
 use super::data_thread::{DiskRequest, inspect_disk, open_disk};
 use super::registry::{Entry, Registry, ended, not_up, refusal};
 use crate::config::{Definition, HostVolume, MetaDisk};
+use crate::control::ATTACH_FAILED;
 use crate::io::Order;
-use crate::resource::{AdminResult, DiskState, Refusal, VolumeNumber};
+use crate::resource::{AdminResult, DiskState, Refusal, Status, VolumeNumber};
 
 /// How long an attach waits for the handshake that decides about the disk (DESIGN 8).
 const VERDICT_LIMIT: Duration = Duration::from_secs(30);
@@ -34,13 +35,32 @@ impl Registry {
         let lock = self.lock(&config.name);
         let _guard = lock.lock().await;
         let entry = self.entry(&config.name).ok_or_else(|| not_up(&config.name))?;
+        if entry.disk_state(volume) == DiskState::Failed {
+            let hint = "the disk was given up, and the system still holds it: again when what is \
+                        under way on it has ended.";
+            let text = "Device is attached to a disk (use detach first)";
+            return Err(refusal(124, text, hint));
+        }
         if entry.disk_state(volume) != DiskState::Diskless {
             let hint = format!("`tandemadm detach {}/{volume}` lets go of it.", config.name);
             return Err(refusal(124, "Device is attached to a disk (use detach first)", hint));
         }
+        self.same(&entry, definition)?;
         self.open_and_attach(&entry, definition, volume).await?;
-        entry.disk_is(definition, volume);
-        entry.verdict(volume).await?;
+        let before = entry.volume(volume);
+        if let Some(new) =
+            definition.local(&self.settings.node).and_then(|h| h.volumes.get(&volume))
+        {
+            entry.disk_is(new, volume);
+        }
+        let allowed = entry.verdict(volume).await;
+        // A disk that was let go of is not what the resource runs with.
+        if let (Err(_), Some(before), DiskState::Diskless) =
+            (&allowed, before, entry.disk_state(volume))
+        {
+            entry.disk_is(&before, volume);
+        }
+        allowed?;
         Ok(self.changed_since_up(&entry, definition))
     }
 
@@ -56,9 +76,9 @@ impl Registry {
     ) -> AdminResult {
         let config = self.check(definition)?;
         let entry = self.entry(&config.name).ok_or_else(|| not_up(&config.name))?;
+        self.same(&entry, definition)?;
         let (own, request) = self.disk_request(&entry, definition, volume)?;
-        let here = entry.running.borrow().local(&self.settings.node).cloned();
-        let old = here.and_then(|host| host.volumes.get(&volume).cloned());
+        let old = entry.volume(volume);
         let wanted = own.clone();
         let look = move || {
             let found = inspect_disk(&request)?;
@@ -102,11 +122,28 @@ impl Registry {
         Ok((own, request))
     }
 
-    /// Opens a volume's disk and hands it to the data thread.
+    /// Opens a volume's disk and hands it to the data thread. Why it failed is kept.
     ///
     /// # Errors
     /// It cannot be opened, or the state machine refuses it.
     pub(super) async fn open_and_attach(
+        &self,
+        entry: &Entry,
+        definition: &Definition,
+        volume: VolumeNumber,
+    ) -> AdminResult {
+        let result = self.try_attach(entry, definition, volume).await;
+        let mut failed = entry.attach_failed.borrow_mut();
+        match &result {
+            Ok(_) => failed.remove(&volume),
+            Err(Refusal { code, text, hint }) => {
+                failed.insert(volume, format!("{ATTACH_FAILED}({code}) {text} {hint}"))
+            }
+        };
+        result
+    }
+
+    async fn try_attach(
         &self,
         entry: &Entry,
         definition: &Definition,
@@ -132,6 +169,18 @@ impl Registry {
 }
 
 impl Entry {
+    /// Adds to a snapshot why a disk is not attached, where that is all there is to say of it.
+    pub(super) fn note_failures(&self, status: &mut Status) {
+        let failed = self.attach_failed.borrow();
+        for device in &mut status.devices {
+            if let (DiskState::Diskless, Some(why)) =
+                (device.disk_state, failed.get(&device.volume))
+            {
+                device.disk_note.clone_from(why);
+            }
+        }
+    }
+
     /// Waits until the peer has been asked about a disk that was attached while it is connected.
     ///
     /// # Errors
@@ -139,8 +188,12 @@ impl Entry {
     async fn verdict(&self, volume: VolumeNumber) -> Result<(), Refusal> {
         let mut snapshots = self.thread.subscribe();
         let asked = async {
-            // Each snapshot is newer; the newest counts. Failed: it is being let go of.
-            while matches!(self.disk_state(volume), DiskState::Negotiating | DiskState::Failed) {
+            // Each snapshot is newer; the newest counts. Attaching: the answer to the order was here
+            // before its snapshot. Failed: it is being let go of.
+            let is_open = |disk| {
+                matches!(disk, DiskState::Attaching | DiskState::Negotiating | DiskState::Failed)
+            };
+            while is_open(self.disk_state(volume)) {
                 if let Err(tokio::sync::broadcast::error::RecvError::Closed) =
                     snapshots.recv().await
                 {

@@ -51,6 +51,8 @@ pub(crate) struct Entry {
     pub(super) thread: Rc<dyn DataThread>,
     /// What it runs with: as it was made, and as it was changed since.
     pub(super) running: RefCell<Definition>,
+    /// Why a volume's disk could not be attached last, for `why`.
+    pub(super) attach_failed: RefCell<BTreeMap<VolumeNumber, String>>,
 }
 
 impl std::fmt::Debug for Entry {
@@ -85,6 +87,14 @@ pub(crate) struct Registry {
 /// A refusal by the shell.
 pub(super) fn refusal(code: i32, text: impl Into<String>, hint: impl Into<String>) -> Refusal {
     Refusal { code, text: text.into(), hint: hint.into() }
+}
+
+/// A refusal in an order for all volumes: which one it is about, where there are several.
+fn of_volume(entry: &Entry, volume: VolumeNumber, mut refusal: Refusal) -> Refusal {
+    if entry.config.volumes.len() > 1 {
+        refusal.hint = format!("{}/{volume}: {}", entry.config.name, refusal.hint);
+    }
+    refusal
 }
 
 pub(super) fn not_up(resource: &str) -> Refusal {
@@ -158,9 +168,10 @@ impl Registry {
                 let difference = self.difference(&entry, definition);
                 if !difference.words().is_empty() {
                     let hint = format!(
-                        "{0} is up with another configuration ({1}): `tandemadm adjust {0}`.",
+                        "{0} is up with another configuration ({1}): {2}.",
                         config.name,
-                        difference.words().join("; ")
+                        difference.words().join("; "),
+                        difference.remedy(&config.name)
                     );
                     return Err(refusal(174, "Already exists", hint));
                 }
@@ -180,7 +191,8 @@ impl Registry {
         let disks = entry.config.volumes.iter().filter(|volume| volume.disk != "none");
         for volume in disks.map(|volume| volume.number) {
             if entry.disk_state(volume) == DiskState::Diskless {
-                self.open_and_attach(&entry, definition, volume).await?;
+                let attached = self.open_and_attach(&entry, definition, volume).await;
+                attached.map_err(|refusal| of_volume(&entry, volume, refusal))?;
             }
         }
         for peer in entry.config.peers.iter().map(|peer| peer.node_id) {
@@ -228,7 +240,8 @@ impl Registry {
             _ => refusal(122, "Out of memory", format!("the data thread did not start: {error}")),
         })?;
         let running = RefCell::new(definition.clone());
-        let entry = Rc::new(Entry { config, thread, running });
+        let attach_failed = RefCell::default();
+        let entry = Rc::new(Entry { config, thread, running, attach_failed });
         self.entries.borrow_mut().insert(name.clone(), entry.clone());
         info!("{name}: up at {local}");
         self.forward(&entry);
@@ -266,7 +279,15 @@ impl Registry {
         let lock = self.lock(&config.name);
         let _guard = lock.lock().await;
         let entry = self.entry(&config.name).ok_or_else(|| not_up(&config.name))?;
-        if self.difference(&entry, definition).paths() {
+        let difference = self.difference(&entry, definition);
+        // A peer that the resource does not have: the file is about other hosts.
+        let has = |id: NodeId| entry.config.peers.iter().any(|peer| peer.node_id == id);
+        if let Command::Connect { peer, .. } = command
+            && !has(peer)
+        {
+            difference.refusal(&config.name).map_or(Ok(()), Err)?;
+        }
+        if difference.paths() {
             self.tell_paths(&entry, definition).await?;
         }
         let mut text = entry.order(command).await?;
@@ -342,7 +363,8 @@ impl Registry {
     }
 
     /// A report of this snapshot.
-    pub(crate) fn report_of(&self, entry: &Entry, status: Status) -> Report {
+    pub(crate) fn report_of(&self, entry: &Entry, mut status: Status) -> Report {
+        entry.note_failures(&mut status);
         Report {
             status,
             paths: self.paths_of(entry),

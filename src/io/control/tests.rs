@@ -159,9 +159,42 @@ fn a_disk_that_cannot_be_attached_leaves_the_resource_up_and_unconnected() {
     let left = report(&mut client);
     assert_eq!(left.status.devices[0].disk_state, DiskState::Diskless);
     assert_eq!(left.status.connections[0].connection_state, ConnectionState::StandAlone);
+    // `why` can still say it.
+    let note = &left.status.devices[0].disk_note;
+    assert!(note.starts_with("attach failed: (104) Can not open backing device. "), "{note}");
     daemon.create_disk();
     client.order(&request).unwrap().unwrap();
-    assert_eq!(report(&mut client).status.devices[0].disk_state, DiskState::UpToDate);
+    let device = &report(&mut client).status.devices[0];
+    assert_eq!((device.disk_state, device.disk_note.as_str()), (DiskState::UpToDate, ""));
+}
+
+#[test]
+fn a_definition_of_other_hosts_is_put_in_force_by_no_order() {
+    let daemon = Daemon::start();
+    let mut client = daemon.up("");
+    let good = daemon.definition("");
+    let running = |client: &mut Client| *client.running("r0").unwrap().unwrap();
+    assert_eq!(running(&mut client), good);
+    let mut exchanged = good.clone();
+    exchanged.hosts.swap(0, 1);
+    for (id, host) in (0..).zip(&mut exchanged.hosts) {
+        host.node_id = id;
+    }
+    let mut other_minor = good.clone();
+    for host in &mut other_minor.hosts {
+        host.volumes.get_mut(&0).unwrap().minor = 3;
+    }
+    for bad in [exchanged, other_minor] {
+        let definition = || Box::new(bad.clone());
+        for request in [
+            Request::CheckDisk { definition: definition(), volume: 0 },
+            Request::Paths { definition: definition() },
+        ] {
+            let refusal = client.order(&request).unwrap().unwrap_err();
+            assert_eq!(refusal.code, 162, "{refusal:?}");
+        }
+        assert_eq!(running(&mut client), good);
+    }
 }
 
 #[test]

@@ -40,25 +40,17 @@ impl Session {
             let report = client.reports(Some(name))?.into_iter().next();
             let Some(report) = report else { return Ok(()) };
             let difference = Difference::new(&running, definition, own);
+            if let Some(refusal) = difference.refusal(name) {
+                return told(name, Err(refusal));
+            }
             let steps = difference.steps(&report, own);
-            let done = match self.globals.dry_run {
+            match self.globals.dry_run {
                 true => print(&lines(&steps, definition, own)),
                 false => {
                     let mut run = Run { client, running: &running, definition, own };
                     run.all(steps)
                 }
-            };
-            done.and(match difference.fixed() {
-                [] => Ok(()),
-                fixed => Err(Failure::new(
-                    10,
-                    format!(
-                        "{name}: Failure: (162) Invalid configuration request\n{}: `tandemadm down \
-                         {name}`, `tandemadm up {name}`.",
-                        fixed.join("; ")
-                    ),
-                )),
-            })
+            }
         })
     }
 

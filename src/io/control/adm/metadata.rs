@@ -83,8 +83,7 @@ impl Session {
         let failed =
             |what: &str, error: std::io::Error| Failure::new(10, format!("{what}: {error}"));
         let state_dir = self.globals.state_dir();
-        std::fs::create_dir_all(&state_dir)
-            .map_err(|error| failed(&state_dir.display().to_string(), error))?;
+        std::fs::create_dir_all(&state_dir).map_err(|error| no_state_dir(&state_dir, &error))?;
         let boot_id = backing::host_boot_id().map_err(|error| failed("boot id", error))?;
         configuration.for_each(targets, |target, definition, own| {
             for_each(chosen(target, definition, own)?, |disk| {
@@ -236,4 +235,14 @@ fn create_one(
 
 fn refused(disk: &Chosen<'_>, error: &backing::OpenError) -> Failure {
     Failure::refused(&disk.name, &error.refusal())
+}
+
+/// Without the state folder nothing is overwritten, as old metadata could not be saved.
+fn no_state_dir(folder: &std::path::Path, error: &std::io::Error) -> Failure {
+    let text = format!(
+        "the state folder {} is no folder that can be used: {error}. Nothing was written. Make it \
+         one, or name another with --state-dir.",
+        folder.display()
+    );
+    Failure::new(10, text)
 }

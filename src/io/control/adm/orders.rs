@@ -2,8 +2,8 @@
 
 use crate::control::arguments::{ForceWord, Verb};
 use crate::control::target::Target;
-use crate::control::{Report, Request, dry_run, human};
-use crate::resource::{AdminResult, Command, ConnectionState, DiskState};
+use crate::control::{Report, Request, age, dry_run, human};
+use crate::resource::{AdminResult, Command, ConnectionState, ConnectionStatus, DiskState, Role};
 
 use super::{Failure, Outcome, Session, complain, connections, for_each, print, terminal, volumes};
 
@@ -136,7 +136,12 @@ impl Session {
     fn primary(&self, targets: &[Target], force: Option<ForceWord>) -> Outcome {
         let ask = |report: &Report, _: Option<u16>, _: Option<&str>| match force {
             Some(word) => ask_for_force(report, word),
-            None => Ok(()),
+            None => match perhaps_primary(report) {
+                Some((what, other)) => {
+                    terminal::confirm(&what, "the node that you have made sure is OFF", &other)
+                }
+                None => Ok(()),
+            },
         };
         let command =
             |_: Option<u16>, _: Option<u8>| Command::Primary { force: force.map(Into::into) };
@@ -397,6 +402,23 @@ fn written_alone(report: &Report, peer: Option<u8>) -> u64 {
         .sum()
 }
 
+/// What a promotion rests on where the peer was Primary when it was seen last, and its name.
+fn perhaps_primary(report: &Report) -> Option<(String, String)> {
+    let gone = |one: &&ConnectionStatus| {
+        one.connection_state != ConnectionState::Connected && one.last_peer_role == Role::Primary
+    };
+    let status = &report.status;
+    let peer = status.connections.iter().find(gone).filter(|_| status.role != Role::Primary)?;
+    let (node, other) = (&status.node_name, &peer.name);
+    let what = format!(
+        "{other} was Primary when it was last seen, {} ago, and nobody has said that it is off.\n\
+         If it still runs, its writes since then and those on {node} from now on cannot be \
+         merged: one side will be thrown away.",
+        age(peer.since_ms / 1000)
+    );
+    Some((what, other.clone()))
+}
+
 fn ask_for_force(report: &Report, word: ForceWord) -> Outcome {
     let status = &report.status;
     let Some(peer) = status.connections.first() else { return Ok(()) };
@@ -457,4 +479,22 @@ fn attach_lines(report: &Report) -> String {
         })
         .collect();
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::fixtures;
+
+    #[test]
+    fn a_promotion_beside_a_peer_that_was_primary_is_asked_for() {
+        let mut report = fixtures::mirrored(fixtures::peer_down());
+        let (what, other) = perhaps_primary(&report).unwrap();
+        assert_eq!(other, "alice");
+        assert!(what.starts_with("alice was Primary when it was last seen, 40 min ago"), "{what}");
+        report.status.connections[0].last_peer_role = Role::Secondary;
+        assert!(perhaps_primary(&report).is_none());
+        assert!(perhaps_primary(&fixtures::mirrored(fixtures::healthy())).is_none());
+        assert!(perhaps_primary(&fixtures::peer_down()).is_none());
+    }
 }

@@ -126,7 +126,8 @@ fn missing(report: &Report, target: &Target, until: Until) -> Result<Option<Stri
     for connection in &all {
         if connection.connection_state != ConnectionState::Connected {
             let (peer, state) = (&connection.name, connection.connection_state);
-            return Ok(Some(format!("{peer} is {state} ({})", connection.reason)));
+            let reason = connection.reason;
+            return Ok(Some(format!("the connection to {peer} is {state} ({reason})")));
         }
     }
     if until == Until::Connected {
