@@ -8,6 +8,8 @@
 //!   history, so that the old partner meets split brain and nobody is overwritten.
 //! - A demotion waits for replies, both flushes, and a pending new current UUID.
 
+use std::collections::BTreeMap;
+
 use super::connection::{SentKind, Stage};
 use super::order::{Step, refuse};
 use super::{Action, Command, DiskState, Force, LogLevel, Refusal, Resource, Role, VolumeNumber};
@@ -339,15 +341,19 @@ impl Resource {
 
     /// Nobody may have the device open; by force their connections are closed.
     pub(crate) fn close_clients(&mut self, force: bool) -> Result<(), Refusal> {
-        let open: Vec<String> = self
-            .devices
-            .values()
-            .flat_map(|device| device.clients.iter().map(|client| client.name.clone()))
-            .collect();
+        let mut open: BTreeMap<&str, usize> = BTreeMap::new();
+        for client in self.devices.values().flat_map(|device| &device.clients) {
+            *open.entry(&client.name).or_default() += 1;
+        }
         if open.is_empty() {
             return Ok(());
         }
         if !force {
+            let of = |(name, count): (&&str, &usize)| match count {
+                1 => (*name).to_owned(),
+                count => format!("{name} ({count} connections)"),
+            };
+            let open: Vec<String> = open.iter().map(of).collect();
             let hint = format!("Open by {}. Disconnect it first.", open.join(", "));
             return Err(refuse(-12, &hint));
         }

@@ -403,3 +403,14 @@ fn a_secondary_that_gives_its_disk_up_makes_no_generation_for_the_primary() {
     pair.attach(1).unwrap();
     pair.synced();
 }
+
+#[test]
+fn who_has_the_device_open_is_named_once_with_the_number_of_connections() {
+    let mut pair = synced_pair();
+    for session in [SessionId(8), SessionId(9)] {
+        pair.event(0, Event::SessionOpened { session, volume: 0, client: "fio".into() });
+    }
+    let refusal = pair.admin(0, Command::Secondary { force: false }).expect_err("it is open");
+    assert_eq!(refusal.code, -12);
+    assert_eq!(refusal.hint, "Open by fio (2 connections), test. Disconnect it first.");
+}
