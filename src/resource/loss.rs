@@ -345,11 +345,9 @@ impl Resource {
         self.peer_device(c, volume).storing_uuid = false;
         if self.connections[c].stage == Stage::Handshake {
             // The own handshake was on its way: both sides know what it does not say.
-            self.peer_device(c, volume)
-                .own_info
-                .as_mut()
-                .into_iter()
-                .for_each(|i| follows(i, uuid));
+            if let Some(info) = self.peer_device(c, volume).own_info.as_mut() {
+                follows(info, uuid);
+            }
         }
         self.send(c, Packet::NewUuidAck { volume, uuid }, None);
     }

@@ -180,9 +180,7 @@ impl Resource {
 
     pub(crate) fn order_timeout(&self) -> Option<Time> {
         let waiting = self.orders.front().map(|order| order.since);
-        let may_hang =
-            |order: &&Running| matches!(order.step, Step::Drain | Step::DetachIdle | Step::Settle);
-        let draining = self.running.as_ref().filter(may_hang);
+        let draining = self.running.as_ref().filter(|order| self.is_refused_late(order.step));
         let oldest = waiting.into_iter().chain(draining.map(|order| order.since)).min();
         let oldest = oldest.map(|since| since.after_ms(PATIENCE_MS));
         let patience = self.config.options.timeout_ms;
@@ -193,6 +191,16 @@ impl Resource {
         // One that has waited so long was looked at: its disk does not hang.
         let behind = behind.filter(|at| *at > self.now);
         oldest.into_iter().chain(forced).chain(behind).min()
+    }
+
+    /// The order is refused if it is still in this step after [`PATIENCE_MS`]; in any other it waits
+    /// for what it needs, and no time is set for it.
+    fn is_refused_late(&self, step: Step) -> bool {
+        match step {
+            Step::Drain | Step::Settle => true,
+            Step::DetachIdle => self.devices.values().any(Device::abandoned),
+            _ => false,
+        }
     }
 
     fn start_order(&mut self, order: Order) {
@@ -358,7 +366,7 @@ impl Resource {
                 };
                 self.finish(Err(refuse(-23, hint)));
             }
-            Step::DetachIdle if late && self.devices.values().any(Device::abandoned) => {
+            Step::DetachIdle if late && self.is_refused_late(Step::DetachIdle) => {
                 let hint = "The system has not let go of what is under way on a disk that was given \
                             up. Try again when it has, or end tandemd.";
                 self.finish(Err(refuse(-23, hint)));

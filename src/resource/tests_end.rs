@@ -414,3 +414,23 @@ fn who_has_the_device_open_is_named_once_with_the_number_of_connections() {
     assert_eq!(refusal.code, -12);
     assert_eq!(refusal.hint, "Open by fio (2 connections), test. Disconnect it first.");
 }
+
+#[test]
+fn a_down_that_waits_for_a_read_of_the_peer_asks_for_no_time_that_has_passed() {
+    let mut pair = synced_pair();
+    pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskRead { .. });
+    pair.request_later(0, 5000, Op::Read { offset: 5 * 4096, length: 4096 });
+    pair.settle();
+    let down = pair.order(1, Command::Down { shutdown: true });
+    pair.lose_link();
+    pair.run(1_000);
+    pair.now = pair.now.after_ms(40_000);
+    pair.event(1, Event::Timeout);
+    assert_eq!(pair.nodes[1].admin.get(&down), None, "the read is under way");
+    let next = pair.core(1).next_timeout();
+    assert!(next.is_none_or(|at| at > pair.now), "a timer that has passed runs for ever");
+    pair.nodes[1].unstall();
+    pair.settle();
+    assert_eq!(pair.nodes[1].admin.remove(&down), Some(Ok(String::new())));
+}
