@@ -21,6 +21,7 @@ mod namespace;
 mod network;
 mod pair;
 mod plan;
+mod policies;
 mod refusals;
 mod restart;
 mod split_brain;
