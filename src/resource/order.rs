@@ -453,7 +453,7 @@ pub(crate) fn refuse(code: i32, hint: &str) -> Refusal {
         -10 => "State change was refused by peer node",
         -11 => "Device is diskless, the requested operation requires a disk",
         -12 => "Device is held open by someone",
-        -15 => "Need a connection to start verify or resync",
+        -15 => "State change requires a connection",
         -16 => "Disk state is lower than outdated",
         -21 => "Interrupted state change",
         -18 => "In transient state, retry after next state change",
