@@ -336,3 +336,18 @@ fn create_md_makes_room_for_peers_and_keeps_blocks_where_it_is_told() {
         assert!(blocks >= size, "{}: {blocks} bytes are allocated", node.name);
     }
 }
+
+#[test]
+fn a_client_that_comes_in_promotes_where_auto_promote_says_so() {
+    let pair = Plan::new().sections("options { auto-promote yes; }").in_sync();
+    let (alice, bob) = (&pair.alice, &pair.bob);
+    assert!(bob.try_client().is_err(), "alice is Primary");
+    alice.ok(&["secondary", "r0"]);
+    assert_eq!(alice.ok(&["role", "r0"]), "Secondary\n");
+    let mut client = bob.client();
+    client.write(0, &[3; 4096], 0).expect("it is written");
+    assert_eq!(bob.ok(&["role", "r0"]), "Primary\n");
+    assert!(alice.try_client().is_err(), "bob is Primary");
+    client.flush().expect("a flush of both");
+    pair.assert_equal_disks();
+}
