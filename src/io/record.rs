@@ -2,7 +2,7 @@
 //! object a line. The simulator replays it and must see the same actions.
 //!
 //! ```text
-//! {"start":{"config":{...},"seed":7,"now":123,"wall_clock":1764000000}}
+//! {"start":{"config":{...},"seed":7,"now":123,"wall_clock_ms":1764000000123}}
 //! {"at":124,"event":{...}}
 //! {"action":{...}}
 //! ```
@@ -47,8 +47,8 @@ pub struct Start {
     pub seed: u64,
     /// The clock of the data thread.
     pub now: Time,
-    /// The wall clock at `now`, seconds.
-    pub wall_clock: u64,
+    /// The wall clock at `now`, ms since 1970.
+    pub wall_clock_ms: u64,
 }
 
 /// Borrowed twin of [`Line`], so that nothing is copied for recording.
@@ -126,7 +126,7 @@ mod tests {
             volumes: Vec::new(),
             options: Options::default(),
         };
-        let start = Start { config, seed: 7, now: Time(5), wall_clock: 9 };
+        let start = Start { config, seed: 7, now: Time(5), wall_clock_ms: 9 };
         let payload = Payload { slot: 1, generation: 2, offset: 0, length: 4096 };
         let event =
             Event::Packet { socket: SocketId(3), packet: Packet::Ping, payload: Some(payload) };

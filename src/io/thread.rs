@@ -94,8 +94,8 @@ impl Core for Resource {
 /// # Errors
 /// The ring, the recording or the thread cannot be made.
 pub fn spawn(setup: Setup) -> std::io::Result<Handle> {
-    spawn_core(setup, Limits::default(), |setup, now, wall_clock| {
-        Resource::new(setup.config.clone(), setup.seed, now, wall_clock)
+    spawn_core(setup, Limits::default(), |setup, now, wall_clock_ms| {
+        Resource::new(setup.config.clone(), setup.seed, now, wall_clock_ms)
     })
 }
 
@@ -144,8 +144,10 @@ fn clock() -> Time {
     Time(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
-fn wall_clock() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+/// The wall clock, ms since 1970: in whole seconds a write would be shown before it was made.
+fn wall_clock_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The eventfd of the orders, as a descriptor of the ring.
@@ -213,12 +215,12 @@ impl<C: Core> Shell<C> {
     ) -> std::io::Result<Self> {
         let ring = Ring::new()?;
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
-        let (now, wall_clock) = (clock(), wall_clock());
+        let (now, wall_clock_ms) = (clock(), wall_clock_ms());
         let config = &setup.config;
-        let start = Start { config: config.clone(), seed: setup.seed, now, wall_clock };
+        let start = Start { config: config.clone(), seed: setup.seed, now, wall_clock_ms };
         let record = setup.record.as_deref();
         let recorder = record.map(|path| Recorder::create(path, &start)).transpose()?;
-        let core = make(setup, now, wall_clock);
+        let core = make(setup, now, wall_clock_ms);
         let shared = Arc::new(Shared::new(wake, core.status(now)));
         let options = &config.options;
         let ping_timeout_ms = options.ping_timeout_ms;

@@ -24,7 +24,9 @@ impl Resource {
             return self.reply(id, Err(refuse(127, "No such volume in this resource")));
         };
         if device.disk != DiskState::Diskless {
-            return self.reply(id, Err(refuse(124, "")));
+            let hint =
+                format!("Let go of it first: tandemadm detach {}/{volume}", self.config.name);
+            return self.reply(id, Err(refuse(124, &hint)));
         }
         let superblock = &disk.meta.superblock;
         let open = self.connections.iter().any(|c| c.stage == Stage::Open);
@@ -173,7 +175,11 @@ impl Resource {
     pub(crate) fn attach_failed(&mut self, volume: VolumeNumber) {
         let attaching = self.running.as_ref().is_some_and(|running| running.step == Step::Attach);
         if attaching && self.order_volumes() == [volume] {
-            self.finish(Err(refuse(118, "The disk failed while it was attached.")));
+            self.finish(Err(refuse(
+                118,
+                "The disk failed while it was attached. `tandemadm why` and the log name the error; \
+                 make room or replace the disk, then attach again.",
+            )));
         }
     }
 
@@ -456,7 +462,19 @@ impl Resource {
         let refusal = match device.disk {
             DiskState::Outdated => return self.reply(id, Ok(String::new())),
             DiskState::Consistent | DiskState::UpToDate => None,
-            _ => Some(refuse(-16, "")),
+            DiskState::Inconsistent => {
+                let hint = "This disk is Inconsistent, so it is not promoted as it is: nothing has \
+                            to be done. A sync makes it good: connect the peer.";
+                Some(refuse(-16, hint))
+            }
+            state => {
+                let name = &self.config.name;
+                let hint = format!(
+                    "The disk is {state}, and there is nothing to mark. Attach it first: tandemadm \
+                     attach {name}/{volume}"
+                );
+                Some(refuse(-16, &hint))
+            }
         };
         let refusal = refusal.or_else(|| {
             if open {

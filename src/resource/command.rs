@@ -58,7 +58,7 @@ pub enum Command {
         peer: NodeId,
         /// In a split brain, this node's changes are the ones to lose.
         discard_my_data: bool,
-        /// Do the handshake, report the verdict, end StandAlone.
+        /// Compare the disks, answer with the verdict, end StandAlone; the peer goes on dialling.
         tentative: bool,
     },
     /// End the connection and stay StandAlone.

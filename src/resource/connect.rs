@@ -423,6 +423,7 @@ impl Resource {
     }
 
     fn check_connection(&mut self, c: usize) {
+        self.check_tentative(c);
         if self.connections[c].next_dial.is_some_and(|at| at <= self.now) {
             self.dial(c);
         }
@@ -496,6 +497,7 @@ impl Resource {
         let patience = options.timeout_ms * u64::from(options.ko_count);
         for (c, connection) in self.connections.iter().enumerate() {
             connection.next_dial.into_iter().for_each(&mut sooner);
+            self.tentative_timeout(c).into_iter().for_each(&mut sooner);
             for (id, entry) in &connection.sockets {
                 if connection.active != Some(*id) && entry.connected {
                     sooner(entry.since.after_ms(options.timeout_ms));

@@ -338,7 +338,8 @@ pub(crate) struct Connection {
     pub(crate) attempts: u64,
     /// The generations that `--discard-my-data` holds for; `Some` while it waits.
     pub(crate) discard_my_data: bool,
-    pub(crate) tentative: bool,
+    /// `connect --tentative` waits for its verdict.
+    pub(crate) tentative: Option<super::tentative::Tentative>,
     pub(crate) sockets: BTreeMap<SocketId, Socket>,
     pub(crate) active: Option<SocketId>,
     pub(crate) challenger: Option<SocketId>,
@@ -403,7 +404,7 @@ impl Connection {
             since: Time::default(),
             attempts: 0,
             discard_my_data: false,
-            tentative: false,
+            tentative: None,
             sockets: BTreeMap::new(),
             active: None,
             challenger: None,

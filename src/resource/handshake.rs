@@ -94,7 +94,7 @@ impl Resource {
             window: u32::try_from(window.max(2 << 20)).unwrap_or(u32::MAX),
             tie,
             discard_my_data: connection.discard_my_data,
-            tentative: connection.tentative,
+            tentative: connection.tentative.is_some(),
             must_equal: self.config.options.must_equal(),
             should_equal: self.config.options.should_equal(),
             software: env!("CARGO_PKG_VERSION").to_owned(),
@@ -239,13 +239,16 @@ impl Resource {
 
     /// Both handshakes are known: every volume's verdict, or one refusal for all.
     fn decide_all(&mut self, c: usize) {
+        if self.is_tried_by_peer(c) {
+            return;
+        }
         let peer = self.connections[c].peer_handshake.take().expect("both are known");
         let renegotiating = self.is_renegotiating(c);
         self.connections[c].last_handshake.clear();
         if let Err(refused) = self.compare_options(c, &peer) {
             return self.refuse(c, refused);
         }
-        let mut verdicts = Vec::new();
+        let (mut verdicts, mut tried) = (Vec::new(), Vec::new());
         for volume in self.volumes() {
             let Some(info) = peer.volumes.iter().find(|info| info.volume == volume) else {
                 let text = format!("the peer has no volume {volume}");
@@ -258,10 +261,23 @@ impl Resource {
                 let text = format!("{}{line}", self.of_both(volume, c));
                 self.log(LogLevel::Info, text);
             }
-            let found = self.found(&own, info, peer.role, resolution);
+            let mut found = self.found(&own, info, peer.role, resolution);
+            if let Judgement::Refuse(refused) = &judgement
+                && refused.rule != found.rule
+            {
+                // The size: whatever the generations say.
+                found.rule.clone_from(&refused.rule);
+                found.meaning.clone_from(&refused.text);
+                found.outcome = refused.reason.to_string();
+                found.because = String::new();
+            }
+            tried.push(self.would(c, &found, &judgement));
             self.connections[c].last_handshake.push(found);
             match judgement {
                 Judgement::Refuse(refused) => return self.refuse(c, refused),
+                Judgement::Retry(text) if self.connections[c].tentative.is_some() => {
+                    return self.refuse(c, refusal(Reason::ResyncRefused, "rr-conflict", text));
+                }
                 Judgement::Retry(text) => {
                     let state = ConnectionState::Unconnected;
                     return self.drop_connection(c, state, Reason::ResyncRefused, text);
@@ -269,19 +285,15 @@ impl Resource {
                 other => verdicts.push((volume, info.clone(), other)),
             }
         }
-        if self.connections[c].tentative || peer.tentative {
-            self.connections[c].tentative = false;
-            let found = self.connections[c].last_handshake.iter();
-            let text: Vec<String> =
-                found.map(|one| format!("rule {}: {}", one.rule, one.outcome)).collect();
-            let text = text.join("; ");
-            return self.refuse(c, refusal(Reason::StoppedByAdmin, "tentative", text));
+        let newer = verdicts.iter().any(|(.., r)| matches!(r, Judgement::Target { .. }));
+        if self.connections[c].tentative.is_some() {
+            self.gap_answered(newer || peer.role == Role::Primary);
+            return self.tried(c, tried.join("\n"));
         }
         self.connections[c].discard_my_data = false;
         self.connections[c].stage = Stage::Opening;
         self.connections[c].stage_since = self.now;
         self.set_peer_role(c, peer.role);
-        let newer = verdicts.iter().any(|(.., r)| matches!(r, Judgement::Target { .. }));
         self.gap_answered(newer || peer.role == Role::Primary);
         if !newer && peer.role != Role::Primary && self.gap == super::Gap::Closed {
             // It was settled whose data stays: this node's.
@@ -385,6 +397,13 @@ impl Resource {
 
     /// This node refuses the connection: the peer is told, both end StandAlone.
     pub(crate) fn refuse(&mut self, c: usize, refused: Refused) {
+        if self.connections[c].tentative.is_some() {
+            let Refused { reason, rule, text } = refused;
+            self.gap_answered(peer_went_on(reason));
+            let text =
+                format!("{}would be refused: {reason} (rule {rule}): {text}", self.of_peer(c));
+            return self.tried(c, text);
+        }
         let packet = Packet::Refused(Box::new(refused.clone()));
         self.send(c, packet, None);
         self.stand_alone(c, &refused);
@@ -394,17 +413,19 @@ impl Resource {
         if self.connections[c].stage < Stage::Waiting {
             return;
         }
-        self.stand_alone(c, refused);
+        if !self.was_tried(c, refused) {
+            self.stand_alone(c, refused);
+        }
     }
 
     fn stand_alone(&mut self, c: usize, refused: &Refused) {
         let text = match refused.reason {
             Reason::SplitBrain => format!(
-                "{}Split-Brain detected but unresolved, dropping connection! rule {}: {}; \
+                "{}Split-Brain detected but unresolved, dropping connection! rule {}{}; \
                  see `tandemadm why {}`",
                 self.of_peer(c),
                 refused.rule,
-                refused.text,
+                self.both_sides(c),
                 self.config.name
             ),
             _ => format!(
@@ -421,6 +442,19 @@ impl Resource {
         self.connections[c].discard_my_data = false;
         self.gap_answered(peer_went_on(refused.reason));
         self.end_connection(c, refused.reason);
+    }
+
+    /// `, self 5435911CABE7ED03 bits:12 peer 77A0C6D2140F98E1 bits:3`: of the volume that decided.
+    fn both_sides(&self, c: usize) -> String {
+        let Some(found) = self.connections[c].last_handshake.last() else { return String::new() };
+        let side = |side: &SideStatus| {
+            format!("{:016X} bits:{}", side.current_uuid, side.out_of_sync / super::BLOCK_SIZE)
+        };
+        let volume = match self.devices.len() {
+            1 => String::new(),
+            _ => format!(", volume {}", found.volume),
+        };
+        format!("{volume}, self {} peer {}", side(&found.own), side(&found.peer))
     }
 
     /// StandAlone, with everything that the session carried settled as after a loss.

@@ -60,6 +60,7 @@ pub mod split_brain;
 mod state;
 mod status;
 mod storage;
+mod tentative;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -74,6 +75,8 @@ mod tests_review;
 mod tests_story;
 #[cfg(test)]
 mod tests_stuck;
+#[cfg(test)]
+mod tests_tentative;
 #[cfg(test)]
 mod tests_walk;
 mod transfer_log;
@@ -215,7 +218,7 @@ pub struct Resource {
     prng: Prng,
     now: Time,
     started: Time,
-    wall_clock: u64,
+    wall_clock_ms: u64,
     actions: VecDeque<Action>,
     role: Role,
     /// The keys of `devices`, ascending: walked after every event.
@@ -248,9 +251,10 @@ pub struct Resource {
 
 impl Resource {
     /// A resource with nothing attached and no connection. `seed` feeds the identifiers (from the
-    /// system's random source), `wall_clock` is the wall clock in seconds at `now` (display only).
+    /// system's random source), `wall_clock_ms` is the wall clock at `now`, in ms since 1970 (display
+    /// only).
     #[must_use]
-    pub fn new(config: ResourceConfig, seed: u64, now: Time, wall_clock: u64) -> Self {
+    pub fn new(config: ResourceConfig, seed: u64, now: Time, wall_clock_ms: u64) -> Self {
         let numbers: Vec<VolumeNumber> = config.volumes.iter().map(|v| v.number).collect();
         let devices: BTreeMap<VolumeNumber, Device> =
             numbers.iter().map(|number| (*number, Device::new())).collect();
@@ -263,7 +267,7 @@ impl Resource {
             prng: Prng::new(seed),
             now,
             started: now,
-            wall_clock,
+            wall_clock_ms,
             actions: VecDeque::new(),
             role: Role::Secondary,
             volume_numbers: devices.keys().copied().collect(),
@@ -512,6 +516,9 @@ impl Resource {
         connection.reason = reason;
         connection.state = to;
         self.changed();
+        if to == ConnectionState::StandAlone {
+            self.tentative_ended(c);
+        }
         if old != to {
             self.connections[c].since = self.now;
             let text = format!("{}conn( {old} -> {to} )", self.of_peer(c));
@@ -558,6 +565,6 @@ impl Resource {
 
     /// The wall clock, seconds (display only).
     fn wall(&self) -> u64 {
-        self.wall_clock + self.now.ms_since(self.started) / 1000
+        (self.wall_clock_ms + self.now.ms_since(self.started)) / 1000
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use super::connection::{Leaving, Stage};
 use super::device::Device;
+use super::tentative::Tentative;
 use super::{
     Action, AdminResult, Command, ConnectionState, DiskOptions, LogLevel, Options, Reason, Refusal,
     Resource, Then, Time, VolumeNumber, WrittenOption,
@@ -128,7 +129,9 @@ impl Resource {
             let Some(order) = self.orders.front() else { return };
             let waits = !matches!(
                 order.command,
-                Command::Connect { .. } | Command::Disconnect { .. } | Command::Down { .. }
+                Command::Connect { tentative: false, .. }
+                    | Command::Disconnect { .. }
+                    | Command::Down { .. }
             );
             if waits && self.in_handshake() {
                 if self.now.ms_since(order.since) < PATIENCE_MS {
@@ -407,21 +410,32 @@ impl Resource {
                 let hint = "Already connected: there is nothing to discard.";
                 return self.reply(id, Err(refuse(125, hint)));
             }
+            ConnectionState::Connected if tentative => {
+                let text = format!("already connected to {}", self.connections[c].name);
+                return self.reply(id, Ok(text));
+            }
             ConnectionState::Connected => return self.reply(id, Ok(String::new())),
             _ => {}
+        }
+        if self.connections[c].tentative.is_some() {
+            let hint = "`connect --tentative` waits for the peer; `tandemadm disconnect` ends it.";
+            return self.reply(id, Err(refuse(-18, hint)));
         }
         if discard_my_data && self.role == super::Role::Primary {
             let hint = format!("Demote first: tandemadm secondary {}", self.config.name);
             return self.reply(id, Err(refuse(123, &hint)));
         }
         self.connections[c].discard_my_data |= discard_my_data;
-        self.connections[c].tentative = tentative;
+        let since = self.now;
+        self.connections[c].tentative = tentative.then_some(Tentative { id, since });
         if self.connections[c].state == ConnectionState::StandAlone {
             self.set_connection(c, ConnectionState::Unconnected, Reason::NeverConnected);
             self.start_dialling(c);
         }
         self.changed();
-        self.reply(id, Ok(String::new()));
+        if !tentative {
+            self.reply(id, Ok(String::new()));
+        }
     }
 }
 
@@ -439,8 +453,9 @@ pub(crate) fn refuse(code: i32, hint: &str) -> Refusal {
         -10 => "State change was refused by peer node",
         -11 => "Device is diskless, the requested operation requires a disk",
         -12 => "Device is held open by someone",
-        -15 => "Need a connection to start verify or resync",
+        -15 => "State change requires a connection",
         -16 => "Disk state is lower than outdated",
+        -21 => "Interrupted state change",
         -18 => "In transient state, retry after next state change",
         -23 => "Timeout in operation",
         118 => "IO error(s) occurred during initial access to meta-data",

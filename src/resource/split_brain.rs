@@ -150,8 +150,8 @@ impl Because {
                 "Split-Brain detected, 2 primaries, automatically solved by after-sb-2pri."
             }
             Self::Unresolved => {
-                "Split-Brain detected but unresolved, dropping connection! Choose the victim: \
-                 connect --discard-my-data there, connect on the other node."
+                "No policy chooses the victim. A person does: connect --discard-my-data there, \
+                 connect on the other node."
             }
             Self::SourceNotUsable => {
                 "The disk that would be the source is Inconsistent or Outdated. On the disk to \

@@ -228,3 +228,11 @@ fn a_clear_bitmap_cut_off_between_the_nodes_ends_in_a_full_sync() {
     pair.primary(1, false);
     pair.synced();
 }
+
+#[test]
+fn the_wall_clock_is_rounded_once() {
+    let config = super::tests_pair::config(0);
+    let mut core = Resource::new(config, 1, Time(0), 5900);
+    core.handle(Time(200_000_000), Event::Timeout);
+    assert_eq!(core.wall(), 6, "a write is not shown before it was made");
+}

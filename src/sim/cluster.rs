@@ -332,7 +332,8 @@ impl Cluster {
         let n = &mut self.nodes[node];
         n.life += 1;
         // A clock that shows a time before 1970 shows 1970.
-        let wall = (now.0 / 1_000_000_000).saturating_add_signed(n.wall_offset_s);
+        let offset_ms = n.wall_offset_s.saturating_mul(1000);
+        let wall = (now.0 / 1_000_000).saturating_add_signed(offset_ms);
         n.resource = Some(Resource::new(config, seed, now, wall));
         n.version = 0;
         self.refresh(node, &[]);

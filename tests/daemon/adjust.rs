@@ -7,7 +7,7 @@ use crate::plan::Plan;
 
 impl Pair {
     /// Writes the config anew, with one text for another.
-    fn edit(&self, from: &str, to: &str) {
+    pub(crate) fn edit(&self, from: &str, to: &str) {
         let path = &self.alice.config;
         let before = fs::read_to_string(path).expect("the config is there");
         assert!(before.contains(from), "{from} in {before}");

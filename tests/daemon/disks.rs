@@ -36,10 +36,10 @@ impl Drop for Loop {
 }
 
 /// A file system in memory, smaller than the disk in it.
-struct SmallRoom(PathBuf);
+pub(crate) struct SmallRoom(pub(crate) PathBuf);
 
 impl SmallRoom {
-    fn new(test: &str, folder: &Path, size: &str) -> Option<Self> {
+    pub(crate) fn new(test: &str, folder: &Path, size: &str) -> Option<Self> {
         fs::create_dir(folder).expect("a folder");
         let options = format!("size={size}");
         let mut mount = Command::new("mount");

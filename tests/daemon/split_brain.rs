@@ -1,7 +1,20 @@
 //! Both nodes written alone: seen by both, merged by neither, ended by a person.
 
+use std::process::Command;
+
 use crate::ledger::{Burst, Ledger};
-use crate::pair::Pair;
+use crate::pair::{Pair, run};
+
+/// The time of day where the tests run, as `why` prints it: `14:05:33`.
+fn now() -> String {
+    run(Command::new("date").arg("+%H:%M:%S")).stdout.trim().to_owned()
+}
+
+/// `14:05:33`, whoever's clock it is.
+fn is_time(cell: &str) -> bool {
+    let bytes = cell.as_bytes();
+    bytes.len() >= 8 && bytes[2] == b':' && bytes[5] == b':'
+}
 
 #[test]
 fn a_split_brain_is_seen_by_both_and_a_person_chooses_the_victim() {
@@ -14,6 +27,7 @@ fn a_split_brain_is_seen_by_both_and_a_person_chooses_the_victim() {
     pair.bob.ok(&["disconnect", "--force", "r0"]);
     pair.bob.ok(&["primary", "r0"]);
     let mut lost = Ledger::seeded(10);
+    let before_the_first = now();
     assert!(kept.write(&mut pair.alice.client(), &Burst::Count(400)));
     assert!(lost.write(&mut pair.bob.client(), &Burst::Count(300)));
     pair.bob.ok(&["secondary", "r0"]);
@@ -32,6 +46,13 @@ fn a_split_brain_is_seen_by_both_and_a_person_chooses_the_victim() {
         for name in ["alice", "bob"] {
             let row = row(name).unwrap_or_else(|| panic!("no line of {name}: {why}"));
             assert!(row.contains(" in ") && row.contains("block"), "{row}");
+            // Neither is shown to have written before it did.
+            let times = row.split("  ").map(str::trim).filter(|cell| is_time(cell));
+            let times: Vec<&str> = times.map(|cell| &cell[..8]).collect();
+            assert_eq!(times.len(), 2, "{row}");
+            if before_the_first <= now() {
+                assert!(*before_the_first <= *times[0] && times[0] <= times[1], "{row}");
+            }
         }
         assert!(why.contains("'s clock)"), "{why}");
         assert!(!why.contains("...."), "{why}");
@@ -39,7 +60,18 @@ fn a_split_brain_is_seen_by_both_and_a_person_chooses_the_victim() {
         assert_eq!(check.code, 2, "{check:?}");
         assert!(check.stdout.starts_with("CRITICAL: r0 SPLIT BRAIN with "), "{check:?}");
         assert!(node.ok(&["status", "r0"]).contains("connection:StandAlone reason:split-brain"));
-        assert!(node.log_text().contains("Split-Brain detected"), "{}", node.log_text());
+        let log = node.log_text();
+        let found: Vec<&str> = log.lines().filter(|line| line.contains("Split-Brain")).collect();
+        let [line] = found[..] else { panic!("{found:?}") };
+        assert!(
+            line.contains("unresolved, dropping connection! rule bitmap-both, self "),
+            "{line}"
+        );
+        assert_eq!(
+            (line.matches(" bits:").count(), line.matches(" peer ").count()),
+            (2, 1),
+            "{line}"
+        );
     }
     assert!(before == pair.bob.read_disk(pair.bob.export_size()), "nothing was overwritten");
     lost.check_blocks(&before);

@@ -7,7 +7,8 @@ use super::{
 };
 use crate::control::{age, percent};
 use crate::resource::{
-    ConnectionState, ConnectionStatus, DiskState, PeerDeviceStatus, Reason, ReplicationState, Role,
+    ConnectionState, ConnectionStatus, DiskState, HandshakeStatus, PeerDeviceStatus, Reason,
+    ReplicationState, Role,
 };
 
 /// What there is to say of one connection.
@@ -297,6 +298,7 @@ fn refusal(
                  changed; {connect}"
             )],
         ),
+        _ if small(connection).is_some() => too_small(report, connection),
         _ => (
             "the resync that is needed is refused",
             Some(match out_of_sync(connection) {
@@ -321,13 +323,40 @@ fn resync_refused(report: &View<'_>, connection: &ConnectionStatus) -> Vec<Strin
         "the source is Outdated or Inconsistent: `tandemadm primary --force=outdated|inconsistent \
          {resource}` on the disk to keep; {connect}"
     );
-    let small = format!("a disk is too small: grow it; {connect}");
     let has_primary = sides().any(|side| side.role == Role::Primary);
-    let is_old = |disk| matches!(disk, DiskState::Outdated | DiskState::Inconsistent);
-    match (has_primary, sides().all(|side| is_old(side.disk))) {
-        // The disks are no better on either side: that is the cause.
-        (false, true) => vec![source],
-        (false, false) => vec![source, small],
-        (true, _) => vec![primary, source, small],
+    match has_primary {
+        // A source that is no better than the target is the cause that is left.
+        false => vec![source],
+        true => vec![primary, source],
     }
+}
+
+/// The handshake that a size has refused.
+fn small(connection: &ConnectionStatus) -> Option<&HandshakeStatus> {
+    let found = connection.last_handshake.iter().find(|found| found.rule == "size");
+    found.filter(|_| connection.reason == Reason::ResyncRefused)
+}
+
+/// A disk has not the room that the volume is in use with.
+fn too_small(
+    report: &View<'_>,
+    connection: &ConnectionStatus,
+) -> (&'static str, Option<String>, Vec<String>) {
+    let (node, other) = (&report.status.node_name, &connection.name);
+    let resource = &report.status.name;
+    let (own, peer) = small(connection).map_or((0, 0), |f| (f.own.data_size, f.peer.data_size));
+    let (smaller, larger) = if own < peer { (node, other) } else { (other, node) };
+    let data = format!(
+        "nothing is overwritten. {node}'s disk has room for {} ({own} bytes), {other}'s for {} \
+         ({peer} bytes).",
+        human(own),
+        human(peer)
+    );
+    let next = format!(
+        "give {smaller} a larger disk, as long as {larger} holds the data. On {smaller}: \
+         `tandemadm down {resource}`, grow or replace the disk, `tandemadm create-md --force \
+         {resource}` ({smaller}'s copy is made anew from {larger}'s), `tandemadm up {resource}`. \
+         On {larger}: `tandemadm connect {resource}`."
+    );
+    ("a disk is too small for what the volume is in use with", Some(data), vec![next])
 }

@@ -16,7 +16,9 @@ pub(super) fn last(view: &View<'_>, connection: &ConnectionStatus) -> String {
 /// The rule that decided and what it means, then the last handshake; what was told instead, where
 /// the handshake ended before that.
 pub(super) fn verdict(view: &View<'_>, connection: &ConnectionStatus) -> String {
-    let decisive = connection.last_handshake.iter().find(|one| one.outcome != "no-sync");
+    let sides = || connection.last_handshake.iter();
+    let refused = sides().find(|one| one.outcome == connection.reason.name());
+    let decisive = refused.or_else(|| sides().find(|one| one.outcome != "no-sync"));
     match (decisive, connection.detail.as_str()) {
         (Some(found), _) => format!(
             "rule {}: {}\n{}",

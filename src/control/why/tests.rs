@@ -186,6 +186,23 @@ fn a_refused_resync_names_the_cause_that_fits() {
 }
 
 #[test]
+fn a_disk_that_is_too_small_is_named_with_both_sizes() {
+    let mut report = fixtures::refused(Reason::ResyncRefused);
+    let found = &mut report.status.connections[0].last_handshake[0];
+    found.rule = "size".to_owned();
+    found.meaning = "the volume is in use with 50061312 bytes".to_owned();
+    found.own.role = Role::Primary;
+    (found.own.data_size, found.peer.data_size) = (50_061_312, 33_284_096);
+    for (report, node) in [(fixtures::mirrored(report.clone()), "bob"), (report, "alice")] {
+        let text = blocks(&report);
+        assert!(text.contains("  Why:   rule size: the volume is in use with 50061312"), "{text}");
+        assert!(text.contains("50061312 bytes") && text.contains("33284096 bytes"), "{text}");
+        assert!(text.contains("  Next:  give bob a larger disk"), "{node}: {text}");
+        assert!(!text.contains("would be overwritten") && !text.contains("--force="), "{text}");
+    }
+}
+
+#[test]
 fn a_peer_that_was_refused_is_not_brought_back() {
     let mut report = fixtures::refused(Reason::UnrelatedData);
     report.status.devices[0].disk_state = DiskState::Consistent;

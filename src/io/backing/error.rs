@@ -160,7 +160,7 @@ impl OpenError {
                 (115, "Meta device is already claimed.")
             }
             Self::Io { .. } | Self::Metadata { error: MetaError::Read(_), .. } => {
-                (118, "I/O error(s) occurred during initial access to meta-data.")
+                (118, "IO error(s) occurred during initial access to meta-data.")
             }
             Self::Shrank { .. } | Self::Metadata { error: MetaError::DataSize { .. }, .. } => {
                 (170, "Implicit device shrinking not allowed.")
@@ -182,6 +182,9 @@ impl OpenError {
             Self::Size { error: MetaError::TooLarge { .. }, .. } => "Use a smaller disk.",
             Self::Size { .. } => "Use a larger one.",
             Self::Claimed { .. } => "Stop what uses it (unmount it, `down` its resource) first.",
+            Self::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull => {
+                "Make room under the backing file, then attach again."
+            }
             Self::Io { .. } => "See the kernel log, and replace the disk if it is failing.",
             Self::Metadata { error, .. } => match error {
                 MetaError::NoMetadata => "Use `tandemadm create-md` to initialize it.",

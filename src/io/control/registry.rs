@@ -277,7 +277,7 @@ impl Registry {
     ) -> AdminResult {
         let config = self.check(definition)?;
         let lock = self.lock(&config.name);
-        let _guard = lock.lock().await;
+        let guard = lock.lock().await;
         let entry = self.entry(&config.name).ok_or_else(|| not_up(&config.name))?;
         let difference = self.difference(&entry, definition);
         // A peer that the resource does not have: the file is about other hosts.
@@ -289,6 +289,10 @@ impl Registry {
         }
         if difference.paths() {
             self.tell_paths(&entry, definition).await?;
+        }
+        if matches!(command, Command::Connect { tentative: true, .. }) {
+            // It waits for the peer; whatever ends that may be ordered meanwhile.
+            drop(guard);
         }
         let mut text = entry.order(command).await?;
         let changed = self.changed_since_up(&entry, definition);

@@ -109,7 +109,7 @@ impl Session {
             if peers.is_empty() {
                 return Err(Failure::new(10, format!("{target}: there is no such peer")));
             }
-            if discard_my_data {
+            if discard_my_data && !tentative {
                 let report = client.reports(Some(&definition.name))?.into_iter().next();
                 let lost = report.as_ref().map_or(0, |report| written_alone(report, None));
                 let what = format!(
@@ -128,7 +128,11 @@ impl Session {
                     discard_my_data,
                     tentative,
                 };
-                told(&definition.name, client.order(&request)?)
+                match client.order(&request)? {
+                    // The verdict is what was asked for.
+                    Ok(verdict) if tentative => print(&format!("{verdict}\n")),
+                    other => told(&definition.name, other),
+                }
             })
         })
     }
