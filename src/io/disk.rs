@@ -29,6 +29,7 @@ use super::number_map::NumberMap;
 use super::ring::{Descriptor, Memory};
 use meta::Update;
 use sync::Syncs;
+pub(crate) use write::ZeroesAsked;
 use write::{Write, ZeroWays, Zeroes};
 
 /// Which operation of a disk has ended.
@@ -81,6 +82,7 @@ struct Read {
     payload: Payload,
     offset: u64,
     done: u32,
+    find_zeroes: bool,
 }
 
 /// What a sync was asked for.
@@ -151,6 +153,7 @@ struct WaitingRead {
     volume: VolumeNumber,
     offset: u64,
     length: u32,
+    find_zeroes: bool,
 }
 
 /// The disks of one resource.
@@ -162,6 +165,12 @@ pub(crate) struct Disks {
     closing: Vec<(Disk, Option<Box<Superblock>>)>,
     last_number: u64,
     zeroes: Option<bytes::Bytes>,
+}
+
+/// Nothing but zeroes; ends at the first page that is not.
+fn is_zero(bytes: &[u8]) -> bool {
+    static ZEROES: [u8; 4096] = [0; 4096];
+    bytes.chunks(ZEROES.len()).all(|page| *page == ZEROES[..page.len()])
 }
 
 /// The error for the core.
@@ -240,10 +249,10 @@ impl Disks {
         io: &mut Context,
         tag: Tag,
         volume: VolumeNumber,
-        offset: u64,
-        length: u32,
+        (offset, length): (u64, u32),
+        find_zeroes: bool,
     ) {
-        self.waiting.push_back(WaitingRead { tag, volume, offset, length });
+        self.waiting.push_back(WaitingRead { tag, volume, offset, length, find_zeroes });
         self.resume(io);
     }
 
@@ -256,12 +265,11 @@ impl Disks {
             if taken > 0 && taken + bytes > io.window + io.reads_reserved {
                 return;
             }
-            let Some(WaitingRead { tag, volume, offset, length }) = self.waiting.pop_front() else {
-                return;
-            };
+            let Some(next) = self.waiting.pop_front() else { return };
+            let WaitingRead { tag, volume, offset, length, find_zeroes } = next;
             let Some(disk) = self.disk(io, tag, volume) else { continue };
             let payload = io.pool.take(Part::Read, length as usize);
-            disk.reads.insert(tag, Read { payload, offset, done: 0 });
+            disk.reads.insert(tag, Read { payload, offset, done: 0, find_zeroes });
             disk.continue_read(io, tag);
         }
     }
@@ -345,7 +353,7 @@ impl Disk {
 
     fn continue_read(&mut self, io: &mut Context, tag: Tag) {
         let Some(read) = self.reads.get(&tag) else { return };
-        let Read { payload, offset, done } = *read;
+        let Read { payload, offset, done, .. } = *read;
         let rest = part_of(payload, done as usize, (payload.length - done) as usize);
         match io.pool.lease(rest, Direction::Sink) {
             Ok(lease) => {
@@ -377,9 +385,11 @@ impl Disk {
                 Ok(Some(read.payload))
             }
         };
-        let payload = read.payload;
+        let (payload, find_zeroes) = (read.payload, read.find_zeroes);
         self.reads.remove(&tag);
-        if result.is_err() {
+        let zeroes = || find_zeroes && io.pool.bytes(payload).is_ok_and(is_zero);
+        let result = result.map(|payload| payload.filter(|_| !zeroes()));
+        if !matches!(result, Ok(Some(_))) {
             io.release(payload);
         }
         io.events.push_back(Event::DiskDone { tag, result });

@@ -13,7 +13,8 @@ use crate::wire::Packet;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Action {
     /// Read into a buffer that the shell takes from its pool; `offset` and `length` are multiples
-    /// of 4096, `length` at most `PAYLOAD_MAX`. Completion: `DiskDone` with the payload.
+    /// of 4096, `length` at most `PAYLOAD_MAX`. Completion: `DiskDone` with the payload; without
+    /// one if zeroes were to be found, and it is nothing but zeroes.
     DiskRead {
         /// Of the completion.
         tag: Tag,
@@ -23,6 +24,8 @@ pub enum Action {
         offset: u64,
         /// Bytes.
         length: u32,
+        /// Look whether it is nothing but zeroes.
+        find_zeroes: bool,
     },
     /// Write the payload (its buffer offset, its length and `offset` are multiples of 4096).
     DiskWrite {
@@ -50,6 +53,9 @@ pub enum Action {
         /// Keep the blocks allocated. Otherwise a hole is punched, unless the disk was created with
         /// `--preallocate`.
         no_hole: bool,
+        /// Where no hole is punched, zeroes are written. Otherwise blocks may be marked as zero:
+        /// faster, but what is written later is flushed more slowly there.
+        written: bool,
         /// Durable before completion.
         fua: bool,
     },

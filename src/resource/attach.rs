@@ -1,6 +1,7 @@
 //! Disks come and go by order; invalidation and the like.
 //!
 //! Invariants (model.md R6, R12, R15; DESIGN 4):
+//! - No disk is taken whose metadata is another node's, volume's or resource's.
 //! - Attach flushes first; then hot extents become bits, and that is durable before the disk has a
 //!   state. The rollback number stays: a disk that was set back must not catch up by restarts.
 //! - An ordered detach with an UpToDate peer makes the disk Outdated first, SURVIVED off, in any role.
@@ -12,10 +13,10 @@ use super::device::{Backing, Loss};
 use super::generation::same;
 use super::order::{Step, refuse};
 use super::{
-    AttachedDisk, BLOCK_SIZE, Command, DiskState, EXTENT_SIZE, LogLevel, NodeId, ReplicationState,
-    Resource, Role, Then, VolumeNumber,
+    AttachedDisk, BLOCK_SIZE, Command, DiskState, EXTENT_SIZE, LogLevel, NodeId, Refusal,
+    ReplicationState, Resource, Role, Then, VolumeNumber,
 };
-use crate::meta::{BitmapState, DeviceFlags};
+use crate::meta::{BitmapState, DeviceFlags, Superblock};
 use crate::wire::Packet;
 
 impl Resource {
@@ -29,6 +30,9 @@ impl Resource {
             return self.reply(id, Err(refuse(124, &hint)));
         }
         let superblock = &disk.meta.superblock;
+        if let Some(refusal) = self.not_ours(volume, superblock) {
+            return self.reply(id, Err(refusal));
+        }
         let open = self.connections.iter().any(|c| c.stage == Stage::Open);
         let exposed = same(superblock.current_uuid, device.exposed_uuid);
         if self.role == Role::Primary && !open && !exposed {
@@ -57,6 +61,16 @@ impl Resource {
         let command = Command::Detach { volume, force: false };
         self.run(id, command, Step::Attach);
         self.flush_disk(volume, Then::AttachFlushed { id });
+    }
+
+    /// The metadata is another node's, volume's or resource's: its generations and bits say nothing
+    /// here, whoever opened the disk.
+    fn not_ours(&self, volume: VolumeNumber, superblock: &Superblock) -> Option<Refusal> {
+        let owner = (superblock.resource.as_str(), superblock.volume, superblock.node_id);
+        let ours = (self.config.name.as_str(), volume, self.config.node_id);
+        let hint = "It carries the metadata of another node, volume or resource. Put the right disk \
+                    back, or correct the configuration.";
+        (owner != ours).then(|| refuse(119, hint))
     }
 
     /// The metadata in memory, as it was read.

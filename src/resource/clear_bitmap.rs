@@ -115,7 +115,7 @@ impl Resource {
         for (offset, length) in reads {
             let run = uuid;
             let tag = self.disk_tag(volume, Pending::OwnSample { run, offset, length });
-            self.emit(Action::DiskRead { tag, volume, offset, length });
+            self.emit(Action::DiskRead { tag, volume, offset, length, find_zeroes: false });
         }
         if done {
             self.step(Step::PeerClears);
@@ -212,7 +212,7 @@ impl Resource {
                 self.peer_device(c, volume).samples += 1;
                 let pending = Pending::PeerSample { c, socket, sequence, expected: digest };
                 let tag = self.disk_tag(volume, pending);
-                self.emit(Action::DiskRead { tag, volume, offset, length });
+                self.emit(Action::DiskRead { tag, volume, offset, length, find_zeroes: false });
                 true
             }
             Packet::SampleAnswer { volume, sequence, equal } => {

@@ -147,6 +147,8 @@ pub(crate) struct SyncTarget {
     pub(crate) last_flush: Time,
     pub(crate) last_save: Time,
     pub(crate) total: u64,
+    /// Bytes that came as zeroes without a payload.
+    pub(crate) zeroes: u64,
     /// Bytes of this pass that could not be copied.
     pub(crate) failed: u64,
     /// This pass has copied something.

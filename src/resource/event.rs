@@ -108,7 +108,7 @@ pub enum Event {
     DiskDone {
         /// Of the action.
         tag: Tag,
-        /// The payload of a read, `None` otherwise.
+        /// The payload of a read. `None`: no read, or one that found nothing but zeroes.
         result: Result<Option<Payload>, DiskError>,
     },
     /// A digest is known.

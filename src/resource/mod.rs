@@ -66,6 +66,8 @@ mod tests;
 #[cfg(test)]
 mod tests_adv;
 #[cfg(test)]
+mod tests_disks;
+#[cfg(test)]
 mod tests_end;
 #[cfg(test)]
 mod tests_pair;

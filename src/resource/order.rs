@@ -459,6 +459,7 @@ pub(crate) fn refuse(code: i32, hint: &str) -> Refusal {
         -18 => "In transient state, retry after next state change",
         -23 => "Timeout in operation",
         118 => "IO error(s) occurred during initial access to meta-data",
+        119 => "No valid meta-data of this resource found.",
         123 => "--discard-my-data not allowed when primary",
         124 => "Device is attached to a disk (use detach first)",
         125 => "Device has a net-config (use disconnect first)",

@@ -74,7 +74,7 @@ impl Resource {
                 }
                 peer.peer_reads += 1;
                 let tag = self.disk_tag(volume, Pending::PeerRead { c, socket, sequence });
-                self.emit(Action::DiskRead { tag, volume, offset, length });
+                self.emit(Action::DiskRead { tag, volume, offset, length, find_zeroes: false });
                 true
             }
             Packet::ReadReply { volume, sequence, length } => {
@@ -244,7 +244,15 @@ impl Resource {
                 self.emit(Action::DiskWrite { tag, volume, offset, payload, fua });
             }
             None => {
-                self.emit(Action::DiskZeroes { tag, volume, offset, length, no_hole, fua });
+                self.emit(Action::DiskZeroes {
+                    tag,
+                    volume,
+                    offset,
+                    length,
+                    no_hole,
+                    written: false,
+                    fua,
+                });
             }
         }
     }

@@ -251,7 +251,13 @@ impl Resource {
         let short = u32::try_from(length).expect("a read of at most 1 MiB and its edges");
         if !failed && self.readable_here(volume, start, length) {
             let tag = self.disk_tag(volume, Pending::Read { key });
-            self.emit(Action::DiskRead { tag, volume, offset: start, length: short });
+            self.emit(Action::DiskRead {
+                tag,
+                volume,
+                offset: start,
+                length: short,
+                find_zeroes: false,
+            });
             return;
         }
         match self.reading_peer(volume) {

@@ -71,7 +71,8 @@ impl Resource {
                 let (sequence, offset, length) = (*sequence, piece.offset, piece.length);
                 let socket = self.connections[c].active.expect("a source has a session");
                 let tag = self.disk_tag(volume, Pending::SourceRead { c, socket, sequence });
-                self.emit(Action::DiskRead { tag, volume, offset, length });
+                let find_zeroes = true;
+                self.emit(Action::DiskRead { tag, volume, offset, length, find_zeroes });
                 return;
             }
         }
@@ -149,8 +150,22 @@ impl Resource {
                 let pending = Pending::TargetWrite { c, socket, piece, payload: None };
                 let tag = self.disk_tag(volume, pending);
                 let length = u32::try_from(sent.length).expect("at most 1 MiB");
-                let (offset, no_hole, fua) = (sent.offset, false, false);
-                self.emit(Action::DiskZeroes { tag, volume, offset, length, no_hole, fua });
+                if let Some(target) = self.peer_device(c, volume).target.as_mut() {
+                    target.zeroes += sent.length;
+                }
+                // A hole, as on the source; a disk that keeps its blocks keeps them written.
+                let (offset, fua) = (sent.offset, false);
+                let (no_hole, written) = (false, true);
+                self.device(volume).counters.written += sent.length;
+                self.emit(Action::DiskZeroes {
+                    tag,
+                    volume,
+                    offset,
+                    length,
+                    no_hole,
+                    written,
+                    fua,
+                });
                 true
             }
             Packet::ResyncError { volume, sequence } => {

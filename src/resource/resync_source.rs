@@ -2,6 +2,7 @@
 //!
 //! Invariants (model.md R8, R9):
 //! - A piece is read only with its range held here, until the target has written it.
+//! - What is nothing but zeroes goes without a payload.
 //! - It ends when no bit is set and nothing is under way; its own copy was flushed before it began.
 
 use super::connection::Stage;
@@ -63,20 +64,27 @@ impl Resource {
     ) {
         let payload = result.ok().flatten();
         if self.is_current(c, socket) {
-            match payload {
-                Some(payload) => {
-                    let length = payload.length;
-                    self.device(volume).counters.read += u64::from(length);
-                    self.peer_device(c, volume).sent += u64::from(length);
+            match result {
+                Ok(payload) => {
+                    let length = payload.map_or(0, |payload| payload.length);
                     let now = self.now;
-                    let source = self.peer_device(c, volume).source.as_mut();
-                    if let Some(piece) = source.and_then(|s| s.pieces.get_mut(&sequence)) {
+                    let peer = self.peer_device(c, volume);
+                    peer.sent += u64::from(length);
+                    let mut read = u64::from(length);
+                    if let Some(piece) =
+                        peer.source.as_mut().and_then(|source| source.pieces.get_mut(&sequence))
+                    {
                         piece.sent_at = Some(now);
+                        read = u64::from(piece.length);
                     }
-                    let packet = Packet::ResyncData { volume, sequence, length };
-                    self.send(c, packet, Some(payload));
+                    self.device(volume).counters.read += read;
+                    let packet = match payload {
+                        Some(_) => Packet::ResyncData { volume, sequence, length },
+                        None => Packet::ResyncZeroes { volume, sequence },
+                    };
+                    self.send(c, packet, payload);
                 }
-                None => {
+                Err(_) => {
                     self.send(c, Packet::ResyncError { volume, sequence }, None);
                     let peer = self.peer_device(c, volume);
                     let piece =

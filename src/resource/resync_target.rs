@@ -40,6 +40,7 @@ impl Resource {
             last_flush: now,
             last_save: now,
             total,
+            zeroes: 0,
             failed: 0,
             copied: false,
             retry_at: None,
@@ -288,11 +289,12 @@ impl Resource {
         let Some(target) = self.peer_device(c, volume).target.take() else { return };
         let progress = target.rate.progress(now, 0);
         let text = format!(
-            "{}Resync done (total {} sec; {} KiB/sec), {} KiB received, {} KiB failed",
+            "{}Resync done (total {} sec; {} KiB/sec), {} KiB, {} KiB of them zeroes, {} KiB failed",
             self.of_both(volume, c),
             progress.elapsed_ms / 1000,
             target.total / 1024 * 1000 / progress.elapsed_ms.max(1),
             target.total / 1024,
+            target.zeroes / 1024,
             target.failed / 1024
         );
         self.log(LogLevel::Info, text);

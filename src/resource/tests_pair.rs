@@ -266,12 +266,13 @@ impl Pair {
     fn act_well(&mut self, n: usize, action: Action) {
         let node = &mut self.nodes[n];
         match action {
-            Action::DiskRead { tag, offset, length, .. } => {
-                let values = (offset / 4096..(offset + u64::from(length)) / 4096)
+            Action::DiskRead { tag, offset, length, find_zeroes, .. } => {
+                let values: Vec<u64> = (offset / 4096..(offset + u64::from(length)) / 4096)
                     .map(|b| node.disk.blocks.get(&b).copied().unwrap_or(0))
                     .collect();
-                let payload = node.payload(length, values);
-                node.done.push_back(Event::DiskDone { tag, result: Ok(Some(payload)) });
+                let zeroes = find_zeroes && values.iter().all(|value| *value == 0);
+                let payload = (!zeroes).then(|| node.payload(length, values));
+                node.done.push_back(Event::DiskDone { tag, result: Ok(payload) });
             }
             Action::DiskWrite { tag, offset, payload, .. } => {
                 let values = node.values[&payload.slot].1.clone();

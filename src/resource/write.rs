@@ -66,7 +66,7 @@ impl Resource {
         let length = u32::try_from(BLOCK_SIZE).expect("4096");
         if !failed && self.readable_here(volume, start, BLOCK_SIZE) {
             let tag = self.disk_tag(volume, Pending::Edge { key, head });
-            self.emit(Action::DiskRead { tag, volume, offset: start, length });
+            self.emit(Action::DiskRead { tag, volume, offset: start, length, find_zeroes: false });
         } else if let Some(c) = self.reading_peer(volume) {
             let kind = SentKind::Edge { key, head };
             let sequence = self.track(c, volume, kind, start, BLOCK_SIZE, 0, 0);
@@ -211,7 +211,7 @@ impl Resource {
         let action = match (kind, payload) {
             (RequestKind::Zeroes { no_hole }, _) => {
                 let length = u32::try_from(length).expect("at most 64 MiB");
-                Action::DiskZeroes { tag, volume, offset, length, no_hole, fua }
+                Action::DiskZeroes { tag, volume, offset, length, no_hole, written: false, fua }
             }
             (_, Some(payload)) => {
                 Action::DiskWrite { tag, volume, offset, payload: whole_blocks(payload), fua }

@@ -62,8 +62,15 @@ pub struct DiskOp {
 /// The kinds of them. Ranges in sectors.
 #[derive(Clone, Debug)]
 pub enum DiskOpKind {
-    /// First sector and count.
-    Read(u64, u64),
+    /// A read.
+    Read {
+        /// First sector.
+        start: u64,
+        /// Sectors.
+        count: u64,
+        /// Nothing but zeroes is told without a payload.
+        find_zeroes: bool,
+    },
     /// A write, or zeroes.
     Write {
         /// First sector.

@@ -22,9 +22,10 @@ impl Cluster {
     /// Starts one action.
     pub(super) fn perform(&mut self, node: usize, action: Action) {
         match action {
-            Action::DiskRead { tag, volume, offset, length } => {
+            Action::DiskRead { tag, volume, offset, length, find_zeroes } => {
                 if self.aligned(node, volume, offset, u64::from(length)) {
-                    let kind = DiskOpKind::Read(offset / 512, u64::from(length) / 512);
+                    let (start, count) = (offset / 512, u64::from(length) / 512);
+                    let kind = DiskOpKind::Read { start, count, find_zeroes };
                     self.start_op(node, tag, volume, kind);
                 }
             }
@@ -221,8 +222,11 @@ impl Cluster {
     fn land(&mut self, node: usize, tag: Tag, op: DiskOp) -> Input {
         let disk = &mut self.nodes[node].volumes[usize::from(op.volume)].disk;
         match op.kind {
-            DiskOpKind::Read(start, count) => {
-                return Input::Read { tag, contents: disk.read(start, count).to_vec() };
+            DiskOpKind::Read { start, count, find_zeroes } => {
+                let contents = disk.read(start, count);
+                if !find_zeroes || contents.iter().any(|sector| *sector != 0) {
+                    return Input::Read { tag, contents: contents.to_vec() };
+                }
             }
             DiskOpKind::Write { start, values, fua, origin } => {
                 let before = disk.read(start, values.len() as u64).to_vec();
@@ -256,7 +260,7 @@ impl Cluster {
                     disk.write_metadata_partly(prng, *offset, bytes);
                 }
             }
-            DiskOpKind::Read(..) | DiskOpKind::Flush(_) => {}
+            DiskOpKind::Read { .. } | DiskOpKind::Flush(_) => {}
         }
     }
 
@@ -273,7 +277,7 @@ impl Cluster {
             return Some(DiskError::Io(EIO));
         }
         let (once, error) = match &op.kind {
-            DiskOpKind::Read(..) => (&mut faults.read_fails, DiskError::Io(EIO)),
+            DiskOpKind::Read { .. } => (&mut faults.read_fails, DiskError::Io(EIO)),
             DiskOpKind::Write { .. } if faults.full => return Some(DiskError::NoSpace),
             DiskOpKind::Write { .. } => (&mut faults.write_fails, DiskError::Io(EIO)),
             DiskOpKind::Flush(_) => (&mut faults.flush_fails, DiskError::Io(EIO)),

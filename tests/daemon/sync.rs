@@ -25,6 +25,32 @@ fn a_fresh_pair_is_synced_after_a_forced_promotion_and_replicates() {
 }
 
 #[test]
+fn what_is_nothing_but_zeroes_is_a_hole_on_the_target_and_sends_no_payload() {
+    let pair = Pair::connected();
+    // The source has data in three of its 64 MiB; the target has old bytes where it has none.
+    let write = |path: &std::path::Path, bytes: &[u8], at: u64| {
+        let disk = std::fs::OpenOptions::new().write(true).open(path).expect("a disk");
+        disk.write_all_at(bytes, at).expect("bytes");
+        disk.sync_all().expect("a sync");
+    };
+    let mib = vec![7; 1 << 20];
+    for at in [0, 9, 40] {
+        write(&pair.alice.disk, &mib, at << 20);
+    }
+    write(&pair.bob.disk, &mib, 20 << 20);
+    pair.alice.ok(&["primary", "--force", "r0"]);
+    pair.wait_synced();
+    pair.assert_equal_disks();
+    let blocks = |path: &std::path::Path| {
+        std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(path).expect("a disk")) / 2
+    };
+    let (source, target) = (blocks(&pair.alice.disk), blocks(&pair.bob.disk));
+    assert!(target <= source + 64, "{target} KiB are allocated for {source} KiB");
+    let received = pair.bob.peer_kib("received");
+    assert_eq!(received, 3 << 10, "KiB of payload");
+}
+
+#[test]
 fn writes_alone_are_counted_and_a_quick_resync_moves_little_more() {
     let pair = Pair::in_sync();
     pair.alice.ok(&["disconnect", "r0"]);

@@ -15,6 +15,10 @@ use crate::resource::Time;
 
 const SAFE: Flushes = Flushes { disk: true, meta: true };
 
+fn zeroes(no_hole: bool, written: bool, fua: bool) -> ZeroesAsked {
+    ZeroesAsked { no_hole, written, fua }
+}
+
 struct Bench {
     io: Context,
     disks: Disks,
@@ -181,7 +185,7 @@ fn a_durable_write_is_told_after_its_sync_where_the_write_itself_is_not_durable(
     bench.write(Tag(2), false);
     bench.complete(None);
     assert_eq!(bench.event(), data_done(2));
-    bench.disks.zero(&mut bench.io, Tag(3), 0, (0, 4096), (false, true));
+    bench.disks.zero(&mut bench.io, Tag(3), 0, (0, 4096), zeroes(false, false, true));
     assert_eq!(bench.complete(None), DiskStep::Zeroes(Tag(3)));
     assert_eq!(bench.event(), None);
     assert_eq!(bench.complete(None), DiskStep::SyncData);
@@ -216,7 +220,7 @@ fn short_reads_and_writes_are_finished() {
     let image: Vec<u8> = (0..8192u32).map(|at| (at / 100) as u8).collect();
     let file = std::fs::File::options().write(true).open(bench.folder.path().join("disk")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &image, 0).unwrap();
-    bench.disks.read(&mut bench.io, Tag(2), 0, 0, 8192);
+    bench.disks.read(&mut bench.io, Tag(2), 0, (0, 8192), false);
     bench.complete(Some(4096));
     assert_eq!((bench.io.ring.outstanding(), bench.event()), (1, None));
     bench.complete(Some(4096));
@@ -225,7 +229,7 @@ fn short_reads_and_writes_are_finished() {
     };
     assert!(bench.io.pool.bytes(payload).unwrap() == image, "the rest goes behind what is there");
     bench.io.release(payload);
-    bench.disks.read(&mut bench.io, Tag(3), 0, 0, 4096);
+    bench.disks.read(&mut bench.io, Tag(3), 0, (0, 4096), false);
     bench.complete(Some(0));
     let result = Err(DiskError::Io(libc::EIO));
     assert_eq!(bench.event(), Some(Event::DiskDone { tag: Tag(3), result }));
@@ -237,7 +241,7 @@ fn zeroes_are_made_another_way_where_holes_are_refused_and_that_is_remembered() 
     let mut bench = Bench::new(true, SAFE);
     let refused = Some(-libc::EOPNOTSUPP);
     assert!(bench.io.fast_zeroes.contains(&0));
-    bench.disks.zero(&mut bench.io, Tag(1), 0, (0, 3 << 20), (false, false));
+    bench.disks.zero(&mut bench.io, Tag(1), 0, (0, 3 << 20), zeroes(false, false, false));
     bench.complete(refused);
     assert!(bench.io.fast_zeroes.is_empty());
     bench.complete(refused);
@@ -246,10 +250,10 @@ fn zeroes_are_made_another_way_where_holes_are_refused_and_that_is_remembered() 
         bench.complete(Some(1 << 20));
     }
     assert_eq!(bench.event(), data_done(1));
-    bench.disks.zero(&mut bench.io, Tag(2), 0, (0, 4096), (true, false));
+    bench.disks.zero(&mut bench.io, Tag(2), 0, (0, 4096), zeroes(true, false, false));
     bench.complete(None);
     assert_eq!(bench.event(), data_done(2), "written at once");
-    bench.disks.zero(&mut bench.io, Tag(3), 0, (0, 4096), (true, false));
+    bench.disks.zero(&mut bench.io, Tag(3), 0, (0, 4096), zeroes(true, false, false));
     bench.complete(Some(-libc::ENOSPC));
     let result = Err(DiskError::NoSpace);
     assert_eq!(bench.event(), Some(Event::DiskDone { tag: Tag(3), result }));
@@ -257,10 +261,57 @@ fn zeroes_are_made_another_way_where_holes_are_refused_and_that_is_remembered() 
 }
 
 #[test]
+fn zeroes_that_are_to_be_written_are_written_where_blocks_are_kept_and_punched_elsewhere() {
+    let mut bench = Bench::new(true, SAFE);
+    let refused = Some(-libc::EOPNOTSUPP);
+    bench.disks.disks.get_mut(&0).unwrap().zero_ways.punch = false;
+    bench.disks.zero(&mut bench.io, Tag(1), 0, (0, 2 << 20), zeroes(false, true, false));
+    bench.complete(Some(1 << 20));
+    assert_eq!(bench.event(), None, "a part of a write");
+    bench.complete(None);
+    assert_eq!(bench.event(), data_done(1));
+    bench.disks.disks.get_mut(&0).unwrap().zero_ways.punch = true;
+    bench.disks.zero(&mut bench.io, Tag(2), 0, (0, 1 << 20), zeroes(false, true, false));
+    bench.complete(refused);
+    assert_eq!(bench.event(), None, "no hole there: it is written");
+    bench.complete(Some(1 << 20));
+    assert_eq!(bench.event(), data_done(2));
+    assert!(bench.disks.disks[&0].zero_ways.keep, "marking was not tried");
+    bench.end();
+}
+
+#[test]
+fn a_read_that_is_to_find_zeroes_brings_a_payload_only_if_there_is_another_byte() {
+    let mut bench = Bench::new(true, SAFE);
+    let file = std::fs::File::options().write(true).open(bench.folder.path().join("disk")).unwrap();
+    bench.disks.read(&mut bench.io, Tag(1), 0, (0, 1 << 20), true);
+    bench.complete(None);
+    assert_eq!(bench.event(), data_done(1), "no payload to be released");
+    assert_eq!(bench.io.pool.charged(Part::Read), 0);
+    for (tag, at) in [(2, 0), (3, 4096), (4, (1 << 20) - 1)] {
+        std::os::unix::fs::FileExt::write_all_at(&file, &[1], at).unwrap();
+        bench.disks.read(&mut bench.io, Tag(tag), 0, (0, 1 << 20), true);
+        bench.complete(None);
+        let Some(Event::DiskDone { result: Ok(Some(payload)), .. }) = bench.event() else {
+            panic!("byte {at} is not zero");
+        };
+        bench.io.release(payload);
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0], at).unwrap();
+    }
+    bench.disks.read(&mut bench.io, Tag(5), 0, (0, 4096), false);
+    bench.complete(None);
+    let Some(Event::DiskDone { result: Ok(Some(payload)), .. }) = bench.event() else {
+        panic!("nobody asked for zeroes");
+    };
+    bench.io.release(payload);
+    bench.end();
+}
+
+#[test]
 fn core_reads_wait_while_the_window_is_taken() {
     let mut bench = Bench::new(true, SAFE);
     for tag in 1..=3 {
-        bench.disks.read(&mut bench.io, Tag(tag), 0, 0, 1 << 20);
+        bench.disks.read(&mut bench.io, Tag(tag), 0, (0, 1 << 20), false);
     }
     assert_eq!(bench.io.ring.outstanding(), 1);
     // A client has reserved a buffer for a read of its own.

@@ -39,8 +39,8 @@ pub(super) struct ZeroWays {
 }
 
 impl ZeroWays {
-    fn mode(self, no_hole: bool) -> ZeroMode {
-        match (self.punch && !no_hole, self.keep) {
+    fn mode(self, asked: ZeroesAsked) -> ZeroMode {
+        match (self.punch && !asked.no_hole, self.keep && !asked.written) {
             (true, _) => ZeroMode::Punch,
             (false, true) => ZeroMode::Keep,
             (false, false) => ZeroMode::Written,
@@ -48,13 +48,23 @@ impl ZeroWays {
     }
 }
 
+/// What is asked of zeroes, as in `Action::DiskZeroes`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ZeroesAsked {
+    /// No hole.
+    pub(crate) no_hole: bool,
+    /// A hole, or written.
+    pub(crate) written: bool,
+    /// Durable when they are done.
+    pub(crate) fua: bool,
+}
+
 /// Zeroes that are under way.
 pub(super) struct Zeroes {
-    no_hole: bool,
+    asked: ZeroesAsked,
     offset: u64,
     length: u32,
     done: u32,
-    fua: bool,
     mode: ZeroMode,
     source: bytes::Bytes,
 }
@@ -93,13 +103,13 @@ impl Disks {
         tag: Tag,
         volume: VolumeNumber,
         (offset, length): (u64, u32),
-        (no_hole, fua): (bool, bool),
+        mut asked: ZeroesAsked,
     ) {
         let source = self.zeroes.get_or_insert_with(|| aligned_zeroes(ZERO_BUFFER)).clone();
         let Some(disk) = self.disk(io, tag, volume) else { return };
-        let mode = disk.zero_ways.mode(no_hole);
-        let fua = fua && disk.flushes.disk;
-        let zeroes = Zeroes { no_hole, offset, length, done: 0, fua, mode, source };
+        let mode = disk.zero_ways.mode(asked);
+        asked.fua &= disk.flushes.disk;
+        let zeroes = Zeroes { asked, offset, length, done: 0, mode, source };
         disk.zeroes.insert(tag, zeroes);
         disk.continue_zeroes(io, tag);
     }
@@ -197,9 +207,9 @@ impl Disk {
             n if n < 0 && again(-n) => return self.continue_zeroes(io, tag),
             n if n < 0 && !written && unsupported(-n) => {
                 // Punching may be refused where marking works: one way after the other.
-                let (mode, no_hole) = (zeroes.mode, zeroes.no_hole);
+                let (mode, asked) = (zeroes.mode, zeroes.asked);
                 self.lose_way(io, mode);
-                let next = self.zero_ways.mode(no_hole);
+                let next = self.zero_ways.mode(asked);
                 if let Some(zeroes) = self.zeroes.get_mut(&tag) {
                     zeroes.mode = next;
                 }
@@ -216,7 +226,7 @@ impl Disk {
             }
             _ => None,
         };
-        let sync = zeroes.fua;
+        let sync = zeroes.asked.fua;
         match failed {
             None if sync => self.sync_data(io, Waiter::Zeroes(tag)),
             None => self.zeroes_synced(io, tag, Ok(())),

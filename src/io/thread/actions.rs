@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::io::buffer::{PoolError, part_of};
+use crate::io::disk::ZeroesAsked;
 use crate::resource::{LogLevel, Payload};
 
 impl<C: Core> Shell<C> {
@@ -9,14 +10,15 @@ impl<C: Core> Shell<C> {
     pub(super) fn perform(&mut self, action: Action) {
         let io = &mut self.io;
         match action {
-            Action::DiskRead { tag, volume, offset, length } => {
-                self.disks.read(io, tag, volume, offset, length);
+            Action::DiskRead { tag, volume, offset, length, find_zeroes } => {
+                self.disks.read(io, tag, volume, (offset, length), find_zeroes);
             }
             Action::DiskWrite { tag, volume, offset, payload, fua } => {
                 self.disks.write(io, tag, volume, offset, payload, fua);
             }
-            Action::DiskZeroes { tag, volume, offset, length, no_hole, fua } => {
-                self.disks.zero(io, tag, volume, (offset, length), (no_hole, fua));
+            Action::DiskZeroes { tag, volume, offset, length, no_hole, written, fua } => {
+                let how = ZeroesAsked { no_hole, written, fua };
+                self.disks.zero(io, tag, volume, (offset, length), how);
             }
             Action::DiskFlush { tag, volume } => self.disks.flush(io, tag, volume),
             Action::Meta { tag, volume, op } => self.disks.meta(io, tag, volume, &op),

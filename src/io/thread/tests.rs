@@ -110,7 +110,13 @@ impl TestCore {
                 let hull = (offset + u64::from(length)).next_multiple_of(PAGE_U64) - start;
                 let tag = self.tag(Then::Reply(request, (offset - start) as u32, length));
                 let length = hull as u32;
-                self.actions.push_back(Action::DiskRead { tag, volume, offset: start, length });
+                self.actions.push_back(Action::DiskRead {
+                    tag,
+                    volume,
+                    offset: start,
+                    length,
+                    find_zeroes: false,
+                });
             }
             Op::Write { offset, payload, fua } => {
                 self.write(request, volume, offset, payload, fua);
@@ -121,7 +127,15 @@ impl TestCore {
             }
             Op::Zeroes { offset, length, no_hole, fua } => {
                 let tag = self.tag(Then::Done(request, None));
-                let action = Action::DiskZeroes { tag, volume, offset, length, no_hole, fua };
+                let action = Action::DiskZeroes {
+                    tag,
+                    volume,
+                    offset,
+                    length,
+                    no_hole,
+                    written: false,
+                    fua,
+                };
                 self.actions.push_back(action);
             }
         }
@@ -150,7 +164,13 @@ impl TestCore {
         for (offset, head) in blocks {
             let tag = self.tag(Then::Edge(tag, payload, head));
             let length = PAGE as u32;
-            self.actions.push_back(Action::DiskRead { tag, volume, offset, length });
+            self.actions.push_back(Action::DiskRead {
+                tag,
+                volume,
+                offset,
+                length,
+                find_zeroes: false,
+            });
         }
         self.write_if_whole(tag);
     }

@@ -72,9 +72,17 @@ fn actions_on_a_volume_without_a_disk_fail_and_nothing_is_lost() {
     let node = Node::start(config("r0", 0), Vec::new());
     let (volume, offset, length) = (7, 0, 4096);
     node.inject([
-        Action::DiskRead { tag: Tag(1), volume, offset, length },
+        Action::DiskRead { tag: Tag(1), volume, offset, length, find_zeroes: false },
         Action::DiskFlush { tag: Tag(2), volume },
-        Action::DiskZeroes { tag: Tag(3), volume, offset, length, no_hole: false, fua: true },
+        Action::DiskZeroes {
+            tag: Tag(3),
+            volume,
+            offset,
+            length,
+            no_hole: false,
+            written: false,
+            fua: true,
+        },
         Action::Meta { tag: Tag(4), volume, op: MetaOp::ActivityLog { blocks: Vec::new() } },
         Action::CloseDisk { volume, superblock: None },
     ]);
@@ -93,6 +101,7 @@ fn core_reads_wait_for_buffers_and_all_end() {
         volume: 0,
         offset: (number - 1) << 20,
         length: 1 << 20,
+        find_zeroes: false,
     }));
     for number in 1..=count {
         assert_eq!(done(&node, Tag(number)), Ok(()));

@@ -144,7 +144,7 @@ fn payload_goes_from_the_disk_of_one_node_to_the_other_unchanged() {
     let reads: Vec<_> = spans
         .map(|(offset, length)| {
             let tag = Tag(offset + 1);
-            Action::DiskRead { tag, volume: 0, offset, length }
+            Action::DiskRead { tag, volume: 0, offset, length, find_zeroes: false }
         })
         .collect();
     let count = reads.len();
