@@ -500,8 +500,13 @@ where
 }
 
 fn help() -> String {
-    use clap::CommandFactory;
-    Arguments::command().render_help().to_string()
+    command().render_help().to_string()
+}
+
+/// The command line, for the manual and for completion.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
 }
 
 #[cfg(test)]
