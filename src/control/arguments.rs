@@ -435,6 +435,12 @@ pub enum Verb {
     },
     /// One line for monitoring; exit 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
     Check(OptionalTargets),
+    /// Say to udev whether a device holds Tandem's metadata.
+    #[command(hide = true)]
+    Probe {
+        /// The device, or a file.
+        device: PathBuf,
+    },
     /// Any other word.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
