@@ -197,6 +197,8 @@ fn verbs_without_a_daemon() {
     let (code, _, error) = node.told("dump-md r0");
     assert_eq!(code, 10, "{error}");
     assert!(error.starts_with("r0/0: Failure: (119) "), "{error}");
+    let disk = node.path("r0.img").display().to_string();
+    assert_eq!(node.told(&format!("probe {disk}")), (1, String::new(), String::new()));
     let (code, text, error) = node.told("create-md r0");
     assert_eq!((code, text.as_str()), (0, "New drbd meta data block successfully created.\n"));
     assert!(error.contains("--preallocate"), "{error}");
@@ -211,6 +213,8 @@ fn verbs_without_a_daemon() {
     assert_eq!(node.told("get-gi r0:bob/0"), (0, text.clone(), String::new()));
     assert_eq!(node.told("get-gi r0:carol").0, 10);
     assert!(node.told("dump-md r0").1.contains("tandem"));
+    let (code, text, _) = node.told(&format!("probe {disk}"));
+    assert_eq!((code, text.as_str()), (0, "ID_FS_USAGE=raid\nID_FS_TYPE=tandem_member\n"));
     let (code, text, _) = node.told("dump r0");
     assert_eq!(code, 0);
     assert!(text.starts_with("resource r0 {"), "{text}");

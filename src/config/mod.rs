@@ -26,6 +26,7 @@ mod finding;
 mod glob;
 mod judge;
 mod load;
+mod manual;
 mod nearest;
 mod option_table;
 mod overrides;
@@ -46,6 +47,7 @@ pub use dump::dump;
 pub use finding::{Finding, Severity};
 pub use glob::{is_pattern, matches};
 pub use load::{FILE_MAX, load};
+pub use manual::{ManualOption, manual};
 pub use overrides::override_option;
 
 /// Where the text of config files comes from.

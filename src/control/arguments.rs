@@ -435,6 +435,12 @@ pub enum Verb {
     },
     /// One line for monitoring; exit 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
     Check(OptionalTargets),
+    /// Say to udev whether a device holds Tandem's metadata.
+    #[command(hide = true)]
+    Probe {
+        /// The device, or a file.
+        device: PathBuf,
+    },
     /// Any other word.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
@@ -500,8 +506,13 @@ where
 }
 
 fn help() -> String {
-    use clap::CommandFactory;
-    Arguments::command().render_help().to_string()
+    command().render_help().to_string()
+}
+
+/// The command line, for the manual and for completion.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
 }
 
 #[cfg(test)]

@@ -78,6 +78,7 @@ fn scope(verb: &Verb) -> Option<(&[Target], Scope)> {
         | Verb::DiskOptions(_)
         | Verb::ResourceOptions(_)
         | Verb::PeerDeviceOptions(_)
+        | Verb::Probe { .. }
         | Verb::Other(_) => return None,
     })
 }

@@ -191,3 +191,32 @@ fn a_disk_that_was_set_back_on_purpose_is_the_source_after_create_md_on_the_othe
     pair.assert_equal_disks();
     assert_eq!(alice.read_disk(4096), [1; 4096]);
 }
+
+#[test]
+fn a_daemon_that_crashed_brings_up_what_was_up_as_secondary_and_an_ordered_end_does_not() {
+    let mut pair = Pair::in_sync();
+    pair.alice.kill();
+    pair.alice.start();
+    pair.wait_connected();
+    pair.wait_synced();
+    assert_eq!(pair.alice.ok(&["role", "r0"]).trim(), "Secondary");
+    // Already up, as configured.
+    pair.alice.ok(&["up", "r0"]);
+
+    assert!(pair.alice.terminate().success());
+    pair.alice.start();
+    assert_eq!(pair.alice.ok(&["status"]).trim(), "# No currently configured DRBD found.");
+
+    // What was taken down stays down, also over a crash; so does what cannot be read.
+    pair.alice.ok(&["up", "r0"]);
+    let kept = pair.alice.run_dir.join("up/r0.json");
+    let text = fs::read_to_string(&kept).expect("it is up");
+    pair.alice.ok(&["down", "r0"]);
+    assert!(!kept.exists());
+    pair.alice.kill();
+    let other = text.replacen("\"boot_id\":[", "\"boot_id\":[256,", 1);
+    fs::write(&kept, other).expect("the run folder");
+    pair.alice.start();
+    assert!(!pair.alice.ok(&["status"]).contains("r0"));
+    assert!(!kept.exists(), "what cannot be read is removed");
+}

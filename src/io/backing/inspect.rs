@@ -5,10 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::MetaDisk;
-use super::device::Access;
-use super::error::OpenError;
+use super::device::{Access, Device};
+use super::error::{OpenError, Part};
 use super::host_boot_id;
 use super::open::Disks;
+use super::signatures::{self, Found};
 use crate::meta::{
     Geometry, LoadedMeta, MetaError, Stage, dump, get_gi, load, printable, read_superblock,
 };
@@ -44,6 +45,15 @@ pub fn inspect(path: &Path, meta_disk: &MetaDisk) -> Result<Inspected, OpenError
     meta.notes = notes;
     let stale = disks.data.held.is_none() || device.held.is_none();
     Ok(Inspected { meta, geometry, stale })
+}
+
+/// Metadata of Tandem on this device, whoever has it: what `tandemadm probe` tells udev.
+///
+/// # Errors
+/// The device cannot be read.
+pub fn probe(path: &Path) -> Result<Option<Found>, OpenError> {
+    let device = Device::open(path, Part::Data, Access::ReadOnly, Duration::ZERO)?;
+    signatures::tandem(&device).map_err(|error| device.io_error("reading it", error))
 }
 
 /// The first lines of a dump.

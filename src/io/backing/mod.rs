@@ -27,8 +27,9 @@ use std::path::{Path, PathBuf};
 
 pub use create::{CreateOptions, Report, create_md};
 pub use error::{CreateError, OpenError};
-pub use inspect::{Inspected, dump_md, inspect, read_gi, wipe_md};
+pub use inspect::{Inspected, dump_md, inspect, probe, read_gi, wipe_md};
 pub use open::{OpenDisk, OpenOptions, open_disk};
+pub(crate) use record::file_safe;
 pub use signatures::Found;
 
 use crate::resource::{NodeId, VolumeNumber};

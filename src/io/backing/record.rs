@@ -52,7 +52,7 @@ fn file_name(who: &Identity, disk: &Path) -> String {
 }
 
 /// A name that is one component of a path: letters, digits, `-` and `_` stay.
-pub(super) fn file_safe(name: &str) -> String {
+pub(crate) fn file_safe(name: &str) -> String {
     let mut out = String::new();
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {

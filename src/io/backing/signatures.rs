@@ -255,7 +255,7 @@ fn drbd(device: &Device) -> io::Result<Option<Found>> {
 }
 
 /// Metadata of Tandem, internal (by this disk's size) or external, whole or damaged.
-fn tandem(device: &Device) -> io::Result<Option<Found>> {
+pub(super) fn tandem(device: &Device) -> io::Result<Option<Found>> {
     let size = device.size;
     let internal = Placement::Internal { disk_size: size }.superblock_offsets();
     let external = Placement::External { disk_size: size, meta_size: size }.superblock_offsets();

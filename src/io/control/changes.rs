@@ -75,7 +75,7 @@ impl Registry {
         changed.check().map_err(|why| refusal(162, "Invalid configuration request", why))?;
         let options = Box::new(changed.options.clone());
         let text = entry.order(Command::SetOptions { options, volumes }).await?;
-        *entry.running.borrow_mut() = changed;
+        entry.change(|running| *running = changed);
         Ok(text)
     }
 
@@ -103,13 +103,14 @@ impl Registry {
                 _ => refusal(162, "Invalid configuration request", error.to_string()),
             }
         })?;
-        let mut running = entry.running.borrow_mut();
-        for host in &mut running.hosts {
-            if let Some(new) = definition.hosts.iter().find(|one| one.node_id == host.node_id) {
-                host.address = new.address;
-                host.more_addresses.clone_from(&new.more_addresses);
+        entry.change(|running| {
+            for host in &mut running.hosts {
+                if let Some(new) = definition.hosts.iter().find(|one| one.node_id == host.node_id) {
+                    host.address = new.address;
+                    host.more_addresses.clone_from(&new.more_addresses);
+                }
             }
-        }
+        });
         info!("{}: its addresses are those of the configuration", definition.name);
         Ok(String::new())
     }
@@ -142,13 +143,14 @@ impl Entry {
     /// The volume has this disk now.
     pub(super) fn disk_is(&self, new: &HostVolume, volume: VolumeNumber) {
         let id = self.config.node_id;
-        let mut running = self.running.borrow_mut();
-        let own = running.hosts.iter_mut().find(|host| host.node_id == id);
-        if let Some(old) = own.and_then(|own| own.volumes.get_mut(&volume)) {
-            old.disk.clone_from(&new.disk);
-            old.meta_disk.clone_from(&new.meta_disk);
-            old.size = new.size;
-        }
+        self.change(|running| {
+            let own = running.hosts.iter_mut().find(|host| host.node_id == id);
+            if let Some(old) = own.and_then(|own| own.volumes.get_mut(&volume)) {
+                old.disk.clone_from(&new.disk);
+                old.meta_disk.clone_from(&new.meta_disk);
+                old.size = new.size;
+            }
+        });
     }
 }
 

@@ -17,6 +17,7 @@ use super::accept::Acceptor;
 use super::data_thread::Shell;
 use super::places::Places;
 use super::registry::{Registry, Settings};
+use super::remembered::Remembered;
 use super::startup::Failure;
 use super::{admin_socket, logging, nbd_socket, startup};
 use crate::control::arguments::state_dir;
@@ -55,6 +56,12 @@ struct Arguments {
     /// Record every event and action of each resource in DIR/RESOURCE.record.
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
+}
+
+/// The command line, for the manual.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
 }
 
 /// What is open before the runtime starts.
@@ -127,7 +134,13 @@ fn start(arguments: &Arguments) -> Result<(), Failure> {
         signal: await_signal().map_err(failure)?,
     };
     check_config(&arguments.config);
-    let settings = Settings { node, record: arguments.record.clone(), state_dir, nbd_socket };
+    let settings = Settings {
+        node,
+        record: arguments.record.clone(),
+        state_dir,
+        remembered: Remembered::new(run_dir),
+        nbd_socket,
+    };
     let result = tokio_uring::start(serve(settings, Shell::real(), sockets));
     result.map_err(|error| failure(format!("the control thread failed: {error}")))
 }
@@ -141,6 +154,7 @@ pub(super) async fn serve(
     let nbd_path = settings.nbd_socket.clone();
     let node = settings.node.clone();
     let registry = Registry::new(settings, shell);
+    registry.up_after_a_crash();
     let (unix_places, tcp_places) = (Rc::new(Places::default()), Rc::new(Places::default()));
     let mut tasks = Vec::new();
     let admin = Acceptor::unix(sockets.admin, "admin socket")?;

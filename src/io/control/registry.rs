@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, broadcast, oneshot};
 use tracing::{error, info};
 
 use super::data_thread::{DataThread, Shell};
+use super::remembered::Remembered;
 use crate::config::Definition;
 use crate::control::Report;
 use crate::io::{Order, OrderError, Setup, SocketBuffers};
@@ -49,10 +50,12 @@ pub(crate) struct Entry {
     /// What it was made from.
     pub(crate) config: ResourceConfig,
     pub(super) thread: Rc<dyn DataThread>,
-    /// What it runs with: as it was made, and as it was changed since.
+    /// What it runs with: as it was made, and as it was changed since. [`Entry::change`] changes it.
     pub(super) running: RefCell<Definition>,
     /// Why a volume's disk could not be attached last, for `why`.
     pub(super) attach_failed: RefCell<BTreeMap<VolumeNumber, String>>,
+    /// Where what it runs with is kept for the time after a crash.
+    pub(super) remembered: Remembered,
 }
 
 impl std::fmt::Debug for Entry {
@@ -70,6 +73,8 @@ pub(crate) struct Settings {
     pub(crate) record: Option<PathBuf>,
     /// What is known of disks.
     pub(crate) state_dir: PathBuf,
+    /// What was up when the daemon crashed.
+    pub(crate) remembered: Remembered,
     /// The NBD socket, for people.
     pub(crate) nbd_socket: PathBuf,
 }
@@ -204,6 +209,21 @@ impl Registry {
         Ok(String::new())
     }
 
+    /// Brings up what was up when the daemon crashed, as Secondary, each resource by itself.
+    pub(crate) fn up_after_a_crash(self: &Rc<Self>) {
+        for definition in self.settings.remembered.after_a_crash() {
+            let registry = self.clone();
+            tokio_uring::spawn(async move {
+                let name = &definition.name;
+                info!("{name}: was up when tandemd crashed, and comes up again");
+                if let Err(refusal) = registry.up(&definition).await {
+                    let (code, text, hint) = (refusal.code, refusal.text, refusal.hint);
+                    error!("{name}: up after a crash: ({code}) {text}: {hint}");
+                }
+            });
+        }
+    }
+
     fn make(
         self: &Rc<Self>,
         definition: &Definition,
@@ -241,7 +261,9 @@ impl Registry {
         })?;
         let running = RefCell::new(definition.clone());
         let attach_failed = RefCell::default();
-        let entry = Rc::new(Entry { config, thread, running, attach_failed });
+        let remembered = self.settings.remembered.clone();
+        remembered.keep(definition);
+        let entry = Rc::new(Entry { config, thread, running, attach_failed, remembered });
         self.entries.borrow_mut().insert(name.clone(), entry.clone());
         info!("{name}: up at {local}");
         self.forward(&entry);
@@ -329,6 +351,7 @@ impl Registry {
             error!("{name}: the data thread did not end in {} s", SHUTDOWN_LIMIT.as_secs());
         }
         self.entries.borrow_mut().remove(name);
+        entry.remembered.forget(name);
         let _ = self.changes.send(Change::Gone(name.clone()));
         info!("{name}: down");
     }
@@ -412,6 +435,13 @@ impl Registry {
 }
 
 impl Entry {
+    /// What it runs with becomes another, also for the time after a crash.
+    pub(super) fn change(&self, how: impl FnOnce(&mut Definition)) {
+        let mut running = self.running.borrow_mut();
+        how(&mut running);
+        self.remembered.keep(&running);
+    }
+
     /// The newest snapshot.
     pub(crate) fn status(&self) -> Arc<Status> {
         self.thread.status()

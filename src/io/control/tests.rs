@@ -16,6 +16,7 @@ use super::daemon::{Sockets, serve};
 use super::fake::{Seen, shell};
 use super::places::PLACES_MAX;
 use super::registry::Settings;
+use super::remembered::Remembered;
 use super::startup;
 use crate::config::Definition;
 use crate::control::protocol::LINE_MAX;
@@ -52,6 +53,7 @@ impl Daemon {
             node: "alice".to_owned(),
             record: None,
             state_dir: dir.path().join("state"),
+            remembered: Remembered::new(dir.path()),
             nbd_socket,
         };
         std::fs::create_dir(&settings.state_dir).unwrap();

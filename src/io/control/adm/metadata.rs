@@ -71,6 +71,16 @@ fn wall_clock() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// Properties of a device for udev's `IMPORT{program}`; nothing, and exit 1, where it is none of
+/// ours. With `raid` and a type of its own nobody mounts it or takes it for a physical volume.
+pub(super) fn probe(device: &std::path::Path) -> Outcome {
+    match backing::probe(device) {
+        Ok(Some(_)) => print("ID_FS_USAGE=raid\nID_FS_TYPE=tandem_member\n"),
+        Ok(None) => Err(Failure::new(1, String::new())),
+        Err(error) => Err(Failure::new(1, error.to_string())),
+    }
+}
+
 impl Session {
     pub(super) fn create_md(
         &self,

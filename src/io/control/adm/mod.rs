@@ -117,6 +117,7 @@ impl Session {
             Verb::Dstate(targets) => self.dstate(&targets.targets),
             Verb::Why { json, targets } => self.why(&targets.targets, json),
             Verb::Check(targets) => self.check(&targets.targets),
+            Verb::Probe { device } => metadata::probe(&device),
             Verb::Events2 { now, statistics, targets } => {
                 self.events2(&targets.targets, now, statistics)
             }

@@ -1,0 +1,116 @@
+//! The options that act, for `tandem.conf(5)`: from the table that reads them, so that the manual
+//! names no option, value or default that is not.
+
+use crate::resource::Options;
+
+use super::option_table::{AFTER_SB_0PRI, Effect, Kind, OPTIONS, Spec};
+
+/// An option that acts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManualOption {
+    /// The section that it belongs into, for example `net`.
+    pub section: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// What it takes, for example `1 to 600, in units of 0.1 s`.
+    pub values: String,
+    /// What is in force where it is not written, if that is a value.
+    pub default: Option<String>,
+    /// What it does, one or two sentences.
+    pub what: &'static str,
+}
+
+/// All options that act, in the order of the table.
+#[must_use]
+pub fn manual() -> Vec<ManualOption> {
+    let defaults = Options::default().written();
+    let entry = |spec: &Spec| {
+        let acts = matches!(spec.effect, Effect::Acts(_) | Effect::PerVolume | Effect::Admin);
+        (acts || spec.name == "protocol").then(|| ManualOption {
+            section: spec.section.name(),
+            name: spec.name,
+            values: values(spec),
+            default: defaults.iter().find(|one| one.name == spec.name).map(|one| one.value.clone()),
+            what: what(spec.name),
+        })
+    };
+    OPTIONS.iter().filter_map(entry).collect()
+}
+
+fn values(spec: &Spec) -> String {
+    match spec.kind {
+        Kind::Number(unit, min, max) => format!("{min} to {max}{}", unit.name()),
+        Kind::Bool => "yes or no".to_owned(),
+        Kind::Choice(words) => words.join(", "),
+        Kind::AfterSb0Pri => format!("{}, discard-node-HOST", AFTER_SB_0PRI.join(", ")),
+        Kind::Votes => "off, majority, all, or a count".to_owned(),
+        Kind::Text => "a text".to_owned(),
+        Kind::Any => "any".to_owned(),
+    }
+}
+
+/// What an option does. A test asks that none is without.
+fn what(name: &str) -> &'static str {
+    match name {
+        "protocol" => "When a write is acknowledged. C: when both disks have it; only C exists.",
+        "timeout" => {
+            "How long the peer may leave a packet without an answer. With ko-count, and as the limit of the steps of a handshake."
+        }
+        "ping-int" => "After so much silence of the peer it is asked whether it is there.",
+        "ping-timeout" => "How long the answer to that may take before the peer counts as lost.",
+        "connect-int" => "The longest pause between two attempts to connect.",
+        "ko-count" => {
+            "A peer that answers pings but leaves a write undone for so many times timeout is dropped. 0: never."
+        }
+        "max-buffers" => {
+            "Buffers for what the peer sends, in pages: what a sender may have under way."
+        }
+        "max-epoch-size" => {
+            "Writes that the peer has and has not flushed; then it is asked to flush."
+        }
+        "sndbuf-size" => "The send buffer of the connection to the peer. 0: the system decides.",
+        "rcvbuf-size" => "The receive buffer of the connection to the peer. 0: the system decides.",
+        "after-sb-0pri" => {
+            "Who loses his changes after a split brain with no Primary. Must be equal on both nodes, as the next four."
+        }
+        "after-sb-1pri" => "The same with one Primary.",
+        "after-sb-2pri" => "The same with two Primaries.",
+        "always-asbp" => "The policies also choose where only the history of the two is common.",
+        "rr-conflict" => {
+            "What happens where a Primary would have to become the target of a resync."
+        }
+        "on-io-error" => {
+            "What follows an error of the backing disk. detach: the disk is let go of, the peer's serves. pass_on: the client gets the error."
+        }
+        "al-extents" => {
+            "Extents of 4 MiB that may be written without a write to the activity log: what is resynced after a crash, at most."
+        }
+        "resync-rate" => "The rate with which a resync starts.",
+        "c-max-rate" => "The highest rate of a resync. 0: no limit.",
+        "c-min-rate" => {
+            "The rate that a resync keeps beside the load of clients: a floor, never a cap. 0: none."
+        }
+        "disk-flushes" => {
+            "no: the backing disk is never flushed. This voids promises: only for disks whose cache survives a power loss."
+        }
+        "md-flushes" => "no: the metadata is never flushed. As disk-flushes.",
+        "auto-promote" => "The first client that opens an export of a Secondary promotes it.",
+        "size" => "The size of the volume, and the least that its disk must have.",
+        "wfc-timeout" => "The patience of wait-connect and wait-sync. 0: for ever.",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_that_acts_says_what_it_does_and_what_it_is_by_default() {
+        for option in manual() {
+            assert!(!option.what.is_empty(), "{} is not described", option.name);
+            let has_default = !matches!(option.name, "size" | "wfc-timeout");
+            assert_eq!(option.default.is_some(), has_default, "{}", option.name);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What is up, in the run folder, so that a daemon that crashed brings it up again.
+//!
+//! Invariants:
+//! - A file stands for a resource from `up` until it goes down in order (`down`, SIGTERM), and
+//!   holds what the resource runs with.
+//! - Only what was written within this boot is brought up: after a reboot an administrator, or the
+//!   units, decide.
+//! - Nothing rests on these files: one that cannot be written or read costs a `tandemadm up`.
+
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use crate::config::Definition;
+use crate::control::protocol::LINE_MAX;
+use crate::io::backing::{file_safe, host_boot_id};
+
+/// The folder in the run folder.
+const FOLDER: &str = "up";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    boot_id: [u8; 16],
+    definition: Definition,
+}
+
+/// The folder of what is up.
+#[derive(Clone, Debug)]
+pub(crate) struct Remembered {
+    folder: PathBuf,
+}
+
+impl Remembered {
+    /// In this run folder, whose lock is held.
+    pub(crate) fn new(run_dir: &Path) -> Self {
+        Self { folder: run_dir.join(FOLDER) }
+    }
+
+    /// The resource is up with this.
+    pub(super) fn keep(&self, definition: &Definition) {
+        if let Err(error) = self.write(definition) {
+            let path = self.path(&definition.name);
+            warn!(
+                "{}: {}: {error}: after a crash it will not come up by itself",
+                definition.name,
+                path.display()
+            );
+        }
+    }
+
+    /// The resource is down.
+    pub(super) fn forget(&self, resource: &str) {
+        let path = self.path(resource);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!("{resource}: {}: {error}", path.display());
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    /// What was up when the daemon crashed, in the order of names. Files that are of no use any
+    /// more are removed.
+    pub(super) fn after_a_crash(&self) -> Vec<Definition> {
+        let Ok(entries) = std::fs::read_dir(&self.folder) else { return Vec::new() };
+        let mut found = Vec::new();
+        for path in entries.flatten().map(|entry| entry.path()) {
+            match read(&path) {
+                Ok(Some(definition)) if path == self.path(&definition.name) => {
+                    found.push(definition);
+                    continue;
+                }
+                Ok(Some(_)) => warn!("{}: not the name of its resource", path.display()),
+                Ok(None) => info!("{}: of an earlier boot", path.display()),
+                Err(error) => warn!("{}: {error}", path.display()),
+            }
+            // It would be found again at every start.
+            let _ = std::fs::remove_file(&path);
+        }
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        found
+    }
+
+    fn path(&self, resource: &str) -> PathBuf {
+        self.folder.join(format!("{}.json", file_safe(resource)))
+    }
+
+    /// Whole or not at all; nobody else may read it, a definition can hold a secret.
+    fn write(&self, definition: &Definition) -> io::Result<()> {
+        let boot_id = host_boot_id()?;
+        let text = serde_json::to_vec(&Kept { boot_id, definition: definition.clone() })?;
+        std::fs::create_dir_all(&self.folder)?;
+        let path = self.path(&definition.name);
+        let part = path.with_extension("part");
+        let mut options = std::fs::File::options();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        file.write_all(&text)?;
+        std::fs::rename(&part, path)
+    }
+}
+
+/// `None`: of an earlier boot.
+fn read(path: &Path) -> io::Result<Option<Definition>> {
+    let mut text = Vec::new();
+    let limit = u64::try_from(LINE_MAX).unwrap_or(u64::MAX);
+    std::fs::File::open(path)?.take(limit).read_to_end(&mut text)?;
+    let kept: Kept = serde_json::from_slice(&text)?;
+    kept.definition.check().map_err(io::Error::other)?;
+    Ok((kept.boot_id == host_boot_id()?).then_some(kept.definition))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(dir: &Path, name: &str) -> Definition {
+        let text = format!(
+            "resource {name} {{ volume 0 {{ device minor 0; disk /dev/x; meta-disk internal; }} \
+             on alice {{ node-id 0; address 127.0.0.1:7789; }} \
+             on bob {{ node-id 1; address 127.0.0.2:7789; }} }}"
+        );
+        let file = dir.join("one.res");
+        std::fs::write(&file, text).unwrap();
+        let files = crate::io::config_files::ConfigFiles;
+        let config = crate::config::load(&files, &file.display().to_string());
+        config.resources[0].clone()
+    }
+
+    #[test]
+    fn what_was_kept_in_this_boot_comes_back_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let remembered = Remembered::new(dir.path());
+        assert_eq!(remembered.after_a_crash(), []);
+        let (a, b) = (definition(dir.path(), "a.%"), definition(dir.path(), "b"));
+        for one in [&b, &a] {
+            remembered.keep(one);
+        }
+        assert_eq!(remembered.after_a_crash(), [a.clone(), b.clone()]);
+        remembered.forget("b");
+        assert_eq!(remembered.after_a_crash(), [a]);
+
+        let mut kept = Kept { boot_id: host_boot_id().unwrap(), definition: b };
+        kept.boot_id[0] ^= 1;
+        std::fs::write(remembered.path("b"), serde_json::to_vec(&kept).unwrap()).unwrap();
+        // Another resource's, half a file, no file.
+        kept.boot_id[0] ^= 1;
+        std::fs::write(remembered.path("c"), serde_json::to_vec(&kept).unwrap()).unwrap();
+        std::fs::write(remembered.path("d"), b"{\"boot_id\":[1,").unwrap();
+        std::fs::create_dir(remembered.path("e")).unwrap();
+        let names: Vec<String> =
+            remembered.after_a_crash().into_iter().map(|one| one.name).collect();
+        assert_eq!(names, ["a.%"]);
+        assert!(!remembered.path("b").exists() && !remembered.path("d").exists());
+    }
+
+    #[test]
+    fn nobody_else_reads_what_may_hold_a_secret() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let remembered = Remembered::new(dir.path());
+        remembered.keep(&definition(dir.path(), "r0"));
+        let mode = std::fs::metadata(remembered.path("r0")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
