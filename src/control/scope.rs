@@ -62,9 +62,11 @@ fn scope(verb: &Verb) -> Option<(&[Target], Scope)> {
         Verb::Cstate(targets) => (&targets.targets, Scope::PEER),
         Verb::Attach(targets)
         | Verb::Outdate(targets)
-        | Verb::DumpMd(targets)
         | Verb::Invalidate(targets) => (&targets.targets, Scope::VOLUME),
+        Verb::RestoreMd { target, .. } => (std::slice::from_ref(target), Scope::VOLUME),
         Verb::CreateMd { targets, .. }
+        | Verb::DumpMd { targets, .. }
+        | Verb::WipeMd { targets, .. }
         | Verb::Detach { targets, .. }
         | Verb::NewCurrentUuid { targets, .. } => (&targets.targets, Scope::VOLUME),
         Verb::InvalidateRemote(targets)
