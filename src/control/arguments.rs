@@ -24,7 +24,6 @@ pub const NOT_SUPPORTED: &[&str] = &[
     "dump-superblock",
     "dump-xml",
     "events",
-    "forget-peer",
     "hexdump-superblock",
     "hidden-commands",
     "new-minor",
@@ -40,7 +39,6 @@ pub const NOT_SUPPORTED: &[&str] = &[
     "rename-resource",
     "repair-md",
     "resize",
-    "restore-md",
     "resume-io",
     "resume-sync",
     "set-gi",
@@ -73,7 +71,6 @@ pub const NOT_SUPPORTED: &[&str] = &[
     "wait-sync-connection",
     "wait-sync-resource",
     "wait-sync-volume",
-    "wipe-md",
     "write-dev-uuid",
 ];
 
@@ -404,8 +401,41 @@ pub enum Verb {
     GetGi(Targets),
     /// Print the configuration as it was understood.
     Dump(OptionalTargets),
-    /// Print the metadata of disks that are not attached.
-    DumpMd(Targets),
+    /// Print the metadata on the backing disks.
+    DumpMd {
+        /// Refuse a disk that is in use: what is on it may be old.
+        #[arg(long)]
+        offline: bool,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: Targets,
+    },
+    /// Put the metadata of a dump on a backing disk that is not attached.
+    #[command(mut_arg("force", |arg| arg.help("Overwrite what is found there")))]
+    RestoreMd {
+        /// Even so.
+        #[command(flatten)]
+        forced: Forced,
+        /// The dump is of the other node's disk, and an image of that disk is on this one.
+        #[arg(long)]
+        seed: bool,
+        /// What dump-md has printed; `-` is standard input.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// r0, or r0/0 where there are several volumes
+        #[arg(value_name = "TARGET")]
+        target: Target,
+    },
+    /// Clear the metadata of backing disks that are not attached; the data stays.
+    #[command(mut_arg("force", |arg| arg.help("Without a terminal: nobody is asked")))]
+    WipeMd {
+        /// Even so.
+        #[command(flatten)]
+        forced: Forced,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: Targets,
+    },
     /// Wait until the peers are connected.
     WaitConnect {
         /// How long.

@@ -99,7 +99,8 @@ pub fn line(word: &str, target: &Target, resource: &str) -> String {
     };
     let (verb, options) = word.split_once(' ').unwrap_or((word, ""));
     let space = if options.is_empty() { "" } else { " " };
-    let program = if verb == "create-md" { "drbdmeta" } else { "drbdsetup" };
+    let is_offline = matches!(verb, "create-md" | "wipe-md" | "restore-md");
+    let program = if is_offline { "drbdmeta" } else { "drbdsetup" };
     format!("{program} {verb} {narrowed}{space}{options}\n")
 }
 
@@ -115,6 +116,18 @@ pub fn word(verb: &Verb) -> Option<(String, &[Target])> {
                 flag(*preallocate, "--preallocate")
             ),
             &targets.targets,
+        ),
+        Verb::WipeMd { forced, targets } => {
+            (format!("wipe-md{}", flag(forced.force, "--force")), &targets.targets)
+        }
+        Verb::RestoreMd { forced, seed, file, target } => (
+            format!(
+                "restore-md {}{}{}",
+                file.display(),
+                flag(*seed, "--seed"),
+                flag(forced.force, "--force")
+            ),
+            std::slice::from_ref(target),
         ),
         Verb::Down(targets) => ("down".to_owned(), &targets.targets),
         Verb::Detach { forced, targets } => {

@@ -11,7 +11,7 @@
 pub mod adjust;
 pub mod arguments;
 pub mod check;
-mod clock;
+pub(crate) mod clock;
 pub mod color;
 pub mod dry_run;
 pub mod events;

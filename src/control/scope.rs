@@ -60,11 +60,13 @@ fn scope(verb: &Verb) -> Option<(&[Target], Scope)> {
             (&targets.targets, Scope::PEER)
         }
         Verb::Cstate(targets) => (&targets.targets, Scope::PEER),
-        Verb::Attach(targets)
-        | Verb::Outdate(targets)
-        | Verb::DumpMd(targets)
-        | Verb::Invalidate(targets) => (&targets.targets, Scope::VOLUME),
+        Verb::Attach(targets) | Verb::Outdate(targets) | Verb::Invalidate(targets) => {
+            (&targets.targets, Scope::VOLUME)
+        }
+        Verb::RestoreMd { target, .. } => (std::slice::from_ref(target), Scope::VOLUME),
         Verb::CreateMd { targets, .. }
+        | Verb::DumpMd { targets, .. }
+        | Verb::WipeMd { targets, .. }
         | Verb::Detach { targets, .. }
         | Verb::NewCurrentUuid { targets, .. } => (&targets.targets, Scope::VOLUME),
         Verb::InvalidateRemote(targets)

@@ -21,7 +21,7 @@ const FLAG_NAMES: [(u32, &str); 10] = [
 ];
 
 /// Everything that the metadata says, as text. Lines that start with `#` say what follows from
-/// other lines; the rest is what a restore would need. Set blocks and hot extents are runs: first,
+/// other lines; the rest is what [`super::parse_dump`] takes back. Set blocks and hot extents are runs: first,
 /// count.
 #[must_use]
 pub fn dump(meta: &LoadedMeta, geometry: &Geometry) -> String {
@@ -60,7 +60,7 @@ fn write_dump(out: &mut String, meta: &LoadedMeta, geometry: &Geometry) -> std::
     }
     writeln!(out, "}}")?;
     writeln!(out, "number {};", superblock.number)?;
-    writeln!(out, "# number with the activity log {}", optional(meta.number))?;
+    writeln!(out, "number-with-log {};", optional(meta.number))?;
     writeln!(out, "generation-time {};", superblock.generation_time)?;
     writeln!(out, "generation-node {};", superblock.generation_node)?;
     writeln!(out, "created-time {};", superblock.created_time)?;
@@ -88,7 +88,7 @@ fn write_slot(
     writeln!(out, "peer[{index}] {{")?;
     match peer.node_id {
         Some(node) => writeln!(out, "    node-id {node};")?,
-        None => writeln!(out, "    # free")?,
+        None => writeln!(out, "    free;")?,
     }
     writeln!(out, "    device-uuid 0x{:016X};", peer.device_uuid)?;
     writeln!(out, "    bitmap-uuid 0x{:016X};", peer.bitmap_uuid)?;
@@ -100,8 +100,8 @@ fn write_slot(
     writeln!(out, "    bitmap-state {state};")?;
     writeln!(out, "    bitmap-epoch {};", peer.bitmap_epoch)?;
     writeln!(out, "    seen-number {};", peer.seen_number)?;
-    writeln!(out, "    # seen-number with its blocks {}", optional(slot.seen_number))?;
-    writeln!(out, "    # seen-number written last in block {}", slot.seen_copy)?;
+    writeln!(out, "    seen-number-with-blocks {};", optional(slot.seen_number))?;
+    writeln!(out, "    seen-block {};", slot.seen_copy)?;
     if slot.damaged_pages > 0 {
         writeln!(out, "    # damaged-pages {}", slot.damaged_pages)?;
     }

@@ -17,6 +17,8 @@ mod error;
 mod format;
 mod geometry;
 mod load;
+mod parse;
+mod restore;
 mod stages;
 mod superblock;
 
@@ -25,6 +27,8 @@ pub use error::{CopyDamage, MetaError};
 pub use format::{NewDisk, format_new, printable};
 pub use geometry::{Geometry, PEERS_MAX, Placement, SUPERBLOCK_BYTES};
 pub use load::{SuperblockRead, load, read_superblock, repair};
+pub use parse::{DumpError, Dumped, parse_dump};
+pub use restore::{restore_stages, wipe_piece, wipe_superblocks};
 pub use stages::{Stage, stages};
 pub use superblock::{RESOURCE_NAME_MAX, VERSION, decode_superblock, encode_superblock};
 

@@ -6,6 +6,8 @@ use super::block::{decode_al, decode_page, decode_seen, encode_al, encode_page, 
 use super::*;
 use crate::resource::DiskError;
 
+mod restore;
+
 const BOOT: [u8; 16] = [7; 16];
 const MIB: u64 = 1 << 20;
 
@@ -30,6 +32,12 @@ fn new_disk() -> NewDisk {
 struct Image {
     bytes: Vec<u8>,
     geometry: Geometry,
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.geometry)
+    }
 }
 
 impl Image {

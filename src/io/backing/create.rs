@@ -1,7 +1,7 @@
 //! `create-md`: looks at what is there, saves old metadata, writes new.
 
 use std::fs::OpenOptions;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use super::device::{Access, Device};
 use super::error::{CreateError, OpenError, Part};
 use super::open::Disks;
 use super::preallocate::{fill_holes, reserve};
+use super::saved::{Save, SavedBefore};
 use super::signatures::{Found, scan};
 use super::{Identity, MetaDisk, inspect, record};
 use crate::meta::{
@@ -73,7 +74,7 @@ pub fn create_md(
     who: &Identity,
     options: &CreateOptions,
 ) -> Result<Report, CreateError> {
-    make_missing_meta_file(path, meta_disk, options)?;
+    make_missing_meta_file(path, meta_disk, options.max_peers, options.lock_wait)?;
     let disks = Disks::open(path, meta_disk, Access::Exclusive, options.lock_wait)?;
     let device_uuid = if options.seed == 0 { 1 } else { options.seed };
     let block = disks.meta().logical_block_size;
@@ -102,7 +103,12 @@ pub fn create_md(
         boot_id: options.boot_id,
     };
     let (superblock, stages) = format_new(&geometry, &new).map_err(CreateError::Layout)?;
-    let saved = save_old(&disks, old.unwrap_or(disks.placement()), options)?;
+    let save = Save {
+        state_dir: &options.state_dir,
+        verb: SavedBefore::CreateMd,
+        wall_clock: options.wall_clock,
+    };
+    let saved = save_old(&disks, old.unwrap_or(disks.placement()), &save)?;
     let mut warnings = prepare(&disks, &geometry, options)?;
     if cut {
         warnings.push(
@@ -132,19 +138,19 @@ fn layout_error(disks: &Disks, error: MetaError) -> CreateError {
 
 /// Makes a missing file for external metadata, of the size that it needs. Never under `/dev`,
 /// where a missing device is a wrong path.
-fn make_missing_meta_file(
+pub(super) fn make_missing_meta_file(
     data: &Path,
     meta_disk: &MetaDisk,
-    options: &CreateOptions,
+    max_peers: u8,
+    lock_wait: Duration,
 ) -> Result<(), CreateError> {
     let MetaDisk::External(path) = meta_disk else { return Ok(()) };
     if path.exists() || path.starts_with("/dev") {
         return Ok(());
     }
-    let data = Device::open(data, Part::Data, Access::Exclusive, options.lock_wait)?;
+    let data = Device::open(data, Part::Data, Access::Exclusive, lock_wait)?;
     // Blocks of 512 bytes take more headers: enough for either.
-    let size =
-        Geometry::external_bytes(data.size, 512, options.max_peers).map_err(CreateError::Layout)?;
+    let size = Geometry::external_bytes(data.size, 512, max_peers).map_err(CreateError::Layout)?;
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     made.and_then(|file| file.set_len(size))
         .map_err(|error| OpenError::Open { path: path.clone(), part: Part::Meta, error }.into())
@@ -158,9 +164,7 @@ fn look(disks: &Disks, geometry: &Geometry) -> Result<(Vec<Found>, bool), OpenEr
     };
     let data = &disks.data;
     let mut found = scanned(data)?;
-    let span = BLANK_SPAN.min(geometry.data_size);
-    let blank_ends = zero(data, 0, span)? && zero(data, geometry.data_size - span, span)?;
-    let blank = blank_ends && !found.iter().any(|found| found.in_data);
+    let blank = is_blank(data, geometry.data_size)? && !found.iter().any(|found| found.in_data);
     let start = if geometry.external { 0 } else { geometry.data_size };
     if let Some(meta) = &disks.external {
         found.extend(scanned(meta)?);
@@ -170,6 +174,39 @@ fn look(disks: &Disks, geometry: &Geometry) -> Result<(Vec<Found>, bool), OpenEr
         found.push(Found::new(UNKNOWN_DATA));
     }
     Ok((found, blank))
+}
+
+/// Whether either end of the data area holds anything.
+pub(super) fn is_blank(data: &Device, data_size: u64) -> Result<bool, OpenError> {
+    let span = BLANK_SPAN.min(data_size);
+    let zero =
+        |offset| is_zero(data, offset, span).map_err(|error| data.io_error("reading", error));
+    Ok(zero(0)? && zero(data_size - span)?)
+}
+
+/// What is in the place that the metadata takes, or reaches into it from the data area.
+pub(super) fn look_overwritten(
+    disks: &Disks,
+    geometry: &Geometry,
+) -> Result<(Vec<Found>, bool), OpenError> {
+    let scanned = |device: &Device| scan(device).map_err(|error| device.io_error("reading", error));
+    let reaches = |found: &Found| {
+        !geometry.external && found.size.is_some_and(|size| size > geometry.data_size)
+    };
+    let mut found = scanned(&disks.data)?;
+    let cut = found.iter().any(reaches);
+    found.retain(|found| reaches(found) || (!found.in_data && !geometry.external));
+    if let Some(meta) = &disks.external {
+        found.extend(scanned(meta)?);
+    }
+    let device = disks.meta();
+    let start = if geometry.external { 0 } else { geometry.data_size };
+    let overwritten = geometry.meta_bytes.min(OVERWRITTEN_SPAN);
+    let zero = is_zero(device, start, overwritten);
+    if found.is_empty() && !zero.map_err(|error| device.io_error("reading", error))? {
+        found.push(Found::new(UNKNOWN_DATA));
+    }
+    Ok((found, cut))
 }
 
 fn is_zero(device: &Device, offset: u64, length: u64) -> io::Result<bool> {
@@ -187,39 +224,21 @@ fn describe(found: &[Found]) -> String {
 
 /// The dump of the metadata that is there, into the state folder. `None`: there is none that is
 /// whole.
-fn save_old(
+pub(super) fn save_old(
     disks: &Disks,
     placement: Placement,
-    options: &CreateOptions,
+    save: &Save<'_>,
 ) -> Result<Option<PathBuf>, CreateError> {
     let device = disks.meta();
     let Ok(old) = read_superblock(placement, &mut device.reader()) else { return Ok(None) };
     let Ok(geometry) = Geometry::of(placement, &old.superblock) else { return Ok(None) };
-    let Ok(meta) = load(&geometry, &mut device.reader(), options.boot_id) else {
-        return Ok(None);
-    };
-    let superblock = &meta.superblock;
-    let name = format!(
-        "saved-{}-{}-node{}-{:016x}-{}.md",
-        record::file_safe(&superblock.resource),
-        superblock.volume,
-        superblock.node_id,
-        superblock.device_uuid,
-        options.wall_clock
-    );
+    // The boot id is that of the disk: it is restored with the rest.
+    let boot_id = old.superblock.boot_id;
+    let Ok(meta) = load(&geometry, &mut device.reader(), boot_id) else { return Ok(None) };
+    let owner = super::open::owner(&meta.superblock);
     let text =
-        format!("{}{}", inspect::header(&device.path, options.wall_clock), dump(&meta, &geometry));
-    let path = options.state_dir.join(name);
-    let written = (|| {
-        std::fs::create_dir_all(&options.state_dir)?;
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    })();
-    match written {
-        Ok(()) => Ok(Some(path)),
-        Err(error) => Err(CreateError::Save { path, error }),
-    }
+        format!("{}{}", inspect::header(&device.path, save.wall_clock), dump(&meta, &geometry));
+    save.write(&owner, &text).map(Some)
 }
 
 /// Space for the metadata always, for everything where it was asked for.

@@ -213,7 +213,7 @@ impl OpenError {
     }
 }
 
-/// Why create-md did nothing. The data area is untouched in every case.
+/// Why create-md, wipe-md or restore-md did nothing. The data area is untouched in every case.
 #[derive(Debug, Error)]
 pub enum CreateError {
     /// The disk cannot be used.
@@ -233,6 +233,9 @@ pub enum CreateError {
     /// The name, node id, number of peers or size cannot be put on the disk.
     #[error(transparent)]
     Layout(MetaError),
+    /// The dump is not one for this disk.
+    #[error("{0}. Nothing was written")]
+    Dump(String),
     /// The old metadata could not be saved, so it was not overwritten.
     #[error("{path}: cannot save the old metadata there: {error}; it was not overwritten")]
     Save {
@@ -249,7 +252,7 @@ impl CreateError {
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::Found { .. } => 40,
-            Self::Disk(_) | Self::Layout(_) | Self::Save { .. } => 10,
+            Self::Disk(_) | Self::Layout(_) | Self::Dump(_) | Self::Save { .. } => 10,
         }
     }
 }

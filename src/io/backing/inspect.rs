@@ -1,5 +1,5 @@
-//! `dump-md`, `get-gi`, `show-gi`, `wipe-md` of a detached disk. No daemon, and (but for
-//! `wipe-md`) no write: not even the repair of a damaged copy of the superblock.
+//! `dump-md`, `get-gi`, `show-gi` of a disk, attached or not. No daemon, and no write: not even the
+//! repair of a damaged copy of the superblock.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,9 +10,7 @@ use super::error::{OpenError, Part};
 use super::host_boot_id;
 use super::open::Disks;
 use super::signatures::{self, Found};
-use crate::meta::{
-    Geometry, LoadedMeta, MetaError, Stage, dump, get_gi, load, printable, read_superblock,
-};
+use crate::meta::{Geometry, LoadedMeta, dump, get_gi, load, printable, read_superblock};
 
 /// Metadata that was read without attaching.
 #[derive(Clone, Debug)]
@@ -62,14 +60,30 @@ pub(super) fn header(path: &Path, wall_clock: u64) -> String {
     format!("# Tandem meta data dump\n# at {wall_clock} of {path}\n#\n\n")
 }
 
-/// All of it as text, for `dump-md`. `wall_clock`: seconds.
+/// All of it as text, for `dump-md`. `wall_clock`: seconds. `offline`: only of a disk that nobody
+/// has, so that nothing in it is old.
 ///
 /// # Errors
-/// As [`inspect`].
-pub fn dump_md(path: &Path, meta_disk: &MetaDisk, wall_clock: u64) -> Result<String, OpenError> {
-    let Inspected { meta, geometry, stale } = inspect(path, meta_disk)?;
-    let warning = if stale { "# Output might be stale, since the disk is attached\n" } else { "" };
-    Ok(format!("{}{warning}{}", header(path, wall_clock), dump(&meta, &geometry)))
+/// As [`inspect`]; or it is in use.
+pub fn dump_md(
+    path: &Path,
+    meta_disk: &MetaDisk,
+    wall_clock: u64,
+    offline: bool,
+) -> Result<String, OpenError> {
+    let found = inspect(path, meta_disk)?;
+    if offline && found.stale {
+        let holder = std::fs::File::open(path).ok().and_then(|file| super::lock::holder(&file));
+        return Err(OpenError::Claimed { path: path.to_owned(), part: Part::Data, holder });
+    }
+    Ok(text(path, &found, wall_clock))
+}
+
+/// What `dump-md` prints.
+pub(super) fn text(path: &Path, found: &Inspected, wall_clock: u64) -> String {
+    let Inspected { meta, geometry, stale } = found;
+    let warning = if *stale { "# Output might be stale, since the disk is attached\n" } else { "" };
+    format!("{}{warning}{}", header(path, wall_clock), dump(meta, geometry))
 }
 
 /// The generation identifiers of one slot (from 0) as a line, for `get-gi`.
@@ -78,20 +92,4 @@ pub fn dump_md(path: &Path, meta_disk: &MetaDisk, wall_clock: u64) -> Result<Str
 /// As [`inspect`].
 pub fn read_gi(path: &Path, meta_disk: &MetaDisk, slot: usize) -> Result<String, OpenError> {
     inspect(path, meta_disk).map(|found| get_gi(&found.meta, slot))
-}
-
-/// Makes a disk forget that it has metadata: zeroes over both copies of the superblock. The data
-/// stays.
-///
-/// # Errors
-/// The disk is in use or cannot be written, or there is no metadata.
-pub fn wipe_md(path: &Path, meta_disk: &MetaDisk, lock_wait: Duration) -> Result<(), OpenError> {
-    let disks = Disks::open(path, meta_disk, Access::Exclusive, lock_wait)?;
-    let device = disks.meta();
-    match read_superblock(disks.placement(), &mut device.reader()) {
-        Ok(_) | Err(MetaError::BothDamaged { .. } | MetaError::Version { .. }) => {}
-        Err(error) => return Err(disks.bad(error)),
-    }
-    let offsets = disks.placement().superblock_offsets().map_err(|error| disks.bad(error))?;
-    device.write_stages(&[Stage::zeroes(&offsets)]).map_err(|e| device.io_error("wiping", e))
 }

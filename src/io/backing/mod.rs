@@ -10,8 +10,8 @@
 //!   lock.
 //! - Before anything rests on loaded metadata, the disk is flushed and both copies of the
 //!   superblock are equal and durable.
-//! - create-md never writes outside of the metadata area, but zeroes into holes where it was asked
-//!   to.
+//! - create-md, wipe-md and restore-md never write outside of the metadata area, but zeroes into
+//!   holes where create-md was asked to, and save the metadata that they overwrite.
 
 mod create;
 mod device;
@@ -21,15 +21,19 @@ mod lock;
 mod open;
 mod preallocate;
 mod record;
+mod restore;
+mod saved;
 mod signatures;
 
 use std::path::{Path, PathBuf};
 
 pub use create::{CreateOptions, Report, create_md};
 pub use error::{CreateError, OpenError};
-pub use inspect::{Inspected, dump_md, inspect, probe, read_gi, wipe_md};
+pub use inspect::{Inspected, dump_md, inspect, probe, read_gi};
 pub use open::{OpenDisk, OpenOptions, open_disk};
 pub(crate) use record::file_safe;
+pub use restore::{RestoreOptions, Restored, restore_md, wipe_md};
+pub use saved::{Save, SavedBefore, save_copy};
 pub use signatures::Found;
 
 use crate::resource::{NodeId, VolumeNumber};

@@ -45,6 +45,12 @@ pub(super) fn last_size(folder: &Path, who: &Identity, disk: &Path) -> Option<u6
     same.then_some(record.size)
 }
 
+/// Nothing is known of the disk any more.
+pub(super) fn forget(folder: &Path, who: &Identity, disk: &Path) {
+    // Where it stays, a blank disk is compared with a size, and no more.
+    let _ = std::fs::remove_file(folder.join(file_name(who, disk)));
+}
+
 fn file_name(who: &Identity, disk: &Path) -> String {
     let path = crc32fast::hash(disk.as_os_str().as_encoded_bytes());
     let resource = file_safe(&who.resource);

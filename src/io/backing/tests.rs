@@ -9,6 +9,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::meta::{BitmapState, DeviceFlags, Geometry, MetaError, MetaOp, Superblock, stages};
 
+mod restore;
+
 const MIB: u64 = 1 << 20;
 const BOOT: [u8; 16] = [3; 16];
 
@@ -146,9 +148,9 @@ fn a_disk_in_use_is_refused_through_every_name_of_it() {
         let error = create_md(path, &MetaDisk::Internal, &who(), &options).unwrap_err();
         assert!(matches!(error, CreateError::Disk(OpenError::Claimed { .. })), "{error}");
     }
-    assert!(dump_md(&disk, &MetaDisk::Internal, 0).unwrap().contains("might be stale"));
+    assert!(dump_md(&disk, &MetaDisk::Internal, 0, false).unwrap().contains("might be stale"));
     drop(open);
-    assert!(!dump_md(&disk, &MetaDisk::Internal, 0).unwrap().contains("might be stale"));
+    assert!(!dump_md(&disk, &MetaDisk::Internal, 0, false).unwrap().contains("might be stale"));
     lab.open(&disk).unwrap();
 }
 
@@ -266,7 +268,7 @@ fn metadata_at_the_old_end_is_saved_before_a_forced_create() {
     let lab = Lab::new();
     let disk = lab.file("d", 16 * MIB);
     lab.create(&disk).unwrap();
-    let old = dump_md(&disk, &MetaDisk::Internal, 1).unwrap();
+    let old = dump_md(&disk, &MetaDisk::Internal, 1, false).unwrap();
     resize(&disk, 32 * MIB);
     let saved = std::fs::read_to_string(lab.force(&disk).saved.unwrap()).unwrap();
     assert_eq!(saved.split_once("\n\n").unwrap().1, old.split_once("\n\n").unwrap().1);
@@ -375,7 +377,7 @@ fn old_metadata_is_refused_by_name_and_saved_before_it_is_overwritten() {
     let lab = Lab::new();
     let disk = lab.file("d", 16 * MIB);
     lab.create(&disk).unwrap();
-    let old = dump_md(&disk, &MetaDisk::Internal, 1).unwrap();
+    let old = dump_md(&disk, &MetaDisk::Internal, 1, false).unwrap();
     let error = lab.create(&disk).unwrap_err();
     assert!(error.to_string().contains("Tandem metadata of r0/0 of node 1"), "{error}");
     assert!(error.to_string().contains("1122334455667788"), "{error}");
@@ -449,19 +451,6 @@ fn external_metadata_takes_nothing_of_the_disk() {
 }
 
 #[test]
-fn wiped_metadata_is_gone_and_the_data_stays() {
-    let lab = Lab::new();
-    let disk = lab.file("d", 16 * MIB);
-    lab.create(&disk).unwrap();
-    poke(&disk, 0, b"data");
-    wipe_md(&disk, &MetaDisk::Internal, Duration::ZERO).unwrap();
-    assert_eq!(lab.open(&disk).unwrap_err().refusal().code, 119);
-    assert_eq!(std::fs::read(&disk).unwrap()[..4], *b"data");
-    assert!(wipe_md(&disk, &MetaDisk::Internal, Duration::ZERO).is_err());
-    assert!(read_gi(&disk, &MetaDisk::Internal, 0).is_err());
-}
-
-#[test]
 fn a_disk_whose_size_is_no_whole_block_can_be_used() {
     for size in [16 * MIB + 512, 16 * MIB + 4095, 16 * MIB + 1] {
         let lab = Lab::new();
@@ -529,7 +518,7 @@ fn a_block_device_is_made_opened_and_claimed() {
     assert!(open.dsync && open.direct);
     assert_eq!(open.attached.data_size, made.geometry.data_size);
     assert_eq!(lab.open(&device.0).unwrap_err().refusal().code, 114);
-    assert!(dump_md(&device.0, &MetaDisk::Internal, 0).unwrap().contains("might be stale"));
+    assert!(dump_md(&device.0, &MetaDisk::Internal, 0, false).unwrap().contains("might be stale"));
     let superblock = open.attached.meta.superblock.clone();
     open.close_clean(superblock).unwrap();
     assert!(!lab.open(&device.0).unwrap().attached.meta.written_behind);

@@ -13,19 +13,19 @@ use crate::resource::{DeviceStatus, DiskState, NodeId, VolumeNumber};
 use super::{Failure, Outcome, Session, complain, connections, for_each, print, terminal, volumes};
 
 /// A lock that a killed daemon still holds is waited for so long.
-const LOCK_WAIT: Duration = Duration::from_secs(5);
+pub(super) const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// A disk that a command is about.
-struct Chosen<'a> {
+pub(super) struct Chosen<'a> {
     /// `r0/0`.
-    name: String,
-    volume: VolumeNumber,
-    disk: &'a Path,
-    meta_disk: backing::MetaDisk,
+    pub(super) name: String,
+    pub(super) volume: VolumeNumber,
+    pub(super) disk: &'a Path,
+    pub(super) meta_disk: backing::MetaDisk,
 }
 
 /// The disks of a host that a target means; one that is diskless by configuration has none.
-fn chosen<'a>(
+pub(super) fn chosen<'a>(
     target: &Target,
     definition: &Definition,
     own: &'a Host,
@@ -67,7 +67,7 @@ pub(crate) fn meta_disk(meta_disk: &MetaDisk) -> backing::MetaDisk {
     }
 }
 
-fn wall_clock() -> u64 {
+pub(super) fn wall_clock() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -119,10 +119,11 @@ impl Session {
         })
     }
 
-    pub(super) fn dump_md(&self, targets: &[Target]) -> Outcome {
+    pub(super) fn dump_md(&self, targets: &[Target], offline: bool) -> Outcome {
         self.configuration()?.for_each(targets, |target, definition, own| {
             for_each(chosen(target, definition, own)?, |disk| {
-                let text = backing::dump_md(disk.disk, &disk.meta_disk, wall_clock());
+                let (path, meta_disk) = (disk.disk, &disk.meta_disk);
+                let text = backing::dump_md(path, meta_disk, wall_clock(), offline);
                 print(&text.map_err(|error| refused(&disk, &error))?)
             })
         })
@@ -230,10 +231,7 @@ fn create_one(
         options.force = true;
         created = backing::create_md(disk.disk, &disk.meta_disk, who, options);
     }
-    let report = created.map_err(|error| match &error {
-        CreateError::Disk(open) => refused(disk, open),
-        other => Failure::new(10, format!("{}: {other}", disk.name)),
-    })?;
+    let report = created.map_err(|error| not_done(disk, &error))?;
     if let Some(saved) = &report.saved {
         complain(&format!("{}: the old metadata is saved in {}", disk.name, saved.display()));
     }
@@ -243,12 +241,19 @@ fn create_one(
     print("New drbd meta data block successfully created.\n")
 }
 
-fn refused(disk: &Chosen<'_>, error: &backing::OpenError) -> Failure {
+pub(super) fn not_done(disk: &Chosen<'_>, error: &CreateError) -> Failure {
+    match error {
+        CreateError::Disk(open) => refused(disk, open),
+        other => Failure::new(other.exit_code(), format!("{}: {other}", disk.name)),
+    }
+}
+
+pub(super) fn refused(disk: &Chosen<'_>, error: &backing::OpenError) -> Failure {
     Failure::refused(&disk.name, &error.refusal())
 }
 
 /// Without the state folder nothing is overwritten, as old metadata could not be saved.
-fn no_state_dir(folder: &std::path::Path, error: &std::io::Error) -> Failure {
+pub(super) fn no_state_dir(folder: &std::path::Path, error: &std::io::Error) -> Failure {
     let text = format!(
         "the state folder {} is no folder that can be used: {error}. Nothing was written. Make it \
          one, or name another with --state-dir.",

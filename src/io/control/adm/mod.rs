@@ -11,6 +11,7 @@ pub(super) mod client;
 mod configuration;
 pub(super) mod metadata;
 mod orders;
+mod restore;
 mod show;
 mod terminal;
 mod wait;
@@ -104,7 +105,11 @@ impl Session {
             Verb::CreateMd { forced, max_peers, preallocate, targets } => {
                 self.create_md(&targets.targets, forced.force, max_peers, preallocate)
             }
-            Verb::DumpMd(targets) => self.dump_md(&targets.targets),
+            Verb::DumpMd { offline, targets } => self.dump_md(&targets.targets, offline),
+            Verb::WipeMd { forced, targets } => self.wipe_md(&targets.targets, forced.force),
+            Verb::RestoreMd { forced, seed, file, target } => {
+                self.restore_md(&target, &file, seed, forced.force)
+            }
             Verb::ShowGi(targets) => self.generations(&targets.targets, true),
             Verb::GetGi(targets) => self.generations(&targets.targets, false),
             Verb::Dump(targets) => self.dump(&targets.targets),

@@ -1,0 +1,188 @@
+//! `wipe-md` and `restore-md`: the metadata of a disk that nobody has, to nothing and back.
+//!
+//! Both save what they overwrite, and write in the order of [`crate::meta::restore_stages`]: first
+//! the superblock is gone, durably.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::create::{is_blank, look_overwritten, make_missing_meta_file, save_old};
+use super::device::{Access, Device};
+use super::error::CreateError;
+use super::open::{Disks, owner};
+use super::preallocate::reserve;
+use super::saved::{Save, SavedBefore};
+use super::signatures::scan;
+use super::{Identity, MetaDisk, record};
+use crate::meta::{
+    Dumped, Geometry, MetaError, Placement, read_superblock, restore_stages, wipe_piece,
+    wipe_superblocks,
+};
+
+/// Bytes that are cleared at once.
+const PIECE: u64 = 1 << 20;
+
+/// How to wipe or restore.
+#[derive(Clone, Debug)]
+pub struct RestoreOptions {
+    /// Overwrite what is found.
+    pub force: bool,
+    /// The dump is of the disk whose image this one holds: a fresh identity for it.
+    pub seed: Option<u64>,
+    /// Wall clock, seconds.
+    pub wall_clock: u64,
+    /// Of this host, see [`super::host_boot_id`].
+    pub boot_id: [u8; 16],
+    /// Where old metadata is saved and the size of the disk is noted.
+    pub state_dir: PathBuf,
+    /// How long a lock that is taken is tried again.
+    pub lock_wait: Duration,
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default)]
+pub struct Restored {
+    /// The dump of what was overwritten, if it could be read.
+    pub saved: Option<PathBuf>,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// Makes a disk forget that it has metadata: zeroes over the superblock, then over the rest. The
+/// data stays. Without `force` it is refused, and says whose metadata it is. Blocks.
+///
+/// # Errors
+/// The disk is in use or cannot be written, there is no metadata, or it cannot be saved.
+pub fn wipe_md(
+    path: &Path,
+    meta_disk: &MetaDisk,
+    who: &Identity,
+    options: &RestoreOptions,
+) -> Result<Restored, CreateError> {
+    let disks = Disks::open(path, meta_disk, Access::Exclusive, options.lock_wait)?;
+    let (device, placement) = (disks.meta(), disks.placement());
+    let geometry = match read_superblock(placement, &mut device.reader()) {
+        Ok(found) => Geometry::of(placement, &found.superblock).ok(),
+        Err(MetaError::BothDamaged { .. } | MetaError::Version { .. }) => None,
+        Err(error) => return Err(disks.bad(error).into()),
+    };
+    if !options.force {
+        let mut found = scan(device).map_err(|error| device.io_error("reading", error))?;
+        found.retain(|found| !found.in_data);
+        return Err(CreateError::Found { path: path.to_owned(), found, cut: false });
+    }
+    let saved = save_old(&disks, placement, &save(options, SavedBefore::WipeMd))?;
+    let mut warnings = Vec::new();
+    if saved.is_none() {
+        warnings.push("the metadata is damaged: there was nothing whole to save".to_owned());
+    }
+    let gone = wipe_superblocks(placement).map_err(|error| disks.bad(error))?;
+    device.write_stages(&[gone]).map_err(|error| device.io_error("wiping", error))?;
+    if let Some(geometry) = geometry {
+        clear_rest(device, placement, &geometry)?;
+    }
+    record::forget(&options.state_dir, who, path);
+    Ok(Restored { saved, warnings })
+}
+
+/// Zeroes over what is left of metadata without a superblock, so that nothing is found there.
+fn clear_rest(
+    device: &Device,
+    placement: Placement,
+    geometry: &Geometry,
+) -> Result<(), CreateError> {
+    let start = match placement {
+        Placement::Internal { .. } => geometry.data_size,
+        Placement::External { .. } => 0,
+    };
+    let (mut at, end) = (start, start + geometry.meta_bytes);
+    while at < end {
+        let length = usize::try_from(PIECE.min(end - at)).expect("1 MiB");
+        let bytes = device.peek(at, length).map_err(|error| device.io_error("reading", error))?;
+        if bytes.is_some_and(|bytes| bytes.iter().any(|byte| *byte != 0)) {
+            let stage = wipe_piece(at, length);
+            device.write_stages(&[stage]).map_err(|error| device.io_error("wiping", error))?;
+        }
+        at += length as u64;
+    }
+    Ok(())
+}
+
+/// Puts metadata from a dump on a disk. Blocks.
+///
+/// # Errors
+/// The disk is in use or cannot be written, the dump is not of this disk, something is there, or it
+/// cannot be saved. Nothing was written then, unless writing itself failed.
+pub fn restore_md(
+    path: &Path,
+    meta_disk: &MetaDisk,
+    who: &Identity,
+    mut dumped: Dumped,
+    options: &RestoreOptions,
+) -> Result<Restored, CreateError> {
+    let source = dumped.superblock.device_uuid;
+    if let Some(device_uuid) = options.seed {
+        let device_uuid = device_uuid.max(1);
+        dumped = dumped
+            .seeded(who.node_id, device_uuid, options.wall_clock, options.boot_id)
+            .map_err(|what| CreateError::Dump(what.to_owned()))?;
+    }
+    let of = owner(&dumped.superblock);
+    if of != *who {
+        let text = format!("the dump is the metadata of {of}, not of {who}");
+        return Err(CreateError::Dump(text));
+    }
+    let max_peers = u8::try_from(dumped.superblock.peers.len()).unwrap_or(u8::MAX);
+    make_missing_meta_file(path, meta_disk, max_peers, options.lock_wait)?;
+    let disks = Disks::open(path, meta_disk, Access::Exclusive, options.lock_wait)?;
+    let device = disks.meta();
+    let geometry = dumped
+        .place(disks.placement(), device.logical_block_size)
+        .map_err(|error| disks.bad(error))?;
+    if options.seed.is_some() && !options.force && is_blank(&disks.data, geometry.data_size)? {
+        let text = format!(
+            "{} is blank at both ends: copy the image of the other node's disk to it first \
+             (--force takes it as it is)",
+            path.display()
+        );
+        return Err(CreateError::Dump(text));
+    }
+    let (mut found, cut) = look_overwritten(&disks, &geometry)?;
+    if let Ok(old) = read_superblock(disks.placement(), &mut device.reader()) {
+        let (old, new) = (&old.superblock, &dumped.superblock);
+        let ours = found.iter().position(|found| found.kind.starts_with("Tandem"));
+        match ours {
+            // It came with the image.
+            Some(at) if options.seed.is_some() && old.device_uuid == source => {
+                found.remove(at);
+            }
+            Some(at) if old.device_uuid == new.device_uuid && old.sequence > new.sequence => {
+                let (old, new) = (old.sequence, new.sequence);
+                let newer = format!(", newer than the dump (sequence {old} and {new})");
+                found[at].kind.push_str(&newer);
+            }
+            _ => {}
+        }
+    }
+    if !found.is_empty() && !options.force {
+        return Err(CreateError::Found { path: path.to_owned(), found, cut });
+    }
+    let saved = save_old(&disks, disks.placement(), &save(options, SavedBefore::RestoreMd))?;
+    let start = if geometry.external { 0 } else { geometry.data_size };
+    reserve(device, start, geometry.meta_bytes)
+        .map_err(|error| device.io_error("reserving space for the metadata", error))?;
+    for stage in restore_stages(&geometry, &dumped) {
+        let written = device.write_stages(&[stage]);
+        written.map_err(|error| device.io_error("writing the metadata", error))?;
+    }
+    let mut warnings = Vec::new();
+    if let Err(error) = record::store(&options.state_dir, who, path, disks.data.size) {
+        let folder = options.state_dir.display();
+        warnings.push(format!("{folder}: the disk's size was not recorded: {error}"));
+    }
+    Ok(Restored { saved, warnings })
+}
+
+fn save(options: &RestoreOptions, verb: SavedBefore) -> Save<'_> {
+    Save { state_dir: &options.state_dir, verb, wall_clock: options.wall_clock }
+}
