@@ -490,7 +490,8 @@ impl Resource {
     /// When `Event::Timeout` is due, if nothing else happens before.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
-        let mut next: Option<Time> = self.order_timeout();
+        let mut next: Option<Time> =
+            self.order_timeout().into_iter().chain(self.auto_timeout()).min();
         let mut sooner = |at: Time| next = Some(next.map_or(at, |next| next.min(at)));
         let options = &self.config.options;
         let patience = options.timeout_ms * u64::from(options.ko_count);

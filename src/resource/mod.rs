@@ -24,10 +24,12 @@
 //! | `resync`, `resync_target`, `resync_source` | the target asks, the source answers, bits go when flushed |
 //! | `storage` | superblock, log and bitmap writes |
 //! | `attach`, `promote`, `leave`, `order` | the administrator's orders |
+//! | `auto_promote` | promotion for a client, demotion after the last one |
 
 mod action;
 mod activity_log;
 mod attach;
+mod auto_promote;
 mod bitmap;
 mod clear_bitmap;
 mod command;
@@ -64,6 +66,8 @@ mod storage;
 mod tests;
 #[cfg(test)]
 mod tests_adv;
+#[cfg(test)]
+mod tests_auto;
 #[cfg(test)]
 mod tests_end;
 #[cfg(test)]
@@ -243,6 +247,8 @@ pub struct Resource {
     gap: Gap,
     /// New requests are not admitted: a demotion, detach or leave drains.
     draining: bool,
+    /// This node was promoted for a client, and by no order.
+    auto_promoted: Option<auto_promote::AutoPromoted>,
     version: u64,
 }
 
@@ -284,6 +290,7 @@ impl Resource {
             sampling: None,
             gap: Gap::None,
             draining: false,
+            auto_promoted: None,
             version: 1,
             config,
         }
@@ -325,6 +332,7 @@ impl Resource {
             let before = self.standing();
             self.check_timers();
             self.pump_orders();
+            self.pump_auto_demotion();
             self.pump_handshakes();
             self.pump_leaves();
             self.admit_held();
@@ -523,6 +531,7 @@ impl Resource {
         if self.role != role {
             let text = format!("{}: role( {} -> {role} )", self.config.name, self.role);
             self.role = role;
+            self.auto_promoted = None;
             if role == Role::Primary {
                 // Clients write from now on: an order to throw the own data away has lapsed.
                 self.connections.iter_mut().for_each(|c| c.discard_my_data = false);

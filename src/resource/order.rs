@@ -15,6 +15,8 @@ use super::{
 
 /// How long an order waits for its turn, ms.
 const PATIENCE_MS: u64 = 30_000;
+/// The number of an order that the core gave itself: nobody waits for its answer.
+pub(crate) const OWN_ORDER: u64 = 0;
 
 /// An order that waits.
 #[derive(Debug)]
@@ -110,11 +112,13 @@ impl Resource {
     }
 
     pub(crate) fn reply(&mut self, id: u64, result: AdminResult) {
-        self.emit(Action::AdminReply { id, result });
+        if id != OWN_ORDER {
+            self.emit(Action::AdminReply { id, result });
+        }
     }
 
     /// A handshake is under way somewhere.
-    fn in_handshake(&self) -> bool {
+    pub(crate) fn in_handshake(&self) -> bool {
         self.connections.iter().any(|c| {
             matches!(c.stage, Stage::Quiescing | Stage::Handshake | Stage::Opening)
                 || c.leaving == Some(Leaving::PeerAsked)
@@ -126,10 +130,14 @@ impl Resource {
         self.refuse_late_orders();
         while self.running.is_none() {
             let Some(order) = self.orders.front() else { return };
-            let waits = !matches!(
-                order.command,
-                Command::Connect { .. } | Command::Disconnect { .. } | Command::Down { .. }
-            );
+            let waits = match order.command {
+                Command::Connect { .. } | Command::Disconnect { .. } | Command::Down { .. } => {
+                    false
+                }
+                // A client that may enter a Primary already.
+                Command::AutoPromote => self.role != super::Role::Primary,
+                _ => true,
+            };
             if waits && self.in_handshake() {
                 if self.now.ms_since(order.since) < PATIENCE_MS {
                     return;
@@ -212,7 +220,7 @@ impl Resource {
                 self.connect(id, peer, discard_my_data, tentative);
             }
             Command::Disconnect { peer, force } => self.disconnect(id, peer, force),
-            Command::Primary { force } => self.primary(id, force),
+            Command::Primary { .. } | Command::AutoPromote => self.primary(id, command),
             Command::Secondary { force } => self.secondary(id, force),
             Command::Invalidate { volume } => self.invalidate(id, volume),
             Command::InvalidateRemote { volume, peer } => self.invalidate_remote(id, volume, peer),
@@ -296,6 +304,9 @@ impl Resource {
         if let Some(running) = self.running.take() {
             self.draining = false;
             self.changed();
+            if let (OWN_ORDER, Err(refusal)) = (running.id, &result) {
+                self.auto_demotion_refused(&refusal.hint);
+            }
             let is_down = result.is_ok() && matches!(running.command, Command::Down { .. });
             // Nothing starts on a resource that is down, and no disk is left with it.
             for order in is_down.then(|| std::mem::take(&mut self.orders)).into_iter().flatten() {

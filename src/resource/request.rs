@@ -26,6 +26,7 @@ impl Resource {
             return;
         }
         self.sessions.insert(session, volume);
+        self.client_entered();
         self.device(volume).clients.push(Client { session, name: client });
         self.changed();
     }

@@ -159,6 +159,7 @@ impl Cluster {
         let volume = 0;
         let command = match order {
             Order::Primary => Command::Primary { force: None },
+            Order::AutoPromote => Command::AutoPromote,
             Order::Force(force) => Command::Primary { force: Some(force) },
             Order::Secondary => {
                 // `umount` comes before `secondary`.

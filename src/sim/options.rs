@@ -177,6 +177,7 @@ fn core_options(p: &mut Prng, policies: bool) -> Options {
         resync_rate: *p.choose(&[250, 4_096, 102_400]),
         c_max_rate: *p.choose(&[4_096, 102_400, 0]),
         on_io_error: OnIoError::Detach,
+        auto_promote: true,
         ..Options::default()
     };
     if policies {

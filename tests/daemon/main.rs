@@ -19,6 +19,7 @@ mod ledger;
 mod limits;
 mod namespace;
 mod network;
+mod orders;
 mod pair;
 mod plan;
 mod refusals;

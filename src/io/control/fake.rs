@@ -124,7 +124,7 @@ impl Fake {
 
     fn command(&self, command: &Command) -> AdminResult {
         match command {
-            Command::Primary { .. } => {
+            Command::Primary { .. } | Command::AutoPromote => {
                 if self.status().devices.iter().any(|one| one.disk_state == DiskState::Diskless) {
                     return Err(Refusal {
                         code: -2,
