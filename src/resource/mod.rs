@@ -23,6 +23,7 @@
 //! | `loss` | the loss of a peer or of a disk, new current UUIDs |
 //! | `resync`, `resync_target`, `resync_source` | the target asks, the source answers, bits go when flushed |
 //! | `storage` | superblock, log and bitmap writes |
+//! | `hung_disk` | disks that neither answer nor fail, `disk-timeout` |
 //! | `attach`, `promote`, `leave`, `order` | the administrator's orders |
 //! | `auto_promote` | promotion for a client, demotion after the last one |
 
@@ -40,6 +41,7 @@ mod event;
 mod flush;
 pub mod generation;
 mod handshake;
+mod hung_disk;
 mod ids;
 mod interval;
 mod leave;
@@ -70,6 +72,8 @@ mod tests_adv;
 mod tests_auto;
 #[cfg(test)]
 mod tests_end;
+#[cfg(test)]
+mod tests_hung;
 #[cfg(test)]
 mod tests_pair;
 #[cfg(test)]
@@ -228,7 +232,10 @@ pub struct Resource {
     connections: Vec<Connection>,
     requests: Slab<Request>,
     peer_writes: Slab<PeerWrite>,
-    tags: Slab<(VolumeNumber, Pending)>,
+    /// What is under way on the disks, with its start.
+    tags: Slab<(VolumeNumber, Time, Pending)>,
+    /// When the oldest of it may have become too old.
+    look_at_disks: Option<Time>,
     sessions: BTreeMap<SessionId, VolumeNumber>,
     /// Requests that have not been admitted: a handshake or a freeze.
     held: VecDeque<u64>,
@@ -278,6 +285,7 @@ impl Resource {
             requests: Slab::default(),
             peer_writes: Slab::default(),
             tags: Slab::default(),
+            look_at_disks: None,
             sessions: BTreeMap::new(),
             held: VecDeque::new(),
             window_waiting: VecDeque::new(),

@@ -7,14 +7,13 @@
 use std::collections::BTreeMap;
 
 use super::connection::{Leaving, Stage};
-use super::device::Device;
 use super::{
     Action, AdminResult, Command, ConnectionState, DiskOptions, LogLevel, Options, Reason, Refusal,
     Resource, Then, Time, VolumeNumber, WrittenOption,
 };
 
 /// How long an order waits for its turn, ms.
-const PATIENCE_MS: u64 = 30_000;
+pub(crate) const PATIENCE_MS: u64 = 30_000;
 /// The number of an order that the core gave itself: nobody waits for its answer.
 pub(crate) const OWN_ORDER: u64 = 0;
 
@@ -188,7 +187,7 @@ impl Resource {
 
     pub(crate) fn order_timeout(&self) -> Option<Time> {
         let waiting = self.orders.front().map(|order| order.since);
-        let draining = self.running.as_ref().filter(|order| self.is_refused_late(order.step));
+        let draining = self.running.as_ref().filter(|order| Self::is_refused_late(order.step));
         let oldest = waiting.into_iter().chain(draining.map(|order| order.since)).min();
         let oldest = oldest.map(|since| since.after_ms(PATIENCE_MS));
         let patience = self.config.options.timeout_ms;
@@ -203,12 +202,8 @@ impl Resource {
 
     /// The order is refused if it is still in this step after [`PATIENCE_MS`]; in any other it waits
     /// for what it needs, and no time is set for it.
-    fn is_refused_late(&self, step: Step) -> bool {
-        match step {
-            Step::Drain | Step::Settle => true,
-            Step::DetachIdle => self.devices.values().any(Device::abandoned),
-            _ => false,
-        }
+    fn is_refused_late(step: Step) -> bool {
+        matches!(step, Step::Drain | Step::Settle)
     }
 
     fn start_order(&mut self, order: Order) {
@@ -269,6 +264,7 @@ impl Resource {
             self.log(LogLevel::Info, text);
             later.extend(when);
         }
+        self.look_at_all_disks();
         self.changed();
         self.reply(id, Ok(later.join("; ")));
     }
@@ -354,6 +350,7 @@ impl Resource {
 
     /// Steps that wait for a state.
     fn pump_running(&mut self) {
+        self.order_meets_hung_disks();
         let Some(running) = self.running.as_ref() else { return };
         let waited = self.now.ms_since(running.since);
         let late = waited >= PATIENCE_MS;
@@ -375,11 +372,6 @@ impl Resource {
                     "Requests do not end: a disk does not answer, here or at the peer. Try again \
                      once it does; `tandemadm detach --force` on that node gives the disk up."
                 };
-                self.finish(Err(refuse(-23, hint)));
-            }
-            Step::DetachIdle if late && self.is_refused_late(Step::DetachIdle) => {
-                let hint = "The system has not let go of what is under way on a disk that was given \
-                            up. Try again when it has, or end tandemd.";
                 self.finish(Err(refuse(-23, hint)));
             }
             Step::DetachIdle => self.order_detach_idle(),
