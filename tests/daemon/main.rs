@@ -15,6 +15,7 @@ mod failover;
 mod frozen;
 mod guest;
 mod hostile;
+mod hung;
 mod ledger;
 mod limits;
 mod namespace;
