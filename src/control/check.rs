@@ -69,6 +69,11 @@ fn findings(report: &Report) -> Vec<(Level, String)> {
         }
     }
     for device in &status.devices {
+        if let Some(ms) = device.hung_ms {
+            let since = age(ms / 1000);
+            let text = format!("{name}/{} disk does not answer since {since}", device.volume);
+            found.push((Level::Critical, text));
+        }
         let disk = device.disk_state;
         let level = match disk {
             DiskState::UpToDate => continue,
@@ -209,6 +214,13 @@ mod tests {
         let mut full = fixtures::healthy();
         full.status.suspended_no_space = true;
         assert!(of(&[full]).starts_with("CRITICAL: r0 I/O frozen (no-space) (1 of 1) | "));
+        let mut hung = fixtures::healthy();
+        hung.status.devices[0].hung_ms = Some(12_000);
+        let text = of(&[hung]);
+        assert!(
+            text.starts_with("CRITICAL: r0/0 disk does not answer since 12 s (1 of 1)"),
+            "{text}"
+        );
         let mut lost = fixtures::healthy();
         lost.status.devices[0].disk_state = DiskState::Diskless;
         assert!(of(&[lost]).starts_with("CRITICAL: r0/0 Diskless (1 of 1) | "));

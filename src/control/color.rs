@@ -34,7 +34,7 @@ fn color(key: &str, value: &str) -> Option<&'static str> {
         ("connection", "StandAlone") => Some(RED),
         ("connection" | "replication" | "done", _) => Some(YELLOW),
         ("suspended", "no") | ("blocked", "no") => None,
-        ("suspended" | "blocked" | "failed", _) => Some(RED),
+        ("suspended" | "blocked" | "failed" | "hung", _) => Some(RED),
         ("reason", "split-brain" | "unrelated-data" | "rolled-back") => Some(RED),
         ("reason" | "config" | "discard-my-data", _) => Some(YELLOW),
         _ => None,

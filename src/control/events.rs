@@ -205,6 +205,7 @@ fn device(status: &Status, device: &DeviceStatus, statistics: bool) -> Object {
         fields.extend(counters.map(|(name, value)| (name, value.to_string())));
         fields.push(("al-suspended", "no".to_owned()));
     }
+    fields.push(("hung", yes_no(device.hung_ms.is_some()).to_owned()));
     Object {
         key: format!("device name:{} volume:{} minor:{}", status.name, device.volume, device.minor),
         fields,
@@ -315,7 +316,7 @@ mod tests {
              exists connection name:r0 peer-node-id:0 conn-name:alice connection:Connected \
              role:Primary reason:none\n\
              exists device name:r0 volume:0 minor:0 backing_dev:/dev/vg0/r0 disk:UpToDate \
-             client:no open:no quorum:yes\n\
+             client:no open:no quorum:yes hung:no\n\
              exists peer-device name:r0 peer-node-id:0 conn-name:alice volume:0 \
              replication:Established peer-disk:UpToDate peer-client:no resync-suspended:no\n\
              exists path name:r0 peer-node-id:0 conn-name:alice local:ipv4:10.0.0.2:7789 \

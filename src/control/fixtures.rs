@@ -25,6 +25,7 @@ fn device(volume: u16) -> DeviceStatus {
         bm_writes: 4,
         upper_pending: 0,
         lower_pending: 0,
+        hung_ms: None,
         current_uuid: 0x5435_911C_ABE7_ED03,
         history: vec![0x4DCE_BC18_6434_281A],
         flags: 3,

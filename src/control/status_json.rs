@@ -46,6 +46,7 @@ struct Device<'a> {
     upper_pending: u64,
     lower_pending: u64,
     backing_dev: &'a str,
+    hung: bool,
     openers: &'a [String],
 }
 
@@ -173,6 +174,7 @@ fn device(device: &DeviceStatus) -> Device<'_> {
         upper_pending: device.upper_pending,
         lower_pending: device.lower_pending,
         backing_dev: &device.backing_disk,
+        hung: device.hung_ms.is_some(),
         openers: &device.clients,
     }
 }

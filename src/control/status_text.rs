@@ -7,7 +7,7 @@
 //!     replication:SyncSource peer-disk:Inconsistent done:61.20
 //! ```
 //! Without `--verbose` only what is not normal is said. Our own words (`reason:`,
-//! `discard-my-data:pending`, `failed:`) stand at the end of a line, while they apply.
+//! `discard-my-data:pending`, `failed:`, `hung:`) stand at the end of a line, while they apply.
 
 use std::fmt::Write;
 
@@ -97,6 +97,9 @@ fn line_of_device(
         words.push("blocked:upper".to_owned());
     } else if detail.verbose {
         words.push("blocked:no".to_owned());
+    }
+    if device.hung_ms.is_some() {
+        words.push("hung:yes".to_owned());
     }
     let _ = writeln!(out, "  {}", words.join(" "));
     if detail.statistics {

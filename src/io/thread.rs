@@ -44,8 +44,10 @@ use super::ring::{Completion, Descriptor, Ring};
 
 /// How often idle buffers are looked at, ms.
 const TRIM_MS: u64 = 10_000;
-/// How long the end waits for operations that do not come back (a disk that hangs).
+/// How long the end waits for operations that do not come back.
 const END_MS: u64 = 30_000;
+/// The same where a disk is known to hang.
+const HUNG_END_MS: u64 = 1_000;
 
 /// The state machine, as the data thread drives it.
 pub(crate) trait Core {
@@ -407,7 +409,9 @@ impl<C: Core> Shell<C> {
         self.clients.drop_all(&mut self.io);
         self.peers.drop_all(&mut self.io);
         self.disks.close_all(&mut self.io);
-        let until = self.io.now.after_ms(END_MS);
+        let hangs = self.core.status(self.io.now).devices.iter().any(|one| one.hung_ms.is_some());
+        let limit = if hangs { HUNG_END_MS } else { END_MS };
+        let until = clock().after_ms(limit);
         while self.io.ring.outstanding() > 0 && clock() < until {
             if self.io.ring.submit_and_wait(Duration::from_millis(100)).is_err() {
                 break;
@@ -423,22 +427,27 @@ impl<C: Core> Shell<C> {
             }
         }
         self.close_disks();
-        while self.closing > 0 && self.closed.1.recv().is_ok() {
+        let closing = Duration::from_millis(limit);
+        while self.closing > 0 && self.closed.1.recv_timeout(closing).is_ok() {
             self.closing -= 1;
         }
         if let Some(recorder) = &mut self.recorder {
             recorder.flush();
         }
-        debug_assert_eq!(self.io.reads_reserved, 0, "a reservation leaked");
-        self.shared.ended_with(self.io.pool.live_buffers());
         let stop = self.stop.take();
         let outstanding = self.io.ring.outstanding();
+        debug_assert!(outstanding > 0 || self.io.reads_reserved == 0, "a reservation leaked");
+        self.shared.ended_with(self.io.pool.live_buffers());
         if outstanding > 0 || self.disks.is_closing() {
             tracing::error!(target: "tandem", resource = %self.io.name,
-                "{outstanding} operations did not come back in {} s; their memory is given up",
-                END_MS / 1000);
+                "{outstanding} operations did not come back in {} s: their memory and the disk's lock \
+                 are kept until tandemd ends", limit / 1000);
+            // The kernel may still read and write there.
+            let Self { io, clients, peers, disks, .. } = self;
+            std::mem::forget((io, clients, peers, disks));
+        } else {
+            drop(self);
         }
-        drop(self);
         if let Some(reply) = stop {
             // Nobody may wait.
             let _ = reply.send(());

@@ -189,11 +189,8 @@ impl Resource {
     pub(crate) fn attach_failed(&mut self, volume: VolumeNumber) {
         let attaching = self.running.as_ref().is_some_and(|running| running.step == Step::Attach);
         if attaching && self.order_volumes() == [volume] {
-            self.finish(Err(refuse(
-                118,
-                "The disk failed while it was attached. `tandemadm why` and the log name the error; \
-                 make room or replace the disk, then attach again.",
-            )));
+            let refusal = self.attach_refusal(volume);
+            self.finish(Err(refusal));
         }
     }
 
@@ -221,12 +218,8 @@ impl Resource {
     /// an I/O error; what the running order waits for goes on without it.
     pub(crate) fn give_up_hung_disk(&mut self, volume: VolumeNumber) -> String {
         let ms = self.config.options.timeout_ms;
-        if !self.devices[&volume].gone() {
-            let note = format!("detached by force; it did not answer for {ms} ms");
-            self.give_disk_up(volume, note, "given up");
-            self.drop_handshakes();
-        }
-        self.abandon_operations(volume);
+        let note = format!("detached by force; it did not answer for {ms} ms");
+        self.give_disk_up_as_hung(volume, note);
         format!(
             "The disk did not answer for {ms} ms and was given up, as after an I/O error; it stays \
              open until the system lets go of what is under way on it"
@@ -320,17 +313,14 @@ impl Resource {
     /// Closes the disks once nothing is under way on them.
     pub(crate) fn order_detach_idle(&mut self) {
         let volumes = self.order_volumes();
+        let given_up = |volume: &VolumeNumber| self.devices[volume].abandoned();
+        let (left, volumes): (Vec<_>, Vec<_>) = volumes.into_iter().partition(given_up);
         let idle = volumes.iter().all(|volume| {
             self.devices[volume].backing.as_ref().is_none_or(|backing| {
                 let quiet = backing.saving.is_none() && backing.unsaved.is_none();
                 backing.outstanding == 0 && quiet
             })
         });
-        let running = self.running.as_ref();
-        let down = running.is_some_and(|order| matches!(order.command, Command::Down { .. }));
-        if !down && volumes.iter().all(|volume| self.devices[volume].abandoned()) {
-            return self.finish(Ok("The disk hangs and was given up".to_owned()));
-        }
         if !idle {
             return;
         }
@@ -363,7 +353,15 @@ impl Resource {
             }
             self.send_state(volume);
         }
-        self.finish(Ok(String::new()));
+        let name = &self.config.name;
+        let left = left.iter().map(|volume| {
+            format!(
+                "The disk of {name}/{volume} hangs and was given up; it stays in use until the system \
+                 lets go of what is under way on it"
+            )
+        });
+        let text = left.collect::<Vec<_>>().join("\n");
+        self.finish(Ok(text));
     }
 
     // ---- invalidate and the like ----

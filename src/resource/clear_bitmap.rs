@@ -132,7 +132,7 @@ impl Resource {
     ) {
         match result.ok().flatten() {
             Some(payload) => {
-                let tag = Tag(self.tags.insert((volume, pending)));
+                let tag = Tag(self.tags.insert((volume, super::hung_disk::NEVER, pending)));
                 self.emit(Action::Digest { tag, payload });
                 self.release(Some(payload));
             }
@@ -142,7 +142,7 @@ impl Resource {
 
     /// `Event::Digested`.
     pub(crate) fn digested(&mut self, tag: Tag, digest: u32) {
-        if let Some((volume, pending)) = self.tags.remove(tag.0) {
+        if let Some((volume, _, pending)) = self.tags.remove(tag.0) {
             self.digested_here(volume, pending, Some(digest));
         }
     }

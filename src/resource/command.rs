@@ -73,6 +73,8 @@ pub enum Command {
         /// The accepted danger.
         force: Option<Force>,
     },
+    /// Become Primary for a client that connects (`auto-promote`), until the last one has gone.
+    AutoPromote,
     /// Become Secondary.
     Secondary {
         /// Close the clients' connections instead of refusing.

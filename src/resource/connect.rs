@@ -404,6 +404,7 @@ impl Resource {
         for c in self.peers() {
             self.check_connection(c);
         }
+        self.check_disks();
         let now = self.now;
         let mut next = self.volume_after(None);
         while let Some(volume) = next {
@@ -491,7 +492,9 @@ impl Resource {
     /// When `Event::Timeout` is due, if nothing else happens before.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
-        let mut next: Option<Time> = self.order_timeout();
+        let others = [self.auto_timeout(), self.disk_check_timeout(), self.hung_order_timeout()];
+        let others = others.into_iter().flatten();
+        let mut next: Option<Time> = others.chain(self.order_timeout()).min();
         let mut sooner = |at: Time| next = Some(next.map_or(at, |next| next.min(at)));
         let options = &self.config.options;
         let patience = options.timeout_ms * u64::from(options.ko_count);

@@ -193,6 +193,8 @@ pub(crate) struct Device {
     pub(crate) no_space_since: Option<Time>,
     /// A write found the disk full, and none has succeeded since: also while it is tried again.
     pub(crate) full: bool,
+    /// The start of its oldest operation, where that takes too long.
+    pub(crate) hung_since: Option<Time>,
     /// What happened to the disk last, for `why`.
     pub(crate) note: String,
 }
@@ -223,6 +225,7 @@ impl Device {
             no_space: VecDeque::new(),
             no_space_since: None,
             full: false,
+            hung_since: None,
             note: String::new(),
         }
     }

@@ -23,11 +23,14 @@
 //! | `loss` | the loss of a peer or of a disk, new current UUIDs |
 //! | `resync`, `resync_target`, `resync_source` | the target asks, the source answers, bits go when flushed |
 //! | `storage` | superblock, log and bitmap writes |
+//! | `hung_disk` | disks that neither answer nor fail, `disk-timeout` |
 //! | `attach`, `promote`, `leave`, `order` | the administrator's orders |
+//! | `auto_promote` | promotion for a client, demotion after the last one |
 
 mod action;
 mod activity_log;
 mod attach;
+mod auto_promote;
 mod bitmap;
 mod clear_bitmap;
 mod command;
@@ -38,6 +41,7 @@ mod event;
 mod flush;
 pub mod generation;
 mod handshake;
+mod hung_disk;
 mod ids;
 mod interval;
 mod leave;
@@ -66,9 +70,13 @@ mod tests;
 #[cfg(test)]
 mod tests_adv;
 #[cfg(test)]
+mod tests_auto;
+#[cfg(test)]
 mod tests_disks;
 #[cfg(test)]
 mod tests_end;
+#[cfg(test)]
+mod tests_hung;
 #[cfg(test)]
 mod tests_pair;
 #[cfg(test)]
@@ -229,7 +237,10 @@ pub struct Resource {
     connections: Vec<Connection>,
     requests: Slab<Request>,
     peer_writes: Slab<PeerWrite>,
-    tags: Slab<(VolumeNumber, Pending)>,
+    /// What is under way on the disks, with its start.
+    tags: Slab<(VolumeNumber, Time, Pending)>,
+    /// When the oldest of it may have become too old.
+    look_at_disks: Option<Time>,
     sessions: BTreeMap<SessionId, VolumeNumber>,
     /// Requests that have not been admitted: a handshake or a freeze.
     held: VecDeque<u64>,
@@ -248,6 +259,8 @@ pub struct Resource {
     gap: Gap,
     /// New requests are not admitted: a demotion, detach or leave drains.
     draining: bool,
+    /// This node was promoted for a client, and by no order.
+    auto_promoted: Option<auto_promote::AutoPromoted>,
     version: u64,
 }
 
@@ -278,6 +291,7 @@ impl Resource {
             requests: Slab::default(),
             peer_writes: Slab::default(),
             tags: Slab::default(),
+            look_at_disks: None,
             sessions: BTreeMap::new(),
             held: VecDeque::new(),
             window_waiting: VecDeque::new(),
@@ -290,6 +304,7 @@ impl Resource {
             sampling: None,
             gap: Gap::None,
             draining: false,
+            auto_promoted: None,
             version: 1,
             config,
         }
@@ -331,6 +346,7 @@ impl Resource {
             let before = self.standing();
             self.check_timers();
             self.pump_orders();
+            self.pump_auto_demotion();
             self.pump_handshakes();
             self.pump_leaves();
             self.admit_held();
@@ -532,6 +548,7 @@ impl Resource {
         if self.role != role {
             let text = format!("{}: role( {} -> {role} )", self.config.name, self.role);
             self.role = role;
+            self.auto_promoted = None;
             if role == Role::Primary {
                 // Clients write from now on: an order to throw the own data away has lapsed.
                 self.connections.iter_mut().for_each(|c| c.discard_my_data = false);

@@ -10,7 +10,7 @@ const MUST_BE_EQUAL: [&str; 6] =
     ["protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri", "always-asbp", "rr-conflict"];
 
 /// What concerns this node alone: the peer is not told.
-const LOCAL: [&str; 2] = ["sndbuf-size", "rcvbuf-size"];
+const LOCAL: [&str; 3] = ["sndbuf-size", "rcvbuf-size", "disk-timeout"];
 
 /// An option as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +68,7 @@ impl Options {
             ("c-min-rate", rate(self.c_min_rate)),
             ("disk-flushes", yes_no(self.disk_flushes)),
             ("md-flushes", yes_no(self.md_flushes)),
+            ("disk-timeout", (self.disk_timeout_ms / 100).to_string()),
         ];
         let general = [("auto-promote", yes_no(self.auto_promote))];
         let section = |section| move |(name, value)| WrittenOption { section, name, value };
@@ -189,6 +190,7 @@ mod tests {
             auto_promote: true,
             disk_flushes: false,
             md_flushes: false,
+            disk_timeout_ms: 30_000,
             sndbuf_size: 100_000,
             rcvbuf_size: 200_000,
         };

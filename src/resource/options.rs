@@ -125,6 +125,9 @@ pub struct DiskOptions {
     pub disk_flushes: bool,
     /// `md-flushes`.
     pub md_flushes: bool,
+    /// `disk-timeout`.
+    #[serde(default)]
+    pub disk_timeout_ms: u64,
 }
 
 /// The options that act in the core.
@@ -177,6 +180,10 @@ pub struct Options {
     pub disk_flushes: bool,
     /// `md-flushes`: no voids promises 3, 4 and 8 on this node.
     pub md_flushes: bool,
+    /// `disk-timeout`, ms (DRBD's unit is 0.1 s): an operation of the own disk that has not ended
+    /// by then fails the disk. Default 0: never.
+    #[serde(default)]
+    pub disk_timeout_ms: u64,
 }
 
 impl Default for Options {
@@ -204,6 +211,7 @@ impl Default for Options {
             auto_promote: false,
             disk_flushes: true,
             md_flushes: true,
+            disk_timeout_ms: 0,
         }
     }
 }
@@ -220,6 +228,7 @@ impl Options {
             c_min_rate: self.c_min_rate,
             disk_flushes: self.disk_flushes,
             md_flushes: self.md_flushes,
+            disk_timeout_ms: self.disk_timeout_ms,
         }
     }
 
@@ -234,6 +243,7 @@ impl Options {
             c_min_rate: disk.c_min_rate,
             disk_flushes: disk.disk_flushes,
             md_flushes: disk.md_flushes,
+            disk_timeout_ms: disk.disk_timeout_ms,
             ..self.clone()
         }
     }

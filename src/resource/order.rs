@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 
 use super::connection::{Leaving, Stage};
-use super::device::Device;
 use super::tentative::Tentative;
 use super::{
     Action, AdminResult, Command, ConnectionState, DiskOptions, LogLevel, Options, Reason, Refusal,
@@ -15,7 +14,9 @@ use super::{
 };
 
 /// How long an order waits for its turn, ms.
-const PATIENCE_MS: u64 = 30_000;
+pub(crate) const PATIENCE_MS: u64 = 30_000;
+/// The number of an order that the core gave itself: nobody waits for its answer.
+pub(crate) const OWN_ORDER: u64 = 0;
 
 /// An order that waits.
 #[derive(Debug)]
@@ -111,11 +112,13 @@ impl Resource {
     }
 
     pub(crate) fn reply(&mut self, id: u64, result: AdminResult) {
-        self.emit(Action::AdminReply { id, result });
+        if id != OWN_ORDER {
+            self.emit(Action::AdminReply { id, result });
+        }
     }
 
     /// A handshake is under way somewhere.
-    fn in_handshake(&self) -> bool {
+    pub(crate) fn in_handshake(&self) -> bool {
         self.connections.iter().any(|c| {
             matches!(c.stage, Stage::Quiescing | Stage::Handshake | Stage::Opening)
                 || c.leaving == Some(Leaving::PeerAsked)
@@ -127,12 +130,14 @@ impl Resource {
         self.refuse_late_orders();
         while self.running.is_none() {
             let Some(order) = self.orders.front() else { return };
-            let waits = !matches!(
-                order.command,
+            let waits = match order.command {
                 Command::Connect { tentative: false, .. }
-                    | Command::Disconnect { .. }
-                    | Command::Down { .. }
-            );
+                | Command::Disconnect { .. }
+                | Command::Down { .. } => false,
+                // A client that may enter a Primary already.
+                Command::AutoPromote => self.role != super::Role::Primary,
+                _ => true,
+            };
             if waits && self.in_handshake() {
                 if self.now.ms_since(order.since) < PATIENCE_MS {
                     return;
@@ -183,7 +188,7 @@ impl Resource {
 
     pub(crate) fn order_timeout(&self) -> Option<Time> {
         let waiting = self.orders.front().map(|order| order.since);
-        let draining = self.running.as_ref().filter(|order| self.is_refused_late(order.step));
+        let draining = self.running.as_ref().filter(|order| Self::is_refused_late(order.step));
         let oldest = waiting.into_iter().chain(draining.map(|order| order.since)).min();
         let oldest = oldest.map(|since| since.after_ms(PATIENCE_MS));
         let patience = self.config.options.timeout_ms;
@@ -198,12 +203,8 @@ impl Resource {
 
     /// The order is refused if it is still in this step after [`PATIENCE_MS`]; in any other it waits
     /// for what it needs, and no time is set for it.
-    fn is_refused_late(&self, step: Step) -> bool {
-        match step {
-            Step::Drain | Step::Settle => true,
-            Step::DetachIdle => self.devices.values().any(Device::abandoned),
-            _ => false,
-        }
+    fn is_refused_late(step: Step) -> bool {
+        matches!(step, Step::Drain | Step::Settle)
     }
 
     fn start_order(&mut self, order: Order) {
@@ -215,7 +216,7 @@ impl Resource {
                 self.connect(id, peer, discard_my_data, tentative);
             }
             Command::Disconnect { peer, force } => self.disconnect(id, peer, force),
-            Command::Primary { force } => self.primary(id, force),
+            Command::Primary { .. } | Command::AutoPromote => self.primary(id, command),
             Command::Secondary { force } => self.secondary(id, force),
             Command::Invalidate { volume } => self.invalidate(id, volume),
             Command::InvalidateRemote { volume, peer } => self.invalidate_remote(id, volume, peer),
@@ -264,6 +265,7 @@ impl Resource {
             self.log(LogLevel::Info, text);
             later.extend(when);
         }
+        self.look_at_all_disks();
         self.changed();
         self.reply(id, Ok(later.join("; ")));
     }
@@ -299,6 +301,9 @@ impl Resource {
         if let Some(running) = self.running.take() {
             self.draining = false;
             self.changed();
+            if let (OWN_ORDER, Err(refusal)) = (running.id, &result) {
+                self.auto_demotion_refused(&refusal.hint);
+            }
             let is_down = result.is_ok() && matches!(running.command, Command::Down { .. });
             // Nothing starts on a resource that is down, and no disk is left with it.
             for order in is_down.then(|| std::mem::take(&mut self.orders)).into_iter().flatten() {
@@ -346,6 +351,7 @@ impl Resource {
 
     /// Steps that wait for a state.
     fn pump_running(&mut self) {
+        self.order_meets_hung_disks();
         let Some(running) = self.running.as_ref() else { return };
         let waited = self.now.ms_since(running.since);
         let late = waited >= PATIENCE_MS;
@@ -367,11 +373,6 @@ impl Resource {
                     "Requests do not end: a disk does not answer, here or at the peer. Try again \
                      once it does; `tandemadm detach --force` on that node gives the disk up."
                 };
-                self.finish(Err(refuse(-23, hint)));
-            }
-            Step::DetachIdle if late && self.is_refused_late(Step::DetachIdle) => {
-                let hint = "The system has not let go of what is under way on a disk that was given \
-                            up. Try again when it has, or end tandemd.";
                 self.finish(Err(refuse(-23, hint)));
             }
             Step::DetachIdle => self.order_detach_idle(),

@@ -16,8 +16,18 @@ use super::{Action, Command, DiskState, Force, LogLevel, Refusal, Resource, Role
 use crate::meta::{BLANK, BitmapState, DeviceFlags};
 use crate::wire::Packet;
 
+/// The danger that an order to promote accepts.
+fn force_of(command: &Command) -> Option<Force> {
+    match command {
+        Command::Primary { force } => *force,
+        _ => None,
+    }
+}
+
 impl Resource {
-    pub(crate) fn primary(&mut self, id: u64, force: Option<Force>) {
+    /// `Command::Primary` or `Command::AutoPromote`.
+    pub(crate) fn primary(&mut self, id: u64, command: Command) {
+        let auto = command == Command::AutoPromote;
         if self.role == Role::Primary && self.gap == super::Gap::Closed {
             let name = &self.config.name;
             let hint = format!(
@@ -27,12 +37,17 @@ impl Resource {
             return self.reply(id, Err(refuse(-2, &hint)));
         }
         if self.role == Role::Primary {
+            match auto {
+                true => self.expect_client(false),
+                // Now it is meant to stay.
+                false => self.auto_promoted = None,
+            }
             return self.reply(id, Ok(String::new()));
         }
-        if let Err(refusal) = self.may_promote(force) {
+        if let Err(refusal) = self.may_promote(force_of(&command)) {
             return self.reply(id, Err(refusal));
         }
-        self.run(id, Command::Primary { force }, Step::AskPeer);
+        self.run(id, command, Step::AskPeer);
         let mut asked = 0;
         for c in self.peers() {
             if self.connections[c].stage == Stage::Open {
@@ -144,7 +159,7 @@ impl Resource {
     /// A peer wants to become Primary.
     pub(crate) fn peer_promotes(&mut self, c: usize, sequence: u64) -> bool {
         let contest = self.running.as_ref().is_some_and(|running| {
-            matches!(running.command, Command::Primary { .. })
+            matches!(running.command, Command::Primary { .. } | Command::AutoPromote)
                 // Once it has the answer it asked for it is as good as Primary.
                 && (running.step != Step::AskPeer
                     || self.config.node_id < self.connections[c].peer)
@@ -216,8 +231,7 @@ impl Resource {
 
     /// The disks as they are now: one may have failed, or the peer be lost, since the order began.
     fn still_may_promote(&mut self) -> bool {
-        let Some(Command::Primary { force }) = self.running.as_ref().map(|r| r.command.clone())
-        else {
+        let Some(force) = self.running.as_ref().map(|running| force_of(&running.command)) else {
             return false;
         };
         let refusal =
@@ -315,6 +329,9 @@ impl Resource {
             }
         }
         self.set_role(Role::Primary);
+        if self.running.as_ref().is_some_and(|order| order.command == Command::AutoPromote) {
+            self.expect_client(true);
+        }
         for volume in self.volumes() {
             self.send_state(volume);
         }

@@ -24,7 +24,7 @@ impl Resource {
                 .iter()
                 .any(|c| !matches!(c.stage, Stage::Down | Stage::Waiting | Stage::Open)),
             failed: None,
-            devices: self.devices.keys().map(|volume| self.device_status(*volume)).collect(),
+            devices: self.devices.keys().map(|volume| self.device_status(*volume, now)).collect(),
             connections: self.peers().map(|c| self.connection_status(c, now)).collect(),
         }
     }
@@ -36,7 +36,7 @@ impl Resource {
         if own && real { superblock.generation_time } else { 0 }
     }
 
-    fn device_status(&self, volume: VolumeNumber) -> DeviceStatus {
+    fn device_status(&self, volume: VolumeNumber, now: Time) -> DeviceStatus {
         let device = &self.devices[&volume];
         let config = self.config.volumes.iter().find(|config| config.number == volume);
         let superblock = device.backing.as_ref().map(|backing| &backing.superblock);
@@ -59,6 +59,7 @@ impl Resource {
                 .map(|s| s.history.iter().copied().filter(|uuid| *uuid != 0).collect())
                 .unwrap_or_default(),
             flags: superblock.map_or(0, |s| s.flags),
+            hung_ms: device.hung_since.map(|since| now.ms_since(since)),
             disk_note: device.note.clone(),
             generation_time: superblock.map_or(0, |s| self.generation_time(s)),
             alone_time: device.alone_time,

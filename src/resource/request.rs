@@ -26,6 +26,7 @@ impl Resource {
             return;
         }
         self.sessions.insert(session, volume);
+        self.client_entered();
         self.device(volume).clients.push(Client { session, name: client });
         self.changed();
     }
@@ -340,7 +341,8 @@ impl Resource {
     pub(crate) fn disk_tag(&mut self, volume: VolumeNumber, pending: Pending) -> Tag {
         let backing = self.device(volume).backing.as_mut().expect("an action needs a disk");
         backing.outstanding += 1;
-        Tag(self.tags.insert((volume, pending)))
+        self.disk_is_asked(volume);
+        Tag(self.tags.insert((volume, self.now, pending)))
     }
 
     /// Every admitted request is answered and no flush runs.
@@ -362,6 +364,7 @@ impl Resource {
             self.config.name
         );
         self.log(LogLevel::Warning, text);
+        self.disks_start_anew();
         for session in self.sessions.keys().copied().collect::<Vec<_>>() {
             self.session_closed(session, false);
         }

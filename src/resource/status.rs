@@ -64,6 +64,8 @@ pub struct DeviceStatus {
     pub history: Vec<u64>,
     /// Superblock flags, as [`crate::meta::DeviceFlags`].
     pub flags: u32,
+    /// How long its oldest operation has not ended, ms, where that is too long: the disk hangs.
+    pub hung_ms: Option<u64>,
     /// What happened to the disk last, for `why`; may be empty.
     pub disk_note: String,
     /// When this node began the current generation, s of its wall clock; 0: it did not, or unknown.

@@ -250,7 +250,8 @@ impl Resource {
 
     /// A metadata action ended.
     pub(crate) fn meta_done(&mut self, tag: Tag, result: Result<(), DiskError>) {
-        let Some((volume, pending)) = self.tags.remove(tag.0) else { return };
+        let Some((volume, _, pending)) = self.tags.remove(tag.0) else { return };
+        self.disk_has_answered(volume);
         let Some(backing) = self.device(volume).backing.as_mut() else { return };
         backing.outstanding -= 1;
         if let Err(error) = result {
@@ -289,9 +290,10 @@ impl Resource {
 
     /// A disk action ended.
     pub(crate) fn disk_done(&mut self, tag: Tag, result: Result<Option<Payload>, DiskError>) {
-        let Some((volume, pending)) = self.tags.remove(tag.0) else {
+        let Some((volume, _, pending)) = self.tags.remove(tag.0) else {
             return self.release(result.ok().flatten());
         };
+        self.disk_has_answered(volume);
         if let Some(backing) = self.device(volume).backing.as_mut() {
             backing.outstanding -= 1;
         }
@@ -305,7 +307,7 @@ impl Resource {
             backing.abandoned = true;
         }
         for tag in self.tags.keys() {
-            let Some((of, pending)) = self.tags.get_mut(tag) else { continue };
+            let Some((of, _, pending)) = self.tags.get_mut(tag) else { continue };
             if *of != volume || pending.is_metadata() {
                 continue;
             }

@@ -291,7 +291,7 @@ fn a_frozen_primary_with_writes_under_way_becomes_the_target_of_its_promoted_pee
 }
 
 #[test]
-fn a_resource_whose_given_up_disk_hangs_is_not_down_and_says_so() {
+fn a_resource_whose_given_up_disk_hangs_goes_down_and_says_so() {
     let mut pair = synced_pair();
     pair.nodes[0].stall = |_| true;
     pair.start_write(0, 21, 9);
@@ -299,12 +299,9 @@ fn a_resource_whose_given_up_disk_hangs_is_not_down_and_says_so() {
     pair.run(7_000);
     pair.admin(0, Command::Secondary { force: true }).unwrap();
     let down = pair.order(0, Command::Down { shutdown: false });
-    pair.run(32_000);
-    let refusal = pair.nodes[0].admin.remove(&down).expect("answered").expect_err("it hangs");
-    assert_eq!(refusal.code, -23);
-    pair.nodes[0].unstall();
-    pair.run(100);
-    pair.admin(0, Command::Down { shutdown: false }).unwrap();
+    pair.run(1_000);
+    let text = pair.nodes[0].admin.remove(&down).expect("answered").expect("down");
+    assert!(text.contains("hangs"), "{text}");
 }
 
 #[test]
@@ -425,12 +422,16 @@ fn a_down_that_waits_for_a_read_of_the_peer_asks_for_no_time_that_has_passed() {
     let down = pair.order(1, Command::Down { shutdown: true });
     pair.lose_link();
     pair.run(1_000);
-    pair.now = pair.now.after_ms(40_000);
+    let no_timer_has_passed = |pair: &Pair| {
+        let next = pair.core(1).next_timeout();
+        assert!(next.is_none_or(|at| at > pair.now), "a timer that has passed runs for ever");
+    };
+    pair.now = pair.now.after_ms(17_000);
     pair.event(1, Event::Timeout);
     assert_eq!(pair.nodes[1].admin.get(&down), None, "the read is under way");
-    let next = pair.core(1).next_timeout();
-    assert!(next.is_none_or(|at| at > pair.now), "a timer that has passed runs for ever");
-    pair.nodes[1].unstall();
-    pair.settle();
-    assert_eq!(pair.nodes[1].admin.remove(&down), Some(Ok(String::new())));
+    no_timer_has_passed(&pair);
+    pair.now = pair.now.after_ms(20_000);
+    pair.event(1, Event::Timeout);
+    assert!(pair.nodes[1].admin.contains_key(&down), "the disk is given up");
+    no_timer_has_passed(&pair);
 }

@@ -126,6 +126,7 @@ impl Cluster {
         if let (Command::Attach { volume, .. }, Err(refusal)) = (&order.command, &result) {
             // The core has not taken the disk; or it has (118), and closes it.
             let device = self.nodes[node].device(*volume).map(|d| d.disk_state);
+            // A disk that hangs is closed when it answers.
             let taken = refusal.code == 118;
             if !taken && device.is_none_or(|state| state == DiskState::Diskless) {
                 self.nodes[node].volumes[usize::from(*volume)].attached = false;
@@ -159,6 +160,7 @@ impl Cluster {
         let volume = 0;
         let command = match order {
             Order::Primary => Command::Primary { force: None },
+            Order::AutoPromote => Command::AutoPromote,
             Order::Force(force) => Command::Primary { force: Some(force) },
             Order::Secondary => {
                 // `umount` comes before `secondary`.
@@ -273,7 +275,12 @@ impl Cluster {
     fn went_down(&mut self, node: usize) {
         let n = &self.nodes[node];
         let name = n.name;
-        if n.pool.live() > 0 {
+        let given_up = n.status.as_ref().is_some_and(|status| {
+            status.devices.iter().any(|one| one.disk_state == DiskState::Failed)
+        });
+        if given_up {
+            // A disk that hangs is kept until the daemon ends; it does.
+        } else if n.pool.live() > 0 {
             self.violate(format!("{name} is down and has kept {} buffers", n.pool.live()));
         } else if !n.ops.is_empty() {
             self.violate(format!("{name} is down with disk actions under way: {:?}", n.ops));

@@ -191,6 +191,8 @@ pub enum MetaPart {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     Primary,
+    /// A client knocks, and perhaps enters.
+    AutoPromote,
     Force(Force),
     Secondary,
     SecondaryForce,

@@ -109,6 +109,8 @@ impl SimOptions {
         rarer(&mut Prng::new(seed, 7), length_ms, &mut options.plan);
         at_the_worst_moment(&mut Prng::new(seed, 9), length_ms, &mut options.plan);
         options.narrow_the_log(&mut Prng::new(seed, 8));
+        let p = &mut Prng::new(seed, 10);
+        options.core.disk_timeout_ms = *p.choose(&[0, 0, 2_000, 6_000]);
         options
     }
 
@@ -146,7 +148,10 @@ impl SimOptions {
     /// A disk may report errors.
     #[must_use]
     pub fn disk_errors(&self) -> bool {
-        self.plan.iter().any(|planned| planned.fault.hurts_a_disk())
+        let hangs =
+            |fault: &Fault| matches!(fault, Fault::StallDisk { .. } | Fault::SlowDisk { .. });
+        self.core.disk_timeout_ms > 0 && self.has(hangs)
+            || self.plan.iter().any(|planned| planned.fault.hurts_a_disk())
     }
 
     /// The plan without one of its faults.
@@ -177,6 +182,7 @@ fn core_options(p: &mut Prng, policies: bool) -> Options {
         resync_rate: *p.choose(&[250, 4_096, 102_400]),
         c_max_rate: *p.choose(&[4_096, 102_400, 0]),
         on_io_error: OnIoError::Detach,
+        auto_promote: true,
         ..Options::default()
     };
     if policies {

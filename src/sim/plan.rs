@@ -150,6 +150,8 @@ fn rarer_fault(p: &mut Prng, kind: usize, length_ms: u64) -> Fault {
                 Order::Down,
                 Order::Detach,
                 Order::Attach,
+                Order::AutoPromote,
+                Order::AutoPromote,
             ];
             Fault::Order { node, order: *p.choose(&orders) }
         }

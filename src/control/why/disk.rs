@@ -1,8 +1,61 @@
 //! Findings about the own disk.
 
-use super::{Finding, View, connection, human, name, sentence, severity};
+use super::{Finding, View, age, connection, human, name, sentence, severity};
 use crate::control::ATTACH_FAILED;
 use crate::resource::{DeviceStatus, DiskState};
+
+/// The own disk does not answer.
+pub(super) fn hung(report: &View<'_>, device: &DeviceStatus) -> Option<Finding> {
+    let seconds = device.hung_ms? / 1000;
+    let status = &report.status;
+    let (node, resource) = (&status.node_name, &status.name);
+    let volume = name(status, device);
+    let given_up = matches!(device.disk_state, DiskState::Failed);
+    let state = format!(
+        "{} is {}: its oldest operation does not end {} ({} ago); {} operations and {} requests of \
+         clients wait.",
+        device.backing_disk,
+        device.disk_state,
+        format_args!("since {}", report.at(report.taken_at.saturating_sub(seconds))),
+        age(seconds),
+        device.lower_pending,
+        device.upper_pending,
+    );
+    let (data, next) = match given_up {
+        true => (
+            None,
+            vec![format!(
+                "it was given up; attach it again when the system has let go of it: `dmesg` on \
+                 {node}, then `tandemadm attach {volume}`."
+            )],
+        ),
+        false => (
+            Some("nothing is lost; writes are not acknowledged before both disks have them."),
+            vec![
+                format!("1. see what holds it up: `dmesg`, cables, the pool under it, on {node}."),
+                match good_peer(report, device) {
+                    Some(peer) => format!(
+                        "2. give it up, {peer}'s disk serves: `tandemadm detach --force {volume}` \
+                         on {node}. `disk-timeout` in the configuration does it by itself."
+                    ),
+                    None => format!(
+                        "2. no other copy is reachable: bring the peer back first (`tandemadm why \
+                         {resource}` there)."
+                    ),
+                },
+            ],
+        ),
+    };
+    Some(Finding {
+        severity: severity::SUSPENDED,
+        headline: format!("{volume}: {node}'s disk does not answer"),
+        state,
+        open: Vec::new(),
+        why: "the disk neither completes what it was asked for nor reports an error.".to_owned(),
+        data: data.map(str::to_owned),
+        next,
+    })
+}
 
 /// What there is to say of one volume's own disk.
 pub(super) fn finding(report: &View<'_>, device: &DeviceStatus) -> Option<Finding> {

@@ -59,6 +59,7 @@ fn status(setup: &Setup) -> Status {
         bm_writes: 0,
         upper_pending: 0,
         lower_pending: 0,
+        hung_ms: None,
         current_uuid: 4,
         history: Vec::new(),
         flags: 0,
@@ -124,7 +125,7 @@ impl Fake {
 
     fn command(&self, command: &Command) -> AdminResult {
         match command {
-            Command::Primary { .. } => {
+            Command::Primary { .. } | Command::AutoPromote => {
                 if self.status().devices.iter().any(|one| one.disk_state == DiskState::Diskless) {
                     return Err(Refusal {
                         code: -2,

@@ -301,12 +301,15 @@ async fn look_up(
         return Err(LookupError::Shutdown("this server is about to end".to_owned()));
     }
     let status = entry.status();
-    if go && status.role != Role::Primary && entry.auto_promote() {
-        info!("{}: promoted for {client} (auto-promote)", entry.config.name);
+    if go && entry.auto_promote() {
+        // Also of a Primary: it may be about to be demoted, for its last client has gone.
         entry
-            .order(Command::Primary { force: None })
+            .order(Command::AutoPromote)
             .await
             .map_err(|refusal| LookupError::Policy(refusal.to_string().replace('\n', "; ")))?;
+        if status.role != Role::Primary {
+            info!("{}: promoted for {client} (auto-promote)", entry.config.name);
+        }
     }
     let served = entry.ask(|reply| Order::Export { volume, reply }).await;
     let status = entry.status();

@@ -6,7 +6,7 @@ use std::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::resource::{Command, DiskOptions, Options, Refusal, ResourceConfig};
+use crate::resource::{Command, DiskOptions, DiskState, Options, Refusal, ResourceConfig};
 
 /// DRBD's number for a request that cannot be carried out in this state of things.
 const INVALID_REQUEST: i32 = 162;
@@ -180,8 +180,12 @@ impl<C: Core> Shell<C> {
         if let (Err(_), Some(Waiter { attach: Some(Attach::Placed(volume)), .. })) =
             (&result, self.waiters.get(&id))
         {
-            // Nothing if the core has closed it already.
-            self.disks.close(&mut self.io, *volume, None);
+            // The core has not taken it; or it has closed it already. A disk that hangs is the core's:
+            // it is closed when the system has let go of it.
+            let volume = *volume;
+            if self.is_diskless(volume) {
+                self.disks.close(&mut self.io, volume, None);
+            }
         }
         let changed = self.waiters.get_mut(&id).and_then(|waiter| waiter.options.take());
         if let Some((options, flushes)) = changed {
@@ -196,6 +200,12 @@ impl<C: Core> Shell<C> {
         self.held.push((id, result));
         self.close_disks();
         self.answer_held();
+    }
+
+    fn is_diskless(&self, volume: VolumeNumber) -> bool {
+        let status = self.core.status(self.io.now);
+        let mut devices = status.devices.iter();
+        !devices.any(|one| one.volume == volume && one.disk_state != DiskState::Diskless)
     }
 
     /// Sends the answers, unless a disk is being closed.

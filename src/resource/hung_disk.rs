@@ -1,0 +1,188 @@
+//! A disk that neither answers nor fails.
+//!
+//! Invariants:
+//! - An operation that has not ended within `disk-timeout` fails its disk, as an I/O error does. Its
+//!   buffers stay in use until the system gives them back, and so does the disk.
+//! - Nobody is kept for ever by a disk that hangs: an attach is refused, a `down` goes on without it.
+//! - Time that this process did not run is not the disk's.
+
+use super::order::{Step, refuse};
+use super::{Command, DiskOptions, LogLevel, Resource, Time, VolumeNumber};
+
+/// From when on an operation is called hung, ms.
+const HUNG_MS: u64 = 5_000;
+/// How long the end of the daemon waits for a disk, ms: the unit gives it a minute for everything.
+const SHUTDOWN_MS: u64 = 20_000;
+/// How long any other order does.
+const PATIENCE_MS: u64 = super::order::PATIENCE_MS;
+/// The start of what is no operation of a disk.
+pub(crate) const NEVER: Time = Time(u64::MAX);
+
+/// How long operations of a disk may take before somebody looks: shortest first.
+fn limits(options: DiskOptions) -> [u64; 2] {
+    let timeout = if options.disk_timeout_ms == 0 { u64::MAX } else { options.disk_timeout_ms };
+    [HUNG_MS.min(timeout), HUNG_MS.max(timeout)]
+}
+
+impl Resource {
+    /// An operation of a disk starts.
+    pub(crate) fn disk_is_asked(&mut self, volume: VolumeNumber) {
+        if self.look_at_disks.is_none() {
+            let [first, _] = limits(self.config.disk_options(volume));
+            self.look_at_disks = Some(self.now.after_ms(first));
+        }
+    }
+
+    /// One has ended.
+    pub(crate) fn disk_has_answered(&mut self, volume: VolumeNumber) {
+        if self.devices[&volume].hung_since.is_some() {
+            self.look_at_disks = Some(self.now);
+        }
+    }
+
+    /// The limits are others now.
+    pub(crate) fn look_at_all_disks(&mut self) {
+        self.look_at_disks = Some(self.now);
+    }
+
+    /// This process did not run: what is under way gets its whole time again.
+    pub(crate) fn disks_start_anew(&mut self) {
+        let now = self.now;
+        for tag in self.tags.keys() {
+            if let Some((_, since, _)) = self.tags.get_mut(tag).filter(|(_, s, _)| *s != NEVER) {
+                *since = now;
+            }
+        }
+        self.look_at_disks = Some(now);
+    }
+
+    /// Looks at the oldest operation of each disk, when one may have become too old.
+    pub(crate) fn check_disks(&mut self) {
+        let now = self.now;
+        if self.look_at_disks.is_none_or(|at| at > now) {
+            return;
+        }
+        self.look_at_disks = None;
+        for volume in self.volumes() {
+            let of = self.tags.iter().filter(|(_, (of, ..))| *of == volume);
+            let oldest = of.map(|(_, (_, since, _))| *since).filter(|s| *s != NEVER).min();
+            self.note_hung(volume, oldest);
+            let Some(oldest) = oldest else { continue };
+            let options = self.config.disk_options(volume);
+            let waited = now.ms_since(oldest);
+            let timeout = options.disk_timeout_ms;
+            if timeout > 0 && waited >= timeout && !self.devices[&volume].abandoned() {
+                let seconds = format!("{}.{}", timeout / 1000, timeout % 1000 / 100);
+                self.give_disk_up_as_hung(
+                    volume,
+                    format!("it did not answer for {seconds} s (disk-timeout)"),
+                );
+            }
+            for at in limits(options).map(|limit| Time(oldest.0.saturating_add(ns(limit)))) {
+                if at > now && at != NEVER {
+                    self.look_at_disks = Some(self.look_at_disks.map_or(at, |next| next.min(at)));
+                }
+            }
+        }
+    }
+
+    /// The oldest operation of a disk is from then.
+    fn note_hung(&mut self, volume: VolumeNumber, oldest: Option<Time>) {
+        let now = self.now;
+        let since = oldest.filter(|oldest| now.ms_since(*oldest) >= HUNG_MS);
+        let before = std::mem::replace(&mut self.device(volume).hung_since, since);
+        let prefix = self.of_volume(volume);
+        match (before, since) {
+            (None, Some(since)) => {
+                let seconds = now.ms_since(since) / 1000;
+                let text = format!("{prefix}the disk does not answer for {seconds} s");
+                self.log(LogLevel::Error, text);
+                self.changed();
+            }
+            (Some(before), None) => {
+                let seconds = now.ms_since(before) / 1000;
+                let text = format!("{prefix}the disk answers again, after {seconds} s");
+                self.log(LogLevel::Warning, text);
+                self.changed();
+            }
+            _ => {}
+        }
+    }
+
+    /// The disk hangs, and is left as after an I/O error. What an order waits for goes on without
+    /// it; an attach has failed.
+    pub(crate) fn give_disk_up_as_hung(&mut self, volume: VolumeNumber, note: String) {
+        if !self.devices[&volume].gone() {
+            self.give_disk_up(volume, note, "given up");
+            self.drop_handshakes();
+        }
+        self.abandon_operations(volume);
+        self.attach_failed(volume);
+    }
+
+    /// The running order waits for a disk that hangs, and its time is over.
+    pub(crate) fn order_meets_hung_disks(&mut self) {
+        let Some(running) = self.running.as_ref() else { return };
+        let waited = self.now.ms_since(running.since);
+        let leaves = |command: &Command| matches!(command, Command::Down { .. });
+        let patience = match (&running.command, running.step) {
+            (_, Step::Attach) if self.orders.iter().any(|order| leaves(&order.command)) => 0,
+            (_, Step::Attach) => PATIENCE_MS,
+            (Command::Down { shutdown: true }, _) => SHUTDOWN_MS,
+            // Clients' requests wait: the administrator decides.
+            (_, Step::Drain) => return,
+            (Command::Down { shutdown: false }, _) => PATIENCE_MS,
+            _ => return,
+        };
+        if waited < patience {
+            return;
+        }
+        let hangs = |volume: &VolumeNumber| {
+            let device = &self.devices[volume];
+            device.hung_since.is_some() && !device.abandoned()
+        };
+        let hung: Vec<_> = self.order_volumes().into_iter().filter(hangs).collect();
+        for volume in hung {
+            let since = self.devices[&volume].hung_since.unwrap_or(self.now);
+            let seconds = self.now.ms_since(since) / 1000;
+            self.give_disk_up_as_hung(volume, format!("it did not answer for {seconds} s"));
+        }
+    }
+
+    /// When [`Self::order_meets_hung_disks`] has something to do.
+    pub(crate) fn hung_order_timeout(&self) -> Option<Time> {
+        let running = self.running.as_ref()?;
+        let patience = match (&running.command, running.step) {
+            (_, Step::Attach) => PATIENCE_MS,
+            (Command::Down { shutdown: true }, _) => SHUTDOWN_MS,
+            (Command::Down { shutdown: false }, _) => PATIENCE_MS,
+            _ => return None,
+        };
+        // Later it is the disk's becoming hung that is waited for.
+        Some(running.since.after_ms(patience)).filter(|at| *at > self.now)
+    }
+
+    pub(crate) fn disk_check_timeout(&self) -> Option<Time> {
+        self.look_at_disks
+    }
+
+    /// What an attach is refused with whose disk failed, or hung.
+    pub(crate) fn attach_refusal(&self, volume: VolumeNumber) -> super::Refusal {
+        match self.devices[&volume].abandoned() {
+            true => refuse(
+                118,
+                "The disk does not answer: it was given up, and stays in use until the system lets \
+                 go of what is under way on it.",
+            ),
+            false => refuse(
+                118,
+                "The disk failed while it was attached. `tandemadm why` and the log name the error; \
+                 make room or replace the disk, then attach again.",
+            ),
+        }
+    }
+}
+
+fn ns(ms: u64) -> u64 {
+    ms.saturating_mul(1_000_000)
+}

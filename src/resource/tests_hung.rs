@@ -1,0 +1,188 @@
+//! Stories of disks that hang: `disk-timeout`, an attach, a `down`, the end of the daemon.
+
+use std::collections::BTreeMap;
+
+use super::tests_pair::{Pair, config, synced_pair};
+use super::*;
+
+impl Pair {
+    fn disk_timeout(&mut self, n: usize, ms: u64) {
+        let node = u8::try_from(n).unwrap();
+        let options = Box::new(Options { disk_timeout_ms: ms, ..config(node).options });
+        self.admin(n, Command::SetOptions { options, volumes: BTreeMap::new() }).unwrap();
+    }
+
+    fn hung_ms(&self, n: usize) -> Option<u64> {
+        self.status(n).devices[0].hung_ms
+    }
+
+    fn lines(&self, n: usize, what: &str) -> usize {
+        self.nodes[n].log.iter().filter(|line| line.contains(what)).count()
+    }
+}
+
+fn is_disk(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::DiskRead { .. }
+            | Action::DiskWrite { .. }
+            | Action::DiskZeroes { .. }
+            | Action::DiskFlush { .. }
+            | Action::Meta { .. }
+    )
+}
+
+fn leave(pair: &mut Pair) {
+    pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: true });
+}
+
+#[test]
+fn a_disk_that_does_not_answer_within_disk_timeout_has_failed() {
+    for n in [0, 1] {
+        let mut pair = synced_pair();
+        pair.disk_timeout(n, 3_000);
+        pair.nodes[n].stall = is_disk;
+        let write = pair.start_write(0, 21, 9);
+        let flush = 5001;
+        pair.request_later(0, flush, Op::Flush);
+        pair.run(2_900);
+        assert_eq!(pair.nodes[0].replies.get(&write), None, "node {n}");
+        pair.run(200);
+        assert_eq!(pair.nodes[0].replies.get(&write), Some(&Ok(None)), "node {n}");
+        assert_eq!(pair.nodes[0].replies.get(&flush), Some(&Ok(None)), "node {n}");
+        assert_eq!(pair.disk(n), DiskState::Failed, "something is under way on it");
+        assert_eq!(pair.lines(n, "did not answer for 3.0 s (disk-timeout); given up"), 1);
+        assert_eq!(pair.write(0, 22, 9), Ok(None));
+        pair.run(60_000);
+        pair.nodes[n].unstall();
+        pair.run(100);
+        assert_eq!(pair.disk(n), DiskState::Diskless);
+        pair.attach(n).unwrap();
+        pair.synced();
+    }
+}
+
+#[test]
+fn without_disk_timeout_a_disk_that_hangs_is_waited_for_and_said_once() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = is_disk;
+    let write = pair.start_write(0, 21, 9);
+    pair.run(4_900);
+    assert_eq!(pair.hung_ms(0), None);
+    pair.run(200);
+    assert!(pair.hung_ms(0).is_some_and(|ms| ms >= 5_000));
+    pair.run(300_000);
+    assert_eq!(pair.nodes[0].replies.get(&write), None);
+    assert_eq!(pair.disk(0), DiskState::UpToDate);
+    assert_eq!(pair.lines(0, "does not answer"), 1);
+    pair.nodes[0].unstall();
+    pair.settle();
+    assert_eq!(pair.hung_ms(0), None);
+    assert_eq!(pair.lines(0, "answers again"), 1);
+    assert_eq!(pair.nodes[0].replies.get(&write), Some(&Ok(None)));
+    pair.synced();
+}
+
+#[test]
+fn time_in_which_this_process_did_not_run_is_not_the_disks() {
+    let mut pair = synced_pair();
+    pair.disk_timeout(0, 3_000);
+    pair.nodes[0].stall = is_disk;
+    pair.start_write(0, 21, 9);
+    pair.run(1_000);
+    pair.now = pair.now.after_ms(60_000);
+    pair.event(0, Event::ClockGap { gap_ms: 60_000 });
+    pair.run(2_500);
+    assert_eq!(pair.disk(0), DiskState::UpToDate);
+    pair.run(1_000);
+    assert_eq!(pair.disk(0), DiskState::Failed);
+}
+
+#[test]
+fn a_disk_timeout_that_is_set_while_the_disk_hangs_acts_at_once() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = is_disk;
+    let write = pair.start_write(0, 21, 9);
+    pair.run(20_000);
+    pair.disk_timeout(0, 3_000);
+    assert_eq!(pair.disk(0), DiskState::Failed);
+    assert_eq!(pair.nodes[0].replies.get(&write), Some(&Ok(None)));
+}
+
+#[test]
+fn an_attach_whose_disk_hangs_is_refused_and_the_disk_is_the_systems() {
+    let mut pair = synced_pair();
+    pair.admin(1, Command::Detach { volume: 0, force: false }).unwrap();
+    pair.nodes[1].stall = is_disk;
+    let command = pair.attach_command(1);
+    let attach = pair.order(1, command);
+    pair.run(29_000);
+    assert_eq!(pair.nodes[1].admin.get(&attach), None);
+    pair.run(2_000);
+    let refusal = pair.nodes[1].admin.remove(&attach).expect("answered").expect_err("it hangs");
+    assert_eq!(refusal.code, 118);
+    assert!(refusal.hint.contains("does not answer"), "{refusal:?}");
+    assert_eq!(pair.disk(1), DiskState::Failed);
+    assert_eq!(pair.write(0, 30, 3), Ok(None), "nobody waits for it");
+    assert_eq!(pair.attach(1).expect_err("it is in use").code, 124);
+    pair.nodes[1].unstall();
+    pair.run(100);
+    assert_eq!(pair.disk(1), DiskState::Diskless);
+    pair.attach(1).unwrap();
+    pair.synced();
+}
+
+#[test]
+fn a_down_ends_without_a_disk_that_was_given_up() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = is_disk;
+    pair.start_write(0, 21, 9);
+    pair.order(0, Command::Detach { volume: 0, force: true });
+    pair.run(7_000);
+    leave(&mut pair);
+    let text = pair.admin(0, Command::Down { shutdown: false }).expect("down");
+    assert!(text.contains("The disk of r0/0 hangs"), "{text}");
+    assert_eq!(pair.status(1).connections[0].connection_state, ConnectionState::Connecting);
+}
+
+#[test]
+fn a_down_or_the_end_of_the_daemon_gives_a_disk_up_that_hangs() {
+    for (shutdown, request, ends_ms) in
+        [(true, true, 21_000), (true, false, 21_000), (false, false, 31_000)]
+    {
+        let mut pair = synced_pair();
+        pair.write(0, 8, 8).unwrap();
+        pair.nodes[0].stall = is_disk;
+        if request {
+            pair.start_write(0, 21, 9);
+        }
+        leave(&mut pair);
+        let down = pair.order(0, Command::Down { shutdown });
+        pair.run(ends_ms - 2_000);
+        assert_eq!(pair.nodes[0].admin.get(&down), None, "{shutdown} {request}");
+        pair.run(2_000);
+        let answer = pair.nodes[0].admin.remove(&down).expect("it ends").expect("done");
+        assert!(answer.contains("hangs and was given up"), "{shutdown} {request}: {answer}");
+        // What is under way is the system's, and nothing that was acknowledged is lost.
+        pair.kill(0);
+        pair.nodes[0].stall = |_| false;
+        pair.up(0);
+        pair.synced();
+        assert_eq!(pair.nodes[0].disk.blocks.get(&8), Some(&8));
+    }
+}
+
+#[test]
+fn a_down_whose_clients_wait_for_a_hung_disk_asks_the_administrator() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = is_disk;
+    pair.start_write(0, 21, 9);
+    leave(&mut pair);
+    let down = pair.order(0, Command::Down { shutdown: false });
+    pair.run(31_000);
+    let refusal = pair.nodes[0].admin.remove(&down).expect("answered").expect_err("it hangs");
+    assert_eq!(refusal.code, -23);
+    assert!(refusal.hint.contains("detach --force"), "{refusal:?}");
+    pair.nodes[0].unstall();
+    pair.synced();
+}
