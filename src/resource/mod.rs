@@ -23,6 +23,7 @@
 //! | `loss` | the loss of a peer or of a disk, new current UUIDs |
 //! | `resync`, `resync_target`, `resync_source` | the target asks, the source answers, bits go when flushed |
 //! | `storage` | superblock, log and bitmap writes |
+//! | `pause` | resync and clients' I/O held back by order |
 //! | `attach`, `promote`, `leave`, `order` | the administrator's orders |
 
 mod action;
@@ -45,6 +46,7 @@ mod loss;
 mod option_names;
 mod options;
 mod order;
+mod pause;
 mod peer_io;
 mod prng;
 mod promote;
@@ -68,6 +70,8 @@ mod tests_adv;
 mod tests_end;
 #[cfg(test)]
 mod tests_pair;
+#[cfg(test)]
+mod tests_pause;
 #[cfg(test)]
 mod tests_review;
 #[cfg(test)]
@@ -243,6 +247,8 @@ pub struct Resource {
     gap: Gap,
     /// New requests are not admitted: a demotion, detach or leave drains.
     draining: bool,
+    /// `suspend-io`: requests are held until `resume-io`.
+    suspended: bool,
     version: u64,
 }
 
@@ -284,6 +290,7 @@ impl Resource {
             sampling: None,
             gap: Gap::None,
             draining: false,
+            suspended: false,
             version: 1,
             config,
         }
@@ -313,6 +320,9 @@ impl Resource {
             Event::Received { socket } => self.bytes_received(socket),
             Event::SocketLost { socket, error } => self.socket_lost(socket, error),
             Event::Admin { id, command } => self.order(id, command),
+            Event::ResyncDependency { volume, peer, paused } => {
+                self.resync_dependency(volume, peer, paused);
+            }
             Event::Timeout => {}
             Event::ClockGap { gap_ms } => self.clock_gap(gap_ms),
         }
@@ -548,10 +558,9 @@ impl Resource {
 
     /// Tells every open session the own role and disk of a volume.
     fn send_state(&mut self, volume: VolumeNumber) {
-        let (role, disk) = (self.role, self.devices[&volume].disk);
         for c in self.peers() {
             if self.connections[c].stage >= connection::Stage::Opening {
-                self.send(c, crate::wire::Packet::State { volume, role, disk }, None);
+                self.send_state_to(c, volume);
             }
         }
     }

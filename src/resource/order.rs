@@ -128,7 +128,11 @@ impl Resource {
             let Some(order) = self.orders.front() else { return };
             let waits = !matches!(
                 order.command,
-                Command::Connect { .. } | Command::Disconnect { .. } | Command::Down { .. }
+                Command::Connect { .. }
+                    | Command::Disconnect { .. }
+                    | Command::Down { .. }
+                    | Command::PauseSync { .. }
+                    | Command::SuspendIo { .. }
             );
             if waits && self.in_handshake() {
                 if self.now.ms_since(order.since) < PATIENCE_MS {
@@ -220,6 +224,10 @@ impl Resource {
             Command::NewCurrentUuid { volume, clear_bitmap } => {
                 self.new_uuid_by_order(id, volume, clear_bitmap);
             }
+            Command::PauseSync { volume, peer, pause } => {
+                self.pause_sync(id, volume, peer, pause);
+            }
+            Command::SuspendIo { suspend } => self.suspend_io(id, suspend),
             Command::SetOptions { options, volumes } => {
                 self.set_options(id, *options, &volumes);
             }
@@ -448,6 +456,10 @@ pub(crate) fn refuse(code: i32, hint: &str) -> Refusal {
         124 => "Device is attached to a disk (use detach first)",
         125 => "Device has a net-config (use disconnect first)",
         127 => "Device minor not allocated",
+        134 => "Sync-pause flag is already set",
+        135 => "Sync-pause flag is already cleared",
+        156 => "Sync-pause flag is already cleared; the resync waits for a local dependency",
+        157 => "Sync-pause flag is already cleared; the resync is paused by the peer",
         150 => "Can only attach to the data we lost last (see \"exposed data uuid\")",
         171 => "Invalid peer-node-id",
         170 => "Implicit device shrinking not allowed",

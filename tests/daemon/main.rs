@@ -14,6 +14,7 @@ mod disks;
 mod failover;
 mod frozen;
 mod guest;
+mod held;
 mod hostile;
 mod ledger;
 mod limits;

@@ -76,6 +76,7 @@ fn status(setup: &Setup) -> Status {
         pending: 0,
         unacked: 0,
         bitmap_uuid: 0,
+        resync_suspended: Default::default(),
         resync: None,
     };
     let config = &setup.config;
@@ -84,6 +85,7 @@ fn status(setup: &Setup) -> Status {
         node_id: config.node_id,
         node_name: config.node_name.clone(),
         role: Role::Secondary,
+        suspended_user: false,
         suspended_no_space: false,
         suspended_gap: false,
         suspended_handshake: false,
@@ -164,6 +166,8 @@ impl Fake {
             | Command::Detach { .. }
             | Command::Invalidate { .. }
             | Command::InvalidateRemote { .. }
+            | Command::PauseSync { .. }
+            | Command::SuspendIo { .. }
             | Command::NewCurrentUuid { .. } => {}
         }
         Ok(String::new())
