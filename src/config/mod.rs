@@ -29,6 +29,7 @@ mod load;
 mod nearest;
 mod option_table;
 mod overrides;
+mod resync_after;
 mod setting;
 mod syntax;
 #[cfg(test)]
@@ -47,6 +48,7 @@ pub use finding::{Finding, Severity};
 pub use glob::{is_pattern, matches};
 pub use load::{FILE_MAX, load};
 pub use overrides::override_option;
+pub use resync_after::{Dependencies, ResyncAfter, cycle};
 
 /// Where the text of config files comes from.
 pub trait Files {

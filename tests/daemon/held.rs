@@ -1,7 +1,10 @@
 //! What is held back by order: a resync that is paused, clients' I/O that is frozen.
 
+use serde_json::Value;
+
 use crate::ledger::{Burst, Ledger};
 use crate::pair::{Node, Pair};
+use crate::plan::Plan;
 use crate::wait::until;
 
 fn peer(node: &Node, key: &str) -> String {
@@ -91,4 +94,81 @@ fn frozen_clients_only_wait_through_a_loss_of_the_peer_and_all_are_answered() {
     pair.bob.ok(&["up", "r0"]);
     pair.wait_synced();
     pair.assert_equal_disks();
+}
+
+/// The peer's volume 0 of a resource, as `status --json` tells it.
+fn peer_device(node: &Node, resource: &str) -> Value {
+    let text = node.ok(&["status", "--json", resource]);
+    let mut all: Value = serde_json::from_str(&text).expect("JSON");
+    all[0]["connections"][0]["peer_devices"][0].take()
+}
+
+fn wait_held(node: &Node, resource: &str, state: &str, held: &str) {
+    until(&format!("{resource} is {state} with {held} on {}", node.name), || {
+        let peer = peer_device(node, resource);
+        (peer["replication-state"] == state && peer["resync-suspended"] == held).then_some(())
+    });
+}
+
+/// Both resources differ between the nodes, and connect with their resyncs held back by bob.
+fn two_to_sync(pair: &Pair) {
+    for resource in ["r0", "r1"] {
+        pair.alice.ok(&["disconnect", resource]);
+        let mut client = pair.alice.client_of(resource);
+        client.write(0, &[7; 1 << 20], 0).expect("a write");
+        client.flush().expect("a flush");
+        pair.bob.ok(&["pause-sync", resource]);
+        pair.alice.ok(&["connect", resource]);
+        wait_held(&pair.alice, resource, "PausedSyncS", "peer");
+    }
+}
+
+#[test]
+fn a_resync_goes_after_that_of_another_resource_as_long_as_it_is_told_to() {
+    let pair = Plan::new().resources(&[("r0", 1), ("r1", 1)]).in_sync();
+    pair.alice.ok(&["disk-options", "--resync-after=r1/0", "r0"]);
+    let said = pair.alice.refused(10, &["disk-options", "--resync-after=r0", "r1"]);
+    assert!(said.contains("(133)") && said.contains("r1/0 after r0/0 after r1/0"), "{said}");
+    let said = pair.alice.refused(10, &["disk-options", "--resync-after=r7/0", "r1"]);
+    assert!(said.contains("(132)"), "{said}");
+    assert!(pair.alice.ok(&["status", "r0"]).contains("config:differs"));
+    two_to_sync(&pair);
+    pair.bob.ok(&["resume-sync", "r0"]);
+    wait_held(&pair.alice, "r0", "PausedSyncS", "dependency");
+    wait_held(&pair.bob, "r0", "PausedSyncT", "peer");
+    // The other one goes first; then this one by itself.
+    pair.bob.ok(&["resume-sync", "r1"]);
+    pair.wait_synced();
+    wait_held(&pair.alice, "r0", "Established", "no");
+    // Told to wait no more, it goes on beside the other.
+    two_to_sync(&pair);
+    pair.bob.ok(&["resume-sync", "r0"]);
+    wait_held(&pair.alice, "r0", "PausedSyncS", "dependency");
+    pair.alice.ok(&["adjust", "r0"]);
+    wait_held(&pair.alice, "r0", "Established", "no");
+    wait_held(&pair.alice, "r1", "PausedSyncS", "peer");
+    pair.bob.ok(&["resume-sync", "r1"]);
+    pair.wait_synced();
+}
+
+#[test]
+fn no_more_resyncs_run_at_once_than_the_daemon_was_told() {
+    let mut pair = Plan::new().resources(&[("r0", 1), ("r1", 1), ("r2", 1)]).blank();
+    pair.alice.arguments = vec!["--max-parallel-resyncs".to_owned(), "1".to_owned()];
+    let slow = "disk { resync-rate 2M; c-max-rate 2M; c-min-rate 0; }";
+    let text = std::fs::read_to_string(&pair.alice.config).expect("a config");
+    let text = text.replacen("resource r0 {", &format!("resource r0 {{\n    {slow}"), 1);
+    std::fs::write(&pair.alice.config, text).expect("a config");
+    let pair = pair.bring_up();
+    pair.alice.ok(&["primary", "--force", "all"]);
+    // The initial sync of r0 takes half a minute.
+    for resource in ["r1", "r2"] {
+        wait_held(&pair.alice, resource, "PausedSyncS", "dependency");
+        wait_held(&pair.bob, resource, "PausedSyncT", "peer");
+    }
+    wait_held(&pair.alice, "r0", "SyncSource", "no");
+    for node in [&pair.alice, &pair.bob] {
+        node.ok(&["disk-options", "--c-max-rate=0", "r0"]);
+    }
+    pair.wait_synced();
 }

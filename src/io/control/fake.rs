@@ -204,6 +204,7 @@ impl DataThread for Fake {
             Order::Paths { reply, .. } => {
                 let _ = reply.send(Ok(()));
             }
+            Order::ResyncDependency { .. } => {}
             Order::Statistics { reply } => {
                 let _ = reply.send((*self.status()).clone());
             }

@@ -53,6 +53,7 @@ impl Daemon {
             record: None,
             state_dir: dir.path().join("state"),
             nbd_socket,
+            max_parallel_resyncs: 0,
         };
         std::fs::create_dir(&settings.state_dir).unwrap();
         let thread =
