@@ -60,6 +60,48 @@ fn case(path: &str) -> Config {
     load(&Below(cases()), path)
 }
 
+/// r0, r1 and r2, with these statements in their `disk` sections.
+fn three(disks: [&str; 3]) -> Config {
+    let mut text = String::new();
+    for (n, disk) in disks.iter().enumerate() {
+        text += &format!(
+            "resource r{n} {{ disk {{ {disk} }} volume 0 {{ device minor {n}; disk /d{n}; }}\n\
+             on alice {{ address 10.0.0.1:{0}; }} on bob {{ address 10.0.0.2:{0}; }} }}\n",
+            7789 + n
+        );
+    }
+    loaded(&text)
+}
+
+#[test]
+fn a_resync_waits_for_one_that_is_there_and_never_for_itself() {
+    let good = three(["resync-after r1/0;", "resync-after r2;", "resync-after -1;"]);
+    assert!(good.findings.is_empty(), "{:?}", good.findings);
+    let after = |name: &str| {
+        let volume = &good.resource(name).unwrap().hosts[0].volumes[&0];
+        volume.resync_after.as_ref().map(ToString::to_string)
+    };
+    assert_eq!(after("r0").as_deref(), Some("r1/0"));
+    assert_eq!(after("r1").as_deref(), Some("r2/0"));
+    assert_eq!(after("r2"), None);
+    let round = three(["resync-after r1/0;", "resync-after r0/0;", "resync-after r0;"]);
+    assert_eq!(round.refused, ["r0", "r1"]);
+    let text = round.findings[0].to_string();
+    assert!(text.contains("r0/0 would wait for itself: r0/0 after r1/0 after r0/0"), "{text}");
+    for (bad, why) in [
+        ("resync-after r0/0;", "r0/0 would wait for itself"),
+        ("resync-after r7/0;", "there is no such volume"),
+        ("resync-after r1/3;", "there is no such volume"),
+        ("resync-after \"a b\";", "no blanks"),
+        ("resync-after r1/x;", "is no RESOURCE/VOLUME"),
+    ] {
+        let config = three([bad, "", ""]);
+        assert_eq!(config.refused, ["r0"], "{bad}");
+        let text = config.findings[0].to_string();
+        assert!(text.contains(why), "{text}");
+    }
+}
+
 fn without_places(config: &Config) -> Vec<Definition> {
     let mut definitions = config.resources.clone();
     for definition in &mut definitions {
@@ -120,6 +162,7 @@ const OTHER_VERDICTS: &[(&str, Verdict, &[&str])] = &[
         "10-tandem.d/mail.res:4"]),
     ("it acts: the size of the volume, and the least that its disk must have", Verdict::Act, &[
         "09-volumes-ipv6.res:22"]),
+    ("it acts: the order of resyncs", Verdict::Act, &["09-volumes-ipv6.res:21"]),
     ("the section is refused where it opens", Verdict::Act, &["06-proxy-wan.res:15",
         "06-proxy-wan.res:17", "06-proxy-wan.res:24", "06-proxy-wan.res:25",
         "06-proxy-wan.res:32", "06-proxy-wan.res:33", "08-stacked.res:10", "08-stacked.res:11"]),

@@ -64,7 +64,7 @@ fn make(kind: Kind, n: [u64; 8], text: &str) -> Packet {
         Kind::InSync => Packet::InSync { volume, offset, length: (1 + n[3] % (1 << 48)) * 4096 },
         Kind::ResyncEnd => Packet::ResyncEnd { volume },
         Kind::ResyncDone => Packet::ResyncDone { volume },
-        Kind::State => Packet::State { volume, role: role(n[1]), disk: disk(n[3]) },
+        Kind::State => Packet::State { volume, role: role(n[1]), disk: disk(n[3]), paused: flag },
         Kind::PromoteRequest => Packet::PromoteRequest { sequence },
         Kind::PromoteAnswer => Packet::PromoteAnswer { sequence, code: -((n[3] % 128) as i32) },
         Kind::Leave => Packet::Leave { kind: (n[0] % 3) as u8 },
@@ -238,7 +238,7 @@ const GOLDEN: &[(&str, &str)] = &[
     ("InSync", "54444d31 2500 0102 0000000000034000 0002122232425000 00000000 58b2d196"),
     ("ResyncEnd", "54444d31 2600 0102 0000000000000000 0000000000000000 00000000 9faa9fa0"),
     ("ResyncDone", "54444d31 2700 0102 0000000000000000 0000000000000000 00000000 1e8ffa87"),
-    ("State", "54444d31 3016 0102 0000000000000000 0000000000000000 00000000 bc4446fb"),
+    ("State", "54444d31 3056 0102 0000000000000000 0000000000000000 00000000 b98e5fcb"),
     ("PromoteRequest", "54444d31 3100 0000 1112131415161718 0000000000000000 00000000 77836b29"),
     ("PromoteAnswer", "54444d31 3233 0000 1112131415161718 0000000000000000 00000000 5aef71e8"),
     ("Leave", "54444d31 3300 0000 0000000000000000 0000000000000000 00000000 fb0e7e58"),
@@ -417,7 +417,7 @@ fn fields_out_of_range_are_refused() {
     assert!(!check(&Packet::Leave { kind: 3 }));
     assert!(!check(&Packet::PromoteAnswer { sequence: 0, code: 1 }));
     let (role, disk) = (Role::Unknown, DiskState::UpToDate);
-    assert!(!check(&Packet::State { volume: 0, role, disk }));
+    assert!(!check(&Packet::State { volume: 0, role, disk, paused: false }));
     assert!(!check(&Packet::Bitmap { volume: 0, first_block: 1, words: vec![0] }));
     assert!(!check(&Packet::Bitmap { volume: 0, first_block: 0, words: vec![] }));
     assert!(!check(&Packet::Bitmap { volume: 0, first_block: !63, words: vec![1] }));

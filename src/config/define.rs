@@ -14,6 +14,7 @@ use super::definition::{
 use super::draft::{BAD_NODE_ID, Draft, HostDraft};
 use super::finding::{Pos, Report, Scope};
 use super::judge;
+use super::resync_after::{ResyncAfter, Written};
 use super::setting::Level;
 use super::volume::{VolumeDraft, Volumes};
 use crate::wire::VOLUMES_MAX;
@@ -26,6 +27,8 @@ pub(super) struct Shared<'a> {
     pub(super) minors: BTreeSet<u32>,
     /// No minor below it is free.
     pub(super) next_minor: u32,
+    /// Every `resync-after` in force.
+    pub(super) afters: Vec<Written>,
 }
 
 impl Shared<'_> {
@@ -87,7 +90,13 @@ pub(super) fn define(
     for ((((host, node_id), address), volumes), more) in parts {
         let own = |number| judge::disk_options(draft, shared.common, host, number, &judged.0);
         let volumes = volumes?.into_iter().map(|(number, (volume, _))| {
-            (number, HostVolume { disk_options: own(number), ..volume })
+            let after = judge::resync_after(draft, shared.common, host, number);
+            if let Some((after, at)) = after.clone() {
+                let waits = ResyncAfter { resource: draft.name.clone(), volume: number };
+                shared.afters.push(Written { host: host.name.clone(), waits, after, at });
+            }
+            let resync_after = after.map(|(after, _)| after);
+            (number, HostVolume { disk_options: own(number), resync_after, ..volume })
         });
         let volumes = volumes.collect();
         hosts.push(Host {
@@ -346,6 +355,7 @@ impl<'a> Define<'a> {
                 disk: disk.clone(),
                 meta_disk: meta_disk.map_or(MetaDisk::Internal, |(meta, _)| meta.clone()),
                 size: judge::size(draft, common, host, *number),
+                resync_after: None,
                 disk_options: None,
             };
             if let Some(merged) = &mut merged {

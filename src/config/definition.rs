@@ -16,6 +16,7 @@ use crate::resource::{
 use crate::resource::{VolumeConfig, VolumeNumber};
 
 use super::option_table;
+use super::resync_after::ResyncAfter;
 use crate::wire::VOLUMES_MAX;
 
 /// Longest resource name, bytes: what the peer protocol carries.
@@ -75,6 +76,9 @@ pub struct HostVolume {
     /// `None`: all that the disk has.
     #[serde(default)]
     pub size: Option<u64>,
+    /// `resync-after`: its resync on this host waits for that of another volume.
+    #[serde(default)]
+    pub resync_after: Option<ResyncAfter>,
     /// `disk` options of its own; `None`: those of the resource.
     #[serde(default)]
     pub disk_options: Option<DiskOptions>,
@@ -250,6 +254,9 @@ impl Definition {
             let odd = |size: u64| size == 0 || !size.is_multiple_of(BLOCK_SIZE);
             if volume.size.is_some_and(odd) {
                 return Err(format!("{name}/{number}: the size is not a multiple of 4096"));
+            }
+            if let Some(after) = &volume.resync_after {
+                after.check().map_err(|why| format!("{name}/{number}: {why}"))?;
             }
             if let Some(own) = volume.disk_options {
                 option_table::check_ranges(&self.options.with_disk(own))

@@ -113,6 +113,12 @@ fn volume_text(definition: &Definition, volume: &HostVolume, out: &mut String) {
     line(out, 3, &format!("meta-disk {meta_disk};"));
     let mut own: Vec<String> = Vec::new();
     own.extend(volume.size.map(|size| format!("{:<16} {}s;", "size", size / 512)));
+    own.extend(
+        volume
+            .resync_after
+            .iter()
+            .map(|after| format!("{:<16} {};", "resync-after", quoted(&after.to_string()))),
+    );
     if let Some(options) = volume.disk_options {
         let general = definition.options.written();
         let written = definition.options.with_disk(options).written();

@@ -10,10 +10,11 @@ use crate::resource::{AfterSb0Pri, BLOCK_SIZE, DiskOptions, Options, VolumeNumbe
 
 use super::definition::{Place, same_host};
 use super::draft::{Draft, HostDraft};
-use super::finding::{Report, Scope};
+use super::finding::{Pos, Report, Scope};
 use super::option_table::{
     Effect, OPTIONS, REFUSED_VALUES, Section, Spec, Value, WARNED_VALUES, find,
 };
+use super::resync_after::ResyncAfter;
 use super::setting::{Level, Setting};
 
 /// The levels that are in force for one volume on one host, the strongest first.
@@ -43,6 +44,21 @@ pub(super) fn size(
     let Value::Number(sectors) = setting.value else { return None };
     let bytes = sectors * 512;
     (bytes >= BLOCK_SIZE).then_some(bytes - bytes % BLOCK_SIZE)
+}
+
+/// `resync-after` in force for a volume on one host, and where it is written.
+pub(super) fn resync_after(
+    draft: &Draft,
+    common: &Level,
+    host: &HostDraft,
+    number: VolumeNumber,
+) -> Option<(ResyncAfter, Pos)> {
+    let spec = find("resync-after").expect("the table has it");
+    let chain = chain(draft, common, host, number);
+    let (_, setting) = in_force(&chain, spec)?;
+    // What cannot be read is told by the judge.
+    let after = ResyncAfter::of_option(&setting.value.text()).ok()??;
+    Some((after, setting.at))
 }
 
 /// The `disk` options in force for a volume on one host, where they are not the resource's.
@@ -215,6 +231,12 @@ impl Judge<'_> {
             {
                 let why = "a volume has one block of 4096 bytes at least";
                 self.refuse(rank, setting, why, "write: size 8s;  or more;  or remove the line");
+            }
+            Effect::PerVolume if name == "resync-after" => {
+                if let Err(why) = ResyncAfter::of_option(&text) {
+                    let hint = "write: resync-after RESOURCE/VOLUME;  or: resync-after -1;";
+                    self.refuse(rank, setting, &why, hint);
+                }
             }
             Effect::PerVolume | Effect::Admin => {}
             Effect::Harmless(silent, _) | Effect::Refused(silent, ..)

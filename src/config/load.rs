@@ -11,7 +11,7 @@ use super::option_table::{Effect, OPTIONS, Section, Spec, Value};
 use super::setting::{Level, exactly, read_section, suggestion};
 use super::syntax::{Statement, parse};
 use super::token::{Word, tokens};
-use super::{Config, Files};
+use super::{Config, Files, resync_after};
 
 /// Largest config file, bytes.
 pub const FILE_MAX: usize = 1 << 20;
@@ -58,9 +58,11 @@ pub fn load(files: &dyn Files, path: &str) -> Config {
         }
     }
     let minors = drafts.iter().flat_map(written_minors).collect();
-    let mut shared = Shared { common: &common, claims: Claims::default(), minors, next_minor: 0 };
+    let (claims, afters) = (Claims::default(), Vec::new());
+    let mut shared = Shared { common: &common, claims, minors, next_minor: 0, afters };
     let defined: Vec<_> =
         drafts.iter().map(|draft| define(draft, &mut shared, &mut report)).collect();
+    resync_after::check(&drafts, &shared.afters, &mut report);
     let mut config = Config::default();
     let mut refused = BTreeSet::new();
     for (draft, definition) in drafts.iter().zip(defined) {

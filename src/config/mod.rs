@@ -30,6 +30,7 @@ mod manual;
 mod nearest;
 mod option_table;
 mod overrides;
+mod resync_after;
 mod setting;
 mod syntax;
 #[cfg(test)]
@@ -49,6 +50,7 @@ pub use glob::{is_pattern, matches};
 pub use load::{FILE_MAX, load};
 pub use manual::{ManualOption, manual};
 pub use overrides::override_option;
+pub use resync_after::{Dependencies, ResyncAfter, cycle};
 
 /// Where the text of config files comes from.
 pub trait Files {

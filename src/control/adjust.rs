@@ -98,6 +98,20 @@ impl Difference {
         let here = counterpart(running, own);
         for (number, volume) in &own.volumes {
             let Some(old) = here.and_then(|here| here.volumes.get(number)) else { continue };
+            let place = match own.volumes.len() {
+                1 => String::new(),
+                _ => format!(" of volume {number}"),
+            };
+            let after = |volume: &HostVolume| match &volume.resync_after {
+                Some(after) => after.to_string(),
+                None => "-1".to_owned(),
+            };
+            if old.resync_after != volume.resync_after {
+                let (name, value) = ("resync-after", after(volume));
+                self.words.push(format!("{name}{place} is {}, not {value}", after(old)));
+                let volume = Some(*number);
+                self.options.push(Changed { section: "disk", name, value, volume });
+            }
             let in_force = |definition: &Definition, volume: &HostVolume| {
                 let disk = volume.disk_options.unwrap_or_else(|| definition.options.disk());
                 definition.options.with_disk(disk).written()
@@ -105,10 +119,6 @@ impl Difference {
             let (before, after) = (in_force(running, old), in_force(wanted, volume));
             let pairs = before.into_iter().zip(after);
             for (old, new) in pairs.filter(|(old, new)| old != new && new.section == "disk") {
-                let place = match own.volumes.len() {
-                    1 => String::new(),
-                    _ => format!(" of volume {number}"),
-                };
                 self.words.push(format!("{}{place} is {}, not {}", new.name, old.value, new.value));
                 let (section, name, value) = (new.section, new.name, new.value);
                 self.options.push(Changed { section, name, value, volume: Some(*number) });

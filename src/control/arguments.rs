@@ -30,7 +30,6 @@ pub const NOT_SUPPORTED: &[&str] = &[
     "new-path",
     "new-peer",
     "new-resource",
-    "pause-sync",
     "peer-role",
     "ping",
     "proxy-down",
@@ -39,8 +38,6 @@ pub const NOT_SUPPORTED: &[&str] = &[
     "rename-resource",
     "repair-md",
     "resize",
-    "resume-io",
-    "resume-sync",
     "set-gi",
     "sh-b-pri",
     "sh-dev",
@@ -59,7 +56,6 @@ pub const NOT_SUPPORTED: &[&str] = &[
     "sh-status",
     "sh-udev",
     "show",
-    "suspend-io",
     "syncer",
     "udev",
     "verify",
@@ -339,6 +335,14 @@ pub enum Verb {
     InvalidateRemote(Targets),
     /// Mark the own disk Outdated.
     Outdate(Targets),
+    /// Hold a running resync back, and later ones.
+    PauseSync(Targets),
+    /// Let resyncs go on.
+    ResumeSync(Targets),
+    /// Freeze the I/O of clients: their requests wait.
+    SuspendIo(Targets),
+    /// Let the I/O of clients go on.
+    ResumeIo(Targets),
     /// Make what runs as the configuration says.
     Adjust(Targets),
     /// Put the configuration's net options in force, or those that are given.

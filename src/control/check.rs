@@ -63,7 +63,12 @@ fn findings(report: &Report) -> Vec<(Level, String)> {
     if status.failed.is_some() {
         found.push((Level::Critical, format!("{name} has failed, restart tandemd")));
     }
-    for (is, why) in [(status.suspended_no_space, "no-space"), (status.suspended_gap, "gap")] {
+    let frozen = [
+        (status.suspended_user, "user"),
+        (status.suspended_no_space, "no-space"),
+        (status.suspended_gap, "gap"),
+    ];
+    for (is, why) in frozen {
         if is {
             found.push((Level::Critical, format!("{name} I/O frozen ({why})")));
         }
@@ -107,9 +112,11 @@ fn connection(report: &Report, one: &ConnectionStatus) -> Option<(Level, String)
     let since = age(one.since_ms / 1000);
     match (one.connection_state, one.reason) {
         (ConnectionState::Connected, _) => {
-            let resync = one.peer_devices.iter().find_map(|peer| peer.resync.as_ref());
-            if let Some(resync) = resync {
+            let syncs = one.peer_devices.iter().find(|device| device.resync.is_some());
+            if let Some((device, resync)) = syncs.and_then(|d| Some((d, d.resync.as_ref()?))) {
+                let held = Some(device.resync_suspended).filter(|h| *h != Default::default());
                 let left = match resync.seconds_left {
+                    _ if held.is_some() => format!("paused ({})", held.unwrap_or_default()),
                     Some(seconds) => format!("{} left", age(seconds)),
                     None => "time left unknown".to_owned(),
                 };

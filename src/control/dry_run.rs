@@ -160,6 +160,10 @@ pub fn word(verb: &Verb) -> Option<(String, &[Target])> {
         Verb::Invalidate(targets) => ("invalidate".to_owned(), &targets.targets),
         Verb::InvalidateRemote(targets) => ("invalidate-remote".to_owned(), &targets.targets),
         Verb::Outdate(targets) => ("outdate".to_owned(), &targets.targets),
+        Verb::PauseSync(targets) => ("pause-sync".to_owned(), &targets.targets),
+        Verb::ResumeSync(targets) => ("resume-sync".to_owned(), &targets.targets),
+        Verb::SuspendIo(targets) => ("suspend-io".to_owned(), &targets.targets),
+        Verb::ResumeIo(targets) => ("resume-io".to_owned(), &targets.targets),
         Verb::NewCurrentUuid { clear_bitmap, targets } => {
             (format!("new-current-uuid{}", flag(*clear_bitmap, "--clear-bitmap")), &targets.targets)
         }

@@ -222,7 +222,7 @@ fn peer_device(
         ("replication", peer.replication_state.to_string()),
         ("peer-disk", peer.peer_disk_state.to_string()),
         ("peer-client", yes_no(report.is_client(connection.peer_node_id, peer.volume)).to_owned()),
-        ("resync-suspended", "no".to_owned()),
+        ("resync-suspended", peer.resync_suspended.to_string()),
     ];
     if let Some(resync) = &peer.resync {
         fields.push(("done", percent(resync.done_hundredths)));

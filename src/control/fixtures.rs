@@ -46,6 +46,7 @@ fn peer_device(volume: u16) -> PeerDeviceStatus {
         pending: 0,
         unacked: 0,
         bitmap_uuid: 0,
+        resync_suspended: Default::default(),
         resync: None,
     }
 }
@@ -79,6 +80,7 @@ pub(crate) fn healthy() -> Report {
             node_id: 0,
             node_name: "alice".to_owned(),
             role: Role::Primary,
+            suspended_user: false,
             suspended_no_space: false,
             suspended_gap: false,
             suspended_handshake: false,
@@ -119,6 +121,7 @@ pub(crate) fn resync_source() -> Report {
         total: (209 << 30) / 10,
         left: (81 << 30) / 10,
         elapsed_ms: 125_000,
+        paused_ms: 0,
         rate: 104 << 20,
         done_hundredths: 6120,
         seconds_left: Some(80),

@@ -19,6 +19,7 @@ pub mod events;
 pub(crate) mod fixtures;
 pub mod generation;
 pub mod protocol;
+pub mod resync_order;
 pub(crate) mod scope;
 pub mod status_json;
 pub mod status_text;

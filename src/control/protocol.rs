@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Definition;
+use crate::config::{Definition, ResyncAfter};
 use crate::resource::{
     Command, ConnectionState, DiskOptions, NodeId, Options, Refusal, Status, VolumeNumber,
 };
@@ -77,6 +77,9 @@ pub enum Request {
         options: Box<Options>,
         /// Volumes with `disk` options of their own.
         volumes: BTreeMap<VolumeNumber, DiskOptions>,
+        /// `resync-after` of the volumes.
+        #[serde(default)]
+        resync_after: BTreeMap<VolumeNumber, ResyncAfter>,
     },
     /// The addresses of a resource that is up.
     Paths {

@@ -45,9 +45,12 @@ impl Scope {
 /// The targets of a verb, and what they may name. `None`: it has none, or finds them by itself.
 fn scope(verb: &Verb) -> Option<(&[Target], Scope)> {
     Some(match verb {
-        Verb::Up(targets) | Verb::Down(targets) | Verb::Adjust(targets) | Verb::Role(targets) => {
-            (&targets.targets, Scope::RESOURCE)
-        }
+        Verb::Up(targets)
+        | Verb::Down(targets)
+        | Verb::Adjust(targets)
+        | Verb::SuspendIo(targets)
+        | Verb::ResumeIo(targets)
+        | Verb::Role(targets) => (&targets.targets, Scope::RESOURCE),
         Verb::Primary { targets, .. } | Verb::Secondary { targets, .. } => {
             (&targets.targets, Scope::RESOURCE)
         }
@@ -70,6 +73,8 @@ fn scope(verb: &Verb) -> Option<(&[Target], Scope)> {
         | Verb::Detach { targets, .. }
         | Verb::NewCurrentUuid { targets, .. } => (&targets.targets, Scope::VOLUME),
         Verb::InvalidateRemote(targets)
+        | Verb::PauseSync(targets)
+        | Verb::ResumeSync(targets)
         | Verb::Dstate(targets)
         | Verb::ShowGi(targets)
         | Verb::GetGi(targets) => (&targets.targets, Scope::BOTH),

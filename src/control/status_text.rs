@@ -14,8 +14,11 @@ use std::fmt::Write;
 use super::{Report, kib, percent, yes_no};
 use crate::resource::{
     ConnectionState, ConnectionStatus, DeviceStatus, DiskState, PeerDeviceStatus, ReplicationState,
-    Role, Status,
+    ResyncSuspended, Role, Status,
 };
+
+/// Columns of a line of a peer's volume.
+const LINE_MAX: usize = 80;
 
 /// What is asked for beyond the plain form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +33,7 @@ pub struct Detail {
 #[must_use]
 pub(crate) fn suspended(status: &Status) -> String {
     let reasons = [
+        (status.suspended_user, "user"),
         (status.suspended_no_space, "no-space"),
         (status.suspended_gap, "gap"),
         (status.suspended_handshake, "handshake"),
@@ -177,7 +181,8 @@ fn line_of_peer_device(
     words.push(format!("peer-disk:{}", peer.peer_disk_state));
     if detail.verbose {
         let client = report.is_client(connection.peer_node_id, peer.volume);
-        words.push(format!("peer-client:{} resync-suspended:no", yes_no(client)));
+        let held = peer.resync_suspended;
+        words.push(format!("peer-client:{} resync-suspended:{held}", yes_no(client)));
     }
     if let Some(resync) = &peer.resync {
         words.push(format!("done:{}", percent(resync.done_hundredths)));
@@ -185,7 +190,15 @@ fn line_of_peer_device(
             words.push(format!("eta:{seconds}"));
         }
     }
-    let _ = writeln!(out, "    {}", words.join(" "));
+    let mut line = format!("    {}", words.join(" "));
+    if !detail.verbose && peer.resync_suspended != ResyncSuspended::default() {
+        let word = format!("resync-suspended:{}", peer.resync_suspended);
+        // As DRBD breaks its lines.
+        let room = line.len() + 1 + word.len() <= LINE_MAX;
+        line += if room { " " } else { "\n        " };
+        line += &word;
+    }
+    let _ = writeln!(out, "{line}");
     if detail.statistics {
         let _ = writeln!(
             out,

@@ -106,6 +106,7 @@ impl Context {
             | Event::Digested { .. }
             | Event::MetaDone { .. }
             | Event::Admin { .. }
+            | Event::ResyncDependency { .. }
             | Event::Timeout
             | Event::ClockGap { .. } => true,
         });

@@ -94,6 +94,15 @@ pub enum Order {
         /// A listener on each own address is open, or which one could not be opened.
         reply: oneshot::Sender<std::io::Result<()>>,
     },
+    /// Whether a resync waits for another one of this node.
+    ResyncDependency {
+        /// Of this volume.
+        volume: VolumeNumber,
+        /// With this peer.
+        peer: NodeId,
+        /// It waits.
+        paused: bool,
+    },
     /// A fresh snapshot, counters included.
     Statistics {
         /// The snapshot.

@@ -104,6 +104,20 @@ pub enum Command {
         /// Compare samples, then skip the initial sync.
         clear_bitmap: bool,
     },
+    /// Hold a resync back, or a later one, or no longer.
+    PauseSync {
+        /// Of this volume.
+        volume: VolumeNumber,
+        /// With this peer.
+        peer: NodeId,
+        /// False: `resume-sync`.
+        pause: bool,
+    },
+    /// Hold clients' requests back, or no longer.
+    SuspendIo {
+        /// False: `resume-io`.
+        suspend: bool,
+    },
     /// The options are these from now on, as far as they act at once.
     SetOptions {
         /// All of them, checked.

@@ -11,6 +11,7 @@ use super::Then;
 use super::bitmap::Bitmap;
 use super::ids::{NodeId, Payload, SocketId, Time, VolumeNumber};
 use super::options::PeerConfig;
+use super::pause::{Pause, PauseClock};
 use super::resync_rate::ResyncRate;
 use super::state::{ConnectionState, DiskState, Reason, ReplicationState, Role};
 use super::transfer_log::TransferLog;
@@ -135,6 +136,7 @@ pub(crate) struct SourcePiece {
 #[derive(Debug)]
 pub(crate) struct SyncTarget {
     pub(crate) rate: ResyncRate,
+    pub(crate) pauses: PauseClock,
     /// Blocks below were asked for in this pass.
     pub(crate) cursor: u64,
     /// Pieces by lock id (and sequence once sent).
@@ -168,6 +170,7 @@ pub(crate) struct SyncSource {
     pub(crate) end_sent: bool,
     pub(crate) total: u64,
     pub(crate) started: Time,
+    pub(crate) pauses: PauseClock,
     /// Bits at points of time, for the rate: (time, bytes left).
     pub(crate) marks: VecDeque<(Time, u64)>,
 }
@@ -223,6 +226,7 @@ pub(crate) struct Saving {
 pub(crate) struct PeerDevice {
     pub(crate) replication: ReplicationState,
     pub(crate) peer_disk: DiskState,
+    pub(crate) pause: Pause,
     /// Samples that are being read for the peer.
     pub(crate) samples: u32,
     /// Its reads that are under way on the own disk.
@@ -266,6 +270,7 @@ impl PeerDevice {
         Self {
             replication: ReplicationState::Off,
             peer_disk: DiskState::DUnknown,
+            pause: Pause::default(),
             bitmap: Bitmap::new(0),
             saving: None,
             samples: 0,
@@ -301,6 +306,8 @@ impl PeerDevice {
             ReplicationState::Established
                 | ReplicationState::SyncSource
                 | ReplicationState::SyncTarget
+                | ReplicationState::PausedSyncS
+                | ReplicationState::PausedSyncT
         ) && self.peer_disk >= DiskState::Inconsistent
             && self.peer_disk != DiskState::DUnknown
     }

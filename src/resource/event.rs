@@ -165,6 +165,16 @@ pub enum Event {
         /// What.
         command: Command,
     },
+    /// Whether a resync of the volume with the peer waits for another one of this node
+    /// (`resync-after`, `--max-parallel-resyncs`): the core knows no other resource.
+    ResyncDependency {
+        /// Of this volume.
+        volume: VolumeNumber,
+        /// With this peer.
+        peer: NodeId,
+        /// It waits.
+        paused: bool,
+    },
     /// `next_timeout` has passed.
     Timeout,
     /// The process did not run for longer than ping-timeout (SIGSTOP, suspend): DESIGN 7, "After a

@@ -193,7 +193,8 @@ impl Resource {
                 self.refused_by_peer(c, &refused);
                 true
             }
-            Packet::State { volume, role, disk } => {
+            Packet::State { volume, role, disk, paused } => {
+                self.peer_pauses(c, volume, paused);
                 self.peer_state(c, volume, role, disk);
                 true
             }

@@ -103,6 +103,7 @@ impl Resource {
         peer.peer_flush_waiting.clear();
         let outdated = !lost && peer.peer_disk == DiskState::Outdated;
         self.set_replication(c, volume, ReplicationState::Off);
+        self.peer_pauses(c, volume, false);
         if !outdated {
             self.set_peer_disk(c, volume, DiskState::DUnknown);
         }
@@ -126,10 +127,13 @@ impl Resource {
         // A node that was Established, or SyncSource, survives; one that opened the session durably
         // counts; a SyncTarget never does (R3).
         let established = match replication {
-            ReplicationState::Established | ReplicationState::SyncSource => true,
+            ReplicationState::Established
+            | ReplicationState::SyncSource
+            | ReplicationState::PausedSyncS => true,
             _ => was == Stage::Opening && opening.own_open && opening.side != Side::Target,
         };
-        let touched = established || replication == ReplicationState::SyncTarget;
+        let target = [ReplicationState::SyncTarget, ReplicationState::PausedSyncT];
+        let touched = established || target.contains(&replication);
         if !touched {
             return;
         }

@@ -24,6 +24,7 @@
 //! | `resync`, `resync_target`, `resync_source` | the target asks, the source answers, bits go when flushed |
 //! | `storage` | superblock, log and bitmap writes |
 //! | `hung_disk` | disks that neither answer nor fail, `disk-timeout` |
+//! | `pause` | resync and clients' I/O held back by order |
 //! | `attach`, `promote`, `leave`, `order` | the administrator's orders |
 //! | `auto_promote` | promotion for a client, demotion after the last one |
 
@@ -49,6 +50,7 @@ mod loss;
 mod option_names;
 mod options;
 mod order;
+mod pause;
 mod peer_io;
 mod prng;
 mod promote;
@@ -79,6 +81,8 @@ mod tests_end;
 mod tests_hung;
 #[cfg(test)]
 mod tests_pair;
+#[cfg(test)]
+mod tests_pause;
 #[cfg(test)]
 mod tests_review;
 #[cfg(test)]
@@ -261,6 +265,8 @@ pub struct Resource {
     draining: bool,
     /// This node was promoted for a client, and by no order.
     auto_promoted: Option<auto_promote::AutoPromoted>,
+    /// `suspend-io`: requests are held until `resume-io`.
+    suspended: bool,
     version: u64,
 }
 
@@ -305,6 +311,7 @@ impl Resource {
             gap: Gap::None,
             draining: false,
             auto_promoted: None,
+            suspended: false,
             version: 1,
             config,
         }
@@ -334,6 +341,9 @@ impl Resource {
             Event::Received { socket } => self.bytes_received(socket),
             Event::SocketLost { socket, error } => self.socket_lost(socket, error),
             Event::Admin { id, command } => self.order(id, command),
+            Event::ResyncDependency { volume, peer, paused } => {
+                self.resync_dependency(volume, peer, paused);
+            }
             Event::Timeout => {}
             Event::ClockGap { gap_ms } => self.clock_gap(gap_ms),
         }
@@ -574,10 +584,9 @@ impl Resource {
 
     /// Tells every open session the own role and disk of a volume.
     fn send_state(&mut self, volume: VolumeNumber) {
-        let (role, disk) = (self.role, self.devices[&volume].disk);
         for c in self.peers() {
             if self.connections[c].stage >= connection::Stage::Opening {
-                self.send(c, crate::wire::Packet::State { volume, role, disk }, None);
+                self.send_state_to(c, volume);
             }
         }
     }

@@ -133,7 +133,9 @@ impl Resource {
             let waits = match order.command {
                 Command::Connect { tentative: false, .. }
                 | Command::Disconnect { .. }
-                | Command::Down { .. } => false,
+                | Command::Down { .. }
+                | Command::PauseSync { .. }
+                | Command::SuspendIo { .. } => false,
                 // A client that may enter a Primary already.
                 Command::AutoPromote => self.role != super::Role::Primary,
                 _ => true,
@@ -224,6 +226,10 @@ impl Resource {
             Command::NewCurrentUuid { volume, clear_bitmap } => {
                 self.new_uuid_by_order(id, volume, clear_bitmap);
             }
+            Command::PauseSync { volume, peer, pause } => {
+                self.pause_sync(id, volume, peer, pause);
+            }
+            Command::SuspendIo { suspend } => self.suspend_io(id, suspend),
             Command::SetOptions { options, volumes } => {
                 self.set_options(id, *options, &volumes);
             }
@@ -465,6 +471,10 @@ pub(crate) fn refuse(code: i32, hint: &str) -> Refusal {
         124 => "Device is attached to a disk (use detach first)",
         125 => "Device has a net-config (use disconnect first)",
         127 => "Device minor not allocated",
+        134 => "Sync-pause flag is already set",
+        135 => "Sync-pause flag is already cleared",
+        156 => "Sync-pause flag is already cleared; the resync waits for a local dependency",
+        157 => "Sync-pause flag is already cleared; the resync is paused by the peer",
         150 => "Can only attach to the data we lost last (see \"exposed data uuid\")",
         171 => "Invalid peer-node-id",
         170 => "Implicit device shrinking not allowed",

@@ -173,6 +173,8 @@ impl Resource {
             ReplicationState::Established
                 | ReplicationState::SyncTarget
                 | ReplicationState::SyncSource
+                | ReplicationState::PausedSyncT
+                | ReplicationState::PausedSyncS
         );
         let size = self.devices[&volume].size;
         let many = self.connections[c].peer_devices[&volume].peer_writes >= PEER_REQUESTS_MAX;

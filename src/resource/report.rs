@@ -2,7 +2,8 @@
 
 use super::connection::Stage;
 use super::{
-    ConnectionStatus, DeviceStatus, PeerDeviceStatus, Resource, Status, Time, VolumeNumber,
+    ConnectionStatus, DeviceStatus, PeerDeviceStatus, Resource, ResyncSuspended, Status, Time,
+    VolumeNumber,
 };
 use crate::meta::{JUST_CREATED, Superblock};
 
@@ -15,6 +16,7 @@ impl Resource {
             node_id: self.config.node_id,
             node_name: self.config.node_name.clone(),
             role: self.role,
+            suspended_user: self.suspended,
             suspended_no_space: self.devices.iter().any(|(volume, device)| {
                 device.full && self.requests.iter().any(|(_, request)| request.volume == *volume)
             }),
@@ -110,6 +112,11 @@ impl Resource {
             pending: connection.sent.values().filter(|sent| sent.volume == volume).count() as u64,
             unacked: u64::from(peer.peer_writes),
             bitmap_uuid: slot.map_or(0, |slot| slot.bitmap_uuid),
+            resync_suspended: ResyncSuspended {
+                user: peer.pause.user,
+                peer: peer.pause.peer,
+                dependency: peer.pause.dependency,
+            },
             resync: self.resync_progress(c, volume),
         }
     }

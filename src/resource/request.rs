@@ -83,6 +83,7 @@ impl Resource {
     pub(crate) fn gate_is_open(&self) -> bool {
         self.gap == super::Gap::None
             && !self.draining
+            && !self.suspended
             // Nothing overtakes a write of a lost peer that is still on its way to the disk.
             && self.devices.values().all(|device| {
                 device.loss != super::device::Loss::Draining && !device.unheard

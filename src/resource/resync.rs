@@ -255,7 +255,9 @@ impl Resource {
                     .filter(|_| connection.stage == Stage::Open)
                     .into_iter()
                     .for_each(&mut sooner);
-                if peer.bitmap.next_set(target.cursor).is_some() && connection.stage == Stage::Open
+                if !peer.pause.any()
+                    && connection.stage == Stage::Open
+                    && peer.bitmap.next_set(target.cursor).is_some()
                 {
                     target.rate.next_time(self.now).into_iter().for_each(&mut sooner);
                 }
@@ -271,6 +273,10 @@ impl Resource {
         if let Some(target) = &peer.target {
             let mut progress = target.rate.progress(self.now, left);
             progress.failed = target.failed;
+            progress.paused_ms = target.pauses.total_ms(self.now);
+            if peer.pause.any() {
+                progress.seconds_left = None;
+            }
             return Some(progress);
         }
         let source = peer.source.as_ref()?;
@@ -283,9 +289,10 @@ impl Resource {
             total: source.total,
             left,
             elapsed_ms: self.now.ms_since(source.started),
+            paused_ms: source.pauses.total_ms(self.now),
             rate,
             done_hundredths: u32::try_from(hundredths).unwrap_or(10_000),
-            seconds_left: (rate > 0).then(|| left / rate),
+            seconds_left: (rate > 0 && !peer.pause.any()).then(|| left / rate),
             failed: 0,
         })
     }

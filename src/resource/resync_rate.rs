@@ -182,6 +182,15 @@ impl ResyncRate {
         }
     }
 
+    /// It stood still by order until now: what was earned meanwhile is no burst, and the silence says
+    /// nothing about the pipe.
+    pub(crate) fn resumed(&mut self, now: Time) {
+        self.tokens = self.tokens.min(0);
+        self.refilled = self.refilled.max(now);
+        self.step = Step { began: now, ..Step::default() };
+        self.last_completion = self.last_completion.max(now);
+    }
+
     /// `bytes` that were requested could not be read or written: they stay out of sync.
     pub(crate) fn failed(&mut self, bytes: u64) {
         self.in_flight = self.in_flight.saturating_sub(bytes);
@@ -216,6 +225,7 @@ impl ResyncRate {
             total: self.total,
             left: left_bytes,
             elapsed_ms,
+            paused_ms: 0,
             rate,
             done_hundredths: u32::try_from(done).expect("at most 10000"),
             seconds_left: (rate > 0).then(|| left_bytes.div_ceil(rate)),

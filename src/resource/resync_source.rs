@@ -7,6 +7,7 @@
 
 use super::connection::Stage;
 use super::connection::{SourcePiece, SyncSource};
+use super::pause::PauseClock;
 use super::{
     BLOCK_SIZE, DiskError, DiskState, LogLevel, Payload, ReplicationState, Resource, SocketId,
     Then, VolumeNumber,
@@ -19,9 +20,11 @@ impl Resource {
         let bits = self.peer_device(c, volume).bitmap.count();
         let started = self.now;
         let total = bits * BLOCK_SIZE;
-        self.peer_device(c, volume).source =
-            Some(SyncSource { total, started, ..SyncSource::default() });
-        self.set_replication(c, volume, ReplicationState::SyncSource);
+        let peer = self.peer_device(c, volume);
+        let pauses = PauseClock::new(peer.pause.any(), started);
+        peer.source = Some(SyncSource { total, started, pauses, ..SyncSource::default() });
+        let state = self.paused_or_not(c, volume, ReplicationState::SyncSource);
+        self.set_replication(c, volume, state);
         let text = format!(
             "{}Began resync as SyncSource (will sync {} KB [{bits} bits set]).",
             self.of_both(volume, c),

@@ -6,6 +6,7 @@
 //!   told. What is unflushed when a session ends in order is flushed, and told, before.
 
 use super::connection::{Piece, Save, Stage, SyncTarget};
+use super::pause::PauseClock;
 use super::resync_rate::ResyncRate;
 use super::{
     BLOCK_SIZE, DiskState, LogLevel, PAYLOAD_MAX, ReplicationState, Resource, SocketId, Then,
@@ -29,8 +30,10 @@ impl Resource {
         let bits = self.peer_device(c, volume).bitmap.count();
         let total = bits * BLOCK_SIZE;
         let rate = ResyncRate::new(&self.config.disk_options(volume), now, total);
-        self.peer_device(c, volume).target = Some(SyncTarget {
+        let peer = self.peer_device(c, volume);
+        peer.target = Some(SyncTarget {
             rate,
+            pauses: PauseClock::new(peer.pause.any(), now),
             cursor: 0,
             pieces: Default::default(),
             in_flight: 0,
@@ -48,7 +51,8 @@ impl Resource {
             finishing: false,
         });
         self.set_peer_disk(c, volume, DiskState::UpToDate);
-        self.set_replication(c, volume, ReplicationState::SyncTarget);
+        let state = self.paused_or_not(c, volume, ReplicationState::SyncTarget);
+        self.set_replication(c, volume, state);
         let text = format!(
             "{}Began resync as SyncTarget (will sync {} KB [{bits} bits set]).",
             self.of_both(volume, c),
@@ -65,7 +69,7 @@ impl Resource {
         loop {
             let peer = self.peer_device(c, volume);
             let Some(target) = peer.target.as_mut() else { return };
-            if target.finishing || !open || target.in_flight >= window {
+            if peer.pause.any() || target.finishing || !open || target.in_flight >= window {
                 break;
             }
             if target.retry_at.is_some_and(|at| now < at) {
@@ -288,11 +292,15 @@ impl Resource {
         let now = self.now;
         let Some(target) = self.peer_device(c, volume).target.take() else { return };
         let progress = target.rate.progress(now, 0);
+        let paused_ms = target.pauses.total_ms(now);
+        let ran_ms = progress.elapsed_ms.saturating_sub(paused_ms);
         let text = format!(
-            "{}Resync done (total {} sec; {} KiB/sec), {} KiB, {} KiB of them zeroes, {} KiB failed",
+            "{}Resync done (total {} sec; paused {} sec; {} KiB/sec), {} KiB, {} KiB of them \
+             zeroes, {} KiB failed",
             self.of_both(volume, c),
             progress.elapsed_ms / 1000,
-            target.total / 1024 * 1000 / progress.elapsed_ms.max(1),
+            paused_ms / 1000,
+            target.total / 1024 * 1000 / ran_ms.max(1),
             target.total / 1024,
             target.zeroes / 1024,
             target.failed / 1024

@@ -434,6 +434,10 @@ impl Resource {
         peer.opening.peer_open = true;
         self.set_peer_disk(c, volume, DiskState::Inconsistent);
         self.send_number(c, volume);
+        if self.peer_device(c, volume).pause.own() {
+            // Before the target asks for its first piece.
+            self.send_state_to(c, volume);
+        }
         self.send(c, Packet::Opened { volume }, None);
         self.both_open(c, volume);
     }

@@ -17,6 +17,9 @@ pub struct Status {
     pub node_name: String,
     /// This node's role.
     pub role: Role,
+    /// `suspend-io`: I/O is frozen by order.
+    #[serde(default)]
+    pub suspended_user: bool,
     /// I/O is frozen because the only disk is full.
     pub suspended_no_space: bool,
     /// I/O is frozen after a gap until the peer has answered.
@@ -178,8 +181,31 @@ pub struct PeerDeviceStatus {
     pub unacked: u64,
     /// The bitmap UUID toward this peer.
     pub bitmap_uuid: u64,
+    /// Why a resync is held back, or would be.
+    #[serde(default)]
+    pub resync_suspended: ResyncSuspended,
     /// A resync that is running.
     pub resync: Option<ResyncStatus>,
+}
+
+/// Why a resync is held back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResyncSuspended {
+    /// `pause-sync` here.
+    pub user: bool,
+    /// By the peer.
+    pub peer: bool,
+    /// Another resync of this node goes first.
+    pub dependency: bool,
+}
+
+impl std::fmt::Display for ResyncSuspended {
+    /// The reasons as DRBD prints them, `no` where there is none.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let all = [(self.user, "user"), (self.peer, "peer"), (self.dependency, "dependency")];
+        let named: Vec<&str> = all.iter().filter(|(is, _)| *is).map(|(_, name)| *name).collect();
+        f.pad(&if named.is_empty() { "no".to_owned() } else { named.join(",") })
+    }
 }
 
 /// A running resync.
@@ -191,6 +217,9 @@ pub struct ResyncStatus {
     pub left: u64,
     /// Since it started, ms.
     pub elapsed_ms: u64,
+    /// Of that it stood still by order, ms.
+    #[serde(default)]
+    pub paused_ms: u64,
     /// Bytes a second over the last seconds.
     pub rate: u64,
     /// `done:` in hundredths of a percent, 0 to 10000.

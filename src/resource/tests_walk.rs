@@ -63,7 +63,7 @@ fn random_packet(dice: &mut Dice, pair: &Pair, n: usize) -> Packet {
         17 => Packet::InSync { volume, offset, length: u64::from(length) },
         18 => Packet::ResyncEnd { volume },
         19 => Packet::ResyncDone { volume },
-        20 => Packet::State { volume, role, disk },
+        20 => Packet::State { volume, role, disk, paused: dice.roll(4) == 0 },
         21 => Packet::Leave { kind: dice.roll(3) as u8 },
         22 => Packet::LeaveAnswer,
         23 => Packet::PromoteRequest { sequence },
@@ -81,7 +81,9 @@ fn random_packet(dice: &mut Dice, pair: &Pair, n: usize) -> Packet {
 
 fn random_order(dice: &mut Dice, pair: &mut Pair, n: usize) -> Command {
     let peer = 1 - u8::try_from(n).unwrap();
-    match dice.roll(14) {
+    match dice.roll(18) {
+        14 | 15 => Command::PauseSync { volume: 0, peer, pause: dice.roll(2) == 0 },
+        16 | 17 => Command::SuspendIo { suspend: dice.roll(2) == 0 },
         0 => pair.attach_command(n),
         1 => Command::Detach { volume: 0, force: dice.roll(2) == 0 },
         2 | 3 => Command::Connect { peer, discard_my_data: dice.roll(3) == 0, tentative: false },
@@ -236,6 +238,8 @@ fn heal(pair: &mut Pair) {
             pair.nodes[n].core = Some(core);
         }
         let peer = 1 - u8::try_from(n).unwrap();
+        pair.order(n, Command::PauseSync { volume: 0, peer, pause: false });
+        pair.order(n, Command::SuspendIo { suspend: false });
         let connect = Command::Connect { peer, discard_my_data: false, tentative: false };
         pair.order(n, connect);
     }

@@ -190,8 +190,30 @@ impl Cluster {
             Order::NewCurrentUuid => Command::NewCurrentUuid { volume, clear_bitmap: false },
             Order::ClearBitmap => Command::NewCurrentUuid { volume, clear_bitmap: true },
             Order::Down => Command::Down { shutdown: false },
+            Order::PauseSync => Command::PauseSync { volume, peer, pause: true },
+            Order::ResumeSync => Command::PauseSync { volume, peer, pause: false },
+            Order::SuspendIo => Command::SuspendIo { suspend: true },
+            Order::ResumeIo => Command::SuspendIo { suspend: false },
+            Order::Dependency(paused) => return self.depend(node, volume, paused),
         };
         self.command(node, command);
+    }
+
+    /// Another resource of the node resyncs first, or does no more.
+    fn depend(&mut self, node: usize, volume: VolumeNumber, paused: bool) {
+        if self.nodes[node].resource.is_some() {
+            let event = Event::ResyncDependency { volume, peer: node_id(1 - node), paused };
+            self.input(node, Input::Event(event));
+        }
+    }
+
+    /// What was held back by order goes on.
+    pub(super) fn resume_all(&mut self) {
+        for node in 0..2 {
+            self.give(node, Order::ResumeSync);
+            self.give(node, Order::ResumeIo);
+            self.give(node, Order::Dependency(false));
+        }
     }
 
     /// Cluster software looks at the whole.

@@ -213,6 +213,12 @@ pub enum Order {
     /// `new-current-uuid --clear-bitmap`: for fresh disks only.
     ClearBitmap,
     Down,
+    PauseSync,
+    ResumeSync,
+    SuspendIo,
+    ResumeIo,
+    /// Not an order: another resync of the node goes first (true), or does no more.
+    Dependency(bool),
 }
 
 impl Fault {

@@ -169,6 +169,41 @@ fn meta_part(p: &mut Prng) -> MetaPart {
     }
 }
 
+/// Adds orders that hold a resync or clients' I/O back, and end that; nothing in two of three seeds.
+/// What is still held back at the end is let go on when the faults are over.
+pub(super) fn held_back(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
+    if !p.one_in(3) {
+        return;
+    }
+    for _ in 0..p.skewed(1, 8) {
+        let node = p.index(2);
+        let (hold, release) = *p.choose(&[
+            (Order::PauseSync, Order::ResumeSync),
+            (Order::SuspendIo, Order::ResumeIo),
+            (Order::Dependency(true), Order::Dependency(false)),
+        ]);
+        let at_ms = p.below(length_ms);
+        // A pause waits for a resync now and then: there it matters.
+        let wait = p.percent(50).then(|| Wait {
+            node,
+            moment: Moment::Replication(*p.choose(&[
+                ReplicationState::WFBitMapS,
+                ReplicationState::SyncSource,
+                ReplicationState::SyncTarget,
+            ])),
+            more_us: p.skewed(1, 30_000),
+        });
+        plan.push(Planned { at_ms, wait, fault: Fault::Order { node, order: hold } });
+        let until_ms = at_ms + p.skewed(10, 8_000);
+        plan.push(Planned {
+            at_ms: until_ms,
+            wait: None,
+            fault: Fault::Order { node, order: release },
+        });
+    }
+    plan.sort_by_key(|planned| planned.at_ms);
+}
+
 /// Adds faults that wait for a moment: the middle of a handshake, the first instant of a resync.
 pub(super) fn at_the_worst_moment(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
     if p.percent(60) {

@@ -133,6 +133,7 @@ fn phases(c: &mut Cluster) -> End {
         return End::InSync;
     }
     c.heal();
+    c.resume_all();
     c.clients.stopped = c.chance.admin.percent(50);
     let end = c.settle();
     if c.violation.is_none() && !matches!(end, End::Refused(_)) {

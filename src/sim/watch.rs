@@ -216,9 +216,10 @@ impl Cluster {
         let old = v.durable.as_ref().map_or(0, |s| s.flags);
         let became = new.flags & !old & DeviceFlags::CONSISTENT != 0;
         v.durable = Some(new);
-        let target = self.nodes[node]
-            .peer_device(volume)
-            .is_some_and(|p| p.replication_state == ReplicationState::SyncTarget);
+        let target = self.nodes[node].peer_device(volume).is_some_and(|p| {
+            let state = p.replication_state;
+            [ReplicationState::SyncTarget, ReplicationState::PausedSyncT].contains(&state)
+        });
         if became && target {
             self.in_sync(volume);
         }
@@ -233,7 +234,12 @@ impl Cluster {
     ) -> Result<(), String> {
         let repl = self.nodes[node].peer_device(volume).map(|p| p.replication_state);
         // A write replicated into a running resync is on both, though one of them is not usable yet.
-        let resync = [ReplicationState::SyncSource, ReplicationState::SyncTarget];
+        let resync = [
+            ReplicationState::SyncSource,
+            ReplicationState::SyncTarget,
+            ReplicationState::PausedSyncS,
+            ReplicationState::PausedSyncT,
+        ];
         if rests.disks == [true, true] || repl.is_some_and(|repl| resync.contains(&repl)) {
             return Ok(());
         }

@@ -181,8 +181,9 @@ fn fields(packet: &Packet, body: u32) -> Fields {
         | Packet::PromoteRequest { sequence } => at(sequence, 0, 0),
         // 64 bits of length: the place of the sequence, which it has not.
         Packet::InSync { offset, length, .. } => at(length, offset, 0),
-        Packet::State { role, disk, .. } => {
-            let flags = index(Role::ALL, role) << 4 | index(DiskState::ALL, disk);
+        Packet::State { role, disk, paused, .. } => {
+            let states = index(Role::ALL, role) << 4 | index(DiskState::ALL, disk);
+            let flags = states | u8::from(paused) << 6;
             Fields { flags, ..Fields::default() }
         }
         Packet::PromoteAnswer { sequence, code } => {
@@ -299,8 +300,9 @@ fn read(header: &Header, body: &[u8]) -> Option<Packet> {
         Kind::ResyncDone => Packet::ResyncDone { volume },
         Kind::State => Packet::State {
             volume,
-            role: *Role::ALL.get(usize::from(flags >> 4))?,
+            role: *Role::ALL.get(usize::from(flags >> 4 & !4))?,
             disk: *DiskState::ALL.get(usize::from(flags & 15))?,
+            paused: flags & 64 != 0,
         },
         Kind::PromoteRequest => Packet::PromoteRequest { sequence },
         Kind::PromoteAnswer => Packet::PromoteAnswer { sequence, code: -i32::from(flags) },

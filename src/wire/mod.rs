@@ -42,7 +42,7 @@ pub const BODY_MAX: u32 = 256 * 1024;
 /// Most words of bitmap in one [`Packet::Bitmap`].
 pub const BITMAP_WORDS_MAX: usize = 8192;
 /// The protocol versions that this build speaks.
-pub const VERSIONS: std::ops::RangeInclusive<u16> = 1..=1;
+pub const VERSIONS: std::ops::RangeInclusive<u16> = 2..=2;
 
 /// The first packet of both sides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -343,7 +343,7 @@ pub enum Packet {
         /// Volume.
         volume: VolumeNumber,
     },
-    /// The sender's role and disk changed.
+    /// The sender's role and disk, or whether it holds a resync back, changed.
     State {
         /// Volume.
         volume: VolumeNumber,
@@ -351,6 +351,8 @@ pub enum Packet {
         role: Role,
         /// The sender's disk.
         disk: DiskState,
+        /// The sender holds a resync with the receiver back.
+        paused: bool,
     },
     /// May the sender become Primary? (R11: a peer that answers.)
     PromoteRequest {

@@ -15,6 +15,7 @@ mod disks;
 mod failover;
 mod frozen;
 mod guest;
+mod held;
 mod hostile;
 mod hung;
 mod ledger;

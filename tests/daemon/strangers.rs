@@ -13,8 +13,8 @@ use crate::pair::{Node, Pair};
 /// What bob says first when he dials alice.
 fn features() -> Features {
     Features {
-        version_min: 1,
-        version_max: 1,
+        version_min: 2,
+        version_max: 2,
         features: 0,
         node_id: 1,
         peer_node_id: 0,

@@ -105,8 +105,8 @@ pub(crate) fn nbd() -> Vec<Vec<u8>> {
 /// A stream of packets, with a first byte that lets the target put CRCs right.
 pub(crate) fn wire() -> Vec<Vec<u8>> {
     let features = Packet::Features(Features {
-        version_min: 1,
-        version_max: 1,
+        version_min: 2,
+        version_max: 2,
         features: 0,
         node_id: 0,
         peer_node_id: 1,
@@ -118,7 +118,7 @@ pub(crate) fn wire() -> Vec<Vec<u8>> {
         features,
         Packet::Data { volume: 0, sequence: 1, offset: 4096, length: 4096, fua: true },
         Packet::Bitmap { volume: 0, first_block: 64, words: vec![5, 6] },
-        Packet::State { volume: 0, role: Role::Primary, disk: DiskState::UpToDate },
+        Packet::State { volume: 0, role: Role::Primary, disk: DiskState::UpToDate, paused: true },
         Packet::InSync { volume: 0, offset: 0, length: 8192 },
         Packet::Leave { kind: 1 },
         Packet::Ping,

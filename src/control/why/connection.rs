@@ -8,7 +8,7 @@ use super::{
 use crate::control::{age, percent};
 use crate::resource::{
     ConnectionState, ConnectionStatus, DiskState, HandshakeStatus, PeerDeviceStatus, Reason,
-    ReplicationState, Role,
+    ReplicationState, ResyncSuspended, Role,
 };
 
 /// What there is to say of one connection.
@@ -120,8 +120,16 @@ fn resync(report: &View<'_>, connection: &ConnectionStatus, peer: &PeerDeviceSta
         R::SyncTarget | R::StartingSyncT | R::WFBitMapT | R::WFSyncUUID | R::PausedSyncT
     );
     let (source, target) = if is_target { (other, node) } else { (node, other) };
+    let held = peer.resync_suspended;
+    let paused = held != ResyncSuspended::default();
     let progress = match &peer.resync {
         None => "about to start".to_owned(),
+        Some(resync) if paused => format!(
+            "{} % done, {} of {} left, paused ({held})",
+            percent(resync.done_hundredths),
+            human(resync.left),
+            human(resync.total),
+        ),
         Some(resync) => format!(
             "{} % done, {} of {} left, {}/s, {}",
             percent(resync.done_hundredths),
@@ -152,9 +160,25 @@ fn resync(report: &View<'_>, connection: &ConnectionStatus, peer: &PeerDeviceSta
             "until the resync is done, {source} holds the ONLY good copy. {target}'s disk is a mix \
              of old and new blocks (Inconsistent)."
         )),
-        next: vec![format!(
-            "wait: `tandemadm wait-sync {resource}`. Do not reboot, stop or fence {source} now."
-        )],
+        next: next_of_resync(held, resource, other)
+            .into_iter()
+            .chain([format!(
+                "wait: `tandemadm wait-sync {resource}`. Do not reboot, stop or fence {source} now."
+            )])
+            .collect(),
+    }
+}
+
+/// What lets a resync that is held back go on.
+fn next_of_resync(held: ResyncSuspended, resource: &str, other: &str) -> Option<String> {
+    if held.user {
+        Some(format!("`tandemadm resume-sync {resource}` here lets it go on."))
+    } else if held.peer {
+        Some(format!("{other} holds it back: `tandemadm why {resource}` there."))
+    } else if held.dependency {
+        Some("another resync of this node goes first; it goes on by itself.".to_owned())
+    } else {
+        None
     }
 }
 

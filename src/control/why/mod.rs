@@ -228,7 +228,10 @@ fn failed(report: &View<'_>) -> Option<Finding> {
 fn suspended(report: &View<'_>) -> Option<Finding> {
     let status = &report.status;
     let node = &status.node_name;
-    let (headline, why, next) = if status.suspended_no_space {
+    let resume = format!("`tandemadm resume-io {}`.", status.name);
+    let (headline, why, next) = if status.suspended_user {
+        ("I/O is frozen by order", "`tandemadm suspend-io` on this node.", resume.as_str())
+    } else if status.suspended_no_space {
         (
             "I/O is frozen: the only disk is full",
             "No space left on device, and no other copy can take the writes.",

@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use tracing::info;
 
 use super::registry::{Entry, Registry, not_up, refusal};
-use crate::config::{Definition, HostVolume};
+use crate::config::{Definition, HostVolume, ResyncAfter};
 use crate::control::Path;
 use crate::control::adjust::Difference;
 use crate::io::{Order, PeerPath};
@@ -62,6 +62,7 @@ impl Registry {
         resource: &str,
         options: Options,
         volumes: BTreeMap<VolumeNumber, DiskOptions>,
+        resync_after: BTreeMap<VolumeNumber, ResyncAfter>,
     ) -> AdminResult {
         let lock = self.lock(resource);
         let _guard = lock.lock().await;
@@ -71,11 +72,14 @@ impl Registry {
         let own = changed.hosts.iter_mut().find(|host| host.node_id == entry.config.node_id);
         for (number, volume) in own.into_iter().flat_map(|own| &mut own.volumes) {
             volume.disk_options = volumes.get(number).copied();
+            volume.resync_after = resync_after.get(number).cloned();
         }
         changed.check().map_err(|why| refusal(162, "Invalid configuration request", why))?;
+        self.no_cycle(&changed)?;
         let options = Box::new(changed.options.clone());
         let text = entry.order(Command::SetOptions { options, volumes }).await?;
         entry.change(|running| *running = changed);
+        self.hold_resyncs();
         Ok(text)
     }
 

@@ -19,7 +19,7 @@ use super::places::Places;
 use super::registry::{Registry, Settings};
 use super::remembered::Remembered;
 use super::startup::Failure;
-use super::{admin_socket, logging, nbd_socket, startup};
+use super::{admin_socket, dependencies, logging, nbd_socket, startup};
 use crate::control::arguments::state_dir;
 use crate::io::config_files::ConfigFiles;
 
@@ -53,6 +53,9 @@ struct Arguments {
     /// The group that may use the sockets.
     #[arg(long, value_name = "GROUP")]
     socket_group: Option<String>,
+    /// So many resyncs run at once on this node, the others wait [default: no limit].
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    max_parallel_resyncs: u32,
     /// Record every event and action of each resource in DIR/RESOURCE.record.
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
@@ -140,6 +143,7 @@ fn start(arguments: &Arguments) -> Result<(), Failure> {
         state_dir,
         remembered: Remembered::new(run_dir),
         nbd_socket,
+        max_parallel_resyncs: arguments.max_parallel_resyncs,
     };
     let result = tokio_uring::start(serve(settings, Shell::real(), sockets));
     result.map_err(|error| failure(format!("the control thread failed: {error}")))
@@ -171,6 +175,7 @@ pub(super) async fn serve(
         tasks.push(tokio_uring::spawn(clients));
         info!("NBD clients: {address}");
     }
+    tasks.push(tokio_uring::spawn(dependencies::serve(registry.clone())));
     tasks.push(tokio_uring::spawn(remind(registry.clone())));
     info!("NBD clients: {}", nbd_path.display());
     let version = crate::control::version::VERSION;

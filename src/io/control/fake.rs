@@ -77,6 +77,7 @@ fn status(setup: &Setup) -> Status {
         pending: 0,
         unacked: 0,
         bitmap_uuid: 0,
+        resync_suspended: Default::default(),
         resync: None,
     };
     let config = &setup.config;
@@ -85,6 +86,7 @@ fn status(setup: &Setup) -> Status {
         node_id: config.node_id,
         node_name: config.node_name.clone(),
         role: Role::Secondary,
+        suspended_user: false,
         suspended_no_space: false,
         suspended_gap: false,
         suspended_handshake: false,
@@ -165,6 +167,8 @@ impl Fake {
             | Command::Detach { .. }
             | Command::Invalidate { .. }
             | Command::InvalidateRemote { .. }
+            | Command::PauseSync { .. }
+            | Command::SuspendIo { .. }
             | Command::NewCurrentUuid { .. } => {}
         }
         Ok(String::new())
@@ -201,6 +205,7 @@ impl DataThread for Fake {
             Order::Paths { reply, .. } => {
                 let _ = reply.send(Ok(()));
             }
+            Order::ResyncDependency { .. } => {}
             Order::Statistics { reply } => {
                 let _ = reply.send((*self.status()).clone());
             }

@@ -17,6 +17,7 @@ mod admin_socket;
 mod changes;
 pub mod daemon;
 mod data_thread;
+mod dependencies;
 mod disks;
 mod logging;
 mod nbd_socket;

@@ -77,6 +77,8 @@ pub(crate) struct Settings {
     pub(crate) remembered: Remembered,
     /// The NBD socket, for people.
     pub(crate) nbd_socket: PathBuf,
+    /// So many resyncs may run at once; 0: all.
+    pub(crate) max_parallel_resyncs: u32,
 }
 
 /// All resources of this node.
@@ -183,6 +185,7 @@ impl Registry {
                 entry
             }
             None => {
+                self.no_cycle(definition)?;
                 let entry = self.make(definition, config)?;
                 let several = definition.hosts.iter().any(|host| !host.more_addresses.is_empty());
                 if several && let Err(refusal) = self.tell_paths(&entry, definition).await {

@@ -55,6 +55,7 @@ impl Daemon {
             state_dir: dir.path().join("state"),
             remembered: Remembered::new(dir.path()),
             nbd_socket,
+            max_parallel_resyncs: 0,
         };
         std::fs::create_dir(&settings.state_dir).unwrap();
         let thread =

@@ -35,6 +35,7 @@ pub(super) fn answer_for_failed(orders: &Receiver<Order>, shared: &Shared, messa
             Order::Export { reply, .. } => {
                 let _ = reply.send(Err(format!("the resource has failed: {message}")));
             }
+            Order::ResyncDependency { .. } => {}
             // The sender is dropped: the thread has ended.
             Order::Paths { reply, .. } => drop(reply),
             Order::Statistics { reply } => {
@@ -94,6 +95,9 @@ impl<C: Core> Shell<C> {
             }
             Order::Paths { paths, reply } => {
                 let _ = reply.send(self.peers.set_paths(&mut self.io, paths));
+            }
+            Order::ResyncDependency { volume, peer, paused } => {
+                self.io.events.push_back(Event::ResyncDependency { volume, peer, paused });
             }
             Order::Statistics { reply } => {
                 let _ = reply.send(self.status());

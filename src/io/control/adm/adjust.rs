@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{Definition, Host, override_option, same_host};
+use crate::config::{Definition, Host, ResyncAfter, override_option, same_host};
 use crate::control::adjust::{Difference, Step, lines};
 use crate::control::arguments::OptionWords;
 use crate::control::scope::Scope;
@@ -11,6 +11,7 @@ use crate::control::{Report, Request, dry_run};
 use crate::resource::{Command, DiskOptions, Options, VolumeNumber};
 
 use super::client::Client;
+use super::configuration::Configuration;
 use super::orders::told;
 use super::{Failure, Outcome, Session, for_each, print};
 
@@ -71,7 +72,12 @@ impl Session {
             let text = format!("{name}: peer-device-options are {}", OF_PEER_DEVICES.join(", "));
             return Err(Failure::new(10, text));
         }
+        let whole = given.is_empty();
+        let (after, given): (Vec<_>, Vec<_>) =
+            given.into_iter().partition(|(name, _)| section == "disk" && name == "resync-after");
         let configuration = self.configuration()?;
+        let after = after.last().map(|(_, value)| resync_after(value, &configuration));
+        let after = after.transpose()?;
         let mut client = self.client()?;
         configuration.for_each(&targets, |target, definition, own| {
             let name = &definition.name;
@@ -91,7 +97,7 @@ impl Session {
             let is_own = |host: &&mut Host| host.node_id == own.node_id;
             let refused = |why: String| Failure::new(10, format!("{name}: {why}"));
             let mut options: Options = running.options.clone();
-            if given.is_empty() && target.volume().is_none() {
+            if whole && target.volume().is_none() {
                 options.take_section(section, &definition.options);
             }
             if target.volume().is_none() {
@@ -106,8 +112,14 @@ impl Session {
                     if section != "disk" || !is_meant {
                         continue;
                     }
-                    if given.is_empty() {
-                        let asked = own.volumes.get(number).and_then(|one| one.disk_options);
+                    let in_file = own.volumes.get(number);
+                    if let Some(after) = &after {
+                        volume.resync_after.clone_from(after);
+                    } else if whole {
+                        volume.resync_after = in_file.and_then(|one| one.resync_after.clone());
+                    }
+                    if whole {
+                        let asked = in_file.and_then(|one| one.disk_options);
                         let asked = asked.unwrap_or_else(|| definition.options.disk());
                         volume.disk_options = Some(asked).filter(|one| *one != options.disk());
                         continue;
@@ -163,6 +175,33 @@ fn own_options(own: &Host) -> BTreeMap<VolumeNumber, DiskOptions> {
     volumes.filter_map(|(number, volume)| Some((*number, volume.disk_options?))).collect()
 }
 
+/// `resync-after` of the volumes of a host.
+fn own_after(own: &Host) -> BTreeMap<VolumeNumber, ResyncAfter> {
+    let volumes = own.volumes.iter();
+    volumes.filter_map(|(number, volume)| Some((*number, volume.resync_after.clone()?))).collect()
+}
+
+/// `--resync-after=RES/VOL`, as the configuration knows the volume.
+fn resync_after(
+    value: &str,
+    configuration: &Configuration,
+) -> Result<Option<ResyncAfter>, Failure> {
+    let after = ResyncAfter::of_option(value).map_err(|why| Failure::new(10, why))?;
+    let Some(one) = &after else { return Ok(None) };
+    let definition = configuration.config().resource(&one.resource);
+    let known = |definition: &Definition| {
+        definition.hosts.iter().any(|host| host.volumes.contains_key(&one.volume))
+    };
+    match definition.is_some_and(known) {
+        true => Ok(after),
+        false => {
+            let text =
+                format!("Failure: (132) The resync-after volume is invalid\n{one} is not there.");
+            Err(Failure::new(10, text))
+        }
+    }
+}
+
 /// The steps of one resource being carried out.
 struct Run<'a> {
     client: &'a mut Client,
@@ -208,6 +247,7 @@ impl Run<'_> {
                 resource: name.clone(),
                 options: Box::new(definition.options.clone()),
                 volumes: own_options(self.own),
+                resync_after: own_after(self.own),
             },
             Step::Paths => Request::Paths { definition },
             Step::Detach(volume) => Request::Order {

@@ -335,6 +335,20 @@ fn plain(verb: &Verb) -> Option<Plain> {
             };
             (targets.targets.clone(), Wide::Volume, Box::new(command))
         }
+        Verb::PauseSync(targets) | Verb::ResumeSync(targets) => {
+            let pause = matches!(verb, Verb::PauseSync(_));
+            let command = move |volume: Option<u16>, peer: Option<u8>| Command::PauseSync {
+                volume: volume.unwrap_or_default(),
+                peer: peer.unwrap_or_default(),
+                pause,
+            };
+            (targets.targets.clone(), Wide::PeerDevice, Box::new(command))
+        }
+        Verb::SuspendIo(targets) | Verb::ResumeIo(targets) => {
+            let suspend = matches!(verb, Verb::SuspendIo(_));
+            let command = move |_: Option<u16>, _: Option<u8>| Command::SuspendIo { suspend };
+            (targets.targets.clone(), Wide::Resource, Box::new(command))
+        }
         Verb::NewCurrentUuid { clear_bitmap, targets } => {
             let clear_bitmap = *clear_bitmap;
             let command = move |volume: Option<u16>, _: Option<u8>| Command::NewCurrentUuid {
