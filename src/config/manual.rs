@@ -94,7 +94,15 @@ fn what(name: &str) -> &'static str {
             "no: the backing disk is never flushed. This voids promises: only for disks whose cache survives a power loss."
         }
         "md-flushes" => "no: the metadata is never flushed. As disk-flushes.",
-        "auto-promote" => "The first client that opens an export of a Secondary promotes it.",
+        "disk-timeout" => {
+            "An operation of the backing disk that does not end within it fails the disk. 0: never."
+        }
+        "resync-after" => {
+            "A resync of this volume waits while that volume, RES/VOL, resyncs. -1: none."
+        }
+        "auto-promote" => {
+            "The first client that opens an export of a Secondary promotes it, the last that closes it demotes it again."
+        }
         "size" => "The size of the volume, and the least that its disk must have.",
         "wfc-timeout" => "The patience of wait-connect and wait-sync. 0: for ever.",
         _ => "",
@@ -109,7 +117,7 @@ mod tests {
     fn every_option_that_acts_says_what_it_does_and_what_it_is_by_default() {
         for option in manual() {
             assert!(!option.what.is_empty(), "{} is not described", option.name);
-            let has_default = !matches!(option.name, "size" | "wfc-timeout");
+            let has_default = !matches!(option.name, "size" | "wfc-timeout" | "resync-after");
             assert_eq!(option.default.is_some(), has_default, "{}", option.name);
         }
     }

@@ -229,7 +229,6 @@ fn zeroes(length: usize) -> Bytes {
 
 /// Zeroes over both copies of the superblock: from then on there is no metadata. The first thing
 /// that `wipe-md` writes; what is left of the rest is cleared after it.
-#[must_use]
 pub fn wipe_superblocks(placement: Placement) -> Result<Stage, MetaError> {
     placement.superblock_offsets().map(|offsets| Stage::zeroes(&offsets))
 }

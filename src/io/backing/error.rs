@@ -246,17 +246,6 @@ pub enum CreateError {
     },
 }
 
-impl CreateError {
-    /// DRBD's exit code: 40 where it was refused because of what is there, else 10 (1xx).
-    #[must_use]
-    pub fn exit_code(&self) -> i32 {
-        match self {
-            Self::Found { .. } => 40,
-            Self::Disk(_) | Self::Layout(_) | Self::Dump(_) | Self::Save { .. } => 10,
-        }
-    }
-}
-
 fn by(holder: Option<&String>) -> String {
     holder.map(|who| format!(" by {who}")).unwrap_or_default()
 }
