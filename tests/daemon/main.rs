@@ -19,6 +19,8 @@ mod ledger;
 mod limits;
 mod load;
 mod namespace;
+mod nbd_commands;
+mod nbd_many;
 mod nbd_options;
 mod network;
 mod pair;
