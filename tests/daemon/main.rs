@@ -9,6 +9,7 @@
 
 mod adjust;
 mod clients;
+mod crashes;
 mod damage;
 mod disk_errors;
 mod disks;
