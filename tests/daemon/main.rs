@@ -18,6 +18,7 @@ mod failover;
 mod frozen;
 mod guest;
 mod holes;
+mod host;
 mod hostile;
 mod ledger;
 mod limits;
