@@ -47,12 +47,12 @@ fn fua_and_flush_are_durable_on_both_disks_also_for_other_connections() {
     for (number, rig) in (0..8).flat_map(|number| rigs.iter().map(move |rig| (number, rig))) {
         assert!(is_durable(rig, offset(number)), "a flush covers what others had answered");
     }
-    for round in 0..4 {
+    for (round, client) in clients.iter_mut().enumerate().take(4) {
         let at = offset(100 + round);
-        clients[round].write(at, &[8; 4096], NBD_CMD_FLAG_FUA).expect("a durable write");
+        client.write(at, &[8; 4096], NBD_CMD_FLAG_FUA).expect("a durable write");
         assert!(rigs.iter().all(|rig| is_durable(rig, at)), "a durable write");
         let zeroes = offset(200 + 16 * round);
-        clients[round].write_zeroes(zeroes, 65536, NBD_CMD_FLAG_FUA).expect("durable zeroes");
+        client.write_zeroes(zeroes, 65536, NBD_CMD_FLAG_FUA).expect("durable zeroes");
         assert!(rigs.iter().all(|rig| is_durable(rig, zeroes)), "durable zeroes");
     }
 }

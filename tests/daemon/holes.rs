@@ -137,3 +137,24 @@ fn a_preallocated_disk_gives_nothing_back() {
     }
     assert!(used(&files).into_iter().zip(whole).all(|(now, before)| now + 8 >= before));
 }
+
+/// tmpfs makes holes, but cannot mark blocks as zero: there zeroes that keep their blocks are written.
+#[test]
+fn fast_zero_is_refused_where_the_zeroes_would_be_written() {
+    let shm = Path::new("/dev/shm");
+    let dir = tempfile::tempdir_in(shm).expect("a folder");
+    let pair = Plan::new()
+        .disks(&dir.path().join("alice.img"), &dir.path().join("bob.img"))
+        .connected()
+        .sync_skipped();
+    let mut client = pair.alice.client();
+    clear(&mut client, false, FAST_ZERO).expect("a hole");
+    zeroes_on_both(&pair, &mut client, "fast");
+    clear(&mut client, false, NO_HOLE).expect("zeroes");
+    zeroes_on_both(&pair, &mut client, "kept");
+    let error = clear(&mut client, false, FAST_ZERO | NO_HOLE).expect_err("that is not fast");
+    assert_eq!(error.errno(), Some(Errno::ENOTSUP), "{error}");
+    let read = client.read(OFFSET, LENGTH as u32).expect("a read");
+    assert!(read.iter().all(|byte| *byte == 7), "refused, nothing changed");
+    clear(&mut client, false, FAST_ZERO).expect("a hole");
+}
