@@ -54,8 +54,9 @@ pub(crate) struct Context {
     pub(crate) window: u64,
     /// What clients may take.
     pub(crate) limits: Limits,
-    /// Volumes whose disk makes zeroes without writing them.
-    pub(crate) fast_zeroes: BTreeSet<VolumeNumber>,
+    /// Volumes whose disk makes zeroes without writing them, as holes (`false`) or where the blocks
+    /// must be kept (`true`).
+    pub(crate) fast_zeroes: BTreeSet<(VolumeNumber, bool)>,
 }
 
 impl Context {

@@ -206,7 +206,7 @@ impl Disks {
         self.last_number += 1;
         let zero_ways = ZeroWays { punch: !open.preallocated, keep: true };
         if zero_ways.punch {
-            io.fast_zeroes.insert(volume);
+            io.fast_zeroes.extend([(volume, false), (volume, true)]);
         }
         let open = Rc::new(*open);
         let disk = Disk {
@@ -292,7 +292,7 @@ impl Disks {
         volume: VolumeNumber,
         superblock: Option<Box<Superblock>>,
     ) {
-        io.fast_zeroes.remove(&volume);
+        io.fast_zeroes.retain(|(one, _)| *one != volume);
         if let Some(disk) = self.disks.remove(&volume) {
             self.closing.push((disk, superblock));
         }

@@ -11,7 +11,7 @@
 use super::generation::{Rule, Side, Strategy, Verdict, restrict_for_open_session, was_primary};
 use super::ids::NodeId;
 use super::options::{AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, Options, RrConflict};
-use super::state::Reason;
+use super::state::{DiskState, Reason};
 use crate::wire::Refused;
 
 /// One side, as the policies see it.
@@ -368,7 +368,8 @@ fn primary_target(
         Outcome::Source { .. } => peer,
         _ => return checked,
     };
-    if !target.side.primary() {
+    let source = if std::ptr::eq(target, own) { peer } else { own };
+    if !target.side.primary() || goes_on_under_clients(&checked, &target.side, &source.side) {
         return checked;
     }
     let refused = Resolution {
@@ -389,6 +390,17 @@ fn primary_target(
         }
         RrConflict::AutoDiscard => refused,
     }
+}
+
+/// A Primary that was brought up to date under its clients, and lost the connection on the way: they
+/// have seen nothing but the source's data, and could not go on without it. A source that is not
+/// UpToDate any more has started anew, and may have lost what was written and not flushed: then the
+/// clients have to know.
+fn goes_on_under_clients(resolution: &Resolution, target: &Side<'_>, source: &Side<'_>) -> bool {
+    matches!(resolution.verdict.rule, Rule::Inconsistent(_))
+        && target.disk() == DiskState::Inconsistent
+        && source.disk() == DiskState::UpToDate
+        && !source.primary()
 }
 
 fn usable_source(resolution: Resolution, own: &Side<'_>, peer: &Side<'_>) -> Resolution {

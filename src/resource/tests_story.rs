@@ -126,8 +126,8 @@ fn a_write_that_the_failed_disk_had_is_not_answered_before_that_is_recorded() {
     assert_ne!(before & !1, after & !1);
 }
 
-#[test]
-fn a_primary_whose_disk_is_a_mix_answers_no_write_or_flush_without_its_peer() {
+/// Node 0 is Primary; its disk has failed and is attached again, and its resync does not get on.
+fn primary_with_a_mix() -> Pair {
     let mut pair = synced_pair();
     pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
     pair.request(0, 5000, Op::Read { offset: 7 * 4096, length: 4096 }).unwrap();
@@ -136,11 +136,44 @@ fn a_primary_whose_disk_is_a_mix_answers_no_write_or_flush_without_its_peer() {
         pair.write(0, block, block).unwrap();
     }
     pair.nodes[0].fail = |_| false;
-    // It is attached again, and its resync does not get on.
     pair.nodes[1].stall = |action| matches!(action, Action::DiskRead { .. });
     pair.attach(0).unwrap();
     pair.run(100);
     assert_eq!(pair.status(0).devices[0].disk_state, DiskState::Inconsistent);
+    pair
+}
+
+#[test]
+fn a_primary_whose_disk_is_a_mix_goes_on_as_the_target_when_the_link_is_back() {
+    for restarted in [false, true] {
+        let mut pair = primary_with_a_mix();
+        assert_eq!(pair.write(0, 2000, 1), Ok(None), "the peer has it as well");
+        pair.nodes[1].unstall();
+        pair.lose_link();
+        pair.run(1000);
+        assert_eq!(pair.write(0, 2001, 1), Err(ReplyError::Io), "no good copy");
+        if restarted {
+            pair.kill(1);
+            pair.up(1);
+        }
+        pair.link = true;
+        pair.run(10_000);
+        if restarted {
+            // It has started anew: what it may have lost the clients have to know.
+            assert_eq!(pair.status(0).connections[0].reason, Reason::ResyncRefused);
+            continue;
+        }
+        pair.synced();
+        assert_eq!(pair.status(0).role, Role::Primary);
+        assert_eq!(pair.nodes[0].disk.blocks.get(&2000), Some(&1));
+        assert_eq!(pair.nodes[0].disk.blocks.get(&23), Some(&23));
+        assert_eq!(pair.nodes[0].disk.blocks.get(&2001).copied().unwrap_or(0), 0);
+    }
+}
+
+#[test]
+fn a_primary_whose_disk_is_a_mix_answers_no_write_or_flush_without_its_peer() {
+    let mut pair = primary_with_a_mix();
     assert_eq!(pair.write(0, 2000, 1), Ok(None), "the peer has it as well");
     let unflushed = pair.nodes[1].disk.clone();
     pair.link = false;

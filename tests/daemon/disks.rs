@@ -12,11 +12,11 @@ use crate::plan::{Plan, disk_of};
 use crate::wait::until;
 
 /// A loop device over a file of its own.
-struct Loop(PathBuf);
+pub(crate) struct Loop(pub(crate) PathBuf);
 
 impl Loop {
     /// `None`, said aloud, where this system or user has none.
-    fn new(test: &str, file: &Path, sector_size: &str) -> Option<Self> {
+    pub(crate) fn new(test: &str, file: &Path, sector_size: &str) -> Option<Self> {
         fs::File::create(file).and_then(|file| file.set_len(DISK_SIZE)).expect("a file");
         let mut losetup = Command::new("losetup");
         losetup.args(["-f", "--show", "--sector-size", sector_size, text(file)]);

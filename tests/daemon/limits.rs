@@ -51,6 +51,19 @@ fn forbidden_io_uring_is_refused_at_start_with_the_cause_and_the_cure() {
     }
 }
 
+#[test]
+fn a_limit_of_descriptors_that_is_too_low_is_refused_at_start_with_the_cure() {
+    let pair = Pair::blank();
+    for limit in [6, 9, 20] {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {limit}; exec \"$@\"");
+        command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_tandemd"), "--node", "alice"]);
+        let said = run(command.args(["--run-dir", text(&pair.alice.run_dir)]));
+        assert_eq!(said.code, 20, "{said:?}");
+        assert!(said.stderr.contains("LimitNOFILE"), "{said:?}");
+    }
+}
+
 /// The daemon is started by a shell that runs `script` with the daemon's command line as `$@`.
 fn behind(node: &mut Node, script: &str) {
     node.enter = ["sh", "-c", script, "sh"].map(str::to_owned).to_vec();
@@ -87,6 +100,34 @@ fn out_of_descriptors_new_clients_wait_and_replication_goes_on() {
     until("a new client is served", || pair.alice.try_client().ok());
     assert_eq!(pair.alice.connection()["connection-state"], "Connected");
     replication_goes_on(&pair, &mut client, &mut ledger);
+}
+
+#[test]
+fn a_peer_that_comes_back_while_descriptors_are_out_is_met_and_synced() {
+    let mut pair = Pair::blank();
+    behind(&mut pair.alice, "ulimit -n 64; exec \"$@\"");
+    let mut pair = pair.bring_up().sync_skipped();
+    let mut client = pair.alice.client();
+    let mut ledger = Ledger::seeded(25);
+    assert!(ledger.write(&mut client, &Burst::Count(100)));
+    pair.bob.kill();
+    let socket = pair.alice.run_dir.join("nbd.sock");
+    let crowd: Vec<UnixStream> =
+        (0..60).map(|_| UnixStream::connect(&socket).expect("it listens")).collect();
+    until("the lack is logged", || {
+        pair.alice.log_text().contains("Too many open files").then_some(())
+    });
+    assert!(ledger.write(&mut client, &Burst::Count(100)), "alone");
+    pair.bob.start();
+    pair.bob.ok(&["up", "r0"]);
+    // tandemadm needs a descriptor of alice's, too: bob is asked.
+    let met = || pair.bob.connection()["connection-state"] == "Connected";
+    until("they meet", || met().then_some(()));
+    drop(crowd);
+    pair.wait_synced();
+    client.flush().expect("a flush of both");
+    ledger.check(&mut client);
+    pair.assert_equal_disks();
 }
 
 /// A pair whose alice logs where the shell's words say, under writes, with a peer that goes and

@@ -87,6 +87,14 @@ impl Pair {
         self
     }
 
+    /// alice is Primary, both disks are UpToDate, and nothing was copied: both were blank.
+    pub(crate) fn sync_skipped(self) -> Self {
+        self.alice.ok(&["new-current-uuid", "--clear-bitmap", "all"]);
+        self.wait_synced();
+        self.alice.ok(&["primary", "all"]);
+        self
+    }
+
     pub(crate) fn wait_connected(&self) {
         self.alice.ok(&["wait-connect", "--wfc-timeout", "60", "all"]);
         self.bob.ok(&["wait-connect", "--wfc-timeout", "60", "all"]);

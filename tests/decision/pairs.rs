@@ -65,8 +65,12 @@ pub(crate) fn check_outcome(
     check_source(done, own, peer, context);
     match done.outcome {
         Outcome::NoSync | Outcome::Diskless => assert!(!two_primaries, "{}", context()),
-        Outcome::Source { .. } => assert!(!peer.primary() || violently, "{}", context()),
-        Outcome::Target { .. } => assert!(!own.primary() || violently, "{}", context()),
+        Outcome::Source { .. } => {
+            assert!(!peer.primary() || violently || was_target(done, peer, own), "{}", context());
+        }
+        Outcome::Target { .. } => {
+            assert!(!own.primary() || violently || was_target(done, own, peer), "{}", context());
+        }
         Outcome::Retry => {
             assert_eq!(options.rr_conflict, RrConflict::RetryConnect, "{}", context());
         }
@@ -79,6 +83,15 @@ pub(crate) fn check_outcome(
     if matches!(done.verdict.strategy, Strategy::Refuse { .. }) {
         assert!(matches!(done.outcome, Outcome::Refuse { .. }), "{}", context());
     }
+}
+
+/// A Primary whose clients have read and written the source's data only, before they parted.
+fn was_target(done: &Resolution, target: &Side<'_>, source: &Side<'_>) -> bool {
+    let same = (target.info.current_uuid ^ source.info.current_uuid) & !1 == 0;
+    let parted = target.info.disk == DiskState::Inconsistent
+        && source.info.disk == DiskState::UpToDate
+        && same;
+    parted && !source.primary() && done.because == Because::Verdict
 }
 
 /// Both orders of every pair, and both holders of the tie bit.

@@ -216,7 +216,9 @@ impl Client {
                 self.submit(io, desk, key, (0, 0, 0), Op::Flush);
                 self.issued(key);
             }
-            Checked::WriteZeroes { fast: true, .. } if !io.fast_zeroes.contains(&self.volume) => {
+            Checked::WriteZeroes { fast: true, no_hole, .. }
+                if !io.fast_zeroes.contains(&(self.volume, no_hole)) =>
+            {
                 self.refuse(to, Errno::ENOTSUP, "zeroes would be written here");
             }
             Checked::Trim { offset, length, fua } => {

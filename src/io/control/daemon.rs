@@ -109,9 +109,7 @@ where
 
 fn start(arguments: &Arguments) -> Result<(), Failure> {
     startup::probe_ring()?;
-    if let Err(error) = crate::io::probe::raise_open_files() {
-        warn!("the limit of descriptors stays as it is: {error}");
-    }
+    startup::descriptors()?;
     let failure = |text: String| Failure { text, exit_code: 10 };
     let node = match &arguments.node {
         Some(node) => node.clone(),

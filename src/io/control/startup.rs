@@ -31,6 +31,9 @@ pub(crate) struct Failure {
     pub(crate) exit_code: i32,
 }
 
+/// Descriptors for the daemon itself, one resource, its peer and a client.
+const OPEN_FILES_MIN: u64 = 32;
+
 fn failure(text: String) -> Failure {
     Failure { text, exit_code: 10 }
 }
@@ -41,6 +44,27 @@ fn failure(text: String) -> Failure {
 /// The cause and its cure, exit code 20.
 pub(crate) fn probe_ring() -> Result<(), Failure> {
     probe::check().map_err(|error| Failure { text: error.to_string(), exit_code: 20 })
+}
+
+/// Raises the limit of descriptors as far as it goes, and refuses one that is too low to work with.
+///
+/// # Errors
+/// The cause and its cure, exit code 20.
+pub(crate) fn descriptors() -> Result<(), Failure> {
+    match probe::raise_open_files() {
+        Ok(limit) if limit < OPEN_FILES_MIN => {
+            let text = format!(
+                "no more than {limit} files may be open, and this daemon needs {OPEN_FILES_MIN} at \
+                 least: raise the hard limit (LimitNOFILE= of the unit, or ulimit -Hn)"
+            );
+            Err(Failure { text, exit_code: 20 })
+        }
+        Ok(_) => Ok(()),
+        Err(error) => {
+            tracing::warn!("the limit of descriptors stays as it is: {error}");
+            Ok(())
+        }
+    }
 }
 
 /// Makes the run folder and takes its lock; it holds as long as the value lives.

@@ -239,11 +239,12 @@ impl Disk {
         let what = match mode {
             ZeroMode::Punch => {
                 self.zero_ways.punch = false;
-                io.fast_zeroes.remove(&self.volume);
+                io.fast_zeroes.remove(&(self.volume, false));
                 "punch holes"
             }
             ZeroMode::Keep => {
                 self.zero_ways.keep = false;
+                io.fast_zeroes.remove(&(self.volume, true));
                 "mark blocks as zero"
             }
             ZeroMode::Written => return,
