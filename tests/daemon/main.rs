@@ -9,6 +9,7 @@
 
 mod adjust;
 mod clients;
+mod clones;
 mod damage;
 mod deadlines;
 mod disks;
@@ -32,4 +33,3 @@ mod strangers;
 mod sync;
 mod views;
 mod wait;
-mod wrong_disks;
