@@ -11,7 +11,7 @@ use super::activity_log::ActivityLog;
 use super::connection::{Save, Stage};
 use super::device::{Backing, Loss};
 use super::generation::same;
-use super::order::{Step, refuse};
+use super::order::{NO_VOLUME, Step, refuse};
 use super::{
     AttachedDisk, BLOCK_SIZE, Command, DiskState, EXTENT_SIZE, LogLevel, NodeId, Refusal,
     ReplicationState, Resource, Role, Then, VolumeNumber,
@@ -22,7 +22,7 @@ use crate::wire::Packet;
 impl Resource {
     pub(crate) fn attach(&mut self, id: u64, volume: VolumeNumber, disk: AttachedDisk) {
         let Some(device) = self.devices.get(&volume) else {
-            return self.reply(id, Err(refuse(127, "No such volume in this resource")));
+            return self.reply(id, Err(refuse(127, NO_VOLUME)));
         };
         if device.disk != DiskState::Diskless {
             let hint =
@@ -39,7 +39,13 @@ impl Resource {
             return self.reply(id, Err(refuse(150, "Connect the peer first.")));
         }
         if superblock.effective_size > disk.data_size {
-            return self.reply(id, Err(refuse(170, "The disk is smaller than the data it held.")));
+            return self.reply(
+                id,
+                Err(refuse(
+                    170,
+                    "The disk is smaller than the data it held: give it its size back.",
+                )),
+            );
         }
         let slots = &superblock.peers;
         let taken = |peer: NodeId| slots.iter().any(|slot| slot.node_id == Some(peer));
@@ -198,7 +204,7 @@ impl Resource {
 
     pub(crate) fn detach(&mut self, id: u64, volume: VolumeNumber, force: bool) {
         let Some(device) = self.devices.get(&volume) else {
-            return self.reply(id, Err(refuse(127, "No such volume in this resource")));
+            return self.reply(id, Err(refuse(127, NO_VOLUME)));
         };
         if device.disk == DiskState::Diskless {
             return self.reply(id, Ok(String::new()));
@@ -382,7 +388,7 @@ impl Resource {
     fn may_invalidate(&self, volume: VolumeNumber) -> Result<(), super::Refusal> {
         let name = &self.config.name;
         let Some(device) = self.devices.get(&volume) else {
-            return Err(refuse(127, "No such volume in this resource"));
+            return Err(refuse(127, NO_VOLUME));
         };
         if !device.writable() {
             return Err(refuse(-4, "Attach a disk first."));
@@ -397,7 +403,10 @@ impl Resource {
                 return Err(refuse(-8, "Wait for its end: tandemadm wait-sync"));
             }
             if connection.stage == Stage::Open && peer.peer_disk != DiskState::UpToDate {
-                return Err(refuse(-5, "The peer has no UpToDate disk to copy from."));
+                return Err(refuse(
+                    -5,
+                    "The peer has no UpToDate disk to copy from: `tandemadm why` there.",
+                ));
             }
         }
         Ok(())
@@ -424,15 +433,18 @@ impl Resource {
             return self.reply(id, Err(refuse(-15, "Connect the peer first.")));
         };
         let Some(device) = self.devices.get(&volume) else {
-            return self.reply(id, Err(refuse(127, "No such volume in this resource")));
+            return self.reply(id, Err(refuse(127, NO_VOLUME)));
         };
         let peer = &self.connections[c].peer_devices[&volume];
         let refusal = if device.disk != DiskState::UpToDate {
-            Some(refuse(-4, "The own disk is not UpToDate."))
+            Some(refuse(
+                -4,
+                "The own disk is not UpToDate, and nothing else is copied: sync it first.",
+            ))
         } else if peer.target.is_some() || peer.source.is_some() {
             Some(refuse(-8, "Wait for its end: tandemadm wait-sync"))
         } else if peer.peer_disk < DiskState::Inconsistent {
-            Some(refuse(-5, "The peer has no disk."))
+            Some(refuse(-5, "The peer has no disk: attach one there first."))
         } else if self.connections[c].peer_role == Role::Primary {
             Some(refuse(-10, "The peer is Primary: demote it first."))
         } else {
@@ -468,7 +480,7 @@ impl Resource {
 
     pub(crate) fn outdate(&mut self, id: u64, volume: VolumeNumber) {
         let Some(device) = self.devices.get(&volume) else {
-            return self.reply(id, Err(refuse(127, "No such volume in this resource")));
+            return self.reply(id, Err(refuse(127, NO_VOLUME)));
         };
         let open = self.connections.iter().any(|c| c.stage == Stage::Open);
         let refusal = match device.disk {
@@ -515,7 +527,7 @@ impl Resource {
             return self.clear_bitmap(id, volume);
         }
         let Some(device) = self.devices.get(&volume) else {
-            return self.reply(id, Err(refuse(127, "No such volume in this resource")));
+            return self.reply(id, Err(refuse(127, NO_VOLUME)));
         };
         if device.disk != DiskState::UpToDate {
             let hint = "Only data that is the newest begins a generation: connect the peer first.";

@@ -9,7 +9,7 @@
 use super::connection::{SentKind, Stage};
 use super::device::Backing;
 use super::generation::is_just_created;
-use super::order::{Step, refuse};
+use super::order::{NO_VOLUME, Step, refuse};
 use super::{
     Action, BLOCK_SIZE, Command, DiskError, DiskState, Payload, Pending, Resource, Role, SocketId,
     Tag, Then, VolumeNumber,
@@ -64,7 +64,7 @@ impl Resource {
     /// The order.
     pub(crate) fn clear_bitmap(&mut self, id: u64, volume: VolumeNumber) {
         if !self.devices.contains_key(&volume) {
-            return self.reply(id, Err(refuse(127, "No such volume in this resource")));
+            return self.reply(id, Err(refuse(127, NO_VOLUME)));
         }
         let Some(c) = self.peers().next() else {
             return self.reply(id, Err(refuse(162, "There is no peer in the configuration.")));
@@ -163,7 +163,10 @@ impl Resource {
                 self.send(c, Packet::Sample { volume, sequence, offset, length, digest }, None);
             }
             (Pending::OwnSample { .. }, None) => {
-                self.sampling_ends(refuse(118, "The own disk cannot be read."));
+                self.sampling_ends(refuse(
+                    118,
+                    "The own disk cannot be read: replace it, then create-md.",
+                ));
             }
             (Pending::PeerSample { c, socket, sequence, expected }, digest) => {
                 if self.is_current(c, socket) {

@@ -13,6 +13,8 @@ use super::{
     Resource, Then, Time, VolumeNumber, WrittenOption,
 };
 
+/// The hint of (127).
+pub(crate) const NO_VOLUME: &str = "No such volume here: `tandemadm status` lists what is up.";
 /// How long an order waits for its turn, ms.
 pub(crate) const PATIENCE_MS: u64 = 30_000;
 /// The number of an order that the core gave itself: nobody waits for its answer.
@@ -147,7 +149,10 @@ impl Resource {
                 let order = self.orders.pop_front().expect("just seen");
                 self.reply(
                     order.id,
-                    Err(refuse(-18, "A handshake does not end; see `tandemadm why`")),
+                    Err(refuse(
+                        -18,
+                        "A handshake does not end: `tandemadm why` says what it waits for.",
+                    )),
                 );
                 continue;
             }
@@ -184,7 +189,13 @@ impl Resource {
         }
         while self.orders.front().is_some_and(|o| self.now.ms_since(o.since) >= PATIENCE_MS) {
             let order = self.orders.pop_front().expect("just seen");
-            self.reply(order.id, Err(refuse(-18, "Another order does not end")));
+            self.reply(
+                order.id,
+                Err(refuse(
+                    -18,
+                    "Another order does not end: `tandemadm why` says what it waits for.",
+                )),
+            );
         }
     }
 
@@ -313,7 +324,13 @@ impl Resource {
             let is_down = result.is_ok() && matches!(running.command, Command::Down { .. });
             // Nothing starts on a resource that is down, and no disk is left with it.
             for order in is_down.then(|| std::mem::take(&mut self.orders)).into_iter().flatten() {
-                self.reply(order.id, Err(refuse(-18, "The resource was taken down meanwhile")));
+                self.reply(
+                    order.id,
+                    Err(refuse(
+                        -18,
+                        "The resource was taken down meanwhile: `tandemadm up` first.",
+                    )),
+                );
             }
             self.reply(running.id, result);
         }

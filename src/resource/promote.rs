@@ -313,7 +313,7 @@ impl Resource {
         for volume in self.volumes() {
             // A disk that was forced has a fresh identity by now: only its failure matters.
             if !self.devices[&volume].writable() && self.reading_peer(volume).is_none() {
-                let hint = "The disk failed meanwhile.";
+                let hint = "The disk failed meanwhile: `tandemadm why` names the error; attach a good one.";
                 return self.finish(Err(refuse(-2, hint)));
             }
         }

@@ -86,7 +86,11 @@ fn random_order(dice: &mut Dice, pair: &mut Pair, n: usize) -> Command {
         16 | 17 => Command::SuspendIo { suspend: dice.roll(2) == 0 },
         0 => pair.attach_command(n),
         1 => Command::Detach { volume: 0, force: dice.roll(2) == 0 },
-        2 | 3 => Command::Connect { peer, discard_my_data: dice.roll(3) == 0, tentative: false },
+        2 | 3 => Command::Connect {
+            peer,
+            discard_my_data: dice.roll(3) == 0,
+            tentative: dice.roll(4) == 0,
+        },
         4 => Command::Disconnect { peer, force: dice.roll(2) == 0 },
         5 => Command::Primary { force: None },
         6 => Command::Primary { force: Some(Force::Plain) },

@@ -3,7 +3,10 @@
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
+use nbd::constants::NBD_CMD_FLAG_NO_HOLE;
+
 use crate::pair::{Pair, run, text};
+use crate::plan::Plan;
 
 /// A file that stands for the export, and random pieces of it.
 struct Model {
@@ -99,6 +102,30 @@ fn trim_frees_the_space_of_both_disks_and_reads_as_zeroes() {
         assert!(before - after > 15_000, "{before} blocks before, {after} after");
     }
     pair.assert_equal_disks();
+}
+
+#[test]
+fn zeroes_free_the_space_of_both_disks_unless_the_blocks_must_stay() {
+    let pair = Plan::new().calm().in_sync();
+    let mut client = pair.alice.client();
+    let used = |pair: &Pair| {
+        [&pair.alice, &pair.bob].map(|node| node.disk.metadata().expect("it is there").blocks())
+    };
+    for (flags, frees) in [(NBD_CMD_FLAG_NO_HOLE, false), (0, true)] {
+        client.write(0, &vec![7; 8 << 20], 0).expect("8 MiB in one request");
+        client.flush().expect("a flush");
+        let before = used(&pair);
+        client.write_zeroes(0, 8 << 20, flags).expect("zeroes");
+        client.flush().expect("a flush");
+        let zeroes = client.read(0, 8 << 20).expect("a read");
+        assert!(zeroes.iter().all(|byte| *byte == 0));
+        for (before, after) in before.iter().zip(used(&pair)) {
+            // 512 bytes each; file systems may keep, or need, a few.
+            let freed = before.saturating_sub(after);
+            assert!(if frees { freed > 15_000 } else { freed < 1000 }, "{before} then {after}");
+        }
+        pair.assert_equal_disks();
+    }
 }
 
 #[test]

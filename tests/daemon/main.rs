@@ -9,6 +9,7 @@
 
 mod adjust;
 mod clients;
+mod clones;
 mod crashes;
 mod damage;
 mod deadlines;
@@ -45,4 +46,3 @@ mod strangers;
 mod sync;
 mod views;
 mod wait;
-mod wrong_disks;

@@ -21,7 +21,7 @@ fn refused(node: &Node, code: i32, words: &[&str], parts: [&str; 2]) {
 
 /// alice is Primary, and bob is being synced, slowly.
 fn slow() -> Pair {
-    let pair = Plan::new().impatient().sections("disk { c-max-rate 2M; }").connected();
+    let pair = Plan::new().calm().sections("disk { c-max-rate 2M; }").connected();
     pair.alice.ok(&["primary", "--force", "r0"]);
     until("the resync runs", || {
         let state = pair.bob.connection()["peer_devices"][0]["replication-state"].clone();
@@ -51,7 +51,7 @@ fn write(node: &Node, byte: u8) {
 
 #[test]
 fn orders_that_need_another_state_say_which() {
-    let pair = Pair::connected();
+    let pair = Plan::new().calm().connected();
     let bob = &pair.bob;
     refused(
         bob,
@@ -120,7 +120,7 @@ fn a_resync_that_runs_is_not_begun_again_and_is_seen_everywhere() {
 
 #[test]
 fn an_outdated_disk_is_promoted_by_that_word_only() {
-    let pair = Pair::in_sync();
+    let pair = Plan::new().calm().in_sync();
     let bob = &pair.bob;
     bob.ok(&["disconnect", "--force", "r0"]);
     assert_eq!(bob.dstate(), "UpToDate/DUnknown");
@@ -165,7 +165,7 @@ fn a_target_in_mid_resync_is_promoted_by_that_word_only() {
 
 #[test]
 fn a_blank_disk_is_forced_over_a_file_system_by_that_word_only() {
-    let mut pair = Pair::blank();
+    let mut pair = Plan::new().calm().blank();
     let made = run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-F", text(&pair.bob.disk)]));
     assert_eq!(made.code, 0, "{made:?}");
     for node in [&mut pair.alice, &mut pair.bob] {
@@ -185,7 +185,7 @@ fn a_blank_disk_is_forced_over_a_file_system_by_that_word_only() {
 
 #[test]
 fn a_new_generation_by_order_is_a_quick_resync_of_nothing() {
-    let pair = Pair::in_sync();
+    let pair = Plan::new().calm().in_sync();
     let alice = &pair.alice;
     let order: &[&str] = &["new-current-uuid", "r0/0"];
     refused(alice, 10, order, ["(162) ", "nothing to tell apart"]);
@@ -211,7 +211,7 @@ fn a_new_generation_by_order_is_a_quick_resync_of_nothing() {
 #[test]
 fn disks_are_declared_equal_only_where_the_samples_are() {
     let order: &[&str] = &["new-current-uuid", "--clear-bitmap", "r0/0"];
-    let pair = Pair::connected();
+    let pair = Plan::new().calm().connected();
     let disk = File::options().write(true).open(&pair.bob.disk).expect("a disk");
     // A byte in the first MiB.
     disk.write_all_at(&[1], 700_000).expect("it is written");
@@ -232,7 +232,7 @@ fn disks_are_declared_equal_only_where_the_samples_are() {
 
 #[test]
 fn a_try_to_connect_tells_what_would_be_overwritten_and_begins_nothing() {
-    let pair = Pair::in_sync();
+    let pair = Plan::new().calm().in_sync();
     let (alice, bob) = (&pair.alice, &pair.bob);
     assert_eq!(alice.ok(&["connect", "--tentative", "r0"]), "already connected to bob\n");
     alice.ok(&["disconnect", "--force", "r0"]);
@@ -264,7 +264,7 @@ fn a_try_to_connect_tells_what_would_be_overwritten_and_begins_nothing() {
 
 #[test]
 fn a_primary_takes_back_no_disk_that_is_older_than_what_its_clients_saw() {
-    let mut pair = Plan::new().impatient().in_sync();
+    let mut pair = Plan::new().calm().in_sync();
     pair.alice.ok(&["detach", "r0"]);
     write(&pair.alice, 8);
     pair.bob.kill();
@@ -289,7 +289,7 @@ fn a_disk_that_fails_while_it_is_attached_is_not_attached() {
     let dir = tempfile::tempdir().expect("a folder");
     let Some(room) = SmallRoom::new(TEST, &dir.path().join("room"), "8M") else { return };
     let disk = room.0.join("alice.img");
-    let mut pair = Plan::new().disks(&disk, &dir.path().join("bob.img")).blank();
+    let mut pair = Plan::new().calm().disks(&disk, &dir.path().join("bob.img")).blank();
     pair.alice.start();
     pair.alice.ok(&["create-md", "r0"]);
     let hole = format!("--offset={} --length=4096", DISK_SIZE - (256 << 10));
@@ -314,7 +314,7 @@ fn a_disk_that_fails_while_it_is_attached_is_not_attached() {
 
 #[test]
 fn create_md_makes_room_for_peers_and_keeps_blocks_where_it_is_told() {
-    let mut pair = Pair::blank();
+    let mut pair = Plan::new().calm().blank();
     for node in [&mut pair.alice, &mut pair.bob] {
         node.start();
         node.ok(&["create-md", "--max-peers", "3", "--preallocate", "r0"]);
@@ -339,7 +339,7 @@ fn create_md_makes_room_for_peers_and_keeps_blocks_where_it_is_told() {
 
 #[test]
 fn a_client_that_comes_in_promotes_where_auto_promote_says_so() {
-    let pair = Plan::new().sections("options { auto-promote yes; }").in_sync();
+    let pair = Plan::new().calm().sections("options { auto-promote yes; }").in_sync();
     let (alice, bob) = (&pair.alice, &pair.bob);
     assert!(bob.try_client().is_err(), "alice is Primary");
     alice.ok(&["secondary", "r0"]);

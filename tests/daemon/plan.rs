@@ -53,6 +53,11 @@ impl Plan {
         self.net("ping-int 2; ping-timeout 5; timeout 15; connect-int 2;")
     }
 
+    /// A node that does not run for a while, on a busy machine, is not given up.
+    pub(crate) fn calm(self) -> Self {
+        self.net("ping-timeout 50;")
+    }
+
     /// Other resources, and how many volumes each has.
     pub(crate) fn resources(mut self, resources: &[(&'static str, u16)]) -> Self {
         self.resources = resources.to_vec();

@@ -115,7 +115,7 @@ const BOTH: &[Who] = &[Who::Alice, Who::Bob];
 
 #[test]
 fn without_a_primary_after_sb_0pri_chooses() {
-    let pair = Pair::in_sync();
+    let pair = Plan::new().calm().in_sync();
     let round = |options, blocks, stays| Round { options, blocks, primaries: NOBODY, stays };
     for round in [
         round("--after-sb-0pri=disconnect", [3, 2], Err("split-brain")),
@@ -137,7 +137,7 @@ fn without_a_primary_after_sb_0pri_chooses() {
 
 #[test]
 fn with_primaries_after_sb_1pri_2pri_and_rr_conflict_choose() {
-    let pair = Plan::new().net("connect-int 1;").in_sync();
+    let pair = Plan::new().calm().net("connect-int 1;").in_sync();
     let round = |options, blocks, primaries, stays| Round { options, blocks, primaries, stays };
     let (alice, bob): (&[Who], &[Who]) = (&[Who::Alice], &[Who::Bob]);
     let least = "--after-sb-0pri=discard-least-changes";
@@ -184,7 +184,7 @@ fn with_primaries_after_sb_1pri_2pri_and_rr_conflict_choose() {
 /// Only history is common: a disk was forced. The policies choose where always-asbp says so.
 #[test]
 fn where_only_history_is_common_always_asbp_lets_the_policies_choose() {
-    let pair = Pair::in_sync();
+    let pair = Plan::new().calm().in_sync();
     // A generation that both have in their history.
     cut(&pair);
     goes_on(&pair.alice, 1, 1);

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
-use crate::pair::{Node, Pair, text};
+use crate::pair::{Node, text};
 use crate::plan::Plan;
 use crate::wait::{PATIENCE, until};
 
@@ -57,7 +57,7 @@ fn number(line: &str, key: &str) -> f64 {
 
 #[test]
 fn a_resync_is_followed_in_status_and_events2() {
-    let pair = Plan::new().sections("disk { c-max-rate 8M; }").connected();
+    let pair = Plan::new().calm().sections("disk { c-max-rate 8M; }").connected();
     let (alice, bob) = (&pair.alice, &pair.bob);
     let events = Following::new(bob, &["events2", "--statistics", "r0"]);
     events.wait(&["exists -"]);
@@ -94,7 +94,7 @@ fn a_resync_is_followed_in_status_and_events2() {
 
 #[test]
 fn the_single_words_and_the_identifiers_of_an_attached_disk_are_as_in_drbd() {
-    let pair = Pair::in_sync();
+    let pair = Plan::new().calm().in_sync();
     let (alice, bob) = (&pair.alice, &pair.bob);
     assert_eq!(alice.ok(&["role", "r0"]), "Primary\n");
     assert_eq!(bob.ok(&["role", "r0"]), "Secondary\n");
@@ -133,7 +133,7 @@ fn at_a_terminal(node: &Node, words: &str, typed: &str) -> (i32, String) {
 
 #[test]
 fn a_person_is_asked_before_data_is_lost_and_told_how_to_attach_the_device() {
-    let pair = Pair::connected();
+    let pair = Plan::new().calm().connected();
     let alice = &pair.alice;
     let (code, said) = at_a_terminal(alice, "primary --force r0", "alice\n");
     assert_eq!(code, 1, "{said}");

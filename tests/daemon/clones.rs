@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use tandem::meta::{decode_superblock, encode_superblock};
 
-use crate::pair::{DISK_SIZE, Node, Pair};
+use crate::pair::{DISK_SIZE, Node};
 use crate::plan::Plan;
 
 /// Where the two superblocks of internal metadata are.
@@ -26,7 +26,7 @@ fn give_to_bob(node: &Node) {
 
 #[test]
 fn a_clone_of_the_other_disk_is_not_the_second_copy() {
-    let pair = Pair::in_sync();
+    let pair = Plan::new().calm().in_sync();
     let (alice, bob) = (&pair.alice, &pair.bob);
     let own = pair.dir.path().join("own.img");
     alice.ok(&["secondary", "r0"]);
@@ -61,7 +61,7 @@ fn a_clone_of_the_other_disk_is_not_the_second_copy() {
 
 #[test]
 fn a_disk_that_is_too_small_is_refused_with_both_sizes() {
-    let pair = Pair::in_sync();
+    let pair = Plan::new().calm().in_sync();
     let (alice, bob) = (&pair.alice, &pair.bob);
     let size = alice.export_size();
     bob.ok(&["down", "r0"]);
@@ -98,7 +98,7 @@ fn the_smaller_of_two_new_disks_gives_the_size() {
     for (path, size) in paths.iter().zip([48u64, 32]) {
         File::create(path).and_then(|file| file.set_len(size << 20)).expect("a disk");
     }
-    let pair = Plan::new().disks(&paths[0], &paths[1]).in_sync();
+    let pair = Plan::new().calm().disks(&paths[0], &paths[1]).in_sync();
     assert_eq!(pair.alice.export_size(), pair.bob.export_size());
     assert!(pair.alice.export_size() < 32 << 20);
 }
