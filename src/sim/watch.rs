@@ -198,7 +198,11 @@ impl Cluster {
             let pair = self.pairs.entry(volume).or_default();
             pair.synced = false;
             let chosen = self.discard[node] || self.options.policies() || pair.given_up[node];
-            let excuse = Excuse { chosen, forced: pair.forced };
+            let (forced, behind) = (pair.forced, pair.behind[1 - node]);
+            // The source of today has no part in it: the one that has spoken is gone.
+            let theirs = self.nodes[1 - node].peer_device(volume).map(|p| p.replication_state);
+            let absent = theirs.is_none_or(|state| state == ReplicationState::Off);
+            let excuse = Excuse { chosen, forced, set_back: behind && absent };
             let source = &self.nodes[1 - node].volumes[index].disk;
             let result = self.history.adopted(node, volume, source, excuse);
             self.judge(result);

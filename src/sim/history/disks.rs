@@ -159,6 +159,8 @@ impl History {
                     excused.victim += 1;
                 } else if excuse.forced {
                     excused.forced += 1;
+                } else if excuse.set_back {
+                    excused.set_back += 1;
                 } else if o.weak && !o.alone && source_lost > o.start {
                     excused.both += 1;
                 } else {
@@ -174,6 +176,7 @@ impl History {
         }
         self.excused.victim += excused.victim;
         self.excused.forced += excused.forced;
+        self.excused.set_back += excused.set_back;
         self.excused.both += excused.both;
         Ok(())
     }
