@@ -1,6 +1,6 @@
 //! Stories of disks: the wrong one, an empty one, an old one, a full one.
 
-use super::tests_pair::{Pair, SIZE, superblock};
+use super::tests_pair::{Pair, SIZE, superblock, synced_pair};
 use super::*;
 
 #[test]
@@ -48,4 +48,43 @@ fn pieces_of_nothing_but_zeroes_are_synced_without_a_payload_and_replace_what_th
     pair.run(20_000);
     assert_eq!(pair.disk(1), DiskState::Diskless);
     assert_eq!(pair.nodes[1].disk.blocks.get(&5000), Some(&50));
+}
+
+/// Both have written alone and have met: node 1 is to lose its data.
+fn split_pair() -> Pair {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    pair.primary(1, false);
+    pair.write(0, 1, 1).unwrap();
+    pair.write(1, 2, 2).unwrap();
+    pair.link = true;
+    pair.run(20_000);
+    for n in 0..2 {
+        assert_eq!(pair.status(n).connections[0].reason, Reason::SplitBrain);
+    }
+    pair.event(1, Event::SessionClosed { session: SessionId(2), disconnect: true });
+    pair.admin(1, Command::Secondary { force: false }).unwrap();
+    pair
+}
+
+#[test]
+fn an_order_to_discard_is_for_the_generations_that_were_found() {
+    let discard = Command::Connect { peer: 0, discard_my_data: true, tentative: false };
+    let connect = Command::Connect { peer: 1, discard_my_data: false, tentative: false };
+    let mut pair = split_pair();
+    pair.admin(1, discard.clone()).unwrap();
+    assert!(pair.status(1).connections[0].discard_my_data_pending);
+    pair.admin(0, Command::NewCurrentUuid { volume: 0, clear_bitmap: false }).unwrap();
+    pair.admin(0, connect.clone()).unwrap();
+    pair.run(20_000);
+    let log = pair.nodes[1].log.join("\n");
+    assert_eq!(pair.status(1).connections[0].reason, Reason::SplitBrain, "{log}");
+    assert!(log.contains("--discard-my-data has lapsed"), "{log}");
+    assert!(!pair.status(1).connections[0].discard_my_data_pending);
+    assert_eq!(pair.nodes[1].disk.blocks.get(&2), Some(&2), "nothing is overwritten");
+    // Ordered anew, for what is known now.
+    pair.admin(1, discard).unwrap();
+    pair.admin(0, connect).unwrap();
+    pair.synced();
+    assert_eq!(pair.nodes[1].disk.blocks.get(&2), Some(&0));
 }
