@@ -88,3 +88,31 @@ fn an_order_to_discard_is_for_the_generations_that_were_found() {
     pair.synced();
     assert_eq!(pair.nodes[1].disk.blocks.get(&2), Some(&0));
 }
+
+#[test]
+fn a_full_disk_in_the_middle_of_a_resync_is_let_go_of_where_the_peer_has_the_data() {
+    let mut pair = synced_pair();
+    pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+    for block in 20..24 {
+        pair.write(0, block, block).unwrap();
+    }
+    // Its disk comes back as the target of a resync, under a Primary that goes on; the resync waits.
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskRead { find_zeroes: true, .. });
+    pair.attach(0).unwrap();
+    pair.run(3_000);
+    assert_eq!(pair.disk(0), DiskState::Inconsistent);
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
+    let id = pair.start_write(0, 5000, 9);
+    let full = pair.nodes[0].stalled.pop_front();
+    let Some(Event::DiskDone { tag, .. }) = full else { panic!("{full:?}") };
+    pair.event(0, Event::DiskDone { tag, result: Err(DiskError::NoSpace) });
+    pair.run(3_000);
+    let log = pair.nodes[0].log.join("\n");
+    assert_eq!(pair.disk(0), DiskState::Diskless, "{log}");
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)), "{log}");
+    assert_eq!(pair.nodes[1].disk.blocks.get(&5000), Some(&9));
+    pair.nodes[0].unstall();
+    pair.nodes[1].unstall();
+    pair.attach(0).unwrap();
+    pair.synced();
+}
