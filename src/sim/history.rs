@@ -360,7 +360,7 @@ impl History {
         self.step += 1;
         for node in (0..2).filter(|n| rests.disks[*n]) {
             let covered = |o: &Obligation| o.since < op.step && !(o.alone && node != rests.on);
-            self.made_durable(node, op.volume, disks[node], "a flush was answered", covered)?;
+            self.made_durable(node, op.volume, disks[node], covered)?;
         }
         Ok(())
     }

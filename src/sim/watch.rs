@@ -191,7 +191,7 @@ impl Cluster {
         let set = new.flags & !old;
         let cleared = old & !new.flags;
         if set & DeviceFlags::SURVIVED != 0 {
-            let result = self.history.survived(node, volume, &v.disk);
+            let result = self.history.survives(node, volume, &v.disk);
             self.judge(result);
         }
         if cleared & DeviceFlags::CONSISTENT != 0 {
@@ -219,6 +219,9 @@ impl Cluster {
         let v = &mut self.nodes[node].volumes[usize::from(volume)];
         let old = v.durable.as_ref().map_or(0, |s| s.flags);
         let became = new.flags & !old & DeviceFlags::CONSISTENT != 0;
+        if new.flags & !old & DeviceFlags::SURVIVED != 0 {
+            self.history.survived(node, volume, &v.disk);
+        }
         v.durable = Some(new);
         let target = self.nodes[node]
             .peer_device(volume)
