@@ -116,3 +116,47 @@ fn a_full_disk_in_the_middle_of_a_resync_is_let_go_of_where_the_peer_has_the_dat
     pair.attach(0).unwrap();
     pair.synced();
 }
+
+#[test]
+fn an_image_from_the_middle_of_a_session_is_noticed_when_writes_went_on_for_a_while() {
+    for old in 0..2 {
+        let mut pair = synced_pair();
+        pair.write(0, 5, 1).unwrap();
+        let image = pair.nodes[old].disk.clone();
+        for second in 0..12 {
+            // No extent becomes hot.
+            pair.write(0, 5, second).unwrap();
+            pair.run(1_000);
+        }
+        pair.kill(old);
+        pair.nodes[old].disk = image;
+        pair.up(old);
+        pair.run(20_000);
+        let connection = &pair.status(0).connections[0];
+        assert_eq!(connection.reason, Reason::RolledBack, "{}", pair.nodes[0].log.join("\n"));
+    }
+}
+
+#[test]
+fn a_disk_that_nobody_writes_to_keeps_its_number() {
+    let mut pair = synced_pair();
+    pair.write(0, 5, 1).unwrap();
+    pair.run(15_000);
+    let numbers = |pair: &Pair| {
+        [0, 1].map(|n| pair.nodes[n].disk.superblock.as_ref().map(|s| (s.number, s.sequence)))
+    };
+    let before = numbers(&pair);
+    pair.run(60_000);
+    assert_eq!(numbers(&pair), before);
+    pair.write(0, 5, 2).unwrap();
+    pair.run(15_000);
+    assert!(numbers(&pair).iter().zip(&before).all(|(new, old)| new > old));
+    pair.lose_link();
+    let before = numbers(&pair)[1];
+    pair.write(0, 5, 3).unwrap();
+    pair.run(1_000);
+    let alone = numbers(&pair)[0].map(|(number, _)| number);
+    pair.run(30_000);
+    assert_eq!(numbers(&pair)[0].map(|(number, _)| number), alone, "no peer would be shown it");
+    assert!(numbers(&pair)[1] >= before);
+}
