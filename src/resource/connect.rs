@@ -405,6 +405,7 @@ impl Resource {
             self.check_connection(c);
         }
         self.check_disks();
+        self.pump_numbers();
         let now = self.now;
         let mut next = self.volume_after(None);
         while let Some(volume) = next {
@@ -522,6 +523,7 @@ impl Resource {
             }
         }
         self.resync_timeouts().into_iter().for_each(&mut sooner);
+        self.number_timeout().into_iter().for_each(&mut sooner);
         for device in self.devices.values().filter(|device| !device.no_space.is_empty()) {
             sooner(device.no_space_since.unwrap_or(self.now).after_ms(1000));
         }

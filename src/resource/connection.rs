@@ -250,6 +250,9 @@ pub(crate) struct PeerDevice {
     pub(crate) seen_durable: u64,
     pub(crate) seen_saving: bool,
     pub(crate) seen_copy: u8,
+    /// The own and the peer's current UUID when a split brain was found that keeps the nodes apart:
+    /// an order to discard the own data is for these. `None`: for whichever meet first.
+    pub(crate) split_pair: Option<(u64, u64)>,
     pub(crate) target: Option<SyncTarget>,
     pub(crate) source: Option<SyncSource>,
     /// Ranges that a resync holds (true) or waits for.
@@ -287,6 +290,7 @@ impl PeerDevice {
             seen_durable: 0,
             seen_saving: false,
             seen_copy: 0,
+            split_pair: None,
             target: None,
             source: None,
             resync_locks: BTreeMap::new(),
@@ -345,7 +349,7 @@ pub(crate) struct Connection {
     pub(crate) detail: String,
     pub(crate) since: Time,
     pub(crate) attempts: u64,
-    /// The generations that `--discard-my-data` holds for; `Some` while it waits.
+    /// `connect --discard-my-data` waits.
     pub(crate) discard_my_data: bool,
     /// `connect --tentative` waits for its verdict.
     pub(crate) tentative: Option<super::tentative::Tentative>,

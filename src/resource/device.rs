@@ -191,6 +191,8 @@ pub(crate) struct Device {
     pub(crate) no_space: VecDeque<u64>,
     /// When they were tried last.
     pub(crate) no_space_since: Option<Time>,
+    /// When the rollback number is to grow: something was written since it did last.
+    pub(crate) raise_at: Option<Time>,
     /// A write found the disk full, and none has succeeded since: also while it is tried again.
     pub(crate) full: bool,
     /// The start of its oldest operation, where that takes too long.
@@ -224,6 +226,7 @@ impl Device {
             alone_time: 0,
             no_space: VecDeque::new(),
             no_space_since: None,
+            raise_at: None,
             full: false,
             hung_since: None,
             note: String::new(),

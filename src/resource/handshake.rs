@@ -8,7 +8,7 @@
 //! - A new handshake in an open session (attach, invalidate, force) goes the same way.
 
 use super::connection::{Opening, Side, Stage};
-use super::generation::Side as GenerationSide;
+use super::generation::{Side as GenerationSide, same};
 use super::split_brain::{Party, Resolution};
 use super::verdict::{Judged, Judgement, Situation, judge, peer_went_on};
 use super::{
@@ -93,7 +93,6 @@ impl Resource {
             role: self.role,
             window: u32::try_from(window.max(2 << 20)).unwrap_or(u32::MAX),
             tie,
-            discard_my_data: connection.discard_my_data,
             tentative: connection.tentative.is_some(),
             must_equal: self.config.options.must_equal(),
             should_equal: self.config.options.should_equal(),
@@ -147,6 +146,7 @@ impl Resource {
                 created_found: String::new(),
                 generation_time: 0,
                 alone_time: 0,
+                discard_my_data_for: None,
             };
         };
         let superblock = &backing.superblock;
@@ -171,6 +171,17 @@ impl Resource {
             created_found: superblock.created_found.clone(),
             generation_time: self.generation_time(superblock),
             alone_time: device.alone_time,
+            discard_my_data_for: self.discards(c, volume, superblock.current_uuid),
+        }
+    }
+
+    /// The generation of the peer that the own data may be thrown away for; 0: any.
+    fn discards(&self, c: usize, volume: VolumeNumber, current: u64) -> Option<u64> {
+        let connection = &self.connections[c];
+        match connection.peer_devices[&volume].split_pair {
+            _ if !connection.discard_my_data => None,
+            None => Some(0),
+            Some((own, peer)) => same(own, current).then_some(peer),
         }
     }
 
@@ -292,6 +303,9 @@ impl Resource {
             return self.tried(c, tried.join("\n"));
         }
         self.connections[c].discard_my_data = false;
+        for peer in self.connections[c].peer_devices.values_mut() {
+            peer.split_pair = None;
+        }
         self.connections[c].stage = Stage::Opening;
         self.connections[c].stage_since = self.now;
         self.set_peer_role(c, peer.role);
@@ -383,12 +397,12 @@ impl Resource {
             own: Party {
                 side: GenerationSide { info: own, role: self.role, tie: connection.tie },
                 node_id: self.config.node_id,
-                discard_my_data: connection.discard_my_data,
+                discard_my_data: discards(own, info),
             },
             peer: Party {
                 side: GenerationSide { info, role: peer.role, tie: peer.tie },
                 node_id: connection.peer,
-                discard_my_data: peer.discard_my_data,
+                discard_my_data: discards(info, own),
             },
             attaching_own,
             attaching_peer,
@@ -440,6 +454,9 @@ impl Resource {
         };
         self.log(LogLevel::Error, text);
         self.connections[c].detail = format!("rule {}: {}", refused.rule, refused.text);
+        if refused.reason == Reason::SplitBrain {
+            self.remember_split(c);
+        }
         self.connections[c].discard_my_data = false;
         self.gap_answered(peer_went_on(refused.reason));
         self.end_connection(c, refused.reason);
@@ -456,6 +473,26 @@ impl Resource {
             _ => format!(", volume {}", found.volume),
         };
         format!("{volume}, self {} peer {}", side(&found.own), side(&found.peer))
+    }
+
+    /// What a person sees of a split brain, and decides on, is what this handshake has found.
+    fn remember_split(&mut self, c: usize) {
+        let connection = &mut self.connections[c];
+        let asked = connection.discard_my_data;
+        let mut lapsed = false;
+        for found in &connection.last_handshake {
+            let Some(peer) = connection.peer_devices.get_mut(&found.volume) else { continue };
+            let pair = (found.own.current_uuid, found.peer.current_uuid);
+            let old = peer.split_pair.replace(pair);
+            lapsed |= old.is_some_and(|old| !same(old.0, pair.0) || !same(old.1, pair.1));
+        }
+        if asked && lapsed {
+            let text = format!(
+                "{}--discard-my-data has lapsed: there is a newer generation than when it was ordered",
+                self.of_peer(c)
+            );
+            self.log(LogLevel::Warning, text);
+        }
     }
 
     /// StandAlone, with everything that the session carried settled as after a loss.
@@ -501,6 +538,11 @@ impl Resource {
         self.set_peer_disk(c, volume, disk);
         self.begin_opening(c, volume);
     }
+}
+
+/// The data of `own` may be thrown away for those of `peer`.
+fn discards(own: &VolumeInfo, peer: &VolumeInfo) -> bool {
+    own.discard_my_data_for.is_some_and(|uuid| uuid == 0 || same(uuid, peer.current_uuid))
 }
 
 /// A refusal.

@@ -465,6 +465,7 @@ impl Resource {
         superblock: Option<Box<crate::meta::Superblock>>,
     ) {
         self.device(volume).backing = None;
+        self.device(volume).raise_at = None;
         // The next time without a disk makes a new current UUID of its own.
         self.device(volume).peer_keeps_uuid = false;
         for key in self.requests.keys() {

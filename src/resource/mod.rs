@@ -47,6 +47,7 @@ mod ids;
 mod interval;
 mod leave;
 mod loss;
+mod number;
 mod option_names;
 mod options;
 mod order;
@@ -161,6 +162,8 @@ pub(crate) enum Then {
     Log,
     /// A peer leaves: a step of that.
     PeerLeave { c: usize, socket: SocketId },
+    /// The own rollback number has grown, durably, in the middle of a session.
+    NumberRaised,
     /// The own invalidation by a peer's order is durable.
     Invalidated { c: usize },
 }

@@ -240,7 +240,7 @@ impl Resource {
         let (payload, no_hole) = (write.payload, write.no_hole);
         let fua = fua && self.config.disk_options(volume).disk_flushes;
         let tag = self.disk_tag(volume, Pending::PeerWrite { key });
-        self.device(volume).counters.written += u64::from(length);
+        self.count_written(volume, u64::from(length));
         match payload {
             Some(payload) => {
                 self.emit(Action::DiskWrite { tag, volume, offset, payload, fua });

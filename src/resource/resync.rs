@@ -132,7 +132,7 @@ impl Resource {
                 self.target_write_starts(c, volume, piece);
                 let tag = self.disk_tag(volume, pending);
                 let (offset, fua) = (sent.offset, false);
-                self.device(volume).counters.written += u64::from(length);
+                self.count_written(volume, u64::from(length));
                 self.emit(Action::DiskWrite { tag, volume, offset, payload: data, fua });
                 true
             }
@@ -156,7 +156,7 @@ impl Resource {
                 // A hole, as on the source; a disk that keeps its blocks keeps them written.
                 let (offset, fua) = (sent.offset, false);
                 let (no_hole, written) = (false, true);
-                self.device(volume).counters.written += sent.length;
+                self.count_written(volume, sent.length);
                 self.emit(Action::DiskZeroes {
                     tag,
                     volume,

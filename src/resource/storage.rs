@@ -461,6 +461,7 @@ impl Resource {
             Then::BitmapMapped { c } => self.bitmap_saved(c, volume),
             Then::Order { step } => self.order_step_done(step),
             Then::Log => self.pump_log(volume),
+            Then::NumberRaised => self.number_raised(volume),
             Then::Invalidated { c } => self.invalidated(c, volume),
         }
     }

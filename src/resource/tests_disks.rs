@@ -1,6 +1,6 @@
 //! Stories of disks: the wrong one, an empty one, an old one, a full one.
 
-use super::tests_pair::{Pair, SIZE, superblock};
+use super::tests_pair::{Pair, SIZE, superblock, synced_pair};
 use super::*;
 
 #[test]
@@ -48,4 +48,115 @@ fn pieces_of_nothing_but_zeroes_are_synced_without_a_payload_and_replace_what_th
     pair.run(20_000);
     assert_eq!(pair.disk(1), DiskState::Diskless);
     assert_eq!(pair.nodes[1].disk.blocks.get(&5000), Some(&50));
+}
+
+/// Both have written alone and have met: node 1 is to lose its data.
+fn split_pair() -> Pair {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    pair.primary(1, false);
+    pair.write(0, 1, 1).unwrap();
+    pair.write(1, 2, 2).unwrap();
+    pair.link = true;
+    pair.run(20_000);
+    for n in 0..2 {
+        assert_eq!(pair.status(n).connections[0].reason, Reason::SplitBrain);
+    }
+    pair.event(1, Event::SessionClosed { session: SessionId(2), disconnect: true });
+    pair.admin(1, Command::Secondary { force: false }).unwrap();
+    pair
+}
+
+#[test]
+fn an_order_to_discard_is_for_the_generations_that_were_found() {
+    let discard = Command::Connect { peer: 0, discard_my_data: true, tentative: false };
+    let connect = Command::Connect { peer: 1, discard_my_data: false, tentative: false };
+    let mut pair = split_pair();
+    pair.admin(1, discard.clone()).unwrap();
+    assert!(pair.status(1).connections[0].discard_my_data_pending);
+    pair.admin(0, Command::NewCurrentUuid { volume: 0, clear_bitmap: false }).unwrap();
+    pair.admin(0, connect.clone()).unwrap();
+    pair.run(20_000);
+    let log = pair.nodes[1].log.join("\n");
+    assert_eq!(pair.status(1).connections[0].reason, Reason::SplitBrain, "{log}");
+    assert!(log.contains("--discard-my-data has lapsed"), "{log}");
+    assert!(!pair.status(1).connections[0].discard_my_data_pending);
+    assert_eq!(pair.nodes[1].disk.blocks.get(&2), Some(&2), "nothing is overwritten");
+    // Ordered anew, for what is known now.
+    pair.admin(1, discard).unwrap();
+    pair.admin(0, connect).unwrap();
+    pair.synced();
+    assert_eq!(pair.nodes[1].disk.blocks.get(&2), Some(&0));
+}
+
+#[test]
+fn a_full_disk_in_the_middle_of_a_resync_is_let_go_of_where_the_peer_has_the_data() {
+    let mut pair = synced_pair();
+    pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+    for block in 20..24 {
+        pair.write(0, block, block).unwrap();
+    }
+    // Its disk comes back as the target of a resync, under a Primary that goes on; the resync waits.
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskRead { find_zeroes: true, .. });
+    pair.attach(0).unwrap();
+    pair.run(3_000);
+    assert_eq!(pair.disk(0), DiskState::Inconsistent);
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
+    let id = pair.start_write(0, 5000, 9);
+    let full = pair.nodes[0].stalled.pop_front();
+    let Some(Event::DiskDone { tag, .. }) = full else { panic!("{full:?}") };
+    pair.event(0, Event::DiskDone { tag, result: Err(DiskError::NoSpace) });
+    pair.run(3_000);
+    let log = pair.nodes[0].log.join("\n");
+    assert_eq!(pair.disk(0), DiskState::Diskless, "{log}");
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)), "{log}");
+    assert_eq!(pair.nodes[1].disk.blocks.get(&5000), Some(&9));
+    pair.nodes[0].unstall();
+    pair.nodes[1].unstall();
+    pair.attach(0).unwrap();
+    pair.synced();
+}
+
+#[test]
+fn an_image_from_the_middle_of_a_session_is_noticed_when_writes_went_on_for_a_while() {
+    for old in 0..2 {
+        let mut pair = synced_pair();
+        pair.write(0, 5, 1).unwrap();
+        let image = pair.nodes[old].disk.clone();
+        for second in 0..12 {
+            // No extent becomes hot.
+            pair.write(0, 5, second).unwrap();
+            pair.run(1_000);
+        }
+        pair.kill(old);
+        pair.nodes[old].disk = image;
+        pair.up(old);
+        pair.run(20_000);
+        let connection = &pair.status(0).connections[0];
+        assert_eq!(connection.reason, Reason::RolledBack, "{}", pair.nodes[0].log.join("\n"));
+    }
+}
+
+#[test]
+fn a_disk_that_nobody_writes_to_keeps_its_number() {
+    let mut pair = synced_pair();
+    pair.write(0, 5, 1).unwrap();
+    pair.run(15_000);
+    let numbers = |pair: &Pair| {
+        [0, 1].map(|n| pair.nodes[n].disk.superblock.as_ref().map(|s| (s.number, s.sequence)))
+    };
+    let before = numbers(&pair);
+    pair.run(60_000);
+    assert_eq!(numbers(&pair), before);
+    pair.write(0, 5, 2).unwrap();
+    pair.run(15_000);
+    assert!(numbers(&pair).iter().zip(&before).all(|(new, old)| new > old));
+    pair.lose_link();
+    let before = numbers(&pair)[1];
+    pair.write(0, 5, 3).unwrap();
+    pair.run(1_000);
+    let alone = numbers(&pair)[0].map(|(number, _)| number);
+    pair.run(30_000);
+    assert_eq!(numbers(&pair)[0].map(|(number, _)| number), alone, "no peer would be shown it");
+    assert!(numbers(&pair)[1] >= before);
 }

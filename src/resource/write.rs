@@ -218,7 +218,7 @@ impl Resource {
             }
             (_, None) => unreachable!("a write has a payload"),
         };
-        self.device(volume).counters.written += length;
+        self.count_written(volume, length);
         self.emit(action);
     }
 

@@ -53,6 +53,9 @@ pub(super) struct Excuse {
     pub chosen: bool,
     /// A force was used in this run since both were last in sync.
     pub forced: bool,
+    /// The source was set back to an older image when its handshake was on its way: what the target
+    /// has adopted never comes.
+    pub set_back: bool,
 }
 
 /// A client's operation under way.
@@ -357,7 +360,7 @@ impl History {
         self.step += 1;
         for node in (0..2).filter(|n| rests.disks[*n]) {
             let covered = |o: &Obligation| o.since < op.step && !(o.alone && node != rests.on);
-            self.made_durable(node, op.volume, disks[node], "a flush was answered", covered)?;
+            self.made_durable(node, op.volume, disks[node], covered)?;
         }
         Ok(())
     }

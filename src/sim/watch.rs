@@ -191,14 +191,18 @@ impl Cluster {
         let set = new.flags & !old;
         let cleared = old & !new.flags;
         if set & DeviceFlags::SURVIVED != 0 {
-            let result = self.history.survived(node, volume, &v.disk);
+            let result = self.history.survives(node, volume, &v.disk);
             self.judge(result);
         }
         if cleared & DeviceFlags::CONSISTENT != 0 {
             let pair = self.pairs.entry(volume).or_default();
             pair.synced = false;
             let chosen = self.discard[node] || self.options.policies() || pair.given_up[node];
-            let excuse = Excuse { chosen, forced: pair.forced };
+            let (forced, behind) = (pair.forced, pair.behind[1 - node]);
+            // The source of today has no part in it: the one that has spoken is gone.
+            let theirs = self.nodes[1 - node].peer_device(volume).map(|p| p.replication_state);
+            let absent = theirs.is_none_or(|state| state == ReplicationState::Off);
+            let excuse = Excuse { chosen, forced, set_back: behind && absent };
             let source = &self.nodes[1 - node].volumes[index].disk;
             let result = self.history.adopted(node, volume, source, excuse);
             self.judge(result);
@@ -215,6 +219,9 @@ impl Cluster {
         let v = &mut self.nodes[node].volumes[usize::from(volume)];
         let old = v.durable.as_ref().map_or(0, |s| s.flags);
         let became = new.flags & !old & DeviceFlags::CONSISTENT != 0;
+        if new.flags & !old & DeviceFlags::SURVIVED != 0 {
+            self.history.survived(node, volume, &v.disk);
+        }
         v.durable = Some(new);
         let target = self.nodes[node].peer_device(volume).is_some_and(|p| {
             let state = p.replication_state;

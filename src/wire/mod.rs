@@ -75,8 +75,6 @@ pub struct Handshake {
     pub window: u32,
     /// A random number of this handshake; the larger one holds the tie bit.
     pub tie: u64,
-    /// `connect --discard-my-data` waits.
-    pub discard_my_data: bool,
     /// `connect --tentative`.
     pub tentative: bool,
     /// Options that must be equal, as `name=value`.
@@ -132,6 +130,8 @@ pub struct VolumeInfo {
     /// The sender's last write that the receiver does not have, s of its wall clock (display only);
     /// 0: none since the attach.
     pub alone_time: u64,
+    /// `connect --discard-my-data` waits, for a receiver whose current UUID is this one; 0: any.
+    pub discard_my_data_for: Option<u64>,
 }
 
 /// Why a connection was refused; the receiver logs it too and both end StandAlone.

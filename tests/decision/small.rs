@@ -77,6 +77,7 @@ pub(crate) fn real(s: &Small, node: u64) -> VolumeInfo {
         created_found: String::new(),
         generation_time: 0,
         alone_time: 0,
+        discard_my_data_for: None,
     }
 }
 

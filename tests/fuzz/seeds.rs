@@ -8,7 +8,7 @@ use tandem::meta::{
     AlBlock, BitmapPage, Geometry, MetaOp, NewDisk, PAGE_WORDS, Placement, format_new, stages,
 };
 use tandem::resource::{Command, DiskState, Role};
-use tandem::wire::{Features, Packet, encode_header};
+use tandem::wire::{Features, Packet, VERSIONS, encode_header};
 
 pub(crate) const CONFIG_WORDS: &[&[u8]] = &[
     b"resource r0 {",
@@ -105,8 +105,8 @@ pub(crate) fn nbd() -> Vec<Vec<u8>> {
 /// A stream of packets, with a first byte that lets the target put CRCs right.
 pub(crate) fn wire() -> Vec<Vec<u8>> {
     let features = Packet::Features(Features {
-        version_min: 2,
-        version_max: 2,
+        version_min: *VERSIONS.start(),
+        version_max: *VERSIONS.end(),
         features: 0,
         node_id: 0,
         peer_node_id: 1,

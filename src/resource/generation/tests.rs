@@ -38,6 +38,7 @@ fn side(words: &str, device: u64) -> (VolumeInfo, Role, u64) {
         created_found: String::new(),
         generation_time: 0,
         alone_time: 0,
+        discard_my_data_for: None,
     };
     let (mut role, mut tie) = (Role::Secondary, device);
     for word in words.split_whitespace() {

@@ -8,44 +8,75 @@ use super::register::{Obligation, Register};
 use super::{Excuse, Excused, History};
 
 impl History {
-    /// The node says durably that it survived: everything on its disk must be durable.
+    /// The node is about to say that it survived: everything on its disk must be durable.
     ///
     /// # Errors
     /// Something is not.
-    pub(in crate::sim) fn survived(
+    pub(in crate::sim) fn survives(
         &mut self,
         node: usize,
         volume: VolumeNumber,
         disk: &SimDisk,
     ) -> Result<(), String> {
         // What was acknowledged alone while the flush ran is under an identifier of its own.
-        self.made_durable(node, volume, disk, "SURVIVED was written", |o| !o.alone)
+        match self.find_volatile(node, volume, disk, |o| !o.alone, false) {
+            Some(found) => Err(format!("SURVIVED was written, and {found}")),
+            None => Ok(()),
+        }
     }
 
+    /// It is durable that the node survived: from here on its disk must keep what is durable on it.
+    /// Without that word the other node may be the source, though this one has flushed.
+    pub(in crate::sim) fn survived(&mut self, node: usize, volume: VolumeNumber, disk: &SimDisk) {
+        let _ = self.find_volatile(node, volume, disk, |o| !o.alone, true);
+    }
+
+    /// A flush was answered.
+    ///
+    /// # Errors
+    /// Something that it covers is not durable.
     pub(super) fn made_durable(
         &mut self,
         node: usize,
         volume: VolumeNumber,
         disk: &SimDisk,
-        when: &str,
         covered: impl Fn(&Obligation) -> bool,
     ) -> Result<(), String> {
+        match self.find_volatile(node, volume, disk, covered, true) {
+            Some(found) => Err(format!("a flush was answered, and {found}")),
+            None => Ok(()),
+        }
+    }
+
+    /// The first write that is covered but not durable; with `mark` the others must be kept now.
+    fn find_volatile(
+        &mut self,
+        node: usize,
+        volume: VolumeNumber,
+        disk: &SimDisk,
+        covered: impl Fn(&Obligation) -> bool,
+        mark: bool,
+    ) -> Option<String> {
         let sectors: Vec<u64> =
             self.unflushed[node].range((volume, 0)..=(volume, u64::MAX)).map(|(_, s)| *s).collect();
+        let mut found = None;
         for sector in sectors {
             let register = self.register(volume, sector);
             let mut list = std::mem::take(&mut register.obligations[node]);
             for obligation in list.iter_mut().filter(|o| covered(o) && !o.flushed && !o.spoiled) {
                 let possible = disk.possible(sector);
                 if !possible.iter().all(|v| register.covers(*v, obligation.start)) {
-                    return Err(format!(
-                        "{when}, and write {} of sector {sector} is not durable on node {node}: \
-                         {possible:?}",
-                        obligation.value
-                    ));
+                    let value = obligation.value;
+                    found.get_or_insert_with(|| {
+                        format!(
+                            "write {value} of sector {sector} is not durable on node {node}: \
+                             {possible:?}"
+                        )
+                    });
+                } else if mark {
+                    obligation.flushed = true;
+                    obligation.weak = false;
                 }
-                obligation.flushed = true;
-                obligation.weak = false;
             }
             let all = list.iter().all(|o| o.flushed || o.spoiled);
             register.obligations[node] = list;
@@ -53,7 +84,7 @@ impl History {
                 self.unflushed[node].remove(&(volume, sector));
             }
         }
-        Ok(())
+        found
     }
 
     fn of_volume(&mut self, volume: VolumeNumber) -> impl Iterator<Item = (u64, &mut Register)> {
@@ -159,6 +190,8 @@ impl History {
                     excused.victim += 1;
                 } else if excuse.forced {
                     excused.forced += 1;
+                } else if excuse.set_back {
+                    excused.set_back += 1;
                 } else if o.weak && !o.alone && source_lost > o.start {
                     excused.both += 1;
                 } else {
@@ -174,6 +207,7 @@ impl History {
         }
         self.excused.victim += excused.victim;
         self.excused.forced += excused.forced;
+        self.excused.set_back += excused.set_back;
         self.excused.both += excused.both;
         Ok(())
     }

@@ -124,3 +124,33 @@ fn a_flushed_write_is_never_excused() {
     let error = pair.alice_adopts().unwrap_err();
     assert!(error.contains("acknowledged by both, flushed"), "{error}");
 }
+
+#[test]
+fn what_was_adopted_from_a_source_that_was_set_back_meanwhile_is_excused_and_counted() {
+    for set_back in [false, true] {
+        let mut pair = Pair::new();
+        pair.write(|_| {});
+        pair.disks[BOB].write(3, &[0], true);
+        let excuse = Excuse { set_back, ..Excuse::default() };
+        let result = pair.history.adopted(ALICE, 0, &pair.disks[BOB], excuse);
+        assert_eq!(result.is_ok(), set_back, "{result:?}");
+        assert_eq!(pair.history.excused.set_back, u64::from(set_back));
+    }
+}
+
+#[test]
+fn what_was_flushed_at_a_loss_must_stay_only_when_it_is_durable_that_its_node_survived() {
+    for recorded in [false, true] {
+        let mut pair = Pair::new();
+        pair.write(|_| {});
+        pair.lose_power(BOB, false);
+        let stamp = pair.disks[ALICE].flush_begins();
+        pair.disks[ALICE].flush_ends(stamp);
+        pair.history.survives(ALICE, 0, &pair.disks[ALICE]).unwrap();
+        if recorded {
+            pair.history.survived(ALICE, 0, &pair.disks[ALICE]);
+        }
+        pair.lose_power(ALICE, true);
+        assert_eq!(pair.alice_adopts().is_err(), recorded);
+    }
+}
