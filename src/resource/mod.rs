@@ -24,6 +24,7 @@
 //! | `resync`, `resync_target`, `resync_source` | the target asks, the source answers, bits go when flushed |
 //! | `storage` | superblock, log and bitmap writes |
 //! | `pause` | resync and clients' I/O held back by order |
+//! | `metrics` | counters for monitoring |
 //! | `attach`, `promote`, `leave`, `order` | the administrator's orders |
 
 mod action;
@@ -43,6 +44,7 @@ mod ids;
 mod interval;
 mod leave;
 mod loss;
+mod metrics;
 mod option_names;
 mod options;
 mod order;
@@ -90,6 +92,7 @@ pub use action::*;
 pub use command::*;
 pub use event::*;
 pub use ids::*;
+pub use metrics::*;
 pub use option_names::WrittenOption;
 pub use options::*;
 pub use state::*;

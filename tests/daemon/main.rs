@@ -18,6 +18,7 @@ mod held;
 mod hostile;
 mod ledger;
 mod limits;
+mod metrics;
 mod namespace;
 mod network;
 mod pair;
