@@ -32,6 +32,7 @@ fn device(volume: u16) -> DeviceStatus {
         disk_note: String::new(),
         generation_time: 0,
         alone_time: 0,
+        metrics: Default::default(),
     }
 }
 
@@ -46,6 +47,7 @@ fn peer_device(volume: u16) -> PeerDeviceStatus {
         pending: 0,
         unacked: 0,
         bitmap_uuid: 0,
+        metrics: Default::default(),
         resync_suspended: Default::default(),
         resync: None,
     }
@@ -67,6 +69,7 @@ pub(crate) fn healthy() -> Report {
         congested: false,
         since_ms: 32_400_000,
         attempts: 0,
+        sessions: 1,
         detail: String::new(),
         last_peer_role: Role::Secondary,
         last_handshake: vec![handshake()],

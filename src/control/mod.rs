@@ -18,6 +18,8 @@ pub mod events;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod generation;
+pub mod http;
+pub mod metrics;
 pub mod protocol;
 pub mod resync_order;
 pub(crate) mod scope;

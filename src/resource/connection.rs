@@ -259,6 +259,7 @@ pub(crate) struct PeerDevice {
     pub(crate) resync_locks: BTreeMap<u64, bool>,
     pub(crate) received: u64,
     pub(crate) sent: u64,
+    pub(crate) metrics: super::PeerDeviceMetrics,
     /// Pieces of a resync that the own disk is writing.
     pub(crate) target_writes: std::collections::BTreeSet<u64>,
     /// Disk writes for the peer under way on the own disk, resync among them.
@@ -296,6 +297,7 @@ impl PeerDevice {
             resync_locks: BTreeMap::new(),
             received: 0,
             sent: 0,
+            metrics: Default::default(),
             target_writes: std::collections::BTreeSet::new(),
             peer_writes: 0,
             peer_flush: None,
@@ -349,6 +351,8 @@ pub(crate) struct Connection {
     pub(crate) detail: String,
     pub(crate) since: Time,
     pub(crate) attempts: u64,
+    /// Sessions that were opened since `up`.
+    pub(crate) sessions: u64,
     /// `connect --discard-my-data` waits.
     pub(crate) discard_my_data: bool,
     /// `connect --tentative` waits for its verdict.
@@ -416,6 +420,7 @@ impl Connection {
             detail: String::new(),
             since: Time::default(),
             attempts: 0,
+            sessions: 0,
             discard_my_data: false,
             tentative: None,
             sockets: BTreeMap::new(),

@@ -149,6 +149,7 @@ pub(crate) struct Counters {
     pub(crate) read: u64,
     pub(crate) written: u64,
     pub(crate) bm_writes: u64,
+    pub(crate) metrics: super::DeviceMetrics,
 }
 
 /// A volume on this node.
@@ -286,6 +287,8 @@ impl Device {
 pub(crate) struct Request {
     pub(crate) session: SessionId,
     pub(crate) request: RequestId,
+    /// When it came.
+    pub(crate) since: Time,
     pub(crate) volume: VolumeNumber,
     pub(crate) kind: RequestKind,
     /// The client's range, bytes.

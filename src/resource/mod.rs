@@ -25,6 +25,7 @@
 //! | `storage` | superblock, log and bitmap writes |
 //! | `hung_disk` | disks that neither answer nor fail, `disk-timeout` |
 //! | `pause` | resync and clients' I/O held back by order |
+//! | `metrics` | counters for monitoring |
 //! | `attach`, `promote`, `leave`, `order` | the administrator's orders |
 //! | `auto_promote` | promotion for a client, demotion after the last one |
 
@@ -47,6 +48,7 @@ mod ids;
 mod interval;
 mod leave;
 mod loss;
+mod metrics;
 mod number;
 mod option_names;
 mod options;
@@ -104,6 +106,7 @@ pub use action::*;
 pub use command::*;
 pub use event::*;
 pub use ids::*;
+pub use metrics::*;
 pub use option_names::WrittenOption;
 pub use options::*;
 pub use state::*;

@@ -155,6 +155,10 @@ impl Resource {
         let connection = &mut self.connections[c];
         connection.in_flight -= u64::from(sent.bytes);
         let SentKind::Write { key } = sent.kind else { return false };
+        if ok {
+            let now = self.now;
+            self.peer_device(c, volume).metrics.write.note(sent.at, now);
+        }
         self.write_acked(c, sent, key, ok);
         true
     }

@@ -65,6 +65,7 @@ impl Resource {
             disk_note: device.note.clone(),
             generation_time: superblock.map_or(0, |s| self.generation_time(s)),
             alone_time: device.alone_time,
+            metrics: device.counters.metrics,
         }
     }
 
@@ -90,6 +91,7 @@ impl Resource {
             congested: !self.window_waiting.is_empty(),
             since_ms: now.ms_since(connection.since),
             attempts: connection.attempts,
+            sessions: connection.sessions,
             detail: connection.detail.clone(),
             last_peer_role: connection.last_role,
             last_handshake: connection.last_handshake.clone(),
@@ -112,6 +114,7 @@ impl Resource {
             pending: connection.sent.values().filter(|sent| sent.volume == volume).count() as u64,
             unacked: u64::from(peer.peer_writes),
             bitmap_uuid: slot.map_or(0, |slot| slot.bitmap_uuid),
+            metrics: peer.metrics,
             resync_suspended: ResyncSuspended {
                 user: peer.pause.user,
                 peer: peer.pause.peer,

@@ -133,6 +133,7 @@ impl Resource {
         let key = self.requests.insert(Request {
             session,
             request: id,
+            since: self.now,
             volume,
             kind,
             offset,
@@ -321,6 +322,17 @@ impl Resource {
         let request = self.requests.remove(key).expect("a request is answered once");
         let volume = request.volume;
         self.admitted -= 1;
+        if result.is_ok() {
+            let now = self.now;
+            let metrics = &mut self.device(volume).counters.metrics;
+            match request.kind {
+                RequestKind::Read => {}
+                RequestKind::Flush => metrics.flush.note(request.since, now),
+                RequestKind::Write | RequestKind::Zeroes { .. } => {
+                    metrics.write.note(request.since, now);
+                }
+            }
+        }
         self.emit(Action::Reply { request: request.request, result });
         self.release(request.payload);
         if request.hot {

@@ -23,6 +23,7 @@ impl Resource {
         let peer = self.peer_device(c, volume);
         let pauses = PauseClock::new(peer.pause.any(), started);
         peer.source = Some(SyncSource { total, started, pauses, ..SyncSource::default() });
+        self.peer_device(c, volume).metrics.resyncs += 1;
         let state = self.paused_or_not(c, volume, ReplicationState::SyncSource);
         self.set_replication(c, volume, state);
         let text = format!(

@@ -51,6 +51,7 @@ impl Resource {
             finishing: false,
         });
         self.set_peer_disk(c, volume, DiskState::UpToDate);
+        self.peer_device(c, volume).metrics.resyncs += 1;
         let state = self.paused_or_not(c, volume, ReplicationState::SyncTarget);
         self.set_replication(c, volume, state);
         let text = format!(

@@ -227,6 +227,9 @@ impl Resource {
         connection.attempts = 0;
         connection.backoff_ms = 0;
         connection.detail.clear();
+        let connection = &mut self.connections[c];
+        // Not a new handshake of a session that stands.
+        connection.sessions += u64::from(connection.state != ConnectionState::Connected);
         self.set_connection(c, ConnectionState::Connected, Reason::None);
         self.changed();
         for volume in self.volumes() {

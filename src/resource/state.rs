@@ -177,6 +177,26 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason, in order.
+    pub const ALL: &'static [Self] = &[
+        Self::None,
+        Self::NeverConnected,
+        Self::Timeout,
+        Self::Refused,
+        Self::NoRoute,
+        Self::Lost,
+        Self::StoppedByAdmin,
+        Self::SplitBrain,
+        Self::UnrelatedData,
+        Self::RolledBack,
+        Self::WrongNode,
+        Self::WrongResource,
+        Self::BadVersion,
+        Self::BadSecret,
+        Self::ConfigDiffers,
+        Self::ResyncRefused,
+    ];
+
     /// The word that `status` prints.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ids::{NodeId, VolumeNumber};
+use super::metrics::{DeviceMetrics, PeerDeviceMetrics};
 use super::state::{ConnectionState, DiskState, Reason, ReplicationState, Role};
 
 /// The whole resource.
@@ -75,6 +76,9 @@ pub struct DeviceStatus {
     pub generation_time: u64,
     /// The last write that a peer does not have, s of the wall clock; 0: none since the attach.
     pub alone_time: u64,
+    /// Counters for monitoring.
+    #[serde(default)]
+    pub metrics: DeviceMetrics,
 }
 
 /// One connection.
@@ -106,6 +110,9 @@ pub struct ConnectionStatus {
     pub since_ms: u64,
     /// Attempts since the last Connected.
     pub attempts: u64,
+    /// Sessions that were opened since `up`.
+    #[serde(default)]
+    pub sessions: u64,
     /// What the last attempt or loss said, for `why`.
     pub detail: String,
     /// The peer's role when it was known last; Unknown: not met since `up`.
@@ -181,6 +188,9 @@ pub struct PeerDeviceStatus {
     pub unacked: u64,
     /// The bitmap UUID toward this peer.
     pub bitmap_uuid: u64,
+    /// Counters for monitoring.
+    #[serde(default)]
+    pub metrics: PeerDeviceMetrics,
     /// Why a resync is held back, or would be.
     #[serde(default)]
     pub resync_suspended: ResyncSuspended,

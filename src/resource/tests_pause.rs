@@ -93,6 +93,30 @@ fn writes_go_on_beside_a_paused_resync_and_end_it_where_they_cover_it() {
 }
 
 #[test]
+fn a_source_that_loses_its_paused_target_has_survived_and_the_target_has_not() {
+    let mut pair = Pair::alone(3);
+    pair.admin(1, pause(0, true)).unwrap();
+    pair.meet();
+    assert_eq!((pair.state(0), pair.state(1)), (PausedSyncS, PausedSyncT));
+    pair.lose_link();
+    pair.run(10_000);
+    let survived = |pair: &Pair, n: usize| {
+        let flags = pair.nodes[n].disk.superblock.as_ref().expect("a superblock").flags;
+        flags & crate::meta::DeviceFlags::SURVIVED != 0
+    };
+    assert!(survived(&pair, 0), "it is durable before anything rests on it");
+    assert!(!survived(&pair, 1));
+    for n in 0..2 {
+        pair.kill(n);
+        pair.up(n);
+    }
+    assert_eq!((pair.disk(0), pair.disk(1)), (DiskState::UpToDate, DiskState::Inconsistent));
+    assert_eq!(pair.held(1), "no", "a pause does not outlive the resource");
+    pair.link = true;
+    pair.synced();
+}
+
+#[test]
 fn a_pause_in_the_middle_stops_it_there_and_resume_goes_on_there() {
     let mut pair = synced_pair();
     pair.nodes[0].stall = |action| matches!(action, Action::DiskRead { .. });

@@ -128,7 +128,10 @@ impl Resource {
             return self.enter_window(key);
         }
         let backing = device.backing.as_mut().expect("a writable disk");
-        if backing.activity_log.acquire(key, offset, length) {
+        let hot = backing.activity_log.acquire(key, offset, length);
+        device.counters.metrics.al_hits += u64::from(hot);
+        device.counters.metrics.al_misses += u64::from(!hot);
+        if hot {
             self.requests.get_mut(key).expect("still pending").hot = true;
             self.enter_window(key);
         }

@@ -302,6 +302,10 @@ fn order(node: usize, verb: &str, rest: &[&str]) -> Result<Given, String> {
             return Ok(Given::Command(Command::InvalidateRemote { volume: VOLUME, peer }));
         }
         ("outdate", []) => Order::Outdate,
+        ("pause-sync", []) => Order::PauseSync,
+        ("resume-sync", []) => Order::ResumeSync,
+        ("suspend-io", []) => Order::SuspendIo,
+        ("resume-io", []) => Order::ResumeIo,
         ("attach", []) => Order::Attach,
         ("detach", []) => Order::Detach,
         ("detach", ["--force"]) => Order::DetachForce,

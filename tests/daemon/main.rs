@@ -27,6 +27,7 @@ mod hung;
 mod ledger;
 mod limits;
 mod load;
+mod metrics;
 mod namespace;
 mod nbd_commands;
 mod nbd_many;

@@ -24,6 +24,11 @@ fn wire() {
 }
 
 #[test]
+fn http() {
+    run(("http", 3000), &seeds::http(), &[b"HTTP/1.1", b"\r\n\r\n"], targets::http);
+}
+
+#[test]
 fn metadata() {
     run(
         ("metadata", 1500),

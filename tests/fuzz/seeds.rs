@@ -271,3 +271,12 @@ pub(crate) fn admin() -> Vec<Vec<u8>> {
     ];
     requests.iter().map(|request| serde_json::to_vec(request).expect("it is plain")).collect()
 }
+
+/// Requests on the metrics port.
+pub(crate) fn http() -> Vec<Vec<u8>> {
+    vec![
+        b"GET /metrics HTTP/1.1\r\nHost: x:9942\r\nAccept: */*\r\n\r\n".to_vec(),
+        b"HEAD /primary/r0?x=y HTTP/1.0\r\nContent-Length: 0\r\n\r\n".to_vec(),
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_vec(),
+    ]
+}

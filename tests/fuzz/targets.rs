@@ -241,3 +241,33 @@ pub(crate) fn admin(bytes: &[u8]) -> String {
         Err(error) => format!("{:?} {}", error.classify(), error.to_string().len() / 32),
     }
 }
+
+/// A scraper's bytes, as they arrive: what is decided by a part is not decided otherwise by more.
+pub(crate) fn http(bytes: &[u8]) -> String {
+    use tandem::control::http::{HEAD_MAX, Parsed, parse};
+    let parsed = parse(bytes);
+    let half = parse(&bytes[..bytes.len() / 2]);
+    match &half {
+        Parsed::More => assert!(bytes.len() / 2 < HEAD_MAX, "a head of any length is waited for"),
+        Parsed::Request(_) => assert_eq!(half, parsed),
+        Parsed::Refused(_) => assert!(matches!(parsed, Parsed::Refused(_)), "{parsed:?}"),
+    }
+    match parsed {
+        Parsed::More => "more".to_owned(),
+        Parsed::Request(request) => {
+            assert!(request.path.starts_with('/') && request.path.len() < HEAD_MAX);
+            format!("request {}", request.head_only)
+        }
+        Parsed::Refused(status) => format!("refused {}", name_of_status(status)),
+    }
+}
+
+fn name_of_status(status: u16) -> &'static str {
+    match status {
+        400 => "bad",
+        405 => "method",
+        431 => "long",
+        505 => "version",
+        _ => "another",
+    }
+}

@@ -267,6 +267,13 @@ fn every_text_is_as_written() {
     lost.status.connections[0].reason = Reason::Lost;
     let mut stranded = fixtures::mirrored(fixtures::peer_down());
     stranded.status.devices[0].disk_state = DiskState::Inconsistent;
+    let mut frozen = fixtures::healthy();
+    frozen.status.suspended_user = true;
+    frozen.status.devices[0].upper_pending = 2;
+    let mut paused = fixtures::resync_target();
+    let peer = &mut paused.status.connections[0].peer_devices[0];
+    peer.replication_state = ReplicationState::PausedSyncT;
+    peer.resync_suspended.user = true;
     let cases = [
         ("healthy", fixtures::healthy()),
         ("two volumes", fixtures::two_volumes()),
@@ -280,6 +287,8 @@ fn every_text_is_as_written() {
         ("rolled back", fixtures::refused(Reason::RolledBack)),
         ("disk failed", diskless),
         ("disk full", full),
+        ("frozen by order", frozen),
+        ("resync paused", paused),
         ("config differs", other),
     ];
     let mut all = String::new();

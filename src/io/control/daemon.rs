@@ -19,7 +19,7 @@ use super::places::Places;
 use super::registry::{Registry, Settings};
 use super::remembered::Remembered;
 use super::startup::Failure;
-use super::{admin_socket, dependencies, logging, nbd_socket, startup};
+use super::{admin_socket, dependencies, logging, metrics_socket, nbd_socket, startup};
 use crate::control::arguments::state_dir;
 use crate::io::config_files::ConfigFiles;
 
@@ -50,6 +50,12 @@ struct Arguments {
     /// Allow --nbd-listen addresses beyond loopback: no encryption, no passwords.
     #[arg(long)]
     nbd_insecure: bool,
+    /// Serve /metrics, /health and /primary/RES over HTTP on an address, for example 127.0.0.1:9942.
+    #[arg(long, value_name = "ADDR")]
+    metrics_listen: Vec<SocketAddr>,
+    /// Allow --metrics-listen addresses beyond loopback: no encryption, no passwords.
+    #[arg(long)]
+    metrics_insecure: bool,
     /// The group that may use the sockets.
     #[arg(long, value_name = "GROUP")]
     socket_group: Option<String>,
@@ -72,6 +78,7 @@ pub(super) struct Sockets {
     pub(super) admin: UnixListener,
     pub(super) nbd: UnixListener,
     pub(super) tcp: Vec<(SocketAddr, TcpListener)>,
+    pub(super) metrics: Vec<(SocketAddr, TcpListener)>,
     pub(super) signal: oneshot::Receiver<Signal>,
 }
 
@@ -128,10 +135,15 @@ fn start(arguments: &Arguments) -> Result<(), Failure> {
     for address in &arguments.nbd_listen {
         tcp.push((*address, startup::bind_tcp(*address, arguments.nbd_insecure)?));
     }
+    let mut metrics = Vec::new();
+    for address in &arguments.metrics_listen {
+        metrics.push((*address, startup::bind_metrics(*address, arguments.metrics_insecure)?));
+    }
     let sockets = Sockets {
         nbd: startup::bind_unix(&nbd_socket, group)?,
         admin: startup::bind_unix(&run_dir.join("control.sock"), group)?,
         tcp,
+        metrics,
         signal: await_signal().map_err(failure)?,
     };
     check_config(&arguments.config);
@@ -172,6 +184,17 @@ pub(super) async fn serve(
         let clients = nbd_socket::serve_tcp(listener, registry.clone(), tcp_places.clone());
         tasks.push(tokio_uring::spawn(clients));
         info!("NBD clients: {address}");
+    }
+    let scrapes = metrics_socket::Scrapes::new(registry.clone());
+    for (address, listener) in sockets.metrics {
+        // Port 0 was any.
+        let address = listener.local_addr().unwrap_or(address);
+        let listener = Acceptor::tcp(listener, &format!("metrics {address}"))?;
+        if !address.ip().is_loopback() {
+            warn!("metrics on {address} can be read by whoever reaches it (--metrics-insecure)");
+        }
+        tasks.push(tokio_uring::spawn(metrics_socket::serve(listener, scrapes.clone())));
+        info!("metrics: http://{address}/metrics");
     }
     tasks.push(tokio_uring::spawn(dependencies::serve(registry.clone())));
     tasks.push(tokio_uring::spawn(remind(registry.clone())));

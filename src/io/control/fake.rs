@@ -66,6 +66,7 @@ fn status(setup: &Setup) -> Status {
         disk_note: String::new(),
         generation_time: 0,
         alone_time: 0,
+        metrics: Default::default(),
     };
     let peer_device = |volume: &crate::resource::VolumeConfig| PeerDeviceStatus {
         volume: volume.number,
@@ -77,6 +78,7 @@ fn status(setup: &Setup) -> Status {
         pending: 0,
         unacked: 0,
         bitmap_uuid: 0,
+        metrics: Default::default(),
         resync_suspended: Default::default(),
         resync: None,
     };
@@ -109,6 +111,7 @@ fn status(setup: &Setup) -> Status {
                 congested: false,
                 since_ms: 0,
                 attempts: 0,
+                sessions: 0,
                 detail: String::new(),
                 last_peer_role: Role::Unknown,
                 last_handshake: Vec::new(),

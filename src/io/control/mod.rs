@@ -20,6 +20,7 @@ mod data_thread;
 mod dependencies;
 mod disks;
 mod logging;
+mod metrics_socket;
 mod nbd_socket;
 mod places;
 mod registry;

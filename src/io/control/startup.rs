@@ -162,13 +162,30 @@ pub(crate) fn bind_tcp(address: SocketAddr, insecure: bool) -> Result<TcpListene
              this address can read and write every volume; say --nbd-insecure if that is meant"
         )));
     }
+    bind("--nbd-listen", address)
+}
+
+/// Binds a TCP address for `/metrics`; as [`bind_tcp`].
+///
+/// # Errors
+/// It is taken, or not this host's; it is beyond loopback and `insecure` was not said.
+pub(crate) fn bind_metrics(address: SocketAddr, insecure: bool) -> Result<TcpListener, Failure> {
+    if !address.ip().is_loopback() && !insecure {
+        return Err(failure(format!(
+            "--metrics-listen {address}: whoever reaches this address can read the names and \
+             states of every resource; say --metrics-insecure if that is meant"
+        )));
+    }
+    bind("--metrics-listen", address)
+}
+
+fn bind(option: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    let cannot = |error: io::Error| failure(format!("{option} {address}: {error}"));
     let begin = Instant::now();
     loop {
         match TcpListener::bind(address) {
             Ok(listener) => {
-                listener
-                    .set_nonblocking(true)
-                    .map_err(|error| failure(format!("--nbd-listen {address}: {error}")))?;
+                listener.set_nonblocking(true).map_err(cannot)?;
                 return Ok(listener);
             }
             Err(error)
@@ -176,7 +193,7 @@ pub(crate) fn bind_tcp(address: SocketAddr, insecure: bool) -> Result<TcpListene
             {
                 std::thread::sleep(TAKEN_PAUSE);
             }
-            Err(error) => return Err(failure(format!("--nbd-listen {address}: {error}"))),
+            Err(error) => return Err(cannot(error)),
         }
     }
 }
@@ -231,6 +248,9 @@ mod tests {
         assert!(refused.text.contains("--nbd-insecure"));
         bind_tcp("0.0.0.0:0".parse().unwrap(), true).unwrap();
         bind_tcp("[::1]:0".parse().unwrap(), false).unwrap();
+        let refused = bind_metrics("0.0.0.0:0".parse().unwrap(), false).unwrap_err();
+        assert!(refused.text.contains("--metrics-insecure"));
+        bind_metrics("0.0.0.0:0".parse().unwrap(), true).unwrap();
     }
 
     #[test]

@@ -47,6 +47,7 @@ impl Daemon {
             admin: startup::bind_unix(&dir.path().join("control.sock"), None).unwrap(),
             nbd: startup::bind_unix(&nbd_socket, None).unwrap(),
             tcp: vec![(address, tcp)],
+            metrics: Vec::new(),
             signal: came,
         };
         let settings = Settings {
