@@ -35,6 +35,11 @@ impl Resource {
         if superblock.effective_size > disk.data_size {
             return self.reply(id, Err(refuse(170, "The disk is smaller than the data it held.")));
         }
+        // The shell looks at this first; a disk with a free slot must not come in by another way.
+        if superblock.node_id != self.config.node_id {
+            let hint = "The metadata is of another node: the disk belongs there.";
+            return self.reply(id, Err(refuse(171, hint)));
+        }
         let slots = &superblock.peers;
         let taken = |peer: NodeId| slots.iter().any(|slot| slot.node_id == Some(peer));
         let missing = self.connections.iter().filter(|c| !taken(c.peer)).count();

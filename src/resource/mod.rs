@@ -54,6 +54,7 @@ mod resync;
 mod resync_rate;
 mod resync_source;
 mod resync_target;
+mod seed;
 mod session;
 mod slab;
 pub mod split_brain;
@@ -70,6 +71,8 @@ mod tests_end;
 mod tests_pair;
 #[cfg(test)]
 mod tests_review;
+#[cfg(test)]
+mod tests_seed;
 #[cfg(test)]
 mod tests_story;
 #[cfg(test)]

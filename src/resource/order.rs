@@ -220,6 +220,7 @@ impl Resource {
             Command::NewCurrentUuid { volume, clear_bitmap } => {
                 self.new_uuid_by_order(id, volume, clear_bitmap);
             }
+            Command::ForgetPeer { peer } => self.forget_peer(id, peer),
             Command::SetOptions { options, volumes } => {
                 self.set_options(id, *options, &volumes);
             }
@@ -391,7 +392,11 @@ impl Resource {
     /// The disks that the running order is about.
     pub(crate) fn order_volumes(&self) -> Vec<VolumeNumber> {
         match self.running.as_ref().map(|running| &running.command) {
-            Some(Command::Detach { volume, .. } | Command::Outdate { volume }) => vec![*volume],
+            Some(
+                Command::Detach { volume, .. }
+                | Command::Outdate { volume }
+                | Command::NewCurrentUuid { volume, .. },
+            ) => vec![*volume],
             _ => self.volumes(),
         }
     }

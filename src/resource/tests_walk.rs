@@ -81,7 +81,7 @@ fn random_packet(dice: &mut Dice, pair: &Pair, n: usize) -> Packet {
 
 fn random_order(dice: &mut Dice, pair: &mut Pair, n: usize) -> Command {
     let peer = 1 - u8::try_from(n).unwrap();
-    match dice.roll(14) {
+    match dice.roll(16) {
         0 => pair.attach_command(n),
         1 => Command::Detach { volume: 0, force: dice.roll(2) == 0 },
         2 | 3 => Command::Connect { peer, discard_my_data: dice.roll(3) == 0, tentative: false },
@@ -94,6 +94,8 @@ fn random_order(dice: &mut Dice, pair: &mut Pair, n: usize) -> Command {
         10 => Command::Outdate { volume: 0 },
         11 => Command::NewCurrentUuid { volume: 0, clear_bitmap: false },
         12 => Command::Primary { force: Some(Force::Inconsistent) },
+        13 => Command::NewCurrentUuid { volume: 0, clear_bitmap: true },
+        14 => Command::ForgetPeer { peer },
         _ => Command::Detach { volume: 0, force: true },
     }
 }

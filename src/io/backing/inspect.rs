@@ -9,9 +9,7 @@ use super::device::Access;
 use super::error::{OpenError, Part};
 use super::host_boot_id;
 use super::open::Disks;
-use crate::meta::{
-    Geometry, LoadedMeta, dump, get_gi, load, printable, read_superblock,
-};
+use crate::meta::{Geometry, LoadedMeta, dump, get_gi, load, printable, read_superblock};
 
 /// Metadata that was read without attaching.
 #[derive(Clone, Debug)]

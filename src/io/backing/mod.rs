@@ -31,8 +31,8 @@ pub use create::{CreateOptions, Report, create_md};
 pub use error::{CreateError, OpenError};
 pub use inspect::{Inspected, dump_md, inspect, read_gi};
 pub use open::{OpenDisk, OpenOptions, open_disk};
-pub use restore::{RestoreOptions, Restored, restore_md, wipe_md};
-pub use saved::{Save, SavedBefore, save_copy};
+pub use restore::{RestoreOptions, Restored, forget_peer, restore_md, wipe_md};
+pub use saved::{Save, SavedBefore, SavedCopy, save_copy};
 pub use signatures::Found;
 
 use crate::resource::{NodeId, VolumeNumber};

@@ -164,7 +164,8 @@ impl Fake {
             | Command::Detach { .. }
             | Command::Invalidate { .. }
             | Command::InvalidateRemote { .. }
-            | Command::NewCurrentUuid { .. } => {}
+            | Command::NewCurrentUuid { .. }
+            | Command::ForgetPeer { .. } => {}
         }
         Ok(String::new())
     }

@@ -22,6 +22,7 @@ mod logging;
 mod nbd_socket;
 mod places;
 mod registry;
+mod saved;
 mod startup;
 
 #[cfg(test)]

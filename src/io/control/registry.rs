@@ -290,7 +290,7 @@ impl Registry {
         if difference.paths() {
             self.tell_paths(&entry, definition).await?;
         }
-        let mut text = entry.order(command).await?;
+        let mut text = self.order_saved(&entry, command).await?;
         let changed = self.changed_since_up(&entry, definition);
         if !changed.is_empty() && !text.is_empty() {
             text.push('\n');
@@ -335,7 +335,7 @@ impl Registry {
     /// The resource is not up, or the state machine refuses.
     pub(crate) async fn order(&self, resource: &str, command: Command) -> AdminResult {
         let entry = self.entry(resource).ok_or_else(|| not_up(resource))?;
-        entry.order(command).await
+        self.order_saved(&entry, command).await
     }
 
     /// Reports of what is up, or of the one that is asked for. A data thread that does not answer

@@ -234,7 +234,7 @@ fn create_one(
 pub(super) fn not_done(disk: &Chosen<'_>, error: &CreateError) -> Failure {
     match error {
         CreateError::Disk(open) => refused(disk, open),
-        other => Failure::new(other.exit_code(), format!("{}: {other}", disk.name)),
+        other => Failure::new(10, format!("{}: {other}", disk.name)),
     }
 }
 
