@@ -160,3 +160,25 @@ fn a_peer_is_forgotten_on_a_detached_disk_too_and_the_slot_is_free() {
     pair.wait_synced();
     pair.assert_equal_disks();
 }
+
+#[test]
+fn a_disk_that_grew_is_recognised_and_comes_back_at_its_old_size() {
+    let pair = Pair::in_sync();
+    pair.bob.ok(&["down", "r0"]);
+    let resize = |size| {
+        let file = fs::OpenOptions::new().write(true).open(&pair.bob.disk).expect("the disk");
+        file.set_len(size).expect("a size");
+    };
+    resize(96 << 20);
+    let said = pair.bob.refused(10, &["up", "r0"]);
+    assert!(said.contains("metadata found at the old end"), "{said}");
+    assert!(said.contains("Do not run create-md"), "{said}");
+    let said = pair.bob.refused(10, &["create-md", "r0"]);
+    assert!(said.contains("at the old end"), "{said}");
+    pair.bob.refused(10, &["wipe-md", "--force", "r0"]);
+    resize(crate::pair::DISK_SIZE);
+    pair.bob.ok(&["up", "r0"]);
+    pair.wait_synced();
+    assert!(pair.bob.peer_kib("received") < 1024, "no full sync");
+    assert!(saved(&pair.bob).is_empty());
+}
