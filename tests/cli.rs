@@ -295,14 +295,19 @@ fn usage_and_names() {
 
 /// What stands behind `tandemadm` in the documents, in code: the words up to a comment or a mark.
 fn printed_commands(text: &str) -> Vec<String> {
-    let block = text.lines().filter(|line| line.starts_with("    "));
-    let inline = text.split('`').skip(1).step_by(2).map(|code| code.replace('\n', " "));
+    // Between fences of three backquotes each line is a command.
+    let parts: Vec<&str> = text.split("```").collect();
+    let fenced = parts.iter().skip(1).step_by(2).flat_map(|part| part.lines().skip(1));
+    let prose: Vec<&str> = parts.iter().step_by(2).copied().collect();
+    let prose = prose.join("\n");
+    let block = prose.lines().filter(|line| line.starts_with("    ")).chain(fenced);
+    let inline = prose.split('`').skip(1).step_by(2).map(|code| code.replace('\n', " "));
     let code = block.map(str::to_owned).chain(inline);
     let commands = code.flat_map(|code| {
         let mut rest = code.as_str();
         let mut found = Vec::new();
         while let Some((_, after)) = rest.split_once("tandemadm ") {
-            let end = after.find(['#', ';', '|', '`']).unwrap_or(after.len());
+            let end = after.find(['#', ';', '|', '`', '>', '<']).unwrap_or(after.len());
             found.push(after[..end].trim().to_owned());
             rest = &after[end..];
         }

@@ -356,7 +356,8 @@ pub enum Verb {
     /// Make a new current UUID.
     NewCurrentUuid {
         /// Declare two new disks equal, so that there is no initial sync: only while connected,
-        /// with nothing written on either; samples of both are compared first.
+        /// with nothing written on either; samples of both are compared first. Where the peer has
+        /// never connected: an image of this disk that is begun from now on can be its disk.
         #[arg(long)]
         clear_bitmap: bool,
         /// Aimed at.
@@ -411,6 +412,16 @@ pub enum Verb {
         #[arg(long)]
         offline: bool,
         /// Aimed at.
+        #[command(flatten)]
+        targets: Targets,
+    },
+    /// Forget what is remembered of a peer: its slot in the metadata becomes free.
+    #[command(mut_arg("force", |arg| arg.help("Do not ask at a terminal")))]
+    ForgetPeer {
+        /// Even so.
+        #[command(flatten)]
+        forced: Forced,
+        /// r0:bob; r0:2 is node id 2, which need not be in the configuration
         #[command(flatten)]
         targets: Targets,
     },

@@ -117,6 +117,7 @@ pub fn word(verb: &Verb) -> Option<(String, &[Target])> {
             ),
             &targets.targets,
         ),
+        Verb::ForgetPeer { targets, .. } => ("forget-peer".to_owned(), &targets.targets),
         Verb::WipeMd { forced, targets } => {
             (format!("wipe-md{}", flag(forced.force, "--force")), &targets.targets)
         }

@@ -59,9 +59,9 @@ fn scope(verb: &Verb) -> Option<(&[Target], Scope)> {
         | Verb::Why { targets, .. }
         | Verb::Check(targets)
         | Verb::Dump(targets) => (&targets.targets, Scope::RESOURCE),
-        Verb::Connect { targets, .. } | Verb::Disconnect { targets, .. } => {
-            (&targets.targets, Scope::PEER)
-        }
+        Verb::Connect { targets, .. }
+        | Verb::Disconnect { targets, .. }
+        | Verb::ForgetPeer { targets, .. } => (&targets.targets, Scope::PEER),
         Verb::Cstate(targets) => (&targets.targets, Scope::PEER),
         Verb::Attach(targets) | Verb::Outdate(targets) | Verb::Invalidate(targets) => {
             (&targets.targets, Scope::VOLUME)

@@ -147,6 +147,32 @@ pub struct Superblock {
     pub peers: Vec<PeerSlot>,
 }
 
+impl Superblock {
+    /// Puts an identifier in front of the history; 0 and what stands there already are left out.
+    pub fn remember(&mut self, uuid: u64) {
+        let bare = uuid & !1;
+        if bare == 0 || uuid == JUST_CREATED {
+            return;
+        }
+        let history = &mut self.history;
+        let place = history.iter().position(|old| old & !1 == bare).unwrap_or(history.len() - 1);
+        history.copy_within(0..place, 1);
+        history[0] = uuid;
+    }
+
+    /// Frees a slot: nothing is remembered of the peer, and every bit toward whoever takes it is set.
+    /// The highest number that was shown stays, for it only grows (see docs/ON_DISK.md).
+    pub fn forget_slot(&mut self, index: usize) {
+        let Some(slot) = self.peers.get_mut(index) else { return };
+        let base = std::mem::take(&mut slot.bitmap_uuid);
+        slot.node_id = None;
+        slot.device_uuid = 0;
+        slot.bitmap_state = BitmapState::AllSet;
+        slot.bitmap_epoch = slot.bitmap_epoch.wrapping_add(2);
+        self.remember(base);
+    }
+}
+
 /// One block of the activity log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AlBlock {

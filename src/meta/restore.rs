@@ -14,7 +14,7 @@ use super::parse::Dumped;
 use super::stages::{Stage, stages};
 use super::{
     AlBlock, BitmapPage, BitmapState, DeviceFlags, LoadedSlot, MetaError, MetaOp, PAGE_BITS,
-    PAGE_WORDS, PeerSlot,
+    PAGE_WORDS, PeerSlot, Superblock,
 };
 use crate::resource::NodeId;
 
@@ -100,6 +100,8 @@ impl Dumped {
         let empty =
             |runs| LoadedSlot { runs, damaged_pages: 0, seen_number: Some(0), seen_copy: 0 };
         let mirrored = empty(slot.runs.clone());
+        // A disk of this node was seen there before it was forgotten: this one is not older.
+        let number = slot.seen_number.unwrap_or(0);
         let superblock = &mut self.superblock;
         superblock.created_found = format!("seed of node {}", superblock.node_id);
         let kept = DeviceFlags::SIZE_USED;
@@ -108,7 +110,7 @@ impl Dumped {
         superblock.device_uuid = device_uuid;
         superblock.node_id = node_id;
         superblock.current_uuid = current & !1;
-        superblock.number = 0;
+        superblock.number = number;
         superblock.created_time = wall_clock;
         superblock.boot_id = boot_id;
         (superblock.clean_size, superblock.clean_digest) = (0, 0);
@@ -119,9 +121,19 @@ impl Dumped {
             };
             (*one, *loaded) = (new, bits);
         }
-        self.number = Some(0);
+        self.number = Some(number);
         self.hot.clear();
         Ok(self)
+    }
+
+    /// Of a seed: whether the metadata that came with an image is of the generation that the seed
+    /// starts from, or of a later one. An older image lacks writes that nobody remembers.
+    #[must_use]
+    pub fn starts_from(&self, image: &Superblock) -> bool {
+        let (own, start) = (self.superblock.node_id, self.superblock.current_uuid & !1);
+        let slot = image.peers.iter().find(|slot| slot.node_id == Some(own));
+        let base = slot.map_or(0, |slot| slot.bitmap_uuid & !1);
+        start != 0 && (image.current_uuid & !1 == start || base == start)
     }
 }
 
@@ -229,6 +241,9 @@ fn zeroes(length: usize) -> Bytes {
 
 /// Zeroes over both copies of the superblock: from then on there is no metadata. The first thing
 /// that `wipe-md` writes; what is left of the rest is cleared after it.
+///
+/// # Errors
+/// The disk is too small to have metadata.
 pub fn wipe_superblocks(placement: Placement) -> Result<Stage, MetaError> {
     placement.superblock_offsets().map(|offsets| Stage::zeroes(&offsets))
 }

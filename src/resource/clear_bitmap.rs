@@ -1,4 +1,5 @@
-//! `new-current-uuid --clear-bitmap`: two fresh disks with the same bytes skip the initial sync.
+//! `new-current-uuid --clear-bitmap`: two fresh disks with the same bytes skip the initial sync. (Of
+//! a peer that has never connected: seed.rs.)
 //!
 //! Invariants (DRBD User's Guide, Skipping initial resynchronization; ours is asked to prove it):
 //! - Both disks are JUST_CREATED and connected, and nobody is Primary; else it is refused.
@@ -47,7 +48,10 @@ impl Resource {
         let peer_fresh =
             peer.peer_info.as_ref().is_some_and(|info| is_just_created(info.current_uuid));
         if connection.stage != Stage::Open {
-            Err("The peer must be connected: both disks are compared first.")
+            Err(
+                "The peer must be connected: both disks are compared first. (For a seed it must never \
+                 have been connected, or be forgotten: forget-peer.)",
+            )
         } else if self.role == Role::Primary || connection.peer_role == Role::Primary {
             Err("Demote first: nobody may write while the disks are compared.")
         } else if !fresh
@@ -69,6 +73,9 @@ impl Resource {
         let Some(c) = self.peers().next() else {
             return self.reply(id, Err(refuse(162, "There is no peer in the configuration.")));
         };
+        if self.may_seed(volume) {
+            return self.seed(id, volume);
+        }
         if let Err(hint) = self.may_clear(c, volume) {
             return self.reply(id, Err(refuse(162, hint)));
         }

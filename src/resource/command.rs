@@ -97,11 +97,12 @@ pub enum Command {
         /// Of this volume.
         volume: VolumeNumber,
     },
-    /// A new current UUID; with `clear_bitmap` both fresh disks are declared equal.
+    /// A new current UUID; with `clear_bitmap` both fresh disks are declared equal, or, where the
+    /// peer has never connected, its slot is cleared for an image of this disk.
     NewCurrentUuid {
         /// Of this volume.
         volume: VolumeNumber,
-        /// Compare samples, then skip the initial sync.
+        /// Compare samples, then skip the initial sync; or begin a seed.
         clear_bitmap: bool,
     },
     /// Hold a resync back, or a later one, or no longer.
@@ -117,6 +118,12 @@ pub enum Command {
     SuspendIo {
         /// False: `resume-io`.
         suspend: bool,
+    },
+    /// Nothing is remembered of a peer any more: its slot is free, and whoever takes it is synced in
+    /// full.
+    ForgetPeer {
+        /// The peer, which may be none of the configuration.
+        peer: NodeId,
     },
     /// The options are these from now on, as far as they act at once.
     SetOptions {

@@ -53,14 +53,7 @@ impl Backing {
 
     /// Puts an identifier in front of the history; 0 and what stands there already are left out.
     pub(crate) fn remember(&mut self, uuid: u64) {
-        let bare = uuid & !1;
-        if bare == 0 || uuid == crate::meta::JUST_CREATED {
-            return;
-        }
-        let history = &mut self.superblock.history;
-        let place = history.iter().position(|old| old & !1 == bare).unwrap_or(history.len() - 1);
-        history.copy_within(0..place, 1);
-        history[0] = uuid;
+        self.superblock.remember(uuid);
     }
 
     /// The slot of a peer, made if there is a free one.

@@ -63,6 +63,7 @@ mod resync;
 mod resync_rate;
 mod resync_source;
 mod resync_target;
+mod seed;
 mod session;
 mod slab;
 pub mod split_brain;
@@ -88,6 +89,8 @@ mod tests_pair;
 mod tests_pause;
 #[cfg(test)]
 mod tests_review;
+#[cfg(test)]
+mod tests_seed;
 #[cfg(test)]
 mod tests_story;
 #[cfg(test)]

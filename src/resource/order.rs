@@ -241,6 +241,7 @@ impl Resource {
                 self.pause_sync(id, volume, peer, pause);
             }
             Command::SuspendIo { suspend } => self.suspend_io(id, suspend),
+            Command::ForgetPeer { peer } => self.forget_peer(id, peer),
             Command::SetOptions { options, volumes } => {
                 self.set_options(id, *options, &volumes);
             }
@@ -418,7 +419,11 @@ impl Resource {
     /// The disks that the running order is about.
     pub(crate) fn order_volumes(&self) -> Vec<VolumeNumber> {
         match self.running.as_ref().map(|running| &running.command) {
-            Some(Command::Detach { volume, .. } | Command::Outdate { volume }) => vec![*volume],
+            Some(
+                Command::Detach { volume, .. }
+                | Command::Outdate { volume }
+                | Command::NewCurrentUuid { volume, .. },
+            ) => vec![*volume],
             _ => self.volumes(),
         }
     }

@@ -397,11 +397,10 @@ impl Resource {
     }
 
     pub(crate) fn order_flushed(&mut self) {
-        if matches!(
-            self.running.as_ref().map(|running| &running.command),
-            Some(Command::Detach { .. })
-        ) {
-            return self.detach_flushed();
+        match self.running.as_ref().map(|running| &running.command) {
+            Some(Command::Detach { .. }) => return self.detach_flushed(),
+            Some(Command::NewCurrentUuid { .. }) => return self.seed_flushed(),
+            _ => {}
         }
         if self.role != Role::Primary {
             return self.demoted();

@@ -96,9 +96,13 @@ impl Resource {
             peer.seen_number = Some(number);
         }
         let (slot, seen) = (peer.slot, peer.seen_number.unwrap_or(0));
+        let node_id = self.connections[c].peer;
+        let peer = self.peer_device(c, volume);
         let resync = peer.opening.side != Side::NoSync;
         if let (Some(slot), Some(backing)) = (slot, self.device(volume).backing.as_mut()) {
             let slot = &mut backing.superblock.peers[slot as usize];
+            // It may have been forgotten.
+            slot.node_id = Some(node_id);
             // Without a resync a disk in the place of another one is known once it has raised its
             // number (`meet_disk`): until then what was seen was seen of the other one. A source has
             // raised it before its target can adopt, a target with its adopting.

@@ -81,9 +81,10 @@ fn random_packet(dice: &mut Dice, pair: &Pair, n: usize) -> Packet {
 
 fn random_order(dice: &mut Dice, pair: &mut Pair, n: usize) -> Command {
     let peer = 1 - u8::try_from(n).unwrap();
-    match dice.roll(18) {
-        14 | 15 => Command::PauseSync { volume: 0, peer, pause: dice.roll(2) == 0 },
-        16 | 17 => Command::SuspendIo { suspend: dice.roll(2) == 0 },
+    match dice.roll(20) {
+        14 => Command::ForgetPeer { peer },
+        15 | 16 => Command::PauseSync { volume: 0, peer, pause: dice.roll(2) == 0 },
+        17 | 18 => Command::SuspendIo { suspend: dice.roll(2) == 0 },
         0 => pair.attach_command(n),
         1 => Command::Detach { volume: 0, force: dice.roll(2) == 0 },
         2 | 3 => Command::Connect {
@@ -100,6 +101,7 @@ fn random_order(dice: &mut Dice, pair: &mut Pair, n: usize) -> Command {
         10 => Command::Outdate { volume: 0 },
         11 => Command::NewCurrentUuid { volume: 0, clear_bitmap: false },
         12 => Command::Primary { force: Some(Force::Inconsistent) },
+        13 => Command::NewCurrentUuid { volume: 0, clear_bitmap: true },
         _ => Command::Detach { volume: 0, force: true },
     }
 }

@@ -189,6 +189,16 @@ impl Cluster {
             }
             Order::NewCurrentUuid => Command::NewCurrentUuid { volume, clear_bitmap: false },
             Order::ClearBitmap => Command::NewCurrentUuid { volume, clear_bitmap: true },
+            Order::ForgetPeer => Command::ForgetPeer { peer },
+            Order::Seed => {
+                let mut steps = VecDeque::from([
+                    Step::Command(Command::Disconnect { peer, force: false }),
+                    Step::Command(Command::ForgetPeer { peer }),
+                ]);
+                let clear = |volume| Command::NewCurrentUuid { volume, clear_bitmap: true };
+                steps.extend((0..self.options.volumes).map(|v| Step::Command(clear(v))));
+                return self.order(node, steps);
+            }
             Order::Down => Command::Down { shutdown: false },
             Order::PauseSync => Command::PauseSync { volume, peer, pause: true },
             Order::ResumeSync => Command::PauseSync { volume, peer, pause: false },

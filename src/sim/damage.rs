@@ -29,6 +29,18 @@ impl Cluster {
                     self.roll_back(node);
                 }
             }
+            Fault::SeedImage { node } => {
+                if !self.nodes[node].is_foreign() {
+                    self.nodes[node].seed_image = Some(self.image_of(node));
+                }
+            }
+            Fault::Seed { node, off_ms } => {
+                let foreign = self.nodes[node].is_foreign();
+                if self.nodes[node].host_up && !foreign && self.may_seed(node).is_some() {
+                    self.lose_power(node, off_ms);
+                    self.plant_seed(node);
+                }
+            }
             Fault::ReplaceDisk { node, off_ms } => {
                 if self.nodes[node].host_up && !self.nodes[node].is_foreign() {
                     self.lose_power(node, off_ms);
@@ -155,9 +167,12 @@ impl Cluster {
         if self.nodes[node].is_foreign() {
             return;
         }
+        self.nodes[node].image = Some(self.image_of(node));
+    }
+
+    pub(super) fn image_of(&self, node: usize) -> Image {
         let volumes = self.nodes[node].volumes.iter();
-        let volumes = volumes.map(|v| (v.disk.image(), v.geometry)).collect();
-        self.nodes[node].image = Some(Image { volumes });
+        Image { volumes: volumes.map(|v| (v.disk.image(), v.geometry)).collect() }
     }
 
     /// There is an image, and for each disk the other node remembers a higher number than the image
@@ -255,7 +270,10 @@ fn go_bad(disk: &mut SimDisk, prng: &mut Prng, offset: u64, length: u64) {
     disk.write_metadata(offset, &block);
 }
 
-fn read_meta(disk: &SimDisk, geometry: &Geometry) -> Result<crate::meta::LoadedMeta, MetaError> {
+pub(super) fn read_meta(
+    disk: &SimDisk,
+    geometry: &Geometry,
+) -> Result<crate::meta::LoadedMeta, MetaError> {
     load(geometry, &mut meta_reader(disk), [0; 16])
 }
 

@@ -143,6 +143,19 @@ pub enum Fault {
         /// How long it is off, ms.
         off_ms: u64,
     },
+    /// An image of the node's disks is taken, for the other node.
+    SeedImage {
+        /// The node.
+        node: usize,
+    },
+    /// The host loses power, and comes back with the image of the other node's disks, and the
+    /// metadata that `restore-md --seed` makes; nothing, where that would refuse.
+    Seed {
+        /// The node.
+        node: usize,
+        /// How long it is off, ms.
+        off_ms: u64,
+    },
     /// Both hosts lose power and come back with each other's disks; later once more.
     SwapDisks {
         /// How long they are off, ms.
@@ -210,8 +223,12 @@ pub enum Order {
     /// Detach, and attach at once.
     Reattach,
     NewCurrentUuid,
-    /// `new-current-uuid --clear-bitmap`: for fresh disks only.
+    /// `new-current-uuid --clear-bitmap`: for fresh disks, and for a peer that was never met.
     ClearBitmap,
+    /// `forget-peer`.
+    ForgetPeer,
+    /// `disconnect`, `forget-peer`, `new-current-uuid --clear-bitmap`: a seed begins.
+    Seed,
     Down,
     PauseSync,
     ResumeSync,
@@ -235,6 +252,7 @@ impl Fault {
                 | Self::Full { .. }
                 | Self::CorruptMeta { .. }
                 | Self::RollBack { .. }
+                | Self::Seed { .. }
                 | Self::ReplaceDisk { .. }
                 | Self::SwapDisks { .. }
         )

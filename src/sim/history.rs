@@ -95,6 +95,8 @@ pub struct Excused {
     pub refused: u64,
     /// Orders that waited for a stalled disk.
     pub waited: u64,
+    /// Nodes that came back with an image of the other node's disks.
+    pub seeded: u64,
 }
 
 /// The history of a run.

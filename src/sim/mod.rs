@@ -44,6 +44,7 @@ mod shrink;
 mod streams;
 mod strike;
 mod transcript;
+mod truck;
 mod watch;
 
 pub use cluster::{Cluster, Violation};

@@ -181,6 +181,8 @@ pub struct Node {
     pub orders: BTreeMap<u64, PendingOrder>,
     /// What somebody has copied.
     pub image: Option<Image>,
+    /// Its disks as they were copied for the other node.
+    pub seed_image: Option<Image>,
     /// The wall clock is wrong by so many seconds.
     pub wall_offset_s: i64,
     /// Until when a disk of it is, or was, stalled.
@@ -209,6 +211,7 @@ impl Node {
             next_accept: 1,
             orders: BTreeMap::new(),
             image: None,
+            seed_image: None,
             wall_offset_s: 0,
             stalled_until: Time(0),
         }

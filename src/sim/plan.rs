@@ -89,7 +89,7 @@ fn order(p: &mut Prng) -> Order {
 }
 
 /// The kinds of [`rarer`] that a seed may switch off.
-const RARER: usize = 7;
+const RARER: usize = 8;
 
 /// Adds what happens to disks behind Tandem's back, and orders that are rare; nothing at all in half
 /// of the seeds.
@@ -108,7 +108,16 @@ pub(super) fn rarer(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
             let image = Fault::Image { node: p.index(2) };
             plan.push(Planned { at_ms: p.below(at_ms + 1), wait: None, fault: image });
         }
-        plan.push(Planned { at_ms, wait: None, fault: rarer_fault(p, kind, length_ms) });
+        let fault = rarer_fault(p, kind, length_ms);
+        if let Fault::Seed { node, .. } = fault {
+            let (began, copied) = (p.below(at_ms + 1), p.below(at_ms + 1));
+            let order = Fault::Order { node: 1 - node, order: Order::Seed };
+            let image = Fault::SeedImage { node: 1 - node };
+            for (at_ms, fault) in [(began.min(copied), order), (began.max(copied), image)] {
+                plan.push(Planned { at_ms, wait: None, fault });
+            }
+        }
+        plan.push(Planned { at_ms, wait: None, fault });
     }
     // A rollback is seen by what these blocks say.
     let rolled = plan.iter().any(|planned| matches!(planned.fault, Fault::RollBack { .. }));
@@ -124,6 +133,8 @@ pub(super) fn rarer(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
 
 /// A rollback wants an image before it.
 const ROLL_BACK: usize = 2;
+/// A seed wants an order and an image before it.
+const SEED: usize = 6;
 
 fn rarer_fault(p: &mut Prng, kind: usize, length_ms: u64) -> Fault {
     let node = p.index(2);
@@ -137,6 +148,7 @@ fn rarer_fault(p: &mut Prng, kind: usize, length_ms: u64) -> Fault {
         ROLL_BACK => Fault::RollBack { node, off_ms },
         3 => Fault::ReplaceDisk { node, off_ms },
         4 => Fault::SwapDisks { off_ms, for_ms: p.skewed(1_000, 10_000) },
+        SEED => Fault::Seed { node, off_ms },
         5 => {
             let seconds = i64::try_from(p.skewed(1, 400_000_000)).expect("less than 2^63");
             Fault::ClockJump { node, by_s: if p.percent(50) { seconds } else { -seconds } }
@@ -147,6 +159,8 @@ fn rarer_fault(p: &mut Prng, kind: usize, length_ms: u64) -> Fault {
                 Order::ConnectTentative,
                 Order::NewCurrentUuid,
                 Order::ClearBitmap,
+                Order::ForgetPeer,
+                Order::Seed,
                 Order::Down,
                 Order::Detach,
                 Order::Attach,

@@ -314,6 +314,7 @@ fn order(node: usize, verb: &str, rest: &[&str]) -> Result<Given, String> {
             let command = Command::NewCurrentUuid { volume: VOLUME, clear_bitmap: true };
             return Ok(Given::Command(command));
         }
+        ("forget-peer", []) => Order::ForgetPeer,
         ("down", []) => return Ok(Given::Command(Command::Down { shutdown: false })),
         _ => return Err("no such verb".to_owned()),
     }))

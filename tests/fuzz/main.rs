@@ -39,6 +39,16 @@ fn metadata() {
 }
 
 #[test]
+fn dump_text() {
+    run(
+        ("dump_text", 1500),
+        &seeds::dump_text(),
+        &[b"free;", b"unknown", b"18446744073709551615", b"all-set", b"pages", b"4096"],
+        targets::dump_text,
+    );
+}
+
+#[test]
 fn config() {
     run(("config", 400), &seeds::config(), seeds::CONFIG_WORDS, targets::config);
 }

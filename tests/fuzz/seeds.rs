@@ -234,6 +234,17 @@ pub(crate) fn metadata() -> Vec<Vec<u8>> {
     seeds
 }
 
+/// What dump-md prints of the image.
+pub(crate) fn dump_text() -> Vec<Vec<u8>> {
+    let (geometry, image) = image();
+    let mut read = |offset: u64, length: usize| {
+        let at = usize::try_from(offset).expect("it is small");
+        Ok(image[at..at + length].to_vec())
+    };
+    let loaded = tandem::meta::load(geometry, &mut read, [7; 16]).expect("it is whole");
+    vec![tandem::meta::dump(&loaded, geometry).into_bytes()]
+}
+
 pub(crate) fn config() -> Vec<Vec<u8>> {
     vec![CONFIG.as_bytes().to_vec()]
 }

@@ -124,6 +124,26 @@ pub(crate) fn wire(bytes: &[u8]) -> String {
     said
 }
 
+/// The text of a dump, as restore-md takes it.
+pub(crate) fn dump_text(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let mut dumped = match meta::parse_dump(&text) {
+        Ok(dumped) => dumped,
+        Err(error) => return error.what.split(|c: char| c.is_ascii_digit() || c == '"').collect(),
+    };
+    let (_, image) = seeds::image();
+    let placement = Placement::Internal { disk_size: image.len() as u64 };
+    let geometry = match dumped.place(placement, 512) {
+        Ok(geometry) => geometry,
+        Err(error) => return format!("place {}", name(&error)),
+    };
+    for (offset, bytes) in meta::restore_stages(&geometry, &dumped).flat_map(|stage| stage.writes) {
+        assert!(offset >= geometry.data_size, "a write into the data");
+        assert!(offset + bytes.len() as u64 <= image.len() as u64, "a write behind the end");
+    }
+    "restored".to_owned()
+}
+
 /// Patches of a disk's metadata: each a flag, a place of three bytes, a length, and its bytes.
 pub(crate) fn metadata(bytes: &[u8]) -> String {
     let (geometry, image) = seeds::image();
@@ -161,7 +181,13 @@ pub(crate) fn metadata(bytes: &[u8]) -> String {
         Ok(loaded) => loaded,
         Err(error) => return format!("load {}", name(&error)),
     };
-    let _ = meta::dump(&loaded, &own);
+    // What a dump says is taken back as it is, or refused.
+    let text = meta::dump(&loaded, &own);
+    if let Ok(mut dumped) = meta::parse_dump(&text) {
+        assert_eq!(dumped.place(placement, own.al_block_size), Ok(own));
+        let runs = dumped.slots.iter().map(|slot| &slot.runs);
+        assert!(runs.eq(loaded.slots.iter().map(|slot| &slot.runs)), "bits in\n{text}");
+    }
     let blocks = own.blocks();
     for (first, count) in loaded.slots.iter().flat_map(|slot| &slot.runs) {
         assert!(first.checked_add(*count).is_some_and(|end| end <= blocks), "{first}+{count}");

@@ -104,8 +104,14 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
         true => format!("disk there, cause gone: `tandemadm up {resource}` on {node}."),
         false => format!("disk there, cause gone: `tandemadm attach {volume}` on {node}."),
     };
+    // What the refusal of a disk without metadata says.
+    let is_new = note.starts_with(ATTACH_FAILED) && note.contains("`tandemadm create-md`");
+    let which = match is_new {
+        true => "the disk there has no metadata, so it is a new one",
+        false => "new disk at the same path",
+    };
     let new = format!(
-        "new disk at the same path: `tandemadm create-md {volume}`, `tandemadm attach {volume}` \
+        "{which}: `tandemadm create-md {volume}`, `tandemadm attach {volume}` \
          on {node}: {} to copy.",
         human(device.size)
     );
@@ -140,8 +146,8 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
                 "1. safest: move {resource} to {peer} now (umount, `tandemadm secondary \
                  {resource}`; on {peer} `tandemadm primary {resource}`)."
             ),
-            format!("2. {again}"),
-            format!("3. {new}"),
+            format!("2. {}", if is_new { &new } else { &again }),
+            format!("3. {}", if is_new { &again } else { &new }),
         ],
     }
 }

@@ -158,6 +158,15 @@ fn an_up_that_stopped_at_a_disk_is_told_by_its_cause_and_ends_with_up() {
     report.status.connections[0].reason = Reason::None;
     report.status.connections[0].peer_devices[0].peer_disk_state = DiskState::UpToDate;
     assert!(blocks(&report).starts_with("r0/0: alice has no disk attached;"));
+    assert!(blocks(&report).contains("3. new disk at the same path: `tandemadm create-md r0/0`"));
+    report.status.devices[0].disk_note = format!(
+        "{}(119) No valid meta-data of this resource found. Use `tandemadm create-md` to \
+         initialize it.",
+        crate::control::ATTACH_FAILED
+    );
+    let text = blocks(&report);
+    assert!(text.contains("2. the disk there has no metadata, so it is a new one"), "{text}");
+    assert!(text.contains("3. disk there, cause gone"), "{text}");
 }
 
 #[test]

@@ -83,9 +83,8 @@ pub fn create_md(
     let (mut found, blank) = look(&disks, &geometry)?;
     let old = disks.old_end(&options.state_dir, who);
     if let Some(Placement::Internal { disk_size }) = old {
-        let kind = format!("Tandem metadata at the old end of the disk, {disk_size} bytes");
         found.retain(|found| found.in_data && found.kind != UNKNOWN_DATA);
-        found.push(Found { in_data: false, ..Found::new(kind) });
+        found.push(old_end(disk_size));
     }
     let cut = !geometry.external
         && found.iter().any(|found| found.size.is_some_and(|size| size > geometry.data_size));
@@ -126,6 +125,12 @@ pub fn create_md(
         ));
     }
     Ok(Report { geometry, superblock, found, saved, warnings })
+}
+
+/// Metadata where a disk ended before it grew.
+pub(super) fn old_end(disk_size: u64) -> Found {
+    let kind = format!("Tandem metadata at the old end of the disk, {disk_size} bytes");
+    Found { in_data: false, ..Found::new(kind) }
 }
 
 /// A size that does not fit is the disk's fault, the rest is the caller's.
@@ -238,7 +243,7 @@ pub(super) fn save_old(
     let owner = super::open::owner(&meta.superblock);
     let text =
         format!("{}{}", inspect::header(&device.path, save.wall_clock), dump(&meta, &geometry));
-    save.write(&owner, &text).map(Some)
+    save.write(&owner, &text).map(|copy| Some(copy.keep()))
 }
 
 /// Space for the metadata always, for everything where it was asked for.

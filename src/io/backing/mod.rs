@@ -32,8 +32,8 @@ pub use error::{CreateError, OpenError};
 pub use inspect::{Inspected, dump_md, inspect, probe, read_gi};
 pub use open::{OpenDisk, OpenOptions, open_disk};
 pub(crate) use record::file_safe;
-pub use restore::{RestoreOptions, Restored, restore_md, wipe_md};
-pub use saved::{Save, SavedBefore, save_copy};
+pub use restore::{RestoreOptions, Restored, forget_peer, restore_md, wipe_md};
+pub use saved::{Save, SavedBefore, SavedCopy, save_copy};
 pub use signatures::Found;
 
 use crate::resource::{NodeId, VolumeNumber};

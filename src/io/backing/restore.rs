@@ -1,12 +1,12 @@
-//! `wipe-md` and `restore-md`: the metadata of a disk that nobody has, to nothing and back.
+//! `wipe-md`, `restore-md` and `forget-peer`: the metadata of a disk that nobody has.
 //!
-//! Both save what they overwrite, and write in the order of [`crate::meta::restore_stages`]: first
-//! the superblock is gone, durably.
+//! All save what they overwrite. The first two write in the order of
+//! [`crate::meta::restore_stages`]: first the superblock is gone, durably.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::create::{is_blank, look_overwritten, make_missing_meta_file, save_old};
+use super::create::{is_blank, look_overwritten, make_missing_meta_file, old_end, save_old};
 use super::device::{Access, Device};
 use super::error::CreateError;
 use super::open::{Disks, owner};
@@ -15,9 +15,10 @@ use super::saved::{Save, SavedBefore};
 use super::signatures::scan;
 use super::{Identity, MetaDisk, record};
 use crate::meta::{
-    Dumped, Geometry, MetaError, Placement, read_superblock, restore_stages, wipe_piece,
-    wipe_superblocks,
+    Dumped, Geometry, MetaError, MetaOp, Placement, read_superblock, repair, restore_stages,
+    stages, wipe_piece, wipe_superblocks,
 };
+use crate::resource::NodeId;
 
 /// Bytes that are cleared at once.
 const PIECE: u64 = 1 << 20;
@@ -64,7 +65,11 @@ pub fn wipe_md(
     let geometry = match read_superblock(placement, &mut device.reader()) {
         Ok(found) => Geometry::of(placement, &found.superblock).ok(),
         Err(MetaError::BothDamaged { .. } | MetaError::Version { .. }) => None,
-        Err(error) => return Err(disks.bad(error).into()),
+        // It may be where the disk ended before it grew.
+        Err(_) => {
+            let found = disks.superblock(Some(&options.state_dir), who)?;
+            Geometry::of(placement, &found.superblock).ok()
+        }
     };
     if !options.force {
         let mut found = scan(device).map_err(|error| device.io_error("reading", error))?;
@@ -154,6 +159,14 @@ pub fn restore_md(
         match ours {
             // It came with the image.
             Some(at) if options.seed.is_some() && old.device_uuid == source => {
+                if !dumped.starts_from(old) {
+                    let text = format!(
+                        "the image on {} was copied before the order that cleared this node's slot \
+                         (new-current-uuid --clear-bitmap): copy it anew",
+                        path.display()
+                    );
+                    return Err(CreateError::Dump(text));
+                }
                 found.remove(at);
             }
             Some(at) if old.device_uuid == new.device_uuid && old.sequence > new.sequence => {
@@ -164,10 +177,15 @@ pub fn restore_md(
             _ => {}
         }
     }
+    let old = disks.old_end(&options.state_dir, who);
+    if let Some(Placement::Internal { disk_size }) = old {
+        found.push(old_end(disk_size));
+    }
     if !found.is_empty() && !options.force {
         return Err(CreateError::Found { path: path.to_owned(), found, cut });
     }
-    let saved = save_old(&disks, disks.placement(), &save(options, SavedBefore::RestoreMd))?;
+    let old = old.unwrap_or(disks.placement());
+    let saved = save_old(&disks, old, &save(options, SavedBefore::RestoreMd))?;
     let start = if geometry.external { 0 } else { geometry.data_size };
     reserve(device, start, geometry.meta_bytes)
         .map_err(|error| device.io_error("reserving space for the metadata", error))?;
@@ -181,6 +199,43 @@ pub fn restore_md(
         warnings.push(format!("{folder}: the disk's size was not recorded: {error}"));
     }
     Ok(Restored { saved, warnings })
+}
+
+/// Frees the slot of a peer on a disk that nobody has. `None`: it has none. Blocks.
+///
+/// # Errors
+/// The disk is in use, cannot be written, has no metadata of `who`, or it cannot be saved.
+pub fn forget_peer(
+    path: &Path,
+    meta_disk: &MetaDisk,
+    who: &Identity,
+    peer: NodeId,
+    save: &Save<'_>,
+    lock_wait: Duration,
+) -> Result<Option<PathBuf>, CreateError> {
+    let disks = Disks::open(path, meta_disk, Access::Exclusive, lock_wait)?;
+    let (device, placement) = (disks.meta(), disks.placement());
+    let found = disks.superblock(Some(save.state_dir), who)?;
+    let of = owner(&found.superblock);
+    if of != *who {
+        let (path, expected) = (device.path.clone(), who.clone());
+        return Err(super::OpenError::Foreign { path, found: of, expected }.into());
+    }
+    let geometry = disks.geometry(&found.superblock)?;
+    let mut superblock = found.superblock;
+    let Some(slot) = superblock.peers.iter().position(|slot| slot.node_id == Some(peer)) else {
+        return Ok(None);
+    };
+    let saved = save_old(&disks, placement, save)?;
+    let fix = repair(&geometry, &mut device.reader()).map_err(|error| disks.bad(error))?;
+    superblock.forget_slot(slot);
+    superblock.sequence += 1;
+    let update = stages(&geometry, &MetaOp::Superblock(Box::new(superblock)));
+    for stages in [fix, update] {
+        let written = device.write_stages(&stages);
+        written.map_err(|error| device.io_error("writing the metadata", error))?;
+    }
+    Ok(saved)
 }
 
 fn save(options: &RestoreOptions, verb: SavedBefore) -> Save<'_> {

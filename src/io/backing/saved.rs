@@ -82,12 +82,36 @@ pub struct Save<'a> {
     pub wall_clock: u64,
 }
 
+/// A copy that was made. It counts among those that are kept once its order was carried out.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SavedCopy {
+    path: PathBuf,
+    folder: PathBuf,
+    prefix: String,
+}
+
+impl SavedCopy {
+    /// The order was carried out: the oldest copies go. Where this one is.
+    #[must_use]
+    pub fn keep(self) -> PathBuf {
+        prune(&self.folder, &self.prefix, &self.path);
+        self.path
+    }
+
+    /// The order was refused: the copy is of no use, and must not push out one that is.
+    pub fn discard(self) {
+        // One that stays is one of twenty.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 impl Save<'_> {
     /// Writes a copy. Blocks.
     ///
     /// # Errors
     /// The folder cannot be written.
-    pub(super) fn write(&self, owner: &Identity, text: &str) -> Result<PathBuf, CreateError> {
+    pub(super) fn write(&self, owner: &Identity, text: &str) -> Result<SavedCopy, CreateError> {
         let prefix = prefix(owner);
         let stamp = stamp(self.wall_clock);
         let base = format!("{prefix}{}-{stamp}", self.verb.verb());
@@ -96,8 +120,7 @@ impl Save<'_> {
             error,
         };
         let path = self.put(&base, text).map_err(failed)?;
-        prune(self.state_dir, &prefix, &path);
-        Ok(path)
+        Ok(SavedCopy { path, folder: self.state_dir.to_owned(), prefix })
     }
 
     fn put(&self, base: &str, text: &str) -> io::Result<PathBuf> {
@@ -142,7 +165,7 @@ pub fn save_copy(
     meta_disk: &MetaDisk,
     who: &Identity,
     save: &Save<'_>,
-) -> Result<PathBuf, CreateError> {
+) -> Result<SavedCopy, CreateError> {
     let mut found = inspect(path, meta_disk)?;
     for _ in 0..TRIES {
         let again = inspect(path, meta_disk)?;
@@ -232,7 +255,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let save = |resource: &str, verb, wall_clock| {
             let save = Save { state_dir: folder.path(), verb, wall_clock };
-            save.write(&who(resource), &format!("at {wall_clock}")).unwrap()
+            save.write(&who(resource), &format!("at {wall_clock}")).unwrap().keep()
         };
         // A name that begins like that of another disk.
         let other = save("r0-0-node1", SavedBefore::WipeMd, 1);
@@ -253,6 +276,10 @@ mod tests {
         assert!(back.exists() && !first.exists() && twin.exists());
         save("r0", SavedBefore::Connect, 1_795_560_000);
         assert!(!back.exists() && twin.exists());
+        assert_eq!(names(folder.path()).len(), 20 + 4);
+        // One of an order that was refused leaves nothing, and costs no other.
+        let save = Save { state_dir: folder.path(), verb: SavedBefore::Connect, wall_clock: 8 };
+        save.write(&who("r0"), "").unwrap().discard();
         assert_eq!(names(folder.path()).len(), 20 + 4);
         assert!(other.exists() && folder.path().join("saved-r0-0-node1-notes.md").exists());
     }

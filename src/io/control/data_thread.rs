@@ -59,7 +59,7 @@ pub(crate) struct DiskRequest {
 }
 
 impl DiskRequest {
-    fn identity(&self) -> Identity {
+    pub(super) fn identity(&self) -> Identity {
         Identity { resource: self.resource.clone(), node_id: self.node_id, volume: self.volume }
     }
 }

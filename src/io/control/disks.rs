@@ -98,7 +98,7 @@ impl Registry {
     }
 
     /// The volume as the definition has it here, and its disk as it is opened.
-    fn disk_request<'a>(
+    pub(super) fn disk_request<'a>(
         &self,
         entry: &Entry,
         definition: &'a Definition,

@@ -172,7 +172,8 @@ impl Fake {
             | Command::InvalidateRemote { .. }
             | Command::PauseSync { .. }
             | Command::SuspendIo { .. }
-            | Command::NewCurrentUuid { .. } => {}
+            | Command::NewCurrentUuid { .. }
+            | Command::ForgetPeer { .. } => {}
         }
         Ok(String::new())
     }

@@ -25,6 +25,7 @@ mod nbd_socket;
 mod places;
 mod registry;
 mod remembered;
+mod saved;
 mod startup;
 
 #[cfg(test)]

@@ -319,7 +319,7 @@ impl Registry {
             // It waits for the peer; whatever ends that may be ordered meanwhile.
             drop(guard);
         }
-        let mut text = entry.order(command).await?;
+        let mut text = self.order_saved(&entry, command).await?;
         let changed = self.changed_since_up(&entry, definition);
         if !changed.is_empty() && !text.is_empty() {
             text.push('\n');
@@ -365,7 +365,7 @@ impl Registry {
     /// The resource is not up, or the state machine refuses.
     pub(crate) async fn order(&self, resource: &str, command: Command) -> AdminResult {
         let entry = self.entry(resource).ok_or_else(|| not_up(resource))?;
-        entry.order(command).await
+        self.order_saved(&entry, command).await
     }
 
     /// Reports of what is up, or of the one that is asked for. A data thread that does not answer

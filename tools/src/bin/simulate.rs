@@ -57,6 +57,7 @@ struct Totals {
     set_back: u64,
     refused: u64,
     waited: u64,
+    seeded: u64,
     failures: BTreeMap<u64, String>,
 }
 
@@ -76,6 +77,7 @@ impl Totals {
         self.set_back += report.excused.set_back;
         self.refused += report.excused.refused;
         self.waited += report.excused.waited;
+        self.seeded += report.excused.seeded;
     }
 }
 
@@ -171,7 +173,8 @@ fn print_totals(totals: &Totals, elapsed: Duration) {
         totals.lone, totals.both, totals.victim, totals.forced, totals.replaced, totals.set_back
     );
     println!(
-        "{} attaches refused for bad superblocks, {} orders that waited for a stalled disk",
-        totals.refused, totals.waited
+        "{} attaches refused for bad superblocks, {} orders that waited for a stalled disk, {} \
+         nodes seeded",
+        totals.refused, totals.waited, totals.seeded
     );
 }

@@ -198,6 +198,54 @@ fn a_seed_takes_an_image_and_no_blank_disk() {
     seed(&image, true).unwrap();
 }
 
+#[test]
+fn a_disk_that_grew_is_neither_wiped_nor_restored_unseen() {
+    let lab = Lab::new();
+    let disk = lab.busy("d");
+    let text = text_of(&disk);
+    drop(lab.open(&disk).unwrap());
+    resize(&disk, 32 * MIB);
+    let before = std::fs::read(&disk).unwrap();
+    let error = lab.wipe(&disk, true).unwrap_err();
+    assert!(matches!(error, CreateError::Disk(OpenError::Grew { .. })), "{error}");
+    let error = lab.restore(&disk, &text, false).unwrap_err().to_string();
+    assert!(error.contains("at the old end of the disk, 16777216 bytes"), "{error}");
+    let save = Save { state_dir: &lab.path("state"), verb: SavedBefore::ForgetPeer, wall_clock: 1 };
+    let forgotten = forget_peer(&disk, &MetaDisk::Internal, &who(), 0, &save, Duration::ZERO);
+    assert!(matches!(forgotten, Err(CreateError::Disk(OpenError::Grew { .. }))));
+    assert_eq!(std::fs::read(&disk).unwrap(), before);
+    resize(&disk, 16 * MIB);
+    let saved = forget_peer(&disk, &MetaDisk::Internal, &who(), 0, &save, Duration::ZERO);
+    assert!(saved.unwrap().is_some());
+    let open = lab.open(&disk).unwrap();
+    let slot = &open.attached.meta.superblock.peers[0];
+    assert_eq!((slot.node_id, slot.bitmap_state), (None, BitmapState::AllSet));
+    drop(open);
+    let saved = forget_peer(&disk, &MetaDisk::Internal, &who(), 0, &save, Duration::ZERO);
+    assert!(saved.unwrap().is_none());
+}
+
+#[test]
+fn an_image_from_before_the_seed_began_is_no_seed() {
+    let lab = Lab::new();
+    let source = lab.busy("source");
+    poke(&source, 0, b"data");
+    let image = lab.path("image");
+    std::fs::copy(&source, &image).unwrap();
+    // The order that clears the slot begins another generation.
+    let open = lab.open(&source).unwrap();
+    let mut superblock = open.attached.meta.superblock.clone();
+    superblock.sequence += 1;
+    superblock.current_uuid = 0x1111_2222_3333_4444;
+    open.write_stages(&stages(&open.geometry, &MetaOp::Superblock(Box::new(superblock)))).unwrap();
+    drop(open);
+    let bob = Identity { node_id: 0, ..who() };
+    let options = RestoreOptions { seed: Some(7), ..lab.restore_options(true) };
+    let dump = dumped(&text_of(&source));
+    let error = restore_md(&image, &MetaDisk::Internal, &bob, dump, &options).unwrap_err();
+    assert!(error.to_string().contains("copied before the order"), "{error}");
+}
+
 /// What is on a disk after a power cut.
 fn after_cut(lab: &Lab, image: &[u8]) -> Option<String> {
     let disk = lab.path("cut");

@@ -9,6 +9,7 @@
 mod adjust;
 pub(super) mod client;
 mod configuration;
+mod forget;
 pub(super) mod metadata;
 mod orders;
 mod restore;
@@ -107,6 +108,9 @@ impl Session {
             }
             Verb::DumpMd { offline, targets } => self.dump_md(&targets.targets, offline),
             Verb::WipeMd { forced, targets } => self.wipe_md(&targets.targets, forced.force),
+            Verb::ForgetPeer { forced, targets } => {
+                self.forget_peer(&targets.targets, forced.force)
+            }
             Verb::RestoreMd { forced, seed, file, target } => {
                 self.restore_md(&target, &file, seed, forced.force)
             }

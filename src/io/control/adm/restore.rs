@@ -106,7 +106,9 @@ impl Asked {
     ) -> Result<Restored, Failure> {
         let done = act(options);
         let found = match &done {
-            Err(error @ (CreateError::Found { .. } | CreateError::Dump(_))) => error.to_string(),
+            Err(error @ CreateError::Found { .. }) => error.to_string(),
+            // A seed on a blank disk.
+            Err(error @ CreateError::Dump(_)) if options.seed.is_some() => error.to_string(),
             _ => return done.map_err(|error| not_done(disk, &error)),
         };
         if !self.force {
