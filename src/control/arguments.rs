@@ -10,6 +10,7 @@ use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::target::Target;
+use crate::config::Waits;
 use crate::resource::Force;
 
 /// Verbs of drbdadm and drbdsetup, and of ours, that are known and not built.
@@ -256,6 +257,32 @@ pub struct Patience {
     /// configuration, else 0].
     #[arg(long, value_name = "SECONDS")]
     pub wfc_timeout: Option<u32>,
+    /// The same where this node had gone on alone [default: degr-wfc-timeout of the configuration,
+    /// else as --wfc-timeout].
+    #[arg(long, value_name = "SECONDS")]
+    pub degr_wfc_timeout: Option<u32>,
+    /// The same where the peers are Outdated [default: outdated-wfc-timeout of the configuration,
+    /// else as --wfc-timeout].
+    #[arg(long, value_name = "SECONDS")]
+    pub outdated_wfc_timeout: Option<u32>,
+    /// Wait also for a connection that is StandAlone; without it the wait ends there (exit 0)
+    /// [default: wait-after-sb of the configuration, else no].
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
+    #[arg(value_parser = yes_no, value_name = "yes|no")]
+    pub wait_after_sb: Option<bool>,
+}
+
+impl Patience {
+    /// The same as the configuration has it.
+    #[must_use]
+    pub fn waits(&self) -> Waits {
+        Waits {
+            wfc_timeout: self.wfc_timeout,
+            degr_wfc_timeout: self.degr_wfc_timeout,
+            outdated_wfc_timeout: self.outdated_wfc_timeout,
+            wait_after_sb: self.wait_after_sb,
+        }
+    }
 }
 
 /// What to do.
@@ -350,7 +377,7 @@ pub enum Verb {
     DiskOptions(OptionWords),
     /// Put the configuration's options in force, or those that are given.
     ResourceOptions(OptionWords),
-    /// Put the configuration's resync options in force, or those that are given.
+    /// Put the resync options in force that are given.
     PeerDeviceOptions(OptionWords),
     /// Make a new current UUID.
     NewCurrentUuid {

@@ -48,3 +48,34 @@ fn a_node_that_a_client_promoted_is_demoted_when_the_last_client_has_closed() {
     pair.wait_synced();
     pair.assert_equal_disks();
 }
+
+#[test]
+fn who_is_standalone_is_not_waited_for_unless_that_is_said() {
+    let pair = Plan::new().in_sync();
+    let (alice, bob) = (&pair.alice, &pair.bob);
+    bob.ok(&["disconnect", "r0"]);
+    for verb in ["wait-connect", "wait-sync"] {
+        let said = bob.adm(&[verb, "r0"]);
+        assert_eq!(said.code, 0, "{said:?}");
+        assert!(said.stderr.contains("alice is StandAlone (stopped-by-admin)"), "{said:?}");
+        let said = bob.refused(5, &[verb, "--wfc-timeout", "1", "--wait-after-sb", "r0"]);
+        assert!(said.contains("timed out"), "{said}");
+        // alice goes on dialling, alone by now; her peer has left her in order.
+        alice.refused(5, &[verb, "--wfc-timeout", "1", "r0"]);
+    }
+    bob.ok(&["connect", "r0"]);
+    pair.wait_synced();
+}
+
+#[test]
+fn peer_device_options_without_an_option_change_nothing() {
+    let pair = Plan::new().in_sync();
+    let alice = &pair.alice;
+    alice.ok(&["disk-options", "--al-extents=333", "r0"]);
+    let before = alice.ok(&["-d", "adjust", "r0"]);
+    let said = alice.refused(1, &["peer-device-options", "r0"]);
+    assert!(said.contains("c-max-rate"), "{said}");
+    assert_eq!(alice.ok(&["-d", "adjust", "r0"]), before);
+    alice.ok(&["peer-device-options", "--c-max-rate=50M", "r0"]);
+    assert!(alice.ok(&["-d", "adjust", "r0"]).contains("--c-max-rate"));
+}
