@@ -71,6 +71,15 @@ impl Session {
             let text = format!("{name}: peer-device-options are {}", OF_PEER_DEVICES.join(", "));
             return Err(Failure::new(10, text));
         }
+        if scope == Scope::BOTH && given.is_empty() {
+            // The section as in the file would be the whole disk section.
+            let text = format!(
+                "peer-device-options: say which, of {}; `tandemadm disk-options` puts all of the \
+                 disk section in force",
+                OF_PEER_DEVICES.join(", ")
+            );
+            return Err(Failure::new(1, text));
+        }
         let configuration = self.configuration()?;
         let mut client = self.client()?;
         configuration.for_each(&targets, |target, definition, own| {
