@@ -216,6 +216,19 @@ fn yes_no(word: &str) -> Result<bool, String> {
     }
 }
 
+/// `90`, `90s`, `10m`, `2h`; a week at most.
+fn seconds(word: &str) -> Result<u32, String> {
+    let (number, unit) = match word.as_bytes().last() {
+        Some(b's') => (&word[..word.len() - 1], 1),
+        Some(b'm') => (&word[..word.len() - 1], 60),
+        Some(b'h') => (&word[..word.len() - 1], 3600),
+        _ => (word, 1),
+    };
+    let seconds = number.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
+    let fits = seconds.filter(|seconds| (1..=7 * 86_400).contains(seconds));
+    fits.ok_or_else(|| "seconds, or a number with s, m or h: 1 s to a week".to_owned())
+}
+
 /// Options to change, and targets: `--c-max-rate=100M r0`. Without options those of the
 /// configuration are put in force.
 #[derive(Clone, Debug, Args)]
@@ -340,6 +353,9 @@ pub enum Verb {
         /// Even so.
         #[command(flatten)]
         forced: Forced,
+        /// Come back by itself after TIME: seconds, or with s, m or h (10m).
+        #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+        for_seconds: Option<u32>,
         /// Aimed at.
         #[command(flatten)]
         targets: Targets,
@@ -359,6 +375,10 @@ pub enum Verb {
         /// Even so.
         #[command(flatten)]
         forced: Forced,
+        /// Give the clients so long to leave; new ones are refused meanwhile.
+        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        #[arg(value_parser = clap::value_parser!(u32).range(0..=86_400))]
+        wait: u32,
         /// Aimed at.
         #[command(flatten)]
         targets: Targets,
@@ -400,8 +420,9 @@ pub enum Verb {
         /// For programs.
         #[arg(short, long)]
         json: bool,
-        /// Colours: `auto` is on a terminal, where NO_COLOR is not set.
+        /// Colours: `auto` is on a terminal, where NO_COLOR is not set; without a word: always.
         #[arg(long, value_enum, default_value_t = When::Auto)]
+        #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "always")]
         color: When,
         /// Aimed at.
         #[command(flatten)]

@@ -339,6 +339,8 @@ pub(crate) struct Connection {
     /// The generations that `--discard-my-data` holds for; `Some` while it waits.
     pub(crate) discard_my_data: bool,
     pub(crate) tentative: bool,
+    /// When a `disconnect --for` is over.
+    pub(crate) back_at: Option<Time>,
     pub(crate) sockets: BTreeMap<SocketId, Socket>,
     pub(crate) active: Option<SocketId>,
     pub(crate) challenger: Option<SocketId>,
@@ -404,6 +406,7 @@ impl Connection {
             attempts: 0,
             discard_my_data: false,
             tentative: false,
+            back_at: None,
             sockets: BTreeMap::new(),
             active: None,
             challenger: None,

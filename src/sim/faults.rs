@@ -196,8 +196,12 @@ pub enum Order {
     Force(Force),
     Secondary,
     SecondaryForce,
+    /// `secondary --wait`: clients get a few seconds.
+    SecondaryWait,
     Disconnect,
     DisconnectForce,
+    /// `disconnect --for`: it comes back by itself.
+    DisconnectFor,
     Connect,
     ConnectDiscard,
     ConnectTentative,
