@@ -115,7 +115,7 @@ pub(super) fn define(
         name: draft.name.clone(),
         hosts,
         options,
-        wfc_timeout: judge::wfc_timeout(draft, shared.common),
+        waits: judge::waits(draft, shared.common),
         source,
         written,
     })

@@ -118,6 +118,32 @@ impl Host {
     }
 }
 
+/// How to wait for peers: the options of the `startup` section, s, 0: for ever; `None`: not given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waits {
+    /// `wfc-timeout`.
+    pub wfc_timeout: Option<u32>,
+    /// `degr-wfc-timeout`: where this node had gone on alone; else `wfc-timeout`.
+    pub degr_wfc_timeout: Option<u32>,
+    /// `outdated-wfc-timeout`: where every peer is known to be Outdated; else `wfc-timeout`.
+    pub outdated_wfc_timeout: Option<u32>,
+    /// `wait-after-sb`: also for a connection that is StandAlone.
+    pub wait_after_sb: Option<bool>,
+}
+
+impl Waits {
+    /// Each as it is here, or else as it is there.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            wfc_timeout: self.wfc_timeout.or(other.wfc_timeout),
+            degr_wfc_timeout: self.degr_wfc_timeout.or(other.degr_wfc_timeout),
+            outdated_wfc_timeout: self.outdated_wfc_timeout.or(other.outdated_wfc_timeout),
+            wait_after_sb: self.wait_after_sb.or(other.wait_after_sb),
+        }
+    }
+}
+
 /// A resource as the config defines it, for all its hosts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Definition {
@@ -127,10 +153,9 @@ pub struct Definition {
     pub hosts: Vec<Host>,
     /// The options in force: `common`, resource, connection and volume taken together.
     pub options: Options,
-    /// `wfc-timeout`, s: how long `wait-connect` and `wait-sync` wait if they are not told; 0: for
-    /// ever.
+    /// How `wait-connect` and `wait-sync` wait if they are not told.
     #[serde(default)]
-    pub wfc_timeout: u32,
+    pub waits: Waits,
     /// Where the resource is written.
     pub source: Place,
     /// Where each option in force is written, by its name; defaults are not in here.

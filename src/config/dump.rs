@@ -8,7 +8,7 @@ use std::fmt::Write;
 use crate::resource::{AfterSb0Pri, Options};
 
 use super::Config;
-use super::definition::{Definition, HostVolume, MetaDisk};
+use super::definition::{Definition, HostVolume, MetaDisk, Waits};
 use super::token::needs_no_quotes;
 
 /// The config as `tandemadm dump` prints it. A refused resource is a comment.
@@ -45,9 +45,23 @@ fn definition_text(definition: &Definition, out: &mut String) {
             line(out, 1, "}");
         }
     }
-    if definition.wfc_timeout != 0 {
+    let Waits { wfc_timeout, degr_wfc_timeout, outdated_wfc_timeout, wait_after_sb } =
+        definition.waits;
+    let seconds = |value: Option<u32>| value.map(|seconds| seconds.to_string());
+    let yes_no = |yes| if yes { "yes" } else { "no" }.to_owned();
+    let waits = [
+        ("wfc-timeout", seconds(wfc_timeout)),
+        ("degr-wfc-timeout", seconds(degr_wfc_timeout)),
+        ("outdated-wfc-timeout", seconds(outdated_wfc_timeout)),
+        ("wait-after-sb", wait_after_sb.map(yes_no)),
+    ];
+    if waits.iter().any(|(_, value)| value.is_some()) {
         line(out, 1, "startup {");
-        line(out, 2, &format!("{:<16} {};", "wfc-timeout", definition.wfc_timeout));
+        for (name, value) in waits {
+            if let Some(value) = value {
+                line(out, 2, &format!("{name:<16} {value};"));
+            }
+        }
         line(out, 1, "}");
     }
     for host in &definition.hosts {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::resource::{AfterSb0Pri, BLOCK_SIZE, DiskOptions, Options, VolumeNumber};
 
-use super::definition::{Place, same_host};
+use super::definition::{Place, Waits, same_host};
 use super::draft::{Draft, HostDraft};
 use super::finding::{Pos, Report, Scope};
 use super::option_table::{
@@ -81,14 +81,25 @@ pub(super) fn disk_options(
     (options.disk() != resource.disk()).then(|| options.disk())
 }
 
-/// `wfc-timeout`, s; 0: for ever.
-pub(super) fn wfc_timeout(draft: &Draft, common: &Level) -> u32 {
-    let wfc = find("wfc-timeout").expect("the table has it");
-    let setting = in_force(&outer(draft, common), wfc);
-    setting.map_or(0, |(_, setting)| match setting.value {
-        Value::Number(seconds) => u32::try_from(seconds).unwrap_or(0),
-        Value::Bool(_) | Value::Word(_) | Value::Bad => 0,
-    })
+/// What the `startup` section says of waiting.
+pub(super) fn waits(draft: &Draft, common: &Level) -> Waits {
+    let value = |name: &str| {
+        let spec = find(name).expect("the table has it");
+        in_force(&outer(draft, common), spec).map(|(_, setting)| setting.value.clone())
+    };
+    let seconds = |name: &str| match value(name) {
+        Some(Value::Number(seconds)) => Some(u32::try_from(seconds).unwrap_or(0)),
+        Some(Value::Bool(_) | Value::Word(_) | Value::Bad) | None => None,
+    };
+    Waits {
+        wfc_timeout: seconds("wfc-timeout"),
+        degr_wfc_timeout: seconds("degr-wfc-timeout"),
+        outdated_wfc_timeout: seconds("outdated-wfc-timeout"),
+        wait_after_sb: match value("wait-after-sb") {
+            Some(Value::Bool(yes)) => Some(yes),
+            Some(Value::Number(_) | Value::Word(_) | Value::Bad) | None => None,
+        },
+    }
 }
 
 /// The options of a resource, and where each is written.

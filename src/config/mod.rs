@@ -42,7 +42,7 @@ use serde::{Deserialize, Serialize};
 
 pub use definition::{
     Definition, Host, HostVolume, MINOR_MAX, MetaDisk, NAME_MAX, NODE_ID_MAX, PATHS_MAX, Place,
-    VOLUME_MAX, same_host,
+    VOLUME_MAX, Waits, same_host,
 };
 pub use dump::dump;
 pub use finding::{Finding, Severity};

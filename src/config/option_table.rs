@@ -167,7 +167,6 @@ const QUORUM: &str = "no effect while quorum is off";
 const MAIL: &str = "handlers do not run: nobody is told; watch the log or `tandemadm events2`";
 const CALLS: &str = "only `call-...` policies would run it, and those are refused";
 const PULL: &str = "it only means something with pull-ahead, which is refused";
-const BOOT: &str = "no effect: wfc-timeout is used instead, a boot waits longer at worst";
 const HOME: &str = "no effect: Tandem never calls home";
 const SECRET: &str = "peers are not authenticated: anybody at the peer's address would be trusted";
 const FLUSH: &str = "no effect: writes are ordered by flushes";
@@ -322,10 +321,9 @@ pub(super) static OPTIONS: &[Spec] = &[
         "no effect: two nodes need no two-phase commit")),
 
     spec(Startup, "wfc-timeout", Number(Seconds, 0, 300_000), Admin),
-    spec(Startup, "degr-wfc-timeout", Number(Seconds, 0, 300_000), Harmless(&[], BOOT)),
-    spec(Startup, "outdated-wfc-timeout", Number(Seconds, 0, 300_000), Harmless(&[], BOOT)),
-    spec(Startup, "wait-after-sb", Bool, Harmless(&["yes"],
-        "no effect: a split brain is waited out, for wfc-timeout at most")),
+    spec(Startup, "degr-wfc-timeout", Number(Seconds, 0, 300_000), Admin),
+    spec(Startup, "outdated-wfc-timeout", Number(Seconds, 0, 300_000), Admin),
+    spec(Startup, "wait-after-sb", Bool, Admin),
     spec(Startup, "stacked-timeouts", Bool, Harmless(&["no"], "there are no stacked resources")),
     spec(Startup, "become-primary-on", Any, Harmless(&[],
         "no effect (nor in DRBD 9): promote with `tandemadm primary` or auto-promote")),

@@ -330,11 +330,6 @@ fn every_wrong_statement_is_named_at_its_place() {
             "2:8 error size 7s: a volume has one block of 4096 bytes at least | write: size 8s;  or \
              more;  or remove the line",
         ),
-        (
-            "startup { wait-after-sb no; }",
-            "2:11 warning wait-after-sb no: no effect: a split brain is waited out, for \
-             wfc-timeout at most | remove it, or write: wait-after-sb yes;",
-        ),
         ("volume 65535 { disk /e; }", "2:8 error volume 65535 is out of range | 0 to 65534"),
         (
             "volume 1 { device 7; disk /e; }",
@@ -361,11 +356,6 @@ fn every_wrong_statement_is_named_at_its_place() {
             "disk { no-md-flushes; }",
             "2:8 warning md-flushes no: takes effect: after a power cut the metadata may be older \
              than the data, and blocks that differ may be unknown | write: md-flushes yes;",
-        ),
-        (
-            "startup { degr-wfc-timeout 15; }",
-            "2:11 warning degr-wfc-timeout 15: no effect: wfc-timeout is used instead, a boot \
-             waits longer at worst | remove it",
         ),
         (
             "net { timeout 60; timeout 50; }",

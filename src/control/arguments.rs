@@ -10,6 +10,7 @@ use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::target::Target;
+use crate::config::Waits;
 use crate::resource::Force;
 
 /// Verbs of drbdadm and drbdsetup, and of ours, that are known and not built.
@@ -208,6 +209,19 @@ fn yes_no(word: &str) -> Result<bool, String> {
     }
 }
 
+/// `90`, `90s`, `10m`, `2h`; a week at most.
+fn seconds(word: &str) -> Result<u32, String> {
+    let (number, unit) = match word.as_bytes().last() {
+        Some(b's') => (&word[..word.len() - 1], 1),
+        Some(b'm') => (&word[..word.len() - 1], 60),
+        Some(b'h') => (&word[..word.len() - 1], 3600),
+        _ => (word, 1),
+    };
+    let seconds = number.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
+    let fits = seconds.filter(|seconds| (1..=7 * 86_400).contains(seconds));
+    fits.ok_or_else(|| "seconds, or a number with s, m or h: 1 s to a week".to_owned())
+}
+
 /// Options to change, and targets: `--c-max-rate=100M r0`. Without options those of the
 /// configuration are put in force.
 #[derive(Clone, Debug, Args)]
@@ -249,6 +263,32 @@ pub struct Patience {
     /// configuration, else 0].
     #[arg(long, value_name = "SECONDS")]
     pub wfc_timeout: Option<u32>,
+    /// The same where this node had gone on alone [default: degr-wfc-timeout of the configuration,
+    /// else as --wfc-timeout].
+    #[arg(long, value_name = "SECONDS")]
+    pub degr_wfc_timeout: Option<u32>,
+    /// The same where the peers are Outdated [default: outdated-wfc-timeout of the configuration,
+    /// else as --wfc-timeout].
+    #[arg(long, value_name = "SECONDS")]
+    pub outdated_wfc_timeout: Option<u32>,
+    /// Wait also for a connection that is StandAlone; without it the wait ends there (exit 0)
+    /// [default: wait-after-sb of the configuration, else no].
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
+    #[arg(value_parser = yes_no, value_name = "yes|no")]
+    pub wait_after_sb: Option<bool>,
+}
+
+impl Patience {
+    /// The same as the configuration has it.
+    #[must_use]
+    pub fn waits(&self) -> Waits {
+        Waits {
+            wfc_timeout: self.wfc_timeout,
+            degr_wfc_timeout: self.degr_wfc_timeout,
+            outdated_wfc_timeout: self.outdated_wfc_timeout,
+            wait_after_sb: self.wait_after_sb,
+        }
+    }
 }
 
 /// What to do.
@@ -306,6 +346,9 @@ pub enum Verb {
         /// Even so.
         #[command(flatten)]
         forced: Forced,
+        /// Come back by itself after TIME: seconds, or with s, m or h (10m).
+        #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+        for_seconds: Option<u32>,
         /// Aimed at.
         #[command(flatten)]
         targets: Targets,
@@ -325,6 +368,10 @@ pub enum Verb {
         /// Even so.
         #[command(flatten)]
         forced: Forced,
+        /// Give the clients so long to leave; new ones are refused meanwhile.
+        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        #[arg(value_parser = clap::value_parser!(u32).range(0..=86_400))]
+        wait: u32,
         /// Aimed at.
         #[command(flatten)]
         targets: Targets,
@@ -351,7 +398,7 @@ pub enum Verb {
     DiskOptions(OptionWords),
     /// Put the configuration's options in force, or those that are given.
     ResourceOptions(OptionWords),
-    /// Put the configuration's resync options in force, or those that are given.
+    /// Put the resync options in force that are given.
     PeerDeviceOptions(OptionWords),
     /// Make a new current UUID.
     NewCurrentUuid {
@@ -375,8 +422,9 @@ pub enum Verb {
         /// For programs.
         #[arg(short, long)]
         json: bool,
-        /// Colours: `auto` is on a terminal, where NO_COLOR is not set.
+        /// Colours: `auto` is on a terminal, where NO_COLOR is not set; without a word: always.
         #[arg(long, value_enum, default_value_t = When::Auto)]
+        #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "always")]
         color: When,
         /// Aimed at.
         #[command(flatten)]

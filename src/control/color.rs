@@ -36,7 +36,7 @@ fn color(key: &str, value: &str) -> Option<&'static str> {
         ("suspended", "no") | ("blocked", "no") => None,
         ("suspended" | "blocked" | "failed" | "hung", _) => Some(RED),
         ("reason", "split-brain" | "unrelated-data" | "rolled-back") => Some(RED),
-        ("reason" | "config" | "discard-my-data", _) => Some(YELLOW),
+        ("reason" | "config" | "discard-my-data" | "back-in", _) => Some(YELLOW),
         _ => None,
     }
 }

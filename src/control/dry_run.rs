@@ -142,8 +142,9 @@ pub fn word(verb: &Verb) -> Option<(String, &[Target])> {
             ),
             &targets.targets,
         ),
-        Verb::Disconnect { forced, targets } => {
-            (format!("disconnect{}", flag(forced.force, "--force")), &targets.targets)
+        Verb::Disconnect { forced, for_seconds, targets } => {
+            let time = for_seconds.map(|seconds| format!(" --for={seconds}")).unwrap_or_default();
+            (format!("disconnect{}{time}", flag(forced.force, "--force")), &targets.targets)
         }
         Verb::Primary { force, targets } => {
             let force = match force {
@@ -155,8 +156,9 @@ pub fn word(verb: &Verb) -> Option<(String, &[Target])> {
             };
             (format!("primary{force}"), &targets.targets)
         }
-        Verb::Secondary { forced, targets } => {
-            (format!("secondary{}", flag(forced.force, "--force")), &targets.targets)
+        Verb::Secondary { forced, wait, targets } => {
+            let time = if *wait > 0 { format!(" --wait={wait}") } else { String::new() };
+            (format!("secondary{}{time}", flag(forced.force, "--force")), &targets.targets)
         }
         Verb::Invalidate(targets) => ("invalidate".to_owned(), &targets.targets),
         Verb::InvalidateRemote(targets) => ("invalidate-remote".to_owned(), &targets.targets),

@@ -64,6 +64,7 @@ pub(crate) fn healthy() -> Report {
         reason: Reason::None,
         peer_role: Role::Secondary,
         discard_my_data_pending: false,
+        back_in_ms: None,
         ap_in_flight: 0,
         rs_in_flight: 0,
         congested: false,

@@ -67,6 +67,7 @@ struct Connection<'a> {
     peer_devices: Vec<PeerDevice<'a>>,
     reason: &'a str,
     discard_my_data_pending: bool,
+    back_in: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -214,6 +215,7 @@ fn connection<'a>(
             .collect(),
         reason: connection.reason.name(),
         discard_my_data_pending: connection.discard_my_data_pending,
+        back_in: connection.back_in_ms.map(|ms| ms.div_ceil(1000)),
     }
 }
 

@@ -7,7 +7,7 @@
 //!     replication:SyncSource peer-disk:Inconsistent done:61.20
 //! ```
 //! Without `--verbose` only what is not normal is said. Our own words (`reason:`,
-//! `discard-my-data:pending`, `failed:`, `hung:`) stand at the end of a line, while they apply.
+//! `discard-my-data:pending`, `failed:`, `hung:`, `back-in:`) stand at the end of a line, while they apply.
 
 use std::fmt::Write;
 
@@ -145,6 +145,9 @@ fn line_of_connection(out: &mut String, connection: &ConnectionStatus, detail: D
     }
     if connection.discard_my_data_pending {
         words.push("discard-my-data:pending".to_owned());
+    }
+    if let Some(ms) = connection.back_in_ms {
+        words.push(format!("back-in:{}", ms.div_ceil(1000)));
     }
     let _ = writeln!(out, "  {}", words.join(" "));
     if detail.statistics {

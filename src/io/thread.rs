@@ -359,16 +359,17 @@ impl<C: Core> Shell<C> {
                 recorder.event(self.io.now, &event);
             }
             self.core.handle(self.io.now, event);
+            // Before the actions: who has the answer to an order sees what it has changed.
+            let version = self.core.state_version();
+            if version != self.version {
+                self.version = version;
+                self.shared.publish(self.status());
+            }
             while let Some(action) = self.core.next_action() {
                 if let Some(recorder) = &mut self.recorder {
                     recorder.action(&action);
                 }
                 self.perform(action);
-            }
-            let version = self.core.state_version();
-            if version != self.version {
-                self.version = version;
-                self.shared.publish(self.status());
             }
         }
     }

@@ -68,7 +68,7 @@ impl Resource {
         let text = format!("{}: the last client has gone (auto-promote)", self.config.name);
         self.log(LogLevel::Info, text);
         self.draining = true;
-        self.run(OWN_ORDER, Command::Secondary { force: false }, Step::Drain);
+        self.run(OWN_ORDER, Command::Secondary { force: false, wait_ms: 0 }, Step::Drain);
         self.pump_orders();
     }
 

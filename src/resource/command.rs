@@ -67,6 +67,9 @@ pub enum Command {
         peer: NodeId,
         /// Without the orderly leave.
         force: bool,
+        /// Dial again by itself after so long, ms.
+        #[serde(default)]
+        for_ms: Option<u64>,
     },
     /// Become Primary.
     Primary {
@@ -79,6 +82,9 @@ pub enum Command {
     Secondary {
         /// Close the clients' connections instead of refusing.
         force: bool,
+        /// First wait so long for the clients to leave, ms; new ones are refused meanwhile.
+        #[serde(default)]
+        wait_ms: u64,
     },
     /// The own data is bad: full resync from the peer.
     Invalidate {

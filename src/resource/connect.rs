@@ -426,6 +426,7 @@ impl Resource {
 
     fn check_connection(&mut self, c: usize) {
         self.check_tentative(c);
+        self.check_come_back(c);
         if self.connections[c].next_dial.is_some_and(|at| at <= self.now) {
             self.dial(c);
         }
@@ -493,7 +494,13 @@ impl Resource {
     /// When `Event::Timeout` is due, if nothing else happens before.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
-        let others = [self.auto_timeout(), self.disk_check_timeout(), self.hung_order_timeout()];
+        let others = [
+            self.auto_timeout(),
+            self.disk_check_timeout(),
+            self.hung_order_timeout(),
+            self.come_back_timeout(),
+            self.clients_timeout(),
+        ];
         let others = others.into_iter().flatten();
         let mut next: Option<Time> = others.chain(self.order_timeout()).min();
         let mut sooner = |at: Time| next = Some(next.map_or(at, |next| next.min(at)));

@@ -357,6 +357,8 @@ pub(crate) struct Connection {
     pub(crate) discard_my_data: bool,
     /// `connect --tentative` waits for its verdict.
     pub(crate) tentative: Option<super::tentative::Tentative>,
+    /// When a `disconnect --for` is over.
+    pub(crate) back_at: Option<Time>,
     pub(crate) sockets: BTreeMap<SocketId, Socket>,
     pub(crate) active: Option<SocketId>,
     pub(crate) challenger: Option<SocketId>,
@@ -423,6 +425,7 @@ impl Connection {
             sessions: 0,
             discard_my_data: false,
             tentative: None,
+            back_at: None,
             sockets: BTreeMap::new(),
             active: None,
             challenger: None,

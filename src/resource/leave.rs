@@ -24,13 +24,14 @@ enum Mark {
 }
 
 impl Resource {
-    pub(crate) fn disconnect(&mut self, id: u64, peer: NodeId, force: bool) {
+    pub(crate) fn disconnect(&mut self, id: u64, peer: NodeId, force: bool, for_ms: Option<u64>) {
         let Some(c) = self.peers().find(|c| self.connections[*c].peer == peer) else {
             return self.reply(id, Err(refuse(127, "No such peer in this resource")));
         };
         if self.connections[c].state == ConnectionState::StandAlone {
             self.connections[c].discard_my_data = false;
-            return self.reply(id, Ok(String::new()));
+            let result = self.disconnect_again(c, for_ms);
+            return self.reply(id, result);
         }
         let only = self.role == Role::Primary
             && self.volumes().into_iter().any(|v| self.devices[&v].disk != DiskState::UpToDate);
@@ -41,7 +42,8 @@ impl Resource {
         if let Some(refusal) = self.needed_by_a_peer(&self.volumes()).filter(|_| !force) {
             return self.reply(id, Err(refusal));
         }
-        self.run(id, Command::Disconnect { peer, force }, Step::Leave);
+        self.comes_back(c, for_ms);
+        self.run(id, Command::Disconnect { peer, force, for_ms }, Step::Leave);
         self.start_leave(c, if force { None } else { Some(0) }, id);
         self.order_step_check();
     }
@@ -283,6 +285,9 @@ impl Resource {
         }
         if let Some(refusal) = self.needed_by_a_peer(&self.volumes()).filter(|_| !shutdown) {
             return self.reply(id, Err(refusal));
+        }
+        for c in self.peers() {
+            self.comes_back(c, None);
         }
         self.draining = true;
         self.run(id, Command::Down { shutdown }, Step::Drain);

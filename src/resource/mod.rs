@@ -17,7 +17,7 @@
 //! | `write` | activity log, both disks at once, completion |
 //! | `flush` | flushes of both disks, the transfer log's bound |
 //! | `peer_io` | what the peer asks of the own disk |
-//! | `connect` | dialling, crossing connections, keep-alive |
+//! | `connect`, `come_back` | dialling, crossing connections, keep-alive |
 //! | `handshake` | quiescing, the exchange, the verdict |
 //! | `session` | carrying out the verdict: bitmaps, adopting, opening |
 //! | `loss` | the loss of a peer or of a disk, new current UUIDs |
@@ -35,6 +35,7 @@ mod attach;
 mod auto_promote;
 mod bitmap;
 mod clear_bitmap;
+mod come_back;
 mod command;
 mod connect;
 mod connection;
@@ -99,6 +100,8 @@ mod tests_stuck;
 mod tests_tentative;
 #[cfg(test)]
 mod tests_walk;
+#[cfg(test)]
+mod tests_while;
 mod transfer_log;
 mod verdict;
 mod write;
@@ -424,6 +427,9 @@ impl Resource {
                     "{name} is Secondary here and no Primary is connected; tandemadm primary {name}"
                 ),
             });
+        }
+        if self.is_being_demoted() {
+            return Err(format!("{name} is being demoted: no client may enter"));
         }
         if device.size == 0 {
             return Err(format!("the size of {name}/{volume} is not known yet"));

@@ -77,12 +77,58 @@ impl Options {
         general.into_iter().map(section("options")).chain(net).chain(disk).collect()
     }
 
+    /// The same options with the `net` options of another set.
+    fn with_net(&self, from: &Self) -> Self {
+        // All are named: a new option does not compile before it has its place here.
+        let Self {
+            timeout_ms,
+            ping_int_ms,
+            ping_timeout_ms,
+            connect_int_ms,
+            ko_count,
+            max_buffers,
+            max_epoch_size,
+            sndbuf_size,
+            rcvbuf_size,
+            after_sb_0pri,
+            after_sb_1pri,
+            after_sb_2pri,
+            always_asbp,
+            rr_conflict,
+            on_io_error: _,
+            al_extents: _,
+            resync_rate: _,
+            c_max_rate: _,
+            c_min_rate: _,
+            disk_flushes: _,
+            md_flushes: _,
+            disk_timeout_ms: _,
+            auto_promote: _,
+        } = from.clone();
+        Self {
+            timeout_ms,
+            ping_int_ms,
+            ping_timeout_ms,
+            connect_int_ms,
+            ko_count,
+            max_buffers,
+            max_epoch_size,
+            sndbuf_size,
+            rcvbuf_size,
+            after_sb_0pri,
+            after_sb_1pri,
+            after_sb_2pri,
+            always_asbp,
+            rr_conflict,
+            ..self.clone()
+        }
+    }
+
     /// Takes the options of one section from another set.
     pub fn take_section(&mut self, section: &str, from: &Self) {
         *self = match section {
             "disk" => self.with_disk(from.disk()),
-            // All but what belongs elsewhere.
-            "net" => Self { auto_promote: self.auto_promote, ..from.with_disk(self.disk()) },
+            "net" => self.with_net(from),
             "options" => Self { auto_promote: from.auto_promote, ..self.clone() },
             _ => return,
         };

@@ -39,6 +39,8 @@ pub(crate) enum Step {
     ForceFlush,
     /// Primary: superblocks.
     PromoteSave,
+    /// Secondary: clients are given time to leave.
+    Clients,
     /// Requests drain.
     Drain,
     /// Both disks are flushed.
@@ -107,6 +109,10 @@ impl Resource {
     pub(crate) fn order(&mut self, id: u64, command: Command) {
         if self.orders.len() >= 256 {
             return self.reply(id, Err(refuse(-18, "Too many orders wait; try again later")));
+        }
+        if command == Command::AutoPromote && self.is_being_demoted() {
+            return self
+                .reply(id, Err(refuse(-18, "It is being demoted (`tandemadm secondary`).")));
         }
         let since = self.now;
         self.orders.push_back(Order { id, command, since });
@@ -228,9 +234,9 @@ impl Resource {
             Command::Connect { peer, discard_my_data, tentative } => {
                 self.connect(id, peer, discard_my_data, tentative);
             }
-            Command::Disconnect { peer, force } => self.disconnect(id, peer, force),
+            Command::Disconnect { peer, force, for_ms } => self.disconnect(id, peer, force, for_ms),
             Command::Primary { .. } | Command::AutoPromote => self.primary(id, command),
-            Command::Secondary { force } => self.secondary(id, force),
+            Command::Secondary { force, wait_ms } => self.secondary(id, force, wait_ms),
             Command::Invalidate { volume } => self.invalidate(id, volume),
             Command::InvalidateRemote { volume, peer } => self.invalidate_remote(id, volume, peer),
             Command::Outdate { volume } => self.outdate(id, volume),
@@ -366,6 +372,7 @@ impl Resource {
             | Step::PeerClears
             | Step::Attach
             | Step::AskPeer
+            | Step::Clients
             | Step::Drain
             | Step::Settle
             | Step::Leave
@@ -388,6 +395,7 @@ impl Resource {
                 self.finish(Err(refuse(-18, hint)));
             }
             Step::Settle => self.new_uuid_settled(),
+            Step::Clients => self.clients_may_have_left(),
             Step::Drain if self.is_idle() => self.order_drained(),
             Step::Drain if late => {
                 let full = self.devices.values().any(|device| !device.no_space.is_empty());
@@ -454,6 +462,7 @@ impl Resource {
             let hint = format!("Demote first: tandemadm secondary {}", self.config.name);
             return self.reply(id, Err(refuse(123, &hint)));
         }
+        self.comes_back(c, None);
         self.connections[c].discard_my_data |= discard_my_data;
         let since = self.now;
         self.connections[c].tentative = tentative.then_some(Tentative { id, since });

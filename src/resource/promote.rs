@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use super::connection::{SentKind, Stage};
-use super::order::{Step, refuse};
+use super::order::{OWN_ORDER, Step, refuse};
 use super::{Action, Command, DiskState, Force, LogLevel, Refusal, Resource, Role, VolumeNumber};
 use crate::meta::{BLANK, BitmapState, DeviceFlags};
 use crate::wire::Packet;
@@ -343,17 +343,60 @@ impl Resource {
 
     // ---- demotion ----
 
-    pub(crate) fn secondary(&mut self, id: u64, force: bool) {
+    pub(crate) fn secondary(&mut self, id: u64, force: bool, wait_ms: u64) {
         if self.role != Role::Primary {
             self.gap = super::Gap::None;
             self.forget_unheard();
             return self.reply(id, Ok(String::new()));
         }
+        let command = Command::Secondary { force, wait_ms };
+        if wait_ms > 0 && !self.sessions.is_empty() {
+            return self.run(id, command, Step::Clients);
+        }
         if let Err(refusal) = self.close_clients(force) {
             return self.reply(id, Err(refusal));
         }
         self.draining = true;
-        self.run(id, Command::Secondary { force }, Step::Drain);
+        self.run(id, command, Step::Drain);
+    }
+
+    /// `secondary --wait`: the clients have left, or their time is over.
+    pub(crate) fn clients_may_have_left(&mut self) {
+        let Some(running) = self.running.as_ref() else { return };
+        let Command::Secondary { force, wait_ms } = running.command else { return };
+        let ends =
+            |command: &Command| matches!(command, Command::Down { .. } | Command::Secondary { .. });
+        if self.orders.iter().any(|order| ends(&order.command)) {
+            return self.finish(Err(refuse(-18, "A later order ends the wait for clients")));
+        }
+        if !self.sessions.is_empty() && self.now.ms_since(running.since) < wait_ms {
+            return;
+        }
+        if let Err(refusal) = self.close_clients(force) {
+            return self.finish(Err(refusal));
+        }
+        let now = self.now;
+        if let Some(running) = self.running.as_mut() {
+            // What it waits for from here on has its own patience.
+            running.since = now;
+        }
+        self.draining = true;
+        self.step(Step::Drain);
+        self.order_step_check();
+    }
+
+    /// When the clients' time is over.
+    pub(crate) fn clients_timeout(&self) -> Option<super::Time> {
+        let running = self.running.as_ref().filter(|order| order.step == Step::Clients)?;
+        let Command::Secondary { wait_ms, .. } = running.command else { return None };
+        Some(running.since.after_ms(wait_ms))
+    }
+
+    /// An order to demote this node runs: no client may enter.
+    pub(crate) fn is_being_demoted(&self) -> bool {
+        self.running.as_ref().is_some_and(|order| {
+            order.id != OWN_ORDER && matches!(order.command, Command::Secondary { .. })
+        })
     }
 
     /// Nobody may have the device open; by force their connections are closed.

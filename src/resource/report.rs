@@ -81,6 +81,7 @@ impl Resource {
             reason: connection.reason,
             peer_role: connection.peer_role,
             discard_my_data_pending: connection.discard_my_data,
+            back_in_ms: connection.back_at.map(|at| at.ms_since(now)),
             ap_in_flight: connection.in_flight,
             rs_in_flight: connection
                 .peer_devices

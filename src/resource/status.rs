@@ -100,6 +100,8 @@ pub struct ConnectionStatus {
     pub peer_role: Role,
     /// A `connect --discard-my-data` waits for the next handshake.
     pub discard_my_data_pending: bool,
+    /// It comes back by itself in so long, ms (`disconnect --for`).
+    pub back_in_ms: Option<u64>,
     /// Bytes of client writes that the peer has not acknowledged.
     pub ap_in_flight: u64,
     /// Bytes of resync under way.

@@ -65,7 +65,7 @@ fn a_partition_with_both_promoted_is_a_split_brain_that_discard_resolves() {
     }
     assert_ne!(pair.nodes[0].disk.blocks.get(&2), Some(&2), "nothing is overwritten");
     pair.event(1, Event::SessionClosed { session: SessionId(2), disconnect: true });
-    pair.admin(1, Command::Secondary { force: false }).unwrap();
+    pair.admin(1, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
     let discard =
         |peer, discard_my_data| Command::Connect { peer, discard_my_data, tentative: false };
     pair.admin(1, discard(0, true)).unwrap();
@@ -90,7 +90,7 @@ fn both_killed_and_restarted_need_only_the_activity_log() {
 fn an_orderly_disconnect_adds_no_bits_and_outdates_the_secondary() {
     let mut pair = synced_pair();
     assert_eq!(pair.write(0, 3, 33), Ok(None));
-    pair.admin(1, Command::Disconnect { peer: 0, force: false }).unwrap();
+    pair.admin(1, Command::Disconnect { peer: 0, force: false, for_ms: None }).unwrap();
     assert_eq!(pair.status(1).devices[0].disk_state, DiskState::Outdated);
     assert_eq!(pair.status(1).connections[0].peer_devices[0].out_of_sync, 0);
     assert_eq!(pair.status(0).connections[0].peer_devices[0].out_of_sync, 0);
@@ -164,7 +164,7 @@ fn a_frozen_primary_whose_peer_went_on_is_demoted_by_order() {
     pair.link = true;
     pair.run(20_000);
     assert!(pair.core(0).export(0).is_err());
-    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
     pair.connect_both();
     pair.synced();
 }

@@ -65,7 +65,7 @@ fn a_write_that_ends_without_space_on_a_disk_that_has_failed_meanwhile_panics_no
 #[test]
 fn a_promotion_behind_a_detach_that_was_given_up_counts_its_own_answers_only() {
     let mut pair = synced_pair();
-    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
     pair.nodes[0].stall = is_flush;
     let detach = pair.order(1, Command::Detach { volume: 0, force: true });
     pair.run(7_000);
@@ -248,7 +248,7 @@ fn a_detach_that_hangs_is_ended_by_force() {
 fn a_demotion_whose_flush_hangs_is_answered() {
     let mut pair = synced_pair();
     pair.nodes[0].stall = is_flush;
-    let order = pair.order(0, Command::Secondary { force: true });
+    let order = pair.order(0, Command::Secondary { force: true, wait_ms: 0 });
     pair.run(1_000);
     let force = pair.order(0, Command::Detach { volume: 0, force: true });
     pair.run(300_000);

@@ -25,7 +25,7 @@ impl Pair {
 fn resting_pair() -> Pair {
     let mut pair = synced_pair();
     pair.leave(0, 1);
-    pair.admin(0, Command::Secondary { force: false }).unwrap();
+    pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
     let options = Box::new(Options { auto_promote: true, ..config(0).options });
     let command = Command::SetOptions { options, volumes: std::collections::BTreeMap::new() };
     pair.admin(0, command).unwrap();
@@ -63,7 +63,7 @@ fn who_was_promoted_by_order_stays_primary() {
     pair.run(60_000);
     assert_eq!(pair.role(0), Role::Primary);
     // An order makes of one promotion the other.
-    pair.admin(0, Command::Secondary { force: false }).unwrap();
+    pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
     pair.admin(0, Command::AutoPromote).unwrap();
     pair.enter(0, 1);
     pair.admin(0, Command::Primary { force: None }).unwrap();

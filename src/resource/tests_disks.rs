@@ -63,7 +63,7 @@ fn split_pair() -> Pair {
         assert_eq!(pair.status(n).connections[0].reason, Reason::SplitBrain);
     }
     pair.event(1, Event::SessionClosed { session: SessionId(2), disconnect: true });
-    pair.admin(1, Command::Secondary { force: false }).unwrap();
+    pair.admin(1, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
     pair
 }
 

@@ -95,7 +95,10 @@ fn nothing_starts_on_a_resource_that_went_down_meanwhile() {
 
 #[test]
 fn what_a_resync_has_copied_when_its_target_leaves_in_order_is_not_copied_again() {
-    for end in [Command::Down { shutdown: true }, Command::Disconnect { peer: 0, force: false }] {
+    for end in [
+        Command::Down { shutdown: true },
+        Command::Disconnect { peer: 0, force: false, for_ms: None },
+    ] {
         let mut pair = synced_pair();
         pair.lose_link();
         for block in 0..600 {
@@ -190,7 +193,7 @@ fn a_disk_that_was_set_back_does_not_catch_up_by_writes_without_its_peer() {
     let old = pair.nodes[1].disk.clone();
     pair.write(0, 5, 56).unwrap();
     // The session goes on, and its number grows here and there.
-    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
     pair.primary(1, false);
     pair.write(1, 5000, 1).unwrap();
     pair.kill(1);
@@ -285,7 +288,7 @@ fn a_frozen_primary_with_writes_under_way_becomes_the_target_of_its_promoted_pee
     pair.run(20_000);
     let connection = &pair.status(0).connections[0];
     assert_eq!(connection.reason, Reason::ResyncRefused, "{}", pair.nodes[0].log.join("\n"));
-    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
     pair.connect_both();
     pair.synced();
 }
@@ -297,7 +300,7 @@ fn a_resource_whose_given_up_disk_hangs_goes_down_and_says_so() {
     pair.start_write(0, 21, 9);
     pair.order(0, Command::Detach { volume: 0, force: true });
     pair.run(7_000);
-    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
     let down = pair.order(0, Command::Down { shutdown: false });
     pair.run(1_000);
     let text = pair.nodes[0].admin.remove(&down).expect("answered").expect("down");
@@ -332,12 +335,12 @@ fn a_frozen_primary_that_serves_again_alone_has_recorded_what_it_wrote_before_it
 fn an_order_to_discard_lapses_when_its_node_is_promoted() {
     let mut pair = synced_pair();
     pair.lose_link();
-    pair.admin(1, Command::Disconnect { peer: 0, force: true }).unwrap();
+    pair.admin(1, Command::Disconnect { peer: 0, force: true, for_ms: None }).unwrap();
     let discard = Command::Connect { peer: 0, discard_my_data: true, tentative: false };
     pair.admin(1, discard).unwrap();
     pair.primary(1, false);
     assert_eq!(pair.write(1, 8, 2), Ok(None));
-    pair.admin(1, Command::Secondary { force: true }).unwrap();
+    pair.admin(1, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
     assert_eq!(pair.write(0, 7, 1), Ok(None));
     pair.link = true;
     pair.run(12_000);
@@ -352,7 +355,7 @@ fn the_identifiers_tell_who_was_primary_when_the_common_generation_ended() {
         |pair: &Pair, n: usize| pair.nodes[n].disk.superblock.clone().unwrap().current_uuid;
     assert_eq!((current(&pair, 0) & 1, current(&pair, 1) & 1), (1, 0));
     // The roles change while both are connected.
-    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
     pair.primary(1, false);
     assert_eq!((current(&pair, 0) & 1, current(&pair, 1) & 1), (0, 1));
     pair.lose_link();
@@ -407,7 +410,8 @@ fn who_has_the_device_open_is_named_once_with_the_number_of_connections() {
     for session in [SessionId(8), SessionId(9)] {
         pair.event(0, Event::SessionOpened { session, volume: 0, client: "fio".into() });
     }
-    let refusal = pair.admin(0, Command::Secondary { force: false }).expect_err("it is open");
+    let refusal =
+        pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).expect_err("it is open");
     assert_eq!(refusal.code, -12);
     assert_eq!(refusal.hint, "Open by fio (2 connections), test. Disconnect it first.");
 }

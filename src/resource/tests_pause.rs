@@ -183,7 +183,7 @@ fn an_ordered_full_sync_is_paused_like_any_other() {
     assert_eq!((pair.state(0), pair.state(1)), (PausedSyncS, PausedSyncT));
     assert!(pair.admin(1, Command::Primary { force: None }).is_err());
     // It can leave in order meanwhile.
-    pair.admin(1, Command::Disconnect { peer: 0, force: false }).unwrap();
+    pair.admin(1, Command::Disconnect { peer: 0, force: false, for_ms: None }).unwrap();
     pair.connect_both();
     pair.run(5_000);
     assert_eq!(pair.state(1), PausedSyncT);
@@ -224,17 +224,17 @@ fn a_suspended_primary_is_demoted_and_taken_down_as_drbd_does() {
     let mut pair = synced_pair();
     pair.admin(0, suspend(true)).unwrap();
     let id = pair.write_later(0, 5, 50);
-    let refusal = pair.admin(0, Command::Secondary { force: false }).unwrap_err();
+    let refusal = pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap_err();
     assert_eq!(refusal.code, -12);
     assert_eq!(pair.admin(0, Command::Down { shutdown: false }).unwrap_err().code, -12);
     pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: false });
-    pair.admin(0, Command::Secondary { force: false }).unwrap();
+    pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
     assert!(pair.status(0).suspended_user, "until resume-io");
     assert_eq!(pair.nodes[0].replies.get(&id), None, "its client is gone");
     pair.admin(0, Command::Primary { force: None }).unwrap();
     pair.event(0, Event::SessionOpened { session: SessionId(1), volume: 0, client: "c".into() });
     let id = pair.write_later(0, 5, 51);
-    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
     assert_eq!(pair.nodes[0].replies.get(&id), None);
     assert!(pair.nodes[0].values.is_empty(), "its buffer is free");
     pair.admin(0, Command::Down { shutdown: false }).unwrap();

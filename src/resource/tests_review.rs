@@ -209,7 +209,7 @@ fn two_promotions_that_cross_do_not_both_succeed() {
     for first in 0..2 {
         let mut pair = synced_pair();
         pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: true });
-        pair.admin(0, Command::Secondary { force: false }).unwrap();
+        pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
         // The first has its answer and saves its superblock when the second asks.
         pair.nodes[first].stall = |action| matches!(action, Action::Meta { .. });
         let a = pair.order(first, Command::Primary { force: None });
@@ -239,7 +239,7 @@ fn an_order_behind_a_stuck_one_is_refused_in_time() {
 fn a_leave_that_is_never_answered_ends() {
     let mut pair = synced_pair();
     pair.nodes[0].stall = |action| matches!(action, Action::Meta { .. });
-    let id = pair.order(1, Command::Disconnect { peer: 0, force: false });
+    let id = pair.order(1, Command::Disconnect { peer: 0, force: false, for_ms: None });
     pair.run(60_000);
     assert!(pair.nodes[1].admin.contains_key(&id));
     assert_eq!(pair.status(1).connections[0].connection_state, ConnectionState::StandAlone);
@@ -293,7 +293,10 @@ fn an_order_that_waits_for_a_handshake_goes_on_when_that_is_refused() {
     pair.nodes[0].stall = |action| matches!(action, Action::Meta { .. });
     pair.link = true;
     pair.run(5_000);
-    pair.event(0, Event::Admin { id: 900, command: Command::Secondary { force: true } });
+    pair.event(
+        0,
+        Event::Admin { id: 900, command: Command::Secondary { force: true, wait_ms: 0 } },
+    );
     assert_eq!(pair.nodes[0].admin.get(&900), None, "a handshake is under way");
     pair.nodes[0].unstall();
     // Nothing more arrives that could move the order on.

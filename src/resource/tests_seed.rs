@@ -190,7 +190,7 @@ fn a_forgotten_peer_is_synced_in_full_and_a_connected_one_is_not_forgotten() {
     let mut pair = synced_pair();
     let forget = Command::ForgetPeer { peer: 1 };
     assert_eq!(pair.admin(0, forget.clone()).unwrap_err().code, 125);
-    pair.admin(0, Command::Disconnect { peer: 1, force: false }).unwrap();
+    pair.admin(0, Command::Disconnect { peer: 1, force: false, for_ms: None }).unwrap();
     let before = pair.nodes[0].disk.superblock.clone().unwrap();
     assert_eq!(before.peers[0].node_id, Some(1));
     pair.admin(0, forget.clone()).unwrap();
@@ -231,7 +231,7 @@ fn the_disk_of_another_node_is_not_taken_though_a_slot_is_free() {
 #[test]
 fn the_old_disk_of_a_forgotten_peer_is_synced_in_full_too() {
     let mut pair = synced_pair();
-    pair.admin(0, Command::Disconnect { peer: 1, force: false }).unwrap();
+    pair.admin(0, Command::Disconnect { peer: 1, force: false, for_ms: None }).unwrap();
     pair.admin(0, Command::ForgetPeer { peer: 1 }).unwrap();
     pair.write(0, 50, 5).unwrap();
     pair.nodes[1].disk.blocks.insert(12, 999);

@@ -59,7 +59,7 @@ fn a_peer_that_comes_back_before_its_loss_was_seen_is_not_left_without_an_answer
         let mut pair = synced_pair();
         let back = 1 - survivor;
         if survivor == 1 {
-            pair.admin(0, Command::Secondary { force: true }).unwrap();
+            pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
         }
         // It loses power: nobody closes its socket.
         pair.nodes[back].core = None;
@@ -79,7 +79,7 @@ fn a_secondary_that_leaves_while_the_primary_leaves_is_outdated() {
     for primary_knows in [false, true] {
         let mut pair = synced_pair();
         let leave = |peer| {
-            let command = Command::Disconnect { peer, force: false };
+            let command = Command::Disconnect { peer, force: false, for_ms: None };
             Event::Admin { id: 900, command }
         };
         pair.event(1, leave(0));
@@ -187,7 +187,7 @@ fn a_primary_whose_disk_is_a_mix_answers_no_write_or_flush_without_its_peer() {
     pair.run(10_000);
     // Nothing is overwritten under clients.
     assert_eq!(pair.status(0).connections[0].reason, Reason::ResyncRefused);
-    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
     pair.connect_both();
     pair.synced();
     assert_eq!(pair.nodes[0].disk.blocks.get(&2001).copied().unwrap_or(0), 0);

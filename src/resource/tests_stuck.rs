@@ -92,7 +92,10 @@ fn a_demotion_that_waits_for_a_disk_is_refused_after_a_while_and_works_later() {
     let mut pair = synced_pair();
     pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
     pair.write_later(0, 21, 9);
-    pair.event(0, Event::Admin { id: 900, command: Command::Secondary { force: true } });
+    pair.event(
+        0,
+        Event::Admin { id: 900, command: Command::Secondary { force: true, wait_ms: 0 } },
+    );
     pair.run(29_000);
     assert_eq!(pair.nodes[0].admin.get(&900), None);
     pair.run(2_000);
@@ -101,7 +104,7 @@ fn a_demotion_that_waits_for_a_disk_is_refused_after_a_while_and_works_later() {
     assert_eq!(pair.status(0).role, Role::Primary);
     pair.nodes[0].unstall();
     pair.run(100);
-    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
     pair.synced();
 }
 
@@ -112,7 +115,7 @@ fn a_disk_that_fails_in_the_flush_of_a_demotion_is_recorded_before_it_ends() {
     let before = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
     // The Secondary's disk fails in the flush: what was written rests on one disk.
     pair.nodes[1].fail = |action| matches!(action, Action::DiskFlush { .. });
-    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
     let after = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
     assert_ne!(before & !1, after & !1, "{}", pair.nodes[0].log.join("\n"));
     pair.nodes[1].fail = |_| false;
@@ -163,7 +166,7 @@ fn the_only_copy_under_a_primary_without_a_disk_is_let_go_of_by_force_only() {
     pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
     for command in [
         Command::Detach { volume: 0, force: false },
-        Command::Disconnect { peer: 0, force: false },
+        Command::Disconnect { peer: 0, force: false, for_ms: None },
         Command::Down { shutdown: false },
     ] {
         let refusal = pair.admin(1, command).expect_err("the only copy");
@@ -208,7 +211,7 @@ fn a_frozen_primary_serves_again_when_its_data_was_chosen_and_not_before() {
     let refusal = pair.admin(0, Command::Primary { force: None }).expect_err("the peer went on");
     assert_eq!(refusal.code, -2, "{refusal:?}");
     // Demoted, it is not promoted over newer data.
-    pair.admin(0, Command::Secondary { force: true }).unwrap();
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
     pair.admin(0, Command::Primary { force: None }).expect_err("the peer went on");
     pair.connect_both();
     pair.synced();

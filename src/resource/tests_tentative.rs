@@ -8,7 +8,7 @@ const TRY: Command = Command::Connect { peer: 1, discard_my_data: false, tentati
 /// alice wrote one block alone and is StandAlone, bob dials.
 fn parted() -> Pair {
     let mut pair = synced_pair();
-    pair.admin(0, Command::Disconnect { peer: 1, force: true }).unwrap();
+    pair.admin(0, Command::Disconnect { peer: 1, force: true, for_ms: None }).unwrap();
     pair.run(1000);
     assert_eq!(pair.write(0, 9, 99), Ok(None));
     pair
@@ -72,7 +72,7 @@ fn a_try_without_a_peer_ends_and_can_be_ended() {
     assert!(tried(&mut pair, 1000).is_none());
     let connect = Command::Connect { peer: 1, discard_my_data: false, tentative: false };
     assert_eq!(pair.admin(0, connect).unwrap_err().code, -18);
-    pair.admin(0, Command::Disconnect { peer: 1, force: false }).unwrap();
+    pair.admin(0, Command::Disconnect { peer: 1, force: false, for_ms: None }).unwrap();
     let answer = pair.nodes[0].admin.remove(&7000).expect("it is answered");
     assert_eq!(answer.unwrap_err().code, -21);
 }

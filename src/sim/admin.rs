@@ -167,11 +167,13 @@ impl Cluster {
                 if self.clients.connected_to(node) && self.chance.admin.percent(50) {
                     self.hang_up_all();
                 }
-                Command::Secondary { force: false }
+                Command::Secondary { force: false, wait_ms: 0 }
             }
-            Order::SecondaryForce => Command::Secondary { force: true },
-            Order::Disconnect => Command::Disconnect { peer, force: false },
-            Order::DisconnectForce => Command::Disconnect { peer, force: true },
+            Order::SecondaryForce => Command::Secondary { force: true, wait_ms: 0 },
+            Order::Disconnect => Command::Disconnect { peer, force: false, for_ms: None },
+            Order::DisconnectForce => Command::Disconnect { peer, force: true, for_ms: None },
+            Order::SecondaryWait => Command::Secondary { force: false, wait_ms: 3_000 },
+            Order::DisconnectFor => Command::Disconnect { peer, force: false, for_ms: Some(2_000) },
             Order::Connect => self.connect_command(node, false),
             Order::ConnectDiscard => self.connect_command(node, true),
             Order::ConnectTentative => {
@@ -192,7 +194,7 @@ impl Cluster {
             Order::ForgetPeer => Command::ForgetPeer { peer },
             Order::Seed => {
                 let mut steps = VecDeque::from([
-                    Step::Command(Command::Disconnect { peer, force: false }),
+                    Step::Command(Command::Disconnect { peer, force: false, for_ms: None }),
                     Step::Command(Command::ForgetPeer { peer }),
                 ]);
                 let clear = |volume| Command::NewCurrentUuid { volume, clear_bitmap: true };
@@ -276,7 +278,7 @@ impl Cluster {
         let discard = self.connect_command(victim, true);
         let mut steps = VecDeque::new();
         if self.nodes[victim].status.as_ref().is_some_and(|s| s.role == Role::Primary) {
-            steps.push_back(Step::Command(Command::Secondary { force: true }));
+            steps.push_back(Step::Command(Command::Secondary { force: true, wait_ms: 0 }));
         }
         steps.push_back(Step::Command(discard));
         self.order(victim, steps);

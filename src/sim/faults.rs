@@ -209,8 +209,12 @@ pub enum Order {
     Force(Force),
     Secondary,
     SecondaryForce,
+    /// `secondary --wait`: clients get a few seconds.
+    SecondaryWait,
     Disconnect,
     DisconnectForce,
+    /// `disconnect --for`: it comes back by itself.
+    DisconnectFor,
     Connect,
     ConnectDiscard,
     ConnectTentative,

@@ -166,6 +166,8 @@ fn rarer_fault(p: &mut Prng, kind: usize, length_ms: u64) -> Fault {
                 Order::Attach,
                 Order::AutoPromote,
                 Order::AutoPromote,
+                Order::SecondaryWait,
+                Order::DisconnectFor,
             ];
             Fault::Order { node, order: *p.choose(&orders) }
         }

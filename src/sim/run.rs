@@ -289,7 +289,7 @@ impl Cluster {
             self.hang_up_all();
             self.run_until(self.in_ms(2_000), |_| false);
             for node in 0..2 {
-                self.command(node, Command::Secondary { force: true });
+                self.command(node, Command::Secondary { force: true, wait_ms: 0 });
             }
             self.run_until(self.in_ms(2_000), |_| false);
             if times > 1 || self.both_bad() {
@@ -327,7 +327,11 @@ impl Cluster {
         let mut steps = diskless(self);
         if !steps.is_empty() {
             let peer = super::faults::node_id(1 - node);
-            steps.push_front(Step::Command(Command::Disconnect { peer, force: true }));
+            steps.push_front(Step::Command(Command::Disconnect {
+                peer,
+                force: true,
+                for_ms: None,
+            }));
             steps.push_back(Step::Command(self.connect_command(node, false)));
             self.order(node, steps);
         }
@@ -354,7 +358,8 @@ impl Cluster {
         self.clients.stopped = true;
         self.hang_up_all();
         self.run_until(self.in_ms(2_000), |_| false);
-        let mut steps = VecDeque::from([Step::Command(Command::Secondary { force: true })]);
+        let mut steps =
+            VecDeque::from([Step::Command(Command::Secondary { force: true, wait_ms: 0 })]);
         steps.extend(volumes.map(|volume| Step::Command(Command::Invalidate { volume })));
         self.order(node, steps);
         self.connect_both();
@@ -391,7 +396,10 @@ impl Cluster {
             Some(DiskState::Outdated) => Force::Outdated,
             _ => Force::Plain,
         };
-        self.command(1 - keep, Command::Disconnect { peer: u8::from(keep == 1), force: true });
+        self.command(
+            1 - keep,
+            Command::Disconnect { peer: u8::from(keep == 1), force: true, for_ms: None },
+        );
         self.run_until(self.in_ms(5_000), |_| false);
         self.command(keep, Command::Primary { force: Some(force) });
         self.run_until(self.in_ms(5_000), |_| false);
@@ -446,7 +454,7 @@ impl Cluster {
         let first = self.chance.admin.index(2);
         for node in [first, 1 - first] {
             let life = self.nodes[node].life;
-            self.command(node, Command::Secondary { force: false });
+            self.command(node, Command::Secondary { force: false, wait_ms: 0 });
             self.run_until(self.in_ms(ORDER_MS), move |c| c.nodes[node].orders.is_empty());
             self.command(node, Command::Down { shutdown: false });
             self.run_until(self.in_ms(ORDER_MS), move |c| c.nodes[node].life != life);

@@ -290,7 +290,7 @@ fn order(node: usize, verb: &str, rest: &[&str]) -> Result<Given, String> {
         ("primary", ["--force=inconsistent"]) => Order::Force(Force::Inconsistent),
         ("primary", ["--force=outdated"]) => Order::Force(Force::Outdated),
         ("secondary", []) => {
-            return Ok(Given::Command(Command::Secondary { force: false }));
+            return Ok(Given::Command(Command::Secondary { force: false, wait_ms: 0 }));
         }
         ("secondary", ["--force"]) => Order::SecondaryForce,
         ("disconnect", []) => Order::Disconnect,

@@ -146,7 +146,9 @@ impl Cluster {
         let whole = |n: usize| {
             let v = &self.nodes[n].volumes[index];
             let flags = v.durable.as_ref().map_or(0, |s| s.flags);
-            v.attached && flags & DeviceFlags::CONSISTENT != 0
+            // One that was given up because it hangs is not used, but not closed yet.
+            let used = self.nodes[n].device(volume).map(|one| one.disk_state);
+            v.attached && used != Some(DiskState::Failed) && flags & DeviceFlags::CONSISTENT != 0
         };
         if !(whole(0) && whole(1)) {
             return;

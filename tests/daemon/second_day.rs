@@ -48,3 +48,67 @@ fn a_node_that_a_client_promoted_is_demoted_when_the_last_client_has_closed() {
     pair.wait_synced();
     pair.assert_equal_disks();
 }
+
+#[test]
+fn who_is_standalone_is_not_waited_for_unless_that_is_said() {
+    let pair = Plan::new().in_sync();
+    let (alice, bob) = (&pair.alice, &pair.bob);
+    bob.ok(&["disconnect", "r0"]);
+    for verb in ["wait-connect", "wait-sync"] {
+        let said = bob.refused(5, &[verb, "r0"]);
+        assert!(said.contains("alice is StandAlone (stopped-by-admin)"), "{said}");
+        let said = bob.refused(5, &[verb, "--wfc-timeout", "1", "--wait-after-sb", "r0"]);
+        assert!(said.contains("timed out"), "{said}");
+        // alice goes on dialling, alone by now; her peer has left her in order.
+        alice.refused(5, &[verb, "--wfc-timeout", "1", "r0"]);
+    }
+    bob.ok(&["connect", "r0"]);
+    pair.wait_synced();
+}
+
+#[test]
+fn peer_device_options_without_an_option_change_nothing() {
+    let pair = Plan::new().in_sync();
+    let alice = &pair.alice;
+    alice.ok(&["disk-options", "--al-extents=333", "r0"]);
+    let before = alice.ok(&["-d", "adjust", "r0"]);
+    let said = alice.refused(1, &["peer-device-options", "r0"]);
+    assert!(said.contains("c-max-rate"), "{said}");
+    assert_eq!(alice.ok(&["-d", "adjust", "r0"]), before);
+    alice.ok(&["peer-device-options", "--c-max-rate=50M", "r0"]);
+    assert!(alice.ok(&["-d", "adjust", "r0"]).contains("--c-max-rate"));
+}
+
+#[test]
+fn a_disconnect_for_a_while_comes_back_by_itself() {
+    let pair = Plan::new().in_sync();
+    let (alice, bob) = (&pair.alice, &pair.bob);
+    bob.ok(&["disconnect", "--for", "3s", "r0"]);
+    let status = bob.ok(&["status", "r0"]);
+    assert!(status.contains("reason:stopped-by-admin back-in:"), "{status}");
+    alice.client().write(0, &[7; 4096], 0).expect("a write alone");
+    until("bob is back", || (bob.connection()["connection-state"] == "Connected").then_some(()));
+    assert!(bob.connection()["back-in"].is_null());
+    pair.wait_synced();
+    alice.client().flush().expect("a flush of both");
+    pair.assert_equal_disks();
+}
+
+#[test]
+fn clients_are_given_time_to_leave_before_a_demotion() {
+    let pair = Plan::new().in_sync();
+    let alice = &pair.alice;
+    let mut client = alice.client();
+    let said = alice.refused(11, &["secondary", "--wait", "1", "r0"]);
+    assert!(said.contains("(-12)"), "{said}");
+    std::thread::scope(|scope| {
+        let demotion = scope.spawn(|| alice.adm(&["secondary", "--wait", "50", "r0"]));
+        until("new clients are refused", || alice.try_client().is_err().then_some(()));
+        client.write(0, &[8; 4096], 0).expect("the old one is served");
+        client.disconnect().expect("a goodbye");
+        let said = demotion.join().expect("it ends");
+        assert_eq!(said.code, 0, "{said:?}");
+    });
+    // The answer, and then what everybody sees.
+    assert_eq!(alice.ok(&["role", "r0"]).trim(), "Secondary");
+}

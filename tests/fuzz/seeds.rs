@@ -276,7 +276,10 @@ pub(crate) fn admin() -> Vec<Vec<u8>> {
             tentative: false,
         },
         Request::Down { resource: resource.clone() },
-        Request::Order { resource, command: Command::Disconnect { peer: 1, force: true } },
+        Request::Order {
+            resource,
+            command: Command::Disconnect { peer: 1, force: true, for_ms: None },
+        },
         Request::Status { resource: None },
         Request::Watch { resource: None },
     ];

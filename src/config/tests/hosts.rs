@@ -62,11 +62,27 @@ fn further_paths_have_both_ends() {
 fn size_and_wfc_timeout_act() {
     let definition = clean(&pair("disk { size 20G; } startup { wfc-timeout 15; }"));
     assert_eq!(definition.hosts[0].volumes[&0].size, Some(20 << 30));
-    assert_eq!(definition.wfc_timeout, 15);
+    assert_eq!(definition.waits.wfc_timeout, Some(15));
     let sectors = clean(&pair("disk { size 2049; }"));
     assert_eq!(sectors.hosts[1].volumes[&0].size, Some(1 << 20));
     let none = clean(&pair("disk { size 0; } startup { wfc-timeout 0; }"));
-    assert_eq!((none.hosts[0].volumes[&0].size, none.wfc_timeout), (None, 0));
+    assert_eq!((none.hosts[0].volumes[&0].size, none.waits.wfc_timeout), (None, Some(0)));
+}
+
+#[test]
+fn every_option_of_waiting_acts_and_is_dumped() {
+    let text = "startup { degr-wfc-timeout 20; outdated-wfc-timeout 30; wait-after-sb yes; }";
+    let definition = clean(&pair(text));
+    let waits = Waits {
+        wfc_timeout: None,
+        degr_wfc_timeout: Some(20),
+        outdated_wfc_timeout: Some(30),
+        wait_after_sb: Some(true),
+    };
+    assert_eq!(definition.waits, waits);
+    let given = Waits { wfc_timeout: Some(1), wait_after_sb: Some(false), ..Waits::default() };
+    let both = Waits { wfc_timeout: Some(1), wait_after_sb: Some(false), ..waits };
+    assert_eq!(given.or(waits), both);
 }
 
 #[test]

@@ -140,3 +140,29 @@ fn the_state_folder_follows_the_run_folder() {
     assert_eq!(folder("tandemadm --run-dir /tmp/x status"), PathBuf::from("/tmp/x/state"));
     assert_eq!(folder("tandemadm --state-dir /s --run-dir /x status"), PathBuf::from("/s"));
 }
+
+#[test]
+fn times_and_colours_are_understood() {
+    let parsed = |line: &str| parse(format!("tandemadm {line}").split_whitespace());
+    for (word, expected) in [("90", 90), ("90s", 90), ("10m", 600), ("2h", 7200)] {
+        let Ok(Invocation { verb: Verb::Disconnect { for_seconds, .. }, .. }) =
+            parsed(&format!("disconnect --for {word} r0"))
+        else {
+            panic!("{word}");
+        };
+        assert_eq!(for_seconds, Some(expected));
+    }
+    for word in ["0", "m", "1d", "-1", "1.5h", "9999999999", "169h", ""] {
+        assert!(parsed(&format!("disconnect --for={word} r0")).is_err(), "{word}");
+    }
+    for (line, expected) in [
+        ("status", When::Auto),
+        ("status --color", When::Always),
+        ("status --color=never r0", When::Never),
+    ] {
+        let Ok(Invocation { verb: Verb::Status { color, .. }, .. }) = parsed(line) else {
+            panic!("{line}");
+        };
+        assert_eq!(color, expected, "{line}");
+    }
+}

@@ -198,7 +198,16 @@ fn stopped(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
             "{} differ so far; what is written now is on one node only.",
             human(out_of_sync(connection))
         )),
-        next: vec![format!("`tandemadm connect {resource}` on both nodes.")],
+        next: match connection.back_in_ms {
+            Some(ms) => vec![
+                format!("nothing: it comes back by itself in {}.", age(ms.div_ceil(1000))),
+                format!(
+                    "now: `tandemadm connect {resource}`; not at all: `tandemadm disconnect \
+                     {resource}`."
+                ),
+            ],
+            None => vec![format!("`tandemadm connect {resource}` on both nodes.")],
+        },
     }
 }
 

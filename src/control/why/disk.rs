@@ -1,8 +1,9 @@
 //! Findings about the own disk.
 
-use super::{Finding, View, age, connection, human, name, sentence, severity};
+use super::{Finding, View, age, connection, human, is_resync, name, sentence, severity};
 use crate::control::ATTACH_FAILED;
-use crate::resource::{DeviceStatus, DiskState};
+use crate::meta::JUST_CREATED;
+use crate::resource::{ConnectionState, ConnectionStatus, DeviceStatus, DiskState};
 
 /// The own disk does not answer.
 pub(super) fn hung(report: &View<'_>, device: &DeviceStatus) -> Option<Finding> {
@@ -67,6 +68,7 @@ pub(super) fn finding(report: &View<'_>, device: &DeviceStatus) -> Option<Findin
         }
         DiskState::Consistent => Some(undecided(report, device)),
         DiskState::Outdated => Some(outdated(report, device)),
+        DiskState::Inconsistent if is_stuck(report, device) => Some(inconsistent(report, device)),
         DiskState::Diskless
         | DiskState::Failed
         | DiskState::Detaching
@@ -149,6 +151,37 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
             format!("2. {}", if is_new { &new } else { &again }),
             format!("3. {}", if is_new { &again } else { &new }),
         ],
+    }
+}
+
+/// In the middle of a resync that does not run although the peers are there; a new disk is none. A
+/// peer that is not there is told of with what that means for this disk.
+fn is_stuck(report: &View<'_>, device: &DeviceStatus) -> bool {
+    let mut peers = report.status.connections.iter().flat_map(|one| &one.peer_devices);
+    let runs = peers.any(|peer| {
+        peer.volume == device.volume && (peer.resync.is_some() || is_resync(peer.replication_state))
+    });
+    let connected = |one: &ConnectionStatus| one.connection_state == ConnectionState::Connected;
+    let all = report.status.connections.iter().all(connected);
+    !runs && all && device.current_uuid & !1 != JUST_CREATED
+}
+
+fn inconsistent(report: &View<'_>, device: &DeviceStatus) -> Finding {
+    let status = &report.status;
+    let (node, resource) = (&status.node_name, &status.name);
+    let volume = name(status, device);
+    let peer = status.connections.first().map_or("the peer", |one| one.name.as_str());
+    Finding {
+        severity: severity::DISK,
+        headline: format!("{volume}: {node}'s disk is a mix of old and new blocks"),
+        state: format!("{volume} is Inconsistent, and no resync runs."),
+        open: Vec::new(),
+        why: format!("a resync from {peer} was interrupted, or `tandemadm invalidate` was given."),
+        data: Some(format!("{peer} holds the only good copy; {node} cannot be promoted.")),
+        next: vec![format!(
+            "bring the connection to {peer} back: the resync goes on by itself (`tandemadm status \
+             {resource}` on both nodes)."
+        )],
     }
 }
 

@@ -98,6 +98,15 @@ pub fn findings(report: &Report, zone: Zone) -> Vec<Finding> {
     all
 }
 
+/// What stays wrong with a resource, a line each: the log says it every hour, and never at a retry.
+#[must_use]
+pub fn reminders(report: &Report, zone: Zone) -> Vec<String> {
+    let name = &report.status.name;
+    let all = findings(report, zone);
+    let stays = all.iter().filter(|finding| finding.needs_a_person());
+    stays.map(|finding| format!("{}; next: tandemadm why {name}", finding.headline)).collect()
+}
+
 fn differs(report: &View<'_>) -> Option<Finding> {
     let resource = &report.status.name;
     let words = report.config_differs.join("; ");
@@ -139,15 +148,8 @@ pub fn json(findings: &[Finding]) -> String {
 }
 
 impl Finding {
-    /// The finding in one line, for the log.
-    #[must_use]
-    pub fn headline(&self) -> &str {
-        &self.headline
-    }
-
     /// A person should act on it; what ends by itself, or is as it should be, is none.
-    #[must_use]
-    pub fn needs_a_person(&self) -> bool {
+    fn needs_a_person(&self) -> bool {
         self.severity < severity::RESYNC
     }
 

@@ -318,3 +318,42 @@ fn a_text_from_elsewhere_gets_one_full_stop() {
     assert_eq!(sentence("it broke. "), "it broke.");
     assert_eq!(sentence("did it?"), "did it?");
 }
+
+#[test]
+fn the_log_is_reminded_of_what_stays_wrong_and_of_nothing_else() {
+    let lines = |report: &Report| reminders(report, UTC);
+    for fine in [fixtures::healthy(), fixtures::resync_source(), fixtures::resync_target()] {
+        assert_eq!(lines(&fine), [""; 0]);
+    }
+    let with = |change: &dyn Fn(&mut Report)| {
+        let mut report = fixtures::healthy();
+        change(&mut report);
+        report
+    };
+    let disk = |state| with(&|report| report.status.devices[0].disk_state = state);
+    let wrong = [
+        (fixtures::split_brain(), "SPLIT BRAIN"),
+        (fixtures::refused(Reason::StoppedByAdmin), "was ended by an administrator"),
+        (fixtures::refused(Reason::UnrelatedData), "r0"),
+        (fixtures::peer_down(), "bob is not reachable"),
+        (disk(DiskState::Diskless), "has no disk attached"),
+        (disk(DiskState::Outdated), "r0/0"),
+        (disk(DiskState::Inconsistent), "a mix of old and new blocks"),
+        (with(&|report| report.status.suspended_no_space = true), "I/O is frozen"),
+        (with(&|report| report.status.devices[0].hung_ms = Some(9000)), "does not answer"),
+    ];
+    for (report, said) in &wrong {
+        let all = lines(report);
+        assert_eq!(all.iter().filter(|line| line.contains(said)).count(), 1, "{said}: {all:?}");
+        assert!(all.iter().all(|line| line.ends_with("; next: tandemadm why r0")), "{all:?}");
+    }
+}
+
+#[test]
+fn a_connection_that_comes_back_by_itself_needs_nothing() {
+    let mut report = fixtures::refused(Reason::StoppedByAdmin);
+    report.status.connections[0].back_in_ms = Some(90_500);
+    let text = blocks(&report);
+    assert!(text.contains("nothing: it comes back by itself in 1 min 31 s."), "{text}");
+    assert!(text.contains("not at all: `tandemadm disconnect r0`"), "{text}");
+}

@@ -219,9 +219,8 @@ async fn remind(registry: Rc<Registry>) {
         tokio::time::sleep(REMINDER).await;
         for entry in registry.chosen(None) {
             let report = registry.report(&entry).await;
-            let findings = crate::control::why::findings(&report, crate::control::Zone::Local);
-            for finding in findings.iter().filter(|finding| finding.needs_a_person()) {
-                warn!("{}; next: tandemadm why {}", finding.headline(), entry.config.name);
+            for line in crate::control::why::reminders(&report, crate::control::Zone::Local) {
+                warn!("{line}");
             }
         }
     }

@@ -106,6 +106,7 @@ fn status(setup: &Setup) -> Status {
                 reason: Reason::NeverConnected,
                 peer_role: Role::Unknown,
                 discard_my_data_pending: false,
+                back_in_ms: None,
                 ap_in_flight: 0,
                 rs_in_flight: 0,
                 congested: false,

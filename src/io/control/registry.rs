@@ -477,8 +477,12 @@ impl Entry {
 
     /// An order for the state machine.
     pub(crate) async fn order(&self, command: Command) -> AdminResult {
+        let limit = match command {
+            Command::Secondary { wait_ms, .. } => ORDER_LIMIT + Duration::from_millis(wait_ms),
+            _ => ORDER_LIMIT,
+        };
         let answer = self.ask(|reply| Order::Admin { command, reply });
-        match tokio::time::timeout(ORDER_LIMIT, answer).await {
+        match tokio::time::timeout(limit, answer).await {
             Ok(answer) => answer?,
             Err(_) => {
                 let hint = format!("`tandemadm why {}`, and tandemd's log.", self.config.name);

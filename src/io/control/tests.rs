@@ -209,7 +209,8 @@ fn down_is_done_also_where_nothing_is_up() {
         client.order(&Request::Down { resource: "r0".to_owned() }).unwrap().unwrap();
         assert!(client.reports(None).unwrap().is_empty());
     }
-    let refused = client.command("r0", Command::Secondary { force: false }).unwrap().unwrap_err();
+    let refused =
+        client.command("r0", Command::Secondary { force: false, wait_ms: 0 }).unwrap().unwrap_err();
     assert_eq!((refused.code, refused.exit_code()), (158, 10));
 }
 

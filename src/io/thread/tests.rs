@@ -23,8 +23,8 @@ use crate::io::backing::{
 };
 use crate::io::peer::SocketBuffers;
 use crate::resource::{
-    Command, DiskError, NodeId, Op, Options, Payload, ReplyError, RequestId, ResourceConfig, Role,
-    SocketId, Tag,
+    Command, DiskError, LogLevel, NodeId, Op, Options, Payload, ReplyError, RequestId,
+    ResourceConfig, Role, SocketId, Tag,
 };
 use crate::wire::Packet;
 
@@ -229,6 +229,17 @@ impl TestCore {
                     std::mem::take(&mut script.held)
                 };
                 held.into_iter().for_each(|(r, v, op)| self.request(r, v, op));
+            }
+            Command::Secondary { .. } => {
+                self.status.role = Role::Secondary;
+                self.version += 1;
+                self.actions.push_back(Action::AdminReply { id, result: Ok(String::new()) });
+                // There is more to do after the answer.
+                for _ in 0..200 {
+                    let text = "demoted".to_owned();
+                    self.actions.push_back(Action::Log { level: LogLevel::Debug, text });
+                }
+                return;
             }
             Command::Detach { volume, .. } => {
                 self.actions.push_back(Action::CloseDisk { volume, superblock: None });
@@ -564,6 +575,18 @@ fn a_snapshot_is_published_when_the_state_changes() {
     node.stop();
     let (reply, _) = oneshot::channel();
     assert_eq!(handle.send(Order::Statistics { reply }), Err(crate::io::OrderError::Stopped));
+}
+
+#[test]
+fn who_has_the_answer_to_an_order_sees_what_it_changed() {
+    let node = Node::start(config("r0", 0), Vec::new());
+    for round in 0..300 {
+        node.order(Command::Primary { force: None }).unwrap();
+        assert_eq!(node.handle.status().role, Role::Primary, "round {round}");
+        node.order(Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+        assert_eq!(node.handle.status().role, Role::Secondary, "round {round}");
+    }
+    node.stop();
 }
 
 #[test]

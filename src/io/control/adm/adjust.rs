@@ -72,6 +72,15 @@ impl Session {
             let text = format!("{name}: peer-device-options are {}", OF_PEER_DEVICES.join(", "));
             return Err(Failure::new(10, text));
         }
+        if scope == Scope::BOTH && given.is_empty() {
+            // The section as in the file would be the whole disk section.
+            let text = format!(
+                "peer-device-options: say which, of {}; `tandemadm disk-options` puts all of the \
+                 disk section in force",
+                OF_PEER_DEVICES.join(", ")
+            );
+            return Err(Failure::new(1, text));
+        }
         let whole = given.is_empty();
         let (after, given): (Vec<_>, Vec<_>) =
             given.into_iter().partition(|(name, _)| section == "disk" && name == "resync-after");

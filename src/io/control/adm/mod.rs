@@ -131,10 +131,10 @@ impl Session {
                 self.events2(&targets.targets, now, statistics)
             }
             Verb::WaitConnect { patience, targets } => {
-                self.wait(&targets.targets, wait::Until::Connected, patience.wfc_timeout)
+                self.wait(&targets.targets, wait::Until::Connected, patience.waits())
             }
             Verb::WaitSync { patience, targets } => {
-                self.wait(&targets.targets, wait::Until::InSync, patience.wfc_timeout)
+                self.wait(&targets.targets, wait::Until::InSync, patience.waits())
             }
             other => self.order(other),
         }

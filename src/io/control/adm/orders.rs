@@ -316,17 +316,20 @@ fn plain(verb: &Verb) -> Option<Plain> {
             };
             (targets.targets.clone(), Wide::Volume, Box::new(command))
         }
-        Verb::Disconnect { forced, targets } => {
+        Verb::Disconnect { forced, for_seconds, targets } => {
             let force = forced.force;
+            let for_ms = for_seconds.map(|seconds| u64::from(seconds) * 1000);
             let command = move |_: Option<u16>, peer: Option<u8>| Command::Disconnect {
                 peer: peer.unwrap_or_default(),
                 force,
+                for_ms,
             };
             (targets.targets.clone(), Wide::Peer, Box::new(command))
         }
-        Verb::Secondary { forced, targets } => {
-            let force = forced.force;
-            let command = move |_: Option<u16>, _: Option<u8>| Command::Secondary { force };
+        Verb::Secondary { forced, wait, targets } => {
+            let (force, wait_ms) = (forced.force, u64::from(*wait) * 1000);
+            let command =
+                move |_: Option<u16>, _: Option<u8>| Command::Secondary { force, wait_ms };
             (targets.targets.clone(), Wide::Resource, Box::new(command))
         }
         Verb::Outdate(targets) => {

@@ -2,12 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use crate::config::Waits;
 use crate::control::events::{END_OF_EXISTS, Follower};
 use crate::control::target::Target;
 use crate::control::{Report, Response};
-use crate::resource::{ConnectionState, DiskState, ReplicationState};
+use crate::meta::DeviceFlags;
+use crate::resource::{
+    ConnectionState, ConnectionStatus, DeviceStatus, DiskState, ReplicationState,
+};
 
-use super::{Failure, Outcome, Session, connections, gone, print, volumes};
+use super::{Failure, Outcome, Session, complain, connections, gone, print, volumes};
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,22 +71,21 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for each target in turn, whatever else is wrong with it: exit 5 only when the time is
-    /// over, as drbdsetup does. `seconds` is the time for each, from now on; 0: for ever;
-    /// `None`: the `wfc-timeout` of its resource, as far as the configuration can be read.
-    pub(super) fn wait(&self, targets: &[Target], until: Until, seconds: Option<u32>) -> Outcome {
+    /// Waits for each target in turn, whatever else is wrong with it: exit 5 when the time is
+    /// over, and at once where a connection is StandAlone: nobody dials it. What `given` leaves open is
+    /// as in the `startup` section of the resource, as far as the configuration can be read.
+    pub(super) fn wait(&self, targets: &[Target], until: Until, given: Waits) -> Outcome {
         let begun = Instant::now();
-        let configuration = match seconds {
-            Some(_) => None,
-            None => self.configuration().ok(),
-        };
+        let configuration = self.configuration().ok();
         for (target, report) in self.reports(targets)? {
             let name = &report.status.name;
             let definition = configuration.as_ref().and_then(|all| all.config().resource(name));
-            let seconds = seconds.or_else(|| definition.map(|one| one.wfc_timeout)).unwrap_or(0);
+            let waits = given.or(definition.map(|one| one.waits).unwrap_or_default());
+            let seconds = seconds(&report, waits);
             let limit = Duration::from_secs(u64::from(seconds));
             let deadline = (seconds > 0).then(|| begun + limit);
-            self.wait_for(&target, name, until, deadline)?;
+            let after_sb = waits.wait_after_sb.unwrap_or(false);
+            self.wait_for(&target, name, until, deadline, after_sb)?;
         }
         Ok(())
     }
@@ -93,6 +96,7 @@ impl Session {
         resource: &str,
         until: Until,
         deadline: Option<Instant>,
+        after_sb: bool,
     ) -> Outcome {
         let mut client = self.client()?;
         client.watch(Some(resource))?;
@@ -103,6 +107,9 @@ impl Session {
                     missing = self::missing(&report, target, until)?;
                     if missing.is_none() {
                         return Ok(());
+                    }
+                    if let Some(left) = left(&report, target)?.filter(|_| !after_sb) {
+                        return Err(Failure::new(5, left));
                     }
                 }
                 Some(Response::Gone(_)) => return Err(gone(resource)),
@@ -118,6 +125,38 @@ impl Session {
             }
         }
     }
+}
+
+/// How long a wait may last, s; 0: for ever.
+fn seconds(report: &Report, waits: Waits) -> u32 {
+    let alone = |device: &DeviceStatus| device.flags & DeviceFlags::SURVIVED != 0;
+    let outdated = |one: &ConnectionStatus| {
+        let mut disks = one.peer_devices.iter().map(|peer| peer.peer_disk_state);
+        one.connection_state == ConnectionState::Connected
+            || disks.any(|disk| disk == DiskState::Outdated)
+    };
+    let status = &report.status;
+    let special = if !status.connections.is_empty() && status.connections.iter().all(outdated) {
+        waits.outdated_wfc_timeout
+    } else if status.devices.iter().any(alone) {
+        waits.degr_wfc_timeout
+    } else {
+        None
+    };
+    special.or(waits.wfc_timeout).unwrap_or(0)
+}
+
+/// A connection that nobody dials: a split brain, a refusal, an order.
+fn left(report: &Report, target: &Target) -> Result<Option<String>, Failure> {
+    let all = connections(report, target)?;
+    let left = all.iter().find(|one| one.connection_state == ConnectionState::StandAlone);
+    Ok(left.map(|one| {
+        let (resource, peer, reason) = (&report.status.name, &one.name, one.reason);
+        format!(
+            "{resource}: not waited for: the connection to {peer} is StandAlone ({reason}); \
+             `tandemadm why {resource}` says why; --wait-after-sb waits all the same."
+        )
+    }))
 }
 
 /// What is not as it is waited for; `None`: all is.
@@ -173,6 +212,32 @@ mod tests {
         assert!(!reached(&resync, "r0", Until::InSync));
         assert!(reached(&fixtures::healthy(), "r0:bob/0", Until::InSync));
         assert!(!reached(&fixtures::peer_down(), "all", Until::Connected));
+    }
+
+    #[test]
+    fn the_time_is_that_of_the_situation() {
+        let waits = Waits {
+            wfc_timeout: Some(10),
+            degr_wfc_timeout: Some(20),
+            outdated_wfc_timeout: Some(30),
+            wait_after_sb: None,
+        };
+        let plain = Waits { wfc_timeout: Some(10), ..Waits::default() };
+        let mut report = fixtures::peer_down();
+        report.status.devices[0].flags = 0;
+        assert_eq!((seconds(&report, waits), seconds(&report, Waits::default())), (10, 0));
+        report.status.devices[0].flags = DeviceFlags::SURVIVED;
+        assert_eq!((seconds(&report, waits), seconds(&report, plain)), (20, 10));
+        report.status.connections[0].peer_devices[0].peer_disk_state = DiskState::Outdated;
+        assert_eq!((seconds(&report, waits), seconds(&report, plain)), (30, 10));
+    }
+
+    #[test]
+    fn who_is_standalone_is_not_waited_for() {
+        let target = Target::All;
+        assert_eq!(left(&fixtures::peer_down(), &target).unwrap(), None);
+        let text = left(&fixtures::split_brain(), &target).unwrap().unwrap();
+        assert!(text.contains("bob is StandAlone (split-brain)"), "{text}");
     }
 
     #[test]

@@ -1,0 +1,55 @@
+//! A connection that was ended for a while (`disconnect --for`) comes back by itself.
+//!
+//! Invariants:
+//! - Only what an order has ended comes back: a refusal or a split brain waits for a person.
+//! - `connect`, a later `disconnect` and `down` make the time void.
+
+use super::{AdminResult, ConnectionState, LogLevel, Reason, Resource, Time};
+
+impl Resource {
+    /// The connection ends by order, for so long; `None`: until `connect`.
+    pub(crate) fn comes_back(&mut self, c: usize, for_ms: Option<u64>) {
+        let at = for_ms.map(|ms| self.now.after_ms(ms));
+        let connection = &mut self.connections[c];
+        if connection.back_at != at {
+            connection.back_at = at;
+            self.changed();
+        }
+    }
+
+    /// `disconnect` of a connection that is StandAlone already.
+    pub(crate) fn disconnect_again(&mut self, c: usize, for_ms: Option<u64>) -> AdminResult {
+        let reason = self.connections[c].reason;
+        if for_ms.is_some() && reason != Reason::StoppedByAdmin {
+            let hint = format!(
+                "The connection is StandAlone ({reason}): it does not come back by itself."
+            );
+            return Err(super::order::refuse(162, &hint));
+        }
+        self.comes_back(c, for_ms);
+        Ok(String::new())
+    }
+
+    /// Dials again when the time is over.
+    pub(crate) fn check_come_back(&mut self, c: usize) {
+        let connection = &self.connections[c];
+        let due = connection.back_at.is_some_and(|at| at <= self.now);
+        if !due || connection.state != ConnectionState::StandAlone {
+            return;
+        }
+        let by_order = connection.reason == Reason::StoppedByAdmin;
+        self.comes_back(c, None);
+        if by_order {
+            let text = format!("{}the time of `disconnect --for` is over", self.of_peer(c));
+            self.log(LogLevel::Info, text);
+            self.set_connection(c, ConnectionState::Unconnected, Reason::NeverConnected);
+            self.start_dialling(c);
+        }
+    }
+
+    /// When a connection comes back.
+    pub(crate) fn come_back_timeout(&self) -> Option<Time> {
+        let ended = self.connections.iter().filter(|c| c.state == ConnectionState::StandAlone);
+        ended.filter_map(|c| c.back_at).min()
+    }
+}
