@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use tandem::meta::HISTORY;
 use tandem::resource::{DiskState, PAYLOAD_MAX, Reason, Role, ZEROES_MAX};
+use tandem::secret::Algorithm;
 use tandem::wire::*;
 
 /// A packet of the type, made from numbers: whatever they are, its fields are in their ranges.
@@ -31,6 +32,15 @@ fn make(kind: Kind, n: [u64; 8], text: &str) -> Packet {
             rule: "bitmap-both".into(),
             text: plain_text(text, TEXT_MAX),
         })),
+        Kind::Challenge => Packet::Challenge {
+            algorithm: Algorithm::ALL[(n[0] % 3) as usize],
+            challenge: std::array::from_fn(|i| n[i / 4].to_be_bytes()[4 + i % 4]),
+        },
+        Kind::Response => Packet::Response {
+            proofs: (0..[20, 32, 40, 64, 128][(n[0] % 5) as usize])
+                .map(|i| n[2].wrapping_mul(i + 1) as u8)
+                .collect(),
+        },
         Kind::Bitmap => Packet::Bitmap {
             volume,
             first_block: n[1] % (1 << 40) * 64,
@@ -411,6 +421,8 @@ fn fields_out_of_range_are_refused() {
             .collect();
     });
 
+    assert!(!check(&Packet::Response { proofs: Vec::new() }));
+    assert!(!check(&Packet::Response { proofs: vec![0; 129] }));
     assert!(!check(&Packet::NewUuid { volume: 0, uuid: 0 }));
     assert!(!check(&Packet::ClearBitmap { volume: 0, uuid: 5 }));
     assert!(!check(&Packet::Adopted { volume: u16::MAX }));

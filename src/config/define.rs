@@ -73,6 +73,7 @@ pub(super) fn define(
         hosts.iter().map(|host| define.volumes(host, &minors, shared.common)).collect();
     define.disks(&hosts, &volumes);
     let judged = judge::options(draft, shared.common, &hosts, &numbers, &ids, define.report);
+    let secrets = judge::secrets(draft, shared.common, &hosts, &numbers, define.report);
     for ((host, address), volumes) in hosts.iter().zip(&addresses).zip(&volumes) {
         define.claim(host, *address, volumes, &mut shared.claims);
     }
@@ -106,6 +107,7 @@ pub(super) fn define(
         name: draft.name.clone(),
         hosts,
         options,
+        secrets,
         wfc_timeout: judge::wfc_timeout(draft, shared.common),
         source,
         written,

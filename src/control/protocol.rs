@@ -19,6 +19,7 @@ use crate::config::Definition;
 use crate::resource::{
     Command, ConnectionState, DiskOptions, NodeId, Options, Refusal, Status, VolumeNumber,
 };
+use crate::secret::Secrets;
 
 /// The longest line either side accepts, bytes.
 pub const LINE_MAX: usize = 1 << 20;
@@ -77,6 +78,9 @@ pub enum Request {
         options: Box<Options>,
         /// Volumes with `disk` options of their own.
         volumes: BTreeMap<VolumeNumber, DiskOptions>,
+        /// What peers must prove from the next connection on.
+        #[serde(default)]
+        secrets: Option<Secrets>,
     },
     /// The addresses of a resource that is up.
     Paths {

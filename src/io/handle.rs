@@ -14,6 +14,7 @@ use crate::io::backing::OpenDisk;
 use crate::resource::{AdminResult, Command, NodeId, ResourceConfig, Status, VolumeNumber};
 
 use super::peer::SocketBuffers;
+use crate::secret::Secrets;
 
 /// Orders that may wait for a data thread.
 pub(super) const ORDERS_MAX: usize = 64;
@@ -31,6 +32,8 @@ pub struct Setup {
     pub peers: Vec<(NodeId, SocketAddr)>,
     /// Sizes of the sockets' buffers.
     pub buffers: SocketBuffers,
+    /// What peers must prove; `None`: nothing.
+    pub secrets: Option<Secrets>,
     /// Where every event and action is recorded.
     pub record: Option<PathBuf>,
     /// From the system's random source, for the identifiers.
@@ -93,6 +96,13 @@ pub enum Order {
         paths: Vec<PeerPath>,
         /// A listener on each own address is open, or which one could not be opened.
         reply: oneshot::Sender<std::io::Result<()>>,
+    },
+    /// What peers must prove is this from the next connection on.
+    Secrets {
+        /// `None`: nothing.
+        secrets: Option<Secrets>,
+        /// It is in force.
+        reply: oneshot::Sender<()>,
     },
     /// A fresh snapshot, counters included.
     Statistics {

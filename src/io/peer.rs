@@ -10,12 +10,14 @@
 //! - After `CloseSocket` and `SocketLost` the core hears nothing of a socket any more.
 //! - A receive is always armed: payload of peers has buffers that clients can never take.
 
+mod gate;
 mod listen;
 mod receive;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getpeername,
@@ -23,7 +25,8 @@ use nix::sys::socket::{
 };
 
 use crate::resource::{Event, NodeId, Options, Payload, SocketError, SocketId, Time};
-use crate::wire::{Packet, encode_header};
+use crate::secret::Secrets;
+use crate::wire::{Features, Packet, encode_header};
 
 use super::buffer::{Direction, Part};
 use super::client::{CLIENT_BYTES, shut_down};
@@ -32,6 +35,7 @@ use super::handle::PeerPath;
 use super::number_map::NumberMap;
 use super::outbox::{Outbox, Sent};
 use super::ring::{Descriptor, Memory, OperationId};
+use gate::Gate;
 use listen::Listener;
 use receive::Reading;
 
@@ -107,6 +111,9 @@ struct Socket {
     state: State,
     accepted: bool,
     known: bool,
+    gate: Gate,
+    /// The feature bits of the peer's Features, once they came.
+    greeting: Option<u32>,
     staging: Option<Payload>,
     start: usize,
     end: usize,
@@ -126,6 +133,8 @@ pub(crate) struct Peers {
     /// Attempts so far: each takes the peer's next path.
     attempts: usize,
     buffers: SocketBuffers,
+    /// What sockets must prove that are made from now on.
+    secrets: Option<Arc<Secrets>>,
     linger_ms: u64,
     listeners: Vec<Listener>,
     last_listener: u64,
@@ -191,6 +200,7 @@ impl Peers {
             paths: addresses.into_iter().map(path).collect(),
             attempts: 0,
             buffers,
+            secrets: None,
             linger_ms: ping_timeout_ms.max(LINGER_MS),
             listeners: vec![Listener::new(0, local)],
             last_listener: 0,
@@ -241,7 +251,8 @@ impl Peers {
         let fd: Descriptor = Rc::new(fd);
         let operation = io.ring.connect(&fd, remote, Purpose::PeerConnect(id));
         let state = State::Dialling { operation, until: io.now.after_ms(timeout_ms) };
-        self.sockets.insert(id, Socket::new(id, remote, fd, state));
+        let gate = Gate::new(self.secrets.as_ref());
+        self.sockets.insert(id, Socket::new(id, remote, fd, state, gate));
     }
 
     /// A socket that comes from the own address, as the peer accepts no other.
@@ -280,6 +291,8 @@ impl Peers {
         packet: &Packet,
         payload: Option<Payload>,
     ) {
+        let features = self.features_sent(id, packet);
+        let packet = features.as_ref().unwrap_or(packet);
         let Some(socket) = self.sockets.get_mut(&id) else { return };
         if !matches!(socket.state, State::Open) {
             return;
@@ -433,7 +446,7 @@ impl Peers {
 }
 
 impl Socket {
-    fn new(id: SocketId, remote: SocketAddr, fd: Descriptor, state: State) -> Self {
+    fn new(id: SocketId, remote: SocketAddr, fd: Descriptor, state: State, gate: Gate) -> Self {
         Self {
             id,
             remote,
@@ -441,6 +454,8 @@ impl Socket {
             state,
             accepted: false,
             known: false,
+            gate,
+            greeting: None,
             staging: None,
             start: 0,
             end: 0,

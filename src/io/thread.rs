@@ -222,6 +222,9 @@ impl<C: Core> Shell<C> {
         let shared = Arc::new(Shared::new(wake, core.status(now)));
         let options = &config.options;
         let ping_timeout_ms = options.ping_timeout_ms;
+        let mut peers =
+            Peers::new(setup.local, setup.peers.clone(), setup.buffers, ping_timeout_ms);
+        peers.set_secrets(setup.secrets.clone().map(Arc::new));
         Ok(Self {
             version: core.state_version(),
             core,
@@ -238,7 +241,7 @@ impl<C: Core> Shell<C> {
                 fast_zeroes: std::collections::BTreeSet::new(),
             },
             clients: Clients::default(),
-            peers: Peers::new(setup.local, setup.peers.clone(), setup.buffers, ping_timeout_ms),
+            peers,
             disks: Disks::default(),
             orders,
             wake: Rc::new(Wake(Arc::clone(&shared))),

@@ -397,7 +397,7 @@ impl Resource {
         self.stand_alone(c, refused);
     }
 
-    fn stand_alone(&mut self, c: usize, refused: &Refused) {
+    pub(crate) fn stand_alone(&mut self, c: usize, refused: &Refused) {
         let text = match refused.reason {
             Reason::SplitBrain => format!(
                 "{}Split-Brain detected but unresolved, dropping connection! rule {}: {}; \

@@ -18,6 +18,7 @@
 //! | `flush` | flushes of both disks, the transfer log's bound |
 //! | `peer_io` | what the peer asks of the own disk |
 //! | `connect` | dialling, crossing connections, keep-alive |
+//! | `authenticate` | the shared secret, before anything else |
 //! | `handshake` | quiescing, the exchange, the verdict |
 //! | `session` | carrying out the verdict: bitmaps, adopting, opening |
 //! | `loss` | the loss of a peer or of a disk, new current UUIDs |
@@ -28,6 +29,7 @@
 mod action;
 mod activity_log;
 mod attach;
+mod authenticate;
 mod bitmap;
 mod clear_bitmap;
 mod command;
@@ -70,6 +72,8 @@ mod tests_end;
 mod tests_pair;
 #[cfg(test)]
 mod tests_review;
+#[cfg(test)]
+mod tests_secret;
 #[cfg(test)]
 mod tests_story;
 #[cfg(test)]
@@ -310,6 +314,7 @@ impl Resource {
             Event::Packet { socket, packet, payload } => {
                 self.packet_received(socket, packet, payload);
             }
+            Event::Authenticated { socket } => self.authenticated(socket),
             Event::Received { socket } => self.bytes_received(socket),
             Event::SocketLost { socket, error } => self.socket_lost(socket, error),
             Event::Admin { id, command } => self.order(id, command),

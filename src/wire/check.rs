@@ -89,8 +89,10 @@ pub fn check(packet: &Packet) -> bool {
         | Packet::LeaveAnswer
         | Packet::StartResync { .. }
         | Packet::SampleAnswer { .. }
+        | Packet::Challenge { .. }
         | Packet::Ping
         | Packet::PingAck => true,
+        Packet::Response { proofs } => (1..=128).contains(&proofs.len()),
     }
 }
 
@@ -100,6 +102,8 @@ pub(super) fn volume(packet: &Packet) -> Option<VolumeNumber> {
         Packet::Features(_)
         | Packet::Handshake(_)
         | Packet::Refused(_)
+        | Packet::Challenge { .. }
+        | Packet::Response { .. }
         | Packet::PromoteRequest { .. }
         | Packet::PromoteAnswer { .. }
         | Packet::Leave { .. }

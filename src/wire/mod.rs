@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::meta::HISTORY;
 use crate::resource::{DiskState, NodeId, Reason, Role, VolumeNumber};
+use crate::secret::{Algorithm, CHALLENGE_SIZE};
 
 /// The magic of every packet.
 pub const MAGIC: u32 = 0x5444_4d31;
@@ -43,6 +44,9 @@ pub const BODY_MAX: u32 = 256 * 1024;
 pub const BITMAP_WORDS_MAX: usize = 8192;
 /// The protocol versions that this build speaks.
 pub const VERSIONS: std::ops::RangeInclusive<u16> = 1..=1;
+
+/// Feature bit: the sender has a shared secret, and does not speak to who has none.
+pub const FEATURE_SECRET: u32 = 1;
 
 /// The first packet of both sides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,6 +168,18 @@ pub enum Packet {
     Handshake(Box<Handshake>),
     /// The sender refuses the connection, for a reason that needs a person, and ends it.
     Refused(Box<Refused>),
+    /// Prove that you have the shared secret (after Features, where both sides have one).
+    Challenge {
+        /// The sender's `cram-hmac-alg`.
+        algorithm: Algorithm,
+        /// Random bytes of this connection.
+        challenge: [u8; CHALLENGE_SIZE],
+    },
+    /// Proofs of the sender's secrets, the current one first.
+    Response {
+        /// One after the other, each as long as the algorithm has it.
+        proofs: Vec<u8>,
+    },
     /// A run of the sender's bitmap; the receiver unites it with its own.
     Bitmap {
         /// Volume.
@@ -438,6 +454,8 @@ impl Packet {
             Self::Features(_)
             | Self::Handshake(_)
             | Self::Refused(_)
+            | Self::Challenge { .. }
+            | Self::Response { .. }
             | Self::PromoteRequest { .. }
             | Self::PromoteAnswer { .. }
             | Self::Leave { .. }

@@ -23,6 +23,7 @@ mod pair;
 mod plan;
 mod refusals;
 mod restart;
+mod secret;
 mod split_brain;
 mod strangers;
 mod sync;

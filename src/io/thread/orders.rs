@@ -1,6 +1,7 @@
 //! Orders of the control thread.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use tokio::sync::oneshot;
@@ -37,6 +38,7 @@ pub(super) fn answer_for_failed(orders: &Receiver<Order>, shared: &Shared, messa
             }
             // The sender is dropped: the thread has ended.
             Order::Paths { reply, .. } => drop(reply),
+            Order::Secrets { reply, .. } => drop(reply),
             Order::Statistics { reply } => {
                 let _ = reply.send((*shared.latest()).clone());
             }
@@ -94,6 +96,10 @@ impl<C: Core> Shell<C> {
             }
             Order::Paths { paths, reply } => {
                 let _ = reply.send(self.peers.set_paths(&mut self.io, paths));
+            }
+            Order::Secrets { secrets, reply } => {
+                self.peers.set_secrets(secrets.map(Arc::new));
+                let _ = reply.send(());
             }
             Order::Statistics { reply } => {
                 let _ = reply.send(self.status());

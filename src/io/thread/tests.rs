@@ -343,6 +343,7 @@ impl Node {
             local: address,
             peers,
             buffers: SocketBuffers::default(),
+            secrets: None,
             record: Some(folder.path().join("record")),
             seed: 1,
         };

@@ -93,6 +93,9 @@ impl Session {
             let mut options: Options = running.options.clone();
             if given.is_empty() && target.volume().is_none() {
                 options.take_section(section, &definition.options);
+                if section == "net" {
+                    wanted.secrets.clone_from(&definition.secrets);
+                }
             }
             if target.volume().is_none() {
                 for (option, value) in &given {
@@ -208,6 +211,7 @@ impl Run<'_> {
                 resource: name.clone(),
                 options: Box::new(definition.options.clone()),
                 volumes: own_options(self.own),
+                secrets: definition.secrets.clone(),
             },
             Step::Paths => Request::Paths { definition },
             Step::Detach(volume) => Request::Order {
