@@ -89,6 +89,16 @@ fn make(kind: Kind, n: [u64; 8], text: &str) -> Packet {
         Kind::ClearBitmap => Packet::ClearBitmap { volume, uuid },
         Kind::Ping => Packet::Ping,
         Kind::PingAck => Packet::PingAck,
+        Kind::Probe => {
+            Packet::Probe { sequence, bytes: n[2].to_be_bytes().repeat(1 + n[3] as usize % 4) }
+        }
+        Kind::ProbeAnswer => Packet::ProbeAnswer { sequence, bytes: n[5].to_be_bytes().to_vec() },
+        Kind::Description => Packet::Description(Box::new(Description {
+            node: "alice".into(),
+            software: plain_text(text, 255),
+            must_equal: vec![("protocol".into(), "C".into())],
+            should_equal: vec![("timeout".into(), "60".into())],
+        })),
     }
 }
 

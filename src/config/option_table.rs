@@ -241,6 +241,8 @@ pub(super) static OPTIONS: &[Spec] = &[
     spec(Disk, "disk-flushes", Bool, Acts(|o, v| o.disk_flushes = v.yes())),
     spec(Disk, "md-flushes", Bool, Acts(|o, v| o.md_flushes = v.yes())),
     spec(Section::Options, "auto-promote", Bool, Acts(|o, v| o.auto_promote = v.yes())),
+    spec(Section::Options, "nbd-clients", Choice(&["shared", "exclusive"]),
+        Acts(|o, v| o.nbd_clients_exclusive = v.word() == "exclusive")),
 
     // `net`: what does not act.
     spec(Net, "allow-two-primaries", Bool, Refused(&["no"],

@@ -153,6 +153,7 @@ fn options_act_in_their_units() {
         c_min_rate: 100,
         on_io_error: OnIoError::PassOn,
         auto_promote: true,
+        nbd_clients_exclusive: true,
         ..Options::default()
     };
     assert_eq!(r0.options, expected);

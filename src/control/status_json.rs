@@ -29,6 +29,16 @@ struct Resource<'a> {
     config_differs: bool,
 }
 
+/// A connection of a client.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Opener<'a> {
+    client: &'a str,
+    export: String,
+    /// Seconds since 1970.
+    since: u64,
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Device<'a> {
@@ -46,7 +56,7 @@ struct Device<'a> {
     upper_pending: u64,
     lower_pending: u64,
     backing_dev: &'a str,
-    openers: &'a [String],
+    openers: Vec<Opener<'a>>,
 }
 
 #[derive(Serialize)]
@@ -143,7 +153,7 @@ fn resource(report: &Report) -> Resource<'_> {
         suspended_quorum: false,
         force_io_failures: false,
         write_ordering: "flush",
-        devices: status.devices.iter().map(device).collect(),
+        devices: status.devices.iter().map(|one| device(&status.name, one)).collect(),
         connections: status
             .connections
             .iter()
@@ -157,7 +167,7 @@ fn resource(report: &Report) -> Resource<'_> {
     }
 }
 
-fn device(device: &DeviceStatus) -> Device<'_> {
+fn device<'a>(resource: &str, device: &'a DeviceStatus) -> Device<'a> {
     Device {
         volume: device.volume,
         minor: device.minor,
@@ -173,7 +183,15 @@ fn device(device: &DeviceStatus) -> Device<'_> {
         upper_pending: device.upper_pending,
         lower_pending: device.lower_pending,
         backing_dev: &device.backing_disk,
-        openers: &device.clients,
+        openers: device
+            .clients
+            .iter()
+            .map(|one| Opener {
+                client: &one.name,
+                export: format!("{resource}/{}", device.volume),
+                since: one.since,
+            })
+            .collect(),
     }
 }
 

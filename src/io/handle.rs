@@ -86,6 +86,8 @@ pub enum Order {
     Export {
         /// Of this volume.
         volume: VolumeNumber,
+        /// Who wants to open it; `None`: it only asks.
+        client: Option<String>,
         /// Bytes, or the sentence for the client.
         reply: oneshot::Sender<Result<u64, String>>,
     },

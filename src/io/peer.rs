@@ -12,6 +12,7 @@
 
 mod gate;
 mod listen;
+mod probe;
 mod receive;
 
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +25,9 @@ use nix::sys::socket::{
     getsockname, getsockopt, setsockopt, socket, sockopt,
 };
 
-use crate::resource::{Event, NodeId, Options, Payload, SocketError, SocketId, Time};
+use crate::resource::{
+    Event, NodeId, Options, Payload, ResourceConfig, SocketError, SocketId, Time,
+};
 use crate::secret::Secrets;
 use crate::wire::{Features, Packet, encode_header};
 
@@ -37,6 +40,7 @@ use super::outbox::{Outbox, Sent};
 use super::ring::{Descriptor, Memory, OperationId};
 use gate::Gate;
 use listen::Listener;
+use probe::{Own, Probe};
 use receive::Reading;
 
 /// Accepted connections that have not shown a handshake.
@@ -114,6 +118,10 @@ struct Socket {
     gate: Gate,
     /// The feature bits of the peer's Features, once they came.
     greeting: Option<u32>,
+    /// It only asks.
+    probe: Option<Probe>,
+    /// It is to be told what this node is.
+    told: bool,
     staging: Option<Payload>,
     start: usize,
     end: usize,
@@ -135,6 +143,8 @@ pub(crate) struct Peers {
     buffers: SocketBuffers,
     /// What sockets must prove that are made from now on.
     secrets: Option<Arc<Secrets>>,
+    /// What is said of this node to who only asks.
+    own: Own,
     linger_ms: u64,
     listeners: Vec<Listener>,
     last_listener: u64,
@@ -190,17 +200,19 @@ fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
 impl Peers {
     /// No socket yet; [`Peers::start`] opens the listener.
     pub(crate) fn new(
+        config: &ResourceConfig,
         local: SocketAddr,
         addresses: Vec<(NodeId, SocketAddr)>,
         buffers: SocketBuffers,
-        ping_timeout_ms: u64,
     ) -> Self {
+        let ping_timeout_ms = config.options.ping_timeout_ms;
         let path = |(peer, remote)| PeerPath { peer, local, remote };
         Self {
             paths: addresses.into_iter().map(path).collect(),
             attempts: 0,
             buffers,
             secrets: None,
+            own: Own::new(config),
             linger_ms: ping_timeout_ms.max(LINGER_MS),
             listeners: vec![Listener::new(0, local)],
             last_listener: 0,
@@ -221,6 +233,7 @@ impl Peers {
     pub(crate) fn set_options(&mut self, options: &Options) {
         self.linger_ms = options.ping_timeout_ms.max(LINGER_MS);
         self.buffers = SocketBuffers::of(options);
+        self.own.set_options(options);
     }
 
     /// `Action::Connect`.
@@ -378,7 +391,7 @@ impl Peers {
     pub(crate) fn deadline(&self) -> Option<Time> {
         let sockets = self.sockets.values().filter_map(|socket| match socket.state {
             State::Dialling { until, .. } | State::Lingering { until, .. } => Some(until),
-            State::Open => None,
+            State::Open => socket.probe.as_ref().map(|probe| probe.until),
         });
         sockets.chain(self.listeners.iter().filter_map(Listener::again)).min()
     }
@@ -395,6 +408,9 @@ impl Peers {
                 State::Lingering { until, .. } if *until <= io.now => {
                     late.push((socket.id, false));
                 }
+                State::Open if socket.probe.as_ref().is_some_and(|p| p.until <= io.now) => {
+                    late.push((socket.id, false));
+                }
                 _ => {}
             }
         }
@@ -409,7 +425,10 @@ impl Peers {
 
     /// Ends a socket and tells the core, unless the core has closed it.
     fn lose(&mut self, io: &mut Context, id: SocketId, error: SocketError) {
-        let told = self.sockets.get(&id).map(|s| matches!(s.state, State::Lingering { .. }));
+        let told = self
+            .sockets
+            .get(&id)
+            .map(|s| matches!(s.state, State::Lingering { .. }) || s.is_probe());
         self.remove(io, id);
         if told == Some(false) {
             io.events.push_back(Event::SocketLost { socket: id, error });
@@ -456,6 +475,8 @@ impl Socket {
             known: false,
             gate,
             greeting: None,
+            probe: None,
+            told: false,
             staging: None,
             start: 0,
             end: 0,

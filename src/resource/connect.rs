@@ -379,7 +379,6 @@ impl Resource {
         }
         if entry.dialled && self.is_connecting(c) {
             if self.connections[c].active.is_none() {
-                self.connections[c].detail = detail;
                 let known = matches!(
                     self.connections[c].reason,
                     Reason::WrongNode
@@ -388,6 +387,7 @@ impl Resource {
                         | Reason::BadSecret
                 );
                 if !known {
+                    self.connections[c].detail = detail;
                     self.set_connection(c, ConnectionState::Connecting, reason);
                 }
                 self.gap_answered(false);

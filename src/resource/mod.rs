@@ -14,6 +14,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `request` | a client's request: admission, ranges, reads, replies |
+//! | `clients` | who has a volume open |
 //! | `write` | activity log, both disks at once, completion |
 //! | `flush` | flushes of both disks, the transfer log's bound |
 //! | `peer_io` | what the peer asks of the own disk |
@@ -32,6 +33,7 @@ mod attach;
 mod authenticate;
 mod bitmap;
 mod clear_bitmap;
+mod clients;
 mod command;
 mod connect;
 mod connection;

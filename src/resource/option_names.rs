@@ -69,7 +69,9 @@ impl Options {
             ("disk-flushes", yes_no(self.disk_flushes)),
             ("md-flushes", yes_no(self.md_flushes)),
         ];
-        let general = [("auto-promote", yes_no(self.auto_promote))];
+        let clients = if self.nbd_clients_exclusive { "exclusive" } else { "shared" };
+        let general =
+            [("auto-promote", yes_no(self.auto_promote)), ("nbd-clients", clients.to_owned())];
         let section = |section| move |(name, value)| WrittenOption { section, name, value };
         let net = net.into_iter().map(section("net"));
         let disk = disk.into_iter().map(section("disk"));
@@ -81,8 +83,16 @@ impl Options {
         *self = match section {
             "disk" => self.with_disk(from.disk()),
             // All but what belongs elsewhere.
-            "net" => Self { auto_promote: self.auto_promote, ..from.with_disk(self.disk()) },
-            "options" => Self { auto_promote: from.auto_promote, ..self.clone() },
+            "net" => Self {
+                auto_promote: self.auto_promote,
+                nbd_clients_exclusive: self.nbd_clients_exclusive,
+                ..from.with_disk(self.disk())
+            },
+            "options" => Self {
+                auto_promote: from.auto_promote,
+                nbd_clients_exclusive: from.nbd_clients_exclusive,
+                ..self.clone()
+            },
             _ => return,
         };
     }
@@ -187,6 +197,7 @@ mod tests {
             rr_conflict: RrConflict::RetryConnect,
             on_io_error: OnIoError::PassOn,
             auto_promote: true,
+            nbd_clients_exclusive: true,
             disk_flushes: false,
             md_flushes: false,
             sndbuf_size: 100_000,

@@ -8,8 +8,8 @@ use bincode::config::{BigEndian, Configuration, Fixint, Limit};
 
 use super::check::{check, plain_handshake, plain_refused, volume};
 use super::{
-    BODY_MAX, Features, HEADER_SIZE, Handshake, Kind, MAGIC, Packet, Refused, Shape, WireError,
-    ZeroMode,
+    BODY_MAX, Description, Features, HEADER_SIZE, Handshake, Kind, MAGIC, Packet, Refused, Shape,
+    WireError, ZeroMode,
 };
 use crate::resource::{DiskState, Role, VolumeNumber};
 use crate::secret::Algorithm;
@@ -117,7 +117,10 @@ fn append_body(packet: &Packet, out: &mut Vec<u8>) {
         Packet::Handshake(handshake) => append_bincode(&plain_handshake(handshake), out),
         Packet::Refused(refused) => append_bincode(&plain_refused(refused), out),
         Packet::Challenge { challenge, .. } => out.extend_from_slice(challenge),
-        Packet::Response { proofs } => out.extend_from_slice(proofs),
+        Packet::Response { proofs: bytes }
+        | Packet::Probe { bytes, .. }
+        | Packet::ProbeAnswer { bytes, .. } => out.extend_from_slice(bytes),
+        Packet::Description(description) => append_bincode(&**description, out),
         Packet::Bitmap { words, .. } => {
             out.reserve(words.len() * 8);
             out.extend(words.iter().flat_map(|word| word.to_be_bytes()));
@@ -155,7 +158,11 @@ fn fields(packet: &Packet, body: u32) -> Fields {
         Packet::Features(_)
         | Packet::Handshake(_)
         | Packet::Refused(_)
-        | Packet::Response { .. } => at(0, 0, body),
+        | Packet::Response { .. }
+        | Packet::Description(_) => at(0, 0, body),
+        Packet::Probe { sequence, .. } | Packet::ProbeAnswer { sequence, .. } => {
+            at(sequence, 0, body)
+        }
         Packet::Challenge { algorithm, .. } => Fields { flags: algorithm as u8, ..at(0, 0, body) },
         Packet::Bitmap { first_block, .. } => at(0, first_block, body),
         Packet::BitmapEnd { bits, .. } => at(0, bits, 0),
@@ -329,6 +336,9 @@ fn read(header: &Header, body: &[u8]) -> Option<Packet> {
         Kind::ClearBitmap => Packet::ClearBitmap { volume, uuid: offset },
         Kind::Ping => Packet::Ping,
         Kind::PingAck => Packet::PingAck,
+        Kind::Probe => Packet::Probe { sequence, bytes: body.to_vec() },
+        Kind::ProbeAnswer => Packet::ProbeAnswer { sequence, bytes: body.to_vec() },
+        Kind::Description => Packet::Description(Box::new(read_bincode::<Description>(body)?)),
     })
 }
 

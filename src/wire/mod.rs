@@ -48,6 +48,9 @@ pub const VERSIONS: std::ops::RangeInclusive<u16> = 1..=1;
 /// Feature bit: the sender has a shared secret, and does not speak to who has none.
 pub const FEATURE_SECRET: u32 = 1;
 
+/// Feature bit: the sender only asks (`tandemadm ping`), and is no session.
+pub const FEATURE_PROBE: u32 = 2;
+
 /// The first packet of both sides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Features {
@@ -136,6 +139,19 @@ pub struct VolumeInfo {
     /// The sender's last write that the receiver does not have, s of its wall clock (display only);
     /// 0: none since the attach.
     pub alone_time: u64,
+}
+
+/// What a node says of itself to who only asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, bincode::Encode, bincode::Decode)]
+pub struct Description {
+    /// Its name.
+    pub node: String,
+    /// Software version, for people.
+    pub software: String,
+    /// Options that must be equal, as `name=value`.
+    pub must_equal: Vec<(String, String)>,
+    /// Options that should be equal, as `name=value`.
+    pub should_equal: Vec<(String, String)>,
 }
 
 /// Why a connection was refused; the receiver logs it too and both end StandAlone.
@@ -444,6 +460,22 @@ pub enum Packet {
     Ping,
     /// Yes.
     PingAck,
+    /// Send these bytes back (to who answers with a Description).
+    Probe {
+        /// Repeated by the answer.
+        sequence: u64,
+        /// 1 to `BODY_MAX`.
+        bytes: Vec<u8>,
+    },
+    /// The bytes of a Probe.
+    ProbeAnswer {
+        /// Of the Probe.
+        sequence: u64,
+        /// The same.
+        bytes: Vec<u8>,
+    },
+    /// What the sender is, to who only asks.
+    Description(Box<Description>),
 }
 
 impl Packet {
@@ -461,7 +493,10 @@ impl Packet {
             | Self::Leave { .. }
             | Self::LeaveAnswer
             | Self::Ping
-            | Self::PingAck => None,
+            | Self::PingAck
+            | Self::Probe { .. }
+            | Self::ProbeAnswer { .. }
+            | Self::Description(_) => None,
             Self::Bitmap { volume, .. }
             | Self::BitmapEnd { volume, .. }
             | Self::Adopted { volume }

@@ -196,6 +196,9 @@ impl Peers {
                 socket.gate = Gate::Shut;
                 socket.state = State::Lingering { until, ended: false };
                 socket.drop_partial(io);
+                if socket.is_probe() {
+                    return;
+                }
                 let error = SocketError::Secret(error);
                 io.events.push_back(Event::SocketLost { socket: id, error });
             }
@@ -215,6 +218,13 @@ impl Socket {
     /// A whole packet without payload: to the gate, and what it lets through to the core.
     pub(super) fn pass_gate(&mut self, io: &mut Context, packet: Packet) -> Result<(), Stopped> {
         let socket = self.id;
+        if self.asks_only(io.now, &packet) {
+            return Ok(());
+        }
+        if self.probe.is_some() {
+            self.told |= self.probe_says(packet)?;
+            return Ok(());
+        }
         if let Packet::Features(features) = &packet {
             self.greeting.get_or_insert(features.features);
         }

@@ -46,6 +46,13 @@ impl Peers {
             _ => socket.end += result as usize,
         }
         match socket.advance(io) {
+            Ok(_) if socket.probe.is_some() => {
+                if std::mem::take(&mut socket.told) {
+                    self.describe(id);
+                } else {
+                    self.begin_probe(io, id);
+                }
+            }
             Ok(0) => io.events.push_back(Event::Received { socket: id }),
             Ok(_) => {}
             Err(stopped) => self.stop(io, id, stopped),

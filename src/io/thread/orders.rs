@@ -88,11 +88,19 @@ impl<C: Core> Shell<C> {
             Order::Admin { command, reply } => self.admin(command, reply, None),
             Order::Attach { volume, disk, reply } => self.attach(volume, disk, reply),
             Order::Client { fd, volume, parameters, description } => {
+                // Another one may have come since it asked.
+                if let Err(why) = self.core.admits(volume, &description) {
+                    tracing::warn!(target: "tandem", resource = %self.io.name,
+                        "{description} was disconnected: {why}");
+                    return drop(fd);
+                }
                 self.clients.open(&mut self.io, fd, volume, parameters, description);
             }
-            Order::Export { volume, reply } => {
+            Order::Export { volume, client, reply } => {
+                let admitted = client.map_or(Ok(()), |client| self.core.admits(volume, &client));
+                let size = self.core.export(volume);
                 // Nobody may wait, here and below.
-                let _ = reply.send(self.core.export(volume));
+                let _ = reply.send(size.and_then(|size| admitted.map(|()| size)));
             }
             Order::Paths { paths, reply } => {
                 let _ = reply.send(self.peers.set_paths(&mut self.io, paths));
