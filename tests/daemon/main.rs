@@ -20,6 +20,7 @@ mod limits;
 mod namespace;
 mod network;
 mod pair;
+mod ping;
 mod plan;
 mod refusals;
 mod restart;

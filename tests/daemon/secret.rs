@@ -114,12 +114,22 @@ fn the_same_secret_connects_and_another_one_does_not() {
         (stands(&pair.alice) || stands(&pair.bob)).then_some(())
     });
     assert_nothing_shows_it(&pair);
+    // The one that goes on dialling listens.
+    let is_alone = pair.alice.connection()["connection-state"] == "StandAlone";
+    let (asker, other) = if is_alone { (&pair.alice, &pair.bob) } else { (&pair.bob, &pair.alice) };
+    if other.connection()["connection-state"] != "StandAlone" {
+        let said = asker.refused(10, &["ping", "r0"]);
+        assert!(said.contains("it has another shared-secret (bad-secret)"), "{said}");
+        assert_secret(&said);
+    }
     change(&pair.bob, GUESS, FOO);
     for node in [&pair.alice, &pair.bob] {
         node.ok(&["connect", "r0"]);
     }
     pair.wait_connected();
     let pair = pair.sync_from_alice();
+    let said = pair.alice.ok(&["ping", "r0"]);
+    assert!(said.contains("\n  secret:  proved by both, sha256\n"), "{said}");
     let said = pair.alice.refused(10, &["net-options", "--shared-secret=FooFunFactory", "r0"]);
     assert!(said.contains("in the config file"), "{said}");
     assert!(pair.alice.ok(&["dump", "r0"]).contains("\"FooFunFactory\";"), "as drbdadm does");

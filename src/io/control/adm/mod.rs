@@ -11,6 +11,7 @@ pub(super) mod client;
 mod configuration;
 pub(super) mod metadata;
 mod orders;
+mod ping;
 mod show;
 mod terminal;
 mod wait;
@@ -117,6 +118,7 @@ impl Session {
             Verb::Dstate(targets) => self.dstate(&targets.targets),
             Verb::Why { json, targets } => self.why(&targets.targets, json),
             Verb::Check(targets) => self.check(&targets.targets),
+            Verb::Ping(targets) => self.ping(&targets.targets),
             Verb::Events2 { now, statistics, targets } => {
                 self.events2(&targets.targets, now, statistics)
             }
