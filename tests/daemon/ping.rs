@@ -18,7 +18,7 @@ fn a_ping_beside_the_connection_says_everything_and_disturbs_nothing() {
     {
         for _ in 0..3 {
             let said = node.ok(&["ping", "r0"]);
-            let first = format!("r0 {}: 127.0.0.1:{} from 127.0.0.1:", peer.name, peer.port);
+            let first = format!("r0 {}: 127.0.0.1:{} from 127.0.0.1, ", peer.name, peer.port);
             assert!(said.starts_with(&first), "{said}");
             assert!(said.contains("beside the connection, which goes on"), "{said}");
             for text in [

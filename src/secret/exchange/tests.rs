@@ -1,3 +1,5 @@
+//! Every wrong answer, reflections, replays, and the steps of a rotation.
+
 use super::*;
 use crate::secret::Algorithm;
 

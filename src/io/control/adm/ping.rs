@@ -97,7 +97,7 @@ fn ask(definition: &Definition, own: &Host, peer: &Host, report: Option<&Report>
                 } else {
                     "not connected"
                 };
-                print(&format!("{name}: {remote} from {local}, {beside}\n{text}"))?;
+                print(&format!("{name}: {remote} from {}, {beside}\n{text}", local.ip()))?;
                 return match fits {
                     true => Ok(()),
                     false => Err(Failure::new(
@@ -147,9 +147,8 @@ impl Asking<'_> {
         let _ = writeln!(text, "  tcp:     connected in {}", ms(begun.elapsed()));
         let features = self.greet(&mut link)?;
         let secret = self.prove(&mut link, &features)?;
-        let about = match link.next("its description")? {
-            Packet::Description(about) => about,
-            _ => return other("it answers with another packet", "is it the same version?"),
+        let Packet::Description(about) = link.next("its description")? else {
+            return other("it answers with another packet", "is it the same version?");
         };
         let (low, high, mean) = rounds(&mut link)?;
         let _ = writeln!(
