@@ -5,6 +5,7 @@
 //! | [`config`] | DRBD's `.res` grammar to checked definitions | yes |
 //! | [`resource`] | a resource as a state machine: events in, actions out | yes |
 //! | [`wire`] | the peer protocol: packets and their bytes | yes |
+//! | [`secret`] | the shared secret: challenge and response | yes |
 //! | [`meta`] | the layout of the metadata on disk | yes |
 //! | [`sim`] | a cluster of resources on simulated disks and networks | yes |
 //! | [`io`] | the shell: ring, sockets, files, clocks, threads | no |
@@ -24,5 +25,6 @@ pub mod control;
 pub mod io;
 pub mod meta;
 pub mod resource;
+pub mod secret;
 pub mod sim;
 pub mod wire;

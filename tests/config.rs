@@ -157,9 +157,8 @@ const OTHER_VERDICTS: &[(&str, Verdict, &[&str])] = &[
         "10-tandem.d/global_common.conf:11"]),
     ("the resync has no controller with a plan", Verdict::Warn, &["02-nine-node-id.res:25",
         "02-nine-node-id.res:26"]),
-    ("there is no authentication", Verdict::Refuse, &["04-linstor-proxmox.res:14",
-        "04-linstor-proxmox.res:15", "10-tandem.d/global_common.conf:27",
-        "10-tandem.d/mail.res:4"]),
+    ("SHA-1 is weak", Verdict::Warn, &["04-linstor-proxmox.res:14",
+        "10-tandem.d/global_common.conf:27"]),
     ("it acts: the size of the volume, and the least that its disk must have", Verdict::Act, &[
         "09-volumes-ipv6.res:22"]),
     ("it acts: the order of resyncs", Verdict::Act, &["09-volumes-ipv6.res:21"]),

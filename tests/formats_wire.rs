@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use tandem::meta::HISTORY;
 use tandem::resource::{DiskState, PAYLOAD_MAX, Reason, Role, ZEROES_MAX};
+use tandem::secret::Algorithm;
 use tandem::wire::*;
 
 /// A packet of the type, made from numbers: whatever they are, its fields are in their ranges.
@@ -31,6 +32,15 @@ fn make(kind: Kind, n: [u64; 8], text: &str) -> Packet {
             rule: "bitmap-both".into(),
             text: plain_text(text, TEXT_MAX),
         })),
+        Kind::Challenge => Packet::Challenge {
+            algorithm: Algorithm::ALL[(n[0] % 3) as usize],
+            challenge: std::array::from_fn(|i| n[i / 4].to_be_bytes()[4 + i % 4]),
+        },
+        Kind::Response => Packet::Response {
+            proofs: (0..[20, 32, 40, 64, 128][(n[0] % 5) as usize])
+                .map(|i| n[2].wrapping_mul(i + 1) as u8)
+                .collect(),
+        },
         Kind::Bitmap => Packet::Bitmap {
             volume,
             first_block: n[1] % (1 << 40) * 64,
@@ -79,6 +89,16 @@ fn make(kind: Kind, n: [u64; 8], text: &str) -> Packet {
         Kind::ClearBitmap => Packet::ClearBitmap { volume, uuid },
         Kind::Ping => Packet::Ping,
         Kind::PingAck => Packet::PingAck,
+        Kind::Probe => {
+            Packet::Probe { sequence, bytes: n[2].to_be_bytes().repeat(1 + n[3] as usize % 4) }
+        }
+        Kind::ProbeAnswer => Packet::ProbeAnswer { sequence, bytes: n[5].to_be_bytes().to_vec() },
+        Kind::Description => Packet::Description(Box::new(Description {
+            node: "alice".into(),
+            software: plain_text(text, 255),
+            must_equal: vec![("protocol".into(), "C".into())],
+            should_equal: vec![("timeout".into(), "60".into())],
+        })),
     }
 }
 
@@ -213,6 +233,17 @@ const GOLDEN: &[(&str, &str)] = &[
          00000007000000000000000b6269746d 61702d626f74680000000000000002c3 b6",
     ),
     (
+        "Challenge",
+        "54444d31 0401 0000 0000000000000000 0000000000000000 00000020 ebb60274 \
+         00000102151617182223242500000033 00000044555566666465666774757677",
+    ),
+    (
+        "Response",
+        "54444d31 0500 0000 0000000000000000 0000000000000000 00000040 bc52ecdf \
+         254a6f94b9de03284d7297bce1062b50 759abfe4092e53789dc2e70c31567ba0 \
+         c5ea0f34597ea3c8ed12375c81a6cbf0 153a5f84a9cef3183d6287acd1f61b40",
+    ),
+    (
         "Bitmap",
         "54444d31 0600 0102 0000000000000000 000005054585c600 00000020 8a4e3b6c \
          0000002122232425000000424446484a 0000006366696c6f00000084888c9094",
@@ -255,6 +286,23 @@ const GOLDEN: &[(&str, &str)] = &[
     ("ClearBitmap", "54444d31 3a00 0102 0000000000000000 0000012122232425 00000000 f1981edc"),
     ("Ping", "54444d31 4000 0000 0000000000000000 0000000000000000 00000000 0471ac82"),
     ("PingAck", "54444d31 4100 0000 0000000000000000 0000000000000000 00000000 8554c9a5"),
+    (
+        "Probe",
+        "54444d31 4200 0000 1112131415161718 0000000000000000 00000020 b392993b \
+         00000021222324250000002122232425 00000021222324250000002122232425",
+    ),
+    (
+        "ProbeAnswer",
+        "54444d31 4300 0000 1112131415161718 0000000000000000 00000008 070254e6 \
+         0000000055556666",
+    ),
+    (
+        "Description",
+        "54444d31 4400 0000 0000000000000000 0000000000000000 00000059 7fc0db8d \
+         0000000000000005616c696365000000 0000000002c3b6000000000000000100 \
+         0000000000000870726f746f636f6c00 00000000000001430000000000000001 \
+         000000000000000774696d656f757400 000000000000023630",
+    ),
 ];
 
 #[test]
@@ -411,6 +459,8 @@ fn fields_out_of_range_are_refused() {
             .collect();
     });
 
+    assert!(!check(&Packet::Response { proofs: Vec::new() }));
+    assert!(!check(&Packet::Response { proofs: vec![0; 129] }));
     assert!(!check(&Packet::NewUuid { volume: 0, uuid: 0 }));
     assert!(!check(&Packet::ClearBitmap { volume: 0, uuid: 5 }));
     assert!(!check(&Packet::Adopted { volume: u16::MAX }));

@@ -76,6 +76,7 @@ pub(super) fn define(
         hosts.iter().map(|host| define.volumes(host, &minors, shared.common)).collect();
     define.disks(&hosts, &volumes);
     let judged = judge::options(draft, shared.common, &hosts, &numbers, &ids, define.report);
+    let secrets = judge::secrets(draft, shared.common, &hosts, &numbers, define.report);
     for ((host, address), volumes) in hosts.iter().zip(&addresses).zip(&volumes) {
         define.claim(host, *address, volumes, &mut shared.claims);
     }
@@ -115,6 +116,7 @@ pub(super) fn define(
         name: draft.name.clone(),
         hosts,
         options,
+        secrets,
         waits: judge::waits(draft, shared.common),
         source,
         written,

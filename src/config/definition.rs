@@ -17,6 +17,7 @@ use crate::resource::{VolumeConfig, VolumeNumber};
 
 use super::option_table;
 use super::resync_after::ResyncAfter;
+use crate::secret::Secrets;
 use crate::wire::VOLUMES_MAX;
 
 /// Longest resource name, bytes: what the peer protocol carries.
@@ -153,6 +154,9 @@ pub struct Definition {
     pub hosts: Vec<Host>,
     /// The options in force: `common`, resource, connection and volume taken together.
     pub options: Options,
+    /// What peers must prove before anything else; `None`: nothing.
+    #[serde(default)]
+    pub secrets: Option<Secrets>,
     /// How `wait-connect` and `wait-sync` wait if they are not told.
     #[serde(default)]
     pub waits: Waits,
@@ -305,6 +309,9 @@ impl Definition {
             && !self.hosts.iter().any(|host| host.node_id == id)
         {
             return Err(format!("{name}: after-sb-0pri discard-node: no host has node id {id}"));
+        }
+        if let Some(secrets) = &self.secrets {
+            secrets.check().map_err(|why| format!("{name}: {why}"))?;
         }
         option_table::check_ranges(&self.options).map_err(|why| format!("{name}: {why}"))
     }

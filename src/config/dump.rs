@@ -10,6 +10,7 @@ use crate::resource::{AfterSb0Pri, Options};
 use super::Config;
 use super::definition::{Definition, HostVolume, MetaDisk, Waits};
 use super::token::needs_no_quotes;
+use crate::secret::Secrets;
 
 /// The config as `tandemadm dump` prints it. A refused resource is a comment.
 #[must_use]
@@ -38,6 +39,9 @@ fn definition_text(definition: &Definition, out: &mut String) {
                 };
                 lines.push(format!("{:<16} {};", option.name, quoted(&value)));
             }
+        }
+        if section == "net" {
+            lines.extend(definition.secrets.as_ref().map(secret_lines).into_iter().flatten());
         }
         if !lines.is_empty() {
             line(out, 1, &format!("{section} {{"));
@@ -85,6 +89,17 @@ fn definition_text(definition: &Definition, out: &mut String) {
         paths_text(definition, out);
     }
     line(out, 0, "}");
+}
+
+/// In full: this is the config (drbdadm prints it so too).
+fn secret_lines(secrets: &Secrets) -> Vec<String> {
+    let mut lines = vec![
+        format!("{:<16} {};", "cram-hmac-alg", secrets.cram_hmac_alg.name()),
+        format!("{:<16} \"{}\";", "shared-secret", secrets.shared_secret.written()),
+    ];
+    let old = secrets.shared_secret_old.as_ref();
+    lines.extend(old.map(|old| format!("{:<16} \"{}\";", "shared-secret-old", old.written())));
+    lines
 }
 
 /// All paths: a connection that names one names all.

@@ -90,6 +90,8 @@ pub(super) enum Scope<'a> {
 struct Source {
     path: String,
     lines: Vec<String>,
+    /// Everybody on the host can read it.
+    is_public: bool,
 }
 
 /// What nobody should read in a terminal or a log.
@@ -102,6 +104,14 @@ fn without_secrets(text: &str) -> String {
     while let Some(at) = rest.find(SECRET) {
         let (before, after) = rest.split_at(at + SECRET.len());
         out += before;
+        // Its name goes on.
+        let after = match after.strip_prefix("-old") {
+            Some(after) => {
+                out += "-old";
+                after
+            }
+            None => after,
+        };
         rest = after;
         if out.rsplit('\n').next().is_some_and(|line| line.trim_start().starts_with('#')) {
             continue;
@@ -141,8 +151,20 @@ impl Report {
     pub(super) fn add_source(&mut self, path: &str, text: &str) -> u32 {
         let cut = |line: &str| line.chars().take(LINE_MAX).collect();
         let lines = without_secrets(text).lines().map(cut).collect();
-        self.sources.push(Source { path: path.to_owned(), lines });
+        self.sources.push(Source { path: path.to_owned(), lines, is_public: false });
         u32::try_from(self.sources.len() - 1).expect("fewer than FILES_MAX files")
+    }
+
+    /// Everybody on the host can read this file.
+    pub(super) fn set_public(&mut self, file: u32) {
+        if let Some(source) = self.sources.get_mut(file as usize) {
+            source.is_public = true;
+        }
+    }
+
+    /// Whether everybody on the host can read the file that `at` is in.
+    pub(super) fn is_public(&self, at: Pos) -> bool {
+        self.sources.get(at.file as usize).is_some_and(|source| source.is_public)
     }
 
     pub(super) fn error(
@@ -276,6 +298,7 @@ mod tests {
                 "net { shared-secret \"a;b # c\"; timeout 5; }",
                 "net { shared-secret **** * **; timeout 5; }",
             ),
+            ("shared-secret-old \"a\"; b;", "shared-secret-old ***; b;"),
             ("shared-secret\n  FooFun;\n", "shared-secret\n  ******;\n"),
             ("# the shared-secret\nnet { }", "# the shared-secret\nnet { }"),
             ("shared-secret \"open\nping-int 5;", "shared-secret *****\nping-int 5;"),

@@ -16,6 +16,7 @@ use super::option_table::{
 };
 use super::resync_after::ResyncAfter;
 use super::setting::{Level, Setting};
+use crate::secret::{Algorithm, Secret, Secrets};
 
 /// The levels that are in force for one volume on one host, the strongest first.
 type Chain<'a> = Vec<(Rank, &'a Level)>;
@@ -145,6 +146,49 @@ pub(super) fn options(
     (options, written)
 }
 
+/// What peers must prove, and where it is written; `None`: nothing.
+pub(super) fn secrets(
+    draft: &Draft,
+    common: &Level,
+    hosts: &[&HostDraft],
+    volumes: &BTreeSet<VolumeNumber>,
+    report: &mut Report,
+) -> Option<Secrets> {
+    let chains = chains(draft, common, hosts, volumes);
+    let mut judge = Judge { draft, hosts, ids: &[], fenced: false, report };
+    let mut value = |name| {
+        let spec = find(name).expect("the table has it");
+        let found: Vec<_> = chains.iter().map(|chain| in_force(chain, spec)).collect();
+        let values = found.iter().map(|found| found.map(|(_, setting)| &setting.value));
+        let (_, nearest) = found.iter().copied().flatten().min_by_key(|(rank, _)| *rank)?;
+        if values.collect::<Vec<_>>().windows(2).any(|pair| pair[0] != pair[1]) {
+            judge.differs(nearest);
+        }
+        let text = nearest.value.text();
+        (!text.is_empty()).then_some((nearest, text))
+    };
+    let (algorithm, old) = (value("cram-hmac-alg"), value("shared-secret-old"));
+    let secret = value("shared-secret").and_then(|(_, text)| Secret::new(&text));
+    let Some(shared_secret) = secret else {
+        if let Some((setting, _)) = old {
+            let why = "there is no shared-secret that it could be older than";
+            judge.refuse(Rank::Resource, setting, why, "write: shared-secret \"NEW SECRET\";");
+        }
+        if let Some((setting, _)) = algorithm {
+            let why = "no effect without shared-secret: peers are not authenticated";
+            judge.warn(setting, why, "write: shared-secret \"SECRET\";  or remove the line");
+        }
+        return None;
+    };
+    Some(Secrets {
+        cram_hmac_alg: algorithm
+            .and_then(|(_, name)| Algorithm::from_name(&name))
+            .unwrap_or_default(),
+        shared_secret,
+        shared_secret_old: old.and_then(|(_, text)| Secret::new(&text)),
+    })
+}
+
 /// A chain for each volume on each host; one for the resource alone if there is none.
 fn chains<'a>(
     draft: &'a Draft,
@@ -226,14 +270,18 @@ impl Judge<'_> {
         }
         let text = value.text();
         match spec.effect {
-            Effect::Acts(_) => {
+            Effect::Acts(_) | Effect::Secret => {
                 let refused = REFUSED_VALUES.iter().find(|row| (row.0, row.1) == (name, &text));
                 if let Some((_, _, why, hint)) = refused {
                     self.refuse(rank, setting, why, &format!("write: {hint}"));
                 }
                 let warned = WARNED_VALUES.iter().find(|row| (row.0, row.1) == (name, &text));
                 if let Some((_, value, why)) = warned {
-                    let other = if *value == "no" { "yes" } else { "no" };
+                    let other = match *value {
+                        "no" => "yes",
+                        "sha1" => Algorithm::Sha256.name(),
+                        _ => "no",
+                    };
                     self.warn(setting, why, &format!("write: {name} {other};"));
                 }
             }
@@ -278,7 +326,6 @@ impl Judge<'_> {
 
     fn refuse(&mut self, rank: Rank, setting: &Setting, why: &str, hint: &str) {
         let Setting { spec, written, at, .. } = setting;
-        let written = if spec.name == "shared-secret" { "..." } else { written };
         let mut text = format!("{} {written}: {why}", spec.name);
         if rank == Rank::Common {
             text += &format!(" (in force for resource {})", self.draft.name);

@@ -115,6 +115,9 @@ impl Loader<'_> {
             }
         };
         let file = self.report.add_source(path, &text);
+        if self.files.is_public(path) {
+            self.report.set_public(file);
+        }
         self.read.insert(path.to_owned());
         self.open.push(path.to_owned());
         let (tokens, clean) = tokens(file, &text, &mut self.report);

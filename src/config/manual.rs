@@ -25,7 +25,10 @@ pub struct ManualOption {
 pub fn manual() -> Vec<ManualOption> {
     let defaults = Options::default().written();
     let entry = |spec: &Spec| {
-        let acts = matches!(spec.effect, Effect::Acts(_) | Effect::PerVolume | Effect::Admin);
+        let acts = matches!(
+            spec.effect,
+            Effect::Acts(_) | Effect::PerVolume | Effect::Secret | Effect::Admin
+        );
         (acts || spec.name == "protocol").then(|| ManualOption {
             section: spec.section.name(),
             name: spec.name,
@@ -45,6 +48,8 @@ fn values(spec: &Spec) -> String {
         Kind::AfterSb0Pri => format!("{}, discard-node-HOST", AFTER_SB_0PRI.join(", ")),
         Kind::Votes => "off, majority, all, or a count".to_owned(),
         Kind::Text => "a text".to_owned(),
+        Kind::Secret => "1 to 64 bytes".to_owned(),
+        Kind::Algorithm => "sha256, sha512, sha1".to_owned(),
         Kind::Any => "any".to_owned(),
     }
 }
@@ -100,10 +105,23 @@ fn what(name: &str) -> &'static str {
         "resync-after" => {
             "A resync of this volume waits while that volume, RES/VOL, resyncs. -1: none."
         }
+        "shared-secret" => {
+            "What both nodes prove when they connect, by challenge and response. Keep the file from others."
+        }
+        "shared-secret-old" => {
+            "Taken and proved beside shared-secret while that is changed on one node after the other."
+        }
+        "cram-hmac-alg" => "The hash of the proof.",
+        "nbd-clients" => {
+            "exclusive: a second identity (process and user, or host) is not let in beside the one that has a volume open."
+        }
         "auto-promote" => {
             "The first client that opens an export of a Secondary promotes it, the last that closes it demotes it again."
         }
         "size" => "The size of the volume, and the least that its disk must have.",
+        "degr-wfc-timeout" => "The same where this node had gone on alone.",
+        "outdated-wfc-timeout" => "The same where the peers are known to be Outdated.",
+        "wait-after-sb" => "yes: a connection that is StandAlone is waited for too.",
         "wfc-timeout" => "The patience of wait-connect and wait-sync. 0: for ever.",
         _ => "",
     }
@@ -117,7 +135,9 @@ mod tests {
     fn every_option_that_acts_says_what_it_does_and_what_it_is_by_default() {
         for option in manual() {
             assert!(!option.what.is_empty(), "{} is not described", option.name);
-            let has_default = !matches!(option.name, "size" | "wfc-timeout" | "resync-after");
+            let by_hand = option.section == "startup" || option.name.starts_with("shared-secret");
+            let has_default =
+                !by_hand && !matches!(option.name, "size" | "resync-after" | "cram-hmac-alg");
             assert_eq!(option.default.is_some(), has_default, "{}", option.name);
         }
     }

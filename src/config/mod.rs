@@ -65,6 +65,11 @@ pub trait Files {
     /// # Errors
     /// Why it is not known what matches, e.g. a folder that may not be read.
     fn glob(&self, pattern: &str) -> Result<Vec<String>, String>;
+
+    /// Whether everybody on the host can read a file: then it is no place for a secret.
+    fn is_public(&self, _path: &str) -> bool {
+        false
+    }
 }
 
 /// A config with all that was found.

@@ -88,6 +88,10 @@ pub(super) enum Kind {
     /// A count of nodes, or one of the words.
     Votes,
     Text,
+    /// Up to 64 bytes that no message repeats.
+    Secret,
+    /// The digest of the secret's proofs.
+    Algorithm,
     /// No value, or any.
     Any,
 }
@@ -138,6 +142,8 @@ pub(super) enum Effect {
     Refused(&'static [&'static str], &'static str, &'static str),
     /// It acts, and each volume has its own value.
     PerVolume,
+    /// It acts before the core hears of a peer: it is no option of the core's.
+    Secret,
     /// It acts in tandemadm.
     Admin,
     /// A handler that goes with `fencing`: refused where fencing is on, else never called.
@@ -168,7 +174,6 @@ const MAIL: &str = "handlers do not run: nobody is told; watch the log or `tande
 const CALLS: &str = "only `call-...` policies would run it, and those are refused";
 const PULL: &str = "it only means something with pull-ahead, which is refused";
 const HOME: &str = "no effect: Tandem never calls home";
-const SECRET: &str = "peers are not authenticated: anybody at the peer's address would be trusted";
 const FLUSH: &str = "no effect: writes are ordered by flushes";
 const MI: u64 = 1 << 20;
 
@@ -217,6 +222,9 @@ pub(super) static OPTIONS: &[Spec] = &[
             "auto-discard" => RrConflict::AutoDiscard,
             _ => RrConflict::Disconnect,
         })),
+    spec(Net, "cram-hmac-alg", Kind::Algorithm, Effect::Secret),
+    spec(Net, "shared-secret", Kind::Secret, Effect::Secret),
+    spec(Net, "shared-secret-old", Kind::Secret, Effect::Secret),
     spec(Disk, "on-io-error", Choice(&["detach", "pass_on", "call-local-io-error"]),
         Acts(|o, v| o.on_io_error = match v.word() {
             "pass_on" => OnIoError::PassOn,
@@ -234,6 +242,8 @@ pub(super) static OPTIONS: &[Spec] = &[
         Acts(|o, v| o.disk_timeout_ms = v.number() * 100)),
     spec(Disk, "md-flushes", Bool, Acts(|o, v| o.md_flushes = v.yes())),
     spec(Section::Options, "auto-promote", Bool, Acts(|o, v| o.auto_promote = v.yes())),
+    spec(Section::Options, "nbd-clients", Choice(&["shared", "exclusive"]),
+        Acts(|o, v| o.nbd_clients_exclusive = v.word() == "exclusive")),
 
     // `net`: what does not act.
     spec(Net, "allow-two-primaries", Bool, Refused(&["no"],
@@ -243,10 +253,6 @@ pub(super) static OPTIONS: &[Spec] = &[
         Refused(&["dont-care"],
         "no fence handler runs: the Primary would go on alone where a freeze is counted on",
         "fencing dont-care;")),
-    spec(Net, "cram-hmac-alg", Text, Refused(&[""], SECRET, "remove the line, and keep the \
-        port to the two nodes with a firewall")),
-    spec(Net, "shared-secret", Text, Refused(&[""], SECRET, "remove the line, and keep the \
-        port to the two nodes with a firewall")),
     spec(Net, "data-integrity-alg", Text, Refused(&["", "none"],
         "payload would go unchecked where a digest is counted on", "remove the line")),
     spec(Net, "tls", Bool, Refused(&["no"], "the connection is not encrypted", "tls no;")),
@@ -401,6 +407,7 @@ pub(super) static WARNED_VALUES: &[(&str, &str, &str)] = &[
         "takes effect: after a power cut the metadata may be older than the data, and blocks \
          that differ may be unknown",
     ),
+    ("cram-hmac-alg", "sha1", "takes effect: SHA-1 is weak"),
     (
         "always-asbp",
         "yes",

@@ -26,6 +26,10 @@ pub fn override_option(
         Some(spec) => format!("{name} has its place in {}, not in {section}", spec.section.name()),
         None => format!("unknown option {name} in {section}"),
     })?;
+    if matches!(spec.effect, Effect::Secret) {
+        // Others see the words of a command, and its history keeps them.
+        return Err(format!("{name} is changed in the config file, then: `tandemadm adjust`"));
+    }
     let Effect::Acts(apply) = spec.effect else {
         return Err(format!("{name}: it does not act in Tandem, or cannot change at run time"));
     };

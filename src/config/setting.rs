@@ -10,6 +10,7 @@ use super::nearest::nearest;
 use super::option_table::{AFTER_SB_0PRI, Kind, OPTIONS, SYNCER, Section, Spec, Unit, Value, find};
 use super::syntax::Statement;
 use super::token::Word;
+use crate::secret::{Algorithm, SECRET_MAX, Secret};
 
 /// An option as it is written somewhere.
 #[derive(Clone)]
@@ -87,6 +88,10 @@ pub(super) fn read_option(
 ) {
     let written = statement.arguments().iter().map(|word| word.text.as_str());
     let mut written = written.collect::<Vec<_>>().join(" ");
+    if matches!(spec.kind, Kind::Secret) {
+        "...".clone_into(&mut written);
+        warn_of_readers(spec, statement, scope, report);
+    }
     let value = if no && statement.arguments().is_empty() && statement.body.is_none() {
         "no".clone_into(&mut written);
         Value::Bool(false)
@@ -105,6 +110,17 @@ pub(super) fn read_option(
         report.warning(at, scope, text, format!("keep one; the other is at {line}"));
     }
     level.insert(spec.name, Setting { spec, value, written, at });
+}
+
+/// Who can read the file has the secret.
+fn warn_of_readers(spec: &Spec, statement: &Statement, scope: Scope<'_>, report: &mut Report) {
+    let at = statement.at();
+    let is_given = statement.arguments().iter().any(|word| !word.text.is_empty());
+    if is_given && report.is_public(at) {
+        let text = format!("{}: everybody on this host can read the file", spec.name);
+        let hint = format!("chmod o-r {}", report.place(at).file);
+        report.warning(at, scope, text, hint);
+    }
 }
 
 /// The option that `keyword` is in this section, and whether it is written as `no-NAME`.
@@ -187,8 +203,19 @@ fn read_value(spec: &Spec, statement: &Statement) -> Result<Value, Wrong> {
         | Kind::Choice(_)
         | Kind::AfterSb0Pri
         | Kind::Votes
-        | Kind::Text => 1,
+        | Kind::Text
+        | Kind::Secret
+        | Kind::Algorithm => 1,
     };
+    if matches!(spec.kind, Kind::Secret) {
+        // The words of this statement are not repeated.
+        let hint = format!("write: {name} {};", values_of(spec));
+        if exactly(statement, 1, "").is_err() {
+            let text = format!("{name} takes one value; blanks are kept in quotes");
+            return Err(Wrong { at: statement.at(), text, hint });
+        }
+        return secret_value(spec, &words[0]);
+    }
     exactly(statement, needed, &values_of(spec))?;
     value_of(spec, &words[0])
 }
@@ -216,6 +243,18 @@ pub(super) fn exactly(statement: &Statement, count: usize, form: &str) -> Result
             Err(Wrong { at: extra.at, text: format!("`{}` is too much here", extra.text), hint })
         }
     }
+}
+
+fn secret_value(spec: &Spec, word: &Word) -> Result<Value, Wrong> {
+    if word.text.is_empty() || Secret::new(&word.text).is_some() {
+        return Ok(Value::Word(word.text.clone()));
+    }
+    let text = match word.text.len() {
+        0..=SECRET_MAX => format!("{} has a control character", spec.name),
+        length => format!("{} has {length} bytes", spec.name),
+    };
+    let hint = format!("write: {} {};", spec.name, values_of(spec));
+    Err(Wrong { at: word.at, text, hint })
 }
 
 pub(super) fn value_of(spec: &Spec, word: &Word) -> Result<Value, Wrong> {
@@ -248,6 +287,12 @@ pub(super) fn value_of(spec: &Spec, word: &Word) -> Result<Value, Wrong> {
         Kind::Votes => match text.as_str() {
             "off" | "majority" | "all" => Ok(Value::Word(text.clone())),
             _ => number(spec.name, word, Unit::One, 1, 32).map(Value::Number),
+        },
+        Kind::Secret => secret_value(spec, word),
+        Kind::Algorithm if text.is_empty() => Ok(Value::Word(String::new())),
+        Kind::Algorithm => match Algorithm::from_name(text) {
+            Some(algorithm) => Ok(Value::Word(algorithm.name().to_owned())),
+            None => Err(not_one(&Algorithm::ALL.map(Algorithm::name))),
         },
         Kind::Text | Kind::Any => Ok(Value::Word(text.clone())),
     }
@@ -302,6 +347,8 @@ fn values_of(spec: &Spec) -> String {
         Kind::Choice(known) => known.join("|"),
         Kind::AfterSb0Pri => AFTER_SB_0PRI.join("|") + "|discard-node-HOST",
         Kind::Votes => "off|majority|all|N".to_owned(),
+        Kind::Secret => "\"1 to 64 bytes\"".to_owned(),
+        Kind::Algorithm => Algorithm::ALL.map(Algorithm::name).join("|"),
         Kind::Text | Kind::Any => "VALUE".to_owned(),
     }
 }

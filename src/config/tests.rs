@@ -132,7 +132,7 @@ fn options_act_in_their_units() {
          after-sb-1pri consensus;
          rr-conflict retry-connect; }
          disk { al-extents 257; resync-rate 1M; c-max-rate 0; c-min-rate 100; on-io-error pass_on; }
-         options { auto-promote yes; }",
+         options { auto-promote yes; nbd-clients exclusive; }",
     ));
     let expected = Options {
         timeout_ms: 5000,
@@ -153,6 +153,7 @@ fn options_act_in_their_units() {
         c_min_rate: 100,
         on_io_error: OnIoError::PassOn,
         auto_promote: true,
+        nbd_clients_exclusive: true,
         ..Options::default()
     };
     assert_eq!(r0.options, expected);

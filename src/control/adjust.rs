@@ -13,6 +13,7 @@ use std::fmt::Write;
 use super::Report;
 use crate::config::{Definition, Host, HostVolume, MetaDisk};
 use crate::resource::{ConnectionState, DiskState, NodeId, Refusal, VolumeNumber};
+use crate::secret::Secrets;
 
 /// One step of `adjust`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +96,7 @@ impl Difference {
             let (section, name, value) = (new.section, new.name, new.value);
             self.options.push(Changed { section, name, value, volume: None });
         }
+        self.secrets(running, wanted);
         let here = counterpart(running, own);
         for (number, volume) in &own.volumes {
             let Some(old) = here.and_then(|here| here.volumes.get(number)) else { continue };
@@ -123,6 +125,39 @@ impl Difference {
                 let (section, name, value) = (new.section, new.name, new.value);
                 self.options.push(Changed { section, name, value, volume: Some(*number) });
             }
+        }
+    }
+
+    /// Secrets differ or do not: no word says more.
+    fn secrets(&mut self, running: &Definition, wanted: &Definition) {
+        let (old, new) = (running.secrets.as_ref(), wanted.secrets.as_ref());
+        let mut changed = |name, value: &str, words: String| {
+            self.words.push(words);
+            let (section, value) = ("net", value.to_owned());
+            self.options.push(Changed { section, name, value, volume: None });
+        };
+        let algorithm = |secrets: Option<&Secrets>| secrets.map_or("", |s| s.cram_hmac_alg.name());
+        let (before, after) = (algorithm(old), algorithm(new));
+        if before != after {
+            let word = |name: &str| if name.is_empty() { "none" } else { name }.to_owned();
+            let words = format!("cram-hmac-alg is {}, not {}", word(before), word(after));
+            changed("cram-hmac-alg", after, words);
+        }
+        let pairs = [
+            ("shared-secret", old.map(|s| &s.shared_secret), new.map(|s| &s.shared_secret)),
+            (
+                "shared-secret-old",
+                old.and_then(|s| s.shared_secret_old.as_ref()),
+                new.and_then(|s| s.shared_secret_old.as_ref()),
+            ),
+        ];
+        for (name, before, after) in pairs.into_iter().filter(|(_, old, new)| old != new) {
+            let words = match (before, after) {
+                (None, _) => format!("{name} is not set"),
+                (_, None) => format!("{name} is set"),
+                (Some(_), Some(_)) => format!("{name} is another"),
+            };
+            changed(name, if after.is_some() { "..." } else { "" }, words);
         }
     }
 

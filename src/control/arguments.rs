@@ -32,7 +32,6 @@ pub const NOT_SUPPORTED: &[&str] = &[
     "new-peer",
     "new-resource",
     "peer-role",
-    "ping",
     "proxy-down",
     "proxy-up",
     "read-dev-uuid",
@@ -526,6 +525,8 @@ pub enum Verb {
         #[command(flatten)]
         targets: OptionalTargets,
     },
+    /// Ask the peers: reach, round trip, a large packet, version, options. Changes nothing.
+    Ping(Targets),
     /// One line for monitoring; exit 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
     Check(OptionalTargets),
     /// Say to udev whether a device holds Tandem's metadata.

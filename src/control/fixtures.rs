@@ -2,8 +2,8 @@
 
 use super::{Path, Report};
 use crate::resource::{
-    ConnectionState, ConnectionStatus, DeviceStatus, DiskState, HandshakeStatus, PeerDeviceStatus,
-    Reason, ReplicationState, ResyncStatus, Role, SideStatus, Status,
+    ClientStatus, ConnectionState, ConnectionStatus, DeviceStatus, DiskState, HandshakeStatus,
+    PeerDeviceStatus, Reason, ReplicationState, ResyncStatus, Role, SideStatus, Status,
 };
 
 /// Bytes of the volume.
@@ -77,7 +77,8 @@ pub(crate) fn healthy() -> Report {
         peer_devices: vec![peer_device(0)],
     };
     let mut device = device(0);
-    device.clients.push("nbd-client pid 2211 uid 0".to_owned());
+    let name = "nbd-client pid 2211 uid 0".to_owned();
+    device.clients.push(ClientStatus { name, since: NOW - 3600 });
     Report {
         status: Status {
             name: "r0".to_owned(),

@@ -19,6 +19,7 @@ use crate::config::{Definition, ResyncAfter};
 use crate::resource::{
     Command, ConnectionState, DiskOptions, NodeId, Options, Refusal, Status, VolumeNumber,
 };
+use crate::secret::Secrets;
 
 /// The longest line either side accepts, bytes.
 pub const LINE_MAX: usize = 1 << 20;
@@ -80,6 +81,9 @@ pub enum Request {
         /// `resync-after` of the volumes.
         #[serde(default)]
         resync_after: BTreeMap<VolumeNumber, ResyncAfter>,
+        /// What peers must prove from the next connection on.
+        #[serde(default)]
+        secrets: Option<Secrets>,
     },
     /// The addresses of a resource that is up.
     Paths {

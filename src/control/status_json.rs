@@ -29,6 +29,16 @@ struct Resource<'a> {
     config_differs: bool,
 }
 
+/// A connection of a client.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Opener<'a> {
+    client: &'a str,
+    export: String,
+    /// Seconds since 1970.
+    since: u64,
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Device<'a> {
@@ -47,7 +57,7 @@ struct Device<'a> {
     lower_pending: u64,
     backing_dev: &'a str,
     hung: bool,
-    openers: &'a [String],
+    openers: Vec<Opener<'a>>,
 }
 
 #[derive(Serialize)]
@@ -145,7 +155,7 @@ fn resource(report: &Report) -> Resource<'_> {
         suspended_quorum: false,
         force_io_failures: false,
         write_ordering: "flush",
-        devices: status.devices.iter().map(device).collect(),
+        devices: status.devices.iter().map(|one| device(&status.name, one)).collect(),
         connections: status
             .connections
             .iter()
@@ -159,7 +169,7 @@ fn resource(report: &Report) -> Resource<'_> {
     }
 }
 
-fn device(device: &DeviceStatus) -> Device<'_> {
+fn device<'a>(resource: &str, device: &'a DeviceStatus) -> Device<'a> {
     Device {
         volume: device.volume,
         minor: device.minor,
@@ -176,7 +186,15 @@ fn device(device: &DeviceStatus) -> Device<'_> {
         lower_pending: device.lower_pending,
         backing_dev: &device.backing_disk,
         hung: device.hung_ms.is_some(),
-        openers: &device.clients,
+        openers: device
+            .clients
+            .iter()
+            .map(|one| Opener {
+                client: &one.name,
+                export: format!("{resource}/{}", device.volume),
+                since: one.since,
+            })
+            .collect(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
 use crate::config::{FILE_MAX, Files, is_pattern, matches};
@@ -32,6 +32,11 @@ impl Files for ConfigFiles {
         }
         String::from_utf8(bytes)
             .map_err(|error| format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+    }
+
+    fn is_public(&self, path: &str) -> bool {
+        const OTHERS_READ: u32 = 0o004;
+        fs::metadata(path).is_ok_and(|found| found.mode() & OTHERS_READ != 0)
     }
 
     fn glob(&self, pattern: &str) -> Result<Vec<String>, String> {

@@ -97,6 +97,7 @@ impl Context {
             }
             Event::Connected { socket }
             | Event::Accepted { socket, .. }
+            | Event::Authenticated { socket }
             | Event::Received { socket }
             | Event::SocketLost { socket, .. } => *socket != closed,
             Event::Packet { .. }

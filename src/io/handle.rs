@@ -14,6 +14,7 @@ use crate::io::backing::OpenDisk;
 use crate::resource::{AdminResult, Command, NodeId, ResourceConfig, Status, VolumeNumber};
 
 use super::peer::SocketBuffers;
+use crate::secret::Secrets;
 
 /// Orders that may wait for a data thread.
 pub(super) const ORDERS_MAX: usize = 64;
@@ -31,6 +32,8 @@ pub struct Setup {
     pub peers: Vec<(NodeId, SocketAddr)>,
     /// Sizes of the sockets' buffers.
     pub buffers: SocketBuffers,
+    /// What peers must prove; `None`: nothing.
+    pub secrets: Option<Secrets>,
     /// Where every event and action is recorded.
     pub record: Option<PathBuf>,
     /// From the system's random source, for the identifiers.
@@ -83,6 +86,8 @@ pub enum Order {
     Export {
         /// Of this volume.
         volume: VolumeNumber,
+        /// Who wants to open it; `None`: it only asks.
+        client: Option<String>,
         /// Bytes, or the sentence for the client.
         reply: oneshot::Sender<Result<u64, String>>,
     },
@@ -102,6 +107,13 @@ pub enum Order {
         peer: NodeId,
         /// It waits.
         paused: bool,
+    },
+    /// What peers must prove is this from the next connection on.
+    Secrets {
+        /// `None`: nothing.
+        secrets: Option<Secrets>,
+        /// It is in force.
+        reply: oneshot::Sender<()>,
     },
     /// A fresh snapshot, counters included.
     Statistics {

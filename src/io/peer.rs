@@ -10,20 +10,26 @@
 //! - After `CloseSocket` and `SocketLost` the core hears nothing of a socket any more.
 //! - A receive is always armed: payload of peers has buffers that clients can never take.
 
+mod gate;
 mod listen;
+mod probe;
 mod receive;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getpeername,
     getsockname, getsockopt, setsockopt, socket, sockopt,
 };
 
-use crate::resource::{Event, NodeId, Options, Payload, SocketError, SocketId, Time};
-use crate::wire::{Packet, encode_header};
+use crate::resource::{
+    Event, NodeId, Options, Payload, ResourceConfig, SocketError, SocketId, Time,
+};
+use crate::secret::Secrets;
+use crate::wire::{Features, Packet, encode_header};
 
 use super::buffer::{Direction, Part};
 use super::client::{CLIENT_BYTES, shut_down};
@@ -32,7 +38,9 @@ use super::handle::PeerPath;
 use super::number_map::NumberMap;
 use super::outbox::{Outbox, Sent};
 use super::ring::{Descriptor, Memory, OperationId};
+use gate::Gate;
 use listen::Listener;
+use probe::{Own, Probe};
 use receive::Reading;
 
 /// Accepted connections that have not shown a handshake.
@@ -107,6 +115,13 @@ struct Socket {
     state: State,
     accepted: bool,
     known: bool,
+    gate: Gate,
+    /// The feature bits of the peer's Features, once they came.
+    greeting: Option<u32>,
+    /// It only asks.
+    probe: Option<Probe>,
+    /// It is to be told what this node is.
+    told: bool,
     staging: Option<Payload>,
     start: usize,
     end: usize,
@@ -126,6 +141,10 @@ pub(crate) struct Peers {
     /// Attempts so far: each takes the peer's next path.
     attempts: usize,
     buffers: SocketBuffers,
+    /// What sockets must prove that are made from now on.
+    secrets: Option<Arc<Secrets>>,
+    /// What is said of this node to who only asks.
+    own: Own,
     linger_ms: u64,
     listeners: Vec<Listener>,
     last_listener: u64,
@@ -181,16 +200,19 @@ fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
 impl Peers {
     /// No socket yet; [`Peers::start`] opens the listener.
     pub(crate) fn new(
+        config: &ResourceConfig,
         local: SocketAddr,
         addresses: Vec<(NodeId, SocketAddr)>,
         buffers: SocketBuffers,
-        ping_timeout_ms: u64,
     ) -> Self {
+        let ping_timeout_ms = config.options.ping_timeout_ms;
         let path = |(peer, remote)| PeerPath { peer, local, remote };
         Self {
             paths: addresses.into_iter().map(path).collect(),
             attempts: 0,
             buffers,
+            secrets: None,
+            own: Own::new(config),
             linger_ms: ping_timeout_ms.max(LINGER_MS),
             listeners: vec![Listener::new(0, local)],
             last_listener: 0,
@@ -211,6 +233,7 @@ impl Peers {
     pub(crate) fn set_options(&mut self, options: &Options) {
         self.linger_ms = options.ping_timeout_ms.max(LINGER_MS);
         self.buffers = SocketBuffers::of(options);
+        self.own.set_options(options);
     }
 
     /// `Action::Connect`.
@@ -241,7 +264,8 @@ impl Peers {
         let fd: Descriptor = Rc::new(fd);
         let operation = io.ring.connect(&fd, remote, Purpose::PeerConnect(id));
         let state = State::Dialling { operation, until: io.now.after_ms(timeout_ms) };
-        self.sockets.insert(id, Socket::new(id, remote, fd, state));
+        let gate = Gate::new(self.secrets.as_ref());
+        self.sockets.insert(id, Socket::new(id, remote, fd, state, gate));
     }
 
     /// A socket that comes from the own address, as the peer accepts no other.
@@ -280,6 +304,8 @@ impl Peers {
         packet: &Packet,
         payload: Option<Payload>,
     ) {
+        let features = self.features_sent(id, packet);
+        let packet = features.as_ref().unwrap_or(packet);
         let Some(socket) = self.sockets.get_mut(&id) else { return };
         if !matches!(socket.state, State::Open) {
             return;
@@ -365,7 +391,7 @@ impl Peers {
     pub(crate) fn deadline(&self) -> Option<Time> {
         let sockets = self.sockets.values().filter_map(|socket| match socket.state {
             State::Dialling { until, .. } | State::Lingering { until, .. } => Some(until),
-            State::Open => None,
+            State::Open => socket.probe.as_ref().map(|probe| probe.until),
         });
         sockets.chain(self.listeners.iter().filter_map(Listener::again)).min()
     }
@@ -382,6 +408,9 @@ impl Peers {
                 State::Lingering { until, .. } if *until <= io.now => {
                     late.push((socket.id, false));
                 }
+                State::Open if socket.probe.as_ref().is_some_and(|p| p.until <= io.now) => {
+                    late.push((socket.id, false));
+                }
                 _ => {}
             }
         }
@@ -396,7 +425,10 @@ impl Peers {
 
     /// Ends a socket and tells the core, unless the core has closed it.
     fn lose(&mut self, io: &mut Context, id: SocketId, error: SocketError) {
-        let told = self.sockets.get(&id).map(|s| matches!(s.state, State::Lingering { .. }));
+        let told = self
+            .sockets
+            .get(&id)
+            .map(|s| matches!(s.state, State::Lingering { .. }) || s.is_probe());
         self.remove(io, id);
         if told == Some(false) {
             io.events.push_back(Event::SocketLost { socket: id, error });
@@ -433,7 +465,7 @@ impl Peers {
 }
 
 impl Socket {
-    fn new(id: SocketId, remote: SocketAddr, fd: Descriptor, state: State) -> Self {
+    fn new(id: SocketId, remote: SocketAddr, fd: Descriptor, state: State, gate: Gate) -> Self {
         Self {
             id,
             remote,
@@ -441,6 +473,10 @@ impl Socket {
             state,
             accepted: false,
             known: false,
+            gate,
+            greeting: None,
+            probe: None,
+            told: false,
             staging: None,
             start: 0,
             end: 0,

@@ -63,6 +63,8 @@ pub(crate) trait Core {
     fn status(&self, now: Time) -> Status;
     /// See [`Resource::export`].
     fn export(&self, volume: VolumeNumber) -> Result<u64, String>;
+    /// See [`Resource::admits`].
+    fn admits(&self, volume: VolumeNumber, client: &str) -> Result<(), String>;
     /// See [`Resource::reads_locally`].
     fn reads_locally(&self, volume: VolumeNumber) -> bool;
 }
@@ -85,6 +87,9 @@ impl Core for Resource {
     }
     fn export(&self, volume: VolumeNumber) -> Result<u64, String> {
         Self::export(self, volume)
+    }
+    fn admits(&self, volume: VolumeNumber, client: &str) -> Result<(), String> {
+        Self::admits(self, volume, client)
     }
     fn reads_locally(&self, volume: VolumeNumber) -> bool {
         Self::reads_locally(self, volume)
@@ -226,6 +231,8 @@ impl<C: Core> Shell<C> {
         let shared = Arc::new(Shared::new(wake, core.status(now)));
         let options = &config.options;
         let ping_timeout_ms = options.ping_timeout_ms;
+        let mut peers = Peers::new(config, setup.local, setup.peers.clone(), setup.buffers);
+        peers.set_secrets(setup.secrets.clone().map(Arc::new));
         Ok(Self {
             version: core.state_version(),
             core,
@@ -242,7 +249,7 @@ impl<C: Core> Shell<C> {
                 fast_zeroes: std::collections::BTreeSet::new(),
             },
             clients: Clients::default(),
-            peers: Peers::new(setup.local, setup.peers.clone(), setup.buffers, ping_timeout_ms),
+            peers,
             disks: Disks::default(),
             orders,
             wake: Rc::new(Wake(Arc::clone(&shared))),

@@ -103,6 +103,16 @@ pub enum Action {
         /// The payload; the shell counts this use until the kernel is done with it.
         payload: Option<Payload>,
     },
+    /// The peer's Features fit: challenge it, if there is a shared secret. Event: `Authenticated`,
+    /// or `SocketLost` with `SocketError::Secret`. No other packet of the socket is an event before.
+    Authenticate {
+        /// Where.
+        socket: SocketId,
+        /// This node.
+        own: NodeId,
+        /// Whom it must be.
+        peer: NodeId,
+    },
     /// Close the socket; no event of it follows. `linger`: what is queued is sent first, within
     /// ping-timeout.
     CloseSocket {

@@ -43,9 +43,7 @@ impl Resource {
         connection.next_dial = None;
         connection.attempts += 1;
         let (peer, dialled) = (connection.peer, true);
-        let entry =
-            Socket { dialled, connected: false, greeted: false, peer_primary: false, since: now };
-        connection.sockets.insert(socket, entry);
+        connection.sockets.insert(socket, Socket::new(dialled, now));
         self.emit(Action::Connect { peer, socket, timeout_ms });
     }
 
@@ -121,13 +119,7 @@ impl Resource {
         }) else {
             return self.emit(Action::CloseSocket { socket, linger: false });
         };
-        let entry = Socket {
-            dialled: false,
-            connected: true,
-            greeted: false,
-            peer_primary: false,
-            since: self.now,
-        };
+        let entry = Socket { connected: true, ..Socket::new(false, self.now) };
         self.connections[c].sockets.insert(socket, entry);
         self.greet(c, socket);
     }
@@ -153,10 +145,10 @@ impl Resource {
     ) {
         let Some(c) = self.owner_of(socket) else { return self.release(payload) };
         self.bytes_received(socket);
-        let greeted = self.connections[c].sockets[&socket].greeted;
+        let Socket { asked, greeted, .. } = self.connections[c].sockets[&socket];
         if let Packet::Features(features) = packet {
             self.release(payload);
-            if greeted {
+            if asked {
                 return self.protocol_error(c, socket, "a second Features packet");
             }
             return self.features_received(c, socket, &features);
@@ -164,7 +156,7 @@ impl Resource {
         if !greeted || self.connections[c].active != Some(socket) {
             self.release(payload);
             if !greeted {
-                self.protocol_error(c, socket, "a packet before Features");
+                self.protocol_error(c, socket, "a packet before it has said who it is");
             } else if let Packet::Handshake(handshake) = packet
                 && self.connections[c].challenger == Some(socket)
             {
@@ -215,14 +207,11 @@ impl Resource {
             }
             return self.forget_socket(c, socket);
         }
-        let entry = self.connections[c].sockets.get_mut(&socket).expect("its owner has it");
-        entry.greeted = true;
-        entry.peer_primary = features.primary;
-        self.choose_socket(c, socket);
+        self.authenticate(c, socket, features);
     }
 
     /// A greeted socket: it becomes the session's, or not.
-    fn choose_socket(&mut self, c: usize, socket: SocketId) {
+    pub(crate) fn choose_socket(&mut self, c: usize, socket: SocketId) {
         let lower_is_us = self.config.node_id < self.connections[c].peer;
         let preferred = |entry: &Socket| entry.dialled == lower_is_us;
         let connection = &self.connections[c];
@@ -326,7 +315,7 @@ impl Resource {
         self.dial_if_idle(c);
     }
 
-    fn dial_if_idle(&mut self, c: usize) {
+    pub(crate) fn dial_if_idle(&mut self, c: usize) {
         let connection = &self.connections[c];
         let dialling = connection.sockets.values().any(|entry| entry.dialled);
         if self.is_connecting(c)
@@ -349,7 +338,7 @@ impl Resource {
     }
 
     /// One log line in ten seconds for a peer that misbehaves.
-    fn complain(&mut self, c: usize, what: &str) {
+    pub(crate) fn complain(&mut self, c: usize, what: &str) {
         self.connections[c].complaints += 1;
         let last = self.connections[c].last_complaint;
         if last.is_some_and(|last| self.now.ms_since(last) < 10_000) {
@@ -371,6 +360,11 @@ impl Resource {
             self.connections[c].challenger = None;
             self.connections[c].challenger_handshake = None;
         }
+        if let SocketError::Secret(error) = error
+            && !entry.greeted
+        {
+            return self.not_authenticated(c, entry.dialled, error);
+        }
         let (through, reason, detail) = describe(error);
         if self.connections[c].active == Some(socket) {
             self.connections[c].active = None;
@@ -385,12 +379,15 @@ impl Resource {
         }
         if entry.dialled && self.is_connecting(c) {
             if self.connections[c].active.is_none() {
-                self.connections[c].detail = detail;
                 let known = matches!(
                     self.connections[c].reason,
-                    Reason::WrongNode | Reason::WrongResource | Reason::BadVersion
+                    Reason::WrongNode
+                        | Reason::WrongResource
+                        | Reason::BadVersion
+                        | Reason::BadSecret
                 );
                 if !known {
+                    self.connections[c].detail = detail;
                     self.set_connection(c, ConnectionState::Connecting, reason);
                 }
                 self.gap_answered(false);
@@ -564,7 +561,8 @@ fn describe(error: SocketError) -> (ConnectionState, Reason, String) {
             Reason::NoRoute,
             format!("no route, or the own address does not exist yet, errno {errno}"),
         ),
-        SocketError::Protocol => (
+        // Both by who comes from the peer's address; `not_authenticated` tells the second.
+        SocketError::Protocol | SocketError::Secret(_) => (
             ConnectionState::ProtocolError,
             Reason::Lost,
             "the peer sent what is not our protocol".to_owned(),

@@ -44,12 +44,21 @@ pub(crate) struct Socket {
     pub(crate) dialled: bool,
     /// It is a TCP connection (not only an attempt).
     pub(crate) connected: bool,
-    /// The peer's first packet came and was right.
+    /// The peer's first packet came and fits: it has to prove the secret.
+    pub(crate) asked: bool,
+    /// And it has, or there is none: it may speak.
     pub(crate) greeted: bool,
     /// And said that the peer is Primary.
     pub(crate) peer_primary: bool,
     /// Since when it is in this phase.
     pub(crate) since: Time,
+}
+
+impl Socket {
+    /// An attempt, or a connection that has said nothing.
+    pub(crate) fn new(dialled: bool, since: Time) -> Self {
+        Self { dialled, connected: false, asked: false, greeted: false, peer_primary: false, since }
+    }
 }
 
 /// What a sent packet was for.

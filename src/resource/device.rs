@@ -134,6 +134,8 @@ pub(crate) struct Client {
     pub(crate) session: SessionId,
     /// Its name, for people.
     pub(crate) name: String,
+    /// When it opened the volume, s of the wall clock (display only).
+    pub(crate) since: u64,
 }
 
 /// Counters of a device, bytes or numbers since `up`.

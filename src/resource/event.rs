@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::command::Command;
 use super::ids::{NodeId, Payload, RequestId, SessionId, SocketId, Tag, VolumeNumber};
+use crate::secret::SecretError;
 use crate::wire::Packet;
 
 /// A client's operation on one piece of its request. Offsets and lengths in bytes; the shell cuts
@@ -71,6 +72,8 @@ pub enum SocketError {
     Unreachable(i32),
     /// Bytes that are not our protocol: wrong magic, CRC, length, type.
     Protocol,
+    /// The peer did not prove the shared secret, or does not take ours.
+    Secret(SecretError),
 }
 
 /// Something that happened. Every event of a resource goes through one queue, in one order.
@@ -145,6 +148,12 @@ pub enum Event {
         packet: Packet,
         /// Present exactly if [`Packet::payload_length`] is not 0.
         payload: Option<Payload>,
+    },
+    /// The answer to `Action::Authenticate`: the peer has proved the shared secret, or neither side
+    /// has one.
+    Authenticated {
+        /// Where.
+        socket: SocketId,
     },
     /// Some bytes of a packet arrived (a sign of life), but not all of it yet.
     Received {

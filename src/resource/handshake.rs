@@ -433,7 +433,7 @@ impl Resource {
         }
     }
 
-    fn stand_alone(&mut self, c: usize, refused: &Refused) {
+    pub(crate) fn stand_alone(&mut self, c: usize, refused: &Refused) {
         let text = match refused.reason {
             Reason::SplitBrain => format!(
                 "{}Split-Brain detected but unresolved, dropping connection! rule {}{}; \

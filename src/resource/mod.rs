@@ -14,10 +14,12 @@
 //! | file | idea |
 //! |---|---|
 //! | `request` | a client's request: admission, ranges, reads, replies |
+//! | `clients` | who has a volume open |
 //! | `write` | activity log, both disks at once, completion |
 //! | `flush` | flushes of both disks, the transfer log's bound |
 //! | `peer_io` | what the peer asks of the own disk |
 //! | `connect`, `come_back` | dialling, crossing connections, keep-alive |
+//! | `authenticate` | the shared secret, before anything else |
 //! | `handshake` | quiescing, the exchange, the verdict |
 //! | `session` | carrying out the verdict: bitmaps, adopting, opening |
 //! | `loss` | the loss of a peer or of a disk, new current UUIDs |
@@ -32,9 +34,11 @@
 mod action;
 mod activity_log;
 mod attach;
+mod authenticate;
 mod auto_promote;
 mod bitmap;
 mod clear_bitmap;
+mod clients;
 mod come_back;
 mod command;
 mod connect;
@@ -90,6 +94,8 @@ mod tests_pair;
 mod tests_pause;
 #[cfg(test)]
 mod tests_review;
+#[cfg(test)]
+mod tests_secret;
 #[cfg(test)]
 mod tests_seed;
 #[cfg(test)]
@@ -350,6 +356,7 @@ impl Resource {
             Event::Packet { socket, packet, payload } => {
                 self.packet_received(socket, packet, payload);
             }
+            Event::Authenticated { socket } => self.authenticated(socket),
             Event::Received { socket } => self.bytes_received(socket),
             Event::SocketLost { socket, error } => self.socket_lost(socket, error),
             Event::Admin { id, command } => self.order(id, command),

@@ -70,7 +70,9 @@ impl Options {
             ("md-flushes", yes_no(self.md_flushes)),
             ("disk-timeout", (self.disk_timeout_ms / 100).to_string()),
         ];
-        let general = [("auto-promote", yes_no(self.auto_promote))];
+        let clients = if self.nbd_clients_exclusive { "exclusive" } else { "shared" };
+        let general =
+            [("auto-promote", yes_no(self.auto_promote)), ("nbd-clients", clients.to_owned())];
         let section = |section| move |(name, value)| WrittenOption { section, name, value };
         let net = net.into_iter().map(section("net"));
         let disk = disk.into_iter().map(section("disk"));
@@ -104,6 +106,7 @@ impl Options {
             md_flushes: _,
             disk_timeout_ms: _,
             auto_promote: _,
+            nbd_clients_exclusive: _,
         } = from.clone();
         Self {
             timeout_ms,
@@ -129,7 +132,11 @@ impl Options {
         *self = match section {
             "disk" => self.with_disk(from.disk()),
             "net" => self.with_net(from),
-            "options" => Self { auto_promote: from.auto_promote, ..self.clone() },
+            "options" => Self {
+                auto_promote: from.auto_promote,
+                nbd_clients_exclusive: from.nbd_clients_exclusive,
+                ..self.clone()
+            },
             _ => return,
         };
     }
@@ -234,6 +241,7 @@ mod tests {
             rr_conflict: RrConflict::RetryConnect,
             on_io_error: OnIoError::PassOn,
             auto_promote: true,
+            nbd_clients_exclusive: true,
             disk_flushes: false,
             md_flushes: false,
             disk_timeout_ms: 30_000,

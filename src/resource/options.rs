@@ -176,6 +176,9 @@ pub struct Options {
     pub on_io_error: OnIoError,
     /// `auto-promote`. Default no.
     pub auto_promote: bool,
+    /// `nbd-clients exclusive`: a second identity is refused. Default shared.
+    #[serde(default)]
+    pub nbd_clients_exclusive: bool,
     /// `disk-flushes`: no voids promise 1 on this node.
     pub disk_flushes: bool,
     /// `md-flushes`: no voids promises 3, 4 and 8 on this node.
@@ -209,6 +212,7 @@ impl Default for Options {
             rr_conflict: RrConflict::Disconnect,
             on_io_error: OnIoError::Detach,
             auto_promote: false,
+            nbd_clients_exclusive: false,
             disk_flushes: true,
             md_flushes: true,
             disk_timeout_ms: 0,

@@ -48,7 +48,7 @@ impl Resource {
             minor: config.map_or(0, |config| config.minor),
             backing_disk: config.map_or_else(|| "none".to_owned(), |config| config.disk.clone()),
             disk_state: device.disk,
-            clients: device.clients.iter().map(|client| client.name.clone()).collect(),
+            clients: self.client_statuses(volume),
             size: device.size,
             read: device.counters.read,
             written: device.counters.written,

@@ -7,7 +7,7 @@
 //! - A request of a closed session that has not started is dropped.
 
 use super::connection::{SentKind, Stage};
-use super::device::{Client, Progress, Request, RequestKind};
+use super::device::{Progress, Request, RequestKind};
 use super::interval::{Kind, LockId};
 use super::{
     Action, DiskError, DiskState, LogLevel, Op, Payload, Pending, ReplyError, RequestId, Resource,
@@ -16,21 +16,6 @@ use super::{
 use crate::wire::Packet;
 
 impl Resource {
-    pub(crate) fn session_opened(
-        &mut self,
-        session: SessionId,
-        volume: VolumeNumber,
-        client: String,
-    ) {
-        if !self.devices.contains_key(&volume) {
-            return;
-        }
-        self.sessions.insert(session, volume);
-        self.client_entered();
-        self.device(volume).clients.push(Client { session, name: client });
-        self.changed();
-    }
-
     pub(crate) fn session_closed(&mut self, session: SessionId, disconnect: bool) {
         let Some(volume) = self.sessions.remove(&session) else { return };
         self.device(volume).clients.retain(|client| client.session != session);

@@ -47,7 +47,7 @@ pub struct DeviceStatus {
     /// The own disk.
     pub disk_state: DiskState,
     /// Clients that have it open.
-    pub clients: Vec<String>,
+    pub clients: Vec<ClientStatus>,
     /// Exported size, bytes; 0 while not known.
     pub size: u64,
     /// Read from the own disk for clients, the peer and resync, bytes.
@@ -79,6 +79,15 @@ pub struct DeviceStatus {
     /// Counters for monitoring.
     #[serde(default)]
     pub metrics: DeviceMetrics,
+}
+
+/// A connection of a client, which may have several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientStatus {
+    /// Who: `nbd-client pid 2211 uid 0`, or its address.
+    pub name: String,
+    /// When it opened the volume, s of the wall clock.
+    pub since: u64,
 }
 
 /// One connection.

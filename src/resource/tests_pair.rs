@@ -40,6 +40,8 @@ pub(crate) struct Node {
     pub(crate) mute: bool,
     pub(crate) air: VecDeque<Event>,
     pub(crate) on_io_error: OnIoError,
+    /// What it takes for the shared secret.
+    pub(crate) secrets: Vec<u8>,
 }
 
 pub(crate) struct Pair {
@@ -117,6 +119,7 @@ impl Pair {
             mute: false,
             air: VecDeque::new(),
             on_io_error: OnIoError::Detach,
+            secrets: vec![0],
         };
         let mut pair =
             Self { now: Time(1), nodes: [node(0), node(1)], link: true, next: 1, accepted: 1 };
@@ -135,6 +138,27 @@ impl Pair {
         self.attach(n).unwrap();
         let peer = 1 - id;
         self.admin(n, Command::Connect { peer, discard_my_data: false, tentative: false }).unwrap();
+    }
+
+    /// The shell's part of the shared secret, without its packets.
+    fn authenticate(&mut self, n: usize, socket: SocketId) {
+        let known = |node: &Node| node.secrets.iter().any(|s| self.nodes[n].secrets.contains(s));
+        let is_story_s_own = socket.0 > 1000;
+        let event = match self.nodes[n].sockets.get(&socket).copied() {
+            Some((other, there)) if !known(&self.nodes[other]) => {
+                self.nodes[n].sockets.remove(&socket);
+                if self.nodes[other].sockets.remove(&there).is_some() {
+                    // It is told, or has found the same.
+                    let error = SocketError::Secret(crate::secret::SecretError::Wrong);
+                    self.nodes[other].done.push_back(Event::SocketLost { socket: there, error });
+                }
+                let error = SocketError::Secret(crate::secret::SecretError::Wrong);
+                Event::SocketLost { socket, error }
+            }
+            None if !is_story_s_own => return,
+            _ => Event::Authenticated { socket },
+        };
+        self.nodes[n].done.push_front(event);
     }
 
     pub(crate) fn attach(&mut self, n: usize) -> AdminResult {
@@ -233,6 +257,7 @@ impl Pair {
     pub(crate) fn act(&mut self, n: usize, action: Action) {
         let node = &mut self.nodes[n];
         let (stall, fail) = ((node.stall)(&action), (node.fail)(&action));
+        let stall = stall && !matches!(action, Action::Authenticate { .. });
         let before = node.done.len();
         match &action {
             Action::DiskWrite { tag, offset, payload, .. } => {
@@ -347,6 +372,7 @@ impl Pair {
                     self.nodes[other].done.push_back(event);
                 }
             }
+            Action::Authenticate { socket, .. } => self.authenticate(n, socket),
             Action::CloseSocket { socket, .. } => {
                 if let Some((other, there)) = node.sockets.remove(&socket)
                     && self.nodes[other].sockets.remove(&there).is_some()

@@ -170,6 +170,16 @@ pub enum Fault {
         /// By so many seconds.
         by_s: i64,
     },
+    /// Another shared secret is put in force on one node: the other one has it already, or will, or
+    /// never.
+    ChangeSecret {
+        /// The node.
+        node: usize,
+        /// The new one.
+        secret: u8,
+        /// The one before is taken as well.
+        keep_old: bool,
+    },
     /// An order.
     Order {
         /// The node.

@@ -161,6 +161,8 @@ pub struct Node {
     pub frozen: Option<Time>,
     /// What came while it was frozen.
     pub inbox: VecDeque<Input>,
+    /// The shared secret in force, and the old one that is taken as well (itself: none is).
+    pub secrets: [u8; 2],
     /// Its disks, by volume number.
     pub volumes: Vec<SimVolume>,
     /// Its buffers.
@@ -201,6 +203,7 @@ impl Node {
             host_up: true,
             frozen: None,
             inbox: VecDeque::new(),
+            secrets: [0; 2],
             volumes,
             pool: Pool::default(),
             ops: BTreeMap::new(),

@@ -6,7 +6,7 @@ use crate::resource::{
 };
 
 use super::faults::{Fault, Planned};
-use super::plan::{at_the_worst_moment, held_back, plan, rarer};
+use super::plan::{at_the_worst_moment, held_back, plan, rarer, secrets};
 use super::prng::Prng;
 
 /// The whole plan of a run.
@@ -109,6 +109,7 @@ impl SimOptions {
         rarer(&mut Prng::new(seed, 7), length_ms, &mut options.plan);
         held_back(&mut Prng::new(seed, 11), length_ms, &mut options.plan);
         at_the_worst_moment(&mut Prng::new(seed, 9), length_ms, &mut options.plan);
+        secrets(&mut Prng::new(seed, 10), length_ms, &mut options.plan);
         options.narrow_the_log(&mut Prng::new(seed, 8));
         let p = &mut Prng::new(seed, 10);
         options.core.disk_timeout_ms = *p.choose(&[0, 0, 2_000, 6_000]);

@@ -234,6 +234,19 @@ pub(super) fn at_the_worst_moment(p: &mut Prng, length_ms: u64, plan: &mut Vec<P
     plan.sort_by_key(|planned| planned.at_ms);
 }
 
+/// Adds changes of the shared secret; none in most seeds.
+pub(super) fn secrets(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
+    if p.percent(75) {
+        return;
+    }
+    for _ in 0..p.skewed(1, 8) {
+        let (node, secret) = (p.index(2), u8::from(p.percent(70)));
+        let fault = Fault::ChangeSecret { node, secret, keep_old: p.percent(60) };
+        plan.push(Planned { at_ms: p.below(length_ms), wait: None, fault });
+    }
+    plan.sort_by_key(|planned| planned.at_ms);
+}
+
 fn moment(p: &mut Prng) -> Moment {
     let replication = [
         ReplicationState::WFBitMapS,

@@ -262,7 +262,14 @@ impl Cluster {
                 .filter(|c| c.connection_state == ConnectionState::StandAlone)
                 .map_or(Reason::None, |c| c.reason)
         };
-        let ordinary = [Reason::None, Reason::StoppedByAdmin, Reason::NeverConnected, Reason::Lost];
+        // A secret is right again when the faults end: `connect` is enough.
+        let ordinary = [
+            Reason::None,
+            Reason::StoppedByAdmin,
+            Reason::NeverConnected,
+            Reason::Lost,
+            Reason::BadSecret,
+        ];
         let mut reasons = self.nodes.iter().map(of).filter(|r| !ordinary.contains(r));
         reasons.next().unwrap_or(Reason::None)
     }

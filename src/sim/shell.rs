@@ -50,6 +50,7 @@ impl Cluster {
             }
             Action::Connect { socket, timeout_ms, .. } => self.dial(node, socket, timeout_ms),
             Action::Send { socket, packet, payload } => self.send(node, socket, &packet, payload),
+            Action::Authenticate { socket, .. } => self.authenticate(node, socket),
             Action::CloseSocket { socket, linger } => self.close_socket(node, socket, linger),
             Action::Merge { into, from, head } => {
                 let result = self.nodes[node].pool.merge(into, from, head);

@@ -105,6 +105,22 @@ impl Cluster {
         self.at(due, Happening::Arrive { link: place.0, side: place.1 });
     }
 
+    /// `Action::Authenticate`: the challenges and responses are not sent here, only their outcome.
+    pub(super) fn authenticate(&mut self, node: usize, socket: SocketId) {
+        let life = self.nodes[node].life;
+        let Some(place) = self.net.find(node, life, socket) else { return };
+        if !self.net.links[place.0].ends[place.1].open {
+            return;
+        }
+        let (own, there) = (self.nodes[node].secrets, self.nodes[1 - node].secrets);
+        if own.iter().any(|secret| there.contains(secret)) {
+            return self.input(node, Input::Event(Event::Authenticated { socket }));
+        }
+        self.abort(place, false);
+        let error = SocketError::Secret(crate::secret::SecretError::Wrong);
+        self.input(node, Input::Event(Event::SocketLost { socket, error }));
+    }
+
     /// `Action::CloseSocket`.
     pub(super) fn close_socket(&mut self, node: usize, socket: SocketId, linger: bool) {
         let life = self.nodes[node].life;

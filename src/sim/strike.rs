@@ -47,6 +47,10 @@ impl Cluster {
                 let clock = &mut self.nodes[node].wall_offset_s;
                 *clock = clock.saturating_add(by_s);
             }
+            Fault::ChangeSecret { node, secret, keep_old } => {
+                let [before, _] = self.nodes[node].secrets;
+                self.nodes[node].secrets = [secret, if keep_old { before } else { secret }];
+            }
             fault => self.hurt_disk(&fault),
         }
     }
@@ -151,6 +155,7 @@ impl Cluster {
                 volume.disk.faults = super::disk::DiskFaults::default();
             }
             self.unstall(node, true);
+            self.nodes[node].secrets = [0; 2];
             if self.nodes[node].frozen.is_some() {
                 self.thaw(node);
             }

@@ -1,6 +1,8 @@
 //! The ranges of every field. [`decode`](super::decode) lets nothing pass that is out of them.
 
-use super::{BITMAP_WORDS_MAX, Features, Handshake, Packet, Refused, VolumeInfo};
+use super::{
+    BITMAP_WORDS_MAX, BODY_MAX, Description, Features, Handshake, Packet, Refused, VolumeInfo,
+};
 use crate::meta::JUST_CREATED;
 use crate::resource::{BLOCK_SIZE, DiskState, PAYLOAD_MAX, Role, VolumeNumber, ZEROES_MAX};
 
@@ -89,8 +91,14 @@ pub fn check(packet: &Packet) -> bool {
         | Packet::LeaveAnswer
         | Packet::StartResync { .. }
         | Packet::SampleAnswer { .. }
+        | Packet::Challenge { .. }
         | Packet::Ping
         | Packet::PingAck => true,
+        Packet::Probe { bytes, .. } | Packet::ProbeAnswer { bytes, .. } => {
+            (1..=BODY_MAX as usize).contains(&bytes.len())
+        }
+        Packet::Description(description) => check_description(description),
+        Packet::Response { proofs } => (1..=128).contains(&proofs.len()),
     }
 }
 
@@ -100,12 +108,17 @@ pub(super) fn volume(packet: &Packet) -> Option<VolumeNumber> {
         Packet::Features(_)
         | Packet::Handshake(_)
         | Packet::Refused(_)
+        | Packet::Challenge { .. }
+        | Packet::Response { .. }
         | Packet::PromoteRequest { .. }
         | Packet::PromoteAnswer { .. }
         | Packet::Leave { .. }
         | Packet::LeaveAnswer
         | Packet::Ping
-        | Packet::PingAck => None,
+        | Packet::PingAck
+        | Packet::Probe { .. }
+        | Packet::ProbeAnswer { .. }
+        | Packet::Description(_) => None,
         Packet::Bitmap { volume, .. }
         | Packet::BitmapEnd { volume, .. }
         | Packet::Adopted { volume }
@@ -180,10 +193,18 @@ fn check_features(f: &Features) -> bool {
         && !f.resource.contains('/')
 }
 
+fn options(list: &[(String, String)]) -> bool {
+    list.len() <= OPTIONS_MAX && list.iter().all(|(n, v)| name(n) && text(v, NAME_MAX))
+}
+
+fn check_description(d: &Description) -> bool {
+    name(&d.node)
+        && text(&d.software, NAME_MAX)
+        && options(&d.must_equal)
+        && options(&d.should_equal)
+}
+
 fn check_handshake(h: &Handshake) -> bool {
-    let options = |list: &[(String, String)]| {
-        list.len() <= OPTIONS_MAX && list.iter().all(|(n, v)| name(n) && text(v, NAME_MAX))
-    };
     own_role(h.role)
         && u64::from(h.window) >= BLOCK_SIZE
         && options(&h.must_equal)

@@ -8,10 +8,11 @@ use bincode::config::{BigEndian, Configuration, Fixint, Limit};
 
 use super::check::{check, plain_handshake, plain_refused, volume};
 use super::{
-    BODY_MAX, Features, HEADER_SIZE, Handshake, Kind, MAGIC, Packet, Refused, Shape, WireError,
-    ZeroMode,
+    BODY_MAX, Description, Features, HEADER_SIZE, Handshake, Kind, MAGIC, Packet, Refused, Shape,
+    WireError, ZeroMode,
 };
 use crate::resource::{DiskState, Role, VolumeNumber};
+use crate::secret::Algorithm;
 
 /// Bytes of the body of Features, in every version.
 pub const FEATURES_BODY: u32 = 160;
@@ -115,6 +116,11 @@ fn append_body(packet: &Packet, out: &mut Vec<u8>) {
         Packet::Features(features) => append_features(features, out),
         Packet::Handshake(handshake) => append_bincode(&plain_handshake(handshake), out),
         Packet::Refused(refused) => append_bincode(&plain_refused(refused), out),
+        Packet::Challenge { challenge, .. } => out.extend_from_slice(challenge),
+        Packet::Response { proofs: bytes }
+        | Packet::Probe { bytes, .. }
+        | Packet::ProbeAnswer { bytes, .. } => out.extend_from_slice(bytes),
+        Packet::Description(description) => append_bincode(&**description, out),
         Packet::Bitmap { words, .. } => {
             out.reserve(words.len() * 8);
             out.extend(words.iter().flat_map(|word| word.to_be_bytes()));
@@ -149,7 +155,15 @@ fn fields(packet: &Packet, body: u32) -> Fields {
     let at = |sequence, offset, length| Fields { sequence, offset, length, flags: 0 };
     let flag = |on: bool, bit: u8| if on { bit } else { 0 };
     match *packet {
-        Packet::Features(_) | Packet::Handshake(_) | Packet::Refused(_) => at(0, 0, body),
+        Packet::Features(_)
+        | Packet::Handshake(_)
+        | Packet::Refused(_)
+        | Packet::Response { .. }
+        | Packet::Description(_) => at(0, 0, body),
+        Packet::Probe { sequence, .. } | Packet::ProbeAnswer { sequence, .. } => {
+            at(sequence, 0, body)
+        }
+        Packet::Challenge { algorithm, .. } => Fields { flags: algorithm as u8, ..at(0, 0, body) },
         Packet::Bitmap { first_block, .. } => at(0, first_block, body),
         Packet::BitmapEnd { bits, .. } => at(0, bits, 0),
         Packet::Number { number, .. } => at(0, number, 0),
@@ -268,6 +282,11 @@ fn read(header: &Header, body: &[u8]) -> Option<Packet> {
         Kind::Features => Packet::Features(read_features(body)?),
         Kind::Handshake => Packet::Handshake(Box::new(read_bincode::<Handshake>(body)?)),
         Kind::Refused => Packet::Refused(Box::new(read_bincode::<Refused>(body)?)),
+        Kind::Challenge => Packet::Challenge {
+            algorithm: Algorithm::from_number(flags)?,
+            challenge: body.try_into().ok()?,
+        },
+        Kind::Response => Packet::Response { proofs: body.to_vec() },
         Kind::Bitmap => {
             let (words, _) = body.as_chunks::<8>();
             let words = words.iter().map(|word| u64::from_be_bytes(*word)).collect();
@@ -319,6 +338,9 @@ fn read(header: &Header, body: &[u8]) -> Option<Packet> {
         Kind::ClearBitmap => Packet::ClearBitmap { volume, uuid: offset },
         Kind::Ping => Packet::Ping,
         Kind::PingAck => Packet::PingAck,
+        Kind::Probe => Packet::Probe { sequence, bytes: body.to_vec() },
+        Kind::ProbeAnswer => Packet::ProbeAnswer { sequence, bytes: body.to_vec() },
+        Kind::Description => Packet::Description(Box::new(read_bincode::<Description>(body)?)),
     })
 }
 

@@ -1,9 +1,13 @@
 //! The types of packets, their numbers, and what follows the header of each.
 //!
-//! Numbers are never reused. 4 and 5 are kept for the challenge and response of the shared secret.
+//! Numbers are never reused.
 
 use super::{BITMAP_WORDS_MAX, BODY_MAX, FEATURES_BODY, Packet};
 use crate::resource::{PAYLOAD_MAX, ZEROES_MAX};
+use crate::secret::{CHALLENGE_SIZE, PROOFS_MAX};
+
+/// The longest body of a Response, bytes: proofs by SHA-512.
+const RESPONSE_MAX: u32 = PROOFS_MAX as u32 * 64;
 
 /// What `length` in the header means for a type, and what follows the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +73,8 @@ kinds! {
     Packet::Features(_) => Features = 1, Shape::Fixed(FEATURES_BODY);
     Packet::Handshake(_) => Handshake = 2, Shape::Body(BODY_MAX);
     Packet::Refused(_) => Refused = 3, Shape::Body(BODY_MAX);
+    Packet::Challenge { .. } => Challenge = 4, Shape::Fixed(CHALLENGE_SIZE as u32);
+    Packet::Response { .. } => Response = 5, Shape::Body(RESPONSE_MAX);
     Packet::Bitmap { .. } => Bitmap = 6, Shape::Words(BITMAP_WORDS_MAX as u32);
     Packet::BitmapEnd { .. } => BitmapEnd = 7, Shape::Bare;
     Packet::Adopted { .. } => Adopted = 8, Shape::Bare;
@@ -104,6 +110,9 @@ kinds! {
     Packet::ClearBitmap { .. } => ClearBitmap = 58, Shape::Bare;
     Packet::Ping => Ping = 64, Shape::Bare;
     Packet::PingAck => PingAck = 65, Shape::Bare;
+    Packet::Probe { .. } => Probe = 66, Shape::Body(BODY_MAX);
+    Packet::ProbeAnswer { .. } => ProbeAnswer = 67, Shape::Body(BODY_MAX);
+    Packet::Description(_) => Description = 68, Shape::Body(BODY_MAX);
 }
 
 impl Shape {

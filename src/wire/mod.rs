@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::meta::HISTORY;
 use crate::resource::{DiskState, NodeId, Reason, Role, VolumeNumber};
+use crate::secret::{Algorithm, CHALLENGE_SIZE};
 
 /// The magic of every packet.
 pub const MAGIC: u32 = 0x5444_4d31;
@@ -43,6 +44,12 @@ pub const BODY_MAX: u32 = 256 * 1024;
 pub const BITMAP_WORDS_MAX: usize = 8192;
 /// The protocol versions that this build speaks.
 pub const VERSIONS: std::ops::RangeInclusive<u16> = 2..=2;
+
+/// Feature bit: the sender has a shared secret, and does not speak to who has none.
+pub const FEATURE_SECRET: u32 = 1;
+
+/// Feature bit: the sender only asks (`tandemadm ping`), and is no session.
+pub const FEATURE_PROBE: u32 = 2;
 
 /// The first packet of both sides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +141,19 @@ pub struct VolumeInfo {
     pub discard_my_data_for: Option<u64>,
 }
 
+/// What a node says of itself to who only asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, bincode::Encode, bincode::Decode)]
+pub struct Description {
+    /// Its name.
+    pub node: String,
+    /// Software version, for people.
+    pub software: String,
+    /// Options that must be equal, as `name=value`.
+    pub must_equal: Vec<(String, String)>,
+    /// Options that should be equal, as `name=value`.
+    pub should_equal: Vec<(String, String)>,
+}
+
 /// Why a connection was refused; the receiver logs it too and both end StandAlone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, bincode::Encode, bincode::Decode)]
 pub struct Refused {
@@ -164,6 +184,18 @@ pub enum Packet {
     Handshake(Box<Handshake>),
     /// The sender refuses the connection, for a reason that needs a person, and ends it.
     Refused(Box<Refused>),
+    /// Prove that you have the shared secret (after Features, where both sides have one).
+    Challenge {
+        /// The sender's `cram-hmac-alg`.
+        algorithm: Algorithm,
+        /// Random bytes of this connection.
+        challenge: [u8; CHALLENGE_SIZE],
+    },
+    /// Proofs of the sender's secrets, the current one first.
+    Response {
+        /// One after the other, each as long as the algorithm has it.
+        proofs: Vec<u8>,
+    },
     /// A run of the sender's bitmap; the receiver unites it with its own.
     Bitmap {
         /// Volume.
@@ -430,6 +462,22 @@ pub enum Packet {
     Ping,
     /// Yes.
     PingAck,
+    /// Send these bytes back (to who answers with a Description).
+    Probe {
+        /// Repeated by the answer.
+        sequence: u64,
+        /// 1 to `BODY_MAX`.
+        bytes: Vec<u8>,
+    },
+    /// The bytes of a Probe.
+    ProbeAnswer {
+        /// Of the Probe.
+        sequence: u64,
+        /// The same.
+        bytes: Vec<u8>,
+    },
+    /// What the sender is, to who only asks.
+    Description(Box<Description>),
 }
 
 impl Packet {
@@ -440,12 +488,17 @@ impl Packet {
             Self::Features(_)
             | Self::Handshake(_)
             | Self::Refused(_)
+            | Self::Challenge { .. }
+            | Self::Response { .. }
             | Self::PromoteRequest { .. }
             | Self::PromoteAnswer { .. }
             | Self::Leave { .. }
             | Self::LeaveAnswer
             | Self::Ping
-            | Self::PingAck => None,
+            | Self::PingAck
+            | Self::Probe { .. }
+            | Self::ProbeAnswer { .. }
+            | Self::Description(_) => None,
             Self::Bitmap { volume, .. }
             | Self::BitmapEnd { volume, .. }
             | Self::Adopted { volume }

@@ -129,6 +129,44 @@ fn zeroes_free_the_space_of_both_disks_unless_the_blocks_must_stay() {
 }
 
 #[test]
+fn clients_are_named_and_a_second_one_is_told_or_refused() {
+    let pair = Plan::new().sections("options { nbd-clients shared; }").in_sync();
+    let alice = &pair.alice;
+    let socket = alice.run_dir.join("nbd.sock");
+    let uri = format!("nbd+unix:///r0?socket={}", text(&socket));
+    let _client = alice.client();
+    let _same = alice.client_of("r0/0");
+    let own = format!("pid {} uid {}", std::process::id(), nix::unistd::getuid());
+    let status = alice.status();
+    let openers = status["devices"][0]["openers"].as_array().expect("a list");
+    assert_eq!(openers.len(), 2, "{openers:?}");
+    for one in openers {
+        assert!(one["client"].as_str().is_some_and(|name| name.ends_with(&own)), "{one}");
+        assert_eq!(one["export"], "r0/0");
+        assert!(one["since"].as_u64().is_some_and(|since| since > 1_700_000_000), "{one}");
+    }
+    let why = alice.ok(&["why", "r0"]);
+    assert!(why.contains(&format!("{own} (2 connections) since ")), "{why}");
+    assert!(!alice.log_text().contains("has opened it for writing too"), "one identity");
+
+    let write = || run(Command::new("qemu-io").args(["-f", "raw", "-c", "write 0 4k", &uri]));
+    let said = write();
+    assert_eq!(said.code, 0, "{said:?}");
+    let log = alice.log_text();
+    assert_eq!(log.matches("has opened it for writing too").count(), 1, "{log}");
+
+    // In force for who comes now; who is in stays.
+    alice.ok(&["resource-options", "--nbd-clients=exclusive", "r0"]);
+    let said = write();
+    assert_ne!(said.code, 0, "{said:?}");
+    assert!(said.stderr.contains("nbd-clients is exclusive"), "{said:?}");
+    let _third = alice.client();
+    assert_eq!(alice.status()["devices"][0]["openers"].as_array().map(Vec::len), Some(3));
+    let said = alice.ok(&["-d", "adjust", "r0"]);
+    assert_eq!(said, "drbdsetup resource-options r0 --nbd-clients=shared\n");
+}
+
+#[test]
 fn the_usual_tools_use_the_export() {
     let pair = Pair::in_sync();
     let socket = pair.alice.run_dir.join("nbd.sock");

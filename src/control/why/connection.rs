@@ -319,9 +319,12 @@ fn refusal(
             vec![format!("upgrade the older of the two nodes; {connect}")],
         ),
         Reason::BadSecret => (
-            "the shared secrets differ",
+            "the shared secrets differ, no data was exchanged",
             None,
-            vec![format!("make shared-secret equal in both configs; {connect}")],
+            vec![format!(
+                "make shared-secret and cram-hmac-alg equal in both configs, `tandemadm adjust \
+                 {resource}` on the node where they were wrong; {connect}"
+            )],
         ),
         Reason::ConfigDiffers => (
             "options that must be equal are not",

@@ -12,7 +12,9 @@ mod split_brain;
 mod unreachable;
 
 use super::{Report, Zone, age, human};
-use crate::resource::{ConnectionStatus, DeviceStatus, DiskState, ReplicationState, Role, Status};
+use crate::resource::{
+    ClientStatus, ConnectionStatus, DeviceStatus, DiskState, ReplicationState, Role, Status,
+};
 
 /// One thing that a person should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -276,24 +278,26 @@ fn opened(report: &View<'_>) -> Vec<String> {
     let mut lines = Vec::new();
     for device in &status.devices {
         for client in counted(&device.clients) {
-            lines.push(format!("{} by {client}.", name(status, device)));
+            let (client, since) = client;
+            let since = report.at(since);
+            lines.push(format!("{} by {client} since {since}.", name(status, device)));
         }
     }
     lines
 }
 
-/// Each client once, in the order of their coming, with how often it is connected.
-fn counted(clients: &[String]) -> Vec<String> {
-    let mut found: Vec<(&String, usize)> = Vec::new();
+/// Each client once, in the order of their coming, with how often it is connected, and when it came.
+fn counted(clients: &[ClientStatus]) -> Vec<(String, u64)> {
+    let mut found: Vec<(&ClientStatus, usize)> = Vec::new();
     for client in clients {
-        match found.iter_mut().find(|(known, _)| *known == client) {
+        match found.iter_mut().find(|(known, _)| known.name == client.name) {
             Some((_, count)) => *count += 1,
             None => found.push((client, 1)),
         }
     }
-    let words = |(client, count): (&String, usize)| match count {
-        1 => client.clone(),
-        count => format!("{client} ({count} connections)"),
+    let words = |(client, count): (&ClientStatus, usize)| match count {
+        1 => (client.name.clone(), client.since),
+        count => (format!("{} ({count} connections)", client.name), client.since),
     };
     found.into_iter().map(words).collect()
 }

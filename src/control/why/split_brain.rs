@@ -95,7 +95,10 @@ fn own_row(view: &View<'_>, connection: &ConnectionStatus, device: &DeviceStatus
     let volume = connection.peer_devices.iter().find(|one| one.volume == device.volume);
     let open = match device.clients.as_slice() {
         [] => "-".to_owned(),
-        clients => counted(clients).join(", "),
+        clients => {
+            let names: Vec<String> = counted(clients).into_iter().map(|(name, _)| name).collect();
+            names.join(", ")
+        }
     };
     [
         label(view, &status.node_name, device),

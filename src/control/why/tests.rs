@@ -2,7 +2,7 @@
 
 use super::super::fixtures;
 use super::*;
-use crate::resource::{ConnectionState, Reason};
+use crate::resource::{ClientStatus, ConnectionState, Reason};
 
 const UTC: Zone = Zone::Fixed(0);
 
@@ -130,12 +130,15 @@ fn requests_that_wait_are_counted_where_they_wait() {
 
 #[test]
 fn a_client_is_listed_once_with_its_connections() {
-    let clients = ["a pid 1", "b pid 2", "a pid 1", "a pid 1"].map(str::to_owned);
-    assert_eq!(counted(&clients), ["a pid 1 (3 connections)", "b pid 2"]);
+    let since = fixtures::NOW - 60;
+    let clients = ["a pid 1", "b pid 2", "a pid 1", "a pid 1"]
+        .map(|name| ClientStatus { name: name.to_owned(), since });
+    let named = [("a pid 1 (3 connections)", since), ("b pid 2", since)];
+    assert_eq!(counted(&clients), named.map(|(name, since)| (name.to_owned(), since)));
     let mut report = fixtures::healthy();
     report.status.devices[0].clients = clients.to_vec();
     let text = blocks(&report);
-    assert!(text.contains("  Open:  r0/0 by a pid 1 (3 connections).\n"), "{text}");
+    assert!(text.contains("  Open:  r0/0 by a pid 1 (3 connections) since 2026"), "{text}");
 }
 
 #[test]

@@ -221,8 +221,8 @@ async fn answer(registry: &Rc<Registry>, request: Request) -> Response {
             return Response::Error("options are a request of their own".to_owned());
         }
         Request::Order { resource, command } => registry.order(&resource, command).await,
-        Request::Options { resource, options, volumes, resync_after } => {
-            registry.set_options(&resource, *options, volumes, resync_after).await
+        Request::Options { resource, options, volumes, resync_after, secrets } => {
+            registry.set_options(&resource, *options, volumes, resync_after, secrets).await
         }
         Request::Paths { definition } => registry.set_paths(&definition).await,
         Request::Running { resource } => {

@@ -13,6 +13,7 @@ use crate::control::Path;
 use crate::control::adjust::Difference;
 use crate::io::{Order, PeerPath};
 use crate::resource::{AdminResult, Command, DiskOptions, NodeId, Options, Refusal, VolumeNumber};
+use crate::secret::Secrets;
 
 impl Registry {
     /// What a resource that is up runs with.
@@ -63,12 +64,14 @@ impl Registry {
         options: Options,
         volumes: BTreeMap<VolumeNumber, DiskOptions>,
         resync_after: BTreeMap<VolumeNumber, ResyncAfter>,
+        secrets: Option<Secrets>,
     ) -> AdminResult {
         let lock = self.lock(resource);
         let _guard = lock.lock().await;
         let entry = self.entry(resource).ok_or_else(|| not_up(resource))?;
         let mut changed = entry.running.borrow().clone();
         changed.options = options;
+        changed.secrets = secrets;
         let own = changed.hosts.iter_mut().find(|host| host.node_id == entry.config.node_id);
         for (number, volume) in own.into_iter().flat_map(|own| &mut own.volumes) {
             volume.disk_options = volumes.get(number).copied();
@@ -78,6 +81,12 @@ impl Registry {
         self.no_cycle(&changed)?;
         let options = Box::new(changed.options.clone());
         let text = entry.order(Command::SetOptions { options, volumes }).await?;
+        let differ = entry.running.borrow().secrets != changed.secrets;
+        if differ {
+            let secrets = changed.secrets.clone();
+            entry.ask(|reply| Order::Secrets { secrets, reply }).await?;
+            info!("{resource}: shared-secret and cram-hmac-alg act on the next connection");
+        }
         entry.change(|running| *running = changed);
         self.hold_resyncs();
         Ok(text)

@@ -207,6 +207,9 @@ impl DataThread for Fake {
                     Role::Secondary | Role::Unknown => Err("not Primary".to_owned()),
                 });
             }
+            Order::Secrets { reply, .. } => {
+                let _ = reply.send(());
+            }
             Order::Paths { reply, .. } => {
                 let _ = reply.send(Ok(()));
             }

@@ -311,7 +311,8 @@ async fn look_up(
             info!("{}: promoted for {client} (auto-promote)", entry.config.name);
         }
     }
-    let served = entry.ask(|reply| Order::Export { volume, reply }).await;
+    let opener = go.then(|| client.to_owned());
+    let served = entry.ask(|reply| Order::Export { volume, client: opener, reply }).await;
     let status = entry.status();
     let size = match served.unwrap_or_else(|refusal| Err(refusal.hint)) {
         Ok(size) => size,

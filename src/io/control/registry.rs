@@ -251,6 +251,7 @@ impl Registry {
             local,
             peers,
             buffers: SocketBuffers::of(&config.options),
+            secrets: definition.secrets.clone(),
             record: self.settings.record.as_ref().map(|dir| dir.join(format!("{name}.record"))),
             seed: seed().map_err(|error| {
                 refusal(122, "Out of memory", format!("no random numbers: {error}"))

@@ -208,7 +208,8 @@ impl Peers {
         }
         let id = SocketId(2 * self.last_accepted + 1);
         self.last_accepted += 1;
-        let mut socket = Socket::new(id, remote, Rc::new(fd), State::Open);
+        let mut socket =
+            Socket::new(id, remote, Rc::new(fd), State::Open, Gate::new(self.secrets.as_ref()));
         socket.accepted = true;
         self.sockets.insert(id, socket);
         io.events.push_back(Event::Accepted { peer, socket: id });

@@ -1,5 +1,6 @@
 //! The receiving half of a peer's socket: a byte stream into packets.
 
+use super::gate::Stopped;
 use super::*;
 use crate::io::buffer::part_of;
 use crate::wire::{HEADER_SIZE, Header, decode, decode_header};
@@ -23,9 +24,6 @@ pub(super) enum Reading {
     Ended,
 }
 
-/// Bytes that are not our protocol; a sentence.
-type Nonsense = String;
-
 impl Peers {
     /// A receive has ended.
     pub(crate) fn received(&mut self, io: &mut Context, id: SocketId, memory: Memory, result: i32) {
@@ -48,16 +46,16 @@ impl Peers {
             _ => socket.end += result as usize,
         }
         match socket.advance(io) {
+            Ok(_) if socket.probe.is_some() => {
+                if std::mem::take(&mut socket.told) {
+                    self.describe(id);
+                } else {
+                    self.begin_probe(io, id);
+                }
+            }
             Ok(0) => io.events.push_back(Event::Received { socket: id }),
             Ok(_) => {}
-            Err(why) => {
-                let remote = socket.remote;
-                if let Some(more) = self.nonsense.pass(io.now) {
-                    tracing::warn!(target: "tandem", resource = %io.name,
-                        "the connection with {remote} was dropped: {why}{more}");
-                }
-                self.lose(io, id, SocketError::Protocol);
-            }
+            Err(stopped) => self.stop(io, id, stopped),
         }
     }
 }
@@ -68,7 +66,7 @@ impl Socket {
     }
 
     /// Takes from the staged bytes whatever is whole; returns how many packets that were.
-    fn advance(&mut self, io: &mut Context) -> Result<usize, Nonsense> {
+    fn advance(&mut self, io: &mut Context) -> Result<usize, Stopped> {
         let mut packets = 0;
         loop {
             let goes_on = match &mut self.reading {
@@ -82,28 +80,37 @@ impl Socket {
                 Step::More => {}
                 Step::Packet(packet, payload) => {
                     packets += 1;
-                    self.known |= !matches!(packet, Packet::Features(_));
-                    let socket = self.id;
-                    io.events.push_back(Event::Packet { socket, packet, payload });
+                    self.known |=
+                        matches!(self.gate, Gate::Open) && !matches!(packet, Packet::Features(_));
+                    match payload {
+                        None => self.pass_gate(io, packet)?,
+                        Some(_) => {
+                            let socket = self.id;
+                            io.events.push_back(Event::Packet { socket, packet, payload });
+                        }
+                    }
                 }
             }
         }
     }
 
-    fn take<'a>(&mut self, io: &'a Context, length: usize) -> Result<&'a [u8], Nonsense> {
+    fn take<'a>(&mut self, io: &'a Context, length: usize) -> Result<&'a [u8], Stopped> {
         let staging = self.staging.ok_or("no staging")?;
         let bytes = io.pool.bytes(part_of(staging, self.start, length));
         self.start += length;
-        bytes.map_err(|error| error.to_string())
+        Ok(bytes.map_err(|error| error.to_string())?)
     }
 
-    fn header(&mut self, io: &mut Context) -> Result<Step, Nonsense> {
+    fn header(&mut self, io: &mut Context) -> Result<Step, Stopped> {
         if self.staged() < HEADER_SIZE {
             return Ok(Step::Wait);
         }
         let bytes = self.take(io, HEADER_SIZE)?;
         let bytes = bytes.try_into().map_err(|_| "a header of another size")?;
         let header = decode_header(bytes).map_err(|error| error.to_string())?;
+        if !self.gate.admits(header.kind()) {
+            return Err("a packet before it has proved the shared-secret".into());
+        }
         self.peek = false;
         let length = header.payload_length();
         if header.body_length() > 0 {
@@ -119,14 +126,14 @@ impl Socket {
         // bounded by those. Twice, as a buffer is larger than what it holds.
         let taken = io.pool.charged(Part::Peer) + u64::from(length);
         if taken > 2 * io.window + CLIENT_BYTES {
-            return Err(format!("{taken} bytes are under way, above the receive window"));
+            return Err(format!("{taken} bytes are under way, above the receive window").into());
         }
         let payload = io.pool.take(Part::Peer, length as usize);
         self.reading = Reading::Payload { packet, payload, filled: 0 };
         Ok(Step::More)
     }
 
-    fn body(&mut self, io: &mut Context) -> Result<Step, Nonsense> {
+    fn body(&mut self, io: &mut Context) -> Result<Step, Stopped> {
         let Reading::Body { header, bytes } = &self.reading else { return Ok(Step::Wait) };
         let (header, missing) = (*header, header.body_length() as usize - bytes.len());
         let count = missing.min(self.staged());
@@ -141,7 +148,7 @@ impl Socket {
         Ok(Step::Packet(packet, None))
     }
 
-    fn payload(&mut self, io: &mut Context) -> Result<Step, Nonsense> {
+    fn payload(&mut self, io: &mut Context) -> Result<Step, Stopped> {
         let staged = self.staged();
         let Reading::Payload { payload, filled, .. } = &mut self.reading else {
             return Ok(Step::Wait);

@@ -32,6 +32,9 @@ impl<C: Core> Shell<C> {
             Action::Send { socket, packet, payload } => {
                 self.peers.send(io, socket, &packet, payload);
             }
+            Action::Authenticate { socket, own, peer } => {
+                self.peers.authenticate(io, socket, own, peer);
+            }
             Action::CloseSocket { socket, linger } => self.peers.close(io, socket, linger),
             Action::Merge { into, from, head } => {
                 let merged = merge(&mut io.pool, into, from, head);

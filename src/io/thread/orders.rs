@@ -1,6 +1,7 @@
 //! Orders of the control thread.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use tokio::sync::oneshot;
@@ -38,6 +39,7 @@ pub(super) fn answer_for_failed(orders: &Receiver<Order>, shared: &Shared, messa
             Order::ResyncDependency { .. } => {}
             // The sender is dropped: the thread has ended.
             Order::Paths { reply, .. } => drop(reply),
+            Order::Secrets { reply, .. } => drop(reply),
             Order::Statistics { reply } => {
                 let _ = reply.send((*shared.latest()).clone());
             }
@@ -87,17 +89,29 @@ impl<C: Core> Shell<C> {
             Order::Admin { command, reply } => self.admin(command, reply, None),
             Order::Attach { volume, disk, reply } => self.attach(volume, disk, reply),
             Order::Client { fd, volume, parameters, description } => {
+                // Another one may have come since it asked.
+                if let Err(why) = self.core.admits(volume, &description) {
+                    tracing::warn!(target: "tandem", resource = %self.io.name,
+                        "{description} was disconnected: {why}");
+                    return drop(fd);
+                }
                 self.clients.open(&mut self.io, fd, volume, parameters, description);
             }
-            Order::Export { volume, reply } => {
+            Order::Export { volume, client, reply } => {
+                let admitted = client.map_or(Ok(()), |client| self.core.admits(volume, &client));
+                let size = self.core.export(volume);
                 // Nobody may wait, here and below.
-                let _ = reply.send(self.core.export(volume));
+                let _ = reply.send(size.and_then(|size| admitted.map(|()| size)));
             }
             Order::Paths { paths, reply } => {
                 let _ = reply.send(self.peers.set_paths(&mut self.io, paths));
             }
             Order::ResyncDependency { volume, peer, paused } => {
                 self.io.events.push_back(Event::ResyncDependency { volume, peer, paused });
+            }
+            Order::Secrets { secrets, reply } => {
+                self.peers.set_secrets(secrets.map(Arc::new));
+                let _ = reply.send(());
             }
             Order::Statistics { reply } => {
                 let _ = reply.send(self.status());

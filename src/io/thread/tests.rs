@@ -314,6 +314,9 @@ impl Core for TestCore {
     fn export(&self, volume: VolumeNumber) -> Result<u64, String> {
         if volume == 0 { Ok(DISK) } else { Err("no such volume".to_owned()) }
     }
+    fn admits(&self, _: VolumeNumber, _: &str) -> Result<(), String> {
+        Ok(())
+    }
     fn reads_locally(&self, _: VolumeNumber) -> bool {
         true
     }
@@ -374,6 +377,7 @@ impl Node {
             local: address,
             peers,
             buffers: SocketBuffers::default(),
+            secrets: None,
             record: Some(folder.path().join("record")),
             seed: 1,
         };
@@ -569,7 +573,7 @@ fn a_snapshot_is_published_when_the_state_changes() {
     node.handle.send(Order::Statistics { reply }).unwrap();
     assert_eq!(answer.blocking_recv().unwrap().role, Role::Primary);
     let (reply, answer) = oneshot::channel();
-    node.handle.send(Order::Export { volume: 3, reply }).unwrap();
+    node.handle.send(Order::Export { volume: 3, client: None, reply }).unwrap();
     assert_eq!(answer.blocking_recv().unwrap(), Err("no such volume".to_owned()));
     let handle = node.handle.clone();
     node.stop();

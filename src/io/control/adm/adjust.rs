@@ -108,6 +108,9 @@ impl Session {
             let mut options: Options = running.options.clone();
             if whole && target.volume().is_none() {
                 options.take_section(section, &definition.options);
+                if section == "net" {
+                    wanted.secrets.clone_from(&definition.secrets);
+                }
             }
             if target.volume().is_none() {
                 for (option, value) in &given {
@@ -257,6 +260,7 @@ impl Run<'_> {
                 options: Box::new(definition.options.clone()),
                 volumes: own_options(self.own),
                 resync_after: own_after(self.own),
+                secrets: definition.secrets.clone(),
             },
             Step::Paths => Request::Paths { definition },
             Step::Detach(volume) => Request::Order {

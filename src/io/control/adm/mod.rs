@@ -12,6 +12,7 @@ mod configuration;
 mod forget;
 pub(super) mod metadata;
 mod orders;
+mod ping;
 mod restore;
 mod show;
 mod terminal;
@@ -127,6 +128,7 @@ impl Session {
             Verb::Why { json, targets } => self.why(&targets.targets, json),
             Verb::Check(targets) => self.check(&targets.targets),
             Verb::Probe { device } => metadata::probe(&device),
+            Verb::Ping(targets) => self.ping(&targets.targets),
             Verb::Events2 { now, statistics, targets } => {
                 self.events2(&targets.targets, now, statistics)
             }

@@ -11,7 +11,7 @@ use crate::resource::{
     ConnectionState, ConnectionStatus, DeviceStatus, DiskState, ReplicationState,
 };
 
-use super::{Failure, Outcome, Session, complain, connections, gone, print, volumes};
+use super::{Failure, Outcome, Session, connections, gone, print, volumes};
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

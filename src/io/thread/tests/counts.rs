@@ -25,6 +25,7 @@ fn node(node_id: NodeId, local: SocketAddr, peer: SocketAddr) -> Node {
         local,
         peers: vec![(1 - node_id, peer)],
         buffers: SocketBuffers::default(),
+        secrets: None,
         record: None,
         seed: u64::from(node_id) + 1,
     };

@@ -282,6 +282,7 @@ fn a_port_that_is_taken_is_listened_on_when_it_is_free() {
         local: address,
         peers: vec![(1, free_address("127.0.0.2"))],
         buffers: SocketBuffers { send: Some(1 << 20), receive: Some(1 << 20) },
+        secrets: None,
         record: None,
         seed: 1,
     };
