@@ -64,7 +64,6 @@ pub const NOT_SUPPORTED: &[&str] = &[
     "suspend-io",
     "syncer",
     "udev",
-    "verify",
     "verify-dump",
     "wait-con-int",
     "wait-connect-connection",
@@ -215,6 +214,20 @@ fn yes_no(word: &str) -> Result<bool, String> {
     }
 }
 
+/// Sectors of 512 bytes as bytes; K, M and G count bytes, as for drbdsetup.
+fn sectors(word: &str) -> Result<u64, String> {
+    let digits = word.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let factor: u64 = match &word[digits.len()..] {
+        "" | "s" | "S" => 512,
+        "k" | "K" => 1 << 10,
+        "m" | "M" => 1 << 20,
+        "g" | "G" => 1 << 30,
+        _ => return Err("a number of sectors, or of bytes with K, M or G".to_owned()),
+    };
+    let number = digits.parse::<u64>().map_err(|error| error.to_string())?;
+    number.checked_mul(factor).ok_or_else(|| "too large".to_owned())
+}
+
 /// Options to change, and targets: `--c-max-rate=100M r0`. Without options those of the
 /// configuration are put in force.
 #[derive(Clone, Debug, Args)]
@@ -352,6 +365,28 @@ pub enum Verb {
     ResourceOptions(OptionWords),
     /// Put the configuration's resync options in force, or those that are given.
     PeerDeviceOptions(OptionWords),
+    /// Compare both disks while they are in use, and mark the blocks that differ.
+    #[command(
+        after_help = "SECTOR counts 512 bytes; with K, M or G it counts bytes. While a verify \
+        runs, --stop changes where it ends: `--stop 0` ends it now."
+    )]
+    Verify {
+        /// Begin there.
+        #[arg(long, value_name = "SECTOR", value_parser = sectors)]
+        start: Option<u64>,
+        /// End there.
+        #[arg(long, value_name = "SECTOR", value_parser = sectors)]
+        stop: Option<u64>,
+        /// Compare nothing: copy the blocks that are out of sync from the node with the good data.
+        #[arg(long, conflicts_with_all = ["start", "stop"])]
+        repair: bool,
+        /// The node with the good data, where nobody is Primary.
+        #[arg(long, value_name = "NODE", requires = "repair")]
+        from: Option<String>,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: Targets,
+    },
     /// Make a new current UUID.
     NewCurrentUuid {
         /// Declare two new disks equal, so that there is no initial sync: only while connected,
@@ -415,7 +450,7 @@ pub enum Verb {
         #[command(flatten)]
         targets: Targets,
     },
-    /// Wait until the peers are connected, no resync runs and all disks are UpToDate.
+    /// Wait until the peers are connected, no resync and no verify runs and all disks are UpToDate.
     WaitSync {
         /// How long.
         #[command(flatten)]

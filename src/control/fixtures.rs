@@ -46,6 +46,8 @@ fn peer_device(volume: u16) -> PeerDeviceStatus {
         unacked: 0,
         bitmap_uuid: 0,
         resync: None,
+        verify: None,
+        last_verify: None,
     }
 }
 

@@ -67,6 +67,7 @@ fn scope(verb: &Verb) -> Option<(&[Target], Scope)> {
         Verb::CreateMd { targets, .. }
         | Verb::Detach { targets, .. }
         | Verb::NewCurrentUuid { targets, .. } => (&targets.targets, Scope::VOLUME),
+        Verb::Verify { targets, .. } => (&targets.targets, Scope::BOTH),
         Verb::InvalidateRemote(targets)
         | Verb::Dstate(targets)
         | Verb::ShowGi(targets)

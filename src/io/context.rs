@@ -104,6 +104,7 @@ impl Context {
             | Event::Request { .. }
             | Event::DiskDone { .. }
             | Event::Digested { .. }
+            | Event::BlocksDigested { .. }
             | Event::MetaDone { .. }
             | Event::Admin { .. }
             | Event::Timeout

@@ -22,6 +22,7 @@
 //! | `session` | carrying out the verdict: bitmaps, adopting, opening |
 //! | `loss` | the loss of a peer or of a disk, new current UUIDs |
 //! | `resync`, `resync_target`, `resync_source` | the target asks, the source answers, bits go when flushed |
+//! | `verify`, `verify_target`, `repair` | both disks are compared while in use; what differs is copied |
 //! | `storage` | superblock, log and bitmap writes |
 //! | `attach`, `promote`, `leave`, `order` | the administrator's orders |
 
@@ -48,6 +49,7 @@ mod order;
 mod peer_io;
 mod prng;
 mod promote;
+mod repair;
 mod report;
 mod request;
 mod resync;
@@ -75,9 +77,13 @@ mod tests_story;
 #[cfg(test)]
 mod tests_stuck;
 #[cfg(test)]
+mod tests_verify;
+#[cfg(test)]
 mod tests_walk;
 mod transfer_log;
 mod verdict;
+mod verify;
+mod verify_target;
 mod write;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -138,6 +144,8 @@ pub(crate) enum Then {
     PeerUuidSaved { c: usize, socket: SocketId, uuid: u64 },
     /// The bitmap's pages are durable: the slot changes to Pages.
     BitmapMapped { c: usize },
+    /// VerifyS: the bits of what was found are durable.
+    VerifySaved { c: usize, socket: SocketId },
     /// A step of the running order.
     Order { step: u64 },
     /// Look at those who wait for the activity log again.
@@ -183,6 +191,8 @@ pub(crate) enum Pending {
     OwnSample { run: u64, offset: u64, length: u32 },
     /// The same for the peer, which has this CRC-32.
     PeerSample { c: usize, socket: SocketId, sequence: u64, expected: u32 },
+    /// A piece of an online verify, on either side; `key` as in its list.
+    VerifyRead { c: usize, socket: SocketId, key: u64 },
     /// Something on a disk that was given up meanwhile, and has been dealt with.
     Abandoned,
 }
@@ -304,6 +314,7 @@ impl Resource {
             }
             Event::DiskDone { tag, result } => self.disk_done(tag, result),
             Event::Digested { tag, digest } => self.digested(tag, digest),
+            Event::BlocksDigested { tag, digests } => self.blocks_digested(tag, digests),
             Event::MetaDone { tag, result } => self.meta_done(tag, result),
             Event::Connected { socket } => self.socket_connected(socket),
             Event::Accepted { peer, socket } => self.socket_accepted(peer, socket),

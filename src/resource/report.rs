@@ -110,6 +110,8 @@ impl Resource {
             unacked: u64::from(peer.peer_writes),
             bitmap_uuid: slot.map_or(0, |slot| slot.bitmap_uuid),
             resync: self.resync_progress(c, volume),
+            verify: self.verify_progress(c, volume),
+            last_verify: peer.last_verify.clone(),
         }
     }
 }

@@ -62,6 +62,15 @@ impl Cluster {
                 }
                 Err(error) => self.judge(Err(error)),
             },
+            Action::BlockDigests { tag, payload, alg } => {
+                match self.nodes[node].pool.read(payload) {
+                    Ok((_, sectors)) => {
+                        let digests = super::metadata::digests(&sectors, alg);
+                        self.input(node, Input::Event(Event::BlocksDigested { tag, digests }));
+                    }
+                    Err(error) => self.judge(Err(error)),
+                }
+            }
             Action::Release(payload) => {
                 let result = self.nodes[node].pool.release(payload);
                 self.judge(result);

@@ -26,4 +26,5 @@ mod restart;
 mod split_brain;
 mod strangers;
 mod sync;
+mod verify;
 mod wait;

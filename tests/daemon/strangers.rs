@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use nbd::Command;
-use tandem::wire::{Features, Packet, encode_header};
+use tandem::wire::{Features, Packet, VERSIONS, encode_header};
 
 use crate::ledger::{Burst, Ledger};
 use crate::pair::{Node, Pair};
@@ -13,8 +13,8 @@ use crate::pair::{Node, Pair};
 /// What bob says first when he dials alice.
 fn features() -> Features {
     Features {
-        version_min: 1,
-        version_max: 1,
+        version_min: *VERSIONS.start(),
+        version_max: *VERSIONS.end(),
         features: 0,
         node_id: 1,
         peer_node_id: 0,

@@ -77,6 +77,8 @@ fn status(setup: &Setup) -> Status {
         unacked: 0,
         bitmap_uuid: 0,
         resync: None,
+        verify: None,
+        last_verify: None,
     };
     let config = &setup.config;
     Status {
@@ -164,6 +166,8 @@ impl Fake {
             | Command::Detach { .. }
             | Command::Invalidate { .. }
             | Command::InvalidateRemote { .. }
+            | Command::Verify { .. }
+            | Command::Repair { .. }
             | Command::NewCurrentUuid { .. } => {}
         }
         Ok(String::new())
