@@ -187,6 +187,20 @@ impl Cluster {
             }
             Order::NewCurrentUuid => Command::NewCurrentUuid { volume, clear_bitmap: false },
             Order::ClearBitmap => Command::NewCurrentUuid { volume, clear_bitmap: true },
+            Order::Verify => Command::Verify { volume, peer, start: None, stop: None },
+            Order::VerifyPart => {
+                let size = self.nodes[node].device(volume).map_or(0, |device| device.size);
+                let start = self.chance.admin.below(size.max(1));
+                let stop = start + self.chance.admin.below(size.max(1));
+                Command::Verify { volume, peer, start: Some(start), stop: Some(stop) }
+            }
+            Order::VerifyStop => Command::Verify { volume, peer, start: None, stop: Some(0) },
+            Order::Repair => {
+                let there = self.nodes[1 - node].status.as_ref();
+                let primary = there.is_some_and(|status| status.role == Role::Primary);
+                let from = if primary { peer } else { node_id(node) };
+                Command::Repair { volume, peer, from }
+            }
             Order::Down => Command::Down { shutdown: false },
         };
         self.command(node, command);

@@ -210,6 +210,13 @@ pub enum Order {
     NewCurrentUuid,
     /// `new-current-uuid --clear-bitmap`: for fresh disks only.
     ClearBitmap,
+    Verify,
+    /// `verify --start --stop`.
+    VerifyPart,
+    /// `verify --stop 0`.
+    VerifyStop,
+    /// `verify --repair`, from the Primary, else from this node.
+    Repair,
     Down,
 }
 

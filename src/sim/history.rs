@@ -92,6 +92,8 @@ pub struct Excused {
     pub refused: u64,
     /// Orders that waited for a stalled disk.
     pub waited: u64,
+    /// Blocks that a verify has compared: nothing is excused by it.
+    pub compared: u64,
 }
 
 /// The history of a run.

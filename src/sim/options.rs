@@ -8,6 +8,7 @@ use crate::resource::{
 use super::faults::{Fault, Planned};
 use super::plan::{at_the_worst_moment, plan, rarer};
 use super::prng::Prng;
+use super::verify::verifies;
 
 /// The whole plan of a run.
 #[derive(Clone, Debug)]
@@ -108,6 +109,7 @@ impl SimOptions {
         };
         rarer(&mut Prng::new(seed, 7), length_ms, &mut options.plan);
         at_the_worst_moment(&mut Prng::new(seed, 9), length_ms, &mut options.plan);
+        verifies(&mut Prng::new(seed, 10), length_ms, &mut options.plan);
         options.narrow_the_log(&mut Prng::new(seed, 8));
         options
     }

@@ -309,6 +309,9 @@ fn order(node: usize, verb: &str, rest: &[&str]) -> Result<Given, String> {
             let command = Command::NewCurrentUuid { volume: VOLUME, clear_bitmap: true };
             return Ok(Given::Command(command));
         }
+        ("verify", []) => Order::Verify,
+        ("verify", ["--stop", "0"]) => Order::VerifyStop,
+        ("verify", ["--repair"]) => Order::Repair,
         ("down", []) => return Ok(Given::Command(Command::Down { shutdown: false })),
         _ => return Err("no such verb".to_owned()),
     }))

@@ -48,7 +48,10 @@ impl Cluster {
                 self.close_disk(node, volume, superblock.map(|s| *s));
             }
             Action::Connect { socket, timeout_ms, .. } => self.dial(node, socket, timeout_ms),
-            Action::Send { socket, packet, payload } => self.send(node, socket, &packet, payload),
+            Action::Send { socket, packet, payload } => {
+                self.watch_verify(node, &packet);
+                self.send(node, socket, &packet, payload);
+            }
             Action::CloseSocket { socket, linger } => self.close_socket(node, socket, linger),
             Action::Merge { into, from, head } => {
                 let result = self.nodes[node].pool.merge(into, from, head);

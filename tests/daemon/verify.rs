@@ -29,6 +29,15 @@ fn wait_verified(pair: &Pair) {
     }
 }
 
+/// Ends the load.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_falsified_block_is_found_under_load_and_nothing_else_and_repair_mends_it() {
     let pair = Pair::in_sync();
@@ -37,8 +46,14 @@ fn a_falsified_block_is_found_under_load_and_nothing_else_and_repair_mends_it() 
     // The load leaves this block alone.
     let bad = size / 4096 - 7;
     falsify(&pair.bob, bad);
+    // A slow machine would take the load for a reason to go at c-min-rate.
+    for node in [&pair.alice, &pair.bob] {
+        node.ok(&["disk-options", "--c-min-rate=20M", "r0"]);
+    }
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
+        // Also where an assertion fails.
+        let _end = End(&done);
         let (done, blocks) = (&done, size / 4096 - 16);
         scope.spawn(move || {
             let mut at = 12345u64;
@@ -52,10 +67,9 @@ fn a_falsified_block_is_found_under_load_and_nothing_else_and_repair_mends_it() 
         });
         for node in [&pair.alice, &pair.bob] {
             node.ok(&["verify", "r0"]);
-            node.ok(&["wait-sync", "--wfc-timeout", "120", "r0"]);
+            node.ok(&["wait-sync", "--wfc-timeout", "50", "r0"]);
         }
         wait_verified(&pair);
-        done.store(true, Ordering::Relaxed);
     });
     for node in [&pair.alice, &pair.bob] {
         assert_eq!(node.peer_kib("out-of-sync"), 4, "{}", node.log_text());
@@ -119,12 +133,15 @@ fn a_verify_is_refused_stopped_and_continued_as_with_drbd() {
     pair.wait_synced();
     pair.assert_equal_disks();
 
+    for node in [&pair.alice, &pair.bob] {
+        node.ok(&["disk-options", "--c-max-rate=100M", "r0"]);
+    }
     // With two Secondaries the good side has to be named.
     pair.alice.ok(&["secondary", "r0"]);
     falsify(&pair.alice, 77);
     pair.bob.ok(&["verify", "r0"]);
     until("it is found", || (pair.bob.peer_kib("out-of-sync") == 4).then_some(()));
-    pair.bob.ok(&["wait-sync", "--wfc-timeout", "120", "r0"]);
+    pair.bob.ok(&["wait-sync", "--wfc-timeout", "50", "r0"]);
     let said = pair.bob.refused(1, &["verify", "--repair", "r0"]);
     assert!(said.contains("--from bob or --from alice"), "{said}");
     pair.bob.ok(&["verify", "--repair", "--from", "bob", "r0"]);
