@@ -22,7 +22,7 @@
 //! | `session` | carrying out the verdict: bitmaps, adopting, opening |
 //! | `loss` | the loss of a peer or of a disk, new current UUIDs |
 //! | `resync`, `resync_target`, `resync_source` | the target asks, the source answers, bits go when flushed |
-//! | `verify`, `verify_target`, `repair` | both disks are compared while in use; what differs is copied |
+//! | `verify`, `verify_source`, `verify_target`, `repair` | both disks are compared while in use; what differs is copied |
 //! | `storage` | superblock, log and bitmap writes |
 //! | `attach`, `promote`, `leave`, `order` | the administrator's orders |
 
@@ -83,6 +83,7 @@ mod tests_walk;
 mod transfer_log;
 mod verdict;
 mod verify;
+mod verify_source;
 mod verify_target;
 mod write;
 

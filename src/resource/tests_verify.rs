@@ -180,6 +180,21 @@ fn a_loss_a_disconnect_and_a_detach_end_it_and_say_where_it_was() {
 }
 
 #[test]
+fn a_new_handshake_and_a_resync_end_it() {
+    for n in 0..2 {
+        let mut pair = held_verify(n);
+        let id = pair.order(1, Command::Invalidate { volume: 0 });
+        for n in 0..2 {
+            assert!(!last(&pair, n).done);
+        }
+        pair.nodes[1 - n].unstall();
+        pair.run(1000);
+        assert_eq!(pair.nodes[1].admin.remove(&id), Some(Ok(String::new())));
+        pair.synced();
+    }
+}
+
+#[test]
 fn a_stop_ends_a_running_verify_and_anything_else_is_refused_meanwhile() {
     let mut pair = held_verify(0);
     let at = side(&pair, 0).verify.unwrap();
