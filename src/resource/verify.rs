@@ -21,13 +21,11 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::connection::{SentKind, Stage};
-use super::interval::Kind;
-use super::order::{Step, refuse};
+use super::order::refuse;
 use super::resync_rate::ResyncRate;
 use super::{
-    Action, BLOCK_SIZE, Command, DiskError, DiskState, LastVerify, LogLevel, NodeId, Payload,
-    Pending, Refusal, ReplicationState, Resource, SocketId, Tag, Then, Time, VerifyAlg,
-    VerifyStatus, VolumeNumber,
+    Action, BLOCK_SIZE, DiskError, DiskState, LastVerify, LogLevel, Payload, Pending, Refusal,
+    ReplicationState, Resource, SocketId, Tag, Then, Time, VerifyAlg, VerifyStatus, VolumeNumber,
 };
 use crate::wire::Packet;
 
