@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use tandem::meta::HISTORY;
-use tandem::resource::{DiskState, PAYLOAD_MAX, Reason, Role, ZEROES_MAX};
+use tandem::resource::{DiskState, PAYLOAD_MAX, Reason, Role, VerifyAlg, ZEROES_MAX};
 use tandem::secret::Algorithm;
 use tandem::wire::*;
 
@@ -74,6 +74,26 @@ fn make(kind: Kind, n: [u64; 8], text: &str) -> Packet {
         Kind::InSync => Packet::InSync { volume, offset, length: (1 + n[3] % (1 << 48)) * 4096 },
         Kind::ResyncEnd => Packet::ResyncEnd { volume },
         Kind::ResyncDone => Packet::ResyncDone { volume },
+        Kind::VerifyStart => Packet::VerifyStart {
+            volume,
+            offset,
+            length: (1 + n[3] % (1 << 48)) * 4096,
+            alg: VerifyAlg::ALL[n[5] as usize % 3],
+        },
+        Kind::VerifyAnswer => Packet::VerifyAnswer { volume, code: -((n[3] % 128) as i32) },
+        Kind::VerifyRequest => Packet::VerifyRequest { volume, sequence, offset, length },
+        Kind::VerifyDigests => Packet::VerifyDigests {
+            volume,
+            sequence,
+            digests: (0..4 * (1 + n[3] % 300 / 40)).map(|i| (n[2] >> (i % 40)) as u8).collect(),
+        },
+        Kind::VerifyError => Packet::VerifyError { volume, sequence },
+        Kind::VerifyResult => Packet::VerifyResult {
+            volume,
+            sequence,
+            differing: (0..1 + n[3] % 4).map(|i| n[2].wrapping_mul(i + 1)).collect(),
+        },
+        Kind::VerifyEnd => Packet::VerifyEnd { volume, position: offset, done: flag },
         Kind::State => Packet::State { volume, role: role(n[1]), disk: disk(n[3]), paused: flag },
         Kind::PromoteRequest => Packet::PromoteRequest { sequence },
         Kind::PromoteAnswer => Packet::PromoteAnswer { sequence, code: -((n[3] % 128) as i32) },
@@ -81,7 +101,9 @@ fn make(kind: Kind, n: [u64; 8], text: &str) -> Packet {
         Kind::LeaveAnswer => Packet::LeaveAnswer,
         Kind::NewUuid => Packet::NewUuid { volume, uuid },
         Kind::NewUuidAck => Packet::NewUuidAck { volume, uuid },
-        Kind::StartResync => Packet::StartResync { volume, source: flag },
+        Kind::StartResync => {
+            Packet::StartResync { volume, source: flag, marked: flag && n[5].is_multiple_of(4) }
+        }
         Kind::Sample => {
             Packet::Sample { volume, sequence, offset, length, digest: (n[5] >> 7) as u32 }
         }
@@ -269,6 +291,21 @@ const GOLDEN: &[(&str, &str)] = &[
     ("InSync", "54444d31 2500 0102 0000000000034000 0002122232425000 00000000 58b2d196"),
     ("ResyncEnd", "54444d31 2600 0102 0000000000000000 0000000000000000 00000000 9faa9fa0"),
     ("ResyncDone", "54444d31 2700 0102 0000000000000000 0000000000000000 00000000 1e8ffa87"),
+    ("VerifyStart", "54444d31 2802 0102 0000000000034000 0002122232425000 00000000 8f0ac5b9"),
+    ("VerifyAnswer", "54444d31 2933 0102 0000000000000000 0000000000000000 00000000 09cd2780"),
+    ("VerifyRequest", "54444d31 2a00 0102 1112131415161718 0002122232425000 00034000 4cea6ff5"),
+    (
+        "VerifyDigests",
+        "54444d31 2b00 0102 1112131415161718 0000000000000000 00000008 fee9092a \
+         2512098442219048",
+    ),
+    ("VerifyError", "54444d31 2c00 0102 1112131415161718 0000000000000000 00000000 c12ab66f"),
+    (
+        "VerifyResult",
+        "54444d31 2d00 0102 1112131415161718 0000000000000000 00000020 7b61f380 \
+         0000002122232425 000000424446484a 0000006366696c6f 00000084888c9094",
+    ),
+    ("VerifyEnd", "54444d31 2e01 0102 0000000000000000 0002122232425000 00000000 1916335c"),
     ("State", "54444d31 3056 0102 0000000000000000 0000000000000000 00000000 b98e5fcb"),
     ("PromoteRequest", "54444d31 3100 0000 1112131415161718 0000000000000000 00000000 77836b29"),
     ("PromoteAnswer", "54444d31 3233 0000 1112131415161718 0000000000000000 00000000 5aef71e8"),
@@ -403,7 +440,9 @@ fn lengths_are_bounded_by_the_type_before_anything_is_read() {
 
 #[test]
 fn a_range_that_cannot_be_addressed_is_refused() {
-    for kind in [Kind::Data, Kind::Zeroes, Kind::ReadRequest, Kind::InSync, Kind::Sample] {
+    for kind in
+        [Kind::Data, Kind::Zeroes, Kind::ReadRequest, Kind::InSync, Kind::Sample, Kind::VerifyStart]
+    {
         for offset in [1, 512, u64::MAX - 4095, i64::MAX as u64 / 4096 * 4096] {
             let mut bytes = encode(&make(kind, GOLDEN_NUMBERS, ""));
             bytes[16..24].copy_from_slice(&offset.to_be_bytes());
@@ -464,6 +503,12 @@ fn fields_out_of_range_are_refused() {
     assert!(!check(&Packet::NewUuid { volume: 0, uuid: 0 }));
     assert!(!check(&Packet::ClearBitmap { volume: 0, uuid: 5 }));
     assert!(!check(&Packet::Adopted { volume: u16::MAX }));
+    assert!(!check(&Packet::VerifyDigests { volume: 0, sequence: 0, digests: vec![0; 5] }));
+    let (volume, sequence, digests) = (0, 0, vec![0; VERIFY_DIGESTS_MAX + 4]);
+    assert!(!check(&Packet::VerifyDigests { volume, sequence, digests }));
+    assert!(!check(&Packet::VerifyResult { volume, sequence, differing: vec![0; 5] }));
+    assert!(!check(&Packet::VerifyEnd { volume, position: 512, done: true }));
+    assert!(!check(&Packet::StartResync { volume, source: false, marked: true }));
     assert!(!check(&Packet::Leave { kind: 3 }));
     assert!(!check(&Packet::PromoteAnswer { sequence: 0, code: 1 }));
     let (role, disk) = (Role::Unknown, DiskState::UpToDate);

@@ -12,7 +12,7 @@ use super::definition::{Place, Waits, same_host};
 use super::draft::{Draft, HostDraft};
 use super::finding::{Pos, Report, Scope};
 use super::option_table::{
-    Effect, OPTIONS, REFUSED_VALUES, Section, Spec, Value, WARNED_VALUES, find,
+    Effect, OPTIONS, REFUSED_VALUES, Section, Spec, VERIFY_ALGS, Value, WARNED_VALUES, find,
 };
 use super::resync_after::ResyncAfter;
 use super::setting::{Level, Setting};
@@ -274,6 +274,11 @@ impl Judge<'_> {
                 let refused = REFUSED_VALUES.iter().find(|row| (row.0, row.1) == (name, &text));
                 if let Some((_, _, why, hint)) = refused {
                     self.refuse(rank, setting, why, &format!("write: {hint}"));
+                }
+                if name == "verify-alg" && !VERIFY_ALGS.contains(&text.as_str()) {
+                    let why = "no such digest here: an online verify compares by sha256";
+                    let hint = "write: verify-alg sha256;  or sha512, or crc32c";
+                    self.warn(setting, why, hint);
                 }
                 let warned = WARNED_VALUES.iter().find(|row| (row.0, row.1) == (name, &text));
                 if let Some((_, value, why)) = warned {

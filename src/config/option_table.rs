@@ -4,6 +4,7 @@
 //! not act is judged by the value in force: what Tandem does anyway is silent, what is harmless to
 //! leave out is warned about, and what somebody may count on is refused.
 
+use crate::resource::VerifyAlg;
 use crate::resource::{AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, OnIoError, Options, RrConflict};
 
 /// A section that holds options.
@@ -225,6 +226,11 @@ pub(super) static OPTIONS: &[Spec] = &[
     spec(Net, "cram-hmac-alg", Kind::Algorithm, Effect::Secret),
     spec(Net, "shared-secret", Kind::Secret, Effect::Secret),
     spec(Net, "shared-secret-old", Kind::Secret, Effect::Secret),
+    spec(Net, "verify-alg", Text, Acts(|o, v| o.verify_alg = match v.word() {
+            "crc32c" => VerifyAlg::Crc32c,
+            "sha512" => VerifyAlg::Sha512,
+            _ => VerifyAlg::Sha256,
+        })),
     spec(Disk, "on-io-error", Choice(&["detach", "pass_on", "call-local-io-error"]),
         Acts(|o, v| o.on_io_error = match v.word() {
             "pass_on" => OnIoError::PassOn,
@@ -268,7 +274,6 @@ pub(super) static OPTIONS: &[Spec] = &[
     spec(Net, "socket-check-timeout", Number(Tenths, 0, 300), Harmless(&["0"], TUNING)),
     spec(Net, "tcp-cork", Bool, Harmless(&["yes"], TUNING)),
     spec(Net, "use-rle", Bool, Harmless(&["yes"], TUNING)),
-    spec(Net, "verify-alg", Text, Harmless(&[""], "no effect: verify has one digest of its own")),
     spec(Net, "csums-alg", Text, Harmless(&["", "none"], "no effect, costs bandwidth only")),
     spec(Net, "csums-after-crash-only", Bool, Harmless(&["no"], "no effect without csums-alg")),
     spec(Net, "allow-remote-read", Bool, Refused(&["yes"],
@@ -414,6 +419,9 @@ pub(super) static WARNED_VALUES: &[(&str, &str, &str)] = &[
         "takes effect: the after-sb policies also choose a victim where only history is common",
     ),
 ];
+
+/// What `verify-alg` takes; every other name is taken for the default, with a warning.
+pub(super) const VERIFY_ALGS: &[&str] = &["", "sha256", "sha512", "crc32c"];
 
 /// What `after-sb-0pri` takes beside `discard-node-HOST`.
 pub(super) const AFTER_SB_0PRI: &[&str] = &[

@@ -58,7 +58,6 @@ pub const NOT_SUPPORTED: &[&str] = &[
     "show",
     "syncer",
     "udev",
-    "verify",
     "verify-dump",
     "wait-con-int",
     "wait-connect-connection",
@@ -219,6 +218,20 @@ fn seconds(word: &str) -> Result<u32, String> {
     let seconds = number.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
     let fits = seconds.filter(|seconds| (1..=7 * 86_400).contains(seconds));
     fits.ok_or_else(|| "seconds, or a number with s, m or h: 1 s to a week".to_owned())
+}
+
+/// Sectors of 512 bytes as bytes; K, M and G count bytes, as for drbdsetup.
+fn sectors(word: &str) -> Result<u64, String> {
+    let digits = word.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let factor: u64 = match &word[digits.len()..] {
+        "" | "s" | "S" => 512,
+        "k" | "K" => 1 << 10,
+        "m" | "M" => 1 << 20,
+        "g" | "G" => 1 << 30,
+        _ => return Err("a number of sectors, or of bytes with K, M or G".to_owned()),
+    };
+    let number = digits.parse::<u64>().map_err(|error| error.to_string())?;
+    number.checked_mul(factor).ok_or_else(|| "too large".to_owned())
 }
 
 /// Options to change, and targets: `--c-max-rate=100M r0`. Without options those of the
@@ -399,6 +412,28 @@ pub enum Verb {
     ResourceOptions(OptionWords),
     /// Put the resync options in force that are given.
     PeerDeviceOptions(OptionWords),
+    /// Compare both disks while they are in use, and mark the blocks that differ.
+    #[command(
+        after_help = "SECTOR counts 512 bytes; with K, M or G it counts bytes. While a verify \
+        runs, --stop changes where it ends: `--stop 0` ends it now."
+    )]
+    Verify {
+        /// Begin there.
+        #[arg(long, value_name = "SECTOR", value_parser = sectors)]
+        start: Option<u64>,
+        /// End there.
+        #[arg(long, value_name = "SECTOR", value_parser = sectors)]
+        stop: Option<u64>,
+        /// Compare nothing: copy the blocks that are out of sync from the node with the good data.
+        #[arg(long, conflicts_with_all = ["start", "stop"])]
+        repair: bool,
+        /// The node with the good data, where nobody is Primary.
+        #[arg(long, value_name = "NODE", requires = "repair")]
+        from: Option<String>,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: Targets,
+    },
     /// Make a new current UUID.
     NewCurrentUuid {
         /// Declare two new disks equal, so that there is no initial sync: only while connected,
@@ -507,7 +542,7 @@ pub enum Verb {
         #[command(flatten)]
         targets: Targets,
     },
-    /// Wait until the peers are connected, no resync runs and all disks are UpToDate.
+    /// Wait until the peers are connected, no resync and no verify runs and all disks are UpToDate.
     WaitSync {
         /// How long.
         #[command(flatten)]

@@ -3,7 +3,9 @@
 //! Exit codes are those of the plug-in convention: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
 
 use super::{Report, age, kib, percent};
-use crate::resource::{ConnectionState, ConnectionStatus, DiskState, Reason, Status};
+use crate::resource::{
+    ConnectionState, ConnectionStatus, DiskState, PeerDeviceStatus, Reason, Status,
+};
 
 /// How bad it is; the number is the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,6 +127,14 @@ fn connection(report: &Report, one: &ConnectionStatus) -> Option<(Level, String)
                     Level::Warning,
                     format!("{name} resync with {peer} {done} %, {left}"),
                 ));
+            }
+            let differing = |device: &&PeerDeviceStatus| {
+                device.out_of_sync > 0 && device.peer_disk_state == DiskState::UpToDate
+            };
+            if let Some(device) = one.peer_devices.iter().find(differing) {
+                let (volume, kib) = (device.volume, kib(device.out_of_sync));
+                let text = format!("{name}/{volume} {kib} KiB differ from {peer} (verify)");
+                return Some((Level::Warning, text));
             }
             let bad = one.peer_devices.iter().find(|device| {
                 device.peer_disk_state != DiskState::UpToDate

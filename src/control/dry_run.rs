@@ -162,6 +162,15 @@ pub fn word(verb: &Verb) -> Option<(String, &[Target])> {
         }
         Verb::Invalidate(targets) => ("invalidate".to_owned(), &targets.targets),
         Verb::InvalidateRemote(targets) => ("invalidate-remote".to_owned(), &targets.targets),
+        Verb::Verify { start, stop, repair, from, targets } => {
+            let bytes = |name: &str, bytes: &Option<u64>| {
+                bytes.map_or_else(String::new, |bytes| format!(" --{name}={}", bytes / 512))
+            };
+            let from = from.as_ref().map_or_else(String::new, |node| format!(" --from={node}"));
+            let repair = flag(*repair, "--repair");
+            let (start, stop) = (bytes("start", start), bytes("stop", stop));
+            (format!("verify{start}{stop}{repair}{from}"), &targets.targets)
+        }
         Verb::Outdate(targets) => ("outdate".to_owned(), &targets.targets),
         Verb::PauseSync(targets) => ("pause-sync".to_owned(), &targets.targets),
         Verb::ResumeSync(targets) => ("resume-sync".to_owned(), &targets.targets),
@@ -193,6 +202,8 @@ mod tests {
             ("tandemadm primary --force=blank all", "drbdsetup primary r0 --force=blank\n"),
             ("tandemadm detach r0/1", "drbdsetup detach r0/1\n"),
             ("tandemadm disconnect --force r0:bob", "drbdsetup disconnect r0:bob --force\n"),
+            ("tandemadm verify r0 --start 1M", "drbdsetup verify r0 --start=2048\n"),
+            ("tandemadm verify --repair r0", "drbdsetup verify r0 --repair\n"),
             ("tandemadm create-md r0", "drbdmeta create-md r0 --max-peers=1\n"),
         ];
         for (words, expected) in cases {

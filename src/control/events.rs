@@ -224,7 +224,8 @@ fn peer_device(
         ("peer-client", yes_no(report.is_client(connection.peer_node_id, peer.volume)).to_owned()),
         ("resync-suspended", peer.resync_suspended.to_string()),
     ];
-    if let Some(resync) = &peer.resync {
+    let verify = peer.verify.as_ref();
+    if let Some(resync) = peer.resync.as_ref().or(verify.map(|verify| &verify.progress)) {
         fields.push(("done", percent(resync.done_hundredths)));
         if let Some(seconds) = resync.seconds_left {
             fields.push(("eta", seconds.to_string()));

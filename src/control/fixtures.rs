@@ -50,6 +50,8 @@ fn peer_device(volume: u16) -> PeerDeviceStatus {
         metrics: Default::default(),
         resync_suspended: Default::default(),
         resync: None,
+        verify: None,
+        last_verify: None,
     }
 }
 

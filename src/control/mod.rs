@@ -48,6 +48,11 @@ pub fn percent(hundredths: u32) -> String {
     format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }
 
+/// `2026-11-25T03:02:11Z` of seconds since 1970: one word.
+fn stamp(seconds: u64) -> String {
+    iso(seconds).replace(' ', "T") + "Z"
+}
+
 /// `yes` or `no`.
 #[must_use]
 pub fn yes_no(flag: bool) -> &'static str {

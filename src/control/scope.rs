@@ -72,6 +72,7 @@ fn scope(verb: &Verb) -> Option<(&[Target], Scope)> {
         | Verb::WipeMd { targets, .. }
         | Verb::Detach { targets, .. }
         | Verb::NewCurrentUuid { targets, .. } => (&targets.targets, Scope::VOLUME),
+        Verb::Verify { targets, .. } => (&targets.targets, Scope::BOTH),
         Verb::InvalidateRemote(targets)
         | Verb::PauseSync(targets)
         | Verb::ResumeSync(targets)

@@ -5,7 +5,9 @@
 use serde::Serialize;
 
 use super::{Report, kib};
-use crate::resource::{ConnectionStatus, DeviceStatus, PeerDeviceStatus, ResyncStatus};
+use crate::resource::{
+    ConnectionStatus, DeviceStatus, LastVerify, PeerDeviceStatus, ResyncStatus, VerifyStatus,
+};
 
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -131,6 +133,20 @@ struct PeerDevice<'a> {
     ov_position: u64,
     ov_left: u64,
     ov_skipped: u64,
+    ov_out_of_sync: u64,
+    last_verify: Option<LastVerifyJson>,
+}
+
+/// An online verify that has ended: sectors of 512 bytes, `out-of-sync` in KiB.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct LastVerifyJson {
+    ended: String,
+    done: bool,
+    start_sector: u64,
+    position: u64,
+    skipped: u64,
+    out_of_sync: u64,
 }
 
 /// All reports as one array, with a line break at the end.
@@ -242,6 +258,17 @@ fn host(address: std::net::SocketAddr) -> Host {
     Host { address: address.ip().to_string(), port: address.port(), family }
 }
 
+fn last_verify(last: &LastVerify) -> LastVerifyJson {
+    LastVerifyJson {
+        ended: super::stamp(last.time),
+        done: last.done,
+        start_sector: last.start / 512,
+        position: last.position / 512,
+        skipped: last.skipped / 512,
+        out_of_sync: kib(last.found),
+    }
+}
+
 /// Two digits behind the point, as DRBD prints percents and rates.
 fn hundredths(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
@@ -258,7 +285,10 @@ fn peer_device(peer: &PeerDeviceStatus, peer_client: bool, size: u64) -> PeerDev
         seconds_left: Some(0),
         failed: 0,
     };
-    let resync = peer.resync.as_ref().unwrap_or(&NONE);
+    let verify = peer.verify.as_ref();
+    let running = peer.resync.as_ref().or(verify.map(|verify| &verify.progress));
+    let resync = running.unwrap_or(&NONE);
+    let sectors = |bytes: fn(&VerifyStatus) -> u64| verify.map_or(0, |verify| bytes(verify) / 512);
     let done = resync.total.saturating_sub(resync.left);
     // Rounded down: 100 is said only when nothing is out of sync.
     let in_sync = match size {
@@ -284,7 +314,7 @@ fn peer_device(peer: &PeerDeviceStatus, peer_client: bool, size: u64) -> PeerDev
         pending: peer.pending,
         unacked: peer.unacked,
         has_sync_details: peer.resync.is_some(),
-        has_online_verify_details: false,
+        has_online_verify_details: peer.verify.is_some(),
         percent_in_sync: in_sync,
         rs_total: kib(resync.total),
         rs_dt_start_ms: resync.elapsed_ms,
@@ -300,11 +330,13 @@ fn peer_device(peer: &PeerDeviceStatus, peer_client: bool, size: u64) -> PeerDev
         rate_before: average,
         estimated_seconds_to_finish: resync.seconds_left,
         percent_resync_done: f64::from(resync.done_hundredths) / 100.0,
-        ov_start_sector: 0,
-        ov_stop_sector: 0,
-        ov_position: 0,
-        ov_left: 0,
-        ov_skipped: 0,
+        ov_start_sector: sectors(|verify| verify.start),
+        ov_stop_sector: sectors(|verify| verify.stop),
+        ov_position: sectors(|verify| verify.position),
+        ov_left: sectors(|verify| verify.progress.left),
+        ov_skipped: sectors(|verify| verify.skipped),
+        ov_out_of_sync: kib(verify.map_or(0, |verify| verify.found)),
+        last_verify: peer.last_verify.as_ref().map(last_verify),
     }
 }
 

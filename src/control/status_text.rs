@@ -187,11 +187,25 @@ fn line_of_peer_device(
         let held = peer.resync_suspended;
         words.push(format!("peer-client:{} resync-suspended:{held}", yes_no(client)));
     }
-    if let Some(resync) = &peer.resync {
+    let verify = peer.verify.as_ref();
+    if let Some(resync) = peer.resync.as_ref().or(verify.map(|verify| &verify.progress)) {
         words.push(format!("done:{}", percent(resync.done_hundredths)));
         if let (true, Some(seconds)) = (detail.verbose, resync.seconds_left) {
             words.push(format!("eta:{seconds}"));
         }
+    }
+    if let Some(verify) = verify.filter(|_| detail.verbose) {
+        words.push(format!("ov-position:{}", verify.position / 512));
+        words.push(format!("ov-out-of-sync:{}", kib(verify.found)));
+    }
+    if let Some(last) = peer.last_verify.as_ref().filter(|_| detail.verbose) {
+        let (from, to) = (last.start / 512, last.position / 512);
+        let how = if last.done { "done" } else { "stopped" };
+        words.push(format!(
+            "last-verify:{} {how}:{from}-{to} found:{}",
+            super::stamp(last.time),
+            kib(last.found)
+        ));
     }
     let mut line = format!("    {}", words.join(" "));
     if !detail.verbose && peer.resync_suspended != ResyncSuspended::default() {

@@ -106,6 +106,7 @@ impl Context {
             | Event::Request { .. }
             | Event::DiskDone { .. }
             | Event::Digested { .. }
+            | Event::BlocksDigested { .. }
             | Event::MetaDone { .. }
             | Event::Admin { .. }
             | Event::ResyncDependency { .. }

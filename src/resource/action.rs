@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::command::{AdminResult, LogLevel};
 use super::event::DiskError;
 use super::ids::{NodeId, Payload, RequestId, SocketId, Tag, VolumeNumber};
+use super::options::VerifyAlg;
 use crate::meta::{MetaOp, Superblock};
 use crate::wire::Packet;
 
@@ -138,6 +139,15 @@ pub enum Action {
         tag: Tag,
         /// Whole.
         payload: Payload,
+    },
+    /// The digest of each block of 4096 bytes of the payload, at once. Event: `BlocksDigested`.
+    BlockDigests {
+        /// Of the event.
+        tag: Tag,
+        /// Whole.
+        payload: Payload,
+        /// Which digest.
+        alg: VerifyAlg,
     },
     /// The core will never name this payload again. Exactly once for each payload that an event
     /// brought.

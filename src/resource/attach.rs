@@ -453,7 +453,7 @@ impl Resource {
         if let Some(refusal) = refusal {
             return self.reply(id, Err(refusal));
         }
-        self.send(c, Packet::StartResync { volume, source: true }, None);
+        self.send(c, Packet::StartResync { volume, source: true, marked: false }, None);
         self.reply(id, Ok(String::new()));
     }
 

@@ -103,6 +103,26 @@ pub enum Command {
         /// Of this volume.
         volume: VolumeNumber,
     },
+    /// Compare both disks. A range that is given while a verify runs changes where it ends.
+    Verify {
+        /// Of this volume.
+        volume: VolumeNumber,
+        /// With this peer.
+        peer: NodeId,
+        /// The first byte; `None`: the beginning.
+        start: Option<u64>,
+        /// Behind the last byte; `None`: the end.
+        stop: Option<u64>,
+    },
+    /// Copy the blocks that are out of sync from the node with the good data.
+    Repair {
+        /// Of this volume.
+        volume: VolumeNumber,
+        /// The peer.
+        peer: NodeId,
+        /// The node whose data is good: this one, or the peer.
+        from: NodeId,
+    },
     /// A new current UUID; with `clear_bitmap` both fresh disks are declared equal, or, where the
     /// peer has never connected, its slot is cleared for an image of this disk.
     NewCurrentUuid {

@@ -14,7 +14,9 @@ use super::options::PeerConfig;
 use super::pause::{Pause, PauseClock};
 use super::resync_rate::ResyncRate;
 use super::state::{ConnectionState, DiskState, Reason, ReplicationState, Role};
+use super::status::LastVerify;
 use super::transfer_log::TransferLog;
+use super::verify::Verify;
 use crate::wire::{Handshake, VolumeInfo};
 
 /// How far the session with the peer is.
@@ -74,6 +76,10 @@ pub(crate) enum SentKind {
     Flush,
     /// A block asked of the source.
     Resync,
+    /// Leave to verify.
+    VerifyStart,
+    /// A piece of a verify.
+    Verify,
     /// Leave to become Primary.
     Promote,
     /// A comparison of a range of both disks.
@@ -264,7 +270,9 @@ pub(crate) struct PeerDevice {
     pub(crate) split_pair: Option<(u64, u64)>,
     pub(crate) target: Option<SyncTarget>,
     pub(crate) source: Option<SyncSource>,
-    /// Ranges that a resync holds (true) or waits for.
+    pub(crate) verify: Option<Verify>,
+    pub(crate) last_verify: Option<LastVerify>,
+    /// Ranges that a resync or a verify holds (true) or waits for.
     pub(crate) resync_locks: BTreeMap<u64, bool>,
     pub(crate) received: u64,
     pub(crate) sent: u64,
@@ -303,6 +311,8 @@ impl PeerDevice {
             split_pair: None,
             target: None,
             source: None,
+            verify: None,
+            last_verify: None,
             resync_locks: BTreeMap::new(),
             received: 0,
             sent: 0,
@@ -323,6 +333,8 @@ impl PeerDevice {
                 | ReplicationState::SyncTarget
                 | ReplicationState::PausedSyncS
                 | ReplicationState::PausedSyncT
+                | ReplicationState::VerifyS
+                | ReplicationState::VerifyT
         ) && self.peer_disk >= DiskState::Inconsistent
             && self.peer_disk != DiskState::DUnknown
     }
@@ -419,7 +431,11 @@ impl Connection {
         let sources = self.peer_devices.values().filter_map(|peer| peer.source.as_ref());
         let pieces =
             sources.filter_map(|source| source.pieces.values().find_map(|piece| piece.sent_at));
-        sent.into_iter().chain(pieces).min()
+        let verifies = self.peer_devices.values().filter_map(|peer| peer.verify.as_ref());
+        let compared = verifies
+            .filter(|verify| !verify.source)
+            .filter_map(|verify| verify.pieces.values().find_map(|piece| piece.sent_at));
+        sent.into_iter().chain(pieces).chain(compared).min()
     }
 
     pub(crate) fn new(config: &PeerConfig, volumes: &[VolumeNumber]) -> Self {

@@ -121,6 +121,13 @@ pub enum Event {
         /// CRC-32 (IEEE) of the payload.
         digest: u32,
     },
+    /// The digests of the blocks of a payload are known.
+    BlocksDigested {
+        /// Of the action.
+        tag: Tag,
+        /// One after the other, as `VerifyAlg::digests` makes them.
+        digests: Vec<u8>,
+    },
     /// A metadata action ended; on success it is durable.
     MetaDone {
         /// Of the action.

@@ -83,6 +83,10 @@ impl Resource {
     }
 
     fn send_handshake(&mut self, c: usize) {
+        for volume in self.volumes() {
+            // What it rests on is in question now.
+            self.pump_verify(c, volume);
+        }
         let tie = self.prng.next_u64();
         self.connections[c].tie = tie;
         let volumes =

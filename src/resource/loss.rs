@@ -73,7 +73,8 @@ impl Resource {
                 SentKind::Read { key } => self.peer_read_done(key, None),
                 SentKind::Edge { key, head } => self.retry_edge(key, head),
                 SentKind::Flush => self.peer_flush_lost(c, sent.volume, sent.epoch),
-                SentKind::Resync | SentKind::Sample | SentKind::NewUuid => {}
+                SentKind::Resync | SentKind::Verify | SentKind::Sample | SentKind::NewUuid => {}
+                SentKind::VerifyStart => self.verify_unanswered(),
                 SentKind::Promote => self.promote_unanswered(),
             }
         }
@@ -85,6 +86,7 @@ impl Resource {
     fn volume_session_over(&mut self, c: usize, volume: VolumeNumber, was: Stage, lost: bool) {
         self.drop_waiting_peer_writes(c, volume);
         self.forget_copies(c, volume);
+        self.verify_over(c, volume, Err("the connection is gone"));
         let peer = self.peer_device(c, volume);
         let replication = peer.replication;
         let opening = peer.opening;
@@ -129,7 +131,9 @@ impl Resource {
         let established = match replication {
             ReplicationState::Established
             | ReplicationState::SyncSource
-            | ReplicationState::PausedSyncS => true,
+            | ReplicationState::PausedSyncS
+            | ReplicationState::VerifyS
+            | ReplicationState::VerifyT => true,
             _ => was == Stage::Opening && opening.own_open && opening.side != Side::Target,
         };
         let target = [ReplicationState::SyncTarget, ReplicationState::PausedSyncT];
@@ -413,6 +417,7 @@ impl Resource {
             peer.target = None;
             peer.source = None;
             peer.storing_uuid = false;
+            self.verify_over(c, volume, Err("the own disk"));
             self.drop_resync_locks(c, volume);
             if self.connections[c].stage == Stage::Open {
                 self.set_replication(c, volume, ReplicationState::Established);

@@ -24,6 +24,7 @@
 //! | `session` | carrying out the verdict: bitmaps, adopting, opening |
 //! | `loss` | the loss of a peer or of a disk, new current UUIDs |
 //! | `resync`, `resync_target`, `resync_source` | the target asks, the source answers, bits go when flushed |
+//! | `verify`, `verify_source`, `verify_target`, `repair` | both disks are compared while in use; what differs is copied |
 //! | `storage` | superblock, log and bitmap writes |
 //! | `hung_disk` | disks that neither answer nor fail, `disk-timeout` |
 //! | `pause` | resync and clients' I/O held back by order |
@@ -62,6 +63,7 @@ mod pause;
 mod peer_io;
 mod prng;
 mod promote;
+mod repair;
 mod report;
 mod request;
 mod resync;
@@ -105,11 +107,16 @@ mod tests_stuck;
 #[cfg(test)]
 mod tests_tentative;
 #[cfg(test)]
+mod tests_verify;
+#[cfg(test)]
 mod tests_walk;
 #[cfg(test)]
 mod tests_while;
 mod transfer_log;
 mod verdict;
+mod verify;
+mod verify_source;
+mod verify_target;
 mod write;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -171,6 +178,8 @@ pub(crate) enum Then {
     PeerUuidSaved { c: usize, socket: SocketId, uuid: u64 },
     /// The bitmap's pages are durable: the slot changes to Pages.
     BitmapMapped { c: usize },
+    /// VerifyS: the bits of what was found are durable.
+    VerifySaved { c: usize, socket: SocketId },
     /// A step of the running order.
     Order { step: u64 },
     /// Look at those who wait for the activity log again.
@@ -218,6 +227,8 @@ pub(crate) enum Pending {
     OwnSample { run: u64, offset: u64, length: u32 },
     /// The same for the peer, which has this CRC-32.
     PeerSample { c: usize, socket: SocketId, sequence: u64, expected: u32 },
+    /// A piece of an online verify, on either side; `key` as in its list.
+    VerifyRead { c: usize, socket: SocketId, key: u64 },
     /// Something on a disk that was given up meanwhile, and has been dealt with.
     Abandoned,
 }
@@ -350,6 +361,7 @@ impl Resource {
             }
             Event::DiskDone { tag, result } => self.disk_done(tag, result),
             Event::Digested { tag, digest } => self.digested(tag, digest),
+            Event::BlocksDigested { tag, digests } => self.blocks_digested(tag, digests),
             Event::MetaDone { tag, result } => self.meta_done(tag, result),
             Event::Connected { socket } => self.socket_connected(socket),
             Event::Accepted { peer, socket } => self.socket_accepted(peer, socket),

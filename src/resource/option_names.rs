@@ -30,6 +30,7 @@ impl WrittenOption {
         match self.name {
             "al-extents" => Some("when a disk is attached"),
             "resync-rate" => Some("when a resync starts"),
+            "verify-alg" => Some("when a verify starts"),
             "max-buffers" => Some("at the next handshake"),
             name if MUST_BE_EQUAL.contains(&name) => Some("at the next handshake"),
             _ => None,
@@ -59,6 +60,7 @@ impl Options {
             ("after-sb-2pri", after_sb_2pri(&self.after_sb_2pri).to_owned()),
             ("always-asbp", yes_no(self.always_asbp)),
             ("rr-conflict", rr_conflict(&self.rr_conflict).to_owned()),
+            ("verify-alg", self.verify_alg.name().to_owned()),
         ];
         let disk = [
             ("on-io-error", on_io_error(self.on_io_error).to_owned()),
@@ -97,6 +99,7 @@ impl Options {
             after_sb_2pri,
             always_asbp,
             rr_conflict,
+            verify_alg,
             on_io_error: _,
             al_extents: _,
             resync_rate: _,
@@ -123,6 +126,7 @@ impl Options {
             after_sb_2pri,
             always_asbp,
             rr_conflict,
+            verify_alg,
             ..self.clone()
         }
     }
@@ -239,6 +243,7 @@ mod tests {
             after_sb_2pri: AfterSb2Pri::ViolentlyAs0p,
             always_asbp: true,
             rr_conflict: RrConflict::RetryConnect,
+            verify_alg: super::super::VerifyAlg::Crc32c,
             on_io_error: OnIoError::PassOn,
             auto_promote: true,
             nbd_clients_exclusive: true,

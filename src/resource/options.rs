@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{NodeId, VolumeNumber};
+use super::ids::{BLOCK_SIZE, NodeId, VolumeNumber};
 
 /// `after-sb-0pri`: nobody is Primary.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +64,60 @@ pub enum OnIoError {
     Detach,
     /// Report to the client on the node where it happened; the block is marked out of sync.
     PassOn,
+}
+
+/// `verify-alg`: the digest by which an online verify compares blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VerifyAlg {
+    /// SHA-256: no two blocks are known to share one.
+    Sha256,
+    /// SHA-512: the faster one on processors without instructions for SHA-256.
+    Sha512,
+    /// CRC-32C: the fastest; one of 2^32 differing blocks passes for equal.
+    Crc32c,
+}
+
+impl VerifyAlg {
+    /// Every digest, by its number on the wire.
+    pub const ALL: &'static [Self] = &[Self::Sha256, Self::Sha512, Self::Crc32c];
+    /// Bytes of the longest digest.
+    pub const SIZE_MAX: usize = 64;
+
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha512 => "sha512",
+            Self::Crc32c => "crc32c",
+        }
+    }
+
+    /// Bytes of a digest.
+    #[must_use]
+    pub fn size(self) -> usize {
+        match self {
+            Self::Sha256 => 32,
+            Self::Sha512 => 64,
+            Self::Crc32c => 4,
+        }
+    }
+
+    /// The digests of each block of 4096 bytes, one after the other.
+    #[must_use]
+    pub fn digests(self, bytes: &[u8]) -> Vec<u8> {
+        use sha2::Digest;
+        let blocks = bytes.chunks(BLOCK_SIZE as usize);
+        let mut out = Vec::with_capacity(blocks.len() * self.size());
+        for block in blocks {
+            match self {
+                Self::Sha256 => out.extend_from_slice(&sha2::Sha256::digest(block)),
+                Self::Sha512 => out.extend_from_slice(&sha2::Sha512::digest(block)),
+                Self::Crc32c => out.extend_from_slice(&crc32c::crc32c(block).to_be_bytes()),
+            }
+        }
+        out
+    }
 }
 
 /// What a resource is made of and how it behaves: the checked definition, for one node.
@@ -172,6 +226,9 @@ pub struct Options {
     pub always_asbp: bool,
     /// `rr-conflict`.
     pub rr_conflict: RrConflict,
+    /// `verify-alg`. Default sha256; DRBD has none, and refuses to verify without one.
+    #[serde(default = "default_verify_alg")]
+    pub verify_alg: VerifyAlg,
     /// `on-io-error`.
     pub on_io_error: OnIoError,
     /// `auto-promote`. Default no.
@@ -187,6 +244,10 @@ pub struct Options {
     /// by then fails the disk. Default 0: never.
     #[serde(default)]
     pub disk_timeout_ms: u64,
+}
+
+fn default_verify_alg() -> VerifyAlg {
+    VerifyAlg::Sha256
 }
 
 impl Default for Options {
@@ -210,6 +271,7 @@ impl Default for Options {
             after_sb_2pri: AfterSb2Pri::Disconnect,
             always_asbp: false,
             rr_conflict: RrConflict::Disconnect,
+            verify_alg: default_verify_alg(),
             on_io_error: OnIoError::Detach,
             auto_promote: false,
             nbd_clients_exclusive: false,

@@ -59,6 +59,8 @@ pub(crate) enum Step {
     DetachIdle,
     /// A superblock, then done.
     Save,
+    /// verify: the peer is asked.
+    AskVerify,
     /// new-current-uuid: a loss is being dealt with first.
     Settle,
     /// new-current-uuid --clear-bitmap: both disks are compared.
@@ -240,6 +242,10 @@ impl Resource {
             Command::Invalidate { volume } => self.invalidate(id, volume),
             Command::InvalidateRemote { volume, peer } => self.invalidate_remote(id, volume, peer),
             Command::Outdate { volume } => self.outdate(id, volume),
+            Command::Verify { volume, peer, start, stop } => {
+                self.verify(id, volume, peer, start, stop);
+            }
+            Command::Repair { volume, peer, from } => self.repair(id, volume, peer, from),
             Command::NewCurrentUuid { volume, clear_bitmap } => {
                 self.new_uuid_by_order(id, volume, clear_bitmap);
             }
@@ -279,9 +285,10 @@ impl Resource {
             }
             for connection in &mut self.connections {
                 let peer = connection.peer_devices.get_mut(&volume);
-                if let Some(target) = peer.and_then(|peer| peer.target.as_mut()) {
-                    target.rate.set_options(&after);
-                }
+                let Some(peer) = peer else { continue };
+                let rates = peer.target.as_mut().map(|target| &mut target.rate).into_iter();
+                let verify = peer.verify.as_mut().map(|verify| &mut verify.rate);
+                rates.chain(verify).for_each(|rate| rate.set_options(&after));
             }
         }
         let mut later = Vec::new();
@@ -373,6 +380,7 @@ impl Resource {
             | Step::Attach
             | Step::AskPeer
             | Step::Clients
+            | Step::AskVerify
             | Step::Drain
             | Step::Settle
             | Step::Leave

@@ -120,6 +120,13 @@ impl Resource {
             sample @ (Packet::Sample { .. }
             | Packet::SampleAnswer { .. }
             | Packet::ClearBitmap { .. }) => self.sample_packet(c, socket, &sample),
+            verify @ (Packet::VerifyStart { .. }
+            | Packet::VerifyAnswer { .. }
+            | Packet::VerifyRequest { .. }
+            | Packet::VerifyDigests { .. }
+            | Packet::VerifyError { .. }
+            | Packet::VerifyResult { .. }
+            | Packet::VerifyEnd { .. }) => self.verify_packet(c, socket, verify),
             other => self.resync_packet(c, socket, other, payload),
         }
     }
@@ -179,6 +186,8 @@ impl Resource {
                 | ReplicationState::SyncSource
                 | ReplicationState::PausedSyncT
                 | ReplicationState::PausedSyncS
+                | ReplicationState::VerifyS
+                | ReplicationState::VerifyT
         );
         let size = self.devices[&volume].size;
         let many = self.connections[c].peer_devices[&volume].peer_writes >= PEER_REQUESTS_MAX;
@@ -482,8 +491,10 @@ impl Resource {
         }
         let source = self.peer_device(c, volume).source.take().is_some();
         let target = self.peer_device(c, volume).target.take().is_some();
+        let verify = self.peer_device(c, volume).verify.is_some();
+        self.verify_over(c, volume, Err("the peer's disk"));
         self.drop_resync_locks(c, volume);
-        if self.connections[c].stage == Stage::Open && (source || target) {
+        if self.connections[c].stage == Stage::Open && (source || target || verify) {
             self.set_replication(c, volume, ReplicationState::Established);
         }
         let primary = self.role == super::Role::Primary;

@@ -122,6 +122,8 @@ impl Resource {
                 dependency: peer.pause.dependency,
             },
             resync: self.resync_progress(c, volume),
+            verify: self.verify_progress(c, volume),
+            last_verify: peer.last_verify.clone(),
         }
     }
 }

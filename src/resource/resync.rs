@@ -38,6 +38,7 @@ impl Resource {
             while let Some(volume) = next {
                 self.pump_target(c, volume);
                 self.pump_source(c, volume);
+                self.pump_verify(c, volume);
                 next = self.volume_after(Some(volume));
             }
         }
@@ -51,6 +52,10 @@ impl Resource {
             if let Some(held) = peer.resync_locks.get_mut(&id) {
                 *held = true;
             }
+            if self.verify_range_granted(c, volume, id) {
+                return;
+            }
+            let peer = self.peer_device(c, volume);
             let piece = peer.target.as_ref().and_then(|target| target.pieces.get(&id)).copied();
             if let Some(piece) = piece {
                 let (offset, length) = (piece.offset, piece.length);
@@ -217,7 +222,10 @@ impl Resource {
                 self.source_done(c, volume);
                 true
             }
-            Packet::StartResync { volume, source } => self.peer_starts_resync(c, volume, source),
+            Packet::StartResync { volume, marked: true, .. } => self.peer_repairs(c, volume),
+            Packet::StartResync { volume, source, .. } => {
+                self.peer_starts_resync(c, volume, source)
+            }
             _ => {
                 self.release(payload);
                 false
@@ -226,23 +234,37 @@ impl Resource {
     }
 
     pub(super) fn unlock_resync(&mut self, c: usize, volume: VolumeNumber, lock: u64) {
-        if self.peer_device(c, volume).resync_locks.remove(&lock).is_some() {
-            self.device(volume).intervals.release(LockId(lock));
+        if let Some(held) = self.peer_device(c, volume).resync_locks.remove(&lock) {
+            let intervals = &mut self.device(volume).intervals;
+            if held || !intervals.cancel(LockId(lock)) {
+                intervals.release(LockId(lock));
+            }
             self.grant_ranges(volume);
         }
     }
 
-    pub(super) fn hold(&mut self, c: usize, volume: VolumeNumber, lock: u64, start: u64, end: u64) {
+    pub(super) fn hold(
+        &mut self,
+        c: usize,
+        volume: VolumeNumber,
+        lock: u64,
+        range: std::ops::Range<u64>,
+        kind: Kind,
+    ) {
         self.peer_device(c, volume).resync_locks.insert(lock, false);
         let intervals = &mut self.device(volume).intervals;
-        if intervals.acquire(LockId(lock), start, end, Kind::Exclusive) {
+        if intervals.acquire(LockId(lock), range.start, range.end, kind) {
             self.resync_range_granted(volume, lock);
         }
     }
 
-    /// When a resync has something to do.
+    /// When a resync or a verify has something to do.
     pub(crate) fn resync_timeouts(&self) -> Option<Time> {
         let mut next: Option<Time> = None;
+        for c in self.peers() {
+            let volumes = self.volume_numbers.iter();
+            next = volumes.filter_map(|v| self.verify_timeout(c, *v)).chain(next).min();
+        }
         for connection in &self.connections {
             for peer in connection.peer_devices.values() {
                 let Some(target) = &peer.target else { continue };

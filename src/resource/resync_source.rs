@@ -7,6 +7,7 @@
 
 use super::connection::Stage;
 use super::connection::{SourcePiece, SyncSource};
+use super::interval::Kind;
 use super::pause::PauseClock;
 use super::{
     BLOCK_SIZE, DiskError, DiskState, LogLevel, Payload, ReplicationState, Resource, SocketId,
@@ -54,7 +55,7 @@ impl Resource {
         }
         let piece = SourcePiece { offset, length, lock, held: false, sent_at: None };
         source.pieces.insert(sequence, piece);
-        self.hold(c, volume, lock, offset, end);
+        self.hold(c, volume, lock, offset..end, Kind::Exclusive);
         true
     }
 

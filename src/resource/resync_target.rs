@@ -6,6 +6,7 @@
 //!   told. What is unflushed when a session ends in order is flushed, and told, before.
 
 use super::connection::{Piece, Save, Stage, SyncTarget};
+use super::interval::Kind;
 use super::pause::PauseClock;
 use super::resync_rate::ResyncRate;
 use super::{
@@ -91,13 +92,13 @@ impl Resource {
             let id = self.resync_lock();
             let target = self.peer_device(c, volume).target.as_mut().expect("seen above");
             target.pieces.insert(id, piece);
-            self.hold(c, volume, id, offset, offset + u64::from(length));
+            self.hold(c, volume, id, offset..offset + u64::from(length), Kind::Exclusive);
         }
         self.maybe_flush_target(c, volume);
     }
 
     /// Bytes of resync under way at once: a quarter of the own receive window.
-    fn window_for_resync(&self) -> u64 {
+    pub(super) fn window_for_resync(&self) -> u64 {
         u64::from(self.config.options.max_buffers) * 4096 / 4
     }
 

@@ -207,6 +207,46 @@ pub struct PeerDeviceStatus {
     pub resync_suspended: ResyncSuspended,
     /// A resync that is running.
     pub resync: Option<ResyncStatus>,
+    /// An online verify that is running.
+    #[serde(default)]
+    pub verify: Option<VerifyStatus>,
+    /// The online verify that ended last, since `up`.
+    #[serde(default)]
+    pub last_verify: Option<LastVerify>,
+}
+
+/// A running online verify. In bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VerifyStatus {
+    /// Where it began.
+    pub start: u64,
+    /// Where it will end.
+    pub stop: u64,
+    /// Everything from the start to here was compared.
+    pub position: u64,
+    /// Blocks that differ.
+    pub found: u64,
+    /// Blocks that could not be read on one side.
+    pub skipped: u64,
+    /// Rate and time left; `total` and `left` are what is to be compared.
+    pub progress: ResyncStatus,
+}
+
+/// An online verify that has ended. In bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastVerify {
+    /// When it ended, s of the wall clock.
+    pub time: u64,
+    /// Where it began.
+    pub start: u64,
+    /// Everything from the start to here was compared.
+    pub position: u64,
+    /// It came to its end; else it was stopped or lost at `position`.
+    pub done: bool,
+    /// Blocks that differed.
+    pub found: u64,
+    /// Blocks that could not be read on one side.
+    pub skipped: u64,
 }
 
 /// Why a resync is held back.

@@ -342,6 +342,7 @@ impl Resource {
                 | Pending::Edge { .. }
                 | Pending::PeerRead { .. }
                 | Pending::SourceRead { .. }
+                | Pending::VerifyRead { .. }
                 | Pending::OwnSample { .. }
                 | Pending::PeerSample { .. } => self.disk_error(volume, error, "READ"),
                 Pending::Write { .. } | Pending::TargetWrite { .. } => {
@@ -374,6 +375,7 @@ impl Resource {
             Pending::OwnSample { .. } | Pending::PeerSample { .. } => {
                 self.sample_read(volume, pending, result);
             }
+            Pending::VerifyRead { .. } => self.verify_read(volume, pending, result),
             Pending::Flush { then } if result.is_ok() => self.follow(volume, then),
             Pending::Flush { then } => self.follow_without_disk(volume, then),
             other => unreachable!("{other:?} is no disk action"),
@@ -439,6 +441,9 @@ impl Resource {
             Then::PeerUuidSaved { c, socket, uuid } if self.is_current(c, socket) => {
                 self.peer_uuid_saved(c, volume, uuid);
             }
+            Then::VerifySaved { c, socket } if self.is_current(c, socket) => {
+                self.verify_saved(c, volume);
+            }
             Then::PeerLeave { c, socket } if self.is_current(c, socket) => {
                 self.peer_leave_step(c);
             }
@@ -457,6 +462,7 @@ impl Resource {
             | Then::EndSaved { .. }
             | Then::PeerUuidFlushed { .. }
             | Then::PeerUuidSaved { .. }
+            | Then::VerifySaved { .. }
             | Then::PeerLeave { .. } => {}
             Then::BitmapMapped { c } => self.bitmap_saved(c, volume),
             Then::Order { step } => self.order_step_done(step),

@@ -387,6 +387,11 @@ impl Pair {
                 let digest = crc32fast::hash(&bytes);
                 node.done.push_back(Event::Digested { tag, digest });
             }
+            Action::BlockDigests { tag, payload, alg } => {
+                let values = &node.values[&payload.slot].1;
+                let digests = values.iter().flat_map(|v| alg.digests(&v.to_be_bytes())).collect();
+                node.done.push_back(Event::BlocksDigested { tag, digests });
+            }
             Action::Merge { .. } | Action::CloseSessions { .. } => {}
             Action::Release(payload) => {
                 node.values.remove(&payload.slot).expect("released once");

@@ -42,7 +42,7 @@ fn random_packet(dice: &mut Dice, pair: &Pair, n: usize) -> Packet {
     let disk = disks[dice.roll(7) as usize];
     let role = if dice.roll(2) == 0 { Role::Primary } else { Role::Secondary };
     let uuid = 1000 + dice.roll(4);
-    match dice.roll(33) {
+    match dice.roll(40) {
         0 => Packet::Data { volume, sequence, offset, length, fua: dice.roll(2) == 0 },
         1 => Packet::Zeroes { volume, sequence, offset, length, mode: ZeroMode::Hole, fua: false },
         2 => Packet::WriteAck { volume, sequence },
@@ -68,23 +68,40 @@ fn random_packet(dice: &mut Dice, pair: &Pair, n: usize) -> Packet {
         22 => Packet::LeaveAnswer,
         23 => Packet::PromoteRequest { sequence },
         24 => Packet::PromoteAnswer { sequence, code: -(dice.roll(2) as i32) },
-        25 => Packet::StartResync { volume, source: dice.roll(2) == 0 },
+        25 => Packet::StartResync { volume, source: true, marked: dice.roll(2) == 0 },
         26 => Packet::Sample { volume, sequence, offset, length, digest: 0 },
         27 => Packet::SampleAnswer { volume, sequence, equal: dice.roll(2) == 0 },
         28 => Packet::ClearBitmap { volume, uuid },
         29 => Packet::Adopted { volume },
         30 => Packet::Opened { volume },
         31 => Packet::BitmapEnd { volume, bits: dice.roll(100) },
+        32 => Packet::VerifyStart { volume, offset, length: 1 << 20, alg: VerifyAlg::Crc32c },
+        33 => Packet::VerifyAnswer { volume, code: -(dice.roll(2) as i32) },
+        34 => Packet::VerifyRequest { volume, sequence, offset, length },
+        35 => {
+            let digests = vec![7; 4 * dice.roll(64) as usize + 4];
+            Packet::VerifyDigests { volume, sequence, digests }
+        }
+        36 => Packet::VerifyError { volume, sequence },
+        37 => Packet::VerifyResult { volume, sequence, differing: vec![dice.0] },
+        38 => Packet::VerifyEnd { volume, position: offset, done: dice.roll(2) == 0 },
         _ => Packet::Bitmap { volume, first_block: 64 * dice.roll(10), words: vec![dice.0] },
     }
 }
 
+fn offset(dice: &mut Dice) -> u64 {
+    dice.roll(super::tests_pair::SIZE)
+}
+
 fn random_order(dice: &mut Dice, pair: &mut Pair, n: usize) -> Command {
     let peer = 1 - u8::try_from(n).unwrap();
-    match dice.roll(20) {
+    match dice.roll(24) {
         14 => Command::ForgetPeer { peer },
         15 | 16 => Command::PauseSync { volume: 0, peer, pause: dice.roll(2) == 0 },
         17 | 18 => Command::SuspendIo { suspend: dice.roll(2) == 0 },
+        19 => Command::Repair { volume: 0, peer, from: dice.roll(2) as u8 },
+        20 => Command::Verify { volume: 0, peer, start: None, stop: Some(offset(dice)) },
+        21 | 22 => Command::Verify { volume: 0, peer, start: Some(offset(dice)), stop: None },
         0 => pair.attach_command(n),
         1 => Command::Detach { volume: 0, force: dice.roll(2) == 0 },
         2 | 3 => Command::Connect {

@@ -201,6 +201,20 @@ impl Cluster {
                 steps.extend((0..self.options.volumes).map(|v| Step::Command(clear(v))));
                 return self.order(node, steps);
             }
+            Order::Verify => Command::Verify { volume, peer, start: None, stop: None },
+            Order::VerifyPart => {
+                let size = self.nodes[node].device(volume).map_or(0, |device| device.size);
+                let start = self.chance.admin.below(size.max(1));
+                let stop = start + self.chance.admin.below(size.max(1));
+                Command::Verify { volume, peer, start: Some(start), stop: Some(stop) }
+            }
+            Order::VerifyStop => Command::Verify { volume, peer, start: None, stop: Some(0) },
+            Order::Repair => {
+                let there = self.nodes[1 - node].status.as_ref();
+                let primary = there.is_some_and(|status| status.role == Role::Primary);
+                let from = if primary { peer } else { node_id(node) };
+                Command::Repair { volume, peer, from }
+            }
             Order::Down => Command::Down { shutdown: false },
             Order::PauseSync => Command::PauseSync { volume, peer, pause: true },
             Order::ResumeSync => Command::PauseSync { volume, peer, pause: false },

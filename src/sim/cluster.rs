@@ -123,6 +123,8 @@ pub struct Cluster {
     pub(super) chance: Chance,
     pub(super) transcript: Transcript,
     pub(super) pairs: BTreeMap<VolumeNumber, Pair>,
+    /// Pieces of a verify, by the VerifyS and its sequence.
+    pub(super) compared: BTreeMap<(usize, u64), super::verify::Compared>,
     /// Faults of the plan that wait for their moment.
     pub(super) waiting: BTreeSet<usize>,
     /// The plan's faults strike, and cluster software acts.
@@ -172,6 +174,7 @@ impl Cluster {
                 seeds: Prng::new(seed, 6),
             },
             transcript: Transcript::new(keep),
+            compared: BTreeMap::new(),
             pairs: (0..options.volumes).map(|volume| (volume, Pair::default())).collect(),
             waiting: BTreeSet::new(),
             faults_on: false,

@@ -243,6 +243,13 @@ pub enum Order {
     ForgetPeer,
     /// `disconnect`, `forget-peer`, `new-current-uuid --clear-bitmap`: a seed begins.
     Seed,
+    Verify,
+    /// `verify --start --stop`.
+    VerifyPart,
+    /// `verify --stop 0`.
+    VerifyStop,
+    /// `verify --repair`, from the Primary, else from this node.
+    Repair,
     Down,
     PauseSync,
     ResumeSync,

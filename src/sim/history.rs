@@ -97,6 +97,8 @@ pub struct Excused {
     pub waited: u64,
     /// Nodes that came back with an image of the other node's disks.
     pub seeded: u64,
+    /// Blocks that a verify has compared: nothing is excused by it.
+    pub compared: u64,
 }
 
 /// The history of a run.

@@ -4,7 +4,7 @@ use crate::meta::{
     DeviceFlags, Geometry, LoadedMeta, MetaOp, NewDisk, Placement, Stage, Superblock, format_new,
     load, repair, stages,
 };
-use crate::resource::{DiskError, NodeId, VolumeNumber};
+use crate::resource::{DiskError, NodeId, VerifyAlg, VolumeNumber};
 
 use super::disk::{SECTOR, Sector, SimDisk};
 
@@ -98,6 +98,15 @@ pub(super) fn close_clean(disk: &mut SimDisk, geometry: &Geometry, mut superbloc
     for stage in stages(geometry, &MetaOp::Superblock(Box::new(superblock))) {
         write(disk, &stage);
     }
+}
+
+/// The digest of each block of 4096 bytes, one after the other.
+pub(super) fn digests(sectors: &[Sector], alg: VerifyAlg) -> Vec<u8> {
+    let block = |sectors: &[Sector]| -> Vec<u8> {
+        let bytes: Vec<u8> = sectors.iter().flat_map(|sector| sector.to_be_bytes()).collect();
+        alg.digests(&bytes)
+    };
+    sectors.chunks(8).flat_map(block).collect()
 }
 
 /// CRC-32 of the first and the last MiB of the data.

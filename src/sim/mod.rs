@@ -15,7 +15,7 @@
 //! | `cluster`, `node`, `shell`, `streams` | the shell around two cores |
 //! | `strike`, `damage` | what goes wrong: with hosts and networks, with disks |
 //! | `clients`, `admin` | those who use it |
-//! | `history`, `watch` | the checkers |
+//! | `history`, `watch`, `verify` | the checkers |
 //! | `run`, `shrink`, `transcript` | a run, the shortest failing one, and its text |
 //! | `scenario` | a story: commands, and what the cores make of them |
 //!
@@ -45,6 +45,7 @@ mod streams;
 mod strike;
 mod transcript;
 mod truck;
+mod verify;
 mod watch;
 
 pub use cluster::{Cluster, Violation};

@@ -420,7 +420,7 @@ impl Cluster {
             matches!(fault, Fault::Order { order, .. }
                 if matches!(order, Order::Force(_) | Order::Outdate | Order::Invalidate
                     | Order::InvalidateRemote | Order::Detach | Order::DetachForce
-                    | Order::NewCurrentUuid))
+                    | Order::NewCurrentUuid | Order::Repair))
         });
         let possible = match reason {
             Reason::UnrelatedData | Reason::ResyncRefused => forced || self.options.disk_errors(),
@@ -458,6 +458,8 @@ impl Cluster {
                 self.violate(format!("{name} is idle and has kept {live} buffers"));
             }
         }
+        self.falsify();
+        self.check_equal();
         let first = self.chance.admin.index(2);
         for node in [first, 1 - first] {
             let life = self.nodes[node].life;

@@ -315,6 +315,9 @@ fn order(node: usize, verb: &str, rest: &[&str]) -> Result<Given, String> {
             return Ok(Given::Command(command));
         }
         ("forget-peer", []) => Order::ForgetPeer,
+        ("verify", []) => Order::Verify,
+        ("verify", ["--stop", "0"]) => Order::VerifyStop,
+        ("verify", ["--repair"]) => Order::Repair,
         ("down", []) => return Ok(Given::Command(Command::Down { shutdown: false })),
         _ => return Err("no such verb".to_owned()),
     }))

@@ -49,7 +49,10 @@ impl Cluster {
                 self.close_disk(node, volume, superblock.map(|s| *s));
             }
             Action::Connect { socket, timeout_ms, .. } => self.dial(node, socket, timeout_ms),
-            Action::Send { socket, packet, payload } => self.send(node, socket, &packet, payload),
+            Action::Send { socket, packet, payload } => {
+                self.watch_verify(node, &packet);
+                self.send(node, socket, &packet, payload);
+            }
             Action::Authenticate { socket, .. } => self.authenticate(node, socket),
             Action::CloseSocket { socket, linger } => self.close_socket(node, socket, linger),
             Action::Merge { into, from, head } => {
@@ -64,6 +67,15 @@ impl Cluster {
                 }
                 Err(error) => self.judge(Err(error)),
             },
+            Action::BlockDigests { tag, payload, alg } => {
+                match self.nodes[node].pool.read(payload) {
+                    Ok((_, sectors)) => {
+                        let digests = super::metadata::digests(&sectors, alg);
+                        self.input(node, Input::Event(Event::BlocksDigested { tag, digests }));
+                    }
+                    Err(error) => self.judge(Err(error)),
+                }
+            }
             Action::Release(payload) => {
                 let result = self.nodes[node].pool.release(payload);
                 self.judge(result);

@@ -286,6 +286,7 @@ impl Cluster {
             Command::Connect { discard_my_data: true, .. } => self.discard[node] = true,
             Command::Invalidate { volume } => give_up(volume, node),
             Command::InvalidateRemote { volume, .. } => give_up(volume, 1 - node),
+            Command::Repair { volume, from, .. } => give_up(volume, usize::from(*from == 0)),
             _ => {}
         }
     }

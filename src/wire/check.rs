@@ -1,7 +1,8 @@
 //! The ranges of every field. [`decode`](super::decode) lets nothing pass that is out of them.
 
 use super::{
-    BITMAP_WORDS_MAX, BODY_MAX, Description, Features, Handshake, Packet, Refused, VolumeInfo,
+    BITMAP_WORDS_MAX, BODY_MAX, Description, Features, Handshake, Packet, Refused,
+    VERIFY_BLOCKS_MAX, VERIFY_DIGESTS_MAX, VolumeInfo,
 };
 use crate::meta::JUST_CREATED;
 use crate::resource::{BLOCK_SIZE, DiskState, PAYLOAD_MAX, Role, VolumeNumber, ZEROES_MAX};
@@ -60,6 +61,7 @@ pub fn check(packet: &Packet) -> bool {
         Packet::Data { offset, length, .. }
         | Packet::ReadRequest { offset, length, .. }
         | Packet::ResyncRequest { offset, length, .. }
+        | Packet::VerifyRequest { offset, length, .. }
         | Packet::Sample { offset, length, .. } => {
             range(*offset, u64::from(*length), u64::from(PAYLOAD_MAX))
         }
@@ -67,11 +69,25 @@ pub fn check(packet: &Packet) -> bool {
         Packet::ReadReply { length, .. } | Packet::ResyncData { length, .. } => {
             range(0, u64::from(*length), u64::from(PAYLOAD_MAX))
         }
-        Packet::InSync { offset, length, .. } => range(*offset, *length, SIZE_MAX),
+        Packet::InSync { offset, length, .. } | Packet::VerifyStart { offset, length, .. } => {
+            range(*offset, *length, SIZE_MAX)
+        }
         Packet::State { role, disk, .. } => own_role(*role) && own_disk(*disk),
-        Packet::PromoteAnswer { code, .. } => (-127..=0).contains(code),
+        Packet::VerifyDigests { digests, .. } => {
+            digests.len().is_multiple_of(4) && (1..=VERIFY_DIGESTS_MAX).contains(&digests.len())
+        }
+        Packet::VerifyResult { differing, .. } => {
+            (1..=VERIFY_BLOCKS_MAX / 64).contains(&differing.len())
+        }
+        Packet::VerifyEnd { position, .. } => {
+            position.is_multiple_of(BLOCK_SIZE) && *position <= SIZE_MAX
+        }
+        Packet::PromoteAnswer { code, .. } | Packet::VerifyAnswer { code, .. } => {
+            (-127..=0).contains(code)
+        }
         Packet::Leave { kind } => *kind <= 2,
         Packet::NewUuid { uuid, .. } | Packet::NewUuidAck { uuid, .. } => real_uuid(*uuid),
+        Packet::StartResync { source, marked, .. } => *source || !*marked,
         // 1 is the refusal.
         Packet::ClearBitmap { uuid, .. } => *uuid == 1 || real_uuid(*uuid),
         Packet::Adopted { .. }
@@ -87,9 +103,9 @@ pub fn check(packet: &Packet) -> bool {
         | Packet::ResyncAck { .. }
         | Packet::ResyncEnd { .. }
         | Packet::ResyncDone { .. }
+        | Packet::VerifyError { .. }
         | Packet::PromoteRequest { .. }
         | Packet::LeaveAnswer
-        | Packet::StartResync { .. }
         | Packet::SampleAnswer { .. }
         | Packet::Challenge { .. }
         | Packet::Ping
@@ -141,6 +157,13 @@ pub(super) fn volume(packet: &Packet) -> Option<VolumeNumber> {
         | Packet::InSync { volume, .. }
         | Packet::ResyncEnd { volume }
         | Packet::ResyncDone { volume }
+        | Packet::VerifyStart { volume, .. }
+        | Packet::VerifyAnswer { volume, .. }
+        | Packet::VerifyRequest { volume, .. }
+        | Packet::VerifyDigests { volume, .. }
+        | Packet::VerifyError { volume, .. }
+        | Packet::VerifyResult { volume, .. }
+        | Packet::VerifyEnd { volume, .. }
         | Packet::State { volume, .. }
         | Packet::NewUuid { volume, .. }
         | Packet::NewUuidAck { volume, .. }

@@ -11,7 +11,7 @@ use super::{
     BODY_MAX, Description, Features, HEADER_SIZE, Handshake, Kind, MAGIC, Packet, Refused, Shape,
     WireError, ZeroMode,
 };
-use crate::resource::{DiskState, Role, VolumeNumber};
+use crate::resource::{DiskState, Role, VerifyAlg, VolumeNumber};
 use crate::secret::Algorithm;
 
 /// Bytes of the body of Features, in every version.
@@ -23,10 +23,13 @@ const FEATURES_NAME_SIZE: usize = 128;
 /// Where its byte of the role is.
 const FEATURES_PRIMARY: usize = FEATURES_NAME + FEATURES_NAME_SIZE;
 
-/// The only flag of most types that have one: FUA, ok, equal, source.
+/// The only flag of most types that have one: FUA, ok, equal, source, done.
 const FLAG: u8 = 1;
 /// Zeroes: keep the blocks.
 const FLAG_NO_HOLE: u8 = 2;
+
+/// StartResync: only the blocks whose bits are set.
+const FLAG_MARKED: u8 = 2;
 
 /// Fixed-width big-endian: the bytes of a plain struct. The limit bounds what a decoder reserves.
 type BodyConfig = Configuration<BigEndian, Fixint, Limit<{ BODY_MAX as usize }>>;
@@ -121,7 +124,8 @@ fn append_body(packet: &Packet, out: &mut Vec<u8>) {
         | Packet::Probe { bytes, .. }
         | Packet::ProbeAnswer { bytes, .. } => out.extend_from_slice(bytes),
         Packet::Description(description) => append_bincode(&**description, out),
-        Packet::Bitmap { words, .. } => {
+        Packet::VerifyDigests { digests, .. } => out.extend_from_slice(digests),
+        Packet::Bitmap { words, .. } | Packet::VerifyResult { differing: words, .. } => {
             out.reserve(words.len() * 8);
             out.extend(words.iter().flat_map(|word| word.to_be_bytes()));
         }
@@ -176,6 +180,7 @@ fn fields(packet: &Packet, body: u32) -> Fields {
         },
         Packet::ReadRequest { sequence, offset, length, .. }
         | Packet::ResyncRequest { sequence, offset, length, .. }
+        | Packet::VerifyRequest { sequence, offset, length, .. }
         | Packet::Sample { sequence, offset, length, .. } => at(sequence, offset, length),
         Packet::ReadReply { sequence, length, .. }
         | Packet::ResyncData { sequence, length, .. } => at(sequence, 0, length),
@@ -192,9 +197,23 @@ fn fields(packet: &Packet, body: u32) -> Fields {
         | Packet::ResyncZeroes { sequence, .. }
         | Packet::ResyncError { sequence, .. }
         | Packet::ResyncAck { sequence, .. }
+        | Packet::VerifyError { sequence, .. }
         | Packet::PromoteRequest { sequence } => at(sequence, 0, 0),
         // 64 bits of length: the place of the sequence, which it has not.
         Packet::InSync { offset, length, .. } => at(length, offset, 0),
+        Packet::VerifyStart { offset, length, alg, .. } => {
+            Fields { flags: index(VerifyAlg::ALL, alg), ..at(length, offset, 0) }
+        }
+        Packet::VerifyAnswer { code, .. } => {
+            let flags = u8::try_from(code.unsigned_abs()).unwrap_or(u8::MAX);
+            Fields { flags, ..Fields::default() }
+        }
+        Packet::VerifyDigests { sequence, .. } | Packet::VerifyResult { sequence, .. } => {
+            at(sequence, 0, body)
+        }
+        Packet::VerifyEnd { position, done, .. } => {
+            Fields { flags: flag(done, FLAG), ..at(0, position, 0) }
+        }
         Packet::State { role, disk, paused, .. } => {
             let states = index(Role::ALL, role) << 4 | index(DiskState::ALL, disk);
             let flags = states | u8::from(paused) << 6;
@@ -208,8 +227,9 @@ fn fields(packet: &Packet, body: u32) -> Fields {
         Packet::NewUuid { uuid, .. }
         | Packet::NewUuidAck { uuid, .. }
         | Packet::ClearBitmap { uuid, .. } => at(0, uuid, 0),
-        Packet::StartResync { source, .. } => {
-            Fields { flags: flag(source, FLAG), ..Fields::default() }
+        Packet::StartResync { source, marked, .. } => {
+            let flags = flag(source, FLAG) | flag(marked, FLAG_MARKED);
+            Fields { flags, ..Fields::default() }
         }
         Packet::Adopted { .. }
         | Packet::Opened { .. }
@@ -287,11 +307,7 @@ fn read(header: &Header, body: &[u8]) -> Option<Packet> {
             challenge: body.try_into().ok()?,
         },
         Kind::Response => Packet::Response { proofs: body.to_vec() },
-        Kind::Bitmap => {
-            let (words, _) = body.as_chunks::<8>();
-            let words = words.iter().map(|word| u64::from_be_bytes(*word)).collect();
-            Packet::Bitmap { volume, first_block: offset, words }
-        }
+        Kind::Bitmap => Packet::Bitmap { volume, first_block: offset, words: read_words(body) },
         Kind::BitmapEnd => Packet::BitmapEnd { volume, bits: offset },
         Kind::Adopted => Packet::Adopted { volume },
         Kind::Opened => Packet::Opened { volume },
@@ -317,6 +333,18 @@ fn read(header: &Header, body: &[u8]) -> Option<Packet> {
         Kind::InSync => Packet::InSync { volume, offset, length: sequence },
         Kind::ResyncEnd => Packet::ResyncEnd { volume },
         Kind::ResyncDone => Packet::ResyncDone { volume },
+        Kind::VerifyStart => {
+            let alg = *VerifyAlg::ALL.get(usize::from(flags))?;
+            Packet::VerifyStart { volume, offset, length: sequence, alg }
+        }
+        Kind::VerifyAnswer => Packet::VerifyAnswer { volume, code: -i32::from(flags) },
+        Kind::VerifyRequest => Packet::VerifyRequest { volume, sequence, offset, length },
+        Kind::VerifyDigests => Packet::VerifyDigests { volume, sequence, digests: body.to_vec() },
+        Kind::VerifyError => Packet::VerifyError { volume, sequence },
+        Kind::VerifyResult => {
+            Packet::VerifyResult { volume, sequence, differing: read_words(body) }
+        }
+        Kind::VerifyEnd => Packet::VerifyEnd { volume, position: offset, done: flag },
         Kind::State => Packet::State {
             volume,
             role: *Role::ALL.get(usize::from(flags >> 4 & !4))?,
@@ -329,7 +357,9 @@ fn read(header: &Header, body: &[u8]) -> Option<Packet> {
         Kind::LeaveAnswer => Packet::LeaveAnswer,
         Kind::NewUuid => Packet::NewUuid { volume, uuid: offset },
         Kind::NewUuidAck => Packet::NewUuidAck { volume, uuid: offset },
-        Kind::StartResync => Packet::StartResync { volume, source: flag },
+        Kind::StartResync => {
+            Packet::StartResync { volume, source: flag, marked: flags & FLAG_MARKED != 0 }
+        }
         Kind::Sample => {
             let digest = u32::from_be_bytes(body.try_into().ok()?);
             Packet::Sample { volume, sequence, offset, length, digest }
@@ -342,6 +372,11 @@ fn read(header: &Header, body: &[u8]) -> Option<Packet> {
         Kind::ProbeAnswer => Packet::ProbeAnswer { sequence, bytes: body.to_vec() },
         Kind::Description => Packet::Description(Box::new(read_bincode::<Description>(body)?)),
     })
+}
+
+fn read_words(body: &[u8]) -> Vec<u64> {
+    let (words, _) = body.as_chunks::<8>();
+    words.iter().map(|word| u64::from_be_bytes(*word)).collect()
 }
 
 /// What stands behind the role is not looked at: it is the room of later versions.

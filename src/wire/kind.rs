@@ -3,6 +3,7 @@
 //! Numbers are never reused.
 
 use super::{BITMAP_WORDS_MAX, BODY_MAX, FEATURES_BODY, Packet};
+use super::{VERIFY_BLOCKS_MAX, VERIFY_DIGESTS_MAX};
 use crate::resource::{PAYLOAD_MAX, ZEROES_MAX};
 use crate::secret::{CHALLENGE_SIZE, PROOFS_MAX};
 
@@ -97,6 +98,13 @@ kinds! {
     Packet::InSync { .. } => InSync = 37, Shape::Bare;
     Packet::ResyncEnd { .. } => ResyncEnd = 38, Shape::Bare;
     Packet::ResyncDone { .. } => ResyncDone = 39, Shape::Bare;
+    Packet::VerifyStart { .. } => VerifyStart = 40, Shape::Bare;
+    Packet::VerifyAnswer { .. } => VerifyAnswer = 41, Shape::Bare;
+    Packet::VerifyRequest { .. } => VerifyRequest = 42, Shape::Range(PAYLOAD_MAX);
+    Packet::VerifyDigests { .. } => VerifyDigests = 43, Shape::Body(VERIFY_DIGESTS_MAX as u32);
+    Packet::VerifyError { .. } => VerifyError = 44, Shape::Bare;
+    Packet::VerifyResult { .. } => VerifyResult = 45, Shape::Words(VERIFY_BLOCKS_MAX as u32 / 64);
+    Packet::VerifyEnd { .. } => VerifyEnd = 46, Shape::Bare;
     Packet::State { .. } => State = 48, Shape::Bare;
     Packet::PromoteRequest { .. } => PromoteRequest = 49, Shape::Bare;
     Packet::PromoteAnswer { .. } => PromoteAnswer = 50, Shape::Bare;

@@ -31,7 +31,8 @@ pub use kind::{Kind, Shape};
 use serde::{Deserialize, Serialize};
 
 use crate::meta::HISTORY;
-use crate::resource::{DiskState, NodeId, Reason, Role, VolumeNumber};
+use crate::resource::{BLOCK_SIZE, DiskState, NodeId, PAYLOAD_MAX, Reason, Role};
+use crate::resource::{VerifyAlg, VolumeNumber};
 use crate::secret::{Algorithm, CHALLENGE_SIZE};
 
 /// The magic of every packet.
@@ -40,6 +41,10 @@ pub const MAGIC: u32 = 0x5444_4d31;
 pub const HEADER_SIZE: usize = 32;
 /// The largest body that is not payload, bytes.
 pub const BODY_MAX: u32 = 256 * 1024;
+/// Most blocks in one [`Packet::VerifyRequest`].
+pub const VERIFY_BLOCKS_MAX: usize = PAYLOAD_MAX as usize / BLOCK_SIZE as usize;
+/// Most bytes of digests in one [`Packet::VerifyDigests`].
+pub const VERIFY_DIGESTS_MAX: usize = VERIFY_BLOCKS_MAX * VerifyAlg::SIZE_MAX;
 /// Most words of bitmap in one [`Packet::Bitmap`].
 pub const BITMAP_WORDS_MAX: usize = 8192;
 /// The protocol versions that this build speaks.
@@ -375,6 +380,69 @@ pub enum Packet {
         /// Volume.
         volume: VolumeNumber,
     },
+    /// May the sender verify this range? It is the VerifyS then, the receiver the VerifyT.
+    VerifyStart {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Where.
+        offset: u64,
+        /// Bytes (may span more than 1 MiB).
+        length: u64,
+        /// Of every block.
+        alg: VerifyAlg,
+    },
+    /// The answer; `code` 0: yes, otherwise DRBD's number, negative.
+    VerifyAnswer {
+        /// Volume.
+        volume: VolumeNumber,
+        /// 0, or -4, -8, -15, -18.
+        code: i32,
+    },
+    /// The VerifyS holds the range: hold it too, and send its digests.
+    VerifyRequest {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Repeated by everything about this piece.
+        sequence: u64,
+        /// Where.
+        offset: u64,
+        /// Bytes, at most 1 MiB.
+        length: u32,
+    },
+    /// The digest of each block of the piece, one after the other. The range stays held.
+    VerifyDigests {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the request.
+        sequence: u64,
+        /// At most [`VERIFY_DIGESTS_MAX`] bytes.
+        digests: Vec<u8>,
+    },
+    /// The VerifyT cannot read the piece, or verifies no more. Its range is not held.
+    VerifyError {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the request.
+        sequence: u64,
+    },
+    /// The VerifyS has compared the piece: the range is free, and these blocks are out of sync.
+    VerifyResult {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the request.
+        sequence: u64,
+        /// A bit per block of the piece, bit 0 of the first word is the first block; a word per 64.
+        differing: Vec<u64>,
+    },
+    /// The verify is over on the sender.
+    VerifyEnd {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Everything up to here was compared, bytes.
+        position: u64,
+        /// It came to its end; else it was stopped.
+        done: bool,
+    },
     /// The sender's role and disk, or whether it holds a resync back, changed.
     State {
         /// Volume.
@@ -420,12 +488,14 @@ pub enum Packet {
         /// Which.
         uuid: u64,
     },
-    /// By order: start a full resync. `source`: the sender is the source.
+    /// By order: start a resync to the receiver. `source`: the sender is the source.
     StartResync {
         /// Volume.
         volume: VolumeNumber,
         /// The sender is the source.
         source: bool,
+        /// Of the blocks whose bits are set, not of all (verify --repair).
+        marked: bool,
     },
     /// Compare a sample: CRC-32 of the range on the sender's disk (new-current-uuid
     /// --clear-bitmap).
@@ -521,6 +591,13 @@ impl Packet {
             | Self::InSync { volume, .. }
             | Self::ResyncEnd { volume }
             | Self::ResyncDone { volume }
+            | Self::VerifyStart { volume, .. }
+            | Self::VerifyAnswer { volume, .. }
+            | Self::VerifyRequest { volume, .. }
+            | Self::VerifyDigests { volume, .. }
+            | Self::VerifyError { volume, .. }
+            | Self::VerifyResult { volume, .. }
+            | Self::VerifyEnd { volume, .. }
             | Self::State { volume, .. }
             | Self::NewUuid { volume, .. }
             | Self::NewUuidAck { volume, .. }

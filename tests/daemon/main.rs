@@ -49,5 +49,6 @@ mod secret;
 mod split_brain;
 mod strangers;
 mod sync;
+mod verify;
 mod views;
 mod wait;

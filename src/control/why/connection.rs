@@ -4,6 +4,7 @@ use super::handshake::verdict;
 use super::unreachable::unreachable;
 use super::{
     Finding, View, human, is_resync, out_of_sync, sentence, severity, since, size, split_brain,
+    verify,
 };
 use crate::control::{age, percent};
 use crate::resource::{
@@ -19,7 +20,11 @@ pub(super) fn finding(report: &View<'_>, connection: &ConnectionStatus) -> Optio
             || connection.peer_devices.iter().find(|peer| lacks(report, connection, peer));
         return running
             .map(|peer| resync(report, connection, peer))
-            .or_else(|| without().map(|peer| only_copy(report, connection, peer)));
+            .or_else(|| without().map(|peer| only_copy(report, connection, peer)))
+            .or_else(|| {
+                let peer = verify::differing(connection)?;
+                Some(verify::finding(report, connection, peer))
+            });
     }
     Some(match connection.reason {
         Reason::SplitBrain => split_brain::finding(report, connection),

@@ -10,6 +10,7 @@ mod disk;
 mod handshake;
 mod split_brain;
 mod unreachable;
+mod verify;
 
 use super::{Report, Zone, age, human};
 use crate::resource::{

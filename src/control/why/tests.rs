@@ -360,3 +360,17 @@ fn a_connection_that_comes_back_by_itself_needs_nothing() {
     assert!(text.contains("nothing: it comes back by itself in 1 min 31 s."), "{text}");
     assert!(text.contains("not at all: `tandemadm disconnect r0`"), "{text}");
 }
+
+#[test]
+fn what_a_verify_has_found_is_said_with_the_way_to_mend_it() {
+    let mut report = fixtures::healthy();
+    report.status.connections[0].peer_devices[0].out_of_sync = 8192;
+    let text = blocks(&report);
+    assert!(text.contains("KiB differ between alice and bob"), "{text}");
+    assert!(text.contains("`tandemadm verify --repair r0/0`: copies these blocks from alice"));
+    report.status.role = Role::Secondary;
+    let text = blocks(&report);
+    assert!(text.contains("--repair --from alice r0/0`, or --from bob"), "{text}");
+    let (line, _) = crate::control::check::line(&[report], &[]);
+    assert!(line.starts_with("WARNING: r0/0 8 KiB differ from bob (verify)"), "{line}");
+}

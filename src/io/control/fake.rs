@@ -81,6 +81,8 @@ fn status(setup: &Setup) -> Status {
         metrics: Default::default(),
         resync_suspended: Default::default(),
         resync: None,
+        verify: None,
+        last_verify: None,
     };
     let config = &setup.config;
     Status {
@@ -173,6 +175,8 @@ impl Fake {
             | Command::InvalidateRemote { .. }
             | Command::PauseSync { .. }
             | Command::SuspendIo { .. }
+            | Command::Verify { .. }
+            | Command::Repair { .. }
             | Command::NewCurrentUuid { .. }
             | Command::ForgetPeer { .. } => {}
         }

@@ -47,6 +47,13 @@ impl<C: Core> Shell<C> {
                 }
                 Err(error) => self.report(Err(error)),
             },
+            Action::BlockDigests { tag, payload, alg } => match io.pool.bytes(payload) {
+                Ok(bytes) => {
+                    let digests = alg.digests(bytes);
+                    io.events.push_back(Event::BlocksDigested { tag, digests });
+                }
+                Err(error) => self.report(Err(error)),
+            },
             Action::Release(payload) => {
                 let released = io.pool.release(payload);
                 self.report(released);

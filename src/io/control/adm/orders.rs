@@ -32,6 +32,9 @@ impl Session {
             Verb::Primary { force, targets } => self.primary(&targets.targets, force),
             Verb::Invalidate(targets) => self.invalidate(&targets.targets),
             Verb::InvalidateRemote(targets) => self.invalidate_remote(&targets.targets),
+            Verb::Verify { repair: true, from, targets, .. } => {
+                self.repair(&targets.targets, from.as_deref())
+            }
             other => match plain(&other) {
                 Some((targets, wide, command)) => {
                     self.running(&targets, wide, |_, _, _| Ok(()), &*command)
@@ -189,6 +192,33 @@ impl Session {
             peer: peer.unwrap_or_default(),
         };
         self.running(targets, Wide::PeerDevice, ask, &command)
+    }
+
+    /// Copies what is out of sync from the node that is named, or from the Primary.
+    fn repair(&self, targets: &[Target], from: Option<&str>) -> Outcome {
+        let mut client = self.client()?;
+        for_each(targets, |target| {
+            let reports = client.reports(target.resource())?;
+            if let (Some(name), []) = (target.resource(), reports.as_slice()) {
+                return Err(self.not_up(name, &client.reports(None)?));
+            }
+            for_each(&reports, |report| {
+                for_each(steps(report, target, Wide::PeerDevice)?, |(name, volume, peer)| {
+                    let (volume, Some((peer, _))) = (volume.unwrap_or_default(), peer) else {
+                        return Ok(());
+                    };
+                    let repair = repair_of(report, volume, peer, from)
+                        .map_err(|text| Failure::new(1, format!("{name}: {text}")))?;
+                    terminal::confirm(
+                        &repair.what,
+                        "the node whose blocks are overwritten",
+                        repair.victim,
+                    )?;
+                    let command = Command::Repair { volume, peer, from: repair.from };
+                    told(&name, client.command(&report.status.name, command)?)
+                })
+            })
+        })
     }
 
     /// Sends a command for all that the targets mean, of what is up.
@@ -352,6 +382,16 @@ fn plain(verb: &Verb) -> Option<Plain> {
             let command = move |_: Option<u16>, _: Option<u8>| Command::SuspendIo { suspend };
             (targets.targets.clone(), Wide::Resource, Box::new(command))
         }
+        Verb::Verify { start, stop, repair: false, targets, .. } => {
+            let (start, stop) = (*start, *stop);
+            let command = move |volume: Option<u16>, peer: Option<u8>| Command::Verify {
+                volume: volume.unwrap_or_default(),
+                peer: peer.unwrap_or_default(),
+                start,
+                stop,
+            };
+            (targets.targets.clone(), Wide::PeerDevice, Box::new(command))
+        }
         Verb::NewCurrentUuid { clear_bitmap, targets } => {
             let clear_bitmap = *clear_bitmap;
             let command = move |volume: Option<u16>, _: Option<u8>| Command::NewCurrentUuid {
@@ -362,6 +402,53 @@ fn plain(verb: &Verb) -> Option<Plain> {
         }
         _ => return None,
     })
+}
+
+/// Which way a repair goes.
+struct Repair<'a> {
+    /// The node id of the good data.
+    from: u8,
+    /// The other node.
+    victim: &'a str,
+    /// What is overwritten, and with what.
+    what: String,
+}
+
+fn repair_of<'a>(
+    report: &'a Report,
+    volume: u16,
+    peer: u8,
+    from: Option<&str>,
+) -> Result<Repair<'a>, String> {
+    let status = &report.status;
+    let found = status.connections.iter().find(|one| one.peer_node_id == peer);
+    let one = found.ok_or("there is no such peer")?;
+    let primary = match (status.role, one.peer_role) {
+        (Role::Primary, _) => Some(status.node_name.as_str()),
+        (_, Role::Primary) => Some(one.name.as_str()),
+        _ => None,
+    };
+    let Some(from) = from.or(primary) else {
+        return Err(format!(
+            "nobody is Primary: say whose data is good, --from {} or --from {}",
+            status.node_name, one.name
+        ));
+    };
+    let (from, good, victim) = if crate::config::same_host(&status.node_name, from) {
+        (status.node_id, &status.node_name, &one.name)
+    } else if crate::config::same_host(&one.name, from) {
+        (peer, &one.name, &status.node_name)
+    } else {
+        return Err(format!("{from} is neither {} nor {}", status.node_name, one.name));
+    };
+    let marked = one.peer_devices.iter().find(|device| device.volume == volume);
+    let what = format!(
+        "This overwrites what is out of sync of {}/{volume} on {victim} ({}) with {good}'s data; \
+         {victim}'s disk is Inconsistent until it is done.",
+        status.name,
+        human(marked.map_or(0, |device| device.out_of_sync)),
+    );
+    Ok(Repair { from, victim, what })
 }
 
 type Step<'a> = (String, Option<u16>, Option<(u8, &'a str)>);
@@ -506,6 +593,22 @@ fn attach_lines(report: &Report) -> String {
 mod tests {
     use super::*;
     use crate::control::fixtures;
+
+    #[test]
+    fn a_repair_goes_from_the_primary_or_from_the_node_that_is_named() {
+        let report = fixtures::healthy();
+        let repair = repair_of(&report, 0, 1, None).ok().unwrap();
+        assert_eq!((repair.from, repair.victim), (0, "bob"));
+        assert!(repair.what.contains("on bob") && repair.what.contains("alice's data"));
+        let mut report = fixtures::mirrored(report);
+        let repair = repair_of(&report, 0, 0, None).ok().unwrap();
+        assert_eq!((repair.from, repair.victim), (0, "bob"));
+        report.status.connections[0].peer_role = Role::Secondary;
+        assert!(repair_of(&report, 0, 0, None).is_err_and(|text| text.contains("--from alice")));
+        let repair = repair_of(&report, 0, 0, Some("bob")).ok().unwrap();
+        assert_eq!((repair.from, repair.victim), (1, "alice"));
+        assert!(repair_of(&report, 0, 0, Some("carol")).is_err());
+    }
 
     #[test]
     fn a_promotion_beside_a_peer_that_was_primary_is_asked_for() {

@@ -1,0 +1,166 @@
+//! Online verify: when it is ordered, what it says of each block, and blocks that are falsified.
+//!
+//! Invariants:
+//! - A block is said to differ exactly if it does: the VerifyT's contents when it sends its digests
+//!   are compared with the VerifyS's when it sends its result, and no write is under way there.
+//! - After a verify over a falsified block both nodes have marked it, and nothing else; a repair
+//!   makes the disks equal.
+
+use crate::resource::{Command, ReplicationState, Role, VolumeNumber};
+use crate::wire::Packet;
+
+use super::admin::ORDER_MS;
+use super::cluster::Cluster;
+use super::disk::Sector;
+use super::faults::{Fault, Order, Planned, node_id};
+use super::prng::Prng;
+
+/// Sectors of a block.
+const BLOCK: u64 = 8;
+
+/// A piece that is being compared.
+#[derive(Clone, Debug)]
+pub(super) struct Compared {
+    volume: VolumeNumber,
+    /// First sector and count.
+    start: u64,
+    count: u64,
+    /// What the VerifyT had when it sent its digests.
+    theirs: Vec<Sector>,
+}
+
+/// Adds orders to verify; none in half of the seeds.
+pub(super) fn verifies(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
+    if p.percent(50) {
+        return;
+    }
+    for _ in 0..p.skewed(1, 8) {
+        let order = match p.below(8) {
+            0 => Order::VerifyStop,
+            1 => Order::Repair,
+            2 => Order::VerifyPart,
+            _ => Order::Verify,
+        };
+        let fault = Fault::Order { node: p.index(2), order };
+        plan.push(Planned { at_ms: p.below(length_ms), wait: None, fault });
+    }
+    plan.sort_by_key(|planned| planned.at_ms);
+}
+
+impl Cluster {
+    /// A packet leaves a node.
+    pub(super) fn watch_verify(&mut self, node: usize, packet: &Packet) {
+        match packet {
+            Packet::VerifyRequest { volume, sequence, offset, length } => {
+                let (start, count) = (offset / 512, u64::from(*length) / 512);
+                let piece = Compared { volume: *volume, start, count, theirs: Vec::new() };
+                self.compared.insert((node, *sequence), piece);
+            }
+            Packet::VerifyDigests { volume, sequence, .. } => {
+                let Some(mut piece) = self.compared.remove(&(1 - node, *sequence)) else { return };
+                self.check_no_write(node, &piece);
+                let disk = &self.nodes[node].volumes[usize::from(*volume)].disk;
+                piece.theirs = disk.read(piece.start, piece.count).to_vec();
+                self.compared.insert((1 - node, *sequence), piece);
+            }
+            Packet::VerifyResult { sequence, differing, .. } => {
+                let Some(piece) = self.compared.remove(&(node, *sequence)) else { return };
+                self.check_no_write(node, &piece);
+                self.check_result(node, &piece, differing);
+            }
+            _ => {}
+        }
+    }
+
+    fn check_no_write(&mut self, node: usize, piece: &Compared) {
+        let end = piece.start + piece.count;
+        let overlaps = |op: &super::node::DiskOp| {
+            op.volume == piece.volume
+                && op.written().is_some_and(|(s, count)| s < end && piece.start < s + count)
+        };
+        if self.nodes[node].ops.values().any(overlaps) {
+            let name = self.nodes[node].name;
+            self.violate(format!("{name} verifies sectors from {} under a write", piece.start));
+        }
+    }
+
+    fn check_result(&mut self, node: usize, piece: &Compared, differing: &[u64]) {
+        let disk = &self.nodes[node].volumes[usize::from(piece.volume)].disk;
+        let own = disk.read(piece.start, piece.count);
+        let blocks = own.chunks(BLOCK as usize).zip(piece.theirs.chunks(BLOCK as usize));
+        let wrong = (0..).zip(blocks).find(|(block, (own, theirs))| {
+            let said = differing[block / 64] >> (block % 64) & 1 == 1;
+            said != (own != theirs)
+        });
+        if let Some((block, (own, theirs))) = wrong {
+            let what = if own == theirs { "equal: a false alarm" } else { "different: missed" };
+            let sector = piece.start + block as u64 * BLOCK;
+            self.violate(format!("verify is wrong: sector {sector} is {what}"));
+        }
+        self.history.excused.compared += piece.count / BLOCK;
+    }
+
+    /// Falsifies blocks behind a daemon's back, in some seeds: verify finds them, repair mends them.
+    pub(super) fn falsify(&mut self) {
+        let p = &mut Prng::new(self.options.seed, 11);
+        if self.violation.is_some() || p.percent(50) {
+            return;
+        }
+        let role = |n: usize| self.nodes[n].status.as_ref().map(|status| status.role);
+        let bad = match (role(0), role(1)) {
+            (Some(Role::Primary), _) => 1,
+            (_, Some(Role::Primary)) => 0,
+            _ => p.index(2),
+        };
+        let blocks = self.nodes[0].device(0).map_or(1, |device| device.size / 4096);
+        let count = p.skewed(1, 40);
+        let first = p.below(blocks - count.min(blocks - 1));
+        let disk = &mut self.nodes[bad].volumes[0].disk;
+        for block in first..first + count {
+            let sector = block * BLOCK + p.below(BLOCK);
+            let value = disk.read(sector, 1)[0] ^ 1 << p.below(60);
+            disk.write(sector, &[value], true);
+        }
+        let name = self.nodes[bad].name;
+        self.note(&format!("{count} blocks of {name} are falsified"));
+        let node = p.index(2);
+        let peer = node_id(1 - node);
+        self.command(node, Command::Verify { volume: 0, peer, start: None, stop: None });
+        let over = move |c: &Self| {
+            c.nodes[node].orders.is_empty()
+                && c.nodes.iter().all(|n| {
+                    n.peer_device(0).is_some_and(|peer| {
+                        peer.replication_state == ReplicationState::Established
+                            && peer
+                                .last_verify
+                                .as_ref()
+                                .is_some_and(|last| last.found == count * 4096 && last.done)
+                    })
+                })
+        };
+        self.run_until(self.in_ms(600_000), over);
+        if self.violation.is_none() && !over(self) {
+            return self.violate("a verify does not find what was falsified".to_owned());
+        }
+        let marked = |c: &Self, n: usize| {
+            let status = c.nodes[n].resource.as_ref().map(|resource| resource.status(c.now));
+            status.map_or(0, |status| status.connections[0].peer_devices[0].out_of_sync)
+        };
+        for n in 0..2 {
+            if self.violation.is_none() && marked(self, n) != count * 4096 {
+                let name = self.nodes[n].name;
+                let text = format!("{name} has marked {} bytes of {count} blocks", marked(self, n));
+                return self.violate(text);
+            }
+        }
+        let (node, from) = (p.index(2), node_id(1 - bad));
+        let peer = node_id(1 - node);
+        self.command(node, Command::Repair { volume: 0, peer, from });
+        self.run_until(self.in_ms(ORDER_MS), move |c| c.nodes[node].orders.is_empty());
+        let mended = move |c: &Self| c.all_established() && marked(c, 0) + marked(c, 1) == 0;
+        self.run_until(self.in_ms(600_000), mended);
+        if self.violation.is_none() && !mended(self) {
+            self.violate("a repair does not end".to_owned());
+        }
+    }
+}
