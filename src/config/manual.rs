@@ -112,6 +112,9 @@ fn what(name: &str) -> &'static str {
             "Taken and proved beside shared-secret while that is changed on one node after the other."
         }
         "cram-hmac-alg" => "The hash of the proof.",
+        "verify-alg" => {
+            "The digest of an online verify: sha256, sha512 or crc32c; any other name is taken for sha256."
+        }
         "nbd-clients" => {
             "exclusive: a second identity (process and user, or host) is not let in beside the one that has a volume open."
         }

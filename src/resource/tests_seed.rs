@@ -225,7 +225,7 @@ fn the_disk_of_another_node_is_not_taken_though_a_slot_is_free() {
     pair.kill(1);
     pair.nodes[1].disk = pair.nodes[0].disk.clone();
     pair.nodes[1].core = Some(Resource::new(super::tests_pair::config(1), 5, pair.now, 0));
-    assert_eq!(pair.attach(1).unwrap_err().code, 171);
+    assert_eq!(pair.attach(1).unwrap_err().code, 119);
 }
 
 #[test]

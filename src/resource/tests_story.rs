@@ -145,21 +145,26 @@ fn primary_with_a_mix() -> Pair {
 
 #[test]
 fn a_primary_whose_disk_is_a_mix_goes_on_as_the_target_when_the_link_is_back() {
-    for restarted in [false, true] {
+    // The source has started anew meanwhile; it had flushed before that, and has survived.
+    for (restarted, flushed) in [(false, true), (true, true), (true, false)] {
         let mut pair = primary_with_a_mix();
         assert_eq!(pair.write(0, 2000, 1), Ok(None), "the peer has it as well");
         pair.nodes[1].unstall();
+        if !flushed {
+            pair.nodes[1].stall = |action| matches!(action, Action::DiskFlush { .. });
+        }
         pair.lose_link();
         pair.run(1000);
         assert_eq!(pair.write(0, 2001, 1), Err(ReplyError::Io), "no good copy");
         if restarted {
             pair.kill(1);
+            pair.nodes[1].stall = |_| false;
             pair.up(1);
         }
         pair.link = true;
         pair.run(10_000);
-        if restarted {
-            // It has started anew: what it may have lost the clients have to know.
+        if !flushed {
+            // What it may have lost the clients have to know.
             assert_eq!(pair.status(0).connections[0].reason, Reason::ResyncRefused);
             continue;
         }
