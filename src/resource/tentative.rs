@@ -61,12 +61,14 @@ impl Resource {
     /// The verdict is known: it is told here and to the peer, and that is all.
     pub(crate) fn tried(&mut self, c: usize, text: String) {
         let Some(Tentative { id, .. }) = self.connections[c].tentative.take() else { return };
-        let told: String = text.chars().take(255).collect();
+        // A line a volume for the person; the peer and the log get one line.
+        let one_line = text.replace('\n', "; ");
+        let told: String = one_line.chars().take(255).collect();
         let packet = refusal(Reason::StoppedByAdmin, RULE, told);
         self.send(c, Packet::Refused(Box::new(packet)), None);
-        let line = format!("{}tentative connect: {text}", self.of_peer(c));
+        let line = format!("{}tentative connect: {one_line}", self.of_peer(c));
         self.log(LogLevel::Info, line);
-        self.connections[c].detail = format!("tentative connect: {text}");
+        self.connections[c].detail = format!("tentative connect: {one_line}");
         self.connections[c].discard_my_data = false;
         self.end_connection(c, Reason::StoppedByAdmin);
         self.reply(id, Ok(text));

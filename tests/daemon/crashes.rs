@@ -25,7 +25,7 @@ fn out_of_sync(node: &Node) -> u64 {
 
 #[test]
 fn kill_9_of_source_and_target_in_the_middle_of_a_resync_and_it_goes_on_where_it_was() {
-    let mut pair = Plan::new().sections(SLOW).connected();
+    let mut pair = Plan::new().sections(SLOW).filled().connected();
     pair.alice.ok(&["primary", "--force", "r0"]);
     let whole = pair.bob.export_size() / 1024;
     let mut ledger = Ledger::within(2, 70);
@@ -107,7 +107,7 @@ fn a_primary_that_is_the_target_reads_the_newest_data_and_goes_on_after_a_lost_c
         Err(why) => return skip(TEST, &why),
     };
     let places = [(&namespace, "127.0.0.1"), (&namespace, "127.0.0.1")];
-    let plan = Plan::new().within(places).impatient().sections(SLOW);
+    let plan = Plan::new().within(places).impatient().sections(SLOW).filled();
     let pair = plan.connected().sync_skipped();
     let mut ledger = Ledger::within(3, 71);
     let piece = vec![0x77; 1 << 20];
@@ -145,7 +145,7 @@ fn a_primary_that_is_the_target_reads_the_newest_data_and_goes_on_after_a_lost_c
 /// What a source that starts anew has lost nobody knows: clients are not led to believe otherwise.
 #[test]
 fn a_primary_that_is_the_target_is_not_resynced_under_its_clients_by_a_source_that_crashed() {
-    let mut pair = Plan::new().sections(SLOW).connected().sync_skipped();
+    let mut pair = Plan::new().sections(SLOW).filled().connected().sync_skipped();
     let mut ledger = Ledger::within(3, 73);
     let mut client = primary_as_target(&pair, &mut ledger, &[0x78; 1 << 20]);
     pair.bob.kill();

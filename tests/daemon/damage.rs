@@ -155,7 +155,7 @@ fn damaged_metadata_is_refused_or_mended_and_is_never_in_sync_by_mistake() {
 
 #[test]
 fn a_disk_that_was_written_behind_is_outdated_and_synced_in_full() {
-    let pair = Pair::in_sync();
+    let pair = Plan::new().filled().in_sync();
     let mut ledger = Ledger::seeded(41);
     let mut client = pair.alice.client();
     assert!(ledger.write(&mut client, &Burst::Count(300)));

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use crate::ledger::{Burst, Ledger};
 use crate::pair::{DISK_SIZE, Node, Pair, Said, run, text};
+use crate::plan::Plan;
 use crate::wait::until;
 
 /// The lines of a task: node and command.
@@ -104,7 +105,7 @@ impl Stage {
 
 #[test]
 fn a_new_disk_takes_the_place_of_one_that_died() {
-    let mut stage = Stage::new(Pair::in_sync());
+    let mut stage = Stage::new(Plan::new().filled().in_sync());
     let mut ledger = Ledger::seeded(71);
     let mut client = stage.pair.alice.client();
     assert!(ledger.write(&mut client, &Burst::Count(300)));

@@ -21,7 +21,7 @@ fn refused(node: &Node, code: i32, words: &[&str], parts: [&str; 2]) {
 
 /// alice is Primary, and bob is being synced, slowly.
 fn slow() -> Pair {
-    let pair = Plan::new().calm().sections("disk { c-max-rate 2M; }").connected();
+    let pair = Plan::new().calm().sections("disk { c-max-rate 2M; }").filled().connected();
     pair.alice.ok(&["primary", "--force", "r0"]);
     until("the resync runs", || {
         let state = pair.bob.connection()["peer_devices"][0]["replication-state"].clone();
@@ -92,7 +92,7 @@ fn orders_that_need_another_state_say_which() {
     bob.ok(&["detach", "r0"]);
     refused(bob, 16, &["invalidate", "r0"], ["(-4) Can not resync without local disk", "Attach"]);
     refused(bob, 5, &["outdate", "r0"], ["(-16) ", "tandemadm attach r0/0"]);
-    for verb in ["verify", "resize", "sh-list-config-file", "wait-sync-volume", "forget-peer"] {
+    for verb in ["resize", "check-resize", "sh-list-config-file", "wait-sync-volume", "set-gi"] {
         let said = alice.refused(10, &[verb, "r0"]);
         assert!(said.contains(&format!("'{verb}' is not supported yet")), "{said}");
     }

@@ -47,6 +47,8 @@ pub(crate) struct Pair {
     pub(crate) bob: Node,
     // Last: removed when both daemons have ended.
     pub(crate) dir: tempfile::TempDir,
+    /// There is data where create-md looks for it.
+    pub(crate) filled: bool,
 }
 
 impl Pair {
@@ -74,7 +76,8 @@ impl Pair {
     pub(crate) fn bring_up(mut self) -> Self {
         for node in [&mut self.alice, &mut self.bob] {
             node.start();
-            node.ok(&["create-md", "all"]);
+            let force = format!("--force={}", if self.filled { "yes" } else { "no" });
+            node.ok(&["create-md", &force, "all"]);
             node.ok(&["up", "all"]);
         }
         self.wait_connected();

@@ -1,7 +1,8 @@
 //! What a pair is made of: its resources, disks, options, and where its daemons run.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ pub(crate) struct Plan {
     resources: Vec<(&'static str, u16)>,
     /// Backing disks of r0/0 that are there already, alice's and bob's.
     disks: [Option<PathBuf>; 2],
+    filled: bool,
     places: Option<[Place; 2]>,
 }
 
@@ -32,6 +34,7 @@ impl Plan {
             options: String::new(),
             resources: vec![("r0", 1)],
             disks: [None, None],
+            filled: false,
             places: None,
         }
     }
@@ -61,6 +64,12 @@ impl Plan {
     /// Other resources, and how many volumes each has.
     pub(crate) fn resources(mut self, resources: &[(&'static str, u16)]) -> Self {
         self.resources = resources.to_vec();
+        self
+    }
+
+    /// The disks hold data, the same on both: a resync sends no zeroes.
+    pub(crate) fn filled(mut self) -> Self {
+        self.filled = true;
         self
     }
 
@@ -109,7 +118,7 @@ impl Plan {
             text.push_str(&self.resource(*resource, [&alice, &bob], ports));
         }
         fs::write(&config, text).expect("the config is written");
-        Pair { alice, bob, dir }
+        Pair { alice, bob, dir, filled: self.filled }
     }
 
     /// The definition of a resource; makes its backing files.
@@ -131,8 +140,13 @@ impl Plan {
             for volume in 0..volumes {
                 let disk = disk_of(node, name, volume);
                 if !disk.exists() {
-                    let file = File::create(&disk).expect("a disk");
+                    let mut file = File::create(&disk).expect("a disk");
                     file.set_len(DISK_SIZE).expect("a size");
+                    if self.filled {
+                        for _ in 0..DISK_SIZE >> 20 {
+                            file.write_all(&[0x5a; 1 << 20]).expect("data");
+                        }
+                    }
                 }
                 let first = self.resources.iter().position(|(other, _)| *other == name);
                 let minor = first.unwrap_or(0) * 16 + usize::from(volume);

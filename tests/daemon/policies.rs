@@ -184,7 +184,7 @@ fn with_primaries_after_sb_1pri_2pri_and_rr_conflict_choose() {
 /// Only history is common: a disk was forced. The policies choose where always-asbp says so.
 #[test]
 fn where_only_history_is_common_always_asbp_lets_the_policies_choose() {
-    let pair = Plan::new().calm().in_sync();
+    let pair = Plan::new().calm().filled().in_sync();
     // A generation that both have in their history.
     cut(&pair);
     goes_on(&pair.alice, 1, 1);

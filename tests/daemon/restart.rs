@@ -98,12 +98,7 @@ fn wait_received(node: &Node, kib: u64) -> u64 {
 #[test]
 fn sigterm_in_the_middle_of_a_resync_ends_clean_and_it_goes_on_where_it_was() {
     let slow = "disk { resync-rate 6M; c-max-rate 6M; c-min-rate 6M; }";
-    let mut pair = Plan::new().sections(slow).connected();
-    // Zeroes would not be sent.
-    let bytes = vec![7; pair.alice.export_size() as usize];
-    let disk = fs::OpenOptions::new().write(true).open(&pair.alice.disk).expect("a disk");
-    std::os::unix::fs::FileExt::write_all_at(&disk, &bytes, 0).expect("data");
-    disk.sync_all().expect("a sync");
+    let mut pair = Plan::new().sections(slow).filled().connected();
     pair.alice.ok(&["primary", "--force", "r0"]);
     let mut moved = 0;
     for round in 0..4 {

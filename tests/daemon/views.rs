@@ -57,7 +57,7 @@ fn number(line: &str, key: &str) -> f64 {
 
 #[test]
 fn a_resync_is_followed_in_status_and_events2() {
-    let pair = Plan::new().calm().sections("disk { c-max-rate 8M; }").connected();
+    let pair = Plan::new().calm().sections("disk { c-max-rate 8M; }").filled().connected();
     let (alice, bob) = (&pair.alice, &pair.bob);
     let events = Following::new(bob, &["events2", "--statistics", "r0"]);
     events.wait(&["exists -"]);
