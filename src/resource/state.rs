@@ -197,6 +197,23 @@ impl Reason {
         Self::ResyncRefused,
     ];
 
+    /// A handshake ended StandAlone: another one ends alike until a person has done something.
+    #[must_use]
+    pub fn is_refusal(self) -> bool {
+        matches!(
+            self,
+            Self::SplitBrain
+                | Self::UnrelatedData
+                | Self::RolledBack
+                | Self::WrongNode
+                | Self::WrongResource
+                | Self::BadVersion
+                | Self::BadSecret
+                | Self::ConfigDiffers
+                | Self::ResyncRefused
+        )
+    }
+
     /// The word that `status` prints.
     #[must_use]
     pub fn name(self) -> &'static str {

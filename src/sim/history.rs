@@ -113,6 +113,8 @@ pub(super) struct History {
     open: BTreeMap<(u64, u64), (VolumeNumber, u64, u64)>,
     /// When each node last lost power.
     lost_power: [u64; 2],
+    /// When the disk of a node was taken away, and another one put in its place.
+    replaced: [u64; 2],
     /// What was excused.
     pub excused: Excused,
 }
@@ -268,6 +270,11 @@ impl History {
                     if lost && node != rests.on {
                         continue;
                     }
+                    if self.replaced[node] > op.step {
+                        // It was on the disk that was taken away while the answer was on its way.
+                        self.excused.replaced += 1;
+                        continue;
+                    }
                     return Err(format!(
                         "acknowledged write {} of sector {sector} is not on disk of node {node}: {held}",
                         op.value
@@ -341,6 +348,14 @@ impl History {
                 spoiled: false,
             };
             for node in (0..2).filter(|n| rests.disks[*n]) {
+                if self.replaced[node] > op.step {
+                    let held = disks[node].read(sector, 1)[0];
+                    if !self.register(op.volume, sector).covers(held, seen.start) {
+                        // It was read from the disk that was taken away since.
+                        self.excused.replaced += 1;
+                        continue;
+                    }
+                }
                 let weak = self.lost_power[node] > op.step;
                 // It may be what a failed flush has left in the cache.
                 let spoiled = !disks[node].can_flush(sector);

@@ -47,6 +47,9 @@ fn kill_9_of_source_and_target_in_the_middle_of_a_resync_and_it_goes_on_where_it
         } else {
             let client = pair.alice.client();
             ledger = under_load(ledger, client, 64, || pair.alice.kill());
+            until("bob sees it", || {
+                (pair.bob.connection()["connection-state"] != "Connected").then_some(())
+            });
             pair.bob.refused(17, &["primary", "r0"]);
             // Its counters begin again with `up`.
             pair.bob.ok(&["down", "r0"]);

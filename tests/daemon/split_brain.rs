@@ -59,6 +59,9 @@ fn a_split_brain_is_seen_by_both_and_a_person_chooses_the_victim() {
         let check = node.adm(&["check", "r0"]);
         assert_eq!(check.code, 2, "{check:?}");
         assert!(check.stdout.starts_with("CRITICAL: r0 SPLIT BRAIN with "), "{check:?}");
+        let said = node.adm(&["up", "r0"]);
+        assert_eq!(said.code, 0, "{said:?}");
+        assert!(said.stderr.contains("stays StandAlone: `tandemadm why r0`"), "{said:?}");
         assert!(node.ok(&["status", "r0"]).contains("connection:StandAlone reason:split-brain"));
         let log = node.log_text();
         let found: Vec<&str> = log.lines().filter(|line| line.contains("Split-Brain")).collect();

@@ -203,13 +203,20 @@ impl Registry {
                 attached.map_err(|refusal| of_volume(&entry, volume, refusal))?;
             }
         }
-        for peer in entry.config.peers.iter().map(|peer| peer.node_id) {
-            if entry.connection_state(peer) == ConnectionState::StandAlone {
+        let mut left = Vec::new();
+        for (peer, peer_name) in entry.config.peers.iter().map(|one| (one.node_id, &one.name)) {
+            if entry.is_refused(peer) {
+                // Another handshake ends as the last one did; only `connect` asks for it.
+                left.push(format!(
+                    "the connection to {peer_name} stays StandAlone: `tandemadm why {}`",
+                    entry.config.name
+                ));
+            } else if entry.connection_state(peer) == ConnectionState::StandAlone {
                 let command = Command::Connect { peer, discard_my_data: false, tentative: false };
                 entry.order(command).await?;
             }
         }
-        Ok(String::new())
+        Ok(left.join("\n"))
     }
 
     /// Brings up what was up when the daemon crashed, as Secondary, each resource by itself.
@@ -496,6 +503,15 @@ impl Entry {
         let status = self.thread.status();
         let device = status.devices.iter().find(|device| device.volume == volume);
         device.map_or(DiskState::Diskless, |device| device.disk_state)
+    }
+
+    /// A handshake was refused, and that needs a person.
+    fn is_refused(&self, peer: NodeId) -> bool {
+        let status = self.thread.status();
+        let one = status.connections.iter().find(|one| one.peer_node_id == peer);
+        one.is_some_and(|one| {
+            one.connection_state == ConnectionState::StandAlone && one.reason.is_refusal()
+        })
     }
 
     fn connection_state(&self, peer: NodeId) -> ConnectionState {

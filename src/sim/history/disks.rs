@@ -362,6 +362,8 @@ impl History {
 
     /// The disk of a node was replaced: it answers for nothing.
     pub(in crate::sim) fn forgotten(&mut self, node: usize, volume: VolumeNumber) {
+        self.step += 1;
+        self.replaced[node] = self.step;
         let mut dropped = 0;
         for (_, register) in self.of_volume(volume) {
             dropped += register.obligations[node].len() as u64;

@@ -2,6 +2,7 @@
 
 use super::{Excuse, History, Rests};
 use crate::sim::disk::SimDisk;
+use crate::sim::pool::Origin;
 use crate::sim::prng::Prng;
 
 const ALICE: usize = 0;
@@ -152,5 +153,26 @@ fn what_was_flushed_at_a_loss_must_stay_only_when_it_is_durable_that_its_node_su
         }
         pair.lose_power(ALICE, true);
         assert_eq!(pair.alice_adopts().is_err(), recorded);
+    }
+}
+
+#[test]
+fn what_was_read_from_a_disk_that_was_replaced_meanwhile_binds_nobody_and_is_counted() {
+    for replaced in [true, false] {
+        let mut pair = Pair::new();
+        let write = pair.history.write_starts(1, 0, (3, 1), false, None);
+        pair.disks[ALICE].write(3, &[write.value], false);
+        let rests = Rests { on: ALICE, disks: [true, false] };
+        let read = pair.history.read_starts(1, 0, (3, 1), rests);
+        if replaced {
+            pair.disks[ALICE] = SimDisk::new(8, Vec::new());
+            pair.history.forgotten(ALICE, 0);
+        }
+        let disks = [&pair.disks[0], &pair.disks[1]];
+        pair.history.read_answered(&read, &[write.value], rests, disks).unwrap();
+        // A resync with what Bob has: nothing.
+        let landed = pair.history.landed(ALICE, 0, (3, &[0]), &[write.value], Origin::Resync);
+        assert_eq!(landed.is_ok(), replaced, "{landed:?}");
+        assert_eq!(pair.history.excused.replaced, u64::from(replaced));
     }
 }
