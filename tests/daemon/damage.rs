@@ -175,7 +175,7 @@ fn a_disk_that_was_written_behind_is_outdated_and_synced_in_full() {
     pair.wait_connected();
     pair.wait_synced();
     let moved = pair.bob.peer_kib("received") - before;
-    assert!(moved + (8 << 10) > pair.bob.export_size() / 1024, "{moved} KiB moved");
+    assert!(moved + (12 << 10) > pair.bob.export_size() / 1024, "{moved} KiB moved");
     ledger.check(&mut pair.alice.client());
     pair.assert_equal_disks();
 }

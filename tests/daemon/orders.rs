@@ -108,7 +108,7 @@ fn a_resync_that_runs_is_not_begun_again_and_is_seen_everywhere() {
     hurry(&pair);
     pair.wait_synced();
     // Now it is, from both sides; whatever is there is copied once more.
-    let size = alice.export_size() / 1024 - (4 << 10);
+    let size = alice.export_size() / 1024 - (8 << 10);
     for (node, verb) in [(bob, "invalidate"), (alice, "invalidate-remote")] {
         let before = bob.peer_kib("received");
         node.ok(&[verb, "r0"]);

@@ -67,7 +67,7 @@ impl Plan {
         self
     }
 
-    /// The disks hold data behind the first 4 MiB, the same on both: a resync sends no zeroes.
+    /// The disks hold data behind the first 8 MiB, the same on both: a resync sends no zeroes.
     pub(crate) fn filled(mut self) -> Self {
         self.filled = true;
         self
@@ -143,8 +143,8 @@ impl Plan {
                     let mut file = File::create(&disk).expect("a disk");
                     file.set_len(DISK_SIZE).expect("a size");
                     if self.filled {
-                        file.seek(SeekFrom::Start(4 << 20)).expect("a place");
-                        for _ in 4..DISK_SIZE >> 20 {
+                        file.seek(SeekFrom::Start(8 << 20)).expect("a place");
+                        for _ in 8..DISK_SIZE >> 20 {
                             file.write_all(&[0x5a; 1 << 20]).expect("data");
                         }
                     }
