@@ -2,6 +2,7 @@
 //!
 //! Invariants (model.md R5, R7, R8):
 //! - No-sync: each node durably clears SURVIVED, its crash flag and its bitmap UUID, then says Opened.
+//!   Bits are those that a verify has set, if there are any, and stay.
 //! - Target: the union of the bits is durable, then one durable step makes it Inconsistent with the
 //!   source's identifiers, then it says Adopted.
 //! - Source: on Adopted it flushes its own disk, puts its bitmap UUID into the history durably, and
@@ -160,7 +161,9 @@ impl Resource {
             backing.remember(old);
             backing.flags(DeviceFlags::WAS_UP_TO_DATE, 0);
         }
-        if both && !blank {
+        // What a verify has marked stays: nothing was copied.
+        let marks = self.peer_device(c, volume).bitmap.count() > 0;
+        if both && !blank && !marks {
             self.slot_whole(c, volume, BitmapState::AllClear);
         }
         self.raise_number(c, volume);
@@ -394,6 +397,7 @@ impl Resource {
             backing.flags(0, DeviceFlags::PRIMARY_IND);
         }
         backing.crashed = false;
+        self.marks_are_copied(c, volume);
         self.raise_number(c, volume);
         self.device(volume).exposed_uuid = info.current_uuid;
         self.save_superblock(volume, Then::AdoptSaved { c, socket });
@@ -429,6 +433,7 @@ impl Resource {
             backing.flags(0, DeviceFlags::PRIMARY_IND);
         }
         backing.crashed = false;
+        self.marks_are_copied(c, volume);
         self.save_seen(c, volume);
         self.save_superblock(volume, Then::SourceSaved { c, socket });
     }
