@@ -383,6 +383,17 @@ fn rolled_back(own: &Side<'_>, peer: &Side<'_>) -> Option<Verdict> {
 fn equal_unusable(own: &Side<'_>, peer: &Side<'_>) -> Option<Verdict> {
     let refused = |rule| refuse(rule, Reason::ResyncRefused);
     let inconsistent = |side: &Side<'_>| side.disk() == DiskState::Inconsistent;
+    let repaired = |side: &Side<'_>, other| {
+        inconsistent(side)
+            && side.marked()
+            && !side.has_losses()
+            && !side.primary()
+            && !side.replaced(other)
+    };
+    if repaired(own, peer) && repaired(peer, own) {
+        // Both were to be the target of the other, and neither has become it.
+        return verdict(Rule::VerifyMarks, Strategy::NoSync);
+    }
     if inconsistent(own) && inconsistent(peer) {
         return refused(Rule::InconsistentBoth);
     }

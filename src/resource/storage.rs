@@ -439,6 +439,7 @@ impl Resource {
             Then::LossMarked { round } => self.loss_marked(volume, round),
             Then::Bumped => self.bumped(volume),
             Then::OpenSaved { c, socket } if self.is_current(c, socket) => self.opened(c, volume),
+            Then::MarksSaved { c, socket } if self.is_current(c, socket) => self.open(c, volume),
             Then::AdoptBitsSaved { c, socket } if self.is_current(c, socket) => {
                 self.adopt(c, volume);
             }
@@ -481,6 +482,7 @@ impl Resource {
             }
             Then::ClearSaved { .. } => self.cleared_disk(volume),
             Then::OpenSaved { .. }
+            | Then::MarksSaved { .. }
             | Then::AdoptBitsSaved { .. }
             | Then::AdoptSaved { .. }
             | Then::SourceRaised { .. }

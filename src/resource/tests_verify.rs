@@ -392,3 +392,65 @@ fn a_loss_beside_the_marks_has_its_source() {
     pair.synced();
     assert_eq!(pair.nodes[0].disk.blocks.get(&4321), Some(&666));
 }
+
+#[test]
+fn a_mark_that_only_one_node_has_gives_no_direction() {
+    for n in 0..2 {
+        let mut pair = synced_pair();
+        pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: true });
+        pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+        pair.nodes[1].disk.blocks.insert(4321, 666);
+        pair.nodes[n].stall = |action| {
+            let at = 4321 / 32 * 32 * 4096;
+            matches!(action, Action::DiskRead { offset, .. } if *offset == at)
+        };
+        let peer = u8::try_from(1 - n).unwrap();
+        assert_eq!(pair.admin(n, verify(None, None, peer)), Ok(String::new()));
+        pair.run(5000);
+        // It compares; what it has found does not arrive.
+        pair.nodes[n].mute = true;
+        pair.nodes[n].unstall();
+        pair.settle();
+        assert_eq!((side(&pair, n).out_of_sync, side(&pair, 1 - n).out_of_sync), (4096, 0));
+        pair.lose_link();
+        (pair.nodes[n].mute, pair.link) = (false, true);
+        pair.nodes[n].air.clear();
+        pair.kill(0);
+        pair.kill(1);
+        pair.up(0);
+        pair.up(1);
+        pair.run(30_000);
+        for n in 0..2 {
+            assert_eq!(side(&pair, n).replication_state, ReplicationState::Established);
+            assert_eq!(side(&pair, n).out_of_sync, 4096, "both know it");
+        }
+        assert_eq!(pair.nodes[1].disk.blocks.get(&4321), Some(&666), "nothing is overwritten");
+        assert_eq!(pair.nodes[0].disk.blocks.get(&4321), None, "nothing is overwritten");
+        assert_eq!(pair.admin(1 - n, repair(0, peer_of(1 - n))), Ok(String::new()));
+        pair.synced();
+    }
+}
+
+fn peer_of(n: usize) -> u8 {
+    u8::try_from(1 - n).unwrap()
+}
+
+#[test]
+fn opposite_repairs_at_once_leave_a_good_disk() {
+    for (first, second) in [((0, 0), (1, 1)), ((0, 1), (1, 0))] {
+        let mut pair = marked_pair(0);
+        let ids = [pair.next, pair.next + 1];
+        pair.next += 2;
+        for (id, (n, from)) in ids.into_iter().zip([first, second]) {
+            pair.event(n, Event::Admin { id, command: repair(from, peer_of(n)) });
+        }
+        pair.run(30_000);
+        for (n, id) in ids.into_iter().enumerate() {
+            assert!(pair.nodes[n].admin.remove(&id).is_some(), "it is answered");
+        }
+        // Neither is done.
+        marks_stand(&mut pair);
+        assert_eq!(pair.admin(0, repair(0, 1)), Ok(String::new()));
+        pair.synced();
+    }
+}

@@ -37,6 +37,11 @@ pub(crate) fn oracle(a: &Small, b: &Small, tie: bool) -> Answer {
     if a.current != b.current {
         return different(a, b, full);
     }
+    let repair =
+        |s: &Small| inconsistent(s) && s.bits != 0 && s.marks == 2 && !s.primary && !s.replaced;
+    if repair(a) && repair(b) {
+        return NoSync;
+    }
     if inconsistent(a) && inconsistent(b) {
         return Refuse(Reason::ResyncRefused);
     }

@@ -150,6 +150,9 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
     ("c1 X C", "c1 S", "both-off", "no-sync"),
     ("c1 X P", "c1 X P", "both-off", "no-sync"),
     // Marks of a verify
+    ("c1 I +1 m", "c1 I +1 m", "verify-marks", "no-sync"),
+    ("c1 I +1 m", "c1 I +1 m l", "inconsistent-both", "refuse"),
+    ("c1 I +1 m", "c1 +1 m", "inconsistent-self", "target-use-bitmap"),
     ("c1 +1 m", "c1", "verify-marks", "no-sync"),
     ("c1 S +1 m", "c1 X +1 m", "verify-marks", "no-sync"),
     ("c1 P +1 m", "c1 +1 m", "primary-self", "source-use-bitmap"),
