@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use super::geometry::Geometry;
 use super::{BitmapState, DeviceFlags, JUST_CREATED, LoadedMeta, LoadedSlot, PeerSlot, VERSION};
 
-const FLAG_NAMES: [(u32, &str); 10] = [
+const FLAG_NAMES: [(u32, &str); 12] = [
     (DeviceFlags::CONSISTENT, "consistent"),
     (DeviceFlags::WAS_UP_TO_DATE, "was-up-to-date"),
     (DeviceFlags::PRIMARY_IND, "primary"),
@@ -18,6 +18,8 @@ const FLAG_NAMES: [(u32, &str); 10] = [
     (DeviceFlags::CREATED_BLANK, "created-blank"),
     (DeviceFlags::SIZE_USED, "size-used"),
     (DeviceFlags::INVALIDATED, "invalidated"),
+    (DeviceFlags::VERIFY_MARKS, "verify-marks"),
+    (DeviceFlags::LOSS_BITS, "loss-bits"),
 ];
 
 /// Everything that the metadata says, as text. Lines that start with `#` say what follows from

@@ -70,6 +70,10 @@ impl DeviceFlags {
     pub const SIZE_USED: u32 = 1 << 8;
     /// Invalidated since the last rollback verdict: a full target is accepted.
     pub const INVALIDATED: u32 = 1 << 9;
+    /// An online verify has set bits, or is about to.
+    pub const VERIFY_MARKS: u32 = 1 << 10;
+    /// With VERIFY_MARKS: bits that no verify has set are among them.
+    pub const LOSS_BITS: u32 = 1 << 11;
 }
 
 /// How the bitmap of a slot stands on the disk.

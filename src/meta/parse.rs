@@ -143,7 +143,7 @@ pub fn parse_dump(text: &str) -> Result<Dumped, DumpError> {
 
 /// Every flag there is.
 const FLAGS: u32 = {
-    let last = DeviceFlags::INVALIDATED;
+    let last = DeviceFlags::LOSS_BITS;
     last | (last - 1)
 };
 

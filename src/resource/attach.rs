@@ -126,6 +126,13 @@ impl Resource {
                 (Some(BitmapState::Pages), None) => peer.bitmap.set_all(),
             }
             let damaged = meta.slots.get(index).is_some_and(|loaded| loaded.damaged_pages > 0);
+            if peer.bitmap.count() == 0 {
+                backing.flags(0, DeviceFlags::VERIFY_MARKS | DeviceFlags::LOSS_BITS);
+            }
+            let marks_only = backing.has(DeviceFlags::VERIFY_MARKS)
+                && !backing.has(DeviceFlags::LOSS_BITS)
+                && state == Some(BitmapState::Pages);
+            peer.bitmap.set_losses(damaged || !marks_only);
             if !damaged {
                 peer.bitmap.mark_all_saved();
             }
@@ -344,6 +351,8 @@ impl Resource {
                 // Everything is flushed and every bit is durable: hot extents say nothing any more.
                 backing.flags(DeviceFlags::CLEAN, 0);
             }
+            self.note_losses(volume);
+            let Some(backing) = self.device(volume).backing.as_mut() else { continue };
             backing.superblock.sequence += 1;
             backing.superblock.number = backing.superblock.number.max(backing.activity_log.number);
             let superblock = Box::new(backing.superblock.clone());

@@ -37,6 +37,8 @@ pub(crate) struct Bitmap {
     unsaved: Vec<u64>,
     /// A bit per page: bits were set or cleared since the last image.
     changed: Vec<u64>,
+    /// Bits are set that no verify has set.
+    losses: bool,
 }
 
 impl fmt::Debug for Bitmap {
@@ -60,6 +62,7 @@ impl Bitmap {
             page_counts: vec![0; pages],
             unsaved: vec![0; pages.div_ceil(64)],
             changed: vec![0; pages.div_ceil(64)],
+            losses: false,
         }
     }
 
@@ -81,6 +84,13 @@ impl Bitmap {
 
     /// Sets `count` bits from `first` on. Returns how many were clear before.
     pub(crate) fn set(&mut self, first: u64, count: u64) -> u64 {
+        let newly = self.mark(first, count);
+        self.losses |= self.any(first, count);
+        newly
+    }
+
+    /// As [`Self::set`], for blocks that differ although nothing was lost (an online verify).
+    pub(crate) fn mark(&mut self, first: u64, count: u64) -> u64 {
         let (mut at, end) = self.cut(first, count);
         let before = self.count;
         while at < end {
@@ -110,7 +120,18 @@ impl Bitmap {
             }
             at = stop;
         }
+        self.losses &= self.count > 0;
         before - self.count
+    }
+
+    /// Bits are set that no verify has set.
+    pub(crate) fn losses(&self) -> bool {
+        self.losses
+    }
+
+    /// Says of the bits that are set whether there are some that no verify has set.
+    pub(crate) fn set_losses(&mut self, losses: bool) {
+        self.losses = losses && self.count > 0;
     }
 
     /// Whether the bit of `block` is set; no bit beyond the end is.

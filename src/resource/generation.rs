@@ -3,7 +3,8 @@
 //! [`decide`] is one pure function of what both sides said. docs/GENERATIONS.md has the table, with
 //! the reason of each rule. Invariants, tested over all small states:
 //! - `decide(a, b)` and `decide(b, a)` are mirror images ([`Verdict::mirrored`]).
-//! - "No sync" only if no block may differ (or if both disks are fresh).
+//! - "No sync" only if no block may differ but those that an online verify has marked (or if both
+//!   disks are fresh).
 //! - Nothing is overwritten where both sides may hold what the other lacks: that is a split brain,
 //!   and [`super::split_brain`] asks policies and people.
 //! - The lowest bit of a UUID is never compared ([`same`]).
@@ -25,7 +26,8 @@ use crate::wire::{Refused, VolumeInfo};
 /// What a verdict asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Strategy {
-    /// The disks are equal (or both fresh): the session opens at once.
+    /// The disks are equal (or both fresh): the session opens at once. What a verify has marked stays
+    /// marked.
     NoSync,
     /// A side has no disk: the session opens without anything to decide.
     Diskless,
@@ -194,6 +196,17 @@ impl Side<'_> {
 
     fn survived(&self) -> bool {
         self.info.flags & DeviceFlags::SURVIVED != 0
+    }
+
+    /// A verify has set bits that are still set.
+    fn marked(&self) -> bool {
+        self.info.bits != 0 && self.info.flags & DeviceFlags::VERIFY_MARKS != 0
+    }
+
+    /// Bits that no verify has set: what a loss or a crash has left.
+    fn has_losses(&self) -> bool {
+        let among = self.info.flags & DeviceFlags::LOSS_BITS != 0;
+        self.info.bits != 0 && (among || !self.marked())
     }
 
     fn just_created(&self) -> bool {
@@ -370,6 +383,17 @@ fn rolled_back(own: &Side<'_>, peer: &Side<'_>) -> Option<Verdict> {
 fn equal_unusable(own: &Side<'_>, peer: &Side<'_>) -> Option<Verdict> {
     let refused = |rule| refuse(rule, Reason::ResyncRefused);
     let inconsistent = |side: &Side<'_>| side.disk() == DiskState::Inconsistent;
+    let repaired = |side: &Side<'_>, other| {
+        inconsistent(side)
+            && side.marked()
+            && !side.has_losses()
+            && !side.primary()
+            && !side.replaced(other)
+    };
+    if repaired(own, peer) && repaired(peer, own) {
+        // Both were to be the target of the other, and neither has become it.
+        return verdict(Rule::VerifyMarks, Strategy::NoSync);
+    }
     if inconsistent(own) && inconsistent(peer) {
         return refused(Rule::InconsistentBoth);
     }
@@ -403,6 +427,11 @@ fn equal(own: &Side<'_>, peer: &Side<'_>) -> Verdict {
     if !own_bits && !peer_bits {
         return found(Rule::BothOff, Strategy::NoSync);
     }
+    let losses = (own.has_losses(), peer.has_losses());
+    if losses == (false, false) && !own.primary() && !peer.primary() {
+        // Nothing was lost, as above; nobody knows which of the blocks is right.
+        return found(Rule::VerifyMarks, Strategy::NoSync);
+    }
     if let Some(who) = only(own.survived(), peer.survived()) {
         return found(Rule::Survived(who), source_with_bits(who));
     }
@@ -418,8 +447,12 @@ fn equal(own: &Side<'_>, peer: &Side<'_>) -> Verdict {
     if let Some(who) = crashed.filter(|_| !both_survived) {
         return found(Rule::CrashedPrimary, source_with_bits(who));
     }
-    if let Some(who) = only(own_bits, peer_bits) {
+    if let Some(who) = only(losses.0, losses.1) {
         return found(Rule::EqualBits(who), source_with_bits(who));
+    }
+    if own.marked() || peer.marked() {
+        let strategy = Strategy::Refuse { reason: Reason::ResyncRefused };
+        return found(Rule::VerifyMarksTie, strategy);
     }
     let who = if own.holds_tie(peer) { Who::Own } else { Who::Peer };
     found(Rule::EqualBitsTie, source_with_bits(who))

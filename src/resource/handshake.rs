@@ -15,7 +15,7 @@ use super::{
     ConnectionState, DiskState, HandshakeStatus, LogLevel, Payload, Reason, Resource, Role,
     SideStatus, SocketId, VolumeNumber,
 };
-use crate::meta::HISTORY;
+use crate::meta::{DeviceFlags, HISTORY};
 use crate::wire::{Handshake, Packet, Refused, VolumeInfo};
 
 impl Resource {
@@ -155,19 +155,21 @@ impl Resource {
         };
         let superblock = &backing.superblock;
         let slot = peer.slot.map(|slot| &superblock.peers[slot as usize]);
+        let losses = backing.has(DeviceFlags::VERIFY_MARKS) && peer.bitmap.losses();
+        let losses = if losses { DeviceFlags::LOSS_BITS } else { 0 };
         VolumeInfo {
             volume,
             disk: device.asked_state(),
             data_size: backing.data_size,
             effective_size: superblock.effective_size,
-            size_used: backing.has(crate::meta::DeviceFlags::SIZE_USED),
+            size_used: backing.has(DeviceFlags::SIZE_USED),
             logical_block_size: backing.logical_block_size,
             device_uuid: superblock.device_uuid,
             peer_device_uuid: slot.map_or(0, |slot| slot.device_uuid),
             current_uuid: superblock.current_uuid,
             bitmap_uuid: slot.map_or(0, |slot| slot.bitmap_uuid),
             history: superblock.history,
-            flags: superblock.flags,
+            flags: superblock.flags | losses,
             crashed_primary: backing.crashed,
             bits: peer.bitmap.count(),
             number: device.number(),

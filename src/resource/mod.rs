@@ -178,6 +178,10 @@ pub(crate) enum Then {
     PeerUuidSaved { c: usize, socket: SocketId, uuid: u64 },
     /// The bitmap's pages are durable: the slot changes to Pages.
     BitmapMapped { c: usize },
+    /// No-sync: what a verify has marked on either side is durable.
+    MarksSaved { c: usize, socket: SocketId },
+    /// Verify: that bits are its own can be told from the disk.
+    VerifyFlagged { c: usize, socket: SocketId },
     /// VerifyS: the bits of what was found are durable.
     VerifySaved { c: usize, socket: SocketId },
     /// A step of the running order.

@@ -2,6 +2,7 @@
 //!
 //! Invariants (model.md R5, R7, R8):
 //! - No-sync: each node durably clears SURVIVED, its crash flag and its bitmap UUID, then says Opened.
+//!   Bits are those that a verify has set, if there are any: before that, both have those of both.
 //! - Target: the union of the bits is durable, then one durable step makes it Inconsistent with the
 //!   source's identifiers, then it says Adopted.
 //! - Source: on Adopted it flushes its own disk, puts its bitmap UUID into the history durably, and
@@ -9,6 +10,7 @@
 //! - A write is replicated only after both sides of its volume are open.
 
 use super::connection::{Opening, Save, Side, Stage};
+use super::generation::is_just_created;
 use super::{
     ConnectionState, DiskState, Reason, ReplicationState, Resource, Role, Then, VolumeNumber,
 };
@@ -26,6 +28,7 @@ impl Resource {
         self.meet_number(c, volume);
         let opening = self.peer_device(c, volume).opening;
         match opening.side {
+            Side::NoSync if self.marks_stand(c, volume) => self.exchange_bitmaps(c, volume),
             Side::NoSync => self.open(c, volume),
             Side::Source | Side::Target => {
                 let state = if opening.side == Side::Source {
@@ -43,6 +46,14 @@ impl Resource {
                 self.save_superblock(volume, Then::SourceRaised { c, socket });
             }
         }
+    }
+
+    /// Nothing is synced, and a verify has set bits on either side.
+    fn marks_stand(&self, c: usize, volume: VolumeNumber) -> bool {
+        let (device, peer) = (&self.devices[&volume], &self.connections[c].peer_devices[&volume]);
+        let (Some(own), Some(info)) = (&peer.own_info, &peer.peer_info) else { return false };
+        let both = device.writable() && info.disk >= DiskState::Inconsistent;
+        both && !is_just_created(own.current_uuid) && (own.bits != 0 || info.bits != 0)
     }
 
     pub(crate) fn exchange_bitmaps(&mut self, c: usize, volume: VolumeNumber) {
@@ -139,7 +150,7 @@ impl Resource {
     }
 
     /// R5: the session of a volume opens without a resync.
-    fn open(&mut self, c: usize, volume: VolumeNumber) {
+    pub(crate) fn open(&mut self, c: usize, volume: VolumeNumber) {
         let socket = self.socket(c);
         let role = self.role;
         let primary = role == Role::Primary;
@@ -147,6 +158,7 @@ impl Resource {
         let info = self.peer_device(c, volume).peer_info.clone().expect("a verdict was made");
         let device = self.device(volume);
         let both = device.writable() && info.disk >= DiskState::Inconsistent;
+        let repair_is_void = both && device.disk == DiskState::Inconsistent;
         let blank = device.backing.as_ref().is_some_and(super::device::Backing::is_just_created);
         if let Some(backing) = device.backing.as_mut().filter(|_| both && !blank) {
             backing.flags(0, DeviceFlags::SURVIVED);
@@ -159,8 +171,15 @@ impl Resource {
             let old = std::mem::take(&mut slot.bitmap_uuid);
             backing.remember(old);
             backing.flags(DeviceFlags::WAS_UP_TO_DATE, 0);
+            if repair_is_void {
+                // Both were to be the target: nothing is copied, and each has what it had.
+                backing.flags(DeviceFlags::CONSISTENT, 0);
+                self.set_disk(volume, DiskState::Consistent);
+            }
         }
-        if both && !blank {
+        // What a verify has marked stays: nothing was copied.
+        let marks = self.peer_device(c, volume).bitmap.count() > 0;
+        if both && !blank && !marks {
             self.slot_whole(c, volume, BitmapState::AllClear);
         }
         self.raise_number(c, volume);
@@ -343,7 +362,15 @@ impl Resource {
         let socket = self.socket(c);
         let Opening { side, full, .. } = self.peer_device(c, volume).opening;
         match side {
-            Side::NoSync => {}
+            Side::NoSync if !self.marks_stand(c, volume) => {}
+            Side::NoSync => {
+                // Also where they were found only there.
+                if let Some(backing) = self.device(volume).backing.as_mut() {
+                    backing.flags(DeviceFlags::VERIFY_MARKS, 0);
+                }
+                self.save_superblock(volume, Then::Log);
+                self.save_bitmap(c, volume, Save::Unsaved, Then::MarksSaved { c, socket });
+            }
             Side::Source => {
                 if full {
                     self.slot_whole(c, volume, BitmapState::AllSet);
@@ -394,6 +421,7 @@ impl Resource {
             backing.flags(0, DeviceFlags::PRIMARY_IND);
         }
         backing.crashed = false;
+        self.marks_are_copied(c, volume);
         self.raise_number(c, volume);
         self.device(volume).exposed_uuid = info.current_uuid;
         self.save_superblock(volume, Then::AdoptSaved { c, socket });
@@ -429,6 +457,7 @@ impl Resource {
             backing.flags(0, DeviceFlags::PRIMARY_IND);
         }
         backing.crashed = false;
+        self.marks_are_copied(c, volume);
         self.save_seen(c, volume);
         self.save_superblock(volume, Then::SourceSaved { c, socket });
     }

@@ -11,7 +11,7 @@ use super::device::Loss;
 use super::{
     Action, BLOCK_SIZE, DiskError, EXTENT_SIZE, Payload, Pending, Resource, Tag, Then, VolumeNumber,
 };
-use crate::meta::{AlBlock, BitmapPage, BitmapState, MetaOp, PAGE_BITS};
+use crate::meta::{AlBlock, BitmapPage, BitmapState, DeviceFlags, MetaOp, PAGE_BITS};
 
 /// Linux's number for an operation that did not end in time.
 const ETIMEDOUT: i32 = 110;
@@ -111,6 +111,8 @@ impl Resource {
             return;
         }
         let Some(then) = backing.unsaved.take() else { return };
+        self.note_losses(volume);
+        let Some(backing) = self.device(volume).backing.as_mut() else { return };
         backing.superblock.sequence += 1;
         backing.superblock.number = backing.superblock.number.max(backing.activity_log.number);
         let op = MetaOp::Superblock(Box::new(backing.superblock.clone()));
@@ -119,10 +121,33 @@ impl Resource {
         self.emit(Action::Meta { tag, volume, op });
     }
 
+    /// Whether all bits are those of a verify, in the superblock in memory.
+    pub(crate) fn note_losses(&mut self, volume: VolumeNumber) {
+        let losses = self.connections.iter().any(|c| c.peer_devices[&volume].bitmap.losses());
+        let Some(backing) = self.device(volume).backing.as_mut() else { return };
+        let flag = DeviceFlags::LOSS_BITS;
+        let among = losses && backing.has(DeviceFlags::VERIFY_MARKS);
+        backing.flags(if among { flag } else { 0 }, flag);
+    }
+
+    /// The bits are copied now, whoever has set them: they are those of a resync.
+    pub(crate) fn marks_are_copied(&mut self, c: usize, volume: VolumeNumber) {
+        self.peer_device(c, volume).bitmap.set_losses(true);
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            backing.flags(0, DeviceFlags::VERIFY_MARKS | DeviceFlags::LOSS_BITS);
+        }
+    }
+
     /// Makes bits of a peer's slot durable, then goes on.
     pub(crate) fn save_bitmap(&mut self, c: usize, volume: VolumeNumber, save: Save, then: Then) {
         if self.devices[&volume].gone() {
             return self.follow_without_disk(volume, then);
+        }
+        let before = self.devices[&volume].backing.as_ref().map(|b| b.superblock.flags);
+        self.note_losses(volume);
+        if before != self.devices[&volume].backing.as_ref().map(|b| b.superblock.flags) {
+            // Not pages of a loss that pass for those of a verify.
+            self.save_superblock(volume, Then::Log);
         }
         self.peer_device(c, volume).save_queue.push_back((save, vec![then]));
         self.pump_bitmap(c, volume);
@@ -195,6 +220,7 @@ impl Resource {
             saving.new_epoch = None;
         }
         let slot = peer.slot;
+        self.marks_are_copied(c, volume);
         if let (Some(slot), Some(backing)) = (slot, self.device(volume).backing.as_mut()) {
             let slot = &mut backing.superblock.peers[slot as usize];
             slot.bitmap_state = state;
@@ -413,6 +439,7 @@ impl Resource {
             Then::LossMarked { round } => self.loss_marked(volume, round),
             Then::Bumped => self.bumped(volume),
             Then::OpenSaved { c, socket } if self.is_current(c, socket) => self.opened(c, volume),
+            Then::MarksSaved { c, socket } if self.is_current(c, socket) => self.open(c, volume),
             Then::AdoptBitsSaved { c, socket } if self.is_current(c, socket) => {
                 self.adopt(c, volume);
             }
@@ -441,6 +468,9 @@ impl Resource {
             Then::PeerUuidSaved { c, socket, uuid } if self.is_current(c, socket) => {
                 self.peer_uuid_saved(c, volume, uuid);
             }
+            Then::VerifyFlagged { c, socket } if self.is_current(c, socket) => {
+                self.verify_flagged(c, volume);
+            }
             Then::VerifySaved { c, socket } if self.is_current(c, socket) => {
                 self.verify_saved(c, volume);
             }
@@ -452,6 +482,7 @@ impl Resource {
             }
             Then::ClearSaved { .. } => self.cleared_disk(volume),
             Then::OpenSaved { .. }
+            | Then::MarksSaved { .. }
             | Then::AdoptBitsSaved { .. }
             | Then::AdoptSaved { .. }
             | Then::SourceRaised { .. }
@@ -462,6 +493,7 @@ impl Resource {
             | Then::EndSaved { .. }
             | Then::PeerUuidFlushed { .. }
             | Then::PeerUuidSaved { .. }
+            | Then::VerifyFlagged { .. }
             | Then::VerifySaved { .. }
             | Then::PeerLeave { .. } => {}
             Then::BitmapMapped { c } => self.bitmap_saved(c, volume),

@@ -2,6 +2,7 @@
 
 use super::tests_pair::*;
 use super::*;
+use crate::meta::DeviceFlags;
 
 fn verify(start: Option<u64>, stop: Option<u64>, peer: u8) -> Command {
     Command::Verify { volume: 0, peer, start, stop }
@@ -303,4 +304,153 @@ fn two_orders_at_once_make_one_verify() {
     assert_eq!(pair.nodes[0].admin.remove(&first), Some(Ok(String::new())));
     assert_eq!(refused(pair.nodes[1].admin.remove(&second).unwrap()), -8);
     assert!(last(&pair, 0).done && last(&pair, 1).done);
+}
+
+/// A synced pair without a Primary, one block of node 1 falsified and found by a verify on `n`.
+fn marked_pair(n: usize) -> Pair {
+    let mut pair = synced_pair();
+    pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: true });
+    pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+    pair.nodes[1].disk.blocks.insert(4321, 666);
+    assert_eq!(verified(&mut pair, n).found, 4096);
+    pair
+}
+
+/// Both Established, the block still differs, and both say so.
+fn marks_stand(pair: &mut Pair) {
+    pair.link = true;
+    pair.run(30_000);
+    for n in 0..2 {
+        let log = pair.nodes[n].log.join("\n");
+        assert_eq!(side(pair, n).replication_state, ReplicationState::Established, "{log}");
+        assert_eq!(pair.disk(n), DiskState::UpToDate);
+        assert_eq!(side(pair, n).out_of_sync, 4096, "{log}");
+        assert!(log.contains("rule=verify-marks"), "{log}");
+    }
+    assert_eq!(pair.nodes[1].disk.blocks.get(&4321), Some(&666), "nothing is overwritten");
+    assert_eq!(pair.nodes[0].disk.blocks.get(&4321), None, "nothing is overwritten");
+}
+
+#[test]
+fn what_a_verify_has_marked_is_not_overwritten_when_two_secondaries_meet_again() {
+    for n in 0..2 {
+        // The link, three times: no lot is drawn.
+        let mut pair = marked_pair(n);
+        for _ in 0..3 {
+            pair.lose_link();
+            pair.run(100);
+            marks_stand(&mut pair);
+        }
+        // One process crashes, the other, both; and a stop in order.
+        for killed in [vec![0], vec![1], vec![0, 1]] {
+            for &victim in &killed {
+                pair.kill(victim);
+            }
+            pair.run(1000);
+            for victim in killed {
+                pair.up(victim);
+            }
+            marks_stand(&mut pair);
+        }
+        let id = pair.order(1, Command::Down { shutdown: false });
+        pair.run(2000);
+        assert_eq!(pair.nodes[1].admin.remove(&id), Some(Ok(String::new())));
+        pair.kill(1);
+        pair.up(1);
+        marks_stand(&mut pair);
+        // It is settled by order, and then there are no marks.
+        assert_eq!(pair.admin(0, repair(1, 1)), Ok(String::new()));
+        pair.synced();
+        assert_eq!(pair.nodes[0].disk.blocks.get(&4321), Some(&666));
+        for n in 0..2 {
+            let flags = pair.nodes[n].disk.superblock.as_ref().unwrap().flags;
+            let marks = DeviceFlags::VERIFY_MARKS | DeviceFlags::LOSS_BITS;
+            assert_eq!(flags & marks, 0);
+        }
+    }
+}
+
+#[test]
+fn a_loss_beside_the_marks_has_its_source() {
+    // The Primary's process crashes with a hot extent: what it may have written goes to the other.
+    let mut pair = marked_pair(0);
+    pair.primary(0, false);
+    pair.write(0, 7, 77).unwrap();
+    pair.kill(0);
+    pair.kill(1);
+    pair.up(0);
+    pair.up(1);
+    pair.synced();
+    let log = pair.nodes[0].log.join("\n");
+    assert!(log.contains("rule=crashed-primary"), "{log}");
+    // A Primary that goes on alone is the source of everything.
+    let mut pair = marked_pair(1);
+    pair.primary(1, false);
+    pair.lose_link();
+    pair.write(1, 8, 88).unwrap();
+    pair.link = true;
+    pair.synced();
+    assert_eq!(pair.nodes[0].disk.blocks.get(&4321), Some(&666));
+}
+
+#[test]
+fn a_mark_that_only_one_node_has_gives_no_direction() {
+    for n in 0..2 {
+        let mut pair = synced_pair();
+        pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: true });
+        pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+        pair.nodes[1].disk.blocks.insert(4321, 666);
+        pair.nodes[n].stall = |action| {
+            let at = 4321 / 32 * 32 * 4096;
+            matches!(action, Action::DiskRead { offset, .. } if *offset == at)
+        };
+        let peer = u8::try_from(1 - n).unwrap();
+        assert_eq!(pair.admin(n, verify(None, None, peer)), Ok(String::new()));
+        pair.run(5000);
+        // It compares; what it has found does not arrive.
+        pair.nodes[n].mute = true;
+        pair.nodes[n].unstall();
+        pair.settle();
+        assert_eq!((side(&pair, n).out_of_sync, side(&pair, 1 - n).out_of_sync), (4096, 0));
+        pair.lose_link();
+        (pair.nodes[n].mute, pair.link) = (false, true);
+        pair.nodes[n].air.clear();
+        pair.kill(0);
+        pair.kill(1);
+        pair.up(0);
+        pair.up(1);
+        pair.run(30_000);
+        for n in 0..2 {
+            assert_eq!(side(&pair, n).replication_state, ReplicationState::Established);
+            assert_eq!(side(&pair, n).out_of_sync, 4096, "both know it");
+        }
+        assert_eq!(pair.nodes[1].disk.blocks.get(&4321), Some(&666), "nothing is overwritten");
+        assert_eq!(pair.nodes[0].disk.blocks.get(&4321), None, "nothing is overwritten");
+        assert_eq!(pair.admin(1 - n, repair(0, peer_of(1 - n))), Ok(String::new()));
+        pair.synced();
+    }
+}
+
+fn peer_of(n: usize) -> u8 {
+    u8::try_from(1 - n).unwrap()
+}
+
+#[test]
+fn opposite_repairs_at_once_leave_a_good_disk() {
+    for (first, second) in [((0, 0), (1, 1)), ((0, 1), (1, 0))] {
+        let mut pair = marked_pair(0);
+        let ids = [pair.next, pair.next + 1];
+        pair.next += 2;
+        for (id, (n, from)) in ids.into_iter().zip([first, second]) {
+            pair.event(n, Event::Admin { id, command: repair(from, peer_of(n)) });
+        }
+        pair.run(30_000);
+        for (n, id) in ids.into_iter().enumerate() {
+            assert!(pair.nodes[n].admin.remove(&id).is_some(), "it is answered");
+        }
+        // Neither is done.
+        marks_stand(&mut pair);
+        assert_eq!(pair.admin(0, repair(0, 1)), Ok(String::new()));
+        pair.synced();
+    }
 }

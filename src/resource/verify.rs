@@ -15,6 +15,8 @@
 //!   range on the Primary until both disks have it: so whichever node is Primary, then or a moment
 //!   later, none is under way in the piece between the first read and the comparison.
 //! - A bit is set here before the peer is told, and saved at once; "done" is said when it is durable.
+//! - Before the first piece it is durable on both that bits may be marks: blocks that differ without
+//!   a loss, of which nobody knows which is right (docs/GENERATIONS.md, `verify-marks`).
 //! - It runs while the session is open and both disks are UpToDate; otherwise it ends, and says
 //!   where it was.
 
@@ -27,6 +29,7 @@ use super::{
     Action, BLOCK_SIZE, DiskError, DiskState, LastVerify, LogLevel, Payload, Pending, Refusal,
     ReplicationState, Resource, SocketId, Tag, Then, Time, VerifyAlg, VerifyStatus, VolumeNumber,
 };
+use crate::meta::DeviceFlags;
 use crate::wire::Packet;
 
 /// Ranges that are logged for one verify; the rest is counted.
@@ -75,6 +78,8 @@ pub(crate) struct Verify {
     /// A range that differs and is not logged yet, as it may go on: first byte, bytes.
     run: Option<(u64, u64)>,
     logged: u32,
+    /// The disk says durably that a verify has set bits: only then some are.
+    pub(super) flagged: bool,
     /// Everything was compared; the bits are being saved.
     pub(super) finishing: bool,
 }
@@ -153,10 +158,17 @@ impl Resource {
             skipped: 0,
             run: None,
             logged: 0,
+            flagged: false,
             finishing: false,
         });
         let state = if source { ReplicationState::VerifyS } else { ReplicationState::VerifyT };
         self.set_replication(c, volume, state);
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            backing.flags(DeviceFlags::VERIFY_MARKS, 0);
+        }
+        if let Some(socket) = self.connections[c].active {
+            self.save_superblock(volume, Then::VerifyFlagged { c, socket });
+        }
         let text = format!(
             "{}Starting Online Verify from sector {} (to sector {}, {})",
             self.of_both(volume, c),
@@ -165,6 +177,14 @@ impl Resource {
             alg.name()
         );
         self.log(LogLevel::Info, text);
+    }
+
+    /// Bits of a verify can be told from others, whatever happens.
+    pub(crate) fn verify_flagged(&mut self, c: usize, volume: VolumeNumber) {
+        if let Some(verify) = self.peer_device(c, volume).verify.as_mut() {
+            verify.flagged = true;
+            self.pump_verify(c, volume);
+        }
     }
 
     /// What a verify may do now, on both sides.
@@ -181,6 +201,8 @@ impl Resource {
             "the own disk"
         } else if peer.peer_disk != DiskState::UpToDate {
             "the peer's disk"
+        } else if !verify.flagged {
+            return;
         } else if source {
             self.verify_asks(c, volume);
             return self.verify_finishes(c, volume);
@@ -314,7 +336,7 @@ impl Resource {
         for block in &found {
             let at = offset + block * BLOCK_SIZE;
             let peer = self.peer_device(c, volume);
-            peer.bitmap.set(at / BLOCK_SIZE, 1);
+            peer.bitmap.mark(at / BLOCK_SIZE, 1);
             let verify = peer.verify.as_mut().expect("seen above");
             verify.found += BLOCK_SIZE;
             match verify.run.as_mut() {
@@ -459,6 +481,11 @@ impl Resource {
             found,
             skipped: verify.skipped,
         });
+        let marks = peer.bitmap.count() > 0;
+        if let Some(backing) = self.device(volume).backing.as_mut().filter(|_| !marks) {
+            // Written with the next change: without bits it says nothing.
+            backing.flags(0, DeviceFlags::VERIFY_MARKS);
+        }
         self.drop_resync_locks(c, volume);
         self.changed();
     }

@@ -7,7 +7,7 @@
 use super::connection::Stage;
 use super::interval::Kind;
 use super::order::Step;
-use super::verify::VerifyPiece;
+use super::verify::{Verify, VerifyPiece};
 use super::{Action, Command, Pending, Refusal, Resource, VerifyAlg, VolumeNumber};
 use crate::wire::Packet;
 
@@ -83,7 +83,8 @@ impl Resource {
         let window = self.window_for_resync();
         loop {
             let verify = self.peer_device(c, volume).verify.as_mut();
-            let Some(verify) = verify.filter(|v| v.in_flight == 0 || v.in_flight < window) else {
+            let room = |v: &&mut Verify| v.flagged && (v.in_flight == 0 || v.in_flight < window);
+            let Some(verify) = verify.filter(room) else {
                 return;
             };
             let Some(sequence) = verify.waiting.pop_front() else { return };

@@ -37,6 +37,11 @@ pub(crate) fn oracle(a: &Small, b: &Small, tie: bool) -> Answer {
     if a.current != b.current {
         return different(a, b, full);
     }
+    let repair =
+        |s: &Small| inconsistent(s) && s.bits != 0 && s.marks == 2 && !s.primary && !s.replaced;
+    if repair(a) && repair(b) {
+        return NoSync;
+    }
     if inconsistent(a) && inconsistent(b) {
         return Refuse(Reason::ResyncRefused);
     }
@@ -57,7 +62,9 @@ pub(crate) fn oracle(a: &Small, b: &Small, tie: bool) -> Answer {
         _ => {}
     }
     let by = |a_is_source: bool| if a_is_source { Source(full) } else { Target(full) };
-    if a.bits == 0 && b.bits == 0 {
+    let loss = |s: &Small| s.bits != 0 && s.marks != 2;
+    let marks = |s: &Small| s.bits != 0 && s.marks != 0;
+    if a.bits == 0 && b.bits == 0 || !(loss(a) || loss(b) || a.primary || b.primary) {
         NoSync
     } else if a.survived != b.survived {
         by(a.survived)
@@ -67,8 +74,10 @@ pub(crate) fn oracle(a: &Small, b: &Small, tie: bool) -> Answer {
         by(a.primary)
     } else if !a.survived && a.crashed != b.crashed {
         by(a.crashed)
-    } else if (a.bits == 0) != (b.bits == 0) {
-        by(a.bits != 0)
+    } else if loss(a) != loss(b) {
+        by(loss(a))
+    } else if marks(a) || marks(b) {
+        Refuse(Reason::ResyncRefused)
     } else {
         by(tie)
     }

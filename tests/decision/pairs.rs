@@ -21,8 +21,18 @@ fn check_pair(a: (&Small, &VolumeInfo), b: (&Small, &VolumeInfo), ties: (u64, u6
     assert_eq!(mirror, verdict.mirrored(), "{}", context());
     assert_eq!(answer(verdict.strategy), oracle(sa, sb, ties.0 > ties.1), "{}", context());
     let bits = sa.bits != 0 || sb.bits != 0;
+    let marks_only = |s: &Small| s.bits == 0 || s.marks == 2;
+    if verdict.rule == Rule::VerifyMarks {
+        assert!(bits && marks_only(sa) && marks_only(sb), "{}", context());
+        assert!(!sa.primary && !sb.primary, "{}", context());
+    }
+    let marked = |s: &Small| s.bits != 0 && s.marks > 0;
+    if verdict.rule == Rule::EqualBitsTie {
+        assert!(!marked(sa) && !marked(sb), "{}", context());
+    }
     if verdict.strategy == Strategy::NoSync {
-        assert!(!bits || verdict.rule == Rule::JustCreatedBoth, "{}", context());
+        let nothing_lost = matches!(verdict.rule, Rule::JustCreatedBoth | Rule::VerifyMarks);
+        assert!(!bits || nothing_lost, "{}", context());
     }
 
     let party = |side, node_id| Party { side, node_id, discard_my_data: false };
@@ -113,13 +123,14 @@ pub(crate) const BOTH: [bool; 2] = [false, true];
 fn all_flags_with_equal_identifiers() {
     let mut states = Vec::new();
     for disk in DISKS {
-        for n in 0..16u8 {
+        for n in 0..32u8 {
             for number in [None, Some(4), Some(5)] {
                 for more in 0..3u8 {
                     let bit = |i: u8| n >> i & 1 == 1;
                     let (primary, survived, crashed) = (bit(0), bit(1), bit(2));
                     let (replaced, invalidated) = (more == 1, more == 2);
-                    let bits = n >> 3;
+                    let bits = u8::from(n >> 3 > 0);
+                    let marks = (n >> 3).saturating_sub(1);
                     states.push(Small {
                         disk,
                         primary,
@@ -128,6 +139,7 @@ fn all_flags_with_equal_identifiers() {
                         replaced,
                         invalidated,
                         bits,
+                        marks,
                         number,
                         ..BASE
                     });

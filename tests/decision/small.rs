@@ -19,6 +19,8 @@ pub(crate) struct Small {
     pub(crate) crashed: bool,
     pub(crate) invalidated: bool,
     pub(crate) bits: u8,
+    /// Of the bits, a verify has set some (1), or all (2).
+    pub(crate) marks: u8,
     /// The peer has seen 5 of this disk.
     pub(crate) number: Option<u8>,
     /// The peer remembers another disk.
@@ -35,6 +37,7 @@ pub(crate) const BASE: Small = Small {
     crashed: false,
     invalidated: false,
     bits: 0,
+    marks: 0,
     number: Some(5),
     replaced: false,
 };
@@ -69,7 +72,9 @@ pub(crate) fn real(s: &Small, node: u64) -> VolumeInfo {
         bitmap_uuid: uuid(s.bitmap, s.primary),
         history,
         flags: flag(s.survived, DeviceFlags::SURVIVED)
-            | flag(s.invalidated, DeviceFlags::INVALIDATED),
+            | flag(s.invalidated, DeviceFlags::INVALIDATED)
+            | flag(s.marks > 0, DeviceFlags::VERIFY_MARKS)
+            | flag(s.marks == 1, DeviceFlags::LOSS_BITS),
         crashed_primary: s.crashed,
         bits: u64::from(s.bits),
         number: s.number.map(u64::from),

@@ -35,8 +35,8 @@ pub(super) fn finding(
         None => vec![
             format!(
                 "1. nobody is Primary: find out whose blocks are right, then `tandemadm verify \
-                 --repair --from {node} {volume}`, or --from {other}; do it before the connection \
-                 ends: the next handshake would choose by lot."
+                 --repair --from {node} {volume}`, or --from {other}. Until then the marks stay, also \
+                 over a lost connection; who is promoted is the source of the next resync."
             ),
             "2. it comes back: check the disks, their controllers, cables and memory.".to_owned(),
         ],

@@ -62,8 +62,12 @@ pub enum Rule {
     PrimaryNow(Who),
     /// Equal identifiers, bits, exactly one was Primary and crashed.
     CrashedPrimary,
-    /// Equal identifiers, only this one has bits.
+    /// Equal identifiers, two Secondaries, no bits but those that a verify has set.
+    VerifyMarks,
+    /// Equal identifiers, only this one has bits that no verify has set.
     EqualBits(Who),
+    /// Equal identifiers, both have bits that no verify has set, and there are such that one has.
+    VerifyMarksTie,
     /// Equal identifiers, both have bits, and nothing but the tie bit tells them apart.
     EqualBitsTie,
     /// Each current UUID is the other's bitmap UUID.
@@ -233,12 +237,21 @@ rules! {
     CrashedPrimary = "crashed-primary",
         "Same generation, and some blocks may differ. Exactly one of the nodes was Primary when \
          it crashed, and may have written what the other never received: it is the source.";
+    VerifyMarks = "verify-marks",
+        "Same generation, and the only blocks that differ are those that an online verify has \
+         found. Nothing says which of the two is right: nothing is copied, and the marks stay. \
+         Choose with verify --repair, while connected.";
+    VerifyMarksTie = "verify-marks-tie",
+        "Same generation, both remember blocks that may differ after a crash, nothing says which \
+         side is better, and among them are blocks that an online verify has found: a random \
+         choice could overwrite the good ones. Refused: invalidate the disk whose blocks are \
+         to be overwritten.";
     EqualBits(Who::Own) = "equal-bits-self",
-        "Same generation, and only self remembers blocks that may differ. Self is the source \
-         for these blocks.";
+        "Same generation, and only self remembers blocks that may differ (those that an online \
+         verify has found aside). Self is the source for these blocks.";
     EqualBits(Who::Peer) = "equal-bits-peer",
-        "Same generation, and only the peer remembers blocks that may differ. The peer is the \
-         source for these blocks.";
+        "Same generation, and only the peer remembers blocks that may differ (those that an \
+         online verify has found aside). The peer is the source for these blocks.";
     EqualBitsTie = "equal-bits-tie",
         "Same generation, both remember blocks that may differ, and nothing says which side is \
          better: no write that was acknowledged is at stake. A random number of this handshake \

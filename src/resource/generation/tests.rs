@@ -16,7 +16,7 @@ fn uuid(number: u64) -> u64 {
 /// (Inconsistent, Outdated, Consistent, UpToDate, Negotiating, Diskless; default U), `P` Primary,
 /// `S` SURVIVED, `X` crashed Primary, `+7` seven bits, `n5` number, `s6` number seen of the peer,
 /// `d1` device identity, `r2` the peer's as remembered, `inv` invalidated, `ok` flag CONSISTENT,
-/// `out` flag OUTDATED, `t1` tie.
+/// `out` flag OUTDATED, `m` a verify has set bits, `l` not it alone, `t1` tie.
 fn side(words: &str, device: u64) -> (VolumeInfo, Role, u64) {
     let mut info = VolumeInfo {
         volume: 0,
@@ -61,6 +61,8 @@ fn side(words: &str, device: u64) -> (VolumeInfo, Role, u64) {
             ("P", _) => role = Role::Primary,
             ("X", _) => info.crashed_primary = true,
             ("S", _) => info.flags |= DeviceFlags::SURVIVED,
+            ("m", _) => info.flags |= DeviceFlags::VERIFY_MARKS,
+            ("l", _) => info.flags |= DeviceFlags::LOSS_BITS,
             ("i", _) => info.flags |= DeviceFlags::INVALIDATED,
             ("o", _) if rest == "k" => info.flags |= DeviceFlags::CONSISTENT,
             ("o", _) => info.flags |= DeviceFlags::OUTDATED,
@@ -147,6 +149,18 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
     ("c1", "c1", "both-off", "no-sync"),
     ("c1 X C", "c1 S", "both-off", "no-sync"),
     ("c1 X P", "c1 X P", "both-off", "no-sync"),
+    // Marks of a verify
+    ("c1 I +1 m", "c1 I +1 m", "verify-marks", "no-sync"),
+    ("c1 I +1 m", "c1 I +1 m l", "inconsistent-both", "refuse"),
+    ("c1 I +1 m", "c1 +1 m", "inconsistent-self", "target-use-bitmap"),
+    ("c1 +1 m", "c1", "verify-marks", "no-sync"),
+    ("c1 S +1 m", "c1 X +1 m", "verify-marks", "no-sync"),
+    ("c1 P +1 m", "c1 +1 m", "primary-self", "source-use-bitmap"),
+    ("c1 S +1 m", "c1 +1 m l", "survived-self", "source-use-bitmap"),
+    ("c1 +1 m", "c1 +1 m l", "equal-bits-peer", "target-use-bitmap"),
+    ("c1 +1 m", "c1 +1", "equal-bits-peer", "target-use-bitmap"),
+    ("c1 +1 m l", "c1 +1", "verify-marks-tie", "refuse"),
+    ("c1 +1", "c1 m l", "equal-bits-self", "source-use-bitmap"),
     // D4
     ("c1 S", "c1 X P +1", "survived-self", "source-use-bitmap"),
     ("c1 X +1", "c1 S", "survived-peer", "target-use-bitmap"),
