@@ -85,6 +85,8 @@ mod tests_adv;
 #[cfg(test)]
 mod tests_auto;
 #[cfg(test)]
+mod tests_between;
+#[cfg(test)]
 mod tests_disks;
 #[cfg(test)]
 mod tests_end;

@@ -15,6 +15,9 @@ use super::{
 
 /// The hint of (127).
 pub(crate) const NO_VOLUME: &str = "No such volume here: `tandemadm status` lists what is up.";
+/// The hint of (-18) for an order that meets a handshake.
+pub(crate) const HANDSHAKE: &str =
+    "A handshake does not end: `tandemadm why` says what it waits for.";
 /// How long an order waits for its turn, ms.
 pub(crate) const PATIENCE_MS: u64 = 30_000;
 /// The number of an order that the core gave itself: nobody waits for its answer.
@@ -155,13 +158,7 @@ impl Resource {
                     return;
                 }
                 let order = self.orders.pop_front().expect("just seen");
-                self.reply(
-                    order.id,
-                    Err(refuse(
-                        -18,
-                        "A handshake does not end: `tandemadm why` says what it waits for.",
-                    )),
-                );
+                self.reply(order.id, Err(refuse(-18, HANDSHAKE)));
                 continue;
             }
             let order = self.orders.pop_front().expect("just seen");

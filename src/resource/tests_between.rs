@@ -1,0 +1,93 @@
+//! Stories of an order that meets another one, a handshake, a gap or a disk that hangs.
+
+use std::collections::BTreeMap;
+
+use super::tests_pair::{Pair, SIZE, config, superblock, synced_pair};
+use super::*;
+use crate::meta::{LoadedMeta, LoadedSlot};
+
+fn demote(wait_ms: u64) -> Command {
+    Command::Secondary { force: false, wait_ms }
+}
+
+fn is_flush(action: &Action) -> bool {
+    matches!(action, Action::DiskFlush { .. })
+}
+
+impl Pair {
+    fn connection(&self, n: usize) -> ConnectionState {
+        self.status(n).connections[0].connection_state
+    }
+
+    fn client_goes(&mut self, disconnect: bool) {
+        self.event(0, Event::SessionClosed { session: SessionId(1), disconnect });
+    }
+
+    fn client_comes(&mut self) {
+        let client = "test".to_owned();
+        self.event(0, Event::SessionOpened { session: SessionId(1), volume: 0, client });
+    }
+}
+
+#[test]
+fn a_peer_that_comes_back_while_clients_are_waited_for_freezes_nobody() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    let order = pair.order(0, demote(600_000));
+    assert_eq!(pair.write(0, 9, 9), Ok(None));
+    pair.link = true;
+    pair.run(10_000);
+    assert_eq!(pair.write(0, 10, 10), Ok(None), "it is served");
+    pair.synced();
+    assert_eq!(pair.nodes[0].admin.get(&order), None);
+    pair.client_goes(true);
+    pair.run(100);
+    assert_eq!(pair.nodes[0].admin.remove(&order), Some(Ok(String::new())));
+    assert_eq!(pair.status(0).role, Role::Secondary);
+}
+
+#[test]
+fn a_disk_that_is_attached_while_clients_are_waited_for_freezes_nobody() {
+    let mut pair = synced_pair();
+    pair.admin(1, Command::Detach { volume: 0, force: false }).unwrap();
+    assert_eq!(pair.write(0, 9, 9), Ok(None));
+    let order = pair.order(0, demote(600_000));
+    pair.attach(1).unwrap();
+    pair.run(5_000);
+    assert_eq!(pair.write(0, 10, 10), Ok(None), "it is served");
+    pair.synced();
+    assert_eq!(pair.connection(0), ConnectionState::Connected);
+    assert_eq!(pair.nodes[0].admin.get(&order), None);
+}
+
+#[test]
+fn a_demotion_that_has_waited_for_clients_waits_for_a_handshake_too() {
+    for goes in [true, false] {
+        let mut pair = synced_pair();
+        pair.lose_link();
+        let order = pair.order(0, demote(20_000));
+        assert_eq!(pair.write(0, 9, 9), Ok(None));
+        pair.link = true;
+        pair.nodes[1].stall = |action| matches!(action, Action::Meta { .. });
+        pair.run(15_000);
+        assert!(pair.core(0).in_handshake(), "the peer's disk does not answer");
+        if goes {
+            pair.client_goes(true);
+        }
+        pair.run(2_000);
+        assert_eq!(pair.nodes[0].admin.get(&order), None);
+        assert_eq!(pair.status(0).role, Role::Primary);
+        if goes {
+            pair.nodes[1].unstall();
+            pair.run(1_000);
+            assert_eq!(pair.nodes[0].admin.remove(&order), Some(Ok(String::new())));
+            assert_eq!(pair.status(0).role, Role::Secondary);
+        } else {
+            pair.run(4_000);
+            let refusal = pair.nodes[0].admin.remove(&order).expect("answered").unwrap_err();
+            assert_eq!(refusal.code, -12);
+            pair.nodes[1].unstall();
+        }
+        pair.synced();
+    }
+}
