@@ -120,7 +120,12 @@ impl Resource {
                 .reply(id, Err(refuse(-18, "It is being demoted (`tandemadm secondary`).")));
         }
         let since = self.now;
-        self.orders.push_back(Order { id, command, since });
+        let order = Order { id, command, since };
+        if matches!(order.command, Command::PauseSync { .. } | Command::SuspendIo { .. }) {
+            // It is a flag, and the order that runs may wait for just this.
+            return self.start_order(order);
+        }
+        self.orders.push_back(order);
         self.pump_orders();
     }
 
@@ -146,9 +151,7 @@ impl Resource {
             let waits = match order.command {
                 Command::Connect { tentative: false, .. }
                 | Command::Disconnect { .. }
-                | Command::Down { .. }
-                | Command::PauseSync { .. }
-                | Command::SuspendIo { .. } => false,
+                | Command::Down { .. } => false,
                 // A client that may enter a Primary already.
                 Command::AutoPromote => self.role != super::Role::Primary,
                 _ => true,

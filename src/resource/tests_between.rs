@@ -91,3 +91,23 @@ fn a_demotion_that_has_waited_for_clients_waits_for_a_handshake_too() {
         pair.synced();
     }
 }
+
+#[test]
+fn clients_that_are_waited_for_and_held_are_let_go_on_by_resume_io() {
+    let mut pair = synced_pair();
+    pair.admin(0, Command::SuspendIo { suspend: true }).unwrap();
+    let order = pair.order(0, demote(600_000));
+    let write = pair.write_later(0, 9, 9);
+    pair.run(5_000);
+    assert_eq!(pair.nodes[0].replies.get(&write), None, "held");
+    let peer = 1;
+    pair.admin(0, Command::PauseSync { volume: 0, peer, pause: true }).unwrap();
+    pair.admin(0, Command::PauseSync { volume: 0, peer, pause: false }).unwrap();
+    pair.admin(0, Command::SuspendIo { suspend: false }).unwrap();
+    pair.run(50);
+    assert_eq!(pair.nodes[0].replies.remove(&write), Some(Ok(None)));
+    pair.client_goes(true);
+    pair.run(50);
+    assert_eq!(pair.nodes[0].admin.remove(&order), Some(Ok(String::new())));
+    pair.synced();
+}
