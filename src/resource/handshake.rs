@@ -506,6 +506,8 @@ impl Resource {
         self.close_sockets(c, true);
         self.session_over(c, true);
         self.set_connection(c, ConnectionState::StandAlone, reason);
+        // Nobody is left to be asked after a gap.
+        self.gap_answered(false);
     }
 
     /// What an opening volume does first.

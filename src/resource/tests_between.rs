@@ -111,3 +111,20 @@ fn clients_that_are_waited_for_and_held_are_let_go_on_by_resume_io() {
     assert_eq!(pair.nodes[0].admin.remove(&order), Some(Ok(String::new())));
     pair.synced();
 }
+
+#[test]
+fn a_try_that_meets_nobody_after_a_gap_opens_the_exports_again() {
+    let mut pair = synced_pair();
+    // The peer's disk has not ended what it does: it says no handshake.
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskWrite { .. });
+    let write = pair.start_write(0, 9, 9);
+    pair.event(0, Event::ClockGap { gap_ms: 2_000 });
+    let connect = Command::Connect { peer: 1, discard_my_data: false, tentative: true };
+    let order = pair.order(0, connect);
+    assert!(pair.core(0).export(0).is_err(), "the peer is asked first");
+    pair.run(31_000);
+    assert_eq!(pair.nodes[0].admin.remove(&order).expect("answered").unwrap_err().code, -23);
+    assert_eq!(pair.connection(0), ConnectionState::StandAlone);
+    assert_eq!(pair.core(0).export(0), Ok(SIZE), "nobody is left to be asked");
+    assert!(pair.nodes[0].replies.contains_key(&write));
+}
