@@ -470,7 +470,9 @@ impl Resource {
             let hint = format!("Demote first: tandemadm secondary {}", self.config.name);
             return self.reply(id, Err(refuse(123, &hint)));
         }
-        self.comes_back(c, None);
+        if !tentative {
+            self.comes_back(c, None);
+        }
         self.connections[c].discard_my_data |= discard_my_data;
         let since = self.now;
         self.connections[c].tentative = tentative.then_some(Tentative { id, since });

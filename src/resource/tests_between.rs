@@ -128,3 +128,18 @@ fn a_try_that_meets_nobody_after_a_gap_opens_the_exports_again() {
     assert_eq!(pair.core(0).export(0), Ok(SIZE), "nobody is left to be asked");
     assert!(pair.nodes[0].replies.contains_key(&write));
 }
+
+#[test]
+fn a_try_does_not_keep_a_connection_apart_that_comes_back() {
+    let mut pair = synced_pair();
+    let leave = Command::Disconnect { peer: 1, force: false, for_ms: Some(60_000) };
+    pair.admin(0, leave).unwrap();
+    let connect = Command::Connect { peer: 1, discard_my_data: false, tentative: true };
+    let order = pair.order(0, connect);
+    pair.run(10_000);
+    pair.nodes[0].admin.remove(&order).expect("answered").unwrap();
+    assert_eq!(pair.connection(0), ConnectionState::StandAlone);
+    pair.run(60_000);
+    assert_eq!(pair.connection(0), ConnectionState::Connected);
+    pair.synced();
+}
