@@ -143,3 +143,25 @@ fn a_try_does_not_keep_a_connection_apart_that_comes_back() {
     assert_eq!(pair.connection(0), ConnectionState::Connected);
     pair.synced();
 }
+
+#[test]
+fn the_end_of_the_daemon_does_not_wait_behind_an_order_that_a_hung_disk_keeps() {
+    for (shutdown, ends_ms) in [(true, 22_000), (false, 32_000)] {
+        let mut pair = synced_pair();
+        pair.write(0, 8, 8).unwrap();
+        pair.nodes[0].stall = is_flush;
+        pair.client_goes(true);
+        let first = pair.order(0, demote(0));
+        pair.run(1_000);
+        let down = pair.order(0, Command::Down { shutdown });
+        pair.run(ends_ms);
+        assert!(pair.nodes[0].admin.contains_key(&first), "{shutdown}");
+        let answer = pair.nodes[0].admin.remove(&down).expect("it ends").expect("done");
+        assert!(answer.contains("hangs and was given up"), "{answer}");
+        pair.kill(0);
+        pair.nodes[0].stall = |_| false;
+        pair.up(0);
+        pair.synced();
+        assert_eq!(pair.nodes[0].disk.blocks.get(&8), Some(&8));
+    }
+}
