@@ -26,11 +26,17 @@ fn limits(options: DiskOptions) -> [u64; 2] {
 
 impl Resource {
     /// An operation of a disk starts.
-    pub(crate) fn disk_is_asked(&mut self, volume: VolumeNumber) {
+    pub(crate) fn disk_is_asked(&mut self) {
         if self.look_at_disks.is_none() {
-            let [first, _] = limits(self.config.disk_options(volume));
-            self.look_at_disks = Some(self.now.after_ms(first));
+            self.look_at_disks = Some(self.now.after_ms(self.shortest_limit()));
         }
+    }
+
+    /// Whatever begins from now on on any disk, nobody has to look before that, ms.
+    fn shortest_limit(&self) -> u64 {
+        let volumes = self.volume_numbers.iter();
+        let first = volumes.map(|volume| limits(self.config.disk_options(*volume))[0]);
+        first.min().unwrap_or(HUNG_MS)
     }
 
     /// One has ended.
@@ -78,7 +84,8 @@ impl Resource {
                     format!("it did not answer for {seconds} s (disk-timeout)"),
                 );
             }
-            for at in limits(options).map(|limit| Time(oldest.0.saturating_add(ns(limit)))) {
+            let limits = limits(options).map(|limit| Time(oldest.0.saturating_add(ns(limit))));
+            for at in limits.into_iter().chain([now.after_ms(self.shortest_limit())]) {
                 if at > now && at != NEVER {
                     self.look_at_disks = Some(self.look_at_disks.map_or(at, |next| next.min(at)));
                 }

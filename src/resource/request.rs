@@ -339,7 +339,7 @@ impl Resource {
     pub(crate) fn disk_tag(&mut self, volume: VolumeNumber, pending: Pending) -> Tag {
         let backing = self.device(volume).backing.as_mut().expect("an action needs a disk");
         backing.outstanding += 1;
-        self.disk_is_asked(volume);
+        self.disk_is_asked();
         Tag(self.tags.insert((volume, self.now, pending)))
     }
 

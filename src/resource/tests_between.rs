@@ -165,3 +165,76 @@ fn the_end_of_the_daemon_does_not_wait_behind_an_order_that_a_hung_disk_keeps() 
         assert_eq!(pair.nodes[0].disk.blocks.get(&8), Some(&8));
     }
 }
+
+/// One node with two volumes, and nobody else.
+fn two_volumes() -> Resource {
+    let mut config = config(0);
+    let mut second = config.volumes[0].clone();
+    second.number = 1;
+    config.volumes.push(second);
+    let mut core = Resource::new(config, 7, Time(1), 0);
+    for volume in 0..2 {
+        let mut superblock = superblock(0);
+        superblock.volume = volume;
+        let slot =
+            LoadedSlot { runs: Vec::new(), damaged_pages: 0, seen_number: None, seen_copy: 0 };
+        let meta = LoadedMeta {
+            superblock,
+            hot_extents: Vec::new(),
+            number: Some(1),
+            slots: vec![slot],
+            written_behind: false,
+            same_boot: true,
+            notes: Vec::new(),
+        };
+        let disk =
+            AttachedDisk { data_size: SIZE, logical_block_size: 512, path: "d".into(), meta };
+        let command = Command::Attach { volume, disk: Box::new(disk) };
+        core.handle(Time(1), Event::Admin { id: 1 + u64::from(volume), command });
+        answer_all(&mut core, |_| true);
+    }
+    core.handle(
+        Time(1),
+        Event::Admin { id: 3, command: Command::Primary { force: Some(Force::Plain) } },
+    );
+    answer_all(&mut core, |_| true);
+    core
+}
+
+/// The disks of the volumes that `of` names answer at once.
+fn answer_all(core: &mut Resource, of: fn(VolumeNumber) -> bool) {
+    while let Some(action) = core.next_action() {
+        let now = core.now;
+        match action {
+            Action::DiskFlush { tag, volume } if of(volume) => {
+                core.handle(now, Event::DiskDone { tag, result: Ok(None) });
+            }
+            Action::Meta { tag, volume, .. } if of(volume) => {
+                core.handle(now, Event::MetaDone { tag, result: Ok(()) });
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn the_disk_timeout_of_one_volume_acts_beside_a_disk_with_a_longer_one() {
+    let mut core = two_volumes();
+    let second = DiskOptions { disk_timeout_ms: 1_000, ..config(0).options.disk() };
+    let volumes = BTreeMap::from([(1, second)]);
+    let options = Box::new(config(0).options);
+    core.handle(Time(2), Event::Admin { id: 4, command: Command::SetOptions { options, volumes } });
+    for volume in 0..2 {
+        let (session, client) = (SessionId(1 + u64::from(volume)), "c".to_owned());
+        core.handle(Time(2), Event::SessionOpened { session, volume, client });
+        let (request, op) = (RequestId(1), Op::Read { offset: 0, length: 4096 });
+        core.handle(Time(2), Event::Request { session, request, volume, op });
+    }
+    answer_all(&mut core, |_| false);
+    let due = core.next_timeout().expect("a disk is waited for");
+    assert!(due <= Time(2).after_ms(1_000), "{due:?}");
+    core.handle(Time(2).after_ms(1_001), Event::Timeout);
+    let status = core.status(Time(2).after_ms(1_001));
+    assert_eq!(status.devices[1].disk_state, DiskState::Failed);
+    assert_eq!(status.devices[0].disk_state, DiskState::UpToDate);
+}
