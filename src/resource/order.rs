@@ -184,8 +184,7 @@ impl Resource {
             };
             let late = self.now.ms_since(order.since) >= patience;
             let hung = |volume: &VolumeNumber| {
-                let backing = self.devices.get(volume).and_then(|device| device.backing.as_ref());
-                backing.is_some_and(|backing| backing.outstanding > 0)
+                self.devices.get(volume).is_some_and(|device| device.hung_since.is_some())
             };
             let Some(volume) = forced.filter(|_| late).filter(hung) else {
                 at += 1;

@@ -166,6 +166,20 @@ fn the_end_of_the_daemon_does_not_wait_behind_an_order_that_a_hung_disk_keeps() 
     }
 }
 
+#[test]
+fn a_disk_that_answers_is_not_given_up_for_a_detach_that_waits_for_its_turn() {
+    let mut pair = synced_pair();
+    pair.order(0, demote(60_000));
+    let detach = pair.order(0, Command::Detach { volume: 0, force: true });
+    pair.run(10_000);
+    // The client goes on.
+    for block in 10..20 {
+        pair.start_write(0, block, 1);
+        pair.run(20);
+    }
+    assert_eq!(pair.disk(0), DiskState::UpToDate, "{:?}", pair.nodes[0].admin.get(&detach));
+}
+
 /// One node with two volumes, and nobody else.
 fn two_volumes() -> Resource {
     let mut config = config(0);
