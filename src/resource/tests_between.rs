@@ -180,6 +180,30 @@ fn a_disk_that_answers_is_not_given_up_for_a_detach_that_waits_for_its_turn() {
     assert_eq!(pair.disk(0), DiskState::UpToDate, "{:?}", pair.nodes[0].admin.get(&detach));
 }
 
+#[test]
+fn a_client_that_enters_too_late_is_closed_and_stands_in_nobodys_way() {
+    let mut pair = synced_pair();
+    pair.client_goes(true);
+    pair.admin(0, demote(0)).unwrap();
+    // It was told that it may enter before that.
+    pair.client_comes();
+    assert!(pair.status(0).devices[0].clients.is_empty());
+    pair.admin(0, Command::Primary { force: None }).unwrap();
+    let write = pair.write(0, 9, 9);
+    assert_eq!(write, Err(ReplyError::Shutdown), "what it knew may be old");
+    pair.admin(0, demote(0)).unwrap();
+    // The same while the demotion drains.
+    pair.primary(0, false);
+    pair.client_goes(true);
+    pair.nodes[0].stall = is_flush;
+    let order = pair.order(0, demote(0));
+    pair.client_comes();
+    pair.nodes[0].unstall();
+    pair.run(50);
+    assert_eq!(pair.nodes[0].admin.remove(&order), Some(Ok(String::new())));
+    assert!(pair.status(0).devices[0].clients.is_empty());
+}
+
 /// One node with two volumes, and nobody else.
 fn two_volumes() -> Resource {
     let mut config = config(0);
