@@ -7,7 +7,7 @@
 //! - Nobody has a volume open that is not served: who comes too late is closed.
 
 use super::device::Client;
-use super::order::{Running, Step};
+use super::order::Step;
 use super::{
     Action, ClientStatus, Command, Gap, LogLevel, Resource, Role, SessionId, VolumeNumber,
 };
@@ -51,7 +51,8 @@ impl Resource {
         if !self.devices.contains_key(&volume) {
             return;
         }
-        if self.comes_too_late() {
+        // Between the answer to it, that it may enter, and its coming the clients were closed.
+        if self.role != Role::Primary || self.gap != Gap::None || self.lets_nobody_in() {
             let text = format!(
                 "{}{client} has entered too late: this node does not serve any more",
                 self.of_volume(volume)
@@ -77,17 +78,13 @@ impl Resource {
         self.changed();
     }
 
-    /// Between the answer to a client, that it may enter, and its coming the clients were closed:
-    /// by a demotion that has ended or drains, or by a gap.
-    fn comes_too_late(&self) -> bool {
-        let drains = |running: &Running| {
+    /// A demotion drains: the clients have been closed. A detach drains too, and goes on serving.
+    pub(crate) fn lets_nobody_in(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| {
             let demotes =
                 matches!(running.command, Command::Secondary { .. } | Command::Down { .. });
             demotes && running.step != Step::Clients
-        };
-        self.role != Role::Primary
-            || self.gap != Gap::None
-            || self.running.as_ref().is_some_and(drains)
+        })
     }
 
     /// For `status` and `why`.

@@ -440,7 +440,7 @@ impl Resource {
         if self.gap != Gap::None {
             return Err(format!("{name} was frozen and asks its peer before it serves again"));
         }
-        if self.role != Role::Primary || self.draining {
+        if self.role != Role::Primary {
             let primary = self.connections.iter().find(|c| c.peer_role == Role::Primary);
             return Err(match primary {
                 Some(peer) => format!("{name} is Secondary here; {} is Primary", peer.name),
@@ -449,7 +449,7 @@ impl Resource {
                 ),
             });
         }
-        if self.is_being_demoted() {
+        if self.is_being_demoted() || self.lets_nobody_in() {
             return Err(format!("{name} is being demoted: no client may enter"));
         }
         if device.size == 0 {

@@ -204,6 +204,26 @@ fn a_client_that_enters_too_late_is_closed_and_stands_in_nobodys_way() {
     assert!(pair.status(0).devices[0].clients.is_empty());
 }
 
+#[test]
+fn a_volume_whose_disk_is_detached_is_served_on_and_a_demotion_is_named() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = is_flush;
+    let detach = pair.order(0, Command::Detach { volume: 0, force: false });
+    assert_eq!(pair.nodes[0].admin.get(&detach), None, "it flushes");
+    assert_eq!(pair.core(0).export(0), Ok(SIZE), "the peer serves");
+    pair.nodes[0].unstall();
+    pair.run(50);
+    pair.nodes[0].admin.remove(&detach).expect("answered").unwrap();
+    pair.attach(0).unwrap();
+    pair.client_goes(true);
+    pair.nodes[0].stall = is_flush;
+    pair.order(0, demote(0));
+    let why = pair.core(0).export(0).unwrap_err();
+    assert!(why.contains("is being demoted"), "{why}");
+    pair.nodes[0].unstall();
+    pair.synced();
+}
+
 /// One node with two volumes, and nobody else.
 fn two_volumes() -> Resource {
     let mut config = config(0);
