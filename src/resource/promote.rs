@@ -492,7 +492,8 @@ impl Resource {
         }
         for volume in volumes {
             self.empty_log(volume);
-            if self.gap == super::Gap::Closed {
+            // Or it has what the peer may lack, and no identifier says so: nobody has read it.
+            if self.gap == super::Gap::Closed || self.devices[&volume].unheard {
                 self.doubt(volume);
             }
             let connected = self.connections.iter().any(|c| c.stage == Stage::Open);
