@@ -59,6 +59,9 @@ impl Resource {
                 *since = now;
             }
         }
+        for device in self.devices.values_mut() {
+            device.hung_since = None;
+        }
         self.look_at_disks = Some(now);
     }
 

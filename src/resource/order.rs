@@ -431,6 +431,16 @@ impl Resource {
         self.pump_running();
     }
 
+    /// This process did not run: nobody has waited meanwhile.
+    pub(crate) fn orders_start_anew(&mut self) {
+        let now = self.now;
+        let waiting = self.orders.iter_mut().map(|order| &mut order.since);
+        let running = self.running.iter_mut().map(|order| &mut order.since);
+        let tried = self.connections.iter_mut().filter_map(|c| c.tentative.as_mut());
+        let tried = tried.map(|one| &mut one.since);
+        waiting.chain(running).chain(tried).for_each(|since| *since = now);
+    }
+
     /// The disks that the running order is about.
     pub(crate) fn order_volumes(&self) -> Vec<VolumeNumber> {
         match self.running.as_ref().map(|running| &running.command) {

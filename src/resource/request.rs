@@ -363,6 +363,7 @@ impl Resource {
         );
         self.log(LogLevel::Warning, text);
         self.disks_start_anew();
+        self.orders_start_anew();
         for session in self.sessions.keys().copied().collect::<Vec<_>>() {
             self.session_closed(session, false);
         }

@@ -256,6 +256,26 @@ fn a_frozen_primary_that_is_demoted_with_what_nobody_heard_is_not_promoted_befor
     pair.synced();
 }
 
+#[test]
+fn time_in_which_this_process_did_not_run_is_no_order_s() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = is_flush;
+    let detach = pair.order(0, Command::Detach { volume: 0, force: true });
+    let outdate = pair.order(0, Command::Outdate { volume: 0 });
+    pair.run(5_500);
+    pair.now = pair.now.after_ms(60_000);
+    pair.event(0, Event::ClockGap { gap_ms: 60_000 });
+    assert_eq!(pair.disk(0), DiskState::UpToDate, "it has had no time to answer");
+    assert!(pair.status(0).devices[0].hung_ms.is_none());
+    let said = pair.nodes[0].log.join("\n");
+    assert!(!said.contains("answers again"), "it has not: {said}");
+    assert_eq!(pair.nodes[0].admin.get(&outdate), None, "its turn may come");
+    pair.nodes[0].unstall();
+    pair.run(50);
+    assert_eq!(pair.nodes[0].admin.remove(&detach), Some(Ok(String::new())));
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+}
+
 /// One node with two volumes, and nobody else.
 fn two_volumes() -> Resource {
     let mut config = config(0);
