@@ -4,9 +4,13 @@
 //! - An identity is a process and its user, or a host: however many connections it makes.
 //! - A second identity on a volume is told in the log, once when it comes; with `nbd-clients
 //!   exclusive` it is not let in, and whoever is in stays.
+//! - Nobody has a volume open that is not served: who comes too late is closed.
 
 use super::device::Client;
-use super::{ClientStatus, LogLevel, Resource, SessionId, VolumeNumber};
+use super::order::Step;
+use super::{
+    Action, ClientStatus, Command, Gap, LogLevel, Resource, Role, SessionId, VolumeNumber,
+};
 
 /// What stays the same over the connections of a client: of an address, its host.
 fn identity(client: &str) -> &str {
@@ -44,7 +48,19 @@ impl Resource {
         volume: VolumeNumber,
         client: String,
     ) {
-        let Some(device) = self.devices.get(&volume) else { return };
+        if !self.devices.contains_key(&volume) {
+            return;
+        }
+        // Between the answer to it, that it may enter, and its coming the clients were closed.
+        if self.role != Role::Primary || self.gap != Gap::None || self.lets_nobody_in() {
+            let text = format!(
+                "{}{client} has entered too late: this node does not serve any more",
+                self.of_volume(volume)
+            );
+            self.log(LogLevel::Warning, text);
+            return self.emit(Action::CloseSessions { volume });
+        }
+        let device = &self.devices[&volume];
         let is_new = device.clients.iter().all(|one| identity(&one.name) != identity(&client));
         if let Some(other) = self.other_client(volume, &client).filter(|_| is_new) {
             let text = format!(
@@ -60,6 +76,15 @@ impl Resource {
         let since = self.wall();
         self.device(volume).clients.push(Client { session, name: client, since });
         self.changed();
+    }
+
+    /// A demotion drains: the clients have been closed. A detach drains too, and goes on serving.
+    pub(crate) fn lets_nobody_in(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| {
+            let demotes =
+                matches!(running.command, Command::Secondary { .. } | Command::Down { .. });
+            demotes && running.step != Step::Clients
+        })
     }
 
     /// For `status` and `why`.

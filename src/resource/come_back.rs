@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Only what an order has ended comes back: a refusal or a split brain waits for a person.
-//! - `connect`, a later `disconnect` and `down` make the time void.
+//! - `connect`, a later `disconnect` and `down` make the time void; `connect --tentative` does not.
 
 use super::{AdminResult, ConnectionState, LogLevel, Reason, Resource, Time};
 

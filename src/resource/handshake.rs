@@ -9,6 +9,7 @@
 
 use super::connection::{Opening, Side, Stage};
 use super::generation::{Side as GenerationSide, same};
+use super::order::Step;
 use super::split_brain::{Party, Resolution};
 use super::verdict::{Judged, Judgement, Situation, judge, peer_went_on};
 use super::{
@@ -49,10 +50,11 @@ impl Resource {
             if self.connections[c].leaving.is_some() {
                 continue;
             }
-            // An order that is changing a disk or the role comes first.
+            // An order that is changing a disk or the role comes first; while one only waits for
+            // clients to leave, they are served.
             let hangs = self.order_volumes().iter().all(|v| self.devices[v].abandoned());
             let order = self.running.as_ref().map(|running| running.step).filter(|_| !hangs);
-            if order.is_some_and(|step| step != super::order::Step::Leave) {
+            if order.is_some_and(|step| !matches!(step, Step::Leave | Step::Clients)) {
                 continue;
             }
             let open = self.is_renegotiating(c);
@@ -506,6 +508,8 @@ impl Resource {
         self.close_sockets(c, true);
         self.session_over(c, true);
         self.set_connection(c, ConnectionState::StandAlone, reason);
+        // Nobody is left to be asked after a gap.
+        self.gap_answered(false);
     }
 
     /// What an opening volume does first.

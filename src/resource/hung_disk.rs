@@ -6,7 +6,7 @@
 //! - Nobody is kept for ever by a disk that hangs: an attach is refused, a `down` goes on without it.
 //! - Time that this process did not run is not the disk's.
 
-use super::order::{Step, refuse};
+use super::order::{Order, Step, refuse};
 use super::{Command, DiskOptions, LogLevel, Resource, Time, VolumeNumber};
 
 /// From when on an operation is called hung, ms.
@@ -26,11 +26,17 @@ fn limits(options: DiskOptions) -> [u64; 2] {
 
 impl Resource {
     /// An operation of a disk starts.
-    pub(crate) fn disk_is_asked(&mut self, volume: VolumeNumber) {
+    pub(crate) fn disk_is_asked(&mut self) {
         if self.look_at_disks.is_none() {
-            let [first, _] = limits(self.config.disk_options(volume));
-            self.look_at_disks = Some(self.now.after_ms(first));
+            self.look_at_disks = Some(self.now.after_ms(self.shortest_limit()));
         }
+    }
+
+    /// Whatever begins from now on on any disk, nobody has to look before that, ms.
+    fn shortest_limit(&self) -> u64 {
+        let volumes = self.volume_numbers.iter();
+        let first = volumes.map(|volume| limits(self.config.disk_options(*volume))[0]);
+        first.min().unwrap_or(HUNG_MS)
     }
 
     /// One has ended.
@@ -52,6 +58,9 @@ impl Resource {
             if let Some((_, since, _)) = self.tags.get_mut(tag).filter(|(_, s, _)| *s != NEVER) {
                 *since = now;
             }
+        }
+        for device in self.devices.values_mut() {
+            device.hung_since = None;
         }
         self.look_at_disks = Some(now);
     }
@@ -78,7 +87,8 @@ impl Resource {
                     format!("it did not answer for {seconds} s (disk-timeout)"),
                 );
             }
-            for at in limits(options).map(|limit| Time(oldest.0.saturating_add(ns(limit)))) {
+            let limits = limits(options).map(|limit| Time(oldest.0.saturating_add(ns(limit))));
+            for at in limits.into_iter().chain([now.after_ms(self.shortest_limit())]) {
                 if at > now && at != NEVER {
                     self.look_at_disks = Some(self.look_at_disks.map_or(at, |next| next.min(at)));
                 }
@@ -120,21 +130,33 @@ impl Resource {
         self.attach_failed(volume);
     }
 
+    /// Until when the running order waits for a disk that hangs; `None`: for ever. Where a `down`
+    /// waits for its turn, not longer than that would.
+    fn order_patience(&self) -> Option<Time> {
+        let running = self.running.as_ref()?;
+        let down = |order: &Order| match order.command {
+            Command::Down { shutdown } => Some((order.since, shutdown)),
+            _ => None,
+        };
+        let (since, patience) =
+            match (&running.command, running.step, self.orders.iter().find_map(down)) {
+                (_, Step::Attach, Some(_)) => (running.since, 0),
+                (_, Step::Attach, None) => (running.since, PATIENCE_MS),
+                (Command::Down { shutdown: true }, ..) => (running.since, SHUTDOWN_MS),
+                (.., Some((since, true))) => (since, SHUTDOWN_MS),
+                // Clients' requests wait: the administrator decides.
+                (_, Step::Drain, _) => return None,
+                (Command::Down { shutdown: false }, ..) => (running.since, PATIENCE_MS),
+                // In time for its own turn, before it is refused.
+                (.., Some((since, false))) => (since, SHUTDOWN_MS),
+                _ => return None,
+            };
+        Some(since.after_ms(patience))
+    }
+
     /// The running order waits for a disk that hangs, and its time is over.
     pub(crate) fn order_meets_hung_disks(&mut self) {
-        let Some(running) = self.running.as_ref() else { return };
-        let waited = self.now.ms_since(running.since);
-        let leaves = |command: &Command| matches!(command, Command::Down { .. });
-        let patience = match (&running.command, running.step) {
-            (_, Step::Attach) if self.orders.iter().any(|order| leaves(&order.command)) => 0,
-            (_, Step::Attach) => PATIENCE_MS,
-            (Command::Down { shutdown: true }, _) => SHUTDOWN_MS,
-            // Clients' requests wait: the administrator decides.
-            (_, Step::Drain) => return,
-            (Command::Down { shutdown: false }, _) => PATIENCE_MS,
-            _ => return,
-        };
-        if waited < patience {
+        if self.order_patience().is_none_or(|until| self.now < until) {
             return;
         }
         let hangs = |volume: &VolumeNumber| {
@@ -151,15 +173,8 @@ impl Resource {
 
     /// When [`Self::order_meets_hung_disks`] has something to do.
     pub(crate) fn hung_order_timeout(&self) -> Option<Time> {
-        let running = self.running.as_ref()?;
-        let patience = match (&running.command, running.step) {
-            (_, Step::Attach) => PATIENCE_MS,
-            (Command::Down { shutdown: true }, _) => SHUTDOWN_MS,
-            (Command::Down { shutdown: false }, _) => PATIENCE_MS,
-            _ => return None,
-        };
         // Later it is the disk's becoming hung that is waited for.
-        Some(running.since.after_ms(patience)).filter(|at| *at > self.now)
+        self.order_patience().filter(|at| *at > self.now)
     }
 
     pub(crate) fn disk_check_timeout(&self) -> Option<Time> {

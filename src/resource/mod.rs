@@ -85,6 +85,8 @@ mod tests_adv;
 #[cfg(test)]
 mod tests_auto;
 #[cfg(test)]
+mod tests_between;
+#[cfg(test)]
 mod tests_disks;
 #[cfg(test)]
 mod tests_end;
@@ -442,7 +444,7 @@ impl Resource {
         if self.gap != Gap::None {
             return Err(format!("{name} was frozen and asks its peer before it serves again"));
         }
-        if self.role != Role::Primary || self.draining {
+        if self.role != Role::Primary {
             let primary = self.connections.iter().find(|c| c.peer_role == Role::Primary);
             return Err(match primary {
                 Some(peer) => format!("{name} is Secondary here; {} is Primary", peer.name),
@@ -451,7 +453,7 @@ impl Resource {
                 ),
             });
         }
-        if self.is_being_demoted() {
+        if self.is_being_demoted() || self.lets_nobody_in() {
             return Err(format!("{name} is being demoted: no client may enter"));
         }
         if device.size == 0 {

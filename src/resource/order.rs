@@ -15,6 +15,9 @@ use super::{
 
 /// The hint of (127).
 pub(crate) const NO_VOLUME: &str = "No such volume here: `tandemadm status` lists what is up.";
+/// The hint of (-18) for an order that meets a handshake.
+pub(crate) const HANDSHAKE: &str =
+    "A handshake does not end: `tandemadm why` says what it waits for.";
 /// How long an order waits for its turn, ms.
 pub(crate) const PATIENCE_MS: u64 = 30_000;
 /// The number of an order that the core gave itself: nobody waits for its answer.
@@ -117,7 +120,12 @@ impl Resource {
                 .reply(id, Err(refuse(-18, "It is being demoted (`tandemadm secondary`).")));
         }
         let since = self.now;
-        self.orders.push_back(Order { id, command, since });
+        let order = Order { id, command, since };
+        if matches!(order.command, Command::PauseSync { .. } | Command::SuspendIo { .. }) {
+            // It is a flag, and the order that runs may wait for just this.
+            return self.start_order(order);
+        }
+        self.orders.push_back(order);
         self.pump_orders();
     }
 
@@ -143,9 +151,7 @@ impl Resource {
             let waits = match order.command {
                 Command::Connect { tentative: false, .. }
                 | Command::Disconnect { .. }
-                | Command::Down { .. }
-                | Command::PauseSync { .. }
-                | Command::SuspendIo { .. } => false,
+                | Command::Down { .. } => false,
                 // A client that may enter a Primary already.
                 Command::AutoPromote => self.role != super::Role::Primary,
                 _ => true,
@@ -155,13 +161,7 @@ impl Resource {
                     return;
                 }
                 let order = self.orders.pop_front().expect("just seen");
-                self.reply(
-                    order.id,
-                    Err(refuse(
-                        -18,
-                        "A handshake does not end: `tandemadm why` says what it waits for.",
-                    )),
-                );
+                self.reply(order.id, Err(refuse(-18, HANDSHAKE)));
                 continue;
             }
             let order = self.orders.pop_front().expect("just seen");
@@ -184,8 +184,7 @@ impl Resource {
             };
             let late = self.now.ms_since(order.since) >= patience;
             let hung = |volume: &VolumeNumber| {
-                let backing = self.devices.get(volume).and_then(|device| device.backing.as_ref());
-                backing.is_some_and(|backing| backing.outstanding > 0)
+                self.devices.get(volume).is_some_and(|device| device.hung_since.is_some())
             };
             let Some(volume) = forced.filter(|_| late).filter(hung) else {
                 at += 1;
@@ -432,6 +431,16 @@ impl Resource {
         self.pump_running();
     }
 
+    /// This process did not run: nobody has waited meanwhile.
+    pub(crate) fn orders_start_anew(&mut self) {
+        let now = self.now;
+        let waiting = self.orders.iter_mut().map(|order| &mut order.since);
+        let running = self.running.iter_mut().map(|order| &mut order.since);
+        let tried = self.connections.iter_mut().filter_map(|c| c.tentative.as_mut());
+        let tried = tried.map(|one| &mut one.since);
+        waiting.chain(running).chain(tried).for_each(|since| *since = now);
+    }
+
     /// The disks that the running order is about.
     pub(crate) fn order_volumes(&self) -> Vec<VolumeNumber> {
         match self.running.as_ref().map(|running| &running.command) {
@@ -470,7 +479,9 @@ impl Resource {
             let hint = format!("Demote first: tandemadm secondary {}", self.config.name);
             return self.reply(id, Err(refuse(123, &hint)));
         }
-        self.comes_back(c, None);
+        if !tentative {
+            self.comes_back(c, None);
+        }
         self.connections[c].discard_my_data |= discard_my_data;
         let since = self.now;
         self.connections[c].tentative = tentative.then_some(Tentative { id, since });

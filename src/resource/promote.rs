@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use super::connection::{SentKind, Stage};
-use super::order::{OWN_ORDER, Step, refuse};
+use super::order::{HANDSHAKE, OWN_ORDER, PATIENCE_MS, Step, refuse};
 use super::{Action, Command, DiskState, Force, LogLevel, Refusal, Resource, Role, VolumeNumber};
 use crate::meta::{BLANK, BitmapState, DeviceFlags};
 use crate::wire::Packet;
@@ -369,7 +369,20 @@ impl Resource {
         if self.orders.iter().any(|order| ends(&order.command)) {
             return self.finish(Err(refuse(-18, "A later order ends the wait for clients")));
         }
-        if !self.sessions.is_empty() && self.now.ms_since(running.since) < wait_ms {
+        let waited = self.now.ms_since(running.since);
+        if !self.sessions.is_empty() && (waited < wait_ms || !force) {
+            if waited >= wait_ms
+                && let Err(refusal) = self.close_clients(false)
+            {
+                self.finish(Err(refusal));
+            }
+            return;
+        }
+        if self.in_handshake() {
+            // It has said that this node is Primary.
+            if waited >= wait_ms.saturating_add(PATIENCE_MS) {
+                self.finish(Err(refuse(-18, HANDSHAKE)));
+            }
             return;
         }
         if let Err(refusal) = self.close_clients(force) {
@@ -385,11 +398,13 @@ impl Resource {
         self.order_step_check();
     }
 
-    /// When the clients' time is over.
+    /// When the clients' time is over, or that of a handshake which it meets then.
     pub(crate) fn clients_timeout(&self) -> Option<super::Time> {
         let running = self.running.as_ref().filter(|order| order.step == Step::Clients)?;
         let Command::Secondary { wait_ms, .. } = running.command else { return None };
-        Some(running.since.after_ms(wait_ms))
+        let clients = running.since.after_ms(wait_ms);
+        let met = clients <= self.now;
+        Some(if met { clients.after_ms(PATIENCE_MS) } else { clients })
     }
 
     /// An order to demote this node runs: no client may enter.
@@ -477,7 +492,8 @@ impl Resource {
         }
         for volume in volumes {
             self.empty_log(volume);
-            if self.gap == super::Gap::Closed {
+            // Or it has what the peer may lack, and no identifier says so: nobody has read it.
+            if self.gap == super::Gap::Closed || self.devices[&volume].unheard {
                 self.doubt(volume);
             }
             let connected = self.connections.iter().any(|c| c.stage == Stage::Open);

@@ -339,7 +339,7 @@ impl Resource {
     pub(crate) fn disk_tag(&mut self, volume: VolumeNumber, pending: Pending) -> Tag {
         let backing = self.device(volume).backing.as_mut().expect("an action needs a disk");
         backing.outstanding += 1;
-        self.disk_is_asked(volume);
+        self.disk_is_asked();
         Tag(self.tags.insert((volume, self.now, pending)))
     }
 
@@ -363,6 +363,7 @@ impl Resource {
         );
         self.log(LogLevel::Warning, text);
         self.disks_start_anew();
+        self.orders_start_anew();
         for session in self.sessions.keys().copied().collect::<Vec<_>>() {
             self.session_closed(session, false);
         }

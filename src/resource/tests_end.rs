@@ -317,9 +317,9 @@ fn a_frozen_primary_that_serves_again_alone_has_recorded_what_it_wrote_before_it
     pair.event(0, Event::ClockGap { gap_ms: 3000 });
     pair.nodes[0].stall = |action| matches!(action, Action::Meta { .. });
     pair.kill(1);
+    pair.run(1_000);
     let session = SessionId(1);
     pair.event(0, Event::SessionOpened { session, volume: 0, client: "test".into() });
-    pair.run(1_000);
     let read = Op::Read { offset: 20 * 4096, length: 4096 };
     pair.request_later(0, 5000, read);
     pair.run(1_000);

@@ -95,7 +95,18 @@ fn offset(dice: &mut Dice) -> u64 {
 
 fn random_order(dice: &mut Dice, pair: &mut Pair, n: usize) -> Command {
     let peer = 1 - u8::try_from(n).unwrap();
-    match dice.roll(24) {
+    match dice.roll(32) {
+        24 | 25 => Command::AutoPromote,
+        26 => Command::Secondary { force: dice.roll(2) == 0, wait_ms: dice.roll(40_000) },
+        27 => Command::Disconnect { peer, force: false, for_ms: Some(dice.roll(20_000)) },
+        28 | 29 => {
+            let mut options = config(1 - peer).options;
+            options.on_io_error = pair.nodes[n].on_io_error;
+            options.auto_promote = dice.roll(3) != 0;
+            options.disk_timeout_ms = [0, 0, 1_000, 8_000][dice.roll(4) as usize];
+            Command::SetOptions { options: Box::new(options), volumes: Default::default() }
+        }
+        30 => Command::Down { shutdown: dice.roll(2) == 0 },
         14 => Command::ForgetPeer { peer },
         15 | 16 => Command::PauseSync { volume: 0, peer, pause: dice.roll(2) == 0 },
         17 | 18 => Command::SuspendIo { suspend: dice.roll(2) == 0 },
@@ -145,8 +156,16 @@ fn walk(seed: u64, hostile: bool) {
         |a| matches!(a, Action::DiskRead { .. }),
         |a| matches!(a, Action::Meta { op: MetaOp::Superblock(_), .. }),
     ];
+    let mut downs = [Vec::new(), Vec::new()];
     for _ in 0..60 {
         let n = dice.roll(2) as usize;
+        for n in 0..2 {
+            let is_down = |id: &u64| matches!(pair.nodes[n].admin.get(id), Some(Ok(_)));
+            if downs[n].iter().any(is_down) {
+                pair.is_down(n);
+                downs[n].clear();
+            }
+        }
         if pair.nodes[n].core.is_none() {
             pair.nodes[n].stall = |_| false;
             pair.nodes[n].fail = |_| false;
@@ -166,7 +185,11 @@ fn walk(seed: u64, hostile: bool) {
             5 => pair.link = dice.roll(3) != 0,
             6 | 7 => {
                 let command = random_order(&mut dice, &mut pair, n);
-                pair.order(n, command);
+                let is_down = matches!(command, Command::Down { .. });
+                let id = pair.order(n, command);
+                if is_down {
+                    downs[n].push(id);
+                }
             }
             8 | 9 => {
                 let session = SessionId(n as u64 + 1);
@@ -247,6 +270,19 @@ fn walk(seed: u64, hostile: bool) {
     }
 }
 
+impl Pair {
+    /// The resource was taken down: everybody was answered, and nothing is left.
+    fn is_down(&mut self, n: usize) {
+        let core = self.core(n);
+        assert!(core.orders.is_empty() && core.running.is_none(), "orders wait for ever");
+        assert!(core.requests.keys().is_empty(), "requests wait for ever");
+        let none =
+            |d: &DeviceStatus| matches!(d.disk_state, DiskState::Diskless | DiskState::Failed);
+        assert!(self.status(n).devices.iter().all(none));
+        self.kill(n);
+    }
+}
+
 /// Everything is well again: what is called in sync is equal, and nothing waits.
 fn heal(pair: &mut Pair) {
     for n in 0..2 {
@@ -259,6 +295,7 @@ fn heal(pair: &mut Pair) {
         if pair.nodes[n].core.is_none() {
             let core = Resource::new(config(u8::try_from(n).unwrap()), 99, pair.now, 0);
             pair.nodes[n].core = Some(core);
+            pair.nodes[n].values.clear();
         }
         let peer = 1 - u8::try_from(n).unwrap();
         pair.order(n, Command::PauseSync { volume: 0, peer, pause: false });
@@ -281,8 +318,8 @@ fn heal(pair: &mut Pair) {
             && peer.replication_state == ReplicationState::Established
             && peer.out_of_sync == 0
     });
-    let idle = (0..2).all(|n| pair.core(n).admitted == 0);
-    assert!(idle, "requests wait for ever");
+    let idle = |n: usize| pair.core(n).admitted == 0 && pair.core(n).held.is_empty();
+    assert!(idle(0) && idle(1), "requests wait for ever");
     let idle = (0..2).all(|n| pair.core(n).running.is_none() && pair.core(n).orders.is_empty());
     assert!(idle, "orders wait for ever");
     let known = (0..2).all(|n| {
@@ -293,6 +330,9 @@ fn heal(pair: &mut Pair) {
         .any(|n| pair.status(n).connections[0].connection_state == ConnectionState::StandAlone);
     let known = known || alone;
     assert!(known, "no session, and nobody says why: {}", pair.nodes[0].log.join("\n"));
+    for n in 0..2 {
+        assert!(pair.nodes[n].values.is_empty(), "payloads leaked on {n}");
+    }
     if good {
         let data = |n: usize| {
             let blocks = pair.nodes[n].disk.blocks.iter();
