@@ -336,6 +336,8 @@ impl Registry {
         let lock = self.lock(resource);
         let _guard = lock.lock().await;
         let Some(entry) = self.entry(resource) else {
+            // It may be one that could not be brought up after a crash.
+            self.settings.remembered.forget(resource);
             return Ok(String::new());
         };
         let text = match entry.order(Command::Down { shutdown: false }).await {

@@ -5,7 +5,8 @@
 //!   holds what the resource runs with.
 //! - Only what was written within this boot is brought up: after a reboot an administrator, or the
 //!   units, decide.
-//! - Nothing rests on these files: one that cannot be written or read costs a `tandemadm up`.
+//! - Nothing rests on these files: one that cannot be written or read costs a `tandemadm up`. An
+//!   old one never stays in its place: it would bring an old disk up again, or an old secret.
 
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -43,6 +44,7 @@ impl Remembered {
     pub(super) fn keep(&self, definition: &Definition) {
         if let Err(error) = self.write(definition) {
             let path = self.path(&definition.name);
+            self.forget(&definition.name);
             warn!(
                 "{}: {}: {error}: after a crash it will not come up by itself",
                 definition.name,
@@ -55,7 +57,11 @@ impl Remembered {
     pub(super) fn forget(&self, resource: &str) {
         let path = self.path(resource);
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            // A name that is too long for a file is none of ours.
+            Err(error)
+                if error.kind() != io::ErrorKind::NotFound
+                    && error.raw_os_error() != Some(nix::libc::ENAMETOOLONG) =>
+            {
                 warn!("{resource}: {}: {error}", path.display());
             }
             Ok(()) | Err(_) => {}
@@ -97,8 +103,12 @@ impl Remembered {
         let part = path.with_extension("part");
         let mut options = std::fs::File::options();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-        file.write_all(&text)?;
-        std::fs::rename(&part, path)
+        let written = file.write_all(&text).and_then(|()| std::fs::rename(&part, path));
+        if written.is_err() {
+            // A full file system gets its room back.
+            let _ = std::fs::remove_file(&part);
+        }
+        written
     }
 }
 
@@ -154,6 +164,20 @@ mod tests {
             remembered.after_a_crash().into_iter().map(|one| one.name).collect();
         assert_eq!(names, ["a.%"]);
         assert!(!remembered.path("b").exists() && !remembered.path("d").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_kept_leaves_nothing_old_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let remembered = Remembered::new(dir.path());
+        let one = definition(dir.path(), "r0");
+        remembered.keep(&one);
+        assert_eq!(remembered.after_a_crash(), [one.clone()]);
+        // The new one cannot be written.
+        std::fs::create_dir(remembered.path("r0").with_extension("part")).unwrap();
+        remembered.keep(&one);
+        assert!(!remembered.path("r0").exists());
+        assert_eq!(remembered.after_a_crash(), []);
     }
 
     #[test]
