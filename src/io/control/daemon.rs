@@ -217,6 +217,7 @@ pub(super) async fn serve(
     }
     tasks.push(tokio_uring::spawn(dependencies::serve(registry.clone())));
     tasks.push(tokio_uring::spawn(remind(registry.clone())));
+    tasks.push(tokio_uring::spawn(registry.clone().settle()));
     info!("NBD clients: {}", nbd_path.display());
     let version = crate::control::version::VERSION;
     info!("tandemd {version} is ready on node {node} (pid {})", std::process::id());

@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, broadcast, oneshot};
 use tracing::{error, info};
 
 use super::data_thread::{DataThread, Shell};
-use super::remembered::Remembered;
+use super::remembered::{Remembered, SETTLED};
 use crate::config::Definition;
 use crate::control::Report;
 use crate::io::{Order, OrderError, Setup, SocketBuffers};
@@ -224,6 +224,14 @@ impl Registry {
                     error!("{name}: up after a crash: ({code}) {text}: {hint}");
                 }
             });
+        }
+    }
+
+    /// What came up after a crash and has run since has not brought the daemon down.
+    pub(super) async fn settle(self: Rc<Self>) {
+        tokio::time::sleep(SETTLED).await;
+        for entry in self.chosen(None) {
+            entry.change(|_| {});
         }
     }
 
