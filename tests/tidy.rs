@@ -373,6 +373,29 @@ fn every_dependency_has_its_reason() {
     assert_none(&found, "write above the dependency what it is for");
 }
 
+/// What a unit says that keeps its daemon from disks; ProtectClock= does so up to systemd 252.
+const CLOSED: &[&str] = &[
+    "PrivateDevices=",
+    "ProtectClock=",
+    "DeviceAllow=",
+    "DevicePolicy=",
+    "ProtectHome=",
+    "PrivateUsers=",
+    "RootDirectory=",
+    "SystemCallFilter=",
+];
+
+#[test]
+fn the_daemons_unit_leaves_devices_and_folders_open() {
+    let mut found = Vec::new();
+    for source in sources().iter().filter(|source| source.path.ends_with("tandemd.service")) {
+        let settings = source.text.lines().filter(|line| !line.starts_with('#'));
+        let closed = |line: &&str| CLOSED.iter().any(|setting| line.starts_with(setting));
+        found.extend(settings.filter(closed).map(|line| format!("{}: {line}", source.path)));
+    }
+    assert_none(&found, "a disk could not be opened");
+}
+
 #[test]
 fn the_checks_see_code_only() {
     let text =

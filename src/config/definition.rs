@@ -50,7 +50,7 @@ impl std::fmt::Display for Place {
 
 /// Where the metadata of a volume is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum MetaDisk {
     /// In the tail of the backing disk.
     Internal,
@@ -63,6 +63,7 @@ pub enum MetaDisk {
 
 /// A volume on one host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct HostVolume {
     /// The NBD device to attach it as, where the config names one (`device /dev/nbd3 minor 7`).
     pub device_node: Option<String>,
@@ -95,6 +96,7 @@ impl HostVolume {
 
 /// A host of a resource.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Host {
     /// Its name, as written.
     pub name: String,
@@ -121,6 +123,7 @@ impl Host {
 
 /// How to wait for peers: the options of the `startup` section, s, 0: for ever; `None`: not given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Waits {
     /// `wfc-timeout`.
     pub wfc_timeout: Option<u32>,
@@ -147,6 +150,7 @@ impl Waits {
 
 /// A resource as the config defines it, for all its hosts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Definition {
     /// Its name.
     pub name: String,

@@ -15,6 +15,7 @@ use crate::resource::VolumeNumber;
 
 /// A volume of a resource, written `RES/VOL`; `RES` is its volume 0.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ResyncAfter {
     /// The resource.
     pub resource: String,

@@ -9,6 +9,9 @@
 //!           ── {"watch":{"resource":"r0"}} ────>
 //!           <── {"report":{...}}  "complete"  {"report":{...}}  {"gone":"r0"} ...
 //! ```
+//!
+//! A daemon goes on while its package is upgraded. So a request with a field that it does not know
+//! is refused: a new option, or a secret, is never taken and ignored. Answers may have new fields.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,7 +29,7 @@ pub const LINE_MAX: usize = 1 << 20;
 
 /// What tandemadm asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// Make the resource, attach its disks, begin to dial.
     Up {

@@ -16,6 +16,7 @@
 //!   still write there; the locks stay), and orders are answered with the message.
 
 mod actions;
+mod digests;
 mod orders;
 
 use std::collections::{BTreeMap, HashMap};
@@ -41,6 +42,7 @@ use super::handle::{Handle, ORDERS_MAX, Order, Setup, Shared};
 use super::peer::Peers;
 use super::record::{Recorder, Start};
 use super::ring::{Completion, Descriptor, Ring};
+use digests::Digests;
 
 /// How often idle buffers are looked at, ms.
 const TRIM_MS: u64 = 10_000;
@@ -195,6 +197,7 @@ struct Shell<C> {
     clients: Clients,
     peers: Peers,
     disks: Disks,
+    digests: Digests,
     orders: Receiver<Order>,
     shared: Arc<Shared>,
     wake: Descriptor,
@@ -251,6 +254,7 @@ impl<C: Core> Shell<C> {
             clients: Clients::default(),
             peers,
             disks: Disks::default(),
+            digests: Digests::default(),
             orders,
             wake: Rc::new(Wake(Arc::clone(&shared))),
             shared,
@@ -303,6 +307,8 @@ impl<C: Core> Shell<C> {
         if self.core.next_timeout().is_some_and(|due| due <= self.io.now) {
             self.io.events.push_back(Event::Timeout);
         }
+        let computed = self.digests.compute(&mut self.io);
+        self.report(computed);
         self.settle();
         if self.io.now >= self.trim_at {
             self.io.pool.trim();
@@ -320,7 +326,7 @@ impl<C: Core> Shell<C> {
     fn wait(&self, now: Time) -> Duration {
         let deadlines =
             [self.core.next_timeout(), self.clients.deadline(&self.io), self.peers.deadline()];
-        if self.clients.is_asking() {
+        if self.clients.is_asking() || self.digests.is_waiting() {
             return Duration::ZERO;
         }
         let longest = now.after_ms((self.ping_timeout_ms / 4).max(1));
@@ -417,6 +423,7 @@ impl<C: Core> Shell<C> {
         self.clients.drop_all(&mut self.io);
         self.peers.drop_all(&mut self.io);
         self.disks.close_all(&mut self.io);
+        self.digests.drop_all(&mut self.io);
         let hangs = self.core.status(self.io.now).devices.iter().any(|one| one.hung_ms.is_some());
         let limit = if hangs { HUNG_END_MS } else { END_MS };
         let until = clock().after_ms(limit);

@@ -140,7 +140,8 @@ pub enum Action {
         /// Whole.
         payload: Payload,
     },
-    /// The digest of each block of 4096 bytes of the payload, at once. Event: `BlocksDigested`.
+    /// The digest of each block of 4096 bytes of the payload, which may be released at once; in
+    /// portions, beside other work. Event: `BlocksDigested`.
     BlockDigests {
         /// Of the event.
         tag: Tag,

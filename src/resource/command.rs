@@ -37,6 +37,7 @@ pub enum Force {
 
 /// An order of `tandemadm`, already checked for form.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Command {
     /// The disk was opened; go through Attaching.
     Attach {

@@ -164,6 +164,7 @@ pub struct VolumeConfig {
 
 /// The options of a `disk` section that act: a volume may have its own. Units as in [`Options`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DiskOptions {
     /// `on-io-error`.
     pub on_io_error: OnIoError,
@@ -186,6 +187,7 @@ pub struct DiskOptions {
 
 /// The options that act in the core.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Options {
     /// `timeout`, ms (DRBD's unit is 0.1 s). Default 6000.
     pub timeout_ms: u64,

@@ -130,7 +130,7 @@ fn mac<M: Mac + KeyInit>(secret: &Secret, text: &[u8]) -> M {
 
 /// What a resource has by `net { shared-secret; shared-secret-old; cram-hmac-alg; }`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Secrets {
     /// `cram-hmac-alg`.
     pub cram_hmac_alg: Algorithm,

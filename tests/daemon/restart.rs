@@ -220,3 +220,20 @@ fn a_daemon_that_crashed_brings_up_what_was_up_as_secondary_and_an_ordered_end_d
     assert!(!pair.alice.ok(&["status"]).contains("r0"));
     assert!(!kept.exists(), "what cannot be read is removed");
 }
+
+#[test]
+fn a_disk_that_holds_up_an_attach_does_not_hold_up_the_end() {
+    let mut pair = Pair::in_sync();
+    pair.alice.kill();
+    // The attach after the crash waits 5 s for whoever has the disk.
+    let file = fs::File::open(&pair.alice.disk).expect("a disk");
+    let lock = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive);
+    let lock = lock.expect("free");
+    pair.alice.start();
+    assert!(pair.alice.terminate().success());
+    assert!(pair.alice.log_text().contains("ended without it"), "{}", pair.alice.log_text());
+    drop(lock);
+    pair.alice.start();
+    pair.alice.ok(&["up", "r0"]);
+    pair.wait_synced();
+}

@@ -5,10 +5,11 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use nbd::Command;
-use tandem::wire::{Features, Packet, VERSIONS, encode_header};
+use tandem::wire::{FEATURE_PROBE, Features, Packet, VERSIONS, encode_header};
 
 use crate::ledger::{Burst, Ledger};
 use crate::pair::{Node, Pair};
+use crate::wait::until;
 
 /// What bob says first when he dials alice.
 fn features() -> Features {
@@ -28,9 +29,13 @@ fn features() -> Features {
 fn is_sent_away(node: &Node, features: Features) -> bool {
     let mut bytes = Vec::new();
     encode_header(&Packet::Features(features), &mut bytes);
+    ends(node, &bytes)
+}
+
+fn ends(node: &Node, bytes: &[u8]) -> bool {
     let mut socket = TcpStream::connect(("127.0.0.1", node.port)).expect("it listens");
     socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a time-out");
-    socket.write_all(&bytes).expect("it is sent");
+    socket.write_all(bytes).expect("it is sent");
     let mut said = [0; 4096];
     loop {
         match socket.read(&mut said) {
@@ -67,6 +72,22 @@ fn a_stranger_that_speaks_the_peer_protocol_is_sent_away() {
     assert!(pair.alice.log_text().contains("127.0.0.1"), "the sender is named");
     ledger.check(&mut client);
     pair.assert_equal_disks();
+}
+
+#[test]
+fn who_only_asks_is_given_no_buffer() {
+    let pair = Pair::connected();
+    let mut bytes = Vec::new();
+    let asks = Features { features: FEATURE_PROBE, ..features() };
+    encode_header(&Packet::Features(asks), &mut bytes);
+    let data = Packet::ResyncData { volume: 0, sequence: 1, length: 4096 };
+    encode_header(&data, &mut bytes);
+    bytes.extend([7; 4096]);
+    assert!(ends(&pair.alice, &bytes));
+    until("it is told", || {
+        pair.alice.log_text().contains("a packet that a probe does not have").then_some(())
+    });
+    assert_eq!(pair.alice.connection()["connection-state"], "Connected");
 }
 
 #[test]

@@ -42,6 +42,8 @@ pub(super) enum Access {
     Exclusive,
     /// To be looked at: read only, whoever else has it.
     ReadOnly,
+    /// The same without a lock of its own, which an attach at that moment would run into.
+    Glance,
 }
 
 /// A disk, opened and (for exclusive access) locked.
@@ -62,7 +64,7 @@ pub(super) struct Device {
     pub(super) logical_block_size: u32,
     /// For the log.
     pub(super) notes: Vec<String>,
-    /// `None`: read only, and somebody else holds it.
+    /// `None`: read only, and somebody else holds it; or only glanced at.
     pub(super) held: Option<Held>,
 }
 
@@ -259,8 +261,10 @@ fn hold(
         let error = io::Error::new(error.kind(), format!("cannot lock it: {error}"));
         OpenError::Open { path: path.to_owned(), part, error }
     };
-    if access == Access::ReadOnly {
-        return try_hold(file, !block, false).map_err(failed);
+    match access {
+        Access::Exclusive => {}
+        Access::ReadOnly => return try_hold(file, !block, false).map_err(failed),
+        Access::Glance => return Ok(None),
     }
     loop {
         if let Some(held) = try_hold(file, !block, true).map_err(failed)? {

@@ -9,7 +9,7 @@ use super::device::{Access, Device};
 use super::error::{OpenError, Part};
 use super::host_boot_id;
 use super::open::Disks;
-use super::signatures::{self, Found};
+use super::signatures;
 use crate::meta::{Geometry, LoadedMeta, dump, get_gi, load, printable, read_superblock};
 
 /// Metadata that was read without attaching.
@@ -45,13 +45,15 @@ pub fn inspect(path: &Path, meta_disk: &MetaDisk) -> Result<Inspected, OpenError
     Ok(Inspected { meta, geometry, stale })
 }
 
-/// Metadata of Tandem on this device, whoever has it: what `tandemadm probe` tells udev.
+/// Whether this device is one that Tandem would take, whoever has it: what `tandemadm probe` tells
+/// udev. Metadata that is not of a device of this size is that of something on it: of a partition or
+/// a volume that ends where it ends. Takes no lock.
 ///
 /// # Errors
 /// The device cannot be read.
-pub fn probe(path: &Path) -> Result<Option<Found>, OpenError> {
-    let device = Device::open(path, Part::Data, Access::ReadOnly, Duration::ZERO)?;
-    signatures::tandem(&device).map_err(|error| device.io_error("reading it", error))
+pub fn probe(path: &Path) -> Result<bool, OpenError> {
+    let device = Device::open(path, Part::Data, Access::Glance, Duration::ZERO)?;
+    signatures::is_tandem(&device).map_err(|error| device.io_error("reading it", error))
 }
 
 /// The first lines of a dump.

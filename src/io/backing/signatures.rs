@@ -4,7 +4,7 @@
 use std::io;
 
 use super::device::Device;
-use crate::meta::{Placement, decode_superblock, printable};
+use crate::meta::{Geometry, Placement, decode_superblock, printable};
 
 /// Bytes at the head that are looked at: ZFS keeps its uberblocks up to 256 KiB.
 const HEAD: usize = 256 << 10;
@@ -278,4 +278,25 @@ pub(super) fn tandem(device: &Device) -> io::Result<Option<Found>> {
         }
     }
     Ok(damaged)
+}
+
+/// Whether there is whole metadata that fits this device: as a disk with its own, or as that of
+/// another disk.
+pub(super) fn is_tandem(device: &Device) -> io::Result<bool> {
+    let size = device.size;
+    // The disk of external metadata is elsewhere: it is as large as the superblock says.
+    let internal = |_| Placement::Internal { disk_size: size };
+    let external = |disk_size| Placement::External { disk_size, meta_size: size };
+    let ways: [&dyn Fn(u64) -> Placement; 2] = [&internal, &external];
+    for way in ways {
+        for (copy, offset) in (0u8..).zip(way(size).superblock_offsets().into_iter().flatten()) {
+            let Some(block) = device.peek(offset, 4096)? else { continue };
+            if let Ok(superblock) = decode_superblock(&block, copy)
+                && Geometry::of(way(superblock.data_size), &superblock).is_ok()
+            {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }

@@ -524,6 +524,33 @@ fn a_block_device_is_made_opened_and_claimed() {
 }
 
 #[test]
+fn a_probe_takes_no_lock_and_knows_a_disk_from_what_ends_with_it() {
+    let lab = Lab::new();
+    let partition = lab.file("partition", 16 * MIB);
+    lab.create(&partition).unwrap();
+    assert!(probe(&partition).unwrap());
+    // The whole disk: its last partition ends where it does itself.
+    let whole = lab.file("whole", 48 * MIB);
+    let file = StdOptions::new().write(true).open(&whole).unwrap();
+    file.write_all_at(&std::fs::read(&partition).unwrap(), 32 * MIB).unwrap();
+    assert!(!probe(&whole).unwrap());
+    // External metadata, on a disk of its own.
+    let meta = lab.file("meta", 2 * MIB);
+    let external = MetaDisk::External(meta.clone());
+    create_md(&lab.file("data", 64 * MIB), &external, &who(), &lab.options()).unwrap();
+    assert!(probe(&meta).unwrap());
+
+    let glance = super::device::Device::open(
+        &partition,
+        super::error::Part::Data,
+        super::device::Access::Glance,
+        Duration::ZERO,
+    );
+    drop(lab.open(&partition).unwrap());
+    assert!(glance.unwrap().held.is_none());
+}
+
+#[test]
 fn the_boot_id_of_this_host_is_read() {
     assert_ne!(host_boot_id().unwrap(), [0; 16]);
     assert_eq!(host_boot_id().unwrap(), host_boot_id().unwrap());

@@ -72,7 +72,7 @@ impl Caller {
                 Ok(request) => request,
                 Err(error) => {
                     let text = format!(
-                        "not a request of tandemadm {}: {error}",
+                        "not a request of tandemadm {}, as this tandemd: {error}",
                         crate::control::version::VERSION
                     );
                     send(&self.stream, &Response::Error(text)).await?;

@@ -25,6 +25,8 @@ use crate::io::config_files::ConfigFiles;
 
 /// How often the log repeats what is still wrong.
 const REMINDER: Duration = Duration::from_secs(3600);
+/// How long the end waits for a thread that a disk holds up.
+const HELD_UP_LIMIT: Duration = Duration::from_secs(2);
 
 /// Keeps this node's copies of the replicated volumes and serves them over NBD.
 #[derive(Debug, Parser)]
@@ -155,8 +157,25 @@ fn start(arguments: &Arguments) -> Result<(), Failure> {
         nbd_socket,
         max_parallel_resyncs: arguments.max_parallel_resyncs,
     };
-    let result = tokio_uring::start(serve(settings, Shell::real(), sockets));
+    let result = tokio_uring::start(async {
+        let result = serve(settings, Shell::real(), sockets).await;
+        end_at_last();
+        result
+    });
     result.map_err(|error| failure(format!("the control thread failed: {error}")))
+}
+
+/// The runtime waits for its threads, and one of them may be opening or reading a disk that does not
+/// answer. Everything is in order by now, so the process ends without it.
+fn end_at_last() {
+    let late = || {
+        std::thread::sleep(HELD_UP_LIMIT);
+        warn!("a disk that does not answer holds a thread up: ended without it");
+        logging::flush();
+        std::process::exit(0);
+    };
+    // No thread: the end is late, then.
+    let _ = std::thread::Builder::new().name("end".to_owned()).spawn(late);
 }
 
 /// Serves until a signal ends it.
@@ -198,6 +217,7 @@ pub(super) async fn serve(
     }
     tasks.push(tokio_uring::spawn(dependencies::serve(registry.clone())));
     tasks.push(tokio_uring::spawn(remind(registry.clone())));
+    tasks.push(tokio_uring::spawn(registry.clone().settle()));
     info!("NBD clients: {}", nbd_path.display());
     let version = crate::control::version::VERSION;
     info!("tandemd {version} is ready on node {node} (pid {})", std::process::id());

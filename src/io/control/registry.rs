@@ -16,7 +16,7 @@ use tokio::sync::{Mutex, broadcast, oneshot};
 use tracing::{error, info};
 
 use super::data_thread::{DataThread, Shell};
-use super::remembered::Remembered;
+use super::remembered::{Remembered, SETTLED};
 use crate::config::Definition;
 use crate::control::Report;
 use crate::io::{Order, OrderError, Setup, SocketBuffers};
@@ -234,6 +234,14 @@ impl Registry {
         }
     }
 
+    /// What came up after a crash and has run since has not brought the daemon down.
+    pub(super) async fn settle(self: Rc<Self>) {
+        tokio::time::sleep(SETTLED).await;
+        for entry in self.chosen(None) {
+            entry.change(|_| {});
+        }
+    }
+
     fn make(
         self: &Rc<Self>,
         definition: &Definition,
@@ -343,6 +351,8 @@ impl Registry {
         let lock = self.lock(resource);
         let _guard = lock.lock().await;
         let Some(entry) = self.entry(resource) else {
+            // It may be one that could not be brought up after a crash.
+            self.settings.remembered.forget(resource);
             return Ok(String::new());
         };
         let text = match entry.order(Command::Down { shutdown: false }).await {

@@ -5,14 +5,18 @@
 //!   holds what the resource runs with.
 //! - Only what was written within this boot is brought up: after a reboot an administrator, or the
 //!   units, decide.
-//! - Nothing rests on these files: one that cannot be written or read costs a `tandemadm up`.
+//! - What brings the daemon down at once does so [`TRIES`] times: then it stays down, and the daemon
+//!   is there to be asked.
+//! - Nothing rests on these files: one that cannot be written or read costs a `tandemadm up`. An
+//!   old one never stays in its place: it would bring an old disk up again, or an old secret.
 
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::Definition;
 use crate::control::protocol::LINE_MAX;
@@ -20,10 +24,17 @@ use crate::io::backing::{file_safe, host_boot_id};
 
 /// The folder in the run folder.
 const FOLDER: &str = "up";
+/// So often is a resource brought up after crashes, if the daemon does not run for [`SETTLED`]
+/// between them.
+const TRIES: u32 = 3;
+/// What has run for so long does not bring the daemon down by coming up.
+pub(super) const SETTLED: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     boot_id: [u8; 16],
+    /// How often it was brought up after a crash, since it was last known to run well.
+    tries: u32,
     definition: Definition,
 }
 
@@ -41,8 +52,13 @@ impl Remembered {
 
     /// The resource is up with this.
     pub(super) fn keep(&self, definition: &Definition) {
-        if let Err(error) = self.write(definition) {
+        self.put(definition, 0);
+    }
+
+    fn put(&self, definition: &Definition, tries: u32) {
+        if let Err(error) = self.write(definition, tries) {
             let path = self.path(&definition.name);
+            self.forget(&definition.name);
             warn!(
                 "{}: {}: {error}: after a crash it will not come up by itself",
                 definition.name,
@@ -55,7 +71,11 @@ impl Remembered {
     pub(super) fn forget(&self, resource: &str) {
         let path = self.path(resource);
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            // A name that is too long for a file is none of ours.
+            Err(error)
+                if error.kind() != io::ErrorKind::NotFound
+                    && error.raw_os_error() != Some(nix::libc::ENAMETOOLONG) =>
+            {
                 warn!("{resource}: {}: {error}", path.display());
             }
             Ok(()) | Err(_) => {}
@@ -69,8 +89,18 @@ impl Remembered {
         let mut found = Vec::new();
         for path in entries.flatten().map(|entry| entry.path()) {
             match read(&path) {
-                Ok(Some(definition)) if path == self.path(&definition.name) => {
-                    found.push(definition);
+                Ok(Some((definition, tries))) if path == self.path(&definition.name) => {
+                    let name = &definition.name;
+                    if tries >= TRIES {
+                        error!(
+                            "{name}: tandemd crashed {} times soon after it was brought up: it stays \
+                             down; when the cause is gone: `tandemadm up {name}`",
+                            tries + 1
+                        );
+                    } else {
+                        self.put(&definition, tries + 1);
+                        found.push(definition);
+                    }
                     continue;
                 }
                 Ok(Some(_)) => warn!("{}: not the name of its resource", path.display()),
@@ -89,27 +119,31 @@ impl Remembered {
     }
 
     /// Whole or not at all; nobody else may read it, a definition can hold a secret.
-    fn write(&self, definition: &Definition) -> io::Result<()> {
+    fn write(&self, definition: &Definition, tries: u32) -> io::Result<()> {
         let boot_id = host_boot_id()?;
-        let text = serde_json::to_vec(&Kept { boot_id, definition: definition.clone() })?;
+        let text = serde_json::to_vec(&Kept { boot_id, tries, definition: definition.clone() })?;
         std::fs::create_dir_all(&self.folder)?;
         let path = self.path(&definition.name);
         let part = path.with_extension("part");
         let mut options = std::fs::File::options();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-        file.write_all(&text)?;
-        std::fs::rename(&part, path)
+        let written = file.write_all(&text).and_then(|()| std::fs::rename(&part, path));
+        if written.is_err() {
+            // A full file system gets its room back.
+            let _ = std::fs::remove_file(&part);
+        }
+        written
     }
 }
 
-/// `None`: of an earlier boot.
-fn read(path: &Path) -> io::Result<Option<Definition>> {
+/// And how often it was tried. `None`: of an earlier boot.
+fn read(path: &Path) -> io::Result<Option<(Definition, u32)>> {
     let mut text = Vec::new();
     let limit = u64::try_from(LINE_MAX).unwrap_or(u64::MAX);
     std::fs::File::open(path)?.take(limit).read_to_end(&mut text)?;
     let kept: Kept = serde_json::from_slice(&text)?;
     kept.definition.check().map_err(io::Error::other)?;
-    Ok((kept.boot_id == host_boot_id()?).then_some(kept.definition))
+    Ok((kept.boot_id == host_boot_id()?).then_some((kept.definition, kept.tries)))
 }
 
 #[cfg(test)]
@@ -142,7 +176,7 @@ mod tests {
         remembered.forget("b");
         assert_eq!(remembered.after_a_crash(), [a]);
 
-        let mut kept = Kept { boot_id: host_boot_id().unwrap(), definition: b };
+        let mut kept = Kept { boot_id: host_boot_id().unwrap(), tries: 0, definition: b };
         kept.boot_id[0] ^= 1;
         std::fs::write(remembered.path("b"), serde_json::to_vec(&kept).unwrap()).unwrap();
         // Another resource's, half a file, no file.
@@ -154,6 +188,38 @@ mod tests {
             remembered.after_a_crash().into_iter().map(|one| one.name).collect();
         assert_eq!(names, ["a.%"]);
         assert!(!remembered.path("b").exists() && !remembered.path("d").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_kept_leaves_nothing_old_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let remembered = Remembered::new(dir.path());
+        let one = definition(dir.path(), "r0");
+        remembered.keep(&one);
+        assert_eq!(remembered.after_a_crash(), [one.clone()]);
+        // The new one cannot be written.
+        std::fs::create_dir(remembered.path("r0").with_extension("part")).unwrap();
+        remembered.keep(&one);
+        assert!(!remembered.path("r0").exists());
+        assert_eq!(remembered.after_a_crash(), []);
+    }
+
+    #[test]
+    fn what_brings_the_daemon_down_again_and_again_stays_down_until_it_is_ordered_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let remembered = Remembered::new(dir.path());
+        let one = definition(dir.path(), "r0");
+        for _ in 0..2 {
+            remembered.keep(&one);
+            for _ in 0..TRIES {
+                assert_eq!(remembered.after_a_crash(), [one.clone()]);
+            }
+            for _ in 0..2 {
+                assert_eq!(remembered.after_a_crash(), []);
+            }
+        }
+        remembered.forget("r0");
+        assert_eq!(remembered.after_a_crash(), []);
     }
 
     #[test]

@@ -205,9 +205,14 @@ fn a_definition_of_other_hosts_is_put_in_force_by_no_order() {
 fn down_is_done_also_where_nothing_is_up() {
     let daemon = Daemon::start();
     let mut client = daemon.up("");
+    let kept = daemon.dir.path().join("up/r0.json");
+    let text = std::fs::read(&kept).unwrap();
     for _ in 0..2 {
         client.order(&Request::Down { resource: "r0".to_owned() }).unwrap().unwrap();
         assert!(client.reports(None).unwrap().is_empty());
+        assert!(!kept.exists());
+        // As if it could not have been brought up after a crash.
+        std::fs::write(&kept, &text).unwrap();
     }
     let refused =
         client.command("r0", Command::Secondary { force: false, wait_ms: 0 }).unwrap().unwrap_err();
@@ -261,6 +266,16 @@ fn garbage_is_an_error_line_and_a_long_line_ends_the_connection() {
         assert!(ask(garbage.as_bytes()).starts_with("{\"error\":"), "{garbage}");
     }
     assert_eq!(ask(b"{\"status\":{\"resource\":null}}\n"), "{\"reports\":[]}\n");
+    // What a newer tandemadm asks for is not ignored.
+    let known = serde_json::to_string(&Request::Up { definition: Box::new(daemon.definition("")) });
+    for (here, newer) in [
+        ("\"up\":{", "\"up\":{\"later\":1,"),
+        ("\"options\":{", "\"options\":{\"later\":1,"),
+        ("\"secrets\":null", "\"secrets\":null,\"later\":1"),
+    ] {
+        let asked = known.as_ref().unwrap().replacen(here, newer, 1) + "\n";
+        assert!(ask(asked.as_bytes()).contains("unknown field `later`"), "{asked}");
+    }
     assert!(ask(&vec![b'x'; LINE_MAX]).contains("at most"));
     let mut rest = Vec::new();
     // The daemon has closed with bytes unread: an end, or a reset.

@@ -122,6 +122,9 @@ impl Socket {
         if length == 0 {
             return Ok(Step::Packet(packet, None));
         }
+        if self.probe.is_some() {
+            return Err("a packet that a probe does not have".into());
+        }
         // The window counts what the peer sends by itself; the answers to our own requests are
         // bounded by those. Twice, as a buffer is larger than what it holds.
         let taken = io.pool.charged(Part::Peer) + u64::from(length);

@@ -47,13 +47,10 @@ impl<C: Core> Shell<C> {
                 }
                 Err(error) => self.report(Err(error)),
             },
-            Action::BlockDigests { tag, payload, alg } => match io.pool.bytes(payload) {
-                Ok(bytes) => {
-                    let digests = alg.digests(bytes);
-                    io.events.push_back(Event::BlocksDigested { tag, digests });
-                }
-                Err(error) => self.report(Err(error)),
-            },
+            Action::BlockDigests { tag, payload, alg } => {
+                let asked = self.digests.ask(io, tag, payload, alg);
+                self.report(asked);
+            }
             Action::Release(payload) => {
                 let released = io.pool.release(payload);
                 self.report(released);
@@ -66,7 +63,7 @@ impl<C: Core> Shell<C> {
     }
 
     /// A handle that the pool refuses is a defect of the core: nothing was touched.
-    fn report(&self, result: Result<(), PoolError>) {
+    pub(super) fn report(&self, result: Result<(), PoolError>) {
         if let Err(error) = result {
             tracing::error!(target: "tandem", resource = %self.io.name, "defect: {error}");
             debug_assert!(false, "{error}");

@@ -75,8 +75,8 @@ pub(super) fn wall_clock() -> u64 {
 /// ours. With `raid` and a type of its own nobody mounts it or takes it for a physical volume.
 pub(super) fn probe(device: &std::path::Path) -> Outcome {
     match backing::probe(device) {
-        Ok(Some(_)) => print("ID_FS_USAGE=raid\nID_FS_TYPE=tandem_member\n"),
-        Ok(None) => Err(Failure::new(1, String::new())),
+        Ok(true) => print("ID_FS_USAGE=raid\nID_FS_TYPE=tandem_member\n"),
+        Ok(false) => Err(Failure::new(1, String::new())),
         Err(error) => Err(Failure::new(1, error.to_string())),
     }
 }
