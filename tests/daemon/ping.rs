@@ -26,7 +26,7 @@ fn a_ping_beside_the_connection_says_everything_and_disturbs_nothing() {
                 "\n  rtt:     min/avg/max ",
                 "\n  large:   1 MiB there and back in ",
                 &format!("\n  node:    {}, node-id {id}, {role}, tandem ", peer.name),
-                ", protocol 1 to 1\n",
+                ", protocol 2 to 2\n",
                 "\n  secret:  none",
                 "\n  config:  the same options\n",
             ] {
