@@ -22,7 +22,7 @@ const START: u64 = 16 << 20;
 const PIECE: u64 = 4096;
 
 fn open(node: &Node, mode: Mode) -> Client {
-    let address = Address::Unix(node.run_dir.join("nbd.sock"));
+    let address = node.nbd_address();
     Client::open(&address, "r0", mode, Duration::from_secs(30)).expect("it serves")
 }
 

@@ -5,6 +5,7 @@ use crate::control::target::Target;
 use crate::control::{Report, Request, age, dry_run, human};
 use crate::resource::{AdminResult, Command, ConnectionState, ConnectionStatus, DiskState, Role};
 
+use super::client::Client;
 use super::{Failure, Outcome, Session, complain, connections, for_each, print, terminal, volumes};
 
 /// An order that names what is running.
@@ -163,13 +164,7 @@ impl Session {
 
     fn invalidate(&self, targets: &[Target]) -> Outcome {
         let ask = |report: &Report, volume: Option<u16>, _: Option<&str>| {
-            let node = &report.status.node_name;
-            let what = format!(
-                "This throws away {node}'s copy of {} ({}); it is copied anew from the peer.",
-                report.status.name,
-                human(size(report, volume)),
-            );
-            terminal::confirm(&what, "the node whose data is lost", node)
+            confirm_loss(report, volume, &report.status.node_name, "the peer")
         };
         let command = |volume: Option<u16>, _: Option<u8>| Command::Invalidate {
             volume: volume.unwrap_or_default(),
@@ -179,13 +174,7 @@ impl Session {
 
     fn invalidate_remote(&self, targets: &[Target]) -> Outcome {
         let ask = |report: &Report, volume: Option<u16>, peer: Option<&str>| {
-            let peer = peer.unwrap_or_default();
-            let what = format!(
-                "This throws away {peer}'s copy of {} ({}); it is copied anew from here.",
-                report.status.name,
-                human(size(report, volume)),
-            );
-            terminal::confirm(&what, "the node whose data is lost", peer)
+            confirm_loss(report, volume, peer.unwrap_or_default(), "here")
         };
         let command = |volume: Option<u16>, peer: Option<u8>| Command::InvalidateRemote {
             volume: volume.unwrap_or_default(),
@@ -196,28 +185,16 @@ impl Session {
 
     /// Copies what is out of sync from the node that is named, or from the Primary.
     fn repair(&self, targets: &[Target], from: Option<&str>) -> Outcome {
-        let mut client = self.client()?;
-        for_each(targets, |target| {
-            let reports = client.reports(target.resource())?;
-            if let (Some(name), []) = (target.resource(), reports.as_slice()) {
-                return Err(self.not_up(name, &client.reports(None)?));
-            }
-            for_each(&reports, |report| {
-                for_each(steps(report, target, Wide::PeerDevice)?, |(name, volume, peer)| {
-                    let (volume, Some((peer, _))) = (volume.unwrap_or_default(), peer) else {
-                        return Ok(());
-                    };
-                    let repair = repair_of(report, volume, peer, from)
-                        .map_err(|text| Failure::new(1, format!("{name}: {text}")))?;
-                    terminal::confirm(
-                        &repair.what,
-                        "the node whose blocks are overwritten",
-                        repair.victim,
-                    )?;
-                    let command = Command::Repair { volume, peer, from: repair.from };
-                    told(&name, client.command(&report.status.name, command)?)
-                })
-            })
+        self.each_step(targets, Wide::PeerDevice, |client, report, (name, volume, peer)| {
+            let (volume, Some((peer, _))) = (volume.unwrap_or_default(), peer) else {
+                return Ok(());
+            };
+            let repair = repair_of(report, volume, peer, from)
+                .map_err(|text| Failure::new(1, format!("{name}: {text}")))?;
+            let whose = "the node whose blocks are overwritten";
+            terminal::confirm(&repair.what, whose, repair.victim)?;
+            let command = Command::Repair { volume, peer, from: repair.from };
+            told(&name, client.command(&report.status.name, command)?)
         })
     }
 
@@ -229,6 +206,20 @@ impl Session {
         ask: impl Fn(&Report, Option<u16>, Option<&str>) -> Outcome,
         command: &dyn Fn(Option<u16>, Option<u8>) -> Command,
     ) -> Outcome {
+        self.each_step(targets, wide, |client, report, (name, volume, peer)| {
+            ask(report, volume, peer.map(|(_, name)| name))?;
+            let command = command(volume, peer.map(|(id, _)| id));
+            told(&name, client.command(&report.status.name, command)?)
+        })
+    }
+
+    /// All that the targets mean, of what is up.
+    fn each_step(
+        &self,
+        targets: &[Target],
+        wide: Wide,
+        act: impl Fn(&mut Client, &Report, Step<'_>) -> Outcome,
+    ) -> Outcome {
         let mut client = self.client()?;
         for_each(targets, |target| {
             let reports = client.reports(target.resource())?;
@@ -236,11 +227,7 @@ impl Session {
                 return Err(self.not_up(name, &client.reports(None)?));
             }
             for_each(&reports, |report| {
-                for_each(steps(report, target, wide)?, |(name, volume, peer)| {
-                    ask(report, volume, peer.map(|(_, name)| name))?;
-                    let command = command(volume, peer.map(|(id, _)| id));
-                    told(&name, client.command(&report.status.name, command)?)
-                })
+                for_each(steps(report, target, wide)?, |step| act(&mut client, report, step))
             })
         })
     }
@@ -494,6 +481,16 @@ pub(super) fn told(name: &str, result: AdminResult) -> Outcome {
 
 fn target_of(name: &str) -> Result<Target, Failure> {
     name.parse().map_err(|text: String| Failure::new(1, text))
+}
+
+/// Asks before a node's copy is thrown away; it comes anew from there.
+fn confirm_loss(report: &Report, volume: Option<u16>, node: &str, from: &str) -> Outcome {
+    let what = format!(
+        "This throws away {node}'s copy of {} ({}); it is copied anew from {from}.",
+        report.status.name,
+        human(size(report, volume)),
+    );
+    terminal::confirm(&what, "the node whose data is lost", node)
 }
 
 fn size(report: &Report, volume: Option<u16>) -> u64 {
