@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use nbd::client::{Address, Client, ClientError, Mode};
+use nbd::client::{Client, ClientError, Mode};
 use nbd::constants::*;
 use nbd::{Command, Errno};
 

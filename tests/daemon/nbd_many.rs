@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use std::time::Duration;
 
 use nbd::Command;
-use nbd::client::{Address, Client, Mode};
+use nbd::client::{Client, Mode};
 use nbd::constants::*;
 
 use crate::ledger::{Burst, Ledger};
