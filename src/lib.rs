@@ -8,10 +8,10 @@
 //! | [`secret`] | the shared secret: challenge and response | yes |
 //! | [`meta`] | the layout of the metadata on disk | yes |
 //! | [`sim`] | a cluster of resources on simulated disks and networks | yes |
+//! | [`control`] | status, events2, why, metrics, the command line | yes |
 //! | [`io`] | the shell: ring, sockets, files, clocks, threads | no |
-//! | [`control`] | admin socket, status, events2 | no |
 //!
-//! The path of a write (protocol C, two nodes):
+//! docs/ARCHITECTURE.md has every file. The path of a write (protocol C, two nodes):
 //!
 //! ```text
 //! NBD_CMD_WRITE -> role and disk allow it? -> range free of overlapping requests and resync? else wait

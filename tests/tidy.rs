@@ -297,12 +297,12 @@ fn tests_wait_for_states_and_never_sleep() {
 fn tests_that_the_documents_name_exist() {
     let sources = sources();
     let exists = |name: &str| {
-        let definition = format!("fn {name}(");
-        sources.iter().any(|source| source.is_rust() && source.text.contains(&definition))
+        let (definition, file) = (format!("fn {name}("), format!("tests/daemon/{name}.rs"));
+        sources.iter().any(|source| {
+            source.path == file || (source.is_rust() && source.text.contains(&definition))
+        })
     };
-    let document = sources.iter().find(|source| source.path == "docs/TESTING.md").unwrap();
-    let named: Vec<&str> = document
-        .text
+    let named: Vec<&str> = document(&sources, "docs/TESTING.md")
         .lines()
         .filter(|line| line.starts_with('|'))
         .flat_map(|line| line.split('`').skip(1).step_by(2))
@@ -312,6 +312,80 @@ fn tests_that_the_documents_name_exist() {
     let missing: Vec<String> =
         named.iter().filter(|name| !exists(name)).map(|name| (*name).to_owned()).collect();
     assert_none(&missing, "docs/TESTING.md names tests that do not exist");
+}
+
+/// The text of a document.
+fn document<'a>(sources: &'a [Source], path: &str) -> &'a str {
+    &sources.iter().find(|source| source.path == path).unwrap().text
+}
+
+/// What stands between backticks in the first cells of tables, with the heading above.
+fn listed(text: &str) -> Vec<(&str, &str)> {
+    let (mut heading, mut found) = ("", Vec::new());
+    for line in text.lines() {
+        if let Some(title) = line.strip_prefix("### ") {
+            heading = title;
+        } else if let Some(row) = line.strip_prefix("| ") {
+            let cell = row.split(" | ").next().unwrap_or(row);
+            found.extend(cell.split('`').skip(1).step_by(2).map(|name| (heading, name)));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_architecture_has_every_file_once() {
+    let sources = sources();
+    let listed = listed(document(&sources, "docs/ARCHITECTURE.md"));
+    let mut found = Vec::new();
+    let mut count = 0;
+    for source in &sources {
+        let Some(path) = source.path.strip_suffix(".rs") else { continue };
+        let last = path.rsplit('/').next().unwrap_or(path);
+        let is_tests = source.is_tests() || last.starts_with("tests_");
+        if is_tests || matches!(last, "mod" | "lib") || path.starts_with("src/bin/") {
+            continue;
+        }
+        let rooms = listed.iter().filter(|(heading, name)| {
+            heading.split(", ").any(|room| {
+                let (parent, short) = room.rsplit_once('/').unwrap_or(("", room));
+                format!("{room}/{name}") == path
+                    || (name.starts_with(&format!("{short}/"))
+                        && format!("{parent}/{name}") == path)
+            })
+        });
+        if path.starts_with("src/") || path.starts_with("nbd/src/") {
+            count += 1;
+            let times = rooms.count();
+            if times != 1 {
+                found.push(format!("{path}: {times} times"));
+            }
+        }
+    }
+    let files = listed.iter().filter(|(heading, _)| !heading.is_empty()).count();
+    if files != count {
+        found.push(format!("{files} names for {count} files"));
+    }
+    assert_none(&found, "docs/ARCHITECTURE.md, \"The files\"");
+}
+
+#[test]
+fn the_test_manual_has_every_file_of_tests() {
+    let sources = sources();
+    let manual = document(&sources, "docs/TESTING.md");
+    let missing: Vec<String> = sources
+        .iter()
+        .filter_map(|source| source.path.strip_suffix(".rs"))
+        .filter(|path| {
+            path.rsplit_once('/').is_some_and(|(folder, last)| {
+                let named = [format!("`{last}`"), format!("`{path}.rs`")];
+                matches!(folder, "tests" | "tests/daemon")
+                    && !named.iter().any(|name| manual.contains(name.as_str()))
+            })
+        })
+        .map(str::to_owned)
+        .collect();
+    assert_none(&missing, "docs/TESTING.md does not name");
 }
 
 /// Folders that every system has at its root; below them a path says nothing of one machine.

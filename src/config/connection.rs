@@ -32,6 +32,18 @@ pub(super) struct ConnectionDraft {
     pub(super) more_paths: Vec<(Pos, Vec<EndDraft>)>,
 }
 
+impl ConnectionDraft {
+    fn new(at: Pos) -> Self {
+        Self {
+            at,
+            ends: Vec::new(),
+            level: Level::new(),
+            volumes: BTreeMap::new(),
+            more_paths: Vec::new(),
+        }
+    }
+}
+
 impl Context<'_> {
     pub(super) fn connection(
         &mut self,
@@ -39,13 +51,7 @@ impl Context<'_> {
         body: &[Statement],
         draft: &mut Draft,
     ) {
-        let mut connection = ConnectionDraft {
-            at: statement.at(),
-            ends: Vec::new(),
-            level: Level::new(),
-            volumes: BTreeMap::new(),
-            more_paths: Vec::new(),
-        };
+        let mut connection = ConnectionDraft::new(statement.at());
         let mut paths = 0;
         for inner in body {
             let allowed = &["net", "disk", "protocol"];
@@ -149,13 +155,7 @@ impl Context<'_> {
     }
 
     pub(super) fn mesh(&mut self, statement: &Statement, body: &[Statement], draft: &mut Draft) {
-        let mut connection = ConnectionDraft {
-            at: statement.at(),
-            ends: Vec::new(),
-            level: Level::new(),
-            volumes: BTreeMap::new(),
-            more_paths: Vec::new(),
-        };
+        let mut connection = ConnectionDraft::new(statement.at());
         for inner in body {
             let allowed = &["net", "disk", "protocol"];
             if read_options(inner, allowed, self.scope, &mut connection.level, self.report) {

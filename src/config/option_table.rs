@@ -485,30 +485,4 @@ pub(super) fn check_ranges(options: &Options) -> Result<(), String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_two_options_share_a_name() {
-        let mut names: Vec<&str> = OPTIONS.iter().map(|spec| spec.name).collect();
-        names.sort_unstable();
-        let all = names.len();
-        names.dedup();
-        assert_eq!(names.len(), all);
-    }
-
-    #[test]
-    fn every_old_and_every_judged_name_is_an_option() {
-        let old = SYNCER.iter().map(|(_, name)| *name);
-        let refused = REFUSED_VALUES.iter().map(|(name, ..)| *name);
-        let warned = WARNED_VALUES.iter().map(|(name, ..)| *name);
-        for name in old.chain(refused).chain(warned) {
-            assert!(find(name).is_some(), "{name}");
-        }
-    }
-
-    #[test]
-    fn the_defaults_are_in_range() {
-        assert_eq!(check_ranges(&Options::default()), Ok(()));
-    }
-}
+mod tests;

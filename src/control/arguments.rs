@@ -9,65 +9,14 @@ use std::time::Duration;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use self::not_built::NOT_SUPPORTED;
+use self::values::{seconds, sectors, yes_no};
 use super::target::Target;
 use crate::config::Waits;
 use crate::resource::Force;
 
-/// Verbs of drbdadm and drbdsetup, and of ours, that are known and not built.
-pub const NOT_SUPPORTED: &[&str] = &[
-    "adjust-with-progress",
-    "apply-al",
-    "check-resize",
-    "del-minor",
-    "del-path",
-    "del-peer",
-    "del-resource",
-    "dump-superblock",
-    "dump-xml",
-    "events",
-    "hexdump-superblock",
-    "hidden-commands",
-    "new-minor",
-    "new-path",
-    "new-peer",
-    "new-resource",
-    "peer-role",
-    "proxy-down",
-    "proxy-up",
-    "read-dev-uuid",
-    "rename-resource",
-    "repair-md",
-    "resize",
-    "set-gi",
-    "sh-b-pri",
-    "sh-dev",
-    "sh-ip",
-    "sh-list-adjustable",
-    "sh-list-config-file",
-    "sh-ll-dev",
-    "sh-lr-of",
-    "sh-md-dev",
-    "sh-md-idx",
-    "sh-minor",
-    "sh-mod-parms",
-    "sh-nop",
-    "sh-resource",
-    "sh-resources",
-    "sh-status",
-    "sh-udev",
-    "show",
-    "syncer",
-    "udev",
-    "verify-dump",
-    "wait-con-int",
-    "wait-connect-connection",
-    "wait-connect-resource",
-    "wait-connect-volume",
-    "wait-sync-connection",
-    "wait-sync-resource",
-    "wait-sync-volume",
-    "write-dev-uuid",
-];
+mod not_built;
+mod values;
 
 /// Administers the replicated volumes of this node.
 #[derive(Clone, Debug, Parser)]
@@ -199,41 +148,6 @@ pub struct Forced {
     pub force: bool,
 }
 
-fn yes_no(word: &str) -> Result<bool, String> {
-    match word {
-        "yes" => Ok(true),
-        "no" => Ok(false),
-        _ => Err("yes or no".to_owned()),
-    }
-}
-
-/// `90`, `90s`, `10m`, `2h`; a week at most.
-fn seconds(word: &str) -> Result<u32, String> {
-    let (number, unit) = match word.as_bytes().last() {
-        Some(b's') => (&word[..word.len() - 1], 1),
-        Some(b'm') => (&word[..word.len() - 1], 60),
-        Some(b'h') => (&word[..word.len() - 1], 3600),
-        _ => (word, 1),
-    };
-    let seconds = number.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
-    let fits = seconds.filter(|seconds| (1..=7 * 86_400).contains(seconds));
-    fits.ok_or_else(|| "seconds, or a number with s, m or h: 1 s to a week".to_owned())
-}
-
-/// Sectors of 512 bytes as bytes; K, M and G count bytes, as for drbdsetup.
-fn sectors(word: &str) -> Result<u64, String> {
-    let digits = word.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let factor: u64 = match &word[digits.len()..] {
-        "" | "s" | "S" => 512,
-        "k" | "K" => 1 << 10,
-        "m" | "M" => 1 << 20,
-        "g" | "G" => 1 << 30,
-        _ => return Err("a number of sectors, or of bytes with K, M or G".to_owned()),
-    };
-    let number = digits.parse::<u64>().map_err(|error| error.to_string())?;
-    number.checked_mul(factor).ok_or_else(|| "too large".to_owned())
-}
-
 /// Options to change, and targets: `--c-max-rate=100M r0`. Without options those of the
 /// configuration are put in force.
 #[derive(Clone, Debug, Args)]
@@ -283,7 +197,7 @@ pub struct Patience {
     /// else as --wfc-timeout].
     #[arg(long, value_name = "SECONDS")]
     pub outdated_wfc_timeout: Option<u32>,
-    /// Wait also for a connection that is StandAlone; without it the wait ends there (exit 0)
+    /// Wait also for a connection that is StandAlone; without it the wait ends there (exit 5)
     /// [default: wait-after-sb of the configuration, else no].
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
     #[arg(value_parser = yes_no, value_name = "yes|no")]

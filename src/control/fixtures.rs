@@ -36,7 +36,8 @@ fn device(volume: u16) -> DeviceStatus {
     }
 }
 
-fn peer_device(volume: u16) -> PeerDeviceStatus {
+/// A peer-device that is established.
+pub(crate) fn peer_device(volume: u16) -> PeerDeviceStatus {
     PeerDeviceStatus {
         volume,
         replication_state: ReplicationState::Established,

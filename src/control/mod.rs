@@ -97,35 +97,4 @@ pub fn age(seconds: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_rounded_up_in_kib_and_short_for_people() {
-        assert_eq!(kib(0), 0);
-        assert_eq!(kib(1), 1);
-        assert_eq!(kib(4096), 4);
-        assert_eq!(human(512), "512 B");
-        assert_eq!(human(812 << 20), "812 MiB");
-        assert_eq!(human(100 << 30), "100 GiB");
-        assert_eq!(human((81 << 30) / 10), "8.1 GiB");
-        assert_eq!(human(2 << 20), "2 MiB");
-        assert_eq!(human(1000 << 20), "1 GiB");
-    }
-
-    #[test]
-    fn ages_show_two_units_at_most() {
-        let cases =
-            [(14, "14 s"), (125, "2 min 5 s"), (2400, "40 min"), (32_400, "9 h"), (518_400, "6 d")];
-        for (seconds, text) in cases {
-            assert_eq!(age(seconds), text);
-        }
-    }
-
-    #[test]
-    fn percent_keeps_two_digits() {
-        assert_eq!(percent(6120), "61.20");
-        assert_eq!(percent(7), "0.07");
-        assert_eq!(percent(10_000), "100.00");
-    }
-}
+mod tests;

@@ -20,6 +20,7 @@
 
 mod reading;
 mod request;
+mod under_way;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -38,9 +39,10 @@ use super::buffer::Part;
 use super::context::{Context, Purpose};
 use super::number_map::NumberMap;
 use super::outbox::{Outbox, Sent};
-use super::ring::{Descriptor, Memory, OperationId};
+use super::ring::{Descriptor, Memory};
 use reading::Reading;
 use request::{Piece, Request};
+use under_way::UnderWay;
 
 /// Requests of one client that may be under way.
 pub(crate) const REQUESTS_MAX: usize = 256;
@@ -71,8 +73,6 @@ impl Default for Limits {
 
 /// What is queued for a client that is told to go may take so long, ms.
 const LEAVE_MS: u64 = 2_000;
-/// How often a transfer that is under way is asked how far it is, in [`Limits::stall_ms`].
-const LOOKS: u64 = 10;
 /// Requests are received into this many bytes.
 const STAGING: usize = 128 << 10;
 
@@ -135,36 +135,6 @@ impl Desk {
         let request = RequestId(self.last_request);
         self.pieces.insert(request, piece);
         request
-    }
-}
-
-/// A receive or a send that is under way.
-#[derive(Debug)]
-struct UnderWay {
-    operation: OperationId,
-    /// A receive: straight into the buffer of a piece, and for the whole of it.
-    direct: bool,
-    /// When to ask how far it is: cancelled, it says so, and what is left is started again.
-    look_at: Time,
-    cancelled: bool,
-}
-
-impl UnderWay {
-    fn new(operation: OperationId, direct: bool, io: &Context) -> Self {
-        let look_at = io.now.after_ms(io.limits.stall_ms / LOOKS);
-        Self { operation, direct, look_at, cancelled: false }
-    }
-
-    /// Cancels it if it is time to ask how far it is.
-    fn look(&mut self, io: &mut Context) {
-        if self.look_at <= io.now && !self.cancelled {
-            self.cancelled = true;
-            io.ring.cancel(self.operation, Purpose::Cancel);
-        }
-    }
-
-    fn deadline(&self) -> Option<Time> {
-        Some(self.look_at).filter(|_| !self.cancelled)
     }
 }
 

@@ -60,6 +60,23 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// One for tests of a part, at this time.
+    #[cfg(test)]
+    pub(crate) fn alone(now: Time) -> Self {
+        Self {
+            ring: Ring::new().unwrap(),
+            pool: Pool::default(),
+            events: VecDeque::new(),
+            now,
+            name: "r0".to_owned(),
+            reads_reserved: 0,
+            buffers_awaited: false,
+            window: 1 << 20,
+            limits: Limits::default(),
+            fast_zeroes: BTreeSet::new(),
+        }
+    }
+
     /// Takes back what an operation owned, where nobody is left to look at it.
     pub(crate) fn reclaim(&mut self, memory: Memory) {
         match memory {
@@ -162,18 +179,7 @@ mod tests {
 
     #[test]
     fn nothing_follows_of_a_socket_that_was_closed() {
-        let mut io = Context {
-            ring: Ring::new().unwrap(),
-            pool: Pool::default(),
-            events: VecDeque::new(),
-            now: Time(0),
-            name: "r0".to_owned(),
-            reads_reserved: 0,
-            buffers_awaited: false,
-            window: 0,
-            limits: Limits::default(),
-            fast_zeroes: BTreeSet::new(),
-        };
+        let mut io = Context::alone(Time(0));
         for socket in [SocketId(1), SocketId(3)] {
             let payload = Some(io.pool.take(Part::Peer, 4096));
             io.events.push_back(Event::Received { socket });

@@ -4,10 +4,7 @@ use super::block::{encode_al, encode_seen};
 use super::geometry::Geometry;
 use super::stages::{Stage, one_stage, stages};
 use super::superblock::{FOUND_MAX, check};
-use super::{
-    AlBlock, BitmapState, DeviceFlags, HISTORY, JUST_CREATED, MetaError, MetaOp, PeerSlot,
-    Superblock,
-};
+use super::{AlBlock, DeviceFlags, HISTORY, JUST_CREATED, MetaError, MetaOp, PeerSlot, Superblock};
 use crate::resource::{NodeId, VolumeNumber};
 
 /// Whose disk it will be, and what was found on it.
@@ -49,14 +46,7 @@ pub fn format_new(
     if new.preallocated {
         flags |= DeviceFlags::PREALLOCATED;
     }
-    let slot = PeerSlot {
-        node_id: None,
-        bitmap_uuid: 0,
-        bitmap_state: BitmapState::AllSet,
-        bitmap_epoch: 0,
-        seen_number: 0,
-        device_uuid: 0,
-    };
+    let slot = PeerSlot::free();
     let superblock = Superblock {
         sequence: 1,
         device_uuid: geometry.device_uuid,

@@ -106,6 +106,20 @@ pub struct PeerSlot {
     pub device_uuid: u64,
 }
 
+impl PeerSlot {
+    /// A slot that nobody has: whoever takes it is synced in full.
+    pub(crate) fn free() -> Self {
+        Self {
+            node_id: None,
+            bitmap_uuid: 0,
+            bitmap_state: BitmapState::AllSet,
+            bitmap_epoch: 0,
+            seen_number: 0,
+            device_uuid: 0,
+        }
+    }
+}
+
 /// The superblock, decoded and checked. Sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, bincode::Encode, bincode::Decode)]
 pub struct Superblock {

@@ -88,14 +88,7 @@ impl Dumped {
         // What the image holds is the generation that the slot began with, or, where none has begun
         // since, the current one.
         let current = if source.bitmap_uuid == 0 { old.current_uuid } else { source.bitmap_uuid };
-        let free = PeerSlot {
-            node_id: None,
-            bitmap_uuid: 0,
-            bitmap_state: BitmapState::AllSet,
-            bitmap_epoch: 0,
-            seen_number: 0,
-            device_uuid: 0,
-        };
+        let free = PeerSlot::free();
         let blocks = old.data_size / crate::resource::BLOCK_SIZE;
         let empty =
             |runs| LoadedSlot { runs, damaged_pages: 0, seen_number: Some(0), seen_copy: 0 };

@@ -11,26 +11,7 @@
 //!   hot extent, or a transfer log entry (DESIGN 1, promise 4).
 //! - Every payload that an event brought is released exactly once.
 //!
-//! | file | idea |
-//! |---|---|
-//! | `request` | a client's request: admission, ranges, reads, replies |
-//! | `clients` | who has a volume open |
-//! | `write` | activity log, both disks at once, completion |
-//! | `flush` | flushes of both disks, the transfer log's bound |
-//! | `peer_io` | what the peer asks of the own disk |
-//! | `connect`, `come_back` | dialling, crossing connections, keep-alive |
-//! | `authenticate` | the shared secret, before anything else |
-//! | `handshake` | quiescing, the exchange, the verdict |
-//! | `session` | carrying out the verdict: bitmaps, adopting, opening |
-//! | `loss` | the loss of a peer or of a disk, new current UUIDs |
-//! | `resync`, `resync_target`, `resync_source` | the target asks, the source answers, bits go when flushed |
-//! | `verify`, `verify_source`, `verify_target`, `repair` | both disks are compared while in use; what differs is copied |
-//! | `storage` | superblock, log and bitmap writes |
-//! | `hung_disk` | disks that neither answer nor fail, `disk-timeout` |
-//! | `pause` | resync and clients' I/O held back by order |
-//! | `metrics` | counters for monitoring |
-//! | `attach`, `promote`, `leave`, `order` | the administrator's orders |
-//! | `auto_promote` | promotion for a client, demotion after the last one |
+//! docs/ARCHITECTURE.md says what each file is about.
 
 mod action;
 mod activity_log;

@@ -582,6 +582,18 @@ impl Node {
     }
 }
 
+impl Pair {
+    /// Both start again, and pass errors of their disks on.
+    pub(crate) fn pass_errors(&mut self) {
+        for n in 0..2 {
+            self.kill(n);
+            self.nodes[n].on_io_error = OnIoError::PassOn;
+        }
+        self.up(0);
+        self.up(1);
+    }
+}
+
 pub(crate) fn synced_pair() -> Pair {
     let mut pair = Pair::new();
     pair.run(2000);
@@ -595,12 +607,7 @@ pub(crate) fn synced_pair() -> Pair {
 /// A synced pair whose disk errors are passed on.
 pub(crate) fn passing_pair() -> Pair {
     let mut pair = Pair::new();
-    for n in 0..2 {
-        pair.kill(n);
-        pair.nodes[n].on_io_error = OnIoError::PassOn;
-    }
-    pair.up(0);
-    pair.up(1);
+    pair.pass_errors();
     pair.run(20_000);
     pair.primary(0, true);
     pair.write(0, 5, 55).unwrap();

@@ -138,12 +138,7 @@ fn walk(seed: u64, hostile: bool) {
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let mut pair = if dice.roll(3) == 0 { Pair::new() } else { synced_pair() };
     if dice.roll(3) == 0 {
-        for n in 0..2 {
-            pair.kill(n);
-            pair.nodes[n].on_io_error = OnIoError::PassOn;
-        }
-        pair.up(0);
-        pair.up(1);
+        pair.pass_errors();
         pair.run(5_000);
     }
     let kinds: [fn(&Action) -> bool; 8] = [

@@ -8,17 +8,6 @@
 //!      +--------------- completions <---------- SimDisk, SimNet, Pool <-----+
 //! ```
 //!
-//! | file | idea |
-//! |---|---|
-//! | `options`, `faults`, `plan`, `prng` | what a seed makes of a run |
-//! | `disk`, `metadata`, `pool`, `net` | the simulated machinery |
-//! | `cluster`, `node`, `shell`, `streams` | the shell around two cores |
-//! | `strike`, `damage` | what goes wrong: with hosts and networks, with disks |
-//! | `clients`, `admin` | those who use it |
-//! | `history`, `watch`, `verify` | the checkers |
-//! | `run`, `shrink`, `transcript` | a run, the shortest failing one, and its text |
-//! | `scenario` | a story: commands, and what the cores make of them |
-//!
 //! Invariants:
 //! - The same seed is the same run, bit for bit.
 //! - Nothing of the core, the wire codec or the metadata layout is mocked.

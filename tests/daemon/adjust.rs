@@ -80,8 +80,7 @@ fn a_peer_with_a_new_address_is_met_again_without_an_outage() {
     pair.bob.terminate();
     pair.edit(&format!("127.0.0.1:{}", pair.bob.port), &format!("127.0.0.1:{new}"));
     client.write(4096, &[8; 4096], 0).expect("alice goes on alone");
-    pair.bob.start();
-    pair.bob.ok(&["up", "r0"]);
+    pair.bob.start_up();
     pair.alice.ok(&["connect", "r0"]);
     pair.wait_synced();
     client.write(8192, &[9; 4096], 0).expect("the client saw nothing");

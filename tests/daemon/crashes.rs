@@ -53,8 +53,7 @@ fn kill_9_of_source_and_target_in_the_middle_of_a_resync_and_it_goes_on_where_it
             pair.bob.refused(17, &["primary", "r0"]);
             // Its counters begin again with `up`.
             pair.bob.ok(&["down", "r0"]);
-            pair.alice.start();
-            pair.alice.ok(&["up", "r0"]);
+            pair.alice.start_up();
         }
         pair.bob.ok(&["up", "r0"]);
         pair.wait_connected();
@@ -154,8 +153,7 @@ fn a_primary_that_is_the_target_is_not_resynced_under_its_clients_by_a_source_th
     pair.bob.kill();
     let error = client.read(55 << 20, 1 << 20).expect_err("no good copy");
     assert_eq!(error.errno(), Some(Errno::EIO), "{error}");
-    pair.bob.start();
-    pair.bob.ok(&["up", "r0"]);
+    pair.bob.start_up();
     for node in [&pair.alice, &pair.bob] {
         node.wait_connection("StandAlone", "resync-refused");
     }
@@ -192,12 +190,7 @@ fn both_killed_under_writes_everywhere_copy_no_more_than_the_activity_log_holds(
         pair.alice.kill();
         pair.bob.kill();
     });
-    for node in [&mut pair.bob, &mut pair.alice] {
-        node.start();
-        node.ok(&["up", "r0"]);
-    }
-    pair.wait_connected();
-    pair.wait_synced();
+    pair.start_again();
     for node in [&pair.alice, &pair.bob] {
         let moved = node.peer_kib("received");
         assert!(moved <= EXTENTS * EXTENT_KIB, "{}: {moved} KiB moved", node.name);

@@ -112,8 +112,7 @@ fn damaged_metadata_is_refused_or_mended_and_is_never_in_sync_by_mistake() {
     assert!(ledger.write(&mut pair.alice.client(), &Burst::Count(500)));
     pair.alice.kill();
     let export = {
-        pair.alice.start();
-        pair.alice.ok(&["up", "r0"]);
+        pair.alice.start_up();
         let size = pair.alice.export_size();
         pair.alice.kill();
         size
@@ -188,8 +187,7 @@ fn set_back_on_purpose(refused_before: bool) {
     pair.bob.terminate();
     let image = pair.dir.path().join("bob.backup");
     fs::copy(&pair.bob.disk, &image).expect("the image is taken");
-    pair.bob.start();
-    pair.bob.ok(&["up", "r0"]);
+    pair.bob.start_up();
     pair.wait_synced();
     client.write(0, &[2; 4096], 0).expect("it is written");
     client.disconnect().expect("a clean end of the client");
@@ -197,8 +195,7 @@ fn set_back_on_purpose(refused_before: bool) {
     pair.bob.terminate();
     fs::copy(&image, &pair.bob.disk).expect("the image is put back");
     pair.alice.ok(&["down", "r0"]);
-    pair.bob.start();
-    pair.bob.ok(&["up", "r0"]);
+    pair.bob.start_up();
     assert!(pair.bob.dstate().starts_with("Outdated/"), "{}", pair.bob.dstate());
     let (alice, bob) = (&pair.alice, &pair.bob);
     let promote = || {

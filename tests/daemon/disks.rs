@@ -139,8 +139,7 @@ fn block_devices_with_logical_blocks_of_512_and_4096_make_a_pair() {
     let piece = client.read(50_000_001, 777).expect("a read");
     assert!(piece.iter().all(|byte| *byte == 0xA5));
     assert!(ledger.write(&mut client, &Burst::Count(300)));
-    pair.alice.start();
-    pair.alice.ok(&["up", "r0"]);
+    pair.alice.start_up();
     pair.wait_connected();
     pair.wait_synced();
     client.flush().expect("a flush of both");
@@ -220,8 +219,7 @@ fn a_primary_without_a_disk_of_its_own_serves_from_its_peer() {
     // The one that has the data dies under a Primary without any, and comes back.
     client.disconnect().expect("a clean end of the client");
     pair.bob.kill();
-    pair.bob.start();
-    pair.bob.ok(&["up", "r0"]);
+    pair.bob.start_up();
     pair.wait_connected();
     wait_dstate(&pair.alice, "Diskless/UpToDate");
     ledger.check(&mut pair.alice.client());

@@ -20,8 +20,7 @@ fn round(ledger: Ledger, primary: &mut Node, other: &Node) -> Ledger {
     ledger.check(&mut client);
     assert!(ledger.write(&mut client, &Burst::Count(300)), "the other serves alone");
 
-    primary.start();
-    primary.ok(&["up", "r0"]);
+    primary.start_up();
     for node in [&*primary, other] {
         node.ok(&["wait-connect", "--wfc-timeout", "60", "r0"]);
         node.ok(&["wait-sync", "--wfc-timeout", "120", "r0"]);
@@ -56,8 +55,7 @@ fn the_death_of_the_secondary_is_not_seen_by_the_client() {
     pair.bob.kill();
     assert!(ledger.write(&mut client, &Burst::Count(1000)), "no error reaches the client");
     client.flush().expect("a flush alone");
-    pair.bob.start();
-    pair.bob.ok(&["up", "r0"]);
+    pair.bob.start_up();
     pair.wait_connected();
     assert!(ledger.write(&mut client, &Burst::Count(500)));
     pair.wait_synced();

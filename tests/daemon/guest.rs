@@ -196,8 +196,7 @@ fn the_kernels_client_goes_on_after_a_failover() {
     guest.ok(&format!("copy {} alone 60", files.display()));
 
     // The old Primary comes back while the guest writes.
-    pair.alice.start();
-    pair.alice.ok(&["up", "r0"]);
+    pair.alice.start_up();
     guest.ok(&format!("copy {} after 60", files.display()));
     pair.wait_synced();
     guest.ok("unmounted");

@@ -86,7 +86,7 @@ fn a_slow_peer_does_not_cost_memory_and_max_buffers_bounds_what_it_has() {
         peak_kib(node)
     });
     rig.pace(8 << 20);
-    let address = nbd::client::Address::Unix(pair.alice.run_dir.join("nbd.sock"));
+    let address = pair.alice.nbd_address();
     let started = Instant::now();
     std::thread::scope(|scope| {
         // The socket takes far less than is sent: each client stands still in the middle.

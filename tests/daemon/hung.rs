@@ -132,8 +132,7 @@ fn a_disk_that_hangs_is_named_and_the_daemon_ends_without_it() {
     assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
     writer.join().expect("it ends");
     drop(frozen);
-    pair.alice.start();
-    pair.alice.ok(&["up", "r0"]);
+    pair.alice.start_up();
     pair.wait_synced();
     pair.assert_equal_disks();
 }

@@ -118,8 +118,7 @@ fn a_peer_that_comes_back_while_descriptors_are_out_is_met_and_synced() {
         pair.alice.log_text().contains("Too many open files").then_some(())
     });
     assert!(ledger.write(&mut client, &Burst::Count(100)), "alone");
-    pair.bob.start();
-    pair.bob.ok(&["up", "r0"]);
+    pair.bob.start_up();
     // tandemadm needs a descriptor of alice's, too: bob is asked.
     let met = || pair.bob.connection()["connection-state"] == "Connected";
     until("they meet", || met().then_some(()));
@@ -142,8 +141,7 @@ fn works_without_a_log(redirection: &str) {
     // Much to say.
     pair.bob.kill();
     assert!(ledger.write(&mut client, &Burst::Count(100)));
-    pair.bob.start();
-    pair.bob.ok(&["up", "r0"]);
+    pair.bob.start_up();
     pair.wait_synced();
     assert!(ledger.write(&mut client, &Burst::Count(100)));
     client.disconnect().expect("a goodbye");

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use nbd::client::{Address, Client, ClientError, Mode};
+use nbd::client::{Client, ClientError, Mode};
 use nbd::constants::*;
 use nbd::{Command, Errno};
 
@@ -159,7 +159,7 @@ fn others(size: u64) -> Vec<Row> {
 }
 
 fn open(node: &Node, mode: Mode) -> Client {
-    let address = Address::Unix(node.run_dir.join("nbd.sock"));
+    let address = node.nbd_address();
     Client::open(&address, "r0", mode, Duration::from_secs(30)).expect("it serves")
 }
 

@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use std::time::Duration;
 
 use nbd::Command;
-use nbd::client::{Address, Client, Mode};
+use nbd::client::{Client, Mode};
 use nbd::constants::*;
 
 use crate::ledger::{Burst, Ledger};
@@ -22,7 +22,7 @@ const START: u64 = 16 << 20;
 const PIECE: u64 = 4096;
 
 fn open(node: &Node, mode: Mode) -> Client {
-    let address = Address::Unix(node.run_dir.join("nbd.sock"));
+    let address = node.nbd_address();
     Client::open(&address, "r0", mode, Duration::from_secs(30)).expect("it serves")
 }
 

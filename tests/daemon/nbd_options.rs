@@ -267,7 +267,7 @@ fn in_step_by_ping(mut hand: Handshake, what: &str) {
 }
 
 fn addresses(node: &Node, port: u16) -> [Address; 2] {
-    [Address::Unix(node.run_dir.join("nbd.sock")), Address::Tcp(format!("127.0.0.1:{port}"))]
+    [node.nbd_address(), Address::Tcp(format!("127.0.0.1:{port}"))]
 }
 
 #[test]
@@ -417,7 +417,7 @@ fn byte_by_byte(address: &Address) {
 
 /// Not served here, and the sentence says where.
 fn secondary_describes_and_refuses(pair: &Pair) {
-    let address = Address::Unix(pair.bob.run_dir.join("nbd.sock"));
+    let address = pair.bob.nbd_address();
     let mut hand = connect(&address);
     assert_eq!(hand.list().expect("a list").len(), 2);
     let told = hand.info("r0", &[]).expect("a description");

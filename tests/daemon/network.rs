@@ -211,8 +211,7 @@ fn round(blow: Blow, network: &Network, ledger: Ledger, nodes: [&mut Node; 2]) -
     }
     for node in [&mut *primary, &mut *other] {
         if !node.runs() {
-            node.start();
-            node.ok(&["up", "r0"]);
+            node.start_up();
         }
     }
     (ledger, failover)

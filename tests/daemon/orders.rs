@@ -157,8 +157,7 @@ fn a_target_in_mid_resync_is_promoted_by_that_word_only() {
     assert_eq!(bob.dstate(), "UpToDate/DUnknown");
     write(bob, 5);
     // The two have nothing in common any more: nobody is overwritten.
-    pair.alice.start();
-    pair.alice.ok(&["up", "r0"]);
+    pair.alice.start_up();
     pair.bob.wait_connection("StandAlone", "unrelated-data");
     assert_eq!(pair.bob.read_disk(1), [5]);
 }
@@ -274,8 +273,7 @@ fn a_primary_takes_back_no_disk_that_is_older_than_what_its_clients_saw() {
     });
     let lost = "(150) Can only attach to the data we lost last";
     refused(alice, 10, &["attach", "r0"], [lost, "Connect the peer first"]);
-    pair.bob.start();
-    pair.bob.ok(&["up", "r0"]);
+    pair.bob.start_up();
     pair.wait_connected();
     pair.alice.ok(&["attach", "r0"]);
     pair.wait_synced();

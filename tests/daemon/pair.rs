@@ -74,14 +74,28 @@ impl Pair {
 
     /// Starts both, with new metadata, and waits until they are connected.
     pub(crate) fn bring_up(mut self) -> Self {
+        self.start_new();
+        self.wait_connected();
+        self
+    }
+
+    /// Starts both, with new metadata, and waits for nothing.
+    pub(crate) fn start_new(&mut self) {
         for node in [&mut self.alice, &mut self.bob] {
             node.start();
             let force = format!("--force={}", if self.filled { "yes" } else { "no" });
             node.ok(&["create-md", &force, "all"]);
             node.ok(&["up", "all"]);
         }
+    }
+
+    /// Both daemons have ended: starts them again, bob first, and waits until all is well.
+    pub(crate) fn start_again(&mut self) {
+        for node in [&mut self.bob, &mut self.alice] {
+            node.start_up();
+        }
         self.wait_connected();
-        self
+        self.wait_synced();
     }
 
     pub(crate) fn sync_from_alice(self) -> Self {
@@ -161,6 +175,12 @@ impl Node {
             }
             (self.adm(&["status"]).code == 0).then_some(())
         });
+    }
+
+    /// Starts the daemon, and `r0` with it.
+    pub(crate) fn start_up(&mut self) {
+        self.start();
+        self.ok(&["up", "r0"]);
     }
 
     /// A daemon was started and not ended.
@@ -273,6 +293,11 @@ impl Node {
         read_start(&self.disk, length)
     }
 
+    /// Where its exports are.
+    pub(crate) fn nbd_address(&self) -> Address {
+        Address::Unix(self.run_dir.join("nbd.sock"))
+    }
+
     /// Opens the export as an NBD client.
     pub(crate) fn try_client(&self) -> Result<Client, ClientError> {
         self.try_client_of("r0")
@@ -280,8 +305,7 @@ impl Node {
 
     /// Opens an export by its name.
     pub(crate) fn try_client_of(&self, export: &str) -> Result<Client, ClientError> {
-        let address = Address::Unix(self.run_dir.join("nbd.sock"));
-        Client::open(&address, export, Mode::Structured, Duration::from_secs(30))
+        Client::open(&self.nbd_address(), export, Mode::Structured, Duration::from_secs(30))
     }
 
     /// Opens the export as an NBD client, which has to work.

@@ -80,8 +80,7 @@ fn a_ping_names_what_differs_and_what_is_wrong() {
     assert!(said.contains("connection refused") && said.contains("tandemadm up r0"), "{said}");
 
     // Without a daemon here, by the file alone; and a name that the peer does not have.
-    pair.bob.start();
-    pair.bob.ok(&["up", "r0"]);
+    pair.bob.start_up();
     pair.alice.terminate();
     assert!(pair.alice.ok(&["ping", "r0"]).contains("  config:  the same options\n"));
     let other =

@@ -12,8 +12,7 @@ fn a_killed_primary_that_comes_back_resyncs_no_more_than_its_activity_log() {
     let mut pair = Pair::in_sync();
     let client = pair.alice.client();
     let mut ledger = under_load(Ledger::within(3, 5), client, 1500, || pair.alice.kill());
-    pair.alice.start();
-    pair.alice.ok(&["up", "r0"]);
+    pair.alice.start_up();
     pair.wait_connected();
     pair.wait_synced();
     assert_eq!(pair.alice.connection()["reason"], "none");
@@ -30,12 +29,7 @@ fn both_killed_and_started_again_are_one_pair_and_nothing_is_lost() {
         pair.alice.kill();
         pair.bob.kill();
     });
-    for node in [&mut pair.bob, &mut pair.alice] {
-        node.start();
-        node.ok(&["up", "r0"]);
-    }
-    pair.wait_connected();
-    pair.wait_synced();
+    pair.start_again();
     pair.alice.ok(&["primary", "r0"]);
     let mut client = pair.alice.client();
     ledger.check(&mut client);
@@ -55,8 +49,7 @@ fn a_clean_end_of_both_needs_no_resync() {
     assert!(pair.alice.terminate().success());
 
     for node in [&mut pair.alice, &mut pair.bob] {
-        node.start();
-        node.ok(&["up", "r0"]);
+        node.start_up();
     }
     pair.wait_connected();
     pair.wait_synced();
@@ -75,8 +68,7 @@ fn sigterm_under_load_ends_clean_and_the_rest_is_a_quick_resync() {
     let mut ledger = under_load(Ledger::seeded(8), client, 1000, || {
         assert!(pair.alice.terminate().success());
     });
-    pair.alice.start();
-    pair.alice.ok(&["up", "r0"]);
+    pair.alice.start_up();
     pair.wait_connected();
     pair.wait_synced();
     let (own, other) = (pair.alice.peer_kib("received"), pair.bob.peer_kib("received") - before);
@@ -107,8 +99,7 @@ fn sigterm_in_the_middle_of_a_resync_ends_clean_and_it_goes_on_where_it_was() {
         if round % 2 == 0 {
             moved += was;
             assert!(pair.bob.terminate().success(), "the target ends in order");
-            pair.bob.start();
-            pair.bob.ok(&["up", "r0"]);
+            pair.bob.start_up();
         } else {
             assert!(pair.alice.terminate().success(), "the source ends in order");
             pair.bob.refused(17, &["primary", "r0"]);
@@ -116,8 +107,7 @@ fn sigterm_in_the_middle_of_a_resync_ends_clean_and_it_goes_on_where_it_was() {
             // Its counters begin again with `up`.
             pair.bob.ok(&["down", "r0"]);
             pair.bob.ok(&["up", "r0"]);
-            pair.alice.start();
-            pair.alice.ok(&["up", "r0"]);
+            pair.alice.start_up();
         }
         pair.wait_connected();
     }
@@ -137,12 +127,10 @@ fn sigterm_at_any_moment_of_a_handshake_ends_clean() {
     assert!(ledger.write(&mut pair.alice.client(), &Burst::Count(500)));
     for _ in 0..6 {
         assert!(pair.bob.terminate().success());
-        pair.bob.start();
-        pair.bob.ok(&["up", "r0"]);
+        pair.bob.start_up();
         // It dials now.
         assert!(pair.bob.terminate().success());
-        pair.bob.start();
-        pair.bob.ok(&["up", "r0"]);
+        pair.bob.start_up();
         until("a handshake begins", || {
             (pair.bob.connection()["connection-state"] != "Unconnected").then_some(())
         });

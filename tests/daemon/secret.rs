@@ -83,6 +83,12 @@ fn assert_nothing_shows_it(pair: &Pair) {
     }
 }
 
+fn wait_refused(node: &Node) {
+    crate::wait::until(&format!("{} says why", node.name), || {
+        (node.connection()["reason"] == "bad-secret").then_some(())
+    });
+}
+
 fn losses(node: &Node) -> usize {
     node.log_text().matches("conn( Connected -> ").count()
 }
@@ -90,15 +96,9 @@ fn losses(node: &Node) -> usize {
 #[test]
 fn the_same_secret_connects_and_another_one_does_not() {
     let mut pair = pair(FOO, GUESS);
-    for node in [&mut pair.alice, &mut pair.bob] {
-        node.start();
-        node.ok(&["create-md", "all"]);
-        node.ok(&["up", "all"]);
-    }
+    pair.start_new();
     for node in [&pair.alice, &pair.bob] {
-        crate::wait::until(&format!("{} says why", node.name), || {
-            (node.connection()["reason"] == "bad-secret").then_some(())
-        });
+        wait_refused(node);
         let text = "alice and bob have different secrets for r0";
         let text = if node.name == "alice" { text } else { "bob and alice have different secrets" };
         let why = node.ok(&["why", "r0"]);
@@ -145,15 +145,9 @@ fn the_same_secret_connects_and_another_one_does_not() {
 #[test]
 fn one_with_and_one_without_a_secret_are_both_named() {
     let mut pair = pair(FOO, "");
-    for node in [&mut pair.alice, &mut pair.bob] {
-        node.start();
-        node.ok(&["create-md", "all"]);
-        node.ok(&["up", "all"]);
-    }
+    pair.start_new();
     for node in [&pair.alice, &pair.bob] {
-        crate::wait::until(&format!("{} says why", node.name), || {
-            (node.connection()["reason"] == "bad-secret").then_some(())
-        });
+        wait_refused(node);
         let why = node.ok(&["why", "r0"]);
         assert!(why.contains("alice has a shared-secret for r0, bob has none"), "{why}");
     }

@@ -166,3 +166,145 @@ fn times_and_colours_are_understood() {
         assert_eq!(color, expected, "{line}");
     }
 }
+
+/// The document for who knows DRBD.
+const DRBD: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/DRBD.md"));
+
+/// The verbs of drbdadm, drbdsetup and drbdmeta 9, and those of 8.4 that scripts still have.
+const DRBDS: &[&str] = &[
+    // drbdadm
+    "adjust",
+    "adjust-with-progress",
+    "apply-al",
+    "attach",
+    "check-resize",
+    "connect",
+    "create-md",
+    "cstate",
+    "del-minor",
+    "del-path",
+    "del-peer",
+    "detach",
+    "disconnect",
+    "disk-options",
+    "down",
+    "dstate",
+    "dump",
+    "dump-md",
+    "dump-superblock",
+    "dump-xml",
+    "forget-peer",
+    "get-gi",
+    "hidden-commands",
+    "invalidate",
+    "invalidate-remote",
+    "net-options",
+    "new-current-uuid",
+    "new-minor",
+    "new-path",
+    "new-peer",
+    "new-resource",
+    "outdate",
+    "pause-sync",
+    "peer-device-options",
+    "primary",
+    "proxy-down",
+    "proxy-up",
+    "repair-md",
+    "resize",
+    "resource-options",
+    "resume-io",
+    "resume-sync",
+    "role",
+    "secondary",
+    "set-gi",
+    "sh-dev",
+    "sh-ip",
+    "sh-list-adjustable",
+    "sh-list-config-file",
+    "sh-ll-dev",
+    "sh-lr-of",
+    "sh-md-dev",
+    "sh-md-idx",
+    "sh-minor",
+    "sh-mod-parms",
+    "sh-nop",
+    "sh-resource",
+    "sh-resources",
+    "sh-udev",
+    "show-gi",
+    "status",
+    "suspend-io",
+    "up",
+    "verify",
+    "wait-con-int",
+    "wait-connect",
+    "wait-sync",
+    "wipe-md",
+    // drbdsetup
+    "del-resource",
+    "events2",
+    "peer-role",
+    "rename-resource",
+    "show",
+    "udev",
+    "wait-connect-connection",
+    "wait-connect-resource",
+    "wait-connect-volume",
+    "wait-sync-connection",
+    "wait-sync-resource",
+    "wait-sync-volume",
+    // drbdmeta
+    "hexdump-superblock",
+    "read-dev-uuid",
+    "restore-md",
+    "verify-dump",
+    "write-dev-uuid",
+    // 8.4
+    "events",
+    "sh-b-pri",
+    "sh-status",
+    "syncer",
+];
+
+/// The verbs that are built.
+fn built() -> Vec<String> {
+    command().get_subcommands().map(|verb| verb.get_name().to_owned()).collect()
+}
+
+#[test]
+fn every_verb_of_drbd_is_built_or_refused_by_name() {
+    let built = built();
+    for verb in DRBDS {
+        let not_built = NOT_SUPPORTED.contains(verb);
+        assert!(built.iter().any(|one| one == verb) != not_built, "{verb}");
+    }
+    for verb in NOT_SUPPORTED {
+        assert!(DRBDS.contains(verb), "{verb} is no verb of DRBD: who would type it?");
+    }
+}
+
+#[test]
+fn the_document_has_each_verb_once_with_what_becomes_of_it() {
+    let verbs = DRBD.split("## Verbs").nth(1).and_then(|text| text.split("\n## ").next());
+    let rows: Vec<Vec<&str>> = verbs
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+        .map(|row| row.split('|').map(|cell| cell.trim().trim_end_matches('`')).collect())
+        .collect();
+    let built = built();
+    let not_built = NOT_SUPPORTED.iter().map(|verb| (*verb).to_owned());
+    for verb in built.iter().cloned().chain(not_built) {
+        let found: Vec<_> = rows.iter().filter(|row| row[0] == verb).collect();
+        let [row] = found[..] else { panic!("{verb}: {found:?}") };
+        let words: &[&str] = match (built.contains(&verb), DRBDS.contains(&verb.as_str())) {
+            (true, true) => &["as DRBD", "differs"],
+            (true, false) => &["ours"],
+            (false, _) => &["not there"],
+        };
+        assert!(words.contains(&row[1]), "{verb}: {}", row[1]);
+        assert!(row[1] != "differs" || !row[2].is_empty(), "{verb}: in what?");
+    }
+    assert_eq!(rows.len(), built.len() + NOT_SUPPORTED.len(), "a verb that is none");
+}

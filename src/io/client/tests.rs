@@ -1,6 +1,5 @@
 //! Clients with a clock of the test: what stalls is ended in time, what only is slow is not.
 
-use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -9,8 +8,7 @@ use nbd::BlockSizes;
 use nbd::constants::{NBD_CMD_CACHE, NBD_CMD_WRITE, NBD_REQUEST_MAGIC};
 
 use super::*;
-use crate::io::buffer::Pool;
-use crate::io::ring::{Completion, Ring};
+use crate::io::ring::Completion;
 
 struct Bench {
     io: Context,
@@ -29,18 +27,7 @@ fn request(command: u16, length: u32) -> Vec<u8> {
 
 impl Bench {
     fn new() -> Self {
-        let mut io = Context {
-            ring: Ring::new().unwrap(),
-            pool: Pool::default(),
-            events: VecDeque::new(),
-            now: Time(0).after_ms(1),
-            name: "r0".to_owned(),
-            reads_reserved: 0,
-            buffers_awaited: false,
-            window: 1 << 20,
-            limits: Limits::default(),
-            fast_zeroes: BTreeSet::new(),
-        };
+        let mut io = Context::alone(Time(0).after_ms(1));
         let (ours, theirs) = UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
         let parameters = SessionParameters {

@@ -69,20 +69,10 @@ fn status(setup: &Setup) -> Status {
         metrics: Default::default(),
     };
     let peer_device = |volume: &crate::resource::VolumeConfig| PeerDeviceStatus {
-        volume: volume.number,
         replication_state: ReplicationState::Off,
         peer_disk_state: DiskState::DUnknown,
-        received: 0,
         sent: 0,
-        out_of_sync: 0,
-        pending: 0,
-        unacked: 0,
-        bitmap_uuid: 0,
-        metrics: Default::default(),
-        resync_suspended: Default::default(),
-        resync: None,
-        verify: None,
-        last_verify: None,
+        ..crate::control::fixtures::peer_device(volume.number)
     };
     let config = &setup.config;
     Status {

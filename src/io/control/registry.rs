@@ -369,7 +369,10 @@ impl Registry {
         let name = &entry.config.name;
         let stopped = entry.ask(|reply| Order::Stop { reply });
         if tokio::time::timeout(SHUTDOWN_LIMIT, stopped).await.is_err() {
-            error!("{name}: the data thread did not end in {} s", SHUTDOWN_LIMIT.as_secs());
+            error!(
+                "{name}: the data thread did not end in {} s; its disks stay locked until tandemd ends",
+                SHUTDOWN_LIMIT.as_secs()
+            );
         }
         self.entries.borrow_mut().remove(name);
         entry.remembered.forget(name);

@@ -103,9 +103,11 @@ impl Remembered {
                     }
                     continue;
                 }
-                Ok(Some(_)) => warn!("{}: not the name of its resource", path.display()),
-                Ok(None) => info!("{}: of an earlier boot", path.display()),
-                Err(error) => warn!("{}: {error}", path.display()),
+                Ok(Some(_)) => {
+                    warn!("{}: not named after its resource, so not brought up", path.display())
+                }
+                Ok(None) => info!("{}: of an earlier boot, so not brought up", path.display()),
+                Err(error) => warn!("{}: {error}; not brought up", path.display()),
             }
             // It would be found again at every start.
             let _ = std::fs::remove_file(&path);

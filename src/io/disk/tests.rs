@@ -1,15 +1,12 @@
 //! What a disk has under way at each moment, one completion after the other.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::*;
 use crate::io::backing::{
     CreateOptions, Identity, MetaDisk, OpenOptions, create_md, host_boot_id, open_disk,
 };
-use crate::io::buffer::Pool;
-use crate::io::client::Limits;
-use crate::io::ring::{Completion, Ring};
+use crate::io::ring::Completion;
 use crate::meta::{BitmapPage, MetaOp, PAGE_WORDS};
 use crate::resource::Time;
 
@@ -46,18 +43,7 @@ impl Bench {
         let options = OpenOptions { state_dir: None, lock_wait: Duration::ZERO };
         let mut open = open_disk(&path, &MetaDisk::Internal, &who, boot_id, &options).unwrap();
         open.dsync = dsync;
-        let mut io = Context {
-            ring: Ring::new().unwrap(),
-            pool: Pool::default(),
-            events: VecDeque::new(),
-            now: Time(0),
-            name: "r0".to_owned(),
-            reads_reserved: 0,
-            buffers_awaited: false,
-            window: 1 << 20,
-            limits: Limits::default(),
-            fast_zeroes: BTreeSet::new(),
-        };
+        let mut io = Context::alone(Time(0));
         let mut disks = Disks::default();
         disks.attach(&mut io, 0, Box::new(open), flushes).unwrap();
         Self { io, disks, folder }

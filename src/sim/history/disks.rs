@@ -296,16 +296,7 @@ impl History {
     /// A node was forced: it answers for nothing but what it holds.
     pub(in crate::sim) fn forced(&mut self, node: usize, volume: VolumeNumber, disk: &SimDisk) {
         self.step += 1;
-        let mut dropped = 0;
-        for (sector, register) in self.of_volume(volume) {
-            let held = disk.read(sector, 1)[0];
-            let mut list = std::mem::take(&mut register.obligations[node]);
-            let before = list.len();
-            list.retain(|o| register.covers(held, o.start));
-            dropped += (before - list.len()) as u64;
-            register.obligations[node] = list;
-        }
-        self.excused.forced += dropped;
+        self.excused.forced += self.answer_for_what_is_held(node, volume, disk);
     }
 
     /// The disk of a node is attached again, after it had `failed` or not: what a failed flush has
@@ -380,6 +371,16 @@ impl History {
         volume: VolumeNumber,
         disk: &SimDisk,
     ) {
+        self.excused.set_back += self.answer_for_what_is_held(node, volume, disk);
+    }
+
+    /// A node answers for nothing but what its disk holds; how many writes that leaves out.
+    fn answer_for_what_is_held(
+        &mut self,
+        node: usize,
+        volume: VolumeNumber,
+        disk: &SimDisk,
+    ) -> u64 {
         let mut dropped = 0;
         for (sector, register) in self.of_volume(volume) {
             let held = disk.read(sector, 1)[0];
@@ -389,6 +390,6 @@ impl History {
             dropped += (before - list.len()) as u64;
             register.obligations[node] = list;
         }
-        self.excused.set_back += dropped;
+        dropped
     }
 }

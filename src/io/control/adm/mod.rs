@@ -9,10 +9,12 @@
 mod adjust;
 pub(super) mod client;
 mod configuration;
+mod dry_run;
 mod forget;
 pub(super) mod metadata;
 mod orders;
 mod ping;
+mod repair;
 mod restore;
 mod show;
 mod terminal;

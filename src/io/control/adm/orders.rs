@@ -1,15 +1,16 @@
-//! Orders to the daemon, and what `-d` prints in their place.
+//! Orders to the daemon: whom they are for, what is asked before, and what becomes of them.
 
 use crate::control::arguments::{ForceWord, Verb};
 use crate::control::target::Target;
-use crate::control::{Report, Request, age, dry_run, human};
+use crate::control::{Report, Request, age, human};
 use crate::resource::{AdminResult, Command, ConnectionState, ConnectionStatus, DiskState, Role};
 
+use super::client::Client;
 use super::{Failure, Outcome, Session, complain, connections, for_each, print, terminal, volumes};
 
 /// An order that names what is running.
 #[derive(Clone, Copy)]
-enum Wide {
+pub(super) enum Wide {
     /// Once for the resource.
     Resource,
     /// For each volume.
@@ -163,13 +164,7 @@ impl Session {
 
     fn invalidate(&self, targets: &[Target]) -> Outcome {
         let ask = |report: &Report, volume: Option<u16>, _: Option<&str>| {
-            let node = &report.status.node_name;
-            let what = format!(
-                "This throws away {node}'s copy of {} ({}); it is copied anew from the peer.",
-                report.status.name,
-                human(size(report, volume)),
-            );
-            terminal::confirm(&what, "the node whose data is lost", node)
+            confirm_loss(report, volume, &report.status.node_name, "the peer")
         };
         let command = |volume: Option<u16>, _: Option<u8>| Command::Invalidate {
             volume: volume.unwrap_or_default(),
@@ -179,46 +174,13 @@ impl Session {
 
     fn invalidate_remote(&self, targets: &[Target]) -> Outcome {
         let ask = |report: &Report, volume: Option<u16>, peer: Option<&str>| {
-            let peer = peer.unwrap_or_default();
-            let what = format!(
-                "This throws away {peer}'s copy of {} ({}); it is copied anew from here.",
-                report.status.name,
-                human(size(report, volume)),
-            );
-            terminal::confirm(&what, "the node whose data is lost", peer)
+            confirm_loss(report, volume, peer.unwrap_or_default(), "here")
         };
         let command = |volume: Option<u16>, peer: Option<u8>| Command::InvalidateRemote {
             volume: volume.unwrap_or_default(),
             peer: peer.unwrap_or_default(),
         };
         self.running(targets, Wide::PeerDevice, ask, &command)
-    }
-
-    /// Copies what is out of sync from the node that is named, or from the Primary.
-    fn repair(&self, targets: &[Target], from: Option<&str>) -> Outcome {
-        let mut client = self.client()?;
-        for_each(targets, |target| {
-            let reports = client.reports(target.resource())?;
-            if let (Some(name), []) = (target.resource(), reports.as_slice()) {
-                return Err(self.not_up(name, &client.reports(None)?));
-            }
-            for_each(&reports, |report| {
-                for_each(steps(report, target, Wide::PeerDevice)?, |(name, volume, peer)| {
-                    let (volume, Some((peer, _))) = (volume.unwrap_or_default(), peer) else {
-                        return Ok(());
-                    };
-                    let repair = repair_of(report, volume, peer, from)
-                        .map_err(|text| Failure::new(1, format!("{name}: {text}")))?;
-                    terminal::confirm(
-                        &repair.what,
-                        "the node whose blocks are overwritten",
-                        repair.victim,
-                    )?;
-                    let command = Command::Repair { volume, peer, from: repair.from };
-                    told(&name, client.command(&report.status.name, command)?)
-                })
-            })
-        })
     }
 
     /// Sends a command for all that the targets mean, of what is up.
@@ -229,6 +191,20 @@ impl Session {
         ask: impl Fn(&Report, Option<u16>, Option<&str>) -> Outcome,
         command: &dyn Fn(Option<u16>, Option<u8>) -> Command,
     ) -> Outcome {
+        self.each_step(targets, wide, |client, report, (name, volume, peer)| {
+            ask(report, volume, peer.map(|(_, name)| name))?;
+            let command = command(volume, peer.map(|(id, _)| id));
+            told(&name, client.command(&report.status.name, command)?)
+        })
+    }
+
+    /// All that the targets mean, of what is up.
+    pub(super) fn each_step(
+        &self,
+        targets: &[Target],
+        wide: Wide,
+        act: impl Fn(&mut Client, &Report, Step<'_>) -> Outcome,
+    ) -> Outcome {
         let mut client = self.client()?;
         for_each(targets, |target| {
             let reports = client.reports(target.resource())?;
@@ -236,17 +212,13 @@ impl Session {
                 return Err(self.not_up(name, &client.reports(None)?));
             }
             for_each(&reports, |report| {
-                for_each(steps(report, target, wide)?, |(name, volume, peer)| {
-                    ask(report, volume, peer.map(|(_, name)| name))?;
-                    let command = command(volume, peer.map(|(id, _)| id));
-                    told(&name, client.command(&report.status.name, command)?)
-                })
+                for_each(steps(report, target, wide)?, |step| act(&mut client, report, step))
             })
         })
     }
 
     /// A resource that is not up: known to the configuration, or a slip.
-    fn not_up(&self, name: &str, up: &[Report]) -> Failure {
+    pub(super) fn not_up(&self, name: &str, up: &[Report]) -> Failure {
         match self.is_defined(name) {
             true => Failure::new(
                 10,
@@ -263,73 +235,6 @@ impl Session {
                 ),
             ),
         }
-    }
-
-    /// What would be done, a line a step.
-    pub(super) fn dry_run(&self, verb: Verb) -> Outcome {
-        let up = self.client().and_then(|mut client| client.reports(None)).ok();
-        let report_of = |name: &str| {
-            up.as_ref().and_then(|up| up.iter().find(|report| report.status.name == name))
-        };
-        let (targets, attach, connect) = match &verb {
-            Verb::Up(targets) => (&targets.targets, true, true),
-            Verb::Attach(targets) => (&targets.targets, true, false),
-            Verb::Connect { targets, discard_my_data: false, tentative: false } => {
-                (&targets.targets, false, true)
-            }
-            _ => return self.dry_run_other(&verb, up.as_deref()),
-        };
-        let configuration = self.configuration()?;
-        configuration.for_each(targets, |target, definition, own| {
-            if target.volume().is_some_and(|number| !own.volumes.contains_key(&number)) {
-                let text = format!("{target}: Failure: (127) Device minor not allocated");
-                return Err(Failure::new(10, text));
-            }
-            let mut peers = definition.peers(configuration.node());
-            if let Some(peer) = target.peer()
-                && !peers.any(|host| crate::config::same_host(&host.name, peer))
-            {
-                return Err(Failure::new(10, format!("{target}: there is no such peer")));
-            }
-            let running = report_of(&definition.name);
-            let mut steps = dry_run::Steps::new(definition, own, running);
-            if matches!(verb, Verb::Up(_)) {
-                steps.resource();
-            }
-            if attach {
-                steps.attach(target.volume());
-            }
-            if connect {
-                steps.connect(target.peer());
-            }
-            print(&steps.finish())
-        })
-    }
-
-    fn dry_run_other(&self, verb: &Verb, up: Option<&[Report]>) -> Outcome {
-        let Some((word, targets)) = dry_run::word(verb) else {
-            return Err(Failure::new(1, "tandemadm: -d is for verbs that change something"));
-        };
-        // Without a daemon nothing is up; but what would be ordered of a named resource is known.
-        let up = up.unwrap_or_default();
-        for target in targets {
-            let is_up = |name: &str| up.iter().any(|report| report.status.name == name);
-            if let Some(name) = target.resource()
-                && !is_up(name)
-                && !self.is_defined(name)
-            {
-                return Err(self.not_up(name, up));
-            }
-            let names: Vec<String> = match target.resource() {
-                None => up.iter().map(|report| report.status.name.clone()).collect(),
-                Some(name) if matches!(verb, Verb::Down(_)) && !is_up(name) => Vec::new(),
-                Some(name) => vec![name.to_owned()],
-            };
-            for name in names {
-                print(&dry_run::line(&word, target, &name))?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -404,54 +309,7 @@ fn plain(verb: &Verb) -> Option<Plain> {
     })
 }
 
-/// Which way a repair goes.
-struct Repair<'a> {
-    /// The node id of the good data.
-    from: u8,
-    /// The other node.
-    victim: &'a str,
-    /// What is overwritten, and with what.
-    what: String,
-}
-
-fn repair_of<'a>(
-    report: &'a Report,
-    volume: u16,
-    peer: u8,
-    from: Option<&str>,
-) -> Result<Repair<'a>, String> {
-    let status = &report.status;
-    let found = status.connections.iter().find(|one| one.peer_node_id == peer);
-    let one = found.ok_or("there is no such peer")?;
-    let primary = match (status.role, one.peer_role) {
-        (Role::Primary, _) => Some(status.node_name.as_str()),
-        (_, Role::Primary) => Some(one.name.as_str()),
-        _ => None,
-    };
-    let Some(from) = from.or(primary) else {
-        return Err(format!(
-            "nobody is Primary: say whose data is good, --from {} or --from {}",
-            status.node_name, one.name
-        ));
-    };
-    let (from, good, victim) = if crate::config::same_host(&status.node_name, from) {
-        (status.node_id, &status.node_name, &one.name)
-    } else if crate::config::same_host(&one.name, from) {
-        (peer, &one.name, &status.node_name)
-    } else {
-        return Err(format!("{from} is neither {} nor {}", status.node_name, one.name));
-    };
-    let marked = one.peer_devices.iter().find(|device| device.volume == volume);
-    let what = format!(
-        "This overwrites what is out of sync of {}/{volume} on {victim} ({}) with {good}'s data; \
-         {victim}'s disk is Inconsistent until it is done.",
-        status.name,
-        human(marked.map_or(0, |device| device.out_of_sync)),
-    );
-    Ok(Repair { from, victim, what })
-}
-
-type Step<'a> = (String, Option<u16>, Option<(u8, &'a str)>);
+pub(super) type Step<'a> = (String, Option<u16>, Option<(u8, &'a str)>);
 
 /// What a target means, piece by piece, with the name that messages begin with.
 fn steps<'a>(report: &'a Report, target: &Target, wide: Wide) -> Result<Vec<Step<'a>>, Failure> {
@@ -494,6 +352,16 @@ pub(super) fn told(name: &str, result: AdminResult) -> Outcome {
 
 fn target_of(name: &str) -> Result<Target, Failure> {
     name.parse().map_err(|text: String| Failure::new(1, text))
+}
+
+/// Asks before a node's copy is thrown away; it comes anew from there.
+fn confirm_loss(report: &Report, volume: Option<u16>, node: &str, from: &str) -> Outcome {
+    let what = format!(
+        "This throws away {node}'s copy of {} ({}); it is copied anew from {from}.",
+        report.status.name,
+        human(size(report, volume)),
+    );
+    terminal::confirm(&what, "the node whose data is lost", node)
 }
 
 fn size(report: &Report, volume: Option<u16>) -> u64 {
@@ -593,22 +461,6 @@ fn attach_lines(report: &Report) -> String {
 mod tests {
     use super::*;
     use crate::control::fixtures;
-
-    #[test]
-    fn a_repair_goes_from_the_primary_or_from_the_node_that_is_named() {
-        let report = fixtures::healthy();
-        let repair = repair_of(&report, 0, 1, None).ok().unwrap();
-        assert_eq!((repair.from, repair.victim), (0, "bob"));
-        assert!(repair.what.contains("on bob") && repair.what.contains("alice's data"));
-        let mut report = fixtures::mirrored(report);
-        let repair = repair_of(&report, 0, 0, None).ok().unwrap();
-        assert_eq!((repair.from, repair.victim), (0, "bob"));
-        report.status.connections[0].peer_role = Role::Secondary;
-        assert!(repair_of(&report, 0, 0, None).is_err_and(|text| text.contains("--from alice")));
-        let repair = repair_of(&report, 0, 0, Some("bob")).ok().unwrap();
-        assert_eq!((repair.from, repair.victim), (1, "alice"));
-        assert!(repair_of(&report, 0, 0, Some("carol")).is_err());
-    }
 
     #[test]
     fn a_promotion_beside_a_peer_that_was_primary_is_asked_for() {

@@ -90,8 +90,7 @@ fn frozen_clients_only_wait_through_a_loss_of_the_peer_and_all_are_answered() {
     pair.alice.ok(&["resume-io", "r0"]);
     let read = waits.join().expect("the client ends well");
     assert!(read[..4096] == [1; 4096] && read[4096..] == [2; 4096]);
-    pair.bob.start();
-    pair.bob.ok(&["up", "r0"]);
+    pair.bob.start_up();
     pair.wait_synced();
     pair.assert_equal_disks();
 }
