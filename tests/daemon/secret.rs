@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tandem::secret::Algorithm;
 use tandem::wire::{
-    FEATURE_SECRET, FEATURES_BODY, Features, HEADER_SIZE, Packet, Refused, decode, decode_header,
-    encode_header,
+    FEATURE_SECRET, FEATURES_BODY, Features, HEADER_SIZE, Packet, Refused, VERSIONS, decode,
+    decode_header, encode_header,
 };
 
 use crate::ledger::{Burst, Ledger};
@@ -185,8 +185,8 @@ fn a_secret_is_rotated_without_an_outage() {
 /// What bob says first when he dials alice.
 fn features(bits: u32) -> Packet {
     Packet::Features(Features {
-        version_min: 1,
-        version_max: 1,
+        version_min: *VERSIONS.start(),
+        version_max: *VERSIONS.end(),
         features: bits,
         node_id: 1,
         peer_node_id: 0,
