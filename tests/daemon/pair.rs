@@ -283,6 +283,13 @@ impl Node {
         self.connection()["peer_devices"][0][key].as_u64().expect("a number")
     }
 
+    /// How often its disk has begun to be synced whole. (Zeroes are not sent, so that what was
+    /// received does not tell.)
+    pub(crate) fn full_syncs(&self) -> usize {
+        let whole = format!("as SyncTarget (will sync {} KB ", self.export_size() / 1024);
+        self.log_text().matches(&whole).count()
+    }
+
     /// Bytes of the export.
     pub(crate) fn export_size(&self) -> u64 {
         self.status()["devices"][0]["size"].as_u64().expect("a number") * 1024

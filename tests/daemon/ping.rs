@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use tandem::wire::VERSIONS;
+
 use crate::ledger::{Burst, Ledger};
 use crate::pair::Pair;
 use crate::plan::Plan;
@@ -26,7 +28,7 @@ fn a_ping_beside_the_connection_says_everything_and_disturbs_nothing() {
                 "\n  rtt:     min/avg/max ",
                 "\n  large:   1 MiB there and back in ",
                 &format!("\n  node:    {}, node-id {id}, {role}, tandem ", peer.name),
-                ", protocol 2 to 2\n",
+                &format!(", protocol {} to {}\n", VERSIONS.start(), VERSIONS.end()),
                 "\n  secret:  none",
                 "\n  config:  the same options\n",
             ] {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tandem::secret::Algorithm;
 use tandem::wire::VERSIONS;
 use tandem::wire::{
-    FEATURE_SECRET, FEATURES_BODY, Features, HEADER_SIZE, Packet, Refused, decode, decode_header,
-    encode_header,
+    FEATURE_SECRET, FEATURES_BODY, Features, HEADER_SIZE, Packet, Refused, VERSIONS, decode,
+    decode_header, encode_header,
 };
 
 use crate::ledger::{Burst, Ledger};
