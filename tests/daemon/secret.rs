@@ -7,7 +7,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use tandem::secret::Algorithm;
-use tandem::wire::VERSIONS;
 use tandem::wire::{
     FEATURE_SECRET, FEATURES_BODY, Features, HEADER_SIZE, Packet, Refused, VERSIONS, decode,
     decode_header, encode_header,
