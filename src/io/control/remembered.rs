@@ -196,7 +196,7 @@ mod tests {
         let remembered = Remembered::new(dir.path());
         let one = definition(dir.path(), "r0");
         remembered.keep(&one);
-        assert_eq!(remembered.after_a_crash(), [one.clone()]);
+        assert_eq!(remembered.after_a_crash(), std::slice::from_ref(&one));
         // The new one cannot be written.
         std::fs::create_dir(remembered.path("r0").with_extension("part")).unwrap();
         remembered.keep(&one);
@@ -212,7 +212,7 @@ mod tests {
         for _ in 0..2 {
             remembered.keep(&one);
             for _ in 0..TRIES {
-                assert_eq!(remembered.after_a_crash(), [one.clone()]);
+                assert_eq!(remembered.after_a_crash(), std::slice::from_ref(&one));
             }
             for _ in 0..2 {
                 assert_eq!(remembered.after_a_crash(), []);
