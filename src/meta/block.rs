@@ -13,7 +13,7 @@
 use bytes::Bytes;
 
 use super::geometry::{AL_HEADER, Geometry, SUPERBLOCK_BYTES};
-use super::{AlBlock, BitmapPage, PAGE_WORDS};
+use super::{AlBlock, BitmapPage, COUNTER_MAX, PAGE_WORDS};
 
 const AL_MAGIC: [u8; 4] = *b"TdAL";
 const PAGE_MAGIC: [u8; 4] = *b"TdBM";
@@ -120,7 +120,8 @@ pub(super) fn encode_al(geometry: &Geometry, log: &AlBlock) -> Bytes {
 pub(super) fn decode_al(geometry: &Geometry, index: u32, block: &[u8]) -> Option<AlBlock> {
     let whole = block.len() == geometry.al_block_size as usize
         && is_whole(block, AL_MAGIC, index, geometry);
-    whole.then(|| AlBlock { index, number: u64_at(block, 16), words: words(block) })
+    let decoded = whole.then(|| AlBlock { index, number: u64_at(block, 16), words: words(block) });
+    decoded.filter(|log| log.number <= COUNTER_MAX)
 }
 
 pub(super) fn encode_page(geometry: &Geometry, slot: u8, epoch: u32, page: &BitmapPage) -> Bytes {

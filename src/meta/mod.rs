@@ -41,6 +41,9 @@ pub const JUST_CREATED: u64 = 4;
 pub const BLANK: &str = "blank";
 /// History entries.
 pub const HISTORY: usize = 32;
+/// The highest count that is believed, of a sequence or of a rollback number: a thousand a second
+/// for a hundred million years. What is read can be counted on without an overflow.
+pub const COUNTER_MAX: u64 = 1 << 62;
 /// 64-bit words of bitmap in one bitmap page (4096 bytes less 32 of header).
 pub const PAGE_WORDS: usize = 508;
 /// Bits in one bitmap page.

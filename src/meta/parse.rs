@@ -12,7 +12,8 @@ use thiserror::Error;
 
 use super::superblock::check;
 use super::{
-    BitmapState, DeviceFlags, HISTORY, LoadedSlot, PEERS_MAX, PeerSlot, Superblock, VERSION,
+    BitmapState, COUNTER_MAX, DeviceFlags, HISTORY, LoadedSlot, PEERS_MAX, PeerSlot, Superblock,
+    VERSION,
 };
 use crate::resource::{BLOCK_SIZE, EXTENT_SIZE};
 
@@ -85,8 +86,8 @@ pub fn parse_dump(text: &str) -> Result<Dumped, DumpError> {
     let history = scan.history()?;
     let number = scan.number("number")?;
     let number_with_log = scan.optional("number-with-log")?;
-    if number_with_log.is_some_and(|with| with < number) {
-        return scan.wrong("number-with-log is less than number");
+    if number_with_log.is_some_and(|with| with < number || with > COUNTER_MAX) {
+        return scan.wrong("number-with-log is less than number, or none that a disk reaches");
     }
     let generation_time = scan.number("generation-time")?;
     let generation_node = scan.number("generation-node")?;
@@ -199,10 +200,10 @@ impl<'a> Scan<'a> {
                 Ok(Token::Mark(mark))
             }
             Some('"') => self.quoted().map(Token::Text),
-            Some(_) => {
+            Some(first) => {
                 let ends = |c: char| c.is_whitespace() || "{};\"#".contains(c);
                 let end = self.rest.find(ends).unwrap_or(self.rest.len());
-                let (word, rest) = self.rest.split_at(end.max(1).min(self.rest.len()));
+                let (word, rest) = self.rest.split_at(end.max(first.len_utf8()));
                 self.rest = rest;
                 Ok(Token::Word(word))
             }

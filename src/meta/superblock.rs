@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::block::{AlignedBlock, checksum, u32_at};
 use super::error::CopyDamage;
 use super::geometry::{PEERS_MAX, SUPERBLOCK_BYTES};
-use super::{PeerSlot, Superblock};
+use super::{COUNTER_MAX, PeerSlot, Superblock};
 use crate::resource::BLOCK_SIZE;
 
 /// Version of the layout. A program refuses metadata of any other.
@@ -105,6 +105,10 @@ pub(super) fn check(superblock: &Superblock) -> Result<(), &'static str> {
     }
     if superblock.peers.is_empty() || superblock.peers.len() > usize::from(PEERS_MAX) {
         return Err("the number of peer slots is not 1 to 31");
+    }
+    // Not what a peer has said: that is only compared, and must not make the disk unreadable.
+    if superblock.sequence.max(superblock.number) > COUNTER_MAX {
+        return Err("a counter that no disk reaches");
     }
     let bad = |peer: &PeerSlot| peer.node_id.is_some_and(|id| id > NODE_ID_MAX);
     if superblock.peers.iter().any(bad) {

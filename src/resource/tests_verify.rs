@@ -203,6 +203,8 @@ fn a_stop_ends_a_running_verify_and_anything_else_is_refused_meanwhile() {
     assert_eq!(refused(pair.admin(0, verify(None, None, 1))), -8);
     assert_eq!(refused(pair.admin(1, verify(None, None, 0))), -8);
     assert_eq!(refused(pair.admin(0, repair(0, 1))), -8);
+    // An end that no disk has is the one there is.
+    assert_eq!(pair.admin(0, verify(None, Some(u64::MAX), 1)), Ok(String::new()));
     assert_eq!(pair.admin(0, verify(None, Some(0), 1)), Ok(String::new()));
     pair.nodes[1].unstall();
     pair.run(1000);

@@ -37,7 +37,8 @@ impl Resource {
         let own = self.peer_device(c, volume).verify.as_mut().filter(|verify| verify.source);
         if let (Some(verify), Some(stop), None) = (own, stop, start) {
             // The running one ends there; what is under way is compared.
-            verify.stop = stop.next_multiple_of(BLOCK_SIZE).clamp(verify.cursor, verify.stop);
+            let stop = stop.saturating_add(BLOCK_SIZE - 1) / BLOCK_SIZE * BLOCK_SIZE;
+            verify.stop = stop.clamp(verify.cursor, verify.stop);
             self.changed();
             return self.reply(id, Ok(String::new()));
         }

@@ -5,8 +5,8 @@
 //!   holds what the resource runs with.
 //! - Only what was written within this boot is brought up: after a reboot an administrator, or the
 //!   units, decide.
-//! - What brings the daemon down at once does so [`TRIES`] times: then it stays down, and the daemon
-//!   is there to be asked.
+//! - What brings the daemon down at once does so [`TRIES`] times: then it stays down, and the
+//!   daemon is there to be asked.
 //! - Nothing rests on these files: one that cannot be written or read costs a `tandemadm up`. An
 //!   old one never stays in its place: it would bring an old disk up again, or an old secret.
 
@@ -93,8 +93,8 @@ impl Remembered {
                     let name = &definition.name;
                     if tries >= TRIES {
                         error!(
-                            "{name}: tandemd crashed {} times soon after it was brought up: it stays \
-                             down; when the cause is gone: `tandemadm up {name}`",
+                            "{name}: tandemd crashed {} times soon after it was brought up: it \
+                             stays down; when the cause is gone: `tandemadm up {name}`",
                             tries + 1
                         );
                     } else {
@@ -198,7 +198,7 @@ mod tests {
         let remembered = Remembered::new(dir.path());
         let one = definition(dir.path(), "r0");
         remembered.keep(&one);
-        assert_eq!(remembered.after_a_crash(), [one.clone()]);
+        assert_eq!(remembered.after_a_crash(), std::slice::from_ref(&one));
         // The new one cannot be written.
         std::fs::create_dir(remembered.path("r0").with_extension("part")).unwrap();
         remembered.keep(&one);
@@ -214,7 +214,7 @@ mod tests {
         for _ in 0..2 {
             remembered.keep(&one);
             for _ in 0..TRIES {
-                assert_eq!(remembered.after_a_crash(), [one.clone()]);
+                assert_eq!(remembered.after_a_crash(), std::slice::from_ref(&one));
             }
             for _ in 0..2 {
                 assert_eq!(remembered.after_a_crash(), []);
