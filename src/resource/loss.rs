@@ -335,8 +335,11 @@ impl Resource {
         let role = self.role;
         let Some(socket) = self.connections[c].active else { return };
         let slot = self.peer_device(c, volume).slot;
+        // From here on it takes writes that nobody has flushed: it has not survived them.
+        self.device(volume).survives = false;
         let Some(backing) = self.device(volume).backing.as_mut() else { return };
         let Some(slot) = slot else { return };
+        backing.flags(0, DeviceFlags::SURVIVED);
         let old = backing.superblock.current_uuid;
         let slot = &mut backing.superblock.peers[slot as usize];
         if slot.bitmap_uuid == 0 {

@@ -430,3 +430,22 @@ fn a_new_handshake_beside_a_disk_that_was_given_up_holds_no_request_for_ever() {
     let reply = pair.nodes[0].replies.get(&id);
     assert_eq!(reply, Some(&Ok(None)), "{:?} for ten minutes", pair.stage(0));
 }
+
+#[test]
+fn the_only_disk_of_a_primary_that_lost_its_cache_is_not_taken_for_the_newest() {
+    let mut pair = synced_pair();
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
+    pair.request(0, 5000, Op::Read { offset: 7 * 4096, length: 4096 }).unwrap();
+    pair.run(100);
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+    pair.write(0, 31, 2).unwrap();
+    // The peer loses power, and with it what was not flushed: the clients have to know.
+    pair.kill(1);
+    pair.nodes[1].disk.blocks.remove(&31);
+    pair.run(100);
+    pair.up(1);
+    pair.run(10_000);
+    let read = pair.request(0, 5002, Op::Read { offset: 31 * 4096, length: 4096 });
+    assert_eq!(read, Err(ReplyError::Io), "{}", pair.nodes[1].log.join("\n"));
+    assert_eq!(pair.disk(1), DiskState::Consistent);
+}

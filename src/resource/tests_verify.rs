@@ -456,3 +456,35 @@ fn opposite_repairs_at_once_leave_a_good_disk() {
         pair.synced();
     }
 }
+
+#[test]
+fn a_crash_in_the_middle_of_marking_never_lets_a_lot_decide() {
+    type Kind = fn(&Action) -> bool;
+    let superblock: Kind =
+        |a| matches!(a, Action::Meta { op: crate::meta::MetaOp::Superblock(_), .. });
+    let pages: Kind = |a| matches!(a, Action::Meta { op: crate::meta::MetaOp::Bitmap { .. }, .. });
+    for case in 0..16 {
+        let (n, victim, slow) = (case & 1, case >> 1 & 1, case >> 2 & 1);
+        let kind = if case >> 3 == 0 { superblock } else { pages };
+        let mut pair = synced_pair();
+        pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: true });
+        pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+        pair.nodes[1].disk.blocks.insert(4321, 666);
+        pair.nodes[slow].stall = kind;
+        pair.order(n, verify(None, None, peer_of(n)));
+        pair.run(5000);
+        pair.kill(victim);
+        pair.nodes[slow].unstall();
+        pair.run(1000);
+        pair.up(victim);
+        pair.run(30_000);
+        let context = pair.nodes[0].log.join("\n");
+        for n in 0..2 {
+            let state = side(&pair, n).replication_state;
+            assert_eq!(state, ReplicationState::Established, "{case}\n{context}");
+        }
+        assert_eq!(side(&pair, 0).out_of_sync, side(&pair, 1).out_of_sync, "{case}\n{context}");
+        assert_eq!(pair.nodes[1].disk.blocks.get(&4321), Some(&666), "{case}\n{context}");
+        assert_eq!(pair.nodes[0].disk.blocks.get(&4321), None, "{case}\n{context}");
+    }
+}

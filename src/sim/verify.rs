@@ -3,8 +3,8 @@
 //! Invariants:
 //! - A block is said to differ exactly if it does: the VerifyT's contents when it sends its digests
 //!   are compared with the VerifyS's when it sends its result, and no write is under way there.
-//! - After a verify over a falsified block both nodes have marked it, and nothing else; a repair
-//!   makes the disks equal.
+//! - After a verify over a falsified block both nodes have marked it, and nothing else, also when two
+//!   Secondaries have lost and found each other; a repair makes the disks equal.
 
 use crate::resource::{Command, ReplicationState, Role, VolumeNumber};
 use crate::wire::Packet;
@@ -100,6 +100,20 @@ impl Cluster {
         self.history.excused.compared += piece.count / BLOCK;
     }
 
+    /// Nobody is Primary, the link is lost and comes back: the marks stay, and nothing is copied.
+    fn part_and_meet(&mut self, node: usize) {
+        for node in 0..2 {
+            self.command(node, Command::Secondary { force: false, wait_ms: 0 });
+        }
+        let over = |c: &Self| c.nodes.iter().all(|node| node.orders.is_empty());
+        self.run_until(self.in_ms(ORDER_MS), over);
+        for place in self.net.open_links(node) {
+            self.abort(place, false);
+        }
+        self.run_until(self.in_ms(500), |_| false);
+        self.run_until(self.in_ms(60_000), Self::all_established);
+    }
+
     /// Falsifies blocks behind a daemon's back, in some seeds: verify finds them, repair mends them.
     pub(super) fn falsify(&mut self) {
         let p = &mut Prng::new(self.options.seed, 11);
@@ -141,6 +155,9 @@ impl Cluster {
         self.run_until(self.in_ms(600_000), over);
         if self.violation.is_none() && !over(self) {
             return self.violate("a verify does not find what was falsified".to_owned());
+        }
+        if p.percent(50) {
+            self.part_and_meet(p.index(2));
         }
         let marked = |c: &Self, n: usize| {
             let status = c.nodes[n].resource.as_ref().map(|resource| resource.status(c.now));

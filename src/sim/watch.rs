@@ -153,6 +153,9 @@ impl Cluster {
         if !(whole(0) && whole(1)) {
             return;
         }
+        if self.differs_where_marked(volume) {
+            return;
+        }
         if let Some(sector) = self.first_difference(volume) {
             return self.violate(format!(
                 "a session opens without a resync, but sector {sector} of volume {volume} differs"
@@ -169,6 +172,23 @@ impl Cluster {
         if let Some(pair) = self.pairs.get_mut(&volume) {
             *pair = Pair { synced: true, ..Pair::default() };
         }
+    }
+
+    /// The disks differ in blocks that a verify has marked on both nodes, and in no other.
+    fn differs_where_marked(&self, volume: VolumeNumber) -> bool {
+        let index = usize::from(volume);
+        let [a, b] = [0, 1].map(|n| self.nodes[n].volumes[index].disk.contents());
+        let differing = a.chunks(8).zip(b.chunks(8)).filter(|(a, b)| a != b).count() as u64;
+        let marked = |node: &super::node::Node| {
+            let flags = node.volumes[index].durable.as_ref().map_or(0, |s| s.flags);
+            let status = node.resource.as_ref().map(|resource| resource.status(self.now));
+            let bytes = status.and_then(|status| {
+                let peers = &status.connections.first()?.peer_devices;
+                Some(peers.iter().find(|peer| peer.volume == volume)?.out_of_sync)
+            });
+            flags & DeviceFlags::VERIFY_MARKS != 0 && bytes == Some(differing * 4096)
+        };
+        differing > 0 && self.nodes.iter().all(marked)
     }
 
     /// The first sector in which the disks differ.
