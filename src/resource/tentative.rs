@@ -61,7 +61,8 @@ impl Resource {
     /// The verdict is known: it is told here and to the peer, and that is all.
     pub(crate) fn tried(&mut self, c: usize, text: String) {
         let Some(Tentative { id, .. }) = self.connections[c].tentative.take() else { return };
-        let told: String = text.chars().take(255).collect();
+        // One line, as every text of a packet is.
+        let told: String = text.replace('\n', "; ").chars().take(255).collect();
         let packet = refusal(Reason::StoppedByAdmin, RULE, told);
         self.send(c, Packet::Refused(Box::new(packet)), None);
         let line = format!("{}tentative connect: {text}", self.of_peer(c));

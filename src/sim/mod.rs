@@ -16,6 +16,7 @@
 //! | `strike`, `damage` | what goes wrong: with hosts and networks, with disks |
 //! | `clients`, `admin` | those who use it |
 //! | `history`, `watch`, `verify` | the checkers |
+//! | `coverage`, `reachable` | what the seeds have reached, of what there is |
 //! | `run`, `shrink`, `transcript` | a run, the shortest failing one, and its text |
 //! | `scenario` | a story: commands, and what the cores make of them |
 //!
@@ -26,6 +27,7 @@
 mod admin;
 mod clients;
 mod cluster;
+mod coverage;
 mod damage;
 mod disk;
 mod faults;
@@ -37,6 +39,7 @@ mod options;
 mod plan;
 mod pool;
 mod prng;
+mod reachable;
 mod run;
 mod scenario;
 mod shell;
@@ -49,6 +52,7 @@ mod verify;
 mod watch;
 
 pub use cluster::{Cluster, Violation};
+pub use coverage::{Coverage, Reach, Row, Table};
 pub use faults::{Fault, MetaPart, Moment, Order, Planned, Wait};
 pub use history::Excused;
 pub use options::SimOptions;

@@ -247,6 +247,77 @@ pub(super) fn secrets(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
     plan.sort_by_key(|planned| planned.at_ms);
 }
 
+/// Adds what takes orders on both nodes, one after the other, and orders that are seldom given;
+/// nothing in four of five seeds.
+pub(super) fn both_sides(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
+    if !p.one_in(5) {
+        return;
+    }
+    for _ in 0..p.skewed(1, 4) {
+        let at_ms = p.below(length_ms);
+        let (a, pause) = (p.index(2), p.skewed(100, 2_000));
+        let b = 1 - a;
+        let mut at = at_ms;
+        let mut add = |node: usize, order: Order| {
+            plan.push(Planned { at_ms: at, wait: None, fault: Fault::Order { node, order } });
+            at += pause;
+        };
+        match p.below(8) {
+            kind @ 0..=1 => {
+                let give_up = [Order::Outdate, Order::Invalidate][kind as usize];
+                [a, b].into_iter().for_each(|node| add(node, Order::SecondaryForce));
+                add(a, Order::Disconnect);
+                [a, b].into_iter().for_each(|node| add(node, give_up));
+                add(a, Order::Connect);
+            }
+            2 => {
+                add(b, Order::Primary);
+                [Order::SecondaryForce, Order::Outdate].into_iter().for_each(|order| add(a, order));
+                let fault = Fault::PowerLoss { node: b, off_ms: 6 * pause };
+                plan.push(Planned { at_ms: at_ms + pause / 2, wait: None, fault });
+            }
+            3 => {
+                let fault = Fault::Cut { for_ms: p.skewed(2_000, 20_000) };
+                add(a, Order::Primary);
+                add(b, Order::Primary);
+                add(a, Order::Force(Force::Plain));
+                plan.push(Planned { at_ms, wait: None, fault });
+            }
+            4 => {
+                add(a, Order::Disconnect);
+                if p.percent(50) {
+                    add(b, Order::DisconnectForce);
+                }
+                add(a, Order::ConnectTentative);
+                add(a, *p.choose(&[Order::Disconnect, Order::ConnectTentative, Order::Connect]));
+            }
+            5 => {
+                let twice = [Order::PauseSync, Order::PauseSync, Order::ResumeSync];
+                twice.into_iter().for_each(|order| add(a, order));
+            }
+            6 => {
+                let blind = [Order::Primary, Order::Detach, Order::DisconnectForce, Order::Attach];
+                blind.into_iter().for_each(|order| add(a, order));
+            }
+            _ => {
+                let seldom = [
+                    Order::Adjust,
+                    Order::Misnamed,
+                    Order::Misnamed,
+                    Order::Force(Force::Blank),
+                    Order::Repair,
+                    Order::ClearBitmap,
+                    Order::AutoPromote,
+                ];
+                for _ in 0..4 {
+                    add(p.index(2), *p.choose(&seldom));
+                }
+            }
+        }
+    }
+    plan.sort_by_key(|planned| planned.at_ms);
+}
+
 fn moment(p: &mut Prng) -> Moment {
     let replication = [
         ReplicationState::WFBitMapS,
