@@ -252,6 +252,8 @@ impl Cluster {
             Command::Verify { volume: 0, peer: NONE, start: None, stop: None },
             Command::Verify { volume, peer, start: None, stop: None },
             Command::Repair { volume: 0, peer, from: NONE },
+            Command::Repair { volume: 0, peer, from: node_id(node) },
+            Command::Repair { volume: 0, peer, from: peer },
             Command::NewCurrentUuid { volume, clear_bitmap: false },
             Command::PauseSync { volume, peer, pause: true },
             Command::PauseSync { volume: 0, peer: NONE, pause: true },

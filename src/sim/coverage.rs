@@ -153,7 +153,8 @@ impl Coverage {
     fn log(&mut self, text: &str) {
         if let Some((before, rule)) = text.rsplit_once(" by rule=") {
             if before.contains("uuid_compare()=") {
-                self.count(Table::Rule, rule);
+                let name = rule.split_once(" -> ").map_or(rule, |(rule, _)| rule);
+                self.count(Table::Rule, name);
             }
             return;
         }
@@ -282,6 +283,7 @@ mod tests {
             "r0 bob: conn( Unconnected -> Connecting )",
             "r0: role( Secondary -> Primary )",
             "r0/0 bob: uuid_compare()=no-sync by rule=both-off",
+            "r0/0 bob: uuid_compare()=split-brain-auto-recover by rule=bitmap-both -> split-brain: x",
             "r0/0: disk( UpToDate -> DUnknown )",
             "r0 bob: peer( Unknown -> Secondary )",
         ];
@@ -298,7 +300,8 @@ mod tests {
         let unlisted = row(&coverage, Table::Disk, "UpToDate -> DUnknown");
         assert_eq!(unlisted.reach, Reach::Unlisted);
         assert!(unlisted.is_surprise() && !unlisted.is_missing());
-        assert!(row(&coverage, Table::Rule, "bitmap-both").is_missing());
+        assert_eq!(row(&coverage, Table::Rule, "bitmap-both").count, 1);
+        assert!(row(&coverage, Table::Rule, "history-both").is_missing());
         let mut twice = coverage.clone();
         twice.add(&coverage);
         assert_eq!(row(&twice, Table::Rule, "both-off").count, 2);

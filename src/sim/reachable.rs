@@ -170,7 +170,7 @@ const NO_PACKET: &[(&str, &str)] = &[
 const ORDERS: &[(&str, &[&str])] = &[
     ("attach", &["ok", "118", "119", "150"]),
     ("detach", &["ok", "-2", "127"]),
-    ("detach --force", &["ok", "-2"]),
+    ("detach --force", &["ok"]),
     ("connect", &["ok", "127"]),
     ("connect --discard-my-data", &["ok", "123", "125"]),
     ("connect --tentative", &["ok", "-21", "-23"]),

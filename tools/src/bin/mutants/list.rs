@@ -1,7 +1,7 @@
 //! The mutants: a name, what it breaks, who has to see it, and the change.
 
 /// Who has to see a mutant.
-pub enum By {
+pub(crate) enum By {
     /// The seeds of the simulator.
     Seeds,
     /// `cargo test` with these arguments: the targets, then what the names of tests contain.
@@ -9,7 +9,7 @@ pub enum By {
 }
 
 /// A small change that takes one mechanism out.
-pub struct Mutant {
+pub(crate) struct Mutant {
     pub name: &'static str,
     pub breaks: &'static str,
     pub by: By,
@@ -18,7 +18,7 @@ pub struct Mutant {
     pub new: &'static str,
 }
 
-pub const MUTANTS: &[Mutant] = &[
+pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "ack-before-disk",
         breaks: "promise 1: a peer's write is acknowledged as it starts",
