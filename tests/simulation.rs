@@ -3,7 +3,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tandem::sim::{Failure, Report, SimOptions, run, shrink, transcript_of};
+use tandem::sim::{
+    Coverage, Failure, Reach, Report, SimOptions, Table, run, shrink, transcript_of,
+};
 
 /// Seeds that every run of the tests takes; `tools/simulate` takes many more.
 const SEEDS: u64 = 16;
@@ -63,4 +65,29 @@ fn a_failure_names_the_seed_the_faults_that_are_left_and_what_happened() {
         after <= before.min(1),
         "nothing of the plan is to blame, {after} of {before} are left"
     );
+}
+
+#[test]
+fn what_a_run_reaches_is_counted_and_is_what_the_lists_have() {
+    let mut coverage = Coverage::default();
+    for seed in 1..=6 {
+        coverage.add(&try_seed(seed).expect("a seed that keeps its promises").coverage);
+    }
+    let rows = coverage.rows();
+    let reached = |table| rows.iter().filter(|row| row.table == table && row.count > 0).count();
+    for table in Table::ALL {
+        let some = reached(*table) > 0 || *table == Table::Refusal;
+        assert!(some, "nothing of {} is counted", table.name());
+    }
+    let unlisted: Vec<_> = rows.iter().filter(|row| row.is_surprise()).collect();
+    assert!(unlisted.is_empty(), "{unlisted:#?}");
+    let listed = |table: Table, name: &str| {
+        let row = rows.iter().find(|row| row.table == table && row.name == name);
+        row.unwrap_or_else(|| panic!("no row {name}"))
+    };
+    assert!(listed(Table::Connection, "Connecting -> Connected").count >= 12);
+    assert!(listed(Table::Packet, "Data").count > 0);
+    assert!(listed(Table::Order, "attach = ok").count >= 12);
+    assert!(matches!(listed(Table::Packet, "Challenge").reach, Reach::Not(_)));
+    assert!(matches!(listed(Table::Replication, "* -> Ahead").reach, Reach::Not(_)));
 }

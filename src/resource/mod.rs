@@ -44,6 +44,7 @@ mod pause;
 mod peer_io;
 mod prng;
 mod promote;
+mod refusals;
 mod repair;
 mod report;
 mod request;
@@ -111,6 +112,7 @@ pub use ids::*;
 pub use metrics::*;
 pub use option_names::WrittenOption;
 pub use options::*;
+pub use refusals::REFUSALS;
 pub use state::*;
 pub use status::*;
 

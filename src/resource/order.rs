@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 
 use super::connection::{Leaving, Stage};
+pub(crate) use super::refusals::refuse;
 use super::tentative::Tentative;
 use super::{
-    Action, AdminResult, Command, ConnectionState, DiskOptions, LogLevel, Options, Reason, Refusal,
+    Action, AdminResult, Command, ConnectionState, DiskOptions, LogLevel, Options, Reason,
     Resource, Then, Time, VolumeNumber, WrittenOption,
 };
 
@@ -494,41 +495,4 @@ impl Resource {
             self.reply(id, Ok(String::new()));
         }
     }
-}
-
-/// A refusal with DRBD's text for the number.
-pub(crate) fn refuse(code: i32, hint: &str) -> Refusal {
-    let text = match code {
-        -1 => "Multiple primaries not allowed by config",
-        -2 => "Need access to UpToDate data",
-        -4 => "Can not resync without local disk",
-        -5 => "Can not resync without remote disk",
-        -6 => "Refusing to be Outdated while Connected",
-        -7 => "Refusing to be Primary while peer is not outdated",
-        -8 => "Can not start OV/resync since it is already active",
-        -9 => "Can not disconnect a StandAlone device",
-        -10 => "State change was refused by peer node",
-        -11 => "Device is diskless, the requested operation requires a disk",
-        -12 => "Device is held open by someone",
-        -15 => "State change requires a connection",
-        -16 => "Disk state is lower than outdated",
-        -21 => "Interrupted state change",
-        -18 => "In transient state, retry after next state change",
-        -23 => "Timeout in operation",
-        118 => "IO error(s) occurred during initial access to meta-data",
-        119 => "No valid meta-data of this resource found.",
-        123 => "--discard-my-data not allowed when primary",
-        124 => "Device is attached to a disk (use detach first)",
-        125 => "Device has a net-config (use disconnect first)",
-        127 => "Device minor not allocated",
-        134 => "Sync-pause flag is already set",
-        135 => "Sync-pause flag is already cleared",
-        156 => "Sync-pause flag is already cleared; the resync waits for a local dependency",
-        157 => "Sync-pause flag is already cleared; the resync is paused by the peer",
-        150 => "Can only attach to the data we lost last (see \"exposed data uuid\")",
-        171 => "Invalid peer-node-id",
-        170 => "Implicit device shrinking not allowed",
-        _ => "Invalid configuration request",
-    };
-    Refusal { code, text: text.to_owned(), hint: hint.to_owned() }
 }

@@ -488,3 +488,22 @@ fn a_crash_in_the_middle_of_marking_never_lets_a_lot_decide() {
         assert_eq!(pair.nodes[0].disk.blocks.get(&4321), None, "{case}\n{context}");
     }
 }
+
+#[test]
+fn what_it_found_is_durable_on_both_nodes_before_done_is_said() {
+    let mut pair = synced_pair();
+    pair.nodes[1].disk.blocks.insert(9, 1);
+    pair.nodes[0].stall =
+        |action| matches!(action, Action::Meta { op: crate::meta::MetaOp::Bitmap { .. }, .. });
+    let id = pair.order(0, verify(None, None, 1));
+    pair.run(20_000);
+    assert_eq!(pair.nodes[0].admin.remove(&id), Some(Ok(String::new())));
+    assert!(side(&pair, 0).last_verify.is_none() && side(&pair, 1).last_verify.is_none());
+    pair.nodes[0].stall = |_| false;
+    pair.nodes[0].unstall();
+    pair.run(1_000);
+    assert!(last(&pair, 0).done && last(&pair, 1).done);
+    for node in &pair.nodes {
+        assert_eq!(node.disk.pages[&0][0] >> 9 & 1, 1, "{:?}", node.disk.pages.keys());
+    }
+}

@@ -117,6 +117,7 @@ impl Cluster {
         let Some(order) = self.nodes[node].orders.remove(&id) else {
             return self.violate(format!("order {id} was answered twice, or never given"));
         };
+        self.coverage.answer(&order.command, &result);
         if let (Command::Attach { volume, .. }, Ok(_)) = (&order.command, &result)
             && self.nodes[node].volumes[usize::from(*volume)].foreign
         {
@@ -216,6 +217,8 @@ impl Cluster {
                 Command::Repair { volume, peer, from }
             }
             Order::Down => Command::Down { shutdown: false },
+            Order::Adjust => self.adjust(),
+            Order::Misnamed => self.misnamed(node),
             Order::PauseSync => Command::PauseSync { volume, peer, pause: true },
             Order::ResumeSync => Command::PauseSync { volume, peer, pause: false },
             Order::SuspendIo => Command::SuspendIo { suspend: true },
@@ -223,6 +226,40 @@ impl Cluster {
             Order::Dependency(paused) => return self.depend(node, volume, paused),
         };
         self.command(node, command);
+    }
+
+    /// Other options, of those that a run does not rest on.
+    fn adjust(&mut self) -> Command {
+        let mut options = Box::new(self.options.core.clone());
+        let p = &mut self.chance.admin;
+        options.resync_rate = *p.choose(&[250, 4_096, 102_400]);
+        options.c_max_rate = *p.choose(&[4_096, 102_400, 0]);
+        options.ping_int_ms = *p.choose(&[500, 2_000, 10_000]);
+        options.connect_int_ms = *p.choose(&[1_000, 3_000]);
+        Command::SetOptions { options, volumes: Default::default() }
+    }
+
+    /// A typing error.
+    fn misnamed(&mut self, node: usize) -> Command {
+        const NONE: u8 = 9;
+        let (peer, volume) = (node_id(1 - node), VolumeNumber::from(NONE));
+        let orders = [
+            Command::Connect { peer: NONE, discard_my_data: false, tentative: false },
+            Command::Disconnect { peer: NONE, force: false, for_ms: None },
+            Command::Detach { volume, force: false },
+            Command::Invalidate { volume },
+            Command::Outdate { volume },
+            Command::Verify { volume: 0, peer: NONE, start: None, stop: None },
+            Command::Verify { volume, peer, start: None, stop: None },
+            Command::Repair { volume: 0, peer, from: NONE },
+            Command::Repair { volume: 0, peer, from: node_id(node) },
+            Command::Repair { volume: 0, peer, from: peer },
+            Command::NewCurrentUuid { volume, clear_bitmap: false },
+            Command::PauseSync { volume, peer, pause: true },
+            Command::PauseSync { volume: 0, peer: NONE, pause: true },
+            Command::ForgetPeer { peer: NONE },
+        ];
+        self.chance.admin.choose(&orders).clone()
     }
 
     /// Another resource of the node resyncs first, or does no more.

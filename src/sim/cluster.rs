@@ -13,6 +13,7 @@ use crate::resource::{
 };
 
 use super::clients::Clients;
+use super::coverage::Coverage;
 use super::faults::node_id;
 use super::history::History;
 use super::metadata::{boot_id, create};
@@ -122,6 +123,7 @@ pub struct Cluster {
     pub(super) clients: Clients,
     pub(super) chance: Chance,
     pub(super) transcript: Transcript,
+    pub(super) coverage: Coverage,
     pub(super) pairs: BTreeMap<VolumeNumber, Pair>,
     /// Pieces of a verify, by the VerifyS and its sequence.
     pub(super) compared: BTreeMap<(usize, u64), super::verify::Compared>,
@@ -174,6 +176,7 @@ impl Cluster {
                 seeds: Prng::new(seed, 6),
             },
             transcript: Transcript::new(keep),
+            coverage: Coverage::default(),
             compared: BTreeMap::new(),
             pairs: (0..options.volumes).map(|volume| (volume, Pair::default())).collect(),
             waiting: BTreeSet::new(),
@@ -445,6 +448,7 @@ impl Cluster {
             return self.violate(format!("{} emits actions for ever", self.nodes[node].name));
         }
         self.refresh(node, &actions);
+        actions.iter().for_each(|action| self.coverage.action(action));
         let life = self.nodes[node].life;
         for action in actions {
             if self.violation.is_some() || self.nodes[node].life != life {

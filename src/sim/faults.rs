@@ -248,6 +248,10 @@ pub enum Order {
     VerifyPart,
     /// `verify --stop 0`.
     VerifyStop,
+    /// `adjust`: other options.
+    Adjust,
+    /// One of the orders, for a volume or a peer that is not there.
+    Misnamed,
     /// `verify --repair`, from the Primary, else from this node.
     Repair,
     Down,

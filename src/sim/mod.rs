@@ -15,6 +15,7 @@
 mod admin;
 mod clients;
 mod cluster;
+mod coverage;
 mod damage;
 mod disk;
 mod faults;
@@ -26,6 +27,7 @@ mod options;
 mod plan;
 mod pool;
 mod prng;
+mod reachable;
 mod run;
 mod scenario;
 mod shell;
@@ -38,6 +40,7 @@ mod verify;
 mod watch;
 
 pub use cluster::{Cluster, Violation};
+pub use coverage::{Coverage, Reach, Row, Table};
 pub use faults::{Fault, MetaPart, Moment, Order, Planned, Wait};
 pub use history::Excused;
 pub use options::SimOptions;

@@ -247,6 +247,99 @@ pub(super) fn secrets(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
     plan.sort_by_key(|planned| planned.at_ms);
 }
 
+/// Adds what takes orders on both nodes, one after the other, and orders that are seldom given;
+/// nothing in four of five seeds.
+pub(super) fn both_sides(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
+    if !p.one_in(5) {
+        return;
+    }
+    for _ in 0..p.skewed(1, 4) {
+        let at_ms = p.below(length_ms);
+        let (a, pause) = (p.index(2), p.skewed(100, 2_000));
+        let b = 1 - a;
+        let steps: Vec<(usize, Order)> = match p.below(10) {
+            kind @ 0..=1 => {
+                let give_up = if kind == 0 { Order::Outdate } else { Order::Invalidate };
+                let demote = Order::SecondaryForce;
+                vec![
+                    (a, demote),
+                    (b, demote),
+                    (a, Order::Disconnect),
+                    (a, give_up),
+                    (b, give_up),
+                    (a, Order::Connect),
+                ]
+            }
+            2 => {
+                // Who outlived the other is given up.
+                let fault = Fault::Crash { node: b, off_ms: 8 * pause };
+                plan.push(Planned { at_ms: at_ms + 5 * pause / 2, wait: None, fault });
+                let demote = Order::SecondaryForce;
+                let outdate = (a, Order::Outdate);
+                vec![(a, demote), (a, demote), (b, Order::Primary), outdate, outdate, outdate]
+            }
+            3 => {
+                let fault = Fault::Cut { for_ms: p.skewed(2_000, 20_000) };
+                plan.push(Planned { at_ms, wait: None, fault });
+                vec![(a, Order::Primary), (b, Order::Primary), (a, Order::Force(Force::Plain))]
+            }
+            4 => {
+                if p.percent(30) {
+                    let fault = Fault::Cut { for_ms: 40_000 };
+                    plan.push(Planned { at_ms: at_ms + pause, wait: None, fault });
+                }
+                let orders = [Order::Disconnect, Order::ConnectTentative, Order::Connect];
+                vec![(a, Order::Disconnect), (a, Order::ConnectTentative), (a, *p.choose(&orders))]
+            }
+            5 => vec![(a, Order::PauseSync), (a, Order::PauseSync), (a, Order::ResumeSync)],
+            6 => {
+                let alone = [Order::ConnectDiscard, Order::Detach, Order::NewCurrentUuid];
+                vec![
+                    (a, Order::Primary),
+                    (a, Order::DisconnectForce),
+                    (a, *p.choose(&alone)),
+                    (a, *p.choose(&alone)),
+                    (a, Order::Connect),
+                ]
+            }
+            7 => {
+                // Clients of a disk that does not answer, and its node is to be demoted.
+                let for_ms = length_ms;
+                let fault = Fault::StallDisk { node: a, for_ms, flushes: false };
+                plan.push(Planned { at_ms: at_ms + pause, wait: None, fault });
+                let orders = [Order::Secondary, Order::SecondaryForce, Order::Down];
+                vec![(a, Order::Primary), (b, Order::Primary), (a, *p.choose(&orders))]
+            }
+            8 => {
+                // The only disk of a Primary is replaced by a fresh one.
+                let fault = Fault::ReplaceDisk { node: b, off_ms: 50 };
+                plan.push(Planned { at_ms: at_ms + 4 * pause, wait: None, fault });
+                let demote = (b, Order::SecondaryForce);
+                vec![demote, (a, Order::Primary), (a, Order::Primary), (a, Order::Detach)]
+            }
+            _ => {
+                let seldom = [
+                    Order::Adjust,
+                    Order::Misnamed,
+                    Order::Misnamed,
+                    Order::Force(Force::Blank),
+                    Order::Repair,
+                    Order::InvalidateRemote,
+                    Order::ClearBitmap,
+                    Order::AutoPromote,
+                ];
+                (0..4).map(|_| (p.index(2), *p.choose(&seldom))).collect()
+            }
+        };
+        // Now and then all at once.
+        let pause = if p.one_in(5) { 0 } else { pause };
+        for (at_ms, (node, order)) in (at_ms..).step_by(pause.max(1) as usize).zip(steps) {
+            plan.push(Planned { at_ms, wait: None, fault: Fault::Order { node, order } });
+        }
+    }
+    plan.sort_by_key(|planned| planned.at_ms);
+}
+
 fn moment(p: &mut Prng) -> Moment {
     let replication = [
         ReplicationState::WFBitMapS,

@@ -7,6 +7,7 @@ use crate::resource::{Command, ConnectionState, DiskState, Force, Reason, Role};
 
 use super::admin::{ORDER_MS, Step};
 use super::cluster::{Cluster, Happening, Violation};
+use super::coverage::Coverage;
 use super::faults::{Fault, Order};
 use super::history::Excused;
 use super::options::SimOptions;
@@ -36,7 +37,7 @@ impl std::fmt::Display for End {
 }
 
 /// What a run did.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Report {
     /// How it ended.
     pub end: End,
@@ -50,6 +51,8 @@ pub struct Report {
     pub virtual_ms: u64,
     /// Losses that model.md section 1 allows.
     pub excused: Excused,
+    /// What it has reached.
+    pub coverage: Coverage,
 }
 
 /// A run that failed.
@@ -104,6 +107,7 @@ pub fn run(options: SimOptions, keep: usize) -> Result<Report, Box<Failure>> {
         errors: cluster.clients.errors,
         virtual_ms: cluster.now.0 / 1_000_000,
         excused: cluster.history.excused,
+        coverage: cluster.coverage,
     })
 }
 

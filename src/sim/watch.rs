@@ -41,6 +41,9 @@ impl Cluster {
         let old = n.status.replace(status);
         let _ = actions;
         if let Some(old) = old {
+            if let Some(new) = n.status.as_ref() {
+                self.coverage.status(&old, new);
+            }
             self.role_changed(node, &old);
             self.connections_changed(node, &old);
             self.moments(node, &old);

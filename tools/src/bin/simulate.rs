@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use tandem::sim::{Failure, Report, SimOptions, run, shrink, transcript_of};
+use tandem::sim::{Coverage, Failure, Report, Row, SimOptions, run, shrink, transcript_of};
 
 /// Lines of a transcript that are printed.
 const LINES: usize = 400;
@@ -36,6 +36,9 @@ struct Arguments {
     /// Do not look for a shorter plan.
     #[arg(long)]
     no_shrink: bool,
+    /// Print how often each transition, rule, refusal, packet and order was reached.
+    #[arg(long)]
+    coverage: bool,
     /// Threads.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -58,6 +61,7 @@ struct Totals {
     refused: u64,
     waited: u64,
     seeded: u64,
+    coverage: Coverage,
     failures: BTreeMap<u64, String>,
 }
 
@@ -78,6 +82,7 @@ impl Totals {
         self.refused += report.excused.refused;
         self.waited += report.excused.waited;
         self.seeded += report.excused.seeded;
+        self.coverage.add(&report.coverage);
     }
 }
 
@@ -120,6 +125,7 @@ fn main() -> ExitCode {
     });
     let totals = lock(&totals);
     print_totals(&totals, started.elapsed());
+    print_coverage(&totals.coverage.rows(), arguments.coverage);
     for (seed, text) in &totals.failures {
         println!("seed {seed}: {text}");
     }
@@ -177,4 +183,17 @@ fn print_totals(totals: &Totals, elapsed: Duration) {
          nodes seeded",
         totals.refused, totals.waited, totals.seeded
     );
+}
+
+/// The whole table, or only what the lists and the seeds do not agree on.
+fn print_coverage(rows: &[Row], whole: bool) {
+    let reached = rows.iter().filter(|row| row.count > 0).count();
+    let missing: Vec<&Row> = rows.iter().filter(|row| row.is_missing()).collect();
+    println!("coverage: {reached} rows reached, {} of what is reachable never", missing.len());
+    for row in rows.iter().filter(|row| whole || row.is_surprise()) {
+        println!("{row}");
+    }
+    for row in missing.iter().filter(|_| !whole) {
+        println!("never: {} {}", row.table.name(), row.name);
+    }
 }
