@@ -154,11 +154,11 @@ fn walk(seed: u64, hostile: bool) {
     let mut downs = [Vec::new(), Vec::new()];
     for _ in 0..60 {
         let n = dice.roll(2) as usize;
-        for n in 0..2 {
+        for (n, orders) in downs.iter_mut().enumerate() {
             let is_down = |id: &u64| matches!(pair.nodes[n].admin.get(id), Some(Ok(_)));
-            if downs[n].iter().any(is_down) {
+            if orders.iter().any(is_down) {
                 pair.is_down(n);
-                downs[n].clear();
+                orders.clear();
             }
         }
         if pair.nodes[n].core.is_none() {
