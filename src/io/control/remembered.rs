@@ -2,11 +2,13 @@
 //!
 //! Invariants:
 //! - A file stands for a resource from `up` until it goes down in order (`down`, SIGTERM), and
-//!   holds what the resource runs with.
+//!   holds what the resource runs with, and which peers an administrator has disconnected: their
+//!   disks may be kept apart on purpose, and a crash does not overwrite them.
 //! - Only what was written within this boot is brought up: after a reboot an administrator, or the
 //!   units, decide.
 //! - Nothing rests on these files: one that cannot be written or read costs a `tandemadm up`.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use tracing::{info, warn};
 use crate::config::Definition;
 use crate::control::protocol::LINE_MAX;
 use crate::io::backing::{file_safe, host_boot_id};
+use crate::resource::NodeId;
 
 /// The folder in the run folder.
 const FOLDER: &str = "up";
@@ -25,6 +28,16 @@ const FOLDER: &str = "up";
 struct Kept {
     boot_id: [u8; 16],
     definition: Definition,
+    /// Peers that are not dialled, by order.
+    apart: BTreeSet<NodeId>,
+}
+
+/// A resource that was up when the daemon crashed.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct WasUp {
+    pub(super) definition: Definition,
+    /// Peers that were not dialled, by order.
+    pub(super) apart: BTreeSet<NodeId>,
 }
 
 /// The folder of what is up.
@@ -39,9 +52,9 @@ impl Remembered {
         Self { folder: run_dir.join(FOLDER) }
     }
 
-    /// The resource is up with this.
-    pub(super) fn keep(&self, definition: &Definition) {
-        if let Err(error) = self.write(definition) {
+    /// The resource is up with this, and apart from these peers by order.
+    pub(super) fn keep(&self, definition: &Definition, apart: &BTreeSet<NodeId>) {
+        if let Err(error) = self.write(definition, apart) {
             let path = self.path(&definition.name);
             warn!(
                 "{}: {}: {error}: after a crash it will not come up by itself",
@@ -64,13 +77,13 @@ impl Remembered {
 
     /// What was up when the daemon crashed, in the order of names. Files that are of no use any
     /// more are removed.
-    pub(super) fn after_a_crash(&self) -> Vec<Definition> {
+    pub(super) fn after_a_crash(&self) -> Vec<WasUp> {
         let Ok(entries) = std::fs::read_dir(&self.folder) else { return Vec::new() };
         let mut found = Vec::new();
         for path in entries.flatten().map(|entry| entry.path()) {
             match read(&path) {
-                Ok(Some(definition)) if path == self.path(&definition.name) => {
-                    found.push(definition);
+                Ok(Some(was_up)) if path == self.path(&was_up.definition.name) => {
+                    found.push(was_up);
                     continue;
                 }
                 Ok(Some(_)) => warn!("{}: not the name of its resource", path.display()),
@@ -80,7 +93,7 @@ impl Remembered {
             // It would be found again at every start.
             let _ = std::fs::remove_file(&path);
         }
-        found.sort_by(|a, b| a.name.cmp(&b.name));
+        found.sort_by(|a, b| a.definition.name.cmp(&b.definition.name));
         found
     }
 
@@ -89,11 +102,12 @@ impl Remembered {
     }
 
     /// Whole or not at all; nobody else may read it, a definition can hold a secret.
-    fn write(&self, definition: &Definition) -> io::Result<()> {
-        let boot_id = host_boot_id()?;
-        let text = serde_json::to_vec(&Kept { boot_id, definition: definition.clone() })?;
+    fn write(&self, definition: &Definition, apart: &BTreeSet<NodeId>) -> io::Result<()> {
+        let (boot_id, definition) = (host_boot_id()?, definition.clone());
+        let name = definition.name.clone();
+        let text = serde_json::to_vec(&Kept { boot_id, definition, apart: apart.clone() })?;
         std::fs::create_dir_all(&self.folder)?;
-        let path = self.path(&definition.name);
+        let path = self.path(&name);
         let part = path.with_extension("part");
         let mut options = std::fs::File::options();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
@@ -103,13 +117,14 @@ impl Remembered {
 }
 
 /// `None`: of an earlier boot.
-fn read(path: &Path) -> io::Result<Option<Definition>> {
+fn read(path: &Path) -> io::Result<Option<WasUp>> {
     let mut text = Vec::new();
     let limit = u64::try_from(LINE_MAX).unwrap_or(u64::MAX);
     std::fs::File::open(path)?.take(limit).read_to_end(&mut text)?;
     let kept: Kept = serde_json::from_slice(&text)?;
     kept.definition.check().map_err(io::Error::other)?;
-    Ok((kept.boot_id == host_boot_id()?).then_some(kept.definition))
+    let was_up = WasUp { definition: kept.definition, apart: kept.apart };
+    Ok((kept.boot_id == host_boot_id()?).then_some(was_up))
 }
 
 #[cfg(test)]
@@ -135,14 +150,18 @@ mod tests {
         let remembered = Remembered::new(dir.path());
         assert_eq!(remembered.after_a_crash(), []);
         let (a, b) = (definition(dir.path(), "a.%"), definition(dir.path(), "b"));
-        for one in [&b, &a] {
-            remembered.keep(one);
+        let none = BTreeSet::new();
+        for (one, apart) in [(&b, &none), (&a, &BTreeSet::from([1]))] {
+            remembered.keep(one, apart);
         }
-        assert_eq!(remembered.after_a_crash(), [a.clone(), b.clone()]);
+        let a = WasUp { definition: a, apart: BTreeSet::from([1]) };
+        let was_b = WasUp { definition: b.clone(), apart: none.clone() };
+        assert_eq!(remembered.after_a_crash(), [a.clone(), was_b]);
         remembered.forget("b");
         assert_eq!(remembered.after_a_crash(), [a]);
 
-        let mut kept = Kept { boot_id: host_boot_id().unwrap(), definition: b };
+        let mut kept =
+            Kept { boot_id: host_boot_id().unwrap(), definition: b, apart: BTreeSet::new() };
         kept.boot_id[0] ^= 1;
         std::fs::write(remembered.path("b"), serde_json::to_vec(&kept).unwrap()).unwrap();
         // Another resource's, half a file, no file.
@@ -151,7 +170,7 @@ mod tests {
         std::fs::write(remembered.path("d"), b"{\"boot_id\":[1,").unwrap();
         std::fs::create_dir(remembered.path("e")).unwrap();
         let names: Vec<String> =
-            remembered.after_a_crash().into_iter().map(|one| one.name).collect();
+            remembered.after_a_crash().into_iter().map(|one| one.definition.name).collect();
         assert_eq!(names, ["a.%"]);
         assert!(!remembered.path("b").exists() && !remembered.path("d").exists());
     }
@@ -161,7 +180,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let remembered = Remembered::new(dir.path());
-        remembered.keep(&definition(dir.path(), "r0"));
+        remembered.keep(&definition(dir.path(), "r0"), &BTreeSet::new());
         let mode = std::fs::metadata(remembered.path("r0")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
