@@ -173,6 +173,42 @@ fn an_up_that_stopped_at_a_disk_is_told_by_its_cause_and_ends_with_up() {
 }
 
 #[test]
+fn a_disk_that_only_a_new_connection_takes_is_not_told_to_be_attached_again() {
+    let mut report = fixtures::peer_down();
+    report.status.devices[0].disk_state = DiskState::Diskless;
+    report.status.devices[0].disk_note =
+        format!("attach refused: which {}", crate::resource::ONLY_A_NEW_CONNECTION);
+    let text = blocks(&report);
+    let order = "`tandemadm disconnect r0`, `tandemadm attach r0/0`, `tandemadm connect r0`";
+    assert!(text.contains(order) && !text.contains("cause gone"), "{text}");
+}
+
+#[test]
+fn a_pause_without_a_resync_is_told() {
+    let mut report = fixtures::healthy();
+    assert!(!blocks(&report).contains("pause-sync"));
+    report.status.connections[0].peer_devices[0].resync_suspended.peer = true;
+    let text = blocks(&report);
+    assert!(text.contains("in force (peer); `tandemadm resume-sync r0` on the peer"), "{text}");
+    report.status.connections[0].peer_devices[0].resync_suspended.user = true;
+    let text = blocks(&report);
+    assert!(text.contains("in force (user,peer); `tandemadm resume-sync r0` here"), "{text}");
+}
+
+#[test]
+fn different_secrets_are_not_explained_by_an_older_handshake() {
+    let mut report = fixtures::peer_down();
+    let connection = &mut report.status.connections[0];
+    connection.connection_state = ConnectionState::StandAlone;
+    for (reason, rule) in [(Reason::BadSecret, false), (Reason::ResyncRefused, true)] {
+        report.status.connections[0].reason = reason;
+        let text = blocks(&report);
+        assert_eq!(text.contains("`tandemadm ping r0` says which"), !rule, "{text}");
+        assert_eq!(text.contains("last handshake"), rule, "{text}");
+    }
+}
+
+#[test]
 fn what_a_peer_lacks_that_was_never_met_is_not_known() {
     let mut report = fixtures::peer_down();
     let connection = &mut report.status.connections[0];
