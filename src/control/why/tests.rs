@@ -160,7 +160,10 @@ fn an_up_that_stopped_at_a_disk_is_told_by_its_cause_and_ends_with_up() {
     report.status.connections[0].connection_state = ConnectionState::Connected;
     report.status.connections[0].reason = Reason::None;
     report.status.connections[0].peer_devices[0].peer_disk_state = DiskState::UpToDate;
-    assert!(blocks(&report).starts_with("r0/0: alice has no disk attached;"));
+    assert!(blocks(&report).starts_with("r0/0: alice has no disk attached.\n"));
+    assert!(!blocks(&report).contains("move r0 to bob"), "nobody uses it here");
+    report.status.role = Role::Primary;
+    assert!(blocks(&report).starts_with("r0/0: alice has no disk attached; reads"));
     assert!(blocks(&report).contains("3. new disk at the same path: `tandemadm create-md r0/0`"));
     report.status.devices[0].disk_note = format!(
         "{}(119) No valid meta-data of this resource found. Use `tandemadm create-md` to \
