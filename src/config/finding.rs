@@ -95,7 +95,7 @@ struct Source {
 }
 
 /// What nobody should read in a terminal or a log.
-const SECRET: &str = "shared-secret";
+pub(super) const SECRET: &str = "shared-secret";
 
 /// A text with the values of secrets starred out, character for character; positions stay.
 fn without_secrets(text: &str) -> String {

@@ -156,6 +156,11 @@ pub(super) fn secrets(
 ) -> Option<Secrets> {
     let chains = chains(draft, common, hosts, volumes);
     let mut judge = Judge { draft, hosts, ids: &[], fenced: false, report };
+    // In a template whose variable is not set, for example.
+    let spec = find("shared-secret").expect("the table has it");
+    let empty = chains.iter().find_map(|chain| in_force(chain, spec));
+    let is_empty = |value: &Value| matches!(value, Value::Word(word) if word.is_empty());
+    let empty = empty.map(|(_, setting)| setting).filter(|setting| is_empty(&setting.value));
     let mut value = |name| {
         let spec = find(name).expect("the table has it");
         let found: Vec<_> = chains.iter().map(|chain| in_force(chain, spec)).collect();
@@ -170,6 +175,10 @@ pub(super) fn secrets(
     let (algorithm, old) = (value("cram-hmac-alg"), value("shared-secret-old"));
     let secret = value("shared-secret").and_then(|(_, text)| Secret::new(&text));
     let Some(shared_secret) = secret else {
+        if let Some(setting) = empty {
+            let why = "it is empty: peers are not authenticated";
+            judge.warn(setting, why, "write: shared-secret \"SECRET\";  or remove the line");
+        }
         if let Some((setting, _)) = old {
             let why = "there is no shared-secret that it could be older than";
             judge.refuse(Rank::Resource, setting, why, "write: shared-secret \"NEW SECRET\";");

@@ -4,7 +4,7 @@
 //! Invariants: a statement has at least one word; sections nest at most [`DEPTH_MAX`] deep; after a
 //! syntax error every section around it is `damaged`, and the file counts as broken.
 
-use super::finding::{Pos, Report, Scope};
+use super::finding::{Pos, Report, SECRET, Scope};
 use super::token::{Token, Word};
 
 /// Deepest nesting of sections; DRBD's grammar needs five.
@@ -187,7 +187,13 @@ impl Parser<'_> {
     fn statement_without_end(&mut self) {
         let words = std::mem::take(&mut self.words);
         if let Some(last) = words.last() {
-            let text = format!("`;` is missing after `{}`", last.text);
+            let (_, before) = words.split_last().expect("it has a last word");
+            // The value of a secret is in no message.
+            let secret = before.iter().find(|word| word.text.starts_with(SECRET));
+            let text = match secret {
+                Some(name) => format!("`;` is missing after the value of `{}`", name.text),
+                None => format!("`;` is missing after `{}`", last.text),
+            };
             self.error(last.end, text, "end the statement with `;`");
             self.finish(Statement { words, body: None, damaged: true });
         }

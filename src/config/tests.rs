@@ -483,12 +483,21 @@ fn a_syntax_error_stops_its_file_and_no_other() {
         (pair("net {") + "resource r1 { }", "2:5 error the section `net` that opens here is not"),
         (pair("").replace("/d0;", "/d0\n"), "3:36 error `;` is missing after `/d0`"),
         (pair("disk /x\nnet { }"), "2:8 error `;` is missing after `/x`"),
+        (
+            pair("net { shared-secret HUSH }"),
+            "2:25 error `;` is missing after the value of `shared-secret`",
+        ),
+        (
+            pair("net { timeout 60 shared-secret-old \"HUSH }"),
+            "2:36 error `;` is missing after the value of `shared-secret-old`",
+        ),
         (pair(&"a { ".repeat(40)), "2:47 error sections are nested too deep"),
     ] {
         let main = "include \"d/*.res\";";
         let config = load(&files(&[("t", main), ("d/a.res", &broken), ("d/b.res", &good)]), "t");
         let found = short(&config);
         assert!(found.iter().any(|f| f.starts_with(expected)), "{found:#?}");
+        assert!(found.iter().all(|f| !f.contains("HUSH")), "{found:#?}");
         assert!(config.is_refused("r0"), "{broken}");
         assert!(config.resource("good").is_some(), "{found:#?}");
         assert!(

@@ -26,6 +26,11 @@ impl Resource {
             );
             return Err(super::order::refuse(162, &hint));
         }
+        if reason == Reason::NeverConnected {
+            // By order from now on, and not for want of one.
+            self.connections[c].reason = Reason::StoppedByAdmin;
+            self.changed();
+        }
         self.comes_back(c, for_ms);
         Ok(String::new())
     }

@@ -13,8 +13,8 @@ use super::order::Step;
 use super::split_brain::{Party, Resolution};
 use super::verdict::{Judged, Judgement, Situation, judge, peer_went_on};
 use super::{
-    ConnectionState, DiskState, HandshakeStatus, LogLevel, Payload, Reason, Resource, Role,
-    SideStatus, SocketId, VolumeNumber,
+    ConnectionState, DiskState, HandshakeStatus, LogLevel, ONLY_A_NEW_CONNECTION, Payload, Reason,
+    Resource, Role, SideStatus, SocketId, VolumeNumber,
 };
 use crate::meta::{DeviceFlags, HISTORY};
 use crate::wire::{Handshake, Packet, Refused, VolumeInfo};
@@ -523,9 +523,11 @@ impl Resource {
         let mut info = info;
         if let Judgement::RefuseDisk { own } = resolution {
             if *own {
-                let note = "attach refused: in an open session this disk could only be the source, \
-                            which only a new connection decides (disconnect, attach, connect)";
-                self.give_disk_up(volume, note.to_owned(), "detached");
+                let note = format!(
+                    "attach refused: in an open session this disk could only be the source, which \
+                     {ONLY_A_NEW_CONNECTION} (disconnect, attach, connect)"
+                );
+                self.give_disk_up(volume, note, "detached");
             } else {
                 // Nothing of it is remembered: the right disk comes in its place.
                 info.disk = DiskState::Diskless;

@@ -7,6 +7,10 @@ use super::ids::{NodeId, VolumeNumber};
 use super::metrics::{DeviceMetrics, PeerDeviceMetrics};
 use super::state::{ConnectionState, DiskState, Reason, ReplicationState, Role};
 
+/// What the note of a disk says that was refused as the source of an open session; `why` looks
+/// for it.
+pub const ONLY_A_NEW_CONNECTION: &str = "only a new connection decides";
+
 /// The whole resource.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {

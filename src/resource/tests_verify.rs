@@ -256,6 +256,13 @@ fn what_cannot_be_verified_is_refused_with_drbds_numbers() {
     let wrong = Command::Verify { volume: 3, peer: 1, start: None, stop: None };
     assert_eq!(refused(pair.admin(0, wrong)), 127);
     assert_eq!(refused(pair.admin(0, verify(Some(SIZE), None, 1))), 162);
+    for (start, stop, says) in [
+        (None, 0, "No verify that was ordered here runs."),
+        (Some(8192), 4096, "The stop has to be behind the start."),
+    ] {
+        let refusal = pair.admin(0, verify(start, Some(stop), 1)).expect_err("nothing lies there");
+        assert_eq!((refusal.code, refusal.hint.as_str()), (162, says));
+    }
     pair.admin(1, Command::Detach { volume: 0, force: false }).unwrap();
     assert_eq!(refused(pair.admin(0, verify(None, None, 1))), -5);
     assert_eq!(refused(pair.admin(1, verify(None, None, 0))), -4);

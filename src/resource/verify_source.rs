@@ -50,7 +50,12 @@ impl Resource {
         let end = stop.map_or(size, |stop| size.min(stop.saturating_add(BLOCK_SIZE - 1)));
         let end = end / BLOCK_SIZE * BLOCK_SIZE;
         if offset >= end {
-            let hint = format!("Nothing lies there: the volume has {} sectors.", size / SECTOR);
+            let hint = match stop {
+                // The order that ends one.
+                Some(0) => "No verify that was ordered here runs.".to_owned(),
+                Some(_) if offset < size => "The stop has to be behind the start.".to_owned(),
+                _ => format!("Nothing lies there: the volume has {} sectors.", size / SECTOR),
+            };
             return self.reply(id, Err(refuse(162, &hint)));
         }
         let (alg, length) = (self.config.options.verify_alg, end - offset);

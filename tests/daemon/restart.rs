@@ -225,3 +225,28 @@ fn a_disk_that_holds_up_an_attach_does_not_hold_up_the_end() {
     pair.alice.ok(&["up", "r0"]);
     pair.wait_synced();
 }
+
+#[test]
+fn a_peer_that_was_disconnected_by_order_stays_so_over_crashes_until_connect() {
+    let mut pair = Pair::in_sync();
+    pair.bob.ok(&["disconnect", "r0"]);
+    let disk = pair.bob.read_disk(4096);
+    let mut client = pair.alice.client();
+    client.write(0, &[7; 4096], 0).expect("alice goes on alone");
+    for _ in 0..2 {
+        pair.bob.kill();
+        pair.bob.start();
+        until("it is up and not dialled", || {
+            let said = pair.bob.adm(&["status", "r0"]).stdout;
+            said.contains("connection:StandAlone reason:stopped-by-admin").then_some(())
+        });
+    }
+    assert_eq!(pair.bob.read_disk(4096), disk, "the copy that was kept apart");
+    pair.bob.ok(&["connect", "r0"]);
+    pair.wait_connected();
+    pair.bob.kill();
+    pair.bob.start();
+    pair.wait_connected();
+    pair.wait_synced();
+    assert_eq!(pair.bob.read_disk(4096), [7; 4096]);
+}

@@ -263,7 +263,15 @@ fn refused(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
     let status = &report.status;
     let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
     let (what, data, next) = refusal(report, connection);
-    let detail = verdict(report, connection);
+    // These two refuse before a handshake; an older one says nothing of them.
+    let detail = match connection.reason {
+        Reason::BadSecret => format!(
+            "one of the two has another secret, another cram-hmac-alg or none: `tandemadm ping \
+             {resource}` says which."
+        ),
+        Reason::BadVersion => "nothing else was compared.".to_owned(),
+        _ => verdict(report, connection),
+    };
     Finding {
         severity: severity::REFUSED,
         headline: format!("{resource}: {node} and {other} do not replicate: {what}"),

@@ -3,7 +3,9 @@
 use super::{Finding, View, age, connection, human, is_resync, name, sentence, severity};
 use crate::control::ATTACH_FAILED;
 use crate::meta::JUST_CREATED;
-use crate::resource::{ConnectionState, ConnectionStatus, DeviceStatus, DiskState};
+use crate::resource::{
+    ConnectionState, ConnectionStatus, DeviceStatus, DiskState, ONLY_A_NEW_CONNECTION, Role,
+};
 
 /// The own disk does not answer.
 pub(super) fn hung(report: &View<'_>, device: &DeviceStatus) -> Option<Finding> {
@@ -102,9 +104,15 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
     let state = format!("{} ({}). {}", device.disk_state, device.backing_disk, sentence(&note));
     // `up` has stopped here: it dials no peer before its disks are attached.
     let undialled = status.connections.iter().any(connection::is_undialled);
-    let again = match undialled {
-        true => format!("disk there, cause gone: `tandemadm up {resource}` on {node}."),
-        false => format!("disk there, cause gone: `tandemadm attach {volume}` on {node}."),
+    let again = if undialled {
+        format!("disk there, cause gone: `tandemadm up {resource}` on {node}.")
+    } else if note.contains(ONLY_A_NEW_CONNECTION) {
+        format!(
+            "the disk is the newer one: `tandemadm disconnect {resource}`, `tandemadm attach \
+             {volume}`, `tandemadm connect {resource}` on {node}."
+        )
+    } else {
+        format!("disk there, cause gone: `tandemadm attach {volume}` on {node}.")
     };
     // What the refusal of a disk without metadata says.
     let is_new = note.starts_with(ATTACH_FAILED) && note.contains("`tandemadm create-md`");
@@ -133,6 +141,19 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
         note if note.starts_with(ATTACH_FAILED) => "has no disk attached",
         _ => "has lost its disk",
     };
+    let (first, second) = if is_new { (new, again) } else { (again, new) };
+    if status.role != Role::Primary {
+        // Nobody uses it here.
+        return Finding {
+            severity: severity::DISK,
+            headline: format!("{volume}: {node} {wrong}"),
+            state,
+            open: Vec::new(),
+            why: String::new(),
+            data: Some(format!("{peer} holds the ONLY copy. {node} cannot take over from it.")),
+            next: vec![format!("1. {first}"), format!("2. {second}")],
+        };
+    }
     Finding {
         severity: severity::DISK,
         headline: format!("{volume}: {node} {wrong}; reads and writes go to {peer}"),
@@ -148,8 +169,8 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
                 "1. safest: move {resource} to {peer} now (umount, `tandemadm secondary \
                  {resource}`; on {peer} `tandemadm primary {resource}`)."
             ),
-            format!("2. {}", if is_new { &new } else { &again }),
-            format!("3. {}", if is_new { &again } else { &new }),
+            format!("2. {first}"),
+            format!("3. {second}"),
         ],
     }
 }

@@ -339,6 +339,19 @@ fn healthy(report: &View<'_>) -> Finding {
         false => format!("disks here: {}", disks.join(", ")),
     });
     state.extend(waiting(status));
+    let mut peers = status.connections.iter().flat_map(|one| &one.peer_devices);
+    if let Some(peer) = peers.find(|peer| peer.resync_suspended.user || peer.resync_suspended.peer)
+    {
+        let whose = match peer.resync_suspended.user {
+            true => "here",
+            false => "on the peer",
+        };
+        state.push(format!(
+            "a resync would stand still: `pause-sync` is in force ({}); `tandemadm resume-sync \
+             {resource}` {whose} ends that",
+            peer.resync_suspended
+        ));
+    }
     let peer = status.connections.first().map_or("the peer", |one| one.name.as_str());
     let peer_is_primary = status.connections.iter().any(|one| one.peer_role == Role::Primary);
     let (severity, headline, data, next) = if fresh {

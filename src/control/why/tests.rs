@@ -160,7 +160,10 @@ fn an_up_that_stopped_at_a_disk_is_told_by_its_cause_and_ends_with_up() {
     report.status.connections[0].connection_state = ConnectionState::Connected;
     report.status.connections[0].reason = Reason::None;
     report.status.connections[0].peer_devices[0].peer_disk_state = DiskState::UpToDate;
-    assert!(blocks(&report).starts_with("r0/0: alice has no disk attached;"));
+    assert!(blocks(&report).starts_with("r0/0: alice has no disk attached.\n"));
+    assert!(!blocks(&report).contains("move r0 to bob"), "nobody uses it here");
+    report.status.role = Role::Primary;
+    assert!(blocks(&report).starts_with("r0/0: alice has no disk attached; reads"));
     assert!(blocks(&report).contains("3. new disk at the same path: `tandemadm create-md r0/0`"));
     report.status.devices[0].disk_note = format!(
         "{}(119) No valid meta-data of this resource found. Use `tandemadm create-md` to \
@@ -170,6 +173,42 @@ fn an_up_that_stopped_at_a_disk_is_told_by_its_cause_and_ends_with_up() {
     let text = blocks(&report);
     assert!(text.contains("2. the disk there has no metadata, so it is a new one"), "{text}");
     assert!(text.contains("3. disk there, cause gone"), "{text}");
+}
+
+#[test]
+fn a_disk_that_only_a_new_connection_takes_is_not_told_to_be_attached_again() {
+    let mut report = fixtures::peer_down();
+    report.status.devices[0].disk_state = DiskState::Diskless;
+    report.status.devices[0].disk_note =
+        format!("attach refused: which {}", crate::resource::ONLY_A_NEW_CONNECTION);
+    let text = blocks(&report);
+    let order = "`tandemadm disconnect r0`, `tandemadm attach r0/0`, `tandemadm connect r0`";
+    assert!(text.contains(order) && !text.contains("cause gone"), "{text}");
+}
+
+#[test]
+fn a_pause_without_a_resync_is_told() {
+    let mut report = fixtures::healthy();
+    assert!(!blocks(&report).contains("pause-sync"));
+    report.status.connections[0].peer_devices[0].resync_suspended.peer = true;
+    let text = blocks(&report);
+    assert!(text.contains("in force (peer); `tandemadm resume-sync r0` on the peer"), "{text}");
+    report.status.connections[0].peer_devices[0].resync_suspended.user = true;
+    let text = blocks(&report);
+    assert!(text.contains("in force (user,peer); `tandemadm resume-sync r0` here"), "{text}");
+}
+
+#[test]
+fn different_secrets_are_not_explained_by_an_older_handshake() {
+    let mut report = fixtures::peer_down();
+    let connection = &mut report.status.connections[0];
+    connection.connection_state = ConnectionState::StandAlone;
+    for (reason, rule) in [(Reason::BadSecret, false), (Reason::ResyncRefused, true)] {
+        report.status.connections[0].reason = reason;
+        let text = blocks(&report);
+        assert_eq!(text.contains("`tandemadm ping r0` says which"), !rule, "{text}");
+        assert_eq!(text.contains("last handshake"), rule, "{text}");
+    }
 }
 
 #[test]

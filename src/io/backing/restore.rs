@@ -161,8 +161,8 @@ pub fn restore_md(
             Some(at) if options.seed.is_some() && old.device_uuid == source => {
                 if !dumped.starts_from(old) {
                     let text = format!(
-                        "the image on {} was copied before the order that cleared this node's slot \
-                         (new-current-uuid --clear-bitmap): copy it anew",
+                        "the image on {}, or this dump, was copied before the order that cleared \
+                         this node's slot (new-current-uuid --clear-bitmap): copy it anew",
                         path.display()
                     );
                     return Err(CreateError::Dump(text));

@@ -6,7 +6,7 @@
 //! - What a caller is told of a resource is never older than the answer to its own order.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use tokio::sync::{Mutex, broadcast, oneshot};
 use tracing::{error, info};
 
 use super::data_thread::{DataThread, Shell};
-use super::remembered::{Remembered, SETTLED};
+use super::remembered::{Remembered, SETTLED, WasUp};
 use crate::config::Definition;
 use crate::control::Report;
 use crate::io::{Order, OrderError, Setup, SocketBuffers};
 use crate::resource::{
-    AdminResult, Command, ConnectionState, DiskState, NodeId, Refusal, ResourceConfig, Status,
-    VolumeNumber,
+    AdminResult, Command, ConnectionState, ConnectionStatus, DiskState, NodeId, Reason, Refusal,
+    ResourceConfig, Status, VolumeNumber,
 };
 
 /// Resources at most; each has a thread and a ring.
@@ -54,6 +54,10 @@ pub(crate) struct Entry {
     pub(super) running: RefCell<Definition>,
     /// Why a volume's disk could not be attached last, for `why`.
     pub(super) attach_failed: RefCell<BTreeMap<VolumeNumber, String>>,
+    /// Peers that are not dialled, by order: also after a crash.
+    apart: RefCell<BTreeSet<NodeId>>,
+    /// It goes down, or has gone.
+    ends: Cell<bool>,
     /// Where what it runs with is kept for the time after a crash.
     pub(super) remembered: Remembered,
 }
@@ -167,6 +171,15 @@ impl Registry {
     /// The definition does not fit, a port is taken, or a disk cannot be attached: then the
     /// resource is up, Diskless and unconnected.
     pub(crate) async fn up(self: &Rc<Self>, definition: &Definition) -> AdminResult {
+        self.up_but(definition, &BTreeSet::new()).await
+    }
+
+    /// As `up`, but these peers stay disconnected.
+    async fn up_but(
+        self: &Rc<Self>,
+        definition: &Definition,
+        apart: &BTreeSet<NodeId>,
+    ) -> AdminResult {
         let config = self.check(definition)?;
         let lock = self.lock(&config.name);
         let _guard = lock.lock().await;
@@ -186,7 +199,7 @@ impl Registry {
             }
             None => {
                 self.no_cycle(definition)?;
-                let entry = self.make(definition, config)?;
+                let entry = self.make(definition, config, apart.clone())?;
                 let several = definition.hosts.iter().any(|host| !host.more_addresses.is_empty());
                 if several && let Err(refusal) = self.tell_paths(&entry, definition).await {
                     // Up without some of its paths it would never be given them.
@@ -212,7 +225,10 @@ impl Registry {
                     entry.config.name
                 ));
             } else if entry.connection_state(peer) == ConnectionState::StandAlone {
-                let command = Command::Connect { peer, discard_my_data: false, tentative: false };
+                let command = match apart.contains(&peer) {
+                    true => Command::Disconnect { peer, force: false, for_ms: None },
+                    false => Command::Connect { peer, discard_my_data: false, tentative: false },
+                };
                 entry.order(command).await?;
             }
         }
@@ -221,12 +237,15 @@ impl Registry {
 
     /// Brings up what was up when the daemon crashed, as Secondary, each resource by itself.
     pub(crate) fn up_after_a_crash(self: &Rc<Self>) {
-        for definition in self.settings.remembered.after_a_crash() {
+        for WasUp { definition, apart } in self.settings.remembered.after_a_crash() {
             let registry = self.clone();
             tokio_uring::spawn(async move {
                 let name = &definition.name;
                 info!("{name}: was up when tandemd crashed, and comes up again");
-                if let Err(refusal) = registry.up(&definition).await {
+                if !apart.is_empty() {
+                    info!("{name}: was disconnected by order: `tandemadm connect {name}` dials");
+                }
+                if let Err(refusal) = registry.up_but(&definition, &apart).await {
                     let (code, text, hint) = (refusal.code, refusal.text, refusal.hint);
                     error!("{name}: up after a crash: ({code}) {text}: {hint}");
                 }
@@ -246,6 +265,7 @@ impl Registry {
         self: &Rc<Self>,
         definition: &Definition,
         config: ResourceConfig,
+        apart: BTreeSet<NodeId>,
     ) -> Result<Rc<Entry>, Refusal> {
         if self.closing.get() {
             return Err(refusal(-21, "Interrupted state change", "tandemd is about to end."));
@@ -281,8 +301,10 @@ impl Registry {
         let running = RefCell::new(definition.clone());
         let attach_failed = RefCell::default();
         let remembered = self.settings.remembered.clone();
-        remembered.keep(definition);
-        let entry = Rc::new(Entry { config, thread, running, attach_failed, remembered });
+        remembered.keep(definition, &apart);
+        let (apart, ends) = (RefCell::new(apart), Cell::new(false));
+        let entry =
+            Rc::new(Entry { config, thread, running, attach_failed, apart, ends, remembered });
         self.entries.borrow_mut().insert(name.clone(), entry.clone());
         info!("{name}: up at {local}");
         self.forward(&entry);
@@ -302,6 +324,7 @@ impl Registry {
                     Err(broadcast::error::RecvError::Lagged(_)) => entry.thread.status(),
                     Err(broadcast::error::RecvError::Closed) => break,
                 };
+                entry.keep_apart(&status);
                 let _ = changes.send(Change::Status(entry.clone(), status));
             }
         });
@@ -355,11 +378,15 @@ impl Registry {
             self.settings.remembered.forget(resource);
             return Ok(String::new());
         };
+        entry.ends.set(true);
         let text = match entry.order(Command::Down { shutdown: false }).await {
             Ok(text) => text,
             // A resource that panicked cannot say goodbye; it can be removed.
             Err(refusal) if refusal.code == -21 => refusal.hint,
-            Err(refusal) => return Err(refusal),
+            Err(refusal) => {
+                entry.ends.set(false);
+                return Err(refusal);
+            }
         };
         self.remove(&entry).await;
         Ok(text)
@@ -367,6 +394,7 @@ impl Registry {
 
     async fn remove(&self, entry: &Rc<Entry>) {
         let name = &entry.config.name;
+        entry.ends.set(true);
         let stopped = entry.ask(|reply| Order::Stop { reply });
         if tokio::time::timeout(SHUTDOWN_LIMIT, stopped).await.is_err() {
             error!(
@@ -435,6 +463,7 @@ impl Registry {
             .into_iter()
             .map(|entry| {
                 let registry = self.clone();
+                entry.ends.set(true);
                 tokio_uring::spawn(async move {
                     let name = entry.config.name.clone();
                     let down = entry.order(Command::Down { shutdown: true });
@@ -463,7 +492,25 @@ impl Entry {
     pub(super) fn change(&self, how: impl FnOnce(&mut Definition)) {
         let mut running = self.running.borrow_mut();
         how(&mut running);
-        self.remembered.keep(&running);
+        self.remembered.keep(&running, &self.apart.borrow());
+    }
+
+    /// Which peers are not dialled, by order, is kept for the time after a crash.
+    fn keep_apart(&self, status: &Status) {
+        let mut apart = self.apart.borrow_mut();
+        let stays = |peer: &&ConnectionStatus| match peer.reason {
+            _ if peer.connection_state != ConnectionState::StandAlone => false,
+            Reason::StoppedByAdmin => peer.back_in_ms.is_none(),
+            // On its way up.
+            Reason::NeverConnected => apart.contains(&peer.peer_node_id),
+            _ => false,
+        };
+        let now = status.connections.iter().filter(stays).map(|peer| peer.peer_node_id).collect();
+        // What goes down leaves its peers, too, and its file is gone for good.
+        if *apart != now && !self.ends.get() {
+            *apart = now;
+            self.remembered.keep(&self.running.borrow(), &apart);
+        }
     }
 
     /// The newest snapshot.

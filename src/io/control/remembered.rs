@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - A file stands for a resource from `up` until it goes down in order (`down`, SIGTERM), and
-//!   holds what the resource runs with.
+//!   holds what the resource runs with, and which peers an administrator has disconnected: their
+//!   disks may be kept apart on purpose, and a crash does not overwrite them.
 //! - Only what was written within this boot is brought up: after a reboot an administrator, or the
 //!   units, decide.
 //! - What brings the daemon down at once does so [`TRIES`] times: then it stays down, and the
@@ -10,6 +11,7 @@
 //! - Nothing rests on these files: one that cannot be written or read costs a `tandemadm up`. An
 //!   old one never stays in its place: it would bring an old disk up again, or an old secret.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,7 @@ use tracing::{error, info, warn};
 use crate::config::Definition;
 use crate::control::protocol::LINE_MAX;
 use crate::io::backing::{file_safe, host_boot_id};
+use crate::resource::NodeId;
 
 /// The folder in the run folder.
 const FOLDER: &str = "up";
@@ -36,6 +39,16 @@ struct Kept {
     /// How often it was brought up after a crash, since it was last known to run well.
     tries: u32,
     definition: Definition,
+    /// Peers that are not dialled, by order.
+    apart: BTreeSet<NodeId>,
+}
+
+/// A resource that was up when the daemon crashed.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct WasUp {
+    pub(super) definition: Definition,
+    /// Peers that were not dialled, by order.
+    pub(super) apart: BTreeSet<NodeId>,
 }
 
 /// The folder of what is up.
@@ -50,13 +63,13 @@ impl Remembered {
         Self { folder: run_dir.join(FOLDER) }
     }
 
-    /// The resource is up with this.
-    pub(super) fn keep(&self, definition: &Definition) {
-        self.put(definition, 0);
+    /// The resource is up with this, and apart from these peers by order.
+    pub(super) fn keep(&self, definition: &Definition, apart: &BTreeSet<NodeId>) {
+        self.put(definition, apart, 0);
     }
 
-    fn put(&self, definition: &Definition, tries: u32) {
-        if let Err(error) = self.write(definition, tries) {
+    fn put(&self, definition: &Definition, apart: &BTreeSet<NodeId>, tries: u32) {
+        if let Err(error) = self.write(definition, apart, tries) {
             let path = self.path(&definition.name);
             self.forget(&definition.name);
             warn!(
@@ -84,13 +97,13 @@ impl Remembered {
 
     /// What was up when the daemon crashed, in the order of names. Files that are of no use any
     /// more are removed.
-    pub(super) fn after_a_crash(&self) -> Vec<Definition> {
+    pub(super) fn after_a_crash(&self) -> Vec<WasUp> {
         let Ok(entries) = std::fs::read_dir(&self.folder) else { return Vec::new() };
         let mut found = Vec::new();
         for path in entries.flatten().map(|entry| entry.path()) {
             match read(&path) {
-                Ok(Some((definition, tries))) if path == self.path(&definition.name) => {
-                    let name = &definition.name;
+                Ok(Some((was_up, tries))) if path == self.path(&was_up.definition.name) => {
+                    let name = &was_up.definition.name;
                     if tries >= TRIES {
                         error!(
                             "{name}: tandemd crashed {} times soon after it was brought up: it \
@@ -98,8 +111,8 @@ impl Remembered {
                             tries + 1
                         );
                     } else {
-                        self.put(&definition, tries + 1);
-                        found.push(definition);
+                        self.put(&was_up.definition, &was_up.apart, tries + 1);
+                        found.push(was_up);
                     }
                     continue;
                 }
@@ -112,7 +125,7 @@ impl Remembered {
             // It would be found again at every start.
             let _ = std::fs::remove_file(&path);
         }
-        found.sort_by(|a, b| a.name.cmp(&b.name));
+        found.sort_by(|a, b| a.definition.name.cmp(&b.definition.name));
         found
     }
 
@@ -121,11 +134,17 @@ impl Remembered {
     }
 
     /// Whole or not at all; nobody else may read it, a definition can hold a secret.
-    fn write(&self, definition: &Definition, tries: u32) -> io::Result<()> {
-        let boot_id = host_boot_id()?;
-        let text = serde_json::to_vec(&Kept { boot_id, tries, definition: definition.clone() })?;
+    fn write(
+        &self,
+        definition: &Definition,
+        apart: &BTreeSet<NodeId>,
+        tries: u32,
+    ) -> io::Result<()> {
+        let (boot_id, definition) = (host_boot_id()?, definition.clone());
+        let name = definition.name.clone();
+        let text = serde_json::to_vec(&Kept { boot_id, tries, definition, apart: apart.clone() })?;
         std::fs::create_dir_all(&self.folder)?;
-        let path = self.path(&definition.name);
+        let path = self.path(&name);
         let part = path.with_extension("part");
         let mut options = std::fs::File::options();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
@@ -139,13 +158,14 @@ impl Remembered {
 }
 
 /// And how often it was tried. `None`: of an earlier boot.
-fn read(path: &Path) -> io::Result<Option<(Definition, u32)>> {
+fn read(path: &Path) -> io::Result<Option<(WasUp, u32)>> {
     let mut text = Vec::new();
     let limit = u64::try_from(LINE_MAX).unwrap_or(u64::MAX);
     std::fs::File::open(path)?.take(limit).read_to_end(&mut text)?;
     let kept: Kept = serde_json::from_slice(&text)?;
     kept.definition.check().map_err(io::Error::other)?;
-    Ok((kept.boot_id == host_boot_id()?).then_some((kept.definition, kept.tries)))
+    let was_up = WasUp { definition: kept.definition, apart: kept.apart };
+    Ok((kept.boot_id == host_boot_id()?).then_some((was_up, kept.tries)))
 }
 
 #[cfg(test)]
@@ -171,14 +191,18 @@ mod tests {
         let remembered = Remembered::new(dir.path());
         assert_eq!(remembered.after_a_crash(), []);
         let (a, b) = (definition(dir.path(), "a.%"), definition(dir.path(), "b"));
-        for one in [&b, &a] {
-            remembered.keep(one);
+        let none = BTreeSet::new();
+        for (one, apart) in [(&b, &none), (&a, &BTreeSet::from([1]))] {
+            remembered.keep(one, apart);
         }
-        assert_eq!(remembered.after_a_crash(), [a.clone(), b.clone()]);
+        let a = WasUp { definition: a, apart: BTreeSet::from([1]) };
+        let was_b = WasUp { definition: b.clone(), apart: none.clone() };
+        assert_eq!(remembered.after_a_crash(), [a.clone(), was_b]);
         remembered.forget("b");
         assert_eq!(remembered.after_a_crash(), [a]);
 
-        let mut kept = Kept { boot_id: host_boot_id().unwrap(), tries: 0, definition: b };
+        let (boot_id, apart) = (host_boot_id().unwrap(), BTreeSet::new());
+        let mut kept = Kept { boot_id, tries: 0, definition: b, apart };
         kept.boot_id[0] ^= 1;
         std::fs::write(remembered.path("b"), serde_json::to_vec(&kept).unwrap()).unwrap();
         // Another resource's, half a file, no file.
@@ -187,7 +211,7 @@ mod tests {
         std::fs::write(remembered.path("d"), b"{\"boot_id\":[1,").unwrap();
         std::fs::create_dir(remembered.path("e")).unwrap();
         let names: Vec<String> =
-            remembered.after_a_crash().into_iter().map(|one| one.name).collect();
+            remembered.after_a_crash().into_iter().map(|one| one.definition.name).collect();
         assert_eq!(names, ["a.%"]);
         assert!(!remembered.path("b").exists() && !remembered.path("d").exists());
     }
@@ -196,12 +220,12 @@ mod tests {
     fn what_cannot_be_kept_leaves_nothing_old_behind() {
         let dir = tempfile::tempdir().unwrap();
         let remembered = Remembered::new(dir.path());
-        let one = definition(dir.path(), "r0");
-        remembered.keep(&one);
+        let one = WasUp { definition: definition(dir.path(), "r0"), apart: BTreeSet::new() };
+        remembered.keep(&one.definition, &one.apart);
         assert_eq!(remembered.after_a_crash(), std::slice::from_ref(&one));
         // The new one cannot be written.
         std::fs::create_dir(remembered.path("r0").with_extension("part")).unwrap();
-        remembered.keep(&one);
+        remembered.keep(&one.definition, &one.apart);
         assert!(!remembered.path("r0").exists());
         assert_eq!(remembered.after_a_crash(), []);
     }
@@ -210,9 +234,9 @@ mod tests {
     fn what_brings_the_daemon_down_again_and_again_stays_down_until_it_is_ordered_up() {
         let dir = tempfile::tempdir().unwrap();
         let remembered = Remembered::new(dir.path());
-        let one = definition(dir.path(), "r0");
+        let one = WasUp { definition: definition(dir.path(), "r0"), apart: BTreeSet::new() };
         for _ in 0..2 {
-            remembered.keep(&one);
+            remembered.keep(&one.definition, &one.apart);
             for _ in 0..TRIES {
                 assert_eq!(remembered.after_a_crash(), std::slice::from_ref(&one));
             }
@@ -229,7 +253,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let remembered = Remembered::new(dir.path());
-        remembered.keep(&definition(dir.path(), "r0"));
+        remembered.keep(&definition(dir.path(), "r0"), &BTreeSet::new());
         let mode = std::fs::metadata(remembered.path("r0")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
