@@ -127,6 +127,8 @@ pub struct Cluster {
     pub(super) pairs: BTreeMap<VolumeNumber, Pair>,
     /// Pieces of a verify, by the VerifyS and its sequence.
     pub(super) compared: BTreeMap<(usize, u64), super::verify::Compared>,
+    /// Blocks of volume 0 were changed behind a daemon and are not repaired yet.
+    pub(super) falsified: bool,
     /// Faults of the plan that wait for their moment.
     pub(super) waiting: BTreeSet<usize>,
     /// The plan's faults strike, and cluster software acts.
@@ -178,6 +180,7 @@ impl Cluster {
             transcript: Transcript::new(keep),
             coverage: Coverage::default(),
             compared: BTreeMap::new(),
+            falsified: false,
             pairs: (0..options.volumes).map(|volume| (volume, Pair::default())).collect(),
             waiting: BTreeSet::new(),
             faults_on: false,

@@ -134,7 +134,9 @@ impl Cluster {
             let sector = block * BLOCK + p.below(BLOCK);
             let value = disk.read(sector, 1)[0] ^ 1 << p.below(60);
             disk.write(sector, &[value], true);
+            self.history.falsified(bad, 0, sector);
         }
+        self.falsified = true;
         let name = self.nodes[bad].name;
         self.note(&format!("{count} blocks of {name} are falsified"));
         let node = p.index(2);
@@ -179,5 +181,6 @@ impl Cluster {
         if self.violation.is_none() && !mended(self) {
             self.violate("a repair does not end".to_owned());
         }
+        self.falsified = false;
     }
 }

@@ -327,7 +327,9 @@ impl Cluster {
             }
         }
         for volume in 0..self.options.volumes {
-            if self.is_idle(volume)
+            // What was falsified is only marked until it is repaired.
+            if !(self.falsified && volume == 0)
+                && self.is_idle(volume)
                 && self.is_established(volume)
                 && let Some(sector) = self.first_difference(volume)
             {

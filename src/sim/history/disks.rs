@@ -351,6 +351,13 @@ impl History {
         Ok(())
     }
 
+    /// A sector was changed behind the daemon's back: a flush does not bring it back, a repair does.
+    pub(in crate::sim) fn falsified(&mut self, node: usize, volume: VolumeNumber, sector: u64) {
+        for o in &mut self.register(volume, sector).obligations[node] {
+            o.spoiled = true;
+        }
+    }
+
     /// The disk of a node was replaced: it answers for nothing.
     pub(in crate::sim) fn forgotten(&mut self, node: usize, volume: VolumeNumber) {
         self.step += 1;
