@@ -108,16 +108,15 @@ impl Resource {
         }
         let (slot, seen) = (peer.slot, peer.seen_number.unwrap_or(0));
         let node_id = self.connections[c].peer;
-        let peer = self.peer_device(c, volume);
-        let resync = peer.opening.side != Side::NoSync;
         if let (Some(slot), Some(backing)) = (slot, self.device(volume).backing.as_mut()) {
             let slot = &mut backing.superblock.peers[slot as usize];
             // It may have been forgotten.
             slot.node_id = Some(node_id);
-            // Without a resync a disk in the place of another one is known once it has raised its
-            // number (`meet_disk`): until then what was seen was seen of the other one. A source has
-            // raised it before its target can adopt, a target with its adopting.
-            if uuid != 0 && (slot.device_uuid == 0 || resync) {
+            // A disk in the place of another one is known once it has raised its number and, where
+            // it is copied in full, the target has that on its disk (`meet_disk`, `adopt`). Until
+            // then what was seen was seen of the other one, and so were the bits: a session that is
+            // cut off before that begins in full again.
+            if uuid != 0 && slot.device_uuid == 0 {
                 slot.device_uuid = uuid;
             }
             slot.seen_number = slot.seen_number.max(seen);
@@ -398,6 +397,9 @@ impl Resource {
         let primary = role == Role::Primary;
         let Some(backing) = self.device(volume).backing.as_mut() else { return };
         let old = backing.superblock.current_uuid;
+        if info.device_uuid != 0 {
+            backing.superblock.peers[slot as usize].device_uuid = info.device_uuid;
+        }
         let bitmap = std::mem::take(&mut backing.superblock.peers[slot as usize].bitmap_uuid);
         for uuid in info.history.iter().rev() {
             backing.remember(*uuid);

@@ -238,3 +238,32 @@ fn the_old_disk_of_a_forgotten_peer_is_synced_in_full_too() {
     pair.connect_both();
     pair.synced();
 }
+
+/// The bits of a slot tell what another disk has missed, and nothing of this one.
+#[test]
+fn a_seed_in_the_place_of_a_disk_that_was_met_is_synced_in_full_also_after_a_cut() {
+    let mut pair = synced_pair();
+    let image = pair.nodes[0].disk.clone();
+    let metadata = image.superblock.clone().unwrap();
+    pair.write(0, 5, 55).unwrap();
+    pair.run(10_000);
+    pair.link = false;
+    pair.kill(1);
+    let superblock = Some(seed_of(&metadata));
+    pair.nodes[1].disk = Disk { blocks: image.blocks, superblock, ..Disk::default() };
+    pair.up(1);
+    pair.run(5_000);
+    // The first meeting ends while the source writes what it knows of the disk.
+    pair.nodes[0].stall =
+        |action| matches!(action, Action::Meta { op: crate::meta::MetaOp::Superblock(_), .. });
+    pair.link = true;
+    pair.run(5_000);
+    assert!(pair.nodes[0].log.iter().any(|line| line.contains("rule=inconsistent-peer")));
+    pair.lose_link();
+    pair.nodes[0].unstall();
+    pair.run(5_000);
+    pair.link = true;
+    pair.run(30_000);
+    pair.synced();
+    assert_eq!(pair.nodes[1].disk.blocks.get(&5), Some(&55));
+}
