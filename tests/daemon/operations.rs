@@ -134,7 +134,7 @@ fn the_same_disk_comes_back_with_a_quick_resync() {
     fs::rename(&stage.pair.bob.disk, &away).expect("it is there");
     stage.pair.bob.refused(10, &["attach", "r0/0"]);
     assert!(ledger.write(&mut client, &Burst::Count(100)), "alice goes on");
-    stage.why(&stage.pair.bob, "2. disk there, cause gone");
+    stage.why(&stage.pair.bob, "disk there, cause gone");
     fs::rename(&away, &stage.pair.bob.disk).expect("it is there");
     let before = stage.pair.bob.peer_kib("received");
     stage.run("same-disk");

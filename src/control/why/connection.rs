@@ -265,6 +265,7 @@ fn refused(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
     let (what, data, next) = refusal(report, connection);
     // These two refuse before a handshake; an older one says nothing of them.
     let detail = match connection.reason {
+        Reason::BadSecret if !connection.detail.is_empty() => connection.detail.clone(),
         Reason::BadSecret => format!(
             "one of the two has another secret, another cram-hmac-alg or none: `tandemadm ping \
              {resource}` says which."

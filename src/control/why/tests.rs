@@ -203,6 +203,7 @@ fn different_secrets_are_not_explained_by_an_older_handshake() {
     let mut report = fixtures::peer_down();
     let connection = &mut report.status.connections[0];
     connection.connection_state = ConnectionState::StandAlone;
+    connection.detail = String::new();
     for (reason, rule) in [(Reason::BadSecret, false), (Reason::ResyncRefused, true)] {
         report.status.connections[0].reason = reason;
         let text = blocks(&report);
