@@ -16,7 +16,7 @@ use super::state::{DiskState, Role};
 use crate::meta::{DeviceFlags, Superblock};
 
 /// An attached disk.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Backing {
     /// The superblock as it shall be; what is durable may be older.
     pub(crate) superblock: Superblock,
@@ -111,7 +111,7 @@ pub(crate) enum Loss {
 }
 
 /// A flush of both disks under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Flush {
     /// Writes stamped up to this are covered.
     pub(crate) epoch: u64,
@@ -148,7 +148,7 @@ pub(crate) struct Counters {
 }
 
 /// A volume on this node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Device {
     pub(crate) disk: DiskState,
     pub(crate) backing: Option<Backing>,
@@ -278,7 +278,7 @@ impl Device {
 }
 
 /// What a client's request is, and how far it is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) session: SessionId,
     pub(crate) request: RequestId,

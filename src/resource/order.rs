@@ -25,7 +25,7 @@ pub(crate) const PATIENCE_MS: u64 = 30_000;
 pub(crate) const OWN_ORDER: u64 = 0;
 
 /// An order that waits.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Order {
     pub(crate) id: u64,
     pub(crate) command: Command,
@@ -76,7 +76,7 @@ pub(crate) enum Step {
 }
 
 /// The order that runs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Running {
     pub(crate) id: u64,
     pub(crate) command: Command,

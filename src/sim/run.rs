@@ -201,7 +201,7 @@ impl Cluster {
 
     /// Faults are off: within a bounded time all must be well, with a person's help where a refusal
     /// asks for one.
-    fn settle(&mut self) -> End {
+    pub(super) fn settle(&mut self) -> End {
         let mut end = End::InSync;
         let mut refusals = 0;
         let deadline = self.in_ms(SETTLE_MS);
@@ -438,7 +438,7 @@ impl Cluster {
 
     /// Clients go home; both disks must be equal, nothing out of sync, no buffer left; both nodes go
     /// down and come up again without a resync.
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.note("clients go home");
         self.clients.stopped = true;
         let quiet = |c: &Self| (0..c.options.volumes).all(|v| c.is_idle(v));
