@@ -40,6 +40,8 @@ pub(crate) struct Node {
     pub(crate) mute: bool,
     pub(crate) air: VecDeque<Event>,
     pub(crate) on_io_error: OnIoError,
+    /// Its disk has lost power, or failed, since it was attached.
+    pub(crate) power_lost: bool,
     /// What it takes for the shared secret.
     pub(crate) secrets: Vec<u8>,
 }
@@ -119,6 +121,7 @@ impl Pair {
             mute: false,
             air: VecDeque::new(),
             on_io_error: OnIoError::Detach,
+            power_lost: false,
             secrets: vec![0],
         };
         let mut pair =
@@ -211,7 +214,7 @@ impl Pair {
             number: Some(number),
             slots: vec![slot],
             written_behind: false,
-            same_boot: true,
+            same_boot: !std::mem::take(&mut node.power_lost),
             notes: Vec::new(),
         };
         let disk = Box::new(AttachedDisk {
@@ -223,6 +226,12 @@ impl Pair {
         Command::Attach { volume: 0, disk }
     }
 
+    pub(crate) fn lose_power(&mut self, n: usize) {
+        self.nodes[n].power_lost = true;
+        self.kill(n);
+    }
+
+    /// The process ends, and nothing else.
     pub(crate) fn kill(&mut self, n: usize) {
         self.nodes[n].core = None;
         self.nodes[n].done.clear();

@@ -57,7 +57,8 @@ impl Lab {
     }
 
     fn open_options(&self) -> OpenOptions {
-        OpenOptions { state_dir: Some(self.path("state")), lock_wait: Duration::ZERO }
+        let [state, run] = ["state", "run"].map(|name| Some(self.path(name)));
+        OpenOptions { state_dir: state, run_dir: run, lock_wait: Duration::ZERO }
     }
 
     fn open(&self, path: &Path) -> Result<OpenDisk, OpenError> {

@@ -118,6 +118,7 @@ impl Registry {
             disk,
             meta_disk: own.meta_disk.clone(),
             state_dir: self.settings.state_dir.clone(),
+            run_dir: self.settings.run_dir.clone(),
         };
         Ok((own, request))
     }
