@@ -47,10 +47,11 @@ impl Backing {
     }
 
     /// Sets and clears flags of the superblock in memory. Whoever says whether the disk has survived
-    /// says as well that it stands in for nobody, or for whom else.
+    /// says as well that it stands in for nobody, or for whom else, and whether that is in doubt.
     pub(crate) fn flags(&mut self, set: u32, clear: u32) {
         let said = (set | clear) & DeviceFlags::SURVIVED != 0;
-        let clear = if said { clear | DeviceFlags::STANDS_IN } else { clear };
+        let with_it = DeviceFlags::STANDS_IN | DeviceFlags::IN_DOUBT;
+        let clear = if said { clear | with_it } else { clear };
         self.superblock.flags = self.superblock.flags & !clear | set;
     }
 
@@ -91,7 +92,7 @@ impl Backing {
             DiskState::Inconsistent
         } else if self.has(DeviceFlags::OUTDATED) || !self.has(DeviceFlags::WAS_UP_TO_DATE) {
             DiskState::Outdated
-        } else if self.has(DeviceFlags::SURVIVED) {
+        } else if self.has(DeviceFlags::SURVIVED) && !self.has(DeviceFlags::IN_DOUBT) {
             DiskState::UpToDate
         } else {
             DiskState::Consistent

@@ -346,6 +346,19 @@ impl Cluster {
             steps.push_back(Step::Command(self.connect_command(node, false)));
             self.order(node, steps);
         }
+        // A disk that went on alone, on a node that serves the other one's data: nothing but create-md
+        // brings it back while that goes on.
+        self.run_until(self.in_ms(5_000), |_| false);
+        let refused: Vec<_> = diskless(self).into_iter().collect();
+        let serves = self.nodes[node].status.as_ref().is_some_and(|s| s.role == Role::Primary);
+        if serves && !refused.is_empty() {
+            for step in &refused {
+                if let Step::Attach(volume) = step {
+                    self.replace_disk(node, *volume);
+                }
+            }
+            self.order(node, refused.into());
+        }
     }
 
     /// A disk was set back to an older image: a person gives it up, and makes it anew if that is not
