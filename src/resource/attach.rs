@@ -404,7 +404,7 @@ impl Resource {
         match self.may_invalidate(volume) {
             Err(refusal) => self.reply(id, Err(refusal)),
             Ok(()) => {
-                self.run(id, Command::Outdate { volume }, Step::Save);
+                self.run(id, Command::Invalidate { volume }, Step::Save);
                 self.step_waits(1);
                 let then = self.then_order();
                 self.mark_invalid(volume, then);
