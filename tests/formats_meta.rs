@@ -107,7 +107,7 @@ fn bytes_of_the_superblock() {
             4096,
             &[
                 b"TANDEMSB",
-                &[0, 0, 0, 1],
+                &[0, 0, 0, 2],
                 &[0, 0, 0x01, 0xCA],
                 &crc.to_be_bytes(),
                 &[0, 0, 0, copy],

@@ -336,6 +336,23 @@ mod tests {
     }
 
     #[test]
+    fn an_order_that_does_not_end_at_once_is_said() {
+        let mut report = fixtures::healthy();
+        let mut order = crate::resource::OrderStatus {
+            verb: "secondary".to_owned(),
+            for_ms: 999,
+            left_ms: None,
+            waits_for: "clients to leave".to_owned(),
+            behind: 0,
+        };
+        report.status.order = Some(order.clone());
+        assert!(plain(&report).starts_with("r0 role:Primary\n"));
+        order.for_ms = 1000;
+        report.status.order = Some(order);
+        assert!(plain(&report).starts_with("r0 role:Primary order:secondary\n"));
+    }
+
+    #[test]
     fn verbose_says_the_normal_too() {
         let detail = Detail { verbose: true, statistics: false };
         assert_eq!(

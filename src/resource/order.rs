@@ -212,7 +212,8 @@ impl Resource {
     pub(crate) fn order_timeout(&self) -> Option<Time> {
         let waiting = self.orders.front().map(|order| order.since);
         let refused = self.running.as_ref().and_then(Self::refused_at);
-        let oldest = waiting.map(|since| since.after_ms(PATIENCE_MS)).into_iter().chain(refused).min();
+        let oldest =
+            waiting.map(|since| since.after_ms(PATIENCE_MS)).into_iter().chain(refused).min();
         let patience = self.config.options.timeout_ms;
         let forced = self.running.as_ref().filter(|order| order.is_forced_detach());
         let forced = forced.map(|order| order.since.after_ms(patience));

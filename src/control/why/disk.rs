@@ -278,8 +278,8 @@ fn undecided_beside_none(report: &View<'_>, device: &DeviceStatus, peer: &str) -
                  handshake decides by itself."
             ),
             format!(
-                "2. take what {node} has: `tandemadm secondary --force {resource}` on {peer}, check \
-                 the data (fsck), then `tandemadm primary --force {resource}` on {node}."
+                "2. take what {node} has: `tandemadm secondary --force {resource}` on {peer}, \
+                 `tandemadm primary --force {resource}` on {node}; check the data (fsck) first of all."
             ),
         ],
     }

@@ -95,10 +95,10 @@ pub fn findings(report: &Report, zone: Zone) -> Vec<Finding> {
     for one in &report.status.connections {
         all.extend(connection::finding(report, one));
     }
+    all.extend(order::finding(report));
     if all.is_empty() {
         all.push(healthy(report));
     }
-    all.extend(order::finding(report));
     all.extend(differs(report));
     all.sort_by_key(|finding| finding.severity);
     all
