@@ -59,6 +59,12 @@ pub fn yes_no(flag: bool) -> &'static str {
     if flag { "yes" } else { "no" }
 }
 
+/// The order that runs, if it has not ended at once.
+#[must_use]
+pub fn waiting_order(status: &crate::resource::Status) -> Option<&crate::resource::OrderStatus> {
+    status.order.as_ref().filter(|order| order.for_ms >= 1000)
+}
+
 /// Bytes for people: three digits and a binary unit (`812 MiB`, `8.1 GiB`).
 #[must_use]
 pub fn human(bytes: u64) -> String {

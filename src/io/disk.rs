@@ -181,7 +181,25 @@ fn disk_error(errno: i32) -> DiskError {
     }
 }
 
+/// Whether an operation's end puts in doubt what the disk has acknowledged. A full disk alone does
+/// not: it has not taken what it refuses.
+fn is_failure(step: DiskStep, result: i32) -> bool {
+    let sync = matches!(step, DiskStep::SyncData | DiskStep::SyncMeta);
+    let again = [libc::EINTR, libc::EAGAIN, libc::ENOSPC, libc::EDQUOT].contains(&-result);
+    // Another way to make zeroes is tried.
+    let another = matches!(step, DiskStep::Zeroes(_)) && write::unsupported(-result);
+    let read_nothing = result == 0 && matches!(step, DiskStep::Read(_));
+    read_nothing || result < 0 && (sync || !again && !another)
+}
+
 impl Disks {
+    /// The disk of a volume hangs.
+    pub(crate) fn distrust(&self, volume: VolumeNumber) {
+        if let Some(disk) = self.disks.get(&volume) {
+            disk.open.distrust();
+        }
+    }
+
     /// What durability means on a volume has changed.
     pub(crate) fn set_flushes(&mut self, volume: VolumeNumber, flushes: Flushes) {
         if let Some(disk) = self.disks.get_mut(&volume) {
@@ -332,6 +350,10 @@ impl Disks {
             return io.reclaim(memory);
         };
         disk.under_way -= 1;
+        if is_failure(step, result) {
+            // Before anyone hears of it, and also if this process ends now.
+            disk.open.distrust();
+        }
         match step {
             DiskStep::Read(tag) => {
                 io.reclaim(memory);

@@ -376,7 +376,11 @@ impl<C: Core> Shell<C> {
             let version = self.core.state_version();
             if version != self.version {
                 self.version = version;
-                self.shared.publish(self.status());
+                let status = self.status();
+                for device in status.devices.iter().filter(|device| device.hung_ms.is_some()) {
+                    self.disks.distrust(device.volume);
+                }
+                self.shared.publish(status);
             }
             while let Some(action) = self.core.next_action() {
                 if let Some(recorder) = &mut self.recorder {

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use super::geometry::Geometry;
 use super::{BitmapState, DeviceFlags, JUST_CREATED, LoadedMeta, LoadedSlot, PeerSlot, VERSION};
 
-const FLAG_NAMES: [(u32, &str); 12] = [
+const FLAG_NAMES: [(u32, &str); 13] = [
     (DeviceFlags::CONSISTENT, "consistent"),
     (DeviceFlags::WAS_UP_TO_DATE, "was-up-to-date"),
     (DeviceFlags::PRIMARY_IND, "primary"),
@@ -20,6 +20,7 @@ const FLAG_NAMES: [(u32, &str); 12] = [
     (DeviceFlags::INVALIDATED, "invalidated"),
     (DeviceFlags::VERIFY_MARKS, "verify-marks"),
     (DeviceFlags::LOSS_BITS, "loss-bits"),
+    (DeviceFlags::STANDS_IN, "stands-in"),
 ];
 
 /// Everything that the metadata says, as text. Lines that start with `#` say what follows from

@@ -77,6 +77,9 @@ impl DeviceFlags {
     pub const VERIFY_MARKS: u32 = 1 << 10;
     /// With VERIFY_MARKS: bits that no verify has set are among them.
     pub const LOSS_BITS: u32 = 1 << 11;
+    /// It stores writes in the place of a Primary that has no disk: all that such a Primary was
+    /// answered is here, flushed or in the system's cache.
+    pub const STANDS_IN: u32 = 1 << 12;
 }
 
 /// How the bitmap of a slot stands on the disk.
@@ -271,7 +274,9 @@ pub struct LoadedMeta {
     pub slots: Vec<LoadedSlot>,
     /// Somebody wrote behind Tandem since the clean end.
     pub written_behind: bool,
-    /// Written by this boot of the host: the page cache is intact, only the process crashed.
+    /// Only the process has ended since the disk was attached last: this boot of the host wrote it,
+    /// and the shell knows of no operation on it that failed or hung. The system has lost nothing
+    /// that it took.
     pub same_boot: bool,
     /// What was found damaged and how it was taken, for the log.
     pub notes: Vec<String>,

@@ -4,6 +4,8 @@
 //! - No disk is taken whose metadata is another node's, volume's or resource's.
 //! - Attach flushes first; then hot extents become bits, and that is durable before the disk has a
 //!   state. The rollback number stays: a disk that was set back must not catch up by restarts.
+//! - A disk that stood in for a Primary without one has survived the end of its node's process: the
+//!   same system runs (`LoadedMeta::same_boot`), and the attach has flushed what it held.
 //! - An ordered detach with an UpToDate peer makes the disk Outdated first, SURVIVED off, in any role.
 //! - A disk attached in an open session is never source: a new handshake decides.
 
@@ -110,6 +112,9 @@ impl Resource {
         if meta.written_behind {
             backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
         }
+        if !meta.same_boot {
+            backing.flags(0, DeviceFlags::STANDS_IN);
+        }
         let clean = backing.has(DeviceFlags::CLEAN);
         backing.flags(0, DeviceFlags::CLEAN);
         for c in self.peers() {
@@ -170,6 +175,20 @@ impl Resource {
     }
 
     pub(crate) fn attach_flushed(&mut self, volume: VolumeNumber, id: u64) {
+        let prefix = self.of_volume(volume);
+        if let Some(backing) = self.device(volume).backing.as_mut()
+            && backing.has(DeviceFlags::STANDS_IN)
+            && backing.resting_state() == DiskState::Consistent
+        {
+            // The process ended in a session, and only the process: what it had not flushed has been
+            // flushed by now. So the loss sequence (R2) ends here that it did not come to.
+            backing.flags(DeviceFlags::SURVIVED, 0);
+            let text = format!(
+                "{prefix}it stored the writes of a Primary without a disk when tandemd ended; the \
+                 system has lost none of them since"
+            );
+            self.log(LogLevel::Info, text);
+        }
         self.save_superblock(volume, Then::AttachSaved { id });
     }
 
@@ -385,7 +404,7 @@ impl Resource {
         match self.may_invalidate(volume) {
             Err(refusal) => self.reply(id, Err(refusal)),
             Ok(()) => {
-                self.run(id, Command::Outdate { volume }, Step::Save);
+                self.run(id, Command::Invalidate { volume }, Step::Save);
                 self.step_waits(1);
                 let then = self.then_order();
                 self.mark_invalid(volume, then);

@@ -202,10 +202,16 @@ impl Resource {
         if let Some((reason, text)) = wrong {
             self.complain(c, &text);
             if self.is_connecting(c) && self.connections[c].active.is_none() {
-                self.connections[c].detail = text;
+                self.connections[c].detail.clone_from(&text);
                 self.set_connection(c, ConnectionState::Connecting, reason);
             }
-            return self.forget_socket(c, socket);
+            let dialled = self.connections[c].sockets.get(&socket).is_some_and(|one| one.dialled);
+            self.forget_socket(c, socket);
+            if dialled {
+                // At the address of the peer: it does not become another one by waiting.
+                self.tentative_met(c, &text);
+            }
+            return;
         }
         self.authenticate(c, socket, features);
     }

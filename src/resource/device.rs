@@ -46,8 +46,11 @@ impl Backing {
         self.superblock.flags & flag != 0
     }
 
-    /// Sets and clears flags of the superblock in memory.
+    /// Sets and clears flags of the superblock in memory. Whoever says whether the disk has survived
+    /// says as well that it stands in for nobody, or for whom else.
     pub(crate) fn flags(&mut self, set: u32, clear: u32) {
+        let said = (set | clear) & DeviceFlags::SURVIVED != 0;
+        let clear = if said { clear | DeviceFlags::STANDS_IN } else { clear };
         self.superblock.flags = self.superblock.flags & !clear | set;
     }
 

@@ -335,11 +335,13 @@ impl Resource {
         let role = self.role;
         let Some(socket) = self.connections[c].active else { return };
         let slot = self.peer_device(c, volume).slot;
-        // From here on it takes writes that nobody has flushed: it has not survived them.
+        // From here on it takes writes that nobody has flushed: it has not survived them. The end of
+        // this process alone loses none of them, and the next one goes on from there.
         self.device(volume).survives = false;
+        let good = self.device(volume).disk == DiskState::UpToDate;
         let Some(backing) = self.device(volume).backing.as_mut() else { return };
         let Some(slot) = slot else { return };
-        backing.flags(0, DeviceFlags::SURVIVED);
+        backing.flags(if good { DeviceFlags::STANDS_IN } else { 0 }, DeviceFlags::SURVIVED);
         let old = backing.superblock.current_uuid;
         let slot = &mut backing.superblock.peers[slot as usize];
         if slot.bitmap_uuid == 0 {

@@ -101,6 +101,7 @@ mod verdict;
 mod verify;
 mod verify_source;
 mod verify_target;
+mod waits;
 mod write;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -112,6 +113,7 @@ pub use ids::*;
 pub use metrics::*;
 pub use option_names::WrittenOption;
 pub use options::*;
+pub use order::NO_VOLUME;
 pub use refusals::REFUSALS;
 pub use state::*;
 pub use status::*;

@@ -73,7 +73,7 @@ impl Resource {
             return Err(refuse(171, "No such peer in this resource."));
         };
         if !self.devices.contains_key(&volume) {
-            return Err(refuse(127, "No such volume in this resource."));
+            return Err(refuse(127, super::order::NO_VOLUME));
         }
         let flags = self.peer_device(c, volume).pause;
         match (pause, flags) {

@@ -126,10 +126,19 @@ impl Resource {
                 "this disk is a mix of old and new blocks: its file system may be broken",
             ),
         };
+        if let Some(source) = self.source_of(v).filter(|_| force != Some(needed)) {
+            let hint = format!(
+                "{name}/{v} is {}, and is being copied from {source}: wait for the end (`tandemadm \
+                 wait-sync {name}`), then promote.",
+                device.disk
+            );
+            return Err(refuse(-2, &hint));
+        }
         if force != Some(needed) {
             let found = overwritten.map(|found| format!(" ({found})")).unwrap_or_default();
+            let first = self.before_force(v, created);
             let hint = format!(
-                "{name}/{v} is {}; {danger}{found}. Connect the peer, or: tandemadm {word} {name}",
+                "{name}/{v} is {}; {danger}{found}. {first}tandemadm {word} {name}",
                 device.disk
             );
             return Err(refuse(-2, &hint));
@@ -145,6 +154,32 @@ impl Resource {
             }
         }
         Ok(())
+    }
+
+    /// The peer that the own disk is being copied from.
+    fn source_of(&self, v: VolumeNumber) -> Option<&str> {
+        let copies = |c: &&super::connection::Connection| c.peer_devices[&v].target.is_some();
+        self.connections.iter().find(copies).map(|c| c.name.as_str())
+    }
+
+    /// What is to be tried before force, or when force is right.
+    fn before_force(&self, v: VolumeNumber, created: bool) -> String {
+        let Some(open) = self.connections.iter().find(|c| c.stage == Stage::Open) else {
+            return "Connect the peer, or: ".to_owned();
+        };
+        let (peer, state) = (&open.name, open.peer_devices[&v].peer_disk);
+        match state {
+            DiskState::Inconsistent if created => {
+                format!("{peer} is connected and has no data either. The first use of both is: ")
+            }
+            DiskState::Inconsistent => {
+                format!("{peer} is connected, and its disk is no better. Or: ")
+            }
+            state if state > DiskState::Inconsistent && state != DiskState::DUnknown => format!(
+                "Nothing is forced over the {state} data of {peer}, which is connected. Apart from it: "
+            ),
+            _ => format!("{peer} is connected, and its disk is {state}: attach it there, or: "),
+        }
     }
 
     /// What create-md found on a connected peer's fresh disk, where it found nothing on this one.

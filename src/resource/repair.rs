@@ -21,7 +21,7 @@ impl Resource {
             return self.reply(id, Err(refuse(171, "--from names one of the two nodes.")));
         };
         if !self.devices.contains_key(&volume) {
-            return self.reply(id, Err(refuse(127, "No such volume in this resource")));
+            return self.reply(id, Err(refuse(127, super::order::NO_VOLUME)));
         }
         if let Err(refusal) = self.may_repair(c, volume, own) {
             return self.reply(id, Err(refusal));

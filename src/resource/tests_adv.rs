@@ -37,6 +37,11 @@ impl Pair {
         self.core(n).connections[0].stage
     }
 
+    /// The flags that are durable.
+    fn flags(&self, n: usize) -> u32 {
+        self.nodes[n].disk.superblock.as_ref().unwrap().flags
+    }
+
     fn story(&self) -> String {
         format!("0:\n{}\n1:\n{}", self.nodes[0].log.join("\n"), self.nodes[1].log.join("\n"))
     }
@@ -440,12 +445,73 @@ fn the_only_disk_of_a_primary_that_lost_its_cache_is_not_taken_for_the_newest() 
     assert_eq!(pair.disk(0), DiskState::Diskless);
     pair.write(0, 31, 2).unwrap();
     // The peer loses power, and with it what was not flushed: the clients have to know.
-    pair.kill(1);
+    pair.lose_power(1);
     pair.nodes[1].disk.blocks.remove(&31);
     pair.run(100);
     pair.up(1);
     pair.run(10_000);
     let read = pair.request(0, 5002, Op::Read { offset: 31 * 4096, length: 4096 });
     assert_eq!(read, Err(ReplyError::Io), "{}", pair.nodes[1].log.join("\n"));
+    assert_eq!(pair.disk(1), DiskState::Consistent);
+}
+
+#[test]
+fn the_only_disk_of_a_primary_whose_node_merely_lost_its_process_goes_on() {
+    let mut pair = synced_pair();
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
+    pair.request(0, 5000, Op::Read { offset: 7 * 4096, length: 4096 }).unwrap();
+    pair.run(100);
+    for round in 1..=3 {
+        pair.write(0, 31, round).unwrap();
+        assert!(pair.flags(1) & crate::meta::DeviceFlags::SURVIVED == 0, "before it is flushed");
+        pair.kill(1);
+        // What the dead process was not asked for is answered at once, and never done.
+        assert_eq!(pair.write(0, 32, round), Err(ReplyError::Io));
+        pair.up(1);
+        pair.run(10_000);
+        assert_eq!(pair.disk(1), DiskState::UpToDate, "{}", pair.story());
+        assert!(pair.flags(1) & crate::meta::DeviceFlags::SURVIVED != 0);
+        let read = pair.request(0, 5000 + round, Op::Read { offset: 31 * 4096, length: 4096 });
+        assert_eq!(read, Ok(Some(round)), "{}", pair.story());
+    }
+    // Twice in a row, without a write between them.
+    pair.kill(1);
+    pair.up(1);
+    pair.run(10_000);
+    pair.write(0, 33, 9).unwrap();
+    // A power loss later is one, whatever came before.
+    pair.kill(1);
+    pair.nodes[1].power_lost = true;
+    pair.up(1);
+    pair.run(10_000);
+    assert_eq!(pair.disk(1), DiskState::Consistent);
+    // And what was given up then is not taken up by the next restart.
+    pair.kill(1);
+    pair.up(1);
+    pair.run(10_000);
+    assert_eq!(pair.disk(1), DiskState::Consistent);
+}
+
+#[test]
+fn a_disk_that_stood_in_and_was_the_source_since_stands_in_no_more() {
+    let mut pair = synced_pair();
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
+    pair.request(0, 5000, Op::Read { offset: 7 * 4096, length: 4096 }).unwrap();
+    pair.run(100);
+    pair.write(0, 31, 1).unwrap();
+    assert!(pair.flags(1) & crate::meta::DeviceFlags::STANDS_IN != 0);
+    pair.nodes[0].fail = |_| false;
+    pair.attach(0).unwrap();
+    pair.run(10_000);
+    assert_eq!(pair.disk(0), DiskState::UpToDate, "{}", pair.story());
+    assert!(pair.flags(1) & crate::meta::DeviceFlags::STANDS_IN == 0);
+    // The other goes on without it: its copy is old, whatever this system remembers.
+    pair.write(0, 31, 2).unwrap();
+    pair.kill(1);
+    pair.write(0, 31, 3).unwrap();
+    pair.nodes[1].core = None;
+    pair.kill(0);
+    pair.up(1);
+    pair.run(10_000);
     assert_eq!(pair.disk(1), DiskState::Consistent);
 }

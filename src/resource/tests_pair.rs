@@ -40,6 +40,8 @@ pub(crate) struct Node {
     pub(crate) mute: bool,
     pub(crate) air: VecDeque<Event>,
     pub(crate) on_io_error: OnIoError,
+    /// Its disk has lost power, or failed, since it was attached.
+    pub(crate) power_lost: bool,
     /// What it takes for the shared secret.
     pub(crate) secrets: Vec<u8>,
 }
@@ -119,6 +121,7 @@ impl Pair {
             mute: false,
             air: VecDeque::new(),
             on_io_error: OnIoError::Detach,
+            power_lost: false,
             secrets: vec![0],
         };
         let mut pair =
@@ -138,6 +141,13 @@ impl Pair {
         self.attach(n).unwrap();
         let peer = 1 - id;
         self.admin(n, Command::Connect { peer, discard_my_data: false, tentative: false }).unwrap();
+    }
+
+    /// Its configuration calls the resource so.
+    pub(crate) fn rename(&mut self, n: usize, name: &str) {
+        if let Some(core) = self.nodes[n].core.as_mut() {
+            core.config.name = name.into();
+        }
     }
 
     /// The shell's part of the shared secret, without its packets.
@@ -211,7 +221,7 @@ impl Pair {
             number: Some(number),
             slots: vec![slot],
             written_behind: false,
-            same_boot: true,
+            same_boot: !std::mem::take(&mut node.power_lost),
             notes: Vec::new(),
         };
         let disk = Box::new(AttachedDisk {
@@ -223,6 +233,12 @@ impl Pair {
         Command::Attach { volume: 0, disk }
     }
 
+    pub(crate) fn lose_power(&mut self, n: usize) {
+        self.nodes[n].power_lost = true;
+        self.kill(n);
+    }
+
+    /// The process ends, and nothing else.
     pub(crate) fn kill(&mut self, n: usize) {
         self.nodes[n].core = None;
         self.nodes[n].done.clear();

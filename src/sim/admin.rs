@@ -94,8 +94,10 @@ impl Cluster {
                 self.violate(format!("metadata of {volume} is lost: {text}"));
                 None
             }
-            Ok(meta) => {
+            Ok(mut meta) => {
                 v.attached = true;
+                // The real shell notes it beside the disk.
+                meta.same_boot &= !v.failed && !v.foreign;
                 if !v.foreign {
                     let failed = std::mem::take(&mut v.failed);
                     self.history.attached(node, volume, &v.disk, failed);

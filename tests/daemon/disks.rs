@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::ledger::{Burst, Ledger};
+use crate::ledger::{Burst, Ledger, under_load};
 use crate::namespace::skip;
 use crate::pair::{DISK_SIZE, Node, Pair, assert_equal, run, text};
 use crate::plan::{Plan, disk_of};
@@ -201,7 +201,7 @@ fn the_last_good_disk_is_not_detached_under_a_primary() {
 #[test]
 fn a_primary_without_a_disk_of_its_own_serves_from_its_peer() {
     let mut pair = Pair::in_sync();
-    let mut ledger = Ledger::seeded(35);
+    let mut ledger = Ledger::within(3, 35);
     assert!(ledger.write(&mut pair.alice.client(), &Burst::Count(500)));
     pair.alice.ok(&["down", "r0"]);
     let away = pair.dir.path().join("away");
@@ -216,13 +216,30 @@ fn a_primary_without_a_disk_of_its_own_serves_from_its_peer() {
     assert!(ledger.write(&mut client, &Burst::Count(500)), "through the peer's disk");
     client.flush().expect("a flush of the peer");
 
-    // The one that has the data is started anew under a Primary without any. (Had it crashed, it
-    // could have lost what nobody had flushed: it would be Consistent, and clients get errors.)
+    // The one that has the data is started anew under a Primary without any.
     client.disconnect().expect("a clean end of the client");
     assert!(pair.bob.terminate().success());
     pair.bob.start_up();
     pair.wait_connected();
     wait_dstate(&pair.alice, "Diskless/UpToDate");
+    ledger.check(&mut pair.alice.client());
+
+    // Its daemon crashes under writes: they fail until it is back, and then all goes on.
+    let mut other = pair.alice.client();
+    let client = pair.alice.client();
+    let mut ledger = under_load(ledger, client, 1000, || {
+        pair.bob.kill();
+        let error = other.write(0, &[1; 4096], 0).expect_err("there is no disk");
+        assert_eq!(error.errno(), Some(nbd::Errno::EIO), "{error}");
+        pair.bob.start_up();
+        pair.wait_connected();
+        wait_dstate(&pair.alice, "Diskless/UpToDate");
+        let last = other.size() - 4096;
+        other.write(last, &[3; 4096], 0).expect("nobody has ordered anything");
+        assert_eq!(other.read(last, 4096).expect("a read"), [3; 4096]);
+        pair.alice.ok(&["secondary", "--force", "r0"]);
+    });
+    pair.alice.ok(&["primary", "r0"]);
     ledger.check(&mut pair.alice.client());
 
     fs::rename(&away, &pair.alice.disk).expect("it is there");

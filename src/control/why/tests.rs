@@ -2,7 +2,7 @@
 
 use super::super::fixtures;
 use super::*;
-use crate::resource::{ClientStatus, ConnectionState, Reason};
+use crate::resource::{ClientStatus, ConnectionState, OrderStatus, Reason};
 
 const UTC: Zone = Zone::Fixed(0);
 
@@ -326,6 +326,25 @@ fn every_text_is_as_written() {
     let peer = &mut paused.status.connections[0].peer_devices[0];
     peer.replication_state = ReplicationState::PausedSyncT;
     peer.resync_suspended.user = true;
+    let mut waits = fixtures::healthy();
+    waits.status.order = Some(OrderStatus {
+        verb: "secondary".to_owned(),
+        for_ms: 12_000,
+        left_ms: Some(18_000),
+        waits_for: "the disk of r0/0, which has not answered for 17 s".to_owned(),
+        behind: 1,
+    });
+    let mut clients = fixtures::healthy();
+    clients.status.order = Some(OrderStatus {
+        verb: "secondary".to_owned(),
+        for_ms: 65_000,
+        left_ms: Some(535_000),
+        waits_for: "clients to leave; new ones are refused".to_owned(),
+        behind: 0,
+    });
+    let mut beside_none = fixtures::mirrored(fixtures::healthy());
+    beside_none.status.devices[0].disk_state = DiskState::Consistent;
+    beside_none.status.connections[0].peer_devices[0].peer_disk_state = DiskState::Diskless;
     let cases = [
         ("healthy", fixtures::healthy()),
         ("two volumes", fixtures::two_volumes()),
@@ -342,6 +361,9 @@ fn every_text_is_as_written() {
         ("frozen by order", frozen),
         ("resync paused", paused),
         ("config differs", other),
+        ("an order waits for a hung disk", waits),
+        ("an order waits for clients", clients),
+        ("the only disk has lost power", beside_none),
     ];
     let mut all = String::new();
     for (name, report) in cases {

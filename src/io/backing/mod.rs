@@ -10,6 +10,7 @@
 //!   lock.
 //! - Before anything rests on loaded metadata, the disk is flushed and both copies of the
 //!   superblock are equal and durable.
+//! - Whether the system still has what an earlier process gave it is said by [`trust`] alone.
 //! - create-md, wipe-md and restore-md never write outside of the metadata area, but zeroes into
 //!   holes where create-md was asked to, and save the metadata that they overwrite.
 
@@ -24,6 +25,7 @@ mod record;
 mod restore;
 mod saved;
 mod signatures;
+mod trust;
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Attaching: open, lock, flush, repair, load.
+//! Attaching: open, lock, flush, repair, load; and what is known of the time before.
 
 use std::fs::File;
 use std::io;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::device::{Access, Device};
 use super::error::{OpenError, Part, disk_error};
 use super::lock::Held;
+use super::trust::{Subject, Trust};
 use super::{Identity, MetaDisk, record};
 use crate::meta::{
     DeviceFlags, Geometry, LoadedMeta, MetaError, MetaOp, Placement, SuperblockRead, load,
@@ -25,13 +26,15 @@ const DIGEST_SPAN: u64 = 1 << 20;
 pub struct OpenOptions {
     /// Where the last size of the disk stands; `None`: it is neither asked nor stored.
     pub state_dir: Option<PathBuf>,
+    /// Where it stands whether the disk is trusted; `None`: it is not.
+    pub run_dir: Option<PathBuf>,
     /// How long a lock that is taken is tried again. A killed process's ring lets go late.
     pub lock_wait: Duration,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { state_dir: None, lock_wait: Duration::from_secs(5) }
+        Self { state_dir: None, run_dir: None, lock_wait: Duration::from_secs(5) }
     }
 }
 
@@ -53,6 +56,8 @@ pub struct OpenDisk {
     pub preallocated: bool,
     /// What the core is told. Its notes are for the log.
     pub attached: AttachedDisk,
+    /// The note that it is attached and well.
+    trust: Option<Trust>,
     /// Given back when this is dropped.
     #[allow(dead_code)]
     locks: Vec<Held>,
@@ -63,6 +68,15 @@ impl OpenDisk {
     #[must_use]
     pub fn meta_file(&self) -> &File {
         self.meta.as_ref().unwrap_or(&self.data)
+    }
+
+    /// An operation on the disk has failed, or hangs: what it has acknowledged may be lost, whatever it
+    /// says next.
+    pub fn distrust(&self) {
+        if self.trust.as_ref().is_some_and(|trust| !trust.withdraw()) {
+            let path = &self.attached.path;
+            tracing::error!("{path}: the note in the run folder that trusts it cannot be removed");
+        }
     }
 
     /// Runs the stages, each durable before the next one starts. Blocks.
@@ -79,6 +93,7 @@ impl OpenDisk {
     /// # Errors
     /// Reading, writing or flushing failed; the disk is closed all the same, and is not clean.
     pub fn close_clean(self, mut superblock: Superblock) -> Result<(), DiskError> {
+        self.distrust();
         let ended = (|| {
             self.data.sync_data()?;
             if superblock.flags & DeviceFlags::CLEAN == 0 {
@@ -95,8 +110,9 @@ impl OpenDisk {
         ended.map_err(|error: io::Error| disk_error(&error))
     }
 
-    /// Closes at once. Same as dropping it.
+    /// Closes at once.
     pub fn close(self) {
+        self.distrust();
         drop(self);
     }
 }
@@ -137,6 +153,9 @@ pub fn open_disk(
     options: &OpenOptions,
 ) -> Result<OpenDisk, OpenError> {
     let disks = Disks::open(path, meta_disk, Access::Exclusive, options.lock_wait)?;
+    let trust = options.run_dir.as_deref().map(|folder| Trust::new(folder, who));
+    // Before the flush: one that fails is not tried again on trust.
+    let trusted = trust.as_ref().and_then(Trust::take);
     disks.sync()?;
     let found = disks.superblock(options.state_dir.as_deref(), who)?;
     let owner = owner(&found.superblock);
@@ -168,7 +187,17 @@ pub fn open_disk(
     {
         meta.notes.push(format!("{}: the disk's size was not recorded: {error}", folder.display()));
     }
-    Ok(disks.into_open(geometry, meta))
+    let subject = Subject::new(boot_id, geometry.device_uuid, &disks.data.file)
+        .map_err(|error| disks.data.io_error("looking at it", error))?;
+    meta.same_boot &= trusted.as_ref() == Some(&subject);
+    if let Some(Err(error)) = trust.as_ref().map(|trust| trust.give(&subject)) {
+        let path = path.display();
+        meta.notes.push(format!(
+            "{path}: not noted in the run folder: {error}; after a crash of tandemd this disk counts \
+             as after a power loss"
+        ));
+    }
+    Ok(disks.into_open(geometry, meta, trust))
 }
 
 /// Whose metadata it is.
@@ -306,7 +335,7 @@ impl Disks {
         }
     }
 
-    fn into_open(self, geometry: Geometry, mut meta: LoadedMeta) -> OpenDisk {
+    fn into_open(self, geometry: Geometry, mut meta: LoadedMeta, trust: Option<Trust>) -> OpenDisk {
         let Self { data, external } = self;
         let both = |of: fn(&Device) -> bool| of(&data) && external.as_ref().is_none_or(of);
         let (dsync, direct) = (both(|device| device.dsync), both(|device| device.direct));
@@ -333,6 +362,7 @@ impl Disks {
             direct,
             preallocated,
             attached,
+            trust,
             locks,
         }
     }

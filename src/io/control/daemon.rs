@@ -153,6 +153,7 @@ fn start(arguments: &Arguments) -> Result<(), Failure> {
         node,
         record: arguments.record.clone(),
         state_dir,
+        run_dir: run_dir.clone(),
         remembered: Remembered::new(run_dir),
         nbd_socket,
         max_parallel_resyncs: arguments.max_parallel_resyncs,

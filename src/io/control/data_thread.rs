@@ -56,6 +56,8 @@ pub(crate) struct DiskRequest {
     pub(crate) meta_disk: MetaDisk,
     /// What is known of disks from earlier.
     pub(crate) state_dir: PathBuf,
+    /// What is known of disks from this boot.
+    pub(crate) run_dir: PathBuf,
 }
 
 impl DiskRequest {
@@ -92,8 +94,9 @@ pub(crate) fn open_disk(request: &DiskRequest) -> Result<Box<OpenDisk>, Refusal>
     })?;
     let identity = request.identity();
     let meta_disk = super::adm::metadata::meta_disk(&request.meta_disk);
-    let options =
-        OpenOptions { state_dir: Some(request.state_dir.clone()), ..OpenOptions::default() };
+    let folder = |folder: &PathBuf| Some(folder.clone());
+    let (state_dir, run_dir) = (folder(&request.state_dir), folder(&request.run_dir));
+    let options = OpenOptions { state_dir, run_dir, ..OpenOptions::default() };
     let path = std::path::Path::new(&request.disk);
     let opened = backing::open_disk(path, &meta_disk, &identity, boot_id, &options);
     opened.map(Box::new).map_err(|error| error.refusal())

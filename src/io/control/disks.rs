@@ -105,8 +105,9 @@ impl Registry {
         volume: VolumeNumber,
     ) -> Result<(&'a HostVolume, DiskRequest), Refusal> {
         let own = definition.local(&self.settings.node).and_then(|own| own.volumes.get(&volume));
-        let own =
-            own.ok_or_else(|| refusal(127, "Device minor not allocated", "no such volume"))?;
+        let own = own.ok_or_else(|| {
+            refusal(127, "Device minor not allocated", crate::resource::NO_VOLUME)
+        })?;
         let Some(disk) = own.disk.clone() else {
             let hint = "the configuration says `disk none` for this node.";
             return Err(refusal(138, "Device does not have a disk-config", hint));
@@ -118,6 +119,7 @@ impl Registry {
             disk,
             meta_disk: own.meta_disk.clone(),
             state_dir: self.settings.state_dir.clone(),
+            run_dir: self.settings.run_dir.clone(),
         };
         Ok((own, request))
     }

@@ -77,6 +77,8 @@ pub(crate) struct Settings {
     pub(crate) record: Option<PathBuf>,
     /// What is known of disks.
     pub(crate) state_dir: PathBuf,
+    /// What is known of disks from this boot.
+    pub(crate) run_dir: PathBuf,
     /// What was up when the daemon crashed.
     pub(crate) remembered: Remembered,
     /// The NBD socket, for people.

@@ -54,6 +54,7 @@ impl Daemon {
             node: "alice".to_owned(),
             record: None,
             state_dir: dir.path().join("state"),
+            run_dir: dir.path().to_owned(),
             remembered: Remembered::new(dir.path()),
             nbd_socket,
             max_parallel_resyncs: 0,

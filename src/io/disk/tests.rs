@@ -40,7 +40,7 @@ impl Bench {
             lock_wait: Duration::ZERO,
         };
         create_md(&path, &MetaDisk::Internal, &who, &options).unwrap();
-        let options = OpenOptions { state_dir: None, lock_wait: Duration::ZERO };
+        let options = OpenOptions { lock_wait: Duration::ZERO, ..OpenOptions::default() };
         let mut open = open_disk(&path, &MetaDisk::Internal, &who, boot_id, &options).unwrap();
         open.dsync = dsync;
         let mut io = Context::alone(Time(0));

@@ -123,7 +123,7 @@ fn aligned_zeroes(length: usize) -> bytes::Bytes {
 }
 
 /// The file system or the device cannot do it, and another way is tried.
-fn unsupported(errno: i32) -> bool {
+pub(super) fn unsupported(errno: i32) -> bool {
     matches!(errno, libc::EOPNOTSUPP | libc::ENOSYS | libc::EINVAL | libc::ENODEV | libc::EPERM)
 }
 

@@ -410,7 +410,7 @@ impl Node {
 
     fn open(&self, meta_disk: &MetaDisk) -> Box<OpenDisk> {
         let boot_id = host_boot_id().unwrap();
-        let options = OpenOptions { state_dir: None, lock_wait: Duration::ZERO };
+        let options = OpenOptions { lock_wait: Duration::ZERO, ..OpenOptions::default() };
         Box::new(open_disk(&self.path(), meta_disk, &self.identity(), boot_id, &options).unwrap())
     }
 
@@ -551,7 +551,7 @@ fn a_panic_marks_one_resource_failed_and_the_others_go_on() {
     let refusal = bad.order(Command::Outdate { volume: 0 }).unwrap_err();
     assert!(refusal.hint.contains("as the test wishes"));
     // The lock stays: nobody may write beside operations that are still under way.
-    let options = OpenOptions { state_dir: None, lock_wait: Duration::ZERO };
+    let options = OpenOptions { lock_wait: Duration::ZERO, ..OpenOptions::default() };
     let boot_id = host_boot_id().unwrap();
     let path = bad.path();
     open_disk(&path, &MetaDisk::Internal, &bad.identity(), boot_id, &options).unwrap_err();
