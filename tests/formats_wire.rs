@@ -102,7 +102,11 @@ fn make(kind: Kind, n: [u64; 8], text: &str) -> Packet {
         Kind::NewUuid => Packet::NewUuid { volume, uuid },
         Kind::NewUuidAck => Packet::NewUuidAck { volume, uuid },
         Kind::StartResync => {
-            Packet::StartResync { volume, source: flag, marked: flag && n[5].is_multiple_of(4) }
+            let marked = n[5].is_multiple_of(4);
+            Packet::StartResync { volume, sequence, source: flag, marked }
+        }
+        Kind::StartResyncAnswer => {
+            Packet::StartResyncAnswer { volume, sequence, code: -((n[3] % 128) as i32) }
         }
         Kind::Sample => {
             Packet::Sample { volume, sequence, offset, length, digest: (n[5] >> 7) as u32 }
@@ -508,7 +512,7 @@ fn fields_out_of_range_are_refused() {
     assert!(!check(&Packet::VerifyDigests { volume, sequence, digests }));
     assert!(!check(&Packet::VerifyResult { volume, sequence, differing: vec![0; 5] }));
     assert!(!check(&Packet::VerifyEnd { volume, position: 512, done: true }));
-    assert!(!check(&Packet::StartResync { volume, source: false, marked: true }));
+    assert!(!check(&Packet::StartResyncAnswer { volume, sequence, code: 1 }));
     assert!(!check(&Packet::Leave { kind: 3 }));
     assert!(!check(&Packet::PromoteAnswer { sequence: 0, code: 1 }));
     let (role, disk) = (Role::Unknown, DiskState::UpToDate);

@@ -65,6 +65,8 @@ pub(crate) enum Step {
     Save,
     /// verify: the peer is asked.
     AskVerify,
+    /// invalidate, invalidate-remote, verify --repair: the peer is asked.
+    AskResync,
     /// new-current-uuid: a loss is being dealt with first.
     Settle,
     /// new-current-uuid --clear-bitmap: both disks are compared.
@@ -225,7 +227,7 @@ impl Resource {
     /// The order is refused if it is still in this step after [`PATIENCE_MS`]; in any other it waits
     /// for what it needs, and no time is set for it.
     fn is_refused_late(step: Step) -> bool {
-        matches!(step, Step::Drain | Step::Settle)
+        matches!(step, Step::Drain | Step::Settle | Step::AskResync)
     }
 
     fn start_order(&mut self, order: Order) {
@@ -381,6 +383,7 @@ impl Resource {
             | Step::AskPeer
             | Step::Clients
             | Step::AskVerify
+            | Step::AskResync
             | Step::Drain
             | Step::Settle
             | Step::Leave
@@ -403,6 +406,7 @@ impl Resource {
                 self.finish(Err(refuse(-18, hint)));
             }
             Step::Settle => self.new_uuid_settled(),
+            Step::AskResync if late => self.resync_order_late(),
             Step::Clients => self.clients_may_have_left(),
             Step::Drain if self.is_idle() => self.order_drained(),
             Step::Drain if late => {
@@ -448,6 +452,9 @@ impl Resource {
             Some(
                 Command::Detach { volume, .. }
                 | Command::Outdate { volume }
+                | Command::Invalidate { volume }
+                | Command::InvalidateRemote { volume, .. }
+                | Command::Repair { volume, .. }
                 | Command::NewCurrentUuid { volume, .. },
             ) => vec![*volume],
             _ => self.volumes(),
