@@ -74,6 +74,8 @@ mod tests_disks;
 #[cfg(test)]
 mod tests_end;
 #[cfg(test)]
+mod tests_give_up;
+#[cfg(test)]
 mod tests_hung;
 #[cfg(test)]
 mod tests_pair;

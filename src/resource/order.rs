@@ -221,7 +221,7 @@ impl Resource {
         let behind = self.orders.iter().filter(forces).map(|order| order.since.after_ms(patience));
         // One that has waited so long was looked at: its disk does not hang.
         let behind = behind.filter(|at| *at > self.now);
-        oldest.into_iter().chain(forced).chain(behind).min()
+        oldest.into_iter().chain(forced).chain(behind).chain(self.sampling_timeout()).min()
     }
 
     /// The order is refused if it is still in this step after [`PATIENCE_MS`]; in any other it waits
@@ -407,6 +407,7 @@ impl Resource {
             }
             Step::Settle => self.new_uuid_settled(),
             Step::AskResync if late => self.resync_order_late(),
+            Step::Sample | Step::PeerClears => self.sampling_may_be_late(),
             Step::Clients => self.clients_may_have_left(),
             Step::Drain if self.is_idle() => self.order_drained(),
             Step::Drain if late => {
@@ -439,6 +440,7 @@ impl Resource {
     /// This process did not run: nobody has waited meanwhile.
     pub(crate) fn orders_start_anew(&mut self) {
         let now = self.now;
+        self.sampling_starts_anew();
         let waiting = self.orders.iter_mut().map(|order| &mut order.since);
         let running = self.running.iter_mut().map(|order| &mut order.since);
         let tried = self.connections.iter_mut().filter_map(|c| c.tentative.as_mut());
