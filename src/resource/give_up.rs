@@ -70,7 +70,13 @@ impl Resource {
     }
 
     /// Asks a peer. `source`: its disk is to go. The order runs already.
-    pub(super) fn ask_resync(&mut self, c: usize, volume: VolumeNumber, source: bool, marked: bool) {
+    pub(super) fn ask_resync(
+        &mut self,
+        c: usize,
+        volume: VolumeNumber,
+        source: bool,
+        marked: bool,
+    ) {
         let step = self.order_step;
         let sequence = self.track(c, volume, SentKind::StartResync, 0, 0, 0, step);
         self.send(c, Packet::StartResync { volume, sequence, source, marked }, None);
@@ -357,7 +363,10 @@ impl Resource {
             "The peer has not answered for {seconds} s, its disk may hang (`tandemadm status` there). \
              Nothing has changed here; if its disk answers later, the order may be carried out."
         );
-        self.log(LogLevel::Warning, format!("{}: an order to give a disk up ends", self.config.name));
+        self.log(
+            LogLevel::Warning,
+            format!("{}: an order to give a disk up ends", self.config.name),
+        );
         self.finish(Err(refuse(-23, &hint)));
     }
 }

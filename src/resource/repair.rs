@@ -31,7 +31,12 @@ impl Resource {
     }
 
     /// `own`: from the own disk to the peer's.
-    pub(super) fn may_repair(&self, c: usize, volume: VolumeNumber, own: bool) -> Result<(), Refusal> {
+    pub(super) fn may_repair(
+        &self,
+        c: usize,
+        volume: VolumeNumber,
+        own: bool,
+    ) -> Result<(), Refusal> {
         self.may_verify(c, volume)?;
         let (name, peer) = (&self.config.name, &self.connections[c].name);
         let node = &self.config.node_name;
