@@ -313,6 +313,8 @@ impl Resource {
         self.connections[c].discard_my_data = false;
         for peer in self.connections[c].peer_devices.values_mut() {
             peer.split_pair = None;
+            // What it was given for is known now.
+            peer.promised = None;
         }
         self.connections[c].stage = Stage::Opening;
         self.connections[c].stage_since = self.now;

@@ -75,6 +75,7 @@ impl Resource {
                 SentKind::Flush => self.peer_flush_lost(c, sent.volume, sent.epoch),
                 SentKind::Resync | SentKind::Verify | SentKind::Sample | SentKind::NewUuid => {}
                 SentKind::VerifyStart => self.verify_unanswered(),
+                SentKind::StartResync => self.resync_unanswered(c, sent.epoch),
                 SentKind::Promote => self.promote_unanswered(),
             }
         }
@@ -101,6 +102,7 @@ impl Resource {
         peer.sent_number = 0;
         peer.peer_flush = None;
         peer.samples = 0;
+        peer.promised = None;
         peer.storing_uuid = false;
         peer.peer_flush_waiting.clear();
         let outdated = !lost && peer.peer_disk == DiskState::Outdated;

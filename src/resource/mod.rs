@@ -29,6 +29,7 @@ mod device;
 mod event;
 mod flush;
 pub mod generation;
+mod give_up;
 mod handshake;
 mod hung_disk;
 mod ids;
@@ -72,6 +73,8 @@ mod tests_between;
 mod tests_disks;
 #[cfg(test)]
 mod tests_end;
+#[cfg(test)]
+mod tests_give_up;
 #[cfg(test)]
 mod tests_hung;
 #[cfg(test)]
@@ -179,8 +182,8 @@ pub(crate) enum Then {
     PeerLeave { c: usize, socket: SocketId },
     /// The own rollback number has grown, durably, in the middle of a session.
     NumberRaised,
-    /// The own invalidation by a peer's order is durable.
-    Invalidated { c: usize },
+    /// The own disk is durably given up, as the peer has asked with this sequence.
+    GivenUp { c: usize, socket: SocketId, sequence: u64 },
 }
 
 /// What a disk or metadata action was for.

@@ -67,6 +67,8 @@ pub(crate) enum Step {
     Save,
     /// verify: the peer is asked.
     AskVerify,
+    /// invalidate, invalidate-remote, verify --repair: the peer is asked.
+    AskResync,
     /// new-current-uuid: a loss is being dealt with first.
     Settle,
     /// new-current-uuid --clear-bitmap: both disks are compared.
@@ -221,14 +223,14 @@ impl Resource {
         let behind = self.orders.iter().filter(forces).map(|order| order.since.after_ms(patience));
         // One that has waited so long was looked at: its disk does not hang.
         let behind = behind.filter(|at| *at > self.now);
-        oldest.into_iter().chain(forced).chain(behind).min()
+        oldest.into_iter().chain(forced).chain(behind).chain(self.sampling_timeout()).min()
     }
 
     /// When the order is refused if it is still in its step: nothing has changed by then that is not
     /// taken back. `None`: it waits for what it needs, and no time is set for it.
     pub(crate) fn refused_at(running: &Running) -> Option<Time> {
         let patience = match (running.step, &running.command) {
-            (Step::Drain | Step::Settle, _) => PATIENCE_MS,
+            (Step::Drain | Step::Settle | Step::AskResync, _) => PATIENCE_MS,
             (Step::Flush | Step::Bits, Command::Detach { force: true, .. }) => return None,
             // First it goes on without the own disk, if that is the one that hangs.
             (Step::Flush | Step::Bits, Command::Down { .. }) => 2 * PATIENCE_MS,
@@ -391,6 +393,7 @@ impl Resource {
             | Step::AskPeer
             | Step::Clients
             | Step::AskVerify
+            | Step::AskResync
             | Step::Drain
             | Step::Settle
             | Step::Leave
@@ -407,6 +410,8 @@ impl Resource {
             return self.detach_gives_up();
         }
         match running.step {
+            Step::AskResync if waited >= PATIENCE_MS => self.resync_order_late(),
+            Step::Sample | Step::PeerClears => self.sampling_may_be_late(),
             Step::Clients => self.clients_may_have_left(),
             Step::Drain if self.is_idle() => self.order_drained(),
             _ if Self::refused_at(running).is_some_and(|at| at <= self.now) => {
@@ -434,6 +439,7 @@ impl Resource {
     /// This process did not run: nobody has waited meanwhile.
     pub(crate) fn orders_start_anew(&mut self) {
         let now = self.now;
+        self.sampling_starts_anew();
         let waiting = self.orders.iter_mut().map(|order| &mut order.since);
         let running = self.running.iter_mut().map(|order| &mut order.since);
         let tried = self.connections.iter_mut().filter_map(|c| c.tentative.as_mut());
@@ -448,6 +454,8 @@ impl Resource {
                 Command::Detach { volume, .. }
                 | Command::Outdate { volume }
                 | Command::Invalidate { volume }
+                | Command::InvalidateRemote { volume, .. }
+                | Command::Repair { volume, .. }
                 | Command::NewCurrentUuid { volume, .. },
             ) => vec![*volume],
             _ => self.volumes(),

@@ -99,6 +99,8 @@ pub enum Because {
     AfterSb2Pri,
     /// A split brain that no policy solves.
     Unresolved,
+    /// An invalidation is void: the other disk is no better.
+    TakenBack,
     /// The source would be Inconsistent or Outdated.
     SourceNotUsable,
     /// The target is Primary.
@@ -121,6 +123,7 @@ impl Because {
         Self::AfterSb1Pri,
         Self::AfterSb2Pri,
         Self::Unresolved,
+        Self::TakenBack,
         Self::SourceNotUsable,
         Self::TargetIsPrimary,
         Self::TwoPrimaries,
@@ -152,6 +155,10 @@ impl Because {
             Self::Unresolved => {
                 "No policy chooses the victim. A person does: connect --discard-my-data there, \
                  connect on the other node."
+            }
+            Self::TakenBack => {
+                "A disk that was invalidated is taken back: the other one is Inconsistent as well, and \
+                 nothing has been copied over this one yet."
             }
             Self::SourceNotUsable => {
                 "The disk that would be the source is Inconsistent or Outdated. On the disk to \

@@ -219,7 +219,8 @@ fn fields(packet: &Packet, body: u32) -> Fields {
             let flags = states | u8::from(paused) << 6;
             Fields { flags, ..Fields::default() }
         }
-        Packet::PromoteAnswer { sequence, code } => {
+        Packet::PromoteAnswer { sequence, code }
+        | Packet::StartResyncAnswer { sequence, code, .. } => {
             let flags = u8::try_from(code.unsigned_abs()).unwrap_or(u8::MAX);
             Fields { flags, ..at(sequence, 0, 0) }
         }
@@ -227,9 +228,9 @@ fn fields(packet: &Packet, body: u32) -> Fields {
         Packet::NewUuid { uuid, .. }
         | Packet::NewUuidAck { uuid, .. }
         | Packet::ClearBitmap { uuid, .. } => at(0, uuid, 0),
-        Packet::StartResync { source, marked, .. } => {
+        Packet::StartResync { sequence, source, marked, .. } => {
             let flags = flag(source, FLAG) | flag(marked, FLAG_MARKED);
-            Fields { flags, ..Fields::default() }
+            Fields { flags, ..at(sequence, 0, 0) }
         }
         Packet::Adopted { .. }
         | Packet::Opened { .. }
@@ -358,7 +359,11 @@ fn read(header: &Header, body: &[u8]) -> Option<Packet> {
         Kind::NewUuid => Packet::NewUuid { volume, uuid: offset },
         Kind::NewUuidAck => Packet::NewUuidAck { volume, uuid: offset },
         Kind::StartResync => {
-            Packet::StartResync { volume, source: flag, marked: flags & FLAG_MARKED != 0 }
+            let marked = flags & FLAG_MARKED != 0;
+            Packet::StartResync { volume, sequence, source: flag, marked }
+        }
+        Kind::StartResyncAnswer => {
+            Packet::StartResyncAnswer { volume, sequence, code: -i32::from(flags) }
         }
         Kind::Sample => {
             let digest = u32::from_be_bytes(body.try_into().ok()?);
