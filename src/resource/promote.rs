@@ -16,6 +16,10 @@ use super::{Action, Command, DiskState, Force, LogLevel, Refusal, Resource, Role
 use crate::meta::{BLANK, BitmapState, DeviceFlags};
 use crate::wire::Packet;
 
+fn primary_there(peer: &str, name: &str) -> String {
+    format!("{peer} is Primary. Demote it first (`tandemadm secondary {name}` on {peer}).")
+}
+
 /// The danger that an order to promote accepts.
 fn force_of(command: &Command) -> Option<Force> {
     match command {
@@ -63,15 +67,24 @@ impl Resource {
         }
     }
 
+    /// What the refusal of the peer that was asked means.
+    fn promotion_refused(&self, peer: &str, code: i32) -> String {
+        let name = &self.config.name;
+        match code {
+            -1 => primary_there(peer, name),
+            -10 => format!(
+                "{peer} is being promoted at the same moment: `tandemadm role {name}` there; if it \
+                 is Secondary, try again."
+            ),
+            _ => format!("{peer} is in a handshake: try again in a moment."),
+        }
+    }
+
     fn may_promote(&self, force: Option<Force>) -> Result<(), Refusal> {
         let name = &self.config.name;
         for connection in &self.connections {
             if connection.peer_role == Role::Primary {
-                let peer = &connection.name;
-                let hint = format!(
-                    "{peer} is Primary. Demote it first (`tandemadm secondary {name}` on {peer})."
-                );
-                return Err(refuse(-1, &hint));
+                return Err(refuse(-1, &primary_there(&connection.name, name)));
             }
         }
         for volume in self.devices.keys() {
@@ -220,7 +233,7 @@ impl Resource {
             return true;
         }
         if code != 0 {
-            let hint = format!("{} refused; see its log.", self.connections[c].name);
+            let hint = self.promotion_refused(&self.connections[c].name, code);
             self.finish(Err(refuse(code, &hint)));
             return true;
         }

@@ -23,6 +23,8 @@ pub struct Party<'a> {
     pub node_id: NodeId,
     /// `connect --discard-my-data` waits there.
     pub discard_my_data: bool,
+    /// The set bits of all its volumes: they have one victim.
+    pub changes: u64,
 }
 
 /// What is done.
@@ -326,7 +328,7 @@ fn after_sb_0pri(options: &Options, own: &Party<'_>, peer: &Party<'_>) -> Option
 
 /// The side without a change loses nothing; neither has one: the holder of the tie bit.
 fn zero_changes(own: &Party<'_>, peer: &Party<'_>) -> Option<bool> {
-    match (own.side.info.bits, peer.side.info.bits) {
+    match (own.changes, peer.changes) {
         (0, 0) => Some(own.side.holds_tie(&peer.side)),
         (0, _) => Some(true),
         (_, 0) => Some(false),
@@ -336,7 +338,7 @@ fn zero_changes(own: &Party<'_>, peer: &Party<'_>) -> Option<bool> {
 
 /// The side with fewer set bits loses; as many: the holder of the tie bit.
 fn least_changes(own: &Party<'_>, peer: &Party<'_>) -> bool {
-    match own.side.info.bits.cmp(&peer.side.info.bits) {
+    match own.changes.cmp(&peer.changes) {
         std::cmp::Ordering::Less => true,
         std::cmp::Ordering::Greater => false,
         std::cmp::Ordering::Equal => own.side.holds_tie(&peer.side),

@@ -73,6 +73,7 @@ fn every_refusal_has_its_own_words() {
         (Reason::BadSecret, "secrets differ", "shared-secret"),
         (Reason::ConfigDiffers, "must be equal", "make them equal"),
         (Reason::ResyncRefused, "is refused", "--force=outdated|inconsistent r0`"),
+        (Reason::ResyncRefused, "is refused", "(--discard-my-data or create-md there)"),
         (Reason::StoppedByAdmin, "ended by an administrator", "`tandemadm connect r0` on both"),
     ];
     for (reason, headline, next) in cases {
