@@ -392,6 +392,8 @@ pub enum Verb {
     },
     /// Print the own role.
     Role(Targets),
+    /// Print the roles of the peers.
+    PeerRole(Targets),
     /// Print the state of the connections.
     Cstate(Targets),
     /// Print the state of the disks.
@@ -448,6 +450,7 @@ pub enum Verb {
         targets: Targets,
     },
     /// Wait until the peers are connected.
+    #[command(aliases = ["wait-connect-resource", "wait-connect-connection", "wait-connect-volume"])]
     WaitConnect {
         /// How long.
         #[command(flatten)]
@@ -457,6 +460,7 @@ pub enum Verb {
         targets: Targets,
     },
     /// Wait until the peers are connected, no resync and no verify runs and all disks are UpToDate.
+    #[command(aliases = ["wait-sync-resource", "wait-sync-connection", "wait-sync-volume"])]
     WaitSync {
         /// How long.
         #[command(flatten)]

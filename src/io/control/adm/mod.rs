@@ -125,6 +125,7 @@ impl Session {
                 self.status(&targets.targets, detail, json, color)
             }
             Verb::Role(targets) => self.role(&targets.targets),
+            Verb::PeerRole(targets) => self.peer_role(&targets.targets),
             Verb::Cstate(targets) => self.cstate(&targets.targets),
             Verb::Dstate(targets) => self.dstate(&targets.targets),
             Verb::Why { json, targets } => self.why(&targets.targets, json),

@@ -1,4 +1,4 @@
-//! `status`, `role`, `cstate`, `dstate`, `why`, `dump`: what only looks.
+//! `status`, `role`, `peer-role`, `cstate`, `dstate`, `why`, `dump`: what only looks.
 
 use std::io::IsTerminal as _;
 
@@ -69,6 +69,16 @@ impl Session {
 
     pub(super) fn role(&self, targets: &[Target]) -> Outcome {
         for_each(self.reports(targets)?, |(_, report)| print(&status_text::role(&report)))
+    }
+
+    /// Unknown, where the peer is not connected.
+    pub(super) fn peer_role(&self, targets: &[Target]) -> Outcome {
+        for_each(self.reports(targets)?, |(target, report)| {
+            for connection in connections(&report, &target)? {
+                print(&format!("{}\n", connection.peer_role))?;
+            }
+            Ok(())
+        })
     }
 
     pub(super) fn cstate(&self, targets: &[Target]) -> Outcome {
