@@ -202,6 +202,9 @@ fn many_administrators_at_once_get_clean_answers_and_break_nothing() {
         let said = node.adm(&["secondary", "--force", "r0"]);
         assert_clean(node, "secondary --force r0", &said);
         node.ok(&["down", "r0"]);
+        // Somebody may have wiped one disk: found blank, it would not be forced over the other.
+        let said = node.adm(&["wipe-md", "--force", "r0"]);
+        assert_clean(node, "wipe-md --force r0", &said);
         node.ok(&["create-md", "--force", "r0"]);
         node.ok(&["up", "r0"]);
     }
