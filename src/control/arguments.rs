@@ -404,6 +404,8 @@ pub enum Verb {
     GetGi(Targets),
     /// Print the configuration as it was understood.
     Dump(OptionalTargets),
+    /// The same as XML, in drbdadm's form.
+    DumpXml(OptionalTargets),
     /// Print the metadata on the backing disks.
     DumpMd {
         /// Refuse a disk that is in use: what is on it may be old.

@@ -58,7 +58,8 @@ fn scope(verb: &Verb) -> Option<(&[Target], Scope)> {
         | Verb::Events2 { targets, .. }
         | Verb::Why { targets, .. }
         | Verb::Check(targets)
-        | Verb::Dump(targets) => (&targets.targets, Scope::RESOURCE),
+        | Verb::Dump(targets)
+        | Verb::DumpXml(targets) => (&targets.targets, Scope::RESOURCE),
         Verb::Connect { targets, .. }
         | Verb::Disconnect { targets, .. }
         | Verb::ForgetPeer { targets, .. } => (&targets.targets, Scope::PEER),

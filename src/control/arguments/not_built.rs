@@ -10,7 +10,6 @@ pub(super) const NOT_SUPPORTED: &[&str] = &[
     "del-peer",
     "del-resource",
     "dump-superblock",
-    "dump-xml",
     "events",
     "hexdump-superblock",
     "hidden-commands",

@@ -119,6 +119,7 @@ impl Session {
             }
             Verb::ShowGi(targets) => self.generations(&targets.targets, true),
             Verb::GetGi(targets) => self.generations(&targets.targets, false),
+            Verb::DumpXml(targets) => self.dump_xml(&targets.targets),
             Verb::Dump(targets) => self.dump(&targets.targets),
             Verb::Status { verbose, statistics, json, color, targets } => {
                 let detail = crate::control::status_text::Detail { verbose, statistics };

@@ -1,4 +1,4 @@
-//! `status`, `role`, `peer-role`, `cstate`, `dstate`, `why`, `dump`: what only looks.
+//! `status`, `role`, `peer-role`, `cstate`, `dstate`, `why`, `dump`, `dump-xml`: what only looks.
 
 use std::io::IsTerminal as _;
 
@@ -122,5 +122,19 @@ impl Session {
             };
             print(&crate::config::dump(&one))
         })
+    }
+
+    /// The same for programs: those that are refused, or are not of this node, are left out.
+    pub(super) fn dump_xml(&self, targets: &[Target]) -> Outcome {
+        let configuration = self.configuration()?;
+        let all = [Target::All];
+        let targets = if targets.is_empty() { &all } else { targets };
+        let mut chosen = Vec::new();
+        let outcome = configuration.for_each(targets, |_, definition, _| {
+            chosen.push(definition.clone());
+            Ok(())
+        });
+        print(&crate::config::dump_xml(configuration.path(), &chosen))?;
+        outcome
     }
 }
