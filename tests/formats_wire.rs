@@ -115,10 +115,10 @@ fn make(kind: Kind, n: [u64; 8], text: &str) -> Packet {
         Kind::ClearBitmap => Packet::ClearBitmap { volume, uuid },
         Kind::Ping => Packet::Ping,
         Kind::PingAck => Packet::PingAck,
-        Kind::Probe => {
-            Packet::Probe { sequence, bytes: n[2].to_be_bytes().repeat(1 + n[3] as usize % 4) }
+        Kind::Echo => {
+            Packet::Echo { sequence, bytes: n[2].to_be_bytes().repeat(1 + n[3] as usize % 4) }
         }
-        Kind::ProbeAnswer => Packet::ProbeAnswer { sequence, bytes: n[5].to_be_bytes().to_vec() },
+        Kind::EchoReply => Packet::EchoReply { sequence, bytes: n[5].to_be_bytes().to_vec() },
         Kind::Description => Packet::Description(Box::new(Description {
             node: "alice".into(),
             software: plain_text(text, 255),
@@ -329,12 +329,12 @@ const GOLDEN: &[(&str, &str)] = &[
     ("Ping", "54444d31 4000 0000 0000000000000000 0000000000000000 00000000 0471ac82"),
     ("PingAck", "54444d31 4100 0000 0000000000000000 0000000000000000 00000000 8554c9a5"),
     (
-        "Probe",
+        "Echo",
         "54444d31 4200 0000 1112131415161718 0000000000000000 00000020 b392993b \
          00000021222324250000002122232425 00000021222324250000002122232425",
     ),
     (
-        "ProbeAnswer",
+        "EchoReply",
         "54444d31 4300 0000 1112131415161718 0000000000000000 00000008 070254e6 \
          0000000055556666",
     ),

@@ -22,6 +22,7 @@ mod define;
 mod definition;
 mod draft;
 mod dump;
+mod dump_xml;
 mod finding;
 mod glob;
 mod judge;
@@ -45,6 +46,7 @@ pub use definition::{
     VOLUME_MAX, Waits, same_host,
 };
 pub use dump::dump;
+pub use dump_xml::dump_xml;
 pub use finding::{Finding, Severity};
 pub use glob::{is_pattern, matches};
 pub use load::{FILE_MAX, load};

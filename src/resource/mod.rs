@@ -370,6 +370,7 @@ impl Resource {
                 self.resync_dependency(volume, peer, paused);
             }
             Event::Timeout => {}
+            Event::WallClock { ms } => (self.wall_clock_ms, self.started) = (ms, self.now),
             Event::ClockGap { gap_ms } => self.clock_gap(gap_ms),
         }
         self.settle();

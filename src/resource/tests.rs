@@ -235,4 +235,8 @@ fn the_wall_clock_is_rounded_once() {
     let mut core = Resource::new(config, 1, Time(0), 5900);
     core.handle(Time(200_000_000), Event::Timeout);
     assert_eq!(core.wall(), 6, "a write is not shown before it was made");
+    core.handle(Time(300_000_000), Event::WallClock { ms: 90_000 });
+    assert_eq!(core.wall(), 90, "somebody has set it");
+    core.handle(Time(1_300_000_000), Event::Timeout);
+    assert_eq!(core.wall(), 91);
 }

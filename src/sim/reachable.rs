@@ -161,8 +161,8 @@ const NO_REFUSAL: &[(&str, &str)] =
 const NO_PACKET: &[(&str, &str)] = &[
     ("Challenge", "the shell's; here only the outcome is simulated"),
     ("Response", "the shell's; here only the outcome is simulated"),
-    ("Probe", "the shell's: `tandemadm ping`"),
-    ("ProbeAnswer", "the shell's: `tandemadm ping`"),
+    ("Echo", "the shell's: `tandemadm ping`"),
+    ("EchoReply", "the shell's: `tandemadm ping`"),
     ("Description", "the shell's: `tandemadm ping`"),
 ];
 

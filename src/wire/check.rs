@@ -110,7 +110,7 @@ pub fn check(packet: &Packet) -> bool {
         | Packet::Challenge { .. }
         | Packet::Ping
         | Packet::PingAck => true,
-        Packet::Probe { bytes, .. } | Packet::ProbeAnswer { bytes, .. } => {
+        Packet::Echo { bytes, .. } | Packet::EchoReply { bytes, .. } => {
             (1..=BODY_MAX as usize).contains(&bytes.len())
         }
         Packet::Description(description) => check_description(description),
@@ -132,8 +132,8 @@ pub(super) fn volume(packet: &Packet) -> Option<VolumeNumber> {
         | Packet::LeaveAnswer
         | Packet::Ping
         | Packet::PingAck
-        | Packet::Probe { .. }
-        | Packet::ProbeAnswer { .. }
+        | Packet::Echo { .. }
+        | Packet::EchoReply { .. }
         | Packet::Description(_) => None,
         Packet::Bitmap { volume, .. }
         | Packet::BitmapEnd { volume, .. }

@@ -119,8 +119,8 @@ kinds! {
     Packet::StartResyncAnswer { .. } => StartResyncAnswer = 59, Shape::Bare;
     Packet::Ping => Ping = 64, Shape::Bare;
     Packet::PingAck => PingAck = 65, Shape::Bare;
-    Packet::Probe { .. } => Probe = 66, Shape::Body(BODY_MAX);
-    Packet::ProbeAnswer { .. } => ProbeAnswer = 67, Shape::Body(BODY_MAX);
+    Packet::Echo { .. } => Echo = 66, Shape::Body(BODY_MAX);
+    Packet::EchoReply { .. } => EchoReply = 67, Shape::Body(BODY_MAX);
     Packet::Description(_) => Description = 68, Shape::Body(BODY_MAX);
 }
 

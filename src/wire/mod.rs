@@ -55,7 +55,7 @@ pub const VERSIONS: std::ops::RangeInclusive<u16> = 3..=3;
 pub const FEATURE_SECRET: u32 = 1;
 
 /// Feature bit: the sender only asks (`tandemadm ping`), and is no session.
-pub const FEATURE_PROBE: u32 = 2;
+pub const FEATURE_INQUIRY: u32 = 2;
 
 /// How zeroes are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -433,15 +433,15 @@ pub enum Packet {
     /// Yes.
     PingAck,
     /// Send these bytes back (to who answers with a Description).
-    Probe {
+    Echo {
         /// Repeated by the answer.
         sequence: u64,
         /// 1 to `BODY_MAX`.
         bytes: Vec<u8>,
     },
-    /// The bytes of a Probe.
-    ProbeAnswer {
-        /// Of the Probe.
+    /// The bytes of an Echo.
+    EchoReply {
+        /// Of the Echo.
         sequence: u64,
         /// The same.
         bytes: Vec<u8>,
@@ -466,8 +466,8 @@ impl Packet {
             | Self::LeaveAnswer
             | Self::Ping
             | Self::PingAck
-            | Self::Probe { .. }
-            | Self::ProbeAnswer { .. }
+            | Self::Echo { .. }
+            | Self::EchoReply { .. }
             | Self::Description(_) => None,
             Self::Bitmap { volume, .. }
             | Self::BitmapEnd { volume, .. }

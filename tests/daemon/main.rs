@@ -8,6 +8,7 @@
 //! - Nothing sleeps: every wait is for a state, and has a deadline.
 
 mod adjust;
+mod administrators;
 mod clients;
 mod clones;
 mod crashes;

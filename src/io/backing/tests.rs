@@ -518,6 +518,10 @@ fn a_block_device_is_made_opened_and_claimed() {
     assert!(open.dsync && open.direct);
     assert_eq!(open.attached.data_size, made.geometry.data_size);
     assert_eq!(lab.open(&device.0).unwrap_err().refusal().code, 114);
+    // What udev does before it looks at a disk; without it events are put off.
+    let shared = nix::fcntl::FlockArg::LockSharedNonblock;
+    let udev = nix::fcntl::Flock::lock(File::open(&device.0).unwrap(), shared);
+    drop(udev.map_err(|(_, errno)| errno).unwrap());
     assert!(dump_md(&device.0, &MetaDisk::Internal, 0, false).unwrap().contains("might be stale"));
     let superblock = open.attached.meta.superblock.clone();
     open.close_clean(superblock).unwrap();

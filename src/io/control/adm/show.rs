@@ -1,4 +1,4 @@
-//! `status`, `role`, `cstate`, `dstate`, `why`, `dump`: what only looks.
+//! `status`, `role`, `peer-role`, `cstate`, `dstate`, `why`, `dump`, `dump-xml`: what only looks.
 
 use std::io::IsTerminal as _;
 
@@ -71,6 +71,16 @@ impl Session {
         for_each(self.reports(targets)?, |(_, report)| print(&status_text::role(&report)))
     }
 
+    /// Unknown, where the peer is not connected.
+    pub(super) fn peer_role(&self, targets: &[Target]) -> Outcome {
+        for_each(self.reports(targets)?, |(target, report)| {
+            for connection in connections(&report, &target)? {
+                print(&format!("{}\n", connection.peer_role))?;
+            }
+            Ok(())
+        })
+    }
+
     pub(super) fn cstate(&self, targets: &[Target]) -> Outcome {
         for_each(self.reports(targets)?, |(target, report)| {
             print(&status_text::cstate(&connections(&report, &target)?))
@@ -112,5 +122,19 @@ impl Session {
             };
             print(&crate::config::dump(&one))
         })
+    }
+
+    /// The same for programs: those that are refused, or are not of this node, are left out.
+    pub(super) fn dump_xml(&self, targets: &[Target]) -> Outcome {
+        let configuration = self.configuration()?;
+        let all = [Target::All];
+        let targets = if targets.is_empty() { &all } else { targets };
+        let mut chosen = Vec::new();
+        let outcome = configuration.for_each(targets, |_, definition, _| {
+            chosen.push(definition.clone());
+            Ok(())
+        });
+        print(&crate::config::dump_xml(configuration.path(), &chosen))?;
+        outcome
     }
 }
