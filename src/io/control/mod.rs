@@ -19,6 +19,7 @@ pub mod daemon;
 mod data_thread;
 mod dependencies;
 mod disks;
+mod journal;
 mod logging;
 mod metrics_socket;
 mod nbd_socket;
