@@ -271,7 +271,8 @@ fn usage_and_names() {
     let (code, text, error) = node.told("check");
     assert_eq!((code, error.as_str()), (1, ""));
     assert!(text.starts_with("WARNING: r0 is not up (1 of 1) | "), "{text}");
-    assert_eq!(node.told("check r0").0, 3);
+    assert_eq!(node.told("check r0"), (1, text, String::new()));
+    assert_eq!(node.told("check r9").0, 3);
     let long = format!("--run-dir /tmp/{} status", "x".repeat(100));
     let (code, _, error) = node.told(&long);
     assert_eq!(code, 20);

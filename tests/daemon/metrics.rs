@@ -55,13 +55,19 @@ fn scraped_pair() -> Pair {
 /// Runs promtool on this, where Debian's `prometheus` is installed.
 fn promtool(arguments: &[&str], input: &str) {
     let mut command = Command::new("promtool");
-    let child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn();
     let Ok(mut child) = child else { return };
     let mut stdin = child.stdin.take().expect("it is piped");
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
     let output = child.wait_with_output().expect("it ends");
-    assert!(output.status.success(), "promtool {arguments:?}: {output:?}");
+    // 3: a name is not as it should be; drbd-reactor's are as they are.
+    let code = output.status.code();
+    let told = String::from_utf8_lossy(&output.stderr);
+    let theirs = |line: &str| line.starts_with("drbd_") && line.contains("should have");
+    let fine = code == Some(0) || (code == Some(3) && told.lines().all(theirs));
+    assert!(fine, "promtool {arguments:?}: {output:?}");
 }
 
 #[test]

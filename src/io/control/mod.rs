@@ -14,6 +14,7 @@
 mod accept;
 pub mod adm;
 mod admin_socket;
+mod begun;
 mod changes;
 pub mod daemon;
 mod data_thread;

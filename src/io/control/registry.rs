@@ -415,7 +415,12 @@ impl Registry {
     /// The resource is not up, or the state machine refuses.
     pub(crate) async fn order(&self, resource: &str, command: Command) -> AdminResult {
         let entry = self.entry(resource).ok_or_else(|| not_up(resource))?;
-        self.order_saved(&entry, command).await
+        let asks_peer = super::begun::AsksPeer::of(&entry, &command);
+        let text = self.order_saved(&entry, command).await?;
+        if let Some(asked) = asks_peer {
+            asked.begun(&entry).await?;
+        }
+        Ok(text)
     }
 
     /// Reports of what is up, or of the one that is asked for. A data thread that does not answer
