@@ -7,7 +7,8 @@
 //!     replication:SyncSource peer-disk:Inconsistent done:61.20
 //! ```
 //! Without `--verbose` only what is not normal is said. Our own words (`reason:`,
-//! `discard-my-data:pending`, `failed:`, `order:`, `hung:`, `back-in:`) stand at the end of a line, while they apply.
+//! `discard-my-data:pending`, `failed:`, `order:`, `hung:`, `back-in:`, `out-of-sync:` of what a verify
+//! has found) stand at the end of a line, while they apply.
 
 use std::fmt::Write;
 
@@ -209,6 +210,9 @@ fn line_of_peer_device(
             super::stamp(last.time),
             kib(last.found)
         ));
+    }
+    if !detail.statistics && super::differs(peer) {
+        words.push(format!("out-of-sync:{}", kib(peer.out_of_sync)));
     }
     let mut line = format!("    {}", words.join(" "));
     if !detail.verbose && peer.resync_suspended != ResyncSuspended::default() {

@@ -393,6 +393,14 @@ impl Resource {
                         | Reason::BadSecret
                 );
                 if !known {
+                    let (reason, detail) = match (error, self.connections[c].reason) {
+                        // It was not connected: nothing is lost by that.
+                        (
+                            SocketError::Closed,
+                            old @ (Reason::NeverConnected | Reason::StoppedByAdmin),
+                        ) => (old, HUNG_UP.to_owned()),
+                        _ => (reason, detail),
+                    };
                     self.connections[c].detail = detail;
                     self.set_connection(c, ConnectionState::Connecting, reason);
                 }
@@ -540,6 +548,10 @@ impl Resource {
         next
     }
 }
+
+/// Who was dialled and is not of a mind to be met.
+const HUNG_UP: &str =
+    "the host answers and hangs up: the resource is not up there, or it is StandAlone";
 
 /// State, reason and sentence of a socket's end.
 fn describe(error: SocketError) -> (ConnectionState, Reason, String) {

@@ -96,6 +96,11 @@ fn an_orderly_disconnect_adds_no_bits_and_outdates_the_secondary() {
     assert_eq!(pair.status(0).connections[0].peer_devices[0].out_of_sync, 0);
     let refusal = pair.admin(1, Command::Primary { force: None }).unwrap_err();
     assert_eq!(refusal.exit_code(), 17);
+    // The other one goes on dialling, and who hangs up has not been lost.
+    pair.run(30_000);
+    let connection = &pair.status(0).connections[0];
+    assert_eq!(connection.connection_state, ConnectionState::Connecting);
+    assert_eq!(connection.reason, Reason::StoppedByAdmin, "{}", connection.detail);
     pair.admin(1, Command::Connect { peer: 0, discard_my_data: false, tentative: false }).unwrap();
     pair.synced();
 }

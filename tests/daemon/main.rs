@@ -48,6 +48,7 @@ mod restart;
 mod second_day;
 mod secret;
 mod split_brain;
+mod stage;
 mod strangers;
 mod sync;
 mod verify;

@@ -36,8 +36,11 @@ pub(super) fn finding(report: &View<'_>, connection: &ConnectionStatus) -> Optio
         | Reason::BadSecret
         | Reason::ConfigDiffers
         | Reason::ResyncRefused => refused(report, connection),
-        Reason::StoppedByAdmin => stopped(report, connection),
-        Reason::None
+        Reason::StoppedByAdmin if connection.connection_state == ConnectionState::StandAlone => {
+            stopped(report, connection)
+        }
+        Reason::StoppedByAdmin
+        | Reason::None
         | Reason::NeverConnected
         | Reason::Timeout
         | Reason::Refused

@@ -416,6 +416,16 @@ fn the_log_is_reminded_of_what_stays_wrong_and_of_nothing_else() {
 }
 
 #[test]
+fn a_peer_that_left_in_order_is_not_told_as_lost() {
+    let mut report = fixtures::peer_down();
+    report.status.connections[0].reason = Reason::StoppedByAdmin;
+    let text = blocks(&report);
+    assert!(text.contains("bob has left in order; it is dialled until it is back"), "{text}");
+    assert!(text.contains("on bob: `tandemadm connect r0`, or `tandemadm up r0`"), "{text}");
+    assert!(!text.contains("was lost"), "{text}");
+}
+
+#[test]
 fn a_connection_that_comes_back_by_itself_needs_nothing() {
     let mut report = fixtures::refused(Reason::StoppedByAdmin);
     report.status.connections[0].back_in_ms = Some(90_500);

@@ -155,7 +155,7 @@ impl Registry {
         let name = &entry.config.name;
         let opened = tokio::task::spawn_blocking(move || open_disk(&request)).await;
         let mut disk = opened.map_err(|_| ended(name))?.inspect_err(|refusal| {
-            warn!("{name}/{volume}: attach failed: ({}) {}", refusal.code, refusal.text);
+            warn!(resource = %name, "{name}/{volume}: attach failed: ({}) {}", refusal.code, refusal.text);
         })?;
         if let Err(refusal) = large_enough(own, disk.attached.data_size, &disk.attached.path) {
             disk.close();
@@ -165,7 +165,7 @@ impl Registry {
             disk.attached.data_size = size;
         }
         let durable = if disk.dsync { "RWF_DSYNC" } else { "a data sync after each write" };
-        info!("{name}/{volume}: {}: durable writes by {durable}", disk.attached.path);
+        info!(resource = %name, "{name}/{volume}: {}: durable writes by {durable}", disk.attached.path);
         entry.ask(|reply| Order::Attach { volume, disk, reply }).await?
     }
 }
