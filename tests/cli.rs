@@ -271,7 +271,8 @@ fn usage_and_names() {
     let (code, text, error) = node.told("check");
     assert_eq!((code, error.as_str()), (1, ""));
     assert!(text.starts_with("WARNING: r0 is not up (1 of 1) | "), "{text}");
-    assert_eq!(node.told("check r0").0, 3);
+    assert_eq!(node.told("check r0"), (1, text, String::new()));
+    assert_eq!(node.told("check r9").0, 3);
     let long = format!("--run-dir /tmp/{} status", "x".repeat(100));
     let (code, _, error) = node.told(&long);
     assert_eq!(code, 20);
@@ -399,12 +400,24 @@ fn sockets_are_for_owner_and_group() {
 
 #[test]
 fn the_log_has_priorities_for_the_journal() {
+    use std::os::unix::fs::MetadataExt as _;
     let node = Node::new();
-    let daemon = node.daemon_with(&[], |command| {
-        command.env("JOURNAL_STREAM", "8:1");
-    });
-    let (_, log) = daemon.end(Signal::SIGTERM);
-    assert!(log.lines().all(|line| line.starts_with("<6>")), "{log}");
+    let path = node.path("stderr");
+    let stderr = std::fs::File::create(&path).unwrap();
+    let found = stderr.metadata().unwrap();
+    let is_the_journals = format!("{}:{}", found.dev(), found.ino());
+    // It is another stream that is the journal's: plain lines.
+    for (stream, prefix) in [("8:1", "20"), (is_the_journals.as_str(), "<6>")] {
+        std::fs::write(&path, "").unwrap();
+        let daemon = node.daemon_with(&[], |command| {
+            let stderr = std::fs::File::options().append(true).open(&path).unwrap();
+            command.env("JOURNAL_STREAM", stream).stderr(stderr);
+        });
+        daemon.end(Signal::SIGTERM);
+        let log = std::fs::read_to_string(&path).unwrap();
+        assert!(log.lines().all(|line| line.starts_with(prefix)), "{log}");
+        assert!(log.contains("is ready on node alice"), "{log}");
+    }
 }
 
 #[test]

@@ -322,3 +322,60 @@ proptest! {
         }
     }
 }
+
+/// Where Debian's drbd-utils are: fetched by `tools/test`, or installed.
+fn drbd_utils() -> Option<PathBuf> {
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fetched/drbd-utils");
+    let roots = [fetched, PathBuf::from("/")];
+    roots.into_iter().find(|root| root.join("usr/share/doc/drbd-utils/examples").is_dir())
+}
+
+/// What becomes of the resources in the example file of drbd-utils 9.22: the words of a reason.
+const OF_DRBD_UTILS: [(&str, &str); 8] = [
+    ("example", "a freeze is counted on"),
+    ("ipv6_example_res", ""),
+    ("alpha-bravo", ""),
+    ("stacked_multi_volume", "cannot stand on top of another"),
+    ("drbd_9_two_connection", "a resource has two hosts"),
+    ("drbd_9_mesh", "there is no quorum"),
+    ("drbd_9_multi_path", "only tcp exists"),
+    ("dless", ""),
+];
+
+#[test]
+fn the_examples_of_drbd_utils_are_taken_or_refused_with_their_reason() {
+    let Some(root) = drbd_utils() else {
+        println!("SKIP examples_of_drbd_utils: apt-get install drbd-utils, or run tools/test");
+        return;
+    };
+    let load_from = |path: &str| load(&ConfigFiles, root.join(path).to_str().unwrap());
+    for path in ["etc/drbd.conf", "etc/drbd.d/global_common.conf"] {
+        let config = load_from(path);
+        assert!(!config.has_errors(), "{path}: {:?}", config.findings);
+    }
+    let mut seen = BTreeSet::new();
+    for entry in fs::read_dir(root.join("usr/share/doc/drbd-utils/examples")).unwrap() {
+        let config = load(&ConfigFiles, entry.unwrap().path().to_str().unwrap());
+        for finding in &config.findings {
+            assert!(!finding.hint.is_empty() && finding.line > 0, "{finding}");
+            let unknown =
+                finding.text.contains("unknown word") || finding.text.contains("is missing");
+            assert!(!unknown, "it is DRBD's grammar: {finding}");
+        }
+        for (name, reason) in OF_DRBD_UTILS {
+            if config.resource(name).is_none() && !config.is_refused(name) {
+                continue;
+            }
+            seen.insert(name);
+            let refused = |finding: &&tandem::config::Finding| {
+                finding.severity == Severity::Error && finding.resource.as_deref() == Some(name)
+            };
+            let errors: Vec<_> = config.findings.iter().filter(refused).collect();
+            assert_eq!(config.resource(name).is_some(), reason.is_empty(), "{name}: {errors:?}");
+            let told = errors.iter().any(|finding| finding.text.contains(reason));
+            assert!(reason.is_empty() || told, "{name}: {errors:?}");
+        }
+    }
+    let all: BTreeSet<&str> = OF_DRBD_UTILS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(seen, all, "another version of drbd-utils");
+}

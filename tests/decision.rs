@@ -12,3 +12,12 @@ mod policies;
 mod small;
 #[path = "decision/victims.rs"]
 mod victims;
+
+use tandem::resource::NodeId;
+use tandem::resource::generation::Side;
+use tandem::resource::split_brain::Party;
+
+/// A node whose resource has this one volume.
+fn party(side: Side<'_>, node_id: NodeId, discard_my_data: bool) -> Party<'_> {
+    Party { side, node_id, discard_my_data, changes: side.info.bits }
+}

@@ -102,7 +102,11 @@ fn make(kind: Kind, n: [u64; 8], text: &str) -> Packet {
         Kind::NewUuid => Packet::NewUuid { volume, uuid },
         Kind::NewUuidAck => Packet::NewUuidAck { volume, uuid },
         Kind::StartResync => {
-            Packet::StartResync { volume, source: flag, marked: flag && n[5].is_multiple_of(4) }
+            let marked = n[5].is_multiple_of(4);
+            Packet::StartResync { volume, sequence, source: flag, marked }
+        }
+        Kind::StartResyncAnswer => {
+            Packet::StartResyncAnswer { volume, sequence, code: -((n[3] % 128) as i32) }
         }
         Kind::Sample => {
             Packet::Sample { volume, sequence, offset, length, digest: (n[5] >> 7) as u32 }
@@ -111,10 +115,10 @@ fn make(kind: Kind, n: [u64; 8], text: &str) -> Packet {
         Kind::ClearBitmap => Packet::ClearBitmap { volume, uuid },
         Kind::Ping => Packet::Ping,
         Kind::PingAck => Packet::PingAck,
-        Kind::Probe => {
-            Packet::Probe { sequence, bytes: n[2].to_be_bytes().repeat(1 + n[3] as usize % 4) }
+        Kind::Echo => {
+            Packet::Echo { sequence, bytes: n[2].to_be_bytes().repeat(1 + n[3] as usize % 4) }
         }
-        Kind::ProbeAnswer => Packet::ProbeAnswer { sequence, bytes: n[5].to_be_bytes().to_vec() },
+        Kind::EchoReply => Packet::EchoReply { sequence, bytes: n[5].to_be_bytes().to_vec() },
         Kind::Description => Packet::Description(Box::new(Description {
             node: "alice".into(),
             software: plain_text(text, 255),
@@ -313,7 +317,7 @@ const GOLDEN: &[(&str, &str)] = &[
     ("LeaveAnswer", "54444d31 3400 0000 0000000000000000 0000000000000000 00000000 ca16492f"),
     ("NewUuid", "54444d31 3500 0102 0000000000000000 0000012122232425 00000000 128d1515"),
     ("NewUuidAck", "54444d31 3600 0102 0000000000000000 0000012122232425 00000000 4a93bc3d"),
-    ("StartResync", "54444d31 3701 0102 0000000000000000 0000000000000000 00000000 fa976f6e"),
+    ("StartResync", "54444d31 3701 0102 1112131415161718 0000000000000000 00000000 af21b610"),
     (
         "Sample",
         "54444d31 3800 0102 1112131415161718 0002122232425000 00034000 eabadcc7 \
@@ -321,15 +325,16 @@ const GOLDEN: &[(&str, &str)] = &[
     ),
     ("SampleAnswer", "54444d31 3901 0102 1112131415161718 0000000000000000 00000000 cd11d8fe"),
     ("ClearBitmap", "54444d31 3a00 0102 0000000000000000 0000012122232425 00000000 f1981edc"),
+    ("StartResyncAnswer", "54444d31 3b33 0102 1112131415161718 0000000000000000 00000000 fa2b4dcc"),
     ("Ping", "54444d31 4000 0000 0000000000000000 0000000000000000 00000000 0471ac82"),
     ("PingAck", "54444d31 4100 0000 0000000000000000 0000000000000000 00000000 8554c9a5"),
     (
-        "Probe",
+        "Echo",
         "54444d31 4200 0000 1112131415161718 0000000000000000 00000020 b392993b \
          00000021222324250000002122232425 00000021222324250000002122232425",
     ),
     (
-        "ProbeAnswer",
+        "EchoReply",
         "54444d31 4300 0000 1112131415161718 0000000000000000 00000008 070254e6 \
          0000000055556666",
     ),
@@ -508,7 +513,7 @@ fn fields_out_of_range_are_refused() {
     assert!(!check(&Packet::VerifyDigests { volume, sequence, digests }));
     assert!(!check(&Packet::VerifyResult { volume, sequence, differing: vec![0; 5] }));
     assert!(!check(&Packet::VerifyEnd { volume, position: 512, done: true }));
-    assert!(!check(&Packet::StartResync { volume, source: false, marked: true }));
+    assert!(!check(&Packet::StartResyncAnswer { volume, sequence, code: 1 }));
     assert!(!check(&Packet::Leave { kind: 3 }));
     assert!(!check(&Packet::PromoteAnswer { sequence: 0, code: 1 }));
     let (role, disk) = (Role::Unknown, DiskState::UpToDate);

@@ -22,6 +22,25 @@ need() {
         "${packages[@]}" >/dev/null
 }
 
+# fetch PACKAGE...: unpacks Debian packages under target/fetched, whose files are looked at and whose
+# services nobody wants. Where that does not work, the tests that look say SKIP.
+fetch() {
+    local package folder
+    for package in "$@"; do
+        folder=target/fetched/$package
+        [[ -d $folder ]] && continue
+        mkdir -p target/fetched
+        (
+            cd target/fetched || exit
+            rm -rf "$package".part "$package"_*.deb
+            apt-get download -qq "$package" >/dev/null 2>&1 &&
+                dpkg -x "$package"_*.deb "$package.part" && mv "$package.part" "$package"
+            rm -f "$package"_*.deb
+        ) || true
+        [[ -d $folder ]] || echo "$0: the package $package could not be fetched" >&2
+    done
+}
+
 # need_rust: a cargo that is new enough for the edition.
 need_rust() {
     local version

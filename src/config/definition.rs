@@ -90,8 +90,14 @@ impl HostVolume {
     /// The NBD device to attach the volume as: as written, else `/dev/nbdMINOR`.
     #[must_use]
     pub fn nbd_device(&self) -> String {
-        self.device_node.clone().unwrap_or_else(|| format!("/dev/nbd{}", self.minor))
+        self.device_node.clone().unwrap_or_else(|| nbd_device(self.minor))
     }
+}
+
+/// The NBD device of a minor.
+#[must_use]
+pub fn nbd_device(minor: u32) -> String {
+    format!("/dev/nbd{minor}")
 }
 
 /// A host of a resource.

@@ -27,44 +27,15 @@ pub fn dump(config: &Config) -> String {
 
 fn definition_text(definition: &Definition, out: &mut String) {
     line(out, 0, &format!("resource {} {{", quoted(&definition.name)));
-    let defaults = Options::default().written();
-    for section in ["options", "net", "disk"] {
-        let mut lines = Vec::new();
-        for (option, default) in definition.options.written().into_iter().zip(&defaults) {
-            let always = matches!(option.name, "auto-promote" | "protocol");
-            if option.section == section && (always || option.value != default.value) {
-                let value = match victim(definition) {
-                    Some(name) if option.name == "after-sb-0pri" => format!("discard-node-{name}"),
-                    _ => option.value,
-                };
-                lines.push(format!("{:<16} {};", option.name, quoted(&value)));
-            }
-        }
-        if section == "net" {
-            lines.extend(definition.secrets.as_ref().map(secret_lines).into_iter().flatten());
-        }
-        if !lines.is_empty() {
-            line(out, 1, &format!("{section} {{"));
-            lines.iter().for_each(|text| line(out, 2, text));
-            line(out, 1, "}");
-        }
-    }
-    let Waits { wfc_timeout, degr_wfc_timeout, outdated_wfc_timeout, wait_after_sb } =
-        definition.waits;
-    let seconds = |value: Option<u32>| value.map(|seconds| seconds.to_string());
-    let yes_no = |yes| if yes { "yes" } else { "no" }.to_owned();
-    let waits = [
-        ("wfc-timeout", seconds(wfc_timeout)),
-        ("degr-wfc-timeout", seconds(degr_wfc_timeout)),
-        ("outdated-wfc-timeout", seconds(outdated_wfc_timeout)),
-        ("wait-after-sb", wait_after_sb.map(yes_no)),
-    ];
-    if waits.iter().any(|(_, value)| value.is_some()) {
-        line(out, 1, "startup {");
-        for (name, value) in waits {
-            if let Some(value) = value {
-                line(out, 2, &format!("{name:<16} {value};"));
-            }
+    for (section, options) in sections(definition) {
+        line(out, 1, &format!("{section} {{"));
+        for (name, value) in options {
+            // A secret is always quoted.
+            let value = match name.starts_with("shared-secret") {
+                true => format!("\"{value}\""),
+                false => quoted(&value),
+            };
+            line(out, 2, &format!("{name:<16} {value};"));
         }
         line(out, 1, "}");
     }
@@ -91,15 +62,54 @@ fn definition_text(definition: &Definition, out: &mut String) {
     line(out, 0, "}");
 }
 
+/// Names and values.
+pub(super) type NamesAndValues = Vec<(&'static str, String)>;
+
+/// The sections of options that are printed, with what is in each; none that is empty.
+pub(super) fn sections(definition: &Definition) -> Vec<(&'static str, NamesAndValues)> {
+    let defaults = Options::default().written();
+    let mut all = Vec::new();
+    for section in ["options", "net", "disk"] {
+        let mut found: NamesAndValues = Vec::new();
+        for (option, default) in definition.options.written().into_iter().zip(&defaults) {
+            let always = matches!(option.name, "auto-promote" | "protocol");
+            if option.section == section && (always || option.value != default.value) {
+                let value = match victim(definition) {
+                    Some(name) if option.name == "after-sb-0pri" => format!("discard-node-{name}"),
+                    _ => option.value,
+                };
+                found.push((option.name, value));
+            }
+        }
+        if section == "net" {
+            found.extend(definition.secrets.as_ref().map(secrets).into_iter().flatten());
+        }
+        all.push((section, found));
+    }
+    let Waits { wfc_timeout, degr_wfc_timeout, outdated_wfc_timeout, wait_after_sb } =
+        definition.waits;
+    let yes_no = |yes| if yes { "yes" } else { "no" }.to_owned();
+    let waits = [
+        ("wfc-timeout", wfc_timeout.map(|s| s.to_string())),
+        ("degr-wfc-timeout", degr_wfc_timeout.map(|s| s.to_string())),
+        ("outdated-wfc-timeout", outdated_wfc_timeout.map(|s| s.to_string())),
+        ("wait-after-sb", wait_after_sb.map(yes_no)),
+    ];
+    let given = waits.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    all.push(("startup", given.collect()));
+    all.retain(|(_, found)| !found.is_empty());
+    all
+}
+
 /// In full: this is the config (drbdadm prints it so too).
-fn secret_lines(secrets: &Secrets) -> Vec<String> {
-    let mut lines = vec![
-        format!("{:<16} {};", "cram-hmac-alg", secrets.cram_hmac_alg.name()),
-        format!("{:<16} \"{}\";", "shared-secret", secrets.shared_secret.written()),
+fn secrets(secrets: &Secrets) -> NamesAndValues {
+    let mut found = vec![
+        ("cram-hmac-alg", secrets.cram_hmac_alg.name().to_owned()),
+        ("shared-secret", secrets.shared_secret.written().to_owned()),
     ];
     let old = secrets.shared_secret_old.as_ref();
-    lines.extend(old.map(|old| format!("{:<16} \"{}\";", "shared-secret-old", old.written())));
-    lines
+    found.extend(old.map(|old| ("shared-secret-old", old.written().to_owned())));
+    found
 }
 
 /// All paths: a connection that names one names all.
@@ -140,25 +150,28 @@ fn volume_text(definition: &Definition, volume: &HostVolume, out: &mut String) {
         MetaDisk::External { path } => quoted(path),
     };
     line(out, 3, &format!("meta-disk {meta_disk};"));
-    let mut own: Vec<String> = Vec::new();
-    own.extend(volume.size.map(|size| format!("{:<16} {}s;", "size", size / 512)));
-    own.extend(
-        volume
-            .resync_after
-            .iter()
-            .map(|after| format!("{:<16} {};", "resync-after", quoted(&after.to_string()))),
-    );
+    let own = own_options(definition, volume);
+    if !own.is_empty() {
+        line(out, 3, "disk {");
+        for (name, value) in own {
+            line(out, 4, &format!("{name:<16} {};", quoted(&value)));
+        }
+        line(out, 3, "}");
+    }
+}
+
+/// The options of a volume that are not the resource's.
+pub(super) fn own_options(definition: &Definition, volume: &HostVolume) -> NamesAndValues {
+    let mut own: NamesAndValues = Vec::new();
+    own.extend(volume.size.map(|size| ("size", format!("{}s", size / 512))));
+    own.extend(volume.resync_after.iter().map(|after| ("resync-after", after.to_string())));
     if let Some(options) = volume.disk_options {
         let general = definition.options.written();
         let written = definition.options.with_disk(options).written();
-        let differs = written.iter().zip(&general).filter(|(own, general)| own != general);
-        own.extend(differs.map(|(one, _)| format!("{:<16} {};", one.name, quoted(&one.value))));
+        let differs = written.into_iter().zip(&general).filter(|(own, general)| own != *general);
+        own.extend(differs.map(|(one, _)| (one.name, one.value)));
     }
-    if !own.is_empty() {
-        line(out, 3, "disk {");
-        own.iter().for_each(|text| line(out, 4, text));
-        line(out, 3, "}");
-    }
+    own
 }
 
 /// The name of the host that `after-sb-0pri discard-node-HOST` means.

@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::definition::Place;
+use super::nearest::nearest;
 
 /// Findings that are kept; the rest is counted.
 const FINDINGS_MAX: usize = 1000;
@@ -94,25 +95,30 @@ struct Source {
     is_public: bool,
 }
 
-/// What nobody should read in a terminal or a log.
-pub(super) const SECRET: &str = "shared-secret";
+/// Names whose values nobody should read in a terminal or a log.
+const SECRETS: [&str; 2] = ["shared-secret", "shared-secret-old"];
+
+/// Whether this is the name of a secret, or may be meant for one: what follows it is not repeated.
+pub(super) fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.contains("secret") || nearest(&name, SECRETS).is_some()
+}
 
 /// A text with the values of secrets starred out, character for character; positions stay.
 fn without_secrets(text: &str) -> String {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find(SECRET) {
-        let (before, after) = rest.split_at(at + SECRET.len());
+    while let Some(begin) = rest.find(is_part) {
+        let (before, word) = rest.split_at(begin);
         out += before;
-        // Its name goes on.
-        let after = match after.strip_prefix("-old") {
-            Some(after) => {
-                out += "-old";
-                after
-            }
-            None => after,
-        };
+        let (word, after) = word.split_at(word.find(|c| !is_part(c)).unwrap_or(word.len()));
+        out += word;
         rest = after;
+        // The end of a path is no name.
+        if !is_secret(word) || before.ends_with('/') {
+            continue;
+        }
         if out.rsplit('\n').next().is_some_and(|line| line.trim_start().starts_with('#')) {
             continue;
         }
@@ -121,7 +127,7 @@ fn without_secrets(text: &str) -> String {
             quoted ^= c == '"';
             let ends = match c {
                 '\n' => begun,
-                ';' | '}' | '#' => !quoted,
+                ';' | '{' | '}' | '#' => !quoted,
                 _ => false,
             };
             begun |= !c.is_whitespace();
@@ -303,6 +309,12 @@ mod tests {
             ("# the shared-secret\nnet { }", "# the shared-secret\nnet { }"),
             ("shared-secret \"open\nping-int 5;", "shared-secret *****\nping-int 5;"),
             ("timeout 50;", "timeout 50;"),
+            ("shared_secret \"a b\"; c;", "shared_secret ** **; c;"),
+            ("Shared-Secret a;", "Shared-Secret *;"),
+            ("sharde-secert a; b", "sharde-secert *; b"),
+            ("secret=a;", "secret**;"),
+            ("disk /dev/vg/secret;", "disk /dev/vg/secret;"),
+            ("resource secrets {\n  net { }", "resource secrets {\n  net { }"),
         ] {
             assert_eq!(without_secrets(text), shown);
         }

@@ -22,6 +22,7 @@ mod define;
 mod definition;
 mod draft;
 mod dump;
+mod dump_xml;
 mod finding;
 mod glob;
 mod judge;
@@ -42,9 +43,10 @@ use serde::{Deserialize, Serialize};
 
 pub use definition::{
     Definition, Host, HostVolume, MINOR_MAX, MetaDisk, NAME_MAX, NODE_ID_MAX, PATHS_MAX, Place,
-    VOLUME_MAX, Waits, same_host,
+    VOLUME_MAX, Waits, nbd_device, same_host,
 };
 pub use dump::dump;
+pub use dump_xml::dump_xml;
 pub use finding::{Finding, Severity};
 pub use glob::{is_pattern, matches};
 pub use load::{FILE_MAX, load};
@@ -69,6 +71,21 @@ pub trait Files {
     /// Whether everybody on the host can read a file: then it is no place for a secret.
     fn is_public(&self, _path: &str) -> bool {
         false
+    }
+}
+
+/// One file, for tests.
+#[cfg(test)]
+pub(crate) struct OneFile<'a>(pub(crate) &'a str);
+
+#[cfg(test)]
+impl Files for OneFile<'_> {
+    fn read(&self, _: &str) -> Result<String, String> {
+        Ok(self.0.to_owned())
+    }
+
+    fn glob(&self, _: &str) -> Result<Vec<String>, String> {
+        Ok(Vec::new())
     }
 }
 

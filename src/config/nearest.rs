@@ -9,7 +9,8 @@ pub(super) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    if word.len() > WORD_MAX {
+    // One typing error makes any letter of any other.
+    if word.len() > WORD_MAX || word.chars().count() < 2 {
         return None;
     }
     let limit = (word.chars().count() / 3).clamp(1, 3);

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::finding::{Pos, Report, Scope};
+use super::finding::{Pos, Report, Scope, is_secret};
 use super::nearest::nearest;
 use super::option_table::{AFTER_SB_0PRI, Kind, OPTIONS, SYNCER, Section, Spec, Unit, Value, find};
 use super::syntax::Statement;
@@ -239,6 +239,9 @@ pub(super) fn exactly(statement: &Statement, count: usize, form: &str) -> Result
             if extra.at.line > before.at.line {
                 let text = format!("`;` is missing after `{}`", before.text);
                 return Err(Wrong { at: before.end, text, hint });
+            }
+            if is_secret(&before.text) {
+                return Err(Wrong { at: extra.at, text: "a word is too much here".into(), hint });
             }
             Err(Wrong { at: extra.at, text: format!("`{}` is too much here", extra.text), hint })
         }

@@ -4,7 +4,7 @@
 //! Invariants: a statement has at least one word; sections nest at most [`DEPTH_MAX`] deep; after a
 //! syntax error every section around it is `damaged`, and the file counts as broken.
 
-use super::finding::{Pos, Report, SECRET, Scope};
+use super::finding::{Pos, Report, Scope, is_secret};
 use super::token::{Token, Word};
 
 /// Deepest nesting of sections; DRBD's grammar needs five.
@@ -189,7 +189,7 @@ impl Parser<'_> {
         if let Some(last) = words.last() {
             let (_, before) = words.split_last().expect("it has a last word");
             // The value of a secret is in no message.
-            let secret = before.iter().find(|word| word.text.starts_with(SECRET));
+            let secret = before.iter().find(|word| is_secret(&word.text));
             let text = match secret {
                 Some(name) => format!("`;` is missing after the value of `{}`", name.text),
                 None => format!("`;` is missing after `{}`", last.text),

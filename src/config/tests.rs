@@ -491,6 +491,12 @@ fn a_syntax_error_stops_its_file_and_no_other() {
             pair("net { timeout 60 shared-secret-old \"HUSH }"),
             "2:36 error `;` is missing after the value of `shared-secret-old`",
         ),
+        (
+            pair("net { shared_secret HUSH }"),
+            "2:25 error `;` is missing after the value of `shared_secret`",
+        ),
+        (pair("net { shared_secret HUSH; timeout 5 }"), "2:36 error `;` is missing after `5`"),
+        (pair("net { timeout sharedsecrt HUSH; ; }"), "2:33 error a `;` with nothing before it"),
         (pair(&"a { ".repeat(40)), "2:47 error sections are nested too deep"),
     ] {
         let main = "include \"d/*.res\";";

@@ -392,6 +392,8 @@ pub enum Verb {
     },
     /// Print the own role.
     Role(Targets),
+    /// Print the roles of the peers.
+    PeerRole(Targets),
     /// Print the state of the connections.
     Cstate(Targets),
     /// Print the state of the disks.
@@ -402,6 +404,8 @@ pub enum Verb {
     GetGi(Targets),
     /// Print the configuration as it was understood.
     Dump(OptionalTargets),
+    /// The same as XML, in drbdadm's form.
+    DumpXml(OptionalTargets),
     /// Print the metadata on the backing disks.
     DumpMd {
         /// Refuse a disk that is in use: what is on it may be old.
@@ -448,6 +452,7 @@ pub enum Verb {
         targets: Targets,
     },
     /// Wait until the peers are connected.
+    #[command(aliases = ["wait-connect-resource", "wait-connect-connection", "wait-connect-volume"])]
     WaitConnect {
         /// How long.
         #[command(flatten)]
@@ -457,6 +462,7 @@ pub enum Verb {
         targets: Targets,
     },
     /// Wait until the peers are connected, no resync and no verify runs and all disks are UpToDate.
+    #[command(aliases = ["wait-sync-resource", "wait-sync-connection", "wait-sync-volume"])]
     WaitSync {
         /// How long.
         #[command(flatten)]

@@ -2,10 +2,8 @@
 //!
 //! Exit codes are those of the plug-in convention: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
 
-use super::{Report, age, kib, percent};
-use crate::resource::{
-    ConnectionState, ConnectionStatus, DiskState, PeerDeviceStatus, Reason, Status,
-};
+use super::{Report, age, differs, kib, percent};
+use crate::resource::{ConnectionState, ConnectionStatus, DiskState, Reason, Status, VolumeNumber};
 
 /// How bad it is; the number is the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,7 +85,7 @@ fn findings(report: &Report) -> Vec<(Level, String)> {
             DiskState::Diskless if device.backing_disk == "none" => continue,
             DiskState::Diskless | DiskState::Failed => Level::Critical,
             // Seen below, with its progress.
-            DiskState::Inconsistent if resyncs(status) => continue,
+            DiskState::Inconsistent if resyncs(status, device.volume) => continue,
             DiskState::Inconsistent
             | DiskState::Outdated
             | DiskState::Consistent
@@ -105,8 +103,9 @@ fn findings(report: &Report) -> Vec<(Level, String)> {
     found
 }
 
-fn resyncs(status: &Status) -> bool {
-    status.connections.iter().flat_map(|one| &one.peer_devices).any(|peer| peer.resync.is_some())
+fn resyncs(status: &Status, volume: VolumeNumber) -> bool {
+    let mut peers = status.connections.iter().flat_map(|one| &one.peer_devices);
+    peers.any(|peer| peer.volume == volume && peer.resync.is_some())
 }
 
 fn connection(report: &Report, one: &ConnectionStatus) -> Option<(Level, String)> {
@@ -128,10 +127,7 @@ fn connection(report: &Report, one: &ConnectionStatus) -> Option<(Level, String)
                     format!("{name} resync with {peer} {done} %, {left}"),
                 ));
             }
-            let differing = |device: &&PeerDeviceStatus| {
-                device.out_of_sync > 0 && device.peer_disk_state == DiskState::UpToDate
-            };
-            if let Some(device) = one.peer_devices.iter().find(differing) {
+            if let Some(device) = one.peer_devices.iter().find(|device| differs(device)) {
                 let (volume, kib) = (device.volume, kib(device.out_of_sync));
                 let text = format!("{name}/{volume} {kib} KiB differ from {peer} (verify)");
                 return Some((Level::Warning, text));
@@ -224,6 +220,16 @@ mod tests {
                 Level::Critical
             )
         );
+    }
+
+    #[test]
+    fn a_resync_of_one_volume_does_not_hide_another_one_that_has_none() {
+        let mut report = fixtures::resync_target();
+        let mut other = report.status.devices[0].clone();
+        other.volume = 1;
+        report.status.devices.push(other);
+        let text = of(&[report]);
+        assert!(text.starts_with("WARNING: r0/1 Inconsistent; r0 resync with alice"), "{text}");
     }
 
     #[test]

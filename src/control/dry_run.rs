@@ -212,20 +212,11 @@ mod tests {
     }
 
     fn definition() -> Definition {
-        struct One;
-        impl crate::config::Files for One {
-            fn read(&self, _: &str) -> Result<String, String> {
-                Ok("resource r0 { \
-                    volume 0 { device minor 0; disk /dev/vg0/r0; meta-disk internal; } \
-                    on alice { node-id 0; address 10.0.0.1:7789; } \
-                    on bob { node-id 1; address 10.0.0.2:7789; } }"
-                    .to_owned())
-            }
-            fn glob(&self, _: &str) -> Result<Vec<String>, String> {
-                Ok(Vec::new())
-            }
-        }
-        crate::config::load(&One, "r0.res").resources.pop().unwrap()
+        let text = "resource r0 { \
+            volume 0 { device minor 0; disk /dev/vg0/r0; meta-disk internal; } \
+            on alice { node-id 0; address 10.0.0.1:7789; } \
+            on bob { node-id 1; address 10.0.0.2:7789; } }";
+        crate::config::load(&crate::config::OneFile(text), "r0.res").resources.pop().unwrap()
     }
 
     fn up(running: Option<&Report>) -> String {

@@ -95,12 +95,27 @@ impl Follower {
     }
 }
 
+/// Seconds until a connection comes back by itself, only where it will. They pass without a line;
+/// `no`: it does not any more.
+const BACK_IN: &str = "back-in";
+
 /// Ends the first snapshot.
 pub const END_OF_EXISTS: &str = "exists -\n";
 
 fn changed(before: &Object, after: &Object) -> Vec<(&'static str, String)> {
-    let is_new = |field: &&(&'static str, String)| !before.fields.contains(field);
+    let back_in = |object: &Object| {
+        let field = object.fields.iter().find(|(name, _)| *name == BACK_IN);
+        field.and_then(|(_, seconds)| seconds.parse::<u64>().ok())
+    };
+    let (was, is) = (back_in(before), back_in(after));
+    let is_new = |field: &&(&'static str, String)| match field.0 {
+        BACK_IN => is > was,
+        _ => !before.fields.contains(field),
+    };
     let mut changed: Vec<_> = after.fields.iter().filter(is_new).cloned().collect();
+    if was.is_some() && is.is_none() {
+        changed.push((BACK_IN, "no".to_owned()));
+    }
     let reason = after.fields.iter().find(|(name, _)| *name == "reason");
     if let Some(reason) = reason
         && !changed.is_empty()
@@ -174,6 +189,7 @@ fn connection(status: &Status, connection: &ConnectionStatus, statistics: bool) 
         fields.push(("ap-in-flight", kib(connection.ap_in_flight).to_string()));
         fields.push(("rs-in-flight", kib(connection.rs_in_flight).to_string()));
     }
+    fields.extend(connection.back_in_ms.map(|ms| (BACK_IN, ms.div_ceil(1000).to_string())));
     fields.push(("reason", connection.reason.to_string()));
     Object {
         key: format!(
@@ -340,6 +356,26 @@ mod tests {
              change path name:r0 peer-node-id:1 conn-name:bob local:ipv4:10.0.0.1:7789 \
              peer:ipv4:10.0.0.2:7789 established:no\n"
         );
+    }
+
+    #[test]
+    fn a_connection_that_comes_back_by_itself_says_when() {
+        let mut follower = Follower::new(false);
+        let report = |ms: Option<u64>| {
+            let mut report = fixtures::split_brain();
+            report.status.connections[0].back_in_ms = ms;
+            report
+        };
+        follower.exists(&report(None));
+        let line = |what: &str| {
+            format!(
+                "change connection name:r0 peer-node-id:1 conn-name:bob {what} reason:split-brain\n"
+            )
+        };
+        assert_eq!(follower.update(&report(Some(599_500))), line("back-in:600"));
+        assert_eq!(follower.update(&report(Some(17_000))), "", "time passes");
+        assert_eq!(follower.update(&report(Some(60_000))), line("back-in:60"));
+        assert_eq!(follower.update(&report(None)), line("back-in:no"));
     }
 
     #[test]

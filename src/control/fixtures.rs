@@ -92,6 +92,7 @@ pub(crate) fn healthy() -> Report {
             suspended_no_space: false,
             suspended_gap: false,
             suspended_handshake: false,
+            order: None,
             failed: None,
             devices: vec![device],
             connections: vec![connection],

@@ -29,12 +29,23 @@ pub mod target;
 pub mod version;
 pub mod why;
 
+use crate::resource::{DiskState, PeerDeviceStatus, ReplicationState};
+
 pub use clock::Zone;
 pub(crate) use clock::iso;
 pub use protocol::{Path, Report, Request, Response};
 
 /// How the note of a disk begins that could not be attached.
 pub(crate) const ATTACH_FAILED: &str = "attach failed: ";
+
+/// Whether blocks of a volume are out of sync on two good disks and nothing mends it by itself: an
+/// online verify has found them.
+pub(crate) fn differs(peer: &PeerDeviceStatus) -> bool {
+    use ReplicationState as R;
+    matches!(peer.replication_state, R::Established | R::VerifyS | R::VerifyT)
+        && peer.peer_disk_state == DiskState::UpToDate
+        && peer.out_of_sync > 0
+}
 
 /// Bytes as whole KiB, rounded up.
 #[must_use]
@@ -57,6 +68,12 @@ fn stamp(seconds: u64) -> String {
 #[must_use]
 pub fn yes_no(flag: bool) -> &'static str {
     if flag { "yes" } else { "no" }
+}
+
+/// The order that runs, if it has not ended at once.
+#[must_use]
+pub fn waiting_order(status: &crate::resource::Status) -> Option<&crate::resource::OrderStatus> {
+    status.order.as_ref().filter(|order| order.for_ms >= 1000)
 }
 
 /// Bytes for people: three digits and a binary unit (`812 MiB`, `8.1 GiB`).

@@ -58,11 +58,14 @@ fn scope(verb: &Verb) -> Option<(&[Target], Scope)> {
         | Verb::Events2 { targets, .. }
         | Verb::Why { targets, .. }
         | Verb::Check(targets)
-        | Verb::Dump(targets) => (&targets.targets, Scope::RESOURCE),
+        | Verb::Dump(targets)
+        | Verb::DumpXml(targets) => (&targets.targets, Scope::RESOURCE),
         Verb::Connect { targets, .. }
         | Verb::Disconnect { targets, .. }
         | Verb::ForgetPeer { targets, .. } => (&targets.targets, Scope::PEER),
-        Verb::Cstate(targets) | Verb::Ping(targets) => (&targets.targets, Scope::PEER),
+        Verb::Cstate(targets) | Verb::PeerRole(targets) | Verb::Ping(targets) => {
+            (&targets.targets, Scope::PEER)
+        }
         Verb::Attach(targets) | Verb::Outdate(targets) | Verb::Invalidate(targets) => {
             (&targets.targets, Scope::VOLUME)
         }

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::{Report, kib};
+use super::{Report, kib, waiting_order};
 use crate::resource::{
     ConnectionStatus, DeviceStatus, LastVerify, PeerDeviceStatus, ResyncStatus, VerifyStatus,
 };
@@ -27,8 +27,20 @@ struct Resource<'a> {
     suspended_no_space: bool,
     suspended_gap: bool,
     suspended_handshake: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order: Option<Order<'a>>,
     failed: bool,
     config_differs: bool,
+}
+
+/// An order that does not end at once.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Order<'a> {
+    verb: &'a str,
+    /// Seconds.
+    running: u64,
+    waits_for: &'a str,
 }
 
 /// A connection of a client.
@@ -180,6 +192,11 @@ fn resource(report: &Report) -> Resource<'_> {
         suspended_no_space: status.suspended_no_space,
         suspended_gap: status.suspended_gap,
         suspended_handshake: status.suspended_handshake,
+        order: waiting_order(status).map(|order| Order {
+            verb: &order.verb,
+            running: order.for_ms / 1000,
+            waits_for: &order.waits_for,
+        }),
         failed: status.failed.is_some(),
         config_differs: !report.config_differs.is_empty(),
     }

@@ -7,11 +7,12 @@
 //!     replication:SyncSource peer-disk:Inconsistent done:61.20
 //! ```
 //! Without `--verbose` only what is not normal is said. Our own words (`reason:`,
-//! `discard-my-data:pending`, `failed:`, `hung:`, `back-in:`) stand at the end of a line, while they apply.
+//! `discard-my-data:pending`, `failed:`, `order:`, `hung:`, `back-in:`, `out-of-sync:` of what a verify
+//! has found) stand at the end of a line, while they apply.
 
 use std::fmt::Write;
 
-use super::{Report, kib, percent, yes_no};
+use super::{Report, kib, percent, waiting_order, yes_no};
 use crate::resource::{
     ConnectionState, ConnectionStatus, DeviceStatus, DiskState, PeerDeviceStatus, ReplicationState,
     ResyncSuspended, Role, Status,
@@ -60,6 +61,9 @@ pub fn resource(report: &Report, detail: Detail) -> String {
     }
     if status.failed.is_some() {
         let _ = write!(out, " failed:yes");
+    }
+    if let Some(order) = waiting_order(status) {
+        let _ = write!(out, " order:{}", order.verb);
     }
     if !report.config_differs.is_empty() {
         let _ = write!(out, " config:differs");
@@ -207,6 +211,9 @@ fn line_of_peer_device(
             kib(last.found)
         ));
     }
+    if !detail.statistics && super::differs(peer) {
+        words.push(format!("out-of-sync:{}", kib(peer.out_of_sync)));
+    }
     let mut line = format!("    {}", words.join(" "));
     if !detail.verbose && peer.resync_suspended != ResyncSuspended::default() {
         let word = format!("resync-suspended:{}", peer.resync_suspended);
@@ -330,6 +337,23 @@ mod tests {
         assert!(plain(&report).starts_with(
             "r0 role:Primary suspended:no-space\n  disk:UpToDate open:yes blocked:upper\n"
         ));
+    }
+
+    #[test]
+    fn an_order_that_does_not_end_at_once_is_said() {
+        let mut report = fixtures::healthy();
+        let mut order = crate::resource::OrderStatus {
+            verb: "secondary".to_owned(),
+            for_ms: 999,
+            left_ms: None,
+            waits_for: "clients to leave".to_owned(),
+            behind: 0,
+        };
+        report.status.order = Some(order.clone());
+        assert!(plain(&report).starts_with("r0 role:Primary\n"));
+        order.for_ms = 1000;
+        report.status.order = Some(order);
+        assert!(plain(&report).starts_with("r0 role:Primary order:secondary\n"));
     }
 
     #[test]

@@ -128,6 +128,7 @@ impl Context {
             | Event::Admin { .. }
             | Event::ResyncDependency { .. }
             | Event::Timeout
+            | Event::WallClock { .. }
             | Event::ClockGap { .. } => true,
         });
         payloads.into_iter().for_each(|payload| self.release(payload));

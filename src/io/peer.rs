@@ -11,8 +11,8 @@
 //! - A receive is always armed: payload of peers has buffers that clients can never take.
 
 mod gate;
+mod inquiry;
 mod listen;
-mod probe;
 mod receive;
 
 use std::net::{IpAddr, SocketAddr};
@@ -39,8 +39,8 @@ use super::number_map::NumberMap;
 use super::outbox::{Outbox, Sent};
 use super::ring::{Descriptor, Memory, OperationId};
 use gate::Gate;
+use inquiry::{Inquiry, Own};
 use listen::Listener;
-use probe::{Own, Probe};
 use receive::Reading;
 
 /// Accepted connections that have not shown a handshake.
@@ -119,7 +119,7 @@ struct Socket {
     /// The feature bits of the peer's Features, once they came.
     greeting: Option<u32>,
     /// It only asks.
-    probe: Option<Probe>,
+    inquiry: Option<Inquiry>,
     /// It is to be told what this node is.
     told: bool,
     staging: Option<Payload>,
@@ -391,7 +391,7 @@ impl Peers {
     pub(crate) fn deadline(&self) -> Option<Time> {
         let sockets = self.sockets.values().filter_map(|socket| match socket.state {
             State::Dialling { until, .. } | State::Lingering { until, .. } => Some(until),
-            State::Open => socket.probe.as_ref().map(|probe| probe.until),
+            State::Open => socket.inquiry.as_ref().map(|inquiry| inquiry.until),
         });
         sockets.chain(self.listeners.iter().filter_map(Listener::again)).min()
     }
@@ -408,7 +408,7 @@ impl Peers {
                 State::Lingering { until, .. } if *until <= io.now => {
                     late.push((socket.id, false));
                 }
-                State::Open if socket.probe.as_ref().is_some_and(|p| p.until <= io.now) => {
+                State::Open if socket.inquiry.as_ref().is_some_and(|p| p.until <= io.now) => {
                     late.push((socket.id, false));
                 }
                 _ => {}
@@ -428,7 +428,7 @@ impl Peers {
         let told = self
             .sockets
             .get(&id)
-            .map(|s| matches!(s.state, State::Lingering { .. }) || s.is_probe());
+            .map(|s| matches!(s.state, State::Lingering { .. }) || s.is_inquiry());
         self.remove(io, id);
         if told == Some(false) {
             io.events.push_back(Event::SocketLost { socket: id, error });
@@ -475,7 +475,7 @@ impl Socket {
             known: false,
             gate,
             greeting: None,
-            probe: None,
+            inquiry: None,
             told: false,
             staging: None,
             start: 0,

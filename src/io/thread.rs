@@ -16,6 +16,7 @@
 //!   still write there; the locks stay), and orders are answered with the message.
 
 mod actions;
+mod clocks;
 mod digests;
 mod orders;
 
@@ -25,10 +26,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
 use crate::resource::{Action, AdminResult, Event, Resource, Status, Time, VolumeNumber};
@@ -42,6 +42,7 @@ use super::handle::{Handle, ORDERS_MAX, Order, Setup, Shared};
 use super::peer::Peers;
 use super::record::{Recorder, Start};
 use super::ring::{Completion, Descriptor, Ring};
+use clocks::{WallClock, clock, wall_clock_ms};
 use digests::Digests;
 
 /// How often idle buffers are looked at, ms.
@@ -146,19 +147,6 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned()
 }
 
-/// CLOCK_BOOTTIME: it goes on during suspend.
-fn clock() -> Time {
-    // The clock exists since Linux 2.6.39; a failure would be a kernel without it.
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
-    Time(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
-}
-
-/// The wall clock, ms since 1970: in whole seconds a write would be shown before it was made.
-fn wall_clock_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// The eventfd of the orders, as a descriptor of the ring.
 #[derive(Debug)]
 struct Wake(Arc<Shared>);
@@ -213,6 +201,8 @@ struct Shell<C> {
     flushes: BTreeMap<VolumeNumber, Flushes>,
     ping_timeout_ms: u64,
     trim_at: Time,
+    /// As the core has it.
+    wall_clock: WallClock,
     stop: Option<oneshot::Sender<()>>,
 }
 
@@ -267,6 +257,7 @@ impl<C: Core> Shell<C> {
             flushes: orders::flushes(config),
             ping_timeout_ms,
             trim_at: now.after_ms(TRIM_MS),
+            wall_clock: WallClock::new(now, wall_clock_ms),
             stop: None,
         })
     }
@@ -297,6 +288,8 @@ impl<C: Core> Shell<C> {
         if gap_ms > self.ping_timeout_ms {
             self.gap(gap_ms);
         }
+        let set = self.wall_clock.was_set(self.io.now, clocks::wall_clock_ms);
+        self.io.events.extend(set);
         while let Some(completion) = self.io.ring.next_completion() {
             self.dispatch(completion);
             self.pump();

@@ -17,7 +17,7 @@ use super::{COUNTER_MAX, PeerSlot, Superblock};
 use crate::resource::BLOCK_SIZE;
 
 /// Version of the layout. A program refuses metadata of any other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of a resource's name, at most.
 pub const RESOURCE_NAME_MAX: usize = 127;
 /// Bytes of `created_found`, at most.

@@ -253,12 +253,12 @@ fn an_unreadable_copy_is_survived_and_a_newer_layout_is_not() {
     );
     assert_eq!(meta.unwrap().superblock, superblock);
     let mut block = encode_superblock(&superblock, 0).to_vec();
-    block[11] = 2;
+    block[11] = 3;
     let crc = super::block::checksum(&block, 16..20).to_be_bytes();
     block[16..20].copy_from_slice(&crc);
     let at = usize::try_from(bad).unwrap();
     image.bytes[at..at + 4096].copy_from_slice(&block);
-    assert_eq!(image.load(), Err(MetaError::Version { found: 2, known: 1 }));
+    assert_eq!(image.load(), Err(MetaError::Version { found: 3, known: 2 }));
 }
 
 #[test]

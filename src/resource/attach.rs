@@ -19,7 +19,6 @@ use super::{
     ReplicationState, Resource, Role, Then, VolumeNumber,
 };
 use crate::meta::{BitmapState, DeviceFlags, Superblock};
-use crate::wire::Packet;
 
 impl Resource {
     pub(crate) fn attach(&mut self, id: u64, volume: VolumeNumber, disk: AttachedDisk) {
@@ -239,7 +238,8 @@ impl Resource {
             let hint = "This disk holds the only reachable copy; --force ends the data access.";
             return self.reply(id, Err(refuse(-2, hint)));
         }
-        if let Some(refusal) = self.needed_by_a_peer(&[volume]).filter(|_| !force) {
+        let needed = self.needed_by_a_peer(&[volume]).or_else(|| self.has_promised(volume));
+        if let Some(refusal) = needed.filter(|_| !force) {
             return self.reply(id, Err(refusal));
         }
         self.draining = true;
@@ -398,113 +398,7 @@ impl Resource {
         self.finish(Ok(text));
     }
 
-    // ---- invalidate and the like ----
-
-    pub(crate) fn invalidate(&mut self, id: u64, volume: VolumeNumber) {
-        match self.may_invalidate(volume) {
-            Err(refusal) => self.reply(id, Err(refusal)),
-            Ok(()) => {
-                self.run(id, Command::Outdate { volume }, Step::Save);
-                self.step_waits(1);
-                let then = self.then_order();
-                self.mark_invalid(volume, then);
-                self.renegotiate();
-            }
-        }
-    }
-
-    fn may_invalidate(&self, volume: VolumeNumber) -> Result<(), super::Refusal> {
-        let name = &self.config.name;
-        let Some(device) = self.devices.get(&volume) else {
-            return Err(refuse(127, NO_VOLUME));
-        };
-        if !device.writable() {
-            return Err(refuse(-4, "Attach a disk first."));
-        }
-        if self.role == Role::Primary {
-            let hint = format!("Demote first: tandemadm secondary {name}");
-            return Err(refuse(-2, &hint));
-        }
-        for connection in &self.connections {
-            let peer = &connection.peer_devices[&volume];
-            if peer.target.is_some() || peer.source.is_some() {
-                return Err(refuse(-8, "Wait for its end: tandemadm wait-sync"));
-            }
-            if connection.stage == Stage::Open && peer.peer_disk != DiskState::UpToDate {
-                return Err(refuse(
-                    -5,
-                    "The peer has no UpToDate disk to copy from: `tandemadm why` there.",
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Inconsistent with every bit set, durably.
-    fn mark_invalid(&mut self, volume: VolumeNumber, then: Then) {
-        for c in self.peers() {
-            self.slot_whole(c, volume, BitmapState::AllSet);
-        }
-        if let Some(backing) = self.device(volume).backing.as_mut() {
-            backing.flags(
-                DeviceFlags::INVALIDATED,
-                DeviceFlags::CONSISTENT | DeviceFlags::SURVIVED | DeviceFlags::OUTDATED,
-            );
-        }
-        self.set_disk(volume, DiskState::Inconsistent);
-        self.save_superblock(volume, then);
-    }
-
-    pub(crate) fn invalidate_remote(&mut self, id: u64, volume: VolumeNumber, peer: NodeId) {
-        let found = self.peers().find(|c| self.connections[*c].peer == peer);
-        let Some(c) = found.filter(|c| self.connections[*c].stage == Stage::Open) else {
-            return self.reply(id, Err(refuse(-15, "Connect the peer first.")));
-        };
-        let Some(device) = self.devices.get(&volume) else {
-            return self.reply(id, Err(refuse(127, NO_VOLUME)));
-        };
-        let peer = &self.connections[c].peer_devices[&volume];
-        let refusal = if device.disk != DiskState::UpToDate {
-            Some(refuse(
-                -4,
-                "The own disk is not UpToDate, and nothing else is copied: sync it first.",
-            ))
-        } else if peer.target.is_some() || peer.source.is_some() {
-            Some(refuse(-8, "Wait for its end: tandemadm wait-sync"))
-        } else if peer.peer_disk < DiskState::Inconsistent {
-            Some(refuse(-5, "The peer has no disk: attach one there first."))
-        } else if self.connections[c].peer_role == Role::Primary {
-            Some(refuse(-10, "The peer is Primary: demote it first."))
-        } else {
-            None
-        };
-        if let Some(refusal) = refusal {
-            return self.reply(id, Err(refusal));
-        }
-        self.send(c, Packet::StartResync { volume, source: true, marked: false }, None);
-        self.reply(id, Ok(String::new()));
-    }
-
-    /// The peer orders this disk invalid.
-    pub(crate) fn peer_starts_resync(
-        &mut self,
-        c: usize,
-        volume: VolumeNumber,
-        source: bool,
-    ) -> bool {
-        if !source || self.connections[c].stage != Stage::Open {
-            return false;
-        }
-        if self.may_invalidate(volume).is_ok() {
-            self.mark_invalid(volume, Then::Invalidated { c });
-            self.renegotiate();
-        }
-        true
-    }
-
-    pub(crate) fn invalidated(&mut self, _c: usize, volume: VolumeNumber) {
-        self.send_state(volume);
-    }
+    // ---- outdate and new-current-uuid ----
 
     pub(crate) fn outdate(&mut self, id: u64, volume: VolumeNumber) {
         let Some(device) = self.devices.get(&volume) else {

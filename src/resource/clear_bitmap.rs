@@ -6,14 +6,16 @@
 //! - The first and the last MiB and [`SAMPLES`] blocks at random places have the same CRC-32 on both.
 //! - The peer takes the new current UUID durably first: a crash in between leaves one disk JUST_CREATED,
 //!   and that one is synced in full.
+//! - A peer that does not answer for [`PATIENCE_MS`] ends the order. If its disk takes the UUID after
+//!   that, this node's is the target of a full sync, as after a crash.
 
 use super::connection::{SentKind, Stage};
 use super::device::Backing;
 use super::generation::is_just_created;
-use super::order::{NO_VOLUME, Step, refuse};
+use super::order::{NO_VOLUME, PATIENCE_MS, Step, refuse};
 use super::{
     Action, BLOCK_SIZE, Command, DiskError, DiskState, Payload, Pending, Resource, Role, SocketId,
-    Tag, Then, VolumeNumber,
+    Tag, Then, Time, VolumeNumber,
 };
 use crate::meta::BitmapState;
 use crate::wire::Packet;
@@ -37,6 +39,8 @@ pub(crate) struct Sampling {
     under_way: u32,
     /// The new current UUID.
     uuid: u64,
+    /// When the own disk or the peer has answered last.
+    since: Time,
 }
 
 impl Resource {
@@ -82,7 +86,8 @@ impl Resource {
         let socket = self.connections[c].active.expect("an open session");
         let todo = self.sample_places(volume);
         let uuid = self.prng.uuid();
-        self.sampling = Some(Sampling { volume, c, socket, todo, under_way: 0, uuid });
+        let since = self.now;
+        self.sampling = Some(Sampling { volume, c, socket, todo, under_way: 0, uuid, since });
         self.run(id, Command::NewCurrentUuid { volume, clear_bitmap: true }, Step::Sample);
         self.sample_more();
     }
@@ -110,7 +115,9 @@ impl Resource {
 
     /// Reads on, or asks the peer to take the new UUID when everything was equal.
     fn sample_more(&mut self) {
+        let now = self.now;
         let Some(sampling) = self.sampling.as_mut() else { return };
+        sampling.since = now;
         let volume = sampling.volume;
         let mut reads = Vec::new();
         while sampling.under_way < AT_ONCE {
@@ -198,6 +205,34 @@ impl Resource {
         }
     }
 
+    /// Nobody has answered for long: a disk hangs, here or there.
+    pub(crate) fn sampling_may_be_late(&mut self) {
+        if self.sampling_timeout().is_none_or(|at| self.now < at) {
+            return;
+        }
+        let seconds = PATIENCE_MS / 1000;
+        let asked = self.running.as_ref().is_some_and(|order| order.step == Step::PeerClears);
+        let rest = if asked {
+            "If its disk takes the new identifier after all, this one is synced in full from it."
+        } else {
+            "Nothing has changed."
+        };
+        let hint = format!(
+            "A disk has not answered for {seconds} s, here or at the peer (`tandemadm status`). {rest}"
+        );
+        self.sampling_ends(refuse(-23, &hint));
+    }
+
+    pub(crate) fn sampling_timeout(&self) -> Option<Time> {
+        self.sampling.as_ref().map(|sampling| sampling.since.after_ms(PATIENCE_MS))
+    }
+
+    /// This process did not run: nobody has waited meanwhile.
+    pub(crate) fn sampling_starts_anew(&mut self) {
+        let now = self.now;
+        self.sampling.iter_mut().for_each(|sampling| sampling.since = now);
+    }
+
     /// The session that the comparison runs in is over.
     pub(crate) fn sampling_lost(&mut self, c: usize) {
         if self.sampling.as_ref().is_some_and(|sampling| sampling.c == c) {
@@ -270,6 +305,14 @@ impl Resource {
             self.start_generation(volume, uuid, BitmapState::AllClear);
             let then = self.then_order();
             self.save_superblock(volume, then);
+            return true;
+        }
+        let device = &self.devices[&volume];
+        let fresh = device.backing.as_ref().is_some_and(Backing::is_just_created);
+        let ahead = self.connections[c].peer_devices[&volume].peer_disk == DiskState::UpToDate;
+        if fresh && ahead && self.connections[c].stage == Stage::Open {
+            // It has taken what nobody waits for any more. A new handshake copies its disk.
+            self.renegotiate();
             return true;
         }
         let busy = self.running.is_some();

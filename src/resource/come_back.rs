@@ -2,9 +2,10 @@
 //!
 //! Invariants:
 //! - Only what an order has ended comes back: a refusal or a split brain waits for a person.
-//! - `connect`, a later `disconnect` and `down` make the time void; `connect --tentative` does not.
+//! - `connect` and a later `disconnect` make the time void; `connect --tentative` does not, nor does
+//!   a `down` that is refused. While a `down` runs nobody is dialled.
 
-use super::{AdminResult, ConnectionState, LogLevel, Reason, Resource, Time};
+use super::{AdminResult, Command, ConnectionState, LogLevel, Reason, Resource, Time};
 
 impl Resource {
     /// The connection ends by order, for so long; `None`: until `connect`.
@@ -39,7 +40,7 @@ impl Resource {
     pub(crate) fn check_come_back(&mut self, c: usize) {
         let connection = &self.connections[c];
         let due = connection.back_at.is_some_and(|at| at <= self.now);
-        if !due || connection.state != ConnectionState::StandAlone {
+        if !due || connection.state != ConnectionState::StandAlone || self.is_going_down() {
             return;
         }
         let by_order = connection.reason == Reason::StoppedByAdmin;
@@ -52,8 +53,15 @@ impl Resource {
         }
     }
 
+    fn is_going_down(&self) -> bool {
+        self.running.as_ref().is_some_and(|order| matches!(order.command, Command::Down { .. }))
+    }
+
     /// When a connection comes back.
     pub(crate) fn come_back_timeout(&self) -> Option<Time> {
+        if self.is_going_down() {
+            return None;
+        }
         let ended = self.connections.iter().filter(|c| c.state == ConnectionState::StandAlone);
         ended.filter_map(|c| c.back_at).min()
     }

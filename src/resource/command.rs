@@ -166,6 +166,36 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// The verb of `tandemadm` that gives it; `shutdown` where tandemd ends.
+    #[must_use]
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Attach { .. } => "attach",
+            Self::Detach { .. } => "detach",
+            Self::Connect { .. } => "connect",
+            Self::Disconnect { .. } => "disconnect",
+            Self::Primary { .. } => "primary",
+            Self::AutoPromote => "auto-promote",
+            Self::Secondary { .. } => "secondary",
+            Self::Invalidate { .. } => "invalidate",
+            Self::InvalidateRemote { .. } => "invalidate-remote",
+            Self::Outdate { .. } => "outdate",
+            Self::Verify { .. } => "verify",
+            Self::Repair { .. } => "verify",
+            Self::NewCurrentUuid { .. } => "new-current-uuid",
+            Self::PauseSync { pause: true, .. } => "pause-sync",
+            Self::PauseSync { pause: false, .. } => "resume-sync",
+            Self::SuspendIo { suspend: true } => "suspend-io",
+            Self::SuspendIo { suspend: false } => "resume-io",
+            Self::ForgetPeer { .. } => "forget-peer",
+            Self::SetOptions { .. } => "adjust",
+            Self::Down { shutdown: false } => "down",
+            Self::Down { shutdown: true } => "shutdown",
+        }
+    }
+}
+
 /// Why an order was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {

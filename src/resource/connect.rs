@@ -202,10 +202,16 @@ impl Resource {
         if let Some((reason, text)) = wrong {
             self.complain(c, &text);
             if self.is_connecting(c) && self.connections[c].active.is_none() {
-                self.connections[c].detail = text;
+                self.connections[c].detail.clone_from(&text);
                 self.set_connection(c, ConnectionState::Connecting, reason);
             }
-            return self.forget_socket(c, socket);
+            let dialled = self.connections[c].sockets.get(&socket).is_some_and(|one| one.dialled);
+            self.forget_socket(c, socket);
+            if dialled {
+                // At the address of the peer: it does not become another one by waiting.
+                self.tentative_met(c, &text);
+            }
+            return;
         }
         self.authenticate(c, socket, features);
     }
@@ -387,6 +393,14 @@ impl Resource {
                         | Reason::BadSecret
                 );
                 if !known {
+                    let (reason, detail) = match (error, self.connections[c].reason) {
+                        // It was not connected: nothing is lost by that.
+                        (
+                            SocketError::Closed,
+                            old @ (Reason::NeverConnected | Reason::StoppedByAdmin),
+                        ) => (old, HUNG_UP.to_owned()),
+                        _ => (reason, detail),
+                    };
                     self.connections[c].detail = detail;
                     self.set_connection(c, ConnectionState::Connecting, reason);
                 }
@@ -534,6 +548,10 @@ impl Resource {
         next
     }
 }
+
+/// Who was dialled and is not of a mind to be met.
+const HUNG_UP: &str =
+    "the host answers and hangs up: the resource is not up there, or it is StandAlone";
 
 /// State, reason and sentence of a socket's end.
 fn describe(error: SocketError) -> (ConnectionState, Reason, String) {

@@ -78,6 +78,8 @@ pub(crate) enum SentKind {
     Resync,
     /// Leave to verify.
     VerifyStart,
+    /// Leave to give a disk up, the own or the peer's.
+    StartResync,
     /// A piece of a verify.
     Verify,
     /// Leave to become Primary.
@@ -246,6 +248,8 @@ pub(crate) struct PeerDevice {
     pub(crate) samples: u32,
     /// Its reads that are under way on the own disk.
     pub(crate) peer_reads: u32,
+    /// The peer gives its disk up for the own one, which stays: its question, by sequence.
+    pub(crate) promised: Option<u64>,
     /// The current UUID that it wants stored is being stored.
     pub(crate) storing_uuid: bool,
     pub(crate) bitmap: Bitmap,
@@ -296,6 +300,7 @@ impl PeerDevice {
             saving: None,
             samples: 0,
             peer_reads: 0,
+            promised: None,
             storing_uuid: false,
             save_queue: VecDeque::new(),
             slot: None,
@@ -425,6 +430,8 @@ impl Connection {
                 let target = self.peer_devices.get(&sent.volume).and_then(|p| p.target.as_ref());
                 target.is_some_and(|target| target.pieces.contains_key(&sent.epoch))
             }
+            // The order ends by itself; a disk that is given up need not answer for the connection.
+            SentKind::StartResync => false,
             _ => true,
         };
         let sent = self.sent.values().find(|sent| owed(sent)).map(|sent| sent.at);

@@ -193,6 +193,11 @@ pub enum Event {
     },
     /// `next_timeout` has passed.
     Timeout,
+    /// The wall clock was set: what is shown with a time is stamped with this one from now on.
+    WallClock {
+        /// What it says now, ms since 1970.
+        ms: u64,
+    },
     /// The process did not run for longer than ping-timeout (SIGSTOP, suspend): DESIGN 7, "After a
     /// gap". The shell has closed every client socket unread.
     ClockGap {

@@ -84,7 +84,7 @@ impl Strategy {
     }
 
     /// The same with everything set instead of bits.
-    fn in_full(self) -> Self {
+    pub(crate) fn in_full(self) -> Self {
         match self {
             Self::SourceUseBitmap => Self::SourceSetBitmap,
             Self::TargetUseBitmap => Self::TargetSetBitmap,
@@ -249,6 +249,27 @@ impl Side<'_> {
             info.flags
         )
     }
+}
+
+/// A disk as it would be had nobody invalidated it: where the other one is Inconsistent as well
+/// (invalidated, to be repaired, or in mid-resync), and nothing has been copied over this one yet.
+/// Giving a disk up says that the other one is better; with no other one it says nothing.
+#[must_use]
+pub fn taken_back(own: &VolumeInfo, peer: &VolumeInfo) -> Option<VolumeInfo> {
+    let side = |info| Side { info, role: Role::Secondary, tie: 0 };
+    // Adopting clears both flags before anything is overwritten.
+    let whole = own.flags & DeviceFlags::WAS_UP_TO_DATE != 0 && side(own).invalidated();
+    if !whole || side(peer).disk() != DiskState::Inconsistent {
+        return None;
+    }
+    let flags = own.flags & !DeviceFlags::INVALIDATED | DeviceFlags::CONSISTENT;
+    let disk = match own.disk {
+        DiskState::Negotiating => DiskState::Negotiating,
+        _ if flags & DeviceFlags::OUTDATED != 0 => DiskState::Outdated,
+        _ if flags & DeviceFlags::SURVIVED != 0 => DiskState::UpToDate,
+        _ => DiskState::Consistent,
+    };
+    Some(VolumeInfo { flags, disk, ..own.clone() })
 }
 
 /// The lines that a handshake leaves in the log.

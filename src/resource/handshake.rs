@@ -269,6 +269,8 @@ impl Resource {
             return self.refuse(c, refused);
         }
         let (mut verdicts, mut tried) = (Vec::new(), Vec::new());
+        // The first refusal stands; the other volumes are compared all the same, for people.
+        let mut refusal_of_one = None;
         for volume in self.volumes() {
             let Some(info) = peer.volumes.iter().find(|info| info.volume == volume) else {
                 let text = format!("the peer has no volume {volume}");
@@ -294,7 +296,10 @@ impl Resource {
             tried.push(self.would(c, &found, &judgement));
             self.connections[c].last_handshake.push(found);
             match judgement {
-                Judgement::Refuse(refused) => return self.refuse(c, refused),
+                Judgement::Refuse(refused) => {
+                    refusal_of_one.get_or_insert(refused);
+                }
+                Judgement::Retry(_) if refusal_of_one.is_some() => {}
                 Judgement::Retry(text) if self.connections[c].tentative.is_some() => {
                     return self.refuse(c, refusal(Reason::ResyncRefused, "rr-conflict", text));
                 }
@@ -305,6 +310,9 @@ impl Resource {
                 other => verdicts.push((volume, info.clone(), other)),
             }
         }
+        if let Some(refused) = refusal_of_one {
+            return self.refuse(c, refused);
+        }
         let newer = verdicts.iter().any(|(.., r)| matches!(r, Judgement::Target { .. }));
         if self.connections[c].tentative.is_some() {
             self.gap_answered(newer || peer.role == Role::Primary);
@@ -313,6 +321,8 @@ impl Resource {
         self.connections[c].discard_my_data = false;
         for peer in self.connections[c].peer_devices.values_mut() {
             peer.split_pair = None;
+            // What it was given for is known now.
+            peer.promised = None;
         }
         self.connections[c].stage = Stage::Opening;
         self.connections[c].stage_since = self.now;
@@ -401,16 +411,22 @@ impl Resource {
             && before < DiskState::Inconsistent
             && info.disk >= DiskState::Inconsistent;
         let connection = &self.connections[c];
+        let volumes = || self.devices.keys().map(|volume| &connection.peer_devices[volume]);
+        let own_changes = volumes().filter_map(|one| Some(one.own_info.as_ref()?.bits)).sum();
+        let known = |one: &&VolumeInfo| self.devices.contains_key(&one.volume);
+        let peer_changes = peer.volumes.iter().filter(known).map(|one| one.bits).sum();
         let situation = Situation {
             own: Party {
                 side: GenerationSide { info: own, role: self.role, tie: connection.tie },
                 node_id: self.config.node_id,
                 discard_my_data: discards(own, info),
+                changes: own_changes,
             },
             peer: Party {
                 side: GenerationSide { info, role: peer.role, tie: peer.tie },
                 node_id: connection.peer,
                 discard_my_data: discards(info, own),
+                changes: peer_changes,
             },
             attaching_own,
             attaching_peer,

@@ -3,9 +3,11 @@
 //! Invariants:
 //! - An operation that has not ended within `disk-timeout` fails its disk, as an I/O error does. Its
 //!   buffers stay in use until the system gives them back, and so does the disk.
-//! - Nobody is kept for ever by a disk that hangs: an attach is refused, a `down` goes on without it.
+//! - Nobody is kept for ever by a disk that hangs: an attach is refused, a `down` goes on without it,
+//!   and the end of the daemon also without a peer whose disk hangs.
 //! - Time that this process did not run is not the disk's.
 
+use super::connection::Stage;
 use super::order::{Order, Step, refuse};
 use super::{Command, DiskOptions, LogLevel, Resource, Time, VolumeNumber};
 
@@ -143,6 +145,12 @@ impl Resource {
                 (_, Step::Attach, Some(_)) => (running.since, 0),
                 (_, Step::Attach, None) => (running.since, PATIENCE_MS),
                 (Command::Down { shutdown: true }, ..) => (running.since, SHUTDOWN_MS),
+                // Its requests have drained, and both disks were flushed.
+                (
+                    Command::Detach { force: false, .. },
+                    Step::DetachFlush | Step::DetachBits | Step::DetachIdle,
+                    None,
+                ) => (running.since, PATIENCE_MS),
                 (.., Some((since, true))) => (since, SHUTDOWN_MS),
                 // Clients' requests wait: the administrator decides.
                 (_, Step::Drain, _) => return None,
@@ -168,6 +176,30 @@ impl Resource {
             let since = self.devices[&volume].hung_since.unwrap_or(self.now);
             let seconds = self.now.ms_since(since) / 1000;
             self.give_disk_up_as_hung(volume, format!("it did not answer for {seconds} s"));
+        }
+        self.end_without_silent_peers();
+    }
+
+    /// The daemon ends, and its time is over: a peer that owes an answer, as its disk hangs, is left
+    /// at once. That is a loss, which this node outlives with all that was acknowledged.
+    fn end_without_silent_peers(&mut self) {
+        let Some(running) = self.running.as_ref() else { return };
+        let ends = matches!(running.command, Command::Down { shutdown: true });
+        if !ends || !matches!(running.step, Step::Drain | Step::Flush | Step::Leave) {
+            return;
+        }
+        for c in self.peers() {
+            let connection = &self.connections[c];
+            let owes = connection.leaving.is_some() || connection.oldest_unanswered().is_some();
+            if connection.stage != Stage::Down && owes {
+                let text = format!(
+                    "{}it did not answer for {} s, and tandemd ends: left without its answer",
+                    self.of_peer(c),
+                    SHUTDOWN_MS / 1000
+                );
+                self.log(LogLevel::Error, text);
+                self.leave_at_once(c);
+            }
         }
     }
 

@@ -79,14 +79,17 @@ impl Resource {
                 self.connections[c].stage_since = self.now;
                 self.set_connection(c, ConnectionState::Disconnecting, Reason::StoppedByAdmin);
             }
-            _ => {
-                self.close_sockets(c, true);
-                self.session_over(c, true);
-                self.set_connection(c, ConnectionState::StandAlone, Reason::StoppedByAdmin);
-                // Nobody is left to be asked after a gap.
-                self.gap_answered(false);
-            }
+            _ => self.leave_at_once(c),
         }
+    }
+
+    /// Without the peer's answer: a loss.
+    pub(crate) fn leave_at_once(&mut self, c: usize) {
+        self.close_sockets(c, true);
+        self.session_over(c, true);
+        self.set_connection(c, ConnectionState::StandAlone, Reason::StoppedByAdmin);
+        // Nobody is left to be asked after a gap.
+        self.gap_answered(false);
     }
 
     /// Leaves go on when everything is quiet and flushed.
@@ -285,9 +288,6 @@ impl Resource {
         }
         if let Some(refusal) = self.needed_by_a_peer(&self.volumes()).filter(|_| !shutdown) {
             return self.reply(id, Err(refusal));
-        }
-        for c in self.peers() {
-            self.comes_back(c, None);
         }
         self.draining = true;
         self.run(id, Command::Down { shutdown }, Step::Drain);

@@ -75,6 +75,7 @@ impl Resource {
                 SentKind::Flush => self.peer_flush_lost(c, sent.volume, sent.epoch),
                 SentKind::Resync | SentKind::Verify | SentKind::Sample | SentKind::NewUuid => {}
                 SentKind::VerifyStart => self.verify_unanswered(),
+                SentKind::StartResync => self.resync_unanswered(c, sent.epoch),
                 SentKind::Promote => self.promote_unanswered(),
             }
         }
@@ -101,6 +102,7 @@ impl Resource {
         peer.sent_number = 0;
         peer.peer_flush = None;
         peer.samples = 0;
+        peer.promised = None;
         peer.storing_uuid = false;
         peer.peer_flush_waiting.clear();
         let outdated = !lost && peer.peer_disk == DiskState::Outdated;
@@ -235,7 +237,28 @@ impl Resource {
         self.device(volume).bumping = true;
         self.new_current_uuid(volume, &missing);
         self.save_superblock(volume, Then::Bumped);
+        self.others_begin_too(volume);
         false
+    }
+
+    /// The other volumes begin a generation as well: the resource goes on alone as one. So two nodes
+    /// that were written apart, each another volume, find a split brain in every volume, and not in
+    /// each a source of its own. Nobody waits for it: a disk that hangs holds up its own volume only.
+    fn others_begin_too(&mut self, volume: VolumeNumber) {
+        if self.role != Role::Primary {
+            return;
+        }
+        for other in self.volumes() {
+            let device = self.device(other);
+            if other == volume || device.disk != DiskState::UpToDate {
+                continue;
+            }
+            if device.loss == Loss::None {
+                self.alone_is_recorded(other);
+            } else {
+                device.bump_due = true;
+            }
+        }
     }
 
     /// R4 in memory: the bitmap UUID toward the missing peers is the old current UUID.

@@ -29,6 +29,7 @@ mod device;
 mod event;
 mod flush;
 pub mod generation;
+mod give_up;
 mod handshake;
 mod hung_disk;
 mod ids;
@@ -73,6 +74,8 @@ mod tests_disks;
 #[cfg(test)]
 mod tests_end;
 #[cfg(test)]
+mod tests_give_up;
+#[cfg(test)]
 mod tests_hung;
 #[cfg(test)]
 mod tests_pair;
@@ -101,6 +104,7 @@ mod verdict;
 mod verify;
 mod verify_source;
 mod verify_target;
+mod waits;
 mod write;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -112,6 +116,7 @@ pub use ids::*;
 pub use metrics::*;
 pub use option_names::WrittenOption;
 pub use options::*;
+pub use order::NO_VOLUME;
 pub use refusals::REFUSALS;
 pub use state::*;
 pub use status::*;
@@ -177,8 +182,8 @@ pub(crate) enum Then {
     PeerLeave { c: usize, socket: SocketId },
     /// The own rollback number has grown, durably, in the middle of a session.
     NumberRaised,
-    /// The own invalidation by a peer's order is durable.
-    Invalidated { c: usize },
+    /// The own disk is durably given up, as the peer has asked with this sequence.
+    GivenUp { c: usize, socket: SocketId, sequence: u64 },
 }
 
 /// What a disk or metadata action was for.
@@ -365,6 +370,7 @@ impl Resource {
                 self.resync_dependency(volume, peer, paused);
             }
             Event::Timeout => {}
+            Event::WallClock { ms } => (self.wall_clock_ms, self.started) = (ms, self.now),
             Event::ClockGap { gap_ms } => self.clock_gap(gap_ms),
         }
         self.settle();

@@ -2,6 +2,8 @@
 //!
 //! Invariants:
 //! - An order that meets a handshake waits for its end, 30 s at most, then (-18).
+//! - One that waits for requests or flushes does so for 30 s, and its refusal names who owes them;
+//!   the end of the daemon does not wait so long for a peer ([`super::hung_disk`]).
 //! - Every order is answered exactly once.
 
 use std::collections::BTreeMap;
@@ -15,7 +17,7 @@ use super::{
 };
 
 /// The hint of (127).
-pub(crate) const NO_VOLUME: &str = "No such volume here: `tandemadm status` lists what is up.";
+pub const NO_VOLUME: &str = "No such volume here: `tandemadm status` lists what is up.";
 /// The hint of (-18) for an order that meets a handshake.
 pub(crate) const HANDSHAKE: &str =
     "A handshake does not end: `tandemadm why` says what it waits for.";
@@ -65,6 +67,8 @@ pub(crate) enum Step {
     Save,
     /// verify: the peer is asked.
     AskVerify,
+    /// invalidate, invalidate-remote, verify --repair: the peer is asked.
+    AskResync,
     /// new-current-uuid: a loss is being dealt with first.
     Settle,
     /// new-current-uuid --clear-bitmap: both disks are compared.
@@ -209,9 +213,9 @@ impl Resource {
 
     pub(crate) fn order_timeout(&self) -> Option<Time> {
         let waiting = self.orders.front().map(|order| order.since);
-        let draining = self.running.as_ref().filter(|order| Self::is_refused_late(order.step));
-        let oldest = waiting.into_iter().chain(draining.map(|order| order.since)).min();
-        let oldest = oldest.map(|since| since.after_ms(PATIENCE_MS));
+        let refused = self.running.as_ref().and_then(Self::refused_at);
+        let oldest =
+            waiting.map(|since| since.after_ms(PATIENCE_MS)).into_iter().chain(refused).min();
         let patience = self.config.options.timeout_ms;
         let forced = self.running.as_ref().filter(|order| order.is_forced_detach());
         let forced = forced.map(|order| order.since.after_ms(patience));
@@ -219,13 +223,21 @@ impl Resource {
         let behind = self.orders.iter().filter(forces).map(|order| order.since.after_ms(patience));
         // One that has waited so long was looked at: its disk does not hang.
         let behind = behind.filter(|at| *at > self.now);
-        oldest.into_iter().chain(forced).chain(behind).min()
+        oldest.into_iter().chain(forced).chain(behind).chain(self.sampling_timeout()).min()
     }
 
-    /// The order is refused if it is still in this step after [`PATIENCE_MS`]; in any other it waits
-    /// for what it needs, and no time is set for it.
-    fn is_refused_late(step: Step) -> bool {
-        matches!(step, Step::Drain | Step::Settle)
+    /// When the order is refused if it is still in its step: nothing has changed by then that is not
+    /// taken back. `None`: it waits for what it needs, and no time is set for it.
+    pub(crate) fn refused_at(running: &Running) -> Option<Time> {
+        let patience = match (running.step, &running.command) {
+            (Step::Drain | Step::Settle | Step::AskResync, _) => PATIENCE_MS,
+            (Step::Flush | Step::Bits, Command::Detach { force: true, .. }) => return None,
+            // First it goes on without the own disk, if that is the one that hangs.
+            (Step::Flush | Step::Bits, Command::Down { .. }) => 2 * PATIENCE_MS,
+            (Step::Flush | Step::Bits, _) => PATIENCE_MS,
+            _ => return None,
+        };
+        Some(running.since.after_ms(patience))
     }
 
     fn start_order(&mut self, order: Order) {
@@ -381,6 +393,7 @@ impl Resource {
             | Step::AskPeer
             | Step::Clients
             | Step::AskVerify
+            | Step::AskResync
             | Step::Drain
             | Step::Settle
             | Step::Leave
@@ -393,28 +406,19 @@ impl Resource {
         self.order_meets_hung_disks();
         let Some(running) = self.running.as_ref() else { return };
         let waited = self.now.ms_since(running.since);
-        let late = waited >= PATIENCE_MS;
         if running.is_forced_detach() && waited >= self.config.options.timeout_ms {
             return self.detach_gives_up();
         }
         match running.step {
-            Step::Settle if late => {
-                let hint = "A loss is being dealt with, and a disk does not answer.";
-                self.finish(Err(refuse(-18, hint)));
-            }
-            Step::Settle => self.new_uuid_settled(),
+            Step::AskResync if waited >= PATIENCE_MS => self.resync_order_late(),
+            Step::Sample | Step::PeerClears => self.sampling_may_be_late(),
             Step::Clients => self.clients_may_have_left(),
             Step::Drain if self.is_idle() => self.order_drained(),
-            Step::Drain if late => {
-                let full = self.devices.values().any(|device| !device.no_space.is_empty());
-                let hint = if full {
-                    "Writes wait for space on the backing disk: make room there, then try again."
-                } else {
-                    "Requests do not end: a disk does not answer, here or at the peer. Try again \
-                     once it does; `tandemadm detach --force` on that node gives the disk up."
-                };
-                self.finish(Err(refuse(-23, hint)));
+            _ if Self::refused_at(running).is_some_and(|at| at <= self.now) => {
+                let hint = self.late_refusal();
+                self.finish(Err(refuse(-23, &hint)));
             }
+            Step::Settle => self.new_uuid_settled(),
             Step::DetachIdle => self.order_detach_idle(),
             Step::Leave if self.connections.iter().all(|c| c.leaving.is_none()) => {
                 // A leave that ended as a loss: this node says durably that it survived, before it
@@ -435,6 +439,7 @@ impl Resource {
     /// This process did not run: nobody has waited meanwhile.
     pub(crate) fn orders_start_anew(&mut self) {
         let now = self.now;
+        self.sampling_starts_anew();
         let waiting = self.orders.iter_mut().map(|order| &mut order.since);
         let running = self.running.iter_mut().map(|order| &mut order.since);
         let tried = self.connections.iter_mut().filter_map(|c| c.tentative.as_mut());
@@ -448,6 +453,9 @@ impl Resource {
             Some(
                 Command::Detach { volume, .. }
                 | Command::Outdate { volume }
+                | Command::Invalidate { volume }
+                | Command::InvalidateRemote { volume, .. }
+                | Command::Repair { volume, .. }
                 | Command::NewCurrentUuid { volume, .. },
             ) => vec![*volume],
             _ => self.volumes(),

@@ -73,19 +73,28 @@ impl Resource {
             return Err(refuse(171, "No such peer in this resource."));
         };
         if !self.devices.contains_key(&volume) {
-            return Err(refuse(127, "No such volume in this resource."));
+            return Err(refuse(127, super::order::NO_VOLUME));
         }
         let flags = self.peer_device(c, volume).pause;
         match (pause, flags) {
-            (true, Pause { user: true, .. }) => return Err(refuse(134, "")),
+            (true, Pause { user: true, .. }) => {
+                let hint = format!("`tandemadm resume-sync {}` lets it go on.", self.config.name);
+                return Err(refuse(134, &hint));
+            }
             (false, Pause { user: false, dependency: true, .. }) => {
-                return Err(refuse(156, "Another resync of this node goes first."));
+                let hint = "Another resync of this node goes first: `tandemadm status` shows it.";
+                return Err(refuse(156, hint));
             }
             (false, Pause { user: false, peer: true, .. }) => {
-                let hint = format!("Resume it on {}.", self.connections[c].name);
+                let hint = format!(
+                    "`tandemadm resume-sync {}` on {}: it was paused there.",
+                    self.config.name, self.connections[c].name
+                );
                 return Err(refuse(157, &hint));
             }
-            (false, Pause { user: false, .. }) => return Err(refuse(135, "")),
+            (false, Pause { user: false, .. }) => {
+                return Err(refuse(135, "Nobody holds a resync back."));
+            }
             _ => {}
         }
         self.set_pause(c, volume, Pause { user: pause, ..flags });

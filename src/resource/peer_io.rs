@@ -467,6 +467,7 @@ impl Resource {
         let old = self.connections[c].peer_devices[&volume].peer_disk;
         self.set_peer_disk(c, volume, disk);
         if old >= DiskState::Inconsistent && disk < DiskState::Inconsistent {
+            self.peer_device(c, volume).promised = None;
             self.peer_disk_gone(c, volume);
         }
     }

@@ -16,6 +16,10 @@ use super::{Action, Command, DiskState, Force, LogLevel, Refusal, Resource, Role
 use crate::meta::{BLANK, BitmapState, DeviceFlags};
 use crate::wire::Packet;
 
+fn primary_there(peer: &str, name: &str) -> String {
+    format!("{peer} is Primary. Demote it first (`tandemadm secondary {name}` on {peer}).")
+}
+
 /// The danger that an order to promote accepts.
 fn force_of(command: &Command) -> Option<Force> {
     match command {
@@ -63,15 +67,24 @@ impl Resource {
         }
     }
 
+    /// What the refusal of the peer that was asked means.
+    fn promotion_refused(&self, peer: &str, code: i32) -> String {
+        let name = &self.config.name;
+        match code {
+            -1 => primary_there(peer, name),
+            -10 => format!(
+                "{peer} is being promoted at the same moment: `tandemadm role {name}` there; if it \
+                 is Secondary, try again."
+            ),
+            _ => format!("{peer} is in a handshake: try again in a moment."),
+        }
+    }
+
     fn may_promote(&self, force: Option<Force>) -> Result<(), Refusal> {
         let name = &self.config.name;
         for connection in &self.connections {
             if connection.peer_role == Role::Primary {
-                let peer = &connection.name;
-                let hint = format!(
-                    "{peer} is Primary. Demote it first (`tandemadm secondary {name}` on {peer})."
-                );
-                return Err(refuse(-1, &hint));
+                return Err(refuse(-1, &primary_there(&connection.name, name)));
             }
         }
         for volume in self.devices.keys() {
@@ -126,10 +139,19 @@ impl Resource {
                 "this disk is a mix of old and new blocks: its file system may be broken",
             ),
         };
+        if let Some(source) = self.source_of(v).filter(|_| force != Some(needed)) {
+            let hint = format!(
+                "{name}/{v} is {}, and is being copied from {source}: wait for the end (`tandemadm \
+                 wait-sync {name}`), then promote.",
+                device.disk
+            );
+            return Err(refuse(-2, &hint));
+        }
         if force != Some(needed) {
             let found = overwritten.map(|found| format!(" ({found})")).unwrap_or_default();
+            let first = self.before_force(v, created);
             let hint = format!(
-                "{name}/{v} is {}; {danger}{found}. Connect the peer, or: tandemadm {word} {name}",
+                "{name}/{v} is {}; {danger}{found}. {first}tandemadm {word} {name}",
                 device.disk
             );
             return Err(refuse(-2, &hint));
@@ -145,6 +167,32 @@ impl Resource {
             }
         }
         Ok(())
+    }
+
+    /// The peer that the own disk is being copied from.
+    fn source_of(&self, v: VolumeNumber) -> Option<&str> {
+        let copies = |c: &&super::connection::Connection| c.peer_devices[&v].target.is_some();
+        self.connections.iter().find(copies).map(|c| c.name.as_str())
+    }
+
+    /// What is to be tried before force, or when force is right.
+    fn before_force(&self, v: VolumeNumber, created: bool) -> String {
+        let Some(open) = self.connections.iter().find(|c| c.stage == Stage::Open) else {
+            return "Connect the peer, or: ".to_owned();
+        };
+        let (peer, state) = (&open.name, open.peer_devices[&v].peer_disk);
+        match state {
+            DiskState::Inconsistent if created => {
+                format!("{peer} is connected and has no data either. The first use of both is: ")
+            }
+            DiskState::Inconsistent => {
+                format!("{peer} is connected, and its disk is no better. Or: ")
+            }
+            state if state > DiskState::Inconsistent && state != DiskState::DUnknown => format!(
+                "Nothing is forced over the {state} data of {peer}, which is connected. Apart from it: "
+            ),
+            _ => format!("{peer} is connected, and its disk is {state}: attach it there, or: "),
+        }
     }
 
     /// What create-md found on a connected peer's fresh disk, where it found nothing on this one.
@@ -185,7 +233,7 @@ impl Resource {
             return true;
         }
         if code != 0 {
-            let hint = format!("{} refused; see its log.", self.connections[c].name);
+            let hint = self.promotion_refused(&self.connections[c].name, code);
             self.finish(Err(refuse(code, &hint)));
             return true;
         }

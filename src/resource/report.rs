@@ -25,6 +25,7 @@ impl Resource {
                 .connections
                 .iter()
                 .any(|c| !matches!(c.stage, Stage::Down | Stage::Waiting | Stage::Open)),
+            order: self.order_status(now),
             failed: None,
             devices: self.devices.keys().map(|volume| self.device_status(*volume, now)).collect(),
             connections: self.peers().map(|c| self.connection_status(c, now)).collect(),

@@ -222,9 +222,11 @@ impl Resource {
                 self.source_done(c, volume);
                 true
             }
-            Packet::StartResync { volume, marked: true, .. } => self.peer_repairs(c, volume),
-            Packet::StartResync { volume, source, .. } => {
-                self.peer_starts_resync(c, volume, source)
+            Packet::StartResync { volume, sequence, source, marked } => {
+                self.resync_ordered(c, volume, sequence, (source, marked))
+            }
+            Packet::StartResyncAnswer { volume, sequence, code } => {
+                self.resync_order_answered(c, volume, sequence, code)
             }
             _ => {
                 self.release(payload);

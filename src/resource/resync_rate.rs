@@ -11,7 +11,9 @@
 //! | high | above 200 ms: 7/8 of what is carried | above 20 ms: half of it, at least c-min-rate |
 //! | low | the rate doubles; from 100 ms on it grows by 1/8 | it grows by 1/8 |
 //!
-//! The rate grows only where it held the resync back.
+//! The rate grows only where it held the resync back. It starts at resync-rate, and until a delay or
+//! application I/O has been seen it doubles every 10 ms in which something came back: a few MiB are
+//! not worth seconds of caution, and what is in flight is bounded all the same.
 //! Application I/O that sets in halves what was carried at once. c-max-rate is the only cap;
 //! c-min-rate is a floor beside application I/O and never a cap. 0 turns it off as in drbd.conf:
 //! then no room is made for application I/O.
@@ -28,6 +30,8 @@ use super::status::ResyncStatus;
 
 /// How often the rate is looked at, ms.
 const STEP_MS: u64 = 100;
+/// How often the rate doubles at the start, ms.
+const START_MS: u64 = 10;
 /// The delay that is accepted while nobody else wants the disks, ms.
 const IDLE_DELAY_MS: u64 = 200;
 /// The delay that is accepted beside application I/O, ms.
@@ -69,6 +73,7 @@ pub(crate) struct ResyncRate {
     in_flight: u64,
     application_active: bool,
     step: Step,
+    start: Option<Start>,
     last_completion: Time,
     base: BaseLatency,
     /// Bytes a second that were completed in each of the last steps, newest last.
@@ -88,6 +93,14 @@ struct Step {
     bytes: u64,
     /// The bucket was too empty for a request: the rate held the resync back.
     limited: bool,
+}
+
+/// Neither a delay nor application I/O has been seen since the resync began.
+#[derive(Clone, Copy, Debug)]
+struct Start {
+    doubled: Time,
+    /// Something came back since then.
+    answered: bool,
 }
 
 /// The lowest latency of this window and of the one before, ms.
@@ -117,6 +130,7 @@ impl ResyncRate {
             in_flight: 0,
             application_active: false,
             step: Step { began: now, ..Step::default() },
+            start: Some(Start { doubled: now, answered: false }),
             last_completion: now,
             base: BaseLatency { began: now, ..BaseLatency::default() },
             carried: [0; CARRIED_STEPS],
@@ -150,6 +164,7 @@ impl ResyncRate {
         }
         self.application_active = active;
         self.adapt(now);
+        self.double_at_start(now);
         self.tokens = self.tokens.min(i128::from(self.burst()));
         let tokens = u64::try_from(self.tokens.max(0)).unwrap_or(u64::MAX);
         self.step.limited |= tokens < REQUEST;
@@ -170,6 +185,9 @@ impl ResyncRate {
         self.in_flight = self.in_flight.saturating_sub(bytes);
         self.last_completion = now;
         self.step.completions += 1;
+        if let Some(start) = &mut self.start {
+            start.answered = true;
+        }
         self.step.latency_sum_ms = self.step.latency_sum_ms.saturating_add(latency_ms);
         self.step.bytes = self.step.bytes.saturating_add(bytes);
         self.base.note(now, latency_ms);
@@ -203,14 +221,16 @@ impl ResyncRate {
         self.in_flight
     }
 
-    /// When the rate allows a request of 128 KiB; `None`: it does so now, and what is in flight
-    /// holds it back, if anything: ask again when something is completed.
+    /// When the rate allows a request of 128 KiB, or doubles at the start; `None`: it allows one now,
+    /// and what is in flight holds it back, if anything: ask again when something is completed.
     pub(crate) fn next_time(&self, now: Time) -> Option<Time> {
         let wanted = i128::from(REQUEST) - self.tokens;
         let wanted = u128::try_from(wanted).ok().filter(|&bytes| bytes > 0)?;
         let nanos = (wanted * u128::from(NANOS) - self.token_rest).div_ceil(u128::from(self.rate));
         let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
         let due = Time(self.refilled.0.saturating_add(nanos));
+        let grows = self.start.filter(|start| self.may_double(*start));
+        let due = grows.map_or(due, |start| due.min(start.doubled.after_ms(START_MS)));
         (due > now).then_some(due)
     }
 
@@ -266,11 +286,15 @@ impl ResyncRate {
             None => {
                 let silent = now.ms_since(self.last_completion).saturating_sub(self.base.lowest());
                 if self.last_completion > self.started && silent > target {
+                    self.start = None;
                     self.set_rate(self.rate / 2);
                 }
                 return;
             }
         };
+        if delay > target / 2 {
+            self.start = None;
+        }
         if delay > target {
             let carried = carried.min(self.rate);
             self.set_rate(if self.application_active { carried / 2 } else { carried / 8 * 7 });
@@ -278,6 +302,24 @@ impl ResyncRate {
             let gentle = self.application_active || delay > target / 2;
             self.set_rate(if gentle { self.rate + self.rate / 8 + 1 } else { self.rate * 2 });
         }
+    }
+
+    /// The start, see above: the rate doubles where it is what holds the resync back.
+    fn double_at_start(&mut self, now: Time) {
+        if self.application_active {
+            self.start = None;
+        }
+        let due = |start: &Start| now.ms_since(start.doubled) >= START_MS;
+        if self.start.is_some_and(|start| self.may_double(start) && due(&start)) {
+            self.set_rate(self.rate.saturating_mul(2));
+            self.start = Some(Start { doubled: now, answered: false });
+        }
+    }
+
+    /// The rate holds the resync back, and what was asked for has come back since it doubled.
+    fn may_double(&self, start: Start) -> bool {
+        let answered = self.in_flight == 0 || start.answered;
+        answered && self.tokens < i128::from(REQUEST) && self.rate < self.rate_max
     }
 
     /// Bytes a second that the pipe can carry, as far as it has shown; 0: nothing came back lately.

@@ -13,7 +13,9 @@
 use super::connection::Stage;
 use super::device::Loss;
 use super::order::{Step, refuse};
-use super::{Command, DiskState, LogLevel, NodeId, Resource, Then, VolumeNumber};
+use super::{
+    Command, ConnectionState, DiskState, LogLevel, NodeId, Reason, Resource, Then, VolumeNumber,
+};
 use crate::meta::BitmapState;
 
 impl Resource {
@@ -73,6 +75,20 @@ impl Resource {
     }
 
     /// `forget-peer`, of every volume that has a disk.
+    /// What the last handshake found, and what it was refused for, is not true of who comes next.
+    fn forget_handshake(&mut self, c: usize) {
+        let connection = &mut self.connections[c];
+        connection.last_handshake.clear();
+        connection.detail.clear();
+        if connection.reason.is_refusal() {
+            connection.reason = match connection.state {
+                ConnectionState::StandAlone => Reason::StoppedByAdmin,
+                _ => Reason::NeverConnected,
+            };
+        }
+        self.changed();
+    }
+
     pub(crate) fn forget_peer(&mut self, id: u64, peer: NodeId) {
         let c = self.peers().find(|c| self.connections[*c].peer == peer);
         let open = |c: &usize| self.connections[*c].stage >= Stage::Quiescing;
@@ -90,6 +106,9 @@ impl Resource {
             .filter(|volume| self.devices[volume].writable())
             .filter_map(|volume| Some((volume, slot_of(self, &volume)?)))
             .collect();
+        if let Some(c) = c {
+            self.forget_handshake(c);
+        }
         if found.is_empty() {
             return self.reply(id, Ok("nothing is remembered of it here".to_owned()));
         }

@@ -43,9 +43,23 @@ impl Resource {
                 // Durable before the target has the bits, and can adopt.
                 let socket = self.socket(c);
                 self.raise_number(c, volume);
+                self.take_back(volume);
                 self.save_superblock(volume, Then::SourceRaised { c, socket });
             }
         }
+    }
+
+    /// An own disk that was invalidated is the source after all. The caller saves the superblock,
+    /// durably before the target can adopt: at no time both are without a good disk.
+    fn take_back(&mut self, volume: VolumeNumber) {
+        let invalidated = |backing: &&mut super::device::Backing| {
+            backing.has(DeviceFlags::INVALIDATED) && !backing.has(DeviceFlags::CONSISTENT)
+        };
+        let backing = self.device(volume).backing.as_mut().filter(invalidated);
+        let Some(backing) = backing else { return };
+        backing.flags(DeviceFlags::CONSISTENT, DeviceFlags::INVALIDATED);
+        let state = backing.resting_state();
+        self.set_disk(volume, state);
     }
 
     /// Nothing is synced, and a verify has set bits on either side.

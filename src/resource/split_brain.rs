@@ -23,6 +23,8 @@ pub struct Party<'a> {
     pub node_id: NodeId,
     /// `connect --discard-my-data` waits there.
     pub discard_my_data: bool,
+    /// The set bits of all its volumes: they have one victim.
+    pub changes: u64,
 }
 
 /// What is done.
@@ -99,6 +101,8 @@ pub enum Because {
     AfterSb2Pri,
     /// A split brain that no policy solves.
     Unresolved,
+    /// An invalidation is void: the other disk is no better.
+    TakenBack,
     /// The source would be Inconsistent or Outdated.
     SourceNotUsable,
     /// The target is Primary.
@@ -121,6 +125,7 @@ impl Because {
         Self::AfterSb1Pri,
         Self::AfterSb2Pri,
         Self::Unresolved,
+        Self::TakenBack,
         Self::SourceNotUsable,
         Self::TargetIsPrimary,
         Self::TwoPrimaries,
@@ -152,6 +157,10 @@ impl Because {
             Self::Unresolved => {
                 "No policy chooses the victim. A person does: connect --discard-my-data there, \
                  connect on the other node."
+            }
+            Self::TakenBack => {
+                "A disk that was invalidated is taken back: the other one is Inconsistent as well, and \
+                 nothing has been copied over this one yet."
             }
             Self::SourceNotUsable => {
                 "The disk that would be the source is Inconsistent or Outdated. On the disk to \
@@ -319,7 +328,7 @@ fn after_sb_0pri(options: &Options, own: &Party<'_>, peer: &Party<'_>) -> Option
 
 /// The side without a change loses nothing; neither has one: the holder of the tie bit.
 fn zero_changes(own: &Party<'_>, peer: &Party<'_>) -> Option<bool> {
-    match (own.side.info.bits, peer.side.info.bits) {
+    match (own.changes, peer.changes) {
         (0, 0) => Some(own.side.holds_tie(&peer.side)),
         (0, _) => Some(true),
         (_, 0) => Some(false),
@@ -329,7 +338,7 @@ fn zero_changes(own: &Party<'_>, peer: &Party<'_>) -> Option<bool> {
 
 /// The side with fewer set bits loses; as many: the holder of the tie bit.
 fn least_changes(own: &Party<'_>, peer: &Party<'_>) -> bool {
-    match own.side.info.bits.cmp(&peer.side.info.bits) {
+    match own.changes.cmp(&peer.changes) {
         std::cmp::Ordering::Less => true,
         std::cmp::Ordering::Greater => false,
         std::cmp::Ordering::Equal => own.side.holds_tie(&peer.side),

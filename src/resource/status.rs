@@ -31,12 +31,30 @@ pub struct Status {
     pub suspended_gap: bool,
     /// I/O waits for a handshake.
     pub suspended_handshake: bool,
+    /// The order that runs.
+    #[serde(default)]
+    pub order: Option<OrderStatus>,
     /// A panic marked the resource failed; the message.
     pub failed: Option<String>,
     /// The volumes.
     pub devices: Vec<DeviceStatus>,
     /// The connections.
     pub connections: Vec<ConnectionStatus>,
+}
+
+/// The order that runs: whoever gave it may have gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderStatus {
+    /// Which, for people.
+    pub verb: String,
+    /// It has been running for so long, ms.
+    pub for_ms: u64,
+    /// After so long it is decided or refused, ms; `None`: it waits for what it needs.
+    pub left_ms: Option<u64>,
+    /// What it waits for.
+    pub waits_for: String,
+    /// Orders that wait for its end.
+    pub behind: u32,
 }
 
 /// One volume here.

@@ -500,7 +500,7 @@ impl Resource {
             Then::Order { step } => self.order_step_done(step),
             Then::Log => self.pump_log(volume),
             Then::NumberRaised => self.number_raised(volume),
-            Then::Invalidated { c } => self.invalidated(c, volume),
+            Then::GivenUp { c, socket, sequence } => self.given_up(c, socket, volume, sequence),
         }
     }
 
@@ -514,6 +514,9 @@ impl Resource {
             | Then::PeerLeave { .. } => self.follow(volume, then),
             Then::ClearSaved { c, socket, .. } if self.is_current(c, socket) => {
                 self.clear_refused(c, volume);
+            }
+            Then::GivenUp { c, socket, sequence } => {
+                self.given_up_too_late(c, socket, volume, sequence);
             }
             _ => {}
         }

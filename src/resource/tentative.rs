@@ -1,8 +1,8 @@
 //! `connect --tentative`: the two handshakes are compared, the verdict is told, nothing begins.
 //!
 //! Invariants:
-//! - The order is answered exactly once: with the verdict; when the connection is ended before; or
-//!   when no peer was met in [`PATIENCE_MS`].
+//! - The order is answered exactly once: with the verdict; when the connection is ended before; when
+//!   somebody else answers at the peer's address; or when no peer was met in [`PATIENCE_MS`].
 //! - The node that asks judges, and ends StandAlone. The other one does not judge, and goes on
 //!   dialling with the reason that it had, unless it has asked as well.
 //! - No session opens, no disk is written, and nobody is refused.
@@ -23,6 +23,12 @@ const RULE: &str = "tentative";
 pub(crate) struct Tentative {
     pub(crate) id: u64,
     pub(crate) since: Time,
+}
+
+/// The reason tells that somebody was met who is not the configured peer.
+fn is_another(reason: Reason) -> bool {
+    use Reason::{BadSecret, BadVersion, WrongNode, WrongResource};
+    matches!(reason, WrongNode | WrongResource | BadVersion | BadSecret)
 }
 
 impl Resource {
@@ -103,6 +109,11 @@ impl Resource {
         if self.tentative_timeout(c).is_none_or(|at| at > self.now) {
             return;
         }
+        let connection = &self.connections[c];
+        if is_another(connection.reason) {
+            let found = connection.detail.clone();
+            return self.tentative_met(c, &found);
+        }
         let Some(Tentative { id, .. }) = self.connections[c].tentative.take() else { return };
         let (name, peer) = (&self.config.name, &self.connections[c].name);
         let hint = format!(
@@ -114,6 +125,20 @@ impl Resource {
         self.connections[c].discard_my_data = false;
         self.end_connection(c, Reason::StoppedByAdmin);
         self.reply(id, Err(refuse(-23, &hint)));
+    }
+
+    /// Who answers is not the peer that is configured, and says so in `found`: no verdict follows.
+    pub(crate) fn tentative_met(&mut self, c: usize, found: &str) {
+        let Some(Tentative { id, .. }) = self.connections[c].tentative.take() else { return };
+        let peer = &self.connections[c].name;
+        let hint = format!(
+            "{peer} answers, and no disk was compared: {found}. Both sides must agree on that: the \
+             configuration of both nodes, and the version of tandemd. Then try again."
+        );
+        self.connections[c].detail = format!("tentative connect: {found}");
+        self.connections[c].discard_my_data = false;
+        self.end_connection(c, Reason::StoppedByAdmin);
+        self.reply(id, Err(refuse(-21, &hint)));
     }
 
     pub(crate) fn tentative_timeout(&self, c: usize) -> Option<Time> {

@@ -96,6 +96,11 @@ fn an_orderly_disconnect_adds_no_bits_and_outdates_the_secondary() {
     assert_eq!(pair.status(0).connections[0].peer_devices[0].out_of_sync, 0);
     let refusal = pair.admin(1, Command::Primary { force: None }).unwrap_err();
     assert_eq!(refusal.exit_code(), 17);
+    // The other one goes on dialling, and who hangs up has not been lost.
+    pair.run(30_000);
+    let connection = &pair.status(0).connections[0];
+    assert_eq!(connection.connection_state, ConnectionState::Connecting);
+    assert_eq!(connection.reason, Reason::StoppedByAdmin, "{}", connection.detail);
     pair.admin(1, Command::Connect { peer: 0, discard_my_data: false, tentative: false }).unwrap();
     pair.synced();
 }
@@ -235,4 +240,8 @@ fn the_wall_clock_is_rounded_once() {
     let mut core = Resource::new(config, 1, Time(0), 5900);
     core.handle(Time(200_000_000), Event::Timeout);
     assert_eq!(core.wall(), 6, "a write is not shown before it was made");
+    core.handle(Time(300_000_000), Event::WallClock { ms: 90_000 });
+    assert_eq!(core.wall(), 90, "somebody has set it");
+    core.handle(Time(1_300_000_000), Event::Timeout);
+    assert_eq!(core.wall(), 91);
 }

@@ -30,6 +30,25 @@ impl Pair {
 }
 
 #[test]
+fn of_two_promotions_at_once_one_is_refused_and_told_of_the_other() {
+    let mut pair = synced_pair();
+    pair.client_goes(true);
+    pair.admin(0, demote(0)).unwrap();
+    for n in 0..2 {
+        let command = Command::Primary { force: None };
+        pair.event(n, Event::Admin { id: 900 + n as u64, command });
+    }
+    pair.run(50);
+    let mut answers = [0, 1].map(|n| pair.nodes[n].admin.remove(&(900 + n as u64)).unwrap());
+    answers.sort_by_key(Result::is_err);
+    assert_eq!(answers[0], Ok(String::new()));
+    let refusal = answers[1].as_ref().unwrap_err();
+    assert_eq!(refusal.code, -10);
+    assert!(refusal.hint.contains("is being promoted at the same moment"), "{}", refusal.hint);
+    pair.synced();
+}
+
+#[test]
 fn a_peer_that_comes_back_while_clients_are_waited_for_freezes_nobody() {
     let mut pair = synced_pair();
     pair.lose_link();

@@ -1,6 +1,6 @@
 //! Stories of disks: the wrong one, an empty one, an old one, a full one.
 
-use super::tests_pair::{Pair, SIZE, superblock, synced_pair};
+use super::tests_pair::{Disk, Pair, SIZE, superblock, synced_pair};
 use super::*;
 
 #[test]
@@ -159,4 +159,51 @@ fn a_disk_that_nobody_writes_to_keeps_its_number() {
     pair.run(30_000);
     assert_eq!(numbers(&pair)[0].map(|(number, _)| number), alone, "no peer would be shown it");
     assert!(numbers(&pair)[1] >= before);
+}
+
+/// Power fails on node 0 while its metadata is on its way to the disk: none of that is there.
+fn power_loss_before(pair: &mut Pair, image: Disk) {
+    let blocks = pair.nodes[0].disk.blocks.clone();
+    pair.kill(0);
+    pair.nodes[0].stall = |_| false;
+    pair.nodes[0].disk = Disk { blocks, ..image };
+    pair.up(0);
+    pair.synced();
+    for n in 0..2 {
+        assert!(!pair.nodes[n].log.iter().any(|line| line.contains("rolled-back")));
+    }
+}
+
+#[test]
+fn a_number_that_grows_with_time_is_shown_only_when_it_is_durable() {
+    let mut pair = synced_pair();
+    pair.write(0, 5, 1).unwrap();
+    pair.run(15_000);
+    pair.write(0, 5, 2).unwrap();
+    let image = pair.nodes[0].disk.clone();
+    pair.nodes[0].stall = |action| matches!(action, Action::Meta { .. });
+    pair.run(12_000);
+    assert!(!pair.nodes[0].stalled.is_empty(), "the number grows just now");
+    power_loss_before(&mut pair, image);
+}
+
+#[test]
+fn a_number_that_grows_with_the_log_is_shown_only_when_it_is_durable() {
+    let mut pair = synced_pair();
+    pair.write(0, 5, 1).unwrap();
+    pair.run(15_000);
+    pair.write(0, 5, 2).unwrap();
+    pair.nodes[0].stall = |action| {
+        use crate::meta::MetaOp::{ActivityLog, Superblock};
+        matches!(action, Action::Meta { op: Superblock(_) | ActivityLog { .. }, .. })
+    };
+    pair.run(12_000);
+    // A number gets to the disk, and is shown. Before that another one is on its way.
+    let image = pair.nodes[0].disk.clone();
+    pair.start_write(0, 12_000, 3);
+    assert_eq!(pair.nodes[0].stalled.len(), 2);
+    let number = pair.nodes[0].stalled.pop_front().expect("just counted");
+    pair.event(0, number);
+    pair.run(20);
+    power_loss_before(&mut pair, image);
 }

@@ -12,6 +12,15 @@ impl Pair {
         self.admin(n, Command::SetOptions { options, volumes: BTreeMap::new() }).unwrap();
     }
 
+    /// A peer that does not answer stays connected.
+    fn no_ko_count(&mut self) {
+        for node in [0, 1] {
+            let options = Box::new(Options { ko_count: 0, ..config(node).options });
+            let command = Command::SetOptions { options, volumes: BTreeMap::new() };
+            self.admin(usize::from(node), command).unwrap();
+        }
+    }
+
     fn hung_ms(&self, n: usize) -> Option<u64> {
         self.status(n).devices[0].hung_ms
     }
@@ -185,4 +194,75 @@ fn a_down_whose_clients_wait_for_a_hung_disk_asks_the_administrator() {
     assert!(refusal.hint.contains("detach --force"), "{refusal:?}");
     pair.nodes[0].unstall();
     pair.synced();
+}
+
+#[test]
+fn the_end_of_the_daemon_leaves_a_peer_whose_disk_hangs_and_keeps_what_was_acknowledged() {
+    // The Primary ends, with a write under way or idle; the Secondary does.
+    for (ends, request) in [(0, true), (0, false), (1, false)] {
+        let mut pair = synced_pair();
+        pair.write(0, 8, 8).unwrap();
+        pair.nodes[1 - ends].stall = is_disk;
+        if request {
+            pair.start_write(0, 21, 9);
+        }
+        pair.run(100);
+        if ends == 0 {
+            leave(&mut pair);
+        }
+        let down = pair.order(ends, Command::Down { shutdown: true });
+        pair.run(19_000);
+        assert_eq!(pair.nodes[ends].admin.get(&down), None, "{ends} {request}");
+        pair.run(2_000);
+        let answer = pair.nodes[ends].admin.remove(&down).expect("it ends");
+        assert_eq!(answer, Ok(String::new()), "{ends} {request}");
+        assert_eq!(pair.lines(ends, "left without its answer"), 1, "{ends} {request}");
+        assert_eq!(pair.nodes[ends].disk.blocks.get(&8), Some(&8));
+        pair.nodes[1 - ends].unstall();
+        pair.run(1_000);
+        pair.kill(ends);
+        pair.up(ends);
+        pair.synced();
+        assert_eq!(pair.nodes[ends].disk.blocks.get(&8), Some(&8));
+    }
+}
+
+#[test]
+fn an_order_that_waits_for_a_hung_disk_says_for_which_and_is_refused_in_time() {
+    let detach = Command::Detach { volume: 0, force: false };
+    let demote = Command::Secondary { force: false, wait_ms: 0 };
+    for command in [detach, demote] {
+        for (hangs, request) in [(0, true), (0, false), (1, true), (1, false)] {
+            let mut pair = synced_pair();
+            pair.no_ko_count();
+            pair.write(0, 8, 8).unwrap();
+            pair.nodes[hangs].stall = is_disk;
+            if request {
+                pair.start_write(0, 21, 9);
+            }
+            leave(&mut pair);
+            let story = format!("{command:?} {hangs} {request}");
+            let order = pair.order(0, command.clone());
+            pair.run(10_000);
+            let shown = pair.status(0).order.expect("it runs");
+            let named = if hangs == 0 { "the disk of r0/0" } else { "bob, which has not answered" };
+            assert_eq!((shown.verb.as_str(), shown.behind), (command.verb(), 0), "{story}");
+            assert!(shown.waits_for.contains(named), "{story}: {}", shown.waits_for);
+            assert!((9_000..=10_000).contains(&shown.for_ms), "{story}");
+            assert!(shown.left_ms.is_some_and(|ms| (20_000..=21_000).contains(&ms)), "{story}");
+            pair.run(21_000);
+            let answer = pair.nodes[0].admin.remove(&order).expect("answered");
+            let refusal = answer.expect_err("it hangs");
+            assert_eq!(refusal.code, -23, "{story}");
+            assert!(refusal.hint.contains(named), "{story}: {}", refusal.hint);
+            let next = if hangs == 0 { "detach --force r0/0" } else { "disconnect --force r0" };
+            assert!(refusal.hint.contains(next), "{story}: {}", refusal.hint);
+            assert_eq!(pair.status(0).order, None, "{story}");
+            assert_eq!(pair.status(0).role, Role::Primary, "{story}");
+            assert_eq!(pair.disk(0), DiskState::UpToDate, "{story}");
+            pair.nodes[hangs].unstall();
+            pair.synced();
+            assert_eq!(pair.admin(0, command.clone()), Ok(String::new()), "{story}");
+        }
+    }
 }

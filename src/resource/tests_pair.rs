@@ -143,6 +143,13 @@ impl Pair {
         self.admin(n, Command::Connect { peer, discard_my_data: false, tentative: false }).unwrap();
     }
 
+    /// Its configuration calls the resource so.
+    pub(crate) fn rename(&mut self, n: usize, name: &str) {
+        if let Some(core) = self.nodes[n].core.as_mut() {
+            core.config.name = name.into();
+        }
+    }
+
     /// The shell's part of the shared secret, without its packets.
     fn authenticate(&mut self, n: usize, socket: SocketId) {
         let known = |node: &Node| node.secrets.iter().any(|s| self.nodes[n].secrets.contains(s));

@@ -227,12 +227,16 @@ fn an_order_behind_a_stuck_one_is_refused_in_time() {
     pair.nodes[1].stall = |action| matches!(action, Action::DiskFlush { .. });
     let detach = pair.order(1, Command::Detach { volume: 0, force: false });
     let outdate = pair.order(1, Command::Outdate { volume: 0 });
-    pair.run(31_000);
+    pair.run(29_000);
     assert_eq!(pair.nodes[1].admin.get(&detach), None);
-    assert_eq!(pair.nodes[1].admin[&outdate].as_ref().unwrap_err().code, -18);
+    assert_eq!(pair.nodes[1].admin.get(&outdate), None);
+    pair.run(2_000);
+    // Both at once: the stuck one names its disk.
+    assert_eq!(pair.nodes[1].admin[&detach].as_ref().unwrap_err().code, -23);
+    assert_eq!(pair.nodes[1].admin[&outdate].as_ref().unwrap_err().code, -6);
     pair.nodes[1].unstall();
     pair.run(1000);
-    assert!(pair.nodes[1].admin[&detach].is_ok());
+    pair.admin(1, Command::Detach { volume: 0, force: false }).unwrap();
 }
 
 #[test]

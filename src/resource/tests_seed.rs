@@ -193,7 +193,9 @@ fn a_forgotten_peer_is_synced_in_full_and_a_connected_one_is_not_forgotten() {
     pair.admin(0, Command::Disconnect { peer: 1, force: false, for_ms: None }).unwrap();
     let before = pair.nodes[0].disk.superblock.clone().unwrap();
     assert_eq!(before.peers[0].node_id, Some(1));
+    assert!(!pair.status(0).connections[0].last_handshake.is_empty());
     pair.admin(0, forget.clone()).unwrap();
+    assert!(pair.status(0).connections[0].last_handshake.is_empty(), "it is of the forgotten one");
     let slot = pair.nodes[0].disk.superblock.clone().unwrap().peers[0].clone();
     assert_eq!((slot.node_id, slot.device_uuid, slot.bitmap_uuid), (None, 0, 0));
     assert_eq!(slot.bitmap_state, BitmapState::AllSet);

@@ -308,3 +308,51 @@ fn a_secondary_that_slept_keeps_what_its_primary_lost_with_its_cache() {
         assert!(pair.flags(1) & doubt == 0, "it has met its peer");
     }
 }
+
+#[test]
+fn a_clear_bitmap_whose_peer_s_disk_hangs_ends_and_a_late_answer_is_a_full_sync() {
+    for late in [false, true] {
+        let mut pair = Pair::new();
+        pair.run(2000);
+        pair.nodes[1].stall = |action| matches!(action, Action::Meta { .. });
+        let id = pair.order(0, Command::NewCurrentUuid { volume: 0, clear_bitmap: true });
+        pair.run(29_000);
+        assert_eq!(pair.nodes[0].admin.get(&id), None, "disks may be slow");
+        pair.run(2_000);
+        let refusal = pair.nodes[0].admin.remove(&id).expect("answered").unwrap_err();
+        assert_eq!((refusal.code, refusal.exit_code()), (-23, 11), "{refusal:?}");
+        assert_eq!(pair.disk(0), DiskState::Inconsistent, "nothing has changed here");
+        if late {
+            pair.nodes[1].unstall();
+        } else {
+            // It never gets to the disk.
+            pair.nodes[1].stall = |_| false;
+            pair.nodes[1].disk.superblock = Some(super::tests_pair::superblock(1));
+            pair.kill(1);
+            pair.up(1);
+            pair.run(20_000);
+            pair.primary(0, true);
+        }
+        pair.synced();
+        let full = pair.nodes[0].log.iter().any(|line| line.contains("just-created-self"));
+        assert_eq!(full, late, "its disk is ahead, and is copied");
+    }
+}
+
+#[test]
+fn a_clear_bitmap_ends_where_a_disk_hangs_as_it_is_compared() {
+    for n in 0..2 {
+        let mut pair = Pair::new();
+        pair.run(2000);
+        pair.nodes[n].stall = |action| matches!(action, Action::DiskRead { .. });
+        let id = pair.order(0, Command::NewCurrentUuid { volume: 0, clear_bitmap: true });
+        pair.run(31_000);
+        let refusal = pair.nodes[0].admin.remove(&id).expect("answered").unwrap_err();
+        assert_eq!(refusal.code, -23, "{refusal:?}");
+        pair.nodes[n].unstall();
+        let again = Command::NewCurrentUuid { volume: 0, clear_bitmap: true };
+        pair.run(1000);
+        assert_eq!(pair.admin(0, again), Ok(String::new()), "{n}");
+        pair.synced();
+    }
+}

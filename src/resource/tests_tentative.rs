@@ -76,3 +76,13 @@ fn a_try_without_a_peer_ends_and_can_be_ended() {
     let answer = pair.nodes[0].admin.remove(&7000).expect("it is answered");
     assert_eq!(answer.unwrap_err().code, -21);
 }
+
+#[test]
+fn a_try_that_meets_another_resource_says_at_once_what_it_met() {
+    let mut pair = parted();
+    pair.rename(1, "r9");
+    let refusal = tried(&mut pair, 5_000).expect("an end").unwrap_err();
+    assert_eq!(refusal.code, -21);
+    assert!(refusal.hint.contains("the peer calls the resource \"r9\""), "{}", refusal.hint);
+    assert_eq!(state(&pair, 0), (ConnectionState::StandAlone, Reason::StoppedByAdmin));
+}

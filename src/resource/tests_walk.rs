@@ -68,7 +68,13 @@ fn random_packet(dice: &mut Dice, pair: &Pair, n: usize) -> Packet {
         22 => Packet::LeaveAnswer,
         23 => Packet::PromoteRequest { sequence },
         24 => Packet::PromoteAnswer { sequence, code: -(dice.roll(2) as i32) },
-        25 => Packet::StartResync { volume, source: true, marked: dice.roll(2) == 0 },
+        25 if dice.roll(3) == 0 => {
+            Packet::StartResyncAnswer { volume, sequence, code: -(dice.roll(2) as i32) * 21 }
+        }
+        25 => {
+            let (source, marked) = (dice.roll(2) == 0, dice.roll(2) == 0);
+            Packet::StartResync { volume, sequence, source, marked }
+        }
         26 => Packet::Sample { volume, sequence, offset, length, digest: 0 },
         27 => Packet::SampleAnswer { volume, sequence, equal: dice.roll(2) == 0 },
         28 => Packet::ClearBitmap { volume, uuid },

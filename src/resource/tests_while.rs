@@ -121,3 +121,42 @@ fn after_the_time_the_demotion_is_refused_or_forced_or_ended_by_a_down() {
     assert_eq!(pair.status(0).role, Role::Secondary);
     pair.synced();
 }
+
+#[test]
+fn a_down_that_is_refused_leaves_the_time_as_it_is() {
+    let mut pair = synced_pair();
+    pair.admin(0, Command::Disconnect { peer: 1, force: false, for_ms: Some(60_000) }).unwrap();
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
+    pair.start_write(0, 9, 9);
+    pair.client_leaves();
+    let down = pair.order(0, Command::Down { shutdown: false });
+    pair.run(31_000);
+    let refusal = pair.nodes[0].admin.remove(&down).expect("answered").expect_err("it hangs");
+    assert_eq!(refusal.code, -23);
+    assert!(pair.standing(0).2.is_some_and(|ms| ms < 30_000), "{:?}", pair.standing(0));
+    // Nobody is dialled while one runs, though the time is over; then it is.
+    let down = pair.order(0, Command::Down { shutdown: false });
+    pair.run(29_500);
+    assert_eq!(pair.nodes[0].admin.get(&down), None);
+    assert_eq!(pair.standing(0).0, ConnectionState::StandAlone);
+    pair.run(1_000);
+    pair.nodes[0].admin.remove(&down).expect("answered").expect_err("it hangs");
+    pair.nodes[0].unstall();
+    pair.run(5_000);
+    assert_eq!(pair.standing(0).0, ConnectionState::Connected);
+    pair.synced();
+}
+
+#[test]
+fn a_demotion_that_waits_for_clients_is_seen_by_everybody() {
+    let mut pair = synced_pair();
+    assert_eq!(pair.status(0).order, None);
+    pair.order(0, demote(false, 60_000));
+    pair.run(20_000);
+    let shown = pair.status(0).order.expect("it runs, whoever has given it");
+    assert_eq!(shown.verb, "secondary");
+    assert!(shown.waits_for.starts_with("clients to leave"), "{}", shown.waits_for);
+    assert!(shown.left_ms.is_some_and(|ms| (39_000..=40_000).contains(&ms)), "{shown:?}");
+    pair.admin(0, demote(false, 0)).expect_err("it ends the wait, and is refused");
+    assert_eq!(pair.status(0).order, None);
+}

@@ -1,8 +1,8 @@
 //! What this node does with a volume after a handshake: [`super::generation`] decides,
 //! [`super::split_brain`] resolves, and here the two meet the session.
 
-use super::generation::{Side, agree_size, decide, log_lines};
-use super::split_brain::{Outcome, Party, Resolution, resolve, resolve_attach};
+use super::generation::{Side, agree_size, decide, log_lines, taken_back};
+use super::split_brain::{Because, Outcome, Party, Resolution, resolve, resolve_attach};
 use super::{Options, Reason};
 use crate::wire::Refused;
 
@@ -47,14 +47,28 @@ pub(crate) struct Judged {
 pub(crate) fn judge(situation: &Situation<'_>, options: &Options) -> Judged {
     let Situation { own, peer, attaching_own, attaching_peer } = situation;
     let attaching = attaching_own != attaching_peer;
+    let (own_info, peer_info) = (own.side.info, peer.side.info);
+    let own_back = taken_back(own_info, peer_info);
+    let peer_back = taken_back(peer_info, own_info);
+    let back = own_back.is_some() || peer_back.is_some();
+    let (mut own, mut peer) = (*own, *peer);
+    own.side.info = own_back.as_ref().unwrap_or(own_info);
+    peer.side.info = peer_back.as_ref().unwrap_or(peer_info);
     let (a, b): (&Side<'_>, &Side<'_>) = (&own.side, &peer.side);
-    let verdict = decide(a.info, a.role, a.tie, b.info, b.role, b.tie);
+    let mut verdict = decide(a.info, a.role, a.tie, b.info, b.role, b.tie);
+    if back {
+        // The bits say nothing since they were all set.
+        verdict.strategy = verdict.strategy.in_full();
+    }
     let mut lines = log_lines(a, b, verdict).to_vec();
-    let resolution = if attaching {
+    let mut resolution = if attaching {
         resolve_attach(verdict, a, b, *attaching_own)
     } else {
-        resolve(verdict, options, own, peer)
+        resolve(verdict, options, &own, &peer)
     };
+    if back && resolution.because == Because::Verdict {
+        resolution.because = Because::TakenBack;
+    }
     if let Some(line) = lines.last_mut() {
         *line = resolution.to_string();
     }

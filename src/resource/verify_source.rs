@@ -32,7 +32,7 @@ impl Resource {
             return self.reply(id, Err(refuse(127, "No such peer in this resource")));
         };
         if !self.devices.contains_key(&volume) {
-            return self.reply(id, Err(refuse(127, "No such volume in this resource")));
+            return self.reply(id, Err(refuse(127, super::order::NO_VOLUME)));
         }
         let own = self.peer_device(c, volume).verify.as_mut().filter(|verify| verify.source);
         if let (Some(verify), Some(stop), None) = (own, stop, start) {

@@ -360,15 +360,19 @@ impl Cluster {
         let config = self.config(node);
         let seed = self.chance.seeds.next();
         let now = self.now;
+        let wall = self.wall_clock_ms(node);
         let n = &mut self.nodes[node];
         n.life += 1;
-        // A clock that shows a time before 1970 shows 1970.
-        let offset_ms = n.wall_offset_s.saturating_mul(1000);
-        let wall = (now.0 / 1_000_000).saturating_add_signed(offset_ms);
         n.resource = Some(Resource::new(config, seed, now, wall));
         n.version = 0;
         self.refresh(node, &[]);
         self.note(&format!("{} starts", self.nodes[node].name));
+    }
+
+    /// What the wall clock of a node shows, ms; one that shows a time before 1970 shows 1970.
+    pub(super) fn wall_clock_ms(&self, node: usize) -> u64 {
+        let offset_ms = self.nodes[node].wall_offset_s.saturating_mul(1000);
+        (self.now.0 / 1_000_000).saturating_add_signed(offset_ms)
     }
 
     fn config(&self, node: usize) -> ResourceConfig {

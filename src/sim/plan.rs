@@ -340,6 +340,47 @@ pub(super) fn both_sides(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) 
     plan.sort_by_key(|planned| planned.at_ms);
 }
 
+/// Adds orders on both nodes that give a disk up, at the same instant, in the instant at which the
+/// other node gives its own up, or in a moment in which the session ends; nothing in five of six
+/// seeds.
+pub(super) fn crossing(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
+    if !p.one_in(6) {
+        return;
+    }
+    let order =
+        |at_ms, wait, node, order| Planned { at_ms, wait, fault: Fault::Order { node, order } };
+    for _ in 0..p.skewed(1, 4) {
+        let at_ms = p.below(length_ms);
+        let a = p.index(2);
+        for node in 0..2 {
+            plan.push(order(at_ms, None, node, Order::SecondaryForce));
+        }
+        let give_up = |p: &mut Prng| {
+            let orders =
+                [Order::Invalidate, Order::Invalidate, Order::InvalidateRemote, Order::Repair];
+            *p.choose(&orders)
+        };
+        let at_ms = at_ms + p.skewed(50, 2_000);
+        let first = give_up(p);
+        plan.push(order(at_ms, None, a, first));
+        let wait = p.one_in(4).then(|| Wait {
+            node: p.index(2),
+            moment: Moment::Disk(DiskState::Inconsistent),
+            more_us: p.skewed(1, 30_000),
+        });
+        let (later, second) = (*p.choose(&[0, 0, 0, 1, 5]), give_up(p));
+        plan.push(order(at_ms + later, wait, 1 - a, second));
+        if p.percent(60) {
+            let kind = *p.choose(&[0, 1, 2, 2, 5, 5, 6]);
+            let strike = Planned { at_ms: at_ms + p.below(40), wait: None, fault: fault(p, kind) };
+            let again = order(strike.at_ms + p.below(20), None, p.index(2), Order::Invalidate);
+            plan.push(strike);
+            plan.push(again);
+        }
+    }
+    plan.sort_by_key(|planned| planned.at_ms);
+}
+
 fn moment(p: &mut Prng) -> Moment {
     let replication = [
         ReplicationState::WFBitMapS,

@@ -46,6 +46,10 @@ impl Cluster {
             Fault::ClockJump { node, by_s } => {
                 let clock = &mut self.nodes[node].wall_offset_s;
                 *clock = clock.saturating_add(by_s);
+                if self.nodes[node].is_awake() && self.nodes[node].resource.is_some() {
+                    let ms = self.wall_clock_ms(node);
+                    self.event(node, Event::WallClock { ms });
+                }
             }
             Fault::ChangeSecret { node, secret, keep_old } => {
                 let [before, _] = self.nodes[node].secrets;

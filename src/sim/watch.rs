@@ -327,6 +327,9 @@ impl Cluster {
             }
         }
         for volume in 0..self.options.volumes {
+            if let Some(text) = self.no_copy_left(volume) {
+                return self.violate(text);
+            }
             // What was falsified is only marked until it is repaired.
             if !(self.falsified && volume == 0)
                 && self.is_idle(volume)
@@ -338,6 +341,35 @@ impl Cluster {
                 ));
             }
         }
+    }
+
+    /// Both disks are a mix of blocks, or were given up and no handshake has taken one back; where no
+    /// disk was hurt, no order can do that.
+    fn no_copy_left(&self, volume: VolumeNumber) -> Option<String> {
+        let index = usize::from(volume);
+        let durable = |n: &super::node::Node| n.volumes[index].durable.clone();
+        let [a, b] = [0, 1].map(|n| durable(&self.nodes[n]));
+        let (a, b) = (a?, b?);
+        let fresh = |s: &Superblock| s.current_uuid == crate::meta::JUST_CREATED;
+        if self.options.disk_errors() || fresh(&a) || fresh(&b) {
+            return None;
+        }
+        let has = |s: &Superblock, flag| s.flags & flag != 0;
+        let consistent = |s: &Superblock| has(s, DeviceFlags::CONSISTENT);
+        let whole = |s: &Superblock| consistent(s) || has(s, DeviceFlags::WAS_UP_TO_DATE);
+        if !whole(&a) && !whole(&b) {
+            return Some(format!("no whole copy of volume {volume} is left"));
+        }
+        let refused = |n: &super::node::Node| {
+            let connection =
+                n.connection().filter(|c| c.connection_state == ConnectionState::StandAlone);
+            connection.is_some_and(|c| {
+                let of = |h: &&crate::resource::HandshakeStatus| h.volume == volume;
+                c.last_handshake.iter().find(of).is_some_and(|h| h.rule == "inconsistent-both")
+            })
+        };
+        let bad = !consistent(&a) && !consistent(&b) && self.nodes.iter().all(refused);
+        bad.then(|| format!("both disks of volume {volume} were given up, and both are refused"))
     }
 
     /// Nothing is under way for a volume.

@@ -82,12 +82,11 @@ pub fn check(packet: &Packet) -> bool {
         Packet::VerifyEnd { position, .. } => {
             position.is_multiple_of(BLOCK_SIZE) && *position <= SIZE_MAX
         }
-        Packet::PromoteAnswer { code, .. } | Packet::VerifyAnswer { code, .. } => {
-            (-127..=0).contains(code)
-        }
+        Packet::PromoteAnswer { code, .. }
+        | Packet::VerifyAnswer { code, .. }
+        | Packet::StartResyncAnswer { code, .. } => (-127..=0).contains(code),
         Packet::Leave { kind } => *kind <= 2,
         Packet::NewUuid { uuid, .. } | Packet::NewUuidAck { uuid, .. } => real_uuid(*uuid),
-        Packet::StartResync { source, marked, .. } => *source || !*marked,
         // 1 is the refusal.
         Packet::ClearBitmap { uuid, .. } => *uuid == 1 || real_uuid(*uuid),
         Packet::Adopted { .. }
@@ -105,12 +104,13 @@ pub fn check(packet: &Packet) -> bool {
         | Packet::ResyncDone { .. }
         | Packet::VerifyError { .. }
         | Packet::PromoteRequest { .. }
+        | Packet::StartResync { .. }
         | Packet::LeaveAnswer
         | Packet::SampleAnswer { .. }
         | Packet::Challenge { .. }
         | Packet::Ping
         | Packet::PingAck => true,
-        Packet::Probe { bytes, .. } | Packet::ProbeAnswer { bytes, .. } => {
+        Packet::Echo { bytes, .. } | Packet::EchoReply { bytes, .. } => {
             (1..=BODY_MAX as usize).contains(&bytes.len())
         }
         Packet::Description(description) => check_description(description),
@@ -132,8 +132,8 @@ pub(super) fn volume(packet: &Packet) -> Option<VolumeNumber> {
         | Packet::LeaveAnswer
         | Packet::Ping
         | Packet::PingAck
-        | Packet::Probe { .. }
-        | Packet::ProbeAnswer { .. }
+        | Packet::Echo { .. }
+        | Packet::EchoReply { .. }
         | Packet::Description(_) => None,
         Packet::Bitmap { volume, .. }
         | Packet::BitmapEnd { volume, .. }
@@ -168,6 +168,7 @@ pub(super) fn volume(packet: &Packet) -> Option<VolumeNumber> {
         | Packet::NewUuid { volume, .. }
         | Packet::NewUuidAck { volume, .. }
         | Packet::StartResync { volume, .. }
+        | Packet::StartResyncAnswer { volume, .. }
         | Packet::Sample { volume, .. }
         | Packet::SampleAnswer { volume, .. }
         | Packet::ClearBitmap { volume, .. } => Some(*volume),

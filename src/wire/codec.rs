@@ -121,8 +121,8 @@ fn append_body(packet: &Packet, out: &mut Vec<u8>) {
         Packet::Refused(refused) => append_bincode(&plain_refused(refused), out),
         Packet::Challenge { challenge, .. } => out.extend_from_slice(challenge),
         Packet::Response { proofs: bytes }
-        | Packet::Probe { bytes, .. }
-        | Packet::ProbeAnswer { bytes, .. } => out.extend_from_slice(bytes),
+        | Packet::Echo { bytes, .. }
+        | Packet::EchoReply { bytes, .. } => out.extend_from_slice(bytes),
         Packet::Description(description) => append_bincode(&**description, out),
         Packet::VerifyDigests { digests, .. } => out.extend_from_slice(digests),
         Packet::Bitmap { words, .. } | Packet::VerifyResult { differing: words, .. } => {
@@ -164,9 +164,7 @@ fn fields(packet: &Packet, body: u32) -> Fields {
         | Packet::Refused(_)
         | Packet::Response { .. }
         | Packet::Description(_) => at(0, 0, body),
-        Packet::Probe { sequence, .. } | Packet::ProbeAnswer { sequence, .. } => {
-            at(sequence, 0, body)
-        }
+        Packet::Echo { sequence, .. } | Packet::EchoReply { sequence, .. } => at(sequence, 0, body),
         Packet::Challenge { algorithm, .. } => Fields { flags: algorithm as u8, ..at(0, 0, body) },
         Packet::Bitmap { first_block, .. } => at(0, first_block, body),
         Packet::BitmapEnd { bits, .. } => at(0, bits, 0),
@@ -219,7 +217,8 @@ fn fields(packet: &Packet, body: u32) -> Fields {
             let flags = states | u8::from(paused) << 6;
             Fields { flags, ..Fields::default() }
         }
-        Packet::PromoteAnswer { sequence, code } => {
+        Packet::PromoteAnswer { sequence, code }
+        | Packet::StartResyncAnswer { sequence, code, .. } => {
             let flags = u8::try_from(code.unsigned_abs()).unwrap_or(u8::MAX);
             Fields { flags, ..at(sequence, 0, 0) }
         }
@@ -227,9 +226,9 @@ fn fields(packet: &Packet, body: u32) -> Fields {
         Packet::NewUuid { uuid, .. }
         | Packet::NewUuidAck { uuid, .. }
         | Packet::ClearBitmap { uuid, .. } => at(0, uuid, 0),
-        Packet::StartResync { source, marked, .. } => {
+        Packet::StartResync { sequence, source, marked, .. } => {
             let flags = flag(source, FLAG) | flag(marked, FLAG_MARKED);
-            Fields { flags, ..Fields::default() }
+            Fields { flags, ..at(sequence, 0, 0) }
         }
         Packet::Adopted { .. }
         | Packet::Opened { .. }
@@ -358,7 +357,11 @@ fn read(header: &Header, body: &[u8]) -> Option<Packet> {
         Kind::NewUuid => Packet::NewUuid { volume, uuid: offset },
         Kind::NewUuidAck => Packet::NewUuidAck { volume, uuid: offset },
         Kind::StartResync => {
-            Packet::StartResync { volume, source: flag, marked: flags & FLAG_MARKED != 0 }
+            let marked = flags & FLAG_MARKED != 0;
+            Packet::StartResync { volume, sequence, source: flag, marked }
+        }
+        Kind::StartResyncAnswer => {
+            Packet::StartResyncAnswer { volume, sequence, code: -i32::from(flags) }
         }
         Kind::Sample => {
             let digest = u32::from_be_bytes(body.try_into().ok()?);
@@ -368,8 +371,8 @@ fn read(header: &Header, body: &[u8]) -> Option<Packet> {
         Kind::ClearBitmap => Packet::ClearBitmap { volume, uuid: offset },
         Kind::Ping => Packet::Ping,
         Kind::PingAck => Packet::PingAck,
-        Kind::Probe => Packet::Probe { sequence, bytes: body.to_vec() },
-        Kind::ProbeAnswer => Packet::ProbeAnswer { sequence, bytes: body.to_vec() },
+        Kind::Echo => Packet::Echo { sequence, bytes: body.to_vec() },
+        Kind::EchoReply => Packet::EchoReply { sequence, bytes: body.to_vec() },
         Kind::Description => Packet::Description(Box::new(read_bincode::<Description>(body)?)),
     })
 }

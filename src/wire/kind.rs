@@ -116,10 +116,11 @@ kinds! {
     Packet::Sample { .. } => Sample = 56, Shape::RangeAndBody(PAYLOAD_MAX, 4);
     Packet::SampleAnswer { .. } => SampleAnswer = 57, Shape::Bare;
     Packet::ClearBitmap { .. } => ClearBitmap = 58, Shape::Bare;
+    Packet::StartResyncAnswer { .. } => StartResyncAnswer = 59, Shape::Bare;
     Packet::Ping => Ping = 64, Shape::Bare;
     Packet::PingAck => PingAck = 65, Shape::Bare;
-    Packet::Probe { .. } => Probe = 66, Shape::Body(BODY_MAX);
-    Packet::ProbeAnswer { .. } => ProbeAnswer = 67, Shape::Body(BODY_MAX);
+    Packet::Echo { .. } => Echo = 66, Shape::Body(BODY_MAX);
+    Packet::EchoReply { .. } => EchoReply = 67, Shape::Body(BODY_MAX);
     Packet::Description(_) => Description = 68, Shape::Body(BODY_MAX);
 }
 

@@ -49,13 +49,13 @@ pub const VERIFY_DIGESTS_MAX: usize = VERIFY_BLOCKS_MAX * VerifyAlg::SIZE_MAX;
 /// Most words of bitmap in one [`Packet::Bitmap`].
 pub const BITMAP_WORDS_MAX: usize = 8192;
 /// The protocol versions that this build speaks.
-pub const VERSIONS: std::ops::RangeInclusive<u16> = 2..=2;
+pub const VERSIONS: std::ops::RangeInclusive<u16> = 3..=3;
 
 /// Feature bit: the sender has a shared secret, and does not speak to who has none.
 pub const FEATURE_SECRET: u32 = 1;
 
 /// Feature bit: the sender only asks (`tandemadm ping`), and is no session.
-pub const FEATURE_PROBE: u32 = 2;
+pub const FEATURE_INQUIRY: u32 = 2;
 
 /// How zeroes are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -375,14 +375,27 @@ pub enum Packet {
         /// Which.
         uuid: u64,
     },
-    /// By order: start a resync to the receiver. `source`: the sender is the source.
+    /// By order: may one disk be given up for the other one, and be its target? `source`: it is the
+    /// receiver's, which gives it up. Else it is the sender's, and the receiver keeps its own.
     StartResync {
         /// Volume.
         volume: VolumeNumber,
+        /// Repeated by the answer.
+        sequence: u64,
         /// The sender is the source.
         source: bool,
         /// Of the blocks whose bits are set, not of all (verify --repair).
         marked: bool,
+    },
+    /// The answer; 0: the receiver's disk is durably given up, or it keeps its own until the next
+    /// handshake. From who has asked: the answer is not needed any more.
+    StartResyncAnswer {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the StartResync.
+        sequence: u64,
+        /// 0, or DRBD's number, negative.
+        code: i32,
     },
     /// Compare a sample: CRC-32 of the range on the sender's disk (new-current-uuid
     /// --clear-bitmap).
@@ -420,15 +433,15 @@ pub enum Packet {
     /// Yes.
     PingAck,
     /// Send these bytes back (to who answers with a Description).
-    Probe {
+    Echo {
         /// Repeated by the answer.
         sequence: u64,
         /// 1 to `BODY_MAX`.
         bytes: Vec<u8>,
     },
-    /// The bytes of a Probe.
-    ProbeAnswer {
-        /// Of the Probe.
+    /// The bytes of an Echo.
+    EchoReply {
+        /// Of the Echo.
         sequence: u64,
         /// The same.
         bytes: Vec<u8>,
@@ -453,8 +466,8 @@ impl Packet {
             | Self::LeaveAnswer
             | Self::Ping
             | Self::PingAck
-            | Self::Probe { .. }
-            | Self::ProbeAnswer { .. }
+            | Self::Echo { .. }
+            | Self::EchoReply { .. }
             | Self::Description(_) => None,
             Self::Bitmap { volume, .. }
             | Self::BitmapEnd { volume, .. }
@@ -489,6 +502,7 @@ impl Packet {
             | Self::NewUuid { volume, .. }
             | Self::NewUuidAck { volume, .. }
             | Self::StartResync { volume, .. }
+            | Self::StartResyncAnswer { volume, .. }
             | Self::Sample { volume, .. }
             | Self::SampleAnswer { volume, .. }
             | Self::ClearBitmap { volume, .. } => Some(*volume),

@@ -10,17 +10,17 @@ use crate::plan::Plan;
 use crate::wait::until;
 
 /// A loop device over a file in a file system of its own.
-struct HangingDisk {
+pub(crate) struct HangingDisk {
     folder: PathBuf,
-    device: PathBuf,
+    pub(crate) device: PathBuf,
 }
 
 /// While this lives nothing that is written to the disk ends.
-struct Frozen<'a>(&'a HangingDisk);
+pub(crate) struct Frozen<'a>(&'a HangingDisk);
 
 impl HangingDisk {
     /// `None`, said aloud, where this system or user cannot make one.
-    fn new(test: &str, dir: &Path) -> Option<Self> {
+    pub(crate) fn new(test: &str, dir: &Path) -> Option<Self> {
         let (image, folder) = (dir.join("image"), dir.join("folder"));
         let make = |path: &Path, size: u64| {
             std::fs::File::create(path).and_then(|file| file.set_len(size)).expect("a file");
@@ -45,7 +45,7 @@ impl HangingDisk {
         Some(disk)
     }
 
-    fn freeze(&self) -> Frozen<'_> {
+    pub(crate) fn freeze(&self) -> Frozen<'_> {
         let said = run(Command::new("fsfreeze").args(["-f", text(&self.folder)]));
         assert_eq!(said.code, 0, "{said:?}");
         Frozen(self)

@@ -8,6 +8,7 @@
 //! - Nothing sleeps: every wait is for a state, and has a deadline.
 
 mod adjust;
+mod administrators;
 mod clients;
 mod clones;
 mod crashes;
@@ -47,6 +48,7 @@ mod restart;
 mod second_day;
 mod secret;
 mod split_brain;
+mod stage;
 mod strangers;
 mod sync;
 mod verify;

@@ -1,107 +1,21 @@
-//! Tasks of docs/OPERATIONS.md, run as they are printed there.
-//!
-//! A block of the document that begins with three backquotes and `console NAME` is a task: each line
-//! `NODE# COMMAND` is a shell command on that node, which has to succeed. Only paths are put in the
-//! place of others, and a test looks at what has become of it.
+//! Tasks of docs/OPERATIONS.md, run as they are printed there (`stage`); a test looks at what has
+//! become of it.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use nbd::client::Client;
+
+use crate::hung::HangingDisk;
 use crate::ledger::{Burst, Ledger};
-use crate::pair::{DISK_SIZE, Node, Pair, Said, run, text};
-use crate::plan::Plan;
+use crate::namespace::skip;
+use crate::pair::{DISK_SIZE, Node, Pair, run, text};
+use crate::plan::{Plan, free_ports};
+use crate::stage::Stage;
 use crate::wait::until;
-
-/// The lines of a task: node and command.
-fn task(name: &str) -> Vec<(String, String)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/OPERATIONS.md");
-    let document = fs::read_to_string(path).expect("the document");
-    let fence = format!("```console {name}");
-    let mut lines = document.lines().skip_while(|line| *line != fence).skip(1);
-    let block: Vec<&str> = lines.by_ref().take_while(|line| !line.starts_with("```")).collect();
-    assert!(!block.is_empty(), "docs/OPERATIONS.md has no task {name}");
-    let line = |line: &&str| {
-        let (node, command) = line.split_once('#').unwrap_or_else(|| panic!("{name}: {line}"));
-        (node.trim().to_owned(), command.trim().to_owned())
-    };
-    block.iter().filter(|line| !line.is_empty()).map(line).collect()
-}
-
-/// A pair on which tasks are run.
-struct Stage {
-    pair: Pair,
-    /// Where the task's files are.
-    folder: PathBuf,
-}
-
-impl Stage {
-    fn new(pair: Pair) -> Self {
-        let folder = pair.dir.path().join("work");
-        fs::create_dir_all(folder.join("truck")).expect("a folder");
-        let stage = Self { pair, folder };
-        for node in [&stage.pair.alice, &stage.pair.bob] {
-            stage.wrap(node);
-        }
-        stage
-    }
-
-    /// `tandemadm` as it is installed on the node.
-    fn wrap(&self, node: &Node) {
-        let folder = self.folder.join(node.name);
-        fs::create_dir_all(&folder).expect("a folder");
-        let script = format!(
-            "#!/bin/sh\nexec {} --node {} --run-dir {} -c {} \"$@\"\n",
-            env!("CARGO_BIN_EXE_tandemadm"),
-            node.name,
-            node.run_dir.display(),
-            node.config.display()
-        );
-        let file = folder.join("tandemadm");
-        fs::write(&file, script).expect("a script");
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("it is ours");
-    }
-
-    fn shell(&self, node: &Node, command: &str) -> Said {
-        let command = command
-            .replace("/var/lib/tandem/r0.img", text(&node.disk))
-            .replace("/mnt/truck", text(&self.folder.join("truck")));
-        let path = std::env::var("PATH").unwrap_or_default();
-        let mut shell = Command::new("sh");
-        shell.args(["-c", &command]).current_dir(&self.folder);
-        // `run` puts more behind the path of this process, not before it.
-        let path = format!("PATH={}:{path}", self.folder.join(node.name).display());
-        let mut within = Command::new("env");
-        within.arg(path).arg(shell.get_program()).args(shell.get_args());
-        within.current_dir(&self.folder);
-        run(&mut within)
-    }
-
-    /// Runs a task; `between` after each line, with its command.
-    fn run_with(&mut self, name: &str, mut between: impl FnMut(&mut Pair, &str)) {
-        for (who, command) in task(name) {
-            for node in ["alice", "bob"] {
-                if who != node && who != "both" {
-                    continue;
-                }
-                let node = if node == "alice" { &self.pair.alice } else { &self.pair.bob };
-                let said = self.shell(node, &command);
-                assert_eq!(said.code, 0, "{name}: {who}# {command}: {said:?}");
-            }
-            between(&mut self.pair, &command);
-        }
-    }
-
-    fn run(&mut self, name: &str) {
-        self.run_with(name, |_, _| ());
-    }
-
-    fn why(&self, node: &Node, what: &str) {
-        let why = node.ok(&["why", "r0"]);
-        assert!(why.contains(what), "{what} in\n{why}");
-    }
-}
 
 #[test]
 fn a_new_disk_takes_the_place_of_one_that_died() {
@@ -254,4 +168,200 @@ fn metadata_is_dumped_wiped_and_restored() {
     stage.pair.wait_synced();
     assert!(stage.pair.bob.peer_kib("received") < 1024, "no full sync");
     stage.pair.assert_equal_disks();
+}
+
+#[test]
+fn the_tasks_of_a_usual_day() {
+    let mut stage = Stage::new(Pair::in_sync());
+    stage.run("look");
+    stage.run("options");
+    stage.run("pause");
+    // bob's disk loses a block.
+    let disk = fs::OpenOptions::new().write(true).open(&stage.pair.bob.disk).expect("it is there");
+    disk.write_all_at(&[0x55; 4096], 9 << 20).expect("it is written");
+    stage.run_with("verify", |pair, command| {
+        if command == "tandemadm wait-sync r0" {
+            let said = pair.bob.adm(&["check", "r0"]);
+            assert!([0, 1].contains(&said.code), "{said:?}");
+        }
+    });
+    stage.pair.assert_equal_disks();
+
+    let mut ledger = Ledger::seeded(76);
+    let mut client = stage.pair.alice.client();
+    stage.run_with("leave", |pair, command| {
+        if command.contains("--for") {
+            until("alice dials a peer that hangs up", || {
+                let connection = pair.alice.connection();
+                (connection["connection-state"] == "Connecting").then_some(())
+            });
+            assert!(ledger.write(&mut client, &Burst::Count(20)), "alice goes on");
+        }
+    });
+    client.disconnect().expect("a clean end");
+    stage.pair.assert_equal_disks();
+
+    // bob's new address is another port here.
+    let new = free_ports(1)[0];
+    let places = [("10.0.0.2:7789", stage.pair.bob.port), ("10.0.0.3:7789", new)];
+    stage.places = places.map(|(old, port)| (old.to_owned(), format!("127.0.0.1:{port}"))).into();
+    let mut client = stage.pair.alice.client();
+    stage.run_with("new-address", |_, command| {
+        assert!(ledger.write(&mut client, &Burst::Count(20)), "alice goes on: {command}");
+    });
+    client.disconnect().expect("a clean end");
+    stage.run("move");
+    assert_eq!(stage.pair.bob.ok(&["role", "r0"]).trim(), "Primary");
+
+    // Both are written alone; bob is the one to lose that.
+    for node in [&stage.pair.alice, &stage.pair.bob] {
+        node.ok(&["disconnect", "--force", "r0"]);
+    }
+    stage.pair.alice.ok(&["primary", "r0"]);
+    assert!(ledger.write(&mut stage.pair.alice.client(), &Burst::Count(20)));
+    stage.pair.bob.client().write(1 << 20, &[7; 4096], 0).expect("a write alone");
+    for node in [&stage.pair.alice, &stage.pair.bob] {
+        node.ok(&["connect", "r0"]);
+    }
+    stage.pair.bob.wait_connection("StandAlone", "split-brain");
+    stage.run("split-brain");
+    ledger.check(&mut stage.pair.alice.client());
+    stage.pair.assert_equal_disks();
+}
+
+#[test]
+fn a_disk_that_hangs_is_given_up_and_attached_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let Some(disk) = HangingDisk::new("hung_task", dir.path()) else { return };
+    let bob = dir.path().join("bob");
+    File::create(&bob).and_then(|file| file.set_len(DISK_SIZE)).expect("a file");
+    let patience = "ping-int 2; ping-timeout 15; timeout 15; connect-int 2;";
+    let pair = Plan::new().disks(&disk.device, &bob).net(patience).in_sync();
+    let mut stage = Stage::new(pair);
+    let mut client = stage.pair.alice.client();
+    let frozen = disk.freeze();
+    let writer = std::thread::spawn(move || {
+        client.write(0, &[2; 4096], 0).expect("bob has it");
+    });
+    let alice = &stage.pair.alice;
+    until("alice's disk hangs", || alice.ok(&["status", "r0"]).contains("hung:yes").then_some(()));
+    stage.run("hung-disk");
+    writer.join().expect("it goes on without that disk");
+    let said = stage.pair.alice.refused(10, &["attach", "r0/0"]);
+    assert!(said.contains("(124)"), "{said}");
+    drop(frozen);
+    let alice = &stage.pair.alice;
+    until("the system lets go", || (alice.dstate() == "Diskless/UpToDate").then_some(()));
+    alice.ok(&["attach", "r0/0"]);
+    stage.pair.wait_synced();
+    stage.pair.assert_equal_disks();
+}
+
+/// A file system whose files can be copied by sharing their blocks.
+struct SharingFolder(std::path::PathBuf);
+
+impl SharingFolder {
+    /// `None`, said aloud, where this system or user cannot make one.
+    fn new(dir: &Path) -> Option<Self> {
+        let (image, folder) = (dir.join("image"), dir.join("folder"));
+        File::create(&image).and_then(|file| file.set_len(512 << 20)).expect("a file");
+        fs::create_dir(&folder).expect("a folder");
+        for words in [
+            &["mkfs.xfs", "-q", text(&image)][..],
+            &["mount", "-o", "loop", text(&image), text(&folder)],
+        ] {
+            // By `env`, so that a program that is not there is an error of its own.
+            let said = run(Command::new("env").args(words));
+            if said.code != 0 {
+                skip("backup", &format!("no XFS: {}", said.stderr.trim()));
+                return None;
+            }
+        }
+        Some(Self(folder))
+    }
+}
+
+impl Drop for SharingFolder {
+    fn drop(&mut self) {
+        run(Command::new("umount").args(["-l", text(&self.0)]));
+    }
+}
+
+/// Bytes of the file system that is backed up; a client writes behind it meanwhile.
+const FILES: u64 = 32 << 20;
+
+/// What a client does until it is told to end: one block, then another, each answered before the
+/// next.
+fn rewrites(mut client: Client, number: &AtomicU64, ends: &AtomicBool) {
+    while !ends.load(Ordering::Relaxed) {
+        let number = number.fetch_add(1, Ordering::Relaxed) + 1;
+        for block in [0, 1 << 20] {
+            let bytes: Vec<u8> = number.to_be_bytes().repeat(512);
+            client.write(FILES + block, &bytes, 0).expect("it is served");
+        }
+    }
+    client.disconnect().expect("a clean end");
+}
+
+/// A copy of a disk holds no answered write without the one before it.
+fn is_of_one_instant(image: &Path) {
+    let file = File::open(image).expect("the copy");
+    let number = |at| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, FILES + at).expect("a read");
+        u64::from_be_bytes(bytes)
+    };
+    let (first, second) = (number(0), number(1 << 20));
+    assert!(first > 0 && (first == second || first == second + 1), "{first} {second}");
+}
+
+#[test]
+fn a_backup_of_the_secondary_is_looked_into_and_restored_through_the_device() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let Some(sharing) = SharingFolder::new(dir.path()) else { return };
+    let disks = ["alice.img", "bob.img"].map(|name| sharing.0.join(name));
+    for disk in &disks {
+        File::create(disk).and_then(|file| file.set_len(DISK_SIZE)).expect("a disk");
+    }
+    let mut stage = Stage::new(Plan::new().disks(&disks[0], &disks[1]).in_sync());
+    // What the users have: a file system.
+    let files = dir.path().join("files");
+    fs::create_dir(&files).expect("a folder");
+    fs::write(files.join("letter"), "dear bob").expect("a file");
+    let image = dir.path().join("files.img");
+    File::create(&image).and_then(|file| file.set_len(FILES)).expect("a file");
+    let made =
+        run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d", text(&files), text(&image)]));
+    assert_eq!(made.code, 0, "{made:?}");
+    let bytes = fs::read(&image).expect("the file system");
+    let mut client = stage.pair.alice.client();
+    for (at, piece) in (0..).step_by(1 << 20).zip(bytes.chunks(1 << 20)) {
+        client.write(at, piece, 0).expect("a write");
+    }
+    client.flush().expect("a flush");
+
+    let copy = disks[1].with_file_name("r0-backup.img");
+    let kept = stage.folder.join("backup/r0.img");
+    let number = AtomicU64::new(0);
+    for task in ["backup", "backup-copy"] {
+        let ends = AtomicBool::new(false);
+        let busy = stage.pair.alice.client();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| rewrites(busy, &number, &ends));
+            let before = number.load(Ordering::Relaxed);
+            until("it writes", || (number.load(Ordering::Relaxed) > before + 1).then_some(()));
+            stage.run(task);
+            ends.store(true, Ordering::Relaxed);
+            writer.join().expect("it was served");
+        });
+        is_of_one_instant(if task == "backup" { &copy } else { &kept });
+    }
+    // The users lose it all, and get it back.
+    client.write(0, &vec![0; 8 << 20], 0).expect("a write");
+    stage.run("restore");
+    client.flush().expect("a flush of both");
+    stage.pair.assert_equal_disks();
+    let mut there = vec![0; bytes.len()];
+    File::open(&disks[1]).and_then(|file| file.read_exact_at(&mut there, 0)).expect("bob's disk");
+    assert!(there == bytes, "the file system is back on both");
 }

@@ -184,7 +184,7 @@ pub(crate) fn disk_of(node: &Node, resource: &str, volume: u16) -> PathBuf {
 }
 
 /// Ports that nobody had a moment ago.
-fn free_ports(count: usize) -> Vec<u16> {
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     let listening: Vec<TcpListener> =
         (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
     listening.iter().map(|one| one.local_addr().expect("it is bound").port()).collect()

@@ -227,6 +227,28 @@ fn a_disk_that_holds_up_an_attach_does_not_hold_up_the_end() {
 }
 
 #[test]
+fn adjust_beside_a_daemon_that_brings_up_what_was_up_is_no_failure() {
+    let mut pair = Pair::in_sync();
+    pair.alice.kill();
+    // So the attach after the crash is not done at once, and adjust finds no disk.
+    let file = fs::File::open(&pair.alice.disk).expect("a disk");
+    let lock = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive);
+    let lock = lock.expect("free");
+    pair.alice.start();
+    std::thread::scope(|scope| {
+        let adjust = scope.spawn(|| pair.alice.adm(&["adjust", "r0"]));
+        until("adjust has found no disk", || {
+            let status = pair.alice.adm(&["status", "r0"]).stdout;
+            status.contains("disk:Diskless").then_some(())
+        });
+        drop(lock);
+        let done = adjust.join().expect("it ends");
+        assert_eq!(done.code, 0, "{}", done.stderr);
+    });
+    pair.wait_synced();
+}
+
+#[test]
 fn a_peer_that_was_disconnected_by_order_stays_so_over_crashes_until_connect() {
     let mut pair = Pair::in_sync();
     pair.bob.ok(&["disconnect", "r0"]);

@@ -3,7 +3,8 @@
 use std::process::Command;
 
 use crate::ledger::{Burst, Ledger};
-use crate::pair::{Pair, run};
+use crate::pair::{Node, Pair, run};
+use crate::plan::Plan;
 
 /// The time of day where the tests run, as `why` prints it: `14:05:33`.
 fn now() -> String {
@@ -14,6 +15,41 @@ fn now() -> String {
 fn is_time(cell: &str) -> bool {
     let bytes = cell.as_bytes();
     bytes.len() >= 8 && bytes[2] == b':' && bytes[5] == b':'
+}
+
+#[test]
+fn nodes_that_were_written_apart_each_another_volume_are_a_split_brain() {
+    let pair = Plan::new().resources(&[("r0", 2)]).in_sync();
+    let write = |node: &Node, export: &str, byte: u8| {
+        node.client_of(export).write(0, &[byte; 4096], 0).expect("a good copy");
+    };
+    for export in ["r0/0", "r0/1"] {
+        write(&pair.alice, export, 1);
+    }
+    for node in [&pair.alice, &pair.bob] {
+        node.ok(&["disconnect", "--force", "r0"]);
+    }
+    write(&pair.alice, "r0/0", 2);
+    pair.alice.ok(&["secondary", "r0"]);
+    pair.bob.ok(&["primary", "r0"]);
+    write(&pair.bob, "r0/1", 3);
+    pair.bob.ok(&["secondary", "r0"]);
+    for node in [&pair.alice, &pair.bob] {
+        node.ok(&["connect", "r0"]);
+    }
+    for node in [&pair.alice, &pair.bob] {
+        node.wait_connection("StandAlone", "split-brain");
+    }
+    // The victim gives up both volumes, also the one that it alone has written.
+    pair.alice.ok(&["connect", "--discard-my-data", "r0"]);
+    pair.bob.ok(&["connect", "r0"]);
+    pair.wait_connected();
+    pair.wait_synced();
+    pair.alice.ok(&["primary", "r0"]);
+    for (export, byte) in [("r0/0", 1), ("r0/1", 3)] {
+        let found = pair.alice.client_of(export).read(0, 4096).expect("a good copy");
+        assert_eq!(found, [byte; 4096], "{export}");
+    }
 }
 
 #[test]

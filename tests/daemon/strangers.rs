@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use nbd::Command;
-use tandem::wire::{FEATURE_PROBE, Features, Packet, VERSIONS, encode_header};
+use tandem::wire::{FEATURE_INQUIRY, Features, Packet, VERSIONS, encode_header};
 
 use crate::ledger::{Burst, Ledger};
 use crate::pair::{Node, Pair};
@@ -78,14 +78,14 @@ fn a_stranger_that_speaks_the_peer_protocol_is_sent_away() {
 fn who_only_asks_is_given_no_buffer() {
     let pair = Pair::connected();
     let mut bytes = Vec::new();
-    let asks = Features { features: FEATURE_PROBE, ..features() };
+    let asks = Features { features: FEATURE_INQUIRY, ..features() };
     encode_header(&Packet::Features(asks), &mut bytes);
     let data = Packet::ResyncData { volume: 0, sequence: 1, length: 4096 };
     encode_header(&data, &mut bytes);
     bytes.extend([7; 4096]);
     assert!(ends(&pair.alice, &bytes));
     until("it is told", || {
-        pair.alice.log_text().contains("a packet that a probe does not have").then_some(())
+        pair.alice.log_text().contains("a packet that an inquiry does not have").then_some(())
     });
     assert_eq!(pair.alice.connection()["connection-state"], "Connected");
 }

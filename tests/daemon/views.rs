@@ -142,8 +142,10 @@ fn a_person_is_asked_before_data_is_lost_and_told_how_to_attach_the_device() {
     let (code, said) = at_a_terminal(alice, "primary --force r0", "bob\n");
     assert_eq!(code, 0, "{said}");
     let socket = alice.run_dir.join("nbd.sock");
-    let line =
-        format!("block device: nbd-client -unix {} /dev/nbd0 -N r0 -b 4096\n", text(&socket));
+    let line = format!(
+        "block device: nbd-client -unix {} -N r0 -persist -timeout 300 /dev/nbd0\n",
+        text(&socket)
+    );
     assert!(said.contains(&line), "{said}");
     pair.wait_synced();
     // Nothing is asked where nothing is lost; and without a terminal there is no such line.

@@ -6,6 +6,7 @@ use tandem::resource::*;
 use tandem::wire::VolumeInfo;
 
 use crate::oracle::{answer, oracle};
+use crate::party;
 use crate::small::{BASE, DISKS, Small, real, role};
 
 /// Everything that must hold for one pair of states.
@@ -35,7 +36,7 @@ fn check_pair(a: (&Small, &VolumeInfo), b: (&Small, &VolumeInfo), ties: (u64, u6
         assert!(!bits || nothing_lost, "{}", context());
     }
 
-    let party = |side, node_id| Party { side, node_id, discard_my_data: false };
+    let party = |side, node_id| party(side, node_id, false);
     let (own_party, peer_party) = (party(own, 0), party(peer, 1));
     let done = resolve(verdict, o, &own_party, &peer_party);
     assert_eq!(resolve(mirror, o, &peer_party, &own_party), done.mirrored(), "{}", context());

@@ -5,6 +5,7 @@ use tandem::resource::split_brain::*;
 use tandem::resource::*;
 
 use crate::pairs::{BOTH, check_outcome};
+use crate::party;
 use crate::small::{BASE, Small, real, role};
 
 fn all_options() -> Vec<Options> {
@@ -63,8 +64,8 @@ fn all_policies() {
             let own = Side { info: &ia, role: role(a), tie: 3 };
             let peer = Side { info: &ib, role: role(b), tie: 4 };
             for discard in 0..4u8 {
-                let own = Party { side: own, node_id: 0, discard_my_data: discard & 1 != 0 };
-                let peer = Party { side: peer, node_id: 1, discard_my_data: discard & 2 != 0 };
+                let own = party(own, 0, discard & 1 != 0);
+                let peer = party(peer, 1, discard & 2 != 0);
                 for strategy in strategies {
                     for o in &options {
                         check_policy(strategy, o, &own, &peer);

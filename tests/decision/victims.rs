@@ -4,6 +4,7 @@ use tandem::resource::generation::*;
 use tandem::resource::split_brain::*;
 use tandem::resource::*;
 
+use crate::party;
 use crate::small::{BASE, Small, real, role};
 
 /// A split brain with equal bitmap UUIDs: who loses, by policy. `own` and `peer` are (bits, was
@@ -19,11 +20,7 @@ fn victim(options: &Options, own: (u8, bool, bool), peer: (u8, bool, bool)) -> &
     let ((a, a_role), (b, b_role)) = (state(own, 0), state(peer, 1));
     let verdict = decide(&a, a_role, 3, &b, b_role, 4);
     assert_eq!(verdict.rule, Rule::BitmapBoth);
-    let party = |info, role, tie, node_id| Party {
-        side: Side { info, role, tie },
-        node_id,
-        discard_my_data: false,
-    };
+    let party = |info, role, tie, node_id| party(Side { info, role, tie }, node_id, false);
     let done = resolve(verdict, options, &party(&a, a_role, 3, 0), &party(&b, b_role, 4, 1));
     match (done.outcome, done.because) {
         (Outcome::Target { .. }, _) => "self",
@@ -112,7 +109,7 @@ fn always_asbp_lets_the_policies_decide() {
     assert_eq!(verdict.rule, Rule::HistoryBoth);
     let party = |info, tie, node_id| {
         let side = Side { info, role: Role::Secondary, tie };
-        Party { side, node_id, discard_my_data: false }
+        party(side, node_id, false)
     };
     let outcome = |always_asbp| {
         let after_sb_0pri = AfterSb0Pri::DiscardNode(0);
@@ -133,8 +130,8 @@ fn a_person_has_the_last_word() {
         let own = Side { info: &ia, role: role(&a), tie: 3 };
         let peer = Side { info: &ib, role: role(&b), tie: 4 };
         let verdict = decide(&ia, own.role, 3, &ib, peer.role, 4);
-        let own = Party { side: own, node_id: 0, discard_my_data: discard.0 };
-        let peer = Party { side: peer, node_id: 1, discard_my_data: discard.1 };
+        let own = party(own, 0, discard.0);
+        let peer = party(peer, 1, discard.1);
         let done = resolve(verdict, &options, &own, &peer);
         (done.outcome, done.because)
     };
@@ -173,5 +170,27 @@ fn every_reason_has_its_sentence() {
     for because in Because::ALL {
         assert_eq!(because.explain().is_empty(), *because == Because::Verdict);
         assert!(!because.explain().contains("  "), "{because:?}");
+    }
+}
+
+/// The volumes of a resource have one victim: what counts is what was written to all of them.
+#[test]
+fn the_changes_of_all_volumes_choose_the_victim() {
+    let few = Small { current: 1, bitmap: 3, bits: 1, ..BASE };
+    let many = Small { current: 2, bitmap: 3, bits: 2, ..BASE };
+    let (ia, ib) = (real(&few, 0), real(&many, 1));
+    let (a, b) = (role(&few), role(&many));
+    let verdict = decide(&ia, a, 3, &ib, b, 4);
+    let own = party(Side { info: &ia, role: a, tie: 3 }, 0, false);
+    let peer = party(Side { info: &ib, role: b, tie: 4 }, 1, false);
+    for (policy, own_changes, outcome) in [
+        (AfterSb0Pri::DiscardLeastChanges, 9, Outcome::Source { full: false }),
+        (AfterSb0Pri::DiscardLeastChanges, 1, Outcome::Target { full: false }),
+        (AfterSb0Pri::DiscardZeroChanges, 0, Outcome::Target { full: false }),
+        (AfterSb0Pri::DiscardZeroChanges, 9, Outcome::Refuse { reason: Reason::SplitBrain }),
+    ] {
+        let options = Options { after_sb_0pri: policy, ..Options::default() };
+        let own = Party { changes: own_changes, ..own };
+        assert_eq!(resolve(verdict, &options, &own, &peer).outcome, outcome, "{options:?}");
     }
 }

@@ -133,3 +133,36 @@ fn a_resource_has_64_volumes_at_most() {
     let text = with(65).findings[0].to_string();
     assert!(text.contains("65 volumes: a resource has 64 at most"), "{text}");
 }
+
+#[test]
+fn xml_has_what_dump_has_whatever_a_name_holds() {
+    let text =
+        pair("disk { size 20G; } net { shared-secret \"a&b\"; } startup { wfc-timeout 15; }");
+    let definition = clean(&text.replacen("disk /d0", "disk \"/a<b'0\"", 1));
+    let text = dump_xml("/etc/tandem.conf", [&definition]);
+    for part in [
+        "<config file=\"/etc/tandem.conf\">\n    <resource name=\"r0\" conf-file-line=\"t.conf:1\">\n",
+        "        <host name=\"alice\">\n            <volume vnr=\"0\">\n                \
+         <device minor=\"0\">/dev/nbd0</device>\n                \
+         <disk>/a&lt;b&apos;0</disk>\n                <meta-disk>internal</meta-disk>\n",
+        "<option name=\"size\" value=\"41943040s\"/>",
+        "            <address family=\"ipv4\" port=\"7789\">10.0.0.1</address>\n        </host>\n",
+        "        <section name=\"net\">\n            <option name=\"protocol\" value=\"C\"/>\n",
+        "<option name=\"shared-secret\" value=\"a&amp;b\"/>",
+        "        <section name=\"startup\">\n            <option name=\"wfc-timeout\" value=\"15\"/>\n",
+        "    </resource>\n</config>\n",
+    ] {
+        assert!(text.contains(part), "{part}\nin\n{text}");
+    }
+    // Each element is closed, in order.
+    let mut open: Vec<&str> = Vec::new();
+    for tag in text.split('<').skip(1) {
+        let (tag, _) = tag.split_once('>').unwrap();
+        match tag.strip_prefix('/') {
+            Some(name) => assert_eq!(open.pop(), Some(name)),
+            None if tag.ends_with('/') => {}
+            None => open.push(tag.split(' ').next().unwrap()),
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+}

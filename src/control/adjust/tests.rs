@@ -3,23 +3,12 @@
 use super::*;
 use crate::control::fixtures;
 
-struct One(String);
-
-impl crate::config::Files for One {
-    fn read(&self, _: &str) -> Result<String, String> {
-        Ok(self.0.clone())
-    }
-    fn glob(&self, _: &str) -> Result<Vec<String>, String> {
-        Ok(Vec::new())
-    }
-}
-
 const CONFIG: &str = "resource r0 { net { timeout 60; } disk { c-max-rate 50M; } \
     volume 0 { device minor 0; disk /dev/vg0/r0; meta-disk internal; } \
     on alice { node-id 0; address 10.0.0.1:7789; } on bob { node-id 1; address 10.0.0.2:7789; } }";
 
 fn loaded(text: &str) -> Definition {
-    crate::config::load(&One(text.to_owned()), "r0.res").resources.pop().unwrap()
+    crate::config::load(&crate::config::OneFile(text), "r0.res").resources.pop().unwrap()
 }
 
 /// Words and lines for a change of the config, while all is attached and connected.

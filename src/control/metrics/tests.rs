@@ -124,6 +124,7 @@ fn a_name_cannot_make_a_line() {
 }
 
 const RULES: &str = include_str!("../../../tools/monitoring/tandem.rules.yml");
+const RULES_TEST: &str = include_str!("../../../tools/monitoring/tandem.rules.test.yml");
 const DASHBOARD: &str = include_str!("../../../tools/monitoring/tandem-dashboard.json");
 
 /// Names of metrics in an expression.
@@ -183,6 +184,23 @@ fn every_alert_is_whole_and_asks_for_what_there_is() {
             assert!(alert[text].starts_with('"') && alert[text].ends_with('"'), "{alert:?}");
         }
         assert!(alert["description"].contains("tandemadm why"), "{alert:?}");
+        let fires = format!("alertname=\"{}\"", alert["alert"]);
+        assert!(RULES_TEST.contains(&fires), "no test of promtool's fires {}", alert["alert"]);
+    }
+}
+
+#[test]
+fn promtools_test_has_series_that_there_are() {
+    let known = known();
+    let series: Vec<&str> = RULES_TEST
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- series: '"))
+        .filter_map(|rest| rest.split('{').next())
+        .filter(|name| *name != "up")
+        .collect();
+    assert!(series.len() > 10);
+    for name in series {
+        assert!(known.contains(name), "{name} is not exported");
     }
 }
 

@@ -36,8 +36,11 @@ pub(super) fn finding(report: &View<'_>, connection: &ConnectionStatus) -> Optio
         | Reason::BadSecret
         | Reason::ConfigDiffers
         | Reason::ResyncRefused => refused(report, connection),
-        Reason::StoppedByAdmin => stopped(report, connection),
-        Reason::None
+        Reason::StoppedByAdmin if connection.connection_state == ConnectionState::StandAlone => {
+            stopped(report, connection)
+        }
+        Reason::StoppedByAdmin
+        | Reason::None
         | Reason::NeverConnected
         | Reason::Timeout
         | Reason::Refused
@@ -369,9 +372,12 @@ fn resync_refused(report: &View<'_>, connection: &ConnectionStatus) -> Vec<Strin
         "a Primary would be overwritten: stop its users, `tandemadm secondary {resource}` there; \
          {connect}"
     );
+    // A force begins a history of its own: the next refusal is likely, and says more.
     let source = format!(
         "the source is Outdated or Inconsistent: `tandemadm primary --force=outdated|inconsistent \
-         {resource}` on the disk to keep; {connect}"
+         {resource}` on the disk to keep; {connect} If that ends as a split brain or unrelated \
+         data, `tandemadm why {resource}` says how the other disk is overwritten (--discard-my-data \
+         or create-md there)."
     );
     let has_primary = sides().any(|side| side.role == Role::Primary);
     match has_primary {

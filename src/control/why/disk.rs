@@ -211,6 +211,16 @@ fn undecided(report: &View<'_>, device: &DeviceStatus) -> Finding {
     let (node, resource) = (&status.node_name, &status.name);
     let volume = name(status, device);
     let peer = status.connections.first().map_or("the peer", |one| one.name.as_str());
+    let has_none = status.connections.iter().any(|one| {
+        let mut peers = one.peer_devices.iter();
+        one.connection_state == ConnectionState::Connected
+            && peers.any(|peer| {
+                peer.volume == device.volume && peer.peer_disk_state == DiskState::Diskless
+            })
+    });
+    if has_none {
+        return undecided_beside_none(report, device, peer);
+    }
     let is_refused = status.connections.iter().any(connection::is_refused);
     let (met, first) = match is_refused {
         true => (
@@ -239,6 +249,37 @@ fn undecided(report: &View<'_>, device: &DeviceStatus) -> Finding {
             format!(
                 "2. {peer} is gone for good, or you have made sure that it was not used alone: \
                  `tandemadm primary --force {resource}` on {node}."
+            ),
+        ],
+    }
+}
+
+/// The only disk of a connected pair, and it may have lost what was not flushed.
+fn undecided_beside_none(report: &View<'_>, device: &DeviceStatus, peer: &str) -> Finding {
+    let status = &report.status;
+    let (node, resource) = (&status.node_name, &status.name);
+    let volume = name(status, device);
+    Finding {
+        severity: severity::DISK,
+        headline: format!("{volume}: whether {node} still has all of its data is not known"),
+        state: format!("{volume} is Consistent: {peer} is connected, and has no disk to compare."),
+        open: Vec::new(),
+        why: format!(
+            "{node} lost power, or its disk failed or hung, before it had flushed what it was given \
+             last. (After a mere crash of tandemd it would have gone on by itself.)"
+        ),
+        data: Some(format!(
+            "writes that were acknowledged and not flushed may be gone; reads and writes of {peer} \
+             fail until this is decided."
+        )),
+        next: vec![
+            format!(
+                "1. {peer} has its own disk at hand: `tandemadm attach {volume}` on {peer}; the \
+                 handshake decides by itself."
+            ),
+            format!(
+                "2. take what {node} has: `tandemadm secondary --force {resource}` on {peer}, \
+                 `tandemadm primary --force {resource}` on {node}; check the data (fsck) first of all."
             ),
         ],
     }

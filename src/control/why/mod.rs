@@ -8,6 +8,7 @@
 mod connection;
 mod disk;
 mod handshake;
+mod order;
 mod split_brain;
 mod unreachable;
 mod verify;
@@ -40,9 +41,10 @@ mod severity {
     pub(super) const SUSPENDED: u8 = 5;
     pub(super) const PEER_DOWN: u8 = 6;
     pub(super) const RESYNC: u8 = 7;
-    pub(super) const FRESH: u8 = 8;
-    pub(super) const DIFFERS: u8 = 9;
-    pub(super) const FINE: u8 = 10;
+    pub(super) const ORDER: u8 = 8;
+    pub(super) const FRESH: u8 = 9;
+    pub(super) const DIFFERS: u8 = 10;
+    pub(super) const FINE: u8 = 11;
 }
 
 /// A report, and the zone that its times are printed in.
@@ -93,6 +95,7 @@ pub fn findings(report: &Report, zone: Zone) -> Vec<Finding> {
     for one in &report.status.connections {
         all.extend(connection::finding(report, one));
     }
+    all.extend(order::finding(report));
     if all.is_empty() {
         all.push(healthy(report));
     }

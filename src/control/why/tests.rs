@@ -2,7 +2,7 @@
 
 use super::super::fixtures;
 use super::*;
-use crate::resource::{ClientStatus, ConnectionState, Reason};
+use crate::resource::{ClientStatus, ConnectionState, OrderStatus, Reason};
 
 const UTC: Zone = Zone::Fixed(0);
 
@@ -73,6 +73,7 @@ fn every_refusal_has_its_own_words() {
         (Reason::BadSecret, "secrets differ", "shared-secret"),
         (Reason::ConfigDiffers, "must be equal", "make them equal"),
         (Reason::ResyncRefused, "is refused", "--force=outdated|inconsistent r0`"),
+        (Reason::ResyncRefused, "is refused", "(--discard-my-data or create-md there)"),
         (Reason::StoppedByAdmin, "ended by an administrator", "`tandemadm connect r0` on both"),
     ];
     for (reason, headline, next) in cases {
@@ -326,6 +327,25 @@ fn every_text_is_as_written() {
     let peer = &mut paused.status.connections[0].peer_devices[0];
     peer.replication_state = ReplicationState::PausedSyncT;
     peer.resync_suspended.user = true;
+    let mut waits = fixtures::healthy();
+    waits.status.order = Some(OrderStatus {
+        verb: "secondary".to_owned(),
+        for_ms: 12_000,
+        left_ms: Some(18_000),
+        waits_for: "the disk of r0/0, which has not answered for 17 s".to_owned(),
+        behind: 1,
+    });
+    let mut clients = fixtures::healthy();
+    clients.status.order = Some(OrderStatus {
+        verb: "secondary".to_owned(),
+        for_ms: 65_000,
+        left_ms: Some(535_000),
+        waits_for: "clients to leave; new ones are refused".to_owned(),
+        behind: 0,
+    });
+    let mut beside_none = fixtures::mirrored(fixtures::healthy());
+    beside_none.status.devices[0].disk_state = DiskState::Consistent;
+    beside_none.status.connections[0].peer_devices[0].peer_disk_state = DiskState::Diskless;
     let cases = [
         ("healthy", fixtures::healthy()),
         ("two volumes", fixtures::two_volumes()),
@@ -342,6 +362,9 @@ fn every_text_is_as_written() {
         ("frozen by order", frozen),
         ("resync paused", paused),
         ("config differs", other),
+        ("an order waits for a hung disk", waits),
+        ("an order waits for clients", clients),
+        ("the only disk has lost power", beside_none),
     ];
     let mut all = String::new();
     for (name, report) in cases {
@@ -390,6 +413,16 @@ fn the_log_is_reminded_of_what_stays_wrong_and_of_nothing_else() {
         assert_eq!(all.iter().filter(|line| line.contains(said)).count(), 1, "{said}: {all:?}");
         assert!(all.iter().all(|line| line.ends_with("; next: tandemadm why r0")), "{all:?}");
     }
+}
+
+#[test]
+fn a_peer_that_left_in_order_is_not_told_as_lost() {
+    let mut report = fixtures::peer_down();
+    report.status.connections[0].reason = Reason::StoppedByAdmin;
+    let text = blocks(&report);
+    assert!(text.contains("bob has left in order; it is dialled until it is back"), "{text}");
+    assert!(text.contains("on bob: `tandemadm connect r0`, or `tandemadm up r0`"), "{text}");
+    assert!(!text.contains("was lost"), "{text}");
 }
 
 #[test]

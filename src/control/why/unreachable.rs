@@ -29,6 +29,9 @@ fn network(report: &View<'_>, connection: &ConnectionStatus) -> String {
         Reason::NeverConnected => {
             format!("{way}: never connected since `up`: is {resource} up on {other}?")
         }
+        Reason::StoppedByAdmin => {
+            format!("{way}: {other} has left in order; it is dialled until it is back.")
+        }
         _ => format!("{way}: the connection was lost; it is tried again."),
     }
 }
@@ -62,7 +65,10 @@ pub(super) fn unreachable(report: &View<'_>, connection: &ConnectionStatus) -> F
     let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
     let is_primary = status.role == Role::Primary;
     // Of the other reasons the first line of State says the same, and more.
-    let told = matches!(connection.reason, Reason::Lost | Reason::None | Reason::NeverConnected);
+    let told = matches!(
+        connection.reason,
+        Reason::Lost | Reason::None | Reason::NeverConnected | Reason::StoppedByAdmin
+    );
     let was = match connection.detail.as_str() {
         detail if told && !detail.is_empty() => format!("{}\n", sentence(detail)),
         _ => String::new(),
@@ -98,6 +104,11 @@ pub(super) fn unreachable(report: &View<'_>, connection: &ConnectionStatus) -> F
         vec![format!(
             "`tandemadm up {resource}` on {node}: it attaches what is not attached, and dials \
              {other}."
+        )]
+    } else if is_primary && connection.reason == Reason::StoppedByAdmin {
+        vec![format!(
+            "on {other}: `tandemadm connect {resource}`, or `tandemadm up {resource}` where it was \
+             taken down; what {other} lacks is then copied by itself."
         )]
     } else if is_primary {
         vec![

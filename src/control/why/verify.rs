@@ -1,16 +1,12 @@
 //! What an online verify has found.
 
 use super::{Finding, View, human, severity};
-use crate::resource::{ConnectionStatus, DiskState, PeerDeviceStatus, ReplicationState, Role};
+use crate::control::differs;
+use crate::resource::{ConnectionStatus, PeerDeviceStatus, Role};
 
 /// The volume whose disks are both taken for good, and differ.
 pub(super) fn differing(connection: &ConnectionStatus) -> Option<&PeerDeviceStatus> {
-    use ReplicationState as R;
-    connection.peer_devices.iter().find(|peer| {
-        matches!(peer.replication_state, R::Established | R::VerifyS | R::VerifyT)
-            && peer.peer_disk_state == DiskState::UpToDate
-            && peer.out_of_sync > 0
-    })
+    connection.peer_devices.iter().find(|peer| differs(peer))
 }
 
 /// Both disks are UpToDate, and blocks of them differ.

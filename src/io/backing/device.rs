@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::linux::fs::MetadataExt as _;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -263,11 +263,12 @@ fn hold(
     };
     match access {
         Access::Exclusive => {}
-        Access::ReadOnly => return try_hold(file, !block, false).map_err(failed),
+        Access::ReadOnly if block => return claim(file).map_err(failed),
+        Access::ReadOnly => return try_hold(file, true, false).map_err(failed),
         Access::Glance => return Ok(None),
     }
     loop {
-        if let Some(held) = try_hold(file, !block, true).map_err(failed)? {
+        if let Some(held) = try_hold(file, !block, !block).map_err(failed)? {
             return Ok(Some(held));
         }
         if Instant::now() >= deadline {
@@ -275,6 +276,19 @@ fn hold(
             return Err(OpenError::Claimed { path: path.to_owned(), part, holder });
         }
         std::thread::sleep(LOCK_POLL);
+    }
+}
+
+/// Claims a block device that is open already, for as long as it is looked at. `None`: somebody
+/// else has it.
+fn claim(file: &File) -> io::Result<Option<Held>> {
+    // The same device, whatever stands at its path by now.
+    let same = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = OFlag::O_EXCL | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+    match OpenOptions::new().read(true).custom_flags(flags.bits()).open(same) {
+        Ok(claimed) => try_hold(&claimed, false, false),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Locks of a disk, and who holds one that is taken.
 //!
 //! A file is held by an OFD lock over all of it (which other virtualisation programs look at too)
-//! and by flock; a block device by O_EXCL (see `device.rs`) and flock. All of them end with the
-//! open file, whatever kills the process.
+//! and by flock; a block device by O_EXCL (see `device.rs`) and by a flock that is shared: udev puts
+//! off what it has to do with a disk while an exclusive one is held, and ours is held for months.
+//! All of them end with the open file, whatever kills the process.
 
 use std::fs::File;
 use std::io;

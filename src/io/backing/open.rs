@@ -335,12 +335,7 @@ impl Disks {
         }
     }
 
-    fn into_open(
-        self,
-        geometry: Geometry,
-        mut meta: LoadedMeta,
-        trust: Option<Trust>,
-    ) -> OpenDisk {
+    fn into_open(self, geometry: Geometry, mut meta: LoadedMeta, trust: Option<Trust>) -> OpenDisk {
         let Self { data, external } = self;
         let both = |of: fn(&Device) -> bool| of(&data) && external.as_ref().is_none_or(of);
         let (dsync, direct) = (both(|device| device.dsync), both(|device| device.direct));

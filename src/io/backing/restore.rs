@@ -15,8 +15,8 @@ use super::saved::{Save, SavedBefore};
 use super::signatures::scan;
 use super::{Identity, MetaDisk, record};
 use crate::meta::{
-    Dumped, Geometry, MetaError, MetaOp, Placement, read_superblock, repair, restore_stages,
-    stages, wipe_piece, wipe_superblocks,
+    DeviceFlags, Dumped, Geometry, MetaError, MetaOp, Placement, read_superblock, repair,
+    restore_stages, stages, wipe_piece, wipe_superblocks,
 };
 use crate::resource::NodeId;
 
@@ -132,6 +132,8 @@ pub fn restore_md(
             .seeded(who.node_id, device_uuid, options.wall_clock, options.boot_id)
             .map_err(|what| CreateError::Dump(what.to_owned()))?;
     }
+    // Whom it stood in for was answered with the data of then.
+    dumped.superblock.flags &= !DeviceFlags::STANDS_IN;
     let of = owner(&dumped.superblock);
     if of != *who {
         let text = format!("the dump is the metadata of {of}, not of {who}");

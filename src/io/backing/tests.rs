@@ -95,7 +95,7 @@ fn a_made_disk_opens_and_says_what_was_made() {
     assert_eq!(open.attached.meta.superblock, report.superblock);
     assert_eq!(open.geometry, report.geometry);
     assert_eq!(open.attached.data_size, report.geometry.data_size);
-    assert!(open.meta.is_none() && !open.preallocated && open.attached.meta.same_boot);
+    assert!(open.meta.is_none() && !open.preallocated && !open.attached.meta.same_boot);
     assert!(64 * MIB - open.attached.data_size <= MIB + 64 * MIB / 32768);
 }
 
@@ -518,6 +518,10 @@ fn a_block_device_is_made_opened_and_claimed() {
     assert!(open.dsync && open.direct);
     assert_eq!(open.attached.data_size, made.geometry.data_size);
     assert_eq!(lab.open(&device.0).unwrap_err().refusal().code, 114);
+    // What udev does before it looks at a disk; without it events are put off.
+    let shared = nix::fcntl::FlockArg::LockSharedNonblock;
+    let udev = nix::fcntl::Flock::lock(File::open(&device.0).unwrap(), shared);
+    drop(udev.map_err(|(_, errno)| errno).unwrap());
     assert!(dump_md(&device.0, &MetaDisk::Internal, 0, false).unwrap().contains("might be stale"));
     let superblock = open.attached.meta.superblock.clone();
     open.close_clean(superblock).unwrap();
@@ -555,4 +559,46 @@ fn a_probe_takes_no_lock_and_knows_a_disk_from_what_ends_with_it() {
 fn the_boot_id_of_this_host_is_read() {
     assert_ne!(host_boot_id().unwrap(), [0; 16]);
     assert_eq!(host_boot_id().unwrap(), host_boot_id().unwrap());
+}
+
+#[test]
+fn a_disk_is_trusted_after_the_mere_end_of_a_process_and_only_then() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    lab.create(&disk).unwrap();
+    let trusted = |open: &OpenDisk| open.attached.meta.same_boot;
+    assert!(!trusted(&lab.open(&disk).unwrap()), "it was never attached");
+    // Dropped without a word: as a process that is killed does.
+    assert!(trusted(&lab.open(&disk).unwrap()));
+    let open = lab.open(&disk).unwrap();
+    assert!(trusted(&open));
+    let superblock = open.attached.meta.superblock.clone();
+    open.distrust();
+    drop(open);
+    let open = lab.open(&disk).unwrap();
+    assert!(!trusted(&open), "an operation failed");
+    open.close();
+    let open = lab.open(&disk).unwrap();
+    assert!(!trusted(&open), "it was let go of");
+    open.close_clean(superblock).unwrap();
+    assert!(!trusted(&lab.open(&disk).unwrap()), "in order");
+    // An attach that fails has flushed all the same.
+    let other = Identity { volume: 7, ..who() };
+    let options = lab.open_options();
+    open_disk(&disk, &MetaDisk::Internal, &other, BOOT, &options).unwrap_err();
+    assert!(trusted(&lab.open(&disk).unwrap()), "of another volume");
+    // Another boot; another file with the same bytes.
+    let boot = [9; 16];
+    let open = open_disk(&disk, &MetaDisk::Internal, &who(), boot, &options).unwrap();
+    assert!(!trusted(&open));
+    drop(open);
+    assert!(!trusted(&lab.open(&disk).unwrap()));
+    let copy = lab.path("copy");
+    std::fs::copy(&disk, &copy).unwrap();
+    std::fs::rename(&copy, &disk).unwrap();
+    assert!(!trusted(&lab.open(&disk).unwrap()));
+    assert!(trusted(&lab.open(&disk).unwrap()));
+    // Where the run folder is gone, so is the trust.
+    std::fs::remove_dir_all(lab.path("run")).unwrap();
+    assert!(!trusted(&lab.open(&disk).unwrap()));
 }

@@ -85,7 +85,7 @@ impl Registry {
         if differ {
             let secrets = changed.secrets.clone();
             entry.ask(|reply| Order::Secrets { secrets, reply }).await?;
-            info!("{resource}: shared-secret and cram-hmac-alg act on the next connection");
+            info!(resource = %resource, "{resource}: shared-secret and cram-hmac-alg act on the next connection");
         }
         entry.change(|running| *running = changed);
         self.hold_resyncs();

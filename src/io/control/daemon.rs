@@ -241,7 +241,7 @@ async fn remind(registry: Rc<Registry>) {
         for entry in registry.chosen(None) {
             let report = registry.report(&entry).await;
             for line in crate::control::why::reminders(&report, crate::control::Zone::Local) {
-                warn!("{line}");
+                warn!(resource = %entry.config.name, "{line}");
             }
         }
     }

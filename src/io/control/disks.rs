@@ -105,8 +105,9 @@ impl Registry {
         volume: VolumeNumber,
     ) -> Result<(&'a HostVolume, DiskRequest), Refusal> {
         let own = definition.local(&self.settings.node).and_then(|own| own.volumes.get(&volume));
-        let own =
-            own.ok_or_else(|| refusal(127, "Device minor not allocated", "no such volume"))?;
+        let own = own.ok_or_else(|| {
+            refusal(127, "Device minor not allocated", crate::resource::NO_VOLUME)
+        })?;
         let Some(disk) = own.disk.clone() else {
             let hint = "the configuration says `disk none` for this node.";
             return Err(refusal(138, "Device does not have a disk-config", hint));
@@ -154,7 +155,7 @@ impl Registry {
         let name = &entry.config.name;
         let opened = tokio::task::spawn_blocking(move || open_disk(&request)).await;
         let mut disk = opened.map_err(|_| ended(name))?.inspect_err(|refusal| {
-            warn!("{name}/{volume}: attach failed: ({}) {}", refusal.code, refusal.text);
+            warn!(resource = %name, "{name}/{volume}: attach failed: ({}) {}", refusal.code, refusal.text);
         })?;
         if let Err(refusal) = large_enough(own, disk.attached.data_size, &disk.attached.path) {
             disk.close();
@@ -164,7 +165,7 @@ impl Registry {
             disk.attached.data_size = size;
         }
         let durable = if disk.dsync { "RWF_DSYNC" } else { "a data sync after each write" };
-        info!("{name}/{volume}: {}: durable writes by {durable}", disk.attached.path);
+        info!(resource = %name, "{name}/{volume}: {}: durable writes by {durable}", disk.attached.path);
         entry.ask(|reply| Order::Attach { volume, disk, reply }).await?
     }
 }

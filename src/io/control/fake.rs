@@ -84,6 +84,7 @@ fn status(setup: &Setup) -> Status {
         suspended_no_space: false,
         suspended_gap: false,
         suspended_handshake: false,
+        order: None,
         failed: None,
         devices: config.volumes.iter().map(device).collect(),
         connections: config

@@ -1,4 +1,5 @@
-//! The log: lines on standard error, with sd-daemon priorities where the journal listens.
+//! The log: lines on standard error, or with fields to the journal where that is the journal
+//! (`journal`), with a priority in front where it takes no fields.
 //!
 //! Invariants:
 //! - A line is written by a thread of its own: a standard error that is closed, full or stopped
@@ -8,6 +9,7 @@
 
 use std::fmt;
 use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -19,6 +21,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
+
+use super::journal::{self, Entry, Journal};
 
 /// Lines that wait to be written.
 const QUEUE: usize = 4096;
@@ -41,9 +45,11 @@ pub(crate) fn start() {
     let (lines, messages) = sync_channel(QUEUE);
     let lost = Arc::new(AtomicU64::new(0));
     let queue = Queue { lines, lost: lost.clone() };
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let journal = journal::is_stream(&stream, std::io::stderr());
+    let fields = Journal::open(&stream, std::io::stderr(), Path::new(journal::SOCKET));
     let writer = std::thread::Builder::new().name("log".to_owned());
-    if writer.spawn(move || write_lines(&messages, &lost, journal)).is_err()
+    if writer.spawn(move || write_lines(&messages, &lost, journal, fields.as_ref())).is_err()
         || LOG.set(queue.clone()).is_err()
     {
         return;
@@ -69,12 +75,25 @@ pub(crate) fn flush() {
     }
 }
 
-fn write_lines(messages: &Receiver<Message>, lost: &AtomicU64, journal: bool) {
+fn write_lines(
+    messages: &Receiver<Message>,
+    lost: &AtomicU64,
+    journal: bool,
+    fields: Option<&Journal>,
+) {
     let warning = if journal { "<4>" } else { "warning: " };
     let mut stderr = std::io::stderr();
     while let Ok(message) = messages.recv() {
         // A standard error that is gone is no reason to stop.
         let _ = match message {
+            Message::Line(line) if journal => {
+                let entry = entry(&line);
+                // A journal that is gone is still told what standard error takes.
+                match fields.map(|fields| fields.send(&entry)) {
+                    Some(Ok(())) => Ok(()),
+                    Some(Err(_)) | None => stderr.write_all(entry.prefixed().as_bytes()),
+                }
+            }
             Message::Line(line) => stderr.write_all(&line),
             Message::Flush(done) => done.try_send(()).map_err(std::io::Error::other),
         };
@@ -83,6 +102,15 @@ fn write_lines(messages: &Receiver<Message>, lost: &AtomicU64, journal: bool) {
             let _ = writeln!(stderr, "{warning}{count} lines of the log were lost");
         }
     }
+}
+
+/// What [`Lines`] has written for the journal: priority, resource and text, a zero between them.
+fn entry(line: &[u8]) -> Entry {
+    let line = String::from_utf8_lossy(line);
+    let mut parts = line.trim_end_matches('\n').splitn(3, '\0');
+    let mut next = || parts.next().unwrap_or_default().to_owned();
+    let (priority, resource, text) = (next().parse().unwrap_or(6), next(), next());
+    Entry { priority, resource, text }
 }
 
 impl Write for Queue {
@@ -106,7 +134,7 @@ impl<'a> MakeWriter<'a> for Queue {
     }
 }
 
-/// `<6>text` for the journal, `2026-11-25 03:02:11.123 text` elsewhere, with the level where it is
+/// Parts for the journal, `2026-11-25 03:02:11.123 text` elsewhere, with the level where it is
 /// not the usual one.
 struct Lines {
     journal: bool,
@@ -129,17 +157,17 @@ where
             Level::INFO => (6, ""),
             Level::DEBUG | Level::TRACE => (7, "debug: "),
         };
+        let mut words = Words::default();
+        event.record(&mut words);
+        // A line is one line, whatever a name from outside holds.
+        let text = words.line().replace(['\n', '\r', '\0'], "; ");
         if self.journal {
-            write!(writer, "<{priority}>")?;
+            write!(writer, "{priority}\0{}\0", words.resource)?;
         } else {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let time = crate::control::iso(now.as_secs());
             write!(writer, "{time}.{:03} {word}", now.subsec_millis())?;
         }
-        let mut words = Words::default();
-        event.record(&mut words);
-        // A line is one line, whatever a name from outside holds.
-        let text = words.line().replace(['\n', '\r'], "; ");
         writeln!(writer, "{text}")
     }
 }
@@ -176,7 +204,14 @@ impl Visit for Words {
 
 #[cfg(test)]
 mod tests {
-    use super::Words;
+    use super::{Words, entry};
+
+    #[test]
+    fn a_line_for_the_journal_is_read_as_it_was_written() {
+        let read = entry(b"4\0r0\0r0/0: a: b\n");
+        assert_eq!((read.priority, &*read.resource, &*read.text), (4, "r0", "r0/0: a: b"));
+        assert_eq!(entry(b"6\0\0ended\n").prefixed(), "<6>ended\n");
+    }
 
     #[test]
     fn the_resource_stands_in_front_once() {

@@ -14,11 +14,13 @@
 mod accept;
 pub mod adm;
 mod admin_socket;
+mod begun;
 mod changes;
 pub mod daemon;
 mod data_thread;
 mod dependencies;
 mod disks;
+mod journal;
 mod logging;
 mod metrics_socket;
 mod nbd_socket;

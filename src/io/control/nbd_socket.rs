@@ -165,11 +165,11 @@ async fn negotiate(
     drop(place);
     match entered {
         Ok(Some(Entered { entry, volume, session })) if in_time => {
-            info!("{}/{volume}: {client} connected", entry.config.name);
+            info!(resource = %entry.config.name, "{}/{volume}: {client} connected", entry.config.name);
             let order =
                 Order::Client { fd: descriptor, volume, parameters: session, description: client };
             if !entry.hand_over(order) {
-                warn!("{}/{volume}: the resource has ended", entry.config.name);
+                warn!(resource = %entry.config.name, "{}/{volume}: the resource has ended", entry.config.name);
             }
         }
         Ok(Some(_)) | Ok(None) => socket.shutdown(),
@@ -308,7 +308,7 @@ async fn look_up(
             .await
             .map_err(|refusal| LookupError::Policy(refusal.to_string().replace('\n', "; ")))?;
         if status.role != Role::Primary {
-            info!("{}: promoted for {client} (auto-promote)", entry.config.name);
+            info!(resource = %entry.config.name, "{}: promoted for {client} (auto-promote)", entry.config.name);
         }
     }
     let opener = go.then(|| client.to_owned());

@@ -243,13 +243,13 @@ impl Registry {
             let registry = self.clone();
             tokio_uring::spawn(async move {
                 let name = &definition.name;
-                info!("{name}: was up when tandemd crashed, and comes up again");
+                info!(resource = %name, "{name}: was up when tandemd crashed, and comes up again");
                 if !apart.is_empty() {
-                    info!("{name}: was disconnected by order: `tandemadm connect {name}` dials");
+                    info!(resource = %name, "{name}: was disconnected by order: `tandemadm connect {name}` dials");
                 }
                 if let Err(refusal) = registry.up_but(&definition, &apart).await {
                     let (code, text, hint) = (refusal.code, refusal.text, refusal.hint);
-                    error!("{name}: up after a crash: ({code}) {text}: {hint}");
+                    error!(resource = %name, "{name}: up after a crash: ({code}) {text}: {hint}");
                 }
             });
         }
@@ -308,7 +308,7 @@ impl Registry {
         let entry =
             Rc::new(Entry { config, thread, running, attach_failed, apart, ends, remembered });
         self.entries.borrow_mut().insert(name.clone(), entry.clone());
-        info!("{name}: up at {local}");
+        info!(resource = %name, "{name}: up at {local}");
         self.forward(&entry);
         Ok(entry)
     }
@@ -400,6 +400,7 @@ impl Registry {
         let stopped = entry.ask(|reply| Order::Stop { reply });
         if tokio::time::timeout(SHUTDOWN_LIMIT, stopped).await.is_err() {
             error!(
+                resource = %name,
                 "{name}: the data thread did not end in {} s; its disks stay locked until tandemd ends",
                 SHUTDOWN_LIMIT.as_secs()
             );
@@ -407,7 +408,7 @@ impl Registry {
         self.entries.borrow_mut().remove(name);
         entry.remembered.forget(name);
         let _ = self.changes.send(Change::Gone(name.clone()));
-        info!("{name}: down");
+        info!(resource = %name, "{name}: down");
     }
 
     /// An order for the state machine of a resource that is up.
@@ -416,7 +417,12 @@ impl Registry {
     /// The resource is not up, or the state machine refuses.
     pub(crate) async fn order(&self, resource: &str, command: Command) -> AdminResult {
         let entry = self.entry(resource).ok_or_else(|| not_up(resource))?;
-        self.order_saved(&entry, command).await
+        let asks_peer = super::begun::AsksPeer::of(&entry, &command);
+        let text = self.order_saved(&entry, command).await?;
+        if let Some(asked) = asks_peer {
+            asked.begun(&entry).await?;
+        }
+        Ok(text)
     }
 
     /// Reports of what is up, or of the one that is asked for. A data thread that does not answer
@@ -471,8 +477,12 @@ impl Registry {
                     let down = entry.order(Command::Down { shutdown: true });
                     match tokio::time::timeout(SHUTDOWN_LIMIT, down).await {
                         Ok(Ok(_)) => {}
-                        Ok(Err(refusal)) => error!("{name}: not taken down in order: {refusal}"),
+                        Ok(Err(refusal)) => error!(
+                            resource = %name,
+                            "{name}: not taken down in order: {refusal}"
+                        ),
                         Err(_) => error!(
+                            resource = %name,
                             "{name}: not taken down in {} s: the next attach recovers",
                             SHUTDOWN_LIMIT.as_secs()
                         ),

@@ -52,7 +52,7 @@ impl Registry {
                 Ok(copy) => copies.push(copy),
                 Err(why) if verb == SavedBefore::Primary => {
                     let name = &entry.config.name;
-                    warn!("{name}/{number}: {}: the metadata was not saved: {why}", verb.verb());
+                    warn!(resource = %name, "{name}/{number}: {}: the metadata was not saved: {why}", verb.verb());
                     missing = format!("warning: the metadata was not saved before: {why}");
                 }
                 Err(why) => {
@@ -75,7 +75,7 @@ impl Registry {
         };
         for copy in copies {
             let name = &entry.config.name;
-            info!("{name}: {}: the metadata was saved in {}", verb.verb(), copy.keep().display());
+            info!(resource = %name, "{name}: {}: the metadata was saved in {}", verb.verb(), copy.keep().display());
         }
         if !missing.is_empty() && !text.is_empty() {
             text.push('\n');

@@ -196,7 +196,7 @@ impl Peers {
                 socket.gate = Gate::Shut;
                 socket.state = State::Lingering { until, ended: false };
                 socket.drop_partial(io);
-                if socket.is_probe() {
+                if socket.is_inquiry() {
                     return;
                 }
                 let error = SocketError::Secret(error);
@@ -221,8 +221,8 @@ impl Socket {
         if self.asks_only(io.now, &packet) {
             return Ok(());
         }
-        if self.probe.is_some() {
-            self.told |= self.probe_says(packet)?;
+        if self.inquiry.is_some() {
+            self.told |= self.inquiry_says(packet)?;
             return Ok(());
         }
         if let Packet::Features(features) = &packet {

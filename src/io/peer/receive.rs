@@ -46,11 +46,11 @@ impl Peers {
             _ => socket.end += result as usize,
         }
         match socket.advance(io) {
-            Ok(_) if socket.probe.is_some() => {
+            Ok(_) if socket.inquiry.is_some() => {
                 if std::mem::take(&mut socket.told) {
                     self.describe(id);
                 } else {
-                    self.begin_probe(io, id);
+                    self.begin_inquiry(io, id);
                 }
             }
             Ok(0) => io.events.push_back(Event::Received { socket: id }),
@@ -122,8 +122,8 @@ impl Socket {
         if length == 0 {
             return Ok(Step::Packet(packet, None));
         }
-        if self.probe.is_some() {
-            return Err("a packet that a probe does not have".into());
+        if self.inquiry.is_some() {
+            return Err("a packet that an inquiry does not have".into());
         }
         // The window counts what the peer sends by itself; the answers to our own requests are
         // bounded by those. Twice, as a buffer is larger than what it holds.

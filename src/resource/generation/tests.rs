@@ -16,7 +16,7 @@ fn uuid(number: u64) -> u64 {
 /// (Inconsistent, Outdated, Consistent, UpToDate, Negotiating, Diskless; default U), `P` Primary,
 /// `S` SURVIVED, `X` crashed Primary, `+7` seven bits, `n5` number, `s6` number seen of the peer,
 /// `d1` device identity, `r2` the peer's as remembered, `inv` invalidated, `ok` flag CONSISTENT,
-/// `out` flag OUTDATED, `m` a verify has set bits, `l` not it alone, `t1` tie.
+/// `out` flag OUTDATED, `w` was UpToDate, `m` a verify has set bits, `l` not it alone, `t1` tie.
 fn side(words: &str, device: u64) -> (VolumeInfo, Role, u64) {
     let mut info = VolumeInfo {
         volume: 0,
@@ -62,6 +62,7 @@ fn side(words: &str, device: u64) -> (VolumeInfo, Role, u64) {
             ("X", _) => info.crashed_primary = true,
             ("S", _) => info.flags |= DeviceFlags::SURVIVED,
             ("m", _) => info.flags |= DeviceFlags::VERIFY_MARKS,
+            ("w", _) => info.flags |= DeviceFlags::WAS_UP_TO_DATE,
             ("l", _) => info.flags |= DeviceFlags::LOSS_BITS,
             ("i", _) => info.flags |= DeviceFlags::INVALIDATED,
             ("o", _) if rest == "k" => info.flags |= DeviceFlags::CONSISTENT,
@@ -318,4 +319,38 @@ fn the_larger_logical_block_counts() {
     assert_eq!(agree_block(&peer, &own), 4096);
     assert_eq!(agree_block(&own, &diskless), 512);
     assert_eq!(agree_block(&diskless, &diskless), 512);
+}
+
+#[test]
+fn a_whole_disk_is_taken_back_where_the_other_one_is_inconsistent_as_well() {
+    use DiskState::{Consistent, Inconsistent, Negotiating, Outdated, UpToDate};
+    let rows = [
+        ("I inv w", "I inv w", Some(Consistent)),
+        ("I inv w S", "I inv w", Some(UpToDate)),
+        ("I inv w out S", "I inv w", Some(Outdated)),
+        // In mid-resync, or to be repaired.
+        ("I inv w", "I", Some(Consistent)),
+        ("I inv w", "I m w", Some(Consistent)),
+        ("N inv w", "I", Some(Negotiating)),
+        // It has adopted, or was not given up.
+        ("I inv", "I inv w", None),
+        ("I w", "I inv w", None),
+        ("I", "I", None),
+        // The other one is better, or not there.
+        ("I inv w", "C", None),
+        ("I inv w", "O", None),
+        ("I inv w", "D", None),
+    ];
+    for (own, peer, expected) in rows {
+        let (own, ..) = side(&format!("c1 +9 {own}"), 1);
+        let (peer, ..) = side(&format!("c1 {peer}"), 2);
+        let back = taken_back(&own, &peer);
+        assert_eq!(back.as_ref().map(|info| info.disk), expected, "{own:?} {peer:?}");
+        let Some(back) = back else { continue };
+        assert!(!Side { info: &back, role: Role::Secondary, tie: 0 }.invalidated());
+        assert_eq!((back.bits, back.current_uuid), (own.bits, own.current_uuid));
+        assert_ne!(back.flags & DeviceFlags::CONSISTENT, 0);
+        assert_ne!(own.disk, Consistent);
+        assert!(own.disk == Inconsistent || own.disk == Negotiating);
+    }
 }

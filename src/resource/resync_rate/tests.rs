@@ -87,6 +87,41 @@ fn an_idle_pipe_reaches_c_max_rate_from_drbds_defaults_within_two_seconds() {
 }
 
 #[test]
+fn a_few_mebibytes_are_copied_without_seconds_of_caution() {
+    // 24 MiB through a pipe that carries 200 MiB/s: 120 ms if nothing held it back.
+    let mut pipe = Pipe::new(&options(250, 0, 250), 200 * MIB, 1);
+    pipe.run(300, false);
+    assert!(pipe.completed >= 24 * MIB, "{} KiB", pipe.completed >> 10);
+    // A slow and long one is not flooded by that.
+    let mut pipe = Pipe::new(&options(250, 0, 250), 4 * MIB, 80);
+    for _ in 0..40 {
+        pipe.run(50, false);
+        assert!(pipe.latency_ms <= 80 + 2 * IDLE_DELAY_MS, "{} ms", pipe.latency_ms);
+    }
+    // Beside application I/O it is as careful as ever.
+    let mut pipe = Pipe::new(&options(250, 0, 250), 200 * MIB, 1);
+    pipe.run(1000, true);
+    assert!(pipe.resync.rate < 2 * MIB, "{}", pipe.resync.rate);
+}
+
+#[test]
+fn at_the_start_the_rate_doubles_by_itself_where_nothing_is_asked_for_meanwhile() {
+    let mut resync = ResyncRate::new(&options(250, 102_400, 250), at(0), 10 * MIB);
+    resync.requested(MIB);
+    // Nothing has come back: the pipe is not known, and the next request is a matter of the rate.
+    assert_eq!(resync.next_time(at(1)), Some(at(512)));
+    resync.completed(at(5), MIB, 5);
+    let mut now = at(5);
+    let mut doubled = 0;
+    while let Some(due) = resync.next_time(now) {
+        now = due;
+        doubled += 1;
+        assert!(doubled < 20 && resync.allowance(now, false) <= MIB);
+    }
+    assert!(now < at(80), "{now:?}");
+}
+
+#[test]
 fn c_max_rate_zero_is_no_limit_and_the_pipe_is_filled_but_not_flooded() {
     for (carries, distance) in [(20 * MIB, 1), (500 * MIB, 0), (100 * MIB, 80)] {
         let mut pipe = Pipe::new(&options(250, 0, 250), carries, distance);
@@ -101,8 +136,12 @@ fn c_max_rate_zero_is_no_limit_and_the_pipe_is_filled_but_not_flooded() {
 fn a_rate_that_the_window_holds_back_does_not_grow() {
     let mut pipe = Pipe::new(&options(250, 0, 250), 500 * MIB, 10);
     pipe.window = MIB;
+    // It carries 90 MiB/s; at the start the rate overshoots that by a few doublings, and no more.
+    pipe.run(300, false);
+    assert!(pipe.resync.rate < 1000 * MIB, "{}", pipe.resync.rate);
+    let rate = pipe.resync.rate;
     pipe.run(3000, false);
-    assert!(pipe.resync.rate < 500 * MIB, "{}", pipe.resync.rate);
+    assert_eq!(pipe.resync.rate, rate);
 }
 
 #[test]

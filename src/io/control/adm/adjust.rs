@@ -8,7 +8,7 @@ use crate::control::arguments::OptionWords;
 use crate::control::scope::Scope;
 use crate::control::target::Target;
 use crate::control::{Report, Request, dry_run};
-use crate::resource::{Command, DiskOptions, Options, VolumeNumber};
+use crate::resource::{AdminResult, Command, DiskOptions, Options, VolumeNumber};
 
 use super::client::Client;
 use super::configuration::Configuration;
@@ -17,6 +17,8 @@ use super::{Failure, Outcome, Session, for_each, print};
 
 /// What of the `disk` options is of a volume toward a peer.
 const OF_PEER_DEVICES: [&str; 3] = ["resync-rate", "c-max-rate", "c-min-rate"];
+/// The refusal of an `attach` of what is attached.
+const ATTACHED: i32 = 124;
 
 impl Session {
     /// Makes what runs as the configuration says; with `-d` says how.
@@ -244,36 +246,45 @@ impl Run<'_> {
             Step::Attach(volume) if steps.contains(&Step::Detach(volume)) => {
                 self.step(Step::Attach(volume)).map_err(|failure| self.restore(volume, failure))
             }
+            Step::Attach(volume) => match self.order(Step::Attach(volume))? {
+                // Somebody was quicker: a daemon that was started anew brings up what was up.
+                Err(refusal) if refusal.code == ATTACHED => Ok(()),
+                answer => told(&self.definition.name, answer),
+            },
             step => self.step(step),
         })
     }
 
     fn step(&mut self, step: Step) -> Outcome {
+        let answer = self.order(step)?;
+        told(&self.definition.name, answer)
+    }
+
+    fn order(&mut self, step: Step) -> Result<AdminResult, Failure> {
         let name = self.definition.name.clone();
         let definition = Box::new(self.definition.clone());
         // What still differs is for the next step, and no news.
         let quiet = matches!(step, Step::Attach(_) | Step::Connect(_));
         let request = match step {
-            Step::Up => return up(self.client, self.definition),
+            Step::Up => Request::Up { definition },
             Step::Options(_) => Request::Options {
-                resource: name.clone(),
+                resource: name,
                 options: Box::new(definition.options.clone()),
                 volumes: own_options(self.own),
                 resync_after: own_after(self.own),
                 secrets: definition.secrets.clone(),
             },
             Step::Paths => Request::Paths { definition },
-            Step::Detach(volume) => Request::Order {
-                resource: name.clone(),
-                command: Command::Detach { volume, force: false },
-            },
+            Step::Detach(volume) => {
+                Request::Order { resource: name, command: Command::Detach { volume, force: false } }
+            }
             Step::Attach(volume) => Request::Attach { definition, volume },
             Step::Connect(peer) => {
                 Request::Connect { definition, peer, discard_my_data: false, tentative: false }
             }
         };
         let answer = self.client.order(&request)?;
-        told(&name, if quiet { answer.map(|_| String::new()) } else { answer })
+        Ok(if quiet { answer.map(|_| String::new()) } else { answer })
     }
 
     /// Whether the disk that the configuration names could be attached. The old one is still there.

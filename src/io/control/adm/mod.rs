@@ -119,12 +119,14 @@ impl Session {
             }
             Verb::ShowGi(targets) => self.generations(&targets.targets, true),
             Verb::GetGi(targets) => self.generations(&targets.targets, false),
+            Verb::DumpXml(targets) => self.dump_xml(&targets.targets),
             Verb::Dump(targets) => self.dump(&targets.targets),
             Verb::Status { verbose, statistics, json, color, targets } => {
                 let detail = crate::control::status_text::Detail { verbose, statistics };
                 self.status(&targets.targets, detail, json, color)
             }
             Verb::Role(targets) => self.role(&targets.targets),
+            Verb::PeerRole(targets) => self.peer_role(&targets.targets),
             Verb::Cstate(targets) => self.cstate(&targets.targets),
             Verb::Dstate(targets) => self.dstate(&targets.targets),
             Verb::Why { json, targets } => self.why(&targets.targets, json),

@@ -1,5 +1,6 @@
 //! Orders to the daemon: whom they are for, what is asked before, and what becomes of them.
 
+use crate::config::{Host, HostVolume, nbd_device};
 use crate::control::arguments::{ForceWord, Verb};
 use crate::control::target::Target;
 use crate::control::{Report, Request, age, human};
@@ -155,8 +156,12 @@ impl Session {
             |_: Option<u16>, _: Option<u8>| Command::Primary { force: force.map(Into::into) };
         self.running(targets, Wide::Resource, ask, &command)?;
         if terminal::is_person() {
+            let configuration = self.configuration().ok();
             for (_, report) in self.reports(targets)? {
-                complain(&attach_lines(&report));
+                let all = configuration.as_ref();
+                let definition = all.and_then(|all| all.config().resource(&report.status.name));
+                let own = definition.and_then(|one| one.local(&report.status.node_name));
+                complain(&attach_lines(&report, own));
             }
         }
         Ok(())
@@ -426,18 +431,15 @@ fn ask_for_force(report: &Report, word: ForceWord) -> Outcome {
              ({all}) is overwritten with nothing."
         ),
     };
-    let (meaning, since) = match connected {
-        true => ("the node whose data is lost", String::new()),
-        false => (
-            "the node whose data is lost",
-            format!(" {other} has not been connected for {} s.", peer.since_ms / 1000),
-        ),
+    let since = match connected {
+        true => String::new(),
+        false => format!(" {other} has not been connected for {}.", age(peer.since_ms / 1000)),
     };
-    terminal::confirm(&format!("{danger}{since}"), meaning, other)
+    terminal::confirm(&format!("{danger}{since}"), "the node whose data is lost", other)
 }
 
-/// How the volumes become block devices.
-fn attach_lines(report: &Report) -> String {
+/// How the volumes become block devices: those that the configuration names, where it can be read.
+fn attach_lines(report: &Report, own: Option<&Host>) -> String {
     let single = report.status.devices.len() == 1;
     let lines: Vec<String> = report
         .status
@@ -448,9 +450,11 @@ fn attach_lines(report: &Report) -> String {
                 true => report.status.name.clone(),
                 false => format!("{}/{}", report.status.name, device.volume),
             };
+            let volume = own.and_then(|own| own.volumes.get(&device.volume));
+            let node = volume.map_or_else(|| nbd_device(device.minor), HostVolume::nbd_device);
             format!(
-                "block device: nbd-client -unix {} /dev/nbd{} -N {export} -b 4096",
-                report.nbd_socket, device.minor
+                "block device: nbd-client -unix {} -N {export} -persist -timeout 300 {node}",
+                report.nbd_socket
             )
         })
         .collect();
@@ -461,6 +465,19 @@ fn attach_lines(report: &Report) -> String {
 mod tests {
     use super::*;
     use crate::control::fixtures;
+
+    #[test]
+    fn the_device_is_the_one_of_the_configuration() {
+        let report = fixtures::healthy();
+        let line = |own: Option<&Host>| attach_lines(&report, own);
+        let text = "resource r0 { \
+            volume 0 { device /dev/nbd3 minor 7; disk /dev/vg0/r0; meta-disk internal; } \
+            on alice { node-id 0; address 10.0.0.1:7789; } \
+            on bob { node-id 1; address 10.0.0.2:7789; } }";
+        let config = crate::config::load(&crate::config::OneFile(text), "r0.res");
+        assert!(line(config.resources[0].local("alice")).ends_with(" -timeout 300 /dev/nbd3"));
+        assert!(line(None).ends_with(" /dev/nbd0"));
+    }
 
     #[test]
     fn a_promotion_beside_a_peer_that_was_primary_is_asked_for() {

@@ -23,11 +23,11 @@ use crate::control::target::Target;
 use crate::resource::{NodeId, Reason};
 use crate::secret::{CHALLENGE_SIZE, Exchange, Failure as Refusal, Party, SecretError};
 use crate::wire::{
-    BODY_MAX, Description, FEATURE_PROBE, FEATURE_SECRET, Features, HEADER_SIZE, Packet, VERSIONS,
-    decode, decode_header, encode_header,
+    BODY_MAX, Description, FEATURE_INQUIRY, FEATURE_SECRET, Features, HEADER_SIZE, Packet,
+    VERSIONS, decode, decode_header, encode_header,
 };
 
-/// Small probes, for the round trip.
+/// Small echoes, for the round trip.
 const ROUNDS: u64 = 10;
 /// Bytes of the large one; it goes in pieces of [`BODY_MAX`], one after the other.
 const LARGE: usize = 1 << 20;
@@ -225,7 +225,7 @@ impl Asking<'_> {
         link.send(&Packet::Features(Features {
             version_min: *VERSIONS.start(),
             version_max: *VERSIONS.end(),
-            features: FEATURE_PROBE | secret,
+            features: FEATURE_INQUIRY | secret,
             node_id: self.own,
             peer_node_id: self.peer.node_id,
             resource: name.clone(),
@@ -367,7 +367,7 @@ impl Asking<'_> {
     }
 }
 
-/// Small probes one after the other: the shortest, the longest, the mean.
+/// Small echoes one after the other: the shortest, the longest, the mean.
 fn rounds(link: &mut Link) -> Asked<(Duration, Duration, Duration)> {
     let mut times = Vec::new();
     for sequence in 0..ROUNDS {
@@ -411,9 +411,9 @@ impl Link {
     fn echo(&mut self, sequence: u64, length: usize) -> Asked<Duration> {
         let bytes: Vec<u8> = (0..length).map(|at| (at as u64 + sequence) as u8).collect();
         let begun = Instant::now();
-        self.send(&Packet::Probe { sequence, bytes: bytes.clone() })?;
-        match self.next("the answer to a probe")? {
-            Packet::ProbeAnswer { sequence: s, bytes: b } if s == sequence && b == bytes => {
+        self.send(&Packet::Echo { sequence, bytes: bytes.clone() })?;
+        match self.next("the answer to an echo")? {
+            Packet::EchoReply { sequence: s, bytes: b } if s == sequence && b == bytes => {
                 Ok(begun.elapsed())
             }
             _ => other("the bytes came back changed", "test the network cards and cables."),

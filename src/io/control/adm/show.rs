@@ -1,4 +1,4 @@
-//! `status`, `role`, `cstate`, `dstate`, `why`, `dump`: what only looks.
+//! `status`, `role`, `peer-role`, `cstate`, `dstate`, `why`, `dump`, `dump-xml`: what only looks.
 
 use std::io::IsTerminal as _;
 
@@ -39,17 +39,26 @@ impl Session {
 
     /// One line for monitoring, whose exit codes are its own.
     pub(super) fn check(&self, targets: &[Target]) -> Outcome {
-        let chosen = self.reports(targets).map_err(|failure| {
+        let unknown = |failure: Failure| {
             // The line belongs to standard output; nothing more is said.
             let _ = print(&check::unknown(&failure.text));
             Failure::new(3, "")
-        })?;
-        let mut reports: Vec<Report> = chosen.into_iter().map(|(_, report)| report).collect();
-        self.find_differences(&mut reports);
-        let down = match targets.iter().all(|target| target.resource().is_none()) {
-            true => self.not_up_here(&reports),
-            false => Vec::new(),
         };
+        let all = self.client().and_then(|mut client| client.reports(None)).map_err(unknown)?;
+        let named: Vec<&str> = targets.iter().filter_map(Target::resource).collect();
+        let of_all = named.len() < targets.len().max(1);
+        let defined = self.not_up_here(&all);
+        let down: Vec<String> =
+            defined.into_iter().filter(|name| of_all || named.contains(&&**name)).collect();
+        let is_known = |name: &&&str| {
+            down.iter().any(|one| one == *name) || all.iter().any(|one| one.status.name == **name)
+        };
+        if let Some(name) = named.iter().find(|name| !is_known(name)) {
+            return Err(unknown(self.no_such_resource(name, &all)));
+        }
+        let is_meant = |report: &Report| of_all || named.contains(&&*report.status.name);
+        let mut reports: Vec<Report> = all.into_iter().filter(is_meant).collect();
+        self.find_differences(&mut reports);
         let (line, level) = check::line(&reports, &down);
         print(&line)?;
         match level {
@@ -69,6 +78,16 @@ impl Session {
 
     pub(super) fn role(&self, targets: &[Target]) -> Outcome {
         for_each(self.reports(targets)?, |(_, report)| print(&status_text::role(&report)))
+    }
+
+    /// Unknown, where the peer is not connected.
+    pub(super) fn peer_role(&self, targets: &[Target]) -> Outcome {
+        for_each(self.reports(targets)?, |(target, report)| {
+            for connection in connections(&report, &target)? {
+                print(&format!("{}\n", connection.peer_role))?;
+            }
+            Ok(())
+        })
     }
 
     pub(super) fn cstate(&self, targets: &[Target]) -> Outcome {
@@ -112,5 +131,19 @@ impl Session {
             };
             print(&crate::config::dump(&one))
         })
+    }
+
+    /// The same for programs: those that are refused, or are not of this node, are left out.
+    pub(super) fn dump_xml(&self, targets: &[Target]) -> Outcome {
+        let configuration = self.configuration()?;
+        let all = [Target::All];
+        let targets = if targets.is_empty() { &all } else { targets };
+        let mut chosen = Vec::new();
+        let outcome = configuration.for_each(targets, |_, definition, _| {
+            chosen.push(definition.clone());
+            Ok(())
+        });
+        print(&crate::config::dump_xml(configuration.path(), &chosen))?;
+        outcome
     }
 }

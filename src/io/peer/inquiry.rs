@@ -2,22 +2,22 @@
 //! nothing of it.
 //!
 //! Invariants:
-//! - A socket is a probe from its Features to its end: nothing that it says reaches the core, and
+//! - A socket is an inquiry from its Features to its end: nothing that it says reaches the core, and
 //!   nothing of this node's state changes.
 //! - Where there is a secret, it is proved first.
-//! - At most [`PROBES_MAX`] at a time, each for [`PROBE_MS`]; what waits to be sent to one is
+//! - At most [`INQUIRIES_MAX`] at a time, each for [`INQUIRY_MS`]; what waits to be sent to one is
 //!   bounded.
 
 use super::gate::{Stopped, Taken};
 use super::*;
 use crate::resource::ResourceConfig;
 use crate::secret::SecretError;
-use crate::wire::{Description, FEATURE_PROBE, FEATURE_SECRET, VERSIONS};
+use crate::wire::{Description, FEATURE_INQUIRY, FEATURE_SECRET, VERSIONS};
 
-/// Probes at a time.
-const PROBES_MAX: usize = 4;
+/// Inquiries at a time.
+const INQUIRIES_MAX: usize = 4;
 /// How long one may last, ms.
-const PROBE_MS: u64 = 30_000;
+const INQUIRY_MS: u64 = 30_000;
 /// Bytes that may wait to be sent back.
 const ECHO_MAX: usize = 1 << 20;
 
@@ -28,9 +28,9 @@ pub(super) struct Own {
     description: Description,
 }
 
-/// A socket that is a probe.
+/// A socket that is an inquiry.
 #[derive(Debug)]
-pub(super) struct Probe {
+pub(super) struct Inquiry {
     /// What it has said, until it is looked at.
     features: Option<Features>,
     /// When it ends at the latest.
@@ -55,11 +55,12 @@ impl Own {
 }
 
 impl Peers {
-    /// A probe has said who it is: it is taken away from the core.
-    pub(super) fn begin_probe(&mut self, io: &mut Context, id: SocketId) {
-        let probes = self.sockets.values().filter(|socket| socket.probe.is_some()).count();
+    /// An inquiry has said who it is: it is taken away from the core.
+    pub(super) fn begin_inquiry(&mut self, io: &mut Context, id: SocketId) {
+        let inquiries = self.sockets.values().filter(|socket| socket.inquiry.is_some()).count();
         let Some(socket) = self.sockets.get_mut(&id) else { return };
-        let Some(features) = socket.probe.as_mut().and_then(|probe| probe.features.take()) else {
+        let Some(features) = socket.inquiry.as_mut().and_then(|inquiry| inquiry.features.take())
+        else {
             return;
         };
         io.forget_socket(id);
@@ -68,7 +69,7 @@ impl Peers {
         let is_peer = |path: &PeerPath| {
             path.peer == features.node_id && canonical(path.remote.ip()) == sender
         };
-        let fits = probes <= PROBES_MAX
+        let fits = inquiries <= INQUIRIES_MAX
             && features.resource == io.name
             && features.peer_node_id == self.own.node_id
             && features.dialled
@@ -96,7 +97,7 @@ impl Peers {
         }
     }
 
-    /// What a probe is told when it has proved the secret.
+    /// What an inquiry is told when it has proved the secret.
     pub(super) fn describe(&mut self, id: SocketId) {
         let description = Packet::Description(Box::new(self.own.description.clone()));
         if let Some(socket) = self.sockets.get_mut(&id) {
@@ -106,38 +107,38 @@ impl Peers {
 }
 
 impl Socket {
-    /// It is a probe, and the core has been told that it is gone.
-    pub(super) fn is_probe(&self) -> bool {
-        self.probe.as_ref().is_some_and(|probe| probe.features.is_none())
+    /// It is an inquiry, and the core has been told that it is gone.
+    pub(super) fn is_inquiry(&self) -> bool {
+        self.inquiry.as_ref().is_some_and(|inquiry| inquiry.features.is_none())
     }
 
-    /// Whether the packet makes it a probe.
+    /// Whether the packet makes it an inquiry.
     pub(super) fn asks_only(&mut self, now: Time, packet: &Packet) -> bool {
         match packet {
             Packet::Features(features)
-                if features.features & FEATURE_PROBE != 0
+                if features.features & FEATURE_INQUIRY != 0
                     && self.accepted
                     && self.greeting.is_none() =>
             {
                 self.greeting = Some(features.features);
-                let until = now.after_ms(PROBE_MS);
-                self.probe = Some(Probe { features: Some(features.clone()), until });
+                let until = now.after_ms(INQUIRY_MS);
+                self.inquiry = Some(Inquiry { features: Some(features.clone()), until });
                 true
             }
             _ => false,
         }
     }
 
-    /// A packet of a probe. `true`: it has proved the secret, and is to be told what this node is.
-    pub(super) fn probe_says(&mut self, packet: Packet) -> Result<bool, Stopped> {
+    /// A packet of an inquiry. `true`: it has proved the secret, and is to be told what this node is.
+    pub(super) fn inquiry_says(&mut self, packet: Packet) -> Result<bool, Stopped> {
         let (answer, passed) = match self.gate.take(packet, true)? {
-            Taken::NotMine(Packet::Probe { sequence, bytes }) if self.is_probe() => {
+            Taken::NotMine(Packet::Echo { sequence, bytes }) if self.is_inquiry() => {
                 if self.outbox.bytes() > ECHO_MAX {
-                    return Err("a probe that does not read its answers".into());
+                    return Err("an inquiry that does not read its answers".into());
                 }
-                (Some(Packet::ProbeAnswer { sequence, bytes }), false)
+                (Some(Packet::EchoReply { sequence, bytes }), false)
             }
-            Taken::NotMine(_) => return Err("a packet that a probe does not have".into()),
+            Taken::NotMine(_) => return Err("a packet that an inquiry does not have".into()),
             Taken::Answered(answer) => (answer, false),
             Taken::Passed(answer) => (answer, true),
         };
