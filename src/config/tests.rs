@@ -233,6 +233,7 @@ fn every_wrong_statement_is_named_at_its_place() {
             "net { al-extents 100; }",
             "2:7 error `al-extents` has no place in net | write: disk { al-extents ...; }",
         ),
+        ("net { protocol Z; }", "2:16 error protocol does not take `Z` | one of: A, B, C"),
         (
             "net { after-sb-1pri consenus; }",
             "2:21 error after-sb-1pri does not take `consenus` | did you mean `consensus`?",
