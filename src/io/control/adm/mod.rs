@@ -224,7 +224,10 @@ fn volumes<'a>(report: &'a Report, target: &Target) -> Result<Vec<&'a DeviceStat
             Some(device) => Ok(vec![device]),
             None => Err(Failure::new(
                 10,
-                format!("{target}: Failure: (127) Device minor not allocated"),
+                format!(
+                    "{target}: Failure: (127) Device minor not allocated\n{}",
+                    crate::resource::NO_VOLUME
+                ),
             )),
         },
     }
