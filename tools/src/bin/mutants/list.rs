@@ -267,7 +267,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "discard-survives-generation",
         breaks: "an order to discard counts for generations that nobody has seen",
-        by: By::Tests(&["--lib", "resource::tests_end"]),
+        by: By::Tests(&["--lib", "resource::tests_disks"]),
         file: "src/resource/handshake.rs",
         old: "            Some((own, peer)) => same(own, current).then_some(peer),",
         new: "            Some((own, _)) => (same(own, current) || own != 0).then_some(0),",
