@@ -278,7 +278,8 @@ fn usage_and_names() {
     assert_eq!(code, 20);
     assert!(error.contains("give --run-dir a shorter one"), "{error}");
     let (code, _, error) = node.told("attach r0/7");
-    assert_eq!((code, error.as_str()), (10, "r0/7: Failure: (127) Device minor not allocated\n"));
+    let told = "r0/7: Failure: (127) Device minor not allocated\nr0 has volume 0.\n";
+    assert_eq!((code, error.as_str()), (10, told));
     for words in ["status r0", "role r0", "wait-sync --wfc-timeout 1 r0", "why r0"] {
         let (code, _, error) = node.told(words);
         assert_eq!(code, 10, "{words}: {error}");

@@ -33,7 +33,8 @@ fetch() {
         (
             cd target/fetched || exit
             rm -rf "$package".part "$package"_*.deb
-            apt-get download -qq "$package" >/dev/null 2>&1 &&
+            { apt-get download -qq "$package" || { apt-get update -qq && apt-get download -qq "$package"; }; } \
+                >/dev/null 2>&1 &&
                 dpkg -x "$package"_*.deb "$package.part" && mv "$package.part" "$package"
             rm -f "$package"_*.deb
         ) || true

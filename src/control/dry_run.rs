@@ -117,7 +117,9 @@ pub fn word(verb: &Verb) -> Option<(String, &[Target])> {
             ),
             &targets.targets,
         ),
-        Verb::ForgetPeer { targets, .. } => ("forget-peer".to_owned(), &targets.targets),
+        Verb::ForgetPeer { forced, targets } => {
+            (format!("forget-peer{}", flag(forced.force, "--force")), &targets.targets)
+        }
         Verb::WipeMd { forced, targets } => {
             (format!("wipe-md{}", flag(forced.force, "--force")), &targets.targets)
         }
@@ -200,6 +202,7 @@ mod tests {
             ("tandemadm down r0", "drbdsetup down r0\n"),
             ("tandemadm primary --force r0", "drbdsetup primary r0 --force\n"),
             ("tandemadm primary --force=blank all", "drbdsetup primary r0 --force=blank\n"),
+            ("tandemadm forget-peer --force r0:bob", "drbdsetup forget-peer r0:bob --force\n"),
             ("tandemadm detach r0/1", "drbdsetup detach r0/1\n"),
             ("tandemadm disconnect --force r0:bob", "drbdsetup disconnect r0:bob --force\n"),
             ("tandemadm verify r0 --start 1M", "drbdsetup verify r0 --start=2048\n"),

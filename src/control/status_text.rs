@@ -287,6 +287,15 @@ mod tests {
     }
 
     #[test]
+    fn what_a_verify_has_found_is_said_once() {
+        let mut report = fixtures::healthy();
+        report.status.connections[0].peer_devices[0].out_of_sync = 8192;
+        assert!(plain(&report).ends_with("    peer-disk:UpToDate out-of-sync:8\n"));
+        let all = resource(&report, Detail { verbose: true, statistics: true });
+        assert_eq!(all.matches(" out-of-sync:8").count(), 1, "{all}");
+    }
+
+    #[test]
     fn a_config_that_is_not_what_runs_is_said() {
         let mut report = fixtures::healthy();
         report.config_differs.push("timeout is 60, not 50".to_owned());

@@ -434,6 +434,11 @@ impl Resource {
         if let Some(refusal) = refusal {
             return self.reply(id, Err(refusal));
         }
+        if self.device(volume).loss != Loss::None {
+            // Not before it is durable whether it has survived its peer: outdated or not, it may
+            // be the only one that has what was acknowledged.
+            return self.run(id, Command::Outdate { volume }, Step::Settle);
+        }
         self.run(id, Command::Outdate { volume }, Step::Save);
         self.step_waits(1);
         if let Some(backing) = self.device(volume).backing.as_mut() {
@@ -477,19 +482,18 @@ impl Resource {
         self.save_superblock(volume, then);
     }
 
-    /// The loss, or the new current UUID, that `new-current-uuid` waited for is over.
-    pub(crate) fn new_uuid_settled(&mut self) {
-        let Some(Command::NewCurrentUuid { volume, .. }) =
-            self.running.as_ref().map(|running| running.command.clone())
-        else {
-            return;
-        };
+    /// The loss, or the new current UUID, that the order waited for is over.
+    pub(crate) fn settled(&mut self) {
+        let Some(volume) = self.order_volumes().first().copied() else { return };
         let device = &self.devices[&volume];
         if device.loss == Loss::None
             && !device.bumping
             && let Some(running) = self.running.take()
         {
-            self.new_uuid_by_order(running.id, volume, false);
+            match running.command {
+                Command::Outdate { .. } => self.outdate(running.id, volume),
+                _ => self.new_uuid_by_order(running.id, volume, false),
+            }
         }
     }
 }

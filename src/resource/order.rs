@@ -69,7 +69,7 @@ pub(crate) enum Step {
     AskVerify,
     /// invalidate, invalidate-remote, verify --repair: the peer is asked.
     AskResync,
-    /// new-current-uuid: a loss is being dealt with first.
+    /// new-current-uuid, outdate: a loss is being dealt with first.
     Settle,
     /// new-current-uuid --clear-bitmap: both disks are compared.
     Sample,
@@ -418,7 +418,7 @@ impl Resource {
                 let hint = self.late_refusal();
                 self.finish(Err(refuse(-23, &hint)));
             }
-            Step::Settle => self.new_uuid_settled(),
+            Step::Settle => self.settled(),
             Step::DetachIdle => self.order_detach_idle(),
             Step::Leave if self.connections.iter().all(|c| c.leaving.is_none()) => {
                 // A leave that ended as a loss: this node says durably that it survived, before it

@@ -207,3 +207,25 @@ fn a_number_that_grows_with_the_log_is_shown_only_when_it_is_durable() {
     pair.run(20);
     power_loss_before(&mut pair, image);
 }
+
+#[test]
+fn a_survivor_that_is_outdated_while_it_deals_with_the_loss_is_not_overwritten() {
+    let mut pair = synced_pair();
+    pair.write(0, 9, 99).unwrap();
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskFlush { .. });
+    // The Primary loses power, and with it what it had not flushed.
+    pair.lose_power(0);
+    pair.nodes[0].disk.blocks.remove(&9);
+    pair.run(100);
+    let outdate = pair.order(1, Command::Outdate { volume: 0 });
+    pair.run(1_000);
+    assert_eq!(pair.nodes[1].admin.get(&outdate), None, "it waits for the flush");
+    pair.nodes[1].unstall();
+    pair.run(1_000);
+    assert_eq!(pair.nodes[1].admin.remove(&outdate), Some(Ok(String::new())));
+    assert_eq!(pair.disk(1), DiskState::Outdated);
+    pair.up(0);
+    pair.run(12_000);
+    assert_eq!(pair.nodes[1].disk.blocks.get(&9), Some(&99), "refused, and asked");
+    assert_eq!(pair.status(1).connections[0].reason, Reason::ResyncRefused);
+}

@@ -58,6 +58,26 @@ fn a_write_that_waited_for_space_stays_before_those_that_came_after_it() {
 }
 
 #[test]
+fn two_disks_that_are_full_at_the_same_write_are_not_both_let_go() {
+    let mut pair = synced_pair();
+    for n in 0..2 {
+        pair.nodes[n].stall = is_write;
+    }
+    let id = pair.start_write(0, 21, 9);
+    pair.no_space(0);
+    assert_eq!(pair.disk(0), DiskState::UpToDate, "the peer may be as full");
+    pair.no_space(1);
+    pair.nodes[1].unstall();
+    pair.settle();
+    assert_eq!(pair.nodes[0].replies.get(&id), None, "it waits for space");
+    pair.nodes[0].unstall();
+    pair.run(2500);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));
+    assert_eq!((pair.disk(0), pair.disk(1)), (DiskState::UpToDate, DiskState::Diskless));
+    assert_eq!(pair.nodes[0].disk.blocks.get(&21), Some(&9));
+}
+
+#[test]
 fn an_attach_that_fails_is_answered_when_the_disk_is_closed() {
     let mut pair = synced_pair();
     pair.kill(1);

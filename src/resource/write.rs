@@ -300,11 +300,14 @@ impl Resource {
 
     /// The own disk is full and there is no other copy: the write is kept and tried again
     /// (DESIGN 7). Whether that is so. A peer that is being resynced from this disk is no copy of
-    /// it, even if it has the write: to let go of the disk would lose the volume.
+    /// it, even if it has the write: to let go of the disk would lose the volume. A peer that has not
+    /// answered the write yet may be as full: disks of one size fill up at the same write, and each
+    /// node would let go of its own for the other's.
     pub(crate) fn wait_for_space(&mut self, key: u64) -> bool {
         let request = self.requests.get(key).expect("a write under way");
-        let volume = request.volume;
-        if self.reading_peer(volume).is_some() || !self.devices[&volume].writable() {
+        let (volume, asked) = (request.volume, request.peers_pending != 0);
+        let other_copy = self.reading_peer(volume).is_some();
+        if !self.devices[&volume].writable() || other_copy && !asked {
             return false;
         }
         let device = self.device(volume);
@@ -312,7 +315,7 @@ impl Resource {
             device.no_space_since = None;
         }
         device.no_space.push_back(key);
-        if !std::mem::replace(&mut device.full, true) {
+        if !other_copy && !std::mem::replace(&mut device.full, true) {
             self.changed();
         }
         true

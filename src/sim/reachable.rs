@@ -90,6 +90,7 @@ const CONNECTION: &[(ConnectionState, &[ConnectionState])] = {
             &[
                 StandAlone,
                 Disconnecting,
+                Unconnected,
                 Timeout,
                 BrokenPipe,
                 NetworkFailure,
@@ -200,5 +201,5 @@ const ORDERS: &[(&str, &[&str])] = &[
     ("forget-peer", &["ok", "125"]),
     ("adjust", &["ok"]),
     ("down", &["ok", "-12", "-23"]),
-    ("SIGTERM", &["ok"]),
+    ("SIGTERM", &["ok", "-23"]),
 ];

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::ledger::{Burst, Ledger};
 use crate::pair::{DISK_SIZE, Node, Pair, assert_equal, run, text};
 use crate::plan::{Plan, disk_of};
+use crate::stage::Stage;
 use crate::wait::until;
 
 /// Rounds of random damage.
@@ -190,35 +191,35 @@ fn set_back_on_purpose(refused_before: bool) {
     pair.wait_synced();
     client.write(0, &[2; 4096], 0).expect("it is written");
     client.disconnect().expect("a clean end of the client");
-    pair.alice.ok(&["secondary", "r0"]);
     pair.bob.terminate();
     fs::copy(&image, &pair.bob.disk).expect("the image is put back");
+    if !refused_before {
+        pair.bob.start();
+        let mut stage = Stage::new(pair);
+        stage.run("set-back");
+        return is_as_set_back(&stage.pair);
+    }
+    pair.alice.ok(&["secondary", "r0"]);
     pair.alice.ok(&["down", "r0"]);
     pair.bob.start_up();
     assert!(pair.bob.dstate().starts_with("Outdated/"), "{}", pair.bob.dstate());
     let (alice, bob) = (&pair.alice, &pair.bob);
-    let promote = || {
-        bob.ok(&["primary", "--force=outdated", "r0"]);
-        bob.ok(&["secondary", "r0"]);
-    };
-    let replace = || {
-        alice.ok(&["create-md", "--force", "r0"]);
-        alice.ok(&["up", "r0"]);
-    };
-    if refused_before {
-        replace();
-        for node in [alice, bob] {
-            node.wait_connection("StandAlone", "resync-refused");
-            let why = node.ok(&["why", "r0"]);
-            assert!(why.contains("Next:  the source is Outdated or Inconsistent"), "{why}");
-        }
-        promote();
-        alice.ok(&["connect", "r0"]);
-        bob.ok(&["connect", "r0"]);
-    } else {
-        promote();
-        replace();
+    alice.ok(&["create-md", "--force", "r0"]);
+    alice.ok(&["up", "r0"]);
+    for node in [alice, bob] {
+        node.wait_connection("StandAlone", "resync-refused");
+        let why = node.ok(&["why", "r0"]);
+        assert!(why.contains("Next:  the source is Outdated or Inconsistent"), "{why}");
     }
+    bob.ok(&["primary", "--force=outdated", "r0"]);
+    bob.ok(&["secondary", "r0"]);
+    alice.ok(&["connect", "r0"]);
+    bob.ok(&["connect", "r0"]);
+    is_as_set_back(&pair);
+}
+
+/// Both disks are as the image was.
+fn is_as_set_back(pair: &Pair) {
     pair.wait_synced();
     pair.assert_equal_disks();
     assert_eq!(pair.alice.read_disk(4096), [1; 4096]);

@@ -79,6 +79,14 @@ impl OpenDisk {
         }
     }
 
+    /// This superblock is durable on it.
+    pub(crate) fn superblock_is_durable(&self, flags: u32, sequence: u64) {
+        let trust = self.trust.as_ref().filter(|_| flags & DeviceFlags::STANDS_IN != 0);
+        if trust.is_some_and(|trust| !trust.follow(sequence)) {
+            self.distrust();
+        }
+    }
+
     /// Runs the stages, each durable before the next one starts. Blocks.
     ///
     /// # Errors
@@ -187,10 +195,11 @@ pub fn open_disk(
     {
         meta.notes.push(format!("{}: the disk's size was not recorded: {error}", folder.display()));
     }
-    let subject = Subject::new(boot_id, geometry.device_uuid, &disks.data.file)
+    let sequence = meta.superblock.sequence;
+    let subject = Subject::new(boot_id, geometry.device_uuid, &disks.data.file, sequence)
         .map_err(|error| disks.data.io_error("looking at it", error))?;
-    meta.same_boot &= trusted.as_ref() == Some(&subject);
-    if let Some(Err(error)) = trust.as_ref().map(|trust| trust.give(&subject)) {
+    meta.same_boot &= trusted.is_some_and(|trusted| trusted.holds_of(&subject));
+    if let Some(Err(error)) = trust.as_ref().map(|trust| trust.give(subject)) {
         let path = path.display();
         meta.notes.push(format!(
             "{path}: not noted in the run folder: {error}; after a crash of tandemd this disk counts \

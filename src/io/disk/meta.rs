@@ -27,6 +27,8 @@ pub(super) struct Update {
     /// Each write is durable by itself.
     durable: bool,
     failed: Option<DiskError>,
+    /// Flags and sequence of the superblock, if it is one.
+    superblock: Option<(u32, u64)>,
 }
 
 impl Disks {
@@ -37,7 +39,12 @@ impl Disks {
             io.events.push_back(Event::MetaDone { tag, result });
             return;
         };
+        let superblock = match op {
+            MetaOp::Superblock(superblock) => Some((superblock.flags, superblock.sequence)),
+            _ => None,
+        };
         let update = Update {
+            superblock,
             stages: stages(&disk.open.geometry, op).into(),
             writes: Vec::new(),
             next: 0,
@@ -141,7 +148,10 @@ impl Disk {
     }
 
     fn update_ended(&mut self, io: &mut Context, tag: Tag, result: Result<(), DiskError>) {
-        self.updates.remove(&tag);
+        let update = self.updates.remove(&tag);
+        if let (Ok(()), Some((flags, sequence))) = (result, update.and_then(|u| u.superblock)) {
+            self.open.superblock_is_durable(flags, sequence);
+        }
         io.events.push_back(Event::MetaDone { tag, result });
     }
 }

@@ -13,7 +13,9 @@ use crate::resource::{AdminResult, Command, DiskOptions, Options, VolumeNumber};
 use super::client::Client;
 use super::configuration::Configuration;
 use super::orders::told;
-use super::{Failure, Outcome, Session, for_each, print};
+use super::{
+    Failure, Outcome, Session, for_each, names_of_peers, no_such_peer, no_such_volume, print,
+};
 
 /// What of the `disk` options is of a volume toward a peer.
 const OF_PEER_DEVICES: [&str; 3] = ["resync-rate", "c-max-rate", "c-min-rate"];
@@ -97,11 +99,10 @@ impl Session {
             if let Some(peer) = target.peer()
                 && !peers.any(|host| same_host(&host.name, peer))
             {
-                return Err(Failure::new(10, format!("{target}: there is no such peer")));
+                return Err(no_such_peer(target, names_of_peers(definition, own)));
             }
             if target.volume().is_some_and(|number| !own.volumes.contains_key(&number)) {
-                let text = format!("{target}: Failure: (127) Device minor not allocated");
-                return Err(Failure::new(10, text));
+                return Err(no_such_volume(target, own.volumes.keys().copied()));
             }
             let running = client.running(name)?.ok_or_else(|| super::gone(name))?;
             let mut wanted = (*running).clone();

@@ -3,7 +3,7 @@
 use crate::control::arguments::Verb;
 use crate::control::{Report, dry_run};
 
-use super::{Failure, Outcome, Session, print};
+use super::{Failure, Outcome, Session, names_of_peers, no_such_peer, no_such_volume, print};
 
 impl Session {
     /// What would be done, a line a step.
@@ -23,14 +23,13 @@ impl Session {
         let configuration = self.configuration()?;
         configuration.for_each(targets, |target, definition, own| {
             if target.volume().is_some_and(|number| !own.volumes.contains_key(&number)) {
-                let text = format!("{target}: Failure: (127) Device minor not allocated");
-                return Err(Failure::new(10, text));
+                return Err(no_such_volume(target, own.volumes.keys().copied()));
             }
             let mut peers = definition.peers(configuration.node());
             if let Some(peer) = target.peer()
                 && !peers.any(|host| crate::config::same_host(&host.name, peer))
             {
-                return Err(Failure::new(10, format!("{target}: there is no such peer")));
+                return Err(no_such_peer(target, names_of_peers(definition, own)));
             }
             let running = report_of(&definition.name);
             let mut steps = dry_run::Steps::new(definition, own, running);

@@ -10,7 +10,10 @@ use crate::control::target::Target;
 use crate::io::backing::{self, CreateError, CreateOptions, Identity};
 use crate::resource::{DeviceStatus, DiskState, NodeId, VolumeNumber};
 
-use super::{Failure, Outcome, Session, complain, connections, for_each, print, terminal, volumes};
+use super::{
+    Failure, Outcome, Session, complain, connections, for_each, names_of_peers, no_such_peer,
+    no_such_volume, print, terminal, volumes,
+};
 
 /// A lock that a killed daemon still holds is waited for so long.
 pub(super) const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -34,10 +37,7 @@ pub(super) fn chosen<'a>(
     let meant: Vec<(&VolumeNumber, &HostVolume)> =
         own.volumes.iter().filter(|(number, _)| is_meant(number)).collect();
     if meant.is_empty() {
-        return Err(Failure::new(
-            10,
-            format!("{target}: Failure: (127) Device minor not allocated"),
-        ));
+        return Err(no_such_volume(target, own.volumes.keys().copied()));
     }
     let disks: Vec<Chosen<'_>> = meant
         .into_iter()
@@ -182,7 +182,7 @@ fn detached(
         .filter(|host| target.peer().is_none_or(|peer| crate::config::same_host(&host.name, peer)))
         .collect();
     if meant.is_empty() {
-        return Err(Failure::new(10, format!("{target}: there is no such peer")));
+        return Err(no_such_peer(target, names_of_peers(definition, own)));
     }
     let found =
         backing::inspect(disk.disk, &disk.meta_disk).map_err(|error| refused(disk, &error))?;

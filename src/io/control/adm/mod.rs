@@ -23,11 +23,12 @@ mod wait;
 use std::ffi::OsString;
 use std::io::Write;
 
+use crate::config::{Definition, Host};
 use crate::control::Report;
 use crate::control::arguments::{self, Globals, Verb};
 use crate::control::scope::{Scope, check_scope};
 use crate::control::target::Target;
-use crate::resource::{ConnectionStatus, DeviceStatus, Refusal};
+use crate::resource::{ConnectionStatus, DeviceStatus, Refusal, VolumeNumber};
 
 use client::Client;
 use configuration::Configuration;
@@ -212,6 +213,32 @@ fn gone(name: &str) -> Failure {
     Failure::new(10, format!("{name}: No such resource\n{name} is not up: `tandemadm up {name}`."))
 }
 
+/// A volume that the resource does not have; `known`: those that it has.
+fn no_such_volume(target: &Target, known: impl Iterator<Item = VolumeNumber>) -> Failure {
+    let known: Vec<String> = known.map(|volume| volume.to_string()).collect();
+    let resource = target.resource().unwrap_or("all");
+    let text = format!(
+        "{target}: Failure: (127) Device minor not allocated\n{resource} has volume {}.",
+        known.join(", ")
+    );
+    Failure::new(10, text)
+}
+
+/// A peer that the resource does not have; `known`: those that it has.
+fn no_such_peer<'a>(target: &Target, known: impl Iterator<Item = &'a str>) -> Failure {
+    let known: Vec<&str> = known.collect();
+    let resource = target.resource().unwrap_or("all");
+    let text =
+        format!("{target}: there is no such peer\n{resource} has the peer {}.", known.join(", "));
+    Failure::new(10, text)
+}
+
+/// The other hosts of a resource.
+fn names_of_peers<'a>(definition: &'a Definition, own: &'a Host) -> impl Iterator<Item = &'a str> {
+    let others = definition.hosts.iter().filter(|host| host.node_id != own.node_id);
+    others.map(|host| host.name.as_str())
+}
+
 /// The volumes of a report that a target means.
 ///
 /// # Errors
@@ -222,10 +249,7 @@ fn volumes<'a>(report: &'a Report, target: &Target) -> Result<Vec<&'a DeviceStat
         None => Ok(devices.iter().collect()),
         Some(volume) => match devices.iter().find(|device| device.volume == volume) {
             Some(device) => Ok(vec![device]),
-            None => Err(Failure::new(
-                10,
-                format!("{target}: Failure: (127) Device minor not allocated"),
-            )),
+            None => Err(no_such_volume(target, devices.iter().map(|device| device.volume))),
         },
     }
 }
@@ -242,11 +266,7 @@ fn connections<'a>(
     let Some(peer) = target.peer() else { return Ok(all.iter().collect()) };
     match all.iter().find(|one| crate::config::same_host(&one.name, peer)) {
         Some(one) => Ok(vec![one]),
-        None => {
-            let names: Vec<&str> = all.iter().map(|one| one.name.as_str()).collect();
-            let text = format!("{target}: '{peer}' is not a peer here: {}", names.join(", "));
-            Err(Failure::new(10, text))
-        }
+        None => Err(no_such_peer(target, all.iter().map(|one| one.name.as_str()))),
     }
 }
 

@@ -7,7 +7,10 @@ use crate::control::{Report, Request, age, human};
 use crate::resource::{AdminResult, Command, ConnectionState, ConnectionStatus, DiskState, Role};
 
 use super::client::Client;
-use super::{Failure, Outcome, Session, complain, connections, for_each, print, terminal, volumes};
+use super::{
+    Failure, Outcome, Session, complain, connections, for_each, names_of_peers, no_such_peer,
+    no_such_volume, print, terminal, volumes,
+};
 
 /// An order that names what is running.
 #[derive(Clone, Copy)]
@@ -84,8 +87,7 @@ impl Session {
         configuration.for_each(targets, |target, definition, own| {
             let is_meant = |number: &u16| target.volume().is_none_or(|one| one == *number);
             if !own.volumes.keys().any(is_meant) {
-                let text = format!("{target}: Failure: (127) Device minor not allocated");
-                return Err(Failure::new(10, text));
+                return Err(no_such_volume(target, own.volumes.keys().copied()));
             }
             let with_disk = own.volumes.iter().filter(|(_, volume)| volume.disk.is_some());
             let meant: Vec<u16> = with_disk.map(|(number, _)| *number).filter(is_meant).collect();
@@ -112,7 +114,7 @@ impl Session {
                 .filter(|peer| is_meant(&peer.name))
                 .collect();
             if peers.is_empty() {
-                return Err(Failure::new(10, format!("{target}: there is no such peer")));
+                return Err(no_such_peer(target, names_of_peers(definition, own)));
             }
             if discard_my_data && !tentative {
                 let report = client.reports(Some(&definition.name))?.into_iter().next();

@@ -16,7 +16,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket, sockopt,
 };
 
-use super::{Failure, Outcome, Session, for_each, print};
+use super::{Failure, Outcome, Session, for_each, names_of_peers, no_such_peer, print};
 use crate::config::{Definition, Host, same_host};
 use crate::control::Report;
 use crate::control::target::Target;
@@ -69,7 +69,7 @@ impl Session {
                 |host: &&Host| target.peer().is_none_or(|peer| same_host(&host.name, peer));
             let peers: Vec<&Host> = others.filter(is_meant).collect();
             if peers.is_empty() {
-                return Err(Failure::new(10, format!("{target}: there is no such peer")));
+                return Err(no_such_peer(target, names_of_peers(definition, own)));
             }
             for_each(peers, |peer| ask(definition, own, peer, report))
         })

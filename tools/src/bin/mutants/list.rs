@@ -249,12 +249,12 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         new: "            Some(Step::AskResync) if first && self.order_volumes().is_empty() => {",
     },
     Mutant {
-        name: "taken-back-late",
-        breaks: "two disks given up: the source is taken back after the target has adopted",
+        name: "given-up-for-good",
+        breaks: "two disks given up: neither is taken back",
         by: By::Tests(&["--lib", "resource::tests_give_up"]),
-        file: "src/resource/session.rs",
-        old: "                self.take_back(volume);\n",
-        new: "",
+        file: "src/resource/generation.rs",
+        old: "    if !whole || side(peer).disk() != DiskState::Inconsistent {",
+        new: "    if !whole || side(peer).disk() != DiskState::Failed {",
     },
     Mutant {
         name: "given-up-before-answer",
@@ -267,7 +267,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "discard-survives-generation",
         breaks: "an order to discard counts for generations that nobody has seen",
-        by: By::Tests(&["--lib", "resource::tests_end"]),
+        by: By::Tests(&["--lib", "resource::tests_disks"]),
         file: "src/resource/handshake.rs",
         old: "            Some((own, peer)) => same(own, current).then_some(peer),",
         new: "            Some((own, _)) => (same(own, current) || own != 0).then_some(0),",
