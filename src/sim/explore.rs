@@ -33,6 +33,9 @@ use super::options::SimOptions;
 use turn::Start;
 pub use turn::{Blow, Turn};
 
+/// Blocks of each disk: a full sync is to have few steps.
+const BLOCKS: u64 = 8;
+
 /// One turn of a history, and the blow that strikes after so many of its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Move {
@@ -315,7 +318,7 @@ fn base(start: Start, keep: usize) -> Result<Cluster, String> {
 fn options() -> SimOptions {
     let mut options = SimOptions::of_seed(1);
     options.volumes = 1;
-    options.sizes = [300 * crate::resource::BLOCK_SIZE; 2];
+    options.sizes = [BLOCKS * crate::resource::BLOCK_SIZE; 2];
     options.al_block_sizes = [512; 2];
     options.initial_sync = false;
     options.workers = 1;

@@ -53,8 +53,8 @@ pub(super) struct Excuse {
     pub chosen: bool,
     /// A force was used in this run since both were last in sync.
     pub forced: bool,
-    /// The source was set back to an older image when its handshake was on its way: what the target
-    /// has adopted never comes.
+    /// The source's disk was set back to an older image, or replaced, when its handshake was on its
+    /// way: what the target has adopted never comes.
     pub set_back: bool,
 }
 
