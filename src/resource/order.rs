@@ -69,6 +69,12 @@ pub(crate) enum Step {
     Settle,
     /// new-current-uuid --clear-bitmap: both disks are compared.
     Sample,
+    /// resize: the own disk takes its room.
+    Grow,
+    /// resize: the peer's disk does.
+    PeerGrows,
+    /// resize: the handshake that agrees on the size.
+    Resize,
     /// The peer takes the new current UUID.
     PeerClears,
     /// This node does.
@@ -225,7 +231,7 @@ impl Resource {
     /// The order is refused if it is still in this step after [`PATIENCE_MS`]; in any other it waits
     /// for what it needs, and no time is set for it.
     fn is_refused_late(step: Step) -> bool {
-        matches!(step, Step::Drain | Step::Settle)
+        matches!(step, Step::Drain | Step::Settle | Step::PeerGrows)
     }
 
     fn start_order(&mut self, order: Order) {
@@ -248,6 +254,9 @@ impl Resource {
             Command::Repair { volume, peer, from } => self.repair(id, volume, peer, from),
             Command::NewCurrentUuid { volume, clear_bitmap } => {
                 self.new_uuid_by_order(id, volume, clear_bitmap);
+            }
+            Command::Resize { volume, size, assume_clean } => {
+                self.resize(id, volume, size, assume_clean);
             }
             Command::PauseSync { volume, peer, pause } => {
                 self.pause_sync(id, volume, peer, pause);
@@ -376,6 +385,9 @@ impl Resource {
             Step::Save => self.finish(Ok(String::new())),
             Step::ClearSave => self.cleared(),
             Step::Sample
+            | Step::Grow
+            | Step::PeerGrows
+            | Step::Resize
             | Step::PeerClears
             | Step::Attach
             | Step::AskPeer
@@ -403,6 +415,10 @@ impl Resource {
                 self.finish(Err(refuse(-18, hint)));
             }
             Step::Settle => self.new_uuid_settled(),
+            Step::PeerGrows if late => {
+                let hint = "The peer's disk does not answer: `tandemadm why` there.";
+                self.resize_ends(Err(refuse(-23, hint)));
+            }
             Step::Clients => self.clients_may_have_left(),
             Step::Drain if self.is_idle() => self.order_drained(),
             Step::Drain if late => {
@@ -448,7 +464,8 @@ impl Resource {
             Some(
                 Command::Detach { volume, .. }
                 | Command::Outdate { volume }
-                | Command::NewCurrentUuid { volume, .. },
+                | Command::NewCurrentUuid { volume, .. }
+                | Command::Resize { volume, .. },
             ) => vec![*volume],
             _ => self.volumes(),
         }

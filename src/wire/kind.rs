@@ -116,6 +116,8 @@ kinds! {
     Packet::Sample { .. } => Sample = 56, Shape::RangeAndBody(PAYLOAD_MAX, 4);
     Packet::SampleAnswer { .. } => SampleAnswer = 57, Shape::Bare;
     Packet::ClearBitmap { .. } => ClearBitmap = 58, Shape::Bare;
+    Packet::Resize { .. } => Resize = 59, Shape::Bare;
+    Packet::ResizeAnswer { .. } => ResizeAnswer = 60, Shape::Bare;
     Packet::Ping => Ping = 64, Shape::Bare;
     Packet::PingAck => PingAck = 65, Shape::Bare;
     Packet::Probe { .. } => Probe = 66, Shape::Body(BODY_MAX);

@@ -49,7 +49,7 @@ pub const VERIFY_DIGESTS_MAX: usize = VERIFY_BLOCKS_MAX * VerifyAlg::SIZE_MAX;
 /// Most words of bitmap in one [`Packet::Bitmap`].
 pub const BITMAP_WORDS_MAX: usize = 8192;
 /// The protocol versions that this build speaks.
-pub const VERSIONS: std::ops::RangeInclusive<u16> = 2..=2;
+pub const VERSIONS: std::ops::RangeInclusive<u16> = 3..=3;
 
 /// Feature bit: the sender has a shared secret, and does not speak to who has none.
 pub const FEATURE_SECRET: u32 = 1;
@@ -415,6 +415,20 @@ pub enum Packet {
         /// The current UUID of both.
         uuid: u64,
     },
+    /// The volume is to grow: take the room that the receiver's disk has, and say how much it is.
+    Resize {
+        /// Volume.
+        volume: VolumeNumber,
+    },
+    /// The answer.
+    ResizeAnswer {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Bytes that the disk offers.
+        size: u64,
+        /// 0, or DRBD's number why not: negative, or 100 and above.
+        code: i32,
+    },
     /// Are you there?
     Ping,
     /// Yes.
@@ -491,7 +505,9 @@ impl Packet {
             | Self::StartResync { volume, .. }
             | Self::Sample { volume, .. }
             | Self::SampleAnswer { volume, .. }
-            | Self::ClearBitmap { volume, .. } => Some(*volume),
+            | Self::ClearBitmap { volume, .. }
+            | Self::Resize { volume }
+            | Self::ResizeAnswer { volume, .. } => Some(*volume),
         }
     }
 

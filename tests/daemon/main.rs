@@ -43,6 +43,7 @@ mod policies;
 mod qsd;
 mod refusals;
 mod relay;
+mod resize;
 mod restart;
 mod second_day;
 mod secret;

@@ -38,7 +38,7 @@ impl Disks {
             return;
         };
         let update = Update {
-            stages: stages(&disk.open.geometry, op).into(),
+            stages: stages(&disk.open.geometry(), op).into(),
             writes: Vec::new(),
             next: 0,
             under_way: 0,
