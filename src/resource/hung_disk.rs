@@ -3,6 +3,7 @@
 //! Invariants:
 //! - An operation that has not ended within `disk-timeout` fails its disk, as an I/O error does. Its
 //!   buffers stay in use until the system gives them back, and so does the disk.
+//! - A move of metadata (`resize`) is no single operation: it is called hung, and given up by order only.
 //! - Nobody is kept for ever by a disk that hangs: an attach is refused, a `down` goes on without it,
 //!   and the end of the daemon also without a peer whose disk hangs.
 //! - Time that this process did not run is not the disk's.
