@@ -6,10 +6,12 @@
 //! - The exported size grows by a handshake and by nothing else, and only in an open session of two
 //!   UpToDate disks without a bit.
 
+use std::cmp::Ordering;
+
 use super::order::{NO_VOLUME, Step, refuse};
 use super::{
     Action, AdminResult, BLOCK_SIZE, Command, DiskError, DiskState, LogLevel, Pending, Refusal,
-    Resource, SocketId, Tag, VolumeNumber,
+    Resource, SocketId, Tag, Time, VolumeNumber,
 };
 use crate::meta::{MOVE_SEQUENCES, MetaOp};
 use crate::wire::Packet;
@@ -116,7 +118,9 @@ impl Resource {
     pub(crate) fn write_meta(&mut self, tag: Tag, volume: VolumeNumber, op: MetaOp) {
         let Some(backing) = self.device(volume).backing.as_mut() else { return };
         if let Some(growing) = backing.growing.as_mut() {
-            return growing.held.push((tag, op));
+            growing.held.push((tag, op));
+            // It is not the disk that keeps it.
+            return self.begins(tag, super::hung_disk::NEVER);
         }
         backing.meta_writes += 1;
         self.emit(Action::Meta { tag, volume, op });
@@ -138,8 +142,7 @@ impl Resource {
         growing.started = true;
         // The disk counts on by itself.
         backing.superblock.sequence += MOVE_SEQUENCES;
-        backing.outstanding += 1;
-        let tag = Tag(self.tags.insert((volume, super::hung_disk::NEVER, Pending::Growing)));
+        let tag = self.disk_tag(volume, Pending::Growing);
         self.emit(Action::GrowDisk { tag, volume });
     }
 
@@ -175,6 +178,7 @@ impl Resource {
                 superblock.data_size = size;
                 superblock.sequence = sequence;
             }
+            self.begins(tag, self.now);
             self.write_meta(tag, volume, op);
         }
         if let Err(refusal) = &answer {
@@ -182,6 +186,13 @@ impl Resource {
             self.log(LogLevel::Warning, text);
         }
         self.grown_for(volume, growing.asker, answer);
+    }
+
+    /// A metadata write is under way since then, for who looks at disks that hang.
+    fn begins(&mut self, tag: Tag, at: Time) {
+        if let Some((_, since, _)) = self.tags.get_mut(tag.0) {
+            *since = at;
+        }
     }
 
     /// The disk has failed: what waited is never written.
@@ -232,6 +243,11 @@ impl Resource {
                 "The disk here has room for {size} bytes of data: make it larger, then try again."
             );
             return self.resize_ends(Err(refuse(111, &hint)));
+        }
+        let now = self.now;
+        if let Some(running) = self.running.as_mut() {
+            // The peer has its own patience, however long the own disk has taken.
+            running.since = now;
         }
         self.step(Step::PeerGrows);
         self.send(c, Packet::Resize { volume }, None);
@@ -292,10 +308,15 @@ impl Resource {
         let target = own.min(offered);
         let target = if wanted == 0 { target } else { target.min(wanted) };
         if target <= now {
-            let less = if offered < own { peer.as_str() } else { self.config.node_name.as_str() };
+            let node = &self.config.node_name;
+            let text = match offered.cmp(&own) {
+                Ordering::Less => format!("the disk of {peer} has"),
+                Ordering::Greater => format!("the disk of {node} has"),
+                Ordering::Equal => "both disks have".to_owned(),
+            };
             let text = format!(
-                "the size stays {now} bytes: the disk of {less} has no more room ({own} bytes here, \
-                 {offered} on {peer})"
+                "the size stays {now} bytes: {text} no more room ({own} bytes here, {offered} on \
+                 {peer})"
             );
             self.resize_ends(Ok(text));
             return true;

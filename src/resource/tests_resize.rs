@@ -284,3 +284,233 @@ fn the_target_takes_the_size_when_its_bits_are_durable_and_not_before() {
     pair.synced();
     assert_eq!([pair.durable_size(0), pair.durable_size(1)], [MORE, MORE]);
 }
+
+fn moves(action: &Action) -> bool {
+    matches!(action, Action::GrowDisk { .. })
+}
+
+fn set_options(pair: &mut Pair, n: usize, set: impl Fn(&mut Options)) {
+    let mut options = super::tests_pair::config(u8::try_from(n).unwrap()).options;
+    set(&mut options);
+    let volumes = std::collections::BTreeMap::new();
+    pair.admin(n, Command::SetOptions { options: Box::new(options), volumes }).unwrap();
+}
+
+#[test]
+fn a_disk_that_hangs_in_its_move_is_named_and_can_be_given_up() {
+    for by in [0, 1] {
+        let mut pair = synced_pair();
+        pair.make_room([MORE, MORE]);
+        pair.nodes[0].stall = moves;
+        let id = pair.order(by, resize(false));
+        pair.run(8_000);
+        assert!(pair.status(0).devices[0].hung_ms.is_some(), "by {by}");
+        let waits = pair.core(by).order_waits_for(pair.now);
+        assert!(waits.contains(["the disk of", "the answer of the peer"][by]), "{waits}");
+        let give_up = pair.order(0, Command::Detach { volume: 0, force: true });
+        pair.run(60_000);
+        assert!(pair.nodes[by].admin[&id].is_err(), "by {by}");
+        assert!(pair.nodes[0].admin[&give_up].is_ok(), "by {by}");
+        assert_eq!(pair.write(0, 3, 3), Ok(None));
+        pair.nodes[0].unstall();
+        pair.run(100);
+        pair.attach(0).unwrap();
+        pair.synced();
+    }
+}
+
+#[test]
+fn a_node_whose_disk_hangs_in_its_move_goes_down() {
+    for (by, shutdown) in [(0, false), (0, true), (1, true)] {
+        let mut pair = synced_pair();
+        pair.make_room([MORE, MORE]);
+        pair.nodes[1].stall = moves;
+        let id = pair.order(by, resize(false));
+        pair.run(1_000);
+        let down = pair.order(1, Command::Down { shutdown });
+        pair.run(100_000);
+        assert!(pair.nodes[by].admin[&id].is_err(), "by {by} {shutdown}");
+        assert!(pair.nodes[1].admin[&down].is_ok(), "by {by} {shutdown}");
+    }
+}
+
+#[test]
+fn the_peer_has_its_own_time_after_a_move_that_took_long() {
+    let mut pair = synced_pair();
+    pair.make_room([MORE, MORE]);
+    pair.nodes[0].stall = moves;
+    pair.nodes[1].stall = moves;
+    let id = pair.order(0, resize(false));
+    pair.run(40_000);
+    pair.nodes[0].unstall();
+    pair.run(20_000);
+    assert_eq!(pair.nodes[0].admin.get(&id), None);
+    pair.nodes[1].unstall();
+    pair.run(1_000);
+    assert!(pair.nodes[0].admin[&id].is_ok());
+    pair.synced();
+}
+
+#[test]
+fn a_long_move_is_neither_a_failure_nor_the_fault_of_the_metadata_that_waits_for_it() {
+    let mut pair = synced_pair();
+    set_options(&mut pair, 0, |options| options.disk_timeout_ms = 3_000);
+    pair.make_room([MORE, MORE]);
+    pair.nodes[0].stall = moves;
+    let id = pair.order(0, resize(false));
+    let write = pair.start_write(0, 2048, 9);
+    pair.run(20_000);
+    assert_eq!(pair.disk(0), DiskState::UpToDate);
+    // After it they have as long as any other.
+    pair.nodes[0].stall = |action| matches!(action, Action::Meta { .. });
+    pair.nodes[0].unstall();
+    pair.run(1_000);
+    assert_eq!(pair.nodes[0].replies[&write], Ok(None));
+    assert!(pair.nodes[0].admin[&id].is_ok());
+    pair.synced();
+}
+
+#[test]
+fn a_resize_whose_handshake_does_not_begin_ends_with_the_session() {
+    let mut pair = synced_pair();
+    (0..2).for_each(|n| set_options(&mut pair, n, |options| options.ko_count = 0));
+    pair.make_room([MORE, MORE]);
+    pair.nodes[1].stall =
+        |action| matches!(action, Action::DiskWrite { .. } | Action::DiskFlush { .. });
+    let write = pair.start_write(0, 3, 9);
+    let id = pair.order(0, resize(false));
+    pair.run(60_000);
+    assert_eq!(pair.nodes[0].admin[&id].as_ref().unwrap_err().code, -15);
+    assert_eq!(pair.nodes[0].replies[&write], Ok(None));
+    pair.nodes[1].unstall();
+    pair.synced();
+    assert_eq!(pair.size(0), pair.size(1));
+}
+
+/// An order in the midst of another one, on either node: both are answered, and the pair can be brought
+/// back together. `stall`: disks of the second order's node hang from then on, and are freed at last.
+fn crossing(
+    first: &Command,
+    primary: bool,
+    (by, second): (usize, &Command),
+    step: usize,
+    stall: bool,
+) -> bool {
+    let mut pair = synced_pair();
+    if !primary {
+        pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: true });
+        pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+    }
+    pair.make_room([MORE, MORE]);
+    let id = pair.next;
+    pair.next += 2;
+    pair.event(0, Event::Admin { id, command: first.clone() });
+    let ended = (0..step).any(|_| !pair.one_event());
+    let case = format!("{first:?} {primary}, {by} {second:?} at {step} {stall}");
+    let other = |n: usize| 1 - u8::try_from(n).unwrap();
+    let mut command = second.clone();
+    if let Command::InvalidateRemote { peer, .. }
+    | Command::Verify { peer, .. }
+    | Command::Disconnect { peer, .. }
+    | Command::PauseSync { peer, .. } = &mut command
+    {
+        *peer = other(by);
+    }
+    if stall {
+        pair.nodes[by].stall = |action| {
+            matches!(
+                action,
+                Action::DiskRead { .. }
+                    | Action::DiskWrite { .. }
+                    | Action::DiskZeroes { .. }
+                    | Action::DiskFlush { .. }
+                    | Action::GrowDisk { .. }
+                    | Action::Meta { .. }
+            )
+        };
+    }
+    pair.event(by, Event::Admin { id: id + 1, command });
+    let write = primary.then(|| pair.start_write(0, 2048, 9));
+    pair.run(120_000);
+    if stall {
+        pair.nodes[by].unstall();
+        assert!(pair.nodes[by].admin.contains_key(&(id + 1)), "{case}");
+        pair.run(1_000);
+    }
+    assert!(pair.nodes[0].admin.contains_key(&id), "{case}");
+    assert!(pair.nodes[by].admin.contains_key(&(id + 1)), "{case}");
+    let down = matches!(second, Command::Down { .. }) && pair.nodes[by].admin[&(id + 1)].is_ok();
+    if down {
+        pair.kill(by);
+        pair.up(by);
+    }
+    for n in 0..2 {
+        let _ = pair.admin(n, Command::SuspendIo { suspend: false });
+        let _ = pair.admin(n, Command::PauseSync { volume: 0, peer: other(n), pause: false });
+    }
+    // A disk that can only be the source is attached before they meet.
+    for n in 0..2 {
+        let leave = Command::Disconnect { peer: other(n), force: true, for_ms: None };
+        let _ = pair.admin(n, leave);
+        if pair.disk(n) == DiskState::Diskless {
+            let _ = pair.attach(n);
+        }
+    }
+    for n in 0..2 {
+        let (peer, discard_my_data, tentative) = (other(n), false, false);
+        let _ = pair.admin(n, Command::Connect { peer, discard_my_data, tentative });
+    }
+    pair.run(30_000);
+    for n in 0..2 {
+        if pair.disk(n) == DiskState::Diskless {
+            let _ = pair.attach(n);
+        }
+    }
+    pair.run(30_000);
+    // What is held is dropped with the session that a demotion closes.
+    let closed = down || matches!(second, Command::Secondary { .. });
+    if let Some(write) = write.filter(|_| !closed) {
+        assert!(pair.nodes[0].replies.contains_key(&write), "{case}");
+    }
+    ended
+}
+
+#[test]
+fn whatever_is_ordered_in_a_resize_both_orders_end() {
+    const STRIDE: usize = 29;
+    let for_ms = Some(5_000);
+    let others = [
+        Command::Invalidate { volume: 0 },
+        Command::InvalidateRemote { volume: 0, peer: 9 },
+        Command::Outdate { volume: 0 },
+        Command::Verify { volume: 0, peer: 9, start: None, stop: None },
+        Command::NewCurrentUuid { volume: 0, clear_bitmap: false },
+        Command::NewCurrentUuid { volume: 0, clear_bitmap: true },
+        Command::Detach { volume: 0, force: false },
+        Command::Detach { volume: 0, force: true },
+        Command::Disconnect { peer: 9, force: false, for_ms },
+        Command::Disconnect { peer: 9, force: true, for_ms: None },
+        Command::Primary { force: None },
+        Command::AutoPromote,
+        Command::Secondary { force: true, wait_ms: 5_000 },
+        Command::SuspendIo { suspend: true },
+        Command::PauseSync { volume: 0, peer: 9, pause: true },
+        Command::Down { shutdown: false },
+        Command::Down { shutdown: true },
+        resize(false),
+        resize(true),
+    ];
+    let first = resize(false);
+    for (at, second) in others.iter().enumerate() {
+        let hangs = matches!(second, Command::Down { .. } | Command::Detach { force: true, .. });
+        for (by, primary) in [(0, true), (1, true), (0, false), (1, false)] {
+            for stall in if hangs { &[false, true][..] } else { &[false] } {
+                // A smaller stride finds no more, and takes its time.
+                let mut step = at % STRIDE;
+                while !crossing(&first, primary, (by, second), step, *stall) && step < 60 {
+                    step += STRIDE;
+                }
+            }
+        }
+    }
+}
