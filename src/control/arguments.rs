@@ -359,6 +359,24 @@ pub enum Verb {
         #[command(flatten)]
         targets: Targets,
     },
+    /// Take the room that the disks of both nodes have gained: make them larger first.
+    #[command(
+        after_help = "SECTOR counts 512 bytes; with K, M or G it counts bytes. Clients that are         connected see the old size until they connect again."
+    )]
+    Resize {
+        /// The size of the volume; without it, all that both disks have.
+        #[arg(long, value_name = "SECTOR", value_parser = sectors)]
+        size: Option<u64>,
+        /// The disks have the same bytes behind the old end: nothing is synced. Samples of both are
+        /// compared first.
+        #[arg(long)]
+        assume_clean: bool,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: Targets,
+    },
+    /// Tell disks that have another size than when they were attached last.
+    CheckResize(Targets),
     /// Show what is up.
     Status {
         /// Say also what is normal.

@@ -178,6 +178,11 @@ pub fn word(verb: &Verb) -> Option<(String, &[Target])> {
         Verb::ResumeSync(targets) => ("resume-sync".to_owned(), &targets.targets),
         Verb::SuspendIo(targets) => ("suspend-io".to_owned(), &targets.targets),
         Verb::ResumeIo(targets) => ("resume-io".to_owned(), &targets.targets),
+        Verb::Resize { size, assume_clean, targets } => {
+            let size = size.map_or_else(String::new, |size| format!(" --size={}", size / 512));
+            let clean = flag(*assume_clean, "--assume-clean");
+            (format!("resize{size}{clean}"), &targets.targets)
+        }
         Verb::NewCurrentUuid { clear_bitmap, targets } => {
             (format!("new-current-uuid{}", flag(*clear_bitmap, "--clear-bitmap")), &targets.targets)
         }

@@ -74,6 +74,8 @@ fn scope(verb: &Verb) -> Option<(&[Target], Scope)> {
         | Verb::DumpMd { targets, .. }
         | Verb::WipeMd { targets, .. }
         | Verb::Detach { targets, .. }
+        | Verb::Resize { targets, .. }
+        | Verb::CheckResize(targets)
         | Verb::NewCurrentUuid { targets, .. } => (&targets.targets, Scope::VOLUME),
         Verb::Verify { targets, .. } => (&targets.targets, Scope::BOTH),
         Verb::InvalidateRemote(targets)

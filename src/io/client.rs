@@ -165,6 +165,11 @@ struct Client {
     /// The receive that was asked how far it is had brought nothing.
     mute: bool,
     outbox: Outbox,
+    /// The read whose reply has begun and is to be followed by the rest of its data: everything else
+    /// goes behind it.
+    begun: Option<u64>,
+    /// Reads that have data which may not go out yet.
+    waiting_reads: usize,
     sending: Option<UnderWay>,
     /// Since when no byte of a reply was taken, while one is being sent.
     deaf_since: Option<Time>,
@@ -235,6 +240,8 @@ impl Clients {
             heard: io.now,
             mute: false,
             outbox: Outbox::default(),
+            begun: None,
+            waiting_reads: 0,
             sending: None,
             deaf_since: None,
             requests: NumberMap::default(),
@@ -366,7 +373,7 @@ impl Clients {
         let Some(client) = self.sessions.get_mut(&asked.session) else { return };
         client.asked -= 1;
         let replies = client.replies;
-        client.outbox.push(
+        client.push(
             |out| {
                 let done = replies.block_status(out, asked.to, asked.length, asked.one, extents);
                 if let Err(error) = done {

@@ -19,8 +19,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
-use crate::io::backing::OpenDisk;
-use crate::meta::Superblock;
+use crate::io::backing::{Growing, OpenDisk};
+use crate::meta::{Geometry, Superblock};
 use crate::resource::{DiskError, Event, Payload, Tag, VolumeNumber};
 
 use super::buffer::{Direction, Part, class_size, part_of};
@@ -289,6 +289,25 @@ impl Disks {
             let payload = io.pool.take(Part::Read, length as usize);
             disk.reads.insert(tag, Read { payload, offset, done: 0, find_zeroes });
             disk.continue_read(io, tag);
+        }
+    }
+
+    /// `Action::GrowDisk`: what takes the room; no metadata is written before [`Disks::grown`].
+    pub(crate) fn grow(&mut self, volume: VolumeNumber) -> Option<Growing> {
+        let disk = self.disks.get_mut(&volume)?;
+        // It is not closed meanwhile.
+        disk.under_way += 1;
+        Some(disk.open.growing())
+    }
+
+    /// The disk has its room, or not.
+    pub(crate) fn grown(&mut self, volume: VolumeNumber, geometry: Option<Geometry>) {
+        let closing = self.closing.iter_mut().map(|(disk, _)| disk);
+        let mut all = self.disks.values_mut().chain(closing);
+        let Some(disk) = all.find(|disk| disk.volume == volume) else { return };
+        disk.under_way -= 1;
+        if let Some(geometry) = geometry {
+            disk.open.geometry.set(geometry);
         }
     }
 

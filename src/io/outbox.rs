@@ -3,7 +3,8 @@
 //! Invariants:
 //! - At most one message of a socket is under way: two sends on a stream interleave.
 //! - What was pushed goes out in order, except what was pushed with [`Outbox::push_first`], which
-//!   goes before everything that is not under way yet.
+//!   goes before everything that is not under way yet, and with [`Outbox::push_behind`], which stays
+//!   until [`Outbox::release_behind`].
 //! - A message holds at most [`PAYLOAD_MAX`] bytes of payload and [`ITEMS_MAX`] items.
 
 use std::collections::VecDeque;
@@ -33,6 +34,8 @@ pub(crate) struct Outbox {
     first: Option<Box<Message>>,
     begun: Option<Box<Message>>,
     queue: VecDeque<Gathering>,
+    /// What must not go out yet.
+    behind: VecDeque<Gathering>,
     #[allow(clippy::vec_box, reason = "the kernel has its address")]
     spare: Vec<Box<Message>>,
     under_way: bool,
@@ -66,17 +69,46 @@ impl Outbox {
         payload: Option<Lease>,
         note: u64,
     ) {
+        let mut queue = std::mem::take(&mut self.queue);
+        self.gather(&mut queue, write, payload, note);
+        self.queue = queue;
+    }
+
+    /// As [`Outbox::push`], behind something that is still to be pushed.
+    pub(crate) fn push_behind(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>),
+        payload: Option<Lease>,
+        note: u64,
+    ) {
+        let mut queue = std::mem::take(&mut self.behind);
+        self.gather(&mut queue, write, payload, note);
+        self.behind = queue;
+    }
+
+    /// What was pushed behind goes out now, in order.
+    pub(crate) fn release_behind(&mut self) {
+        self.queue.append(&mut self.behind);
+    }
+
+    fn gather(
+        &mut self,
+        queue: &mut VecDeque<Gathering>,
+        write: impl FnOnce(&mut Vec<u8>),
+        payload: Option<Lease>,
+        note: u64,
+    ) {
         let length = payload.as_ref().map_or(0, Lease::length);
         self.payload += length;
-        let fits = self.queue.back().is_some_and(|last| {
+        let fits = queue.back().is_some_and(|last| {
             let payload = last.message.payload();
             last.items < ITEMS_MAX && (payload == 0 || payload + length <= PAYLOAD_MAX)
         });
         if !fits {
             let message = self.spare.pop().unwrap_or_default();
-            self.queue.push_back(Gathering { message, items: 0 });
+            queue.push_back(Gathering { message, items: 0 });
         }
-        let Some(Gathering { message, items }) = self.queue.back_mut() else { return };
+        let Some(Gathering { message, items }) = queue.back_mut() else { return };
         let before = message.left();
         *items += 1;
         message.push_bytes(write);
@@ -143,7 +175,7 @@ impl Outbox {
 
     /// Nothing is queued and nothing is under way.
     pub(crate) fn is_empty(&self) -> bool {
-        !self.under_way && !self.is_pending()
+        !self.under_way && !self.is_pending() && self.behind.is_empty()
     }
 
     fn is_pending(&self) -> bool {
@@ -155,6 +187,7 @@ impl Outbox {
         let messages: Vec<_> = (self.first.take().into_iter())
             .chain(self.begun.take())
             .chain(self.queue.drain(..).map(|gathering| gathering.message))
+            .chain(self.behind.drain(..).map(|gathering| gathering.message))
             .collect();
         self.bytes -= messages.iter().map(|message| message.left()).sum::<usize>();
         messages.into_iter().map(|message| self.recycle(message, pool)).sum()
@@ -226,6 +259,28 @@ mod tests {
         assert_eq!(outbox.next(true).unwrap().left(), 4);
         outbox.under_way = false;
         assert_eq!(outbox.next(true).unwrap().left(), 5);
+    }
+
+    #[test]
+    fn what_is_behind_waits_and_then_goes_in_order() {
+        let mut pool = Pool::default();
+        let mut outbox = Outbox::default();
+        outbox.push(text(b"ab"), None, 1);
+        outbox.push_behind(text(b"later"), Some(lease(&mut pool, 4096)), 2);
+        outbox.push(text(b"c"), None, 4);
+        assert_eq!((outbox.bytes(), outbox.payload()), (8 + 4096, 4096));
+        let message = outbox.next(false).unwrap();
+        assert_eq!(message.left(), 3);
+        assert_eq!(outbox.returned(message, 3, &mut pool), Sent::Some { note: 5 });
+        assert!(outbox.next(false).is_none() && !outbox.is_empty());
+        outbox.release_behind();
+        let message = outbox.next(false).unwrap();
+        assert_eq!(message.left(), 5 + 4096);
+        outbox.returned(message, 5, &mut pool);
+        outbox.push_behind(text(b"never"), None, 0);
+        assert_eq!(outbox.clear(&mut pool), 2);
+        assert!(outbox.is_empty());
+        assert_eq!((outbox.bytes(), outbox.payload()), (0, 0));
     }
 
     #[test]

@@ -176,6 +176,12 @@ enum Attach {
     Refused(Box<OpenDisk>),
 }
 
+/// Where everything is on a disk that has taken its room, or why it has not.
+type Room =
+    Result<Result<crate::meta::Geometry, crate::resource::Refusal>, crate::resource::DiskError>;
+/// A disk has taken its room, or not.
+type Grown = (VolumeNumber, crate::resource::Tag, Room);
+
 /// A disk was closed.
 type Closed = (VolumeNumber, Result<(), crate::resource::DiskError>);
 
@@ -196,6 +202,8 @@ struct Shell<C> {
     /// Disks that are being closed by a helper thread.
     closing: usize,
     closed: (Sender<Closed>, Receiver<Closed>),
+    /// What has become of disks that take room on a helper thread.
+    grown: (Sender<Grown>, Receiver<Grown>),
     recorder: Option<Recorder>,
     version: u64,
     flushes: BTreeMap<VolumeNumber, Flushes>,
@@ -253,6 +261,7 @@ impl<C: Core> Shell<C> {
             held: Vec::new(),
             closing: 0,
             closed: channel(),
+            grown: channel(),
             recorder,
             flushes: orders::flushes(config),
             ping_timeout_ms,

@@ -74,6 +74,21 @@ pub enum MetaError {
         /// From the size of the disk.
         actual: u64,
     },
+    /// The disk has grown by less than what its metadata needs to move.
+    #[error("the disk has grown by too little to move its metadata, {missing} bytes are missing")]
+    LittleGrowth {
+        /// By so many bytes.
+        missing: u64,
+    },
+    /// One disk's metadata is at the end, another one's where the disk ended before it grew.
+    #[error(
+        "the metadata of another disk is at the end; that of this one is where it ended before, at \
+         {older} bytes"
+    )]
+    TwoDisks {
+        /// The size that it had.
+        older: u64,
+    },
     /// A value is outside of what the layout allows.
     #[error("{0}")]
     Invalid(&'static str),

@@ -7,7 +7,7 @@ use super::geometry::{Geometry, Placement, SUPERBLOCK_BYTES};
 use super::stages::{Stage, one_stage};
 use super::superblock::{VERSION, decode_superblock, encode_superblock};
 use super::{BitmapState, LoadedMeta, LoadedSlot, PAGE_BITS, PeerSlot, Superblock};
-use crate::resource::DiskError;
+use crate::resource::{BLOCK_SIZE, DiskError};
 
 /// How the loader reads: offset and length in bytes, both multiples of the logical block; it
 /// returns exactly that many bytes.
@@ -108,9 +108,11 @@ pub fn load(
     let SuperblockRead { mut superblock, mut notes, .. } = newest(geometry.superblocks, read)?;
     check_geometry(geometry, &superblock)?;
     let log = load_log(geometry, read, &mut notes)?;
+    let effective = superblock.effective_size;
+    let used = if effective == 0 { superblock.data_size } else { effective };
     let mut slots = Vec::with_capacity(superblock.peers.len());
     for (slot, peer) in (0u8..).zip(&superblock.peers) {
-        slots.push(load_slot(geometry, read, slot, peer, &mut notes)?);
+        slots.push(load_slot(geometry, read, (slot, peer), used, &mut notes)?);
     }
     let same_boot = superblock.boot_id == boot_id;
     let number = log.number.map(|highest| highest.max(superblock.number));
@@ -196,11 +198,12 @@ fn take_log_block(geometry: &Geometry, index: u32, block: &[u8], log: &mut Log) 
     }
 }
 
+/// `used`: bytes that have bits. Pages behind them were perhaps never written.
 fn load_slot(
     geometry: &Geometry,
     read: &mut Read<'_>,
-    slot: u8,
-    peer: &PeerSlot,
+    (slot, peer): (u8, &PeerSlot),
+    used: u64,
     notes: &mut Vec<String>,
 ) -> Result<LoadedSlot, MetaError> {
     let mut runs = Runs::new(geometry.blocks());
@@ -209,7 +212,11 @@ fn load_slot(
         BitmapState::AllClear => {}
         BitmapState::AllSet => runs.set(0, geometry.blocks()),
         BitmapState::Pages => {
-            damaged_pages = load_pages(geometry, read, slot, peer.bitmap_epoch, &mut runs)?;
+            runs.end = used / BLOCK_SIZE;
+            let pages = u32::try_from(runs.end.div_ceil(PAGE_BITS)).expect("at most 2^24");
+            let pages = pages.min(geometry.bitmap_pages);
+            damaged_pages =
+                load_pages(geometry, read, slot, (peer.bitmap_epoch, pages), &mut runs)?;
         }
     }
     if damaged_pages > 0 {
@@ -226,14 +233,14 @@ fn load_pages(
     geometry: &Geometry,
     read: &mut Read<'_>,
     slot: u8,
-    epoch: u32,
+    (epoch, pages): (u32, u32),
     runs: &mut Runs,
 ) -> Result<u32, MetaError> {
     let page_bytes = SUPERBLOCK_BYTES as usize;
     let mut damaged = 0;
     let mut first = 0;
-    while first < geometry.bitmap_pages {
-        let count = PAGES_AT_ONCE.min(geometry.bitmap_pages - first);
+    while first < pages {
+        let count = PAGES_AT_ONCE.min(pages - first);
         let offset = geometry.bitmap_page_offset(slot, first);
         let bytes = exact(read, offset, count as usize * page_bytes)?;
         for (index, page) in (first..).zip(bytes.chunks_exact(page_bytes)) {

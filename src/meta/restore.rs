@@ -137,12 +137,32 @@ pub fn restore_stages<'a>(
 ) -> impl Iterator<Item = Stage> + 'a {
     let gone = Stage::zeroes(&geometry.superblocks);
     let small = Stage { writes: log(geometry, dumped).chain(seen(geometry, dumped)).collect() };
-    let pages = (0u8..).zip(&dumped.slots).flat_map(move |(slot, loaded)| {
-        let peer = &dumped.superblock.peers[usize::from(slot)];
-        bitmap(geometry, slot, peer, loaded)
-    });
+    let pages = restore_pages(geometry, dumped);
     let op = MetaOp::Superblock(Box::new(dumped.superblock.clone()));
     [gone, small].into_iter().chain(pages).chain(stages(geometry, &op))
+}
+
+/// The bitmaps of a dump.
+pub(super) fn restore_pages<'a>(
+    geometry: &'a Geometry,
+    dumped: &'a Dumped,
+) -> impl Iterator<Item = Stage> + 'a {
+    (0u8..).zip(&dumped.slots).flat_map(move |(slot, loaded)| {
+        let peer = &dumped.superblock.peers[usize::from(slot)];
+        bitmap(geometry, slot, peer, loaded)
+    })
+}
+
+/// Blocks of the activity log from `first` on, all cold, with no say about the number.
+pub(super) fn new_log_blocks(
+    geometry: &Geometry,
+    first: u32,
+) -> impl Iterator<Item = (u64, Bytes)> + '_ {
+    let words = vec![0; usize::try_from(geometry.extents_per_block() / 64).expect("at most 508")];
+    (first..geometry.al_blocks).map(move |index| {
+        let block = AlBlock { index, number: 0, words: words.clone() };
+        (geometry.al_block_offset(index), encode_al(geometry, &block))
+    })
 }
 
 fn log<'a>(geometry: &'a Geometry, dumped: &'a Dumped) -> impl Iterator<Item = (u64, Bytes)> + 'a {

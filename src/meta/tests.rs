@@ -6,6 +6,7 @@ use super::block::{decode_al, decode_page, decode_seen, encode_al, encode_page, 
 use super::*;
 use crate::resource::DiskError;
 
+mod grow;
 mod restore;
 
 const BOOT: [u8; 16] = [7; 16];

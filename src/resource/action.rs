@@ -77,6 +77,15 @@ pub enum Action {
         /// What to write.
         op: MetaOp,
     },
+    /// Take the room that the disk has gained: move its metadata, or lay it out anew
+    /// (docs/ON_DISK.md), at the exported size as it is. No metadata action is under way, and none
+    /// follows before `DiskGrown`; data actions go on.
+    GrowDisk {
+        /// Of the completion.
+        tag: Tag,
+        /// Which disk.
+        volume: VolumeNumber,
+    },
     /// Nothing is under way on this disk for the core any more: close it and release its locks.
     CloseDisk {
         /// Which disk.

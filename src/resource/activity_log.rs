@@ -97,6 +97,14 @@ impl ActivityLog {
         log
     }
 
+    /// The disk has `size` bytes now, no fewer than before.
+    pub(crate) fn grow(&mut self, size: u64) {
+        let extents = size.div_ceil(EXTENT_SIZE) as usize;
+        let per_block = self.words_per_block;
+        let words = extents.div_ceil(64).div_ceil(per_block).max(1) * per_block;
+        self.words.resize(words.max(self.words.len()), 0);
+    }
+
     /// The extents of a range of bytes.
     pub(crate) fn extents(offset: u64, length: u64) -> (u32, u32) {
         let last = (offset + length - 1) / EXTENT_SIZE;

@@ -106,6 +106,8 @@ impl Resource {
             saving: None,
             unsaved: None,
             outstanding: 0,
+            meta_writes: 0,
+            growing: None,
             abandoned: false,
         };
         if meta.written_behind {

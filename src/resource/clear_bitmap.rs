@@ -37,10 +37,12 @@ pub(crate) struct Sampling {
     /// Ranges to compare: first byte, bytes.
     todo: Vec<(u64, u32)>,
     under_way: u32,
-    /// The new current UUID.
+    /// The new current UUID; of a resize, the number of the comparison.
     uuid: u64,
     /// When the own disk or the peer has answered last.
     since: Time,
+    /// It is of a resize.
+    resizes: bool,
 }
 
 impl Resource {
@@ -84,20 +86,32 @@ impl Resource {
             return self.reply(id, Err(refuse(162, hint)));
         }
         let socket = self.connections[c].active.expect("an open session");
-        let todo = self.sample_places(volume);
+        let todo = self.sample_places(0, self.devices[&volume].size);
         let uuid = self.prng.uuid();
         let since = self.now;
-        self.sampling = Some(Sampling { volume, c, socket, todo, under_way: 0, uuid, since });
+        self.sampling =
+            Some(Sampling { volume, c, socket, todo, under_way: 0, uuid, since, resizes: false });
         self.run(id, Command::NewCurrentUuid { volume, clear_bitmap: true }, Step::Sample);
         self.sample_more();
     }
 
-    /// Both ends in pieces of 64 KiB, and random blocks.
-    fn sample_places(&mut self, volume: VolumeNumber) -> Vec<(u64, u32)> {
+    /// resize --assume-clean: the bytes that both disks are to gain are compared.
+    pub(crate) fn compare_growth(&mut self, c: usize, volume: VolumeNumber, from: u64, to: u64) {
+        let Some(socket) = self.connections[c].active else { return };
+        let todo = self.sample_places(from, to);
+        let uuid = self.prng.uuid();
+        let since = self.now;
+        self.sampling =
+            Some(Sampling { volume, c, socket, todo, under_way: 0, uuid, since, resizes: true });
+        self.step(Step::Sample);
+        self.sample_more();
+    }
+
+    /// Of a range: both ends in pieces of 64 KiB, and random blocks.
+    fn sample_places(&mut self, from: u64, to: u64) -> Vec<(u64, u32)> {
         const PIECE: u64 = 64 << 10;
-        let size = self.devices[&volume].size;
         let mut places = Vec::new();
-        for (start, end) in [(0, END.min(size)), (size.saturating_sub(END), size)] {
+        for (start, end) in [(from, (from + END).min(to)), (to.saturating_sub(END).max(from), to)] {
             let mut at = start;
             while at < end {
                 let length = PIECE.min(end - at);
@@ -107,8 +121,8 @@ impl Resource {
         }
         let block = u32::try_from(BLOCK_SIZE).expect("4096");
         for _ in 0..SAMPLES {
-            let at = self.prng.next_u64() % (size / BLOCK_SIZE).max(1);
-            places.push((at * BLOCK_SIZE, block));
+            let at = self.prng.next_u64() % ((to - from) / BLOCK_SIZE).max(1);
+            places.push((from + at * BLOCK_SIZE, block));
         }
         places
     }
@@ -131,7 +145,10 @@ impl Resource {
             let tag = self.disk_tag(volume, Pending::OwnSample { run, offset, length });
             self.emit(Action::DiskRead { tag, volume, offset, length, find_zeroes: false });
         }
-        if done {
+        if done && self.sampling.as_ref().is_some_and(|sampling| sampling.resizes) {
+            self.sampling = None;
+            self.resize_agrees();
+        } else if done {
             self.step(Step::PeerClears);
             self.send(c, Packet::ClearBitmap { volume, uuid }, None);
         }
@@ -201,6 +218,7 @@ impl Resource {
 
     fn sampling_ends(&mut self, refusal: super::Refusal) {
         if self.sampling.take().is_some() {
+            self.resizing = None;
             self.finish(Err(refusal));
         }
     }
@@ -250,7 +268,9 @@ impl Resource {
                 if peer.samples >= AT_ONCE {
                     return false;
                 }
-                if self.may_clear(c, volume).is_err() || end > self.devices[&volume].size {
+                let of_fresh =
+                    self.may_clear(c, volume).is_ok() && end <= self.devices[&volume].size;
+                if !of_fresh && !self.may_compare_growth(c, volume, offset, end) {
                     self.send(c, Packet::SampleAnswer { volume, sequence, equal: false }, None);
                     return true;
                 }
@@ -271,10 +291,17 @@ impl Resource {
                 if equal {
                     self.sample_more();
                 } else {
+                    let way = match sampling.resizes {
+                        true => "without --assume-clean the new blocks are synced.".to_owned(),
+                        false => format!(
+                            "they need a full sync, `tandemadm primary --force {}` on the node \
+                             with the data.",
+                            self.config.name
+                        ),
+                    };
                     let hint = format!(
-                        "The disks differ at byte {} (or one cannot be read): they need a full \
-                         sync, `tandemadm primary --force {}` on the node with the data.",
-                        sent.offset, self.config.name
+                        "The disks differ at byte {} (or one cannot be read): {way}",
+                        sent.offset
                     );
                     self.sampling_ends(refuse(162, &hint));
                 }

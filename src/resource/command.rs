@@ -132,6 +132,15 @@ pub enum Command {
         /// Compare samples, then skip the initial sync; or begin a seed.
         clear_bitmap: bool,
     },
+    /// Take the room that the disks of both nodes have gained.
+    Resize {
+        /// Of this volume.
+        volume: VolumeNumber,
+        /// The exported size, bytes; `None`: all that both disks have.
+        size: Option<u64>,
+        /// The new blocks are equal on both disks: compare samples, and sync nothing.
+        assume_clean: bool,
+    },
     /// Hold a resync back, or a later one, or no longer.
     PauseSync {
         /// Of this volume.
@@ -184,6 +193,7 @@ impl Command {
             Self::Verify { .. } => "verify",
             Self::Repair { .. } => "verify",
             Self::NewCurrentUuid { .. } => "new-current-uuid",
+            Self::Resize { .. } => "resize",
             Self::PauseSync { pause: true, .. } => "pause-sync",
             Self::PauseSync { pause: false, .. } => "resume-sync",
             Self::SuspendIo { suspend: true } => "suspend-io",

@@ -36,6 +36,10 @@ pub(crate) struct Backing {
     pub(crate) unsaved: Option<Vec<Then>>,
     /// Disk and metadata actions under way.
     pub(crate) outstanding: u32,
+    /// Metadata writes among them, without those that are held back.
+    pub(crate) meta_writes: u32,
+    /// The disk is asked for more room: metadata writes are held back.
+    pub(crate) growing: Option<super::resize::Growing>,
     /// The disk was given up because it does not answer: nobody waits for what is under way on it.
     pub(crate) abandoned: bool,
 }

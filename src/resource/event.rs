@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::command::Command;
+use super::command::{Command, Refusal};
 use super::ids::{NodeId, Payload, RequestId, SessionId, SocketId, Tag, VolumeNumber};
 use crate::secret::SecretError;
 use crate::wire::Packet;
@@ -134,6 +134,14 @@ pub enum Event {
         tag: Tag,
         /// Whether it is durable.
         result: Result<(), DiskError>,
+    },
+    /// The answer to `Action::GrowDisk`.
+    DiskGrown {
+        /// Of the action.
+        tag: Tag,
+        /// Bytes of the data area now (as before, if the disk has not grown), or why nothing was
+        /// changed; the outer error: the disk has failed.
+        result: Result<Result<u64, Refusal>, DiskError>,
     },
     /// An attempt that the core asked for is a TCP connection now.
     Connected {

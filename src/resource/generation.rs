@@ -16,7 +16,7 @@ mod tests;
 mod uuid;
 
 pub use rule::{Rule, Who};
-pub use size::{agree_block, agree_size};
+pub use size::{Growth, agree_block, agree_size, grows_from_own, growth};
 pub use uuid::{fresh, is_empty, is_just_created, is_real, marked, same, was_primary};
 
 use super::state::{DiskState, Reason, Role};

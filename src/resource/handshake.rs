@@ -54,7 +54,8 @@ impl Resource {
             // clients to leave, they are served.
             let hangs = self.order_volumes().iter().all(|v| self.devices[v].abandoned());
             let order = self.running.as_ref().map(|running| running.step).filter(|_| !hangs);
-            if order.is_some_and(|step| !matches!(step, Step::Leave | Step::Clients)) {
+            if order.is_some_and(|step| !matches!(step, Step::Leave | Step::Clients | Step::Resize))
+            {
                 continue;
             }
             let open = self.is_renegotiating(c);
@@ -153,8 +154,11 @@ impl Resource {
                 generation_time: 0,
                 alone_time: 0,
                 discard_my_data_for: None,
+                resize_to: 0,
+                assume_clean: false,
             };
         };
+        let (resize_to, assume_clean) = self.resize_asks(c, volume);
         let superblock = &backing.superblock;
         let slot = peer.slot.map(|slot| &superblock.peers[slot as usize]);
         let losses = backing.has(DeviceFlags::VERIFY_MARKS) && peer.bitmap.losses();
@@ -180,6 +184,8 @@ impl Resource {
             generation_time: self.generation_time(superblock),
             alone_time: device.alone_time,
             discard_my_data_for: self.discards(c, volume, superblock.current_uuid),
+            resize_to,
+            assume_clean,
         }
     }
 

@@ -3,13 +3,14 @@
 //! Invariants:
 //! - An operation that has not ended within `disk-timeout` fails its disk, as an I/O error does. Its
 //!   buffers stay in use until the system gives them back, and so does the disk.
+//! - A move of metadata (`resize`) is no single operation: it is called hung, and given up by order only.
 //! - Nobody is kept for ever by a disk that hangs: an attach is refused, a `down` goes on without it,
 //!   and the end of the daemon also without a peer whose disk hangs.
 //! - Time that this process did not run is not the disk's.
 
 use super::connection::Stage;
 use super::order::{Order, Step, refuse};
-use super::{Command, DiskOptions, LogLevel, Resource, Time, VolumeNumber};
+use super::{Command, DiskOptions, LogLevel, Pending, Resource, Time, VolumeNumber};
 
 /// From when on an operation is called hung, ms.
 const HUNG_MS: u64 = 5_000;
@@ -75,12 +76,22 @@ impl Resource {
         }
         self.look_at_disks = None;
         for volume in self.volumes() {
-            let of = self.tags.iter().filter(|(_, (of, ..))| *of == volume);
-            let oldest = of.map(|(_, (_, since, _))| *since).filter(|s| *s != NEVER).min();
+            // The move of metadata is many operations: `disk-timeout` is not for all of them.
+            let (mut oldest, mut single) = (None::<Time>, None::<Time>);
+            for (_, (of, since, pending)) in self.tags.iter() {
+                if *of != volume || *since == NEVER {
+                    continue;
+                }
+                let earlier = |other: Option<Time>| other.map_or(*since, |at| at.min(*since));
+                oldest = Some(earlier(oldest));
+                if !matches!(pending, Pending::Growing) {
+                    single = Some(earlier(single));
+                }
+            }
             self.note_hung(volume, oldest);
             let Some(oldest) = oldest else { continue };
             let options = self.config.disk_options(volume);
-            let waited = now.ms_since(oldest);
+            let waited = single.map_or(0, |since| now.ms_since(since));
             let timeout = options.disk_timeout_ms;
             if timeout > 0 && waited >= timeout && !self.devices[&volume].abandoned() {
                 let seconds = format!("{}.{}", timeout / 1000, timeout % 1000 / 100);
@@ -89,8 +100,10 @@ impl Resource {
                     format!("it did not answer for {seconds} s (disk-timeout)"),
                 );
             }
-            let limits = limits(options).map(|limit| Time(oldest.0.saturating_add(ns(limit))));
-            for at in limits.into_iter().chain([now.after_ms(self.shortest_limit())]) {
+            let ends =
+                |since: Time| limits(options).map(|limit| Time(since.0.saturating_add(ns(limit))));
+            let limits = [Some(oldest), single].into_iter().flatten().flat_map(ends);
+            for at in limits.chain([now.after_ms(self.shortest_limit())]) {
                 if at > now && at != NEVER {
                     self.look_at_disks = Some(self.look_at_disks.map_or(at, |next| next.min(at)));
                 }

@@ -81,6 +81,7 @@ impl Resource {
         }
         self.order_lost_peer(c);
         self.sampling_lost(c);
+        self.resize_lost(c);
         self.changed();
     }
 
@@ -455,6 +456,7 @@ impl Resource {
         }
         self.send_state(volume);
         self.void_followers(volume);
+        self.resize_without_disk(volume);
         let waiting: Vec<u64> = self
             .requests
             .iter()

@@ -49,6 +49,7 @@ mod refusals;
 mod repair;
 mod report;
 mod request;
+mod resize;
 mod resync;
 mod resync_rate;
 mod resync_source;
@@ -81,6 +82,8 @@ mod tests_hung;
 mod tests_pair;
 #[cfg(test)]
 mod tests_pause;
+#[cfg(test)]
+mod tests_resize;
 #[cfg(test)]
 mod tests_review;
 #[cfg(test)]
@@ -223,6 +226,8 @@ pub(crate) enum Pending {
     PeerSample { c: usize, socket: SocketId, sequence: u64, expected: u32 },
     /// A piece of an online verify, on either side; `key` as in its list.
     VerifyRead { c: usize, socket: SocketId, key: u64 },
+    /// More room on the disk.
+    Growing,
     /// Something on a disk that was given up meanwhile, and has been dealt with.
     Abandoned,
 }
@@ -232,7 +237,11 @@ impl Pending {
     fn is_metadata(&self) -> bool {
         matches!(
             self,
-            Self::Superblock | Self::ActivityLog | Self::Bitmap { .. } | Self::Seen { .. }
+            Self::Superblock
+                | Self::ActivityLog
+                | Self::Bitmap { .. }
+                | Self::Seen { .. }
+                | Self::Growing
         )
     }
 }
@@ -282,6 +291,7 @@ pub struct Resource {
     /// Counts the steps of orders: what an earlier step waited for ends nothing of a later one.
     order_step: u64,
     sampling: Option<clear_bitmap::Sampling>,
+    resizing: Option<resize::Resizing>,
     /// After a gap: nothing runs until a peer has answered or one attempt has failed.
     gap: Gap,
     /// New requests are not admitted: a demotion, detach or leave drains.
@@ -331,6 +341,7 @@ impl Resource {
             running: None,
             order_step: 0,
             sampling: None,
+            resizing: None,
             gap: Gap::None,
             draining: false,
             auto_promoted: None,
@@ -357,6 +368,7 @@ impl Resource {
             Event::Digested { tag, digest } => self.digested(tag, digest),
             Event::BlocksDigested { tag, digests } => self.blocks_digested(tag, digests),
             Event::MetaDone { tag, result } => self.meta_done(tag, result),
+            Event::DiskGrown { tag, result } => self.disk_grown(tag, result),
             Event::Connected { socket } => self.socket_connected(socket),
             Event::Accepted { peer, socket } => self.socket_accepted(peer, socket),
             Event::Packet { socket, packet, payload } => {

@@ -73,6 +73,12 @@ pub(crate) enum Step {
     Settle,
     /// new-current-uuid --clear-bitmap: both disks are compared.
     Sample,
+    /// resize: the own disk takes its room.
+    Grow,
+    /// resize: the peer's disk does.
+    PeerGrows,
+    /// resize: the handshake that agrees on the size.
+    Resize,
     /// The peer takes the new current UUID.
     PeerClears,
     /// This node does.
@@ -230,7 +236,7 @@ impl Resource {
     /// taken back. `None`: it waits for what it needs, and no time is set for it.
     pub(crate) fn refused_at(running: &Running) -> Option<Time> {
         let patience = match (running.step, &running.command) {
-            (Step::Drain | Step::Settle | Step::AskResync, _) => PATIENCE_MS,
+            (Step::Drain | Step::Settle | Step::AskResync | Step::PeerGrows, _) => PATIENCE_MS,
             (Step::Flush | Step::Bits, Command::Detach { force: true, .. }) => return None,
             // First it goes on without the own disk, if that is the one that hangs.
             (Step::Flush | Step::Bits, Command::Down { .. }) => 2 * PATIENCE_MS,
@@ -260,6 +266,9 @@ impl Resource {
             Command::Repair { volume, peer, from } => self.repair(id, volume, peer, from),
             Command::NewCurrentUuid { volume, clear_bitmap } => {
                 self.new_uuid_by_order(id, volume, clear_bitmap);
+            }
+            Command::Resize { volume, size, assume_clean } => {
+                self.resize(id, volume, size, assume_clean);
             }
             Command::PauseSync { volume, peer, pause } => {
                 self.pause_sync(id, volume, peer, pause);
@@ -388,6 +397,9 @@ impl Resource {
             Step::Save => self.finish(Ok(String::new())),
             Step::ClearSave => self.cleared(),
             Step::Sample
+            | Step::Grow
+            | Step::PeerGrows
+            | Step::Resize
             | Step::PeerClears
             | Step::Attach
             | Step::AskPeer
@@ -411,6 +423,10 @@ impl Resource {
         }
         match running.step {
             Step::AskResync if waited >= PATIENCE_MS => self.resync_order_late(),
+            Step::PeerGrows if waited >= PATIENCE_MS => {
+                let hint = "The peer's disk does not answer: `tandemadm why` there.";
+                self.resize_ends(Err(refuse(-23, hint)));
+            }
             Step::Sample | Step::PeerClears => self.sampling_may_be_late(),
             Step::Clients => self.clients_may_have_left(),
             Step::Drain if self.is_idle() => self.order_drained(),
@@ -456,7 +472,8 @@ impl Resource {
                 | Command::Invalidate { volume }
                 | Command::InvalidateRemote { volume, .. }
                 | Command::Repair { volume, .. }
-                | Command::NewCurrentUuid { volume, .. },
+                | Command::NewCurrentUuid { volume, .. }
+                | Command::Resize { volume, .. },
             ) => vec![*volume],
             _ => self.volumes(),
         }

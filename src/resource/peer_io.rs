@@ -120,6 +120,10 @@ impl Resource {
             sample @ (Packet::Sample { .. }
             | Packet::SampleAnswer { .. }
             | Packet::ClearBitmap { .. }) => self.sample_packet(c, socket, &sample),
+            Packet::Resize { volume } => self.peer_resizes(c, socket, volume),
+            Packet::ResizeAnswer { volume, size, code } => {
+                self.resize_answered(c, volume, size, code)
+            }
             verify @ (Packet::VerifyStart { .. }
             | Packet::VerifyAnswer { .. }
             | Packet::VerifyRequest { .. }

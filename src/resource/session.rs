@@ -12,7 +12,8 @@
 use super::connection::{Opening, Save, Side, Stage};
 use super::generation::is_just_created;
 use super::{
-    ConnectionState, DiskState, Reason, ReplicationState, Resource, Role, Then, VolumeNumber,
+    BLOCK_SIZE, ConnectionState, DiskState, Reason, ReplicationState, Resource, Role, Then,
+    VolumeNumber,
 };
 use crate::meta::{BitmapState, DeviceFlags};
 use crate::wire::{BITMAP_WORDS_MAX, Packet};
@@ -84,7 +85,55 @@ impl Resource {
         let own = self.peer_device(c, volume).own_info.clone().expect("a verdict was made");
         // A refused size has ended the handshake before.
         let size = super::generation::agree_size(&own, &info).unwrap_or(own.effective_size);
-        self.set_size(volume, size);
+        let growth = super::generation::growth(&own, &info).filter(|growth| !growth.clean);
+        let target = self.peer_device(c, volume).opening.side == Side::Target;
+        if target && growth.is_some() {
+            // The size follows when the bits are durable (`adopt`): where one node has it and the
+            // other has not, the next handshake sees it.
+            self.cover(volume, size / BLOCK_SIZE);
+        } else {
+            self.set_size(volume, size);
+        }
+        let Some(growth) = growth else { return };
+        let (first, end) = (growth.from / BLOCK_SIZE, growth.to / BLOCK_SIZE);
+        self.grow_bits(c, volume, first, end - first);
+    }
+
+    /// Blocks that a disk has not had in use before may differ from the peer's.
+    fn grow_bits(&mut self, c: usize, volume: VolumeNumber, first: u64, count: u64) {
+        if self.devices[&volume].gone() {
+            return;
+        }
+        let peer = self.peer_device(c, volume);
+        peer.bitmap.set(first, count);
+        let disk = peer.peer_info.as_ref().map(|info| info.disk);
+        if disk == Some(DiskState::Diskless) {
+            // Nothing is exchanged that would make the bits durable: with the size, in one step.
+            self.slot_whole(c, volume, BitmapState::AllSet);
+        }
+        // A node that is none of the configuration any more is synced in full when it comes back.
+        let known: Vec<_> = self.connections.iter().map(|c| c.peer).collect();
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            let slots = backing.superblock.peers.iter_mut();
+            let others = slots.filter(|slot| slot.node_id.is_some_and(|id| !known.contains(&id)));
+            for slot in others.filter(|slot| slot.bitmap_state != BitmapState::AllSet) {
+                slot.bitmap_state = BitmapState::AllSet;
+                slot.bitmap_epoch = slot.bitmap_epoch.wrapping_add(2);
+            }
+        }
+    }
+
+    /// The bitmaps cover so many blocks.
+    fn cover(&mut self, volume: VolumeNumber, blocks: u64) {
+        if self.devices[&volume].backing.is_none() {
+            return;
+        }
+        for c in self.peers() {
+            let peer = self.peer_device(c, volume);
+            if peer.bitmap.blocks() != blocks {
+                peer.bitmap.resize(blocks);
+            }
+        }
     }
 
     /// Sets the exported size, and the bitmaps with it.
@@ -96,19 +145,13 @@ impl Resource {
         }
         let device = self.device(volume);
         let blocks = device.blocks();
-        let disk = device.backing.is_some();
         if let Some(backing) = device.backing.as_mut() {
             backing.superblock.effective_size = size;
             if !backing.is_just_created() {
                 backing.flags(DeviceFlags::SIZE_USED, 0);
             }
         }
-        for c in self.peers() {
-            let peer = self.peer_device(c, volume);
-            if disk && peer.bitmap.blocks() != blocks {
-                peer.bitmap.resize(blocks);
-            }
-        }
+        self.cover(volume, blocks);
     }
 
     /// Remembers the peer's rollback number and identity as the handshake showed them.
@@ -275,6 +318,7 @@ impl Resource {
             }
         }
         self.order_connected(c);
+        self.resize_opened(c);
     }
 
     /// Drops what the activity log of a Secondary still holds, where it is clean.
@@ -403,6 +447,7 @@ impl Resource {
         let full = self.peer_device(c, volume).opening.full;
         let info = self.peer_device(c, volume).peer_info.clone().expect("a verdict was made");
         let Some(slot) = self.peer_device(c, volume).slot else { return };
+        let own = self.peer_device(c, volume).own_info.clone();
         if full {
             self.slot_whole(c, volume, BitmapState::AllSet);
         }
@@ -437,6 +482,10 @@ impl Resource {
             backing.flags(0, DeviceFlags::PRIMARY_IND);
         }
         backing.crashed = false;
+        if let Some(own) = own {
+            let size = super::generation::agree_size(&own, &info).unwrap_or(own.effective_size);
+            self.set_size(volume, size);
+        }
         self.marks_are_copied(c, volume);
         self.raise_number(c, volume);
         self.device(volume).exposed_uuid = info.current_uuid;

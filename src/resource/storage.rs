@@ -92,7 +92,7 @@ impl Resource {
     /// Writes blocks of the activity log.
     pub(crate) fn write_log(&mut self, volume: VolumeNumber, blocks: Vec<AlBlock>) {
         let tag = self.disk_tag(volume, Pending::ActivityLog);
-        self.emit(Action::Meta { tag, volume, op: MetaOp::ActivityLog { blocks } });
+        self.write_meta(tag, volume, MetaOp::ActivityLog { blocks });
     }
 
     /// Makes the superblock durable as it is now, then goes on.
@@ -118,7 +118,7 @@ impl Resource {
         let op = MetaOp::Superblock(Box::new(backing.superblock.clone()));
         let tag = self.disk_tag(volume, Pending::Superblock);
         self.device(volume).backing.as_mut().expect("seen above").saving = Some((tag, then));
-        self.emit(Action::Meta { tag, volume, op });
+        self.write_meta(tag, volume, op);
     }
 
     /// Whether all bits are those of a verify, in the superblock in memory.
@@ -193,7 +193,7 @@ impl Resource {
                 let pages: Vec<BitmapPage> = images.by_ref().take(PAGES_MAX).collect();
                 let tag = self.disk_tag(volume, Pending::Bitmap { c });
                 let op = MetaOp::Bitmap { slot, epoch: write_epoch, pages };
-                self.emit(Action::Meta { tag, volume, op });
+                self.write_meta(tag, volume, op);
             }
             return;
         }
@@ -271,7 +271,7 @@ impl Resource {
         peer.seen_copy ^= 1;
         let (slot, copy) = (peer.slot.expect("a disk with a slot for every peer"), peer.seen_copy);
         let tag = self.disk_tag(volume, Pending::Seen { c, number });
-        self.emit(Action::Meta { tag, volume, op: MetaOp::SeenNumber { slot, copy, number } });
+        self.write_meta(tag, volume, MetaOp::SeenNumber { slot, copy, number });
     }
 
     /// A metadata action ended.
@@ -280,6 +280,8 @@ impl Resource {
         self.disk_has_answered(volume);
         let Some(backing) = self.device(volume).backing.as_mut() else { return };
         backing.outstanding -= 1;
+        backing.meta_writes -= 1;
+        self.pump_growing(volume);
         if let Err(error) = result {
             // Metadata write errors always detach (DRBD does the same).
             return self.disk_failed(volume, error, "metadata write");

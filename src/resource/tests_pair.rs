@@ -17,6 +17,8 @@ pub(crate) struct Disk {
     pub(crate) pages: BTreeMap<u32, Vec<u64>>,
     /// The blocks with the number of the peer.
     pub(crate) seen: [u64; 2],
+    /// What an administrator has made it, bytes of data.
+    pub(crate) room: u64,
 }
 
 pub(crate) struct Node {
@@ -225,7 +227,7 @@ impl Pair {
             notes: Vec::new(),
         };
         let disk = Box::new(AttachedDisk {
-            data_size: SIZE,
+            data_size: meta.superblock.data_size,
             logical_block_size: 512,
             path: "d".into(),
             meta,
@@ -293,6 +295,10 @@ impl Pair {
             {
                 node.done.push_back(Event::DiskDone { tag, result: Err(DiskError::Io(5)) });
             }
+            Action::GrowDisk { tag, .. } if fail => {
+                let result = Err(DiskError::Io(5));
+                node.done.push_back(Event::DiskGrown { tag, result });
+            }
             Action::Meta { tag, .. } if fail => {
                 node.done.push_back(Event::MetaDone { tag, result: Err(DiskError::Io(5)) });
             }
@@ -333,7 +339,15 @@ impl Pair {
             }
             Action::Meta { tag, op, .. } => {
                 match op {
-                    MetaOp::Superblock(superblock) => node.disk.superblock = Some(*superblock),
+                    MetaOp::Superblock(superblock) => {
+                        let old = node.disk.superblock.as_ref();
+                        let newer = old.is_none_or(|old| {
+                            superblock.sequence > old.sequence
+                                && superblock.data_size >= old.data_size
+                        });
+                        assert!(newer, "a superblock from before the disk has grown");
+                        node.disk.superblock = Some(*superblock);
+                    }
                     MetaOp::ActivityLog { blocks } => {
                         for block in blocks {
                             let mut words = block.words;
@@ -353,6 +367,13 @@ impl Pair {
                     }
                 }
                 node.done.push_back(Event::MetaDone { tag, result: Ok(()) });
+            }
+            Action::GrowDisk { tag, .. } => {
+                let superblock = node.disk.superblock.as_mut().expect("an attached disk");
+                superblock.data_size = superblock.data_size.max(node.disk.room);
+                superblock.sequence += crate::meta::MOVE_SEQUENCES;
+                let size = superblock.data_size;
+                node.done.push_back(Event::DiskGrown { tag, result: Ok(Ok(size)) });
             }
             Action::CloseDisk { superblock, .. } => {
                 if let Some(superblock) = superblock {
@@ -568,7 +589,8 @@ impl Pair {
             assert!(self.nodes[n].values.is_empty(), "payloads leaked on {n}");
         }
         let data = |n: usize| {
-            let blocks = self.nodes[n].disk.blocks.iter();
+            let blocks = self.status(n).devices[0].size / 4096;
+            let blocks = self.nodes[n].disk.blocks.range(..blocks);
             blocks.filter(|(_, v)| **v != 0).map(|(b, v)| (*b, *v)).collect::<Vec<_>>()
         };
         assert_eq!(data(0), data(1));

@@ -42,7 +42,9 @@ fn random_packet(dice: &mut Dice, pair: &Pair, n: usize) -> Packet {
     let disk = disks[dice.roll(7) as usize];
     let role = if dice.roll(2) == 0 { Role::Primary } else { Role::Secondary };
     let uuid = 1000 + dice.roll(4);
-    match dice.roll(40) {
+    match dice.roll(42) {
+        39 => Packet::Resize { volume },
+        40 => Packet::ResizeAnswer { volume, size: offset << dice.roll(20), code: 0 },
         0 => Packet::Data { volume, sequence, offset, length, fua: dice.roll(2) == 0 },
         1 => Packet::Zeroes { volume, sequence, offset, length, mode: ZeroMode::Hole, fua: false },
         2 => Packet::WriteAck { volume, sequence },
@@ -101,7 +103,12 @@ fn offset(dice: &mut Dice) -> u64 {
 
 fn random_order(dice: &mut Dice, pair: &mut Pair, n: usize) -> Command {
     let peer = 1 - u8::try_from(n).unwrap();
-    match dice.roll(32) {
+    match dice.roll(34) {
+        32 | 33 => {
+            let room = &mut pair.nodes[n].disk.room;
+            *room = (*room).max(super::tests_pair::SIZE) + (dice.roll(3) << 14);
+            Command::Resize { volume: 0, size: None, assume_clean: dice.roll(3) == 0 }
+        }
         24 | 25 => Command::AutoPromote,
         26 => Command::Secondary { force: dice.roll(2) == 0, wait_ms: dice.roll(40_000) },
         27 => Command::Disconnect { peer, force: false, for_ms: Some(dice.roll(20_000)) },

@@ -1,7 +1,7 @@
 //! What this node does with a volume after a handshake: [`super::generation`] decides,
 //! [`super::split_brain`] resolves, and here the two meet the session.
 
-use super::generation::{Side, agree_size, decide, log_lines, taken_back};
+use super::generation::{Side, agree_size, decide, grows_from_own, growth, log_lines, taken_back};
 use super::split_brain::{Because, Outcome, Party, Resolution, resolve, resolve_attach};
 use super::{Options, Reason};
 use crate::wire::Refused;
@@ -88,12 +88,35 @@ pub(crate) fn judge(situation: &Situation<'_>, options: &Options) -> Judged {
         (_, Err(refused)) => Judgement::Refuse(refused),
         (judgement, Ok(_)) => judgement,
     };
+    let judgement = match judgement {
+        Judgement::NoSync if resolution.outcome == Outcome::NoSync => {
+            new_blocks(situation, &mut lines).unwrap_or(Judgement::NoSync)
+        }
+        judgement => judgement,
+    };
     let refused = matches!(judgement, Judgement::Refuse(_) | Judgement::Retry(_));
     if refused && attaching {
         let judgement = Judgement::RefuseDisk { own: *attaching_own };
         return Judged { judgement, resolution, lines };
     }
     Judged { judgement, resolution, lines }
+}
+
+/// Nothing else is copied, and the volume grows: the new blocks are.
+fn new_blocks(situation: &Situation<'_>, lines: &mut Vec<String>) -> Option<Judgement> {
+    let Situation { own, peer, attaching_own, attaching_peer } = situation;
+    let growth = growth(own.side.info, peer.side.info).filter(|growth| !growth.clean)?;
+    let source = grows_from_own((&own.side, *attaching_own), (&peer.side, *attaching_peer));
+    lines.push(format!(
+        "resize: the bytes from {} to {} are copied from the {}",
+        growth.from,
+        growth.to,
+        if source { "own disk" } else { "peer's disk" }
+    ));
+    Some(match source {
+        true => Judgement::Source { full: false },
+        false => Judgement::Target { full: false },
+    })
 }
 
 /// Whether a refusal leaves no doubt that the peer went on alone.

@@ -62,9 +62,14 @@ impl Resource {
         match (found.is_empty(), running.step) {
             (false, _) => found.join("; "),
             (true, Step::Drain) => "requests of clients that are under way".to_owned(),
-            (true, Step::AskPeer | Step::AskVerify | Step::PeerClears) => {
-                "the answer of the peer".to_owned()
-            }
+            (
+                true,
+                Step::AskPeer
+                | Step::AskVerify
+                | Step::AskResync
+                | Step::PeerGrows
+                | Step::PeerClears,
+            ) => "the answer of the peer".to_owned(),
             (true, _) => "what is being written and flushed".to_owned(),
         }
     }

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use crate::meta::Geometry;
 use crate::resource::{
     AdminResult, AttachedDisk, Command, ConnectionState, DiskState, Event, Force, Reason, Role,
     Time, VolumeNumber,
@@ -81,7 +82,7 @@ impl Cluster {
             stall: slow.stall,
             ..Default::default()
         };
-        match metadata::open(&mut v.disk, &v.geometry, boot) {
+        match metadata::open(&mut v.disk, &mut v.geometry, boot) {
             Err(text) if v.bad_superblock && !v.foreign => {
                 // Refused; somebody runs create-md there.
                 self.note(&format!("attach of {volume} is refused: {text}"));
@@ -204,6 +205,7 @@ impl Cluster {
                 steps.extend((0..self.options.volumes).map(|v| Step::Command(clear(v))));
                 return self.order(node, steps);
             }
+            Order::Resize => return self.resize(node),
             Order::Verify => Command::Verify { volume, peer, start: None, stop: None },
             Order::VerifyPart => {
                 let size = self.nodes[node].device(volume).map_or(0, |device| device.size);
@@ -228,6 +230,53 @@ impl Cluster {
             Order::Dependency(paused) => return self.depend(node, volume, paused),
         };
         self.command(node, command);
+    }
+
+    /// Somebody makes both disks larger, or one, or none; and orders the resize, or forgets it.
+    fn resize(&mut self, node: usize) {
+        let volume = 0;
+        for n in 0..2 {
+            if self.chance.admin.percent(80) {
+                self.grow_disk(n, volume);
+            }
+        }
+        let p = &mut self.chance.admin;
+        let size = self.nodes[node].device(volume).map_or(0, |device| device.size);
+        let size = match p.below(10) {
+            0 => Some(size + p.below(1 << 16)),
+            1 => Some(size / 2),
+            _ => None,
+        };
+        let assume_clean = p.percent(30);
+        let (ordered, cut, both) = (p.percent(90), p.percent(40), p.one_in(3));
+        let (victim, soon) = (p.index(2), p.skewed(1, 80));
+        if ordered {
+            self.command(node, Command::Resize { volume, size, assume_clean });
+        }
+        for victim in (0..2).filter(|n| cut && (both || *n == victim)) {
+            let at = self.in_ms(soon);
+            self.at(at, Happening::PowerLoss { node: victim });
+        }
+    }
+
+    /// A disk is larger now. What is there is not what is there on the other node's, sometimes.
+    fn grow_disk(&mut self, node: usize, volume: VolumeNumber) {
+        const MAX: u64 = 4 * 2_600 * 8;
+        let more = self.chance.admin.skewed(1, 600) * 8;
+        let value = if self.chance.admin.percent(70) { (1 << 50) + node as u64 } else { 0 };
+        let name = self.nodes[node].name;
+        let v = &mut self.nodes[node].volumes[usize::from(volume)];
+        let sectors = v.disk.sectors() + more;
+        if v.foreign || sectors > MAX {
+            return;
+        }
+        let block = v.geometry.al_block_size;
+        let Ok(bytes) = Geometry::external_bytes(sectors * 512, block, v.geometry.max_peers) else {
+            return;
+        };
+        v.disk.grow(sectors, value, bytes);
+        v.grown = true;
+        self.note(&format!("disk {volume} of {name} has {} bytes now", sectors * 512));
     }
 
     /// Other options, of those that a run does not rest on.
@@ -260,6 +309,7 @@ impl Cluster {
             Command::PauseSync { volume, peer, pause: true },
             Command::PauseSync { volume: 0, peer: NONE, pause: true },
             Command::ForgetPeer { peer: NONE },
+            Command::Resize { volume, size: None, assume_clean: false },
         ];
         self.chance.admin.choose(&orders).clone()
     }

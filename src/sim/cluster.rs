@@ -64,6 +64,8 @@ pub(super) enum Happening {
     Awaited(usize),
     /// A node comes back.
     Restart { node: usize },
+    /// A node loses power in the middle of something.
+    PowerLoss { node: usize },
     /// A frozen daemon runs again.
     Thaw { node: usize },
     /// A disk is well again.
@@ -326,6 +328,11 @@ impl Cluster {
             Happening::Awaited(index) => {
                 if self.faults_on {
                     self.strike(index);
+                }
+            }
+            Happening::PowerLoss { node } => {
+                if self.faults_on {
+                    self.lose_power(node, 2_000);
                 }
             }
             Happening::Restart { node } => self.restart(node),

@@ -254,6 +254,8 @@ pub(super) fn order_name(command: &Command) -> &'static str {
         Command::Repair { .. } => "verify --repair",
         Command::NewCurrentUuid { clear_bitmap: false, .. } => "new-current-uuid",
         Command::NewCurrentUuid { clear_bitmap: true, .. } => "new-current-uuid --clear-bitmap",
+        Command::Resize { assume_clean: false, .. } => "resize",
+        Command::Resize { assume_clean: true, .. } => "resize --assume-clean",
         Command::PauseSync { pause: true, .. } => "pause-sync",
         Command::PauseSync { pause: false, .. } => "resume-sync",
         Command::SuspendIo { suspend: true } => "suspend-io",

@@ -201,6 +201,8 @@ impl Cluster {
         for (volume, (disk, geometry)) in (0..).zip(image.volumes) {
             let v = &mut self.nodes[node].volumes[usize::from(volume)];
             v.durable = read_meta(&disk, &geometry).ok().map(|meta| meta.superblock);
+            let mut disk = disk;
+            super::metadata::keep_size(&mut disk, &v.disk);
             (v.disk, v.geometry, v.failed) = (disk, geometry, false);
             self.history.rolled_back(node, volume, &v.disk);
             if let Some(pair) = self.pairs.get_mut(&volume) {
@@ -214,7 +216,9 @@ impl Cluster {
     /// The disk is another one, with fresh metadata. It is not attached.
     pub(super) fn replace_disk(&mut self, node: usize, volume: VolumeNumber) {
         let device = self.chance.seeds.next() | 1;
-        let (size, block) = (self.options.sizes[node], self.options.al_block_sizes[node]);
+        let was = &self.nodes[node].volumes[usize::from(volume)].disk;
+        let size = self.options.sizes[node].max(was.sectors() * 512);
+        let block = self.options.al_block_sizes[node];
         let (mut disk, geometry) = create(node_id(node), volume, size, block, device)
             .expect("a simulated disk has room for its metadata");
         let old = &mut self.nodes[node].volumes[usize::from(volume)];

@@ -259,6 +259,14 @@ impl SimDisk {
         Self { dirty: BTreeMap::new(), faults: DiskFaults::default(), ..self.clone() }
     }
 
+    /// The administrator has made the disk larger; every new sector holds `value`. So much
+    /// metadata has room then.
+    pub fn grow(&mut self, sectors: u64, value: Sector, meta_bytes: u64) {
+        let sectors = index(sectors).max(self.cache.len());
+        self.cache.resize(sectors, value);
+        self.metadata.resize(index(meta_bytes).max(self.metadata.len()), 0);
+    }
+
     /// Replaces the metadata area (create-md).
     pub fn format(&mut self, metadata: Vec<u8>) {
         self.metadata = metadata;

@@ -237,6 +237,8 @@ pub enum Order {
     /// Detach, and attach at once.
     Reattach,
     NewCurrentUuid,
+    /// Disks are made larger, and `resize`.
+    Resize,
     /// `new-current-uuid --clear-bitmap`: for fresh disks, and for a peer that was never met.
     ClearBitmap,
     /// `forget-peer`.

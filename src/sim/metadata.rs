@@ -2,7 +2,7 @@
 
 use crate::meta::{
     DeviceFlags, Geometry, LoadedMeta, MetaOp, NewDisk, Placement, Stage, Superblock, format_new,
-    load, repair, stages,
+    grown, load, move_stages, read_superblock, repair, stages,
 };
 use crate::resource::{DiskError, NodeId, VerifyAlg, VolumeNumber};
 
@@ -66,24 +66,62 @@ pub(super) fn meta_reader(
     }
 }
 
-/// Opens the disk as the shell does: repairs the superblock, loads, compares the digest.
+/// Bytes of data and of metadata that there is room for.
+fn placement(disk: &SimDisk) -> Placement {
+    Placement::External {
+        disk_size: disk.sectors() * u64::from(SECTOR),
+        meta_size: disk.metadata().len() as u64,
+    }
+}
+
+/// The stages that take the room which the disk has gained, and where everything is then; `None`: it
+/// has gained none.
+///
+/// # Errors
+/// The metadata cannot be read.
+pub(super) fn room(
+    disk: &SimDisk,
+    geometry: &Geometry,
+) -> Result<Option<(Vec<Stage>, Geometry)>, String> {
+    let Some(new) = grown(geometry, placement(disk)).map_err(text)? else { return Ok(None) };
+    let boot = read_superblock(placement(disk), &mut meta_reader(disk)).map_err(text)?;
+    let boot = boot.superblock.boot_id;
+    let meta = load(geometry, &mut meta_reader(disk), boot).map_err(text)?;
+    Ok(Some((move_stages(geometry, &new, meta), new)))
+}
+
+/// Makes a disk as large as it was, with room for as much metadata, after something else was put there.
+pub(super) fn keep_size(disk: &mut SimDisk, was: &SimDisk) {
+    disk.grow(was.sectors(), 0, was.metadata().len() as u64);
+}
+
+/// Opens the disk as the shell does: repairs the superblock, takes the room that it has gained, loads,
+/// compares the digest.
 ///
 /// # Errors
 /// Neither superblock is whole, which no crash can cause.
 pub(super) fn open(
     disk: &mut SimDisk,
-    geometry: &Geometry,
+    geometry: &mut Geometry,
     boot: [u8; 16],
 ) -> Result<LoadedMeta, String> {
+    let found = read_superblock(placement(disk), &mut meta_reader(disk)).map_err(text)?;
+    *geometry = Geometry::of(placement(disk), &found.superblock).map_err(text)?;
     let mended = repair(geometry, &mut meta_reader(disk)).map_err(text)?;
     for stage in mended {
         write(disk, &stage);
     }
+    if let Some((stages, new)) = room(disk, geometry)? {
+        for stage in stages {
+            write(disk, &stage);
+        }
+        *geometry = new;
+    }
     let mut meta = load(geometry, &mut meta_reader(disk), boot).map_err(text)?;
     let superblock = &meta.superblock;
     if superblock.flags & DeviceFlags::CLEAN != 0 && superblock.clean_size != 0 {
-        meta.written_behind = superblock.clean_size != geometry.data_size
-            || superblock.clean_digest != digest(disk.contents());
+        meta.written_behind = superblock.clean_size > geometry.data_size
+            || superblock.clean_digest != digest(disk, superblock.clean_size);
     }
     Ok(meta)
 }
@@ -94,7 +132,7 @@ pub(super) fn close_clean(disk: &mut SimDisk, geometry: &Geometry, mut superbloc
     disk.flush_ends(stamp);
     let clean = superblock.flags & DeviceFlags::CLEAN != 0;
     superblock.clean_size = if clean { geometry.data_size } else { 0 };
-    superblock.clean_digest = if clean { digest(disk.contents()) } else { 0 };
+    superblock.clean_digest = if clean { digest(disk, geometry.data_size) } else { 0 };
     for stage in stages(geometry, &MetaOp::Superblock(Box::new(superblock))) {
         write(disk, &stage);
     }
@@ -110,7 +148,9 @@ pub(super) fn digests(sectors: &[Sector], alg: VerifyAlg) -> Vec<u8> {
 }
 
 /// CRC-32 of the first and the last MiB of the data.
-fn digest(contents: &[Sector]) -> u32 {
+fn digest(disk: &SimDisk, size: u64) -> u32 {
+    let sectors = usize::try_from(size / u64::from(SECTOR)).expect("a simulated disk is small");
+    let contents = &disk.contents()[..sectors.min(disk.contents().len())];
     let span = contents.len().min((1 << 20) / SECTOR as usize);
     let mut hasher = crc32fast::Hasher::new();
     for part in [&contents[..span], &contents[contents.len() - span..]] {
@@ -131,13 +171,13 @@ mod tests {
 
     #[test]
     fn a_clean_end_is_told_from_a_write_behind_it() {
-        let (mut disk, geometry) = create(1, 0, 8 << 20, 512, 77).unwrap();
-        let loaded = open(&mut disk, &geometry, boot_id(1, 0)).unwrap();
+        let (mut disk, mut geometry) = create(1, 0, 8 << 20, 512, 77).unwrap();
+        let loaded = open(&mut disk, &mut geometry, boot_id(1, 0)).unwrap();
         assert!(loaded.same_boot && !loaded.written_behind);
         close_clean(&mut disk, &geometry, loaded.superblock);
-        assert!(!open(&mut disk, &geometry, boot_id(1, 1)).unwrap().written_behind);
+        assert!(!open(&mut disk, &mut geometry, boot_id(1, 1)).unwrap().written_behind);
         disk.write(3, &[9], true);
-        let loaded = open(&mut disk, &geometry, boot_id(1, 1)).unwrap();
+        let loaded = open(&mut disk, &mut geometry, boot_id(1, 1)).unwrap();
         assert!(loaded.written_behind);
         assert_eq!(loaded.superblock.device_uuid, 77);
     }

@@ -86,9 +86,17 @@ pub enum DiskOpKind {
     Flush(u64),
     /// The stages that are left, and the superblock that is written, if it is one.
     Meta(VecDeque<Stage>, Option<Box<Superblock>>),
+    /// The stages that are left of taking more room, and where everything is then.
+    Grow(VecDeque<Stage>, Box<Geometry>),
 }
 
 impl DiskOp {
+    /// It writes metadata.
+    #[must_use]
+    pub fn is_meta(&self) -> bool {
+        matches!(self.kind, DiskOpKind::Meta(..) | DiskOpKind::Grow(..))
+    }
+
     /// The sectors that a write touches.
     #[must_use]
     pub fn written(&self) -> Option<(u64, u64)> {
@@ -118,6 +126,8 @@ pub struct SimVolume {
     pub bad_superblock: bool,
     /// It is the other node's.
     pub foreign: bool,
+    /// An administrator has made it larger at some time.
+    pub grown: bool,
 }
 
 impl SimVolume {
@@ -133,6 +143,7 @@ impl SimVolume {
             stalled: Vec::new(),
             bad_superblock: false,
             foreign: false,
+            grown: false,
         }
     }
 }

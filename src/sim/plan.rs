@@ -159,6 +159,9 @@ fn rarer_fault(p: &mut Prng, kind: usize, length_ms: u64) -> Fault {
                 Order::ConnectTentative,
                 Order::NewCurrentUuid,
                 Order::ClearBitmap,
+                Order::Resize,
+                Order::Resize,
+                Order::Resize,
                 Order::ForgetPeer,
                 Order::Seed,
                 Order::Down,
@@ -257,7 +260,7 @@ pub(super) fn both_sides(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) 
         let at_ms = p.below(length_ms);
         let (a, pause) = (p.index(2), p.skewed(100, 2_000));
         let b = 1 - a;
-        let steps: Vec<(usize, Order)> = match p.below(10) {
+        let steps: Vec<(usize, Order)> = match p.below(11) {
             kind @ 0..=1 => {
                 let give_up = if kind == 0 { Order::Outdate } else { Order::Invalidate };
                 let demote = Order::SecondaryForce;
@@ -290,6 +293,9 @@ pub(super) fn both_sides(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) 
                 }
                 let orders = [Order::Disconnect, Order::ConnectTentative, Order::Connect];
                 vec![(a, Order::Disconnect), (a, Order::ConnectTentative), (a, *p.choose(&orders))]
+            }
+            10 => {
+                vec![(a, Order::Resize), (b, Order::Resize), (b, Order::Resize), (a, Order::Resize)]
             }
             5 => vec![(a, Order::PauseSync), (a, Order::PauseSync), (a, Order::ResumeSync)],
             6 => {
@@ -326,6 +332,7 @@ pub(super) fn both_sides(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) 
                     Order::Repair,
                     Order::InvalidateRemote,
                     Order::ClearBitmap,
+                    Order::Resize,
                     Order::AutoPromote,
                 ];
                 (0..4).map(|_| (p.index(2), *p.choose(&seldom))).collect()

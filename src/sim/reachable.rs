@@ -156,8 +156,7 @@ const NO_REASON: &[(&str, &str)] = &[
     ("config-differs", "both nodes have the same options"),
 ];
 
-const NO_REFUSAL: &[(&str, &str)] =
-    &[("124", "the shell does not open a disk that is attached"), ("170", "disks do not shrink")];
+const NO_REFUSAL: &[(&str, &str)] = &[("124", "the shell does not open a disk that is attached")];
 
 const NO_PACKET: &[(&str, &str)] = &[
     ("Challenge", "the shell's; here only the outcome is simulated"),
@@ -194,6 +193,8 @@ const ORDERS: &[(&str, &[&str])] = &[
     ("verify --repair", &["ok", "-2", "-4", "-5", "-8", "-10", "-15", "-23", "171"]),
     ("new-current-uuid", &["ok", "-2", "162", "127"]),
     ("new-current-uuid --clear-bitmap", &["ok", "-10", "-15", "-23", "162"]),
+    ("resize", &["ok", "-4", "-5", "-10", "-15", "-18", "111", "118", "127", "130", "170"]),
+    ("resize --assume-clean", &["ok", "-4", "-5", "-10", "-15", "111", "130", "162", "170"]),
     ("pause-sync", &["ok", "134", "127", "171"]),
     ("resume-sync", &["ok", "135", "156", "157"]),
     ("suspend-io", &["ok"]),

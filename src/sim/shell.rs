@@ -45,6 +45,7 @@ impl Cluster {
                 self.start_op(node, tag, volume, DiskOpKind::Flush(stamp));
             }
             Action::Meta { tag, volume, op } => self.start_meta(node, tag, volume, &op),
+            Action::GrowDisk { tag, volume } => self.start_growing(node, tag, volume),
             Action::CloseDisk { volume, superblock } => {
                 self.close_disk(node, volume, superblock.map(|s| *s));
             }
@@ -124,6 +125,21 @@ impl Cluster {
         }
     }
 
+    fn start_growing(&mut self, node: usize, tag: Tag, volume: VolumeNumber) {
+        if self.nodes[node].ops.values().any(|op| op.volume == volume && op.is_meta()) {
+            return self.violate("a disk takes room while its metadata is written".to_owned());
+        }
+        let v = &self.nodes[node].volumes[usize::from(volume)];
+        match super::metadata::room(&v.disk, &v.geometry) {
+            Err(text) => self.violate(format!("a disk takes room: {text}")),
+            Ok(room) => {
+                let (stages, geometry) = room.unwrap_or((Vec::new(), v.geometry));
+                let kind = DiskOpKind::Grow(stages.into(), Box::new(geometry));
+                self.start_op(node, tag, volume, kind);
+            }
+        }
+    }
+
     fn start_meta(&mut self, node: usize, tag: Tag, volume: VolumeNumber, op: &MetaOp) {
         let geometry = &self.nodes[node].volumes[usize::from(volume)].geometry;
         let stages: VecDeque<_> = stages(geometry, op).into();
@@ -133,6 +149,9 @@ impl Cluster {
             .flat_map(|stage| stage.writes.iter().map(|(o, b)| place(*o, b.len())))
             .collect();
         for other in self.nodes[node].ops.values().filter(|op| op.volume == volume) {
+            if let DiskOpKind::Grow(..) = &other.kind {
+                return self.violate("metadata is written while its disk takes room".to_owned());
+            }
             if let DiskOpKind::Meta(stages, _) = &other.kind {
                 let old = stages.iter().flat_map(|stage| &stage.writes);
                 for range in old.map(|(o, b)| place(*o, b.len())) {
@@ -178,7 +197,7 @@ impl Cluster {
     }
 
     fn disk_latency(&mut self, node: usize, op: &DiskOp) -> u64 {
-        let flush = matches!(op.kind, DiskOpKind::Flush(_) | DiskOpKind::Meta(..));
+        let flush = matches!(op.kind, DiskOpKind::Flush(_)) || op.is_meta();
         let limit = if flush { self.options.flush_us } else { self.options.disk_us };
         let slow = self.nodes[node].volumes[usize::from(op.volume)].disk.faults.slow_ms;
         let prng = &mut self.chance.disk;
@@ -194,7 +213,7 @@ impl Cluster {
             return;
         }
         let error = self.disk_error(node, &op);
-        if matches!(op.kind, DiskOpKind::Meta(..)) {
+        if op.is_meta() {
             return self.meta_done(node, tag, op, error);
         }
         let input = match error {
@@ -212,9 +231,15 @@ impl Cluster {
         let volume = op.volume;
         if let Some(error) = error {
             self.land_partly(node, &op);
-            return self.input(node, Input::Event(Event::MetaDone { tag, result: Err(error) }));
+            let event = match op.kind {
+                DiskOpKind::Grow(..) => Event::DiskGrown { tag, result: Err(error) },
+                _ => Event::MetaDone { tag, result: Err(error) },
+            };
+            return self.input(node, Input::Event(event));
         }
-        let DiskOpKind::Meta(stages, superblock) = &mut op.kind else { return };
+        let (DiskOpKind::Meta(stages, _) | DiskOpKind::Grow(stages, _)) = &mut op.kind else {
+            return;
+        };
         let disk = &mut self.nodes[node].volumes[usize::from(volume)].disk;
         if let Some(stage) = stages.pop_front() {
             super::metadata::write(disk, &stage);
@@ -225,10 +250,19 @@ impl Cluster {
             self.nodes[node].ops.insert(tag, op);
             return self.after(latency, Happening::Disk { node, life, tag });
         }
-        if let Some(superblock) = superblock.take() {
-            self.superblock_durable(node, volume, *superblock);
-        }
-        self.input(node, Input::Event(Event::MetaDone { tag, result: Ok(()) }));
+        let event = match op.kind {
+            DiskOpKind::Grow(_, geometry) => {
+                let size = geometry.data_size;
+                self.nodes[node].volumes[usize::from(volume)].geometry = *geometry;
+                Event::DiskGrown { tag, result: Ok(Ok(size)) }
+            }
+            DiskOpKind::Meta(_, Some(superblock)) => {
+                self.superblock_durable(node, volume, *superblock);
+                Event::MetaDone { tag, result: Ok(()) }
+            }
+            _ => Event::MetaDone { tag, result: Ok(()) },
+        };
+        self.input(node, Input::Event(event));
     }
 
     /// The action takes effect.
@@ -249,7 +283,7 @@ impl Cluster {
                 self.judge(result);
             }
             DiskOpKind::Flush(stamp) => disk.flush_ends(stamp),
-            DiskOpKind::Meta(..) => {}
+            DiskOpKind::Meta(..) | DiskOpKind::Grow(..) => {}
         }
         Input::Event(Event::DiskDone { tag, result: Ok(None) })
     }
@@ -267,8 +301,10 @@ impl Cluster {
         let (prng, keeps) = (&mut self.chance.disk, self.keeps);
         let disk = &mut self.nodes[node].volumes[usize::from(op.volume)].disk;
         match &op.kind {
-            DiskOpKind::Write { start, values, .. } => disk.write_partly(prng, keeps, *start, values),
-            DiskOpKind::Meta(stages, _) => {
+            DiskOpKind::Write { start, values, .. } => {
+                disk.write_partly(prng, keeps, *start, values)
+            }
+            DiskOpKind::Meta(stages, _) | DiskOpKind::Grow(stages, _) => {
                 for (offset, bytes) in stages.front().into_iter().flat_map(|s| &s.writes) {
                     disk.write_metadata_partly(prng, keeps, *offset, bytes);
                 }
@@ -294,7 +330,9 @@ impl Cluster {
             DiskOpKind::Write { .. } if faults.full => return Some(DiskError::NoSpace),
             DiskOpKind::Write { .. } => (&mut faults.write_fails, DiskError::Io(EIO)),
             DiskOpKind::Flush(_) => (&mut faults.flush_fails, DiskError::Io(EIO)),
-            DiskOpKind::Meta(..) => (&mut faults.meta_fails, DiskError::Io(EIO)),
+            DiskOpKind::Meta(..) | DiskOpKind::Grow(..) => {
+                (&mut faults.meta_fails, DiskError::Io(EIO))
+            }
         };
         std::mem::take(once).then_some(error)
     }

@@ -43,7 +43,7 @@ impl Cluster {
         for (index, (mut seed, (image, _))) in seeds.into_iter().zip(image.volumes).enumerate() {
             let volume = VolumeNumber::try_from(index).expect("few volumes");
             let old = &self.nodes[node].volumes[index];
-            let size = old.geometry.data_size;
+            let size = old.disk.sectors() * u64::from(SECTOR);
             let area = vec![0; old.disk.metadata().len()];
             let placement = Placement::External { disk_size: size, meta_size: area.len() as u64 };
             let Ok(geometry) = seed.place(placement, self.options.al_block_sizes[node]) else {

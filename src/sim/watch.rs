@@ -153,7 +153,10 @@ impl Cluster {
             let flags = v.durable.as_ref().map_or(0, |s| s.flags);
             // One that was given up because it hangs is not used, but not closed yet.
             let used = self.nodes[n].device(volume).map(|one| one.disk_state);
-            v.attached && used != Some(DiskState::Failed) && flags & DeviceFlags::CONSISTENT != 0
+            // One whose attach waits for the end of this handshake has no part in it.
+            let unused = [DiskState::Failed, DiskState::Diskless, DiskState::Attaching];
+            let used = used.is_none_or(|state| !unused.contains(&state));
+            v.attached && used && flags & DeviceFlags::CONSISTENT != 0
         };
         if !(whole(0) && whole(1)) {
             return;
@@ -182,7 +185,7 @@ impl Cluster {
     /// The disks differ in blocks that a verify has marked on both nodes, and in no other.
     fn differs_where_marked(&self, volume: VolumeNumber) -> bool {
         let index = usize::from(volume);
-        let [a, b] = [0, 1].map(|n| self.nodes[n].volumes[index].disk.contents());
+        let [a, b] = self.exported(volume);
         let differing = a.chunks(8).zip(b.chunks(8)).filter(|(a, b)| a != b).count() as u64;
         let marked = |node: &super::node::Node| {
             let flags = node.volumes[index].durable.as_ref().map_or(0, |s| s.flags);
@@ -196,11 +199,22 @@ impl Cluster {
         differing > 0 && self.nodes.iter().all(marked)
     }
 
+    /// What both disks hold of the exported size.
+    fn exported(&self, volume: VolumeNumber) -> [&[super::disk::Sector]; 2] {
+        let index = usize::from(volume);
+        [0, 1].map(|n| {
+            let v = &self.nodes[n].volumes[index];
+            let size = v.durable.as_ref().map_or(0, |s| s.effective_size);
+            let sectors = usize::try_from(size / 512).unwrap_or(usize::MAX);
+            let all = v.disk.contents();
+            if size == 0 { all } else { &all[..sectors.min(all.len())] }
+        })
+    }
+
     /// The first sector in which the disks differ.
     #[must_use]
     pub fn first_difference(&self, volume: VolumeNumber) -> Option<u64> {
-        let index = usize::from(volume);
-        let [a, b] = [0, 1].map(|n| self.nodes[n].volumes[index].disk.contents());
+        let [a, b] = self.exported(volume);
         let at = a.iter().zip(b).position(|(a, b)| a != b);
         at.map(|sector| sector as u64)
     }

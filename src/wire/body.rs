@@ -93,6 +93,10 @@ pub struct VolumeInfo {
     pub alone_time: u64,
     /// `connect --discard-my-data` waits, for a receiver whose current UUID is this one; 0: any.
     pub discard_my_data_for: Option<u64>,
+    /// `resize`: the exported size is to grow to so many bytes; 0: no such order.
+    pub resize_to: u64,
+    /// With it: both disks have the same bytes behind the exported size.
+    pub assume_clean: bool,
 }
 
 /// What a node says of itself to who only asks.

@@ -85,11 +85,15 @@ pub fn check(packet: &Packet) -> bool {
         Packet::PromoteAnswer { code, .. }
         | Packet::VerifyAnswer { code, .. }
         | Packet::StartResyncAnswer { code, .. } => (-127..=0).contains(code),
+        Packet::ResizeAnswer { size, code, .. } => {
+            whole(*size) && ((-99..=0).contains(code) || (100..=255).contains(code))
+        }
         Packet::Leave { kind } => *kind <= 2,
         Packet::NewUuid { uuid, .. } | Packet::NewUuidAck { uuid, .. } => real_uuid(*uuid),
         // 1 is the refusal.
         Packet::ClearBitmap { uuid, .. } => *uuid == 1 || real_uuid(*uuid),
-        Packet::Adopted { .. }
+        Packet::Resize { .. }
+        | Packet::Adopted { .. }
         | Packet::Opened { .. }
         | Packet::Number { .. }
         | Packet::WriteAck { .. }
@@ -171,7 +175,9 @@ pub(super) fn volume(packet: &Packet) -> Option<VolumeNumber> {
         | Packet::StartResyncAnswer { volume, .. }
         | Packet::Sample { volume, .. }
         | Packet::SampleAnswer { volume, .. }
-        | Packet::ClearBitmap { volume, .. } => Some(*volume),
+        | Packet::ClearBitmap { volume, .. }
+        | Packet::Resize { volume }
+        | Packet::ResizeAnswer { volume, .. } => Some(*volume),
     }
 }
 
@@ -239,15 +245,21 @@ fn check_handshake(h: &Handshake) -> bool {
         && h.volumes.iter().all(check_volume)
 }
 
+/// Whole blocks.
+fn whole(size: u64) -> bool {
+    size.is_multiple_of(BLOCK_SIZE) && size <= SIZE_MAX
+}
+
 fn check_volume(v: &VolumeInfo) -> bool {
-    let size = |size: u64| size.is_multiple_of(BLOCK_SIZE) && size <= SIZE_MAX;
     let diskless = v.disk == DiskState::Diskless;
     let block =
         matches!(v.logical_block_size, 512 | 4096) || (diskless && v.logical_block_size == 0);
     v.volume != NO_VOLUME
         && own_disk(v.disk)
-        && size(v.data_size)
-        && size(v.effective_size)
+        && whole(v.data_size)
+        && whole(v.effective_size)
+        && whole(v.resize_to)
+        && (v.resize_to != 0 || !v.assume_clean)
         && block
         && (diskless || v.device_uuid != 0)
         && v.bits <= BLOCKS_MAX

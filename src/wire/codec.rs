@@ -30,6 +30,8 @@ const FLAG_NO_HOLE: u8 = 2;
 
 /// StartResync: only the blocks whose bits are set.
 const FLAG_MARKED: u8 = 2;
+/// DRBD's numbers from here on are positive, those below are negative.
+const FAILURES: i32 = 100;
 
 /// Fixed-width big-endian: the bytes of a plain struct. The limit bounds what a decoder reserves.
 type BodyConfig = Configuration<BigEndian, Fixint, Limit<{ BODY_MAX as usize }>>;
@@ -202,6 +204,10 @@ fn fields(packet: &Packet, body: u32) -> Fields {
         Packet::VerifyStart { offset, length, alg, .. } => {
             Fields { flags: index(VerifyAlg::ALL, alg), ..at(length, offset, 0) }
         }
+        Packet::ResizeAnswer { size, code, .. } => {
+            let flags = u8::try_from(code.unsigned_abs()).unwrap_or(u8::MAX);
+            Fields { flags, ..at(0, size, 0) }
+        }
         Packet::VerifyAnswer { code, .. } => {
             let flags = u8::try_from(code.unsigned_abs()).unwrap_or(u8::MAX);
             Fields { flags, ..Fields::default() }
@@ -232,6 +238,7 @@ fn fields(packet: &Packet, body: u32) -> Fields {
         }
         Packet::Adopted { .. }
         | Packet::Opened { .. }
+        | Packet::Resize { .. }
         | Packet::ResyncEnd { .. }
         | Packet::ResyncDone { .. }
         | Packet::LeaveAnswer
@@ -369,6 +376,12 @@ fn read(header: &Header, body: &[u8]) -> Option<Packet> {
         }
         Kind::SampleAnswer => Packet::SampleAnswer { volume, sequence, equal: flag },
         Kind::ClearBitmap => Packet::ClearBitmap { volume, uuid: offset },
+        Kind::Resize => Packet::Resize { volume },
+        Kind::ResizeAnswer => {
+            let number = i32::from(flags);
+            let code = if number < FAILURES { -number } else { number };
+            Packet::ResizeAnswer { volume, size: offset, code }
+        }
         Kind::Ping => Packet::Ping,
         Kind::PingAck => Packet::PingAck,
         Kind::Echo => Packet::Echo { sequence, bytes: body.to_vec() },

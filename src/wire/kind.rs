@@ -117,6 +117,8 @@ kinds! {
     Packet::SampleAnswer { .. } => SampleAnswer = 57, Shape::Bare;
     Packet::ClearBitmap { .. } => ClearBitmap = 58, Shape::Bare;
     Packet::StartResyncAnswer { .. } => StartResyncAnswer = 59, Shape::Bare;
+    Packet::Resize { .. } => Resize = 60, Shape::Bare;
+    Packet::ResizeAnswer { .. } => ResizeAnswer = 61, Shape::Bare;
     Packet::Ping => Ping = 64, Shape::Bare;
     Packet::PingAck => PingAck = 65, Shape::Bare;
     Packet::Echo { .. } => Echo = 66, Shape::Body(BODY_MAX);

@@ -428,6 +428,20 @@ pub enum Packet {
         /// The current UUID of both.
         uuid: u64,
     },
+    /// The volume is to grow: take the room that the receiver's disk has, and say how much it is.
+    Resize {
+        /// Volume.
+        volume: VolumeNumber,
+    },
+    /// The answer.
+    ResizeAnswer {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Bytes that the disk offers.
+        size: u64,
+        /// 0, or DRBD's number why not: negative, or 100 and above.
+        code: i32,
+    },
     /// Are you there?
     Ping,
     /// Yes.
@@ -505,7 +519,9 @@ impl Packet {
             | Self::StartResyncAnswer { volume, .. }
             | Self::Sample { volume, .. }
             | Self::SampleAnswer { volume, .. }
-            | Self::ClearBitmap { volume, .. } => Some(*volume),
+            | Self::ClearBitmap { volume, .. }
+            | Self::Resize { volume }
+            | Self::ResizeAnswer { volume, .. } => Some(*volume),
         }
     }
 

@@ -230,8 +230,12 @@ fn a_full_state_and_run_folder_stop_what_must_be_saved_and_nothing_else() {
     pair.alice.run_dir = run_dir;
     let pair = &mut pair.bring_up().sync_from_alice();
     let full = room.0.join("full");
-    let filled = run(Command::new("sh").args(["-c", "cat /dev/zero >\"$1\"", "sh", text(&full)]));
-    assert_ne!(filled.code, 0, "it was never full");
+    let fill = || {
+        let zeroes = "cat /dev/zero >>\"$1\"";
+        let filled = run(Command::new("sh").args(["-c", zeroes, "sh", text(&full)]));
+        assert_ne!(filled.code, 0, "it was never full");
+    };
+    fill();
 
     // Replication, losses, promotions and demotions go on.
     let mut client = pair.alice.client();
@@ -261,6 +265,8 @@ fn a_full_state_and_run_folder_stop_what_must_be_saved_and_nothing_else() {
     pair.alice.ok(&["connect", "r0"]);
     pair.wait_synced();
     pair.alice.ok(&["down", "r0"]);
+    // What a running resource had noted is gone, and its place is free.
+    fill();
     let said = pair.alice.refused(10, &["create-md", "--force", "r0"]);
     assert!(said.contains("No space"), "{said}");
     pair.alice.ok(&["up", "r0"]);
@@ -277,7 +283,7 @@ fn a_full_state_and_run_folder_stop_what_must_be_saved_and_nothing_else() {
     assert!(pair.alice.terminate().success());
     pair.alice.start_up();
     pair.wait_synced();
-    fs::remove_file(full).expect("room");
+    fs::remove_file(&full).expect("room");
     pair.bob.ok(&["invalidate", "r0"]);
     pair.wait_synced();
     assert!(pair.alice.terminate().success());

@@ -44,6 +44,7 @@ mod policies;
 mod qsd;
 mod refusals;
 mod relay;
+mod resize;
 mod restart;
 mod second_day;
 mod secret;

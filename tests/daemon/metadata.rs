@@ -162,7 +162,7 @@ fn a_peer_is_forgotten_on_a_detached_disk_too_and_the_slot_is_free() {
 }
 
 #[test]
-fn a_disk_that_grew_is_recognised_and_comes_back_at_its_old_size() {
+fn a_disk_that_grew_while_it_was_away_comes_back_at_the_size_in_use() {
     let pair = Pair::in_sync();
     pair.bob.ok(&["down", "r0"]);
     let resize = |size| {
@@ -170,15 +170,18 @@ fn a_disk_that_grew_is_recognised_and_comes_back_at_its_old_size() {
         file.set_len(size).expect("a size");
     };
     resize(96 << 20);
-    let said = pair.bob.refused(10, &["up", "r0"]);
-    assert!(said.contains("metadata found at the old end"), "{said}");
-    assert!(said.contains("Do not run create-md"), "{said}");
     let said = pair.bob.refused(10, &["create-md", "r0"]);
     assert!(said.contains("at the old end"), "{said}");
-    pair.bob.refused(10, &["wipe-md", "--force", "r0"]);
-    resize(crate::pair::DISK_SIZE);
+    let said = pair.bob.refused(10, &["wipe-md", "--force", "r0"]);
+    assert!(said.contains("Do not run create-md"), "{said}");
+    let said = pair.bob.ok(&["check-resize", "r0"]);
+    assert!(said.contains("the disk has grown from"), "{said}");
+    let before = pair.alice.export_size();
     pair.bob.ok(&["up", "r0"]);
     pair.wait_synced();
+    assert_eq!(pair.bob.export_size(), before, "until both have grown, and a resize");
+    assert!(pair.bob.log_text().contains("`resize` makes use of it"));
+    assert_eq!(pair.bob.ok(&["check-resize", "r0"]), "");
     assert!(pair.bob.peer_kib("received") < 1024, "no full sync");
     assert!(saved(&pair.bob).is_empty());
 }

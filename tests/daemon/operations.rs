@@ -60,6 +60,25 @@ fn the_same_disk_comes_back_with_a_quick_resync() {
 }
 
 #[test]
+fn disks_are_made_larger_while_the_primary_serves() {
+    let mut stage = Stage::new(Pair::in_sync());
+    let mut ledger = Ledger::seeded(75);
+    let mut client = stage.pair.alice.client();
+    assert!(ledger.write(&mut client, &Burst::Count(100)));
+    let before = stage.pair.alice.export_size();
+    stage.run("grow");
+    assert!(ledger.write(&mut client, &Burst::Count(100)), "a client with the old size goes on");
+    stage.pair.wait_synced();
+    let after = stage.pair.alice.export_size();
+    assert!(after - before > 60 << 20, "{before} {after}");
+    let mut new = stage.pair.alice.client();
+    new.write(after - 4096, &[7; 4096], 0).expect("the last block");
+    ledger.check(&mut client);
+    client.flush().expect("a flush of both");
+    stage.pair.assert_equal_disks();
+}
+
+#[test]
 fn a_node_is_replaced_while_the_primary_serves() {
     let mut stage = Stage::new(Pair::in_sync());
     let mut ledger = Ledger::seeded(73);

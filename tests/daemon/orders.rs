@@ -92,7 +92,7 @@ fn orders_that_need_another_state_say_which() {
     bob.ok(&["detach", "r0"]);
     refused(bob, 16, &["invalidate", "r0"], ["(-4) Can not resync without local disk", "Attach"]);
     refused(bob, 5, &["outdate", "r0"], ["(-16) ", "tandemadm attach r0/0"]);
-    for verb in ["resize", "check-resize", "sh-list-config-file", "wait-sync-volume", "set-gi"] {
+    for verb in ["apply-al", "sh-list-config-file", "hidden-commands", "set-gi"] {
         let said = alice.refused(10, &[verb, "r0"]);
         assert!(said.contains(&format!("'{verb}' is not supported yet")), "{said}");
     }

@@ -51,7 +51,7 @@ fn unknown_names_usage_and_a_silent_daemon_have_their_exit_codes() {
     pair.alice.start();
     pair.alice.refused(10, &["up", "r7"]);
     pair.alice.refused(1, &["up"]);
-    let said = pair.alice.refused(10, &["resize", "r0"]);
+    let said = pair.alice.refused(10, &["apply-al", "r0"]);
     assert!(said.contains("not supported yet"), "{said}");
     pair.alice.refused(10, &["up", "r0"]);
 }

@@ -83,6 +83,8 @@ pub(crate) fn real(s: &Small, node: u64) -> VolumeInfo {
         generation_time: 0,
         alone_time: 0,
         discard_my_data_for: None,
+        resize_to: 0,
+        assume_clean: false,
     }
 }
 

@@ -4,7 +4,6 @@
 pub(super) const NOT_SUPPORTED: &[&str] = &[
     "adjust-with-progress",
     "apply-al",
-    "check-resize",
     "del-minor",
     "del-path",
     "del-peer",
@@ -22,7 +21,6 @@ pub(super) const NOT_SUPPORTED: &[&str] = &[
     "read-dev-uuid",
     "rename-resource",
     "repair-md",
-    "resize",
     "set-gi",
     "sh-b-pri",
     "sh-dev",

@@ -107,7 +107,7 @@ fn misuse_is_exit_1() {
 
 #[test]
 fn verbs_that_are_not_built_are_named() {
-    for word in ["set-gi", "events", "sh-list-adjustable", "resize"] {
+    for word in ["set-gi", "events", "sh-list-adjustable", "hidden-commands"] {
         assert!(NOT_SUPPORTED.contains(&word), "{word}");
     }
     for word in NOT_SUPPORTED {

@@ -26,7 +26,7 @@ pub(super) fn finding(
     let next = match primary {
         Some(good) => vec![
             format!("1. `tandemadm verify --repair {volume}`: copies these blocks from {good}."),
-            "2. it comes back: check that disk, its controller, cables and memory.".to_owned(),
+            "2. If it comes back: check that disk, its controller, cables and memory.".to_owned(),
         ],
         None => vec![
             format!(
@@ -34,7 +34,8 @@ pub(super) fn finding(
                  --repair --from {node} {volume}`, or --from {other}. Until then the marks stay, also \
                  over a lost connection; who is promoted is the source of the next resync."
             ),
-            "2. it comes back: check the disks, their controllers, cables and memory.".to_owned(),
+            "2. If it comes back: check the disks, their controllers, cables and memory."
+                .to_owned(),
         ],
     };
     Finding {

@@ -118,7 +118,7 @@ pub fn create_md(
     }
     let device = disks.meta();
     device.write_stages(&stages).map_err(|error| device.io_error("writing the metadata", error))?;
-    if let Err(error) = record::store(&options.state_dir, who, path, disks.data.size) {
+    if let Err(error) = record::store(&options.state_dir, who, path, disks.data.size, None) {
         warnings.push(format!(
             "{}: the disk's size was not recorded: {error}",
             options.state_dir.display()

@@ -122,6 +122,22 @@ impl Device {
         Ok(device)
     }
 
+    /// The same open file once more, without the lock, which is on both.
+    pub(super) fn again(&self) -> io::Result<Self> {
+        Ok(Self {
+            file: self.file.try_clone()?,
+            path: self.path.clone(),
+            part: self.part,
+            size: self.size,
+            block: self.block,
+            direct: self.direct,
+            dsync: self.dsync,
+            logical_block_size: self.logical_block_size,
+            notes: Vec::new(),
+            held: None,
+        })
+    }
+
     /// A block device says it itself. On a file, the smallest direct read that works decides: a
     /// file system on a disk with blocks of 4096 bytes refuses less.
     fn find_block_size(&mut self, rdev: u64) -> io::Result<()> {

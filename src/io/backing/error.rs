@@ -195,6 +195,10 @@ impl OpenError {
                 MetaError::Version { .. } => "Use the version of Tandem that wrote it.",
                 MetaError::DataSize { .. } => "Give the disk its old size back.",
                 MetaError::Read(_) => "See the kernel log, and replace the disk if it is failing.",
+                MetaError::TwoDisks { .. } => {
+                    "Grow the disk by another MiB, so that its end is free, and attach it."
+                }
+                MetaError::LittleGrowth { .. } => "Grow it by so much more.",
                 MetaError::TooSmall { .. } | MetaError::TooLarge { .. } | MetaError::Invalid(_) => {
                     "Correct the configuration."
                 }
@@ -206,7 +210,7 @@ impl OpenError {
             Self::Foreign { .. } => "",
             Self::Shrank { .. } => "Give the disk its old size back.",
             Self::Grew { .. } => {
-                "Do not run create-md. Give the disk its old size back, and attach it."
+                "Do not run create-md. `tandemadm attach` moves the metadata to the new end."
             }
             Self::SameDisk { .. } => "Use `meta-disk internal`, or another file.",
         }

@@ -9,8 +9,9 @@ use super::device::{Access, Device};
 use super::error::{OpenError, Part};
 use super::host_boot_id;
 use super::open::Disks;
-use super::signatures;
+use super::{Identity, record, signatures};
 use crate::meta::{Geometry, LoadedMeta, dump, get_gi, load, printable, read_superblock};
+use crate::resource::BLOCK_SIZE;
 
 /// Metadata that was read without attaching.
 #[derive(Clone, Debug)]
@@ -23,17 +24,32 @@ pub struct Inspected {
     pub stale: bool,
 }
 
-/// Reads the metadata of a disk without taking it, whoever has it.
+/// Who knows where a disk ended when it was attached last: the state folder, and whose disk it is.
+pub type Known<'a> = Option<(&'a Path, &'a Identity)>;
+
+/// Reads the metadata of a disk without taking it, whoever has it. `known`: it is also found where the
+/// disk ended before it grew.
 ///
 /// # Errors
 /// The disk cannot be read, or there is no metadata.
-pub fn inspect(path: &Path, meta_disk: &MetaDisk) -> Result<Inspected, OpenError> {
+pub fn inspect(
+    path: &Path,
+    meta_disk: &MetaDisk,
+    known: Known<'_>,
+) -> Result<Inspected, OpenError> {
     let disks = Disks::open(path, meta_disk, Access::ReadOnly, Duration::ZERO)?;
     let device = disks.meta();
-    let found = read_superblock(disks.placement(), &mut device.reader())
-        .map_err(|error| disks.bad(error))?;
-    let geometry =
-        Geometry::of(disks.placement(), &found.superblock).map_err(|error| disks.bad(error))?;
+    let (placement, found) = match known {
+        Some((state_dir, who)) => {
+            let located = disks.locate(Some(state_dir), who)?;
+            (located.placement, located.found)
+        }
+        None => {
+            let found = read_superblock(disks.placement(), &mut device.reader());
+            (disks.placement(), found.map_err(|error| disks.bad(error))?)
+        }
+    };
+    let geometry = Geometry::of(placement, &found.superblock).map_err(|error| disks.bad(error))?;
     let boot_id = host_boot_id().unwrap_or_default();
     let mut meta = load(&geometry, &mut device.reader(), boot_id).map_err(|e| disks.bad(e))?;
     // The loader puts the current boot in for the attach; a dump shows what is on the disk.
@@ -56,6 +72,22 @@ pub fn probe(path: &Path) -> Result<bool, OpenError> {
     signatures::is_tandem(&device).map_err(|error| device.io_error("reading it", error))
 }
 
+/// The size of a disk in whole blocks, bytes, and that at its last attach, where it is known. Takes no
+/// lock.
+///
+/// # Errors
+/// The disk cannot be read.
+pub fn sizes(
+    path: &Path,
+    who: &Identity,
+    state_dir: &Path,
+) -> Result<(u64, Option<u64>), OpenError> {
+    let device = Device::open(path, Part::Data, Access::Glance, Duration::ZERO)?;
+    let whole = |size: u64| size / BLOCK_SIZE * BLOCK_SIZE;
+    let noted = record::last_size(state_dir, who, path);
+    Ok((whole(device.size), noted.map(whole)))
+}
+
 /// The first lines of a dump.
 pub(super) fn header(path: &Path, wall_clock: u64) -> String {
     let path = printable(&path.display().to_string(), 4096);
@@ -70,10 +102,11 @@ pub(super) fn header(path: &Path, wall_clock: u64) -> String {
 pub fn dump_md(
     path: &Path,
     meta_disk: &MetaDisk,
+    known: Known<'_>,
     wall_clock: u64,
     offline: bool,
 ) -> Result<String, OpenError> {
-    let found = inspect(path, meta_disk)?;
+    let found = inspect(path, meta_disk, known)?;
     if offline && found.stale {
         let holder = std::fs::File::open(path).ok().and_then(|file| super::lock::holder(&file));
         return Err(OpenError::Claimed { path: path.to_owned(), part: Part::Data, holder });
@@ -93,5 +126,5 @@ pub(super) fn text(path: &Path, found: &Inspected, wall_clock: u64) -> String {
 /// # Errors
 /// As [`inspect`].
 pub fn read_gi(path: &Path, meta_disk: &MetaDisk, slot: usize) -> Result<String, OpenError> {
-    inspect(path, meta_disk).map(|found| get_gi(&found.meta, slot))
+    inspect(path, meta_disk, None).map(|found| get_gi(&found.meta, slot))
 }

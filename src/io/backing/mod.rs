@@ -17,6 +17,7 @@
 mod create;
 mod device;
 mod error;
+mod grow;
 mod inspect;
 mod lock;
 mod open;
@@ -31,7 +32,8 @@ use std::path::{Path, PathBuf};
 
 pub use create::{CreateOptions, Report, create_md};
 pub use error::{CreateError, OpenError};
-pub use inspect::{Inspected, dump_md, inspect, probe, read_gi};
+pub use inspect::{Inspected, Known, dump_md, inspect, probe, read_gi, sizes};
+pub(crate) use open::Growing;
 pub use open::{OpenDisk, OpenOptions, open_disk};
 pub(crate) use record::file_safe;
 pub use restore::{RestoreOptions, Restored, forget_peer, restore_md, wipe_md};

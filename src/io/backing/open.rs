@@ -1,22 +1,25 @@
 //! Attaching: open, lock, flush, repair, load; and what is known of the time before.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::linux::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::device::{Access, Device};
 use super::error::{OpenError, Part, disk_error};
+use super::grow::{self, Home};
 use super::lock::Held;
 use super::trust::{Subject, Trust};
 use super::{Identity, MetaDisk, record};
 use crate::meta::{
-    DeviceFlags, Geometry, LoadedMeta, MetaError, MetaOp, Placement, SuperblockRead, load,
-    read_superblock, repair, stages,
+    DeviceFlags, Geometry, Left, LoadedMeta, Located, MetaError, MetaOp, Placement, SuperblockRead,
+    load, locate, read_superblock, repair, stages, zeroed, zeroed_end,
 };
 use crate::meta::{Stage, Superblock};
-use crate::resource::{AttachedDisk, DiskError};
+use crate::resource::{AttachedDisk, DiskError, Refusal};
 
 /// Bytes at either end of the data area that the clean digest is of.
 const DIGEST_SPAN: u64 = 1 << 20;
@@ -47,7 +50,7 @@ pub struct OpenDisk {
     /// External metadata.
     pub meta: Option<File>,
     /// Where everything is.
-    pub geometry: Geometry,
+    pub(crate) geometry: Cell<Geometry>,
     /// RWF_DSYNC makes a write durable. Otherwise: write, then a data sync.
     pub dsync: bool,
     /// O_DIRECT is on: memory, offset and length in multiples of the logical block.
@@ -61,6 +64,24 @@ pub struct OpenDisk {
     /// Given back when this is dropped.
     #[allow(dead_code)]
     locks: Vec<Held>,
+    /// For the room that it gains: the same open files.
+    same: Arc<Disks>,
+    home: Home,
+}
+
+/// A disk that takes the room that it has gained, on a thread of its own.
+#[derive(Debug)]
+pub(crate) struct Growing {
+    disks: Arc<Disks>,
+    home: Home,
+    geometry: Geometry,
+}
+
+impl Growing {
+    /// Takes it, and lets go of the disk. Blocks.
+    pub(crate) fn run(self) -> Result<Result<Geometry, Refusal>, DiskError> {
+        grow::take_room(&self.disks, &self.home, &self.geometry)
+    }
 }
 
 impl OpenDisk {
@@ -87,6 +108,21 @@ impl OpenDisk {
         }
     }
 
+    /// Where everything is.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        self.geometry.get()
+    }
+
+    /// What takes the room that the disk has gained. Nobody writes its metadata meanwhile.
+    pub(crate) fn growing(&self) -> Growing {
+        Growing {
+            disks: Arc::clone(&self.same),
+            home: self.home.clone(),
+            geometry: self.geometry.get(),
+        }
+    }
+
     /// Runs the stages, each durable before the next one starts. Blocks.
     ///
     /// # Errors
@@ -102,17 +138,18 @@ impl OpenDisk {
     /// Reading, writing or flushing failed; the disk is closed all the same, and is not clean.
     pub fn close_clean(self, mut superblock: Superblock) -> Result<(), DiskError> {
         self.distrust();
+        let geometry = self.geometry.get();
         let ended = (|| {
             self.data.sync_data()?;
             if superblock.flags & DeviceFlags::CLEAN == 0 {
                 superblock.clean_size = 0;
                 superblock.clean_digest = 0;
             } else {
-                superblock.clean_size = self.geometry.data_size;
-                superblock.clean_digest = digest(&self.data, self.geometry.data_size)?;
+                superblock.clean_size = geometry.data_size;
+                superblock.clean_digest = digest(&self.data, geometry.data_size)?;
             }
             let op = MetaOp::Superblock(Box::new(superblock));
-            write_stages(self.meta_file(), &stages(&self.geometry, &op))
+            write_stages(self.meta_file(), &stages(&geometry, &op))
         })();
         drop(self);
         ended.map_err(|error: io::Error| disk_error(&error))
@@ -165,33 +202,51 @@ pub fn open_disk(
     // Before the flush: one that fails is not tried again on trust.
     let trusted = trust.as_ref().and_then(Trust::take);
     disks.sync()?;
-    let found = disks.superblock(options.state_dir.as_deref(), who)?;
+    let Located { placement, found, left } = disks.locate(options.state_dir.as_deref(), who)?;
     let owner = owner(&found.superblock);
     if owner != *who {
         let path = disks.meta().path.clone();
         return Err(OpenError::Foreign { path, found: owner, expected: who.clone() });
     }
-    let geometry = disks.geometry(&found.superblock)?;
+    let mut geometry = disks.geometry_at(placement, &found.superblock)?;
     let device = disks.meta();
     let fix = repair(&geometry, &mut device.reader()).map_err(|error| disks.bad(error))?;
     device
         .write_stages(&fix)
         .map_err(|error| device.io_error("repair of the superblock", error))?;
-    let mut meta = load(&geometry, &mut device.reader(), boot_id).map_err(|e| disks.bad(e))?;
-    let mut notes = found.notes;
-    notes.append(&mut meta.notes);
-    meta.notes = notes;
-    meta.written_behind = written_behind(&disks.data, &geometry, &meta)?;
-    if geometry.external && disks.data.size / 4096 * 4096 > geometry.data_size {
-        meta.notes.push(format!(
-            "{}: the disk has grown to {} bytes, {} are used; `resize` takes the rest",
+    let rest: Vec<Stage> = match left {
+        None => Vec::new(),
+        Some(Left::Metadata(old)) => zeroed(&old).collect(),
+        Some(Left::Superblocks(places)) => vec![zeroed_end(places)],
+    };
+    device.write_stages(&rest).map_err(|error| device.io_error("zeroing what has moved", error))?;
+    let home = Home {
+        state_dir: options.state_dir.clone(),
+        who: who.clone(),
+        boot_id: found.superblock.boot_id,
+    };
+    let mut room = Vec::new();
+    let was = geometry.data_size;
+    match grow::take_room(&disks, &home, &geometry) {
+        Ok(Ok(new)) => geometry = new,
+        Ok(Err(refusal)) => room.push(format!("the disk stays as it is: {}", refusal.hint)),
+        Err(error) => return Err(disks.bad(MetaError::Read(error))),
+    }
+    if geometry.data_size > was {
+        room.push(format!(
+            "{}: the disk has grown: there is room for {} bytes of data now; `resize` makes use of it",
             path.display(),
-            disks.data.size,
             geometry.data_size
         ));
     }
+    let mut meta = load(&geometry, &mut device.reader(), boot_id).map_err(|e| disks.bad(e))?;
+    let mut notes = found.notes;
+    notes.append(&mut room);
+    notes.append(&mut meta.notes);
+    meta.notes = notes;
+    meta.written_behind = written_behind(&disks.data, &geometry, &meta)?;
     if let Some(folder) = &options.state_dir
-        && let Err(error) = record::store(folder, who, path, disks.data.size)
+        && let Err(error) = grow::note_end(&disks, &home, &geometry, None)
     {
         meta.notes.push(format!("{}: the disk's size was not recorded: {error}", folder.display()));
     }
@@ -206,7 +261,7 @@ pub fn open_disk(
              as after a power loss"
         ));
     }
-    Ok(disks.into_open(geometry, meta, trust))
+    disks.into_open(geometry, meta, Home { boot_id, ..home }, trust)
 }
 
 /// Whose metadata it is.
@@ -227,10 +282,11 @@ fn written_behind(
     if superblock.flags & DeviceFlags::CLEAN == 0 || superblock.clean_size == 0 {
         return Ok(false);
     }
-    if superblock.clean_size != geometry.data_size {
+    // Less: the disk has grown since.
+    if superblock.clean_size > geometry.data_size {
         return Ok(true);
     }
-    let now = digest(&data.file, geometry.data_size)
+    let now = digest(&data.file, superblock.clean_size)
         .map_err(|error| data.io_error("reading the first and last MiB", error))?;
     Ok(now != superblock.clean_digest)
 }
@@ -283,6 +339,28 @@ impl Disks {
         Ok(())
     }
 
+    /// Where the metadata is, also if the disk has grown or its metadata is on the way.
+    pub(super) fn locate(
+        &self,
+        state_dir: Option<&Path>,
+        who: &Identity,
+    ) -> Result<Located, OpenError> {
+        if self.external.is_some() {
+            let found = self.superblock(state_dir, who)?;
+            return Ok(Located { placement: self.placement(), found, left: None });
+        }
+        let ends = state_dir.map(|folder| record::ends(folder, who, &self.data.path));
+        match locate(self.data.size, &ends.unwrap_or_default(), &mut self.data.reader()) {
+            Ok(located) => Ok(located),
+            // It has the words for what is missing.
+            Err(MetaError::NoMetadata | MetaError::TooSmall { .. }) => {
+                let found = self.superblock(state_dir, who)?;
+                Ok(Located { placement: self.placement(), found, left: None })
+            }
+            Err(error) => Err(self.bad(error)),
+        }
+    }
+
     pub(super) fn superblock(
         &self,
         state_dir: Option<&Path>,
@@ -321,8 +399,15 @@ impl Disks {
     }
 
     pub(super) fn geometry(&self, superblock: &Superblock) -> Result<Geometry, OpenError> {
-        let geometry =
-            Geometry::of(self.placement(), superblock).map_err(|error| self.bad(error))?;
+        self.geometry_at(self.placement(), superblock)
+    }
+
+    fn geometry_at(
+        &self,
+        placement: Placement,
+        superblock: &Superblock,
+    ) -> Result<Geometry, OpenError> {
+        let geometry = Geometry::of(placement, superblock).map_err(|error| self.bad(error))?;
         let (made, has) = (geometry.al_block_size, self.meta().logical_block_size);
         if made < has {
             return Err(OpenError::BlockSize { path: self.meta().path.clone(), made, has });
@@ -344,7 +429,17 @@ impl Disks {
         }
     }
 
-    fn into_open(self, geometry: Geometry, mut meta: LoadedMeta, trust: Option<Trust>) -> OpenDisk {
+    fn into_open(
+        self,
+        geometry: Geometry,
+        mut meta: LoadedMeta,
+        home: Home,
+        trust: Option<Trust>,
+    ) -> Result<OpenDisk, OpenError> {
+        let again = |device: &Device| device.again().map_err(|e| device.io_error("opening", e));
+        let data = again(&self.data)?;
+        let external = self.external.as_ref().map(again).transpose()?;
+        let same = Arc::new(Disks { data, external });
         let Self { data, external } = self;
         let both = |of: fn(&Device) -> bool| of(&data) && external.as_ref().is_none_or(of);
         let (dsync, direct) = (both(|device| device.dsync), both(|device| device.direct));
@@ -363,17 +458,19 @@ impl Disks {
             path: data.path.display().to_string(),
             meta,
         };
-        OpenDisk {
+        Ok(OpenDisk {
             data: data.file,
             meta: meta_file,
-            geometry,
+            geometry: Cell::new(geometry),
             dsync,
             direct,
             preallocated,
             attached,
             trust,
             locks,
-        }
+            same,
+            home,
+        })
     }
 }
 

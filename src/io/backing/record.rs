@@ -1,7 +1,8 @@
 //! The last size of each disk, in the state folder: so that a disk which grew (its metadata is no
 //! longer at its end) is told from a blank one. One small JSON file per node, resource, volume and
-//! path; asked only for a disk on which no metadata is found.
+//! path; asked for a disk on which no metadata is found, and for one that has grown.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -15,34 +16,58 @@ struct Record {
     node_id: u8,
     volume: u16,
     path: PathBuf,
+    /// Where the disk ended, with its metadata, in bytes.
     size: u64,
+    /// Where it ended before; the metadata is there while it has not moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    older: Option<u64>,
 }
 
-/// Notes the size, in bytes, of a disk that has metadata.
-pub(super) fn store(folder: &Path, who: &Identity, disk: &Path, size: u64) -> io::Result<()> {
+/// Notes the size, in bytes, of a disk that has metadata; `older`: the metadata may still be where a
+/// disk of this size ends. Durable.
+pub(super) fn store(
+    folder: &Path,
+    who: &Identity,
+    disk: &Path,
+    size: u64,
+    older: Option<u64>,
+) -> io::Result<()> {
     let record = Record {
         resource: who.resource.clone(),
         node_id: who.node_id,
         volume: who.volume,
         path: disk.to_owned(),
         size,
+        older,
     };
     std::fs::create_dir_all(folder)?;
     let name = file_name(who, disk);
     let part = folder.join(format!("{name}.{}.part", std::process::id()));
     std::fs::write(&part, serde_json::to_vec(&record)?)?;
-    std::fs::rename(&part, folder.join(name))
+    File::open(&part)?.sync_all()?;
+    std::fs::rename(&part, folder.join(name))?;
+    File::open(folder)?.sync_all()
 }
 
 /// The size that the disk had when it was attached last. `None`: not known.
 pub(super) fn last_size(folder: &Path, who: &Identity, disk: &Path) -> Option<u64> {
+    read(folder, who, disk).map(|record| record.size)
+}
+
+/// Every size that the metadata may be at the end of, the last one first.
+pub(super) fn ends(folder: &Path, who: &Identity, disk: &Path) -> Vec<u64> {
+    let record = read(folder, who, disk);
+    record.into_iter().flat_map(|one| [Some(one.size), one.older]).flatten().collect()
+}
+
+fn read(folder: &Path, who: &Identity, disk: &Path) -> Option<Record> {
     let text = std::fs::read(folder.join(file_name(who, disk))).ok()?;
     let record: Record = serde_json::from_slice(&text).ok()?;
     let same = record.resource == who.resource
         && record.node_id == who.node_id
         && record.volume == who.volume
         && record.path == disk;
-    same.then_some(record.size)
+    same.then_some(record)
 }
 
 /// Nothing is known of the disk any more.

@@ -196,7 +196,7 @@ pub fn restore_md(
         written.map_err(|error| device.io_error("writing the metadata", error))?;
     }
     let mut warnings = Vec::new();
-    if let Err(error) = record::store(&options.state_dir, who, path, disks.data.size) {
+    if let Err(error) = record::store(&options.state_dir, who, path, disks.data.size, None) {
         let folder = options.state_dir.display();
         warnings.push(format!("{folder}: the disk's size was not recorded: {error}"));
     }

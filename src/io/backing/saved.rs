@@ -166,9 +166,10 @@ pub fn save_copy(
     who: &Identity,
     save: &Save<'_>,
 ) -> Result<SavedCopy, CreateError> {
-    let mut found = inspect(path, meta_disk)?;
+    let known = Some((save.state_dir, who));
+    let mut found = inspect(path, meta_disk, known)?;
     for _ in 0..TRIES {
-        let again = inspect(path, meta_disk)?;
+        let again = inspect(path, meta_disk, known)?;
         let same = again.meta == found.meta;
         found = again;
         if same {

@@ -93,7 +93,7 @@ fn a_made_disk_opens_and_says_what_was_made() {
     assert!(report.warnings[0].contains("flushes twice as fast"), "{:?}", report.warnings);
     let open = lab.open(&disk).unwrap();
     assert_eq!(open.attached.meta.superblock, report.superblock);
-    assert_eq!(open.geometry, report.geometry);
+    assert_eq!(open.geometry(), report.geometry);
     assert_eq!(open.attached.data_size, report.geometry.data_size);
     assert!(open.meta.is_none() && !open.preallocated && !open.attached.meta.same_boot);
     assert!(64 * MIB - open.attached.data_size <= MIB + 64 * MIB / 32768);
@@ -110,7 +110,7 @@ fn updates_are_there_after_the_next_open_and_a_clean_end_is_checked() {
     superblock.flags = DeviceFlags::CONSISTENT;
     superblock.peers[0].bitmap_state = BitmapState::AllClear;
     let op = MetaOp::Superblock(Box::new(superblock.clone()));
-    open.write_stages(&stages(&open.geometry, &op)).unwrap();
+    open.write_stages(&stages(&open.geometry(), &op)).unwrap();
     drop(open);
     let open = lab.open(&disk).unwrap();
     assert_eq!(open.attached.meta.superblock, superblock);
@@ -149,9 +149,13 @@ fn a_disk_in_use_is_refused_through_every_name_of_it() {
         let error = create_md(path, &MetaDisk::Internal, &who(), &options).unwrap_err();
         assert!(matches!(error, CreateError::Disk(OpenError::Claimed { .. })), "{error}");
     }
-    assert!(dump_md(&disk, &MetaDisk::Internal, 0, false).unwrap().contains("might be stale"));
+    assert!(
+        dump_md(&disk, &MetaDisk::Internal, None, 0, false).unwrap().contains("might be stale")
+    );
     drop(open);
-    assert!(!dump_md(&disk, &MetaDisk::Internal, 0, false).unwrap().contains("might be stale"));
+    assert!(
+        !dump_md(&disk, &MetaDisk::Internal, None, 0, false).unwrap().contains("might be stale")
+    );
     lab.open(&disk).unwrap();
 }
 
@@ -242,21 +246,18 @@ fn a_truncated_disk_and_one_that_grew_are_told_from_a_blank_one() {
     lab.create(&disk).unwrap();
     drop(lab.open(&disk).unwrap());
     resize(&disk, 32 * MIB);
-    let error = lab.open(&disk).unwrap_err();
-    let OpenError::Grew { recorded, actual, .. } = error else { panic!("{error}") };
-    assert_eq!((recorded, actual), (16 * MIB, 32 * MIB));
-    let text = error.refusal().to_string();
-    assert!(
-        text.contains("metadata found at the old end") && text.contains("Do not run create-md")
-    );
     let error = lab.create(&disk).unwrap_err().to_string();
     assert!(
         error.contains("Tandem metadata at the old end of the disk, 16777216 bytes"),
         "{error}"
     );
-    resize(&disk, 16 * MIB);
-    drop(lab.open(&disk).unwrap());
-    for size in [16 * MIB - 4096, 16 * MIB - 512, 9 * MIB, 300_000, 1000] {
+    let open = lab.open(&disk).unwrap();
+    assert!(open.attached.data_size > 31 * MIB);
+    let notes = open.attached.meta.notes.join("\n");
+    assert!(notes.contains("the disk has grown"), "{notes}");
+    drop(open);
+    for size in [32 * MIB - 4096, 16 * MIB, 16 * MIB - 4096, 16 * MIB - 512, 9 * MIB, 300_000, 1000]
+    {
         resize(&disk, size);
         let error = lab.open(&disk).unwrap_err();
         assert!(matches!(error, OpenError::Shrank { .. }), "{size}: {error}");
@@ -269,7 +270,7 @@ fn metadata_at_the_old_end_is_saved_before_a_forced_create() {
     let lab = Lab::new();
     let disk = lab.file("d", 16 * MIB);
     lab.create(&disk).unwrap();
-    let old = dump_md(&disk, &MetaDisk::Internal, 1, false).unwrap();
+    let old = dump_md(&disk, &MetaDisk::Internal, None, 1, false).unwrap();
     resize(&disk, 32 * MIB);
     let saved = std::fs::read_to_string(lab.force(&disk).saved.unwrap()).unwrap();
     assert_eq!(saved.split_once("\n\n").unwrap().1, old.split_once("\n\n").unwrap().1);
@@ -377,7 +378,7 @@ fn old_metadata_is_refused_by_name_and_saved_before_it_is_overwritten() {
     let lab = Lab::new();
     let disk = lab.file("d", 16 * MIB);
     lab.create(&disk).unwrap();
-    let old = dump_md(&disk, &MetaDisk::Internal, 1, false).unwrap();
+    let old = dump_md(&disk, &MetaDisk::Internal, None, 1, false).unwrap();
     let error = lab.create(&disk).unwrap_err();
     assert!(error.to_string().contains("Tandem metadata of r0/0 of node 1"), "{error}");
     assert!(error.to_string().contains("1122334455667788"), "{error}");
@@ -433,8 +434,9 @@ fn external_metadata_takes_nothing_of_the_disk() {
     open.close_clean(superblock).unwrap();
     resize(&disk, 20 * MIB);
     let open = open_disk(&disk, &meta, &who(), BOOT, &lab.open_options()).unwrap();
-    assert_eq!(open.attached.data_size, 16 * MIB);
+    assert_eq!(open.attached.data_size, 20 * MIB);
     assert!(open.attached.meta.notes.iter().any(|note| note.contains("has grown")));
+    assert!(!open.attached.meta.written_behind);
     drop(open);
     resize(&disk, 8 * MIB);
     let error = open_disk(&disk, &meta, &who(), BOOT, &lab.open_options()).unwrap_err();
@@ -522,7 +524,9 @@ fn a_block_device_is_made_opened_and_claimed() {
     let shared = nix::fcntl::FlockArg::LockSharedNonblock;
     let udev = nix::fcntl::Flock::lock(File::open(&device.0).unwrap(), shared);
     drop(udev.map_err(|(_, errno)| errno).unwrap());
-    assert!(dump_md(&device.0, &MetaDisk::Internal, 0, false).unwrap().contains("might be stale"));
+    assert!(
+        dump_md(&device.0, &MetaDisk::Internal, None, 0, false).unwrap().contains("might be stale")
+    );
     let superblock = open.attached.meta.superblock.clone();
     open.close_clean(superblock).unwrap();
     assert!(!lab.open(&device.0).unwrap().attached.meta.written_behind);
@@ -601,4 +605,55 @@ fn a_disk_is_trusted_after_the_mere_end_of_a_process_and_only_then() {
     // Where the run folder is gone, so is the trust.
     std::fs::remove_dir_all(lab.path("run")).unwrap();
     assert!(!trusted(&lab.open(&disk).unwrap()));
+}
+
+#[test]
+fn a_disk_in_use_takes_its_room_and_keeps_what_it_knows() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    lab.create(&disk).unwrap();
+    let open = lab.open(&disk).unwrap();
+    let before = open.attached.meta.superblock.clone();
+    assert_eq!(open.growing().run().unwrap().unwrap(), open.geometry(), "it has not grown");
+    resize(&disk, 16 * MIB + 8192);
+    let known = who();
+    let (folder, internal) = (lab.path("state"), MetaDisk::Internal);
+    let found = inspect(&disk, &internal, Some((folder.as_path(), &known))).unwrap();
+    assert_eq!(found.geometry, open.geometry(), "it is shown as ever");
+    let refusal = open.growing().run().unwrap().unwrap_err();
+    assert!(refusal.code == 111 && refusal.hint.contains("bytes more"), "{refusal}");
+    drop(open);
+    let open = lab.open(&disk).unwrap();
+    assert!(open.attached.data_size < 16 * MIB, "it goes on where it was");
+    assert!(open.attached.meta.notes.iter().any(|note| note.contains("stays as it is")));
+    drop(open);
+    let open = lab.open(&disk).unwrap();
+    resize(&disk, 24 * MIB);
+    let new = open.growing().run().unwrap().unwrap();
+    assert!(new.data_size > 23 * MIB);
+    drop(open);
+    let open = lab.open(&disk).unwrap();
+    assert_eq!(open.geometry(), new);
+    let after = &open.attached.meta.superblock;
+    assert_eq!((after.effective_size, &after.peers), (before.effective_size, &before.peers));
+    assert_eq!(after.device_uuid, before.device_uuid);
+    let bytes = std::fs::read(&disk).unwrap();
+    let old = usize::try_from(before.data_size).unwrap()..usize::try_from(16 * MIB).unwrap();
+    assert!(bytes[old].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn a_disk_does_not_grow_where_its_end_cannot_be_noted() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    lab.create(&disk).unwrap();
+    let open = lab.open(&disk).unwrap();
+    std::fs::remove_dir_all(lab.path("state")).unwrap();
+    std::fs::write(lab.path("state"), "no folder").unwrap();
+    resize(&disk, 24 * MIB);
+    let refusal = open.growing().run().unwrap().unwrap_err();
+    assert!(refusal.hint.contains("could not be noted"), "{refusal}");
+    drop(open);
+    resize(&disk, 16 * MIB);
+    assert!(lab.open(&disk).is_ok());
 }

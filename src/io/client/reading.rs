@@ -167,12 +167,12 @@ impl Client {
 
     pub(super) fn refuse(&mut self, to: ReplyTo, errno: Errno, why: &str) {
         let replies = self.replies;
-        self.outbox.push(|out| replies.error(out, to, errno, why), None, 0);
+        self.push(|out| replies.error(out, to, errno, why), None, 0);
     }
 
     fn accept(&mut self, to: ReplyTo) {
         let replies = self.replies;
-        self.outbox.push(|out| replies.ok(out, to), None, 0);
+        self.push(|out| replies.ok(out, to), None, 0);
     }
 
     fn begin(
@@ -187,12 +187,13 @@ impl Client {
             Checked::Read { offset, length, whole } => {
                 let mut reply = self.replies.read(to, length, whole);
                 if length == 0 {
-                    self.outbox.push(|out| reply.empty(out), None, 0);
+                    self.push(|out| reply.empty(out), None, 0);
                     return Ok(());
                 }
                 let ordered = reply.in_order();
                 let ready = BTreeMap::new();
-                let key = self.add(to, Kind::Read { reply, ordered, next: offset, ready });
+                let end = offset + u64::from(length);
+                let key = self.add(to, Kind::Read { reply, ordered, next: offset, end, ready });
                 self.reading = Reading::Download(Download { key, offset, left: length });
             }
             Checked::Write { length: 0, .. }
@@ -214,7 +215,7 @@ impl Client {
             Checked::Flush => {
                 let key = self.add(to, Kind::Plain);
                 self.submit(io, desk, key, (0, 0, 0), Op::Flush);
-                self.issued(key);
+                self.issued(io, key);
             }
             Checked::WriteZeroes { fast: true, no_hole, .. }
                 if !io.fast_zeroes.contains(&(self.volume, no_hole)) =>
@@ -269,7 +270,7 @@ impl Client {
                 zeroes.edges = false;
             }
             self.issue_zeroes(io, desk, key);
-            self.finish_if_done(key)?;
+            self.finish_if_done(io, key)?;
             return Ok(true);
         };
         if !desk.reserve(io, self.id, PAGE as u64, first) {
@@ -290,10 +291,11 @@ impl Client {
         self.last_key
     }
 
-    fn issued(&mut self, key: u64) {
+    fn issued(&mut self, io: &Context, key: u64) {
         if let Some(request) = self.requests.get_mut(&key) {
             request.issued = true;
         }
+        self.begin_waiting(io);
     }
 
     /// Gives a piece to the core; `span`: offset, length, and bytes that are reserved for a read.
@@ -350,7 +352,7 @@ impl Client {
         if upload.left == 0 {
             self.peek = upload.large;
             self.reading = Reading::Header;
-            self.issued(key);
+            self.issued(io, key);
         }
         let op = Op::Write { offset, payload, fua };
         self.submit(io, desk, key, (offset, length, 0), op);
@@ -365,8 +367,8 @@ impl Client {
         let failed = self.requests.get(&key).is_some_and(|request| request.failed.is_some());
         if download.left == 0 || failed {
             self.reading = Reading::Header;
-            self.issued(key);
-            self.finish_if_done(key)?;
+            self.issued(io, key);
+            self.finish_if_done(io, key)?;
             return Ok(true);
         }
         let offset = download.offset;

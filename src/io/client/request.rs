@@ -1,4 +1,10 @@
 //! The answering half of a client: pieces into one reply.
+//!
+//! Invariants:
+//! - A reply in order (one header for all its data: simple replies, and structured ones with DF) is
+//!   not interrupted: from its first byte to its last one everything else goes behind it.
+//! - One begins only if nothing that comes after it is needed for its end: every piece has its
+//!   buffer, or no older read has one.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +52,16 @@ pub(super) enum Kind {
     /// Further pieces.
     Zeroes(Zeroes),
     /// The data; in order where the reply has one piece only.
-    Read { reply: ReadReply, ordered: bool, next: u64, ready: BTreeMap<u64, (Lease, u64)> },
+    Read {
+        reply: ReadReply,
+        ordered: bool,
+        /// First byte that is not in the outbox yet, where it is in order.
+        next: u64,
+        /// Behind its last byte.
+        end: u64,
+        /// Pieces that are not in the outbox, with what is reserved for them.
+        ready: BTreeMap<u64, (Lease, u64)>,
+    },
 }
 
 /// A request of the client that is not answered.
@@ -74,6 +89,27 @@ impl Request {
                 io.reads_reserved -= reserved;
             }
         }
+    }
+}
+
+impl Request {
+    /// A reply in order whose next piece is here.
+    fn has_next(&self) -> bool {
+        let Kind::Read { ordered: true, next, ready, .. } = &self.kind else { return false };
+        ready.contains_key(next)
+    }
+
+    /// All that is missing of it is here, and it is in order.
+    fn is_whole(&self) -> bool {
+        let Kind::Read { next, end, ready, .. } = &self.kind else { return false };
+        let mut at = *next;
+        for (offset, (lease, _)) in ready {
+            if *offset != at {
+                return false;
+            }
+            at += lease.length() as u64;
+        }
+        at == *end
     }
 }
 
@@ -121,7 +157,7 @@ impl Client {
         }
         self.issue_zeroes(io, desk, piece.key);
         self.release_if_failed(io, piece.key);
-        self.finish_if_done(piece.key)
+        self.finish_if_done(io, piece.key)
     }
 
     /// Queues the data of a piece of a read, or keeps it until its turn comes.
@@ -133,7 +169,7 @@ impl Client {
     ) -> Result<(), Errno> {
         let Some(request) = self.requests.get_mut(&piece.key) else { return Ok(()) };
         let failed = request.failed.is_some();
-        let Kind::Read { reply, ordered, next, ready } = &mut request.kind else { return Ok(()) };
+        let Kind::Read { ordered, ready, .. } = &mut request.kind else { return Ok(()) };
         if failed && *ordered {
             // The reply cannot be completed any more.
             return Err(Errno::EIO);
@@ -146,21 +182,94 @@ impl Client {
                 "defect: a read was answered with {payload:?} for {piece:?}");
             return Err(Errno::EIO);
         };
+        let (ordered, waited) = (*ordered, !ready.is_empty());
         ready.insert(piece.offset, (lease, piece.reserved));
-        while let Some(entry) = ready.first_entry() {
-            if *ordered && *entry.key() != *next {
-                break;
-            }
-            let (offset, (lease, reserved)) = entry.remove_entry();
-            let length = lease.length() as u32;
-            *next = offset + u64::from(length);
-            let mut fits = Ok(());
-            self.outbox.push(|out| fits = reply.data(out, offset, length), Some(lease), reserved);
-            if let Err(error) = fits {
-                tracing::error!(target: "tandem", resource = %io.name, "defect: {error}");
-            }
+        if !ordered {
+            self.push_ready(io, piece.key);
+        } else {
+            self.waiting_reads += usize::from(!waited);
+            self.push_in_order(io, piece.key);
         }
         Ok(())
+    }
+
+    /// An answer, or a part of one: it does not interrupt a reply that has begun.
+    pub(super) fn push(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>),
+        payload: Option<Lease>,
+        note: u64,
+    ) {
+        if self.begun.is_some() {
+            self.outbox.push_behind(write, payload, note);
+        } else {
+            self.outbox.push(write, payload, note);
+        }
+    }
+
+    /// The data of a reply in order that may go out goes to the outbox.
+    fn push_in_order(&mut self, io: &Context, key: u64) {
+        let Some(request) = self.requests.get(&key).filter(|request| request.has_next()) else {
+            return;
+        };
+        let whole = request.is_whole();
+        match self.begun {
+            Some(begun) if begun == key => {
+                self.begun = None;
+                self.push_ready(io, key);
+                if !whole {
+                    self.begun = Some(key);
+                    return;
+                }
+                self.outbox.release_behind();
+                self.begin_waiting(io);
+            }
+            _ if whole => self.push_ready(io, key),
+            None if request.issued || self.is_oldest_read(key) => {
+                self.push_ready(io, key);
+                self.begun = Some(key);
+            }
+            _ => {}
+        }
+    }
+
+    /// Reads whose data had to wait begin, as far as they may now.
+    pub(super) fn begin_waiting(&mut self, io: &Context) {
+        while self.begun.is_none() && self.waiting_reads > 0 {
+            let may = |key: u64, request: &Request| {
+                request.has_next() && (request.issued || self.is_oldest_read(key))
+            };
+            let next = self.requests.iter().filter(|(key, request)| may(**key, request));
+            let Some(key) = next.map(|(key, _)| *key).min() else { return };
+            self.push_in_order(io, key);
+        }
+    }
+
+    fn is_oldest_read(&self, key: u64) -> bool {
+        let read = |request: &Request| matches!(request.kind, Kind::Read { .. });
+        !self.requests.iter().any(|(other, request)| *other < key && read(request))
+    }
+
+    /// What is ready of a read goes to the outbox, as far as its turn has come.
+    fn push_ready(&mut self, io: &Context, key: u64) {
+        let Some(mut request) = self.requests.remove(&key) else { return };
+        if let Kind::Read { reply, ordered, next, ready, .. } = &mut request.kind {
+            while let Some(entry) = ready.first_entry() {
+                if *ordered && *entry.key() != *next {
+                    break;
+                }
+                let (offset, (lease, reserved)) = entry.remove_entry();
+                let length = lease.length() as u32;
+                *next = offset + u64::from(length);
+                let mut fits = Ok(());
+                self.push(|out| fits = reply.data(out, offset, length), Some(lease), reserved);
+                if let Err(error) = fits {
+                    tracing::error!(target: "tandem", resource = %io.name, "defect: {error}");
+                }
+            }
+            self.waiting_reads -= usize::from(*ordered && ready.is_empty());
+        }
+        self.requests.insert(key, request);
     }
 
     /// Gives the next pieces of a trim or zeroes to the core.
@@ -194,7 +303,8 @@ impl Client {
         if request.failed.is_none() {
             return;
         }
-        if let Kind::Read { ready, .. } = &mut request.kind {
+        if let Kind::Read { ordered, ready, .. } = &mut request.kind {
+            self.waiting_reads -= usize::from(*ordered && !ready.is_empty());
             for (lease, reserved) in std::mem::take(ready).into_values() {
                 io.pool.end(lease);
                 io.reads_reserved -= reserved;
@@ -203,7 +313,7 @@ impl Client {
     }
 
     /// Answers the request if all its pieces are done.
-    pub(super) fn finish_if_done(&mut self, key: u64) -> Result<(), End> {
+    pub(super) fn finish_if_done(&mut self, io: &Context, key: u64) -> Result<(), End> {
         let done = |request: &Request| request.issued && request.outstanding == 0;
         if !self.requests.get(&key).is_some_and(done) {
             return Ok(());
@@ -211,25 +321,23 @@ impl Client {
         let Some(request) = self.requests.remove(&key) else { return Ok(()) };
         let (to, replies) = (request.to, self.replies);
         match (request.kind, request.failed) {
-            (Kind::Read { .. }, None) => {}
+            // It may have been what a younger read has waited for.
+            (Kind::Read { .. }, None) => self.begin_waiting(io),
             (Kind::Read { mut reply, .. }, Some((errno, offset))) => {
                 let mut outcome = ReadFailure::Replied;
-                self.outbox.push(
-                    |out| outcome = reply.fail(out, errno, offset, sentence(errno)),
-                    None,
-                    0,
-                );
+                self.push(|out| outcome = reply.fail(out, errno, offset, sentence(errno)), None, 0);
                 if outcome == ReadFailure::Close {
                     let why = "a read failed in the middle of its reply";
                     return Err(End::Lost(why.to_owned()));
                 }
+                self.begin_waiting(io);
             }
             (Kind::Plain | Kind::Zeroes(_), None) => {
-                self.outbox.push(|out| replies.ok(out, to), None, 0);
+                self.push(|out| replies.ok(out, to), None, 0);
             }
             (Kind::Plain | Kind::Zeroes(_), Some((errno, offset))) => {
                 let why = sentence(errno);
-                self.outbox.push(|out| replies.error_at(out, to, errno, offset, why), None, 0);
+                self.push(|out| replies.error_at(out, to, errno, offset, why), None, 0);
             }
         }
         Ok(())

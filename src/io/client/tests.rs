@@ -5,10 +5,14 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nbd::BlockSizes;
-use nbd::constants::{NBD_CMD_CACHE, NBD_CMD_WRITE, NBD_REQUEST_MAGIC};
+use nbd::constants::{
+    NBD_CMD_CACHE, NBD_CMD_FLUSH, NBD_CMD_READ, NBD_CMD_WRITE, NBD_REQUEST_MAGIC,
+};
 
 use super::*;
+use crate::io::buffer::PAGE;
 use crate::io::ring::Completion;
+use crate::resource::Op;
 
 struct Bench {
     io: Context,
@@ -35,7 +39,9 @@ impl Bench {
             structured: false,
             extended: false,
             base_allocation: false,
-            flags: nbd::constants::NBD_FLAG_HAS_FLAGS | nbd::constants::NBD_FLAG_SEND_CACHE,
+            flags: nbd::constants::NBD_FLAG_HAS_FLAGS
+                | nbd::constants::NBD_FLAG_SEND_CACHE
+                | nbd::constants::NBD_FLAG_SEND_FLUSH,
             size: 1 << 30,
             client_asked_block_size: false,
             block: BlockSizes::default(),
@@ -137,4 +143,162 @@ fn half_a_header_is_waited_for_30_seconds_and_between_requests_for_ever() {
     bench.theirs.write_all(&request(NBD_CMD_WRITE, 1 << 20)[..9]).unwrap();
     let seconds = bench.seconds_to_live();
     assert!((30..=32).contains(&seconds), "closed after {seconds} s");
+}
+
+const MIB: u64 = 1 << 20;
+
+fn ask(command: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
+    let mut bytes = NBD_REQUEST_MAGIC.to_be_bytes().to_vec();
+    bytes.extend(0u16.to_be_bytes());
+    bytes.extend(command.to_be_bytes());
+    bytes.extend(cookie.to_be_bytes());
+    bytes.extend(offset.to_be_bytes());
+    bytes.extend(length.to_be_bytes());
+    bytes
+}
+
+/// Every page names its place.
+fn page(offset: u64) -> Vec<u8> {
+    (offset / PAGE as u64).to_be_bytes().repeat(PAGE / 8)
+}
+
+impl Bench {
+    /// Requests that the core has got and not answered.
+    fn asked(&mut self) -> Vec<(RequestId, Op)> {
+        let asked = self.io.events.drain(..).filter_map(|event| match event {
+            Event::Request { request, op, .. } => Some((request, op)),
+            _ => None,
+        });
+        asked.collect()
+    }
+
+    /// What the core says to a request.
+    fn answer(&mut self, request: RequestId, op: &Op) {
+        let payload = match op {
+            Op::Read { offset, length } => {
+                let payload = self.io.pool.take(Part::Client, *length as usize);
+                let bytes = self.io.pool.bytes_mut(payload).unwrap();
+                for (at, into) in (*offset..).step_by(PAGE).zip(bytes.chunks_mut(PAGE)) {
+                    into.copy_from_slice(&page(at));
+                }
+                Some(payload)
+            }
+            _ => None,
+        };
+        self.clients.reply(&mut self.io, request, Ok(payload));
+        payload.into_iter().for_each(|payload| self.io.release(payload));
+    }
+
+    /// Replies as they come, by cookie; `sizes`: bytes of data that each has.
+    fn replies(&mut self, sizes: &[(u64, usize)]) -> Vec<(u64, Vec<u8>)> {
+        let mut bytes = Vec::new();
+        let wanted: usize = sizes.iter().map(|(_, size)| 16 + size).sum();
+        let mut buffer = vec![0; 1 << 20];
+        for _ in 0..20 {
+            self.pass(0);
+            while let Ok(count) = self.theirs.read(&mut buffer) {
+                bytes.extend_from_slice(&buffer[..count]);
+            }
+            if bytes.len() >= wanted {
+                break;
+            }
+        }
+        let mut replies = Vec::new();
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let (head, data) = rest.split_at(16);
+            let magic = nbd::constants::NBD_SIMPLE_REPLY_MAGIC.to_be_bytes();
+            assert_eq!(head[..8], [magic, [0; 4]].concat(), "no reply begins here");
+            let cookie = u64::from_be_bytes(head[8..].try_into().unwrap());
+            let (_, size) = *sizes.iter().find(|(known, _)| *known == cookie).expect("asked");
+            replies.push((cookie, data[..size].to_vec()));
+            rest = &data[size..];
+        }
+        replies
+    }
+}
+
+/// All orders of the numbers below `count`.
+fn orders(count: usize) -> Vec<Vec<usize>> {
+    if count == 0 {
+        return vec![Vec::new()];
+    }
+    let insert = |order: &Vec<usize>, at: usize| {
+        let mut order = order.clone();
+        order.insert(at, count - 1);
+        order
+    };
+    let shorter = orders(count - 1);
+    shorter.iter().flat_map(|order| (0..count).map(move |at| insert(order, at))).collect()
+}
+
+#[test]
+fn replies_of_several_pieces_do_not_interrupt_each_other_in_any_order() {
+    let page_size = PAGE as u32;
+    let reads = [(1, MIB - PAGE as u64, 2 * page_size), (2, 2 * MIB - PAGE as u64, 3 * page_size)];
+    let small = (3, 8 * MIB, page_size);
+    for mut order in orders(4) {
+        // Between the pieces: a reply of one piece, and one without data.
+        order.insert(1, 4);
+        order.insert(4, 5);
+        let mut bench = Bench::new();
+        let mut sizes = Vec::new();
+        for (cookie, offset, length) in reads.into_iter().chain([small]) {
+            bench.theirs.write_all(&ask(NBD_CMD_READ, cookie, offset, length)).unwrap();
+            sizes.push((cookie, length as usize));
+        }
+        bench.theirs.write_all(&ask(NBD_CMD_FLUSH, 4, 0, 0)).unwrap();
+        sizes.push((4, 0));
+        bench.pass(0);
+        let asked = bench.asked();
+        assert_eq!(asked.len(), 6);
+        for at in &order {
+            let (request, op) = &asked[*at];
+            bench.answer(*request, op);
+        }
+        let mut replies = bench.replies(&sizes);
+        replies.sort();
+        assert_eq!(replies.len(), 4, "{order:?}");
+        for (cookie, offset, length) in reads.into_iter().chain([small]) {
+            let (_, data) = replies.iter().find(|(found, _)| *found == cookie).unwrap();
+            let pages = (offset..offset + u64::from(length)).step_by(PAGE).map(page);
+            assert_eq!(*data, pages.collect::<Vec<_>>().concat(), "{order:?}");
+        }
+        let client = bench.clients.sessions.values().next().expect("connected");
+        assert!(client.requests.is_empty() && client.outbox.is_empty(), "{order:?}");
+        assert_eq!((client.begun, client.waiting_reads), (None, 0), "{order:?}");
+        assert_eq!(bench.io.reads_reserved, 0, "{order:?}");
+    }
+}
+
+#[test]
+fn reads_larger_than_all_buffers_are_answered_piece_by_piece() {
+    let mut bench = Bench::new();
+    bench.io.limits.bytes = 3 * MIB;
+    let sizes = [(1, 8 << 20), (2, 5 << 20), (3, 4096)];
+    for (cookie, length) in sizes {
+        let offset = cookie * 16 * MIB + PAGE as u64;
+        bench.theirs.write_all(&ask(NBD_CMD_READ, cookie, offset, length as u32)).unwrap();
+    }
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0; 1 << 20];
+    let wanted: usize = sizes.iter().map(|(_, size)| 16 + size).sum();
+    let mut dice = 7u64;
+    for _ in 0..400 {
+        bench.pass(0);
+        let mut asked = bench.asked();
+        while !asked.is_empty() {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let (request, op) = asked.swap_remove((dice >> 33) as usize % asked.len());
+            bench.answer(request, &op);
+        }
+        while let Ok(count) = bench.theirs.read(&mut buffer) {
+            bytes.extend_from_slice(&buffer[..count]);
+        }
+        if bytes.len() == wanted {
+            break;
+        }
+    }
+    assert_eq!(bytes.len(), wanted);
+    assert_eq!(bench.io.reads_reserved, 0);
 }

@@ -117,14 +117,15 @@ pub(crate) struct Seen {
 pub(crate) fn inspect_disk(request: &DiskRequest) -> Result<Seen, Refusal> {
     let meta_disk = super::adm::metadata::meta_disk(&request.meta_disk);
     let path = std::path::Path::new(&request.disk);
-    let found = backing::inspect(path, &meta_disk).map_err(|error| error.refusal())?;
+    let expected = request.identity();
+    let known = Some((request.state_dir.as_path(), &expected));
+    let found = backing::inspect(path, &meta_disk, known).map_err(|error| error.refusal())?;
     let superblock = &found.meta.superblock;
     let owner = Identity {
         resource: superblock.resource.clone(),
         node_id: superblock.node_id,
         volume: superblock.volume,
     };
-    let expected = request.identity();
     if owner != expected {
         let error = OpenError::Foreign { path: path.to_owned(), found: owner, expected };
         return Err(error.refusal());

@@ -169,6 +169,7 @@ impl Fake {
             | Command::Verify { .. }
             | Command::Repair { .. }
             | Command::NewCurrentUuid { .. }
+            | Command::Resize { .. }
             | Command::ForgetPeer { .. } => {}
         }
         Ok(String::new())

@@ -40,6 +40,10 @@ impl Registry {
     /// # Errors
     /// The copy cannot be made, or the state machine refuses.
     pub(super) async fn order_saved(&self, entry: &Entry, command: Command) -> AdminResult {
+        let mut command = command;
+        if let Command::Resize { volume, size: size @ None, .. } = &mut command {
+            *size = entry.volume(*volume).and_then(|own| own.size);
+        }
         let Some((verb, volume)) = destroys(&command) else { return entry.order(command).await };
         let mut copies = Vec::new();
         let mut missing = String::new();

@@ -45,7 +45,7 @@ impl Disks {
         };
         let update = Update {
             superblock,
-            stages: stages(&disk.open.geometry, op).into(),
+            stages: stages(&disk.open.geometry(), op).into(),
             writes: Vec::new(),
             next: 0,
             under_way: 0,

@@ -22,6 +22,7 @@ impl<C: Core> Shell<C> {
             }
             Action::DiskFlush { tag, volume } => self.disks.flush(io, tag, volume),
             Action::Meta { tag, volume, op } => self.disks.meta(io, tag, volume, &op),
+            Action::GrowDisk { tag, volume } => self.grow_disk(tag, volume),
             Action::CloseDisk { volume, superblock } => {
                 self.disks.close(io, volume, superblock);
                 self.close_disks();

@@ -7,7 +7,9 @@ use std::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::resource::{Command, DiskOptions, DiskState, Options, Refusal, ResourceConfig};
+use crate::resource::{
+    Command, DiskError, DiskOptions, DiskState, Options, Refusal, ResourceConfig, Tag,
+};
 
 /// DRBD's number for a request that cannot be carried out in this state of things.
 const INVALID_REQUEST: i32 = 162;
@@ -71,6 +73,9 @@ impl<C: Core> Shell<C> {
                 tracing::error!(target: "tandem", resource = %self.io.name, volume,
                     "the disk was closed, but not marked clean: {error:?}");
             }
+        }
+        while let Ok((volume, tag, result)) = self.grown.1.try_recv() {
+            self.disk_grown(volume, tag, result);
         }
         self.answer_held();
         for _ in 0..ORDERS_MAX {
@@ -238,6 +243,39 @@ impl<C: Core> Shell<C> {
             }
             let _ = waiter.reply.send(result);
         }
+    }
+
+    /// `Action::GrowDisk`, on a thread of its own: it writes and flushes.
+    pub(super) fn grow_disk(&mut self, tag: Tag, volume: VolumeNumber) {
+        let Some(growing) = self.disks.grow(volume) else {
+            let result = Err(DiskError::Io(libc::ENODEV));
+            self.io.events.push_back(Event::DiskGrown { tag, result });
+            return;
+        };
+        let (grown, shared) = (self.grown.0.clone(), Arc::clone(&self.shared));
+        let run = move || {
+            let result = growing.run();
+            // The data thread may have ended.
+            let _ = grown.send((volume, tag, result));
+            shared.wake();
+        };
+        let name = format!("grow {volume}");
+        if let Err(error) = std::thread::Builder::new().name(name).spawn(run) {
+            let refusal = Refusal {
+                code: 122,
+                text: "No memory".to_owned(),
+                hint: format!("no thread can be started: {error}"),
+            };
+            self.disk_grown(volume, tag, Ok(Err(refusal)));
+        }
+    }
+
+    fn disk_grown(&mut self, volume: VolumeNumber, tag: Tag, result: Room) {
+        let geometry = result.as_ref().ok().and_then(|room| room.as_ref().ok()).copied();
+        self.disks.grown(volume, geometry);
+        let result = result.map(|room| room.map(|geometry| geometry.data_size));
+        self.io.events.push_back(Event::DiskGrown { tag, result });
+        self.close_disks();
     }
 
     /// Closes the disks that nothing is under way on, on a thread of its own: it reads, writes and

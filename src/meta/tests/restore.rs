@@ -165,7 +165,7 @@ fn texts_that_cannot_be_are_refused_with_their_line() {
 }
 
 /// What a power cut may leave of one write: nothing, the first sectors, the last ones, all of it.
-fn torn(old: &[u8], new: &[u8]) -> Vec<Vec<u8>> {
+pub(super) fn torn(old: &[u8], new: &[u8]) -> Vec<Vec<u8>> {
     let half = new.len() / 2 / 512 * 512;
     let mut all = vec![old.to_vec(), new.to_vec()];
     for at in [half, 512.min(new.len())] {
@@ -177,7 +177,7 @@ fn torn(old: &[u8], new: &[u8]) -> Vec<Vec<u8>> {
 
 /// Every image that a power cut may leave while stages are written: all of the stages before, and
 /// of the one that was cut each write torn alone, with the others there or not.
-fn cut(image: &Image, stages: &[Stage], mut judge: impl FnMut(&Image, usize)) {
+pub(super) fn cut(image: &Image, stages: &[Stage], mut judge: impl FnMut(&Image, usize)) {
     let mut done = Image { bytes: image.bytes.clone(), geometry: image.geometry };
     for (number, stage) in stages.iter().enumerate() {
         for (index, (offset, bytes)) in stage.writes.iter().enumerate() {

@@ -39,6 +39,8 @@ fn side(words: &str, device: u64) -> (VolumeInfo, Role, u64) {
         generation_time: 0,
         alone_time: 0,
         discard_my_data_for: None,
+        resize_to: 0,
+        assume_clean: false,
     };
     let (mut role, mut tie) = (Role::Secondary, device);
     for word in words.split_whitespace() {
@@ -288,7 +290,8 @@ fn a_size_in_use_never_shrinks() {
     const G: u64 = 1 << 30;
     let disk = |data_size, effective_size, size_used| {
         let (info, ..) = side("c1", 1);
-        VolumeInfo { data_size, effective_size, size_used, ..info }
+        let current_uuid = if size_used { info.current_uuid } else { JUST_CREATED };
+        VolumeInfo { data_size, effective_size, size_used, current_uuid, ..info }
     };
     let agree = |a: &VolumeInfo, b: &VolumeInfo| {
         let (one, other) = (agree_size(a, b), agree_size(b, a));

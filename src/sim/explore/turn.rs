@@ -180,7 +180,8 @@ impl Cluster {
         match turn {
             Turn::Write { node, .. } => primary(&self.nodes[node]),
             Turn::Read { node } | Turn::Flush { node } => {
-                primary(&self.nodes[node]) && self.nodes.iter().any(|n| n.volumes[0].disk.is_dirty())
+                primary(&self.nodes[node])
+                    && self.nodes.iter().any(|n| n.volumes[0].disk.is_dirty())
             }
             Turn::Part => !self.is_parted() && self.nodes.iter().all(|n| n.resource.is_some()),
             Turn::Join => self.is_parted(),
@@ -207,11 +208,12 @@ impl Cluster {
                         Order::Disconnect => !alone(n),
                         Order::Connect => alone(n),
                         Order::ConnectDiscard => {
-                            alone(n) && n.connection().is_some_and(|c| c.reason == Reason::SplitBrain)
+                            alone(n)
+                                && n.connection().is_some_and(|c| c.reason == Reason::SplitBrain)
                         }
-                        Order::ClearBitmap => n.device(0).is_some_and(|d| {
-                            d.current_uuid == crate::meta::JUST_CREATED
-                        }),
+                        Order::ClearBitmap => {
+                            n.device(0).is_some_and(|d| d.current_uuid == crate::meta::JUST_CREATED)
+                        }
                         Order::Invalidate => !primary(n),
                         _ => true,
                     }
@@ -347,10 +349,7 @@ impl Cluster {
             n.device(0).is_none_or(|d| {
                 !matches!(d.disk_state, DiskState::Attaching | DiskState::Negotiating)
             }) && n.peer_device(0).is_none_or(|p| {
-                matches!(
-                    p.replication_state,
-                    ReplicationState::Off | ReplicationState::Established
-                )
+                matches!(p.replication_state, ReplicationState::Off | ReplicationState::Established)
             })
         };
         let up = self.nodes.iter().filter(|n| n.resource.is_some()).count();

@@ -33,7 +33,7 @@ impl Lab {
         superblock.sequence += 1;
         superblock.current_uuid = 0x5435_911C_ABE7_ED02;
         superblock.flags = DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE;
-        superblock.effective_size = open.geometry.data_size;
+        superblock.effective_size = open.geometry().data_size;
         superblock.peers[0].node_id = Some(0);
         superblock.peers[0].bitmap_state = BitmapState::Pages;
         superblock.peers[0].bitmap_epoch = 3;
@@ -43,14 +43,14 @@ impl Lab {
         let pages = MetaOp::Bitmap { slot: 0, epoch: 3, pages: vec![page] };
         let op = MetaOp::Superblock(Box::new(superblock));
         for op in [pages, op] {
-            open.write_stages(&stages(&open.geometry, &op)).unwrap();
+            open.write_stages(&stages(&open.geometry(), &op)).unwrap();
         }
         disk
     }
 }
 
 fn text_of(disk: &Path) -> String {
-    dump_md(disk, &MetaDisk::Internal, 1, true).unwrap()
+    dump_md(disk, &MetaDisk::Internal, None, 1, true).unwrap()
 }
 
 /// The dump without its head.
@@ -75,7 +75,7 @@ fn wiped_metadata_is_gone_and_the_data_stays() {
     let open = lab.open(&disk).unwrap();
     let error = lab.wipe(&disk, true).unwrap_err();
     assert!(matches!(error, CreateError::Disk(OpenError::Claimed { .. })), "{error}");
-    assert!(dump_md(&disk, &MetaDisk::Internal, 1, true).is_err());
+    assert!(dump_md(&disk, &MetaDisk::Internal, None, 1, true).is_err());
     drop(open);
     let done = lab.wipe(&disk, true).unwrap();
     let saved = std::fs::read_to_string(done.saved.unwrap()).unwrap();
@@ -127,7 +127,8 @@ fn a_restore_refuses_what_is_there_what_is_in_use_and_another_disks_dump() {
     assert!(matches!(error, CreateError::Disk(OpenError::Claimed { .. })), "{error}");
     let mut superblock = open.attached.meta.superblock.clone();
     superblock.sequence += 4;
-    open.write_stages(&stages(&open.geometry, &MetaOp::Superblock(Box::new(superblock)))).unwrap();
+    open.write_stages(&stages(&open.geometry(), &MetaOp::Superblock(Box::new(superblock))))
+        .unwrap();
     drop(open);
     let error = lab.restore(&disk, &text, false).unwrap_err().to_string();
     assert!(error.contains("newer than the dump (sequence 6 and 2)"), "{error}");
@@ -237,7 +238,8 @@ fn an_image_from_before_the_seed_began_is_no_seed() {
     let mut superblock = open.attached.meta.superblock.clone();
     superblock.sequence += 1;
     superblock.current_uuid = 0x1111_2222_3333_4444;
-    open.write_stages(&stages(&open.geometry, &MetaOp::Superblock(Box::new(superblock)))).unwrap();
+    open.write_stages(&stages(&open.geometry(), &MetaOp::Superblock(Box::new(superblock))))
+        .unwrap();
     drop(open);
     let bob = Identity { node_id: 0, ..who() };
     let options = RestoreOptions { seed: Some(7), ..lab.restore_options(true) };
@@ -251,7 +253,7 @@ fn after_cut(lab: &Lab, image: &[u8]) -> Option<String> {
     let disk = lab.path("cut");
     std::fs::write(&disk, image).unwrap();
     lab.open(&disk).ok()?;
-    let text = dump_md(&disk, &MetaDisk::Internal, 1, true).unwrap();
+    let text = dump_md(&disk, &MetaDisk::Internal, None, 1, true).unwrap();
     let told = body(&text).lines().filter(|line| !line.starts_with('#'));
     Some(told.collect::<Vec<_>>().join("\n"))
 }
@@ -269,7 +271,7 @@ fn after_a_power_cut_at_every_write_an_attach_finds_the_old_the_new_or_nothing()
     let page = crate::meta::BitmapPage { index: 0, words: vec![0; crate::meta::PAGE_WORDS] };
     let pages = MetaOp::Bitmap { slot: 0, epoch: 3, pages: vec![page] };
     for op in [pages, MetaOp::Superblock(Box::new(superblock))] {
-        open.write_stages(&stages(&open.geometry, &op)).unwrap();
+        open.write_stages(&stages(&open.geometry(), &op)).unwrap();
     }
     drop(open);
     let image = std::fs::read(&disk).unwrap();

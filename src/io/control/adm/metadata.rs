@@ -119,11 +119,37 @@ impl Session {
         })
     }
 
+    /// Disks that have another size than when they were attached last: a line for each.
+    pub(super) fn check_resize(&self, targets: &[Target]) -> Outcome {
+        let state_dir = self.globals.state_dir();
+        self.configuration()?.for_each(targets, |target, definition, own| {
+            for_each(chosen(target, definition, own)?, |disk| {
+                let who = identity(&disk, definition, own);
+                let sizes = backing::sizes(disk.disk, &who, &state_dir);
+                let (now, noted) = sizes.map_err(|error| refused(&disk, &error))?;
+                match noted {
+                    Some(noted) if now > noted => print(&format!(
+                        "{}: the disk has grown from {noted} to {now} bytes: when that of the peer has \
+                         too, `tandemadm resize {}`\n",
+                        disk.name, disk.name
+                    )),
+                    Some(noted) if now < noted => print(&format!(
+                        "{}: the disk had {noted} bytes and has {now}: give it its size back\n",
+                        disk.name
+                    )),
+                    _ => Ok(()),
+                }
+            })
+        })
+    }
+
     pub(super) fn dump_md(&self, targets: &[Target], offline: bool) -> Outcome {
         self.configuration()?.for_each(targets, |target, definition, own| {
             for_each(chosen(target, definition, own)?, |disk| {
                 let (path, meta_disk) = (disk.disk, &disk.meta_disk);
-                let text = backing::dump_md(path, meta_disk, wall_clock(), offline);
+                let (state_dir, who) = (self.globals.state_dir(), identity(&disk, definition, own));
+                let known = Some((state_dir.as_path(), &who));
+                let text = backing::dump_md(path, meta_disk, known, wall_clock(), offline);
                 print(&text.map_err(|error| refused(&disk, &error))?)
             })
         })
@@ -157,12 +183,20 @@ impl Session {
                     });
                     match report.filter(|_| device.is_some()) {
                         Some(report) => attached(report, &narrowed, pretty),
-                        None => detached(&disk, &narrowed, definition, own, pretty),
+                        None => {
+                            let state_dir = self.globals.state_dir();
+                            detached(&disk, &narrowed, definition, own, (&state_dir, pretty))
+                        }
                     }
                 })
             })
         })
     }
+}
+
+/// Whose disk it is by the configuration.
+fn identity(disk: &Chosen<'_>, definition: &Definition, own: &Host) -> Identity {
+    Identity { resource: definition.name.clone(), node_id: own.node_id, volume: disk.volume }
 }
 
 fn is_attached(device: &DeviceStatus) -> bool {
@@ -175,7 +209,7 @@ fn detached(
     target: &Target,
     definition: &Definition,
     own: &Host,
-    pretty: bool,
+    (state_dir, pretty): (&Path, bool),
 ) -> Outcome {
     let peers = definition.hosts.iter().filter(|host| host.node_id != own.node_id);
     let meant: Vec<&Host> = peers
@@ -184,8 +218,9 @@ fn detached(
     if meant.is_empty() {
         return Err(no_such_peer(target, names_of_peers(definition, own)));
     }
-    let found =
-        backing::inspect(disk.disk, &disk.meta_disk).map_err(|error| refused(disk, &error))?;
+    let who = identity(disk, definition, own);
+    let found = backing::inspect(disk.disk, &disk.meta_disk, Some((state_dir, &who)))
+        .map_err(|error| refused(disk, &error))?;
     if found.stale {
         complain(&format!("{}: attached; what is on the disk may be old", disk.name));
     }

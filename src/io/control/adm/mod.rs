@@ -111,6 +111,7 @@ impl Session {
                 self.create_md(&targets.targets, forced.force, max_peers, preallocate)
             }
             Verb::DumpMd { offline, targets } => self.dump_md(&targets.targets, offline),
+            Verb::CheckResize(targets) => self.check_resize(&targets.targets),
             Verb::WipeMd { forced, targets } => self.wipe_md(&targets.targets, forced.force),
             Verb::ForgetPeer { forced, targets } => {
                 self.forget_peer(&targets.targets, forced.force)

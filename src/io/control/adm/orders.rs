@@ -304,6 +304,15 @@ fn plain(verb: &Verb) -> Option<Plain> {
             };
             (targets.targets.clone(), Wide::PeerDevice, Box::new(command))
         }
+        Verb::Resize { size, assume_clean, targets } => {
+            let (size, assume_clean) = (*size, *assume_clean);
+            let command = move |volume: Option<u16>, _: Option<u8>| Command::Resize {
+                volume: volume.unwrap_or_default(),
+                size,
+                assume_clean,
+            };
+            (targets.targets.clone(), Wide::Volume, Box::new(command))
+        }
         Verb::NewCurrentUuid { clear_bitmap, targets } => {
             let clear_bitmap = *clear_bitmap;
             let command = move |volume: Option<u16>, _: Option<u8>| Command::NewCurrentUuid {

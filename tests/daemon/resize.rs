@@ -1,0 +1,91 @@
+//! Disks that grow: in use, in a killed daemon's hands, while they are away.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::ledger::{Burst, Ledger};
+use crate::pair::{DISK_SIZE, Pair, assert_equal};
+use crate::wait::until;
+
+const MORE: u64 = 24 << 20;
+
+fn lengthen(disk: &Path, size: u64) {
+    let file = fs::OpenOptions::new().write(true).open(disk).expect("the disk");
+    file.set_len(size).expect("a size");
+}
+
+/// The orders of a node of the pair, in the background.
+fn ordered(pair: &Pair, arguments: &[&str]) -> std::process::Child {
+    let node = &pair.alice;
+    Command::new(env!("CARGO_BIN_EXE_tandemadm"))
+        .args(["--node", node.name, "--run-dir"])
+        .arg(&node.run_dir)
+        .arg("-c")
+        .arg(&node.config)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("tandemadm starts")
+}
+
+#[test]
+fn daemons_that_are_killed_in_a_resize_come_back_with_all_of_the_data_and_one_size() {
+    let mut pair = Pair::in_sync();
+    // Of what was hot in a crash all is synced, and is not to be the whole disk.
+    let mut ledger = Ledger::within(3, 81);
+    let mut size = DISK_SIZE;
+    for victims in [[true, false], [false, true], [true, true]] {
+        let mut client = pair.alice.client();
+        assert!(ledger.write(&mut client, &Burst::Count(60)));
+        client.flush().expect("a flush of both");
+        drop(client);
+        size += MORE;
+        for node in [&pair.alice, &pair.bob] {
+            lengthen(&node.disk, size);
+        }
+        let old = pair.alice.export_size();
+        let mut order = ordered(&pair, &["resize", "r0"]);
+        // As soon as one of the disks is at it.
+        let metadata = pair.bob.disk.clone();
+        until("bob's metadata moves", || {
+            use std::os::unix::fs::FileExt as _;
+            let mut magic = [0; 8];
+            let file = fs::File::open(&metadata).expect("the disk");
+            file.read_exact_at(&mut magic, size - (256 << 10)).expect("its end");
+            (&magic == b"TANDEMSB").then_some(())
+        });
+        let [alice, bob] = victims;
+        if alice {
+            pair.alice.kill();
+        }
+        if bob {
+            pair.bob.kill();
+        }
+        order.wait().expect("it is ours");
+        if bob {
+            pair.bob.start_up();
+        }
+        if alice {
+            pair.alice.start_up();
+        }
+        pair.wait_connected();
+        pair.wait_synced();
+        assert!(
+            [old, old + MORE]
+                .iter()
+                .any(|near| pair.alice.export_size().abs_diff(*near) < MORE / 2)
+        );
+        pair.alice.ok(&["primary", "r0"]);
+        pair.alice.ok(&["resize", "r0"]);
+        pair.wait_synced();
+        let now = pair.alice.export_size();
+        assert_eq!(now, pair.bob.export_size());
+        assert!(now > size - (2 << 20), "{now} of {size}");
+        let mut client = pair.alice.client();
+        ledger.check(&mut client);
+        assert_equal(&pair.alice.disk, &pair.bob.disk, now);
+        assert_eq!(pair.bob.full_syncs() + pair.alice.full_syncs(), 0, "nothing whole");
+    }
+}
