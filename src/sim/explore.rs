@@ -229,9 +229,15 @@ fn grow(known: &Known, limits: Limits, mut first: impl FnMut(u128) -> bool) -> G
         }
         let mut at_a_step = Vec::new();
         let mut whole = cluster.clone();
+        let mut last = 0;
         let steps = whole.play_turn(turn, |cluster, steps| {
             if blows < limits.blows {
-                at_a_step.push((steps, cluster.clone()));
+                // Between two reads nothing can be lost that was not there before.
+                let key = key::of(cluster);
+                if key != last || cluster.is_writing() {
+                    at_a_step.push((steps, cluster.clone()));
+                }
+                last = key;
             }
             true
         });

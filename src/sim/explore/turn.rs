@@ -5,7 +5,7 @@ use crate::resource::{ConnectionState, DiskState, Force, Reason, ReplicationStat
 use super::super::clients::Asked;
 use super::super::cluster::Cluster;
 use super::super::faults::{Fault, Order, Planned};
-use super::super::node::Node;
+use super::super::node::{DiskOp, DiskOpKind, Node};
 use super::super::run::End;
 use super::Move;
 
@@ -336,6 +336,12 @@ impl Cluster {
             }
         }
         steps
+    }
+
+    /// Something is on its way to a disk.
+    pub(super) fn is_writing(&self) -> bool {
+        let reads = |op: &DiskOp| matches!(op.kind, DiskOpKind::Read { .. });
+        self.nodes.iter().any(|n| n.ops.values().any(|op| !reads(op)))
     }
 
     /// Nothing is under way, and each node knows whether the other one is there.
