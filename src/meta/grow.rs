@@ -128,11 +128,18 @@ fn is_unused(new: &Superblock, from: u64, older: [u64; 2]) -> bool {
 }
 
 /// Looks for internal metadata at the end of the disk and then at each older end: whichever superblock
-/// of one disk is the newest counts, the later end where they are alike.
+/// of one disk is the newest counts, the later end where they are alike. `settled`: no move from the
+/// older end has begun. Then what stands there counts: the later end is of a time when the disk was
+/// larger, before it was cut back and its metadata restored from a dump, and may say a higher sequence.
 ///
 /// # Errors
 /// That of the end of the disk, where there is none; or two disks' metadata.
-pub fn locate(disk_size: u64, older: &[u64], read: &mut Read<'_>) -> Result<Located, MetaError> {
+pub fn locate(
+    disk_size: u64,
+    older: &[u64],
+    settled: bool,
+    read: &mut Read<'_>,
+) -> Result<Located, MetaError> {
     let placement = Placement::Internal { disk_size };
     let at_end = placement.superblock_offsets();
     let mut best = read_superblock(placement, read).map(|found| (placement, found));
@@ -154,7 +161,7 @@ pub fn locate(disk_size: u64, older: &[u64], read: &mut Read<'_>) -> Result<Loca
                 if new.device_uuid != old_block.device_uuid {
                     return Err(MetaError::TwoDisks { older: disk_size });
                 }
-                if old_block.sequence > new.sequence {
+                if settled || old_block.sequence > new.sequence {
                     // The later end is of a time before the disk was cut back to this one.
                     best = Ok((placement, old));
                 } else if is_unused(new, old_block.data_size, places)

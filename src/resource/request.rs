@@ -207,6 +207,8 @@ impl Resource {
             // While requests drain before a new handshake the peer serves on.
             matches!(connection.stage, Stage::Open | Stage::Quiescing)
                 && connection.peer_devices[&volume].peer_disk == DiskState::UpToDate
+                // It gives its disk up for the own one just now, or has done so.
+                && connection.peer_devices[&volume].promised.is_none()
         })
     }
 

@@ -306,3 +306,39 @@ fn a_peer_whose_disk_hangs_keeps_nobody() {
     pair.synced();
     assert!(pair.nodes[1].log.iter().any(|line| line.contains("as SyncTarget")));
 }
+
+/// The disk that was to stay fails: the one that goes is no copy for what is acknowledged then.
+#[test]
+fn a_write_that_only_the_disk_that_goes_has_is_not_acknowledged() {
+    for command in [remote(0), invalidate(), Command::Repair { volume: 0, peer: 0, from: 0 }] {
+        let by = usize::from(command != remote(0));
+        for first in [false, true] {
+            for count in 0..6 {
+                let mut pair = synced_pair();
+                if by == 1 && command != invalidate() {
+                    pair.nodes[1].disk.blocks.insert(4321, 666);
+                    let verify = Command::Verify { volume: 0, peer: 1, start: None, stop: None };
+                    pair.admin(0, verify).unwrap();
+                    pair.run(20_000);
+                }
+                pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
+                pair.nodes[0].fail = |action| matches!(action, Action::DiskWrite { .. });
+                let early = first.then(|| pair.write_later(0, 30, 77));
+                let id = pair.next;
+                pair.next += 1;
+                pair.event(by, Event::Admin { id, command: command.clone() });
+                steps(&mut pair, count);
+                let write = early.unwrap_or_else(|| pair.write_later(0, 30, 77));
+                steps(&mut pair, 6);
+                pair.nodes[0].unstall();
+                pair.run(3_000);
+                let story =
+                    format!("{command:?} {first} {count}\n{}", pair.nodes[0].log.join("\n"));
+                let reply = pair.nodes[0].replies.remove(&write).expect("answered");
+                let read = Op::Read { offset: 30 * 4096, length: 4096 };
+                let read = pair.request(0, 7000, read);
+                assert!(reply.is_err() || read == Ok(Some(77)), "{read:?} {story}");
+            }
+        }
+    }
+}

@@ -2,8 +2,9 @@
 //!
 //! Invariants (docs/decisions/a-disk-grows-in-two-steps.md):
 //! - Where internal metadata may be stands in the state folder, durably, before anything is written at
-//!   the new end: a disk whose old end nobody knows would be lost by a power cut.
-//! - Nothing was changed where it is refused; an error of a write is a failed disk.
+//!   the new end: a disk whose old end nobody knows would be lost by a power cut. Only what an earlier
+//!   time has left there is zeroed before that.
+//! - Nothing that counts was changed where it is refused; an error of a write is a failed disk.
 
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom};
@@ -14,7 +15,9 @@ use super::error::disk_error;
 use super::open::Disks;
 use super::preallocate::reserve;
 use super::{Identity, record};
-use crate::meta::{Geometry, MetaError, Placement, SUPERBLOCK_BYTES, grown, load, move_stages};
+use crate::meta::{
+    Geometry, MetaError, Placement, SUPERBLOCK_BYTES, grown, load, move_stages, zeroed_end,
+};
 use crate::resource::{DiskError, Refusal};
 
 /// DRBD's numbers and texts for a disk, and one for metadata, that is too small.
@@ -57,7 +60,16 @@ pub(super) fn take_room(
         Err(MetaError::Read(error)) => return Err(error),
         Err(_) => return Err(DiskError::Metadata),
     };
-    if let Err(refusal) = prepare(disks, home, geometry, &planned) {
+    if let Err(error) = reserve_end(device, &planned) {
+        let what = format!("has no space for its metadata: {error}");
+        return Ok(Err(refusal(0, device, &what)));
+    }
+    if !planned.external {
+        // Metadata of a time when the disk was that large before would count from the note on.
+        let stale = device.write_stages(&[zeroed_end(planned.superblocks)]);
+        stale.map_err(|error| disk_error(&error))?;
+    }
+    if let Err(refusal) = note_move(disks, home, geometry, &planned) {
         return Ok(Err(refusal));
     }
     let written = device.write_stages(&move_stages(geometry, &planned, meta));
@@ -102,12 +114,13 @@ fn plan(disks: &Disks, geometry: &Geometry) -> Result<Option<Geometry>, Refusal>
     })
 }
 
-/// What can be refused is refused before anything is written at the new place.
-fn prepare(disks: &Disks, home: &Home, old: &Geometry, new: &Geometry) -> Result<(), Refusal> {
-    let device = disks.meta();
+fn reserve_end(device: &Device, new: &Geometry) -> io::Result<()> {
     let start = if new.external { 0 } else { new.data_size };
     reserve(device, start, new.meta_bytes)
-        .map_err(|error| refusal(0, device, &format!("has no space for its metadata: {error}")))?;
+}
+
+/// From here on the metadata may be at the new place.
+fn note_move(disks: &Disks, home: &Home, old: &Geometry, new: &Geometry) -> Result<(), Refusal> {
     let older = (!new.external).then(|| end_of(old));
     note_end(disks, home, new, older).map_err(|error| {
         let folder = home.state_dir.as_deref().map(|folder| folder.display().to_string());

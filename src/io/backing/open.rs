@@ -61,6 +61,8 @@ pub struct OpenDisk {
     pub attached: AttachedDisk,
     /// The note that it is attached and well.
     trust: Option<Trust>,
+    /// The superblock that is on the disk says that it stands in for a Primary.
+    stands_in: Cell<bool>,
     /// Given back when this is dropped.
     #[allow(dead_code)]
     locks: Vec<Held>,
@@ -102,7 +104,10 @@ impl OpenDisk {
 
     /// This superblock is durable on it.
     pub(crate) fn superblock_is_durable(&self, flags: u32, sequence: u64) {
-        let trust = self.trust.as_ref().filter(|_| flags & DeviceFlags::STANDS_IN != 0);
+        // Also by the first one that says it no more: an image from before that is an older one.
+        let stands_in = flags & DeviceFlags::STANDS_IN != 0;
+        let follows = self.stands_in.replace(stands_in) || stands_in;
+        let trust = self.trust.as_ref().filter(|_| follows);
         if trust.is_some_and(|trust| !trust.follow(sequence)) {
             self.distrust();
         }
@@ -350,7 +355,10 @@ impl Disks {
             return Ok(Located { placement: self.placement(), found, left: None });
         }
         let ends = state_dir.map(|folder| record::ends(folder, who, &self.data.path));
-        match locate(self.data.size, &ends.unwrap_or_default(), &mut self.data.reader()) {
+        let ends = ends.unwrap_or_default();
+        // Before a move begins the new end is noted beside the old one.
+        let settled = ends.len() == 1;
+        match locate(self.data.size, &ends, settled, &mut self.data.reader()) {
             Ok(located) => Ok(located),
             // It has the words for what is missing.
             Err(MetaError::NoMetadata | MetaError::TooSmall { .. }) => {
@@ -440,6 +448,7 @@ impl Disks {
         let data = again(&self.data)?;
         let external = self.external.as_ref().map(again).transpose()?;
         let same = Arc::new(Disks { data, external });
+        let stands_in = meta.superblock.flags & DeviceFlags::STANDS_IN != 0;
         let Self { data, external } = self;
         let both = |of: fn(&Device) -> bool| of(&data) && external.as_ref().is_none_or(of);
         let (dsync, direct) = (both(|device| device.dsync), both(|device| device.direct));
@@ -467,6 +476,7 @@ impl Disks {
             preallocated,
             attached,
             trust,
+            stands_in: Cell::new(stands_in),
             locks,
             same,
             home,

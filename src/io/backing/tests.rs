@@ -7,7 +7,10 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::meta::{BitmapState, DeviceFlags, Geometry, MetaError, MetaOp, Superblock, stages};
+use crate::meta::{
+    BitmapState, DeviceFlags, Geometry, MetaError, MetaOp, Placement, Superblock, read_superblock,
+    stages,
+};
 
 mod restore;
 
@@ -656,4 +659,97 @@ fn a_disk_does_not_grow_where_its_end_cannot_be_noted() {
     drop(open);
     resize(&disk, 16 * MIB);
     assert!(lab.open(&disk).is_ok());
+}
+
+/// The superblock becomes durable once more, with this current UUID.
+fn save(open: &OpenDisk, path: &Path, current_uuid: u64, flags: u32) {
+    let at = open.geometry().superblocks[0];
+    let placement = Placement::Internal { disk_size: at + 4096 };
+    let file = File::open(path).unwrap();
+    let found = read_superblock(placement, &mut |offset, length| {
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, offset).unwrap();
+        Ok(bytes)
+    });
+    let mut superblock = found.unwrap().superblock;
+    superblock.sequence += 1;
+    superblock.current_uuid = current_uuid;
+    superblock.flags = flags;
+    let (flags, sequence) = (superblock.flags, superblock.sequence);
+    let op = MetaOp::Superblock(Box::new(superblock));
+    open.write_stages(&stages(&open.geometry(), &op)).unwrap();
+    open.superblock_is_durable(flags, sequence);
+}
+
+/// The metadata that a larger disk had at its end is there again when the disk, made smaller and
+/// restored meanwhile, grows anew.
+#[test]
+fn metadata_of_a_time_when_the_disk_was_larger_is_never_taken_for_the_current() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    lab.create(&disk).unwrap();
+    let dump = dump_md(&disk, &MetaDisk::Internal, None, 1, true).unwrap();
+    resize(&disk, 32 * MIB);
+    let open = lab.open(&disk).unwrap();
+    for _ in 0..20 {
+        save(&open, &disk, 0x1110, DeviceFlags::CONSISTENT);
+    }
+    drop(open);
+    let bytes = std::fs::read(&disk).unwrap();
+    resize(&disk, 16 * MIB);
+    let dumped = crate::meta::parse_dump(&dump).unwrap();
+    let options = RestoreOptions {
+        force: true,
+        seed: None,
+        wall_clock: 1,
+        boot_id: BOOT,
+        state_dir: lab.path("state"),
+        lock_wait: Duration::ZERO,
+    };
+    restore_md(&disk, &MetaDisk::Internal, &who(), dumped, &options).unwrap();
+    let open = lab.open(&disk).unwrap();
+    save(&open, &disk, 0x2220, DeviceFlags::CONSISTENT);
+    drop(open);
+    resize(&disk, 32 * MIB);
+    let tail = usize::try_from(16 * MIB).unwrap();
+    poke(&disk, 16 * MIB, &bytes[tail..]);
+    // A cut just after the note that the move begins finds it gone.
+    let now = std::fs::read(&disk).unwrap();
+    let open = lab.open(&disk).unwrap();
+    assert_eq!(open.attached.meta.superblock.current_uuid, 0x2220);
+    drop(open);
+    std::fs::write(&disk, now).unwrap();
+    std::fs::remove_dir_all(lab.path("run")).unwrap();
+    record::store(&lab.path("state"), &who(), &disk, 16 * MIB, None).unwrap();
+    resize(&disk, 16 * MIB);
+    let open = lab.open(&disk).unwrap();
+    resize(&disk, 32 * MIB);
+    poke(&disk, 16 * MIB, &bytes[tail..]);
+    std::fs::remove_dir_all(lab.path("state")).unwrap();
+    std::fs::write(lab.path("state"), "no folder").unwrap();
+    open.growing().run().unwrap().unwrap_err();
+    let placement = Placement::Internal { disk_size: 32 * MIB };
+    let bytes = std::fs::read(&disk).unwrap();
+    let found = read_superblock(placement, &mut |offset, length| {
+        let at = usize::try_from(offset).unwrap();
+        Ok(bytes[at..at + length].to_vec())
+    });
+    assert_eq!(found.map(|found| found.superblock.sequence), Err(MetaError::NoMetadata));
+}
+
+#[test]
+fn an_image_from_when_the_disk_stood_in_is_not_trusted_when_it_does_no_more() {
+    let lab = Lab::new();
+    let disk = lab.file("d", 16 * MIB);
+    lab.create(&disk).unwrap();
+    let open = lab.open(&disk).unwrap();
+    save(&open, &disk, 0x1110, DeviceFlags::CONSISTENT | DeviceFlags::STANDS_IN);
+    let image = std::fs::read(&disk).unwrap();
+    save(&open, &disk, 0x2220, DeviceFlags::CONSISTENT);
+    save(&open, &disk, 0x3330, DeviceFlags::CONSISTENT);
+    drop(open);
+    poke(&disk, 0, &image);
+    let open = lab.open(&disk).unwrap();
+    assert_eq!(open.attached.meta.superblock.current_uuid, 0x1110);
+    assert!(!open.attached.meta.same_boot, "it is an older image");
 }

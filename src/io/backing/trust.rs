@@ -8,7 +8,8 @@
 //!   it had acknowledged, and the next flush does not tell.
 //! - It is of this boot, of this metadata and of this instance of the disk: not of an image that was
 //!   put in its place, nor of a disk that was unplugged. While the disk stands in for a Primary it
-//!   follows the superblock, which is written within 10 s of the first write (`resource::number`).
+//!   follows the superblock, which is written within 10 s of the first write (`resource::number`); and
+//!   once more, to the first one by which the disk stands in no longer.
 //! - An attach takes it before it flushes. So it is used once: a disk whose flush fails then is not
 //!   trusted at the next one.
 //! - Where it is missing or cannot be read, nothing is trusted; nothing is flushed for it, for what

@@ -46,7 +46,7 @@ fn a_power_cut_in_a_move_leaves_the_old_place_or_the_new_one_and_all_of_the_data
     cut(&image, &stages, |image, number| {
         let data = usize::try_from(old.data_size).unwrap();
         assert!(image.bytes[..data] == whole[..data], "stage {number}");
-        let found = locate(NEW, &[OLD], &mut image.reader()).unwrap();
+        let found = locate(NEW, &[OLD], false, &mut image.reader()).unwrap();
         let geometry = Geometry::of(found.placement, &found.found.superblock).unwrap();
         let meta = load(&geometry, &mut image.reader(), BOOT).unwrap();
         assert_eq!(said(&meta), said(&before), "stage {number}");
@@ -67,7 +67,7 @@ fn a_power_cut_in_a_move_leaves_the_old_place_or_the_new_one_and_all_of_the_data
             Some(Left::Superblocks(places)) => image.write(&[zeroed_end(places)]),
             None => {}
         }
-        let again = locate(NEW, &[OLD], &mut image.reader()).unwrap();
+        let again = locate(NEW, &[OLD], false, &mut image.reader()).unwrap();
         assert_eq!(again.left, None);
         let range = usize::try_from(old.data_size).unwrap()..usize::try_from(OLD).unwrap();
         assert!(image.bytes[range.clone()] == zeroes[range], "stage {number}");
@@ -96,7 +96,7 @@ fn what_was_served_from_an_old_place_is_never_zeroed() {
                 image.flip(usize::try_from(at).unwrap() * 8 + 160);
             }
         }
-        let found = locate(NEW, &[OLD], &mut image.reader()).unwrap();
+        let found = locate(NEW, &[OLD], false, &mut image.reader()).unwrap();
         assert_eq!((found.placement, found.left), (internal(NEW), None));
     }
 }
@@ -200,18 +200,18 @@ fn two_disks_on_one_are_not_told_apart_by_luck() {
         both.flip(usize::try_from(at).unwrap() * 8 + 160);
     }
     // Damaged at the end: the old one, as in a move whose first write was torn.
-    let found = locate(NEW, &[OLD], &mut both.reader()).unwrap();
+    let found = locate(NEW, &[OLD], false, &mut both.reader()).unwrap();
     assert_eq!(found.placement, internal(OLD));
     let (other, _) = Image::new(NEW, 512, 1);
     both.bytes[old..].copy_from_slice(&other.bytes[old..]);
     let mut superblock = read_superblock(internal(NEW), &mut both.reader()).unwrap().superblock;
     both.geometry = other.geometry;
-    let found = locate(NEW, &[OLD], &mut both.reader());
+    let found = locate(NEW, &[OLD], false, &mut both.reader());
     assert!(found.is_ok_and(|found| found.placement == internal(OLD)
         || superblock.device_uuid == image.geometry.device_uuid));
     superblock.device_uuid = 5;
     both.geometry.device_uuid = 5;
     both.apply(&MetaOp::Superblock(Box::new(superblock)));
-    let found = locate(NEW, &[OLD], &mut both.reader());
+    let found = locate(NEW, &[OLD], false, &mut both.reader());
     assert_eq!(found, Err(MetaError::TwoDisks { older: OLD }));
 }
