@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use super::geometry::Geometry;
 use super::{BitmapState, DeviceFlags, JUST_CREATED, LoadedMeta, LoadedSlot, PeerSlot, VERSION};
 
-const FLAG_NAMES: [(u32, &str); 13] = [
+const FLAG_NAMES: [(u32, &str); 14] = [
     (DeviceFlags::CONSISTENT, "consistent"),
     (DeviceFlags::WAS_UP_TO_DATE, "was-up-to-date"),
     (DeviceFlags::PRIMARY_IND, "primary"),
@@ -21,6 +21,7 @@ const FLAG_NAMES: [(u32, &str); 13] = [
     (DeviceFlags::VERIFY_MARKS, "verify-marks"),
     (DeviceFlags::LOSS_BITS, "loss-bits"),
     (DeviceFlags::STANDS_IN, "stands-in"),
+    (DeviceFlags::IN_DOUBT, "in-doubt"),
 ];
 
 /// Everything that the metadata says, as text. Lines that start with `#` say what follows from
@@ -209,7 +210,10 @@ fn disk_word(flags: u32) -> &'static str {
         "Inconsistent"
     } else if flags & DeviceFlags::OUTDATED != 0 {
         "Outdated"
-    } else if flags & DeviceFlags::WAS_UP_TO_DATE != 0 && flags & DeviceFlags::SURVIVED != 0 {
+    } else if flags & DeviceFlags::WAS_UP_TO_DATE != 0
+        && flags & DeviceFlags::SURVIVED != 0
+        && flags & DeviceFlags::IN_DOUBT == 0
+    {
         "UpToDate"
     } else {
         "Consistent"

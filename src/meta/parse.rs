@@ -144,7 +144,7 @@ pub fn parse_dump(text: &str) -> Result<Dumped, DumpError> {
 
 /// Every flag there is.
 const FLAGS: u32 = {
-    let last = DeviceFlags::LOSS_BITS;
+    let last = DeviceFlags::IN_DOUBT;
     last | (last - 1)
 };
 

@@ -33,7 +33,7 @@ struct Waiter {
 }
 
 /// The activity log of one disk, in memory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ActivityLog {
     capacity: usize,
     words_per_block: usize,
@@ -57,7 +57,7 @@ pub(crate) struct ActivityLog {
 }
 
 /// What to do next for those who wait.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Next {
     /// Nobody waits, or an update is under way.
     Nothing,

@@ -15,7 +15,7 @@ const EXPECTED_MS: u64 = 5_000;
 const AGAIN_MS: u64 = 30_000;
 
 /// This node was promoted for a client.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct AutoPromoted {
     /// Clients that may enter and have not.
     expected: u32,

@@ -28,7 +28,7 @@ const END: u64 = 1 << 20;
 const AT_ONCE: u32 = 32;
 
 /// A comparison that runs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sampling {
     volume: VolumeNumber,
     /// With this connection.

@@ -105,7 +105,7 @@ pub(crate) struct Sent {
 }
 
 /// A write of the peer on its way to the own disk.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PeerWrite {
     pub(crate) connection: usize,
     /// The session that it belongs to; an answer goes only there.
@@ -150,7 +150,7 @@ pub(crate) struct SourcePiece {
 }
 
 /// A running resync on the target.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct SyncTarget {
     pub(crate) rate: ResyncRate,
     pub(crate) pauses: PauseClock,
@@ -180,7 +180,7 @@ pub(crate) struct SyncTarget {
 }
 
 /// A running resync on the source.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct SyncSource {
     /// Pieces that the target asked for, by its sequence.
     pub(crate) pieces: BTreeMap<u64, SourcePiece>,
@@ -229,7 +229,7 @@ pub(crate) enum Save {
 }
 
 /// A bitmap write under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Saving {
     pub(crate) operations: u32,
     pub(crate) pages: Vec<u32>,
@@ -239,7 +239,7 @@ pub(crate) struct Saving {
 }
 
 /// One volume's side of a connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PeerDevice {
     pub(crate) replication: ReplicationState,
     pub(crate) peer_disk: DiskState,
@@ -368,7 +368,7 @@ pub(crate) enum Leaving {
 }
 
 /// A connection to one peer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Connection {
     pub(crate) peer: NodeId,
     pub(crate) name: String,

@@ -16,7 +16,7 @@ use super::state::{DiskState, Role};
 use crate::meta::{DeviceFlags, Superblock};
 
 /// An attached disk.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Backing {
     /// The superblock as it shall be; what is durable may be older.
     pub(crate) superblock: Superblock,
@@ -51,10 +51,11 @@ impl Backing {
     }
 
     /// Sets and clears flags of the superblock in memory. Whoever says whether the disk has survived
-    /// says as well that it stands in for nobody, or for whom else.
+    /// says as well that it stands in for nobody, or for whom else, and whether that is in doubt.
     pub(crate) fn flags(&mut self, set: u32, clear: u32) {
         let said = (set | clear) & DeviceFlags::SURVIVED != 0;
-        let clear = if said { clear | DeviceFlags::STANDS_IN } else { clear };
+        let with_it = DeviceFlags::STANDS_IN | DeviceFlags::IN_DOUBT;
+        let clear = if said { clear | with_it } else { clear };
         self.superblock.flags = self.superblock.flags & !clear | set;
     }
 
@@ -95,7 +96,7 @@ impl Backing {
             DiskState::Inconsistent
         } else if self.has(DeviceFlags::OUTDATED) || !self.has(DeviceFlags::WAS_UP_TO_DATE) {
             DiskState::Outdated
-        } else if self.has(DeviceFlags::SURVIVED) {
+        } else if self.has(DeviceFlags::SURVIVED) && !self.has(DeviceFlags::IN_DOUBT) {
             DiskState::UpToDate
         } else {
             DiskState::Consistent
@@ -118,7 +119,7 @@ pub(crate) enum Loss {
 }
 
 /// A flush of both disks under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Flush {
     /// Writes stamped up to this are covered.
     pub(crate) epoch: u64,
@@ -155,7 +156,7 @@ pub(crate) struct Counters {
 }
 
 /// A volume on this node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Device {
     pub(crate) disk: DiskState,
     pub(crate) backing: Option<Backing>,
@@ -285,7 +286,7 @@ impl Device {
 }
 
 /// What a client's request is, and how far it is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) session: SessionId,
     pub(crate) request: RequestId,

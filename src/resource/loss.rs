@@ -173,9 +173,11 @@ impl Resource {
         device.loss = Loss::Marking;
         let survives = std::mem::take(&mut device.survives);
         if let Some(backing) = device.backing.as_mut() {
-            let usable = matches!(device.disk, DiskState::UpToDate);
+            let doubt = backing.superblock.flags & DeviceFlags::IN_DOUBT;
+            let usable = device.disk == DiskState::UpToDate
+                || device.disk == DiskState::Consistent && doubt != 0;
             if survives && usable {
-                backing.flags(DeviceFlags::SURVIVED, 0);
+                backing.flags(DeviceFlags::SURVIVED | doubt, 0);
             }
         }
         self.save_superblock(volume, Then::LossMarked { round });

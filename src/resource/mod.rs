@@ -258,7 +258,7 @@ pub(crate) enum Gap {
 }
 
 /// A resource on one node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Resource {
     config: ResourceConfig,
     prng: Prng,

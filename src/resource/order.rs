@@ -27,7 +27,7 @@ pub(crate) const PATIENCE_MS: u64 = 30_000;
 pub(crate) const OWN_ORDER: u64 = 0;
 
 /// An order that waits.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Order {
     pub(crate) id: u64,
     pub(crate) command: Command,
@@ -86,7 +86,7 @@ pub(crate) enum Step {
 }
 
 /// The order that runs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Running {
     pub(crate) id: u64,
     pub(crate) command: Command,

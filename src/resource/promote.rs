@@ -559,13 +559,16 @@ impl Resource {
     }
 
     /// The peer may have gone on without this disk: until both have met it is promoted by force only.
-    pub(crate) fn doubt(&mut self, volume: VolumeNumber) {
-        if self.device(volume).disk == DiskState::UpToDate {
-            if let Some(backing) = self.device(volume).backing.as_mut() {
-                backing.flags(0, DeviceFlags::SURVIVED);
-            }
-            self.set_disk(volume, DiskState::Consistent);
+    /// Returns whether it was taken for UpToDate before.
+    pub(crate) fn doubt(&mut self, volume: VolumeNumber) -> bool {
+        if self.device(volume).disk != DiskState::UpToDate {
+            return false;
         }
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            backing.flags(0, DeviceFlags::SURVIVED);
+        }
+        self.set_disk(volume, DiskState::Consistent);
+        true
     }
 
     pub(crate) fn demoted(&mut self) {

@@ -13,6 +13,7 @@ use super::{
     Action, DiskError, DiskState, LogLevel, Op, Payload, Pending, ReplyError, RequestId, Resource,
     Role, SessionId, Tag, VolumeNumber, ZEROES_MAX,
 };
+use crate::meta::DeviceFlags;
 use crate::wire::Packet;
 
 impl Resource {
@@ -376,11 +377,16 @@ impl Resource {
         }
         self.changed();
         // A Secondary that slept so long may have been left alone: the peer may have gone on since.
+        // If it has not, then because it died, and what both have acknowledged is here.
         let missed = self.role == Role::Secondary && gap_ms > self.config.options.timeout_ms;
         let open = self.connections.iter().any(|c| c.stage > Stage::Waiting);
         if missed && open {
             for volume in self.volumes() {
-                self.doubt(volume);
+                if self.doubt(volume)
+                    && let Some(backing) = self.device(volume).backing.as_mut()
+                {
+                    backing.flags(DeviceFlags::IN_DOUBT, 0);
+                }
             }
         }
         for c in self.peers() {

@@ -26,7 +26,7 @@ enum Asker {
 }
 
 /// A disk takes the room that it has gained.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Growing {
     asker: Asker,
     /// The shell is at it.
@@ -36,7 +36,7 @@ pub(crate) struct Growing {
 }
 
 /// The order that runs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Resizing {
     volume: VolumeNumber,
     c: usize,

@@ -1,7 +1,7 @@
 //! A table with keys that are never mistaken: each key carries the generation of its place.
 
 /// Values by key; a key of a removed value finds nothing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Slab<T> {
     places: Vec<(u32, Option<T>)>,
     free: Vec<u32>,

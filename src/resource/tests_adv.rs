@@ -38,7 +38,7 @@ impl Pair {
     }
 
     /// The flags that are durable.
-    fn flags(&self, n: usize) -> u32 {
+    pub(super) fn flags(&self, n: usize) -> u32 {
         self.nodes[n].disk.superblock.as_ref().unwrap().flags
     }
 

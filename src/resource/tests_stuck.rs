@@ -281,6 +281,35 @@ fn a_blank_disk_is_forced_over_a_file_system_by_that_word_only() {
 }
 
 #[test]
+fn a_secondary_that_slept_keeps_what_its_primary_lost_with_its_cache() {
+    for restarts in [false, true] {
+        let mut pair = synced_pair();
+        assert_eq!(pair.write(0, 9, 9), Ok(None));
+        pair.link = false;
+        // Nobody tells the one that sleeps.
+        pair.nodes[1].sockets.clear();
+        pair.lose_power(0);
+        pair.nodes[0].disk.blocks.remove(&9);
+        pair.now = pair.now.after_ms(16_000);
+        pair.event(1, Event::ClockGap { gap_ms: 16_000 });
+        pair.run(1000);
+        if restarts {
+            pair.kill(1);
+            pair.up(1);
+            pair.run(1000);
+        }
+        let refusal = pair.admin(1, Command::Primary { force: None }).expect_err("it slept");
+        assert_eq!(refusal.code, -2, "{refusal:?}");
+        pair.link = true;
+        pair.up(0);
+        pair.synced();
+        assert_eq!(pair.nodes[0].disk.blocks.get(&9), Some(&9), "restarts: {restarts}");
+        let doubt = crate::meta::DeviceFlags::IN_DOUBT;
+        assert!(pair.flags(1) & doubt == 0, "it has met its peer");
+    }
+}
+
+#[test]
 fn a_clear_bitmap_whose_peer_s_disk_hangs_ends_and_a_late_answer_is_a_full_sync() {
     for late in [false, true] {
         let mut pair = Pair::new();

@@ -20,7 +20,7 @@ struct Entry {
 }
 
 /// Ranges of blocks by flush epoch, oldest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct TransferLog {
     entries: VecDeque<Entry>,
     bytes: u64,

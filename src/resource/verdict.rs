@@ -24,7 +24,7 @@ pub(crate) enum Judgement {
 }
 
 /// Both sides of a volume at a handshake.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Situation<'a> {
     pub(crate) own: Party<'a>,
     pub(crate) peer: Party<'a>,
@@ -35,7 +35,7 @@ pub(crate) struct Situation<'a> {
 }
 
 /// A judgement, and why.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Judged {
     pub(crate) judgement: Judgement,
     pub(crate) resolution: Resolution,

@@ -38,7 +38,7 @@ const LOGGED_MAX: u32 = 256;
 pub(super) const SECTOR: u64 = 512;
 
 /// A piece that is being compared.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct VerifyPiece {
     pub(crate) offset: u64,
     pub(crate) length: u32,
@@ -53,7 +53,7 @@ pub(crate) struct VerifyPiece {
 }
 
 /// A running verify, on either side.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Verify {
     /// This node is the VerifyS.
     pub(crate) source: bool,

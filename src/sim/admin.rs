@@ -426,8 +426,7 @@ impl Cluster {
         }
         self.end_life(node, false);
         let pause = self.chance.admin.range(100, 3_000);
-        let at = self.in_ms(pause);
-        self.at(at, Happening::Restart { node });
+        self.restart_in(node, pause);
     }
 
     /// Orders that take too long: a stalled disk of the node may keep one that needs it.

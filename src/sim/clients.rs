@@ -40,6 +40,14 @@ enum Kind {
     Zeroes,
 }
 
+/// What [`Cluster::ask`] asks for. Blocks of 4096 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Write { block: u64, fua: bool },
+    Flush,
+    Read { block: u64 },
+}
+
 /// A request under way.
 #[derive(Clone, Debug)]
 struct Request {
@@ -136,30 +144,54 @@ impl Cluster {
     }
 
     fn open_session(&mut self, worker: usize) {
-        let volume = self.clients.workers[worker].volume;
         let first = self.chance.clients.index(2);
         for node in [first, 1 - first] {
-            if !self.nodes[node].is_awake() {
-                continue;
-            }
-            let served = self.nodes[node].resource.as_ref().map(|r| r.export(volume));
-            if let Some(Ok(size)) = served {
-                let expected = self.options.sizes[0].min(self.options.sizes[1]);
-                let grown = self.nodes.iter().any(|n| n.volumes.iter().any(|v| v.grown));
-                let known = size == expected || size == self.options.sizes[node];
-                if !(known || grown && size > expected) {
-                    return self.violate(format!("the export has {size} bytes, not {expected}"));
-                }
-                let id = self.clients.next_session;
-                self.clients.next_session += 1;
-                let session = Session { id, node, life: self.nodes[node].life };
-                self.clients.workers[worker].session = Some(session);
-                self.history.session_opened(id);
-                let client = format!("client {worker}");
-                let session = SessionId(id);
-                return self.event(node, Event::SessionOpened { session, volume, client });
+            if self.open_session_at(worker, node) {
+                return;
             }
         }
+    }
+
+    /// A client knocks at a node. Returns whether it need not try another one.
+    fn open_session_at(&mut self, worker: usize, node: usize) -> bool {
+        let volume = self.clients.workers[worker].volume;
+        if !self.nodes[node].is_awake() {
+            return false;
+        }
+        let served = self.nodes[node].resource.as_ref().map(|r| r.export(volume));
+        let Some(Ok(size)) = served else { return false };
+        let expected = self.options.sizes[0].min(self.options.sizes[1]);
+        let grown = self.nodes.iter().any(|n| n.volumes.iter().any(|v| v.grown));
+        let known = size == expected || size == self.options.sizes[node];
+        if !(known || grown && size > expected) {
+            self.violate(format!("the export has {size} bytes, not {expected}"));
+            return true;
+        }
+        let id = self.clients.next_session;
+        self.clients.next_session += 1;
+        let session = Session { id, node, life: self.nodes[node].life };
+        self.clients.workers[worker].session = Some(session);
+        self.history.session_opened(id);
+        let client = format!("client {worker}");
+        let session = SessionId(id);
+        self.event(node, Event::SessionOpened { session, volume, client });
+        true
+    }
+
+    /// A client of this node, which takes it, asks for one thing: the blocks are whole.
+    pub(super) fn ask(&mut self, node: usize, asked: Asked) {
+        let worker = 0;
+        if self.clients.workers[worker].session.is_none_or(|session| session.node != node) {
+            self.hang_up_now(worker);
+            self.open_session_at(worker, node);
+        }
+        let Some(session) = self.clients.workers[worker].session else { return };
+        let (kind, range, fua) = match asked {
+            Asked::Write { block, fua } => (Kind::Write, (block * 8, 8), fua),
+            Asked::Flush => (Kind::Flush, (0, 0), false),
+            Asked::Read { block } => (Kind::Read, (block * 8, 8), false),
+        };
+        self.send_request(session, self.clients.workers[worker].volume, kind, range, fua);
     }
 
     fn issue(&mut self, worker: usize, session: Session) {
@@ -178,6 +210,17 @@ impl Cluster {
         };
         let fua = matches!(kind, Kind::Write | Kind::Zeroes) && self.chance.clients.percent(fua);
         let range = self.range(kind);
+        self.send_request(session, volume, kind, range, fua);
+    }
+
+    fn send_request(
+        &mut self,
+        session: Session,
+        volume: VolumeNumber,
+        kind: Kind,
+        range: (u64, u64),
+        fua: bool,
+    ) {
         let request = RequestId(self.clients.next_request);
         self.clients.next_request += 1;
         let (operation, input) = self.request(kind, session, request, volume, range, fua);

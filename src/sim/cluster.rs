@@ -78,7 +78,7 @@ pub(super) enum Happening {
     Check,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Scheduled {
     at: Time,
     order: u64,
@@ -103,7 +103,7 @@ impl Ord for Scheduled {
 }
 
 /// Streams of chance, one for each purpose.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Chance {
     pub(super) disk: Prng,
     pub(super) net: Prng,
@@ -113,7 +113,7 @@ pub(super) struct Chance {
 }
 
 /// Two nodes and what is between them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Cluster {
     /// The clock.
     pub now: Time,
@@ -136,6 +136,10 @@ pub struct Cluster {
     /// The plan's faults strike, and cluster software acts.
     pub(super) faults_on: bool,
     pub(super) next_order: u64,
+    /// Of what was under way or unflushed, so many percent outlive a crash; drawn where it is `None`.
+    pub(super) keeps: Option<u64>,
+    /// What has ended stays so until somebody starts it.
+    pub(super) by_hand: bool,
     /// `connect --discard-my-data` waits on this node.
     pub(super) discard: [bool; 2],
     /// How often each order was refused or done: for the statistics.
@@ -187,6 +191,8 @@ impl Cluster {
             waiting: BTreeSet::new(),
             faults_on: false,
             next_order: 1,
+            keeps: None,
+            by_hand: false,
             discard: [false; 2],
             violation: None,
             heap: BinaryHeap::new(),
@@ -265,6 +271,22 @@ impl Cluster {
             self.happen(next.what);
         }
         self.now = self.now.max(end);
+    }
+
+    /// Lets one thing happen, if it is due before this time. Returns whether a core may have seen it,
+    /// or `None` at the end of the time or of the run.
+    pub(super) fn step(&mut self, end: Time) -> Option<bool> {
+        if self.violation.is_some() || self.heap.peek().is_none_or(|Reverse(next)| next.at > end) {
+            self.now = self.now.max(end);
+            return None;
+        }
+        let Reverse(next) = self.heap.pop()?;
+        self.now = next.at;
+        self.count_happening();
+        let before = self.events;
+        let timer = matches!(next.what, Happening::Timer { .. });
+        self.happen(next.what);
+        Some(!timer && self.events > before)
     }
 
     fn count_happening(&mut self) {

@@ -229,6 +229,7 @@ impl Cluster {
         if let Some(pair) = self.pairs.get_mut(&volume) {
             pair.synced = false;
             pair.behind[node] = false;
+            pair.taken[node] = true;
         }
         self.note(&format!("{}'s disk {volume} is a new one", self.nodes[node].name));
     }

@@ -121,9 +121,15 @@ impl SimDisk {
         }
     }
 
-    /// A write that a crash cut short: any subset of its sectors lands.
-    pub fn write_partly(&mut self, prng: &mut Prng, start: u64, values: &[Sector]) {
-        let share = *prng.choose(&[0, 50, 100]);
+    /// A write that a crash cut short: any subset of its sectors lands, or so many percent.
+    pub fn write_partly(
+        &mut self,
+        prng: &mut Prng,
+        keeps: Option<u64>,
+        start: u64,
+        values: &[Sector],
+    ) {
+        let share = keeps.unwrap_or_else(|| *prng.choose(&[0, 50, 100]));
         for (sector, value) in (start..).zip(values) {
             if prng.percent(share) {
                 self.write_sector(sector, *value, false);
@@ -175,16 +181,27 @@ impl SimDisk {
         }
     }
 
-    /// Power loss: of each sector that was not flushed, any value since the last flush stays.
-    pub fn lose_power(&mut self, prng: &mut Prng) {
-        let bias = *prng.choose(&[0, 50, 100]);
+    /// Power loss: of each sector that was not flushed, any value since the last flush stays; or so
+    /// many percent of them stay as they were written last.
+    pub fn lose_power(&mut self, prng: &mut Prng, keeps: Option<u64>) {
+        let bias = keeps.unwrap_or_else(|| *prng.choose(&[0, 50, 100]));
         for (sector, dirty) in std::mem::take(&mut self.dirty) {
             let kept: Vec<Sector> =
                 dirty.versions.iter().filter(|v| v.flushable).map(|v| v.value).collect();
             let lost = kept.is_empty() || !prng.percent(bias);
-            let value = if lost { dirty.durable } else { *prng.choose(&kept) };
+            let value = match kept.last() {
+                Some(last) if !lost && keeps.is_some() => *last,
+                Some(_) if !lost => *prng.choose(&kept),
+                _ => dirty.durable,
+            };
             self.cache[index(sector)] = value;
         }
+    }
+
+    /// Something is not durable.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     /// A flush would make what a read returns durable.
@@ -218,9 +235,16 @@ impl SimDisk {
         self.metadata[start..start + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// A metadata write that a crash cut short: any subset of its sectors lands, each whole.
-    pub fn write_metadata_partly(&mut self, prng: &mut Prng, offset: u64, bytes: &[u8]) {
-        let share = *prng.choose(&[0, 50, 100]);
+    /// A metadata write that a crash cut short: any subset of its sectors lands, each whole, or so
+    /// many percent.
+    pub fn write_metadata_partly(
+        &mut self,
+        prng: &mut Prng,
+        keeps: Option<u64>,
+        offset: u64,
+        bytes: &[u8],
+    ) {
+        let share = keeps.unwrap_or_else(|| *prng.choose(&[0, 50, 100]));
         let sector = SECTOR as usize;
         for (number, piece) in bytes.chunks(sector).enumerate() {
             if prng.percent(share) {
@@ -269,7 +293,7 @@ mod tests {
         assert_eq!(disk.possible(1), [2, 3]);
         for seed in 0..20 {
             let mut copy = disk.clone();
-            copy.lose_power(&mut Prng::new(seed, 1));
+            copy.lose_power(&mut Prng::new(seed, 1), None);
             assert_eq!(copy.read(0, 1), [1]);
             assert!([2, 3].contains(&copy.read(1, 1)[0]));
         }
@@ -287,7 +311,7 @@ mod tests {
             let stamp = disk.flush_begins();
             disk.flush_ends(stamp);
             assert_eq!(disk.read(0, 1), [1]);
-            disk.lose_power(&mut prng);
+            disk.lose_power(&mut prng, None);
             lost |= disk.read(0, 1) == [0];
         }
         assert!(lost);
@@ -298,7 +322,7 @@ mod tests {
         let mut disk = SimDisk::new(8, vec![0; 1024]);
         disk.write(0, &[1], false);
         disk.write(0, &[2], true);
-        disk.lose_power(&mut Prng::new(3, 1));
+        disk.lose_power(&mut Prng::new(3, 1), None);
         assert_eq!(disk.read(0, 1), [2]);
     }
 }

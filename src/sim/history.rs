@@ -53,8 +53,8 @@ pub(super) struct Excuse {
     pub chosen: bool,
     /// A force was used in this run since both were last in sync.
     pub forced: bool,
-    /// The source was set back to an older image when its handshake was on its way: what the target
-    /// has adopted never comes.
+    /// The source's disk was set back to an older image, or replaced, when its handshake was on its
+    /// way: what the target has adopted never comes.
     pub set_back: bool,
 }
 
@@ -120,6 +120,25 @@ pub(super) struct History {
 }
 
 impl History {
+    /// The first sectors of blocks that somebody has written to.
+    pub(super) fn written(&self, volume: VolumeNumber) -> Vec<u64> {
+        let registers = self.registers.get(&volume).map(Vec::as_slice).unwrap_or_default();
+        (0..).zip(registers).step_by(8).filter(|(_, r)| r.is_written()).map(|(at, _)| at).collect()
+    }
+
+    /// What a node must hold in a sector: values, with what is known of each.
+    pub(super) fn duties(
+        &self,
+        volume: VolumeNumber,
+        node: usize,
+        sector: u64,
+    ) -> impl Iterator<Item = (Sector, [bool; 4])> {
+        let registers = self.registers.get(&volume).map(Vec::as_slice).unwrap_or_default();
+        let register = usize::try_from(sector).ok().and_then(|at| registers.get(at));
+        let duties = register.into_iter().flat_map(move |r| &r.obligations[node]);
+        duties.map(|o| (o.value, [o.alone, o.weak, o.flushed, o.spoiled]))
+    }
+
     /// A session was opened.
     pub(super) fn session_opened(&mut self, session: u64) {
         self.step += 1;

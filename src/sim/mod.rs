@@ -18,6 +18,7 @@ mod cluster;
 mod coverage;
 mod damage;
 mod disk;
+mod explore;
 mod faults;
 mod history;
 mod metadata;
@@ -41,6 +42,7 @@ mod watch;
 
 pub use cluster::{Cluster, Violation};
 pub use coverage::{Coverage, Reach, Row, Table};
+pub use explore::{Blow, Broken, Explored, Limits, Move, Turn, explore};
 pub use faults::{Fault, MetaPart, Moment, Order, Planned, Wait};
 pub use history::Excused;
 pub use options::SimOptions;

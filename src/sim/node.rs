@@ -156,7 +156,7 @@ pub struct Image {
 }
 
 /// A node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Node {
     /// Its name.
     pub name: &'static str,

@@ -201,7 +201,7 @@ impl Cluster {
 
     /// Faults are off: within a bounded time all must be well, with a person's help where a refusal
     /// asks for one.
-    fn settle(&mut self) -> End {
+    pub(super) fn settle(&mut self) -> End {
         let mut end = End::InSync;
         let mut refusals = 0;
         let deadline = self.in_ms(SETTLE_MS);
@@ -346,6 +346,19 @@ impl Cluster {
             steps.push_back(Step::Command(self.connect_command(node, false)));
             self.order(node, steps);
         }
+        // A disk that went on alone, on a node that serves the other one's data: nothing but create-md
+        // brings it back while that goes on.
+        self.run_until(self.in_ms(5_000), |_| false);
+        let refused: Vec<_> = diskless(self).into_iter().collect();
+        let serves = self.nodes[node].status.as_ref().is_some_and(|s| s.role == Role::Primary);
+        if serves && !refused.is_empty() {
+            for step in &refused {
+                if let Step::Attach(volume) = step {
+                    self.replace_disk(node, *volume);
+                }
+            }
+            self.order(node, refused.into());
+        }
     }
 
     /// A disk was set back to an older image: a person gives it up, and makes it anew if that is not
@@ -438,7 +451,7 @@ impl Cluster {
 
     /// Clients go home; both disks must be equal, nothing out of sync, no buffer left; both nodes go
     /// down and come up again without a resync.
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.note("clients go home");
         self.clients.stopped = true;
         let quiet = |c: &Self| (0..c.options.volumes).all(|v| c.is_idle(v));

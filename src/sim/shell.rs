@@ -298,13 +298,15 @@ impl Cluster {
 
     /// A write that was cut short.
     pub(super) fn land_partly(&mut self, node: usize, op: &DiskOp) {
-        let prng = &mut self.chance.disk;
+        let (prng, keeps) = (&mut self.chance.disk, self.keeps);
         let disk = &mut self.nodes[node].volumes[usize::from(op.volume)].disk;
         match &op.kind {
-            DiskOpKind::Write { start, values, .. } => disk.write_partly(prng, *start, values),
+            DiskOpKind::Write { start, values, .. } => {
+                disk.write_partly(prng, keeps, *start, values)
+            }
             DiskOpKind::Meta(stages, _) | DiskOpKind::Grow(stages, _) => {
                 for (offset, bytes) in stages.front().into_iter().flat_map(|s| &s.writes) {
-                    disk.write_metadata_partly(prng, *offset, bytes);
+                    disk.write_metadata_partly(prng, keeps, *offset, bytes);
                 }
             }
             DiskOpKind::Read { .. } | DiskOpKind::Flush(_) => {}
@@ -362,7 +364,7 @@ impl Cluster {
     pub(super) fn lose_caches(&mut self, node: usize) {
         for number in 0..self.options.volumes {
             let disk = &mut self.nodes[node].volumes[usize::from(number)].disk;
-            disk.lose_power(&mut self.chance.disk);
+            disk.lose_power(&mut self.chance.disk, self.keeps);
             let volume = &self.nodes[node].volumes[usize::from(number)];
             if volume.foreign {
                 continue;

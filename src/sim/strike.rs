@@ -67,11 +67,18 @@ impl Cluster {
         self.lose_caches(node);
         self.nodes[node].host_up = false;
         self.nodes[node].boot += 1;
-        let at = self.in_ms(off_ms);
-        self.at(at, Happening::Restart { node });
+        self.restart_in(node, off_ms);
     }
 
-    fn crash(&mut self, node: usize, off_ms: u64) {
+    /// Somebody starts what has ended after so many ms.
+    pub(super) fn restart_in(&mut self, node: usize, ms: u64) {
+        if !self.by_hand {
+            let at = self.in_ms(ms);
+            self.at(at, Happening::Restart { node });
+        }
+    }
+
+    pub(super) fn crash(&mut self, node: usize, off_ms: u64) {
         if self.nodes[node].resource.is_none() {
             return;
         }
@@ -79,8 +86,7 @@ impl Cluster {
         for volume in 0..self.options.volumes {
             self.history.crashed(node, volume);
         }
-        let at = self.in_ms(off_ms);
-        self.at(at, Happening::Restart { node });
+        self.restart_in(node, off_ms);
     }
 
     /// The daemon is gone. `silent`: so is the host.
@@ -165,6 +171,11 @@ impl Cluster {
             }
             self.restart(node);
         }
+        self.send_what_waits();
+    }
+
+    /// The network works again: what senders have kept goes on.
+    pub(super) fn send_what_waits(&mut self) {
         for link in 0..self.net.links.len() {
             for side in 0..2 {
                 if !self.net.links[link].queues[side].is_empty() {

@@ -24,6 +24,8 @@ pub(super) struct Pair {
     pub given_up: [bool; 2],
     /// A node's disk was set back to an older image, and has not been in sync since.
     pub behind: [bool; 2],
+    /// A node's disk was taken away, and nothing has been in sync with the one in its place.
+    pub taken: [bool; 2],
 }
 
 impl Cluster {
@@ -237,11 +239,12 @@ impl Cluster {
             let pair = self.pairs.entry(volume).or_default();
             pair.synced = false;
             let chosen = self.discard[node] || self.options.policies() || pair.given_up[node];
-            let (forced, behind) = (pair.forced, pair.behind[1 - node]);
+            let forced = pair.forced;
+            let other = pair.behind[1 - node] || pair.taken[1 - node];
             // The source of today has no part in it: the one that has spoken is gone.
             let theirs = self.nodes[1 - node].peer_device(volume).map(|p| p.replication_state);
             let absent = theirs.is_none_or(|state| state == ReplicationState::Off);
-            let excuse = Excuse { chosen, forced, set_back: behind && absent };
+            let excuse = Excuse { chosen, forced, set_back: other && absent };
             let source = &self.nodes[1 - node].volumes[index].disk;
             let result = self.history.adopted(node, volume, source, excuse);
             self.judge(result);

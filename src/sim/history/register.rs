@@ -77,6 +77,11 @@ impl Register {
         self.find(start).map(|at| &mut self.entries[at])
     }
 
+    /// Somebody has written to it.
+    pub(super) fn is_written(&self) -> bool {
+        !self.entries.is_empty()
+    }
+
     /// The value was written at some time, or is that of a fresh disk.
     pub(super) fn was_written(&self, value: Sector) -> bool {
         value == 0 || self.find(value).is_some() || self.past.contains(&value)

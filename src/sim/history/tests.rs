@@ -39,7 +39,7 @@ impl Pair {
         let held = old.read(3, 1)[0];
         let done = (0..100).any(|seed| {
             self.disks[node] = old.clone();
-            self.disks[node].lose_power(&mut Prng::new(seed, 1));
+            self.disks[node].lose_power(&mut Prng::new(seed, 1), None);
             (self.disks[node].read(3, 1)[0] == held) == kept
         });
         assert!(done, "some power loss does this");

@@ -1,0 +1,13 @@
+use super::{Limits, explore};
+
+#[test]
+fn one_turn_with_one_blow_breaks_nothing_and_is_the_same_on_any_number_of_threads() {
+    let explored = |threads| {
+        let limits = Limits { turns: 1, blows: 1, drastic: 1, threads, states: usize::MAX };
+        explore(limits, |_, _| {})
+    };
+    let (one, two) = (explored(1), explored(2));
+    assert!(one.broken.is_none(), "{:?}", one.broken.map(|broken| (broken.history, broken.text)));
+    assert!(one.states[1] > 200 && one.runs > 1_000, "{:?} {}", one.states, one.runs);
+    assert_eq!((one.states, one.runs, one.ends), (two.states, two.runs, two.ends));
+}
