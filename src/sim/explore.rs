@@ -64,8 +64,6 @@ pub struct Limits {
     pub blows: usize,
     /// Orders among them that give data up: force, discard-my-data, invalidate, a new disk.
     pub drastic: usize,
-    /// Threads.
-    pub threads: usize,
     /// States that are gone on from, at most; what is left out is counted.
     pub states: usize,
 }
@@ -115,8 +113,13 @@ struct Grown {
     broken: Option<(Known, String)>,
 }
 
-/// Goes through all histories within the limits; `said` hears of each layer: its turns, its states.
-pub fn explore(limits: Limits, mut said: impl FnMut(usize, usize)) -> Explored {
+/// Goes through all histories within the limits. `on_all` runs what it gets on each thread that there
+/// is for this, and waits for all of them; `said` hears of each layer: its turns, its states.
+pub fn explore(
+    limits: Limits,
+    on_all: impl Fn(&(dyn Fn() + Sync)),
+    mut said: impl FnMut(usize, usize),
+) -> Explored {
     let mut explored = Explored::default();
     let mut seen = HashSet::new();
     let mut layer: Vec<Known> = Vec::new();
@@ -138,7 +141,7 @@ pub fn explore(limits: Limits, mut said: impl FnMut(usize, usize)) -> Explored {
         let left_out = layer.len().saturating_sub(limits.states);
         explored.left_out += left_out;
         layer.truncate(limits.states);
-        let grown = grow_all(&layer, &seen, limits);
+        let grown = grow_all(&layer, &seen, limits, &on_all);
         layer = Vec::new();
         for one in grown {
             explored.runs += one.runs;
@@ -179,32 +182,33 @@ fn broken(known: &Known, text: String) -> Broken {
     Broken { history: known.history.clone(), text, transcript }
 }
 
-/// Every state of a layer, on several threads, in the order of the layer.
-fn grow_all(layer: &[Known], seen: &HashSet<u128>, limits: Limits) -> Vec<Grown> {
+/// Every state of a layer, in the order of the layer, whoever is first.
+fn grow_all(
+    layer: &[Known],
+    seen: &HashSet<u128>,
+    limits: Limits,
+    on_all: &impl Fn(&(dyn Fn() + Sync)),
+) -> Vec<Grown> {
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     // Keys of this layer that some thread has healed already.
     let healed = Mutex::new(HashSet::new());
     let done = Mutex::new(BTreeMap::new());
-    std::thread::scope(|scope| {
-        for _ in 0..limits.threads.max(1) {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(known) = layer.get(index) else { return };
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let first = |key: u128| {
-                        !seen.contains(&key) && healed.lock().is_ok_and(|mut set| set.insert(key))
-                    };
-                    let grown = grow(known, limits, first);
-                    stop.fetch_or(grown.broken.is_some(), Ordering::Relaxed);
-                    if let Ok(mut done) = done.lock() {
-                        done.insert(index, grown);
-                    }
-                }
-            });
+    on_all(&|| {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(known) = layer.get(index) else { return };
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let first = |key: u128| {
+                !seen.contains(&key) && healed.lock().is_ok_and(|mut set| set.insert(key))
+            };
+            let grown = grow(known, limits, first);
+            stop.fetch_or(grown.broken.is_some(), Ordering::Relaxed);
+            if let Ok(mut done) = done.lock() {
+                done.insert(index, grown);
+            }
         }
     });
     done.into_inner().map(|done| done.into_values().collect()).unwrap_or_default()

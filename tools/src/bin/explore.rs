@@ -37,11 +37,17 @@ fn main() -> ExitCode {
         turns: arguments.turns,
         blows: arguments.blows,
         drastic: arguments.drastic,
-        threads: arguments.threads,
         states: arguments.states,
     };
     let started = Instant::now();
-    let explored = explore(limits, |turns, states| {
+    let on_all = |work: &(dyn Fn() + Sync)| {
+        std::thread::scope(|scope| {
+            for _ in 0..arguments.threads.max(1) {
+                scope.spawn(work);
+            }
+        });
+    };
+    let explored = explore(limits, on_all, |turns, states| {
         let seconds = started.elapsed().as_secs();
         eprintln!("{turns} turns: {states} new states, {seconds} s");
     });
