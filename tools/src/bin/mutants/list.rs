@@ -42,7 +42,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "promise 2: the survivor does not say so",
         by: By::Seeds,
         file: "src/resource/loss.rs",
-        old: "                backing.flags(DeviceFlags::SURVIVED, 0);\n",
+        old: "                backing.flags(DeviceFlags::SURVIVED | doubt, 0);\n",
         new: "",
     },
     Mutant {
@@ -175,6 +175,22 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "src/resource/interval.rs",
         old: "        let earlier = if blockers == 0 {",
         new: "        let blockers = blockers * 0;\n        let earlier = if blockers == 0 {",
+    },
+    Mutant {
+        name: "sleeper-forgets-survived",
+        breaks: "promise 2: a Secondary that did not run for a while does not say that it survived",
+        by: By::Tests(&["--lib", "resource::tests_stuck"]),
+        file: "src/resource/request.rs",
+        old: "                    backing.flags(DeviceFlags::IN_DOUBT, 0);\n",
+        new: "                    let _ = backing;\n",
+    },
+    Mutant {
+        name: "replies-interleave",
+        breaks: "NBD: the pieces of a reply are mixed with those of another one",
+        by: By::Tests(&["--lib", "io::client"]),
+        file: "src/io/client/request.rs",
+        old: "            self.push_in_order(io, piece.key);\n        }\n        Ok(())",
+        new: "            self.push_ready(io, piece.key);\n        }\n        Ok(())",
     },
     Mutant {
         name: "verify-range-not-held",
@@ -445,8 +461,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "promise 3: a write alone is answered before the new UUID is durable",
         by: By::Tests(&["--lib", "resource::tests"]),
         file: "src/resource/loss.rs",
-        old: "        self.save_superblock(volume, Then::Bumped);\n        false",
-        new: "        self.save_superblock(volume, Then::Bumped);\n        self.device(volume).bumping = false;\n        true",
+        old: "        self.others_begin_too(volume);\n        false",
+        new: "        self.device(volume).bumping = false;\n        true",
     },
     Mutant {
         name: "bitmap-page-late",
