@@ -373,16 +373,12 @@ impl Clients {
         let Some(client) = self.sessions.get_mut(&asked.session) else { return };
         client.asked -= 1;
         let replies = client.replies;
-        client.push(
-            |out| {
-                let done = replies.block_status(out, asked.to, asked.length, asked.one, extents);
-                if let Err(error) = done {
-                    replies.error(out, asked.to, Errno::EIO, &error.to_string());
-                }
-            },
-            None,
-            0,
-        );
+        client.push(|out| {
+            let done = replies.block_status(out, asked.to, asked.length, asked.one, extents);
+            if let Err(error) = done {
+                replies.error(out, asked.to, Errno::EIO, &error.to_string());
+            }
+        });
     }
 
     /// Ends every client of a volume (`None`: of all), after what is queued for it was sent.

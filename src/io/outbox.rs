@@ -60,6 +60,35 @@ pub(crate) enum Sent {
     Failed(i32),
 }
 
+/// Adds an item to the last message, or to a new one. Returns its bytes.
+#[allow(clippy::vec_box, reason = "the kernel has its address")]
+fn gather(
+    queue: &mut VecDeque<Gathering>,
+    spare: &mut Vec<Box<Message>>,
+    write: impl FnOnce(&mut Vec<u8>),
+    payload: Option<Lease>,
+    note: u64,
+) -> usize {
+    let length = payload.as_ref().map_or(0, Lease::length);
+    let fits = queue.back().is_some_and(|last| {
+        let payload = last.message.payload();
+        last.items < ITEMS_MAX && (payload == 0 || payload + length <= PAYLOAD_MAX)
+    });
+    if !fits {
+        let message = spare.pop().unwrap_or_default();
+        queue.push_back(Gathering { message, items: 0 });
+    }
+    let Some(Gathering { message, items }) = queue.back_mut() else { return 0 };
+    let before = message.left();
+    *items += 1;
+    message.push_bytes(write);
+    message.note += note;
+    if let Some(lease) = payload {
+        message.push_payload(lease);
+    }
+    message.left() - before
+}
+
 impl Outbox {
     /// Appends an item: bytes that `write` pushes, then the payload. `note` comes back when the
     /// item is sent.
@@ -69,9 +98,8 @@ impl Outbox {
         payload: Option<Lease>,
         note: u64,
     ) {
-        let mut queue = std::mem::take(&mut self.queue);
-        self.gather(&mut queue, write, payload, note);
-        self.queue = queue;
+        self.payload += payload.as_ref().map_or(0, Lease::length);
+        self.bytes += gather(&mut self.queue, &mut self.spare, write, payload, note);
     }
 
     /// As [`Outbox::push`], behind something that is still to be pushed.
@@ -81,42 +109,13 @@ impl Outbox {
         payload: Option<Lease>,
         note: u64,
     ) {
-        let mut queue = std::mem::take(&mut self.behind);
-        self.gather(&mut queue, write, payload, note);
-        self.behind = queue;
+        self.payload += payload.as_ref().map_or(0, Lease::length);
+        self.bytes += gather(&mut self.behind, &mut self.spare, write, payload, note);
     }
 
     /// What was pushed behind goes out now, in order.
     pub(crate) fn release_behind(&mut self) {
         self.queue.append(&mut self.behind);
-    }
-
-    fn gather(
-        &mut self,
-        queue: &mut VecDeque<Gathering>,
-        write: impl FnOnce(&mut Vec<u8>),
-        payload: Option<Lease>,
-        note: u64,
-    ) {
-        let length = payload.as_ref().map_or(0, Lease::length);
-        self.payload += length;
-        let fits = queue.back().is_some_and(|last| {
-            let payload = last.message.payload();
-            last.items < ITEMS_MAX && (payload == 0 || payload + length <= PAYLOAD_MAX)
-        });
-        if !fits {
-            let message = self.spare.pop().unwrap_or_default();
-            queue.push_back(Gathering { message, items: 0 });
-        }
-        let Some(Gathering { message, items }) = queue.back_mut() else { return };
-        let before = message.left();
-        *items += 1;
-        message.push_bytes(write);
-        message.note += note;
-        if let Some(lease) = payload {
-            message.push_payload(lease);
-        }
-        self.bytes += message.left() - before;
     }
 
     /// Puts bytes before everything that is not under way.

@@ -229,29 +229,16 @@ impl Resource {
         Ok(())
     }
 
-    /// The own disk is durably given up, as the peer has ordered.
+    /// The own disk is durably given up, as the peer has ordered (`code` 0), or failed before that.
     pub(crate) fn given_up(
         &mut self,
         c: usize,
         socket: SocketId,
         volume: VolumeNumber,
-        sequence: u64,
+        (sequence, code): (u64, i32),
     ) {
         if self.is_current(c, socket) {
-            self.send(c, Packet::StartResyncAnswer { volume, sequence, code: 0 }, None);
-        }
-    }
-
-    /// The disk has failed before that.
-    pub(crate) fn given_up_too_late(
-        &mut self,
-        c: usize,
-        socket: SocketId,
-        volume: VolumeNumber,
-        sequence: u64,
-    ) {
-        if self.is_current(c, socket) {
-            self.send(c, Packet::StartResyncAnswer { volume, sequence, code: -5 }, None);
+            self.send(c, Packet::StartResyncAnswer { volume, sequence, code }, None);
         }
     }
 

@@ -502,7 +502,9 @@ impl Resource {
             Then::Order { step } => self.order_step_done(step),
             Then::Log => self.pump_log(volume),
             Then::NumberRaised => self.number_raised(volume),
-            Then::GivenUp { c, socket, sequence } => self.given_up(c, socket, volume, sequence),
+            Then::GivenUp { c, socket, sequence } => {
+                self.given_up(c, socket, volume, (sequence, 0))
+            }
         }
     }
 
@@ -518,7 +520,7 @@ impl Resource {
                 self.clear_refused(c, volume);
             }
             Then::GivenUp { c, socket, sequence } => {
-                self.given_up_too_late(c, socket, volume, sequence);
+                self.given_up(c, socket, volume, (sequence, -5));
             }
             _ => {}
         }

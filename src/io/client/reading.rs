@@ -167,12 +167,12 @@ impl Client {
 
     pub(super) fn refuse(&mut self, to: ReplyTo, errno: Errno, why: &str) {
         let replies = self.replies;
-        self.push(|out| replies.error(out, to, errno, why), None, 0);
+        self.push(|out| replies.error(out, to, errno, why));
     }
 
     fn accept(&mut self, to: ReplyTo) {
         let replies = self.replies;
-        self.push(|out| replies.ok(out, to), None, 0);
+        self.push(|out| replies.ok(out, to));
     }
 
     fn begin(
@@ -187,7 +187,7 @@ impl Client {
             Checked::Read { offset, length, whole } => {
                 let mut reply = self.replies.read(to, length, whole);
                 if length == 0 {
-                    self.push(|out| reply.empty(out), None, 0);
+                    self.push(|out| reply.empty(out));
                     return Ok(());
                 }
                 let ordered = reply.in_order();

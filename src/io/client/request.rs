@@ -194,16 +194,11 @@ impl Client {
     }
 
     /// An answer, or a part of one: it does not interrupt a reply that has begun.
-    pub(super) fn push(
-        &mut self,
-        write: impl FnOnce(&mut Vec<u8>),
-        payload: Option<Lease>,
-        note: u64,
-    ) {
+    pub(super) fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if self.begun.is_some() {
-            self.outbox.push_behind(write, payload, note);
+            self.outbox.push_behind(write, None, 0);
         } else {
-            self.outbox.push(write, payload, note);
+            self.outbox.push(write, None, 0);
         }
     }
 
@@ -252,24 +247,27 @@ impl Client {
 
     /// What is ready of a read goes to the outbox, as far as its turn has come.
     fn push_ready(&mut self, io: &Context, key: u64) {
-        let Some(mut request) = self.requests.remove(&key) else { return };
-        if let Kind::Read { reply, ordered, next, ready, .. } = &mut request.kind {
-            while let Some(entry) = ready.first_entry() {
-                if *ordered && *entry.key() != *next {
-                    break;
-                }
-                let (offset, (lease, reserved)) = entry.remove_entry();
-                let length = lease.length() as u32;
-                *next = offset + u64::from(length);
-                let mut fits = Ok(());
-                self.push(|out| fits = reply.data(out, offset, length), Some(lease), reserved);
-                if let Err(error) = fits {
-                    tracing::error!(target: "tandem", resource = %io.name, "defect: {error}");
-                }
+        let Some(request) = self.requests.get_mut(&key) else { return };
+        let Kind::Read { reply, ordered, next, ready, .. } = &mut request.kind else { return };
+        while let Some(entry) = ready.first_entry() {
+            if *ordered && *entry.key() != *next {
+                break;
             }
-            self.waiting_reads -= usize::from(*ordered && ready.is_empty());
+            let (offset, (lease, reserved)) = entry.remove_entry();
+            let length = lease.length() as u32;
+            *next = offset + u64::from(length);
+            let mut fits = Ok(());
+            let header = |out: &mut Vec<u8>| fits = reply.data(out, offset, length);
+            if self.begun.is_some() {
+                self.outbox.push_behind(header, Some(lease), reserved);
+            } else {
+                self.outbox.push(header, Some(lease), reserved);
+            }
+            if let Err(error) = fits {
+                tracing::error!(target: "tandem", resource = %io.name, "defect: {error}");
+            }
         }
-        self.requests.insert(key, request);
+        self.waiting_reads -= usize::from(*ordered && ready.is_empty());
     }
 
     /// Gives the next pieces of a trim or zeroes to the core.
@@ -325,7 +323,7 @@ impl Client {
             (Kind::Read { .. }, None) => self.begin_waiting(io),
             (Kind::Read { mut reply, .. }, Some((errno, offset))) => {
                 let mut outcome = ReadFailure::Replied;
-                self.push(|out| outcome = reply.fail(out, errno, offset, sentence(errno)), None, 0);
+                self.push(|out| outcome = reply.fail(out, errno, offset, sentence(errno)));
                 if outcome == ReadFailure::Close {
                     let why = "a read failed in the middle of its reply";
                     return Err(End::Lost(why.to_owned()));
@@ -333,11 +331,11 @@ impl Client {
                 self.begin_waiting(io);
             }
             (Kind::Plain | Kind::Zeroes(_), None) => {
-                self.push(|out| replies.ok(out, to), None, 0);
+                self.push(|out| replies.ok(out, to));
             }
             (Kind::Plain | Kind::Zeroes(_), Some((errno, offset))) => {
                 let why = sentence(errno);
-                self.push(|out| replies.error_at(out, to, errno, offset, why), None, 0);
+                self.push(|out| replies.error_at(out, to, errno, offset, why));
             }
         }
         Ok(())
