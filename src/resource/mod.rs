@@ -57,6 +57,7 @@ mod resync_target;
 mod seed;
 mod session;
 mod slab;
+mod space;
 pub mod split_brain;
 mod state;
 mod status;
@@ -404,6 +405,7 @@ impl Resource {
                 self.pump_loss(volume);
                 self.pump_log(volume);
                 self.pump_flush(volume);
+                self.pump_space(volume);
                 self.pump_disk(volume);
                 next = self.volume_after(Some(volume));
             }

@@ -98,6 +98,8 @@ pub fn check(packet: &Packet) -> bool {
         | Packet::Number { .. }
         | Packet::WriteAck { .. }
         | Packet::NegAck { .. }
+        | Packet::NoSpace { .. }
+        | Packet::LetGo { .. }
         | Packet::Flush { .. }
         | Packet::FlushAck { .. }
         | Packet::ReadError { .. }
@@ -148,6 +150,8 @@ pub(super) fn volume(packet: &Packet) -> Option<VolumeNumber> {
         | Packet::Zeroes { volume, .. }
         | Packet::WriteAck { volume, .. }
         | Packet::NegAck { volume, .. }
+        | Packet::NoSpace { volume, .. }
+        | Packet::LetGo { volume, .. }
         | Packet::Flush { volume, .. }
         | Packet::FlushAck { volume, .. }
         | Packet::ReadRequest { volume, .. }
