@@ -127,6 +127,8 @@ pub(crate) struct PeerWrite {
     pub(crate) hot: bool,
     /// It is on its way to the disk.
     pub(crate) started: bool,
+    /// If it finds no space now, the disk is let go of.
+    pub(crate) last_try: bool,
 }
 
 /// A piece of resync on the target.

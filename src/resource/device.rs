@@ -201,6 +201,8 @@ pub(crate) struct Device {
     pub(crate) starved: BTreeSet<u64>,
     pub(crate) full_since: Option<Time>,
     pub(crate) space_told: Option<Time>,
+    /// They are being tried for the last time, or were, before the disk is let go of.
+    pub(crate) last_try: bool,
     /// When the rollback number is to grow: something was written since it did last.
     pub(crate) raise_at: Option<Time>,
     /// The start of its oldest operation, where that takes too long.
@@ -237,6 +239,7 @@ impl Device {
             starved: BTreeSet::new(),
             full_since: None,
             space_told: None,
+            last_try: false,
             raise_at: None,
             hung_since: None,
             note: String::new(),

@@ -482,7 +482,8 @@ impl Resource {
         }
         // The others are being tried again, and fail.
         self.device(volume).starved.clear();
-        self.device(volume).full_since = None;
+        let device = self.device(volume);
+        (device.full_since, device.last_try) = (None, false);
         self.after_alone(volume);
     }
 

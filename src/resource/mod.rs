@@ -92,6 +92,8 @@ mod tests_secret;
 #[cfg(test)]
 mod tests_seed;
 #[cfg(test)]
+mod tests_space;
+#[cfg(test)]
 mod tests_story;
 #[cfg(test)]
 mod tests_stuck;

@@ -228,6 +228,7 @@ impl Resource {
             failed: false,
             hot: false,
             started: false,
+            last_try: false,
         });
         let lone = !self.connections[c].peer_devices[&volume].replicates();
         if !lone {

@@ -6,7 +6,8 @@
 //!   that waits is no silent peer.
 //! - Only the Primary decides, and only that the other disk goes on alone: that one is good, has
 //!   every write that waits, and none waits there. So a lack of space never takes the last good copy.
-//! - A peer that was told to let go has answered for that write before anything else is decided.
+//! - Before a disk is let go of there is a last try. A peer that was told to let go has answered for
+//!   that write before anything else is decided.
 //! - A full disk is given [`PATIENCE_MS`]: two disks of one size run full within moments, and where
 //!   both do neither is let go of.
 //! - A write whose session is over is dropped, and says nothing of the disk.
@@ -39,7 +40,15 @@ impl Resource {
         let write = self.peer_writes.get(key).expect("a peer's write under way");
         let (c, socket, volume, sequence) =
             (write.connection, write.socket, write.volume, write.sequence);
+        let last_try = write.last_try;
         if !self.is_current(c, socket) || !self.devices[&volume].writable() {
+            return self.peer_write_done(key, false);
+        }
+        let good = self.connections[c].peer_devices[&volume].peer_disk == DiskState::UpToDate;
+        if last_try && good {
+            let note = "local WRITE of the peer failed: No space left on device".to_owned();
+            self.give_disk_up(volume, note, "let go of, for the peer's has room");
+            self.drop_handshakes();
             return self.peer_write_done(key, false);
         }
         self.peer_writes.get_mut(key).expect("just seen").started = false;
@@ -72,7 +81,7 @@ impl Resource {
         }
         device.no_space.retain(|waiting| *waiting != key);
         if device.starved.is_empty() {
-            device.full_since = None;
+            (device.full_since, device.last_try) = (None, false);
             if wrote {
                 let text = format!("{}there is room again: writes go on", self.of_volume(volume));
                 self.log(LogLevel::Info, text);
@@ -95,13 +104,17 @@ impl Resource {
             if now.ms_since(since) < RETRY_MS {
                 continue;
             }
-            device.no_space_since = None;
-            for key in std::mem::take(&mut self.device(volume).no_space) {
-                if key & PEER_WRITE == 0 {
-                    self.local_write(key);
-                } else {
-                    self.start_peer_write(key & !PEER_WRITE);
-                }
+            self.try_again(volume);
+        }
+    }
+
+    fn try_again(&mut self, volume: VolumeNumber) {
+        self.device(volume).no_space_since = None;
+        for key in std::mem::take(&mut self.device(volume).no_space) {
+            if key & PEER_WRITE == 0 {
+                self.local_write(key);
+            } else {
+                self.start_peer_write(key & !PEER_WRITE);
             }
         }
     }
@@ -145,18 +158,18 @@ impl Resource {
         }
     }
 
-    /// `Packet::LetGo`: the Primary goes on with its own copy. Of a write that is done by now it says
-    /// nothing, and neither does a Primary whose own disk is not good.
+    /// `Packet::LetGo`: the Primary goes on with its own copy. The write is tried once more, and then
+    /// the disk goes, if the Primary's is still good. Of a write that is done by now it says nothing.
     pub(crate) fn let_go(&mut self, c: usize, volume: VolumeNumber, sequence: u64) {
-        let waits = self.peer_writes.iter().any(|(key, write)| {
+        let this = self.peer_writes.iter().find(|(key, write)| {
             (write.connection, write.volume, write.sequence) == (c, volume, sequence)
                 && self.devices[&volume].starved.contains(&(key | PEER_WRITE))
         });
-        let good = self.connections[c].peer_devices[&volume].peer_disk == DiskState::UpToDate;
-        if waits && good {
-            let note = "local WRITE of the peer failed: No space left on device".to_owned();
-            self.give_disk_up(volume, note, "let go of, for the peer's has room");
-            self.drop_handshakes();
+        let Some((key, started)) = this.map(|(key, write)| (key, write.started)) else { return };
+        self.peer_writes.get_mut(key).expect("just seen").last_try = true;
+        if !started {
+            self.device(volume).no_space.retain(|waiting| *waiting != key | PEER_WRITE);
+            self.start_peer_write(key);
         }
     }
 
@@ -173,7 +186,9 @@ impl Resource {
             return;
         }
         if !self.devices[&volume].starved.is_empty() {
-            if !elsewhere {
+            if elsewhere {
+                self.device(volume).last_try = false;
+            } else {
                 self.let_go_of_own(volume);
             }
             return;
@@ -190,17 +205,26 @@ impl Resource {
     /// The own disk is full, and no other one is known to be.
     fn let_go_of_own(&mut self, volume: VolumeNumber) {
         let device = &self.devices[&volume];
-        let Some(c) = self.reading_peer(volume) else { return };
+        let other = self.reading_peer(volume).filter(|_| self.is_full(device.full_since));
+        let Some(c) = other else {
+            self.device(volume).last_try = false;
+            return;
+        };
         let has = |key: &u64| {
             let request = self.requests.get(*key);
             request.is_some_and(|r| r.peers_pending == 0 && r.peers_done & 1 << c != 0)
         };
-        if self.is_full(device.full_since) && device.starved.iter().all(has) {
-            // Whatever on-io-error says: an error of the client's it would be otherwise.
-            let note = "local WRITE failed: No space left on device".to_owned();
-            self.give_disk_up(volume, note, "let go of, for the peer's has room");
-            self.drop_handshakes();
+        let all_wait = device.no_space.len() == device.starved.len();
+        if !all_wait || !device.starved.iter().all(has) {
+            return;
         }
+        if !std::mem::replace(&mut self.device(volume).last_try, true) {
+            return self.try_again(volume);
+        }
+        // Whatever on-io-error says: an error of the client's it would be otherwise.
+        let note = "local WRITE failed: No space left on device".to_owned();
+        self.give_disk_up(volume, note, "let go of, for the peer's has room");
+        self.drop_handshakes();
     }
 
     /// The peer's disk is full, and the own one is not.
