@@ -104,6 +104,8 @@ pub(crate) struct Sent {
     pub(crate) epoch: u64,
     /// When the peer said last that it waits for space.
     pub(crate) heard: Option<Time>,
+    /// It was asked to give the write back.
+    pub(crate) recalled: bool,
 }
 
 /// A write of the peer on its way to the own disk.
@@ -129,6 +131,8 @@ pub(crate) struct PeerWrite {
     pub(crate) started: bool,
     /// If it finds no space now, the disk is let go of.
     pub(crate) last_try: bool,
+    /// If it finds no space now, it is given back.
+    pub(crate) recalled: bool,
 }
 
 /// A piece of resync on the target.

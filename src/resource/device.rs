@@ -327,6 +327,8 @@ pub(crate) struct Request {
     pub(crate) edge_lost: bool,
     /// The own disk failed it: the peer is asked.
     pub(crate) failed: bool,
+    /// A peer has given it back, as it waited for space there: it starts over.
+    pub(crate) taken_back: bool,
 }
 
 /// The kinds of requests.

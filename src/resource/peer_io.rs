@@ -46,6 +46,11 @@ impl Resource {
                 self.let_go(c, volume, sequence);
                 true
             }
+            Packet::TakeBack { volume, sequence } => {
+                self.give_back(c, volume, sequence);
+                true
+            }
+            Packet::TakenBack { volume, sequence } => self.taken_back(c, volume, sequence),
             Packet::Flush { volume, sequence } => {
                 let peer = self.peer_device(c, volume);
                 if peer.peer_flush_waiting.len() > 1024 {
@@ -229,6 +234,7 @@ impl Resource {
             hot: false,
             started: false,
             last_try: false,
+            recalled: false,
         });
         let lone = !self.connections[c].peer_devices[&volume].replicates();
         if !lone {
@@ -388,19 +394,29 @@ impl Resource {
             if write.connection != c || write.volume != volume || write.started {
                 continue;
             }
-            let write = self.peer_writes.remove(key).expect("just seen");
-            self.starves_no_more(volume, key | PEER_WRITE, false);
-            let epoch = self.device(volume).epoch;
-            if let Some(backing) = self.device(volume).backing.as_mut() {
-                if write.hot {
-                    let length = u64::from(write.length);
-                    backing.activity_log.release(write.offset, length, Some(epoch));
-                } else {
-                    backing.activity_log.cancel(key | PEER_WRITE);
-                }
+            self.drop_peer_write(key, false);
+        }
+    }
+
+    /// A write that is not under way on the disk goes, unanswered, or with `back` to its Primary.
+    pub(crate) fn drop_peer_write(&mut self, key: u64, back: bool) {
+        let Some(write) = self.peer_writes.remove(key) else { return };
+        let (c, volume, sequence) = (write.connection, write.volume, write.sequence);
+        self.starves_no_more(volume, key | PEER_WRITE, false);
+        let epoch = self.device(volume).epoch;
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            if write.hot {
+                let length = u64::from(write.length);
+                backing.activity_log.release(write.offset, length, Some(epoch));
+            } else {
+                backing.activity_log.cancel(key | PEER_WRITE);
             }
-            self.release(write.payload);
-            self.peer_device(c, volume).peer_writes -= 1;
+        }
+        self.release(write.payload);
+        self.peer_device(c, volume).peer_writes -= 1;
+        if back {
+            self.send(c, Packet::TakenBack { volume, sequence }, None);
+            self.pump_loss(volume);
         }
     }
 

@@ -10,6 +10,8 @@
 //!   that write before anything else is decided.
 //! - A full disk is given [`PATIENCE_MS`]: two disks of one size run full within moments, and where
 //!   both do neither is let go of.
+//! - A handshake, and an end in order, do not wait for space: the Primary holds its writes, takes back
+//!   those that wait at the peer, and none of them is answered before it has started over.
 //! - A write whose session is over is dropped, and says nothing of the disk.
 
 use super::peer_io::PEER_WRITE;
@@ -40,9 +42,12 @@ impl Resource {
         let write = self.peer_writes.get(key).expect("a peer's write under way");
         let (c, socket, volume, sequence) =
             (write.connection, write.socket, write.volume, write.sequence);
-        let last_try = write.last_try;
+        let (last_try, recalled) = (write.last_try, write.recalled);
         if !self.is_current(c, socket) || !self.devices[&volume].writable() {
             return self.peer_write_done(key, false);
+        }
+        if recalled {
+            return self.drop_peer_write(key, true);
         }
         let good = self.connections[c].peer_devices[&volume].peer_disk == DiskState::UpToDate;
         if last_try && good {
@@ -82,6 +87,12 @@ impl Resource {
         device.no_space.retain(|waiting| *waiting != key);
         if device.starved.is_empty() {
             (device.full_since, device.last_try) = (None, false);
+            // The other disk is given its time from now on.
+            let now = self.now;
+            for connection in &mut self.connections {
+                let peer = connection.peer_devices.get_mut(&volume).expect("each volume");
+                peer.full_since = peer.full_since.map(|_| now);
+            }
             if wrote {
                 let text = format!("{}there is room again: writes go on", self.of_volume(volume));
                 self.log(LogLevel::Info, text);
@@ -154,6 +165,9 @@ impl Resource {
         peer.let_go.take_if(|asked| *asked == sequence);
         if peer.starved.is_empty() {
             peer.full_since = None;
+            let now = self.now;
+            let device = self.device(volume);
+            device.full_since = device.full_since.map(|_| now);
             self.changed();
         }
     }
@@ -161,16 +175,66 @@ impl Resource {
     /// `Packet::LetGo`: the Primary goes on with its own copy. The write is tried once more, and then
     /// the disk goes, if the Primary's is still good. Of a write that is done by now it says nothing.
     pub(crate) fn let_go(&mut self, c: usize, volume: VolumeNumber, sequence: u64) {
-        let this = self.peer_writes.iter().find(|(key, write)| {
-            (write.connection, write.volume, write.sequence) == (c, volume, sequence)
-                && self.devices[&volume].starved.contains(&(key | PEER_WRITE))
-        });
-        let Some((key, started)) = this.map(|(key, write)| (key, write.started)) else { return };
+        let Some((key, started)) = self.peer_write_of(c, volume, sequence) else { return };
+        if !self.devices[&volume].starved.contains(&(key | PEER_WRITE)) {
+            return;
+        }
         self.peer_writes.get_mut(key).expect("just seen").last_try = true;
         if !started {
             self.device(volume).no_space.retain(|waiting| *waiting != key | PEER_WRITE);
             self.start_peer_write(key);
         }
+    }
+
+    /// A write of the peer that is not answered; whether it is under way on the disk.
+    fn peer_write_of(&self, c: usize, volume: VolumeNumber, sequence: u64) -> Option<(u64, bool)> {
+        let this = (c, volume, sequence);
+        let mut writes = self.peer_writes.iter();
+        let found = writes.find(|(_, w)| (w.connection, w.volume, w.sequence) == this);
+        found.filter(|(_, w)| !w.disk_done).map(|(key, write)| (key, write.started))
+    }
+
+    /// `Packet::TakeBack`: the Primary wants a write that waits for space back. Of one that is done
+    /// by now it says nothing.
+    pub(crate) fn give_back(&mut self, c: usize, volume: VolumeNumber, sequence: u64) {
+        match self.peer_write_of(c, volume, sequence) {
+            Some((key, false)) => self.drop_peer_write(key, true),
+            Some((key, true)) => {
+                self.peer_writes.get_mut(key).expect("just seen").recalled = true;
+            }
+            None => {}
+        }
+    }
+
+    /// Requests are to end, or to be held: what waits for space at the peer is asked back.
+    pub(crate) fn take_back_from(&mut self, c: usize) {
+        for volume in self.volumes() {
+            for sequence in self.peer_device(c, volume).starved.clone() {
+                let sent = self.connections[c].sent.get_mut(&sequence);
+                let Some(sent) = sent.filter(|sent| !sent.recalled) else { continue };
+                sent.recalled = true;
+                self.send(c, Packet::TakeBack { volume, sequence }, None);
+            }
+        }
+    }
+
+    /// `Packet::TakenBack`. `false`: nobody has asked for it.
+    pub(crate) fn taken_back(&mut self, c: usize, volume: VolumeNumber, sequence: u64) -> bool {
+        if self.connections[c].sent.get(&sequence).is_none_or(|sent| !sent.recalled) {
+            return false;
+        }
+        let write = |kind: &SentKind| matches!(kind, SentKind::Write { .. });
+        let Some(sent) = self.take_sent(c, volume, sequence, write) else { return false };
+        self.connections[c].in_flight -= u64::from(sent.bytes);
+        self.peer_starves_no_more(c, volume, sequence);
+        if let SentKind::Write { key } = sent.kind {
+            if let Some(request) = self.requests.get_mut(key) {
+                request.taken_back = true;
+            }
+            // With its bits: the peer may have a part of it.
+            self.write_acked(c, sent, key, false);
+        }
+        true
     }
 
     /// Whether one of two disks goes on without the other one, which is full.
@@ -244,8 +308,8 @@ impl Resource {
         }
     }
 
-    /// Pieces of a resync or a verify that the peer has asked for may wait behind a write that waits:
-    /// it hears so, and does not take this node for a silent one.
+    /// Pieces of a resync or a verify that the peer has asked for may wait behind a write that waits,
+    /// and its writes for the activity log: it hears so, and does not take this node for a silent one.
     fn tell_who_waits(&mut self, volume: VolumeNumber) {
         let now = self.now;
         let told = self.devices[&volume].space_told;
@@ -266,6 +330,12 @@ impl Resource {
                 };
                 waiting.extend(verify.pieces.keys().filter(waits));
             }
+            let no_space = &self.devices[&volume].starved;
+            let log = self.peer_writes.iter().filter(|(key, write)| {
+                let this = write.connection == c && write.volume == volume && !write.started;
+                this && !no_space.contains(&(key | PEER_WRITE))
+            });
+            waiting.extend(log.map(|(_, write)| write.sequence));
             for sequence in waiting {
                 self.send(c, Packet::NoSpace { volume, sequence }, None);
             }

@@ -393,6 +393,103 @@ fn a_peer_that_says_no_more_that_it_waits_is_a_silent_peer() {
     pair.synced();
 }
 
+#[test]
+fn a_disk_that_was_let_go_of_is_attached_while_the_other_one_is_full() {
+    for first in 0..2 {
+        let mut pair = synced_pair();
+        pair.nodes[0].full = new_blocks;
+        let one = pair.start_write(0, 1000, 10);
+        pair.run(3_000);
+        assert!(pair.done(one) && pair.disk(0) == DiskState::Diskless, "{}", pair.log(0));
+        pair.nodes[1].full = new_blocks;
+        let ids = [1001, 1002].map(|block| pair.start_write(0, block, block));
+        pair.run(10_000);
+        assert!(ids.iter().all(|id| pair.waits(*id)));
+        // It copies what it lacks: its peer has that, full or not.
+        pair.room(0);
+        pair.attach(0).unwrap();
+        if first == 1 {
+            pair.room(1);
+        }
+        pair.run(10_000);
+        assert!(ids.iter().all(|id| pair.done(*id)), "{}", pair.log(0));
+        let end = if first == 0 { DiskState::Diskless } else { DiskState::UpToDate };
+        assert_eq!((pair.disk(0), pair.disk(1)), (DiskState::UpToDate, end));
+        if first == 0 {
+            pair.room(1);
+            pair.attach(1).unwrap();
+        }
+        pair.synced();
+    }
+}
+
+#[test]
+fn a_connection_is_left_in_order_while_both_disks_are_full() {
+    let leaves = [
+        (0, Command::Disconnect { peer: 1, force: false, for_ms: None }),
+        (1, Command::Disconnect { peer: 0, force: false, for_ms: None }),
+        (1, Command::Down { shutdown: false }),
+        (1, Command::Down { shutdown: true }),
+    ];
+    for (node, order) in leaves {
+        let mut pair = synced_pair();
+        let ids = pair.both_full();
+        pair.admin(node, order).expect("at once");
+        pair.run(2_000);
+        assert!(pair.waits(ids[0]), "its own disk is full");
+        assert!(pair.done(ids[1]), "its own disk has room for it: {}", pair.log(0));
+        let flags = pair.nodes[1].disk.superblock.as_ref().unwrap().flags;
+        assert_ne!(flags & crate::meta::DeviceFlags::OUTDATED, 0, "{}", pair.log(1));
+        pair.room(0);
+        pair.room(1);
+        pair.run(2_000);
+        assert!(pair.done(ids[0]));
+        if pair.disk(1) == DiskState::Diskless {
+            pair.kill(1);
+            pair.up(1);
+        }
+        pair.connect_both();
+        pair.synced();
+    }
+}
+
+#[test]
+fn a_write_that_is_taken_back_is_not_answered_by_the_own_disk_alone() {
+    let mut pair = synced_pair();
+    pair.nodes[1].full = new_blocks;
+    pair.nodes[0].stall = new_blocks;
+    let id = pair.start_write(0, 1000, 10);
+    pair.run(100);
+    pair.nodes[0].core.as_mut().unwrap().renegotiate();
+    pair.event(0, Event::Timeout);
+    pair.run(100);
+    pair.nodes[0].unstall();
+    pair.settle();
+    assert!(pair.waits(id), "{}", pair.log(0));
+    pair.run(1_000);
+    assert!(pair.waits(id), "it has started over, and waits as before");
+    pair.room(1);
+    pair.run(2_000);
+    assert!(pair.done(id), "{}", pair.log(0));
+    pair.synced();
+}
+
+/// Writes for a Primary without a disk go through the peer's log, which is small.
+#[test]
+fn writes_that_wait_for_the_log_behind_writes_that_wait_for_space_are_not_silent() {
+    let mut pair = synced_pair();
+    pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+    pair.nodes[1].full = |action| matches!(action, Action::DiskWrite { .. });
+    pair.nodes[1].core.as_mut().unwrap().devices.get_mut(&0).unwrap();
+    let ids: Vec<u64> = (0..16).map(|n| pair.start_write(0, n * 1024, n)).collect();
+    pair.run(200_000);
+    assert!(ids.iter().all(|id| pair.waits(*id)), "{}", pair.log(0));
+    assert_eq!(pair.status(0).connections[0].sessions, 1);
+    pair.room(1);
+    pair.run(5_000);
+    assert!(ids.iter().all(|id| pair.done(*id)), "{}", pair.log(0));
+}
+
 /// The peer is told to let go, and has room in the same moment; the own disk runs full meanwhile.
 #[test]
 fn a_peer_that_has_room_when_it_is_told_to_let_go_keeps_its_disk() {

@@ -276,7 +276,7 @@ impl Resource {
         let sequence = connection.next_sequence;
         connection.next_sequence += 1;
         connection.in_flight += u64::from(bytes);
-        let sent = Sent { kind, volume, offset, length, bytes, at, epoch, heard: None };
+        let sent = Sent { kind, volume, offset, length, bytes, at, epoch, heard: None, recalled: false };
         connection.sent.insert(sequence, sent);
         sequence
     }
@@ -322,6 +322,10 @@ impl Resource {
             return;
         }
         let volume = request.volume;
+        if request.taken_back {
+            // The peer has not got it, and is there all the same.
+            return self.hold_started(volume, key);
+        }
         // A copy counts while its disk can be reached: what only a failed disk or a lost peer has
         // is not acknowledged, nor what only a disk in the middle of a resync has. With on-io-error
         // pass_on an error of the own disk is the client's.
@@ -453,33 +457,36 @@ impl Resource {
             let answered = |key: &u64| self.requests.get(*key).is_some_and(|r| r.peers_pending == 0);
             let no_space = self.devices[&volume].no_space.iter().copied();
             let waiting: Vec<u64> = no_space.filter(answered).collect();
-            if !waiting.is_empty() {
-                self.hold_waiters(volume);
-            }
             for key in waiting.into_iter().rev() {
-                self.starves_no_more(volume, key, false);
-                self.peer_has_it_alone(key);
-                let epoch = self.device(volume).epoch;
-                let request = self.requests.get_mut(key).expect("a write under way");
-                request.progress = Progress::Held;
-                request.failed = false;
-                request.local_pending = false;
-                (request.peers_pending, request.peers_done) = (0, 0);
-                let (offset, length) = request.hull();
-                let (locked, hot) = (request.locked, request.hot);
-                (request.locked, request.hot) = (false, false);
-                if let Some(backing) = self.device(volume).backing.as_mut().filter(|_| hot) {
-                    backing.activity_log.release(offset, length, Some(epoch));
-                }
-                if locked {
-                    self.device(volume).intervals.release(LockId(key));
-                    self.grant_ranges(volume);
-                }
-                self.admitted -= 1;
-                self.held.push_front(key);
-                self.changed();
+                self.hold_started(volume, key);
             }
         }
+    }
+
+    /// A write that is under way nowhere starts over, before those that wait for its range.
+    fn hold_started(&mut self, volume: VolumeNumber, key: u64) {
+        self.hold_waiters(volume);
+        self.starves_no_more(volume, key, false);
+        self.peer_has_it_alone(key);
+        let epoch = self.device(volume).epoch;
+        let request = self.requests.get_mut(key).expect("a write under way");
+        request.progress = Progress::Held;
+        (request.failed, request.taken_back) = (false, false);
+        (request.local_pending, request.local_done) = (false, false);
+        (request.peers_pending, request.peers_done) = (0, 0);
+        let (offset, length) = request.hull();
+        let (locked, hot) = (request.locked, request.hot);
+        (request.locked, request.hot) = (false, false);
+        if let Some(backing) = self.device(volume).backing.as_mut().filter(|_| hot) {
+            backing.activity_log.release(offset, length, Some(epoch));
+        }
+        if locked {
+            self.device(volume).intervals.release(LockId(key));
+            self.grant_ranges(volume);
+        }
+        self.admitted -= 1;
+        self.held.push_front(key);
+        self.changed();
     }
 }
 

@@ -100,6 +100,8 @@ pub fn check(packet: &Packet) -> bool {
         | Packet::NegAck { .. }
         | Packet::NoSpace { .. }
         | Packet::LetGo { .. }
+        | Packet::TakeBack { .. }
+        | Packet::TakenBack { .. }
         | Packet::Flush { .. }
         | Packet::FlushAck { .. }
         | Packet::ReadError { .. }
@@ -152,6 +154,8 @@ pub(super) fn volume(packet: &Packet) -> Option<VolumeNumber> {
         | Packet::NegAck { volume, .. }
         | Packet::NoSpace { volume, .. }
         | Packet::LetGo { volume, .. }
+        | Packet::TakeBack { volume, .. }
+        | Packet::TakenBack { volume, .. }
         | Packet::Flush { volume, .. }
         | Packet::FlushAck { volume, .. }
         | Packet::ReadRequest { volume, .. }

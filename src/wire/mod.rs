@@ -179,6 +179,20 @@ pub enum Packet {
         /// Of the write.
         sequence: u64,
     },
+    /// Give the write back, if it waits for space: it will be sent anew.
+    TakeBack {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the write.
+        sequence: u64,
+    },
+    /// The write is given back: it waited for space, and is not done.
+    TakenBack {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the write.
+        sequence: u64,
+    },
     /// Flush what was acknowledged.
     Flush {
         /// Volume.
@@ -509,6 +523,8 @@ impl Packet {
             | Self::NegAck { volume, .. }
             | Self::NoSpace { volume, .. }
             | Self::LetGo { volume, .. }
+            | Self::TakeBack { volume, .. }
+            | Self::TakenBack { volume, .. }
             | Self::Flush { volume, .. }
             | Self::FlushAck { volume, .. }
             | Self::ReadRequest { volume, .. }

@@ -297,8 +297,13 @@ fn full_disks(report: &View<'_>) -> Finding {
         more => format!("the disks of {} are", more.join(" and ")),
     };
     let waiting: u64 = status.devices.iter().map(|device| device.upper_pending).sum();
+    let clients: usize = status.devices.iter().map(|device| device.clients.len()).sum();
     let (headline, state) = if status.role == Role::Primary {
-        let state = format!("{waiting} requests of clients wait on {}.", status.node_name);
+        let state = format!(
+            "{waiting} requests of {clients} client{} wait on {}.",
+            if clients == 1 { "" } else { "s" },
+            status.node_name
+        );
         (format!("I/O is frozen: {disks} full"), state)
     } else {
         let state = format!("writes of the Primary wait on {}.", status.node_name);
