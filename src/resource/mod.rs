@@ -357,6 +357,7 @@ impl Resource {
     /// One event. Drain `next_action` afterwards.
     pub fn handle(&mut self, now: Time, event: Event) {
         self.now = self.now.max(now);
+        self.pump_space();
         match event {
             Event::SessionOpened { session, volume, client } => {
                 self.session_opened(session, volume, client);
@@ -407,7 +408,6 @@ impl Resource {
                 self.pump_loss(volume);
                 self.pump_log(volume);
                 self.pump_flush(volume);
-                self.pump_space(volume);
                 self.pump_disk(volume);
                 next = self.volume_after(Some(volume));
             }

@@ -237,8 +237,17 @@ impl Resource {
         true
     }
 
-    /// Whether one of two disks goes on without the other one, which is full.
-    pub(crate) fn pump_space(&mut self, volume: VolumeNumber) {
+    /// Whether one of two disks goes on without the other one, which is full: before anything else, so
+    /// that what is answered together with a decision does not rest on the disk that goes by it.
+    pub(crate) fn pump_space(&mut self) {
+        let mut next = self.volume_after(None);
+        while let Some(volume) = next {
+            self.decide_space(volume);
+            next = self.volume_after(Some(volume));
+        }
+    }
+
+    fn decide_space(&mut self, volume: VolumeNumber) {
         let device = &self.devices[&volume];
         let full = |peer: &super::connection::PeerDevice| !peer.starved.is_empty();
         let elsewhere = self.connections.iter().any(|c| full(&c.peer_devices[&volume]));
@@ -363,7 +372,8 @@ impl Resource {
     /// Somebody waits for space on a disk of the volume: the own one, a peer's.
     pub(crate) fn space_is_short(&self, volume: VolumeNumber) -> bool {
         let peers = self.connections.iter().map(|c| &c.peer_devices[&volume]);
-        !self.devices[&volume].starved.is_empty() || peers.into_iter().any(|p| !p.starved.is_empty())
+        !self.devices[&volume].starved.is_empty()
+            || peers.into_iter().any(|p| !p.starved.is_empty())
     }
 
     /// A piece of a resync has found no space here: it stays out of sync, and is tried again.

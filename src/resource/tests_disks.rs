@@ -103,7 +103,7 @@ fn a_full_disk_in_the_middle_of_a_resync_is_let_go_of_where_the_peer_has_the_dat
     assert_eq!(pair.disk(0), DiskState::Inconsistent);
     pair.nodes[0].full = |action| matches!(action, Action::DiskWrite { .. });
     let id = pair.start_write(0, 5000, 9);
-    pair.run(3_000);
+    pair.run(4_000);
     let log = pair.nodes[0].log.join("\n");
     assert_eq!(pair.disk(0), DiskState::Diskless, "{log}");
     assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)), "{log}");

@@ -399,7 +399,7 @@ fn a_disk_that_was_let_go_of_is_attached_while_the_other_one_is_full() {
         let mut pair = synced_pair();
         pair.nodes[0].full = new_blocks;
         let one = pair.start_write(0, 1000, 10);
-        pair.run(3_000);
+        pair.run(4_000);
         assert!(pair.done(one) && pair.disk(0) == DiskState::Diskless, "{}", pair.log(0));
         pair.nodes[1].full = new_blocks;
         let ids = [1001, 1002].map(|block| pair.start_write(0, block, block));

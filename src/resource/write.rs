@@ -276,7 +276,8 @@ impl Resource {
         let sequence = connection.next_sequence;
         connection.next_sequence += 1;
         connection.in_flight += u64::from(bytes);
-        let sent = Sent { kind, volume, offset, length, bytes, at, epoch, heard: None, recalled: false };
+        let sent =
+            Sent { kind, volume, offset, length, bytes, at, epoch, heard: None, recalled: false };
         connection.sent.insert(sequence, sent);
         sequence
     }
@@ -454,7 +455,8 @@ impl Resource {
     pub(crate) fn hold_no_space(&mut self) {
         for volume in self.volumes() {
             // Not before the peer has answered, whose disk may still be writing.
-            let answered = |key: &u64| self.requests.get(*key).is_some_and(|r| r.peers_pending == 0);
+            let answered =
+                |key: &u64| self.requests.get(*key).is_some_and(|r| r.peers_pending == 0);
             let no_space = self.devices[&volume].no_space.iter().copied();
             let waiting: Vec<u64> = no_space.filter(answered).collect();
             for key in waiting.into_iter().rev() {

@@ -6,7 +6,9 @@ use crate::resource::{
 };
 
 use super::faults::{Fault, Planned};
-use super::plan::{both_full, at_the_worst_moment, both_sides, crossing, held_back, plan, rarer, secrets};
+use super::plan::{
+    at_the_worst_moment, both_full, both_sides, crossing, held_back, plan, rarer, secrets,
+};
 use super::prng::Prng;
 use super::verify::verifies;
 
