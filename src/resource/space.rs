@@ -5,13 +5,14 @@
 //!   and is tried again each second. The Primary hears of the peer's, and each time again: a peer
 //!   that waits is no silent peer.
 //! - Only the Primary decides, and only that the other disk goes on alone: that one is good, has
-//!   every write that waits, and none waits there. So a lack of space never takes the last good copy.
-//! - Before a disk is let go of there is a last try. A peer that was told to let go has answered for
-//!   that write before anything else is decided.
+//!   every write that waits, and none waits there. So a lack of space never takes the last good
+//!   copy.
+//! - Before a disk is let go of there is a last try. A peer that was told to let go has answered
+//!   for that write before anything else is decided.
 //! - A full disk is given [`PATIENCE_MS`]: two disks of one size run full within moments, and where
 //!   both do neither is let go of.
-//! - A handshake, and an end in order, do not wait for space: the Primary holds its writes, takes back
-//!   those that wait at the peer, and none of them is answered before it has started over.
+//! - A handshake, and an end in order, do not wait for space: the Primary holds its writes, takes
+//!   back those that wait at the peer, and none of them is answered before it has started over.
 //! - A write whose session is over is dropped, and says nothing of the disk.
 
 use super::peer_io::PEER_WRITE;
@@ -172,8 +173,9 @@ impl Resource {
         }
     }
 
-    /// `Packet::LetGo`: the Primary goes on with its own copy. The write is tried once more, and then
-    /// the disk goes, if the Primary's is still good. Of a write that is done by now it says nothing.
+    /// `Packet::LetGo`: the Primary goes on with its own copy. The write is tried once more, and
+    /// then the disk goes, if the Primary's is still good. Of a write that is done by now it says
+    /// nothing.
     pub(crate) fn let_go(&mut self, c: usize, volume: VolumeNumber, sequence: u64) {
         let Some((key, started)) = self.peer_write_of(c, volume, sequence) else { return };
         if !self.devices[&volume].starved.contains(&(key | PEER_WRITE)) {
@@ -237,8 +239,8 @@ impl Resource {
         true
     }
 
-    /// Whether one of two disks goes on without the other one, which is full: before anything else, so
-    /// that what is answered together with a decision does not rest on the disk that goes by it.
+    /// Whether one of two disks goes on without the other one, which is full: before anything else,
+    /// so that what is answered together with a decision does not rest on the disk that goes by it.
     pub(crate) fn pump_space(&mut self) {
         let mut next = self.volume_after(None);
         while let Some(volume) = next {
@@ -317,8 +319,9 @@ impl Resource {
         }
     }
 
-    /// Pieces of a resync or a verify that the peer has asked for may wait behind a write that waits,
-    /// and its writes for the activity log: it hears so, and does not take this node for a silent one.
+    /// Pieces of a resync or a verify that the peer has asked for may wait behind a write that
+    /// waits, and its writes for the activity log: it hears so, and does not take this node for a
+    /// silent one.
     fn tell_who_waits(&mut self, volume: VolumeNumber) {
         let now = self.now;
         let told = self.devices[&volume].space_told;

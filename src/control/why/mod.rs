@@ -310,8 +310,8 @@ fn full_disks(report: &View<'_>) -> Finding {
         (format!("{disks} full, and writes wait for it"), state)
     };
     let why = if good {
-        "No space left on device. If that lasts, the Primary lets go of the full disk and goes on with \
-         the other copy."
+        "No space left on device. If that lasts, the Primary lets go of the full disk and goes on \
+         with the other copy."
     } else {
         "No space left on device, and no other copy can take the writes."
     };
