@@ -41,7 +41,9 @@ impl Marks {
         let first = from / WORD;
         let words = self.words.iter().enumerate().skip(first);
         words
-            .map(|(at, word)| (at, if at == first { word & u64::MAX << (from % WORD) } else { *word }))
+            .map(|(at, word)| {
+                (at, if at == first { word & u64::MAX << (from % WORD) } else { *word })
+            })
             .find(|(_, word)| *word != 0)
             .map(|(at, word)| at * WORD + word.trailing_zeros() as usize)
     }

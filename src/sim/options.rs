@@ -6,7 +6,9 @@ use crate::resource::{
 };
 
 use super::faults::{Fault, Planned};
-use super::plan::{at_the_worst_moment, both_sides, crossing, held_back, plan, rarer, secrets};
+use super::plan::{
+    at_the_worst_moment, both_sides, crossing, held_back, out_of_patience, plan, rarer, secrets,
+};
 use super::prng::Prng;
 use super::verify::verifies;
 
@@ -117,6 +119,11 @@ impl SimOptions {
         options.narrow_the_log(&mut Prng::new(seed, 8));
         let p = &mut Prng::new(seed, 14);
         options.core.disk_timeout_ms = *p.choose(&[0, 0, 2_000, 6_000]);
+        if out_of_patience(&mut Prng::new(seed, 16), &mut options.plan) {
+            // Nobody gives the disk or the peer up before.
+            (options.core.disk_timeout_ms, options.core.ko_count) = (0, 0);
+            options.length_ms = 60_000;
+        }
         options
     }
 

@@ -172,8 +172,7 @@ impl Register {
                 && (!new.alone || old.alone)
                 && (!new.weak || old.weak)
                 && (!new.spoiled || old.spoiled);
-            !(weaker
-                && (old.finish < new.start || old.start == new.start))
+            !(weaker && (old.finish < new.start || old.start == new.start))
         });
         list.push(new);
     }
