@@ -409,23 +409,24 @@ pub(super) fn out_of_patience(p: &mut Prng, plan: &mut Vec<Planned>) -> bool {
     }
     let strike_ms = start_ms + p.range(1_500, 3_000);
     let soon_ms = strike_ms + p.skewed(10, 300);
+    let holds_up = *p.choose(&[a, b]);
     let mut stall = |node, flushes| {
         at(strike_ms, Fault::StallDisk { node, for_ms: LONG_MS, flushes });
     };
     match p.below(9) {
         0 => {
-            stall(a, false);
+            stall(holds_up, false);
             for worker in 0..4 {
                 at(soon_ms, Fault::HangUp { worker, disconnect: true });
             }
-            at(soon_ms + 100, order(a, Order::Secondary));
+            at(soon_ms + 2, order(a, Order::Secondary));
         }
         1 => {
-            stall(a, false);
+            stall(holds_up, false);
             at(soon_ms, order(a, *p.choose(&[Order::SecondaryForce, Order::Down])));
         }
         2 => {
-            stall(a, false);
+            stall(holds_up, false);
             at(soon_ms, Fault::Stop { node: a, off_ms: 100 });
         }
         3 | 4 => {
