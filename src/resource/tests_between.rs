@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::tests_pair::{Pair, SIZE, config, superblock, synced_pair};
 use super::*;
-use crate::meta::{LoadedMeta, LoadedSlot};
+use crate::meta::{DeviceFlags, LoadedMeta, LoadedSlot};
 
 fn demote(wait_ms: u64) -> Command {
     Command::Secondary { force: false, wait_ms }
@@ -295,8 +295,8 @@ fn time_in_which_this_process_did_not_run_is_no_order_s() {
     assert_eq!(pair.disk(0), DiskState::Diskless);
 }
 
-/// One node with two volumes, and nobody else.
-fn two_volumes() -> Resource {
+/// One node with two volumes, and nobody else; `met`: the peer has been there once.
+fn two_volumes(met: bool) -> Resource {
     let mut config = config(0);
     let mut second = config.volumes[0].clone();
     second.number = 1;
@@ -305,6 +305,12 @@ fn two_volumes() -> Resource {
     for volume in 0..2 {
         let mut superblock = superblock(0);
         superblock.volume = volume;
+        if met {
+            superblock.peers[0].node_id = Some(1);
+            superblock.peers[0].device_uuid = 101;
+            (superblock.current_uuid, superblock.effective_size) = (0x1000, SIZE);
+            superblock.flags = DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE;
+        }
         let slot =
             LoadedSlot { runs: Vec::new(), damaged_pages: 0, seen_number: None, seen_copy: 0 };
         let meta = LoadedMeta {
@@ -335,7 +341,9 @@ fn answer_all(core: &mut Resource, of: fn(VolumeNumber) -> bool) {
     while let Some(action) = core.next_action() {
         let now = core.now;
         match action {
-            Action::DiskFlush { tag, volume } if of(volume) => {
+            Action::DiskFlush { tag, volume } | Action::DiskWrite { tag, volume, .. }
+                if of(volume) =>
+            {
                 core.handle(now, Event::DiskDone { tag, result: Ok(None) });
             }
             Action::Meta { tag, volume, .. } if of(volume) => {
@@ -348,7 +356,7 @@ fn answer_all(core: &mut Resource, of: fn(VolumeNumber) -> bool) {
 
 #[test]
 fn the_disk_timeout_of_one_volume_acts_beside_a_disk_with_a_longer_one() {
-    let mut core = two_volumes();
+    let mut core = two_volumes(false);
     let second = DiskOptions { disk_timeout_ms: 1_000, ..config(0).options.disk() };
     let volumes = BTreeMap::from([(1, second)]);
     let options = Box::new(config(0).options);
@@ -366,4 +374,23 @@ fn the_disk_timeout_of_one_volume_acts_beside_a_disk_with_a_longer_one() {
     let status = core.status(Time(2).after_ms(1_001));
     assert_eq!(status.devices[1].disk_state, DiskState::Failed);
     assert_eq!(status.devices[0].disk_state, DiskState::UpToDate);
+}
+
+#[test]
+fn who_writes_one_volume_alone_begins_a_generation_in_every_volume() {
+    let mut core = two_volumes(true);
+    let uuids = |core: &Resource| {
+        let devices = core.status(Time(2)).devices;
+        [devices[0].current_uuid, devices[1].current_uuid]
+    };
+    let before = uuids(&core);
+    let (session, volume) = (SessionId(1), 0);
+    core.handle(Time(2), Event::SessionOpened { session, volume, client: "c".to_owned() });
+    let payload = Payload { slot: 0, generation: 1, offset: 0, length: 4096 };
+    let (request, op) = (RequestId(1), Op::Write { offset: 0, payload, fua: false });
+    core.handle(Time(2), Event::Request { session, request, volume, op });
+    answer_all(&mut core, |_| true);
+    let after = uuids(&core);
+    assert_ne!(before[0], after[0], "it rests on one disk");
+    assert_ne!(before[1], after[1], "the resource goes on alone as one");
 }

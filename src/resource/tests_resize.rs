@@ -2,7 +2,7 @@
 
 use super::tests_pair::{Pair, SIZE, synced_pair};
 use super::*;
-use crate::meta::MetaOp;
+use crate::meta::{DeviceFlags, MetaOp};
 
 const MORE: u64 = SIZE + (3 << 20);
 const LAST: u64 = MORE / 4096 - 1;
@@ -163,6 +163,27 @@ fn metadata_that_is_due_while_a_disk_takes_its_room_is_written_after_it() {
     assert!(pair.nodes[0].admin[&id].is_ok());
     pair.synced();
     assert_eq!([pair.size(0), pair.size(1)], [MORE; 2]);
+}
+
+#[test]
+fn a_superblock_that_waited_for_the_move_says_what_the_disk_is_then() {
+    let mut pair = synced_pair();
+    pair.make_room([MORE, MORE]);
+    pair.nodes[0].stall = |action| matches!(action, Action::GrowDisk { .. });
+    let id = pair.order(0, resize(false));
+    let moved = pair.nodes[0].disk.superblock.clone().unwrap();
+    assert_eq!(moved.data_size, MORE);
+    // That it has survived is due now.
+    pair.kill(1);
+    pair.run(50);
+    assert_eq!(pair.nodes[0].disk.superblock.as_ref(), Some(&moved));
+    pair.nodes[0].unstall();
+    pair.run(50);
+    assert!(pair.nodes[0].admin[&id].is_err());
+    let after = pair.nodes[0].disk.superblock.as_ref().unwrap();
+    assert_ne!(after.flags & DeviceFlags::SURVIVED, 0);
+    assert_eq!(after.data_size, MORE, "not what it was when this was due");
+    assert!(after.sequence > moved.sequence);
 }
 
 #[test]

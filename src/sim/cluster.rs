@@ -17,7 +17,7 @@ use super::coverage::Coverage;
 use super::faults::node_id;
 use super::history::History;
 use super::metadata::{boot_id, create};
-use super::net::{SimNet, origin, parse};
+use super::net::{SimNet, origin};
 use super::node::{Input, Node, SimVolume};
 use super::options::SimOptions;
 use super::pool::Origin;
@@ -78,29 +78,8 @@ pub(super) enum Happening {
     Check,
 }
 
-#[derive(Clone, Debug)]
-struct Scheduled {
-    at: Time,
-    order: u64,
-    what: Happening,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
+/// When something happens: of two things at one time, what was planned first; and its place.
+type Scheduled = Reverse<(Time, u64, usize)>;
 
 /// Streams of chance, one for each purpose.
 #[derive(Clone, Debug)]
@@ -144,8 +123,13 @@ pub struct Cluster {
     pub(super) discard: [bool; 2],
     /// How often each order was refused or done: for the statistics.
     pub(super) violation: Option<Violation>,
-    heap: BinaryHeap<Reverse<Scheduled>>,
+    heap: BinaryHeap<Scheduled>,
+    /// What happens, by place, and the places that are free.
+    happenings: Vec<Option<Happening>>,
+    free: Vec<usize>,
     order: u64,
+    /// Room for the actions of a drain.
+    drained: Vec<Action>,
     /// Events handled.
     pub events: u64,
     timeouts: (Time, u32),
@@ -196,6 +180,9 @@ impl Cluster {
             discard: [false; 2],
             violation: None,
             heap: BinaryHeap::new(),
+            happenings: Vec::new(),
+            free: Vec::new(),
+            drained: Vec::new(),
             order: 0,
             events: 0,
             timeouts: (Time(0), 0),
@@ -207,8 +194,12 @@ impl Cluster {
     /// What is to happen at a point of time.
     pub(super) fn at(&mut self, at: Time, what: Happening) {
         self.order += 1;
-        let scheduled = Scheduled { at: at.max(self.now), order: self.order, what };
-        self.heap.push(Reverse(scheduled));
+        let place = self.free.pop().unwrap_or(self.happenings.len());
+        if place == self.happenings.len() {
+            self.happenings.push(None);
+        }
+        self.happenings[place] = Some(what);
+        self.heap.push(Reverse((at.max(self.now), self.order, place)));
     }
 
     /// What is to happen after so many ns.
@@ -256,19 +247,19 @@ impl Cluster {
     /// Runs until the clock shows this time, or a checker finds something, or `enough`.
     pub fn run_until(&mut self, end: Time, mut enough: impl FnMut(&Self) -> bool) {
         while self.violation.is_none() {
-            let Some(Reverse(next)) = self.heap.peek() else { break };
-            if next.at > end {
+            let Some(Reverse((at, ..))) = self.heap.peek() else { break };
+            if *at > end {
                 break;
             }
-            let Some(Reverse(next)) = self.heap.pop() else { break };
-            let moved = next.at > self.now;
-            self.now = next.at;
+            let moved = *at > self.now;
+            self.now = *at;
             if moved && enough(self) {
-                self.heap.push(Reverse(next));
                 return;
             }
-            self.count_happening();
-            self.happen(next.what);
+            if let Some(what) = self.take_next() {
+                self.count_happening();
+                self.happen(what);
+            }
         }
         self.now = self.now.max(end);
     }
@@ -276,17 +267,25 @@ impl Cluster {
     /// Lets one thing happen, if it is due before this time. Returns whether a core may have seen it,
     /// or `None` at the end of the time or of the run.
     pub(super) fn step(&mut self, end: Time) -> Option<bool> {
-        if self.violation.is_some() || self.heap.peek().is_none_or(|Reverse(next)| next.at > end) {
+        let late = self.heap.peek().is_none_or(|Reverse((at, ..))| *at > end);
+        if self.violation.is_some() || late {
             self.now = self.now.max(end);
             return None;
         }
-        let Reverse(next) = self.heap.pop()?;
-        self.now = next.at;
+        let what = self.take_next()?;
         self.count_happening();
         let before = self.events;
-        let timer = matches!(next.what, Happening::Timer { .. });
-        self.happen(next.what);
+        let timer = matches!(what, Happening::Timer { .. });
+        self.happen(what);
         Some(!timer && self.events > before)
+    }
+
+    /// The clock shows the time of the next thing.
+    fn take_next(&mut self) -> Option<Happening> {
+        let Reverse((at, _, place)) = self.heap.pop()?;
+        self.now = at;
+        self.free.push(place);
+        self.happenings[place].take()
     }
 
     fn count_happening(&mut self) {
@@ -430,22 +429,22 @@ impl Cluster {
         Some(match input {
             Input::Event(event) => event,
             Input::Read { tag, contents } => {
-                let payload = pool.take(Origin::Read, 0, &contents);
+                let payload = pool.take(Origin::Read, 0, contents);
                 Event::DiskDone { tag, result: Ok(Some(payload)) }
             }
             Input::Write { session, request, volume, start, contents, fua } => {
                 let skip = u32::try_from(start % 8).expect("below 8");
-                let payload = pool.take(Origin::Client, skip, &contents);
+                let payload = pool.take(Origin::Client, skip, contents);
                 let op = crate::resource::Op::Write { offset: start * 512, payload, fua };
                 Event::Request { session, request, volume, op }
             }
-            Input::Packet { socket, bytes, contents } => {
-                let Ok(packet) = parse(&bytes) else {
+            Input::Packet { socket, packet, contents } => {
+                let Some(packet) = packet else {
                     self.protocol_error(node, socket);
                     return None;
                 };
                 let payload =
-                    (!contents.is_empty()).then(|| pool.take(origin(&packet), 0, &contents));
+                    (!contents.is_empty()).then(|| pool.take(origin(&packet), 0, contents));
                 Event::Packet { socket, packet, payload }
             }
         })
@@ -458,7 +457,7 @@ impl Cluster {
         let recorded = self.transcript.is_on().then(|| brief(&event));
         let n = &mut self.nodes[node];
         let Some(resource) = n.resource.as_mut() else { return };
-        let mut actions = Vec::new();
+        let mut actions = std::mem::take(&mut self.drained);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             resource.handle(now, event);
             while let Some(action) = resource.next_action() {
@@ -486,12 +485,13 @@ impl Cluster {
         self.refresh(node, &actions);
         actions.iter().for_each(|action| self.coverage.action(action));
         let life = self.nodes[node].life;
-        for action in actions {
+        for action in actions.drain(..) {
             if self.violation.is_some() || self.nodes[node].life != life {
                 return;
             }
             self.perform(node, action);
         }
+        self.drained = actions;
         self.set_timer(node);
     }
 

@@ -205,6 +205,19 @@ impl Coverage {
         }
     }
 
+    /// Adds a row of an earlier run, by the names that it was printed with. Returns whether there is
+    /// such a table, and such a packet.
+    pub fn add_row(&mut self, table: &str, name: &str, count: u64) -> bool {
+        let Some(table) = Table::ALL.iter().find(|one| one.name() == table) else { return false };
+        if *table != Table::Packet {
+            *self.counts.entry((*table, name.to_owned())).or_default() += count;
+            return true;
+        }
+        let Some(kind) = Kind::ALL.iter().find(|kind| kind.name() == name) else { return false };
+        *self.packets.entry(*kind).or_default() += count;
+        true
+    }
+
     /// The whole table: what there is, and what was counted besides.
     #[must_use]
     pub fn rows(&self) -> Vec<Row> {

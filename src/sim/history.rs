@@ -24,11 +24,12 @@ mod register;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::resource::VolumeNumber;
 
 use super::disk::{Sector, SimDisk};
+use super::marks::Marks;
 use register::{Entry, NEVER, Obligation, Register};
 
 /// Where an answer rests.
@@ -101,13 +102,22 @@ pub struct Excused {
     pub compared: u64,
 }
 
+/// The sectors of a volume.
+#[derive(Clone, Debug, Default)]
+struct Sectors {
+    registers: Vec<Register>,
+    /// Those that a node must hold something of, or had to.
+    obliged: Marks,
+    /// Those that a node must hold and has not flushed, or had not a while ago.
+    unflushed: [Marks; 2],
+}
+
 /// The history of a run.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
     step: u64,
-    registers: BTreeMap<VolumeNumber, Vec<Register>>,
-    /// Sectors that a node must hold and has not flushed, or had not a while ago.
-    unflushed: [BTreeSet<(VolumeNumber, u64)>; 2],
+    /// By volume number.
+    volumes: Vec<Sectors>,
     sessions: BTreeMap<u64, u64>,
     /// Writes that are not answered, by session and start: their range.
     open: BTreeMap<(u64, u64), (VolumeNumber, u64, u64)>,
@@ -122,7 +132,7 @@ pub(super) struct History {
 impl History {
     /// The first sectors of blocks that somebody has written to.
     pub(super) fn written(&self, volume: VolumeNumber) -> Vec<u64> {
-        let registers = self.registers.get(&volume).map(Vec::as_slice).unwrap_or_default();
+        let registers = self.registers(volume);
         (0..).zip(registers).step_by(8).filter(|(_, r)| r.is_written()).map(|(at, _)| at).collect()
     }
 
@@ -133,10 +143,10 @@ impl History {
         node: usize,
         sector: u64,
     ) -> impl Iterator<Item = (Sector, [bool; 4])> {
-        let registers = self.registers.get(&volume).map(Vec::as_slice).unwrap_or_default();
+        let registers = self.registers(volume);
         let register = usize::try_from(sector).ok().and_then(|at| registers.get(at));
         let duties = register.into_iter().flat_map(move |r| &r.obligations[node]);
-        duties.map(|o| (o.value, [o.alone, o.weak, o.flushed, o.spoiled]))
+        duties.map(|o| (o.value(), [o.alone, o.weak, o.flushed, o.spoiled]))
     }
 
     /// A session was opened.
@@ -154,17 +164,26 @@ impl History {
         self.open.append(&mut ours.split_off(&(session + 1, 0)));
         for ((_, start), (volume, first, count)) in ours {
             for sector in first..first + count {
-                let entry = self.register(volume, sector).write_mut(start);
-                if let Some(entry) = entry.filter(|e| e.finish == NEVER && e.cut.is_none()) {
-                    entry.cut = Some((step, true));
-                }
+                self.register(volume, sector).cut_off(start, step, true);
             }
         }
     }
 
+    fn registers(&self, volume: VolumeNumber) -> &[Register] {
+        self.volumes.get(usize::from(volume)).map_or(&[], |sectors| &sectors.registers)
+    }
+
+    fn volume(&mut self, volume: VolumeNumber) -> &mut Sectors {
+        let index = usize::from(volume);
+        if self.volumes.len() <= index {
+            self.volumes.resize_with(index + 1, Sectors::default);
+        }
+        &mut self.volumes[index]
+    }
+
     fn register(&mut self, volume: VolumeNumber, sector: u64) -> &mut Register {
-        let registers = self.registers.entry(volume).or_default();
-        let index = usize::try_from(sector).expect("a simulated disk is small");
+        let registers = &mut self.volume(volume).registers;
+        let index = index(sector);
         if registers.len() <= index {
             registers.resize_with(index + 1, Register::default);
         }
@@ -172,8 +191,10 @@ impl History {
     }
 
     fn oblige(&mut self, node: usize, volume: VolumeNumber, sector: u64, new: Obligation) {
+        let sectors = self.volume(volume);
+        sectors.obliged.set(index(sector));
         if !new.flushed {
-            self.unflushed[node].insert((volume, sector));
+            sectors.unflushed[node].set(index(sector));
         }
         self.register(volume, sector).oblige(node, new);
     }
@@ -191,8 +212,7 @@ impl History {
         self.step += 1;
         let open = open.unwrap_or(self.step);
         let value = if zeroes { 0 } else { self.step };
-        let entry =
-            Entry { value, start: self.step, finish: NEVER, answered: false, cut: None, session };
+        let entry = Entry::new(self.step, zeroes, session);
         for sector in range.0..range.0 + range.1 {
             self.register(volume, sector).push(entry, open);
         }
@@ -239,14 +259,11 @@ impl History {
     fn bound_the_dead(&mut self, op: &Operation) {
         let step = self.step;
         for sector in op.start..op.start + op.count {
-            for entry in self.register(op.volume, sector).unfinished() {
-                if let Some((cut, by_session)) = entry.cut {
-                    let later = if by_session { op.session_opened } else { op.step };
-                    if later > cut && entry.session <= op.session {
-                        entry.finish = step;
-                    }
-                }
-            }
+            let register = self.register(op.volume, sector);
+            register.bound_the_dead(step, |entry| {
+                let later = if entry.cut_by_session { op.session_opened } else { op.step };
+                later > entry.cut && entry.session <= op.session
+            });
         }
     }
 
@@ -256,9 +273,7 @@ impl History {
         self.open.remove(&(op.session, op.step));
         let step = self.step;
         for sector in op.start..op.start + op.count {
-            if let Some(entry) = self.register(op.volume, sector).write_mut(op.step) {
-                entry.cut = entry.cut.or(Some((step, false)));
-            }
+            self.register(op.volume, sector).cut_off(op.step, step, false);
         }
     }
 
@@ -299,15 +314,15 @@ impl History {
                         op.value
                     ));
                 }
-                let durable = disks[node].possible(sector);
-                if fua && !durable.iter().all(|v| register.covers(*v, op.step)) {
+                if fua && !disks[node].possible(sector).all(|v| register.covers(v, op.step)) {
+                    let durable: Vec<_> = disks[node].possible(sector).collect();
                     return Err(format!(
                         "FUA write {} of sector {sector} is not durable on node {node}: {durable:?}",
                         op.value
                     ));
                 }
                 let new = Obligation {
-                    value: op.value,
+                    zeroes: op.value == 0,
                     start: op.step,
                     finish: step,
                     since: step,
@@ -357,7 +372,7 @@ impl History {
             }
             entry.finish = step;
             let seen = Obligation {
-                value: *value,
+                zeroes: false,
                 start: entry.start,
                 finish: step,
                 since: step,
@@ -402,4 +417,8 @@ impl History {
         }
         Ok(())
     }
+}
+
+fn index(sector: u64) -> usize {
+    usize::try_from(sector).expect("a simulated disk is small")
 }

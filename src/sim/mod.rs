@@ -21,6 +21,7 @@ mod disk;
 mod explore;
 mod faults;
 mod history;
+mod marks;
 mod metadata;
 mod net;
 mod node;

@@ -25,10 +25,10 @@ const ECONNRESET: i32 = 104;
 /// One thing in a stream.
 #[derive(Clone, Debug)]
 pub(super) enum Parcel {
-    /// A packet's header and body, and the contents of its payload.
+    /// What is read of a packet's header and body, and the contents of its payload.
     Packet {
-        /// Header and body.
-        bytes: Vec<u8>,
+        /// `None`: it was damaged on its way.
+        packet: Option<Packet>,
         /// Payload.
         contents: Vec<Sector>,
     },

@@ -7,6 +7,7 @@ use crate::resource::{
     ConnectionStatus, DeviceStatus, Event, PeerDeviceStatus, RequestId, Resource, SessionId,
     SocketId, Status, Tag, Time, VolumeNumber,
 };
+use crate::wire::Packet;
 
 use super::admin::PendingOrder;
 use super::disk::{Sector, SimDisk};
@@ -17,12 +18,12 @@ use super::pool::{Origin, Pool};
 pub enum Input {
     /// As it is.
     Event(Event),
-    /// Bytes from the peer.
+    /// A packet from the peer.
     Packet {
         /// Where.
         socket: SocketId,
-        /// Header and body.
-        bytes: Vec<u8>,
+        /// `None`: its bytes are none.
+        packet: Option<Packet>,
         /// Payload.
         contents: Vec<Sector>,
     },

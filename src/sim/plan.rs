@@ -409,6 +409,84 @@ pub(super) fn both_full(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
     plan.sort_by_key(|planned| planned.at_ms);
 }
 
+/// In one of twelve seeds nothing goes wrong but this: an order meets a disk or a peer that does not
+/// answer for longer than orders have patience, or two orders of fresh disks meet. Returns whether it
+/// is so.
+pub(super) fn out_of_patience(p: &mut Prng, plan: &mut Vec<Planned>) -> bool {
+    /// Longer than any order waits.
+    const LONG_MS: u64 = 45_000;
+    if !p.one_in(12) {
+        return false;
+    }
+    plan.clear();
+    let mut at = |at_ms, fault| plan.push(Planned { at_ms, wait: None, fault });
+    let order = |node, order| Fault::Order { node, order };
+    let (a, start_ms) = (p.index(2), p.range(500, 2_000));
+    let b = 1 - a;
+    for (later, node, what) in
+        [(0, b, Order::SecondaryForce), (500, a, Order::Primary), (900, a, Order::Primary)]
+    {
+        at(start_ms + later, order(node, what));
+    }
+    let strike_ms = start_ms + p.range(1_500, 3_000);
+    let soon_ms = strike_ms + p.skewed(10, 300);
+    let holds_up = *p.choose(&[a, b]);
+    let mut stall = |node, flushes| {
+        at(strike_ms, Fault::StallDisk { node, for_ms: LONG_MS, flushes });
+    };
+    match p.below(9) {
+        0 => {
+            stall(holds_up, false);
+            for worker in 0..4 {
+                at(soon_ms, Fault::HangUp { worker, disconnect: true });
+            }
+            at(soon_ms + 2, order(a, Order::Secondary));
+        }
+        1 => {
+            stall(holds_up, false);
+            at(soon_ms, order(a, *p.choose(&[Order::SecondaryForce, Order::Down])));
+        }
+        2 => {
+            stall(holds_up, false);
+            at(soon_ms, Fault::Stop { node: a, off_ms: 100 });
+        }
+        3 | 4 => {
+            // Who is asked for a resync cannot give the disk up, or take part in it.
+            let (node, flushes) = (p.index(2), p.percent(50));
+            stall(1 - node, flushes);
+            let orders = [Order::Invalidate, Order::InvalidateRemote, Order::Repair];
+            at(soon_ms, order(node, *p.choose(&orders)));
+        }
+        5 => {
+            stall(a, false);
+            at(soon_ms, order(b, Order::Down));
+            at(soon_ms, order(a, Order::Seed));
+        }
+        6 => {
+            at(strike_ms, order(a, Order::Disconnect));
+            at(soon_ms, Fault::Cut { for_ms: LONG_MS });
+            at(soon_ms + 1_000, order(a, Order::ConnectTentative));
+        }
+        7 => {
+            // The disk fails as it takes its room.
+            at(strike_ms, Fault::MetaError { node: a });
+            at(strike_ms, order(a, Order::Resize));
+        }
+        _ => {
+            for node in [a, b] {
+                at(strike_ms, Fault::ReplaceDisk { node, off_ms: 100 });
+            }
+            for node in [a, b] {
+                at(strike_ms + 4_000, order(node, Order::ClearBitmap));
+            }
+            if p.percent(50) {
+                at(strike_ms + 4_000 + p.below(3), Fault::Reset);
+            }
+        }
+    }
+    true
+}
+
 fn moment(p: &mut Prng) -> Moment {
     let replication = [
         ReplicationState::WFBitMapS,

@@ -40,12 +40,14 @@ pub struct Pool {
 impl Pool {
     /// A buffer for `sectors`, named from its `skip`th sector on for `length` bytes. What is not
     /// named holds garbage.
-    pub fn take(&mut self, origin: Origin, skip: u32, sectors: &[Sector]) -> Payload {
+    pub fn take(&mut self, origin: Origin, skip: u32, mut sectors: Vec<Sector>) -> Payload {
         let named = u32::try_from(sectors.len()).expect("at most a MiB") * SECTOR;
         let offset = skip * SECTOR;
         let whole = (offset + named).next_multiple_of(4096) / SECTOR;
-        let mut contents = vec![POISON; whole as usize];
-        contents[skip as usize..skip as usize + sectors.len()].copy_from_slice(sectors);
+        if skip > 0 {
+            sectors.splice(0..0, std::iter::repeat_n(POISON, skip as usize));
+        }
+        sectors.resize(whole as usize, POISON);
         self.bytes += u64::from(whole * SECTOR);
         self.live += 1;
         let slot = self.free.pop().unwrap_or_else(|| {
@@ -54,7 +56,7 @@ impl Pool {
         });
         let entry = &mut self.slots[slot as usize];
         entry.0 += 1;
-        entry.1 = Some(Buffer { origin, sectors: contents });
+        entry.1 = Some(Buffer { origin, sectors });
         Payload { slot, generation: entry.0, offset, length: named }
     }
 
@@ -143,7 +145,7 @@ mod tests {
     #[test]
     fn a_buffer_is_released_once() {
         let mut pool = Pool::default();
-        let payload = pool.take(Origin::Client, 1, &[5, 6]);
+        let payload = pool.take(Origin::Client, 1, vec![5, 6]);
         assert_eq!((payload.offset, payload.length, pool.bytes()), (512, 1024, 4096));
         assert_eq!(pool.read(payload).unwrap().1, [5, 6]);
         pool.release(payload).unwrap();
@@ -155,8 +157,8 @@ mod tests {
     #[test]
     fn a_merge_completes_the_edges_only() {
         let mut pool = Pool::default();
-        let into = pool.take(Origin::Client, 1, &[5, 6]);
-        let from = pool.take(Origin::Read, 0, &[10, 11, 12, 13, 14, 15, 16, 17]);
+        let into = pool.take(Origin::Client, 1, vec![5, 6]);
+        let from = pool.take(Origin::Read, 0, (10..18).collect());
         pool.merge(into, from, true).unwrap();
         let whole = crate::resource::Payload { offset: 0, length: 4096, ..into };
         assert_eq!(pool.read(whole).unwrap().1[..4], [10, 5, 6, POISON]);

@@ -276,10 +276,10 @@ impl Cluster {
                 }
             }
             DiskOpKind::Write { start, values, fua, origin } => {
-                let before = disk.read(start, values.len() as u64).to_vec();
-                disk.write(start, &values, fua);
+                let before = disk.read(start, values.len() as u64);
                 let new = (start, &values[..]);
-                let result = self.history.landed(node, op.volume, new, &before, origin);
+                let result = self.history.landed(node, op.volume, new, before, origin);
+                disk.write(start, &values, fua);
                 self.judge(result);
             }
             DiskOpKind::Flush(stamp) => disk.flush_ends(stamp),

@@ -85,10 +85,11 @@ impl Cluster {
             return self.violate(format!("{name} sends {packet:?}, a field is out of range"));
         }
         let bytes = encode(packet);
-        match super::net::parse(&bytes) {
-            Ok(read) if read == *packet => {}
+        // What arrives is what was read of the bytes, here already.
+        let packet = match super::net::parse(&bytes) {
+            Ok(read) if read == *packet => Some(read),
             read => return self.violate(format!("{packet:?} is read back as {read:?}")),
-        }
+        };
         let life = self.nodes[node].life;
         let Some((link, side)) = self.net.find(node, life, socket) else {
             return self.violate(format!("{name} sends on {socket:?}, which is not connected"));
@@ -97,7 +98,7 @@ impl Cluster {
             // The loss is on its way to the core, or the core has closed it.
             return;
         }
-        self.put((link, side), Parcel::Packet { bytes, contents });
+        self.put((link, side), Parcel::Packet { packet, contents });
     }
 
     fn put(&mut self, place: (usize, usize), parcel: Parcel) {
@@ -198,7 +199,7 @@ impl Cluster {
                 let socket = to.socket;
                 self.input(to.node, Input::Event(Event::SocketLost { socket, error }));
             }
-            Parcel::Packet { bytes, contents } => {
+            Parcel::Packet { packet, contents } => {
                 let socket = to.socket;
                 if !contents.is_empty() && self.chance.net.one_in(4) {
                     self.input(to.node, Input::Event(Event::Received { socket }));
@@ -206,7 +207,7 @@ impl Cluster {
                         return;
                     }
                 }
-                self.input(to.node, Input::Packet { socket, bytes, contents });
+                self.input(to.node, Input::Packet { socket, packet, contents });
             }
         }
     }
@@ -228,10 +229,14 @@ impl Cluster {
     /// The next packet toward a node arrives damaged.
     pub(super) fn damage(&mut self, to: usize) {
         for (link, side) in self.net.open_links(to) {
-            if let Some((_, Parcel::Packet { bytes, .. })) =
+            if let Some((_, Parcel::Packet { packet, .. })) =
                 self.net.links[link].queues[1 - side].front_mut()
             {
-                bytes[5] ^= 0x40;
+                let mut bytes = packet.as_ref().map(encode).unwrap_or_default();
+                if let Some(byte) = bytes.get_mut(5) {
+                    *byte ^= 0x40;
+                }
+                *packet = super::net::parse(&bytes).ok();
             }
         }
     }

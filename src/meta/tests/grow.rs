@@ -73,6 +73,27 @@ fn a_power_cut_in_a_move_leaves_the_old_place_or_the_new_one_and_all_of_the_data
         assert!(image.bytes[range.clone()] == zeroes[range], "stage {number}");
     });
     assert!(was > 0 && is > 0 && left_over > 0, "{was} {is} {left_over}");
+    let mut done = Image { bytes: whole, geometry: old };
+    done.write(&stages);
+    let range = usize::try_from(old.data_size).unwrap()..usize::try_from(OLD).unwrap();
+    assert!(done.bytes[range.clone()] == zeroes[range], "the move itself leaves nothing");
+}
+
+#[test]
+fn of_two_places_the_newest_superblock_counts_wherever_it_stands() {
+    let (image, before) = grown_disk();
+    let old = image.geometry;
+    let new = grown(&old, internal(NEW)).unwrap().unwrap();
+    let mut superblock = before.superblock.clone();
+    let mut disk = Image { bytes: image.bytes.clone(), geometry: old };
+    disk.write(&move_stages(&old, &new, before));
+    // The disk was cut back, its metadata restored and used there; now it has grown again.
+    let range = usize::try_from(old.data_size).unwrap()..usize::try_from(OLD).unwrap();
+    disk.bytes[range.clone()].copy_from_slice(&image.bytes[range]);
+    superblock.sequence += 10;
+    disk.apply(&MetaOp::Superblock(Box::new(superblock)));
+    let found = locate(NEW, &[OLD], false, &mut disk.reader()).unwrap();
+    assert_eq!((found.placement, found.left), (internal(OLD), None));
 }
 
 #[test]

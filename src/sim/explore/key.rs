@@ -100,7 +100,7 @@ fn describe(cluster: &Cluster) -> String {
         for (sector, ranks) in sectors.iter().zip(&ranks) {
             let rank = |value: u64| ranks.binary_search(&value).unwrap_or(usize::MAX);
             let held = rank(v.disk.read(*sector, 1)[0]);
-            let may: Vec<_> = v.disk.possible(*sector).into_iter().map(rank).collect();
+            let may: Vec<_> = v.disk.possible(*sector).map(rank).collect();
             let duties = cluster.history.duties(0, index, *sector);
             let duties: Vec<_> = duties.map(|(value, flags)| (rank(value), flags)).collect();
             text.push_str(&format!("{sector}: {held} {may:?} {duties:?} "));

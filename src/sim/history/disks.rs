@@ -5,7 +5,7 @@ use crate::resource::VolumeNumber;
 use super::super::disk::{POISON, Sector, SimDisk};
 use super::super::pool::Origin;
 use super::register::{Obligation, Register};
-use super::{Excuse, Excused, History};
+use super::{Excuse, Excused, History, Sectors};
 
 impl History {
     /// The node is about to say that it survived: everything on its disk must be durable.
@@ -57,20 +57,22 @@ impl History {
         covered: impl Fn(&Obligation) -> bool,
         mark: bool,
     ) -> Option<String> {
-        let sectors: Vec<u64> =
-            self.unflushed[node].range((volume, 0)..=(volume, u64::MAX)).map(|(_, s)| *s).collect();
-        let mut found = None;
-        for sector in sectors {
-            let register = self.register(volume, sector);
+        let Sectors { registers, unflushed, .. } = self.volume(volume);
+        let unflushed = &mut unflushed[node];
+        let (mut found, mut from) = (None, 0);
+        while let Some(at) = unflushed.next(from) {
+            from = at + 1;
+            let (register, sector) = (&mut registers[at], at as u64);
             let mut list = std::mem::take(&mut register.obligations[node]);
             for obligation in list.iter_mut().filter(|o| covered(o) && !o.flushed && !o.spoiled) {
-                let possible = disk.possible(sector);
-                if !possible.iter().all(|v| register.covers(*v, obligation.start)) {
-                    let value = obligation.value;
+                let mut possible = disk.possible(sector);
+                if !possible.all(|v| register.satisfies(v, obligation)) {
                     found.get_or_insert_with(|| {
+                        let possible: Vec<_> = disk.possible(sector).collect();
                         format!(
-                            "write {value} of sector {sector} is not durable on node {node}: \
-                             {possible:?}"
+                            "write {} of sector {sector} is not durable on node {node}: \
+                             {possible:?}",
+                            obligation.value()
                         )
                     });
                 } else if mark {
@@ -78,17 +80,18 @@ impl History {
                     obligation.weak = false;
                 }
             }
-            let all = list.iter().all(|o| o.flushed || o.spoiled);
-            register.obligations[node] = list;
-            if all {
-                self.unflushed[node].remove(&(volume, sector));
+            if list.iter().all(|o| o.flushed || o.spoiled) {
+                unflushed.clear(at);
             }
+            register.obligations[node] = list;
         }
         found
     }
 
+    /// The sectors that a node must hold something of.
     fn of_volume(&mut self, volume: VolumeNumber) -> impl Iterator<Item = (u64, &mut Register)> {
-        (0..).zip(self.registers.get_mut(&volume).into_iter().flatten())
+        let Sectors { registers, obliged, .. } = self.volume(volume);
+        obliged.of(registers)
     }
 
     /// Contents land on a disk, in place of what was there before.
@@ -113,7 +116,7 @@ impl History {
             }
             let register = self.register(volume, sector);
             let finish = register.last_finish(*value);
-            for o in register.obligations[node].iter().filter(|o| o.value != *value) {
+            for o in register.obligations[node].iter().filter(|o| o.value() != *value) {
                 // Of two writes that overlapped in time, the one that began later was held back.
                 let late = origin != Origin::Resync
                     && *value != 0
@@ -122,7 +125,7 @@ impl History {
                     return Err(format!(
                         "{origin:?} write {value} landed on sector {sector} of node {node}, over \
                          the newer write {}",
-                        o.value
+                        o.value()
                     ));
                 }
             }
@@ -147,16 +150,16 @@ impl History {
             let held = disk.read(sector, 1)[0];
             let mut list = std::mem::take(&mut register.obligations[node]);
             for o in list.iter_mut().filter(|o| o.flushed) {
-                if !register.covers(held, o.start) {
+                if !register.satisfies(held, o) {
                     return Err(format!(
                         "flushed write {} of sector {sector} is lost on node {node}: {held}",
-                        o.value
+                        o.value()
                     ));
                 }
             }
             list.retain_mut(|o| {
                 o.weak |= !o.flushed;
-                let kept = register.covers(held, o.start);
+                let kept = register.satisfies(held, o);
                 lone += u64::from(!kept && o.alone);
                 kept
             });
@@ -183,7 +186,7 @@ impl History {
         for (sector, register) in self.of_volume(volume) {
             let held = source.read(sector, 1)[0];
             for o in std::mem::take(&mut register.obligations[target]) {
-                if !o.alone && register.covers(held, o.start) {
+                if !o.alone && register.satisfies(held, &o) {
                     continue;
                 }
                 if excuse.chosen {
@@ -198,7 +201,7 @@ impl History {
                     return Err(format!(
                         "a resync to node {target} overwrites acknowledged write {} of sector \
                          {sector} ({}, {}); the source has {held}",
-                        o.value,
+                        o.value(),
                         if o.alone { "acknowledged alone" } else { "acknowledged by both" },
                         if o.flushed { "flushed" } else { "unflushed" }
                     ));
@@ -223,21 +226,22 @@ impl History {
     ) -> Result<(), String> {
         self.step += 1;
         let mut copies = Vec::new();
+        let mut all: Vec<(usize, Obligation)> = Vec::new();
         for (sector, register) in self.of_volume(volume) {
-            let mut all: Vec<(usize, Obligation)> = Vec::new();
+            all.clear();
             for node in 0..2 {
                 all.extend(register.obligations[node].iter().map(|o| (node, *o)));
                 for o in &mut register.obligations[node] {
                     (o.alone, o.weak) = (false, false);
                 }
             }
-            for (from, obligation) in all {
+            for (from, obligation) in all.iter().copied() {
                 let node = 1 - from;
                 let held = disks[node].read(sector, 1)[0];
-                if !register.covers(held, obligation.start) {
+                if !register.satisfies(held, &obligation) {
                     return Err(format!(
                         "in sync, but node {node} does not hold write {} of sector {sector}: {held}",
-                        obligation.value
+                        obligation.value()
                     ));
                 }
                 if !obligation.spoiled {
@@ -276,7 +280,7 @@ impl History {
         let mut set_back = 0;
         for (sector, register) in self.of_volume(volume) {
             let held = disk.read(sector, 1)[0];
-            let lacks = |o: &&Obligation| !o.alone && !o.weak && !register.covers(held, o.start);
+            let lacks = |o: &&Obligation| !o.alone && !o.weak && !register.satisfies(held, o);
             if let Some(o) = register.obligations[1 - node].iter().find(lacks) {
                 if behind {
                     set_back += 1;
@@ -285,7 +289,7 @@ impl History {
                 return Err(format!(
                     "node {node} was promoted without write {} of sector {sector}, which was \
                      acknowledged by both; it has {held}",
-                    o.value
+                    o.value()
                 ));
             }
         }
@@ -340,11 +344,11 @@ impl History {
         for (sector, register) in self.of_volume(volume) {
             let held = disk.read(sector, 1)[0];
             if let Some(o) =
-                register.obligations[node].iter().find(|o| !register.covers(held, o.start))
+                register.obligations[node].iter().find(|o| !register.satisfies(held, o))
             {
                 return Err(format!(
                     "node {node} does not hold acknowledged write {} of sector {sector}: {held}",
-                    o.value
+                    o.value()
                 ));
             }
         }
@@ -393,7 +397,7 @@ impl History {
             let held = disk.read(sector, 1)[0];
             let mut list = std::mem::take(&mut register.obligations[node]);
             let before = list.len();
-            list.retain(|o| register.covers(held, o.start));
+            list.retain(|o| register.satisfies(held, o));
             dropped += (before - list.len()) as u64;
             register.obligations[node] = list;
         }

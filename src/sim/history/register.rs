@@ -16,24 +16,39 @@ pub(super) const NEVER: u64 = u64::MAX;
 /// A write.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
-    pub(super) value: Sector,
     pub(super) start: u64,
     pub(super) finish: u64,
-    pub(super) answered: bool,
     /// From when on it is known that it was cut off: its client is gone, or it was answered with an
-    /// error. The flag: a later session is needed to know that it does not start any more.
-    pub(super) cut: Option<(u64, bool)>,
+    /// error; or never.
+    pub(super) cut: u64,
     pub(super) session: u64,
+    /// A later session is needed to know that it does not start any more.
+    pub(super) cut_by_session: bool,
+    pub(super) answered: bool,
+    zeroes: bool,
+}
+
+impl Entry {
+    /// A write that begins now.
+    pub(super) fn new(start: u64, zeroes: bool, session: u64) -> Self {
+        let (finish, cut) = (NEVER, NEVER);
+        Self { start, finish, cut, session, cut_by_session: false, answered: false, zeroes }
+    }
+
+    fn value(&self) -> Sector {
+        if self.zeroes { 0 } else { self.start }
+    }
 }
 
 /// A disk holds this write, or one that covers it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Obligation {
-    pub(super) value: Sector,
     pub(super) start: u64,
     pub(super) finish: u64,
     /// When it was answered or seen.
     pub(super) since: u64,
+    /// It was of zeroes.
+    pub(super) zeroes: bool,
     /// The other disk is not known to have it.
     pub(super) alone: bool,
     /// It has survived a power loss unflushed, by luck.
@@ -45,12 +60,21 @@ pub(super) struct Obligation {
     pub(super) spoiled: bool,
 }
 
+impl Obligation {
+    /// What was written.
+    pub(super) fn value(&self) -> Sector {
+        if self.zeroes { 0 } else { self.start }
+    }
+}
+
 /// A sector.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Register {
     entries: Vec<Entry>,
     /// Values of writes that every disk has left behind.
     past: BTreeSet<Sector>,
+    /// A write that has not ended may have been cut off.
+    any_cut: bool,
     pub(super) obligations: [Vec<Obligation>; 2],
 }
 
@@ -60,15 +84,26 @@ impl Register {
         start == 0 || self.last_finish(value).is_some_and(|finish| finish >= start)
     }
 
+    /// A disk that holds this value does what it must. What it must hold is remembered here, so that
+    /// the same value needs no look at the writes.
+    pub(super) fn satisfies(&self, value: Sector, duty: &Obligation) -> bool {
+        value == duty.start || self.covers(value, duty.start)
+    }
+
     /// When the last write of this value ended.
     pub(super) fn last_finish(&self, value: Sector) -> Option<u64> {
         if value == 0 {
-            return self.entries.iter().filter(|e| e.value == 0).map(|e| e.finish).max();
+            return self.entries.iter().filter(|e| e.zeroes).map(|e| e.finish).max();
         }
         self.find(value).map(|at| self.entries[at].finish)
     }
 
     fn find(&self, start: u64) -> Option<usize> {
+        // Mostly it is the last one.
+        let last = self.entries.len().checked_sub(1)?;
+        if self.entries[last].start == start {
+            return Some(last);
+        }
         self.entries.binary_search_by_key(&start, |e| e.start).ok()
     }
 
@@ -87,9 +122,28 @@ impl Register {
         value == 0 || self.find(value).is_some() || self.past.contains(&value)
     }
 
-    /// Writes that are not known to have ended.
-    pub(super) fn unfinished(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.entries.iter_mut().filter(|e| e.finish == NEVER)
+    /// The write that began at step `start` was cut off, if it has not ended.
+    pub(super) fn cut_off(&mut self, start: u64, step: u64, by_session: bool) {
+        let Some(entry) = self.write_mut(start) else { return };
+        if entry.finish == NEVER && entry.cut == NEVER {
+            (entry.cut, entry.cut_by_session) = (step, by_session);
+            self.any_cut = true;
+        }
+    }
+
+    /// Writes that were cut off have ended by this step, where `known` says so.
+    pub(super) fn bound_the_dead(&mut self, step: u64, known: impl Fn(&Entry) -> bool) {
+        if !self.any_cut {
+            return;
+        }
+        self.any_cut = false;
+        for entry in self.entries.iter_mut().filter(|e| e.finish == NEVER && e.cut != NEVER) {
+            if known(entry) {
+                entry.finish = step;
+            } else {
+                self.any_cut = true;
+            }
+        }
     }
 
     /// Adds a write, and forgets those that ended before everything that any disk must hold, or that
@@ -102,7 +156,7 @@ impl Register {
             let past = &mut self.past;
             self.entries.retain(|e| {
                 if e.finish < floor {
-                    past.insert(e.value);
+                    past.insert(e.value());
                 }
                 e.finish >= floor
             });
@@ -118,8 +172,7 @@ impl Register {
                 && (!new.alone || old.alone)
                 && (!new.weak || old.weak)
                 && (!new.spoiled || old.spoiled);
-            !(weaker
-                && (old.finish < new.start || old.value == new.value && old.start == new.start))
+            !(weaker && (old.finish < new.start || old.start == new.start))
         });
         list.push(new);
     }
