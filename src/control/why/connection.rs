@@ -3,8 +3,8 @@
 use super::handshake::verdict;
 use super::unreachable::unreachable;
 use super::{
-    Finding, View, human, is_resync, out_of_sync, sentence, severity, since, size, split_brain,
-    verify,
+    Finding, View, human, is_resync, new_disk, out_of_sync, sentence, severity, since, size,
+    split_brain, verify,
 };
 use crate::control::{age, percent};
 use crate::resource::{
@@ -301,11 +301,18 @@ fn refusal(
     let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
     let both = human(size(status));
     let connect = format!("then `tandemadm connect {resource}` on both nodes.");
+    let forced = new_disk::forced_blank(connection);
+    if let Some(forced) = forced.filter(|_| connection.reason == Reason::ResyncRefused) {
+        return new_disk::refusal(report, connection, forced);
+    }
     match connection.reason {
         Reason::UnrelatedData => (
             "the two disks have no generation in common: never copies of each other, or one was \
              forced alone",
-            Some(format!("a full sync overwrites one of the disks ({both}).")),
+            Some(format!(
+                "a full sync overwrites one of the disks ({both}).{}",
+                new_disk::found(report, connection)
+            )),
             vec![
                 format!(
                     "if {node} is the new or wrong disk, on {node}: `tandemadm down {resource}`, \

@@ -8,6 +8,7 @@
 mod connection;
 mod disk;
 mod handshake;
+mod new_disk;
 mod order;
 mod split_brain;
 mod unreachable;

@@ -239,6 +239,20 @@ fn a_refused_resync_names_the_cause_that_fits() {
 }
 
 #[test]
+fn a_blank_disk_that_was_forced_has_both_ways_out() {
+    let mut report = fixtures::refused(Reason::ResyncRefused);
+    let found = &mut report.status.connections[0].last_handshake[0];
+    found.rule = "forced-blank-self".to_owned();
+    found.peer.created_found = "ext4 \"pgdata\"".to_owned();
+    let text = blocks(&report);
+    assert!(text.contains("on alice's disk: blank; on bob's: ext4 \"pgdata\"."), "{text}");
+    assert!(text.contains("`tandemadm invalidate r0` on bob"), "{text}");
+    assert!(text.contains("on bob `tandemadm primary --force r0`"), "{text}");
+    report.status.connections[0].last_handshake[0].rule = "forced-blank-peer".to_owned();
+    assert!(blocks(&report).contains("`tandemadm invalidate r0` on alice"));
+}
+
+#[test]
 fn a_disk_that_is_too_small_is_named_with_both_sizes() {
     let mut report = fixtures::refused(Reason::ResyncRefused);
     let found = &mut report.status.connections[0].last_handshake[0];
