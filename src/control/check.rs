@@ -97,6 +97,9 @@ fn findings(report: &Report) -> Vec<(Level, String)> {
         found.push((level, format!("{name}/{} {disk}", device.volume)));
     }
     found.extend(status.connections.iter().filter_map(|one| connection(report, one)));
+    for (volume, what) in &report.path_differs {
+        found.push((Level::Warning, format!("{name}/{volume} path differs: {what}")));
+    }
     if !report.config_differs.is_empty() {
         found.push((Level::Warning, format!("{name} runs with another configuration")));
     }
@@ -238,6 +241,10 @@ mod tests {
         full.status.suspended_no_space = true;
         assert!(of(&[full]).starts_with("CRITICAL: r0 I/O frozen (no-space) (1 of 1) | "));
         let mut hung = fixtures::healthy();
+        let mut strayed = fixtures::healthy();
+        strayed.path_differs.push((0, "/d is another file now".to_owned()));
+        let text = of(&[strayed]);
+        assert!(text.starts_with("WARNING: r0/0 path differs: /d is another file now (1"), "{text}");
         hung.status.devices[0].hung_ms = Some(12_000);
         let text = of(&[hung]);
         assert!(

@@ -107,6 +107,7 @@ pub(crate) fn healthy() -> Report {
         nbd_socket: "/run/tandem/nbd.sock".to_owned(),
         taken_at: NOW,
         config_differs: Vec::new(),
+        path_differs: Vec::new(),
     }
 }
 

@@ -152,6 +152,10 @@ pub struct Report {
     /// the file.
     #[serde(default)]
     pub config_differs: Vec<String>,
+    /// Volumes whose path does not lead to the disk in use, and what is so (`PATH is another file
+    /// now`).
+    #[serde(default)]
+    pub path_differs: Vec<(VolumeNumber, String)>,
 }
 
 /// A way to a peer.

@@ -91,6 +91,7 @@ pub fn findings(report: &Report, zone: Zone) -> Vec<Finding> {
     all.extend(suspended(report));
     for device in &report.status.devices {
         all.extend(disk::hung(report, device));
+        all.extend(disk::strayed(report, device));
         all.extend(disk::finding(report, device));
     }
     for one in &report.status.connections {

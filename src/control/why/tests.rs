@@ -327,6 +327,8 @@ fn every_text_is_as_written() {
     diskless.status.devices[0].disk_state = DiskState::Diskless;
     diskless.status.devices[0].disk_note = "write of 4 KiB at 747515904 failed.".to_owned();
     let mut other = fixtures::healthy();
+    let mut strayed = fixtures::healthy();
+    strayed.path_differs.push((0, "/dev/vg0/r0 is another file now".to_owned()));
     other.config_differs.push("timeout is 60, not 50".to_owned());
     let mut alone = fixtures::peer_down();
     alone.status.devices[0].generation_time = fixtures::NOW - 2399;
@@ -376,6 +378,7 @@ fn every_text_is_as_written() {
         ("frozen by order", frozen),
         ("resync paused", paused),
         ("config differs", other),
+        ("the path differs", strayed),
         ("an order waits for a hung disk", waits),
         ("an order waits for clients", clients),
         ("the only disk has lost power", beside_none),

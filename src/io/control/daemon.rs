@@ -218,6 +218,7 @@ pub(super) async fn serve(
     }
     tasks.push(tokio_uring::spawn(dependencies::serve(registry.clone())));
     tasks.push(tokio_uring::spawn(remind(registry.clone())));
+    tasks.push(tokio_uring::spawn(registry.clone().watch_paths()));
     tasks.push(tokio_uring::spawn(registry.clone().settle()));
     info!("NBD clients: {}", nbd_path.display());
     let version = crate::control::version::VERSION;

@@ -54,6 +54,8 @@ pub(crate) struct Entry {
     pub(super) running: RefCell<Definition>,
     /// Why a volume's disk could not be attached last, for `why`.
     pub(super) attach_failed: RefCell<BTreeMap<VolumeNumber, String>>,
+    /// The files in use.
+    pub(super) disks: super::path_differs::Disks,
     /// Peers that are not dialled, by order: also after a crash.
     apart: RefCell<BTreeSet<NodeId>>,
     /// It goes down, or has gone.
@@ -301,12 +303,12 @@ impl Registry {
             _ => refusal(122, "Out of memory", format!("the data thread did not start: {error}")),
         })?;
         let running = RefCell::new(definition.clone());
-        let attach_failed = RefCell::default();
+        let (attach_failed, disks) = (RefCell::default(), Default::default());
         let remembered = self.settings.remembered.clone();
         remembered.keep(definition, &apart);
         let (apart, ends) = (RefCell::new(apart), Cell::new(false));
         let entry =
-            Rc::new(Entry { config, thread, running, attach_failed, apart, ends, remembered });
+            Rc::new(Entry { config, thread, running, attach_failed, disks, apart, ends, remembered });
         self.entries.borrow_mut().insert(name.clone(), entry.clone());
         info!(resource = %name, "{name}: up at {local}");
         self.forward(&entry);
@@ -453,6 +455,7 @@ impl Registry {
     pub(crate) fn report_of(&self, entry: &Entry, mut status: Status) -> Report {
         entry.note_failures(&mut status);
         Report {
+            path_differs: entry.disks.differing(&status),
             status,
             paths: self.paths_of(entry),
             peer_clients: entry.peer_clients(),
