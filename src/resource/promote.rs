@@ -369,7 +369,8 @@ impl Resource {
     /// A new disk on which create-md has found nothing, and no peer is connected.
     fn is_blank_and_alone(&self, volume: VolumeNumber) -> bool {
         let backing = self.devices[&volume].backing.as_ref();
-        let blank = backing.is_some_and(|b| b.is_just_created() && b.superblock.created_found == BLANK);
+        let blank =
+            backing.is_some_and(|b| b.is_just_created() && b.superblock.created_found == BLANK);
         blank && !self.connections.iter().any(|c| c.stage == Stage::Open)
     }
 

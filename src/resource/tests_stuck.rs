@@ -293,8 +293,7 @@ fn forced_alone(force: Force) -> (Pair, String) {
     pair.run(3_000);
     let told = pair.admin(0, Command::Primary { force: Some(force) }).expect("nobody is there");
     assert!(told.contains("bob is not connected"), "{told}");
-    let opened =
-        Event::SessionOpened { session: SessionId(1), volume: 0, client: "test".into() };
+    let opened = Event::SessionOpened { session: SessionId(1), volume: 0, client: "test".into() };
     pair.event(0, opened);
     assert_eq!(pair.write(0, 3, 33), Ok(None));
     pair.link = true;

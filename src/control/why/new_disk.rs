@@ -1,6 +1,6 @@
 //! What create-md found on the two disks, where a full sync in the wrong direction loses it.
 
-use super::{View, human, size};
+use super::{View, human};
 use crate::resource::{ConnectionStatus, HandshakeStatus};
 
 /// `create-md found on alice's disk: blank; on bob's: ext4 "pgdata".`, empty where nothing is known.
@@ -11,10 +11,7 @@ pub(super) fn found(report: &View<'_>, connection: &ConnectionStatus) -> String 
     let Some(one) = connection.last_handshake.iter().find(known) else { return String::new() };
     format!(
         " create-md found on {}'s disk: {}; on {}'s: {}.",
-        report.status.node_name,
-        one.own.created_found,
-        connection.name,
-        one.peer.created_found
+        report.status.node_name, one.own.created_found, connection.name, one.peer.created_found
     )
 }
 
@@ -33,10 +30,11 @@ pub(super) fn refusal(
     let (blank, full) =
         if forced.rule == "forced-blank-self" { (node, other) } else { (other, node) };
     let resource = &report.status.name;
+    let bytes = forced.own.data_size.min(forced.peer.data_size);
     let data = format!(
         "a full sync would overwrite {full}'s disk ({}).{} {blank} has what was written to it since \
          it was forced.",
-        human(size(&report.status)),
+        human(bytes),
         found(report, connection)
     );
     let next = vec![
@@ -51,5 +49,9 @@ pub(super) fn refusal(
              {resource}`. {blank}'s is overwritten."
         ),
     ];
-    ("a disk that was forced while it was blank meets one on which there was data", Some(data), next)
+    (
+        "a disk that was forced while it was blank meets one on which there was data",
+        Some(data),
+        next,
+    )
 }

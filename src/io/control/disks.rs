@@ -51,7 +51,8 @@ impl Registry {
             let _ = tokio::time::timeout(LOOK_LIMIT, look).await;
             let differing = entry.disks.differing(&entry.status());
             if let Some((_, what)) = differing.iter().find(|(number, _)| *number == volume) {
-                hint = format!("{what}, and is not the disk in use: `tandemadm why {}`.", config.name);
+                hint =
+                    format!("{what}, and is not the disk in use: `tandemadm why {}`.", config.name);
             }
             return Err(refusal(124, "Device is attached to a disk (use detach first)", hint));
         }
@@ -254,7 +255,10 @@ fn shares_a_file(one: &HostVolume, other: &HostVolume) -> bool {
             MetaDisk::External { path } => Some(path.clone()),
         };
         let paths = volume.disk.clone().into_iter().chain(meta);
-        paths.filter_map(|path| std::fs::metadata(path).ok()).map(|it| identity(&it)).collect::<Vec<_>>()
+        paths
+            .filter_map(|path| std::fs::metadata(path).ok())
+            .map(|it| identity(&it))
+            .collect::<Vec<_>>()
     };
     let others = files(other);
     files(one).iter().any(|file| others.contains(file))

@@ -24,6 +24,7 @@ mod journal;
 mod logging;
 mod metrics_socket;
 mod nbd_socket;
+mod past;
 mod path_differs;
 mod places;
 mod registry;

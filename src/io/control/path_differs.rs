@@ -66,7 +66,8 @@ fn differs(path: &Path, open: (u64, u64)) -> Option<&'static str> {
     match std::fs::metadata(path) {
         Ok(found) => (identity(&found) != open).then_some("is another file now"),
         Err(error) => {
-            let gone = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+            let gone =
+                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
             gone.then_some("is not there any more")
         }
     }

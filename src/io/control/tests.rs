@@ -163,7 +163,8 @@ fn a_file_that_is_replaced_or_removed_while_it_is_in_use_is_told() {
     // An attach of what is attached looks at once; by itself the daemon looks now and then.
     let mut attach = || {
         let definition = Box::new(daemon.definition(""));
-        let refused = client.order(&Request::Attach { definition, volume: 0 }).unwrap().unwrap_err();
+        let refused =
+            client.order(&Request::Attach { definition, volume: 0 }).unwrap().unwrap_err();
         assert_eq!(refused.code, 124);
         (refused.hint, report(&mut client))
     };

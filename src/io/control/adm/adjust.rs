@@ -14,7 +14,8 @@ use super::client::Client;
 use super::configuration::Configuration;
 use super::orders::told;
 use super::{
-    Failure, Outcome, Session, complain, for_each, names_of_peers, no_such_peer, no_such_volume, print,
+    Failure, Outcome, Session, complain, for_each, names_of_peers, no_such_peer, no_such_volume,
+    print,
 };
 
 /// What of the `disk` options is of a volume toward a peer.
