@@ -144,12 +144,12 @@ impl Entry {
             return;
         }
         if what.is_empty() {
-            info!(resource = %name, volume, "{name}/{volume}: the path leads to the disk in use again");
+            info!(resource = %name, "{name}/{volume}: the path leads to the disk in use again");
             differ.remove(&volume);
             return;
         }
         warn!(
-            resource = %name, volume,
+            resource = %name,
             "{name}/{volume}: {what}; the disk in use is the one that was attached, and is lost when it \
              is let go of; next: tandemadm why {name}"
         );
