@@ -386,11 +386,31 @@ fn resync_refused(report: &View<'_>, connection: &ConnectionStatus) -> Vec<Strin
          data, `tandemadm why {resource}` says how the other disk is overwritten (--discard-my-data \
          or create-md there)."
     );
-    let has_primary = sides().any(|side| side.role == Role::Primary);
-    match has_primary {
+    let primaries = sides().filter(|side| side.role == Role::Primary).count();
+    let bad = |disk| matches!(disk, DiskState::Outdated | DiskState::Inconsistent);
+    if primaries > 0 && primaries == 2 * connection.last_handshake.len() {
+        return vec![two_primaries(report, connection, &connect)];
+    }
+    match (primaries > 0, sides().any(|side| bad(side.disk))) {
         // A source that is no better than the target is the cause that is left.
-        false => vec![source],
-        true => vec![primary, source],
+        (false, _) => vec![source],
+        (true, true) => vec![primary, source],
+        (true, false) => vec![primary],
+    }
+}
+
+/// Each was Primary when they met.
+fn two_primaries(report: &View<'_>, connection: &ConnectionStatus, connect: &str) -> String {
+    let (node, other, resource) = (&report.status.node_name, &connection.name, &report.status.name);
+    match report.status.suspended_gap {
+        true => format!(
+            "{other} was promoted while {node} stood still: stop what uses {resource} on {node}, \
+             `tandemadm secondary {resource}` on {node}; {connect}"
+        ),
+        false => format!(
+            "both are Primary: stop what uses {resource} on one of them, `tandemadm secondary \
+             {resource}` there; {connect}"
+        ),
     }
 }
 

@@ -135,7 +135,7 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
     let (node, resource) = (&status.node_name, &status.name);
     let volume = name(status, device);
     let note = match device.disk_note.as_str() {
-        "" => "the disk is not attached".to_owned(),
+        "" => "The disk is not attached".to_owned(),
         note => note.to_owned(),
     };
     let state = format!("{} ({}). {}", device.disk_state, device.backing_disk, sentence(&note));

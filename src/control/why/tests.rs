@@ -235,7 +235,25 @@ fn a_refused_resync_names_the_cause_that_fits() {
     assert!(text.contains("  Next:  the source is Outdated or Inconsistent"), "{text}");
     assert!(!text.contains("would be overwritten") && !text.contains("0 B"), "{text}");
     report.status.connections[0].last_handshake[0].own.role = Role::Primary;
-    assert!(blocks(&report).contains("  Next:  a Primary would be overwritten"));
+    let text = blocks(&report);
+    assert!(text.contains("  Next:  a Primary would be overwritten"), "{text}");
+    assert!(text.contains("--force=outdated"), "{text}");
+    let found = &mut report.status.connections[0].last_handshake[0];
+    (found.own.disk, found.peer.disk) = (DiskState::UpToDate, DiskState::UpToDate);
+    assert!(!blocks(&report).contains("--force="), "no disk is bad");
+}
+
+#[test]
+fn two_primaries_that_met_are_told_whom_to_demote_and_nothing_of_force() {
+    let mut report = fixtures::refused(Reason::ResyncRefused);
+    let found = &mut report.status.connections[0].last_handshake[0];
+    (found.own.role, found.peer.role) = (Role::Primary, Role::Primary);
+    let text = blocks(&report);
+    assert!(text.contains("  Next:  both are Primary: stop what uses r0 on one"), "{text}");
+    assert!(!text.contains("--force="), "{text}");
+    report.status.suspended_gap = true;
+    let text = blocks(&report);
+    assert!(text.contains("bob was promoted while alice stood still"), "{text}");
 }
 
 #[test]
