@@ -3,7 +3,12 @@
 //! Exit codes are those of the plug-in convention: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
 
 use super::{Report, age, differs, kib, percent};
-use crate::resource::{ConnectionState, ConnectionStatus, DiskState, Reason, Status, VolumeNumber};
+use crate::resource::{
+    ConnectionState, ConnectionStatus, DiskState, NodeId, Reason, Status, VolumeNumber,
+};
+
+/// So many reconnects within an hour are worth a look at the network.
+const RECONNECTS_MAX: u64 = 5;
 
 /// How bad it is; the number is the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,7 +75,8 @@ fn findings(report: &Report) -> Vec<(Level, String)> {
     ];
     for (is, why) in frozen {
         if is {
-            found.push((Level::Critical, format!("{name} I/O frozen ({why})")));
+            let since = age(report.past.frozen_ms.unwrap_or_default() / 1000);
+            found.push((Level::Critical, format!("{name} I/O frozen since {since} ({why})")));
         }
     }
     for device in &status.devices {
@@ -97,6 +103,9 @@ fn findings(report: &Report) -> Vec<(Level, String)> {
         found.push((level, format!("{name}/{} {disk}", device.volume)));
     }
     found.extend(status.connections.iter().filter_map(|one| connection(report, one)));
+    for (volume, what) in &report.path_differs {
+        found.push((Level::Warning, format!("{name}/{volume} path differs: {what}")));
+    }
     if !report.config_differs.is_empty() {
         found.push((Level::Warning, format!("{name} runs with another configuration")));
     }
@@ -135,9 +144,14 @@ fn connection(report: &Report, one: &ConnectionStatus) -> Option<(Level, String)
             let bad = one.peer_devices.iter().find(|device| {
                 device.peer_disk_state != DiskState::UpToDate
                     && !report.is_client(one.peer_node_id, device.volume)
-            })?;
-            let (volume, disk) = (bad.volume, bad.peer_disk_state);
-            Some((Level::Warning, format!("{name}/{volume} {disk} on {peer}")))
+            });
+            if let Some(bad) = bad {
+                let (volume, disk) = (bad.volume, bad.peer_disk_state);
+                return Some((Level::Warning, format!("{name}/{volume} {disk} on {peer}")));
+            }
+            let count = reconnects(report, one.peer_node_id);
+            let text = format!("{name} {peer} reconnected {count} times in the last hour");
+            (count >= RECONNECTS_MAX).then_some((Level::Warning, text))
         }
         (_, Reason::SplitBrain) => {
             Some((Level::Critical, format!("{name} SPLIT BRAIN with {peer} since {since}")))
@@ -152,6 +166,11 @@ fn connection(report: &Report, one: &ConnectionStatus) -> Option<(Level, String)
     }
 }
 
+fn reconnects(report: &Report, peer: NodeId) -> u64 {
+    let counts = report.past.reconnects_1h.iter();
+    counts.filter(|(id, _)| *id == peer).map(|(_, count)| count).sum()
+}
+
 fn performance(reports: &[Report]) -> String {
     let connections = || reports.iter().flat_map(|report| &report.status.connections);
     let oos: u64 =
@@ -162,7 +181,13 @@ fn performance(reports: &[Report]) -> String {
     let diskless = devices
         .filter(|device| device.disk_state == DiskState::Diskless && device.backing_disk != "none")
         .count();
-    format!("oos_kib={oos} standalone={standalone} diskless={diskless}")
+    let reconnects: u64 =
+        reports.iter().flat_map(|report| &report.past.reconnects_1h).map(|(_, count)| count).sum();
+    let frozen = reports.iter().filter_map(|report| report.past.frozen_ms).max();
+    let frozen = frozen.map_or(String::new(), |ms| format!(" frozen_s={}", ms / 1000));
+    format!(
+        "oos_kib={oos} standalone={standalone} diskless={diskless} reconnects_1h={reconnects}{frozen}"
+    )
 }
 
 #[cfg(test)]
@@ -196,17 +221,20 @@ mod tests {
         assert_eq!(
             line(&[fixtures::healthy()], &[]),
             (
-                "OK: 1 resource, all disks UpToDate | oos_kib=0 standalone=0 diskless=0\n"
+                "OK: 1 resource, all disks UpToDate | oos_kib=0 standalone=0 diskless=0 reconnects_1h=0\n"
                     .to_owned(),
                 Level::Ok
             )
         );
-        assert_eq!(of(&[]), "OK: no resource is up | oos_kib=0 standalone=0 diskless=0\n");
+        assert_eq!(
+            of(&[]),
+            "OK: no resource is up | oos_kib=0 standalone=0 diskless=0 reconnects_1h=0\n"
+        );
         assert_eq!(
             line(&[fixtures::healthy(), fixtures::resync_target()], &[]),
             (
                 "WARNING: r0 resync with alice 61.20 %, 1 min 20 s left (1 of 2) | \
-                 oos_kib=8493466 standalone=0 diskless=0\n"
+                 oos_kib=8493466 standalone=0 diskless=0 reconnects_1h=0\n"
                     .to_owned(),
                 Level::Warning
             )
@@ -215,7 +243,7 @@ mod tests {
             line(&[fixtures::split_brain(), fixtures::peer_down()], &[]),
             (
                 "CRITICAL: r0 SPLIT BRAIN with bob since 9 min (2 of 2) | oos_kib=958464 \
-                 standalone=1 diskless=0\n"
+                 standalone=1 diskless=0 reconnects_1h=0\n"
                     .to_owned(),
                 Level::Critical
             )
@@ -236,8 +264,27 @@ mod tests {
     fn what_is_not_served_is_critical() {
         let mut full = fixtures::healthy();
         full.status.suspended_no_space = true;
-        assert!(of(&[full]).starts_with("CRITICAL: r0 I/O frozen (no-space) (1 of 1) | "));
+        full.past.frozen_ms = Some(23_500);
+        let text = of(std::slice::from_ref(&full));
+        assert!(text.ends_with(" reconnects_1h=0 frozen_s=23\n"), "{text}");
+        assert!(
+            of(&[full]).starts_with("CRITICAL: r0 I/O frozen since 23 s (no-space) (1 of 1) | ")
+        );
         let mut hung = fixtures::healthy();
+        let mut flaps = fixtures::healthy();
+        flaps.past.reconnects_1h = vec![(1, 4)];
+        assert!(of(std::slice::from_ref(&flaps)).starts_with("OK: "));
+        flaps.past.reconnects_1h = vec![(1, 14)];
+        let text = of(&[flaps]);
+        let wanted = "WARNING: r0 bob reconnected 14 times in the last hour (1 of 1) | ";
+        assert!(text.starts_with(wanted) && text.contains("reconnects_1h=14"), "{text}");
+        let mut strayed = fixtures::healthy();
+        strayed.path_differs.push((0, "/d is another file now".to_owned()));
+        let text = of(&[strayed]);
+        assert!(
+            text.starts_with("WARNING: r0/0 path differs: /d is another file now (1"),
+            "{text}"
+        );
         hung.status.devices[0].hung_ms = Some(12_000);
         let text = of(&[hung]);
         assert!(

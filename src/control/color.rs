@@ -35,7 +35,7 @@ fn color(key: &str, value: &str) -> Option<&'static str> {
         ("connection" | "replication" | "done", _) => Some(YELLOW),
         ("suspended" | "blocked" | "resync-suspended", "no") | ("out-of-sync", "0") => None,
         ("resync-suspended" | "out-of-sync", _) => Some(YELLOW),
-        ("suspended" | "blocked" | "failed" | "hung", _) => Some(RED),
+        ("suspended" | "blocked" | "failed" | "hung" | "path", _) => Some(RED),
         ("reason", "split-brain" | "unrelated-data" | "rolled-back") => Some(RED),
         ("reason" | "config" | "discard-my-data" | "back-in", _) => Some(YELLOW),
         _ => None,

@@ -1,6 +1,6 @@
 //! Reports made by hand, for golden texts: alice (node id 0) and bob (1), as in the manual.
 
-use super::{Path, Report};
+use super::{Past, Path, Report};
 use crate::resource::{
     ClientStatus, ConnectionState, ConnectionStatus, DeviceStatus, DiskState, HandshakeStatus,
     PeerDeviceStatus, Reason, ReplicationState, ResyncStatus, Role, SideStatus, Status,
@@ -109,6 +109,8 @@ pub(crate) fn healthy() -> Report {
         nbd_socket: "/run/tandem/nbd.sock".to_owned(),
         taken_at: NOW,
         config_differs: Vec::new(),
+        path_differs: Vec::new(),
+        past: Past { role_ms: 32_400_000, frozen_ms: None, reconnects_1h: vec![(1, 0)] },
     }
 }
 

@@ -152,6 +152,24 @@ pub struct Report {
     /// the file.
     #[serde(default)]
     pub config_differs: Vec<String>,
+    /// Volumes whose path does not lead to the disk in use, and what is so (`PATH is another file
+    /// now`).
+    #[serde(default)]
+    pub path_differs: Vec<(VolumeNumber, String)>,
+    /// What the snapshot does not say.
+    #[serde(default)]
+    pub past: Past,
+}
+
+/// Ages and counts of a resource that is up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// How long the role is what it is, ms.
+    pub role_ms: u64,
+    /// How long I/O has been suspended (but for a handshake), ms.
+    pub frozen_ms: Option<u64>,
+    /// How often each peer was connected anew within the last hour.
+    pub reconnects_1h: Vec<(NodeId, u64)>,
 }
 
 /// A way to a peer.

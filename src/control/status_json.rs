@@ -71,6 +71,7 @@ struct Device<'a> {
     lower_pending: u64,
     backing_dev: &'a str,
     hung: bool,
+    path_differs: bool,
     openers: Vec<Opener<'a>>,
 }
 
@@ -183,7 +184,7 @@ fn resource(report: &Report) -> Resource<'_> {
         suspended_quorum: false,
         force_io_failures: false,
         write_ordering: "flush",
-        devices: status.devices.iter().map(|one| device(&status.name, one)).collect(),
+        devices: status.devices.iter().map(|one| device(report, one)).collect(),
         connections: status
             .connections
             .iter()
@@ -202,7 +203,8 @@ fn resource(report: &Report) -> Resource<'_> {
     }
 }
 
-fn device<'a>(resource: &str, device: &'a DeviceStatus) -> Device<'a> {
+fn device<'a>(report: &Report, device: &'a DeviceStatus) -> Device<'a> {
+    let resource = &report.status.name;
     Device {
         volume: device.volume,
         minor: device.minor,
@@ -219,6 +221,7 @@ fn device<'a>(resource: &str, device: &'a DeviceStatus) -> Device<'a> {
         lower_pending: device.lower_pending,
         backing_dev: &device.backing_disk,
         hung: device.hung_ms.is_some(),
+        path_differs: report.path_differs.iter().any(|(volume, _)| *volume == device.volume),
         openers: device
             .clients
             .iter()

@@ -7,7 +7,7 @@
 //!     replication:SyncSource peer-disk:Inconsistent done:61.20
 //! ```
 //! Without `--verbose` only what is not normal is said. Our own words (`reason:`,
-//! `discard-my-data:pending`, `failed:`, `order:`, `hung:`, `back-in:`, `out-of-sync:` of what a verify
+//! `discard-my-data:pending`, `failed:`, `order:`, `hung:`, `path:`, `back-in:`, `out-of-sync:` of what a verify
 //! has found) stand at the end of a line, while they apply.
 
 use std::fmt::Write;
@@ -74,7 +74,7 @@ pub fn resource(report: &Report, detail: Detail) -> String {
     out.push('\n');
     let numbered = detail.verbose || status.devices.len() > 1;
     for device in &status.devices {
-        line_of_device(&mut out, device, detail, numbered, suspended != "no");
+        line_of_device(&mut out, (report, device), detail, numbered, suspended != "no");
     }
     for connection in &status.connections {
         line_of_connection(&mut out, connection, detail);
@@ -87,7 +87,7 @@ pub fn resource(report: &Report, detail: Detail) -> String {
 
 fn line_of_device(
     out: &mut String,
-    device: &DeviceStatus,
+    (report, device): (&Report, &DeviceStatus),
     detail: Detail,
     numbered: bool,
     suspended: bool,
@@ -108,6 +108,9 @@ fn line_of_device(
     }
     if device.hung_ms.is_some() {
         words.push("hung:yes".to_owned());
+    }
+    if report.path_differs.iter().any(|(volume, _)| *volume == device.volume) {
+        words.push("path:differs".to_owned());
     }
     let _ = writeln!(out, "  {}", words.join(" "));
     if detail.statistics {
@@ -300,6 +303,8 @@ mod tests {
         let mut report = fixtures::healthy();
         report.config_differs.push("timeout is 60, not 50".to_owned());
         assert!(plain(&report).starts_with("r0 role:Primary config:differs\n"));
+        report.path_differs.push((0, "/d is another file now".to_owned()));
+        assert!(plain(&report).contains(" open:yes path:differs\n"), "{}", plain(&report));
     }
 
     #[test]

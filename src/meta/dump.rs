@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use super::geometry::Geometry;
 use super::{BitmapState, DeviceFlags, JUST_CREATED, LoadedMeta, LoadedSlot, PeerSlot, VERSION};
 
-const FLAG_NAMES: [(u32, &str); 14] = [
+const FLAG_NAMES: [(u32, &str); 15] = [
     (DeviceFlags::CONSISTENT, "consistent"),
     (DeviceFlags::WAS_UP_TO_DATE, "was-up-to-date"),
     (DeviceFlags::PRIMARY_IND, "primary"),
@@ -22,6 +22,7 @@ const FLAG_NAMES: [(u32, &str); 14] = [
     (DeviceFlags::LOSS_BITS, "loss-bits"),
     (DeviceFlags::STANDS_IN, "stands-in"),
     (DeviceFlags::IN_DOUBT, "in-doubt"),
+    (DeviceFlags::FORCED_BLANK, "forced-blank"),
 ];
 
 /// Everything that the metadata says, as text. Lines that start with `#` say what follows from

@@ -85,6 +85,9 @@ impl DeviceFlags {
     /// With SURVIVED: the node did not run for a while, as a Secondary, and its Primary may have gone
     /// on. It has all that was acknowledged by both, and is not promoted alone without force.
     pub const IN_DOUBT: u32 = 1 << 13;
+    /// It was promoted by force with nothing on it before a peer's disk was met: it is no source for
+    /// a new disk on which create-md has found something.
+    pub const FORCED_BLANK: u32 = 1 << 14;
 }
 
 /// How the bitmap of a slot stands on the disk.

@@ -144,7 +144,7 @@ pub fn parse_dump(text: &str) -> Result<Dumped, DumpError> {
 
 /// Every flag there is.
 const FLAGS: u32 = {
-    let last = DeviceFlags::IN_DOUBT;
+    let last = DeviceFlags::FORCED_BLANK;
     last | (last - 1)
 };
 

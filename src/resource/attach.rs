@@ -241,11 +241,23 @@ impl Resource {
             return self.reply(id, Err(refuse(-2, hint)));
         }
         let needed = self.needed_by_a_peer(&[volume]).or_else(|| self.has_promised(volume));
+        let needed = needed.or_else(|| self.is_copied(volume));
         if let Some(refusal) = needed.filter(|_| !force) {
             return self.reply(id, Err(refusal));
         }
         self.draining = true;
         self.run(id, Command::Detach { volume, force }, Step::Drain);
+    }
+
+    /// Without this disk the copy on its way would stay a mix of old and new blocks.
+    fn is_copied(&self, volume: VolumeNumber) -> Option<Refusal> {
+        let copies = |c: &&super::connection::Connection| c.peer_devices[&volume].source.is_some();
+        let (peer, name) = (&self.connections.iter().find(copies)?.name, &self.config.name);
+        let hint = format!(
+            "{peer}'s disk is Inconsistent and is being copied from this one: wait for the end \
+             (`tandemadm wait-sync {name}`). `detach --force` leaves {peer}'s as it is."
+        );
+        Some(refuse(-2, &hint))
     }
 
     /// A detach by force did not end, or did not begin, in time: the disk hangs. It is left as after

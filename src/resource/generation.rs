@@ -20,7 +20,7 @@ pub use size::{Growth, agree_block, agree_size, grows_from_own, growth};
 pub use uuid::{fresh, is_empty, is_just_created, is_real, marked, same, was_primary};
 
 use super::state::{DiskState, Reason, Role};
-use crate::meta::DeviceFlags;
+use crate::meta::{BLANK, DeviceFlags};
 use crate::wire::{Refused, VolumeInfo};
 
 /// What a verdict asks for.
@@ -213,6 +213,16 @@ impl Side<'_> {
         is_just_created(self.info.current_uuid)
     }
 
+    /// Its content was declared to be the data while it was blank, and no other disk was in sight.
+    fn forced_blank(&self) -> bool {
+        self.info.flags & DeviceFlags::FORCED_BLANK != 0
+    }
+
+    /// create-md has found something on it.
+    fn created_over_data(&self) -> bool {
+        !matches!(self.info.created_found.as_str(), "" | BLANK)
+    }
+
     /// The other node has seen a higher number of this disk. Unknown numbers prove nothing, nor
     /// does a number that was seen of another disk.
     fn rolled_back(&self, other: &Self) -> bool {
@@ -383,6 +393,10 @@ fn just_created(own: &Side<'_>, peer: &Side<'_>) -> Option<Verdict> {
         return verdict(Rule::JustCreatedBoth, Strategy::NoSync);
     }
     let who = only(own.just_created(), peer.just_created())?;
+    let (fresh, other) = if who == Who::Own { (own, peer) } else { (peer, own) };
+    if other.forced_blank() && fresh.created_over_data() && !fresh.invalidated() {
+        return refuse(Rule::ForcedBlank(who.mirrored()), Reason::ResyncRefused);
+    }
     verdict(Rule::JustCreated(who), target_in_full(who))
 }
 

@@ -147,7 +147,9 @@ impl Resource {
             );
             return Err(refuse(-2, &hint));
         }
-        if force != Some(needed) {
+        // Its danger may be named before the peer is met.
+        let named = force == Some(Force::Blank) && self.is_blank_and_alone(v);
+        if force != Some(needed) && !named {
             let found = overwritten.map(|found| format!(" ({found})")).unwrap_or_default();
             let first = self.before_force(v, created);
             let hint = format!(
@@ -318,8 +320,11 @@ impl Resource {
         }
     }
 
-    /// R13: a fresh current UUID; the old one is not remembered.
+    /// R13: a fresh current UUID; the old one is not remembered. A blank disk whose danger was not
+    /// named, with no peer in sight that could hold data, is marked: the first handshake sees it.
     fn force_identity(&mut self, volume: VolumeNumber) {
+        let named = self.running.as_ref().and_then(|running| force_of(&running.command));
+        let unseen = named == Some(Force::Plain) && self.is_blank_and_alone(volume);
         if self.device(volume).size == 0 {
             let size = self.device(volume).backing.as_ref().map_or(0, |backing| backing.data_size);
             self.set_size(volume, size);
@@ -327,7 +332,8 @@ impl Resource {
         let uuid = self.prng.uuid() | 1;
         self.start_generation(volume, uuid, BitmapState::AllSet);
         if let Some(backing) = self.device(volume).backing.as_mut() {
-            backing.flags(DeviceFlags::SURVIVED, 0);
+            let unseen = if unseen { DeviceFlags::FORCED_BLANK } else { 0 };
+            backing.flags(DeviceFlags::SURVIVED | unseen, 0);
         }
         let prefix = self.of_volume(volume);
         self.log(LogLevel::Warning, format!("{prefix}forced: current UUID {uuid:016X}"));
@@ -353,8 +359,41 @@ impl Resource {
         backing.crashed = false;
         backing.flags(
             DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE | DeviceFlags::SIZE_USED,
-            DeviceFlags::OUTDATED | DeviceFlags::INVALIDATED | DeviceFlags::SURVIVED,
+            DeviceFlags::OUTDATED
+                | DeviceFlags::INVALIDATED
+                | DeviceFlags::SURVIVED
+                | DeviceFlags::FORCED_BLANK,
         );
+    }
+
+    /// A new disk on which create-md has found nothing, and no peer is connected.
+    fn is_blank_and_alone(&self, volume: VolumeNumber) -> bool {
+        let backing = self.devices[&volume].backing.as_ref();
+        let blank =
+            backing.is_some_and(|b| b.is_just_created() && b.superblock.created_found == BLANK);
+        blank && !self.connections.iter().any(|c| c.stage == Stage::Open)
+    }
+
+    /// What becomes of the disks of peers that were not there when a new disk was forced.
+    fn peers_that_will_be_overwritten(&self, volume: VolumeNumber) -> Option<String> {
+        let backing = self.devices[&volume].backing.as_ref()?;
+        let first = backing.superblock.history.iter().all(|uuid| *uuid == 0);
+        let away = self.connections.iter().filter(|c| c.stage != Stage::Open);
+        let away: Vec<&str> = away.map(|c| c.name.as_str()).collect();
+        if !first || away.is_empty() {
+            return None;
+        }
+        let marked = backing.has(DeviceFlags::FORCED_BLANK);
+        let but = match marked {
+            true => " (but not one on which create-md has found something: this one was blank)",
+            false => "",
+        };
+        let name = &self.config.name;
+        Some(format!(
+            "{} is not connected. A new disk of {name}/{volume} there will be overwritten at the first \
+             connection{but}; one with data of its own is refused.",
+            away.join(", ")
+        ))
     }
 
     pub(crate) fn promoted(&mut self) {
@@ -366,8 +405,10 @@ impl Resource {
             }
         }
         let mut again = false;
+        let mut texts = Vec::new();
         for volume in self.volumes() {
             if self.forced(volume) {
+                texts.extend(self.peers_that_will_be_overwritten(volume));
                 self.set_disk(volume, DiskState::UpToDate);
                 again = true;
             }
@@ -386,7 +427,7 @@ impl Resource {
         if again {
             self.renegotiate();
         }
-        self.finish(Ok(String::new()));
+        self.finish(Ok(texts.join("\n")));
     }
 
     // ---- demotion ----

@@ -217,7 +217,7 @@ impl Resource {
         let repair_is_void = both && device.disk == DiskState::Inconsistent;
         let blank = device.backing.as_ref().is_some_and(super::device::Backing::is_just_created);
         if let Some(backing) = device.backing.as_mut().filter(|_| both && !blank) {
-            backing.flags(0, DeviceFlags::SURVIVED);
+            backing.flags(0, DeviceFlags::SURVIVED | DeviceFlags::FORCED_BLANK);
             backing.mark_role(role);
             backing.crashed = false;
             if !primary {
@@ -476,7 +476,8 @@ impl Resource {
                 | DeviceFlags::SURVIVED
                 | DeviceFlags::OUTDATED
                 | DeviceFlags::WAS_UP_TO_DATE
-                | DeviceFlags::INVALIDATED,
+                | DeviceFlags::INVALIDATED
+                | DeviceFlags::FORCED_BLANK,
         );
         if !primary {
             backing.flags(0, DeviceFlags::PRIMARY_IND);
@@ -516,7 +517,7 @@ impl Resource {
         backing.mark_role(role);
         backing.flags(
             DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE,
-            DeviceFlags::SURVIVED | DeviceFlags::OUTDATED,
+            DeviceFlags::SURVIVED | DeviceFlags::OUTDATED | DeviceFlags::FORCED_BLANK,
         );
         if !primary {
             backing.flags(0, DeviceFlags::PRIMARY_IND);

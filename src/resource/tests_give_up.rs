@@ -246,6 +246,56 @@ fn a_promise_binds_until_the_session_ends() {
 }
 
 #[test]
+fn a_disk_that_was_promised_and_is_detached_by_force_is_no_old_copy() {
+    for late in [false, true] {
+        let mut pair = idle_pair();
+        pair.nodes[0].mute = true;
+        let id = pair.order(1, invalidate());
+        if !late {
+            pair.nodes[0].mute = false;
+            let air: Vec<Event> = pair.nodes[0].air.drain(..).collect();
+            for event in air {
+                pair.event(1, event);
+            }
+        }
+        let force = pair.order(0, Command::Detach { volume: 0, force: true });
+        pair.nodes[0].mute = false;
+        let air: Vec<Event> = pair.nodes[0].air.drain(..).collect();
+        for event in air {
+            pair.event(1, event);
+        }
+        pair.run(60_000);
+        assert_eq!(pair.nodes[0].admin.remove(&force), Some(Ok(String::new())), "{late}");
+        pair.nodes[1].admin.remove(&id).expect("answered").unwrap();
+        let flags = pair.nodes[0].disk.superblock.as_ref().unwrap().flags;
+        assert_eq!(flags & DeviceFlags::OUTDATED, 0, "{late}: the only good copy");
+        // In the session it could only be the source, which a new connection decides.
+        pair.lose_link();
+        pair.attach(0).unwrap();
+        pair.link = true;
+        pair.synced();
+    }
+}
+
+#[test]
+fn the_source_of_a_resync_is_detached_by_force_only_with_nobody_primary_too() {
+    let mut pair = idle_pair();
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskWrite { .. });
+    pair.admin(1, invalidate()).unwrap();
+    pair.run(2_000);
+    let state = pair.status(0).connections[0].peer_devices[0].replication_state;
+    assert_eq!(state, ReplicationState::SyncSource);
+    let detach = |force| Command::Detach { volume: 0, force };
+    let refusal = pair.admin(0, detach(false)).expect_err("bob's is a mix");
+    assert_eq!(refusal.code, -2);
+    assert!(refusal.hint.contains("wait-sync"), "{refusal:?}");
+    assert_eq!(pair.disk(0), DiskState::UpToDate);
+    pair.nodes[1].unstall();
+    pair.synced();
+    assert_eq!(pair.admin(0, detach(false)), Ok(String::new()));
+}
+
+#[test]
 fn a_promise_that_comes_too_late_is_given_back() {
     let mut pair = idle_pair();
     pair.nodes[0].mute = true;

@@ -1,8 +1,8 @@
 //! Stories in which a disk does not answer, cannot be read or has no room: nothing waits for ever.
 
-use super::tests_pair::{Pair, frozen_pair, passing_pair, synced_pair};
+use super::tests_pair::{Disk, Pair, frozen_pair, passing_pair, superblock, synced_pair};
 use super::*;
-use crate::meta::MetaOp;
+use crate::meta::{JUST_CREATED, MetaOp};
 
 impl Pair {
     /// Blocks are written on node 0 while node 1 is away.
@@ -277,6 +277,74 @@ fn a_blank_disk_is_forced_over_a_file_system_by_that_word_only() {
     assert!(refusal.hint.contains("ext4") && refusal.hint.contains("--force=blank"), "{refusal:?}");
     // The other way round nothing is lost.
     pair.primary(1, true);
+    pair.synced();
+}
+
+/// A new pair that has not met, alice's disk blank, ext4 on bob's; alice is forced.
+fn forced_alone(force: Force) -> (Pair, String) {
+    let mut pair = Pair::new();
+    pair.link = false;
+    for n in 0..2 {
+        pair.kill(n);
+    }
+    pair.nodes[1].disk.superblock.as_mut().unwrap().created_found = "ext4 \"data\"".into();
+    pair.up(0);
+    pair.up(1);
+    pair.run(3_000);
+    let told = pair.admin(0, Command::Primary { force: Some(force) }).expect("nobody is there");
+    assert!(told.contains("bob is not connected"), "{told}");
+    let opened = Event::SessionOpened { session: SessionId(1), volume: 0, client: "test".into() };
+    pair.event(0, opened);
+    assert_eq!(pair.write(0, 3, 33), Ok(None));
+    pair.link = true;
+    pair.run(30_000);
+    (pair, told)
+}
+
+#[test]
+fn a_blank_disk_that_was_forced_alone_overwrites_no_file_system_when_it_meets_one() {
+    let (mut pair, told) = forced_alone(Force::Plain);
+    assert!(told.contains("but not one on which"), "{told}");
+    for n in 0..2 {
+        let connection = &pair.status(n).connections[0];
+        assert_eq!(connection.reason, Reason::ResyncRefused, "{}", pair.nodes[n].log.join("\n"));
+    }
+    let log = pair.nodes[1].log.join("\n");
+    assert!(log.contains("forced-blank-peer"), "{log}");
+    assert_eq!(pair.nodes[1].disk.superblock.as_ref().unwrap().current_uuid, JUST_CREATED);
+    assert_eq!(pair.write(0, 4, 44), Ok(None), "alice goes on");
+    // It is given up by a person.
+    pair.admin(1, Command::Invalidate { volume: 0 }).unwrap();
+    pair.connect_both();
+    pair.synced();
+    // That was the one question: a used disk in the place of bob's is copied to at once.
+    pair.kill(1);
+    pair.nodes[1].disk = Disk { superblock: Some(superblock(1)), ..Disk::default() };
+    let used = pair.nodes[1].disk.superblock.as_mut().unwrap();
+    (used.created_found, used.device_uuid) = ("ext4 \"data\"".into(), 777);
+    pair.up(1);
+    pair.synced();
+}
+
+#[test]
+fn the_file_system_that_a_forced_blank_disk_was_refused_for_can_be_the_one_that_is_kept() {
+    let (mut pair, _) = forced_alone(Force::Plain);
+    pair.nodes[1].disk.blocks.insert(9, 99);
+    pair.admin(1, Command::Primary { force: Some(Force::Plain) }).expect("alice is StandAlone");
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+    pair.kill(0);
+    pair.nodes[0].disk = Disk { superblock: Some(superblock(0)), ..Disk::default() };
+    pair.nodes[0].disk.superblock.as_mut().unwrap().device_uuid = 778;
+    pair.up(0);
+    pair.connect_both();
+    pair.synced();
+    assert_eq!(pair.nodes[0].disk.blocks.get(&9), Some(&99));
+}
+
+#[test]
+fn a_blank_disk_is_forced_over_what_is_not_there_yet_by_its_word() {
+    let (mut pair, told) = forced_alone(Force::Blank);
+    assert!(!told.contains("but not one on which"), "{told}");
     pair.synced();
 }
 

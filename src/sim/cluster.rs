@@ -148,7 +148,7 @@ impl Cluster {
             let volumes = (0..options.volumes).map(|volume| {
                 let device = seed ^ (n as u64 + 1) << 32 ^ u64::from(volume) << 48 | 1;
                 let (size, block) = (options.sizes[n], options.al_block_sizes[n]);
-                let (disk, geometry) = create(node_id(n), volume, size, block, device)
+                let (disk, geometry) = create(node_id(n), volume, size, block, device, "blank")
                     .expect("a simulated disk has room for its metadata");
                 SimVolume::new(disk, geometry)
             });

@@ -226,7 +226,9 @@ impl Cluster {
         let was = &self.nodes[node].volumes[usize::from(volume)].disk;
         let size = self.options.sizes[node].max(was.sectors() * 512);
         let block = self.options.al_block_sizes[node];
-        let (mut disk, geometry) = create(node_id(node), volume, size, block, device)
+        // A used disk, or a new one.
+        let found = if device & 2 == 0 { "blank" } else { "ext4 \"old\"" };
+        let (mut disk, geometry) = create(node_id(node), volume, size, block, device, found)
             .expect("a simulated disk has room for its metadata");
         let old = &mut self.nodes[node].volumes[usize::from(volume)];
         disk.faults = DiskFaults { stall: old.disk.faults.stall, ..DiskFaults::default() };
@@ -308,7 +310,7 @@ mod tests {
     #[test]
     fn a_block_that_goes_bad_is_not_read_as_whole() {
         for seed in 0..50 {
-            let (mut disk, geometry) = create(1, 0, 8 << 20, 512, 77).unwrap();
+            let (mut disk, geometry) = create(1, 0, 8 << 20, 512, 77, "blank").unwrap();
             let prng = &mut Prng::new(seed, 1);
             go_bad(&mut disk, prng, geometry.al_block_offset(0), 512);
             assert_eq!(read_meta(&disk, &geometry).unwrap().number, None, "seed {seed}");
@@ -322,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_fresh_disk_remembers_no_number() {
-        let (disk, geometry) = create(1, 0, 8 << 20, 512, 77).unwrap();
+        let (disk, geometry) = create(1, 0, 8 << 20, 512, 77, "blank").unwrap();
         assert_eq!(seen_number(&disk, &geometry, 0, 78), None);
     }
 }

@@ -1,14 +1,14 @@
 //! The metadata of a simulated disk: the real layout, external, on the disk's metadata area.
 
 use crate::meta::{
-    DeviceFlags, Geometry, LoadedMeta, MetaOp, NewDisk, Placement, Stage, Superblock, format_new,
-    grown, load, move_stages, read_superblock, repair, stages,
+    BLANK, DeviceFlags, Geometry, LoadedMeta, MetaOp, NewDisk, Placement, Stage, Superblock,
+    format_new, grown, load, move_stages, read_superblock, repair, stages,
 };
 use crate::resource::{DiskError, NodeId, VerifyAlg, VolumeNumber};
 
 use super::disk::{SECTOR, Sector, SimDisk};
 
-/// A new disk with metadata: what create-md makes of a blank one.
+/// A new disk with metadata: what create-md makes of one on which it has `found` this.
 ///
 /// # Errors
 /// The layout does not fit the size.
@@ -18,6 +18,7 @@ pub(super) fn create(
     data_size: u64,
     al_block_size: u32,
     device_uuid: u64,
+    found: &str,
 ) -> Result<(SimDisk, Geometry), String> {
     let meta_size = Geometry::external_bytes(data_size, al_block_size, 1).map_err(text)?;
     let placement = Placement::External { disk_size: data_size, meta_size };
@@ -27,8 +28,8 @@ pub(super) fn create(
         volume,
         node_id,
         created_time: 1,
-        found: "blank".to_owned(),
-        blank: true,
+        found: found.to_owned(),
+        blank: found == BLANK,
         preallocated: false,
         boot_id: boot_id(node_id, 0),
     };
@@ -171,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_clean_end_is_told_from_a_write_behind_it() {
-        let (mut disk, mut geometry) = create(1, 0, 8 << 20, 512, 77).unwrap();
+        let (mut disk, mut geometry) = create(1, 0, 8 << 20, 512, 77, "blank").unwrap();
         let loaded = open(&mut disk, &mut geometry, boot_id(1, 0)).unwrap();
         assert!(loaded.same_boot && !loaded.written_behind);
         close_clean(&mut disk, &geometry, loaded.superblock);

@@ -63,6 +63,8 @@ impl Cluster {
             if let Some(pair) = self.pairs.get_mut(&volume) {
                 pair.synced = false;
                 pair.behind[node] = false;
+                // The disk that was a source until now, perhaps, is gone.
+                pair.taken[node] = true;
             }
         }
         self.history.excused.seeded += 1;

@@ -95,6 +95,11 @@ fn out_of_descriptors_new_clients_wait_and_replication_goes_on() {
         pair.alice.log_text().contains("Too many open files").then_some(())
     });
     replication_goes_on(&pair, &mut client, &mut ledger);
+    // Descriptors are kept for whoever looks what is wrong.
+    for _ in 0..3 {
+        let said = pair.alice.adm(&["--cmd-timeout", "3", "status", "r0"]);
+        assert_eq!(said.code, 0, "{said:?}");
+    }
     drop(crowd);
     // Everything is there again.
     until("a new client is served", || pair.alice.try_client().ok());

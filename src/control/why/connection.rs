@@ -3,8 +3,8 @@
 use super::handshake::verdict;
 use super::unreachable::unreachable;
 use super::{
-    Finding, View, human, is_resync, out_of_sync, sentence, severity, since, size, split_brain,
-    verify,
+    Finding, View, human, is_resync, new_disk, out_of_sync, sentence, severity, since, size,
+    split_brain, verify,
 };
 use crate::control::{age, percent};
 use crate::resource::{
@@ -301,11 +301,18 @@ fn refusal(
     let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
     let both = human(size(status));
     let connect = format!("then `tandemadm connect {resource}` on both nodes.");
+    let forced = new_disk::forced_blank(connection);
+    if let Some(forced) = forced.filter(|_| connection.reason == Reason::ResyncRefused) {
+        return new_disk::refusal(report, connection, forced);
+    }
     match connection.reason {
         Reason::UnrelatedData => (
             "the two disks have no generation in common: never copies of each other, or one was \
              forced alone",
-            Some(format!("a full sync overwrites one of the disks ({both}).")),
+            Some(format!(
+                "a full sync overwrites one of the disks ({both}).{}",
+                new_disk::found(report, connection)
+            )),
             vec![
                 format!(
                     "if {node} is the new or wrong disk, on {node}: `tandemadm down {resource}`, \
@@ -379,11 +386,31 @@ fn resync_refused(report: &View<'_>, connection: &ConnectionStatus) -> Vec<Strin
          data, `tandemadm why {resource}` says how the other disk is overwritten (--discard-my-data \
          or create-md there)."
     );
-    let has_primary = sides().any(|side| side.role == Role::Primary);
-    match has_primary {
+    let primaries = sides().filter(|side| side.role == Role::Primary).count();
+    let bad = |disk| matches!(disk, DiskState::Outdated | DiskState::Inconsistent);
+    if primaries > 0 && primaries == 2 * connection.last_handshake.len() {
+        return vec![two_primaries(report, connection, &connect)];
+    }
+    match (primaries > 0, sides().any(|side| bad(side.disk))) {
         // A source that is no better than the target is the cause that is left.
-        false => vec![source],
-        true => vec![primary, source],
+        (false, _) => vec![source],
+        (true, true) => vec![primary, source],
+        (true, false) => vec![primary],
+    }
+}
+
+/// Each was Primary when they met.
+fn two_primaries(report: &View<'_>, connection: &ConnectionStatus, connect: &str) -> String {
+    let (node, other, resource) = (&report.status.node_name, &connection.name, &report.status.name);
+    match report.status.suspended_gap {
+        true => format!(
+            "{other} was promoted while {node} stood still: stop what uses {resource} on {node}, \
+             `tandemadm secondary {resource}` on {node}; {connect}"
+        ),
+        false => format!(
+            "both are Primary: stop what uses {resource} on one of them, `tandemadm secondary \
+             {resource}` there; {connect}"
+        ),
     }
 }
 

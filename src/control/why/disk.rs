@@ -60,6 +60,43 @@ pub(super) fn hung(report: &View<'_>, device: &DeviceStatus) -> Option<Finding> 
     })
 }
 
+/// The path leads somewhere else than to the disk in use.
+pub(super) fn strayed(report: &View<'_>, device: &DeviceStatus) -> Option<Finding> {
+    let (_, what) = report.path_differs.iter().find(|(number, _)| *number == device.volume)?;
+    let status = &report.status;
+    let (node, resource) = (&status.node_name, &status.name);
+    let volume = name(status, device);
+    let peer = good_peer(report, device);
+    let mut next = vec![format!(
+        "the file in use was renamed: move it back to its path on {node}; nothing else is to be done."
+    )];
+    next.push(match peer {
+        Some(peer) => format!(
+            "it was replaced or removed, and {peer}'s copy goes on: `tandemadm detach {volume}`, put \
+             an empty file of its size there, `tandemadm create-md --force {volume}`, `tandemadm \
+             attach {volume}` on {node}. It is copied anew from {peer}."
+        ),
+        None => format!(
+            "it was replaced or removed, and no other copy is reachable: do not stop tandemd, \
+             `{resource}` or {node}. Bring the peer back, or copy what the NBD device shows first."
+        ),
+    });
+    Some(Finding {
+        severity: severity::DISK,
+        headline: format!("{volume}: the disk in use is not what its path leads to"),
+        state: format!("{} and in use; {what}.", device.disk_state),
+        open: Vec::new(),
+        why: "a file was moved over it, or it was renamed or removed. What is in use goes on and has \
+              no name: it is gone when it is let go of (`down`, a reboot)."
+            .to_owned(),
+        data: Some(match peer {
+            Some(peer) => format!("{node}'s copy is lost then; {peer} holds the other one."),
+            None => format!("{node}'s copy is lost then, and no other one is reachable."),
+        }),
+        next,
+    })
+}
+
 /// What there is to say of one volume's own disk.
 pub(super) fn finding(report: &View<'_>, device: &DeviceStatus) -> Option<Finding> {
     match device.disk_state {
@@ -98,7 +135,7 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
     let (node, resource) = (&status.node_name, &status.name);
     let volume = name(status, device);
     let note = match device.disk_note.as_str() {
-        "" => "the disk is not attached".to_owned(),
+        "" => "The disk is not attached".to_owned(),
         note => note.to_owned(),
     };
     let state = format!("{} ({}). {}", device.disk_state, device.backing_disk, sentence(&note));

@@ -8,6 +8,7 @@
 mod connection;
 mod disk;
 mod handshake;
+mod new_disk;
 mod order;
 mod split_brain;
 mod unreachable;
@@ -90,6 +91,7 @@ pub fn findings(report: &Report, zone: Zone) -> Vec<Finding> {
     all.extend(suspended(report));
     for device in &report.status.devices {
         all.extend(disk::hung(report, device));
+        all.extend(disk::strayed(report, device));
         all.extend(disk::finding(report, device));
     }
     for one in &report.status.connections {
@@ -182,7 +184,12 @@ impl Finding {
 
 /// `since 2026-11-25 03:02:11 (14 s ago)`.
 fn since(view: &View<'_>, connection: &ConnectionStatus) -> String {
-    let seconds = connection.since_ms / 1000;
+    ago(view, connection.since_ms)
+}
+
+/// `since 2026-11-25 03:02:11 (9 min ago)`.
+fn ago(view: &View<'_>, ms: u64) -> String {
+    let seconds = ms / 1000;
     let when = view.at(view.taken_at.saturating_sub(seconds));
     format!("since {when} ({} ago)", age(seconds))
 }
@@ -262,7 +269,8 @@ fn suspended(report: &View<'_>) -> Option<Finding> {
         severity: severity::SUSPENDED,
         headline: format!("{}: {headline}", status.name),
         state: format!(
-            "{waiting} requests of {clients} client{} wait on {node}.",
+            "{}{waiting} requests of {clients} client{} wait on {node}.",
+            report.past.frozen_ms.map_or(String::new(), |ms| format!("{}; ", ago(report, ms))),
             if clients == 1 { "" } else { "s" }
         ),
         open: opened(report),
@@ -382,7 +390,7 @@ fn waiting(status: &Status) -> Option<String> {
 fn healthy(report: &View<'_>) -> Finding {
     let status = &report.status;
     let (node, resource) = (&status.node_name, &status.name);
-    let mut state = vec![format!("{node} is {}", status.role)];
+    let mut state = vec![format!("{node} is {} {}", status.role, ago(report, report.past.role_ms))];
     for one in &status.connections {
         state.push(format!("{} is Connected {}", one.name, since(report, one)));
     }

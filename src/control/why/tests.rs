@@ -235,7 +235,39 @@ fn a_refused_resync_names_the_cause_that_fits() {
     assert!(text.contains("  Next:  the source is Outdated or Inconsistent"), "{text}");
     assert!(!text.contains("would be overwritten") && !text.contains("0 B"), "{text}");
     report.status.connections[0].last_handshake[0].own.role = Role::Primary;
-    assert!(blocks(&report).contains("  Next:  a Primary would be overwritten"));
+    let text = blocks(&report);
+    assert!(text.contains("  Next:  a Primary would be overwritten"), "{text}");
+    assert!(text.contains("--force=outdated"), "{text}");
+    let found = &mut report.status.connections[0].last_handshake[0];
+    (found.own.disk, found.peer.disk) = (DiskState::UpToDate, DiskState::UpToDate);
+    assert!(!blocks(&report).contains("--force="), "no disk is bad");
+}
+
+#[test]
+fn two_primaries_that_met_are_told_whom_to_demote_and_nothing_of_force() {
+    let mut report = fixtures::refused(Reason::ResyncRefused);
+    let found = &mut report.status.connections[0].last_handshake[0];
+    (found.own.role, found.peer.role) = (Role::Primary, Role::Primary);
+    let text = blocks(&report);
+    assert!(text.contains("  Next:  both are Primary: stop what uses r0 on one"), "{text}");
+    assert!(!text.contains("--force="), "{text}");
+    report.status.suspended_gap = true;
+    let text = blocks(&report);
+    assert!(text.contains("bob was promoted while alice stood still"), "{text}");
+}
+
+#[test]
+fn a_blank_disk_that_was_forced_has_both_ways_out() {
+    let mut report = fixtures::refused(Reason::ResyncRefused);
+    let found = &mut report.status.connections[0].last_handshake[0];
+    found.rule = "forced-blank-self".to_owned();
+    found.peer.created_found = "ext4 \"pgdata\"".to_owned();
+    let text = blocks(&report);
+    assert!(text.contains("on alice's disk: blank; on bob's: ext4 \"pgdata\"."), "{text}");
+    assert!(text.contains("`tandemadm invalidate r0` on bob"), "{text}");
+    assert!(text.contains("on bob `tandemadm primary --force r0`"), "{text}");
+    report.status.connections[0].last_handshake[0].rule = "forced-blank-peer".to_owned();
+    assert!(blocks(&report).contains("`tandemadm invalidate r0` on alice"));
 }
 
 #[test]
@@ -321,6 +353,8 @@ fn every_text_is_as_written() {
     diskless.status.devices[0].disk_state = DiskState::Diskless;
     diskless.status.devices[0].disk_note = "write of 4 KiB at 747515904 failed.".to_owned();
     let mut other = fixtures::healthy();
+    let mut strayed = fixtures::healthy();
+    strayed.path_differs.push((0, "/dev/vg0/r0 is another file now".to_owned()));
     other.config_differs.push("timeout is 60, not 50".to_owned());
     let mut alone = fixtures::peer_down();
     alone.status.devices[0].generation_time = fixtures::NOW - 2399;
@@ -373,6 +407,7 @@ fn every_text_is_as_written() {
         ("frozen by order", frozen),
         ("resync paused", paused),
         ("config differs", other),
+        ("the path differs", strayed),
         ("an order waits for a hung disk", waits),
         ("an order waits for clients", clients),
         ("the only disk has lost power", beside_none),

@@ -1,13 +1,18 @@
 //! Accepting connections without ever giving up: out of descriptors is waited out.
 //!
+//! The last descriptors are kept for orders: clients that have taken all others lock no administrator
+//! out. Who is accepted with one of them waits for a lower one, and nobody is accepted behind.
+//!
 //! tokio's listeners, since tokio-uring cannot take a Unix listener that std has bound, nor give a
 //! descriptor away. What they accept is made blocking, as the ring wants it.
 
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit};
 use tracing::warn;
 
 /// After an error, the next attempt waits so long.
@@ -15,9 +20,20 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// One line in the log for so long.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// Descriptors that are kept for orders, at most; with a low limit a sixteenth of it.
+const KEPT_MAX: u64 = 16;
+
+/// The lowest of the descriptors that are kept.
+fn first_kept() -> RawFd {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    RawFd::try_from(limit - (limit / 16).min(KEPT_MAX)).unwrap_or(RawFd::MAX)
+}
+
 /// A listening socket that was bound with std, and is non-blocking.
 pub(crate) struct Acceptor<L> {
     listener: L,
+    /// Descriptors from here on are not for whom it accepts.
+    first_kept: RawFd,
     name: String,
     logged: Cell<Option<Instant>>,
 }
@@ -31,12 +47,26 @@ impl Acceptor<tokio::net::UnixListener> {
         Ok(Self::new(tokio::net::UnixListener::from_std(listener)?, name))
     }
 
+    /// As [`Acceptor::unix`], for those who may have every descriptor there is.
+    ///
+    /// # Errors
+    /// The runtime cannot wait for it.
+    pub(crate) fn orders(
+        listener: std::os::unix::net::UnixListener,
+        name: &str,
+    ) -> io::Result<Self> {
+        Ok(Self { first_kept: RawFd::MAX, ..Self::unix(listener, name)? })
+    }
+
     /// The next connection.
     pub(crate) async fn next(&self) -> std::os::unix::net::UnixStream {
         loop {
             let accepted = self.listener.accept().await.and_then(|(stream, _)| stream.into_std());
             match accepted.and_then(|stream| stream.set_nonblocking(false).map(|()| stream)) {
-                Ok(stream) => return stream,
+                Ok(stream) => {
+                    self.wait_for_room(stream.as_raw_fd()).await;
+                    return stream;
+                }
                 Err(error) => self.wait_out(&error).await,
             }
         }
@@ -63,7 +93,10 @@ impl Acceptor<tokio::net::TcpListener> {
                 stream.set_nonblocking(false)?;
                 Ok((stream, from))
             }) {
-                Ok(connection) => return connection,
+                Ok(connection) => {
+                    self.wait_for_room(connection.0.as_raw_fd()).await;
+                    return connection;
+                }
                 Err(error) => self.wait_out(&error).await,
             }
         }
@@ -72,7 +105,17 @@ impl Acceptor<tokio::net::TcpListener> {
 
 impl<L> Acceptor<L> {
     fn new(listener: L, name: &str) -> Self {
-        Self { listener, name: name.to_owned(), logged: Cell::new(None) }
+        let first_kept = first_kept();
+        Self { listener, first_kept, name: name.to_owned(), logged: Cell::new(None) }
+    }
+
+    /// Waits until there is a descriptor below those that are kept, where `accepted` is one of them.
+    async fn wait_for_room(&self, accepted: RawFd) {
+        let mut lowest = accepted;
+        while lowest >= self.first_kept {
+            self.wait_out(&io::Error::from_raw_os_error(libc::EMFILE)).await;
+            lowest = std::fs::File::open("/dev/null").map_or(RawFd::MAX, |file| file.as_raw_fd());
+        }
     }
 
     /// The error of one connection, or a lack of descriptors.

@@ -191,7 +191,7 @@ pub(super) async fn serve(
     registry.up_after_a_crash();
     let (unix_places, tcp_places) = (Rc::new(Places::default()), Rc::new(Places::default()));
     let mut tasks = Vec::new();
-    let admin = Acceptor::unix(sockets.admin, "admin socket")?;
+    let admin = Acceptor::orders(sockets.admin, "admin socket")?;
     tasks.push(tokio_uring::spawn(admin_socket::serve(admin, registry.clone())));
     let nbd = Acceptor::unix(sockets.nbd, "NBD socket")?;
     let clients = nbd_socket::serve_unix(nbd, registry.clone(), unix_places);
@@ -218,6 +218,7 @@ pub(super) async fn serve(
     }
     tasks.push(tokio_uring::spawn(dependencies::serve(registry.clone())));
     tasks.push(tokio_uring::spawn(remind(registry.clone())));
+    tasks.push(tokio_uring::spawn(registry.clone().watch_paths()));
     tasks.push(tokio_uring::spawn(registry.clone().settle()));
     info!("NBD clients: {}", nbd_path.display());
     let version = crate::control::version::VERSION;

@@ -5,13 +5,13 @@
 //! - An attach is answered when it is known whether the disk may be used, also where a connected
 //!   peer is asked first.
 
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
 use super::data_thread::{DiskRequest, inspect_disk, open_disk};
+use super::path_differs::{Files, identity};
 use super::registry::{Entry, Registry, ended, not_up, refusal};
 use crate::config::{Definition, HostVolume, MetaDisk};
 use crate::control::ATTACH_FAILED;
@@ -20,6 +20,8 @@ use crate::resource::{AdminResult, DiskState, Refusal, Status, VolumeNumber};
 
 /// How long an attach waits for the handshake that decides about the disk (DESIGN 8).
 const VERDICT_LIMIT: Duration = Duration::from_secs(30);
+/// How long the path of a disk in use is waited for.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 impl Registry {
     /// Attaches one volume's disk.
@@ -42,7 +44,16 @@ impl Registry {
             return Err(refusal(124, text, hint));
         }
         if entry.disk_state(volume) != DiskState::Diskless {
-            let hint = format!("`tandemadm detach {}/{volume}` lets go of it.", config.name);
+            let mut hint = format!("`tandemadm detach {}/{volume}` lets go of it.", config.name);
+            // One that hangs is not waited for.
+            let looker = entry.clone();
+            let look = tokio_uring::spawn(async move { looker.look_at_paths().await });
+            let _ = tokio::time::timeout(LOOK_LIMIT, look).await;
+            let differing = entry.disks.differing(&entry.status());
+            if let Some((_, what)) = differing.iter().find(|(number, _)| *number == volume) {
+                hint =
+                    format!("{what}, and is not the disk in use: `tandemadm why {}`.", config.name);
+            }
             return Err(refusal(124, "Device is attached to a disk (use detach first)", hint));
         }
         self.same(&entry, definition)?;
@@ -166,7 +177,12 @@ impl Registry {
         }
         let durable = if disk.dsync { "RWF_DSYNC" } else { "a data sync after each write" };
         info!(resource = %name, "{name}/{volume}: {}: durable writes by {durable}", disk.attached.path);
-        entry.ask(|reply| Order::Attach { volume, disk, reply }).await?
+        let files = Files::of(own, &disk);
+        let attached = entry.ask(|reply| Order::Attach { volume, disk, reply }).await?;
+        if attached.is_ok() {
+            entry.disks.attached(volume, files);
+        }
+        attached
     }
 }
 
@@ -239,18 +255,11 @@ fn shares_a_file(one: &HostVolume, other: &HostVolume) -> bool {
             MetaDisk::External { path } => Some(path.clone()),
         };
         let paths = volume.disk.clone().into_iter().chain(meta);
-        paths.filter_map(|path| identity(Path::new(&path))).collect::<Vec<_>>()
+        paths
+            .filter_map(|path| std::fs::metadata(path).ok())
+            .map(|it| identity(&it))
+            .collect::<Vec<_>>()
     };
     let others = files(other);
     files(one).iter().any(|file| others.contains(file))
-}
-
-/// A device by its number, a file by its place: names are many.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-    let found = std::fs::metadata(path).ok()?;
-    Some(match found.file_type().is_block_device() {
-        true => (u64::MAX, found.rdev()),
-        false => (found.dev(), found.ino()),
-    })
 }

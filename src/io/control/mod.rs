@@ -24,6 +24,8 @@ mod journal;
 mod logging;
 mod metrics_socket;
 mod nbd_socket;
+mod past;
+mod path_differs;
 mod places;
 mod registry;
 mod remembered;

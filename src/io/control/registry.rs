@@ -54,6 +54,9 @@ pub(crate) struct Entry {
     pub(super) running: RefCell<Definition>,
     /// Why a volume's disk could not be attached last, for `why`.
     pub(super) attach_failed: RefCell<BTreeMap<VolumeNumber, String>>,
+    pub(super) past: super::past::Memory,
+    /// The files in use.
+    pub(super) disks: super::path_differs::Disks,
     /// Peers that are not dialled, by order: also after a crash.
     apart: RefCell<BTreeSet<NodeId>>,
     /// It goes down, or has gone.
@@ -301,12 +304,22 @@ impl Registry {
             _ => refusal(122, "Out of memory", format!("the data thread did not start: {error}")),
         })?;
         let running = RefCell::new(definition.clone());
-        let attach_failed = RefCell::default();
+        let (attach_failed, disks) = (RefCell::default(), Default::default());
+        let past = super::past::Memory::new();
         let remembered = self.settings.remembered.clone();
         remembered.keep(definition, &apart);
         let (apart, ends) = (RefCell::new(apart), Cell::new(false));
-        let entry =
-            Rc::new(Entry { config, thread, running, attach_failed, apart, ends, remembered });
+        let entry = Rc::new(Entry {
+            config,
+            thread,
+            running,
+            attach_failed,
+            past,
+            disks,
+            apart,
+            ends,
+            remembered,
+        });
         self.entries.borrow_mut().insert(name.clone(), entry.clone());
         info!(resource = %name, "{name}: up at {local}");
         self.forward(&entry);
@@ -327,6 +340,7 @@ impl Registry {
                     Err(broadcast::error::RecvError::Closed) => break,
                 };
                 entry.keep_apart(&status);
+                entry.past.with(&status);
                 let _ = changes.send(Change::Status(entry.clone(), status));
             }
         });
@@ -453,6 +467,8 @@ impl Registry {
     pub(crate) fn report_of(&self, entry: &Entry, mut status: Status) -> Report {
         entry.note_failures(&mut status);
         Report {
+            path_differs: entry.disks.differing(&status),
+            past: entry.past.with(&status),
             status,
             paths: self.paths_of(entry),
             peer_clients: entry.peer_clients(),

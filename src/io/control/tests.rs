@@ -154,6 +154,36 @@ fn up_attaches_and_dials_and_is_done_the_second_time() {
 }
 
 #[test]
+fn a_file_that_is_replaced_or_removed_while_it_is_in_use_is_told() {
+    let daemon = Daemon::start();
+    let mut client = daemon.up("");
+    let path = daemon.dir.path().join("r0.img");
+    let (aside, other) = (path.with_extension("aside"), path.with_extension("other"));
+    std::fs::write(&other, "another one").unwrap();
+    // An attach of what is attached looks at once; by itself the daemon looks now and then.
+    let mut attach = || {
+        let definition = Box::new(daemon.definition(""));
+        let refused =
+            client.order(&Request::Attach { definition, volume: 0 }).unwrap().unwrap_err();
+        assert_eq!(refused.code, 124);
+        (refused.hint, report(&mut client))
+    };
+    let (hint, fine) = attach();
+    assert!(hint.contains("lets go of it") && fine.path_differs.is_empty(), "{hint}");
+    std::fs::rename(&path, &aside).unwrap();
+    let (hint, gone) = attach();
+    assert!(hint.contains("r0.img is not there any more"), "{hint}");
+    assert_eq!(gone.path_differs.len(), 1);
+    std::fs::rename(&other, &path).unwrap();
+    let (hint, replaced) = attach();
+    assert!(hint.contains("r0.img is another file now"), "{hint}");
+    assert!(replaced.path_differs[0].1.contains("another file"), "{:?}", replaced.path_differs);
+    std::fs::rename(&aside, &path).unwrap();
+    let (hint, back) = attach();
+    assert!(hint.contains("lets go of it") && back.path_differs.is_empty(), "{hint}");
+}
+
+#[test]
 fn a_disk_that_cannot_be_attached_leaves_the_resource_up_and_unconnected() {
     let daemon = Daemon::start();
     let mut client = daemon.client();

@@ -34,6 +34,8 @@ pub enum Rule {
     JustCreatedBoth,
     /// This disk alone is fresh.
     JustCreated(Who),
+    /// This disk was forced while it was blank; the other one is fresh, and was not blank.
+    ForcedBlank(Who),
     /// Both disks are older than what the other node has seen of them.
     RolledBackBoth,
     /// This disk is older than what the other node has seen of it.
@@ -92,6 +94,7 @@ impl Rule {
             Self::JustCreated(who) => Self::JustCreated(who.mirrored()),
             Self::RolledBack(who) => Self::RolledBack(who.mirrored()),
             Self::Replaced(who) => Self::Replaced(who.mirrored()),
+            Self::ForcedBlank(who) => Self::ForcedBlank(who.mirrored()),
             Self::Inconsistent(who) => Self::Inconsistent(who.mirrored()),
             Self::Outdated(who) => Self::Outdated(who.mirrored()),
             Self::OutdatedSurvivor(who) => Self::OutdatedSurvivor(who.mirrored()),
@@ -155,6 +158,16 @@ rules! {
     JustCreated(Who::Peer) = "just-created-peer",
         "The peer has fresh metadata, self has data: the peer becomes the target of a full \
          sync.";
+    ForcedBlank(Who::Own) = "forced-blank-self",
+        "Self was promoted by force while its disk was blank and no disk of the peer had been met. \
+         The peer's disk is new as well, but create-md has found something on it: a full sync would \
+         overwrite that. Refused: invalidate the peer's disk on the peer, or, where that one holds \
+         the data, primary --force there and create-md on self.";
+    ForcedBlank(Who::Peer) = "forced-blank-peer",
+        "The peer was promoted by force while its disk was blank and no disk of self had been met. \
+         The disk of self is new as well, but create-md has found something on it: a full sync would \
+         overwrite that. Refused: invalidate self, or, where this disk holds the data, primary \
+         --force on self and create-md on the peer.";
     RolledBackBoth = "rolled-back-both",
         "Each disk carries a lower number than the other node has seen of it before: both were \
          set back to an older image, and neither can be trusted to be the newer. Choose one, \

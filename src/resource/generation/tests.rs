@@ -16,7 +16,8 @@ fn uuid(number: u64) -> u64 {
 /// (Inconsistent, Outdated, Consistent, UpToDate, Negotiating, Diskless; default U), `P` Primary,
 /// `S` SURVIVED, `X` crashed Primary, `+7` seven bits, `n5` number, `s6` number seen of the peer,
 /// `d1` device identity, `r2` the peer's as remembered, `inv` invalidated, `ok` flag CONSISTENT,
-/// `out` flag OUTDATED, `w` was UpToDate, `m` a verify has set bits, `l` not it alone, `t1` tie.
+/// `out` flag OUTDATED, `w` was UpToDate, `m` a verify has set bits, `l` not it alone, `t1` tie,
+/// `f` forced while it was blank, `ext4` what create-md has found.
 fn side(words: &str, device: u64) -> (VolumeInfo, Role, u64) {
     let mut info = VolumeInfo {
         volume: 0,
@@ -66,6 +67,8 @@ fn side(words: &str, device: u64) -> (VolumeInfo, Role, u64) {
             ("m", _) => info.flags |= DeviceFlags::VERIFY_MARKS,
             ("w", _) => info.flags |= DeviceFlags::WAS_UP_TO_DATE,
             ("l", _) => info.flags |= DeviceFlags::LOSS_BITS,
+            ("f", _) => info.flags |= DeviceFlags::FORCED_BLANK,
+            ("e", _) => info.created_found = word.to_owned(),
             ("i", _) => info.flags |= DeviceFlags::INVALIDATED,
             ("o", _) if rest == "k" => info.flags |= DeviceFlags::CONSISTENT,
             ("o", _) => info.flags |= DeviceFlags::OUTDATED,
@@ -115,6 +118,13 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
     ("c4 I +9", "c1", "just-created-self", "target-set-bitmap"),
     ("c4 I n0", "c1 s9", "just-created-self", "target-set-bitmap"),
     ("c1", "c4 I", "just-created-peer", "source-set-bitmap"),
+    // The wrong one of two new disks was forced, alone.
+    ("c1 f", "c4 I ext4", "forced-blank-self", "refuse"),
+    ("c4 I ext4", "c1 f P", "forced-blank-peer", "refuse"),
+    ("c4 I ext4 inv", "c1 f P", "just-created-self", "target-set-bitmap"),
+    ("c1 f", "c4 I", "just-created-peer", "source-set-bitmap"),
+    ("c1", "c4 I ext4", "just-created-peer", "source-set-bitmap"),
+    ("c1 f", "c2 ext4", "unrelated-data", "unrelated-data"),
     // Set back.
     ("c1 n4 s3", "c1 n3 s5", "rolled-back-self", "refuse"),
     ("c1 n4 s3", "c1 n2 s4", "rolled-back-peer", "refuse"),

@@ -14,7 +14,8 @@ use super::client::Client;
 use super::configuration::Configuration;
 use super::orders::told;
 use super::{
-    Failure, Outcome, Session, for_each, names_of_peers, no_such_peer, no_such_volume, print,
+    Failure, Outcome, Session, complain, for_each, names_of_peers, no_such_peer, no_such_volume,
+    print,
 };
 
 /// What of the `disk` options is of a volume toward a peer.
@@ -49,6 +50,12 @@ impl Session {
                 return told(name, Err(refusal));
             }
             let steps = difference.steps(&report, own);
+            for (volume, what) in &report.path_differs {
+                complain(&format!(
+                    "{name}/{volume}: {what}, and is not the disk in use; nothing is done about it: \
+                     `tandemadm why {name}`."
+                ));
+            }
             match self.globals.dry_run {
                 true => print(&lines(&steps, definition, own)),
                 false => {

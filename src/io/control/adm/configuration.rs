@@ -1,6 +1,7 @@
 //! The configuration of this node, and which of its resources a command means.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use nix::sys::socket::SockaddrStorage;
@@ -19,6 +20,8 @@ pub(super) struct Configuration {
     path: String,
     /// Why `floating` hosts of a resource could not be told apart, by the resource's name.
     unsettled: BTreeMap<String, String>,
+    /// The findings that were told: each is, once, however many targets it concerns.
+    told: RefCell<BTreeSet<usize>>,
 }
 
 /// The addresses of this host's interfaces.
@@ -51,7 +54,7 @@ impl Configuration {
                 }
             }
         }
-        Ok(Self { config, node, path, unsettled })
+        Ok(Self { config, node, path, unsettled, told: RefCell::default() })
     }
 
     /// All that was read.
@@ -125,15 +128,17 @@ impl Configuration {
         }
     }
 
-    /// Tells the findings that concern a resource, or all.
+    /// Tells the findings that concern a resource, or all, where they were not told before.
     fn tell(&self, resource: Option<&str>) {
-        let findings = self.config.findings.iter().filter(|finding| {
+        let findings = self.config.findings.iter().enumerate().filter(|(_, finding)| {
             resource.is_none()
                 || finding.resource.is_none()
                 || finding.resource.as_deref() == resource
         });
-        for finding in findings {
-            complain(&finding.to_string());
+        for (number, finding) in findings {
+            if self.told.borrow_mut().insert(number) {
+                complain(&finding.to_string());
+            }
         }
     }
 

@@ -437,6 +437,10 @@ fn ask_for_force(report: &Report, word: ForceWord) -> Outcome {
             "{node}'s data of {resource} is old: what {other} has written since then will be \
              thrown away, or make a split brain."
         ),
+        ForceWord::Blank if !connected => format!(
+            "{node}'s disk of {resource} is blank; whatever {other}'s new disk ({all}) turns out to \
+             hold is overwritten with nothing at the first connection."
+        ),
         ForceWord::Blank => format!(
             "{node}'s disk of {resource} is blank, {other}'s holds a file system: {other}'s data \
              ({all}) is overwritten with nothing."

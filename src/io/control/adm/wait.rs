@@ -5,13 +5,16 @@ use std::time::{Duration, Instant};
 use crate::config::Waits;
 use crate::control::events::{END_OF_EXISTS, Follower};
 use crate::control::target::Target;
-use crate::control::{Report, Response};
+use crate::control::{ATTACH_FAILED, Report, Response};
 use crate::meta::DeviceFlags;
 use crate::resource::{
-    ConnectionState, ConnectionStatus, DeviceStatus, DiskState, ReplicationState,
+    ConnectionState, ConnectionStatus, DeviceStatus, DiskState, Reason, ReplicationState,
 };
 
 use super::{Failure, Outcome, Session, connections, gone, print, volumes};
+
+/// How long `up` may take to dial, after a crash of tandemd.
+const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,20 +104,35 @@ impl Session {
         let mut client = self.client()?;
         client.watch(Some(resource))?;
         let mut missing = None;
+        // Who is being brought up is dialled in a moment.
+        let grace = Instant::now() + ON_ITS_WAY;
+        let mut on_its_way = None;
         loop {
-            match client.next(deadline)? {
+            let next = match on_its_way.is_some() {
+                true => Some(deadline.map_or(grace, |deadline| deadline.min(grace))),
+                false => deadline,
+            };
+            match client.next(next)? {
                 Some(Response::Report(report)) => {
                     missing = self::missing(&report, target, until)?;
                     if missing.is_none() {
                         return Ok(());
                     }
-                    if let Some(left) = left(&report, target)?.filter(|_| !after_sb) {
-                        return Err(Failure::new(5, left));
+                    let left = left(&report, target)?.filter(|_| !after_sb);
+                    match left {
+                        Some(left) if is_on_its_way(&report) && Instant::now() < grace => {
+                            on_its_way = Some(left);
+                        }
+                        Some(left) => return Err(Failure::new(5, left)),
+                        None => on_its_way = None,
                     }
                 }
                 Some(Response::Gone(_)) => return Err(gone(resource)),
                 Some(Response::Complete) if missing.is_none() => return Err(gone(resource)),
                 Some(_) => {}
+                None if on_its_way.is_some() && Instant::now() >= grace => {
+                    return Err(Failure::new(5, on_its_way.unwrap_or_default()));
+                }
                 None => {
                     let what = missing.unwrap_or_default();
                     let text = format!(
@@ -157,6 +175,15 @@ fn left(report: &Report, target: &Target) -> Result<Option<String>, Failure> {
              `tandemadm why {resource}` says why; --wait-after-sb waits all the same."
         )
     }))
+}
+
+/// `up` has not come to its end: no connection was dialled yet, and no disk was refused, which ends it.
+fn is_on_its_way(report: &Report) -> bool {
+    let status = &report.status;
+    let mut standalone =
+        status.connections.iter().filter(|one| one.connection_state == ConnectionState::StandAlone);
+    standalone.all(|one| one.reason == Reason::NeverConnected)
+        && !status.devices.iter().any(|device| device.disk_note.starts_with(ATTACH_FAILED))
 }
 
 /// What is not as it is waited for; `None`: all is.
@@ -238,6 +265,17 @@ mod tests {
         assert_eq!(left(&fixtures::peer_down(), &target).unwrap(), None);
         let text = left(&fixtures::split_brain(), &target).unwrap().unwrap();
         assert!(text.contains("bob is StandAlone (split-brain)"), "{text}");
+        assert!(!is_on_its_way(&fixtures::split_brain()));
+    }
+
+    #[test]
+    fn who_is_being_brought_up_is_waited_for_unless_a_disk_was_refused() {
+        let mut report = fixtures::refused(Reason::NeverConnected);
+        assert!(left(&report, &Target::All).unwrap().is_some() && is_on_its_way(&report));
+        report.status.devices[0].disk_state = DiskState::Diskless;
+        assert!(is_on_its_way(&report));
+        report.status.devices[0].disk_note = format!("{ATTACH_FAILED}(119) No valid meta-data");
+        assert!(!is_on_its_way(&report));
     }
 
     #[test]

@@ -1,0 +1,158 @@
+//! Disks in use that are no longer what their path leads to: a file that was replaced (`mv`, rsync,
+//! an editor) or removed. What is in use has no name then, and goes when it is let go of.
+//!
+//! Invariants:
+//! - It is looked at rarely, on a thread that may block, never on a data thread. A path that does not
+//!   answer holds up no other resource, and is not asked again meanwhile.
+//! - Only what is certain is said: an error of the file system is no difference.
+//! - Each change is one line in the log; `status`, `check`, `why` and the hourly line say the rest.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::registry::{Entry, Registry};
+use crate::config::{HostVolume, MetaDisk};
+use crate::io::backing::OpenDisk;
+use crate::resource::{DiskState, Status, VolumeNumber};
+
+/// How often the paths are looked at.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// A device by its number, a file by its place: names are many.
+pub(super) fn identity(found: &Metadata) -> (u64, u64) {
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    match found.file_type().is_block_device() {
+        true => (u64::MAX, found.rdev()),
+        false => (found.dev(), found.ino()),
+    }
+}
+
+/// The files of a disk that was opened: by which path, and which they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Files(Vec<(PathBuf, (u64, u64))>);
+
+impl Files {
+    /// Those of a volume, as it was opened.
+    pub(super) fn of(volume: &HostVolume, disk: &OpenDisk) -> Self {
+        let meta = match &volume.meta_disk {
+            MetaDisk::Internal => None,
+            MetaDisk::External { path } => Some(path.as_str()),
+        };
+        let one = |path: Option<&str>, file: Option<&File>| {
+            Some((PathBuf::from(path?), identity(&file?.metadata().ok()?)))
+        };
+        let data = one(volume.disk.as_deref(), Some(&disk.data));
+        Self(data.into_iter().chain(one(meta, disk.meta.as_ref())).collect())
+    }
+
+    /// What is wrong with the paths; empty: each leads where it led. Blocks.
+    fn differ(&self) -> String {
+        let wrong = self.0.iter().filter_map(|(path, open)| {
+            let what = differs(path, *open)?;
+            Some(format!("{} {what}", path.display()))
+        });
+        wrong.collect::<Vec<_>>().join("; ")
+    }
+}
+
+fn differs(path: &Path, open: (u64, u64)) -> Option<&'static str> {
+    match std::fs::metadata(path) {
+        Ok(found) => (identity(&found) != open).then_some("is another file now"),
+        Err(error) => {
+            let gone =
+                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+            gone.then_some("is not there any more")
+        }
+    }
+}
+
+/// The disks of a resource, and what was seen of their paths last.
+#[derive(Debug, Default)]
+pub(super) struct Disks {
+    files: RefCell<BTreeMap<VolumeNumber, Files>>,
+    differ: RefCell<BTreeMap<VolumeNumber, String>>,
+    /// Somebody looks.
+    busy: Cell<bool>,
+}
+
+impl Disks {
+    /// A disk was attached.
+    pub(super) fn attached(&self, volume: VolumeNumber, files: Files) {
+        self.files.borrow_mut().insert(volume, files);
+        self.differ.borrow_mut().remove(&volume);
+    }
+
+    /// What a report says of it.
+    pub(super) fn differing(&self, status: &Status) -> Vec<(VolumeNumber, String)> {
+        let is_there = |volume: VolumeNumber| {
+            let device = status.devices.iter().find(|device| device.volume == volume);
+            device.is_some_and(|device| device.disk_state != DiskState::Diskless)
+        };
+        let differ = self.differ.borrow();
+        let said = differ.iter().filter(|(volume, _)| is_there(**volume));
+        said.map(|(volume, what)| (*volume, what.clone())).collect()
+    }
+}
+
+impl Registry {
+    /// Looks at the paths of all disks now and then, until the task is dropped.
+    pub(super) async fn watch_paths(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            for entry in self.chosen(None) {
+                tokio_uring::spawn(async move { entry.look_at_paths().await });
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// Looks at the paths of the disks in use, once.
+    pub(super) async fn look_at_paths(&self) {
+        if self.disks.busy.replace(true) {
+            return;
+        }
+        let looked_at = self.disks.files.borrow().clone();
+        let files = looked_at.clone();
+        let look = move || {
+            let all = files.iter().map(|(volume, files)| (*volume, files.differ()));
+            all.collect::<BTreeMap<VolumeNumber, String>>()
+        };
+        let seen = tokio::task::spawn_blocking(look).await;
+        self.disks.busy.set(false);
+        for (volume, what) in seen.unwrap_or_default() {
+            // Detached, or attached anew meanwhile: what was seen is of another disk.
+            let same = self.disks.files.borrow().get(&volume) == looked_at.get(&volume);
+            if same && self.disk_state(volume) != DiskState::Diskless {
+                self.path_seen(volume, what);
+            }
+        }
+    }
+
+    fn path_seen(&self, volume: VolumeNumber, what: String) {
+        let name = &self.config.name;
+        let mut differ = self.disks.differ.borrow_mut();
+        let before = differ.get(&volume).map(String::as_str).unwrap_or_default();
+        if before == what {
+            return;
+        }
+        if what.is_empty() {
+            info!(resource = %name, "{name}/{volume}: the path leads to the disk in use again");
+            differ.remove(&volume);
+            return;
+        }
+        warn!(
+            resource = %name,
+            "{name}/{volume}: {what}; the disk in use is the one that was attached, and is lost when it \
+             is let go of; next: tandemadm why {name}"
+        );
+        differ.insert(volume, what);
+    }
+}
