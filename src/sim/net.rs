@@ -187,6 +187,18 @@ impl SimNet {
         open
     }
 
+    /// Who has sent it, and header and body, of each packet under way.
+    pub(super) fn under_way(&self) -> impl Iterator<Item = (usize, &[u8])> {
+        self.links.iter().flat_map(|link| link.ends.iter().zip(&link.queues)).flat_map(
+            |(end, queue)| {
+                queue.iter().filter_map(|(_, parcel)| match parcel {
+                    Parcel::Packet { bytes, .. } => Some((end.node, &bytes[..])),
+                    Parcel::End(_) => None,
+                })
+            },
+        )
+    }
+
     /// Nothing is under way on any link between two open ends.
     #[must_use]
     pub(super) fn is_quiet(&self) -> bool {
