@@ -202,8 +202,9 @@ pub fn seal(area: &mut [u8], at: usize, geometry: &Geometry) {
 fn situation_of(number: u8) -> (Cluster, Turn) {
     static READY: OnceLock<Vec<Cluster>> = OnceLock::new();
     let all = READY.get_or_init(|| {
+        let bases = Start::ALL.map(|s| base(s, 0).expect("where histories begin is sound"));
         let ready = |(start, turns, _): &(Start, &[Turn], Turn)| {
-            let mut cluster = base(*start, 0).expect("where histories begin is sound");
+            let mut cluster = bases[usize::from(*start == Start::Fresh)].clone();
             for turn in *turns {
                 cluster.play(&Move { turn: *turn, blow: None });
             }
@@ -239,7 +240,7 @@ fn packet(input: &[u8]) -> Option<(u8, Vec<u8>, Vec<u64>, &[u8])> {
 
 /// Lets the cores go on for a while, and takes both down.
 fn go_down(mut cluster: Cluster) -> String {
-    let end = cluster.in_ms(10_000);
+    let end = cluster.in_ms(3_000);
     cluster.run_until(end, |_| false);
     let states: Vec<String> = cluster.nodes.iter().map(said).collect();
     if cluster.is_parted() {

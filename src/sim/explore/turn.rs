@@ -24,7 +24,7 @@ pub(in crate::sim) enum Start {
 }
 
 impl Start {
-    pub(super) const ALL: [Self; 2] = [Self::InSync, Self::Fresh];
+    pub(in crate::sim) const ALL: [Self; 2] = [Self::InSync, Self::Fresh];
 }
 
 /// What a person, a client or the world does. Nodes by number.
