@@ -133,10 +133,6 @@ fn check_geometry(geometry: &Geometry, superblock: &Superblock) -> Result<(), Me
         let (recorded, actual) = (superblock.data_size, geometry.data_size);
         return Err(MetaError::DataSize { recorded, actual });
     }
-    if superblock.effective_size > superblock.data_size {
-        let (recorded, actual) = (superblock.effective_size, superblock.data_size);
-        return Err(MetaError::DataSize { recorded, actual });
-    }
     if superblock.al_block_size != geometry.al_block_size
         || superblock.peers.len() != usize::from(geometry.max_peers)
         || superblock.device_uuid != geometry.device_uuid

@@ -73,7 +73,10 @@ pub fn parse_dump(text: &str) -> Result<Dumped, DumpError> {
     };
     let data_size: u64 = scan.number("data-size")?;
     let effective_size: u64 = scan.number("effective-size")?;
-    if data_size > DATA_MAX || effective_size > data_size {
+    if data_size > DATA_MAX
+        || effective_size > data_size
+        || !effective_size.is_multiple_of(BLOCK_SIZE)
+    {
         return scan.wrong("sizes that no disk has");
     }
     let al_block_size = scan.number("al-block-size")?;

@@ -103,6 +103,14 @@ pub(super) fn check(superblock: &Superblock) -> Result<(), &'static str> {
     if superblock.data_size == 0 || !superblock.data_size.is_multiple_of(BLOCK_SIZE) {
         return Err("the size of the data area is not a multiple of 4096");
     }
+    if superblock.effective_size > superblock.data_size
+        || !superblock.effective_size.is_multiple_of(BLOCK_SIZE)
+    {
+        return Err("the effective size is not a multiple of 4096, or more than there is");
+    }
+    if superblock.device_uuid == 0 {
+        return Err("the disk has no device uuid");
+    }
     if superblock.peers.is_empty() || superblock.peers.len() > usize::from(PEERS_MAX) {
         return Err("the number of peer slots is not 1 to 31");
     }

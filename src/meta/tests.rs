@@ -346,7 +346,7 @@ fn the_largest_superblock_fits() {
 
 #[test]
 fn hostile_contents_under_a_right_crc_are_errors() {
-    let (image, superblock) = Image::new(MIB, 512, 1);
+    let (_, superblock) = Image::new(MIB, 512, 1);
     let body = |at: usize, value: u8| {
         let mut block = encode_superblock(&superblock, 0).to_vec();
         block[at] = value;
@@ -363,11 +363,25 @@ fn hostile_contents_under_a_right_crc_are_errors() {
             let _ = body(at, value);
         }
     }
-    let mut shrunk = superblock.clone();
-    shrunk.effective_size = image.geometry.data_size + 4096;
-    let mut image = image;
-    image.apply(&MetaOp::Superblock(Box::new(shrunk)));
-    assert!(matches!(image.load(), Err(MetaError::DataSize { .. })));
+    // What would be sent to a peer as it is: a size that is no number of blocks, one beyond the
+    // data, a disk without a name. Each last byte stands where a copy with another value differs.
+    let last_byte = |change: fn(&mut Superblock)| {
+        let mut other = superblock.clone();
+        change(&mut other);
+        let (one, two) = (encode_superblock(&superblock, 0), encode_superblock(&other, 0));
+        (32..4096).rev().find(|at| one[*at] != two[*at]).expect("they differ")
+    };
+    let size = last_byte(|superblock| superblock.effective_size ^= 4096);
+    assert!(matches!(body(size + 1, 1), Err(CopyDamage::Content(text)) if text.contains("4096")));
+    let size_above = size - 4;
+    assert!(matches!(body(size_above, 1), Err(CopyDamage::Content(text)) if text.contains("more")));
+    let name = last_byte(|superblock| superblock.device_uuid ^= 1);
+    let nameless = Superblock { device_uuid: 1, ..superblock.clone() };
+    let mut block = encode_superblock(&nameless, 0).to_vec();
+    block[name] = 0;
+    let crc = super::block::checksum(&block, 16..20).to_be_bytes();
+    block[16..20].copy_from_slice(&crc);
+    assert!(matches!(decode_superblock(&block, 0), Err(CopyDamage::Content(_))));
 }
 
 #[test]

@@ -4,9 +4,9 @@
 //! - At most one attempt of our own is under way; the first at once, then after 0.5 s doubling to
 //!   connect-int and never above it, +-20 %.
 //! - Of two crossing connections the one dialled by the lower node id stays, until a handshake was
-//!   sent on the other.
-//! - From the own handshake on a session is never touched by a newcomer: the old connection is
-//!   pinged, and only its end, or its silence for ping-timeout, lets the newcomer in.
+//!   sent on the other; where each has one sent on it, too.
+//! - Else, from the own handshake on a session is never touched by a newcomer: the old connection
+//!   is pinged, and only its end, or its silence for ping-timeout, lets the newcomer in.
 //! - Any byte received restarts the ping timer.
 
 use super::connection::{Socket, Stage};
@@ -161,6 +161,7 @@ impl Resource {
                 && self.connections[c].challenger == Some(socket)
             {
                 self.connections[c].challenger_handshake = Some(handshake);
+                self.end_crossing(c);
             }
             return;
         }
@@ -275,6 +276,27 @@ impl Resource {
             self.close_socket(c, attempt, false);
         }
         self.changed();
+    }
+
+    /// Two connections have crossed, and each node has sent its handshake on the one that it dialled:
+    /// that of the lower node id stays. Without this both would wait for a ping on their own, and
+    /// both give it up.
+    fn end_crossing(&mut self, c: usize) {
+        let lower_is_us = self.config.node_id < self.connections[c].peer;
+        let connection = &self.connections[c];
+        let preferred = |socket: SocketId| {
+            connection.sockets.get(&socket).is_some_and(|entry| entry.dialled == lower_is_us)
+        };
+        let (Some(old), Some(new)) = (connection.active, connection.challenger) else { return };
+        let waits = connection.stage == Stage::Handshake && !self.is_renegotiating(c);
+        if !waits || preferred(old) || !preferred(new) {
+            return;
+        }
+        let challenger = self.take_challenger(c);
+        self.connections[c].active = None;
+        self.close_socket(c, old, false);
+        self.session_over(c, true);
+        self.challenger_takes_over(c, challenger);
     }
 
     /// The newcomer that waits for the end of the session, with what its peer has said meanwhile.

@@ -325,9 +325,8 @@ impl Resource {
             self.gap_answered(newer || peer.role == Role::Primary);
             return self.tried(c, tried.join("\n"));
         }
-        self.connections[c].discard_my_data = false;
+        self.bind_discard(c);
         for peer in self.connections[c].peer_devices.values_mut() {
-            peer.split_pair = None;
             // What it was given for is known now.
             peer.promised = None;
         }
@@ -504,6 +503,18 @@ impl Resource {
             _ => format!(", volume {}", found.volume),
         };
         format!("{volume}, self {} peer {}", side(&found.own), side(&found.peer))
+    }
+
+    /// An order to discard is for the generations that have met. It stands until the volumes are open:
+    /// the session may end before.
+    fn bind_discard(&mut self, c: usize) {
+        let connection = &mut self.connections[c];
+        let asked = connection.discard_my_data;
+        for found in &connection.last_handshake {
+            let Some(peer) = connection.peer_devices.get_mut(&found.volume) else { continue };
+            let met = (found.own.current_uuid, found.peer.current_uuid);
+            peer.split_pair = asked.then(|| peer.split_pair.unwrap_or(met));
+        }
     }
 
     /// What a person sees of a split brain, and decides on, is what this handshake has found.

@@ -306,7 +306,8 @@ impl Resource {
         connection.attempts = 0;
         connection.backoff_ms = 0;
         connection.detail.clear();
-        let connection = &mut self.connections[c];
+        connection.discard_my_data = false;
+        connection.peer_devices.values_mut().for_each(|peer| peer.split_pair = None);
         // Not a new handshake of a session that stands.
         connection.sessions += u64::from(connection.state != ConnectionState::Connected);
         self.set_connection(c, ConnectionState::Connected, Reason::None);

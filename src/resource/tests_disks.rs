@@ -90,6 +90,25 @@ fn an_order_to_discard_is_for_the_generations_that_were_found() {
 }
 
 #[test]
+fn an_order_to_discard_outlives_a_session_that_ends_before_its_volumes_are_open() {
+    let mut pair = split_pair();
+    // The verdict is known, its first update of the metadata is not durable.
+    pair.nodes[1].stall = |action| matches!(action, Action::Meta { .. });
+    let discard = Command::Connect { peer: 0, discard_my_data: true, tentative: false };
+    pair.admin(1, discard).unwrap();
+    pair.order(0, Command::Connect { peer: 1, discard_my_data: false, tentative: false });
+    pair.run(20);
+    assert_eq!(pair.status(1).connections[0].last_handshake[0].rule, "bitmap-both");
+    assert!(pair.status(1).connections[0].discard_my_data_pending);
+    pair.lose_link();
+    pair.nodes[1].unstall();
+    pair.link = true;
+    pair.synced();
+    assert_eq!(pair.nodes[1].disk.blocks.get(&2), Some(&0), "what was discarded is gone");
+    assert!(!pair.status(1).connections[0].discard_my_data_pending);
+}
+
+#[test]
 fn a_full_disk_in_the_middle_of_a_resync_is_let_go_of_where_the_peer_has_the_data() {
     let mut pair = synced_pair();
     pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();

@@ -118,7 +118,7 @@ impl Cluster {
     /// `Action::AdminReply`.
     pub(super) fn order_answered(&mut self, node: usize, id: u64, result: AdminResult) {
         let Some(order) = self.nodes[node].orders.remove(&id) else {
-            return self.violate(format!("order {id} was answered twice, or never given"));
+            return self.misuse(format!("order {id} was answered twice, or never given"));
         };
         self.coverage.answer(&order.command, &result);
         if let (Command::Attach { volume, .. }, Ok(_)) = (&order.command, &result)
@@ -418,11 +418,11 @@ impl Cluster {
         if given_up {
             // A disk that hangs is kept until the daemon ends; it does.
         } else if n.pool.live() > 0 {
-            self.violate(format!("{name} is down and has kept {} buffers", n.pool.live()));
+            self.misuse(format!("{name} is down and has kept {} buffers", n.pool.live()));
         } else if !n.ops.is_empty() {
-            self.violate(format!("{name} is down with disk actions under way: {:?}", n.ops));
+            self.misuse(format!("{name} is down with disk actions under way: {:?}", n.ops));
         } else if n.volumes.iter().any(|v| v.attached) {
-            self.violate(format!("{name} is down and has not closed its disk"));
+            self.misuse(format!("{name} is down and has not closed its disk"));
         }
         self.end_life(node, false);
         let pause = self.chance.admin.range(100, 3_000);
@@ -443,7 +443,7 @@ impl Cluster {
                 if self.now.ms_since(order.at.max(n.stalled_until)) > ORDER_MS {
                     let text = format!("order {id} {:?} is not answered", order.command);
                     let text = format!("{}: {text}", n.name);
-                    return self.violate(text);
+                    return self.misuse(text);
                 }
                 self.history.excused.waited += u64::from(!order.excused);
                 order.excused = true;

@@ -123,6 +123,8 @@ pub struct Cluster {
     pub(super) discard: [bool; 2],
     /// How often each order was refused or done: for the statistics.
     pub(super) violation: Option<Violation>,
+    /// A node was told lies ([`super::stranger`]): what that does to the data is no violation.
+    pub(super) lied_to: bool,
     heap: BinaryHeap<Scheduled>,
     /// What happens, by place, and the places that are free.
     happenings: Vec<Option<Happening>>,
@@ -179,6 +181,7 @@ impl Cluster {
             by_hand: false,
             discard: [false; 2],
             violation: None,
+            lied_to: false,
             heap: BinaryHeap::new(),
             happenings: Vec::new(),
             free: Vec::new(),
@@ -218,10 +221,25 @@ impl Cluster {
         self.input(node, Input::Event(event));
     }
 
+    /// A promise about data, orders or states is broken.
     pub(super) fn violate(&mut self, text: String) {
+        if !self.lied_to {
+            self.misuse(text);
+        }
+    }
+
+    /// A core breaks its contract with the shell, whatever it was told.
+    pub(super) fn misuse(&mut self, text: String) {
         if self.violation.is_none() {
             self.note(&format!("VIOLATION: {text}"));
             self.violation = Some(Violation { at: self.now, text });
+        }
+    }
+
+    /// As [`Self::misuse`].
+    pub(super) fn held(&mut self, result: Result<(), String>) {
+        if let Err(text) = result {
+            self.misuse(text);
         }
     }
 
@@ -292,7 +310,7 @@ impl Cluster {
         let second = self.now.0 / 1_000_000_000;
         self.storm = if self.storm.0 == second { (second, self.storm.1 + 1) } else { (second, 0) };
         if self.storm.1 > STORM {
-            self.violate("too much happens: this goes round in a circle".to_owned());
+            self.misuse("too much happens: this goes round in a circle".to_owned());
         }
     }
 
@@ -353,7 +371,7 @@ impl Cluster {
             self.timeouts.1 += 1;
             if self.timeouts.1 > TIMEOUTS_MAX {
                 let name = self.nodes[node].name;
-                return self.violate(format!("{name} asks for a time-out that is over, for ever"));
+                return self.misuse(format!("{name} asks for a time-out that is over, for ever"));
             }
         } else {
             self.timeouts = (self.now, 0);
@@ -477,10 +495,10 @@ impl Cluster {
                 .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
                 .unwrap_or_default();
             self.nodes[node].resource = None;
-            return self.violate(format!("{} panicked: {text}", self.nodes[node].name));
+            return self.misuse(format!("{} panicked: {text}", self.nodes[node].name));
         }
         if actions.len() > ACTIONS_MAX {
-            return self.violate(format!("{} emits actions for ever", self.nodes[node].name));
+            return self.misuse(format!("{} emits actions for ever", self.nodes[node].name));
         }
         self.refresh(node, &actions);
         actions.iter().for_each(|action| self.coverage.action(action));

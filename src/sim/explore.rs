@@ -30,7 +30,7 @@ use crate::resource::{AfterSb0Pri, OnIoError, Options};
 use super::cluster::Cluster;
 use super::coverage::Coverage;
 use super::options::SimOptions;
-use turn::Start;
+pub(super) use turn::Start;
 pub use turn::{Blow, Turn};
 
 /// Blocks of each disk: a full sync is to have few steps.
@@ -315,7 +315,7 @@ fn replay(known: &Known, keep: usize) -> Result<Cluster, String> {
 }
 
 /// Where histories begin.
-fn base(start: Start, keep: usize) -> Result<Cluster, String> {
+pub(super) fn base(start: Start, keep: usize) -> Result<Cluster, String> {
     let mut cluster = Cluster::new(options(), keep);
     cluster.begin(start);
     match cluster.violation.take() {

@@ -187,6 +187,17 @@ impl SimNet {
         open
     }
 
+    /// Who has sent it, and what it is, of each packet under way.
+    pub(super) fn under_way(&self) -> impl Iterator<Item = (usize, &Packet)> {
+        let queues = self.links.iter().flat_map(|link| link.ends.iter().zip(&link.queues));
+        queues.flat_map(|(end, queue)| {
+            queue.iter().filter_map(|(_, parcel)| match parcel {
+                Parcel::Packet { packet, .. } => Some((end.node, packet.as_ref()?)),
+                Parcel::End(_) => None,
+            })
+        })
+    }
+
     /// Nothing is under way on any link between two open ends.
     #[must_use]
     pub(super) fn is_quiet(&self) -> bool {

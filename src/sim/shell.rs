@@ -58,7 +58,7 @@ impl Cluster {
             Action::CloseSocket { socket, linger } => self.close_socket(node, socket, linger),
             Action::Merge { into, from, head } => {
                 let result = self.nodes[node].pool.merge(into, from, head);
-                self.judge(result);
+                self.held(result);
             }
             Action::Digest { tag, payload } => match self.nodes[node].pool.read(payload) {
                 Ok((_, sectors)) => {
@@ -66,7 +66,7 @@ impl Cluster {
                     let digest = crc32fast::hash(&bytes);
                     self.input(node, Input::Event(Event::Digested { tag, digest }));
                 }
-                Err(error) => self.judge(Err(error)),
+                Err(error) => self.held(Err(error)),
             },
             Action::BlockDigests { tag, payload, alg } => {
                 match self.nodes[node].pool.read(payload) {
@@ -74,12 +74,12 @@ impl Cluster {
                         let digests = super::metadata::digests(&sectors, alg);
                         self.input(node, Input::Event(Event::BlocksDigested { tag, digests }));
                     }
-                    Err(error) => self.judge(Err(error)),
+                    Err(error) => self.held(Err(error)),
                 }
             }
             Action::Release(payload) => {
                 let result = self.nodes[node].pool.release(payload);
-                self.judge(result);
+                self.held(result);
             }
             Action::Reply { request, result } => self.replied(node, request, result),
             Action::CloseSessions { volume } => self.close_sessions(node, volume),
@@ -95,7 +95,7 @@ impl Cluster {
             && length > 0
             && offset + length <= size;
         if !fits {
-            self.violate(format!("disk action at {offset} of {length} bytes, on {size}"));
+            self.misuse(format!("disk action at {offset} of {length} bytes, on {size}"));
         }
         fits
     }
@@ -113,10 +113,10 @@ impl Cluster {
             return;
         }
         if !payload.offset.is_multiple_of(4096) {
-            return self.violate(format!("a write from {payload:?}, which is not aligned"));
+            return self.misuse(format!("a write from {payload:?}, which is not aligned"));
         }
         match self.nodes[node].pool.read(payload) {
-            Err(text) => self.violate(text),
+            Err(text) => self.misuse(text),
             Ok((origin, values)) => {
                 let start = offset / 512;
                 let kind = DiskOpKind::Write { start, values, fua, origin };
@@ -127,11 +127,11 @@ impl Cluster {
 
     fn start_growing(&mut self, node: usize, tag: Tag, volume: VolumeNumber) {
         if self.nodes[node].ops.values().any(|op| op.volume == volume && op.is_meta()) {
-            return self.violate("a disk takes room while its metadata is written".to_owned());
+            return self.misuse("a disk takes room while its metadata is written".to_owned());
         }
         let v = &self.nodes[node].volumes[usize::from(volume)];
         match super::metadata::room(&v.disk, &v.geometry) {
-            Err(text) => self.violate(format!("a disk takes room: {text}")),
+            Err(text) => self.misuse(format!("a disk takes room: {text}")),
             Ok(room) => {
                 let (stages, geometry) = room.unwrap_or((Vec::new(), v.geometry));
                 let kind = DiskOpKind::Grow(stages.into(), Box::new(geometry));
@@ -150,13 +150,13 @@ impl Cluster {
             .collect();
         for other in self.nodes[node].ops.values().filter(|op| op.volume == volume) {
             if let DiskOpKind::Grow(..) = &other.kind {
-                return self.violate("metadata is written while its disk takes room".to_owned());
+                return self.misuse("metadata is written while its disk takes room".to_owned());
             }
             if let DiskOpKind::Meta(stages, _) = &other.kind {
                 let old = stages.iter().flat_map(|stage| &stage.writes);
                 for range in old.map(|(o, b)| place(*o, b.len())) {
                     if new.iter().any(|n| n.start < range.end && range.start < n.end) {
-                        return self.violate(format!("two metadata writes at {range:?} at once"));
+                        return self.misuse(format!("two metadata writes at {range:?} at once"));
                     }
                 }
             }
@@ -174,7 +174,7 @@ impl Cluster {
     fn start_op(&mut self, node: usize, tag: Tag, volume: VolumeNumber, kind: DiskOpKind) {
         let name = self.nodes[node].name;
         if !self.nodes[node].volumes[usize::from(volume)].attached {
-            return self.violate(format!("{name} uses disk {volume}, which is closed"));
+            return self.misuse(format!("{name} uses disk {volume}, which is closed"));
         }
         let op = DiskOp { volume, kind };
         if let Some((start, count)) = op.written() {
@@ -183,14 +183,14 @@ impl Cluster {
                     && other.written().is_some_and(|(s, c)| s < start + count && start < s + c)
             };
             if self.nodes[node].ops.values().any(overlaps) {
-                return self.violate(format!(
+                return self.misuse(format!(
                     "{name} writes sectors {start}+{count} while a write to them is under way"
                 ));
             }
         }
         let latency = self.disk_latency(node, &op);
         if self.nodes[node].ops.insert(tag, op).is_some() {
-            return self.violate(format!("{name} uses {tag:?} twice"));
+            return self.misuse(format!("{name} uses {tag:?} twice"));
         }
         let life = self.nodes[node].life;
         self.after(latency, Happening::Disk { node, life, tag });
@@ -345,11 +345,11 @@ impl Cluster {
     fn close_disk(&mut self, node: usize, volume: VolumeNumber, superblock: Option<Superblock>) {
         let name = self.nodes[node].name;
         if self.nodes[node].ops.values().any(|op| op.volume == volume) {
-            return self.violate(format!("{name} closes disk {volume} while it is in use"));
+            return self.misuse(format!("{name} closes disk {volume} while it is in use"));
         }
         let v = &mut self.nodes[node].volumes[usize::from(volume)];
         if !v.attached {
-            return self.violate(format!("{name} closes disk {volume} twice"));
+            return self.misuse(format!("{name} closes disk {volume} twice"));
         }
         v.attached = false;
         if let Some(superblock) = superblock.filter(|_| !v.disk.faults.dead) {

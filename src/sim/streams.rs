@@ -74,25 +74,25 @@ impl Cluster {
         let name = self.nodes[node].name;
         let wanted = packet.payload_length();
         if payload.map_or(0, |p| p.length) != wanted {
-            return self.violate(format!("{name} sends {packet:?} with payload {payload:?}"));
+            return self.misuse(format!("{name} sends {packet:?} with payload {payload:?}"));
         }
         let contents = match payload.map(|p| self.nodes[node].pool.read(p)) {
             None => Vec::new(),
             Some(Ok((_, contents))) => contents,
-            Some(Err(text)) => return self.violate(text),
+            Some(Err(text)) => return self.misuse(text),
         };
         if !crate::wire::check(packet) {
-            return self.violate(format!("{name} sends {packet:?}, a field is out of range"));
+            return self.misuse(format!("{name} sends {packet:?}, a field is out of range"));
         }
         let bytes = encode(packet);
         // What arrives is what was read of the bytes, here already.
         let packet = match super::net::parse(&bytes) {
             Ok(read) if read == *packet => Some(read),
-            read => return self.violate(format!("{packet:?} is read back as {read:?}")),
+            read => return self.misuse(format!("{packet:?} is read back as {read:?}")),
         };
         let life = self.nodes[node].life;
         let Some((link, side)) = self.net.find(node, life, socket) else {
-            return self.violate(format!("{name} sends on {socket:?}, which is not connected"));
+            return self.misuse(format!("{name} sends on {socket:?}, which is not connected"));
         };
         if !self.net.links[link].ends[side].open {
             // The loss is on its way to the core, or the core has closed it.

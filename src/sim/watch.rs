@@ -348,7 +348,7 @@ impl Cluster {
             let bytes = self.nodes[node].pool.bytes();
             if bytes > POOL_MAX {
                 let name = self.nodes[node].name;
-                return self.violate(format!("{name} has {bytes} bytes of buffers in use"));
+                return self.misuse(format!("{name} has {bytes} bytes of buffers in use"));
             }
         }
         for volume in 0..self.options.volumes {

@@ -36,13 +36,16 @@ fn corpus(name: &str) -> PathBuf {
 
 /// Replays the corpus and the seeds, then mutates them: so many times, or `FUZZ_SECONDS` long.
 /// `FUZZ_SEED` gives another stream of mutations, `FUZZ_KEEP=1` adds what led somewhere new
-/// to the corpus.
+/// to the corpus. `FUZZ_SEEDS`, a folder: only writes the seeds into files there, for another fuzzer.
 pub(crate) fn run(
     (name, times): (&str, u64),
     seeds: &[Vec<u8>],
     words: &[&[u8]],
     target: fn(&[u8]) -> String,
 ) {
+    if let Some(folder) = env::var_os("FUZZ_SEEDS") {
+        return seeds.iter().for_each(|input| keep(&Path::new(&folder).join(name), name, input));
+    }
     let mut pool: Vec<Vec<u8>> = seeds.to_vec();
     let mut files: Vec<PathBuf> = fs::read_dir(corpus(name))
         .map(|entries| entries.map(|entry| entry.expect("an entry").path()).collect())
@@ -61,7 +64,7 @@ pub(crate) fn run(
         let said = judged(name, &input, target);
         if pool.len() < POOL_MAX && heard.insert(said) {
             if env::var_os("FUZZ_KEEP").is_some() {
-                keep(name, &input);
+                keep(&corpus(name), name, &input);
             }
             pool.push(input);
             kept += 1;
@@ -87,9 +90,8 @@ fn file_name(name: &str, input: &[u8]) -> String {
     format!("{name}-{:08x}", crc32fast::hash(input))
 }
 
-fn keep(name: &str, input: &[u8]) {
-    let folder = corpus(name);
-    fs::create_dir_all(&folder).expect("the corpus");
+fn keep(folder: &Path, name: &str, input: &[u8]) {
+    fs::create_dir_all(folder).expect("the corpus");
     fs::write(folder.join(file_name(name, input)), input).expect("the corpus");
 }
 

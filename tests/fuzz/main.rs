@@ -5,7 +5,8 @@
 //! what it has, and keeps what leads to words that it has not heard yet. `tests/fuzz/corpus` holds
 //! such inputs, and every one that once found a fault; all are run again by each test.
 //!
-//! `tools/fuzz --seconds 60 wire` runs one target for longer.
+//! `tools/fuzz --seconds 60 wire` runs one target for longer; with `--guided` it is the `fuzz` crate
+//! that does, by coverage, with the same targets, seeds and corpus.
 
 mod driver;
 mod seeds;
@@ -56,4 +57,14 @@ fn config() {
 #[test]
 fn admin() {
     run(("admin", 3000), &seeds::admin(), seeds::ADMIN_WORDS, targets::admin);
+}
+
+#[test]
+fn peer() {
+    run(("peer", 1000), &tandem::sim::heard(), &[], targets::peer);
+}
+
+#[test]
+fn attach() {
+    run(("attach", 500), &tandem::sim::attached(), &[], targets::attach);
 }

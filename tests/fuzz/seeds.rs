@@ -186,29 +186,6 @@ fn make_image() -> (Geometry, Vec<u8>) {
     (geometry, image)
 }
 
-/// Puts right the CRC of the block that holds a byte of the metadata.
-pub(crate) fn seal(image: &mut [u8], at: usize, geometry: &Geometry) {
-    let at64 = at as u64;
-    let superblock =
-        geometry.superblocks.iter().any(|start| (*start..start + 4096).contains(&at64));
-    let log = geometry.al_block_offset(0);
-    let in_log = (log..log + 62 * 512).contains(&at64);
-    let (size, crc) = if superblock {
-        (4096, 16)
-    } else if in_log {
-        (512, 4)
-    } else {
-        (4096, 4)
-    };
-    let start = at / size * size;
-    let Some(block) = image.get_mut(start..start + size) else { return };
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&block[..crc]);
-    hasher.update(&block[crc + 4..]);
-    let sum = hasher.finalize();
-    block[crc..crc + 4].copy_from_slice(&sum.to_be_bytes());
-}
-
 /// A patch at each field of the superblock, the log and the bitmap, with the CRC put right.
 pub(crate) fn metadata() -> Vec<Vec<u8>> {
     let (geometry, image) = image();

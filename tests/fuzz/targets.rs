@@ -156,7 +156,7 @@ pub(crate) fn metadata(bytes: &[u8]) -> String {
         let length = usize::from(*length).min(after.len()).min(image.len() - start);
         image[start..start + length].copy_from_slice(&after[..length]);
         if flags & 1 == 1 {
-            seeds::seal(&mut image, start, geometry);
+            tandem::sim::seal(&mut image, start, geometry);
         }
         rest = &after[length..];
         patches += 1;
@@ -296,4 +296,14 @@ fn name_of_status(status: u16) -> &'static str {
         505 => "version",
         _ => "another",
     }
+}
+
+/// A peer's packets, to a core in the midst of its work.
+pub(crate) fn peer(bytes: &[u8]) -> String {
+    tandem::sim::hear(bytes)
+}
+
+/// A disk whose metadata was changed, to a core that attaches it and meets its peer.
+pub(crate) fn attach(bytes: &[u8]) -> String {
+    tandem::sim::attach(bytes)
 }

@@ -1,6 +1,7 @@
 //! The search: it finds what there is, breaks nothing, and does not depend on threads.
 
-use super::{Limits, explore};
+use super::{Limits, Start, base, explore};
+use crate::resource::ConnectionState;
 
 #[test]
 fn one_turn_with_one_blow_breaks_nothing_and_is_the_same_on_any_number_of_threads() {
@@ -15,4 +16,17 @@ fn one_turn_with_one_blow_breaks_nothing_and_is_the_same_on_any_number_of_thread
     assert!(one.broken.is_none(), "{:?}", one.broken.map(|broken| (broken.history, broken.text)));
     assert!(one.states[1] > 200 && one.runs > 1_000, "{:?} {}", one.states, one.runs);
     assert_eq!((one.states, one.runs), (two.states, two.runs));
+}
+
+#[test]
+fn two_nodes_that_dial_at_the_same_instant_are_connected_at_once() {
+    // Packets take 20 us here, give or take none: each has its own handshake on its way when the other's
+    // connection arrives.
+    let cluster = base(Start::Fresh, 0).unwrap();
+    for node in &cluster.nodes {
+        let connection = node.connection().unwrap();
+        assert_eq!(connection.connection_state, ConnectionState::Connected);
+        assert_eq!(connection.sessions, 1);
+    }
+    assert!(cluster.now.0 < 1_100_000_000, "not after a ping-timeout, or another attempt");
 }

@@ -16,7 +16,7 @@ const NEVER: Time = Time(u64::MAX / 2);
 
 /// Where histories begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Start {
+pub(in crate::sim) enum Start {
     /// In sync, one of them Primary.
     InSync,
     /// Fresh disks that have met.
@@ -24,7 +24,7 @@ pub(super) enum Start {
 }
 
 impl Start {
-    pub(super) const ALL: [Self; 2] = [Self::InSync, Self::Fresh];
+    pub(in crate::sim) const ALL: [Self; 2] = [Self::InSync, Self::Fresh];
 }
 
 /// What a person, a client or the world does. Nodes by number.
@@ -242,12 +242,12 @@ impl Cluster {
     }
 
     /// Nothing passes between the nodes.
-    pub(super) fn is_parted(&self) -> bool {
+    pub(in crate::sim) fn is_parted(&self) -> bool {
         self.net.cut_until[0] == NEVER
     }
 
     /// One move of a history.
-    pub(super) fn play(&mut self, one: &Move) {
+    pub(in crate::sim) fn play(&mut self, one: &Move) {
         let Some((at, blow)) = one.blow else {
             self.play_turn(one.turn, |_, _| true);
             return;
@@ -260,7 +260,7 @@ impl Cluster {
 
     /// Plays a turn until all is at rest, or `on`, which hears of each step, says no. Returns the
     /// steps.
-    pub(super) fn play_turn(
+    pub(in crate::sim) fn play_turn(
         &mut self,
         turn: Turn,
         mut on: impl FnMut(&Self, usize) -> bool,
@@ -294,7 +294,7 @@ impl Cluster {
     }
 
     /// A blow strikes.
-    pub(super) fn strike_blow(&mut self, blow: Blow) {
+    pub(in crate::sim) fn strike_blow(&mut self, blow: Blow) {
         self.note(&format!("blow: {blow:?}"));
         let (Blow::Crash { keeps, .. } | Blow::Power { keeps, .. } | Blow::PowerBoth { keeps }) =
             blow
@@ -320,7 +320,10 @@ impl Cluster {
     }
 
     /// Lets both nodes go on until nothing moves any more, or `on` says no. Returns the steps.
-    pub(super) fn come_to_rest(&mut self, mut on: impl FnMut(&Self, usize) -> bool) -> usize {
+    pub(in crate::sim) fn come_to_rest(
+        &mut self,
+        mut on: impl FnMut(&Self, usize) -> bool,
+    ) -> usize {
         let end = self.in_ms(REST_MS);
         let mut steps = 0;
         while !self.is_at_rest() {
