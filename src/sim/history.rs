@@ -20,6 +20,7 @@
 //! - Nothing here knows how the core works: it sees answers, disk contents and states.
 
 mod disks;
+mod outside;
 mod register;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::resource::VolumeNumber;
 
 use super::disk::{Sector, SimDisk};
+pub use outside::Book;
 use register::{Entry, NEVER, Obligation, Register};
 
 /// Where an answer rests.
@@ -60,7 +62,7 @@ pub(super) struct Excuse {
 
 /// A client's operation under way.
 #[derive(Clone, Debug)]
-pub(super) struct Operation {
+pub struct Operation {
     /// Its volume.
     pub volume: VolumeNumber,
     /// First sector.
