@@ -39,7 +39,8 @@ pub fn replay(recording: impl BufRead) -> Result<Replayed, String> {
         };
         match (parsed, &mut core) {
             (Line::Start { start }, None) => {
-                core = Some(Resource::new(start.config, start.seed, start.now, start.wall_clock_ms));
+                core =
+                    Some(Resource::new(start.config, start.seed, start.now, start.wall_clock_ms));
             }
             (Line::Event { at, event }, Some(core)) => {
                 if let Some(more) = given.front() {
@@ -90,11 +91,8 @@ mod tests {
         let start = Start { config, seed: 7, now: Time(5), wall_clock_ms: 9 };
         let mut core = Resource::new(start.config.clone(), start.seed, start.now, 9);
         let mut lines = vec![serde_json::to_string(&Line::Start { start }).unwrap()];
-        let connect = crate::resource::Command::Connect {
-            peer: 1,
-            discard_my_data: false,
-            tentative: false,
-        };
+        let connect =
+            crate::resource::Command::Connect { peer: 1, discard_my_data: false, tentative: false };
         for event in [Event::Admin { id: 1, command: connect }, Event::Timeout] {
             let at = Time(1_000_000);
             core.handle(at, event.clone());

@@ -36,8 +36,7 @@ enum News {
 /// Why there is no cage on this system.
 pub(crate) fn run(arguments: &Arguments) -> Result<u8, String> {
     // Before any thread begins: they all leave these signals to the one that waits for them.
-    let signals: SigSet =
-        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     signals.thread_block().map_err(|error| format!("signals: {error}"))?;
     let mut builder = tempfile::Builder::new();
     builder.prefix("tandem-torture-");

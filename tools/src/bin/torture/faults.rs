@@ -58,8 +58,7 @@ impl Fault {
                 Self::Weather(weather, length)
             }
             34..52 => {
-                let then =
-                    *chance.choose(&[Then::Start, Then::Failover, Then::StartAndPromote]);
+                let then = *chance.choose(&[Then::Start, Then::Failover, Then::StartAndPromote]);
                 let silent = chance.percent(30);
                 Self::Kill { node, silent, then, after: chance.range(0, 2500) }
             }

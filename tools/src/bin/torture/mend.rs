@@ -99,11 +99,8 @@ impl Driver {
                 "resync-refused" => {
                     // The one that would be overwritten is in use.
                     let demoted = self.chance.index(2);
-                    let demoted = if primaries == 1 {
-                        usize::from(states[1].is_primary())
-                    } else {
-                        demoted
-                    };
+                    let demoted =
+                        if primaries == 1 { usize::from(states[1].is_primary()) } else { demoted };
                     give(Order::Secondary, &self.nodes[demoted], &self.world);
                     for other in 0..2 {
                         give(Order::Connect, &self.nodes[other], &self.world);

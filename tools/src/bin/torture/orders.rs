@@ -78,11 +78,10 @@ pub(crate) fn give(order: Order, node: &Node, world: &World) -> Said {
                 world.violate(None, text);
             }
         }
-        Order::Invalidate if said.code <= 0 => {
-            // In sync, the peer has to agree, and has it all. Else a person gives it up.
-            if !before.is_some_and(|state| state.in_sync()) {
-                world.book().discarded(node.index);
-            }
+        // In sync, the peer has to agree, and has it all. Else a person gives it up. Who did not wait
+        // for the end does not know, and takes it as done.
+        Order::Invalidate if said.code <= 0 && !before.is_some_and(|state| state.in_sync()) => {
+            world.book().discarded(node.index);
         }
         _ => {}
     }

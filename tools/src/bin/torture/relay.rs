@@ -33,8 +33,11 @@ pub(crate) struct Cable {
     pub(crate) hole: usize,
 }
 
+/// A frame under way: when it arrives, its number, where it goes, its bytes.
+type Frame = (Instant, u64, usize, Vec<u8>);
+
 struct Waiting {
-    frames: BinaryHeap<Reverse<(Instant, u64, usize, Vec<u8>)>>,
+    frames: BinaryHeap<Reverse<Frame>>,
     cable: Cable,
     chance: Prng,
     /// When the last frame of a direction arrives.
