@@ -62,6 +62,8 @@ pub(crate) struct World {
     pub(crate) oldest: [AtomicU64; 2],
     /// Each client has nothing under way.
     pub(crate) resting: [AtomicBool; 2],
+    /// Invalidated without the peer: its disk may have been the newest, and is given up.
+    pub(crate) given_up: [AtomicBool; 2],
     /// No fault is about: nobody may be told an error.
     pub(crate) calm: AtomicBool,
     pub(crate) counts: Counts,
@@ -75,6 +77,7 @@ impl World {
             mode: Mutex::new(Mode::Rest),
             oldest: Default::default(),
             resting: Default::default(),
+            given_up: Default::default(),
             calm: AtomicBool::new(false),
             counts: Counts::default(),
             violation: Mutex::new(None),

@@ -3,7 +3,8 @@
 //!
 //! Invariants:
 //! - Every refusal that needs a person has a name, and is answered as OPERATIONS says.
-//! - Nothing is forced: what is given up is given up by an order that the book knows of.
+//! - What is given up is given up by an order that the book knows of. Nothing is forced, but for one
+//!   case: the newest disk was invalidated without the peer, so that it is no source for the other.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -71,7 +72,6 @@ impl Driver {
 
     /// One step of an administrator, if there is one to do.
     fn mend(&mut self, states: [&State; 2], since: Duration) -> Option<String> {
-        let primaries = states.iter().filter(|state| state.is_primary()).count();
         if states.iter().any(|state| state.reason == "split-brain") {
             let victim = self.chance.index(2);
             Counts::add(&self.world.counts.split_brains, 1);
@@ -96,17 +96,7 @@ impl Driver {
                     give(Order::Connect, &self.nodes[node], &self.world);
                     return Some(format!("{name} is connected"));
                 }
-                "resync-refused" => {
-                    // The one that would be overwritten is in use.
-                    let demoted = self.chance.index(2);
-                    let demoted =
-                        if primaries == 1 { usize::from(states[1].is_primary()) } else { demoted };
-                    give(Order::Secondary, &self.nodes[demoted], &self.world);
-                    for other in 0..2 {
-                        give(Order::Connect, &self.nodes[other], &self.world);
-                    }
-                    return Some(format!("a resync is refused: {} is demoted", NAMES[demoted]));
-                }
+                "resync-refused" => return Some(self.refused(states)),
                 other => {
                     let text = format!("{name} stands alone: {other}, which no fault here can do");
                     self.world.violate(None, text);
@@ -121,6 +111,28 @@ impl Driver {
             return Some(format!("{} is demoted after its gap", NAMES[node]));
         }
         None
+    }
+
+    /// A resync that is needed would overwrite what is in use, or come from a disk that is no source.
+    fn refused(&mut self, states: [&State; 2]) -> String {
+        let primaries: Vec<usize> = (0..2).filter(|at| states[*at].is_primary()).collect();
+        let bad = |at: &usize| states[*at].disk == "Inconsistent";
+        let given_up = (0..2).find(|at| bad(at) && self.world.given_up[*at].load(Ordering::SeqCst));
+        if let (true, Some(lost)) = (primaries.is_empty(), given_up) {
+            // As the refusal says: force the one to keep, discard the other.
+            let kept = 1 - lost;
+            give(Order::Force, &self.nodes[kept], &self.world);
+            give(Order::Discard, &self.nodes[lost], &self.world);
+            give(Order::Connect, &self.nodes[kept], &self.world);
+            return format!("{} was invalidated alone: the other is kept by force", NAMES[lost]);
+        }
+        let any = self.chance.index(2);
+        let demoted = if primaries.len() == 1 { primaries[0] } else { any };
+        give(Order::Secondary, &self.nodes[demoted], &self.world);
+        for node in 0..2 {
+            give(Order::Connect, &self.nodes[node], &self.world);
+        }
+        format!("a resync is refused: {} is demoted", NAMES[demoted])
     }
 
     fn compare(&mut self, began: Instant) {
@@ -154,6 +166,9 @@ impl Driver {
             began.elapsed().as_secs_f64()
         ));
         self.turn_recordings();
+        for one in &self.world.given_up {
+            one.store(false, Ordering::SeqCst);
+        }
     }
 
     fn judge(&self, alice: &[u8], bob: &[u8]) {

@@ -1,6 +1,7 @@
 //! Orders of administrators, and what each one means for the book.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::book::{Counts, World};
@@ -13,6 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     Primary,
+    /// `primary --force`, of a disk that is Consistent or was never synced.
+    Force,
     Secondary,
     Connect,
     Disconnect,
@@ -29,6 +32,7 @@ impl Order {
     fn words(self) -> &'static [&'static str] {
         match self {
             Self::Primary => &["primary", "r0"],
+            Self::Force => &["primary", "--force", "r0"],
             Self::Secondary => &["secondary", "--force", "r0"],
             Self::Connect => &["connect", "r0"],
             Self::Disconnect => &["disconnect", "r0"],
@@ -81,6 +85,7 @@ pub(crate) fn give(order: Order, node: &Node, world: &World) -> Said {
         // In sync, the peer has to agree, and has it all. Else a person gives it up. Who did not wait
         // for the end does not know, and takes it as done.
         Order::Invalidate if said.code <= 0 && !before.is_some_and(|state| state.in_sync()) => {
+            world.given_up[node.index].store(true, Ordering::SeqCst);
             world.book().discarded(node.index);
         }
         _ => {}

@@ -19,8 +19,8 @@ pub(crate) fn print(driver: &Driver, violation: &Violation) {
     for node in driver.nodes.iter() {
         println!("---- {}: the end of its log ({}/log)", node.name(), node.run_dir.display());
         println!("{}", node.log_end(LINES));
-        for words in [["status", "--verbose", "r0"], ["why", "--color=never", "r0"]] {
-            let said = node.adm(&words, QUESTION);
+        for words in [&["status", "--verbose", "r0"][..], &["why", "r0"]] {
+            let said = node.adm(words, QUESTION);
             println!("---- {}# tandemadm {}", node.name(), words.join(" "));
             println!("{}{}", said.stdout, said.stderr);
         }
