@@ -72,6 +72,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8, String> {
             Ok(News::Interrupted) | Err(_) => kill(id),
         }
     };
+    if code == crate::CANNOT && !nix::unistd::geteuid().is_root() {
+        eprintln!("torture: as root it can:\n    {}", as_root(arguments));
+    }
     if arguments.keep || folder.path().join(KEEP).exists() {
         println!("kept: {}", folder.keep().display());
     }
@@ -95,6 +98,12 @@ fn words() -> Vec<&'static str> {
     words
 }
 
+/// The line to type where this user may not.
+fn as_root(arguments: &Arguments) -> String {
+    let (minutes, seed) = (arguments.minutes, arguments.seed.unwrap_or_default());
+    format!("sudo tools/torture --minutes {minutes} --seed {seed}")
+}
+
 fn inside(arguments: &Arguments, folder: &Path) -> Result<Child, String> {
     let words = words();
     let tried = Command::new(words[0])
@@ -106,13 +115,8 @@ fn inside(arguments: &Arguments, folder: &Path) -> Result<Child, String> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     if !tried.status.success() {
         let why = String::from_utf8_lossy(&tried.stderr);
-        return Err(format!(
-            "no namespaces for this user ({}); run it as root:\n    sudo {} --minutes {} --seed {}",
-            why.trim(),
-            own.display(),
-            arguments.minutes,
-            arguments.seed.unwrap_or_default()
-        ));
+        let line = as_root(arguments);
+        return Err(format!("no namespaces for this user ({}); as root:\n    {line}", why.trim()));
     }
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).arg(&own).arg("--inside").arg(folder);

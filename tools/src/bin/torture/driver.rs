@@ -28,7 +28,7 @@ use crate::report;
 /// Something is wrong: what the program ends with.
 const VIOLATION: u8 = 1;
 /// Nobody serves for so long: somebody is promoted.
-const UNSERVED: Duration = Duration::from_millis(1500);
+const UNSERVED: Duration = Duration::from_millis(800);
 /// A recording of this length ends with its daemon at the next rest, bytes.
 const RECORD_MAX: u64 = 48 << 20;
 
@@ -419,12 +419,19 @@ impl Driver {
         self.later.push((Instant::now() + Duration::from_millis(ms), follow));
     }
 
+    fn bad_weather(&mut self, weather: Weather, ms: u64) {
+        self.later.retain(|(_, follow)| !matches!(follow, Follow::FineWeather));
+        self.weather(Some(weather));
+        self.after(ms, Follow::FineWeather);
+    }
+
     fn strike(&mut self, fault: Fault) {
         match fault {
-            Fault::Weather(weather, ms) => {
-                self.later.retain(|(_, follow)| !matches!(follow, Follow::FineWeather));
-                self.weather(Some(weather));
-                self.after(ms, Follow::FineWeather);
+            Fault::Weather(weather, ms) => self.bad_weather(weather, ms),
+            Fault::Part { weather, length, promoted } => {
+                self.bad_weather(weather, length);
+                // By then each has lost the other.
+                self.after(length / 2, Follow::Promote(promoted));
             }
             Fault::Kill { node, silent, then, after } => {
                 if silent {

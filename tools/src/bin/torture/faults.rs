@@ -13,6 +13,8 @@ use crate::orders::Order;
 pub(crate) enum Fault {
     /// Bad weather for a while.
     Weather(Weather, u64),
+    /// Neither hears of the other, and in the middle of that the one that does not serve is promoted.
+    Part { weather: Weather, length: u64, promoted: usize },
     /// kill -9; then, after a while, what the administrator does.
     Kill { node: usize, silent: bool, then: Then, after: u64 },
     /// kill -9 of both, and a start of both after a while each.
@@ -49,7 +51,12 @@ impl Fault {
         // Whoever serves is the better target.
         let node = if chance.percent(60) { primary.unwrap_or(any) } else { any };
         match chance.below(100) {
-            0..34 => {
+            0..7 => {
+                let weather = if chance.percent(60) { Weather::Cut } else { Weather::Deaf(any) };
+                let promoted = primary.map_or(any, |primary| 1 - primary);
+                Self::Part { weather, length: chance.range(3000, 5000), promoted }
+            }
+            7..34 => {
                 let weather = draw_weather(chance);
                 let length = match weather {
                     Weather::Cut | Weather::Deaf(_) => chance.range(100, 4000),
@@ -110,6 +117,9 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Weather(weather, ms) => write!(f, "{weather} for {ms} ms"),
+            Self::Part { weather, length, promoted } => {
+                write!(f, "{weather} for {length} ms, and {} is promoted", NAMES[promoted])
+            }
             Self::Kill { node, silent, then, after } => {
                 let (name, other) = (NAMES[node], NAMES[1 - node]);
                 let how = if silent { ", and its end is not told" } else { "" };

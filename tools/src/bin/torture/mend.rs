@@ -16,7 +16,7 @@ use crate::node::{NAMES, State};
 use crate::orders::{Order, give};
 
 /// In sync by then, with fine weather and an administrator.
-const IN_SYNC: Duration = Duration::from_secs(90);
+const IN_SYNC: Duration = Duration::from_secs(120);
 /// Every request is answered by then, in a pair that is in sync.
 const ANSWERED: Duration = Duration::from_secs(30);
 
