@@ -38,6 +38,8 @@ struct Request {
     kind: Kind,
     fua: bool,
     operation: Operation,
+    /// It was sent when no fault was about.
+    calm: bool,
 }
 
 impl Request {
@@ -170,7 +172,7 @@ impl Worker {
             Kind::Write => book.write_starts(session, range, false, open),
             Kind::Zeroes { .. } | Kind::Trim => book.write_starts(session, range, true, open),
         };
-        Request { kind, fua, operation }
+        Request { kind, fua, operation, calm: false }
     }
 
     /// Where: sectors. Trims and zeroes are whole blocks, the rest sometimes is not.
@@ -195,7 +197,8 @@ impl Worker {
         (start, count.min(SPAN - start))
     }
 
-    fn send(&mut self, request: Request) {
+    fn send(&mut self, mut request: Request) {
+        request.calm = self.world.calm.load(Ordering::SeqCst);
         let Some(session) = &mut self.session else { return self.again.push(request) };
         let op = &request.operation;
         let mut payload = Vec::new();
@@ -237,7 +240,7 @@ impl Worker {
         Counts::add(&world.counts.operations, 1);
         if code != 0 {
             Counts::add(&world.counts.errors, 1);
-            if world.calm.load(Ordering::SeqCst) {
+            if request.calm && world.calm.load(Ordering::SeqCst) {
                 world.violate(None, format!("error {code} in calm times for {request:?}"));
             }
             if request.changes() {
