@@ -13,6 +13,7 @@ mod outbox;
 mod peer;
 pub mod probe;
 pub mod record;
+pub mod replay;
 mod ring;
 mod thread;
 

@@ -1,5 +1,5 @@
-//! `--record FILE`: everything that goes into a resource and everything that comes out, a JSON
-//! object a line. The simulator replays it and must see the same actions.
+//! `--record DIR`: everything that goes into a resource and everything that comes out, a JSON
+//! object a line. [`super::replay`] takes it through the core again, which must give the same actions.
 //!
 //! ```text
 //! {"start":{"config":{...},"seed":7,"now":123,"wall_clock_ms":1764000000123}}

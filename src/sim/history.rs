@@ -20,6 +20,7 @@
 //! - Nothing here knows how the core works: it sees answers, disk contents and states.
 
 mod disks;
+mod outside;
 mod register;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use crate::resource::VolumeNumber;
 
 use super::disk::{Sector, SimDisk};
 use super::marks::Marks;
+pub use outside::Book;
 use register::{Entry, NEVER, Obligation, Register};
 
 /// Where an answer rests.
@@ -61,7 +63,7 @@ pub(super) struct Excuse {
 
 /// A client's operation under way.
 #[derive(Clone, Debug)]
-pub(super) struct Operation {
+pub struct Operation {
     /// Its volume.
     pub volume: VolumeNumber,
     /// First sector.

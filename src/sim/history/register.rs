@@ -146,6 +146,11 @@ impl Register {
         }
     }
 
+    /// The writes that are remembered, in the order in which they began.
+    pub(super) fn writes(&self) -> &[Entry] {
+        &self.entries
+    }
+
     /// Adds a write, and forgets those that ended before everything that any disk must hold, or that
     /// any request under way (the oldest began at step `open`) may see.
     pub(super) fn push(&mut self, entry: Entry, open: u64) {

@@ -2,6 +2,8 @@
 
 mod totals;
 
+use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use tandem::io::replay::{Replayed, replay};
 use tandem::sim::{Row, SimOptions, run, shrink, transcript_of};
 
 use totals::Totals;
@@ -46,6 +49,9 @@ struct Arguments {
     /// Print how often each transition, rule, refusal, packet and order was reached.
     #[arg(long)]
     coverage: bool,
+    /// Replay what `tandemd --record` has written: the core must give the same actions.
+    #[arg(long, value_name = "FILE")]
+    replay: Option<PathBuf>,
     /// Threads.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -67,6 +73,9 @@ struct Hunt<'a> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(path) = &arguments.replay {
+        return again(path);
+    }
     std::panic::set_hook(Box::new(|_| {}));
     if let Some(seed) = arguments.seed {
         return one(seed, &arguments);
@@ -112,6 +121,22 @@ fn main() -> ExitCode {
         return one(*seed, &arguments);
     }
     ExitCode::FAILURE
+}
+
+/// Replays a recording of a real daemon.
+fn again(path: &Path) -> ExitCode {
+    let file = File::open(path).map_err(|error| error.to_string());
+    match file.and_then(|file| replay(BufReader::new(file))) {
+        Ok(replayed) => {
+            let Replayed { events, actions } = replayed;
+            println!("{events} events, {actions} actions, all equal");
+            ExitCode::SUCCESS
+        }
+        Err(text) => {
+            println!("{}: {text}", path.display());
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// The totals of earlier pieces, or none.

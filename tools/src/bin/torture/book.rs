@@ -1,0 +1,142 @@
+//! What all threads share: the one book of what clients did and saw, how the clients are to behave,
+//! counts, and the first violation.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tandem::sim::Book;
+
+/// Bytes of a sector, the unit of the book.
+pub(crate) const SECTOR: usize = 512;
+
+/// The first thing that was wrong.
+#[derive(Clone, Debug)]
+pub(crate) struct Violation {
+    /// Where, if it is about contents.
+    pub(crate) sector: Option<u64>,
+    pub(crate) text: String,
+}
+
+/// How the clients are to behave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// They read and write.
+    Run,
+    /// They end what is under way, and wait.
+    Rest,
+    /// They go.
+    Stop,
+}
+
+/// Counts for the report.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) operations: AtomicU64,
+    /// Answers with an error.
+    pub(crate) errors: AtomicU64,
+    pub(crate) sessions: AtomicU64,
+    pub(crate) resent: AtomicU64,
+    pub(crate) resyncs: AtomicU64,
+    pub(crate) split_brains: AtomicU64,
+    pub(crate) promotions: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) replayed: AtomicU64,
+}
+
+impl Counts {
+    pub(crate) fn add(counter: &AtomicU64, more: u64) {
+        counter.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
+}
+
+/// Shared by all threads.
+#[derive(Debug)]
+pub(crate) struct World {
+    book: Mutex<Book>,
+    mode: Mutex<Mode>,
+    /// The oldest request under way of each client; 0: none.
+    pub(crate) oldest: [AtomicU64; 2],
+    /// Each client has nothing under way.
+    pub(crate) resting: [AtomicBool; 2],
+    /// Invalidated without the peer: its disk may have been the newest, and is given up.
+    pub(crate) given_up: [AtomicBool; 2],
+    /// No fault is about: nobody may be told an error.
+    pub(crate) calm: AtomicBool,
+    pub(crate) counts: Counts,
+    violation: Mutex<Option<Violation>>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self {
+            book: Mutex::new(Book::default()),
+            mode: Mutex::new(Mode::Rest),
+            oldest: Default::default(),
+            resting: Default::default(),
+            given_up: Default::default(),
+            calm: AtomicBool::new(false),
+            counts: Counts::default(),
+            violation: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        *self.mode.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        *self.mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
+    }
+
+    /// Something is wrong. The first one is kept.
+    pub(crate) fn violate(&self, sector: Option<u64>, text: String) {
+        let mut violation = self.violation.lock().unwrap_or_else(PoisonError::into_inner);
+        violation.get_or_insert(Violation { sector, text });
+    }
+
+    pub(crate) fn violation(&self) -> Option<Violation> {
+        self.violation.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The oldest step that a request under way began at.
+    pub(crate) fn open(&self) -> Option<u64> {
+        let steps = self.oldest.iter().map(|one| one.load(Ordering::SeqCst));
+        steps.filter(|step| *step > 0).min()
+    }
+}
+
+/// The bytes of a sector with this value: the value and the place, again and again.
+pub(crate) fn fill(bytes: &mut [u8], sector: u64, value: u64) {
+    for pair in bytes.chunks_exact_mut(16) {
+        let (of_value, of_sector) = pair.split_at_mut(8);
+        of_value.copy_from_slice(&value.to_be_bytes());
+        of_sector.copy_from_slice(&sector.to_be_bytes());
+    }
+}
+
+/// The value of a sector.
+///
+/// # Errors
+/// It is torn, or of another place: nobody has written that.
+pub(crate) fn value_of(bytes: &[u8], sector: u64) -> Result<u64, String> {
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(0);
+    }
+    let mut value = [0; 8];
+    value.copy_from_slice(&bytes[..8]);
+    let value = u64::from_be_bytes(value);
+    let mut expected = [0; SECTOR];
+    fill(&mut expected, sector, value);
+    if bytes == expected {
+        return Ok(value);
+    }
+    Err(format!("sector {sector} is torn or foreign: {:02x?}", &bytes[..32.min(bytes.len())]))
+}

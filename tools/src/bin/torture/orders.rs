@@ -1,0 +1,97 @@
+//! Orders of administrators, and what each one means for the book.
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::book::{Counts, World};
+use crate::node::{NAMES, Node, Said};
+
+/// How long an order may take before nobody waits for it any more.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// An order to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Primary,
+    /// `primary --force`, of a disk that is Consistent or was never synced.
+    Force,
+    Secondary,
+    Connect,
+    Disconnect,
+    /// `connect --discard-my-data`: this node is the victim of a split brain.
+    Discard,
+    Invalidate,
+    Verify,
+    Detach,
+    Attach,
+    Up,
+}
+
+impl Order {
+    fn words(self) -> &'static [&'static str] {
+        match self {
+            Self::Primary => &["primary", "r0"],
+            Self::Force => &["primary", "--force", "r0"],
+            Self::Secondary => &["secondary", "--force", "r0"],
+            Self::Connect => &["connect", "r0"],
+            Self::Disconnect => &["disconnect", "r0"],
+            Self::Discard => &["connect", "--discard-my-data", "r0"],
+            Self::Invalidate => &["invalidate", "r0"],
+            Self::Verify => &["verify", "r0"],
+            Self::Detach => &["detach", "r0"],
+            Self::Attach => &["attach", "r0"],
+            Self::Up => &["up", "r0"],
+        }
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = self.words();
+        f.write_str(&words[..words.len() - 1].join(" "))
+    }
+}
+
+/// Gives an order and waits for its end.
+pub(crate) fn give(order: Order, node: &Node, world: &World) -> Said {
+    let before = match order {
+        Order::Primary | Order::Invalidate => node.state(),
+        _ => None,
+    };
+    if order == Order::Discard {
+        // Whatever this node has alone is given up from here on.
+        world.book().discarded(node.index);
+    }
+    let said = node.adm(order.words(), PATIENCE);
+    match order {
+        Order::Primary if said.code == 0 => {
+            Counts::add(&world.counts.promotions, 1);
+            let after = node.state();
+            let half = |state: &Option<crate::node::State>| {
+                state.as_ref().is_some_and(|state| {
+                    state.disk == "Inconsistent" && state.connection != "Connected"
+                })
+            };
+            let was = before.as_ref().is_some_and(|state| !state.is_primary());
+            if was && half(&before) && half(&after) {
+                let text = format!(
+                    "{} was promoted without force on an Inconsistent disk: {before:?}, {after:?}",
+                    NAMES[node.index]
+                );
+                world.violate(None, text);
+            }
+        }
+        // In sync, the peer has to agree, and has it all. Else a person gives it up. Who did not wait
+        // for the end does not know, and takes it as done.
+        Order::Invalidate if said.code <= 0 && !before.is_some_and(|state| state.in_sync()) => {
+            world.given_up[node.index].store(true, Ordering::SeqCst);
+            world.book().discarded(node.index);
+        }
+        _ => {}
+    }
+    if said.code != 0 {
+        Counts::add(&world.counts.refused, 1);
+    }
+    said
+}
