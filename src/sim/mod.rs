@@ -46,6 +46,7 @@ pub use explore::{Blow, Broken, Explored, Limits, Move, Turn, explore};
 pub use faults::{Fault, MetaPart, Moment, Order, Planned, Wait};
 pub use history::Excused;
 pub use options::SimOptions;
+pub use prng::Prng;
 pub use run::{End, Failure, Report, run, transcript_of};
 pub use scenario::play;
 pub use shrink::shrink;
