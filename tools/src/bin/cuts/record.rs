@@ -72,7 +72,7 @@ pub(crate) fn slots(size: u64, of_an_extent: u64) -> Slots {
 }
 
 /// Options of a pair that recovers as a pair of this size does.
-pub(crate) const OPTIONS: Options = Options { net: CALM, disk: "al-extents 67;" };
+pub(crate) const OPTIONS: Options = Options { net: CALM, disk: "al-extents 67; c-min-rate 100M; c-max-rate 400M;" };
 
 /// Records one scenario in a folder.
 pub(crate) fn record(scenario: &Scenario, dir: &Path, seed: u64) -> Outcome<Recording> {
