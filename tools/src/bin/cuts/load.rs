@@ -28,6 +28,8 @@ pub(crate) type Slots = Vec<u64>;
 pub(crate) struct Load<'a> {
     pub(crate) book: &'a Mutex<Book>,
     pub(crate) slots: &'a Slots,
+    /// One of so many is a flush, and of the writes one is durable; 0: none.
+    pub(crate) flushes: u64,
     /// Through which node.
     pub(crate) node: usize,
     /// Set: no more operations are begun.
@@ -107,7 +109,7 @@ impl Load<'_> {
         busy: &mut [bool],
         prng: &mut Prng,
     ) -> Outcome<Option<(u64, Flying)>> {
-        if prng.one_in(12) {
+        if self.flushes > 0 && prng.one_in(self.flushes) {
             let sent = now();
             return match client.send_request(Command::Flush, 0, 0, 0, &[]) {
                 Ok(cookie) => Ok(Some((cookie, Flying::Flush { sent }))),
@@ -121,7 +123,8 @@ impl Load<'_> {
         let skipped = if prng.percent(50) { 0 } else { prng.below(SLOT) };
         let count = if prng.percent(50) { SLOT - skipped } else { 1 + prng.below(SLOT - skipped) };
         let range = (self.slots[slot] + skipped, count);
-        let (zeroes, fua) = (prng.one_in(12), prng.one_in(8));
+        let zeroes = prng.one_in(12);
+        let fua = self.flushes > 0 && prng.one_in(self.flushes);
         let (index, bytes) = {
             let mut book = self.book.lock().expect("nobody panicked");
             book.sends(self.node, range, (zeroes, fua), now())

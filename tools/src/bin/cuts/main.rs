@@ -4,9 +4,11 @@
 //! (instants), `book` (what must be held), `load` (the clients), `record` (what is recorded),
 //! `image` (what a power loss leaves), `point` (what daemons make of it).
 
+mod blackout;
 mod book;
 mod common;
 mod dmlog;
+mod fault;
 mod image;
 mod load;
 mod node;
@@ -14,6 +16,8 @@ mod point;
 mod record;
 mod rig;
 mod sampler;
+mod scenario;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,7 +30,8 @@ use clap::Parser;
 use tandem::sim::Prng;
 
 use common::{Outcome, at, now};
-use record::{Recording, SCENARIOS, record};
+use record::{Recording, record};
+use scenario::SCENARIOS;
 
 /// Cuts the power of recorded pairs and starts real daemons on what is left.
 #[derive(Parser)]
@@ -40,6 +45,12 @@ struct Arguments {
     /// Draws everything but the speed of this machine.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Power losses of one node while the other one goes on.
+    #[arg(long, default_value_t = 6)]
+    blackouts: u64,
+    /// Faults of disks, one after the other.
+    #[arg(long, default_value_t = 8)]
+    faults: u64,
     /// Only this scenario.
     #[arg(long)]
     only: Option<String>,
@@ -81,6 +92,14 @@ fn cuts(arguments: &Arguments) -> Outcome<()> {
     if let Some(file) = arguments.resume.as_deref().filter(|file| file.exists()) {
         (done, table) = load_state(file, arguments.seed)?;
     }
+    let began = now();
+    blackout::blackouts(&arguments.dir.join("blackout"), arguments.blackouts, arguments.seed)?;
+    let (count, seconds) = (arguments.blackouts, (now() - began) / 1_000_000_000);
+    println!("{count} power losses of one node, {seconds} s");
+    let began = now();
+    let met = fault::faults(&arguments.dir.join("faults"), arguments.faults, arguments.seed)?;
+    let (count, seconds) = (arguments.faults, (now() - began) / 1_000_000_000);
+    println!("{count} faults of disks, {met} met, {seconds} s");
     let began = now();
     while done < arguments.points {
         let count = arguments.batch.min(arguments.points - done);

@@ -13,7 +13,8 @@ use crate::common::{Outcome, at, folder, text};
 use crate::image::{Cache, build};
 use crate::load::SLOT;
 use crate::node::{Node, Rest, pair, settle, tails};
-use crate::record::{OPTIONS, Recording};
+use crate::record::Recording;
+use crate::stage::OPTIONS;
 
 /// Where nothing else is written, bytes: what a promoted node writes to begin a line of its own.
 const PROBE: u64 = 64 * 1024;
@@ -197,11 +198,13 @@ pub(crate) fn equal(disks: [&Path; 2], size: u64) -> Outcome<()> {
     const CHUNK: u64 = 1 << 20;
     let open = |path: &Path| File::open(path).map_err(at(path.display()));
     let files = [open(disks[0])?, open(disks[1])?];
-    // Whether there is anything but a hole; a device says that there is.
+    // Whether there is anything but a hole.
     let has = |file: &File, from: u64| {
         let from = i64::try_from(from).unwrap_or(i64::MAX);
-        let end = from.saturating_add(CHUNK.cast_signed());
-        lseek(file, from, Whence::SeekData).is_ok_and(|data| data < end)
+        match lseek(file, from, Whence::SeekData) {
+            Ok(data) => data < from.saturating_add(CHUNK.cast_signed()),
+            Err(error) => error != nix::Error::ENXIO,
+        }
     };
     for from in (0..size).step_by(1 << 20) {
         if !files.iter().any(|file| has(file, from)) {

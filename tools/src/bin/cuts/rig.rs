@@ -23,7 +23,7 @@ pub(crate) struct Rig {
     pub(crate) log: PathBuf,
     daemon: Child,
     monitor: Option<(UnixStream, BufReader<UnixStream>)>,
-    mount: PathBuf,
+    pub(crate) mount: PathBuf,
     /// Faults so far: each is a node of its own.
     faults: u32,
     below: String,
