@@ -20,6 +20,7 @@ impl Prng {
     }
 
     /// 64 bits, all values equally likely.
+    #[expect(clippy::should_implement_trait, reason = "it has no end, and is no sequence to map")]
     pub fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.state;

@@ -76,7 +76,8 @@ fn round(
     })?;
     if victim == primary {
         until("the survivor is promoted", || {
-            let lost = rest_of(&stage.nodes[other])?.is_err_and(|now| now.starts_with("Connecting"));
+            let lost =
+                rest_of(&stage.nodes[other])?.is_err_and(|now| now.starts_with("Connecting"));
             Ok((lost && stage.nodes[other].adm(&["primary", "r0"])?.code == 0).then_some(()))
         })?;
     }

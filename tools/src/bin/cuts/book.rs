@@ -184,11 +184,6 @@ impl Book {
         self.split.iter().any(|(from, to)| *from < cut.to && cut.from < *to)
     }
 
-    /// Whether both were connected and in sync.
-    pub(crate) fn is_together(&self, cut: Instant) -> bool {
-        self.together.iter().any(|(from, to)| *from <= cut.from && cut.to <= *to)
-    }
-
     fn owed(&self, write: &Write, duty: Duty, cut: Instant) -> bool {
         if write.void.is_some_and(|at| at < cut.to) {
             return false;

@@ -55,8 +55,7 @@ impl Fault {
     fn rules(self, slots: &[u64], prng: &mut Prng) -> Value {
         let rule = |kind: &str, sector: Option<u64>| {
             let (errno, once) = (self.errno, self.once);
-            let mut rule =
-                json!({"event": "none", "iotype": kind, "errno": errno, "once": once});
+            let mut rule = json!({"event": "none", "iotype": kind, "errno": errno, "once": once});
             if let (Some(sector), Some(rule)) = (sector, rule.as_object_mut()) {
                 rule.insert("sector".to_owned(), json!(sector));
             }
@@ -78,7 +77,9 @@ impl Fault {
             What::Writes if self.once => {
                 some(slots.iter().map(|slot| slot + SLOT / 2).collect(), "write")
             }
-            What::Writes => some(slots.iter().flat_map(|slot| *slot..slot + SLOT).collect(), "write"),
+            What::Writes => {
+                some(slots.iter().flat_map(|slot| *slot..slot + SLOT).collect(), "write")
+            }
             What::MetadataWrites if self.once => some(superblock, "write"),
             What::MetadataWrites => some(metadata, "write"),
             What::MetadataReads if self.once => some(superblock, "read"),
@@ -119,12 +120,7 @@ pub(crate) fn faults(dir: &Path, count: u64, seed: u64) -> Outcome<u64> {
 }
 
 /// One fault; whether it was met.
-fn round(
-    stage: &mut Stage,
-    rigs: &mut [Rig; 2],
-    fault: Fault,
-    prng: &mut Prng,
-) -> Outcome<bool> {
+fn round(stage: &mut Stage, rigs: &mut [Rig; 2], fault: Fault, prng: &mut Prng) -> Outcome<bool> {
     let (failing, rig) = (fault.node, &mut rigs[fault.node]);
     let rules = fault.rules(&stage.slots, prng);
     let before = stage.nodes[failing].log().matches("error:").count();

@@ -65,7 +65,7 @@ impl Load<'_> {
             let more = begun < count && !ended && !self.stop.load(Ordering::Relaxed);
             if more && flying.len() < DEPTH {
                 begun += 1;
-                match self.send(client, &mut busy, prng)? {
+                match self.send(client, begun, &mut busy, prng)? {
                     Some((cookie, what)) => flying.insert(cookie, what),
                     None => return Ok(End::Lost),
                 };
@@ -106,6 +106,7 @@ impl Load<'_> {
     fn send(
         &self,
         client: &mut Client,
+        number: u64,
         busy: &mut [bool],
         prng: &mut Prng,
     ) -> Outcome<Option<(u64, Flying)>> {
@@ -117,8 +118,11 @@ impl Load<'_> {
                 Err(error) => Err(format!("an NBD request: {error}")),
             };
         }
-        let free: Vec<usize> = (0..busy.len()).filter(|slot| !busy[*slot]).collect();
-        let slot = free[usize::try_from(prng.below(free.len() as u64)).expect("few slots")];
+        // Without flushes it is one slot after the other: so that the extent that was unused for the
+        // longest time, too, has what nobody has flushed.
+        let draw = if self.flushes == 0 { number } else { prng.below(busy.len() as u64) };
+        let next = (draw..).map(|at| usize::try_from(at).expect("few slots") % busy.len());
+        let slot = next.take(busy.len()).find(|slot| !busy[*slot]).expect("more slots than DEPTH");
         busy[slot] = true;
         let skipped = if prng.percent(50) { 0 } else { prng.below(SLOT) };
         let count = if prng.percent(50) { SLOT - skipped } else { 1 + prng.below(SLOT - skipped) };

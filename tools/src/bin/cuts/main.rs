@@ -60,6 +60,9 @@ struct Arguments {
     /// Pairs at a time.
     #[arg(long, default_value_t = 3)]
     jobs: usize,
+    /// Recordings and images stay.
+    #[arg(long)]
+    keep: bool,
     /// A folder for disks and daemons.
     #[arg(long)]
     dir: PathBuf,
@@ -134,7 +137,9 @@ fn batch(arguments: &Arguments, (first, count): (u64, u64), table: &mut Table) -
             recording.cuts.len(),
             (now() - began) / 1_000_000,
         );
-        fs::remove_dir_all(&dir).map_err(at(dir.display()))?;
+        if !arguments.keep {
+            fs::remove_dir_all(&dir).map_err(at(dir.display()))?;
+        }
         recordings.push(recording);
     }
     let next = AtomicUsize::new(0);
@@ -160,7 +165,9 @@ fn batch(arguments: &Arguments, (first, count): (u64, u64), table: &mut Table) -
                             *results.0.entry(end).or_default() += 1;
                             *results.0.entry("sectors compared".to_owned()).or_default() +=
                                 played.owed;
-                            let _ = fs::remove_dir_all(&dir);
+                            if !arguments.keep {
+                                let _ = fs::remove_dir_all(&dir);
+                            }
                         }
                         Err(error) => results.1.push(error),
                     }

@@ -113,7 +113,7 @@ impl Node {
     }
 
     /// # Errors
-    /// The daemon has ended by itself, or a thread of it has panicked.
+    /// The daemon has ended by itself.
     pub(crate) fn lives(&mut self) -> Outcome<()> {
         let Some(daemon) = &mut self.daemon else { return Ok(()) };
         match daemon.try_wait().map_err(at("tandemd"))? {
@@ -135,16 +135,6 @@ impl Node {
         if let Some(mut daemon) = self.daemon.take() {
             let _ = daemon.wait();
         }
-    }
-
-    /// SIGTERM; it has to end well.
-    pub(crate) fn terminate(&mut self) -> Outcome<()> {
-        self.signal(Signal::SIGTERM);
-        let Some(mut daemon) = self.daemon.take() else { return Ok(()) };
-        let status = until(format!("{} ends", self.name), || {
-            daemon.try_wait().map_err(at("tandemd"))
-        })?;
-        if status.success() { Ok(()) } else { Err(format!("{} ended with {status}", self.name)) }
     }
 
     /// Runs tandemadm against this node.

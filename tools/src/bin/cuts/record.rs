@@ -77,9 +77,7 @@ fn a_durable_write_logs_a_flush(stage: &mut Stage, rigs: &[Rig; 2]) -> Outcome<(
     client.write(at, &[2; 4096], nbd::constants::NBD_CMD_FLAG_FUA).map_err(error)?;
     for rig in rigs {
         let log = rig.logged()?;
-        let wrote = |entry: &Entry| {
-            matches!(entry.kind, Kind::Write { data, .. } if log.sector(data, 0) == [2; 512])
-        };
+        let wrote = |entry: &Entry| matches!(entry.kind, Kind::Write { data, .. } if log.sector(data, 0) == [2; 512]);
         let written = log.entries.iter().rposition(wrote);
         let after = written.map(|index| &log.entries[index..]);
         if !after.is_some_and(|after| after.iter().any(|entry| entry.kind == Kind::Flush)) {
@@ -88,4 +86,3 @@ fn a_durable_write_logs_a_flush(stage: &mut Stage, rigs: &[Rig; 2]) -> Outcome<(
     }
     Ok(())
 }
-

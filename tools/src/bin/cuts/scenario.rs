@@ -138,7 +138,7 @@ fn activity_log(stage: &mut Stage) -> Outcome<()> {
     for _ in 0..3 {
         stage.flushes = 0;
         stage.slots = main.to_vec();
-        stage.load(0, 200)?;
+        stage.load(0, 300)?;
         stage.slots = others.to_vec();
         stage.load(0, 8)?;
     }

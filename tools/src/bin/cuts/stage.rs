@@ -37,7 +37,8 @@ pub(crate) fn slots(size: u64, of_an_extent: u64) -> Slots {
 }
 
 /// Options of a pair that recovers as a pair of this size does.
-pub(crate) const OPTIONS: Options = Options { net: CALM, disk: "al-extents 67; c-min-rate 100M; c-max-rate 400M;" };
+pub(crate) const OPTIONS: Options =
+    Options { net: CALM, disk: "al-extents 67; c-min-rate 100M; c-max-rate 400M;" };
 
 impl Stage {
     pub(crate) fn new(nodes: [Node; 2], slots: Slots, seed: u64) -> Self {
