@@ -29,7 +29,10 @@ pub(crate) struct Played {
 /// Plays one point in a folder of its own.
 pub(crate) fn play(recording: &Recording, dir: &Path, seed: u64) -> Outcome<Played> {
     let prng = &mut Prng::new(seed, 2);
-    let cut = recording.cuts[usize::try_from(prng.below(recording.cuts.len() as u64)).unwrap_or(0)];
+    // Every other one at an instant at which metadata was being written.
+    let tender = prng.one_in(2);
+    let cuts: Vec<_> = recording.cuts.iter().filter(|cut| cut.tender || !tender).collect();
+    let cut = cuts[usize::try_from(prng.below(cuts.len() as u64)).unwrap_or(0)];
     folder(dir.to_owned())?;
     let disks = ["alice.img", "bob.img"].map(|name| dir.join(name));
     let mut caches = [Cache::Kept; 2];

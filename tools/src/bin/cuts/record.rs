@@ -52,7 +52,7 @@ pub(crate) fn record(scenario: &Scenario, dir: &Path, seed: u64) -> Outcome<Reco
     drop(rigs);
     let mut book = stage.book.into_inner().expect("nobody panicked");
     book.close();
-    let cuts = cuts(&seen, [&logs[0], &logs[1]]);
+    let cuts = cuts(&seen, [&logs[0], &logs[1]], size);
     let (slots, ready) = (stage.slots, stage.ready);
     Ok(Recording { name: scenario.name, size, logs, cuts, book, slots, ready })
 }

@@ -11,7 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::book::Instant;
 use crate::common::{Outcome, at, now};
-use crate::dmlog::Log;
+use crate::dmlog::{Kind, Log};
+
+/// Metadata at the end of a disk, bytes, and a little more.
+const METADATA: u64 = 280 << 10;
 
 /// Lengths that stood together, and when that was seen first and last.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +29,8 @@ pub(crate) struct Seen {
 pub(crate) struct Cut {
     pub(crate) entries: [usize; 2],
     pub(crate) when: Instant,
+    /// One of the last operations was of the metadata: that is where the order of things matters.
+    pub(crate) tender: bool,
 }
 
 /// Looks at both logs until it is told to stop.
@@ -55,13 +60,21 @@ pub(crate) fn watch(logs: [&Path; 2], stop: &AtomicBool) -> Outcome<Vec<Seen>> {
 
 /// Every cut that is known to be one. Where only one log has grown, each of its entries was the
 /// last one at some instant in between.
-pub(crate) fn cuts(seen: &[Seen], logs: [&Log; 2]) -> Vec<Cut> {
+pub(crate) fn cuts(seen: &[Seen], logs: [&Log; 2], size: u64) -> Vec<Cut> {
     let mut cuts: Vec<Cut> = Vec::new();
+    let tender = |entries: [usize; 2]| {
+        (0..2).any(|node: usize| {
+            let end = entries[node];
+            logs[node].entries[end.saturating_sub(2)..end]
+                .iter()
+                .any(|entry| entry.kind != Kind::Flush && entry.sector * 512 >= size - METADATA)
+        })
+    };
     let entries =
         |lengths: [u64; 2]| [0, 1].map(|node: usize| logs[node].entries_within(lengths[node]));
     for (index, one) in seen.iter().enumerate() {
         let has = entries(one.lengths);
-        cuts.push(Cut { entries: has, when: one.last });
+        cuts.push(Cut { entries: has, when: one.last, tender: tender(has) });
         let Some(next) = seen.get(index + 1) else { continue };
         let will = entries(next.lengths);
         let when = Instant { from: one.last.from, to: next.first.to };
@@ -72,7 +85,7 @@ pub(crate) fn cuts(seen: &[Seen], logs: [&Log; 2]) -> Vec<Cut> {
             for between in has[node] + 1..will[node] {
                 let mut entries = has;
                 entries[node] = between;
-                cuts.push(Cut { entries, when });
+                cuts.push(Cut { entries, when, tender: tender(entries) });
             }
         }
     }
