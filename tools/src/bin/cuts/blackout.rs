@@ -40,7 +40,7 @@ pub(crate) fn blackouts(dir: &Path, count: u64, seed: u64) -> Outcome<()> {
     }
     folder(dir.to_owned())?;
     let mut disks = [Disk::new(dir, NAMES[0])?, Disk::new(dir, NAMES[1])?];
-    let nodes = pair(dir, [&disks[0].link, &disks[1].link], &OPTIONS)?;
+    let nodes = pair(dir, &[&disks[0].link, &disks[1].link], &OPTIONS)?;
     let mut stage = Stage::new(nodes, slots(SIZE, 16), seed);
     let mut prng = Prng::new(seed, 3);
     let mut rounds = || {

@@ -184,6 +184,11 @@ impl Book {
         self.split.iter().any(|(from, to)| *from < cut.to && cut.from < *to)
     }
 
+    /// When the nodes lost each other.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = u64> {
+        self.together.iter().map(|(_, to)| *to)
+    }
+
     fn owed(&self, write: &Write, duty: Duty, cut: Instant) -> bool {
         if write.void.is_some_and(|at| at < cut.to) {
             return false;

@@ -95,7 +95,7 @@ pub(crate) fn faults(dir: &Path, count: u64, seed: u64) -> Outcome<u64> {
     }
     folder(dir.to_owned())?;
     let mut rigs = [blank(dir, "alice", SIZE)?, blank(dir, "bob", SIZE)?];
-    let nodes = pair(dir, [&rigs[0].device, &rigs[1].device], &OPTIONS)?;
+    let nodes = pair(dir, &[&rigs[0].device, &rigs[1].device], &OPTIONS)?;
     // The load has its own part of the disk; the rest is for what makes a node meet the fault.
     let own: Vec<u64> = slots(SIZE, 16).into_iter().filter(|slot| slot * 512 < 12 << 20).collect();
     let mut stage = Stage::new(nodes, own, seed);

@@ -129,11 +129,10 @@ fn batch(arguments: &Arguments, (first, count): (u64, u64), table: &mut Table) -
         let dir = arguments.dir.join(format!("{first}-{}", scenario.name));
         let recording = record(scenario, &dir, seed)?;
         println!(
-            "recorded {}: {} writes acknowledged, {} and {} operations of the disks, {} instants, {} ms",
+            "recorded {}: {} writes acknowledged, {:?} operations of the disks, {} instants, {} ms",
             recording.name,
             recording.book.acknowledged(),
-            recording.logs[0].entries.len(),
-            recording.logs[1].entries.len(),
+            recording.logs.iter().map(|log| log.entries.len()).collect::<Vec<_>>(),
             recording.cuts.len(),
             (now() - began) / 1_000_000,
         );

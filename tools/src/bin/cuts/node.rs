@@ -46,8 +46,8 @@ pub(crate) struct Options {
 /// A busy machine is not taken for a peer that is gone.
 pub(crate) const CALM: &str = "ping-int 5; ping-timeout 300; timeout 600; connect-int 1;";
 
-/// Writes the config of two nodes in `dir`; nothing runs.
-pub(crate) fn pair(dir: &Path, disks: [&Path; 2], options: &Options) -> Outcome<[Node; 2]> {
+/// Writes the config of two nodes in `dir`; nothing runs. Two more disks are for metadata.
+pub(crate) fn pair(dir: &Path, disks: &[&Path], options: &Options) -> Outcome<[Node; 2]> {
     // A network of its own for each pair, so that no port is anyone else's.
     static PAIRS: AtomicU32 = AtomicU32::new(0);
     let pair = PAIRS.fetch_add(1, Ordering::Relaxed) % (120 * 250);
@@ -59,9 +59,11 @@ pub(crate) fn pair(dir: &Path, disks: [&Path; 2], options: &Options) -> Outcome<
         options.net, options.disk
     );
     for (id, (name, disk)) in NAMES.iter().zip(disks).enumerate() {
+        let meta =
+            disks.get(id + 2).map_or("internal".to_owned(), |disk| crate::common::text(disk));
         text.push_str(&format!(
             "    on {name} {{ node-id {id}; address {network}.{}:{port};\n        volume 0 {{ device \
-             minor 0; disk {}; meta-disk internal; }}\n    }}\n",
+             minor 0; disk {}; meta-disk {meta}; }}\n    }}\n",
             id + 1,
             disk.display()
         ));

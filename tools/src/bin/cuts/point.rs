@@ -13,7 +13,7 @@ use crate::common::{Outcome, at, folder, text};
 use crate::image::{Cache, build};
 use crate::load::SLOT;
 use crate::node::{Node, Rest, pair, settle, tails};
-use crate::record::Recording;
+use crate::record::{META_SIZE, Recording};
 use crate::stage::OPTIONS;
 
 /// Where nothing else is written, bytes: what a promoted node writes to begin a line of its own.
@@ -29,23 +29,30 @@ pub(crate) struct Played {
 /// Plays one point in a folder of its own.
 pub(crate) fn play(recording: &Recording, dir: &Path, seed: u64) -> Outcome<Played> {
     let prng = &mut Prng::new(seed, 2);
-    // Every other one at an instant at which metadata was being written.
-    let tender = prng.one_in(2);
-    let cuts: Vec<_> = recording.cuts.iter().filter(|cut| cut.tender || !tender).collect();
+    // At any instant, where metadata was being written, or when the nodes had just lost each other.
+    let kind = prng.below(3);
+    let all = recording.cuts.iter();
+    let cuts: Vec<_> =
+        all.filter(|cut| kind == 0 || kind == 1 && cut.tender || kind == 2 && cut.lost).collect();
     let cut = cuts[usize::try_from(prng.below(cuts.len() as u64)).unwrap_or(0)];
     folder(dir.to_owned())?;
-    let disks = ["alice.img", "bob.img"].map(|name| dir.join(name));
+    let names = ["alice.img", "bob.img", "alice-meta.img", "bob-meta.img"];
+    let disks: Vec<_> =
+        names.iter().take(recording.logs.len()).map(|name| dir.join(name)).collect();
     let mut caches = [Cache::Kept; 2];
     let who = prng.below(10);
-    for (node, disk) in disks.iter().enumerate() {
+    for node in 0..2 {
         if who != node as u64 {
             let percents = [0, 10, 50, 90];
             caches[node] = Cache::Lost(percents[usize::try_from(prng.below(4)).unwrap_or(0)]);
         }
-        let log = (&recording.logs[node], cut.entries[node]);
-        build(disk, (recording.size, None), log, caches[node], prng)?;
     }
-    let mut nodes = pair(dir, [&disks[0], &disks[1]], &OPTIONS)?;
+    for (index, (disk, log)) in disks.iter().zip(&recording.logs).enumerate() {
+        let size = if index < 2 { recording.size } else { META_SIZE };
+        build(disk, (size, None), (log, cut.entries[index]), caches[index % 2], prng)?;
+    }
+    let mut nodes =
+        pair(dir, &disks.iter().map(|disk| disk.as_path()).collect::<Vec<_>>(), &OPTIONS)?;
     let mut point = Point { recording, cut: cut.when, nodes: &mut nodes, prng, owed: 0 };
     let early = cut.when.from < recording.ready;
     let end = if early { point.early() } else { point.play() };
@@ -103,7 +110,7 @@ impl Point<'_> {
         let first = usize::from(self.prng.one_in(2));
         let mut alone = "";
         self.nodes[first].start_up()?;
-        if self.prng.percent(40) {
+        if self.prng.percent(60) {
             alone = self.alone(first)?;
         }
         self.nodes[1 - first].start_up()?;

@@ -19,7 +19,8 @@ pub(crate) struct Recording {
     pub(crate) name: &'static str,
     /// Bytes of a disk.
     pub(crate) size: u64,
-    pub(crate) logs: [Log; 2],
+    /// Of alice's and bob's data; of their metadata, where that has disks of its own.
+    pub(crate) logs: Vec<Log>,
     pub(crate) cuts: Vec<Cut>,
     pub(crate) book: Book,
     pub(crate) slots: Slots,
@@ -27,16 +28,28 @@ pub(crate) struct Recording {
     pub(crate) ready: u64,
 }
 
+/// Bytes of a disk for metadata alone.
+pub(crate) const META_SIZE: u64 = 1 << 20;
+
+/// So many instants after a loss are looked at more closely.
+const AFTER_A_LOSS: usize = 80;
+
 /// Records one scenario in a folder.
 pub(crate) fn record(scenario: &Scenario, dir: &Path, seed: u64) -> Outcome<Recording> {
     let size = scenario.mib << 20;
     folder(dir.to_owned())?;
-    let rigs = [blank(dir, "alice", size)?, blank(dir, "bob", size)?];
-    let nodes = pair(dir, [&rigs[0].device, &rigs[1].device], &OPTIONS)?;
+    let mut rigs = vec![blank(dir, "alice", size)?, blank(dir, "bob", size)?];
+    if scenario.external {
+        rigs.push(blank(dir, "alice-meta", META_SIZE)?);
+        rigs.push(blank(dir, "bob-meta", META_SIZE)?);
+    }
+    let devices: Vec<&Path> = rigs.iter().map(|rig| rig.device.as_path()).collect();
+    let nodes = pair(dir, &devices, &OPTIONS)?;
     let mut stage = Stage::new(nodes, slots(size, scenario.slots), seed);
     let stop = AtomicBool::new(false);
+    let logs: Vec<&Path> = rigs.iter().map(|rig| rig.log.as_path()).collect();
     let seen = std::thread::scope(|scope| {
-        let watcher = scope.spawn(|| watch([&rigs[0].log, &rigs[1].log], &stop));
+        let watcher = scope.spawn(|| watch(&logs, &stop));
         let played = (scenario.play)(&mut stage);
         stage.parted();
         stop.store(true, Ordering::Relaxed);
@@ -44,15 +57,19 @@ pub(crate) fn record(scenario: &Scenario, dir: &Path, seed: u64) -> Outcome<Reco
         played.map_err(|error| format!("{}: {error}\n{}", scenario.name, tails(&stage.nodes)))?;
         seen
     })?;
-    if scenario.name == "load" {
-        a_durable_write_logs_a_flush(&mut stage, &rigs)?;
+    if scenario.name == "load" || scenario.external {
+        a_durable_write_logs_a_flush(&mut stage, &rigs[..2])?;
     }
     drop(stage.nodes);
-    let logs = [rigs[0].logged()?, rigs[1].logged()?];
+    let logs = rigs.iter().map(Rig::logged).collect::<Outcome<Vec<Log>>>()?;
     drop(rigs);
     let mut book = stage.book.into_inner().expect("nobody panicked");
     book.close();
-    let cuts = cuts(&seen, [&logs[0], &logs[1]], size);
+    let mut cuts = cuts(&seen, &logs, size);
+    for end in book.ends() {
+        let first = cuts.partition_point(|cut| cut.when.from < end);
+        cuts[first..].iter_mut().take(AFTER_A_LOSS).for_each(|cut| cut.lost = true);
+    }
     let (slots, ready) = (stage.slots, stage.ready);
     Ok(Recording { name: scenario.name, size, logs, cuts, book, slots, ready })
 }
@@ -66,7 +83,7 @@ pub(crate) fn blank(dir: &Path, name: &str, size: u64) -> Outcome<Rig> {
 }
 
 /// What everything else rests on: the kernel passes a durable write on as a write and a flush.
-fn a_durable_write_logs_a_flush(stage: &mut Stage, rigs: &[Rig; 2]) -> Outcome<()> {
+fn a_durable_write_logs_a_flush(stage: &mut Stage, rigs: &[Rig]) -> Outcome<()> {
     let at = 8 * 512;
     let (_, primary) = stage.primary()?;
     let mut client = primary.client()?;

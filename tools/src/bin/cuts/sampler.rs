@@ -1,9 +1,9 @@
-//! Instants at which it is known what both logs had.
+//! Instants at which it is known what all logs had.
 //!
 //! The lengths of two logs cannot be read at once. The first is read, the second, and the first
-//! again: where it has not changed, both had these lengths at the instant of the second reading. A
-//! pair of lengths that never stood together would be no power loss: one disk would have what
-//! followed from something that the other one had not done yet.
+//! again: where it has not changed, both had these lengths at the instant of the second reading;
+//! and so with four. Lengths that never stood together would be no power loss: one disk would have
+//! what followed from something that another one had not done yet.
 
 use std::fs::File;
 use std::path::Path;
@@ -11,38 +11,43 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::book::Instant;
 use crate::common::{Outcome, at, now};
-use crate::dmlog::{Kind, Log};
+use crate::dmlog::{Entry, Kind, Log};
 
 /// Metadata at the end of a disk, bytes, and a little more.
 const METADATA: u64 = 280 << 10;
 
 /// Lengths that stood together, and when that was seen first and last.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Seen {
-    lengths: [u64; 2],
+    lengths: Vec<u64>,
     first: Instant,
     last: Instant,
 }
 
 /// A power loss: entries that each log has, and when.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Cut {
-    pub(crate) entries: [usize; 2],
+    pub(crate) entries: Vec<usize>,
     pub(crate) when: Instant,
     /// One of the last operations was of the metadata: that is where the order of things matters.
     pub(crate) tender: bool,
+    /// The nodes have just lost each other.
+    pub(crate) lost: bool,
 }
 
-/// Looks at both logs until it is told to stop.
-pub(crate) fn watch(logs: [&Path; 2], stop: &AtomicBool) -> Outcome<Vec<Seen>> {
-    let open = |path: &Path| File::open(path).map_err(at(path.display()));
-    let files = [open(logs[0])?, open(logs[1])?];
+/// Looks at the logs until it is told to stop.
+pub(crate) fn watch(logs: &[&Path], stop: &AtomicBool) -> Outcome<Vec<Seen>> {
+    let open = |path: &&Path| File::open(path).map_err(at(path.display()));
+    let files = logs.iter().map(open).collect::<Outcome<Vec<File>>>()?;
     let length = |file: &File| file.metadata().map(|found| found.len()).map_err(at("a log"));
     let mut all: Vec<Seen> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let from = now();
-        let lengths = [length(&files[0])?, length(&files[1])?];
-        if length(&files[0])? != lengths[0] {
+        let lengths = files.iter().map(length).collect::<Outcome<Vec<u64>>>()?;
+        // The last one was read once only: all had these lengths then.
+        let (_, others) = files.split_last().ok_or("no log")?;
+        let again = others.iter().map(length).collect::<Outcome<Vec<u64>>>()?;
+        if again[..] != lengths[..others.len()] {
             continue;
         }
         let when = Instant { from, to: now() };
@@ -59,33 +64,39 @@ pub(crate) fn watch(logs: [&Path; 2], stop: &AtomicBool) -> Outcome<Vec<Seen>> {
 }
 
 /// Every cut that is known to be one. Where only one log has grown, each of its entries was the
-/// last one at some instant in between.
-pub(crate) fn cuts(seen: &[Seen], logs: [&Log; 2], size: u64) -> Vec<Cut> {
+/// last one at some instant in between. `size`: bytes of a disk with metadata at its end.
+pub(crate) fn cuts(seen: &[Seen], logs: &[Log], size: u64) -> Vec<Cut> {
     let mut cuts: Vec<Cut> = Vec::new();
-    let tender = |entries: [usize; 2]| {
-        (0..2).any(|node: usize| {
-            let end = entries[node];
-            logs[node].entries[end.saturating_sub(2)..end]
-                .iter()
-                .any(|entry| entry.kind != Kind::Flush && entry.sector * 512 >= size - METADATA)
-        })
+    let entries = |lengths: &[u64]| -> Vec<usize> {
+        logs.iter().zip(lengths).map(|(log, length)| log.entries_within(*length)).collect()
     };
-    let entries =
-        |lengths: [u64; 2]| [0, 1].map(|node: usize| logs[node].entries_within(lengths[node]));
+    let mut before = vec![0; logs.len()];
+    let mut add = |entries: Vec<usize>, when: Instant| {
+        // A disk for metadata alone stands behind the two for data.
+        let moved = (2..logs.len()).any(|log| entries[log] > before[log]);
+        let inside = logs.len() == 2
+            && logs.iter().zip(&entries).any(|(log, end)| {
+                let last = &log.entries[end.saturating_sub(2)..*end];
+                let at_end = |entry: &Entry| entry.sector * 512 >= size - METADATA;
+                last.iter().any(|entry| entry.kind != Kind::Flush && at_end(entry))
+            });
+        before.clone_from(&entries);
+        cuts.push(Cut { entries, when, tender: moved || inside, lost: false });
+    };
     for (index, one) in seen.iter().enumerate() {
-        let has = entries(one.lengths);
-        cuts.push(Cut { entries: has, when: one.last, tender: tender(has) });
+        let has = entries(&one.lengths);
+        add(has.clone(), one.last);
         let Some(next) = seen.get(index + 1) else { continue };
-        let will = entries(next.lengths);
+        let will = entries(&next.lengths);
         let when = Instant { from: one.last.from, to: next.first.to };
-        for node in 0..2 {
-            if has[1 - node] != will[1 - node] {
+        for log in 0..logs.len() {
+            if (0..logs.len()).any(|other| other != log && has[other] != will[other]) {
                 continue;
             }
-            for between in has[node] + 1..will[node] {
-                let mut entries = has;
-                entries[node] = between;
-                cuts.push(Cut { entries, when, tender: tender(entries) });
+            for between in has[log] + 1..will[log] {
+                let mut entries = has.clone();
+                entries[log] = between;
+                add(entries, when);
             }
         }
     }

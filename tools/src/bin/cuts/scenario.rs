@@ -11,19 +11,32 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) mib: u64,
     pub(crate) slots: u64,
+    /// Metadata has disks of its own: a flush of the one says nothing of the other.
+    pub(crate) external: bool,
     pub(crate) play: fn(&mut Stage) -> Outcome<()>,
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 6] = [
-    Scenario { name: "load", mib: 24, slots: 16, play: load },
-    Scenario { name: "resync", mib: 24, slots: 16, play: resync },
-    Scenario { name: "failover", mib: 24, slots: 16, play: failover },
-    Scenario { name: "partition", mib: 24, slots: 16, play: partition },
-    Scenario { name: "first-sync", mib: 24, slots: 16, play: first_sync },
-    // More extents than the smallest activity log has room for.
-    Scenario { name: "activity-log", mib: 300, slots: 2, play: activity_log },
+pub(crate) const SCENARIOS: [Scenario; 9] = [
+    narrow("load", load),
+    narrow("resync", resync),
+    narrow("failover", failover),
+    narrow("partition", partition),
+    narrow("first-sync", first_sync),
+    wide("activity-log"),
+    Scenario { external: true, ..narrow("external-resync", resync) },
+    Scenario { external: true, ..narrow("external-failover", failover) },
+    Scenario { external: true, ..wide("external-activity-log") },
 ];
+
+const fn narrow(name: &'static str, play: fn(&mut Stage) -> Outcome<()>) -> Scenario {
+    Scenario { name, mib: 24, slots: 16, external: false, play }
+}
+
+/// More extents than the smallest activity log has room for.
+const fn wide(name: &'static str) -> Scenario {
+    Scenario { name, mib: 300, slots: 2, external: false, play: activity_log }
+}
 
 fn load(stage: &mut Stage) -> Outcome<()> {
     stage.begin()?;
@@ -48,8 +61,7 @@ fn resync(stage: &mut Stage) -> Outcome<()> {
     stage.begin()?;
     stage.load(0, 80)?;
     for _ in 0..2 {
-        stage.parted();
-        stage.meanwhile(0, End::Done, |nodes| Stage::cut(nodes))?;
+        stage.cut()?;
         stage.load(0, 60)?;
         stage.meanwhile(0, End::Done, |nodes| {
             Stage::heal(nodes)?;
@@ -90,8 +102,7 @@ fn partition(stage: &mut Stage) -> Outcome<()> {
     let (main, branch) = all.split_at(all.len() - 12);
     stage.slots = main.to_vec();
     let from = now();
-    stage.parted();
-    stage.meanwhile(0, End::Done, |nodes| Stage::cut(nodes))?;
+    stage.cut()?;
     stage.nodes[1].ok(&["primary", "r0"])?;
     for _ in 0..3 {
         stage.slots = branch.to_vec();
@@ -144,8 +155,7 @@ fn activity_log(stage: &mut Stage) -> Outcome<()> {
     }
     stage.flushes = 10;
     stage.slots = all;
-    stage.parted();
-    stage.meanwhile(0, End::Done, |nodes| Stage::cut(nodes))?;
+    stage.cut()?;
     stage.load(0, 100)?;
     stage.meanwhile(0, End::Done, |nodes| {
         Stage::heal(nodes)?;

@@ -77,8 +77,13 @@ impl Stage {
 
     /// Called before anything happens that ends it.
     pub(crate) fn parted(&mut self) {
+        self.parted_at(now());
+    }
+
+    /// What ends it has happened, and began at that time.
+    pub(crate) fn parted_at(&mut self, at: u64) {
         if let Some(since) = self.since.take() {
-            self.book.lock().expect("nobody panicked").together(since, now());
+            self.book.lock().expect("nobody panicked").together(since, at);
         }
     }
 
@@ -140,11 +145,16 @@ impl Stage {
         })
     }
 
-    /// Both nodes give the connection up, as if the network had failed.
-    pub(crate) fn cut(nodes: &[Node; 2]) -> Outcome<()> {
-        for node in nodes {
-            node.ok(&["disconnect", "--force", "r0"])?;
-        }
+    /// Both nodes give the connection up under load, as if the network had failed.
+    pub(crate) fn cut(&mut self) -> Outcome<()> {
+        let at = self.meanwhile(0, End::Done, |nodes| {
+            let at = now();
+            for node in nodes {
+                node.ok(&["disconnect", "--force", "r0"])?;
+            }
+            Ok(at)
+        })?;
+        self.parted_at(at);
         Ok(())
     }
 
@@ -157,17 +167,22 @@ impl Stage {
 
     /// kill -9 of a Primary under load; the other one takes over as soon as it may.
     pub(crate) fn fail_over(&mut self, from: usize) -> Outcome<()> {
-        self.parted();
-        self.meanwhile(from, End::Lost, |nodes| {
+        let at = self.meanwhile(from, End::Lost, |nodes| {
+            let at = now();
             nodes[from].kill();
-            Ok(())
+            Ok(at)
         })?;
+        self.parted_at(at);
         let other = 1 - from;
         until("the other one is promoted", || {
             let lost = rest_of(&self.nodes[other])?.is_err_and(|now| now.starts_with("Connecting"));
             Ok((lost && self.nodes[other].adm(&["primary", "r0"])?.code == 0).then_some(()))
         })?;
-        self.load(other, 100)
+        // A while without a flush: what it had from the other one must be durable all the same.
+        let flushes = std::mem::take(&mut self.flushes);
+        self.load(other, 40)?;
+        self.flushes = flushes;
+        self.load(other, 60)
     }
 
     /// Every answered write is there, read through this node.
