@@ -14,6 +14,7 @@ use crate::image::{Cache, build};
 use crate::load::SLOT;
 use crate::node::{Node, Rest, pair, settle, tails};
 use crate::record::{META_SIZE, Recording};
+use crate::sampler::Cut;
 use crate::stage::OPTIONS;
 
 /// Where nothing else is written, bytes: what a promoted node writes to begin a line of its own.
@@ -31,9 +32,11 @@ pub(crate) fn play(recording: &Recording, dir: &Path, seed: u64) -> Outcome<Play
     let prng = &mut Prng::new(seed, 2);
     // At any instant, where metadata was being written, or when the nodes had just lost each other.
     let kind = prng.below(3);
-    let all = recording.cuts.iter();
-    let cuts: Vec<_> =
-        all.filter(|cut| kind == 0 || kind == 1 && cut.tender || kind == 2 && cut.lost).collect();
+    let fits = |cut: &&Cut| kind == 1 && cut.tender || kind == 2 && cut.lost;
+    let mut cuts: Vec<&Cut> = recording.cuts.iter().filter(fits).collect();
+    if cuts.is_empty() {
+        cuts = recording.cuts.iter().collect();
+    }
     let cut = cuts[usize::try_from(prng.below(cuts.len() as u64)).unwrap_or(0)];
     folder(dir.to_owned())?;
     let names = ["alice.img", "bob.img", "alice-meta.img", "bob-meta.img"];

@@ -50,9 +50,11 @@ pub(crate) fn record(scenario: &Scenario, dir: &Path, seed: u64) -> Outcome<Reco
     let logs: Vec<&Path> = rigs.iter().map(|rig| rig.log.as_path()).collect();
     let seen = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| watch(&logs, &stop));
+        // Also where it panics.
+        let end = Stop(&stop);
         let played = (scenario.play)(&mut stage);
         stage.parted();
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
         let seen = watcher.join().expect("it does not panic");
         played.map_err(|error| format!("{}: {error}\n{}", scenario.name, tails(&stage.nodes)))?;
         seen
@@ -72,6 +74,15 @@ pub(crate) fn record(scenario: &Scenario, dir: &Path, seed: u64) -> Outcome<Reco
     }
     let (slots, ready) = (stage.slots, stage.ready);
     Ok(Recording { name: scenario.name, size, logs, cuts, book, slots, ready })
+}
+
+/// Ends who watches.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A logged disk that was never written.
