@@ -4,6 +4,7 @@
 //! No client sees an error while a good copy can be reached; a disk that met a fault is given up, is
 //! said to be, and is whole again after an attach.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
 
@@ -22,6 +23,9 @@ use crate::stage::{OPTIONS, Stage, slots};
 const SIZE: u64 = 24 << 20;
 /// Behind the export there is only metadata, and nowhere else.
 const META: u64 = 272 << 10;
+
+/// Flushes that fail where all do.
+const FLUSHES: usize = 30;
 
 /// What fails.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +77,13 @@ impl Fault {
         let superblock = vec![(SIZE - 4096) / 512, (SIZE - (256 << 10)) / 512];
         match self.what {
             What::Reads => json!([rule("read", None)]),
-            What::Flushes => json!([rule("flush", None)]),
+            What::Flushes if self.once => json!([rule("flush", None)]),
+            // To take a rule away is to flush: for ever would be longer than this run.
+            What::Flushes => {
+                let one = json!({"event": "none", "iotype": "flush", "errno": self.errno,
+                    "once": true});
+                vec![one; FLUSHES].into()
+            }
             What::Writes if self.once => {
                 some(slots.iter().map(|slot| slot + SLOT / 2).collect(), "write")
             }
@@ -88,10 +98,14 @@ impl Fault {
     }
 }
 
-/// So many faults, one after the other; how many were met.
-pub(crate) fn faults(dir: &Path, count: u64, seed: u64) -> Outcome<u64> {
+/// Kinds of faults: how many were met, and how many there were.
+pub(crate) type Met = BTreeMap<String, [u64; 2]>;
+
+/// So many faults, one after the other.
+pub(crate) fn faults(dir: &Path, count: u64, seed: u64) -> Outcome<Met> {
+    let mut met = Met::new();
     if count == 0 {
-        return Ok(0);
+        return Ok(met);
     }
     folder(dir.to_owned())?;
     let mut rigs = [blank(dir, "alice", SIZE)?, blank(dir, "bob", SIZE)?];
@@ -100,14 +114,16 @@ pub(crate) fn faults(dir: &Path, count: u64, seed: u64) -> Outcome<u64> {
     let own: Vec<u64> = slots(SIZE, 16).into_iter().filter(|slot| slot * 512 < 12 << 20).collect();
     let mut stage = Stage::new(nodes, own, seed);
     let mut prng = Prng::new(seed, 4);
-    let mut met = 0;
     let mut rounds = || {
         stage.begin()?;
         for number in 0..count {
             // Both nodes in turn, so that a short run has both.
             let fault = Fault::draw(usize::from(number % 2 == 1), &mut prng);
             let was = round(&mut stage, &mut rigs, fault, &mut prng);
-            met += u64::from(was.map_err(|error| format!("{fault:?}: {error}"))?);
+            let was = was.map_err(|error| format!("{fault:?}: {error}"))?;
+            let kind = format!("{:?} {}", fault.what, if fault.once { "once" } else { "for ever" });
+            let counts = met.entry(kind).or_default();
+            *counts = [counts[0] + u64::from(was), counts[1] + 1];
         }
         Ok(())
     };

@@ -102,7 +102,10 @@ fn cuts(arguments: &Arguments) -> Outcome<()> {
     let began = now();
     let met = fault::faults(&arguments.dir.join("faults"), arguments.faults, arguments.seed)?;
     let (count, seconds) = (arguments.faults, (now() - began) / 1_000_000_000);
-    println!("{count} faults of disks, {met} met, {seconds} s");
+    println!("{count} faults of disks, {seconds} s");
+    for (kind, [met, all]) in met {
+        println!("{met:6} of {all} met: {kind}");
+    }
     let began = now();
     while done < arguments.points {
         let count = arguments.batch.min(arguments.points - done);
