@@ -196,26 +196,23 @@ impl Book {
         let Some(here) = self.places.get(&op.session).copied() else { return };
         let step = self.history.step;
         let (places, ends) = (&self.places, &self.ends);
-        let registers = self.history.registers.entry(VOLUME).or_default();
+        let registers = &mut self.history.volume(VOLUME).registers;
         for sector in op.start..op.start + op.count {
             let register = usize::try_from(sector).ok().and_then(|at| registers.get_mut(at));
-            for entry in register.into_iter().flat_map(|one| one.unfinished()) {
-                let Some((cut, by_session)) = entry.cut else { continue };
-                let Some(there) = places.get(&entry.session) else { continue };
-                let cut = if there.node == here.node {
-                    cut
-                } else {
-                    match ends.get(&(there.node, there.life)) {
-                        Some(end) => cut.max(*end),
-                        None => continue,
-                    }
+            let Some(register) = register else { continue };
+            register.bound_the_dead(step, |entry| {
+                let Some(there) = places.get(&entry.session) else { return false };
+                let same_node = there.node == here.node;
+                let end = ends.get(&(there.node, there.life));
+                let cut = match end {
+                    _ if same_node => entry.cut,
+                    Some(end) => entry.cut.max(*end),
+                    None => return false,
                 };
-                let later =
-                    if by_session || there.node != here.node { op.session_opened } else { op.step };
-                if later > cut && entry.session <= op.session {
-                    entry.finish = step;
-                }
-            }
+                let by_session = entry.cut_by_session || !same_node;
+                let later = if by_session { op.session_opened } else { op.step };
+                later > cut && entry.session <= op.session
+            });
         }
     }
 
@@ -223,7 +220,7 @@ impl Book {
     pub fn shared(&mut self, from: usize, until: u64) {
         let given_up = self.given_up[from];
         let places = &self.places;
-        for register in self.history.registers.entry(VOLUME).or_default() {
+        for register in &mut self.history.volume(VOLUME).registers {
             let floor = register.floor(1 - from);
             // The newest: it covers the others. What it was before a newer answer is not among the
             // obligations any more.
@@ -232,7 +229,7 @@ impl Book {
                 let here = places.get(&e.session).is_some_and(|place| place.node == from);
                 e.answered && here && e.finish <= until && e.finish > given_up
             });
-            let answered = answered.map(|e| obligation((e.value, e.start), e.finish));
+            let answered = answered.map(|e| obligation((e.value(), e.start), e.finish));
             let newest = owed.chain(answered).max_by_key(|o| o.start);
             if let Some(newest) = newest.filter(|o| o.start > floor) {
                 register.oblige(1 - from, newest);
@@ -244,7 +241,7 @@ impl Book {
     pub fn discarded(&mut self, node: usize) {
         let mut victims = 0;
         self.given_up[node] = self.step();
-        for register in self.history.registers.entry(VOLUME).or_default() {
+        for register in &mut self.history.volume(VOLUME).registers {
             let gone = std::mem::take(&mut register.obligations[node]);
             let other = &register.obligations[1 - node];
             let lone = |o: &&Obligation| other.iter().all(|there| there.start < o.start);
@@ -281,14 +278,14 @@ impl Book {
             let (node, session) = (node.unwrap_or("?"), e.session);
             lines.push(format!(
                 "write {} began at {} on {node} (session {session}): {how}{}",
-                e.value,
+                e.value(),
                 e.start,
-                e.cut.map_or(String::new(), |(cut, _)| format!(", cut off at {cut}"))
+                if e.cut == NEVER { String::new() } else { format!(", cut off at {}", e.cut) }
             ));
         }
         for (name, list) in ["alice", "bob"].iter().zip(&register.obligations) {
             for o in list {
-                lines.push(format!("{name} must hold {} (since {})", o.value, o.since));
+                lines.push(format!("{name} must hold {} (since {})", o.value(), o.since));
             }
         }
         lines
@@ -299,10 +296,10 @@ impl Book {
 /// here waits for a flush.
 fn obligation((value, start): (u64, u64), step: u64) -> Obligation {
     Obligation {
-        value,
         start,
         finish: step,
         since: step,
+        zeroes: value == 0,
         alone: false,
         weak: false,
         flushed: true,

@@ -35,7 +35,8 @@ impl Entry {
         Self { start, finish, cut, session, cut_by_session: false, answered: false, zeroes }
     }
 
-    fn value(&self) -> Sector {
+    /// What it writes.
+    pub(super) fn value(&self) -> Sector {
         if self.zeroes { 0 } else { self.start }
     }
 }
