@@ -25,6 +25,7 @@ fn device(volume: u16) -> DeviceStatus {
         bm_writes: 4,
         upper_pending: 0,
         lower_pending: 0,
+        no_space: false,
         hung_ms: None,
         current_uuid: 0x5435_911C_ABE7_ED03,
         history: vec![0x4DCE_BC18_6434_281A],
@@ -52,6 +53,7 @@ pub(crate) fn peer_device(volume: u16) -> PeerDeviceStatus {
         resync_suspended: Default::default(),
         resync: None,
         verify: None,
+        no_space: false,
         last_verify: None,
     }
 }

@@ -417,22 +417,7 @@ impl Resource {
         }
         self.check_disks();
         self.pump_numbers();
-        let now = self.now;
-        let mut next = self.volume_after(None);
-        while let Some(volume) = next {
-            next = self.volume_after(Some(volume));
-            let device = self.device(volume);
-            if device.no_space.is_empty() {
-                continue;
-            }
-            let since = *device.no_space_since.get_or_insert(now);
-            if now.ms_since(since) >= 1000 {
-                device.no_space_since = None;
-                for key in std::mem::take(&mut self.device(volume).no_space) {
-                    self.local_write(key);
-                }
-            }
-        }
+        self.check_space();
     }
 
     fn check_connection(&mut self, c: usize) {
@@ -542,9 +527,7 @@ impl Resource {
         }
         self.resync_timeouts().into_iter().for_each(&mut sooner);
         self.number_timeout().into_iter().for_each(&mut sooner);
-        for device in self.devices.values().filter(|device| !device.no_space.is_empty()) {
-            sooner(device.no_space_since.unwrap_or(self.now).after_ms(1000));
-        }
+        self.space_timeout().into_iter().for_each(&mut sooner);
         next
     }
 }

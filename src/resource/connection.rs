@@ -102,6 +102,10 @@ pub(crate) struct Sent {
     pub(crate) at: Time,
     /// The flush epoch that the packet belongs to.
     pub(crate) epoch: u64,
+    /// When the peer said last that it waits for space.
+    pub(crate) heard: Option<Time>,
+    /// It was asked to give the write back.
+    pub(crate) recalled: bool,
 }
 
 /// A write of the peer on its way to the own disk.
@@ -125,6 +129,10 @@ pub(crate) struct PeerWrite {
     pub(crate) hot: bool,
     /// It is on its way to the disk.
     pub(crate) started: bool,
+    /// If it finds no space now, the disk is let go of.
+    pub(crate) last_try: bool,
+    /// If it finds no space now, it is given back.
+    pub(crate) recalled: bool,
 }
 
 /// A piece of resync on the target.
@@ -285,6 +293,11 @@ pub(crate) struct PeerDevice {
     pub(crate) target_writes: std::collections::BTreeSet<u64>,
     /// Disk writes for the peer under way on the own disk, resync among them.
     pub(crate) peer_writes: u32,
+    /// Writes that wait for space on the peer's disk, by sequence, and since when there are any.
+    pub(crate) starved: std::collections::BTreeSet<u64>,
+    pub(crate) full_since: Option<Time>,
+    /// The peer was told to let go of its disk, by this write.
+    pub(crate) let_go: Option<u64>,
     /// A flush for the peer runs; and its sequence, a later one waits.
     pub(crate) peer_flush: Option<u64>,
     pub(crate) peer_flush_waiting: Vec<u64>,
@@ -324,6 +337,9 @@ impl PeerDevice {
             metrics: Default::default(),
             target_writes: std::collections::BTreeSet::new(),
             peer_writes: 0,
+            starved: Default::default(),
+            full_since: None,
+            let_go: None,
             peer_flush: None,
             peer_flush_waiting: Vec::new(),
         }
@@ -434,7 +450,15 @@ impl Connection {
             SentKind::StartResync => false,
             _ => true,
         };
-        let sent = self.sent.values().find(|sent| owed(sent)).map(|sent| sent.at);
+        // In the order of time; who has said meanwhile that it waits for space is heard since then.
+        let mut sent: Option<Time> = None;
+        for one in self.sent.values().filter(|sent| owed(sent)) {
+            let at = one.heard.unwrap_or(one.at);
+            sent = Some(sent.map_or(at, |sent| sent.min(at)));
+            if one.heard.is_none() {
+                break;
+            }
+        }
         let sources = self.peer_devices.values().filter_map(|peer| peer.source.as_ref());
         let pieces =
             sources.filter_map(|source| source.pieces.values().find_map(|piece| piece.sent_at));

@@ -6,7 +6,7 @@
 //!   when it is 0.
 //! - One superblock write at a time; a later change waits and is written with the next one.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::Then;
 use super::activity_log::ActivityLog;
@@ -191,14 +191,20 @@ pub(crate) struct Device {
     pub(crate) counters: Counters,
     /// The last write that a peer does not have, s of the wall clock (display only).
     pub(crate) alone_time: u64,
-    /// Writes that wait for space on the only disk.
+    /// Writes that have found no space, clients' and the peer's ([`super::peer_io::PEER_WRITE`]),
+    /// until they are tried again.
     pub(crate) no_space: VecDeque<u64>,
     /// When they were tried last.
     pub(crate) no_space_since: Option<Time>,
+    /// All that have found none and are not done, also while they are tried again; since when there
+    /// are any; and when the peer was told last who waits for them.
+    pub(crate) starved: BTreeSet<u64>,
+    pub(crate) full_since: Option<Time>,
+    pub(crate) space_told: Option<Time>,
+    /// They are being tried for the last time, or were, before the disk is let go of.
+    pub(crate) last_try: bool,
     /// When the rollback number is to grow: something was written since it did last.
     pub(crate) raise_at: Option<Time>,
-    /// A write found the disk full, and none has succeeded since: also while it is tried again.
-    pub(crate) full: bool,
     /// The start of its oldest operation, where that takes too long.
     pub(crate) hung_since: Option<Time>,
     /// What happened to the disk last, for `why`.
@@ -230,8 +236,11 @@ impl Device {
             alone_time: 0,
             no_space: VecDeque::new(),
             no_space_since: None,
+            starved: BTreeSet::new(),
+            full_since: None,
+            space_told: None,
+            last_try: false,
             raise_at: None,
-            full: false,
             hung_since: None,
             note: String::new(),
         }
@@ -318,6 +327,8 @@ pub(crate) struct Request {
     pub(crate) edge_lost: bool,
     /// The own disk failed it: the peer is asked.
     pub(crate) failed: bool,
+    /// A peer has given it back, as it waited for space there: it starts over.
+    pub(crate) taken_back: bool,
 }
 
 /// The kinds of requests.

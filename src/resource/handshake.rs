@@ -44,6 +44,7 @@ impl Resource {
                 continue;
             }
             self.hold_no_space();
+            self.take_back_from(c);
             if !self.is_quiet(c) {
                 continue;
             }

@@ -97,7 +97,12 @@ impl Resource {
         for c in self.peers() {
             let Some(leaving) = self.connections[c].leaving else { continue };
             let waits = matches!(leaving, Leaving::Preparing { .. } | Leaving::PeerAsked);
-            if !waits || !self.is_idle() || self.connections[c].leave_step != 0 {
+            if !waits || self.connections[c].leave_step != 0 {
+                continue;
+            }
+            self.hold_no_space();
+            self.take_back_from(c);
+            if !self.is_idle() {
                 continue;
             }
             if !self.target_is_quiet(c) {

@@ -102,6 +102,8 @@ impl Resource {
         peer.opening = Default::default();
         peer.sent_number = 0;
         peer.peer_flush = None;
+        peer.starved.clear();
+        (peer.full_since, peer.let_go) = (None, None);
         peer.samples = 0;
         peer.promised = None;
         peer.storing_uuid = false;
@@ -475,10 +477,13 @@ impl Resource {
             self.enter_window(key);
         }
         self.fail_waiting_peer_writes(volume);
-        self.device(volume).full = false;
         for key in std::mem::take(&mut self.device(volume).no_space) {
             self.write_done(key, false);
         }
+        // The others are being tried again, and fail.
+        self.device(volume).starved.clear();
+        let device = self.device(volume);
+        (device.full_since, device.last_try) = (None, false);
         self.after_alone(volume);
     }
 

@@ -57,6 +57,7 @@ mod resync_target;
 mod seed;
 mod session;
 mod slab;
+mod space;
 pub mod split_brain;
 mod state;
 mod status;
@@ -90,6 +91,8 @@ mod tests_review;
 mod tests_secret;
 #[cfg(test)]
 mod tests_seed;
+#[cfg(test)]
+mod tests_space;
 #[cfg(test)]
 mod tests_story;
 #[cfg(test)]
@@ -354,6 +357,7 @@ impl Resource {
     /// One event. Drain `next_action` afterwards.
     pub fn handle(&mut self, now: Time, event: Event) {
         self.now = self.now.max(now);
+        self.pump_space();
         match event {
             Event::SessionOpened { session, volume, client } => {
                 self.session_opened(session, volume, client);

@@ -41,6 +41,16 @@ impl Resource {
                 self.peer_disk_failed(c, volume);
                 self.ack(c, volume, sequence, false)
             }
+            Packet::NoSpace { volume, sequence } => self.peer_starves(c, volume, sequence),
+            Packet::LetGo { volume, sequence } => {
+                self.let_go(c, volume, sequence);
+                true
+            }
+            Packet::TakeBack { volume, sequence } => {
+                self.give_back(c, volume, sequence);
+                true
+            }
+            Packet::TakenBack { volume, sequence } => self.taken_back(c, volume, sequence),
             Packet::Flush { volume, sequence } => {
                 let peer = self.peer_device(c, volume);
                 if peer.peer_flush_waiting.len() > 1024 {
@@ -165,6 +175,7 @@ impl Resource {
         let Some(sent) = self.take_sent(c, volume, sequence, write) else { return false };
         let connection = &mut self.connections[c];
         connection.in_flight -= u64::from(sent.bytes);
+        self.peer_starves_no_more(c, volume, sequence);
         let SentKind::Write { key } = sent.kind else { return false };
         if ok {
             let now = self.now;
@@ -222,6 +233,8 @@ impl Resource {
             failed: false,
             hot: false,
             started: false,
+            last_try: false,
+            recalled: false,
         });
         let lone = !self.connections[c].peer_devices[&volume].replicates();
         if !lone {
@@ -250,8 +263,8 @@ impl Resource {
         self.start_peer_write(key);
     }
 
-    fn start_peer_write(&mut self, key: u64) {
-        let write = self.peer_writes.get_mut(key).expect("just made");
+    pub(crate) fn start_peer_write(&mut self, key: u64) {
+        let write = self.peer_writes.get_mut(key).expect("one that has not started");
         write.started = true;
         let (volume, offset, length, fua) = (write.volume, write.offset, write.length, write.fua);
         let (payload, no_hole) = (write.payload, write.no_hole);
@@ -283,6 +296,7 @@ impl Resource {
         let payload = write.payload.take();
         let (c, volume) = (write.connection, write.volume);
         let (first, count) = Self::blocks(write.offset, u64::from(write.length));
+        self.starves_no_more(volume, key | PEER_WRITE, ok);
         self.release(payload);
         if ok {
             self.target_wrote(c, volume, first, count);
@@ -349,7 +363,8 @@ impl Resource {
         let write = self.peer_writes.get_mut(key).expect("the caller has seen it");
         write.disk_done = true;
         write.failed = true;
-        let payload = write.payload.take();
+        let (payload, volume) = (write.payload.take(), write.volume);
+        self.starves_no_more(volume, key | PEER_WRITE, false);
         self.release(payload);
         self.finish_peer_write(key);
     }
@@ -371,19 +386,37 @@ impl Resource {
         }
     }
 
-    /// The session is over: its writes that still wait for the activity log never start.
+    /// The session is over: its writes that still wait, for the activity log or for space, never
+    /// start. What one has written of its range the Primary covers, as of any that is not answered.
     pub(crate) fn drop_waiting_peer_writes(&mut self, c: usize, volume: VolumeNumber) {
         for key in self.peer_writes.keys() {
             let write = self.peer_writes.get(key).expect("listed just now");
             if write.connection != c || write.volume != volume || write.started {
                 continue;
             }
-            let write = self.peer_writes.remove(key).expect("just seen");
-            if let Some(backing) = self.device(volume).backing.as_mut() {
+            self.drop_peer_write(key, false);
+        }
+    }
+
+    /// A write that is not under way on the disk goes, unanswered, or with `back` to its Primary.
+    pub(crate) fn drop_peer_write(&mut self, key: u64, back: bool) {
+        let Some(write) = self.peer_writes.remove(key) else { return };
+        let (c, volume, sequence) = (write.connection, write.volume, write.sequence);
+        self.starves_no_more(volume, key | PEER_WRITE, false);
+        let epoch = self.device(volume).epoch;
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            if write.hot {
+                let length = u64::from(write.length);
+                backing.activity_log.release(write.offset, length, Some(epoch));
+            } else {
                 backing.activity_log.cancel(key | PEER_WRITE);
             }
-            self.release(write.payload);
-            self.peer_device(c, volume).peer_writes -= 1;
+        }
+        self.release(write.payload);
+        self.peer_device(c, volume).peer_writes -= 1;
+        if back {
+            self.send(c, Packet::TakenBack { volume, sequence }, None);
+            self.pump_loss(volume);
         }
     }
 

@@ -17,9 +17,7 @@ impl Resource {
             node_name: self.config.node_name.clone(),
             role: self.role,
             suspended_user: self.suspended,
-            suspended_no_space: self.devices.iter().any(|(volume, device)| {
-                device.full && self.requests.iter().any(|(_, request)| request.volume == *volume)
-            }),
+            suspended_no_space: self.volume_numbers.iter().any(|v| self.space_is_short(*v)),
             suspended_gap: self.gap != super::Gap::None,
             suspended_handshake: self
                 .connections
@@ -62,6 +60,7 @@ impl Resource {
                 .map(|s| s.history.iter().copied().filter(|uuid| *uuid != 0).collect())
                 .unwrap_or_default(),
             flags: superblock.map_or(0, |s| s.flags),
+            no_space: !device.starved.is_empty(),
             hung_ms: device.hung_since.map(|since| now.ms_since(since)),
             disk_note: device.note.clone(),
             generation_time: superblock.map_or(0, |s| self.generation_time(s)),
@@ -112,6 +111,7 @@ impl Resource {
             peer_disk_state: peer.peer_disk,
             received: peer.received,
             sent: peer.sent,
+            no_space: !peer.starved.is_empty(),
             out_of_sync: peer.bitmap.count() * super::BLOCK_SIZE,
             pending: connection.sent.values().filter(|sent| sent.volume == volume).count() as u64,
             unacked: u64::from(peer.peer_writes),

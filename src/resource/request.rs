@@ -136,6 +136,7 @@ impl Resource {
             edges_pending: 0,
             edge_lost: false,
             failed: false,
+            taken_back: false,
         });
         if self.held.is_empty() && self.gate_is_open() {
             self.admit(key);

@@ -90,6 +90,9 @@ pub struct DeviceStatus {
     pub history: Vec<u64>,
     /// Superblock flags, as [`crate::meta::DeviceFlags`].
     pub flags: u32,
+    /// Writes wait for space on it.
+    #[serde(default)]
+    pub no_space: bool,
     /// How long its oldest operation has not ended, ms, where that is too long: the disk hangs.
     pub hung_ms: Option<u64>,
     /// What happened to the disk last, for `why`; may be empty.
@@ -213,6 +216,9 @@ pub struct PeerDeviceStatus {
     pub received: u64,
     /// Payload sent since `up`, bytes.
     pub sent: u64,
+    /// Writes wait for space on the peer's disk.
+    #[serde(default)]
+    pub no_space: bool,
     /// Set bits, bytes.
     pub out_of_sync: u64,
     /// Requests sent to the peer and not answered.

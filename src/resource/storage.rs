@@ -357,6 +357,8 @@ impl Resource {
             let full = error == DiskError::NoSpace;
             match &pending {
                 Pending::Write { key } if full && self.wait_for_space(*key) => return,
+                Pending::PeerWrite { key } if full => return self.peer_write_waits(*key),
+                Pending::TargetWrite { c, .. } if full => self.note_full_target(*c, volume),
                 // A failed sync may have been told of other writes as well, and is told once only.
                 Pending::Write { .. } | Pending::PeerWrite { .. }
                     if self.was_durable(volume, &pending) =>

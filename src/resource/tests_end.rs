@@ -73,7 +73,7 @@ fn two_disks_that_are_full_at_the_same_write_are_not_both_let_go() {
     pair.nodes[0].unstall();
     pair.run(2500);
     assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));
-    assert_eq!((pair.disk(0), pair.disk(1)), (DiskState::UpToDate, DiskState::Diskless));
+    pair.synced();
     assert_eq!(pair.nodes[0].disk.blocks.get(&21), Some(&9));
 }
 

@@ -33,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) log: Vec<String>,
     /// Actions on the disk that fail.
     pub(crate) fail: fn(&Action) -> bool,
+    /// Writes that find the disk full.
+    pub(crate) full: fn(&Action) -> bool,
     /// Actions on the disk whose completion waits in `stalled`.
     pub(crate) stall: fn(&Action) -> bool,
     pub(crate) stalled: VecDeque<Event>,
@@ -117,6 +119,7 @@ impl Pair {
             sockets: BTreeMap::new(),
             log: Vec::new(),
             fail: |_| false,
+            full: |_| false,
             stall: |_| false,
             stalled: VecDeque::new(),
             writing: Vec::new(),
@@ -275,6 +278,7 @@ impl Pair {
     pub(crate) fn act(&mut self, n: usize, action: Action) {
         let node = &mut self.nodes[n];
         let (stall, fail) = ((node.stall)(&action), (node.fail)(&action));
+        let full = (node.full)(&action);
         let stall = stall && !matches!(action, Action::Authenticate { .. });
         let before = node.done.len();
         match &action {
@@ -294,6 +298,9 @@ impl Pair {
                 if fail =>
             {
                 node.done.push_back(Event::DiskDone { tag, result: Err(DiskError::Io(5)) });
+            }
+            Action::DiskWrite { tag, .. } | Action::DiskZeroes { tag, .. } if full => {
+                node.done.push_back(Event::DiskDone { tag, result: Err(DiskError::NoSpace) });
             }
             Action::GrowDisk { tag, .. } if fail => {
                 let result = Err(DiskError::Io(5));

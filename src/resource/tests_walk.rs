@@ -42,8 +42,12 @@ fn random_packet(dice: &mut Dice, pair: &Pair, n: usize) -> Packet {
     let disk = disks[dice.roll(7) as usize];
     let role = if dice.roll(2) == 0 { Role::Primary } else { Role::Secondary };
     let uuid = 1000 + dice.roll(4);
-    match dice.roll(42) {
+    match dice.roll(46) {
         39 => Packet::Resize { volume },
+        42 => Packet::NoSpace { volume, sequence },
+        43 => Packet::LetGo { volume, sequence },
+        44 => Packet::TakeBack { volume, sequence },
+        45 => Packet::TakenBack { volume, sequence },
         40 => Packet::ResizeAnswer { volume, size: offset << dice.roll(20), code: 0 },
         0 => Packet::Data { volume, sequence, offset, length, fua: dice.roll(2) == 0 },
         1 => Packet::Zeroes { volume, sequence, offset, length, mode: ZeroMode::Hole, fua: false },

@@ -42,11 +42,15 @@ impl Resource {
                     "the disk of {name}/{volume}, which has not answered for {seconds} s"
                 ));
             }
-            if !device.no_space.is_empty() {
+            if !device.starved.is_empty() {
                 found.push(format!("space on the backing disk of {name}/{volume}"));
             }
         }
         for connection in &self.connections {
+            for (volume, _) in connection.peer_devices.iter().filter(|p| !p.1.starved.is_empty()) {
+                let peer = &connection.name;
+                found.push(format!("space on the backing disk of {name}/{volume} on {peer}"));
+            }
             let silent = connection.oldest_unanswered().map(|since| now.ms_since(since));
             if let Some(ms) = silent.filter(|ms| *ms >= SILENT_MS) {
                 let peer = &connection.name;
@@ -88,7 +92,7 @@ impl Resource {
                      end of tandemd, do so by themselves once no client waits"
                 ));
             }
-            if !device.no_space.is_empty() {
+            if self.space_is_short(*volume) {
                 next.push("make room there".to_owned());
             }
         }

@@ -5,8 +5,6 @@
 //! - A write that starts alone sets its bits first; its extents cover them until they are durable.
 //! - Overlapping writes never run together: both disks apply them in the same order.
 
-use std::collections::VecDeque;
-
 use super::connection::{Sent, SentKind};
 use super::device::{Loss, Progress, RequestKind};
 use super::interval::LockId;
@@ -148,7 +146,9 @@ impl Resource {
     /// Payload waits for room in the peer's receive window, in order.
     pub(crate) fn enter_window(&mut self, key: u64) {
         self.requests.get_mut(key).expect("a pending request").progress = Progress::Window;
-        if self.window_waiting.is_empty() && self.window_has_room(key) {
+        // What has no payload fills no window: a trim may make the room that the others wait for.
+        let bare = self.requests.get(key).is_some_and(|r| r.kind != RequestKind::Write);
+        if (bare || self.window_waiting.is_empty()) && self.window_has_room(key) {
             self.start_write(key);
         } else {
             self.window_waiting.push_back(key);
@@ -276,7 +276,9 @@ impl Resource {
         let sequence = connection.next_sequence;
         connection.next_sequence += 1;
         connection.in_flight += u64::from(bytes);
-        connection.sent.insert(sequence, Sent { kind, volume, offset, length, bytes, at, epoch });
+        let sent =
+            Sent { kind, volume, offset, length, bytes, at, epoch, heard: None, recalled: false };
+        connection.sent.insert(sequence, sent);
         sequence
     }
 
@@ -286,39 +288,14 @@ impl Resource {
         request.local_pending = false;
         request.local_done = ok;
         request.failed |= !ok;
+        let (volume, (offset, length)) = (request.volume, request.hull());
+        self.starves_no_more(volume, key, ok);
         if ok {
-            let (volume, (offset, length)) = (request.volume, request.hull());
-            if std::mem::replace(&mut self.device(volume).full, false) {
-                self.changed();
-            }
             for c in self.peers() {
                 self.target_wrote(c, volume, offset / BLOCK_SIZE, length / BLOCK_SIZE);
             }
         }
         self.write_completed(key);
-    }
-
-    /// The own disk is full and there is no other copy: the write is kept and tried again
-    /// (DESIGN 7). Whether that is so. A peer that is being resynced from this disk is no copy of
-    /// it, even if it has the write: to let go of the disk would lose the volume. A peer that has not
-    /// answered the write yet may be as full: disks of one size fill up at the same write, and each
-    /// node would let go of its own for the other's.
-    pub(crate) fn wait_for_space(&mut self, key: u64) -> bool {
-        let request = self.requests.get(key).expect("a write under way");
-        let (volume, asked) = (request.volume, request.peers_pending != 0);
-        let other_copy = self.reading_peer(volume).is_some();
-        if !self.devices[&volume].writable() || other_copy && !asked {
-            return false;
-        }
-        let device = self.device(volume);
-        if device.no_space.is_empty() {
-            device.no_space_since = None;
-        }
-        device.no_space.push_back(key);
-        if !other_copy && !std::mem::replace(&mut device.full, true) {
-            self.changed();
-        }
-        true
     }
 
     /// The peer has the write (`ok`), or its disk failed.
@@ -346,6 +323,10 @@ impl Resource {
             return;
         }
         let volume = request.volume;
+        if request.taken_back {
+            // The peer has not got it, and is there all the same.
+            return self.hold_started(volume, key);
+        }
         // A copy counts while its disk can be reached: what only a failed disk or a lost peer has
         // is not acknowledged, nor what only a disk in the middle of a resync has. With on-io-error
         // pass_on an error of the own disk is the client's.
@@ -473,37 +454,41 @@ impl Resource {
     /// those that came after them. Their bits stay set.
     pub(crate) fn hold_no_space(&mut self) {
         for volume in self.volumes() {
-            let all = std::mem::take(&mut self.device(volume).no_space);
             // Not before the peer has answered, whose disk may still be writing.
-            let asked = |key: &u64| self.requests.get(*key).is_some_and(|r| r.peers_pending != 0);
-            let (later, waiting): (VecDeque<u64>, VecDeque<u64>) = all.into_iter().partition(asked);
-            self.device(volume).no_space = later;
-            if !waiting.is_empty() {
-                self.hold_waiters(volume);
-            }
+            let answered =
+                |key: &u64| self.requests.get(*key).is_some_and(|r| r.peers_pending == 0);
+            let no_space = self.devices[&volume].no_space.iter().copied();
+            let waiting: Vec<u64> = no_space.filter(answered).collect();
             for key in waiting.into_iter().rev() {
-                self.peer_has_it_alone(key);
-                let epoch = self.device(volume).epoch;
-                let request = self.requests.get_mut(key).expect("a write under way");
-                request.progress = Progress::Held;
-                request.failed = false;
-                request.local_pending = false;
-                (request.peers_pending, request.peers_done) = (0, 0);
-                let (offset, length) = request.hull();
-                let (locked, hot) = (request.locked, request.hot);
-                (request.locked, request.hot) = (false, false);
-                if let Some(backing) = self.device(volume).backing.as_mut().filter(|_| hot) {
-                    backing.activity_log.release(offset, length, Some(epoch));
-                }
-                if locked {
-                    self.device(volume).intervals.release(LockId(key));
-                    self.grant_ranges(volume);
-                }
-                self.admitted -= 1;
-                self.held.push_front(key);
-                self.changed();
+                self.hold_started(volume, key);
             }
         }
+    }
+
+    /// A write that is under way nowhere starts over, before those that wait for its range.
+    fn hold_started(&mut self, volume: VolumeNumber, key: u64) {
+        self.hold_waiters(volume);
+        self.starves_no_more(volume, key, false);
+        self.peer_has_it_alone(key);
+        let epoch = self.device(volume).epoch;
+        let request = self.requests.get_mut(key).expect("a write under way");
+        request.progress = Progress::Held;
+        (request.failed, request.taken_back) = (false, false);
+        (request.local_pending, request.local_done) = (false, false);
+        (request.peers_pending, request.peers_done) = (0, 0);
+        let (offset, length) = request.hull();
+        let (locked, hot) = (request.locked, request.hot);
+        (request.locked, request.hot) = (false, false);
+        if let Some(backing) = self.device(volume).backing.as_mut().filter(|_| hot) {
+            backing.activity_log.release(offset, length, Some(epoch));
+        }
+        if locked {
+            self.device(volume).intervals.release(LockId(key));
+            self.grant_ranges(volume);
+        }
+        self.admitted -= 1;
+        self.held.push_front(key);
+        self.changed();
     }
 }
 

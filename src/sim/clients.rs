@@ -386,10 +386,15 @@ impl Cluster {
         }
     }
 
-    /// Errors are possible at all: a disk was hurt, or somebody took one away.
+    /// Errors are possible at all: a disk was hurt, or somebody took one away. A lack of space alone is
+    /// no reason for one: the disk that is let go of is missed only when the other one cannot be
+    /// reached.
     fn disk_trouble(&self) -> bool {
         use super::faults::{Fault, Order};
-        self.options.disk_errors()
+        let only_space = self.options.plan.iter().all(|planned| {
+            planned.fault.fills_a_disk() || matches!(planned.fault, Fault::HangUp { .. })
+        });
+        self.options.disk_errors() && !only_space
             || self.options.has(|fault| {
                 let Fault::Order { order, .. } = fault else { return false };
                 matches!(

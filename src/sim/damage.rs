@@ -58,6 +58,13 @@ impl Cluster {
                     self.at(at, Happening::SwapBack);
                 }
             }
+            Fault::FullBoth { for_ms, share } => {
+                for (node, for_ms) in for_ms.into_iter().enumerate() {
+                    self.nodes[node].volumes[0].disk.faults.full = share;
+                    let at = self.in_ms(for_ms);
+                    self.at(at, Happening::DiskWell { node });
+                }
+            }
             _ => self.fail_disk(fault),
         }
     }
@@ -87,7 +94,7 @@ impl Cluster {
                 self.at(at, Happening::DiskWell { node });
             }
             Fault::Full { for_ms, .. } => {
-                faults.full = true;
+                faults.full = 100;
                 let at = self.in_ms(*for_ms);
                 self.at(at, Happening::DiskWell { node });
             }

@@ -54,8 +54,8 @@ pub struct DiskFaults {
     pub read_fails: bool,
     /// The next metadata write fails.
     pub meta_fails: bool,
-    /// Writes fail with ENOSPC.
-    pub full: bool,
+    /// So many percent of the writes fail with ENOSPC.
+    pub full: u64,
     /// Every operation takes longer, ms.
     pub slow_ms: u64,
     /// Operations do not end.

@@ -106,6 +106,13 @@ pub enum Fault {
         /// How long, ms.
         for_ms: u64,
     },
+    /// No space on either node, for other writes on each: so many percent of them.
+    FullBoth {
+        /// How long on each node, ms.
+        for_ms: [u64; 2],
+        /// Percent of the writes that find none.
+        share: u64,
+    },
     /// Operations of the disk do not end for a while.
     StallDisk {
         /// The node.
@@ -277,12 +284,21 @@ impl Fault {
                 | Self::FlushError { .. }
                 | Self::MetaError { .. }
                 | Self::Full { .. }
+                | Self::FullBoth { .. }
                 | Self::CorruptMeta { .. }
                 | Self::RollBack { .. }
                 | Self::Seed { .. }
                 | Self::ReplaceDisk { .. }
                 | Self::SwapDisks { .. }
         )
+    }
+}
+
+impl Fault {
+    /// A lack of space, and nothing else of a disk.
+    #[must_use]
+    pub fn fills_a_disk(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::FullBoth { .. })
     }
 }
 

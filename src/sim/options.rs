@@ -6,7 +6,9 @@ use crate::resource::{
 };
 
 use super::faults::{Fault, Planned};
-use super::plan::{at_the_worst_moment, both_sides, crossing, held_back, plan, rarer, secrets};
+use super::plan::{
+    at_the_worst_moment, both_full, both_sides, crossing, held_back, plan, rarer, secrets,
+};
 use super::prng::Prng;
 use super::verify::verifies;
 
@@ -114,6 +116,7 @@ impl SimOptions {
         verifies(&mut Prng::new(seed, 12), length_ms, &mut options.plan);
         both_sides(&mut Prng::new(seed, 13), length_ms, &mut options.plan);
         crossing(&mut Prng::new(seed, 15), length_ms, &mut options.plan);
+        both_full(&mut Prng::new(seed, 16), length_ms, &mut options.plan);
         options.narrow_the_log(&mut Prng::new(seed, 8));
         let p = &mut Prng::new(seed, 14);
         options.core.disk_timeout_ms = *p.choose(&[0, 0, 2_000, 6_000]);

@@ -388,6 +388,27 @@ pub(super) fn crossing(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
     plan.sort_by_key(|planned| planned.at_ms);
 }
 
+/// Adds disks of both nodes that run full at once, for a while; nothing in seven of eight seeds. In
+/// half of the others nothing else happens: there no client may see an error.
+pub(super) fn both_full(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
+    if !p.one_in(8) {
+        return;
+    }
+    if p.percent(50) {
+        plan.retain(|planned| {
+            planned.fault.fills_a_disk() || matches!(planned.fault, Fault::HangUp { .. })
+        });
+    }
+    for _ in 0..p.skewed(1, 6) {
+        // Past the end of the phase: until all faults end.
+        let mut for_ms = || if p.one_in(8) { length_ms } else { p.skewed(10, 20_000) };
+        let for_ms = [for_ms(), for_ms()];
+        let fault = Fault::FullBoth { for_ms, share: *p.choose(&[5, 30, 70, 100]) };
+        plan.push(Planned { at_ms: p.below(length_ms), wait: None, fault });
+    }
+    plan.sort_by_key(|planned| planned.at_ms);
+}
+
 fn moment(p: &mut Prng) -> Moment {
     let replication = [
         ReplicationState::WFBitMapS,

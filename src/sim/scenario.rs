@@ -133,7 +133,7 @@ impl Player {
                     c.event(node, Event::SessionClosed { session, disconnect: true });
                 }
             }
-            ("disk", ["full"]) => faults.full = true,
+            ("disk", ["full"]) => faults.full = 100,
             ("disk", ["slow", ms]) => faults.slow_ms = number(ms)?,
             ("disk", ["fails", "reads"]) => faults.read_fails = true,
             ("disk", ["fails", "writes"]) => faults.write_fails = true,

@@ -327,7 +327,12 @@ impl Cluster {
         }
         let (once, error) = match &op.kind {
             DiskOpKind::Read { .. } => (&mut faults.read_fails, DiskError::Io(EIO)),
-            DiskOpKind::Write { .. } if faults.full => return Some(DiskError::NoSpace),
+            DiskOpKind::Write { .. }
+                if faults.full >= 100
+                    || faults.full > 0 && self.chance.disk.percent(faults.full) =>
+            {
+                return Some(DiskError::NoSpace);
+            }
             DiskOpKind::Write { .. } => (&mut faults.write_fails, DiskError::Io(EIO)),
             DiskOpKind::Flush(_) => (&mut faults.flush_fails, DiskError::Io(EIO)),
             DiskOpKind::Meta(..) | DiskOpKind::Grow(..) => {
@@ -378,7 +383,7 @@ impl Cluster {
     pub(super) fn disk_well(&mut self, node: usize) {
         for volume in &mut self.nodes[node].volumes {
             volume.disk.faults.slow_ms = 0;
-            volume.disk.faults.full = false;
+            volume.disk.faults.full = 0;
         }
         self.note(&format!("{}'s disks have space and are fast", self.nodes[node].name));
     }

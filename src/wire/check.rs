@@ -98,6 +98,10 @@ pub fn check(packet: &Packet) -> bool {
         | Packet::Number { .. }
         | Packet::WriteAck { .. }
         | Packet::NegAck { .. }
+        | Packet::NoSpace { .. }
+        | Packet::LetGo { .. }
+        | Packet::TakeBack { .. }
+        | Packet::TakenBack { .. }
         | Packet::Flush { .. }
         | Packet::FlushAck { .. }
         | Packet::ReadError { .. }
@@ -148,6 +152,10 @@ pub(super) fn volume(packet: &Packet) -> Option<VolumeNumber> {
         | Packet::Zeroes { volume, .. }
         | Packet::WriteAck { volume, .. }
         | Packet::NegAck { volume, .. }
+        | Packet::NoSpace { volume, .. }
+        | Packet::LetGo { volume, .. }
+        | Packet::TakeBack { volume, .. }
+        | Packet::TakenBack { volume, .. }
         | Packet::Flush { volume, .. }
         | Packet::FlushAck { volume, .. }
         | Packet::ReadRequest { volume, .. }

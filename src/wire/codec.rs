@@ -192,6 +192,10 @@ fn fields(packet: &Packet, body: u32) -> Fields {
         }
         Packet::WriteAck { sequence, .. }
         | Packet::NegAck { sequence, .. }
+        | Packet::NoSpace { sequence, .. }
+        | Packet::LetGo { sequence, .. }
+        | Packet::TakeBack { sequence, .. }
+        | Packet::TakenBack { sequence, .. }
         | Packet::Flush { sequence, .. }
         | Packet::ReadError { sequence, .. }
         | Packet::ResyncZeroes { sequence, .. }
@@ -331,6 +335,10 @@ fn read(header: &Header, body: &[u8]) -> Option<Packet> {
         Kind::ReadRequest => Packet::ReadRequest { volume, sequence, offset, length },
         Kind::ReadReply => Packet::ReadReply { volume, sequence, length },
         Kind::ReadError => Packet::ReadError { volume, sequence },
+        Kind::NoSpace => Packet::NoSpace { volume, sequence },
+        Kind::LetGo => Packet::LetGo { volume, sequence },
+        Kind::TakeBack => Packet::TakeBack { volume, sequence },
+        Kind::TakenBack => Packet::TakenBack { volume, sequence },
         Kind::ResyncRequest => Packet::ResyncRequest { volume, sequence, offset, length },
         Kind::ResyncData => Packet::ResyncData { volume, sequence, length },
         Kind::ResyncZeroes => Packet::ResyncZeroes { volume, sequence },

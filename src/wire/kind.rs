@@ -90,6 +90,10 @@ kinds! {
     Packet::ReadRequest { .. } => ReadRequest = 22, Shape::Range(PAYLOAD_MAX);
     Packet::ReadReply { .. } => ReadReply = 23, Shape::Payload;
     Packet::ReadError { .. } => ReadError = 24, Shape::Bare;
+    Packet::NoSpace { .. } => NoSpace = 25, Shape::Bare;
+    Packet::LetGo { .. } => LetGo = 26, Shape::Bare;
+    Packet::TakeBack { .. } => TakeBack = 27, Shape::Bare;
+    Packet::TakenBack { .. } => TakenBack = 28, Shape::Bare;
     Packet::ResyncRequest { .. } => ResyncRequest = 32, Shape::Range(PAYLOAD_MAX);
     Packet::ResyncData { .. } => ResyncData = 33, Shape::Payload;
     Packet::ResyncZeroes { .. } => ResyncZeroes = 34, Shape::Bare;

@@ -49,7 +49,7 @@ pub const VERIFY_DIGESTS_MAX: usize = VERIFY_BLOCKS_MAX * VerifyAlg::SIZE_MAX;
 /// Most words of bitmap in one [`Packet::Bitmap`].
 pub const BITMAP_WORDS_MAX: usize = 8192;
 /// The protocol versions that this build speaks.
-pub const VERSIONS: std::ops::RangeInclusive<u16> = 3..=3;
+pub const VERSIONS: std::ops::RangeInclusive<u16> = 4..=4;
 
 /// Feature bit: the sender has a shared secret, and does not speak to who has none.
 pub const FEATURE_SECRET: u32 = 1;
@@ -159,6 +159,35 @@ pub enum Packet {
     },
     /// The write failed on the sender's disk.
     NegAck {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the write.
+        sequence: u64,
+    },
+    /// What was asked (a write; or a piece whose range a write holds) waits for space on a disk; its
+    /// answer comes later. Said again while it waits.
+    NoSpace {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of what was asked.
+        sequence: u64,
+    },
+    /// The sender goes on with its own copy: do not wait for space for this write, let go of the disk.
+    LetGo {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the write.
+        sequence: u64,
+    },
+    /// Give the write back, if it waits for space: it will be sent anew.
+    TakeBack {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the write.
+        sequence: u64,
+    },
+    /// The write is given back: it waited for space, and is not done.
+    TakenBack {
         /// Volume.
         volume: VolumeNumber,
         /// Of the write.
@@ -492,6 +521,10 @@ impl Packet {
             | Self::Zeroes { volume, .. }
             | Self::WriteAck { volume, .. }
             | Self::NegAck { volume, .. }
+            | Self::NoSpace { volume, .. }
+            | Self::LetGo { volume, .. }
+            | Self::TakeBack { volume, .. }
+            | Self::TakenBack { volume, .. }
             | Self::Flush { volume, .. }
             | Self::FlushAck { volume, .. }
             | Self::ReadRequest { volume, .. }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::ledger::{Burst, Ledger, under_load};
+use crate::load::Load;
 use crate::namespace::skip;
 use crate::pair::{DISK_SIZE, Node, Pair, assert_equal, run, text};
 use crate::plan::{Plan, disk_of};
@@ -308,5 +309,61 @@ fn a_full_disk_beside_a_good_one_is_given_up_and_the_client_goes_on() {
     pair.alice.ok(&["attach", "r0"]);
     pair.wait_synced();
     client.flush().expect("a flush of both");
+    pair.assert_equal_disks();
+}
+
+#[test]
+fn two_disks_that_run_full_at_once_wait_for_room_and_are_equal_then() {
+    const TEST: &str = "two_disks_that_run_full_at_once";
+    let dir = tempfile::tempdir().expect("a folder");
+    let Some(room) = SmallRoom::new(TEST, &dir.path().join("one"), "24M") else { return };
+    let Some(other) = SmallRoom::new(TEST, &dir.path().join("two"), "24M") else { return };
+    let disks = [room.0.join("alice.img"), other.0.join("bob.img")];
+    let pair = Plan::new().disks(&disks[0], &disks[1]).in_sync();
+    // Blocks that the disks have: they are written all the while.
+    let mut ledger = Ledger::within(1, 71);
+    let mut client = pair.alice.client();
+    client.write(0, &vec![1; 4 << 20], 0).expect("there is room");
+    assert!(ledger.write(&mut client, &Burst::Count(100)));
+    let load = Load::start(client, ledger);
+    std::thread::scope(|scope| {
+        // Four writes at a time, which reach each disk in an order of its own.
+        let writers: Vec<_> = (0..4)
+            .map(|writer: u64| {
+                let mut client = pair.alice.client();
+                scope.spawn(move || {
+                    for number in 0..8 {
+                        let piece = vec![0x60 + writer as u8; 1 << 20];
+                        let offset = 8 + 4 * number + writer;
+                        client.write(offset << 20, &piece, 0).expect("no error reaches it");
+                    }
+                    client.flush().expect("a flush");
+                })
+            })
+            .collect();
+        until("both disks are full", || {
+            let said = pair.alice.ok(&["why", "r0"]);
+            said.contains("the disks of alice and bob are full").then_some(())
+        });
+        assert!(pair.bob.ok(&["status", "r0"]).contains("suspended:no-space"));
+        // Longer than one full disk beside a good one is waited for.
+        let since = std::time::Instant::now();
+        until("nothing is decided", || {
+            load.progress(64);
+            (since.elapsed().as_millis() > 3_500).then_some(())
+        });
+        assert!(!writers.iter().any(|writer| writer.is_finished()));
+        assert_eq!(pair.alice.dstate(), "UpToDate/UpToDate");
+        room.grow("80M");
+        other.grow("80M");
+        for writer in writers {
+            writer.join().expect("it goes on");
+        }
+    });
+    let (mut ledger, mut client) = load.stop();
+    until("nothing waits", || (pair.alice.status()["suspended-no-space"] == false).then_some(()));
+    assert_eq!(pair.alice.dstate(), "UpToDate/UpToDate");
+    client.flush().expect("a flush of both");
+    ledger.check(&mut client);
     pair.assert_equal_disks();
 }

@@ -240,11 +240,7 @@ fn suspended(report: &View<'_>) -> Option<Finding> {
     let (headline, why, next) = if status.suspended_user {
         ("I/O is frozen by order", "`tandemadm suspend-io` on this node.", resume.as_str())
     } else if status.suspended_no_space {
-        (
-            "I/O is frozen: the only disk is full",
-            "No space left on device, and no other copy can take the writes.",
-            "free or add space under the backing file; I/O then goes on by itself.",
-        )
+        return Some(full_disks(report));
     } else if status.suspended_gap {
         (
             "I/O is frozen: this process did not run for a while",
@@ -274,6 +270,63 @@ fn suspended(report: &View<'_>) -> Option<Finding> {
         data: Some("nothing is lost; nothing is acknowledged.".to_owned()),
         next: vec![next.to_owned()],
     })
+}
+
+/// Disks that are full, and writes that wait for room on them.
+fn full_disks(report: &View<'_>) -> Finding {
+    let status = &report.status;
+    let mut names = Vec::new();
+    if status.devices.iter().any(|device| device.no_space) {
+        names.push(status.node_name.as_str());
+    }
+    let full = |c: &&ConnectionStatus| c.peer_devices.iter().any(|peer| peer.no_space);
+    names.extend(status.connections.iter().filter(full).map(|c| c.name.as_str()));
+    let own = DiskState::UpToDate;
+    // The other copy, where one of two is full.
+    let good = match &names[..] {
+        [one] if *one == status.node_name => status
+            .connections
+            .iter()
+            .any(|c| c.peer_devices.iter().all(|peer| peer.peer_disk_state == own)),
+        [_] => status.devices.iter().all(|device| device.disk_state == own),
+        _ => false,
+    };
+    let disks = match &names[..] {
+        [] => "the only disk is".to_owned(),
+        [one] => format!("the disk of {one} is"),
+        more => format!("the disks of {} are", more.join(" and ")),
+    };
+    let waiting: u64 = status.devices.iter().map(|device| device.upper_pending).sum();
+    let clients: usize = status.devices.iter().map(|device| device.clients.len()).sum();
+    let (headline, state) = if status.role == Role::Primary {
+        let state = format!(
+            "{waiting} requests of {clients} client{} wait on {}.",
+            if clients == 1 { "" } else { "s" },
+            status.node_name
+        );
+        (format!("I/O is frozen: {disks} full"), state)
+    } else {
+        let state = format!("writes of the Primary wait on {}.", status.node_name);
+        (format!("{disks} full, and writes wait for it"), state)
+    };
+    let why = if good {
+        "No space left on device. If that lasts, the Primary lets go of the full disk and goes on \
+         with the other copy."
+    } else {
+        "No space left on device, and no other copy can take the writes."
+    };
+    let on = if names.is_empty() { String::new() } else { format!(" on {}", names.join(" and ")) };
+    Finding {
+        severity: severity::SUSPENDED,
+        headline: format!("{}: {headline}", status.name),
+        state,
+        open: opened(report),
+        why: why.to_owned(),
+        data: Some("nothing is lost; nothing is acknowledged.".to_owned()),
+        next: vec![format!(
+            "free or add space under the backing file{on}; I/O then goes on by itself."
+        )],
+    }
 }
 
 /// A line per client of a volume.

@@ -309,6 +309,14 @@ fn every_text_is_as_written() {
     let mut full = fixtures::healthy();
     full.status.suspended_no_space = true;
     full.status.devices[0].upper_pending = 14;
+    let mut both_full = full.clone();
+    both_full.status.devices[0].no_space = true;
+    both_full.status.connections[0].peer_devices[0].no_space = true;
+    let mut peer_full = full.clone();
+    peer_full.status.connections[0].peer_devices[0].no_space = true;
+    let mut secondary_full = fixtures::mirrored(fixtures::healthy());
+    secondary_full.status.suspended_no_space = true;
+    secondary_full.status.devices[0].no_space = true;
     let mut diskless = fixtures::healthy();
     diskless.status.devices[0].disk_state = DiskState::Diskless;
     diskless.status.devices[0].disk_note = "write of 4 KiB at 747515904 failed.".to_owned();
@@ -359,6 +367,9 @@ fn every_text_is_as_written() {
         ("rolled back", fixtures::refused(Reason::RolledBack)),
         ("disk failed", diskless),
         ("disk full", full),
+        ("both disks full", both_full),
+        ("the peer's disk full", peer_full),
+        ("the Secondary's disk full, seen there", secondary_full),
         ("frozen by order", frozen),
         ("resync paused", paused),
         ("config differs", other),

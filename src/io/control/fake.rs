@@ -59,6 +59,7 @@ fn status(setup: &Setup) -> Status {
         bm_writes: 0,
         upper_pending: 0,
         lower_pending: 0,
+        no_space: false,
         hung_ms: None,
         current_uuid: 4,
         history: Vec::new(),

@@ -265,6 +265,22 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         new: "            Some(Step::AskResync) if first && self.order_volumes().is_empty() => {",
     },
     Mutant {
+        name: "full-disk-fails",
+        breaks: "no space: a peer's write that finds none fails its disk",
+        by: By::Tests(&["--lib", "resource::tests_space"]),
+        file: "src/resource/storage.rs",
+        old: "                Pending::PeerWrite { key } if full => return self.peer_write_waits(*key),\n",
+        new: "",
+    },
+    Mutant {
+        name: "both-full-disks-let-go",
+        breaks: "no space: the own full disk goes while writes wait for space on the other one",
+        by: By::Seeds,
+        file: "src/resource/space.rs",
+        old: "            if elsewhere {\n",
+        new: "            if elsewhere && self.prng.next_u64() == 0 {\n",
+    },
+    Mutant {
         name: "given-up-for-good",
         breaks: "two disks given up: neither is taken back",
         by: By::Tests(&["--lib", "resource::tests_give_up"]),
