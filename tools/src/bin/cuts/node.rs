@@ -230,16 +230,21 @@ pub(crate) fn settle(nodes: &mut [Node; 2]) -> Outcome<Rest> {
         let mut found = Vec::new();
         for (node, last) in nodes.iter_mut().zip(&mut last) {
             node.lives()?;
-            match rest_of(node)? {
-                Ok(rest) => found.push(rest),
-                Err(now) => {
-                    *last = now;
-                    return Ok(None);
-                }
-            }
+            let rest = rest_of(node)?;
+            *last = rest.clone().err().unwrap_or_default();
+            found.push(rest);
         }
-        // A refusal is known to both; while one still is in sync it is on its way.
-        Ok((found[0] == found[1]).then(|| found[0].clone()))
+        // A refusal is known to both, unless one has died since: then that one dials in vain. While
+        // one still is in sync it is on its way.
+        Ok(match (&found[0], &found[1]) {
+            (Ok(one), Ok(other)) if one == other => Some(one.clone()),
+            (Ok(Rest::Refused(reason)), Err(now)) | (Err(now), Ok(Rest::Refused(reason)))
+                if now.starts_with("Connecting") =>
+            {
+                Some(Rest::Refused(reason.clone()))
+            }
+            _ => None,
+        })
     });
     settled.map_err(|error| format!("{error}: {last:?}"))
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nbd::client::Client;
 use nix::unistd::{Whence, lseek};
@@ -44,10 +45,10 @@ pub(crate) fn play(recording: &Recording, dir: &Path, seed: u64) -> Outcome<Play
         names.iter().take(recording.logs.len()).map(|name| dir.join(name)).collect();
     let mut caches = [Cache::Kept; 2];
     let who = prng.below(10);
-    for node in 0..2 {
-        if who != node as u64 {
+    for (node, cache) in (0..).zip(&mut caches) {
+        if who != node {
             let percents = [0, 10, 50, 90];
-            caches[node] = Cache::Lost(percents[usize::try_from(prng.below(4)).unwrap_or(0)]);
+            *cache = Cache::Lost(percents[usize::try_from(prng.below(4)).unwrap_or(0)]);
         }
     }
     for (index, (disk, log)) in disks.iter().zip(&recording.logs).enumerate() {
@@ -117,11 +118,24 @@ impl Point<'_> {
             alone = self.alone(first)?;
         }
         self.nodes[1 - first].start_up()?;
+        let again = if self.prng.one_in(4) { self.stumble()? } else { "" };
         let end = match settle(self.nodes)? {
             Rest::InSync => self.in_sync()?,
             Rest::Refused(reason) => self.refused(&reason, alone)?,
         };
-        Ok(format!("{alone}{end}"))
+        Ok(format!("{alone}{again}{end}"))
+    }
+
+    /// One daemon or both die while they recover, wherever they are by then.
+    fn stumble(&mut self) -> Outcome<&'static str> {
+        std::thread::sleep(Duration::from_millis(self.prng.below(60)));
+        let victims = self.prng.range(1, 3);
+        let died = |index: usize| victims & (1 << index) != 0;
+        (0..2).filter(|index| died(*index)).for_each(|index| self.nodes[index].kill());
+        for index in (0..2).filter(|index| died(*index)) {
+            self.nodes[index].start_up()?;
+        }
+        Ok("killed and started again; ")
     }
 
     /// Promotes a node whose peer is away, if it may be, and lets it write sometimes.
