@@ -1,7 +1,7 @@
 //! Administrators and cluster software: orders, and what becomes of them.
 //!
 //! Invariants:
-//! - Every order is answered within [`ORDER_MS`] of virtual time, unless its node dies.
+//! - Every order is answered within [`limit_ms`] of virtual time, unless its node dies.
 
 use std::collections::VecDeque;
 
@@ -437,10 +437,11 @@ impl Cluster {
                 continue;
             }
             for (id, order) in &mut n.orders {
-                if self.now.ms_since(order.at) <= ORDER_MS {
+                let limit = limit_ms(&order.command, self.options.core.timeout_ms);
+                if self.now.ms_since(order.at) <= limit {
                     continue;
                 }
-                if self.now.ms_since(order.at.max(n.stalled_until)) > ORDER_MS {
+                if self.now.ms_since(order.at.max(n.stalled_until)) > limit {
                     let text = format!("order {id} {:?} is not answered", order.command);
                     let text = format!("{}: {text}", n.name);
                     return self.misuse(text);
@@ -457,5 +458,14 @@ impl Cluster {
             Command::Primary { force } => force,
             _ => None,
         })
+    }
+}
+
+/// How long an order may take, ms. A peer that is left and does not answer, for its disk does not, has
+/// the time of one that is lost: ko-count (7 where it is off) times the timeout.
+fn limit_ms(command: &Command, timeout_ms: u64) -> u64 {
+    match command {
+        Command::Disconnect { .. } | Command::Down { .. } => ORDER_MS.max(7 * timeout_ms + 2_000),
+        _ => ORDER_MS,
     }
 }
