@@ -16,9 +16,10 @@ use std::sync::OnceLock;
 
 use crate::meta::Geometry;
 use crate::resource::{Command, Force};
-use crate::wire::{HEADER_SIZE, MAGIC, decode_header};
+use crate::wire::{HEADER_SIZE, MAGIC, Packet, decode_header};
 
 use super::cluster::Cluster;
+use super::disk::{SECTOR, Sector};
 use super::explore::{Blow, Move, Start, Turn, base};
 use super::faults::Order;
 use super::net::{encode, parse};
@@ -75,7 +76,7 @@ pub fn hear(input: &[u8]) -> String {
     let mut rest = rest;
     let mut said = String::new();
     for _ in 0..PIECES_MAX {
-        let Some((pause, bytes, contents, after)) = packet(rest) else { break };
+        let Some(Said { pause, packet, contents, rest: after }) = next_packet(rest) else { break };
         rest = after;
         let open = cluster.net.open_links(liar).into_iter().rev().find_map(|(link, side)| {
             let end = cluster.net.links[link].ends[1 - side];
@@ -85,7 +86,6 @@ pub fn hear(input: &[u8]) -> String {
             said.push_str("closed ");
             break;
         };
-        let packet = parse(&bytes).ok();
         cluster.input(victim, Input::Packet { socket, packet, contents });
         left = usize::from(pause);
         let end = cluster.in_ms(2_000);
@@ -221,9 +221,19 @@ fn situation_of(number: u8) -> (Cluster, Turn) {
     (cluster, SITUATIONS[index].2)
 }
 
-/// The next packet of an input: what happens before the one after it, header and body, payload, and
-/// the rest.
-fn packet(input: &[u8]) -> Option<(u8, Vec<u8>, Vec<u64>, &[u8])> {
+/// A packet of an input.
+struct Said<'a> {
+    /// So many steps happen before the next one.
+    pause: u8,
+    /// `None`: its bytes are none.
+    packet: Option<Packet>,
+    /// Its payload.
+    contents: Vec<Sector>,
+    /// What follows.
+    rest: &'a [u8],
+}
+
+fn next_packet(input: &[u8]) -> Option<Said<'_>> {
     let (pause, rest) = input.split_first()?;
     let (given, rest) = rest.split_at_checked(GIVEN.len())?;
     let mut bytes = MAGIC.to_be_bytes().to_vec();
@@ -232,13 +242,14 @@ fn packet(input: &[u8]) -> Option<(u8, Vec<u8>, Vec<u64>, &[u8])> {
     bytes.extend_from_slice(&crc.to_be_bytes());
     let header: &[u8; HEADER_SIZE] = bytes.as_slice().try_into().ok()?;
     let Ok(header) = decode_header(header) else {
-        return Some((*pause, bytes, Vec::new(), rest));
+        return Some(Said { pause: *pause, packet: None, contents: Vec::new(), rest });
     };
-    let (body, rest) = rest.split_at(rest.len().min(header.body_length() as usize));
-    let (lacks, sectors) = (header.body_length() as usize - body.len(), header.payload_length());
+    let (length, payload) = (header.body_length() as usize, header.payload_length());
+    let (body, rest) = rest.split_at(rest.len().min(length));
     bytes.extend_from_slice(body);
-    bytes.resize(bytes.len() + lacks, 0);
-    Some((*pause, bytes, vec![7; sectors as usize / 512], rest))
+    bytes.resize(HEADER_SIZE + length, 0);
+    let contents = vec![7; (payload / SECTOR) as usize];
+    Some(Said { pause: *pause, packet: parse(&bytes).ok(), contents, rest })
 }
 
 /// Lets the cores go on for a while, and takes both down.
