@@ -526,6 +526,10 @@ impl Driver {
 
     /// The end in order.
     fn end(&mut self, clients: Vec<JoinHandle<()>>) {
+        // Nobody waits for what stands still.
+        self.weather(None);
+        self.later.clear();
+        (0..2).for_each(|node| self.wake(node));
         self.world.set_mode(Mode::Stop);
         for client in clients {
             if client.join().is_err() {
@@ -535,10 +539,7 @@ impl Driver {
         for order in std::mem::take(&mut self.orders) {
             let _ = order.join();
         }
-        for node in 0..2 {
-            self.wake(node);
-            self.terminate(node);
-        }
+        (0..2).for_each(|node| self.terminate(node));
     }
 
     fn total(&self) {
