@@ -450,7 +450,7 @@ impl Resource {
         }
         let options = &self.config.options;
         let (timeout, ping_int) = (options.timeout_ms, options.ping_int_ms);
-        let (ping_timeout, ko_count) = (options.ping_timeout_ms, u64::from(options.ko_count));
+        let ping_timeout = options.ping_timeout_ms;
         let now = self.now;
         let late: Vec<SocketId> = self.connections[c]
             .sockets
@@ -485,15 +485,13 @@ impl Resource {
             _ => {}
         }
         let connection = &self.connections[c];
-        let patience = timeout * ko_count;
-        let oldest = connection.oldest_unanswered();
-        if ko_count > 0 && oldest.is_some_and(|at| now.ms_since(at) >= patience) {
+        if self.answer_due(c).is_some_and(|due| now >= due) {
+            let patience = self.patience_ms();
             let detail = format!("the peer did not answer a request for {patience} ms (ko-count)");
             return self.drop_connection(c, ConnectionState::Timeout, Reason::Lost, detail);
         }
         let waiting = self.stage_ends(c) || connection.leaving.is_some();
-        let limit = if ko_count > 0 { patience } else { timeout * 7 };
-        if waiting && now.ms_since(connection.stage_since) >= limit {
+        if waiting && now.ms_since(connection.stage_since) >= self.patience_ms() {
             let detail = "the handshake (or the leave) did not end in time".to_owned();
             self.drop_connection(c, ConnectionState::Timeout, Reason::Timeout, detail);
             // The attempt has failed.
@@ -507,6 +505,26 @@ impl Resource {
         let stage = self.connections[c].stage;
         matches!(stage, Stage::Waiting | Stage::Handshake | Stage::Opening)
             || stage == Stage::Quiescing && self.is_renegotiating(c)
+    }
+
+    /// How long a peer may keep an answer, ms; where ko-count is off, a handshake or a leave.
+    fn patience_ms(&self) -> u64 {
+        let options = &self.config.options;
+        match options.ko_count {
+            0 => options.timeout_ms * 7,
+            ko_count => options.timeout_ms * u64::from(ko_count),
+        }
+    }
+
+    /// When the peer must have answered what it was asked first. Where ko-count is off it may take any
+    /// time, but for who is about to leave it.
+    fn answer_due(&self, c: usize) -> Option<Time> {
+        let at = self.connections[c].oldest_unanswered()?;
+        if self.config.options.ko_count > 0 {
+            return Some(at.after_ms(self.patience_ms()));
+        }
+        let order = self.running.as_ref().filter(|order| order.leaves())?;
+        Some(at.max(order.since).after_ms(self.patience_ms()))
     }
 
     /// When `Event::Timeout` is due, if nothing else happens before.
@@ -523,7 +541,6 @@ impl Resource {
         let mut next: Option<Time> = others.chain(self.order_timeout()).min();
         let mut sooner = |at: Time| next = Some(next.map_or(at, |next| next.min(at)));
         let options = &self.config.options;
-        let patience = options.timeout_ms * u64::from(options.ko_count);
         for (c, connection) in self.connections.iter().enumerate() {
             connection.next_dial.into_iter().for_each(&mut sooner);
             self.tentative_timeout(c).into_iter().for_each(&mut sooner);
@@ -539,12 +556,9 @@ impl Resource {
                 Some(at) => sooner(at.after_ms(options.ping_timeout_ms)),
                 None => sooner(connection.last_received.after_ms(options.ping_int_ms)),
             }
-            if let Some(at) = connection.oldest_unanswered().filter(|_| options.ko_count > 0) {
-                sooner(at.after_ms(patience));
-            }
+            self.answer_due(c).into_iter().for_each(&mut sooner);
             if self.stage_ends(c) || connection.leaving.is_some() {
-                let limit = if options.ko_count > 0 { patience } else { options.timeout_ms * 7 };
-                sooner(connection.stage_since.after_ms(limit));
+                sooner(connection.stage_since.after_ms(self.patience_ms()));
             }
         }
         self.resync_timeouts().into_iter().for_each(&mut sooner);

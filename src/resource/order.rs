@@ -101,6 +101,11 @@ impl Running {
     fn is_forced_detach(&self) -> bool {
         matches!(self.command, Command::Detach { force: true, .. })
     }
+
+    /// Afterwards the peer is not connected.
+    pub(crate) fn leaves(&self) -> bool {
+        matches!(self.command, Command::Disconnect { .. } | Command::Down { .. })
+    }
 }
 
 /// What changes, for the log, and what of it acts later, for the answer. `section`: only of it.

@@ -82,6 +82,7 @@ impl Cluster {
             stall: slow.stall,
             ..Default::default()
         };
+        v.disk.drop_cache();
         match metadata::open(&mut v.disk, &mut v.geometry, boot) {
             Err(text) if v.bad_superblock && !v.foreign => {
                 // Refused; somebody runs create-md there.
@@ -97,12 +98,13 @@ impl Cluster {
             }
             Ok(mut meta) => {
                 v.attached = true;
+                let mut held = Ok(());
                 // The real shell notes it beside the disk.
                 meta.same_boot &= !v.failed && !v.foreign;
                 if !v.foreign {
                     let failed = std::mem::take(&mut v.failed);
-                    self.history.attached(node, volume, &v.disk, failed);
                     v.durable = Some(meta.superblock.clone());
+                    held = self.history.attached(node, volume, &v.disk, failed);
                 }
                 let disk = Box::new(AttachedDisk {
                     data_size: v.geometry.data_size,
@@ -110,6 +112,7 @@ impl Cluster {
                     path: format!("/dev/sim{volume}"),
                     meta,
                 });
+                self.judge(held);
                 Some(Command::Attach { volume, disk })
             }
         }

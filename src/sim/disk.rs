@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Invariants:
-//! - A failed flush leaves values that are readable, and that no later flush makes durable.
+//! - A failed flush leaves values that are readable until the cache is dropped, and that no later
+//!   flush makes durable.
 //! - Metadata is durable when its write ends; a write cut short lands in any subset of its sectors.
 
 use super::marks::Marks;
@@ -192,6 +193,21 @@ impl SimDisk {
                     version.flushable = false;
                 }
             }
+        }
+    }
+
+    /// The page cache is dropped, as by an attach: of what a failed flush has left there, which no
+    /// later one would write, the durable copy is read from now on.
+    pub fn drop_cache(&mut self) {
+        let mut from = 0;
+        while let Some(at) = self.marks.next(from) {
+            let dirty = &mut self.dirty[at];
+            if !dirty.can_flush() {
+                dirty.versions.clear();
+                self.cache[at] = dirty.durable;
+                self.marks.clear(at);
+            }
+            from = at + 1;
         }
     }
 

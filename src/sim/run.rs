@@ -206,11 +206,13 @@ impl Cluster {
         let mut refusals = 0;
         let deadline = self.in_ms(SETTLE_MS);
         while self.violation.is_none() && self.now < deadline {
-            let enough = |c: &Self| c.all_established() || c.is_stuck();
+            // An order that still runs may take a node down.
+            let settled =
+                |c: &Self| c.all_established() && c.nodes.iter().all(|n| n.orders.is_empty());
             let pause = self.in_ms(20_000);
-            self.run_until(pause, enough);
+            self.run_until(pause, |c| settled(c) || c.is_stuck());
             self.run_until(self.in_ms(500), |_| false);
-            if self.all_established() {
+            if settled(self) {
                 return end;
             }
             if !self.is_stuck() {

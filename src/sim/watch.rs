@@ -403,7 +403,10 @@ impl Cluster {
         self.clients.pending_of(volume) == 0
             && self.net.is_quiet()
             && self.nodes.iter().all(|n| {
-                n.is_awake() && n.inbox.is_empty() && n.ops.values().all(|op| op.volume != volume)
+                // A write that waits for space is under way nowhere at the moment.
+                let waits = n.device(volume).is_some_and(|device| device.no_space);
+                let under_way = n.ops.values().any(|op| op.volume == volume);
+                n.is_awake() && n.inbox.is_empty() && !under_way && !waits
             })
     }
 

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
 use nix::sys::statfs::fstatfs;
 
 use super::error::{OpenError, Part, disk_error};
@@ -185,6 +185,15 @@ impl Device {
             ));
         }
         Ok(())
+    }
+
+    /// Clean pages leave the page cache, so that the next read is of the disk; direct I/O has none.
+    pub(super) fn drop_cache(&self) -> io::Result<()> {
+        if self.direct {
+            return Ok(());
+        }
+        let whole = 0;
+        Ok(posix_fadvise(&self.file, 0, whole, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
     }
 
     /// Exactly `length` bytes. With direct I/O, offset and length must be multiples of the block.

@@ -336,10 +336,12 @@ impl Disks {
         }
     }
 
-    /// A process that crashed may have left unflushed pages: what is read must be what stays.
+    /// A process that crashed may have left unflushed pages, and a flush that failed pages that no
+    /// later one writes: what is read must be what stays.
     fn sync(&self) -> Result<(), OpenError> {
         for device in std::iter::once(&self.data).chain(&self.external) {
             device.file.sync_data().map_err(|error| device.io_error("flushing it", error))?;
+            device.drop_cache().map_err(|error| device.io_error("dropping its cache", error))?;
         }
         Ok(())
     }

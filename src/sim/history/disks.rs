@@ -303,22 +303,46 @@ impl History {
         self.excused.forced += self.answer_for_what_is_held(node, volume, disk);
     }
 
-    /// The disk of a node is attached again, after it had `failed` or not: what a failed flush has
-    /// left on it is not durable, and nobody can make it so without writing it again; and what it was
-    /// to remember of a loss it may not have remembered.
+    /// The disk of a node is attached again, after it had `failed` or not, and its cache was dropped:
+    /// what a failed flush had left there is gone; and what the disk was to remember of a loss it may
+    /// not have remembered.
+    ///
+    /// # Errors
+    /// A flushed write is gone.
     pub(in crate::sim) fn attached(
         &mut self,
         node: usize,
         volume: VolumeNumber,
         disk: &SimDisk,
         failed: bool,
-    ) {
+    ) -> Result<(), String> {
+        self.step += 1;
+        let (mut lone, mut gone) = (0, 0);
         for (sector, register) in self.of_volume(volume) {
-            for obligation in &mut register.obligations[node] {
-                obligation.weak |= failed;
-                obligation.spoiled |= !obligation.flushed && !disk.can_flush(sector);
+            let held = disk.read(sector, 1)[0];
+            let mut list = std::mem::take(&mut register.obligations[node]);
+            for o in &mut list {
+                o.weak |= failed;
+                if o.flushed && !register.satisfies(held, o) {
+                    let value = o.value();
+                    return Err(format!(
+                        "flushed write {value} of sector {sector} is gone at an attach on node {node}"
+                    ));
+                }
             }
+            list.retain(|o| {
+                let kept = register.satisfies(held, o);
+                gone += u64::from(!kept);
+                lone += u64::from(!kept && o.alone);
+                kept
+            });
+            register.obligations[node] = list;
         }
+        self.excused.lone += lone;
+        if gone > 0 {
+            self.lost_power[node] = self.step;
+        }
+        Ok(())
     }
 
     /// The daemon of a node died, though not its host: before it has dealt with a loss of the peer,
