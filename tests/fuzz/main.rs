@@ -61,10 +61,10 @@ fn admin() {
 
 #[test]
 fn peer() {
-    run(("peer", 1000), &tandem::sim::heard(), &[], targets::peer);
+    run(("peer", 200), &tandem::sim::heard(), &[], targets::peer);
 }
 
 #[test]
 fn attach() {
-    run(("attach", 500), &tandem::sim::attached(), &[], targets::attach);
+    run(("attach", 100), &tandem::sim::attached(), &[], targets::attach);
 }
