@@ -87,6 +87,26 @@ impl Resource {
         })
     }
 
+    /// The only copy had failed, and is back: what a client had not flushed may be gone, and no flush may
+    /// be answered as if it were there. Its connection ends, as the device has ended.
+    pub(crate) fn cut_clients_off(&mut self, volume: VolumeNumber) {
+        let of_volume =
+            |(session, of): (&SessionId, &VolumeNumber)| (*of == volume).then_some(*session);
+        let sessions: Vec<SessionId> = self.sessions.iter().filter_map(of_volume).collect();
+        if sessions.is_empty() {
+            return;
+        }
+        let text = format!(
+            "{}its clients are disconnected: what they had not flushed when the disk failed may be gone",
+            self.of_volume(volume)
+        );
+        self.log(LogLevel::Warning, text);
+        self.emit(Action::CloseSessions { volume });
+        for session in sessions {
+            self.session_closed(session, false);
+        }
+    }
+
     /// For `status` and `why`.
     pub(crate) fn client_statuses(&self, volume: VolumeNumber) -> Vec<ClientStatus> {
         let clients = self.devices[&volume].clients.iter();

@@ -207,6 +207,9 @@ pub(crate) struct Device {
     pub(crate) raise_at: Option<Time>,
     /// The start of its oldest operation, where that takes too long.
     pub(crate) hung_since: Option<Time>,
+    /// The only copy that clients could reach has failed under a Primary: what they had not flushed may
+    /// be gone when it is back.
+    pub(crate) cut_off: bool,
     /// What happened to the disk last, for `why`.
     pub(crate) note: String,
 }
@@ -242,6 +245,7 @@ impl Device {
             last_try: false,
             raise_at: None,
             hung_since: None,
+            cut_off: false,
             note: String::new(),
         }
     }

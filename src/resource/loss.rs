@@ -422,7 +422,10 @@ impl Resource {
     pub(crate) fn give_disk_up(&mut self, volume: VolumeNumber, note: String, what: &str) {
         let text = format!("{}{note}; {what}", self.of_volume(volume));
         self.log(LogLevel::Error, text);
-        self.device(volume).note = note;
+        let only_copy = self.role == Role::Primary && self.reading_peer(volume).is_none();
+        let device = self.device(volume);
+        device.note = note;
+        device.cut_off |= only_copy;
         self.set_disk(volume, DiskState::Failed);
         self.leave_disk(volume);
     }

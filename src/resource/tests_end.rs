@@ -459,3 +459,28 @@ fn a_down_that_waits_for_a_read_of_the_peer_asks_for_no_time_that_has_passed() {
     assert!(pair.nodes[1].admin.contains_key(&down), "the disk is given up");
     no_timer_has_passed(&pair);
 }
+
+#[test]
+fn clients_of_an_only_disk_that_failed_are_disconnected_when_it_is_back() {
+    let mut pair = synced_pair();
+    let clients = |pair: &Pair| pair.status(0).devices[0].clients.len();
+    let fails_and_is_back = |pair: &mut Pair| {
+        pair.nodes[0].fail = is_write;
+        let answer = pair.write(0, 2, 2);
+        pair.nodes[0].fail = |_| false;
+        pair.attach(0).unwrap();
+        pair.run(1000);
+        answer
+    };
+    // The peer has all that was answered, and goes on.
+    assert_eq!(fails_and_is_back(&mut pair), Ok(None));
+    assert_eq!(clients(&pair), 1);
+    pair.synced();
+    // Alone: what was not flushed may be gone, and a flush must not be answered.
+    pair.lose_link();
+    assert_eq!(pair.write(0, 1, 1), Ok(None));
+    assert_eq!(fails_and_is_back(&mut pair), Err(ReplyError::Io));
+    assert_eq!(clients(&pair), 0);
+    let log = pair.nodes[0].log.join("\n");
+    assert!(log.contains("its clients are disconnected"), "{log}");
+}

@@ -112,6 +112,8 @@ struct Sectors {
     obliged: Marks,
     /// Those that a node must hold and has not flushed, or had not a while ago.
     unflushed: [Marks; 2],
+    /// When the disk of each node came back without what it alone had had.
+    cut_off: [u64; 2],
 }
 
 /// The history of a run.
@@ -405,7 +407,7 @@ impl History {
     /// A flush was answered.
     ///
     /// # Errors
-    /// Something answered before it started is not durable on a disk that it rests on.
+    /// Something answered before it started is not durable on a disk that it rests on, or gone.
     pub(super) fn flush_answered(
         &mut self,
         op: &Operation,
@@ -413,6 +415,12 @@ impl History {
         disks: [&SimDisk; 2],
     ) -> Result<(), String> {
         self.step += 1;
+        if op.session_opened < self.volume(op.volume).cut_off[rests.on] {
+            return Err(format!(
+                "a flush was answered on node {}, and unflushed writes of that session may be gone",
+                rests.on
+            ));
+        }
         for node in (0..2).filter(|n| rests.disks[*n]) {
             let covered = |o: &Obligation| o.since < op.step && !(o.alone && node != rests.on);
             self.made_durable(node, op.volume, disks[node], covered)?;

@@ -342,6 +342,10 @@ impl History {
         if gone > 0 {
             self.lost_power[node] = self.step;
         }
+        if lone > 0 {
+            let step = self.step;
+            self.volume(volume).cut_off[node] = step;
+        }
         Ok(())
     }
 
