@@ -26,6 +26,8 @@ fn device(volume: u16) -> DeviceStatus {
         upper_pending: 0,
         lower_pending: 0,
         no_space: false,
+        no_disk_flushes: false,
+        no_md_flushes: false,
         hung_ms: None,
         current_uuid: 0x5435_911C_ABE7_ED03,
         history: vec![0x4DCE_BC18_6434_281A],

@@ -112,6 +112,13 @@ fn line_of_device(
     if report.path_differs.iter().any(|(volume, _)| *volume == device.volume) {
         words.push("path:differs".to_owned());
     }
+    for (off, name) in
+        [(device.no_disk_flushes, "disk-flushes"), (device.no_md_flushes, "md-flushes")]
+    {
+        if off {
+            words.push(format!("{name}:no"));
+        }
+    }
     let _ = writeln!(out, "  {}", words.join(" "));
     if detail.statistics {
         let _ = writeln!(
@@ -305,6 +312,15 @@ mod tests {
         assert!(plain(&report).starts_with("r0 role:Primary config:differs\n"));
         report.path_differs.push((0, "/d is another file now".to_owned()));
         assert!(plain(&report).contains(" open:yes path:differs\n"), "{}", plain(&report));
+    }
+
+    #[test]
+    fn an_option_that_voids_a_promise_is_said() {
+        let mut report = fixtures::healthy();
+        report.status.devices[0].no_disk_flushes = true;
+        assert!(plain(&report).contains(" open:yes disk-flushes:no\n"), "{}", plain(&report));
+        report.status.devices[0].no_md_flushes = true;
+        assert!(plain(&report).contains(" disk-flushes:no md-flushes:no\n"), "{}", plain(&report));
     }
 
     #[test]

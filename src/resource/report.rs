@@ -42,6 +42,7 @@ impl Resource {
         let config = self.config.volumes.iter().find(|config| config.number == volume);
         let superblock = device.backing.as_ref().map(|backing| &backing.superblock);
         let waiting = self.requests.iter().filter(|(_, r)| r.volume == volume).count();
+        let options = self.config.disk_options(volume);
         DeviceStatus {
             volume,
             minor: config.map_or(0, |config| config.minor),
@@ -61,6 +62,8 @@ impl Resource {
                 .unwrap_or_default(),
             flags: superblock.map_or(0, |s| s.flags),
             no_space: !device.starved.is_empty(),
+            no_disk_flushes: !options.disk_flushes,
+            no_md_flushes: !options.md_flushes,
             hung_ms: device.hung_since.map(|since| now.ms_since(since)),
             disk_note: device.note.clone(),
             generation_time: superblock.map_or(0, |s| self.generation_time(s)),

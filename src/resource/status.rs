@@ -93,6 +93,12 @@ pub struct DeviceStatus {
     /// Writes wait for space on it.
     #[serde(default)]
     pub no_space: bool,
+    /// `disk-flushes no`: what was flushed does not outlive a power loss.
+    #[serde(default)]
+    pub no_disk_flushes: bool,
+    /// `md-flushes no`: after a power loss the metadata may be older than the data.
+    #[serde(default)]
+    pub no_md_flushes: bool,
     /// How long its oldest operation has not ended, ms, where that is too long: the disk hangs.
     pub hung_ms: Option<u64>,
     /// What happened to the disk last, for `why`; may be empty.

@@ -60,6 +60,8 @@ fn status(setup: &Setup) -> Status {
         upper_pending: 0,
         lower_pending: 0,
         no_space: false,
+        no_disk_flushes: false,
+        no_md_flushes: false,
         hung_ms: None,
         current_uuid: 4,
         history: Vec::new(),
