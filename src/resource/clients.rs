@@ -116,7 +116,7 @@ impl Resource {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests_pair::{Pair, synced_pair};
+    use super::super::tests::pair::{Pair, synced_pair};
     use super::super::*;
     use super::identity;
 

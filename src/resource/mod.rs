@@ -65,46 +65,6 @@ mod storage;
 mod tentative;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests_adv;
-#[cfg(test)]
-mod tests_auto;
-#[cfg(test)]
-mod tests_between;
-#[cfg(test)]
-mod tests_disks;
-#[cfg(test)]
-mod tests_end;
-#[cfg(test)]
-mod tests_give_up;
-#[cfg(test)]
-mod tests_hung;
-#[cfg(test)]
-mod tests_pair;
-#[cfg(test)]
-mod tests_pause;
-#[cfg(test)]
-mod tests_resize;
-#[cfg(test)]
-mod tests_review;
-#[cfg(test)]
-mod tests_secret;
-#[cfg(test)]
-mod tests_seed;
-#[cfg(test)]
-mod tests_space;
-#[cfg(test)]
-mod tests_story;
-#[cfg(test)]
-mod tests_stuck;
-#[cfg(test)]
-mod tests_tentative;
-#[cfg(test)]
-mod tests_verify;
-#[cfg(test)]
-mod tests_walk;
-#[cfg(test)]
-mod tests_while;
 mod transfer_log;
 mod verdict;
 mod verify;

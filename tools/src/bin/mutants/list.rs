@@ -179,7 +179,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "sleeper-forgets-survived",
         breaks: "promise 2: a Secondary that did not run for a while does not say that it survived",
-        by: By::Tests(&["--lib", "resource::tests_stuck"]),
+        by: By::Tests(&["--lib", "resource::tests::stuck_disk"]),
         file: "src/resource/request.rs",
         old: "                    backing.flags(DeviceFlags::IN_DOUBT, 0);\n",
         new: "                    let _ = backing;\n",
@@ -195,7 +195,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "verify-range-not-held",
         breaks: "verify: the target lets go of a range before the peer has compared it",
-        by: By::Tests(&["--lib", "resource::tests_verify"]),
+        by: By::Tests(&["--lib", "resource::tests::verify"]),
         file: "src/resource/verify_target.rs",
         old: "        piece.sent_at = Some(now);\n        self.send(",
         new: "        piece.sent_at = Some(now);\n        let lock = piece.lock;\n        self.unlock_resync(c, volume, lock);\n        self.send(",
@@ -203,7 +203,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "verify-bits-not-durable",
         breaks: "verify: what the target is told is not saved",
-        by: By::Tests(&["--lib", "resource::tests_verify"]),
+        by: By::Tests(&["--lib", "resource::tests::verify"]),
         file: "src/resource/verify.rs",
         old: "        let waits = !self.peer_device(c, volume).save_queue.is_empty();\n",
         new: "        if matches!(then, Then::Log) {\n            return;\n        }\n        let waits = !self.peer_device(c, volume).save_queue.is_empty();\n",
@@ -211,7 +211,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "verify-done-before-saved",
         breaks: "verify: done is said before the bits are durable",
-        by: By::Tests(&["--lib", "resource::tests_verify"]),
+        by: By::Tests(&["--lib", "resource::tests::verify"]),
         file: "src/resource/verify_source.rs",
         old: "        self.save_marks(c, volume, Then::VerifySaved { c, socket });",
         new: "        let _ = socket;\n        self.verify_saved(c, volume);",
@@ -219,7 +219,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "repair-target-stays-up-to-date",
         breaks: "repair: the target is UpToDate while it is copied to",
-        by: By::Tests(&["--lib", "resource::tests_verify"]),
+        by: By::Tests(&["--lib", "resource::tests::verify"]),
         file: "src/resource/give_up.rs",
         old: "                backing.flags(0, DeviceFlags::CONSISTENT | gone);\n            } else {\n                backing.flags(DeviceFlags::INVALIDATED, DeviceFlags::CONSISTENT);\n            }\n        }\n        self.set_disk(volume, DiskState::Inconsistent);\n",
         new: "                backing.flags(0, gone);\n            } else {\n                backing.flags(DeviceFlags::INVALIDATED, DeviceFlags::CONSISTENT);\n            }\n        }\n        if !marked {\n            self.set_disk(volume, DiskState::Inconsistent);\n        }\n",
@@ -235,7 +235,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "number-shown-early",
         breaks: "the rollback number is shown before it is durable",
-        by: By::Tests(&["--lib", "resource::tests_disks"]),
+        by: By::Tests(&["--lib", "resource::tests::disks"]),
         file: "src/resource/number.rs",
         old: "                self.save_superblock(volume, Then::NumberRaised);",
         new: "                let number = backing.activity_log.number;\n                backing.activity_log.number_is_durable(number);\n                self.save_superblock(volume, Then::NumberRaised);\n                self.number_raised(volume);",
@@ -243,7 +243,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "log-number-shown-early",
         breaks: "the rollback number of an update of the log is shown before that is durable",
-        by: By::Tests(&["--lib", "resource::tests_disks"]),
+        by: By::Tests(&["--lib", "resource::tests::disks"]),
         file: "src/resource/device.rs",
         old: "backing.activity_log.durable_number()",
         new: "backing.activity_log.number",
@@ -251,7 +251,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "promise-forgotten",
         breaks: "two invalidations at once: a node that has promised gives its disk up",
-        by: By::Tests(&["--lib", "resource::tests_give_up"]),
+        by: By::Tests(&["--lib", "resource::tests::give_up"]),
         file: "src/resource/give_up.rs",
         old: "            if peer.promised.is_some() {",
         new: "            if peer.promised.is_some() && self.suspended {",
@@ -259,7 +259,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "both-orders-granted",
         breaks: "two invalidations at once: neither is refused",
-        by: By::Tests(&["--lib", "resource::tests_give_up"]),
+        by: By::Tests(&["--lib", "resource::tests::give_up"]),
         file: "src/resource/give_up.rs",
         old: "            Some(Step::AskResync) if first && self.order_volumes().contains(&volume) => {",
         new: "            Some(Step::AskResync) if first && self.order_volumes().is_empty() => {",
@@ -267,7 +267,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "full-disk-fails",
         breaks: "no space: a peer's write that finds none fails its disk",
-        by: By::Tests(&["--lib", "resource::tests_space"]),
+        by: By::Tests(&["--lib", "resource::tests::space"]),
         file: "src/resource/storage.rs",
         old: "                Pending::PeerWrite { key } if full => return self.peer_write_waits(*key),\n",
         new: "",
@@ -283,7 +283,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "given-up-for-good",
         breaks: "two disks given up: neither is taken back",
-        by: By::Tests(&["--lib", "resource::tests_give_up"]),
+        by: By::Tests(&["--lib", "resource::tests::give_up"]),
         file: "src/resource/generation.rs",
         old: "    if !whole || side(peer).disk() != DiskState::Inconsistent {",
         new: "    if !whole || side(peer).disk() != DiskState::Failed {",
@@ -291,7 +291,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "given-up-before-answer",
         breaks: "invalidate: the own disk goes before the peer has agreed",
-        by: By::Tests(&["--lib", "resource::tests_give_up"]),
+        by: By::Tests(&["--lib", "resource::tests::give_up"]),
         file: "src/resource/give_up.rs",
         old: "        if asked.is_empty() {",
         new: "        if asked.len() < 9 {",
@@ -299,7 +299,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "discard-survives-generation",
         breaks: "an order to discard counts for generations that nobody has seen",
-        by: By::Tests(&["--lib", "resource::tests_disks"]),
+        by: By::Tests(&["--lib", "resource::tests::disks"]),
         file: "src/resource/handshake.rs",
         old: "            Some((own, peer)) => same(own, current).then_some(peer),",
         new: "            Some((own, _)) => (same(own, current) || own != 0).then_some(0),",
@@ -315,7 +315,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "forget-peer-keeps-bitmap",
         breaks: "forget-peer: the bits of the forgotten disk count for the next one",
-        by: By::Tests(&["--lib", "resource::tests_seed"]),
+        by: By::Tests(&["--lib", "resource::tests::seed"]),
         file: "src/resource/seed.rs",
         old: "                self.slot_whole(c, volume, BitmapState::AllSet);\n",
         new: "",
@@ -323,7 +323,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "seed-without-drain",
         breaks: "seed: the slot is cleared while writes are under way and unflushed",
-        by: By::Tests(&["--lib", "resource::tests_seed"]),
+        by: By::Tests(&["--lib", "resource::tests::seed"]),
         file: "src/resource/seed.rs",
         old: "        self.run(id, Command::NewCurrentUuid { volume, clear_bitmap: true }, Step::Drain);",
         new: "        self.run(id, Command::NewCurrentUuid { volume, clear_bitmap: true }, Step::Drain);\n        self.seed_flushed();",
@@ -331,7 +331,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "hung-disk-closed-early",
         breaks: "disk-timeout: the disk is closed, and a late write lands on it",
-        by: By::Tests(&["--lib", "resource::tests_hung"]),
+        by: By::Tests(&["--lib", "resource::tests::hung_disk"]),
         file: "src/resource/loss.rs",
         old: "is_some_and(|backing| backing.outstanding == 0);\n        if device.disk == DiskState::Failed",
         new: "is_some_and(|backing| {\n            backing.outstanding == 0 || backing.abandoned\n        });\n        if device.disk == DiskState::Failed",
@@ -339,7 +339,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "auto-demote-unflushed",
         breaks: "auto-promote: the demotion by itself does not flush",
-        by: By::Tests(&["--lib", "resource::tests_auto"]),
+        by: By::Tests(&["--lib", "resource::tests::auto"]),
         file: "src/resource/auto_promote.rs",
         old: "Command::Secondary { force: false, wait_ms: 0 }, Step::Drain);\n        self.pump_orders();",
         new: "Command::Secondary { force: false, wait_ms: 0 }, Step::Flush);\n        self.order_flushed();",
@@ -347,7 +347,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "pause-lost-at-reconnect",
         breaks: "pause-sync: the peer is not told of it in a new session",
-        by: By::Tests(&["--lib", "resource::tests_pause"]),
+        by: By::Tests(&["--lib", "resource::tests::pause"]),
         file: "src/resource/session.rs",
         old: "        if self.peer_device(c, volume).pause.own() {",
         new: "        if false && self.peer_device(c, volume).pause.own() {",
@@ -355,7 +355,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "suspended-write-passes",
         breaks: "suspend-io: requests go on",
-        by: By::Tests(&["--lib", "resource::tests_pause"]),
+        by: By::Tests(&["--lib", "resource::tests::pause"]),
         file: "src/resource/request.rs",
         old: "            && !self.suspended\n",
         new: "",
@@ -363,7 +363,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "secret-not-proved",
         breaks: "shared-secret: who has not proved it is listened to",
-        by: By::Tests(&["--lib", "resource::tests_secret"]),
+        by: By::Tests(&["--lib", "resource::tests::secret"]),
         file: "src/resource/authenticate.rs",
         old: "        self.emit(Action::Authenticate { socket, own, peer });",
         new: "        self.emit(Action::Authenticate { socket, own, peer });\n        self.authenticated(socket);",
@@ -379,7 +379,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "tentative-begins",
         breaks: "connect --tentative: a resync begins",
-        by: By::Tests(&["--lib", "resource::tests_tentative"]),
+        by: By::Tests(&["--lib", "resource::tests::tentative"]),
         file: "src/resource/handshake.rs",
         old: "        if self.connections[c].tentative.is_some() {\n            self.gap_answered",
         new: "        if false && self.connections[c].tentative.is_some() {\n            self.gap_answered",
@@ -387,7 +387,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "foreign-disk-taken",
         breaks: "a disk with the metadata of another node is attached",
-        by: By::Tests(&["--lib", "resource::tests_"]),
+        by: By::Tests(&["--lib", "resource::tests::"]),
         file: "src/resource/attach.rs",
         old: "superblock.volume, superblock.node_id);",
         new: "superblock.volume, self.config.node_id);",
@@ -467,7 +467,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "payload-freed-before-send",
         breaks: "buffers: what is sent is given back before it is sent",
-        by: By::Tests(&["--lib", "resource::tests::"]),
+        by: By::Tests(&["--lib", "resource::tests::thread"]),
         file: "src/resource/resync_source.rs",
         old: "                    self.send(c, packet, payload);\n",
         new: "                    self.release(payload);\n                    self.send(c, packet, payload);\n",
@@ -491,7 +491,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "volumes-begin-apart",
         breaks: "split brain: who goes on alone begins a generation in the volume that is written only",
-        by: By::Tests(&["--lib", "resource::tests_between"]),
+        by: By::Tests(&["--lib", "resource::tests::between"]),
         file: "src/resource/loss.rs",
         old: "        self.others_begin_too(volume);\n",
         new: "",
@@ -499,7 +499,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "resize-held-superblock-stale",
         breaks: "resize: a superblock that waited for the move says what the disk was",
-        by: By::Tests(&["--lib", "resource::tests_resize"]),
+        by: By::Tests(&["--lib", "resource::tests::resize"]),
         file: "src/resource/resize.rs",
         old: "                superblock.data_size = size;\n                superblock.sequence = sequence;\n",
         new: "                let _ = (superblock, sequence);\n",
@@ -507,7 +507,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "resize-over-marked-blocks",
         breaks: "resize: blocks that a verify has marked are copied with the new ones",
-        by: By::Tests(&["--lib", "resource::tests_resize"]),
+        by: By::Tests(&["--lib", "resource::tests::resize"]),
         file: "src/resource/resize.rs",
         old: "bitmap.count() > 0 {",
         new: "bitmap.count() == u64::MAX {",

@@ -1,7 +1,7 @@
 //! Stories of the shared secret: who is let in, and what a wrong one may do.
 
-use super::tests_pair::{Pair, synced_pair};
-use super::*;
+use super::pair::{Pair, synced_pair};
+use crate::resource::*;
 use crate::secret::SecretError;
 
 fn state(pair: &Pair, n: usize) -> (ConnectionState, Reason) {

@@ -1,7 +1,7 @@
 //! Stories of disks: the wrong one, an empty one, an old one, a full one.
 
-use super::tests_pair::{Disk, Pair, SIZE, superblock, synced_pair};
-use super::*;
+use super::pair::{Disk, Pair, SIZE, superblock, synced_pair};
+use crate::resource::*;
 
 #[test]
 fn a_disk_of_another_node_volume_or_resource_is_refused_before_anything_is_done_with_it() {

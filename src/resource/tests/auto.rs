@@ -1,8 +1,8 @@
 //! Stories of `auto-promote`: promoted for a client, demoted when the last one has gone.
 
-use super::tests_pair::{Pair, config, synced_pair};
-use super::*;
+use super::pair::{Pair, config, synced_pair};
 use crate::meta::DeviceFlags;
+use crate::resource::*;
 
 impl Pair {
     fn enter(&mut self, n: usize, session: u64) {

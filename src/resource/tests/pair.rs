@@ -1,11 +1,11 @@
-//! Two resources on perfect disks and a perfect network, for the stories of `tests*`.
+//! Two resources on perfect disks and a perfect network, for the stories beside this file.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::*;
 use crate::meta::{
     BitmapState, HISTORY, JUST_CREATED, LoadedMeta, LoadedSlot, MetaOp, PeerSlot, Superblock,
 };
+use crate::resource::*;
 
 pub(crate) const SIZE: u64 = 64 << 20;
 

@@ -1,8 +1,8 @@
 //! Stories of disks that grow.
 
-use super::tests_pair::{Pair, SIZE, synced_pair};
-use super::*;
+use super::pair::{Pair, SIZE, synced_pair};
 use crate::meta::{DeviceFlags, MetaOp};
+use crate::resource::*;
 
 const MORE: u64 = SIZE + (3 << 20);
 const LAST: u64 = MORE / 4096 - 1;
@@ -311,7 +311,7 @@ fn moves(action: &Action) -> bool {
 }
 
 fn set_options(pair: &mut Pair, n: usize, set: impl Fn(&mut Options)) {
-    let mut options = super::tests_pair::config(u8::try_from(n).unwrap()).options;
+    let mut options = super::pair::config(u8::try_from(n).unwrap()).options;
     set(&mut options);
     let volumes = std::collections::BTreeMap::new();
     pair.admin(n, Command::SetOptions { options: Box::new(options), volumes }).unwrap();

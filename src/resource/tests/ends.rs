@@ -1,8 +1,8 @@
 //! Stories of ends: what a session, an order or a disk leaves behind is right for what comes next.
 
-use super::tests_pair::{Disk, Pair, config, passing_pair, superblock, synced_pair};
-use super::*;
+use super::pair::{Disk, Pair, config, passing_pair, superblock, synced_pair};
 use crate::meta::Superblock;
+use crate::resource::*;
 use crate::wire::{Features, Packet, Refused, VERSIONS};
 
 fn is_write(action: &Action) -> bool {

@@ -1,7 +1,7 @@
 //! A resync that is paused, and clients' I/O that is frozen, by order.
 
-use super::tests_pair::{Pair, synced_pair};
-use super::*;
+use super::pair::{Pair, synced_pair};
+use crate::resource::*;
 
 fn pause(peer: u8, pause: bool) -> Command {
     Command::PauseSync { volume: 0, peer, pause }

@@ -1,8 +1,8 @@
 //! Orders that give a disk up, on both nodes at once, and cut off at every instant.
 
-use super::tests_pair::{Pair, synced_pair};
-use super::*;
+use super::pair::{Pair, synced_pair};
 use crate::meta::DeviceFlags;
+use crate::resource::*;
 
 /// Nobody is Primary, and both disks are equal.
 fn idle_pair() -> Pair {

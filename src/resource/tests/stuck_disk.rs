@@ -1,8 +1,8 @@
 //! Stories in which a disk does not answer, cannot be read or has no room: nothing waits for ever.
 
-use super::tests_pair::{Disk, Pair, frozen_pair, passing_pair, superblock, synced_pair};
-use super::*;
+use super::pair::{Disk, Pair, frozen_pair, passing_pair, superblock, synced_pair};
 use crate::meta::{JUST_CREATED, MetaOp};
+use crate::resource::*;
 
 impl Pair {
     /// Blocks are written on node 0 while node 1 is away.
@@ -395,7 +395,7 @@ fn a_clear_bitmap_whose_peer_s_disk_hangs_ends_and_a_late_answer_is_a_full_sync(
         } else {
             // It never gets to the disk.
             pair.nodes[1].stall = |_| false;
-            pair.nodes[1].disk.superblock = Some(super::tests_pair::superblock(1));
+            pair.nodes[1].disk.superblock = Some(super::pair::superblock(1));
             pair.kill(1);
             pair.up(1);
             pair.run(20_000);

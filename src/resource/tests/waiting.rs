@@ -1,7 +1,7 @@
 //! Stories of orders that wait, or end by themselves: `disconnect --for`, `secondary --wait`.
 
-use super::tests_pair::{Pair, synced_pair};
-use super::*;
+use super::pair::{Pair, synced_pair};
+use crate::resource::*;
 
 fn disconnect(for_ms: Option<u64>) -> Command {
     Command::Disconnect { peer: 0, force: false, for_ms }

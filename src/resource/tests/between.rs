@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::tests_pair::{Pair, SIZE, config, superblock, synced_pair};
-use super::*;
+use super::pair::{Pair, SIZE, config, superblock, synced_pair};
 use crate::meta::{DeviceFlags, LoadedMeta, LoadedSlot};
+use crate::resource::*;
 
 fn demote(wait_ms: u64) -> Command {
     Command::Secondary { force: false, wait_ms }

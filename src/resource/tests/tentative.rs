@@ -1,7 +1,7 @@
 //! `connect --tentative`: the verdict is told, and nothing begins.
 
-use super::tests_pair::{Pair, synced_pair};
-use super::*;
+use super::pair::{Pair, synced_pair};
+use crate::resource::*;
 
 const TRY: Command = Command::Connect { peer: 1, discard_my_data: false, tentative: true };
 

@@ -1,7 +1,7 @@
 //! The thin thread: a write, a loss, a failover, a resync, on perfect disks.
 
-use super::tests_pair::{Pair, frozen_pair, synced_pair};
-use super::*;
+use super::pair::{Pair, frozen_pair, synced_pair};
+use crate::resource::*;
 
 #[test]
 fn a_fresh_pair_is_forced_synced_and_replicates() {
@@ -236,7 +236,7 @@ fn a_clear_bitmap_cut_off_between_the_nodes_ends_in_a_full_sync() {
 
 #[test]
 fn the_wall_clock_is_rounded_once() {
-    let config = super::tests_pair::config(0);
+    let config = super::pair::config(0);
     let mut core = Resource::new(config, 1, Time(0), 5900);
     core.handle(Time(200_000_000), Event::Timeout);
     assert_eq!(core.wall(), 6, "a write is not shown before it was made");

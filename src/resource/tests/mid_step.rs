@@ -1,7 +1,7 @@
 //! Stories in which something is lost, late, or wrong in the middle of a step.
 
-use super::tests_pair::{Pair, frozen_pair, synced_pair};
-use super::*;
+use super::pair::{Pair, frozen_pair, synced_pair};
+use crate::resource::*;
 use crate::wire::Packet;
 
 impl Pair {

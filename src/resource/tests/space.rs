@@ -1,8 +1,8 @@
 //! Stories of disks that run full: no client sees an error, no good copy is let go of for it, and
 //! what waits goes on by itself.
 
-use super::tests_pair::{Pair, config, synced_pair};
-use super::*;
+use super::pair::{Pair, config, synced_pair};
+use crate::resource::*;
 
 /// Only writes that need room: others go to blocks that the disk has.
 fn new_blocks(action: &Action) -> bool {

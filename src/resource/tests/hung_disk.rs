@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::tests_pair::{Pair, config, synced_pair};
-use super::*;
+use super::pair::{Pair, config, synced_pair};
+use crate::resource::*;
 
 impl Pair {
     fn disk_timeout(&mut self, n: usize, ms: u64) {

@@ -1,9 +1,9 @@
 //! Stories of slots by order: a seed, and a peer that is forgotten.
 
-use super::tests_adv::{is_flush, is_write};
-use super::tests_pair::{Disk, Pair, superblock, synced_pair};
-use super::*;
+use super::crossing::{is_flush, is_write};
+use super::pair::{Disk, Pair, superblock, synced_pair};
 use crate::meta::{BitmapState, Dumped, LoadedSlot, Superblock};
+use crate::resource::*;
 
 const CLEAR: Command = Command::NewCurrentUuid { volume: 0, clear_bitmap: true };
 const PLAIN: Command = Command::NewCurrentUuid { volume: 0, clear_bitmap: false };
@@ -226,7 +226,7 @@ fn the_disk_of_another_node_is_not_taken_though_a_slot_is_free() {
     pair.kill(0);
     pair.kill(1);
     pair.nodes[1].disk = pair.nodes[0].disk.clone();
-    pair.nodes[1].core = Some(Resource::new(super::tests_pair::config(1), 5, pair.now, 0));
+    pair.nodes[1].core = Some(Resource::new(super::pair::config(1), 5, pair.now, 0));
     assert_eq!(pair.attach(1).unwrap_err().code, 119);
 }
 

@@ -1,8 +1,8 @@
 //! Online verify and its repair, on two resources.
 
-use super::tests_pair::*;
-use super::*;
+use super::pair::*;
 use crate::meta::DeviceFlags;
+use crate::resource::*;
 
 fn verify(start: Option<u64>, stop: Option<u64>, peer: u8) -> Command {
     Command::Verify { volume: 0, peer, start, stop }

@@ -1,9 +1,9 @@
 //! Stories of a second look: what is acknowledged stays, and nobody waits longer than need be.
 
-use super::connection::Leaving;
-use super::tests_pair::{Pair, passing_pair, synced_pair};
-use super::*;
+use super::pair::{Pair, passing_pair, synced_pair};
 use crate::meta::MetaOp;
+use crate::resource::connection::Leaving;
+use crate::resource::*;
 
 impl Pair {
     /// Events one by one, until it is so.

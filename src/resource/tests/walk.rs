@@ -1,10 +1,10 @@
 //! Random walks: anything that nodes, disks, orders and a hostile peer may do, in any order, and then
 //! everything is well again. The simulator has the histories; here are odd orders and forged packets.
 
-use super::tests_adv::{is_bitmap, is_flush, is_log, is_write};
-use super::tests_pair::{Pair, config, synced_pair};
-use super::*;
+use super::crossing::{is_bitmap, is_flush, is_log, is_write};
+use super::pair::{Pair, config, synced_pair};
 use crate::meta::MetaOp;
+use crate::resource::*;
 use crate::wire::Packet;
 
 struct Dice(u64);
@@ -102,7 +102,7 @@ fn random_packet(dice: &mut Dice, pair: &Pair, n: usize) -> Packet {
 }
 
 fn offset(dice: &mut Dice) -> u64 {
-    dice.roll(super::tests_pair::SIZE)
+    dice.roll(super::pair::SIZE)
 }
 
 fn random_order(dice: &mut Dice, pair: &mut Pair, n: usize) -> Command {
@@ -110,7 +110,7 @@ fn random_order(dice: &mut Dice, pair: &mut Pair, n: usize) -> Command {
     match dice.roll(34) {
         32 | 33 => {
             let room = &mut pair.nodes[n].disk.room;
-            *room = (*room).max(super::tests_pair::SIZE) + (dice.roll(3) << 14);
+            *room = (*room).max(super::pair::SIZE) + (dice.roll(3) << 14);
             Command::Resize { volume: 0, size: None, assume_clean: dice.roll(3) == 0 }
         }
         24 | 25 => Command::AutoPromote,

@@ -1,0 +1,23 @@
+//! Stories: two cores on perfect disks and a perfect network, what is done to them, and what they do.
+
+mod auto;
+mod between;
+mod crossing;
+mod disks;
+mod ends;
+mod give_up;
+mod hung_disk;
+mod mid_step;
+pub(crate) mod pair;
+mod pause;
+mod resize;
+mod second_look;
+mod secret;
+mod seed;
+mod space;
+mod stuck_disk;
+mod tentative;
+mod thread;
+mod verify;
+mod waiting;
+mod walk;
