@@ -275,7 +275,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "both-full-disks-let-go",
         breaks: "no space: the own full disk goes while writes wait for space on the other one",
-        by: By::Seeds,
+        by: By::Tests(&["--lib", "resource::tests::space"]),
         file: "src/resource/space.rs",
         old: "            if elsewhere {\n",
         new: "            if elsewhere && self.prng.next_u64() == 0 {\n",
