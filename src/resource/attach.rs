@@ -203,10 +203,10 @@ impl Resource {
             .any(|c| self.connections[c].stage == Stage::Open || self.is_renegotiating(c));
         let bits: u64 =
             self.connections.iter().map(|c| c.peer_devices[&volume].bitmap.count()).sum();
-        // While a session is open the peer is asked before anything is read from this disk.
         if std::mem::take(&mut self.device(volume).cut_off) {
             self.cut_clients_off(volume);
         }
+        // While a session is open the peer is asked before anything is read from this disk.
         self.set_disk(volume, if open { DiskState::Negotiating } else { state });
         let text = format!(
             "{}attached to current UUID {uuid:016X}; {} KB ({bits} bits) marked out-of-sync",

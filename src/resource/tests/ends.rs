@@ -484,3 +484,17 @@ fn clients_of_an_only_disk_that_failed_are_disconnected_when_it_is_back() {
     let log = pair.nodes[0].log.join("\n");
     assert!(log.contains("its clients are disconnected"), "{log}");
 }
+
+#[test]
+fn a_disk_that_failed_is_not_taken_back_where_the_copy_that_served_clients_was_lost() {
+    let mut pair = synced_pair();
+    assert_eq!(pair.write(0, 1, 1), Ok(None));
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskFlush { .. });
+    assert_eq!(pair.request(0, 1001, Op::Flush), Ok(None), "the peer has flushed");
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+    pair.nodes[0].fail = |_| false;
+    pair.lose_link();
+    // So no flush is answered for what the failed one may lack, and clients need not be disconnected.
+    assert_eq!(pair.attach(0).unwrap_err().code, 150);
+    assert_eq!(pair.status(0).devices[0].clients.len(), 1);
+}
