@@ -187,11 +187,8 @@ impl Device {
         Ok(())
     }
 
-    /// Clean pages leave the page cache, so that the next read is of the disk; direct I/O has none.
+    /// Clean pages leave the page cache, so that the next read is of the disk.
     pub(super) fn drop_cache(&self) -> io::Result<()> {
-        if self.direct {
-            return Ok(());
-        }
         let whole = 0;
         Ok(posix_fadvise(&self.file, 0, whole, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
     }

@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::device::{Access, Device};
-use super::error::Part;
 use super::*;
 use crate::meta::{
     BitmapState, DeviceFlags, Geometry, MetaError, MetaOp, Placement, Superblock, read_superblock,
@@ -758,9 +756,9 @@ fn an_image_from_when_the_disk_stood_in_is_not_trusted_when_it_does_no_more() {
 
 #[test]
 fn an_attach_reads_the_disk_and_not_what_the_page_cache_has_kept() {
-    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-    let path = folder.path().join("d0");
-    std::fs::write(&path, vec![7; MIB as usize]).unwrap();
+    let lab = Lab { folder: tempfile::tempdir_in("/var/tmp").unwrap() };
+    let path = lab.file("d0", 4 * MIB);
+    lab.create(&path).unwrap();
     let resident = || {
         let found = std::process::Command::new("fincore")
             .args(["--noheadings", "--bytes", "--output", "RES"])
@@ -769,10 +767,9 @@ fn an_attach_reads_the_disk_and_not_what_the_page_cache_has_kept() {
             .expect("fincore, of util-linux");
         String::from_utf8(found.stdout).unwrap().trim().parse::<u64>().unwrap()
     };
-    let mut device = Device::open(&path, Part::Data, Access::Exclusive, Duration::ZERO).unwrap();
-    device.file.sync_data().unwrap();
-    assert_eq!(resident(), MIB, "written through the cache");
-    device.direct = false;
-    device.drop_cache().unwrap();
+    let written = StdOptions::new().write(true).open(&path).unwrap();
+    written.write_all_at(&vec![7; MIB as usize], 0).unwrap();
+    assert!(resident() >= MIB, "written through the cache");
+    let _open = lab.open(&path).unwrap();
     assert_eq!(resident(), 0);
 }
