@@ -3,7 +3,8 @@
 //!
 //! Invariants (DRBD User's Guide, Skipping initial resynchronization; ours is asked to prove it):
 //! - Both disks are JUST_CREATED and connected, and nobody is Primary; else it is refused.
-//! - The first and the last MiB and [`SAMPLES`] blocks at random places have the same CRC-32 on both.
+//! - The first and the last MiB and [`SAMPLES`] blocks at random places have the same CRC-32 on both;
+//!   a disk of at most 18 MiB has it everywhere.
 //! - The peer takes the new current UUID durably first: a crash in between leaves one disk JUST_CREATED,
 //!   and that one is synced in full.
 //! - A peer that does not answer for [`PATIENCE_MS`] ends the order. If its disk takes the UUID after
@@ -26,6 +27,24 @@ const SAMPLES: u64 = 4096;
 const END: u64 = 1 << 20;
 /// Samples under way at once, here and for the peer.
 const AT_ONCE: u32 = 32;
+
+/// A range in pieces of 64 KiB: first byte, bytes.
+fn pieces(from: u64, to: u64) -> impl Iterator<Item = (u64, u32)> {
+    const PIECE: u64 = 64 << 10;
+    let starts = (from..to).step_by(usize::try_from(PIECE).expect("64 KiB"));
+    starts.map(move |at| (at, u32::try_from(PIECE.min(to - at)).expect("64 KiB")))
+}
+
+/// What is compared of a range: both ends and random blocks, or all of it where that is no more.
+fn sample_places(from: u64, to: u64, mut random: impl FnMut() -> u64) -> Vec<(u64, u32)> {
+    if to - from <= 2 * END + SAMPLES * BLOCK_SIZE {
+        return pieces(from, to).collect();
+    }
+    let block = u32::try_from(BLOCK_SIZE).expect("4096");
+    let blocks = (to - from) / BLOCK_SIZE;
+    let between = (0..SAMPLES).map(|_| (from + random() % blocks * BLOCK_SIZE, block));
+    pieces(from, from + END).chain(pieces(to - END, to)).chain(between).collect()
+}
 
 /// A comparison that runs.
 #[derive(Clone, Debug)]
@@ -86,7 +105,7 @@ impl Resource {
             return self.reply(id, Err(refuse(162, hint)));
         }
         let socket = self.connections[c].active.expect("an open session");
-        let todo = self.sample_places(0, self.devices[&volume].size);
+        let todo = sample_places(0, self.devices[&volume].size, || self.prng.next_u64());
         let uuid = self.prng.uuid();
         let since = self.now;
         self.sampling =
@@ -98,33 +117,13 @@ impl Resource {
     /// resize --assume-clean: the bytes that both disks are to gain are compared.
     pub(crate) fn compare_growth(&mut self, c: usize, volume: VolumeNumber, from: u64, to: u64) {
         let Some(socket) = self.connections[c].active else { return };
-        let todo = self.sample_places(from, to);
+        let todo = sample_places(from, to, || self.prng.next_u64());
         let uuid = self.prng.uuid();
         let since = self.now;
         self.sampling =
             Some(Sampling { volume, c, socket, todo, under_way: 0, uuid, since, resizes: true });
         self.step(Step::Sample);
         self.sample_more();
-    }
-
-    /// Of a range: both ends in pieces of 64 KiB, and random blocks.
-    fn sample_places(&mut self, from: u64, to: u64) -> Vec<(u64, u32)> {
-        const PIECE: u64 = 64 << 10;
-        let mut places = Vec::new();
-        for (start, end) in [(from, (from + END).min(to)), (to.saturating_sub(END).max(from), to)] {
-            let mut at = start;
-            while at < end {
-                let length = PIECE.min(end - at);
-                places.push((at, u32::try_from(length).expect("64 KiB")));
-                at += length;
-            }
-        }
-        let block = u32::try_from(BLOCK_SIZE).expect("4096");
-        for _ in 0..SAMPLES {
-            let at = self.prng.next_u64() % ((to - from) / BLOCK_SIZE).max(1);
-            places.push((from + at * BLOCK_SIZE, block));
-        }
-        places
     }
 
     /// Reads on, or asks the peer to take the new UUID when everything was equal.
@@ -380,5 +379,41 @@ impl Resource {
         }
         self.set_disk(volume, DiskState::UpToDate);
         self.send_state(volume);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: u64 = 18 << 20;
+
+    #[test]
+    fn a_small_disk_is_compared_everywhere() {
+        for (from, to) in [(0, BLOCK_SIZE), (0, LIMIT), (8 << 20, (9 << 20) + BLOCK_SIZE), (0, 0)] {
+            let mut at = from;
+            for (start, length) in sample_places(from, to, || unreachable!("nothing by chance")) {
+                assert_eq!(start, at);
+                at += u64::from(length);
+            }
+            assert_eq!(at, to);
+        }
+    }
+
+    #[test]
+    fn a_large_disk_is_compared_at_both_ends_and_at_random_blocks_within() {
+        let (from, to) = (4 << 20, (4 << 20) + LIMIT + BLOCK_SIZE);
+        let mut random = 0_u64;
+        let places = sample_places(from, to, || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            random
+        });
+        let ends = 2 * usize::try_from(END >> 16).unwrap();
+        assert_eq!(places.len(), ends + usize::try_from(SAMPLES).unwrap());
+        assert_eq!(places[0], (from, 1 << 16));
+        assert_eq!(places[ends - 1], (to - (1 << 16), 1 << 16));
+        let within = |&(at, length): &(u64, u32)| at >= from && at + u64::from(length) <= to;
+        assert!(places.iter().all(within), "{places:?}");
+        assert!(places[ends..].iter().all(|(at, _)| at % BLOCK_SIZE == 0));
     }
 }
