@@ -2,8 +2,10 @@
 //!
 //! Each file has one idea: `rig` (a disk whose writes are logged), `dmlog` (the log), `sampler`
 //! (instants), `book` (what must be held), `load` (the clients), `record` (what is recorded),
-//! `image` (what a power loss leaves), `point` (what daemons make of it).
+//! `image` (what a power loss leaves), `state` (what the state folder had), `point` (what daemons make
+//! of it), `again` (a second loss in between).
 
+mod again;
 mod blackout;
 mod book;
 mod common;
@@ -18,6 +20,7 @@ mod rig;
 mod sampler;
 mod scenario;
 mod stage;
+mod state;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -167,6 +170,9 @@ fn batch(arguments: &Arguments, (first, count): (u64, u64), table: &mut Table) -
                             *results.0.entry(end).or_default() += 1;
                             *results.0.entry("sectors compared".to_owned()).or_default() +=
                                 played.owed;
+                            for met in played.met {
+                                *results.0.entry(met.to_owned()).or_default() += 1;
+                            }
                             if !arguments.keep {
                                 let _ = fs::remove_dir_all(&dir);
                             }

@@ -143,6 +143,13 @@ impl Rig {
         self.order("blockdev-del", &json!({"node-name": before}))
     }
 
+    /// The disk becomes longer, as where an administrator extends it.
+    pub(crate) fn grow(&self, size: u64) -> Outcome<()> {
+        let file = File::options().write(true).open(&self.mount).map_err(at("the export"))?;
+        file.set_len(size).map_err(at("the export grows"))?;
+        done(Command::new("losetup").arg("-c").arg(&self.device)).map(drop)
+    }
+
     /// What has reached the disk so far.
     pub(crate) fn logged(&self) -> Outcome<Log> {
         Log::parse(fs::read(&self.log).map_err(at(self.log.display()))?)
