@@ -9,13 +9,13 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::common::{Outcome, done, folder, now};
-use crate::dmlog::Log;
 use crate::image::build;
 use crate::node::{Node, tails};
 use crate::point::{Left, Point, draw_caches, the_end};
 use crate::record::Stop;
 use crate::rig::Rig;
 use crate::sampler::{Cut, cuts, watch};
+use tools::dmlog::Log;
 
 /// The daemons may recover for so long, ms.
 const RECOVERS: u64 = 160;
@@ -52,7 +52,8 @@ impl Point<'_> {
             .filter(|cut| cut.when.from >= since)
             .collect();
         let tender: Vec<&Cut> = cuts.iter().filter(|cut| cut.tender).collect();
-        let some = if tender.is_empty() || self.prng.one_in(2) { cuts.iter().collect() } else { tender };
+        let some =
+            if tender.is_empty() || self.prng.one_in(2) { cuts.iter().collect() } else { tender };
         let Some(cut) = some.get(usize::try_from(self.prng.below(some.len() as u64)).unwrap_or(0))
         else {
             return Err("nothing was seen of the recovery".to_owned());

@@ -1,6 +1,6 @@
 //! Power losses of real daemons: recorded disks are cut, and daemons started on what is left.
 //!
-//! Each file has one idea: `rig` (a disk whose writes are logged), `dmlog` (the log), `sampler`
+//! Each file has one idea: `rig` (a disk whose writes are logged: `tools::dmlog`), `sampler`
 //! (instants), `book` (what must be held), `load` (the clients), `record` (what is recorded),
 //! `image` (what a power loss leaves), `state` (what the state folder had), `point` (what daemons make
 //! of it), `again` (a second loss in between).
@@ -9,7 +9,6 @@ mod again;
 mod blackout;
 mod book;
 mod common;
-mod dmlog;
 mod fault;
 mod image;
 mod load;
@@ -99,9 +98,10 @@ fn cuts(arguments: &Arguments) -> Outcome<()> {
         (done, table) = load_state(file, arguments.seed)?;
     }
     let began = now();
-    blackout::blackouts(&arguments.dir.join("blackout"), arguments.blackouts, arguments.seed)?;
+    let twice =
+        blackout::blackouts(&arguments.dir.join("blackout"), arguments.blackouts, arguments.seed)?;
     let (count, seconds) = (arguments.blackouts, (now() - began) / 1_000_000_000);
-    println!("{count} power losses of one node, {seconds} s");
+    println!("{count} power losses of one node, {twice} of them twice, {seconds} s");
     let began = now();
     let met = fault::faults(&arguments.dir.join("faults"), arguments.faults, arguments.seed)?;
     let (count, seconds) = (arguments.faults, (now() - began) / 1_000_000_000);

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::book::{Book, Instant};
 use crate::common::{Outcome, at, folder};
-use crate::dmlog::{Entry, Kind, Log};
 use crate::load::Slots;
 use crate::node::{pair, tails};
 use crate::rig::Rig;
@@ -14,6 +13,7 @@ use crate::sampler::{Cut, cuts, watch};
 use crate::scenario::Scenario;
 use crate::stage::{Growth, OPTIONS, Stage, slots};
 use crate::state::Versions;
+use tools::dmlog::{Entry, Kind, Log};
 
 /// A recording, ready to be cut.
 pub(crate) struct Recording {

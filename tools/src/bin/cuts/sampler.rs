@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::book::Instant;
 use crate::common::{Outcome, at, now};
-use crate::dmlog::{Entry, Kind, Log};
 use crate::state::{State, Versions};
+use tools::dmlog::{Entry, Kind, Log};
 
 /// Metadata at the end of a disk, bytes, and a little more.
 const METADATA: u64 = 280 << 10;

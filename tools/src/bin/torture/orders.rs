@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::book::{Counts, World};
 use crate::node::{NAMES, Node, Said};
+use crate::tally::Kind;
 
 /// How long an order may take before nobody waits for it any more.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -93,5 +94,13 @@ pub(crate) fn give(order: Order, node: &Node, world: &World) -> Said {
     if said.code != 0 {
         Counts::add(&world.counts.refused, 1);
     }
+    let kind = match order {
+        Order::Disconnect => Kind::Disconnect,
+        Order::Verify => Kind::Verify,
+        Order::Invalidate => Kind::Invalidate,
+        Order::Detach => Kind::Detach,
+        _ => return said,
+    };
+    world.tally.add(kind, 1, u64::from(said.code == 0));
     said
 }
