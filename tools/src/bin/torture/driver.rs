@@ -512,6 +512,9 @@ impl Driver {
     }
 
     fn total(&self) {
+        for line in self.world.tally.lines() {
+            println!("{line}");
+        }
         let counts = &self.world.counts;
         let get = Counts::get;
         println!(
@@ -530,9 +533,6 @@ impl Driver {
             self.world.book().victims,
             get(&counts.replayed),
         );
-        for line in self.world.tally.lines() {
-            println!("{line}");
-        }
     }
 
     /// In a run of this length everything happens, and has an effect.

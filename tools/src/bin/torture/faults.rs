@@ -85,7 +85,7 @@ impl Fault {
                 Self::KillBoth { after }
             }
             56..60 => Self::Terminate { node, after: chance.range(0, 1500) },
-            60..64 => Self::Loop { node, times: chance.range(2, 3) },
+            60..64 => Self::Loop { node, times: chance.range(2, 5) },
             64..74 => {
                 let promote = chance.percent(50);
                 Self::Freeze { node, length: chance.range(200, 5000), promote }
