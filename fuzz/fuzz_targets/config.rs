@@ -1,3 +1,4 @@
+//! The target `config` of tests/fuzz, led by coverage.
 #![no_main]
 
 tandem_fuzz::target!(config);

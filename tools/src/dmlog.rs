@@ -66,7 +66,9 @@ impl Log {
     pub fn parse(bytes: Vec<u8>) -> Result<Self, String> {
         let sector_size = bytes.get(24..28).map(|b| [b[0], b[1], b[2], b[3]]);
         let head = (number(&bytes, 0), number(&bytes, 8), sector_size.map(u32::from_le_bytes));
-        if head != (Some(MAGIC), Some(1), Some(512)) {
+        // It is written with the first flush.
+        let blank = bytes.iter().take(SECTOR).all(|byte| *byte == 0);
+        if !blank && head != (Some(MAGIC), Some(1), Some(512)) {
             return Err(format!("no log of writes: it begins with {head:x?}"));
         }
         let mut entries = Vec::new();
@@ -147,8 +149,17 @@ mod tests {
     }
 
     #[test]
+    fn before_the_first_flush_there_are_entries_and_no_head() {
+        assert!(Log::parse(Vec::new()).unwrap().entries.is_empty());
+        let mut bytes = vec![0; SECTOR];
+        assert!(Log::parse(bytes.clone()).unwrap().entries.is_empty());
+        add(&mut bytes, [8, 2, 0], 1024);
+        assert_eq!(Log::parse(bytes).unwrap().entries.len(), 1);
+    }
+
+    #[test]
     fn what_is_no_log_is_refused() {
-        assert!(Log::parse(vec![0; 4096]).is_err());
-        assert!(Log::parse(Vec::new()).is_err());
+        assert!(Log::parse(vec![7; 4096]).is_err());
+        assert!(Log::parse(vec![7; 100]).is_err());
     }
 }
