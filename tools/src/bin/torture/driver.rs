@@ -55,7 +55,7 @@ pub(crate) struct Driver {
     pub(crate) frozen: [bool; 2],
     pub(crate) chance: Prng,
     later: Vec<(Instant, Follow)>,
-    orders: Vec<JoinHandle<()>>,
+    pub(crate) orders: Vec<JoinHandle<()>>,
     lives: u64,
     replayer: mpsc::Sender<std::path::PathBuf>,
     pub(crate) folder: std::path::PathBuf,

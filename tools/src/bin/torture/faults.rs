@@ -103,7 +103,8 @@ impl Fault {
             }
             86..90 => Self::Order(node, Order::Disconnect),
             90..93 => Self::Order(node, Order::Verify),
-            93..96 => Self::Order(node, Order::Invalidate),
+            // Whoever serves refuses that mostly.
+            93..96 => Self::Order(if chance.one_in(2) { any } else { 1 - node }, Order::Invalidate),
             96..98 => Self::Order(node, Order::Detach),
             _ => Self::Order(1 - node, Order::Primary),
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::book::{Counts, World};
 use crate::node::{NAMES, Node, Said};
@@ -51,6 +51,17 @@ impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let words = self.words();
         f.write_str(&words[..words.len() - 1].join(" "))
+    }
+}
+
+/// So long an order that needs a pair in sync waits for that, if it waits at all.
+const IN_SYNC: Duration = Duration::from_secs(3);
+
+/// Waits until a node says that both are in sync, but not for ever.
+pub(crate) fn await_sync(node: &Node) {
+    let deadline = Instant::now() + IN_SYNC;
+    while Instant::now() < deadline && !node.state().is_some_and(|state| state.at_rest()) {
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -7,7 +7,7 @@ use crate::book::FIRST_FAR;
 use crate::driver::{Driver, Follow};
 use crate::faults::{Fault, Then};
 use crate::link::{ClientWeather, Weather};
-use crate::orders::Order;
+use crate::orders::{Order, await_sync, give};
 use crate::tally::Kind;
 
 /// A node that was silent for so long, ms, was given up by its peer: ping-int and ping-timeout.
@@ -91,7 +91,18 @@ impl Driver {
                     self.after(length, Follow::Wake(node));
                 }
             }
-            Fault::Order(node, order) => self.order(None, vec![(node, order)]),
+            Fault::Order(node, order) => {
+                // Most of the time something else has just gone wrong.
+                let waits = matches!(order, Order::Verify | Order::Invalidate | Order::Detach);
+                if waits && self.chance.percent(60) {
+                    let (nodes, world) = (self.nodes.clone(), self.world.clone());
+                    return self.orders.push(std::thread::spawn(move || {
+                        await_sync(&nodes[node]);
+                        give(order, &nodes[node], &world);
+                    }));
+                }
+                self.order(None, vec![(node, order)]);
+            }
             Fault::Race(orders) => {
                 tally.add(Kind::Race, 1, 0);
                 (0..2).for_each(|node| self.order(Some(Kind::Race), vec![(node, orders[node])]));
