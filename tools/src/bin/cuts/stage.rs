@@ -1,11 +1,13 @@
 //! A pair in trouble, with clients that write down what they are told.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tandem::sim::Prng;
 
-use crate::book::{Book, Duty, Instant};
+use crate::book::{self, Book, Duty, Instant};
 use crate::common::{Outcome, at, now, until};
 use crate::load::{End, Load, SLOT, Slots};
 use crate::node::{CALM, Node, Options, rest_of, synced};
@@ -129,14 +131,22 @@ impl Stage {
         }
     }
 
-    /// The disks of these nodes become longer.
-    pub(crate) fn longer(&mut self, nodes: &[usize], more: u64) -> Outcome<()> {
+    /// The disks of these nodes become longer. `stale`: what is new to them was used before, and
+    /// differs.
+    pub(crate) fn longer(&mut self, nodes: &[usize], more: u64, stale: bool) -> Outcome<()> {
         for node in nodes {
             let disk = &mut self.growth.disks[*node];
             let size = disk.last().map_or(0, |(_, size)| *size) + more;
             let from = now();
             self.rigs[*node].grow(size)?;
             disk.push((Instant { from, to: now() }, size));
+            if stale {
+                let bytes = book::stale(*node, (size - more) / 512, more / 512);
+                let device = &self.rigs[*node].device;
+                let file = File::options().write(true).open(device).map_err(at("a disk"))?;
+                file.write_all_at(&bytes, size - more).map_err(at("a disk"))?;
+                file.sync_data().map_err(at("a disk"))?;
+            }
         }
         Ok(())
     }
