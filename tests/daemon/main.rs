@@ -7,6 +7,16 @@
 //! - Each pair has a temporary folder and two ports of its own, and ends with its test.
 //! - Nothing sleeps: every wait is for a state, and has a deadline.
 
+#[path = "../../tools/src/dmlog.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod dmlog;
+#[path = "../../tools/src/logged_disk.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod logged_disk;
+#[path = "../../tools/src/programs.rs"]
+#[allow(unreachable_pub)]
+mod programs;
+
 mod adjust;
 mod administrators;
 mod clients;

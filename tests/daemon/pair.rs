@@ -1,6 +1,6 @@
 //! Two nodes on loopback: their folder, config, processes, and what they say of themselves.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::plan::Plan;
+use crate::programs::Place;
 use crate::wait::until;
 
 /// Size of each backing file, bytes.
@@ -150,24 +151,18 @@ pub(crate) fn assert_equal(one: &Path, other: &Path, size: u64) {
 }
 
 impl Node {
+    fn place(&self) -> Place<'_> {
+        Place { name: self.name, run_dir: &self.run_dir, config: &self.config }
+    }
+
     /// Starts the daemon and waits until it answers.
     pub(crate) fn start(&mut self) {
         assert!(self.daemon.is_none(), "{} runs already", self.name);
-        let log = OpenOptions::new().create(true).append(true).open(self.log()).expect("a log");
         let mut words = self.enter.clone();
         words.push(env!("CARGO_BIN_EXE_tandemd").to_owned());
         words.extend(self.arguments.iter().cloned());
-        let child = Command::new(&words[0])
-            .args(&words[1..])
-            .args(["--node", self.name, "--run-dir"])
-            .arg(&self.run_dir)
-            .arg("-c")
-            .arg(&self.config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("tandemd starts");
+        let mut command = self.place().daemon(&words).expect("a log");
+        let child = command.spawn().expect("tandemd starts");
         self.daemon = Some(child);
         until(&format!("{}'s daemon answers", self.name), || {
             if let Some(status) = self.daemon_ended() {
@@ -234,10 +229,7 @@ impl Node {
 
     /// Runs tandemadm against this node.
     pub(crate) fn adm(&self, arguments: &[&str]) -> Said {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tandemadm"));
-        command.args(["--node", self.name, "--run-dir"]).arg(&self.run_dir).arg("-c");
-        command.arg(&self.config).args(arguments);
-        run(&mut command)
+        run(&mut self.place().adm(Path::new(env!("CARGO_BIN_EXE_tandemadm")), arguments))
     }
 
     /// Runs tandemadm, which has to do it.

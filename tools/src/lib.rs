@@ -1,1 +1,5 @@
-//! What the tools share.
+//! What the tools share, and `tests/daemon` with them.
+
+pub mod dmlog;
+pub mod logged_disk;
+pub mod programs;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::{Address, ClientError, Description, Handshake, Mode, Socket};
@@ -37,6 +38,16 @@ impl Reply {
         match self.code {
             0 => Ok(self),
             code => Err(ClientError::Failed { code, message: self.message }),
+        }
+    }
+}
+
+/// For socket options.
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Unix(stream) => stream.as_fd(),
+            Socket::Tcp(stream) => stream.as_fd(),
         }
     }
 }

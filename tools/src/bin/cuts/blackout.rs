@@ -7,6 +7,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tandem::sim::Prng;
 
@@ -33,10 +34,11 @@ struct Disk {
     losses: u32,
 }
 
-/// So many power losses of one node or the other.
-pub(crate) fn blackouts(dir: &Path, count: u64, seed: u64) -> Outcome<()> {
+/// So many power losses of one node or the other; in how many of them it lost power again while it
+/// came back.
+pub(crate) fn blackouts(dir: &Path, count: u64, seed: u64) -> Outcome<u64> {
     if count == 0 {
-        return Ok(());
+        return Ok(0);
     }
     folder(dir.to_owned())?;
     let mut disks = [Disk::new(dir, NAMES[0])?, Disk::new(dir, NAMES[1])?];
@@ -45,24 +47,28 @@ pub(crate) fn blackouts(dir: &Path, count: u64, seed: u64) -> Outcome<()> {
     let mut prng = Prng::new(seed, 3);
     let mut rounds = || {
         stage.begin()?;
-        let mut primary = 0;
+        let (mut primary, mut twice) = (0, 0);
         for _ in 0..count {
-            primary = round(&mut stage, &mut disks, primary, &mut prng)?;
+            let again = prng.one_in(2) || twice == 0;
+            primary = round(&mut stage, &mut disks, (primary, again), &mut prng)?;
+            twice += u64::from(again);
         }
-        Ok(())
+        Ok(twice)
     };
-    let done: Outcome<()> = rounds();
-    done.map_err(|error| format!("power loss of one node: {error}\n{}", tails(&stage.nodes)))?;
+    let done: Outcome<u64> = rounds();
+    let twice =
+        done.map_err(|error| format!("power loss of one node: {error}\n{}", tails(&stage.nodes)))?;
     drop(stage);
     drop(disks);
-    fs::remove_dir_all(dir).map_err(at(dir.display()))
+    fs::remove_dir_all(dir).map_err(at(dir.display()))?;
+    Ok(twice)
 }
 
 /// One power loss; who is Primary afterwards.
 fn round(
     stage: &mut Stage,
     disks: &mut [Disk; 2],
-    primary: usize,
+    (primary, again): (usize, bool),
     prng: &mut Prng,
 ) -> Outcome<usize> {
     let victim = usize::from(prng.one_in(2));
@@ -83,13 +89,19 @@ fn round(
     }
     stage.nothing_is_lost(other).map_err(|error| format!("on the survivor: {error}"))?;
     stage.load(other, prng.below(60))?;
-    let percents = [0, 10, 50, 90];
-    let cache = Cache::Lost(percents[usize::try_from(prng.below(4)).unwrap_or(0)]);
-    disks[victim].lose_power(cache, prng)?;
+    disks[victim].lose_power(prng)?;
     // What a boot empties.
     let _ = fs::remove_dir_all(stage.nodes[victim].dir.join("trusted"));
     stage.meanwhile(other, End::Done, |nodes| {
         nodes[victim].start_up()?;
+        if again {
+            // Wherever it is by then: what it has of the other one's newer data is on no disk yet.
+            std::thread::sleep(Duration::from_millis(prng.below(80)));
+            nodes[victim].kill();
+            disks[victim].lose_power(prng)?;
+            let _ = fs::remove_dir_all(nodes[victim].dir.join("trusted"));
+            nodes[victim].start_up()?;
+        }
         synced(nodes)
     })?;
     stage.together()?;
@@ -109,8 +121,10 @@ impl Disk {
     }
 
     /// Its daemon is dead: what is left of it is the disk from now on.
-    fn lose_power(&mut self, cache: Cache, prng: &mut Prng) -> Outcome<()> {
+    fn lose_power(&mut self, prng: &mut Prng) -> Outcome<()> {
         self.losses += 1;
+        let percents = [0, 10, 50, 90];
+        let cache = Cache::Lost(percents[usize::try_from(prng.below(4)).unwrap_or(0)]);
         let log = self.rig.logged()?;
         let named = |what: &str| self.raw.with_extension(format!("{what}{}", self.losses));
         let (raw, before, dir) = (named("raw"), named("before"), named("rig"));

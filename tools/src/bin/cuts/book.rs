@@ -87,6 +87,13 @@ fn content(sector: u64, stamp: u64) -> Vec<u8> {
     line.repeat(SECTOR / 16)
 }
 
+/// What a disk holds, sector by sector from this one on, where it was made longer and an earlier use
+/// has left something.
+pub(crate) fn stale(node: usize, first: u64, count: u64) -> Vec<u8> {
+    let sectors = first..first + count;
+    sectors.flat_map(|sector| content(sector, u64::MAX - node as u64)).collect()
+}
+
 impl Book {
     /// A write begins; its number, and what it writes.
     pub(crate) fn sends(
@@ -233,7 +240,9 @@ impl Book {
                 }
                 content(sector, index as u64 + 1) == bytes
             };
-            let blank = must.is_none() && bytes.iter().all(|byte| *byte == 0);
+            let left = |node: usize| content(sector, u64::MAX - node as u64) == bytes;
+            let unused = bytes.iter().all(|byte| *byte == 0) || left(0) || left(1);
+            let blank = must.is_none() && unused;
             if blank || list[must.unwrap_or(0)..].iter().any(|index| fits(*index)) {
                 continue;
             }

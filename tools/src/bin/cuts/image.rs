@@ -11,7 +11,7 @@ use std::path::Path;
 use tandem::sim::Prng;
 
 use crate::common::{Outcome, at};
-use crate::dmlog::{Kind, Log};
+use tools::dmlog::{Kind, Log};
 
 const ZEROES: [u8; 512] = [0; 512];
 

@@ -1,13 +1,14 @@
 //! Power losses of real daemons: recorded disks are cut, and daemons started on what is left.
 //!
-//! Each file has one idea: `rig` (a disk whose writes are logged), `dmlog` (the log), `sampler`
+//! Each file has one idea: `rig` (a disk whose writes are logged: `tools::dmlog`), `sampler`
 //! (instants), `book` (what must be held), `load` (the clients), `record` (what is recorded),
-//! `image` (what a power loss leaves), `point` (what daemons make of it).
+//! `image` (what a power loss leaves), `state` (what the state folder had), `point` (what daemons make
+//! of it), `again` (a second loss in between).
 
+mod again;
 mod blackout;
 mod book;
 mod common;
-mod dmlog;
 mod fault;
 mod image;
 mod load;
@@ -18,6 +19,7 @@ mod rig;
 mod sampler;
 mod scenario;
 mod stage;
+mod state;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -96,9 +98,10 @@ fn cuts(arguments: &Arguments) -> Outcome<()> {
         (done, table) = load_state(file, arguments.seed)?;
     }
     let began = now();
-    blackout::blackouts(&arguments.dir.join("blackout"), arguments.blackouts, arguments.seed)?;
+    let twice =
+        blackout::blackouts(&arguments.dir.join("blackout"), arguments.blackouts, arguments.seed)?;
     let (count, seconds) = (arguments.blackouts, (now() - began) / 1_000_000_000);
-    println!("{count} power losses of one node, {seconds} s");
+    println!("{count} power losses of one node, {twice} of them twice, {seconds} s");
     let began = now();
     let met = fault::faults(&arguments.dir.join("faults"), arguments.faults, arguments.seed)?;
     let (count, seconds) = (arguments.faults, (now() - began) / 1_000_000_000);
@@ -167,6 +170,9 @@ fn batch(arguments: &Arguments, (first, count): (u64, u64), table: &mut Table) -
                             *results.0.entry(end).or_default() += 1;
                             *results.0.entry("sectors compared".to_owned()).or_default() +=
                                 played.owed;
+                            for met in played.met {
+                                *results.0.entry(met.to_owned()).or_default() += 1;
+                            }
                             if !arguments.keep {
                                 let _ = fs::remove_dir_all(&dir);
                             }

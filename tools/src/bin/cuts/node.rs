@@ -1,9 +1,9 @@
 //! A pair of real daemons on loopback, and what they say.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use nbd::client::{Address, Client, Mode};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tools::programs::Place;
 
 use crate::common::{Outcome, Said, at, folder, note, run, text, until};
 
@@ -80,20 +81,14 @@ pub(crate) fn pair(dir: &Path, disks: &[&Path], options: &Options) -> Outcome<[N
 }
 
 impl Node {
+    fn place(&self) -> Place<'_> {
+        Place { name: self.name, run_dir: &self.dir, config: &self.config }
+    }
+
     /// Starts the daemon and waits until it listens.
     pub(crate) fn start(&mut self) -> Outcome<()> {
-        let log = self.dir.join("log");
-        let log = OpenOptions::new().create(true).append(true).open(log).map_err(at("a log"))?;
-        let child = Command::new(binary("tandemd"))
-            .args(["--node", self.name, "--run-dir"])
-            .arg(&self.dir)
-            .arg("-c")
-            .arg(&self.config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .map_err(at("tandemd"))?;
+        let mut command = self.place().daemon(&[binary("tandemd")]).map_err(at("a log"))?;
+        let child = command.spawn().map_err(at("tandemd"))?;
         note(&format!("pid {}", child.id()));
         self.daemon = Some(child);
         let socket = self.dir.join("control.sock");
@@ -141,9 +136,7 @@ impl Node {
 
     /// Runs tandemadm against this node.
     pub(crate) fn adm(&self, arguments: &[&str]) -> Outcome<Said> {
-        let mut command = Command::new(binary("tandemadm"));
-        command.args(["--node", self.name, "--run-dir"]).arg(&self.dir).arg("-c");
-        run(command.arg(&self.config).args(arguments))
+        run(&mut self.place().adm(&binary("tandemadm"), arguments))
     }
 
     /// Runs tandemadm, which has to do it.

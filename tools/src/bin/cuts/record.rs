@@ -1,24 +1,27 @@
 //! Recordings: a pair of real daemons on logged disks, and what was on both at each instant.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::book::Book;
+use crate::book::{Book, Instant};
 use crate::common::{Outcome, at, folder};
-use crate::dmlog::{Entry, Kind, Log};
 use crate::load::Slots;
 use crate::node::{pair, tails};
 use crate::rig::Rig;
 use crate::sampler::{Cut, cuts, watch};
 use crate::scenario::Scenario;
-use crate::stage::{OPTIONS, Stage, slots};
+use crate::stage::{Growth, OPTIONS, Stage, slots};
+use crate::state::Versions;
+use tools::dmlog::{Entry, Kind, Log};
 
 /// A recording, ready to be cut.
 pub(crate) struct Recording {
     pub(crate) name: &'static str,
-    /// Bytes of a disk.
-    pub(crate) size: u64,
+    /// Of disks and volume.
+    pub(crate) growth: Growth,
+    /// What the state folders had.
+    pub(crate) states: [Versions; 2],
     /// Of alice's and bob's data; of their metadata, where that has disks of its own.
     pub(crate) logs: Vec<Log>,
     pub(crate) cuts: Vec<Cut>,
@@ -45,11 +48,16 @@ pub(crate) fn record(scenario: &Scenario, dir: &Path, seed: u64) -> Outcome<Reco
     }
     let devices: Vec<&Path> = rigs.iter().map(|rig| rig.device.as_path()).collect();
     let nodes = pair(dir, &devices, &OPTIONS)?;
+    let logs: Vec<PathBuf> = rigs.iter().map(|rig| rig.log.clone()).collect();
+    let logs: Vec<&Path> = logs.iter().map(PathBuf::as_path).collect();
+    let folders = [nodes[0].dir.clone(), nodes[1].dir.clone()];
     let mut stage = Stage::new(nodes, slots(size, scenario.slots), seed);
+    stage.rigs = rigs;
+    let always = Instant { from: 0, to: 0 };
+    stage.growth.disks.iter_mut().for_each(|disk| disk.push((always, size)));
     let stop = AtomicBool::new(false);
-    let logs: Vec<&Path> = rigs.iter().map(|rig| rig.log.as_path()).collect();
-    let seen = std::thread::scope(|scope| {
-        let watcher = scope.spawn(|| watch(&logs, &stop));
+    let (seen, states) = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| watch(&logs, &[&folders[0], &folders[1]], &stop));
         // Also where it panics.
         let end = Stop(&stop);
         let played = (scenario.play)(&mut stage);
@@ -60,24 +68,26 @@ pub(crate) fn record(scenario: &Scenario, dir: &Path, seed: u64) -> Outcome<Reco
         seen
     })?;
     if scenario.name == "load" || scenario.external {
-        a_durable_write_logs_a_flush(&mut stage, &rigs[..2])?;
+        a_durable_write_logs_a_flush(&mut stage)?;
     }
     drop(stage.nodes);
-    let logs = rigs.iter().map(Rig::logged).collect::<Outcome<Vec<Log>>>()?;
-    drop(rigs);
+    let logs = stage.rigs.iter().map(Rig::logged).collect::<Outcome<Vec<Log>>>()?;
+    drop(stage.rigs);
     let mut book = stage.book.into_inner().expect("nobody panicked");
     book.close();
-    let mut cuts = cuts(&seen, &logs, size);
+    let growth = stage.growth;
+    let mut cuts = cuts(&seen, &logs, &growth.sizes());
     for end in book.ends() {
         let first = cuts.partition_point(|cut| cut.when.from < end);
         cuts[first..].iter_mut().take(AFTER_A_LOSS).for_each(|cut| cut.lost = true);
     }
-    let (slots, ready) = (stage.slots, stage.ready);
-    Ok(Recording { name: scenario.name, size, logs, cuts, book, slots, ready })
+    cuts.iter_mut().for_each(|cut| cut.grows = growth.is_growing(cut.when));
+    let (name, slots, ready) = (scenario.name, stage.slots, stage.ready);
+    Ok(Recording { name, growth, states, logs, cuts, book, slots, ready })
 }
 
 /// Ends who watches.
-struct Stop<'a>(&'a AtomicBool);
+pub(crate) struct Stop<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {
@@ -94,7 +104,7 @@ pub(crate) fn blank(dir: &Path, name: &str, size: u64) -> Outcome<Rig> {
 }
 
 /// What everything else rests on: the kernel passes a durable write on as a write and a flush.
-fn a_durable_write_logs_a_flush(stage: &mut Stage, rigs: &[Rig]) -> Outcome<()> {
+fn a_durable_write_logs_a_flush(stage: &mut Stage) -> Outcome<()> {
     let at = 8 * 512;
     let (_, primary) = stage.primary()?;
     let mut client = primary.client()?;
@@ -103,7 +113,7 @@ fn a_durable_write_logs_a_flush(stage: &mut Stage, rigs: &[Rig]) -> Outcome<()> 
     client.write(at, &[1; 4096], 0).map_err(error)?;
     client.flush().map_err(error)?;
     client.write(at, &[2; 4096], nbd::constants::NBD_CMD_FLAG_FUA).map_err(error)?;
-    for rig in rigs {
+    for rig in &stage.rigs[..2] {
         let log = rig.logged()?;
         let wrote = |entry: &Entry| matches!(entry.kind, Kind::Write { data, .. } if log.sector(data, 0) == [2; 512]);
         let written = log.entries.iter().rposition(wrote);

@@ -1,29 +1,18 @@
-//! A block device whose writes and flushes are logged, and whose disk fails to order.
-//!
-//! A file behind qemu-storage-daemon (blklogwrites, and blkdebug while something is to fail),
-//! exported by FUSE, with a loop device over it. A durable write to the loop device is a write and
-//! a flush here; a durable write straight to the FUSE file would log no flush.
+//! A block device whose writes and flushes are logged (see `tools::logged_disk`), and whose disk fails
+//! to order: blkdebug, while something is to fail.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
+use tools::dmlog::Log;
+use tools::logged_disk::LoggedDisk;
 
-use crate::common::{Outcome, at, done, folder, note, text, until};
-use crate::dmlog::Log;
+use crate::common::{Outcome, folder, note};
 
 /// The device, and the process behind it.
 pub(crate) struct Rig {
-    pub(crate) device: PathBuf,
-    pub(crate) log: PathBuf,
-    daemon: Child,
-    monitor: Option<(UnixStream, BufReader<UnixStream>)>,
-    pub(crate) mount: PathBuf,
+    disk: LoggedDisk,
     /// Faults so far: each is a node of its own.
     faults: u32,
     below: String,
@@ -33,80 +22,8 @@ impl Rig {
     /// Over `raw`, a file of `size` bytes.
     pub(crate) fn new(dir: &Path, raw: &Path, size: u64) -> Outcome<Self> {
         let dir = folder(dir.to_owned())?;
-        let [log, mount, socket, errors] =
-            ["log", "fuse", "qmp", "stderr"].map(|name| dir.join(name));
-        for file in [&log, &mount] {
-            File::create(file).map_err(at(file.display()))?;
-        }
-        let nodes = [
-            json!({"driver": "file", "node-name": "raw", "filename": text(raw),
-                "discard": "unmap"}),
-            json!({"driver": "file", "node-name": "log", "filename": text(&log)}),
-            json!({"driver": "blklogwrites", "node-name": "good", "file": "raw", "log": "log",
-                "discard": "unmap"}),
-            top("good"),
-        ];
-        let mut command = Command::new("qemu-storage-daemon");
-        command.args(["--object", "throttle-group,id=pace"]);
-        for node in nodes {
-            command.arg("--blockdev").arg(node.to_string());
-        }
-        let export = format!("fuse,id=out,node-name=top,mountpoint={},writable=on", text(&mount));
-        command.arg("--export").arg(export);
-        let chardev = format!("socket,id=qmp,path={},server=on,wait=off", text(&socket));
-        command.args(["--chardev", &chardev, "--monitor", "chardev=qmp"]);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        command.stderr(File::create(&errors).map_err(at(errors.display()))?);
-        note(&format!("mount {}", text(&mount)));
-        let daemon = command.spawn().map_err(at("qemu-storage-daemon"))?;
-        note(&format!("pid {}", daemon.id()));
-        let mut rig = Self {
-            device: PathBuf::new(),
-            log,
-            daemon,
-            monitor: None,
-            mount,
-            faults: 0,
-            below: "good".to_owned(),
-        };
-        until("the FUSE file is there", || {
-            if rig.daemon.try_wait().map_err(at("qemu-storage-daemon"))?.is_some() {
-                return Err(fs::read_to_string(&errors).unwrap_or_default());
-            }
-            Ok(fs::metadata(&rig.mount).is_ok_and(|file| file.len() == size).then_some(()))
-        })?;
-        let stream = until("its monitor listens", || Ok(UnixStream::connect(&socket).ok()))?;
-        let reader = BufReader::new(stream.try_clone().map_err(at("its monitor"))?);
-        rig.monitor = Some((stream, reader));
-        rig.line()?;
-        rig.order("qmp_capabilities", &json!({}))?;
-        let mut losetup = Command::new("losetup");
-        let said = done(losetup.args(["-f", "--show", "--direct-io=off"]).arg(&rig.mount))?;
-        note(&format!("loop {}", said.trim()));
-        rig.device = PathBuf::from(said.trim());
-        Ok(rig)
-    }
-
-    fn line(&mut self) -> Outcome<Value> {
-        let mut line = String::new();
-        let Some((_, reader)) = &mut self.monitor else { return Err("no monitor".to_owned()) };
-        reader.read_line(&mut line).map_err(at("the monitor"))?;
-        serde_json::from_str(&line).map_err(at("the monitor"))
-    }
-
-    fn order(&mut self, command: &str, arguments: &Value) -> Outcome<()> {
-        let line = json!({"execute": command, "arguments": arguments}).to_string();
-        let Some((stream, _)) = &mut self.monitor else { return Err("no monitor".to_owned()) };
-        stream.write_all(line.as_bytes()).map_err(at("the monitor"))?;
-        loop {
-            let answer = self.line()?;
-            if answer.get("return").is_some() {
-                return Ok(());
-            }
-            if answer.get("event").is_none() {
-                return Err(format!("{command}: {answer}"));
-            }
-        }
+        let disk = LoggedDisk::new(&dir, (raw, size), Vec::new(), note)?;
+        Ok(Self { disk, faults: 0, below: "good".to_owned() })
     }
 
     /// From now on these rules of blkdebug hold.
@@ -135,7 +52,7 @@ impl Rig {
     }
 
     fn reopen(&mut self, below: String) -> Outcome<()> {
-        self.order("blockdev-reopen", &json!({"options": [top(&below)]}))?;
+        self.put_over(&below)?;
         let before = std::mem::replace(&mut self.below, below);
         if before == "good" {
             return Ok(());
@@ -145,27 +62,20 @@ impl Rig {
 
     /// What has reached the disk so far.
     pub(crate) fn logged(&self) -> Outcome<Log> {
-        Log::parse(fs::read(&self.log).map_err(at(self.log.display()))?)
+        Log::parse(self.log_bytes()?)
     }
 }
 
-/// The node that is exported, over another one.
-fn top(below: &str) -> Value {
-    json!({"driver": "throttle", "node-name": "top", "throttle-group": "pace", "file": below,
-        "discard": "unmap"})
+impl Deref for Rig {
+    type Target = LoggedDisk;
+
+    fn deref(&self) -> &LoggedDisk {
+        &self.disk
+    }
 }
 
-impl Drop for Rig {
-    fn drop(&mut self) {
-        if self.device.as_os_str().is_empty() {
-            let _ = self.daemon.kill();
-        } else {
-            let _ = done(Command::new("losetup").arg("-d").arg(&self.device));
-            let pid = i32::try_from(self.daemon.id()).expect("a process id fits");
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        }
-        let _ = self.daemon.wait();
-        // Where it was killed the mount is left.
-        let _ = done(Command::new("umount").arg("-lq").arg(&self.mount));
+impl DerefMut for Rig {
+    fn deref_mut(&mut self) -> &mut LoggedDisk {
+        &mut self.disk
     }
 }

@@ -1,5 +1,5 @@
 //! What is recorded: load, a resync, a failover, a partition, and all that Tandem writes down on the
-//! way: new metadata, generations, roles, the activity log, bitmaps, a verify.
+//! way: new metadata, generations, roles, the activity log, bitmaps, a verify, disks that grow.
 
 use crate::common::{Outcome, now, until};
 use crate::load::End;
@@ -17,16 +17,18 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 9] = [
+pub(crate) const SCENARIOS: [Scenario; 11] = [
     narrow("load", load),
     narrow("resync", resync),
     narrow("failover", failover),
     narrow("partition", partition),
     narrow("first-sync", first_sync),
     wide("activity-log"),
+    narrow("resize", resize),
     Scenario { external: true, ..narrow("external-resync", resync) },
     Scenario { external: true, ..narrow("external-failover", failover) },
     Scenario { external: true, ..wide("external-activity-log") },
+    Scenario { external: true, ..narrow("external-resize", resize) },
 ];
 
 const fn narrow(name: &'static str, play: fn(&mut Stage) -> Outcome<()>) -> Scenario {
@@ -134,8 +136,39 @@ fn first_sync(stage: &mut Stage) -> Outcome<()> {
     stage.create()?;
     stage.nodes[0].ok(&["primary", "--force", "r0"])?;
     stage.ready = now();
+    stage.grown(0)?;
     stage.meanwhile(0, End::Done, synced)?;
     stage.together()?;
+    stage.load(0, 60)
+}
+
+/// Disks and volume grow while a client writes: ordered by the Primary, by the other one, without a
+/// resync, and after one disk has grown while its node was away.
+fn resize(stage: &mut Stage) -> Outcome<()> {
+    const MORE: u64 = 4 << 20;
+    const SLOTS: u64 = 16;
+    stage.begin()?;
+    stage.load(0, 60)?;
+    let orders: [(usize, &[&str]); 3] =
+        [(0, &["resize", "r0"]), (1, &["resize", "r0"]), (0, &["resize", "--assume-clean", "r0"])];
+    for (node, order) in orders {
+        // Without a resync only what is equal will do.
+        stage.longer(&[0, 1], MORE, order.len() == 2)?;
+        stage.resize(node, order, SLOTS)?;
+        stage.load(0, 40)?;
+    }
+    stage.parted();
+    stage.meanwhile(0, End::Done, |nodes| nodes[1].ok(&["down", "r0"]))?;
+    stage.longer(&[1], MORE, true)?;
+    stage.load(0, 40)?;
+    stage.meanwhile(0, End::Done, |nodes| {
+        nodes[1].ok(&["up", "r0"])?;
+        synced(nodes)
+    })?;
+    stage.together()?;
+    stage.load(0, 40)?;
+    stage.longer(&[0], MORE, true)?;
+    stage.resize(0, &["resize", "r0"], SLOTS)?;
     stage.load(0, 60)
 }
 

@@ -1,18 +1,24 @@
 //! A pair in trouble, with clients that write down what they are told.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tandem::sim::Prng;
 
-use crate::book::{Book, Duty, Instant};
+use crate::book::{self, Book, Duty, Instant};
 use crate::common::{Outcome, at, now, until};
 use crate::load::{End, Load, SLOT, Slots};
 use crate::node::{CALM, Node, Options, rest_of, synced};
+use crate::rig::Rig;
 
 /// Where a recording is made.
 pub(crate) struct Stage {
     pub(crate) nodes: [Node; 2],
+    /// Of a recording: the disks, alice's and bob's first.
+    pub(crate) rigs: Vec<Rig>,
+    pub(crate) growth: Growth,
     pub(crate) book: Mutex<Book>,
     pub(crate) slots: Slots,
     pub(crate) prng: Prng,
@@ -22,6 +28,42 @@ pub(crate) struct Stage {
     since: Option<u64>,
     /// From then on a pair exists.
     pub(crate) ready: u64,
+}
+
+/// Sizes, in bytes, and when they changed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Growth {
+    /// Disks of both nodes, from the beginning on.
+    pub(crate) disks: [Vec<(Instant, u64)>; 2],
+    /// The volume: when a resize was ordered and when it was done.
+    pub(crate) volume: Vec<(Instant, u64)>,
+}
+
+impl Growth {
+    /// Bytes of a node's disk at an instant.
+    pub(crate) fn disk(&self, node: usize, cut: Instant) -> u64 {
+        let there = |(when, _): &&(Instant, u64)| when.from < cut.to;
+        self.disks[node].iter().rfind(there).map_or(0, |(_, size)| *size)
+    }
+
+    /// The disks at the end, and at all times before.
+    pub(crate) fn sizes(&self) -> Vec<u64> {
+        self.disks.iter().flatten().map(|(_, size)| *size).collect()
+    }
+
+    /// The volume has no less and no more bytes than that in a pair that is in sync.
+    pub(crate) fn bounds(&self, cut: Instant) -> (u64, u64) {
+        let least = self.volume.iter().filter(|(when, _)| when.to < cut.from);
+        let most = self.volume.iter().filter(|(when, _)| when.from < cut.to);
+        let size = |(_, size): &(Instant, u64)| *size;
+        (least.map(size).max().unwrap_or(0), most.map(size).max().unwrap_or(0))
+    }
+
+    /// A resize was under way.
+    pub(crate) fn is_growing(&self, cut: Instant) -> bool {
+        // The first one is how the volume began.
+        self.volume.iter().skip(1).any(|(when, _)| when.from < cut.to && cut.from < when.to)
+    }
 }
 
 /// Where clients write on disks of this size.
@@ -43,7 +85,8 @@ pub(crate) const OPTIONS: Options =
 impl Stage {
     pub(crate) fn new(nodes: [Node; 2], slots: Slots, seed: u64) -> Self {
         let (book, prng) = (Mutex::new(Book::default()), Prng::new(seed, 1));
-        Self { nodes, book, slots, prng, flushes: 10, since: None, ready: u64::MAX }
+        let (rigs, growth) = (Vec::new(), Growth::default());
+        Self { nodes, rigs, growth, book, slots, prng, flushes: 10, since: None, ready: u64::MAX }
     }
 
     /// New metadata, both up and connected.
@@ -66,6 +109,7 @@ impl Stage {
         synced(&mut self.nodes)?;
         self.nodes[0].ok(&["primary", "r0"])?;
         self.ready = now();
+        self.grown(0)?;
         self.together()
     }
 
@@ -85,6 +129,51 @@ impl Stage {
         if let Some(since) = self.since.take() {
             self.book.lock().expect("nobody panicked").together(since, at);
         }
+    }
+
+    /// The disks of these nodes become longer. `stale`: what is new to them was used before, and
+    /// differs.
+    pub(crate) fn longer(&mut self, nodes: &[usize], more: u64, stale: bool) -> Outcome<()> {
+        for node in nodes {
+            let disk = &mut self.growth.disks[*node];
+            let size = disk.last().map_or(0, |(_, size)| *size) + more;
+            let from = now();
+            self.rigs[*node].grow(size)?;
+            disk.push((Instant { from, to: now() }, size));
+            if stale {
+                let bytes = book::stale(*node, (size - more) / 512, more / 512);
+                let device = &self.rigs[*node].device;
+                let file = File::options().write(true).open(device).map_err(at("a disk"))?;
+                file.write_all_at(&bytes, size - more).map_err(at("a disk"))?;
+                file.sync_data().map_err(at("a disk"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Under load, a node is ordered to make the volume as large as the disks are.
+    pub(crate) fn resize(&mut self, from: usize, order: &[&str], slots_of: u64) -> Outcome<()> {
+        self.parted();
+        let begun = now();
+        self.meanwhile(0, End::Done, |nodes| {
+            nodes[from].ok(order)?;
+            synced(nodes)
+        })?;
+        self.grown(begun)?;
+        let disk = self.growth.disks.iter().filter_map(|disk| disk.last().map(|(_, size)| *size));
+        self.slots = slots(disk.min().unwrap_or(0), slots_of);
+        self.together()
+    }
+
+    /// The volume has the size that it has since an order that was given then.
+    pub(crate) fn grown(&mut self, begun: u64) -> Outcome<()> {
+        let sizes = [self.nodes[0].size()?, self.nodes[1].size()?];
+        let before = self.growth.volume.last().map_or(0, |(_, size)| *size);
+        if sizes[0] != sizes[1] || sizes[0] <= before {
+            return Err(format!("the volume had {before} bytes, and has {sizes:?}"));
+        }
+        self.growth.volume.push((Instant { from: begun, to: now() }, sizes[0]));
+        Ok(())
     }
 
     pub(crate) fn primary(&self) -> Outcome<(usize, &Node)> {

@@ -1,10 +1,13 @@
 //! What all threads share: the one book of what clients did and saw, how the clients are to behave,
 //! counts, and the first violation.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tandem::sim::Book;
+use tandem::sim::{Book, Operation};
+
+use crate::tally::{Kind, Tally};
 
 /// Bytes of a sector, the unit of the book.
 pub(crate) const SECTOR: usize = 512;
@@ -53,20 +56,30 @@ impl Counts {
     }
 }
 
+/// Two by the Unix sockets of the nodes, and two on a third host, over TCP.
+pub(crate) const CLIENTS: usize = 4;
+/// From this one on they are on the third host.
+pub(crate) const FIRST_FAR: usize = 2;
+
 /// Shared by all threads.
 #[derive(Debug)]
 pub(crate) struct World {
     book: Mutex<Book>,
     mode: Mutex<Mode>,
     /// The oldest request under way of each client; 0: none.
-    pub(crate) oldest: [AtomicU64; 2],
+    pub(crate) oldest: [AtomicU64; CLIENTS],
     /// Each client has nothing under way.
-    pub(crate) resting: [AtomicBool; 2],
+    pub(crate) resting: [AtomicBool; CLIENTS],
+    /// Each client is to vanish.
+    pub(crate) vanish: [AtomicBool; CLIENTS],
+    /// Writes under way: of which client, and where.
+    under_way: Mutex<HashMap<u64, (usize, u64, u64)>>,
     /// Invalidated without the peer: its disk may have been the newest, and is given up.
     pub(crate) given_up: [AtomicBool; 2],
     /// No fault is about: nobody may be told an error.
     pub(crate) calm: AtomicBool,
     pub(crate) counts: Counts,
+    pub(crate) tally: Tally,
     violation: Mutex<Option<Violation>>,
 }
 
@@ -77,9 +90,12 @@ impl World {
             mode: Mutex::new(Mode::Rest),
             oldest: Default::default(),
             resting: Default::default(),
+            vanish: Default::default(),
+            under_way: Mutex::default(),
             given_up: Default::default(),
             calm: AtomicBool::new(false),
             counts: Counts::default(),
+            tally: Tally::default(),
             violation: Mutex::new(None),
         }
     }
@@ -104,6 +120,24 @@ impl World {
 
     pub(crate) fn violation(&self) -> Option<Violation> {
         self.violation.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A client sends a write: counts it if another one has one under way there.
+    pub(crate) fn sends(&self, client: usize, op: &Operation) {
+        let mut all = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = |(of, start, count): &&(usize, u64, u64)| {
+            *of != client && *start < op.start + op.count && op.start < *start + *count
+        };
+        let overlaps = all.values().filter(over).count() as u64;
+        if overlaps > 0 {
+            self.tally.add(Kind::Overlapped, 1, overlaps);
+        }
+        all.insert(op.step, (client, op.start, op.count));
+    }
+
+    /// It is under way no more.
+    pub(crate) fn sent(&self, op: &Operation) {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&op.step);
     }
 
     /// The oldest step that a request under way began at.

@@ -1,12 +1,15 @@
 //! An NBD client: a few requests under way at whichever node serves, overlapping those of the other
-//! client. It tells the book what it sends and what it is told.
+//! clients, through a Unix socket, or over TCP from the third host. It tells the book what it sends
+//! and what it is told.
 //!
 //! Invariants:
 //! - The book knows of a write before it is sent, and of an answer only after it came.
 //! - When the connection ends, a write is sent again later as the same write, or given up for good.
+//! - A connection over TCP that the client gives up is reset: the system sends nothing of it later.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,13 +17,16 @@ use std::time::Duration;
 use nbd::Command;
 use nbd::client::{Address, Client, ClientError, Mode as Replies};
 use nbd::constants::{NBD_CMD_FLAG_FUA, NBD_CMD_FLAG_NO_HOLE};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{setsockopt, sockopt};
 use tandem::sim::{Operation, Prng};
 
-use crate::book::{Counts, Mode, SECTOR, World, fill, value_of};
+use crate::book::{Counts, FIRST_FAR, Mode, SECTOR, World, fill, value_of};
+use crate::tally::Kind as Counted;
 
 /// Sectors that are used: twelve extents of the activity log.
 pub(crate) const SPAN: u64 = 12 * 8192;
-/// Blocks that both clients like best.
+/// Blocks that all clients like best.
 const HOT: u64 = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +61,14 @@ struct Session {
     pending: HashMap<u64, Request>,
 }
 
-/// One of the two.
+/// One of them.
 pub(crate) struct Worker {
     index: usize,
     world: Arc<World>,
-    sockets: [PathBuf; 2],
+    /// Where the nodes listen.
+    addresses: [Address; 2],
+    /// The node of the session before.
+    last: Option<usize>,
     chance: Prng,
     session: Option<Session>,
     again: Vec<Request>,
@@ -67,14 +76,28 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(index: usize, world: Arc<World>, sockets: [PathBuf; 2], seed: u64) -> Self {
+    pub(crate) fn new(index: usize, world: Arc<World>, addresses: [Address; 2], seed: u64) -> Self {
         let mut chance = Prng::new(seed, 20 + index as u64);
         let depth = *chance.choose(&[1, 4, 16]);
-        Self { index, world, sockets, chance, session: None, again: Vec::new(), depth }
+        let (session, last, again) = (None, None, Vec::new());
+        Self { index, world, addresses, last, chance, session, again, depth }
     }
 
-    /// Works until it is told to stop.
-    pub(crate) fn run(mut self) {
+    fn is_far(&self) -> bool {
+        self.index >= FIRST_FAR
+    }
+
+    /// Works until it is told to stop. `namespace`: where a client on the third host lives.
+    pub(crate) fn run(mut self, namespace: &Path) {
+        if self.is_far() {
+            let entered =
+                File::open(namespace).map_err(|error| error.to_string()).and_then(|file| {
+                    setns(file, CloneFlags::CLONE_NEWNET).map_err(|error| error.to_string())
+                });
+            if let Err(error) = entered {
+                return self.world.violate(None, format!("no way into the third host: {error}"));
+            }
+        }
         loop {
             let mode = self.world.mode();
             let idle =
@@ -92,12 +115,22 @@ impl Worker {
     fn open(&mut self) {
         let first = self.chance.index(2);
         for node in [first, 1 - first] {
-            let address = Address::Unix(self.sockets[node].clone());
+            let address = self.addresses[node].clone();
             let patience = Duration::from_millis(self.chance.range(1500, 4000));
             let Ok(client) = Client::open(&address, "r0", Replies::Structured, patience) else {
                 continue;
             };
+            if self.is_far() {
+                let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+                if setsockopt(&client, sockopt::Linger, &at_once).is_err() {
+                    continue;
+                }
+            }
             Counts::add(&self.world.counts.sessions, 1);
+            self.world.tally.add(if self.is_far() { Counted::Tcp } else { Counted::Unix }, 1, 0);
+            if self.last.replace(node).is_some_and(|last| last != node) {
+                self.world.tally.add(Counted::Followed, 1, self.again.len() as u64);
+            }
             let id = self.world.book().session_opened(node);
             self.session = Some(Session { client, id, pending: HashMap::new() });
             for mut request in std::mem::take(&mut self.again) {
@@ -122,8 +155,11 @@ impl Worker {
             let request = self.request(id);
             self.send(request);
         }
-        if self.chance.one_in(1500) && more {
+        let told = self.world.vanish[self.index].swap(false, Ordering::SeqCst);
+        if told || self.chance.one_in(1500) && more {
             // It vanishes, with whatever is under way.
+            let under_way = self.session.as_ref().map_or(0, |session| session.pending.len() as u64);
+            self.world.tally.add(Counted::Vanished, 1, under_way);
             return self.lost(0);
         }
         while let Some(session) = &mut self.session {
@@ -219,6 +255,9 @@ impl Worker {
                 Command::Write
             }
         };
+        if request.changes() {
+            self.world.sends(self.index, op);
+        }
         let (offset, length) = (op.start * SECTOR as u64, op.count * SECTOR as u64);
         let sent = session.client.send_request(command, flags, offset, length, &payload);
         match sent {
@@ -238,6 +277,8 @@ impl Worker {
         let op = &request.operation;
         let world = &self.world;
         Counts::add(&world.counts.operations, 1);
+        world.tally.add(if self.is_far() { Counted::Tcp } else { Counted::Unix }, 0, 1);
+        world.sent(op);
         if code != 0 {
             Counts::add(&world.counts.errors, 1);
             if request.calm && world.calm.load(Ordering::SeqCst) {
@@ -275,6 +316,7 @@ impl Worker {
         let Some(session) = self.session.take() else { return };
         let mut again: Vec<Request> = Vec::new();
         for request in session.pending.into_values() {
+            self.world.sent(&request.operation);
             if request.changes() && self.chance.percent(percent) {
                 again.push(request);
             }

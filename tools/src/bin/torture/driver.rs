@@ -16,28 +16,33 @@ use std::time::{Duration, Instant};
 use tandem::sim::Prng;
 
 use crate::Arguments;
-use crate::book::{Counts, Mode, World};
+use crate::book::{CLIENTS, Counts, FIRST_FAR, Mode, World};
 use crate::cage::KEEP;
 use crate::client::Worker;
-use crate::faults::{Fault, Then};
-use crate::link::{ADDRESSES, Link, Weather};
+use crate::faults::Fault;
+use crate::link::{ADDRESSES, ClientWeather, Link, Weather};
 use crate::node::{DISK, Daemon, NAMES, Node, QUESTION, same_generation};
 use crate::orders::{Order, give};
 use crate::report;
+use crate::tally::Kind;
 
 /// Something is wrong: what the program ends with.
 const VIOLATION: u8 = 1;
 /// Nobody serves for so long: somebody is promoted.
 const UNSERVED: Duration = Duration::from_millis(800);
+/// From this length on a run must have had every kind of fault.
+const LONG: Duration = Duration::from_secs(600);
 /// A recording of this length ends with its daemon at the next rest, bytes.
 const RECORD_MAX: u64 = 48 << 20;
 
 /// What is done later.
 #[derive(Clone, Copy, Debug)]
-enum Follow {
+pub(crate) enum Follow {
     FineWeather,
+    FineForClients,
     Start(usize),
-    Promote(usize),
+    /// It is counted as this.
+    Promote(usize, Option<Kind>),
     Wake(usize),
 }
 
@@ -46,11 +51,11 @@ pub(crate) struct Driver {
     pub(crate) world: Arc<World>,
     pub(crate) nodes: Arc<[Node; 2]>,
     pub(crate) link: Link,
-    daemons: [Option<Daemon>; 2],
-    frozen: [bool; 2],
+    pub(crate) daemons: [Option<Daemon>; 2],
+    pub(crate) frozen: [bool; 2],
     pub(crate) chance: Prng,
     later: Vec<(Instant, Follow)>,
-    orders: Vec<JoinHandle<()>>,
+    pub(crate) orders: Vec<JoinHandle<()>>,
     lives: u64,
     replayer: mpsc::Sender<std::path::PathBuf>,
     pub(crate) folder: std::path::PathBuf,
@@ -87,12 +92,12 @@ pub(crate) fn run(arguments: &Arguments, seed: u64, folder: &Path) -> Result<u8,
             return Err(format!("there is no {program} in {}", programs.display()));
         }
     }
-    let link = Link::new(seed)?;
+    let world = Arc::new(World::new());
+    let link = Link::new(seed, world.clone())?;
     let nodes = Arc::new(
         [0, 1].map(|index| Node::new(index, folder, &programs, link.namespaces[index].enter())),
     );
     make_files(folder, &nodes).map_err(|error| format!("{}: {error}", folder.display()))?;
-    let world = Arc::new(World::new());
     let (replayer, replays) = replays(&world);
     let mut driver = Driver {
         world: world.clone(),
@@ -116,11 +121,12 @@ pub(crate) fn run(arguments: &Arguments, seed: u64, folder: &Path) -> Result<u8,
     };
     println!("seed {seed}: {} minutes, in {}", arguments.minutes, folder.display());
     driver.first_sync()?;
-    let clients: Vec<JoinHandle<()>> = (0..2)
+    let clients: Vec<JoinHandle<()>> = (0..CLIENTS)
         .map(|index| {
-            let sockets = [0, 1].map(|at: usize| driver.nodes[at].run_dir.join("nbd.sock"));
-            let worker = Worker::new(index, world.clone(), sockets, seed);
-            std::thread::spawn(move || worker.run())
+            let addresses = [0, 1].map(|at: usize| driver.nodes[at].nbd(index >= FIRST_FAR));
+            let worker = Worker::new(index, world.clone(), addresses, seed);
+            let third = driver.link.third.path();
+            std::thread::spawn(move || worker.run(&third))
         })
         .collect();
     driver.watch();
@@ -133,6 +139,7 @@ pub(crate) fn run(arguments: &Arguments, seed: u64, folder: &Path) -> Result<u8,
     let _ = replays.join();
     driver.total();
     Ok(match driver.world.violation() {
+        None if driver.a_fault_is_missing() => VIOLATION,
         None => 0,
         Some(violation) => {
             let _ = std::fs::write(folder.join(KEEP), "");
@@ -172,6 +179,7 @@ fn replays(world: &Arc<World>) -> (mpsc::Sender<std::path::PathBuf>, JoinHandle<
             let Ok(file) = std::fs::File::open(&path) else { continue };
             match tandem::io::replay::replay(BufReader::new(file)) {
                 Ok(replayed) => {
+                    world.tally.add(Kind::Replay, 1, replayed.events);
                     Counts::add(&world.counts.replayed, replayed.events);
                     let _ = std::fs::remove_dir_all(&folder);
                 }
@@ -227,7 +235,7 @@ impl Driver {
         Ok(())
     }
 
-    fn start_up(&mut self, node: usize) {
+    pub(crate) fn start_up(&mut self, node: usize) {
         match self.start(node) {
             Ok(()) => {
                 give(Order::Up, &self.nodes[node], &self.world);
@@ -251,7 +259,7 @@ impl Driver {
         }
     }
 
-    fn kill(&mut self, node: usize) {
+    pub(crate) fn kill(&mut self, node: usize) {
         if let Some(daemon) = self.daemons[node].take() {
             let record = daemon.record.clone();
             daemon.kill();
@@ -259,7 +267,7 @@ impl Driver {
         }
     }
 
-    fn terminate(&mut self, node: usize) {
+    pub(crate) fn terminate(&mut self, node: usize) {
         if let Some(daemon) = self.daemons[node].take() {
             let record = daemon.record.clone();
             if let Err(text) = daemon.terminate() {
@@ -276,11 +284,16 @@ impl Driver {
         self.frozen[node] = false;
     }
 
-    /// An order on a thread of its own: it may wait for what is broken.
-    fn order(&mut self, node: usize, order: Order) {
+    /// Orders on a thread of their own, for they may wait for what is broken; counted as `kind`.
+    pub(crate) fn order(&mut self, kind: Option<Kind>, orders: Vec<(usize, Order)>) {
         let (nodes, world) = (self.nodes.clone(), self.world.clone());
         self.orders.push(std::thread::spawn(move || {
-            give(order, &nodes[node], &world);
+            for (node, order) in orders {
+                let said = give(order, &nodes[node], &world);
+                if let Some(kind) = kind {
+                    world.tally.add(kind, 0, u64::from(said.code == 0));
+                }
+            }
         }));
     }
 
@@ -378,7 +391,7 @@ impl Driver {
         } else if self.served.elapsed() > UNSERVED {
             let node = self.chance.index(2);
             if self.daemons[node].is_some() && !self.frozen[node] {
-                self.order(node, Order::Primary);
+                self.order(None, vec![(node, Order::Primary)]);
             }
         }
     }
@@ -390,11 +403,17 @@ impl Driver {
             match follow {
                 Follow::FineWeather => self.weather(None),
                 Follow::Start(node) => self.start_up(node),
-                Follow::Promote(node) if self.daemons[node].is_some() && !self.frozen[node] => {
-                    self.order(node, Order::Primary);
+                Follow::FineForClients => self.client_weather(None),
+                Follow::Promote(node, kind)
+                    if self.daemons[node].is_some() && !self.frozen[node] =>
+                {
+                    self.order(kind, vec![(node, Order::Primary)]);
                 }
-                Follow::Promote(_) => {}
-                Follow::Wake(node) => self.wake(node),
+                Follow::Promote(..) => {}
+                Follow::Wake(node) => {
+                    self.note_the_frozen(node);
+                    self.wake(node);
+                }
             }
         }
     }
@@ -409,97 +428,46 @@ impl Driver {
         }
     }
 
+    /// Whether the peer has given up on a node that stands still.
+    fn note_the_frozen(&mut self, node: usize) {
+        let other = 1 - node;
+        if !self.frozen[node] || self.frozen[other] || self.daemons[other].is_none() {
+            return;
+        }
+        let given_up =
+            self.nodes[other].state().is_some_and(|state| state.connection != "Connected");
+        self.world.tally.add(Kind::LongFreeze, 0, u64::from(given_up));
+    }
+
+    pub(crate) fn client_weather(&mut self, weather: Option<ClientWeather>) {
+        if let Err(text) = self.link.set_clients(weather) {
+            self.world.violate(None, format!("the clients' link: {text}"));
+        }
+    }
+
     pub(crate) fn weather(&mut self, weather: Option<Weather>) {
         if let Err(text) = self.link.set(weather) {
             self.world.violate(None, format!("the link: {text}"));
         }
     }
 
-    fn after(&mut self, ms: u64, follow: Follow) {
+    pub(crate) fn after(&mut self, ms: u64, follow: Follow) {
         self.later.push((Instant::now() + Duration::from_millis(ms), follow));
     }
 
-    fn bad_weather(&mut self, weather: Weather, ms: u64) {
+    pub(crate) fn bad_weather(&mut self, weather: Weather, ms: u64) {
         self.later.retain(|(_, follow)| !matches!(follow, Follow::FineWeather));
+        self.world.tally.add(weather.kind(), 1, 0);
         self.weather(Some(weather));
         self.after(ms, Follow::FineWeather);
-    }
-
-    fn strike(&mut self, fault: Fault) {
-        match fault {
-            Fault::Weather(weather, ms) => self.bad_weather(weather, ms),
-            Fault::Part { weather, length, promoted } => {
-                self.bad_weather(weather, length);
-                // By then each has lost the other.
-                self.after(length / 2, Follow::Promote(promoted));
-            }
-            Fault::Kill { node, silent, then, after } => {
-                if silent {
-                    self.weather(Some(Weather::Silent(node)));
-                }
-                self.kill(node);
-                if silent {
-                    self.weather(None);
-                }
-                match then {
-                    Then::Start => self.after(after, Follow::Start(node)),
-                    Then::Failover => {
-                        self.after(after, Follow::Promote(1 - node));
-                        self.after(after + 1500, Follow::Start(node));
-                    }
-                    Then::StartAndPromote => {
-                        self.after(after, Follow::Start(node));
-                        self.after(after, Follow::Promote(node));
-                    }
-                }
-            }
-            Fault::KillBoth { after } => {
-                let first = self.chance.index(2);
-                for node in [first, 1 - first] {
-                    self.kill(node);
-                    self.after(after[node], Follow::Start(node));
-                }
-            }
-            Fault::Terminate { node, after } => {
-                self.wake(node);
-                self.terminate(node);
-                self.after(after, Follow::Start(node));
-            }
-            Fault::Loop { node, times } => {
-                for _ in 0..times {
-                    self.kill(node);
-                    self.start_up(node);
-                    std::thread::sleep(Duration::from_millis(self.chance.below(400)));
-                }
-            }
-            Fault::Freeze { node, length, promote } => {
-                if let Some(daemon) = &self.daemons[node] {
-                    daemon.freeze();
-                    self.frozen[node] = true;
-                    if promote {
-                        self.after(length / 2, Follow::Promote(1 - node));
-                    }
-                    self.after(length, Follow::Wake(node));
-                }
-            }
-            Fault::Order(node, order) => self.order(node, order),
-            Fault::Race(orders) => (0..2).for_each(|node| self.order(node, orders[node])),
-            Fault::Move => {
-                let from = self.primary().unwrap_or(0);
-                let (nodes, world) = (self.nodes.clone(), self.world.clone());
-                self.orders.push(std::thread::spawn(move || {
-                    give(Order::Secondary, &nodes[from], &world);
-                    give(Order::Primary, &nodes[1 - from], &world);
-                }));
-            }
-        }
     }
 
     /// Everything that was begun has an end: the weather is fine, all daemons run.
     pub(crate) fn calm_down(&mut self) {
         self.weather(None);
+        self.client_weather(None);
         let all = Instant::now() + Duration::from_secs(3600);
-        self.later.retain(|(_, follow)| !matches!(follow, Follow::Promote(_)));
+        self.later.retain(|(_, follow)| !matches!(follow, Follow::Promote(..)));
         self.follow(all);
         for node in 0..2 {
             self.wake(node);
@@ -528,6 +496,7 @@ impl Driver {
     fn end(&mut self, clients: Vec<JoinHandle<()>>) {
         // Nobody waits for what stands still.
         self.weather(None);
+        self.client_weather(None);
         self.later.clear();
         (0..2).for_each(|node| self.wake(node));
         self.world.set_mode(Mode::Stop);
@@ -543,6 +512,9 @@ impl Driver {
     }
 
     fn total(&self) {
+        for line in self.world.tally.lines() {
+            println!("{line}");
+        }
         let counts = &self.world.counts;
         let get = Counts::get;
         println!(
@@ -561,5 +533,15 @@ impl Driver {
             self.world.book().victims,
             get(&counts.replayed),
         );
+    }
+
+    /// In a run of this length everything happens, and has an effect.
+    fn a_fault_is_missing(&self) -> bool {
+        let missing = self.world.tally.missing(self.records);
+        let long = self.length >= LONG && self.began.elapsed() >= self.length;
+        for name in missing.iter().filter(|_| long) {
+            println!("NEVER, or without an effect, in a run of this length: {name}");
+        }
+        long && !missing.is_empty()
     }
 }

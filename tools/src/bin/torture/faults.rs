@@ -4,7 +4,7 @@ use std::fmt;
 
 use tandem::sim::Prng;
 
-use crate::link::Weather;
+use crate::link::{ClientWeather, Weather};
 use crate::node::NAMES;
 use crate::orders::Order;
 
@@ -13,6 +13,8 @@ use crate::orders::Order;
 pub(crate) enum Fault {
     /// Bad weather for a while.
     Weather(Weather, u64),
+    /// Bad weather for the clients on the third host.
+    Clients(ClientWeather, u64),
     /// Neither hears of the other, and in the middle of that the one that does not serve is promoted.
     Part { weather: Weather, length: u64, promoted: usize },
     /// kill -9; then, after a while, what the administrator does.
@@ -56,7 +58,16 @@ impl Fault {
                 let promoted = primary.map_or(any, |primary| 1 - primary);
                 Self::Part { weather, length: chance.range(3000, 5000), promoted }
             }
-            7..34 => {
+            7..13 => {
+                let loss = chance.range(2, 40);
+                let all = [
+                    ClientWeather::Cut(node),
+                    ClientWeather::Loss(node, loss),
+                    ClientWeather::Silent(node),
+                ];
+                Self::Clients(*chance.choose(&all), chance.range(200, 4000))
+            }
+            13..36 => {
                 let weather = draw_weather(chance);
                 let length = match weather {
                     Weather::Cut | Weather::Deaf(_) => chance.range(100, 4000),
@@ -64,7 +75,7 @@ impl Fault {
                 };
                 Self::Weather(weather, length)
             }
-            34..52 => {
+            36..52 => {
                 let then = *chance.choose(&[Then::Start, Then::Failover, Then::StartAndPromote]);
                 let silent = chance.percent(30);
                 Self::Kill { node, silent, then, after: chance.range(0, 2500) }
@@ -74,7 +85,7 @@ impl Fault {
                 Self::KillBoth { after }
             }
             56..60 => Self::Terminate { node, after: chance.range(0, 1500) },
-            60..64 => Self::Loop { node, times: chance.range(2, 3) },
+            60..64 => Self::Loop { node, times: chance.range(2, 5) },
             64..74 => {
                 let promote = chance.percent(50);
                 Self::Freeze { node, length: chance.range(200, 5000), promote }
@@ -92,7 +103,8 @@ impl Fault {
             }
             86..90 => Self::Order(node, Order::Disconnect),
             90..93 => Self::Order(node, Order::Verify),
-            93..96 => Self::Order(node, Order::Invalidate),
+            // Whoever serves refuses that mostly.
+            93..96 => Self::Order(if chance.one_in(2) { any } else { 1 - node }, Order::Invalidate),
             96..98 => Self::Order(node, Order::Detach),
             _ => Self::Order(1 - node, Order::Primary),
         }
@@ -101,12 +113,12 @@ impl Fault {
 
 fn draw_weather(chance: &mut Prng) -> Weather {
     let node = chance.index(2);
-    match chance.below(16) {
-        0..4 => Weather::Cut,
-        4..7 => Weather::Deaf(node),
-        7..9 => Weather::Loss(node, chance.range(2, 40)),
-        9 => Weather::Silent(node),
-        10 => Weather::Rate(chance.range(500, 20_000)),
+    match chance.below(17) {
+        0..3 => Weather::Cut,
+        3..5 => Weather::Deaf(node),
+        5..7 => Weather::Loss(node, chance.range(2, 40)),
+        7..9 => Weather::Silent(node),
+        9..11 => Weather::Rate(chance.range(500, 20_000)),
         11..13 => Weather::Delay(chance.range(1, 80), chance.range(0, 60)),
         13..15 => Weather::Reorder(chance.range(5, 50)),
         _ => Weather::Hole(usize::try_from(chance.range(120, 1400)).unwrap_or(600)),
@@ -117,6 +129,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Weather(weather, ms) => write!(f, "{weather} for {ms} ms"),
+            Self::Clients(weather, ms) => write!(f, "{weather} for {ms} ms"),
             Self::Part { weather, length, promoted } => {
                 write!(f, "{weather} for {length} ms, and {} is promoted", NAMES[promoted])
             }

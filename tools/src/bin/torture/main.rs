@@ -1,12 +1,13 @@
-//! Real daemons over a link that misbehaves, killed, frozen and ordered about by a seed, while two
-//! clients write and read; every answer and both disks are held against one book.
+//! Real daemons over a link that misbehaves, killed, frozen and ordered about by a seed, while
+//! clients write and read, two here and two on a third host; every answer and both disks are held against one book.
 //!
 //! ```text
 //!  cage ── a namespace of processes, mounts and network of its own: all of it ends with it
 //!   ├─ alice's namespace: tandemd ── tap ─┐ nftables: loss, one-way cuts; tbf: rate
 //!   │                              relay ─┤ delay, reordering, holes of MTU, cuts
 //!   ├─ bob's namespace:   tandemd ── tap ─┘
-//!   ├─ two clients ── NBD ──> whoever serves        book: what each node must hold
+//!   ├─ the third host: two clients ── veth, TCP ──> whoever serves: cuts, loss, half-open
+//!   ├─ two clients ── Unix sockets ──> whoever serves    book: what each node must hold
 //!   └─ the driver: faults by the seed, then everything is mended, and both disks are compared
 //! ```
 //!
@@ -26,6 +27,8 @@ mod node;
 mod orders;
 mod relay;
 mod report;
+mod strike;
+mod tally;
 mod tap;
 
 use std::path::PathBuf;

@@ -1,16 +1,21 @@
 //! A node: its files, its daemon, and what it says of itself.
 
-use std::fs::{self, File, OpenOptions};
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use nbd::client::Address;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tandem::meta::{self, DeviceFlags, Placement, Superblock};
+use tools::programs::Place;
+
+use crate::link::FOR_CLIENTS;
 
 /// The two nodes' names.
 pub(crate) const NAMES: [&str; 2] = ["alice", "bob"];
@@ -133,7 +138,18 @@ pub(crate) struct Node {
     enter: Vec<String>,
 }
 
+/// The port for clients on the third host.
+const NBD_PORT: u16 = 10809;
+
 impl Node {
+    /// Where clients find it: by its socket, or over TCP.
+    pub(crate) fn nbd(&self, far: bool) -> Address {
+        match far {
+            true => Address::Tcp(format!("{}:{NBD_PORT}", FOR_CLIENTS[self.index])),
+            false => Address::Unix(self.run_dir.join("nbd.sock")),
+        }
+    }
+
     /// In this folder, with its daemon in a namespace.
     pub(crate) fn new(index: usize, folder: &Path, programs: &Path, enter: Vec<String>) -> Self {
         let name = NAMES[index];
@@ -151,21 +167,23 @@ impl Node {
         NAMES[self.index]
     }
 
+    fn place(&self) -> Place<'_> {
+        Place { name: self.name(), run_dir: &self.run_dir, config: &self.config }
+    }
+
     /// Starts the daemon; it answers when this returns.
     ///
     /// # Errors
     /// It does not start, or not in time.
     pub(crate) fn start(&self, record: Option<PathBuf>) -> Result<Daemon, String> {
-        let log = OpenOptions::new().create(true).append(true).open(self.run_dir.join("log"));
-        let log = log.map_err(|error| error.to_string())?;
-        let mut command = Command::new(&self.enter[0]);
-        command.args(&self.enter[1..]).arg(self.programs.join("tandemd"));
-        command.args(["--node", self.name(), "--run-dir"]).arg(&self.run_dir);
-        command.arg("-c").arg(&self.config);
+        let mut words: Vec<OsString> = self.enter.iter().map(OsString::from).collect();
+        words.push(self.programs.join("tandemd").into());
+        words.extend(["--nbd-insecure", "--nbd-listen"].map(OsString::from));
+        words.push(format!("{}:{NBD_PORT}", FOR_CLIENTS[self.index]).into());
         if let Some(folder) = &record {
-            command.arg("--record").arg(folder);
+            words.extend(["--record".into(), folder.into()]);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let mut command = self.place().daemon(&words).map_err(|error| error.to_string())?;
         let child = command.spawn().map_err(|error| format!("tandemd: {error}"))?;
         let mut daemon = Daemon { child, record };
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -183,10 +201,7 @@ impl Node {
 
     /// Runs tandemadm against this node.
     pub(crate) fn adm(&self, arguments: &[&str], limit: Duration) -> Said {
-        let mut command = Command::new(self.programs.join("tandemadm"));
-        command.args(["--node", self.name(), "--run-dir"]).arg(&self.run_dir);
-        command.arg("-c").arg(&self.config).args(arguments);
-        run(&mut command, limit)
+        run(&mut self.place().adm(&self.programs.join("tandemadm"), arguments), limit)
     }
 
     /// What it says of itself, if it answers.

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::book::{Counts, World};
 use crate::node::{NAMES, Node, Said};
+use crate::tally::Kind;
 
 /// How long an order may take before nobody waits for it any more.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -53,6 +54,17 @@ impl fmt::Display for Order {
     }
 }
 
+/// So long an order that needs a pair in sync waits for that, if it waits at all.
+const IN_SYNC: Duration = Duration::from_secs(3);
+
+/// Waits until a node says that both are in sync, but not for ever.
+pub(crate) fn await_sync(node: &Node) {
+    let deadline = Instant::now() + IN_SYNC;
+    while Instant::now() < deadline && !node.state().is_some_and(|state| state.at_rest()) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Gives an order and waits for its end.
 pub(crate) fn give(order: Order, node: &Node, world: &World) -> Said {
     let before = match order {
@@ -93,5 +105,13 @@ pub(crate) fn give(order: Order, node: &Node, world: &World) -> Said {
     if said.code != 0 {
         Counts::add(&world.counts.refused, 1);
     }
+    let kind = match order {
+        Order::Disconnect => Kind::Disconnect,
+        Order::Verify => Kind::Verify,
+        Order::Invalidate => Kind::Invalidate,
+        Order::Detach => Kind::Detach,
+        _ => return said,
+    };
+    world.tally.add(kind, 1, u64::from(said.code == 0));
     said
 }

@@ -43,6 +43,10 @@ struct Waiting {
     /// When the last frame of a direction arrives.
     last: [Instant; 2],
     number: u64,
+    /// The highest number that was passed on in a direction.
+    passed: [u64; 2],
+    /// Frames since the cable is as it is that were lost, delayed or overtaken.
+    touched: u64,
 }
 
 /// The two ends, and what is between.
@@ -64,6 +68,8 @@ impl Relay {
             chance: Prng::new(seed, 11),
             last: [now; 2],
             number: 0,
+            passed: [0; 2],
+            touched: 0,
         };
         let relay = Self { waiting: Arc::new((Mutex::new(waiting), Condvar::new())) };
         let outlets = [taps[1].try_clone()?, taps[0].try_clone()?];
@@ -85,9 +91,11 @@ impl Relay {
         Ok(relay)
     }
 
-    /// Another weather.
-    pub(crate) fn set(&self, cable: Cable) {
-        self.lock().cable = cable;
+    /// Another weather; how many frames the one before has touched.
+    pub(crate) fn set(&self, cable: Cable) -> u64 {
+        let mut waiting = self.lock();
+        waiting.cable = cable;
+        std::mem::take(&mut waiting.touched)
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -107,6 +115,7 @@ impl Relay {
             due = due.max(last[direction]);
             last[direction] = due;
         }
+        waiting.touched += u64::from(lost || ms > 0);
         if lost || waiting.frames.len() >= FRAMES_MAX {
             return;
         }
@@ -125,10 +134,13 @@ impl Relay {
                 None => Duration::from_secs(1),
                 Some(Reverse((due, ..))) if *due > now => *due - now,
                 Some(_) => {
-                    let Some(Reverse((_, _, direction, frame))) = waiting.frames.pop() else {
+                    let Some(Reverse((_, number, direction, frame))) = waiting.frames.pop() else {
                         continue;
                     };
                     let lost = waiting.cable.cut;
+                    let overtaken = number < waiting.passed[direction];
+                    waiting.passed[direction] = number.max(waiting.passed[direction]);
+                    waiting.touched += u64::from(lost || overtaken);
                     drop(waiting);
                     if !lost {
                         // An interface that is down takes nothing: as with a real one.

@@ -9,8 +9,6 @@
 //!   is in the log, so a log that has a certain length has all that was answered by then.
 //! - An entry that is not whole is not there.
 
-use crate::common::Outcome;
-
 const SECTOR: usize = 512;
 const MAGIC: u64 = 0x006a_7366_7773_6872;
 const FLUSH: u64 = 1;
@@ -20,32 +18,39 @@ const MARK: u64 = 8;
 
 /// What an operation did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// Its data is in the log from this byte on.
     Write {
+        /// Where.
         data: usize,
+        /// It was on the disk when it was answered.
         durable: bool,
     },
+    /// What was there is zeroes now.
     Discard,
+    /// All before it is on the disk.
     Flush,
 }
 
 /// One operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) kind: Kind,
+pub struct Entry {
+    /// What it did.
+    pub kind: Kind,
     /// First sector of 512 bytes.
-    pub(crate) sector: u64,
-    pub(crate) sectors: u64,
+    pub sector: u64,
+    /// How many.
+    pub sectors: u64,
     /// Length of the log with this entry, bytes.
     end: u64,
 }
 
 /// A log in memory.
 #[derive(Debug)]
-pub(crate) struct Log {
+pub struct Log {
     bytes: Vec<u8>,
-    pub(crate) entries: Vec<Entry>,
+    /// In order.
+    pub entries: Vec<Entry>,
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u64> {
@@ -55,10 +60,15 @@ fn number(bytes: &[u8], at: usize) -> Option<u64> {
 
 impl Log {
     /// Reads a log; what stands behind the last whole entry is left out.
-    pub(crate) fn parse(bytes: Vec<u8>) -> Outcome<Self> {
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn parse(bytes: Vec<u8>) -> Result<Self, String> {
         let sector_size = bytes.get(24..28).map(|b| [b[0], b[1], b[2], b[3]]);
         let head = (number(&bytes, 0), number(&bytes, 8), sector_size.map(u32::from_le_bytes));
-        if head != (Some(MAGIC), Some(1), Some(512)) {
+        // It is written with the first flush.
+        let blank = bytes.iter().take(SECTOR).all(|byte| *byte == 0);
+        if !blank && head != (Some(MAGIC), Some(1), Some(512)) {
             return Err(format!("no log of writes: it begins with {head:x?}"));
         }
         let mut entries = Vec::new();
@@ -71,12 +81,12 @@ impl Log {
     }
 
     /// How many entries a log of this length has.
-    pub(crate) fn entries_within(&self, length: u64) -> usize {
+    pub fn entries_within(&self, length: u64) -> usize {
         self.entries.partition_point(|entry| entry.end <= length)
     }
 
     /// The data of a sector of a write.
-    pub(crate) fn sector(&self, data: usize, number: usize) -> &[u8] {
+    pub fn sector(&self, data: usize, number: usize) -> &[u8] {
         let start = data + number * SECTOR;
         &self.bytes[start..start + SECTOR]
     }
@@ -139,8 +149,17 @@ mod tests {
     }
 
     #[test]
+    fn before_the_first_flush_there_are_entries_and_no_head() {
+        assert!(Log::parse(Vec::new()).unwrap().entries.is_empty());
+        let mut bytes = vec![0; SECTOR];
+        assert!(Log::parse(bytes.clone()).unwrap().entries.is_empty());
+        add(&mut bytes, [8, 2, 0], 1024);
+        assert_eq!(Log::parse(bytes).unwrap().entries.len(), 1);
+    }
+
+    #[test]
     fn what_is_no_log_is_refused() {
-        assert!(Log::parse(vec![0; 4096]).is_err());
-        assert!(Log::parse(Vec::new()).is_err());
+        assert!(Log::parse(vec![7; 4096]).is_err());
+        assert!(Log::parse(vec![7; 100]).is_err());
     }
 }
