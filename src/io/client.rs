@@ -19,6 +19,7 @@
 //! - The core hears `SessionClosed` exactly once for each `SessionOpened`, and no request after it.
 
 mod reading;
+mod ready;
 mod request;
 mod under_way;
 

@@ -276,9 +276,14 @@ impl<C: Core> Shell<C> {
         self.arm_wake();
         self.start();
         while self.stop.is_none() {
-            self.turn()?;
+            self.counted_turn()?;
         }
         Ok(())
+    }
+
+    #[cfg(not(test))]
+    fn counted_turn(&mut self) -> std::io::Result<()> {
+        self.turn()
     }
 
     fn arm_wake(&mut self) {
