@@ -355,6 +355,11 @@ impl Clients {
         }
     }
 
+    /// Nobody is connected.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
     /// Somebody waits for a buffer.
     pub(crate) fn is_waiting(&self) -> bool {
         !self.desk.waiting.is_empty()

@@ -181,3 +181,22 @@ fn nothing_is_allocated_on_the_path_of_a_request() {
     }
     stop(nodes, client);
 }
+
+#[test]
+fn who_serves_clients_looks_before_it_sleeps_if_busy_poll_says_so() {
+    let nodes = in_sync();
+    let mut client = nodes[0].client(Mode::Simple);
+    let once = |client: &mut Client| costs_of(NBD_CMD_WRITE, &nodes, client, 1).enters;
+    once(&mut client);
+    let plain = once(&mut client);
+    for node in &nodes {
+        let options = Options { busy_poll_us: 1000, ..real_config(node.node_id).options };
+        let volumes = std::collections::BTreeMap::new();
+        node.order(Command::SetOptions { options: Box::new(options), volumes }).unwrap();
+    }
+    let polling = once(&mut client);
+    // One call hands over what is queued, another one takes what has come.
+    assert!(polling[0] > plain[0] + 1.0, "{plain:?}, then {polling:?}");
+    assert!(polling[1] < plain[1] + 0.5, "nobody is served there: {plain:?}, then {polling:?}");
+    stop(nodes, client);
+}
