@@ -163,6 +163,7 @@ impl Pair {
                 let event = Event::Packet { socket: there, packet, payload };
                 return self.queue.push_back((1 - n, event));
             }
+            Action::Authenticate { socket, .. } => Event::Authenticated { socket },
             Action::CloseSocket { socket, .. } => {
                 let Some(there) = self.peer_of.remove(&(n, socket)) else { return };
                 self.peer_of.remove(&(1 - n, there));

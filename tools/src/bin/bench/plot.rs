@@ -16,6 +16,8 @@ const TOP: f64 = 60.0;
 const BAR: f64 = 10.0;
 const GAP: f64 = 12.0;
 const WIDTH: f64 = 760.0;
+/// Longer bars end here.
+const RATIO_MAX: f64 = 8.0;
 
 /// Bars of each job: Tandem's rate against the others'.
 pub(crate) fn svg(results: &Results, jobs: &[&Job]) -> String {
@@ -29,7 +31,8 @@ pub(crate) fn svg(results: &Results, jobs: &[&Job]) -> String {
     };
     let values = ratios.iter().flatten().flatten().copied();
     let largest = values.chain(jobs.iter().filter_map(|job| targets(job)));
-    let largest = largest.filter(|value| value.is_finite()).fold(1.0, f64::max).ceil();
+    let largest =
+        largest.filter(|value| value.is_finite()).fold(1.0, f64::max).ceil().min(RATIO_MAX);
     let scale = (WIDTH - LEFT - RIGHT) / largest;
     let group = BAR * TO.len() as f64 + GAP;
     let height = TOP + group * jobs.len() as f64 + 30.0;
@@ -56,7 +59,7 @@ pub(crate) fn svg(results: &Results, jobs: &[&Job]) -> String {
             x + 16.0
         );
     }
-    let _ = writeln!(out, "<text x=\"{}\" y=\"42\">| target</text>", LEFT + 510.0);
+    let _ = writeln!(out, "<text x=\"{}\" y=\"42\" fill=\"#c00\">| target</text>", LEFT + 510.0);
     for tick in 0..=largest as u32 {
         let x = LEFT + scale * f64::from(tick);
         let (bottom, colour) = (height - 26.0, if tick == 1 { "#444" } else { "#ddd" });
@@ -78,14 +81,16 @@ pub(crate) fn svg(results: &Results, jobs: &[&Job]) -> String {
         );
         for (row, (ratio, (_, colour))) in ratios.iter().zip(TO).enumerate() {
             let Some(ratio) = ratio.filter(|ratio| ratio.is_finite()) else { continue };
+            let (top, width) = (y + BAR * row as f64, ratio.min(largest) * scale);
             let _ = writeln!(
                 out,
-                "<rect x=\"{LEFT}\" y=\"{}\" width=\"{:.1}\" height=\"{}\" fill=\"{colour}\">\
-                 <title>{}: {ratio:.2}</title></rect>",
-                y + BAR * row as f64,
-                ratio * scale,
+                "<rect x=\"{LEFT}\" y=\"{top}\" width=\"{width:.1}\" height=\"{}\" fill=\"{colour}\">\
+                 <title>{}: {ratio:.2}</title></rect>\
+                 <text x=\"{:.1}\" y=\"{}\" font-size=\"8\">{ratio:.2}</text>",
                 BAR - 1.0,
-                job.name
+                job.name,
+                LEFT + width + 3.0,
+                top + BAR - 2.0
             );
         }
         if let Some(target) = targets(job) {
