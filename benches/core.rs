@@ -5,6 +5,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 
+// Public for the tools.
+#[allow(unreachable_pub)]
 #[path = "../tools/src/core_pair.rs"]
 mod core_pair;
 
