@@ -158,7 +158,7 @@ fn a_write_takes_few_system_calls_on_both_nodes() {
     // a few counts.
     let mut deep = Vec::new();
     let few = |costs: &Costs<f64>| costs.enters[0] <= 0.4 && costs.enters[1] <= 0.4;
-    while deep.len() < 20 && !deep.last().is_some_and(few) {
+    while deep.len() < 50 && !deep.last().is_some_and(few) {
         deep.push(costs_of(NBD_CMD_WRITE, &nodes, &mut client, 32));
     }
     println!("a write: {one:?} at depth 1, {deep:?} at depth 32");
@@ -176,12 +176,14 @@ fn nothing_is_allocated_on_the_path_of_a_request() {
     }
     for kind in [NBD_CMD_WRITE, NBD_CMD_FLUSH, NBD_CMD_READ] {
         for depth in [32, 1] {
-            costs_of(kind, &nodes, &mut client, 32);
-            let costs = costs_of(kind, &nodes, &mut client, depth);
-            println!("command {kind}, depth {depth}: {costs:?}");
-            // A timer or a ping may fall into it.
-            let few = costs.allocations.iter().all(|each| *each < 0.02);
-            assert!(few, "command {kind} at depth {depth}: {costs:?}");
+            // What grows has its size after a while, and a timer or a ping may fall into one count.
+            let few = |costs: &Costs<f64>| costs.allocations.iter().all(|each| *each < 0.01);
+            let mut counts = Vec::new();
+            while counts.len() < 20 && !counts.last().is_some_and(few) {
+                counts.push(costs_of(kind, &nodes, &mut client, depth));
+            }
+            println!("command {kind}, depth {depth}: {counts:?}");
+            assert!(counts.last().is_some_and(few), "{kind} at depth {depth}: {counts:?}");
         }
     }
     stop(nodes, client);
