@@ -22,6 +22,8 @@ mod meta {
 }
 #[path = "../src/resource/prng.rs"]
 mod prng;
+#[path = "../src/resource/sorted.rs"]
+mod sorted;
 
 use bitmap::Bitmap;
 use interval::{Intervals, Kind, LockId};

@@ -42,6 +42,7 @@ pub(super) enum Unit {
     Tenths,
     Seconds,
     Milliseconds,
+    Microseconds,
     Bytes,
     KibibytesPerSecond,
     Sectors,
@@ -56,6 +57,7 @@ impl Unit {
             | Self::Tenths
             | Self::Seconds
             | Self::Milliseconds
+            | Self::Microseconds
             | Self::Bytes
             | Self::Pages => 1,
             Self::KibibytesPerSecond => 1024,
@@ -69,6 +71,7 @@ impl Unit {
             Self::Tenths => ", in units of 0.1 s",
             Self::Seconds => ", in seconds",
             Self::Milliseconds => ", in milliseconds",
+            Self::Microseconds => ", in microseconds",
             Self::Bytes => ", in bytes",
             Self::KibibytesPerSecond => ", in KiB/s",
             Self::Sectors => ", in sectors of 512 bytes",
@@ -166,7 +169,7 @@ const fn spec(section: Section, name: &'static str, kind: Kind, effect: Effect) 
 use Effect::{Acts, Admin, Harmless, PerVolume, Refused, WithFencing};
 use Kind::{Any, Bool, Choice, Number, Text, Votes};
 use Section::{Disk, Global, Handlers, Net, Startup};
-use Unit::{Bytes, KibibytesPerSecond, Milliseconds, One, Pages, Seconds};
+use Unit::{Bytes, KibibytesPerSecond, Microseconds, Milliseconds, One, Pages, Seconds};
 use Unit::{Sectors, Tenths};
 
 const TUNING: &str = "no effect, tuning only";
@@ -250,6 +253,8 @@ pub(super) static OPTIONS: &[Spec] = &[
     spec(Section::Options, "auto-promote", Bool, Acts(|o, v| o.auto_promote = v.yes())),
     spec(Section::Options, "nbd-clients", Choice(&["shared", "exclusive"]),
         Acts(|o, v| o.nbd_clients_exclusive = v.word() == "exclusive")),
+    spec(Section::Options, "busy-poll", Number(Microseconds, 0, 1000),
+        Acts(|o, v| o.busy_poll_us = v.small())),
 
     // `net`: what does not act.
     spec(Net, "allow-two-primaries", Bool, Refused(&["no"],
@@ -473,6 +478,7 @@ pub(super) fn check_ranges(options: &Options) -> Result<(), String> {
         ("resync-rate", options.resync_rate),
         ("c-max-rate", options.c_max_rate),
         ("c-min-rate", options.c_min_rate),
+        ("busy-poll", u64::from(options.busy_poll_us)),
     ];
     for (name, value) in values {
         if let Some(Spec { kind: Number(unit, min, max), .. }) = find(name)

@@ -317,7 +317,8 @@ pub(super) fn number(
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(wrong(format!("{name} does not take `{text}`"), range));
     }
-    let timed = matches!(unit, Unit::Tenths | Unit::Seconds | Unit::Milliseconds);
+    let timed =
+        matches!(unit, Unit::Tenths | Unit::Seconds | Unit::Milliseconds | Unit::Microseconds);
     let multiplier = match suffix {
         "" => unit.factor(),
         _ if timed => {

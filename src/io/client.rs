@@ -19,6 +19,7 @@
 //! - The core hears `SessionClosed` exactly once for each `SessionOpened`, and no request after it.
 
 mod reading;
+mod ready;
 mod request;
 mod under_way;
 
@@ -352,6 +353,11 @@ impl Clients {
         for session in done {
             self.remove(io, session);
         }
+    }
+
+    /// Nobody is connected.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
     }
 
     /// Somebody waits for a buffer.

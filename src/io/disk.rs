@@ -465,8 +465,8 @@ impl Disk {
         // EINTR and all others alike: a sync that did not succeed is a failed disk.
         // Never NoSpace, which is tried again: the next sync would not tell of it any more.
         let result = if result < 0 { Err(DiskError::Io(-result)) } else { Ok(()) };
-        for waiter in waiters {
-            match waiter {
+        for waiter in &waiters {
+            match *waiter {
                 Waiter::Flush(tag) => {
                     let result = result.map(|()| None);
                     io.events.push_back(Event::DiskDone { tag, result });
@@ -476,6 +476,8 @@ impl Disk {
                 Waiter::Meta(tag) => self.stage_durable(io, tag, result),
             }
         }
+        let syncs = if meta { &mut self.meta_syncs } else { &mut self.data_syncs };
+        syncs.told(waiters);
         self.start_syncs(io);
     }
 

@@ -147,6 +147,9 @@ pub(super) struct Shared {
     /// System calls of the ring so far.
     #[cfg(test)]
     pub(super) enters: std::sync::atomic::AtomicU64,
+    /// Allocations of the data thread's turns so far.
+    #[cfg(test)]
+    pub(super) allocations: std::sync::atomic::AtomicU64,
     updates: broadcast::Sender<Arc<Status>>,
 }
 
@@ -159,6 +162,8 @@ impl Shared {
             buffers_left: AtomicUsize::new(0),
             #[cfg(test)]
             enters: std::sync::atomic::AtomicU64::new(0),
+            #[cfg(test)]
+            allocations: std::sync::atomic::AtomicU64::new(0),
             updates,
         }
     }

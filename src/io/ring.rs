@@ -16,7 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
@@ -242,7 +242,8 @@ pub(crate) fn create(entries: u32, completion_entries: u32) -> io::Result<IoUrin
         },
         &|| {
             let mut builder = base();
-            builder.setup_submit_all().setup_single_issuer().setup_coop_taskrun();
+            builder.setup_submit_all().setup_single_issuer();
+            builder.setup_coop_taskrun().setup_taskrun_flag();
             builder.build(entries)
         },
         &|| base().build(entries),
@@ -451,6 +452,37 @@ impl<T> Ring<T> {
             }
             self.backlog.pop_front();
         }
+    }
+
+    /// Submits everything and looks for a completion for `time`, without sleeping. None is taken: that
+    /// is for [`Ring::submit_and_wait`], which does not sleep then.
+    ///
+    /// # Errors
+    /// The ring does not work any more.
+    pub(crate) fn poll(&mut self, time: Duration) -> io::Result<()> {
+        self.fill();
+        // Sends at once bring nothing, and what did not fit is for the next call.
+        let nothing_else = self.outstanding == self.at_once.len();
+        if nothing_else || !self.taken.is_empty() || !self.backlog.is_empty() {
+            return Ok(());
+        }
+        if !self.ring.submission().is_empty() {
+            self.enters += 1;
+            match self.ring.submit() {
+                Ok(_) => {}
+                Err(error) if passing(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let begun = Instant::now();
+        // The kernel puts completions into the queue when it is asked to, and says that it could.
+        while !self.ring.submission().taskrun()
+            && self.ring.completion().is_empty()
+            && begun.elapsed() < time
+        {
+            std::hint::spin_loop();
+        }
+        Ok(())
     }
 
     /// Submits everything and waits for a completion, for `wait` at most.

@@ -208,6 +208,10 @@ struct Shell<C> {
     version: u64,
     flushes: BTreeMap<VolumeNumber, Flushes>,
     ping_timeout_ms: u64,
+    /// `busy-poll`.
+    busy_poll: Duration,
+    /// The last turn had something to do.
+    was_busy: bool,
     trim_at: Time,
     /// As the core has it.
     wall_clock: WallClock,
@@ -265,6 +269,8 @@ impl<C: Core> Shell<C> {
             recorder,
             flushes: orders::flushes(config),
             ping_timeout_ms,
+            busy_poll: Duration::from_micros(u64::from(options.busy_poll_us)),
+            was_busy: false,
             trim_at: now.after_ms(TRIM_MS),
             wall_clock: WallClock::new(now, wall_clock_ms),
             stop: None,
@@ -276,9 +282,14 @@ impl<C: Core> Shell<C> {
         self.arm_wake();
         self.start();
         while self.stop.is_none() {
-            self.turn()?;
+            self.counted_turn()?;
         }
         Ok(())
+    }
+
+    #[cfg(not(test))]
+    fn counted_turn(&mut self) -> std::io::Result<()> {
+        self.turn()
     }
 
     fn arm_wake(&mut self) {
@@ -288,7 +299,12 @@ impl<C: Core> Shell<C> {
     /// One turn of the loop.
     fn turn(&mut self) -> std::io::Result<()> {
         let before = self.io.now;
-        let wait = self.wait(clock());
+        let mut wait = self.wait(clock());
+        if self.was_busy && !self.busy_poll.is_zero() && !self.clients.is_empty() {
+            let time = self.busy_poll.min(wait);
+            self.io.ring.poll(time)?;
+            wait -= time;
+        }
         self.io.ring.submit_and_wait(wait)?;
         #[cfg(test)]
         self.shared.enters.store(self.io.ring.enters(), std::sync::atomic::Ordering::Release);
@@ -299,7 +315,9 @@ impl<C: Core> Shell<C> {
         }
         let set = self.wall_clock.was_set(self.io.now, clocks::wall_clock_ms);
         self.io.events.extend(set);
+        self.was_busy = false;
         while let Some(completion) = self.io.ring.next_completion() {
+            self.was_busy = true;
             self.dispatch(completion);
             self.pump();
         }

@@ -10,18 +10,18 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::by_use::ByUse;
 use super::ids::EXTENT_SIZE;
 use crate::meta::AlBlock;
 
 /// What one hot extent is remembered for.
 #[derive(Clone, Copy, Debug, Default)]
 struct Hot {
+    extent: u32,
     /// Writes under way.
     references: u32,
     /// Flush epoch of the last write that completed in it.
     stamp: u64,
-    /// Place in the order of last use; meaningful with no references.
-    used: u64,
 }
 
 /// A write that waits for its extents.
@@ -39,9 +39,12 @@ pub(crate) struct ActivityLog {
     words_per_block: usize,
     /// What the disk shall say: one bit per extent.
     words: Vec<u64>,
-    hot: BTreeMap<u32, Hot>,
-    by_use: BTreeSet<(u64, u32)>,
-    clock: u64,
+    /// Where each hot extent is in `places`.
+    hot: BTreeMap<u32, usize>,
+    places: Vec<Hot>,
+    vacant: Vec<usize>,
+    /// The places of the hot extents without references.
+    by_use: ByUse,
     waiters: VecDeque<Waiter>,
     /// Extents of the update under way.
     writing: Option<Vec<u32>>,
@@ -80,8 +83,9 @@ impl ActivityLog {
             words_per_block,
             words: vec![0; words],
             hot: BTreeMap::new(),
-            by_use: BTreeSet::new(),
-            clock: 0,
+            places: Vec::new(),
+            vacant: Vec::new(),
+            by_use: ByUse::default(),
             waiters: VecDeque::new(),
             writing: None,
             writing_number: number,
@@ -91,8 +95,7 @@ impl ActivityLog {
         };
         for extent in hot.iter().copied().filter(|extent| (*extent as usize) < extents) {
             log.words[extent as usize / 64] |= 1 << (extent % 64);
-            log.hot.insert(extent, Hot::default());
-            log.by_use.insert((0, extent));
+            log.heat(extent);
         }
         log
     }
@@ -128,28 +131,49 @@ impl ActivityLog {
             return false;
         }
         for extent in first..=last {
-            let hot = self.hot.get_mut(&extent).expect("just seen");
+            let place = self.hot[&extent];
+            let hot = &mut self.places[place];
             if hot.references == 0 {
-                self.by_use.remove(&(hot.used, extent));
+                self.by_use.remove(place);
             }
             hot.references += 1;
         }
         true
     }
 
+    /// The extent is hot, and nothing is under way in it. One that is hot already stays as it is.
+    fn heat(&mut self, extent: u32) {
+        if self.hot.contains_key(&extent) {
+            return;
+        }
+        let hot = Hot { extent, ..Hot::default() };
+        let place = self.vacant.pop().unwrap_or(self.places.len());
+        match self.places.get_mut(place) {
+            Some(vacant) => *vacant = hot,
+            None => self.places.push(hot),
+        }
+        self.hot.insert(extent, place);
+        self.by_use.push(place);
+    }
+
+    /// The hot extents without references, with their stamps, the one used longest ago first.
+    fn idle(&self) -> impl Iterator<Item = (u32, u64)> {
+        let idle = self.by_use.iter().map(|place| &self.places[place]);
+        idle.map(|hot| (hot.extent, hot.stamp))
+    }
+
     /// A write completed (or was dropped: no `stamp`); `stamp` is the flush epoch that it needs.
     pub(crate) fn release(&mut self, offset: u64, length: u64, stamp: Option<u64>) {
         let (first, last) = Self::extents(offset, length);
-        self.clock += 1;
         for extent in first..=last {
-            let hot = self.hot.get_mut(&extent).expect("an extent with references is hot");
+            let place = *self.hot.get(&extent).expect("an extent with references is hot");
+            let hot = &mut self.places[place];
             hot.references -= 1;
             if let Some(stamp) = stamp {
                 hot.stamp = hot.stamp.max(stamp);
             }
             if hot.references == 0 {
-                hot.used = self.clock;
-                self.by_use.insert((hot.used, extent));
+                self.by_use.push(place);
             }
         }
     }
@@ -197,23 +221,15 @@ impl ActivityLog {
                 self.waiters.iter().flat_map(|waiter| waiter.first..=waiter.last).collect();
             let over = self.hot.len() + wanted.len() - self.capacity;
             let batch = over.max(self.capacity / 8);
-            let candidates: Vec<u32> = self
-                .by_use
-                .iter()
-                .map(|(_, extent)| *extent)
-                .filter(|extent| !kept.contains(extent))
-                .take(batch)
-                .collect();
-            evict = candidates
-                .iter()
-                .copied()
-                .filter(|extent| clean(*extent, self.hot[extent].stamp))
-                .collect();
+            let candidates: Vec<(u32, u64)> =
+                self.idle().filter(|(extent, _)| !kept.contains(extent)).take(batch).collect();
+            let ready = candidates.iter().filter(|(extent, stamp)| clean(*extent, *stamp));
+            evict = ready.map(|(extent, _)| *extent).collect();
             if evict.len() < over {
                 // A request larger than the log passes when nothing else is left to evict.
                 let stuck = candidates.len() < over && self.hot.len() > self.by_use.len();
                 if !candidates.is_empty() && evict.len() < candidates.len() {
-                    return Next::Clean(candidates);
+                    return Next::Clean(candidates.into_iter().map(|(extent, _)| extent).collect());
                 }
                 if stuck {
                     return Next::Full;
@@ -227,8 +243,9 @@ impl ActivityLog {
     fn start(&mut self, grows: bool, wanted: Vec<u32>, evict: &[u32]) -> Vec<AlBlock> {
         let mut blocks = BTreeSet::new();
         for extent in evict {
-            let hot = self.hot.remove(extent).expect("evicted extents are hot");
-            self.by_use.remove(&(hot.used, *extent));
+            let place = self.hot.remove(extent).expect("evicted extents are hot");
+            self.by_use.remove(place);
+            self.vacant.push(place);
             self.words[*extent as usize / 64] &= !(1 << (extent % 64));
             blocks.insert(self.block_of(*extent));
         }
@@ -259,10 +276,7 @@ impl ActivityLog {
     pub(crate) fn written(&mut self) {
         self.number_is_durable(self.writing_number);
         for extent in self.writing.take().unwrap_or_default() {
-            self.hot.entry(extent).or_insert_with(|| {
-                self.by_use.insert((self.clock, extent));
-                Hot { used: self.clock, ..Hot::default() }
-            });
+            self.heat(extent);
         }
     }
 
@@ -282,12 +296,8 @@ impl ActivityLog {
         if self.writing.is_some() {
             return Vec::new();
         }
-        let evict: Vec<u32> = self
-            .by_use
-            .iter()
-            .map(|(_, extent)| *extent)
-            .filter(|extent| clean(*extent, self.hot[extent].stamp))
-            .collect();
+        let clean = self.idle().filter(|(extent, stamp)| clean(*extent, *stamp));
+        let evict: Vec<u32> = clean.map(|(extent, _)| extent).collect();
         if evict.is_empty() { Vec::new() } else { self.start(false, Vec::new(), &evict) }
     }
 

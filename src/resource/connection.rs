@@ -13,6 +13,7 @@ use super::ids::{NodeId, Payload, SocketId, Time, VolumeNumber};
 use super::options::PeerConfig;
 use super::pause::{Pause, PauseClock};
 use super::resync_rate::ResyncRate;
+use super::sorted::Sorted;
 use super::state::{ConnectionState, DiskState, Reason, ReplicationState, Role};
 use super::status::LastVerify;
 use super::transfer_log::TransferLog;
@@ -415,7 +416,7 @@ pub(crate) struct Connection {
     pub(crate) last_received: Time,
     pub(crate) ping_sent: Option<Time>,
     pub(crate) next_sequence: u64,
-    pub(crate) sent: BTreeMap<u64, Sent>,
+    pub(crate) sent: Sorted<u64, Sent>,
     /// The peer's receive window, bytes; and client payload under way in it.
     pub(crate) window: u64,
     pub(crate) in_flight: u64,
@@ -493,7 +494,7 @@ impl Connection {
             last_received: Time::default(),
             ping_sent: None,
             next_sequence: 1,
-            sent: BTreeMap::new(),
+            sent: Sorted::default(),
             window: 0,
             in_flight: 0,
             peer_role: Role::Unknown,

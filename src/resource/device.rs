@@ -118,6 +118,9 @@ pub(crate) enum Loss {
     Marking,
 }
 
+/// Who waits for a flush: client requests, and what else follows.
+pub(crate) type FlushWaiters = (Vec<u64>, Vec<Then>);
+
 /// A flush of both disks under way.
 #[derive(Clone, Debug)]
 pub(crate) struct Flush {
@@ -168,7 +171,9 @@ pub(crate) struct Device {
     /// Writes stamped up to this are durable on both disks.
     pub(crate) flushed_epoch: u64,
     pub(crate) flush: Option<Flush>,
-    pub(crate) next_flush: Option<(Vec<u64>, Vec<Then>)>,
+    pub(crate) next_flush: Option<FlushWaiters>,
+    /// Lists that are empty again, for those who wait next: two at most.
+    pub(crate) spare_waiters: Vec<FlushWaiters>,
     pub(crate) loss: Loss,
     /// Counts losses: a step of an earlier one ends nothing of a later one.
     pub(crate) loss_round: u64,
@@ -225,6 +230,7 @@ impl Device {
             flushed_epoch: 0,
             flush: None,
             next_flush: None,
+            spare_waiters: Vec::new(),
             loss: Loss::None,
             loss_round: 0,
             bump_due: false,

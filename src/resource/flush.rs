@@ -22,7 +22,8 @@ impl Resource {
         then: Option<Then>,
     ) {
         let device = self.device(volume);
-        let waiting = device.next_flush.get_or_insert_with(Default::default);
+        let spare = &mut device.spare_waiters;
+        let waiting = device.next_flush.get_or_insert_with(|| spare.pop().unwrap_or_default());
         waiting.0.extend(request);
         waiting.1.extend(then);
         self.pump_flush(volume);
@@ -91,7 +92,7 @@ impl Resource {
         if flush.local || flush.peers != 0 || device.loss != Loss::None || device.bumping {
             return;
         }
-        let flush = device.flush.take().expect("just seen");
+        let mut flush = device.flush.take().expect("just seen");
         let reachable = self.data_is_reachable(volume);
         let awaited = !flush.requests.is_empty() || !flush.then.is_empty();
         if flush.failed && reachable && awaited && self.role == Role::Primary {
@@ -113,12 +114,13 @@ impl Resource {
             return self.pump_flush(volume);
         }
         let result = if reachable { Ok(None) } else { Err(ReplyError::Io) };
-        for key in flush.requests {
+        for key in flush.requests.drain(..) {
             self.answer(key, result);
         }
-        for then in flush.then {
+        for then in flush.then.drain(..) {
             self.follow(volume, then);
         }
+        self.device(volume).spare_waiters.push((flush.requests, flush.then));
         self.pump_log(volume);
         self.pump_flush(volume);
     }

@@ -17,6 +17,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::ids::ZEROES_MAX;
+use super::sorted::Sorted;
 
 /// The longest exclusive range, bytes: one piece of a trim or of write-zeroes.
 pub(crate) const EXCLUSIVE_MAX: u64 = ZEROES_MAX;
@@ -81,11 +82,11 @@ struct Waiter {
 /// The ranges of one volume.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Intervals {
-    places: BTreeMap<LockId, Place>,
+    places: Sorted<LockId, Place>,
     /// Granted exclusive ranges, start to end: disjoint, so ends ascend as well.
-    exclusive: BTreeMap<u64, u64>,
+    exclusive: Sorted<u64, u64>,
     /// Granted shared ranges, (start, id) to end.
-    shared: BTreeMap<(u64, LockId), u64>,
+    shared: Sorted<(u64, LockId), u64>,
     /// The longest shared range granted since there was none: how far before a range one must look.
     shared_longest: u64,
     /// In the order of their arrival.
@@ -248,7 +249,7 @@ impl Intervals {
     /// Granted exclusive ranges that overlap `range`: from its end backward, until one ends before.
     fn exclusive_overlaps(&self, range: &Range) -> impl Iterator<Item = u64> + '_ {
         let start = range.start;
-        let before_end = self.exclusive.range(..range.end).rev().map(|(_, &end)| end);
+        let before_end = self.exclusive.range(0..range.end).rev().map(|(_, &end)| end);
         before_end.take_while(move |&end| end > start)
     }
 

@@ -67,7 +67,7 @@ impl Resource {
         for volume in self.volumes() {
             self.volume_session_over(c, volume, was, lost);
         }
-        for (_, sent) in sent {
+        for (_, sent) in sent.into_entries() {
             match sent.kind {
                 SentKind::Write { key } => self.write_acked(c, sent, key, false),
                 SentKind::Read { key } => self.peer_read_done(key, None),

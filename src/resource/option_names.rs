@@ -10,7 +10,7 @@ const MUST_BE_EQUAL: [&str; 6] =
     ["protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri", "always-asbp", "rr-conflict"];
 
 /// What concerns this node alone: the peer is not told.
-const LOCAL: [&str; 3] = ["sndbuf-size", "rcvbuf-size", "disk-timeout"];
+const LOCAL: [&str; 4] = ["sndbuf-size", "rcvbuf-size", "disk-timeout", "busy-poll"];
 
 /// An option as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,8 +73,11 @@ impl Options {
             ("disk-timeout", (self.disk_timeout_ms / 100).to_string()),
         ];
         let clients = if self.nbd_clients_exclusive { "exclusive" } else { "shared" };
-        let general =
-            [("auto-promote", yes_no(self.auto_promote)), ("nbd-clients", clients.to_owned())];
+        let general = [
+            ("auto-promote", yes_no(self.auto_promote)),
+            ("nbd-clients", clients.to_owned()),
+            ("busy-poll", self.busy_poll_us.to_string()),
+        ];
         let section = |section| move |(name, value)| WrittenOption { section, name, value };
         let net = net.into_iter().map(section("net"));
         let disk = disk.into_iter().map(section("disk"));
@@ -110,6 +113,7 @@ impl Options {
             disk_timeout_ms: _,
             auto_promote: _,
             nbd_clients_exclusive: _,
+            busy_poll_us: _,
         } = from.clone();
         Self {
             timeout_ms,
@@ -139,6 +143,7 @@ impl Options {
             "options" => Self {
                 auto_promote: from.auto_promote,
                 nbd_clients_exclusive: from.nbd_clients_exclusive,
+                busy_poll_us: from.busy_poll_us,
                 ..self.clone()
             },
             _ => return,
@@ -247,6 +252,7 @@ mod tests {
             on_io_error: OnIoError::PassOn,
             auto_promote: true,
             nbd_clients_exclusive: true,
+            busy_poll_us: 50,
             disk_flushes: false,
             md_flushes: false,
             disk_timeout_ms: 30_000,

@@ -238,6 +238,10 @@ pub struct Options {
     /// `nbd-clients exclusive`: a second identity is refused. Default shared.
     #[serde(default)]
     pub nbd_clients_exclusive: bool,
+    /// `busy-poll`, us: how long the data thread looks for what comes next before it sleeps, while
+    /// clients are connected. Default 0: not at all.
+    #[serde(default)]
+    pub busy_poll_us: u32,
     /// `disk-flushes`: no voids promise 1 on this node.
     pub disk_flushes: bool,
     /// `md-flushes`: no voids promises 3, 4 and 8 on this node.
@@ -277,6 +281,7 @@ impl Default for Options {
             on_io_error: OnIoError::Detach,
             auto_promote: false,
             nbd_clients_exclusive: false,
+            busy_poll_us: 0,
             disk_flushes: true,
             md_flushes: true,
             disk_timeout_ms: 0,

@@ -439,13 +439,12 @@ impl Resource {
     }
 
     fn answer_peer_flushes(&mut self, c: usize, volume: VolumeNumber, last: u64, ok: bool) {
-        let waiting = std::mem::take(&mut self.peer_device(c, volume).peer_flush_waiting);
-        let (done, later) = waiting.into_iter().partition(|sequence| *sequence <= last);
-        self.peer_device(c, volume).peer_flush_waiting = later;
-        let done: Vec<u64> = done;
-        for sequence in done {
+        let mut waiting = std::mem::take(&mut self.peer_device(c, volume).peer_flush_waiting);
+        for sequence in waiting.iter().copied().filter(|sequence| *sequence <= last) {
             self.send(c, Packet::FlushAck { volume, sequence, ok }, None);
         }
+        waiting.retain(|sequence| *sequence > last);
+        self.peer_device(c, volume).peer_flush_waiting = waiting;
     }
 
     pub(crate) fn peer_flush_served(

@@ -140,6 +140,14 @@ impl Client {
         self.socket.payload(length as u64)
     }
 
+    /// Reads what has come as it is, at least a byte.
+    pub fn receive(&mut self, into: &mut [u8]) -> Result<usize, ClientError> {
+        match self.socket.read(into)? {
+            0 => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
+            received => Ok(received),
+        }
+    }
+
     /// Whether the server has closed the connection; waits for a byte or the end.
     pub fn at_end(&mut self) -> Result<bool, ClientError> {
         Ok(self.socket.read(&mut [0; 1])? == 0)

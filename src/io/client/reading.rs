@@ -1,12 +1,11 @@
 //! The receiving half of a client: a byte stream into requests and their pieces.
 
-use std::collections::BTreeMap;
-
 use nbd::request::{ReplyTo, judge, parse};
 use nbd::{Checked, Errno, request};
 
 use crate::resource::{Event, Op, PAYLOAD_MAX, Payload};
 
+use super::ready::Ready;
 use super::request::{Kind, Piece, Request, Zeroes};
 use super::{Client, Desk, End, STAGING, StatusAsked, UnderWay};
 use crate::io::buffer::{Direction, PAGE, Part, class_size, part_of};
@@ -191,7 +190,7 @@ impl Client {
                     return Ok(());
                 }
                 let ordered = reply.in_order();
-                let ready = BTreeMap::new();
+                let ready = Ready::default();
                 let end = offset + u64::from(length);
                 let key = self.add(to, Kind::Read { reply, ordered, next: offset, end, ready });
                 self.reading = Reading::Download(Download { key, offset, left: length });

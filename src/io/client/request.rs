@@ -6,16 +6,15 @@
 //! - One begins only if nothing that comes after it is needed for its end: every piece has its
 //!   buffer, or no older read has one.
 
-use std::collections::BTreeMap;
-
 use nbd::reply::ReadFailure;
 use nbd::request::ReplyTo;
 use nbd::{Errno, ReadReply};
 
 use crate::resource::{Op, Payload, ReplyError, SessionId, ZEROES_MAX};
 
+use super::ready::Ready;
 use super::{Client, Desk, End};
-use crate::io::buffer::{Direction, Lease};
+use crate::io::buffer::Direction;
 use crate::io::context::Context;
 
 /// Pieces of one trim or zeroes that are under way at once: a client may trim the whole volume
@@ -60,7 +59,7 @@ pub(super) enum Kind {
         /// Behind its last byte.
         end: u64,
         /// Pieces that are not in the outbox, with what is reserved for them.
-        ready: BTreeMap<u64, (Lease, u64)>,
+        ready: Ready,
     },
 }
 
@@ -84,7 +83,7 @@ impl Request {
     /// Nobody waits for the answer any more.
     pub(super) fn abandon(self, io: &mut Context) {
         if let Kind::Read { ready, .. } = self.kind {
-            for (lease, reserved) in ready.into_values() {
+            for (lease, reserved) in ready.into_data() {
                 io.pool.end(lease);
                 io.reads_reserved -= reserved;
             }
@@ -96,15 +95,15 @@ impl Request {
     /// A reply in order whose next piece is here.
     fn has_next(&self) -> bool {
         let Kind::Read { ordered: true, next, ready, .. } = &self.kind else { return false };
-        ready.contains_key(next)
+        ready.first() == Some(*next)
     }
 
     /// All that is missing of it is here, and it is in order.
     fn is_whole(&self) -> bool {
         let Kind::Read { next, end, ready, .. } = &self.kind else { return false };
         let mut at = *next;
-        for (offset, (lease, _)) in ready {
-            if *offset != at {
+        for (offset, (lease, _)) in ready.iter() {
+            if offset != at {
                 return false;
             }
             at += lease.length() as u64;
@@ -249,11 +248,8 @@ impl Client {
     fn push_ready(&mut self, io: &Context, key: u64) {
         let Some(request) = self.requests.get_mut(&key) else { return };
         let Kind::Read { reply, ordered, next, ready, .. } = &mut request.kind else { return };
-        while let Some(entry) = ready.first_entry() {
-            if *ordered && *entry.key() != *next {
-                break;
-            }
-            let (offset, (lease, reserved)) = entry.remove_entry();
+        while ready.first().is_some_and(|first| !*ordered || first == *next) {
+            let Some((offset, (lease, reserved))) = ready.pop_first() else { return };
             let length = lease.length() as u32;
             *next = offset + u64::from(length);
             let mut fits = Ok(());
@@ -303,7 +299,7 @@ impl Client {
         }
         if let Kind::Read { ordered, ready, .. } = &mut request.kind {
             self.waiting_reads -= usize::from(*ordered && !ready.is_empty());
-            for (lease, reserved) in std::mem::take(ready).into_values() {
+            for (lease, reserved) in std::mem::take(ready).into_data() {
                 io.pool.end(lease);
                 io.reads_reserved -= reserved;
             }

@@ -7,6 +7,8 @@ use super::Waiter;
 pub(super) struct Syncs {
     running: Option<Vec<Waiter>>,
     waiting: Vec<Waiter>,
+    /// Room for those who wait next.
+    spare: Vec<Waiter>,
 }
 
 impl Syncs {
@@ -20,13 +22,20 @@ impl Syncs {
         if self.running.is_some() || self.waiting.is_empty() {
             return false;
         }
-        self.running = Some(std::mem::take(&mut self.waiting));
+        let next = std::mem::take(&mut self.spare);
+        self.running = Some(std::mem::replace(&mut self.waiting, next));
         true
     }
 
     /// The running sync has ended, for these.
     pub(super) fn done(&mut self) -> Vec<Waiter> {
         self.running.take().unwrap_or_default()
+    }
+
+    /// They have been told: their list is used again.
+    pub(super) fn told(&mut self, mut waiters: Vec<Waiter>) {
+        waiters.clear();
+        self.spare = waiters;
     }
 }
 
@@ -45,7 +54,9 @@ mod tests {
         syncs.wait(flush(2));
         syncs.wait(flush(3));
         assert!(!syncs.start(), "one at a time");
-        assert_eq!(syncs.done(), [flush(1)]);
+        let done = syncs.done();
+        assert_eq!(done, [flush(1)]);
+        syncs.told(done);
         assert!(syncs.start());
         assert_eq!(syncs.done(), [flush(2), flush(3)]);
         assert!(!syncs.start());

@@ -3,6 +3,7 @@
 use super::*;
 use crate::io::buffer::{Part, Pool};
 use crate::io::outbox::{Outbox, Sent};
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 
 fn wait<T>(ring: &mut Ring<T>) -> Completion<T> {
@@ -92,6 +93,29 @@ fn waiting_ends_when_its_time_has_passed() {
     ring.submit_and_wait(Duration::from_millis(3)).unwrap();
     assert!(ring.next_completion().is_none());
     assert_eq!(ring.enters(), 1);
+}
+
+#[test]
+fn polling_sees_what_comes_and_ends_when_its_time_has_passed() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let fd: Descriptor = Rc::new(ours);
+    let mut pool = Pool::default();
+    let payload = pool.take(Part::Shell, 4096);
+    let mut ring = Ring::new().unwrap();
+    ring.receive(&fd, pool.lease(payload, Direction::Sink).unwrap(), false, "receive");
+    let (start, time) = (std::time::Instant::now(), Duration::from_millis(3));
+    ring.poll(time).unwrap();
+    assert!(start.elapsed() >= time, "nothing has come");
+    assert_eq!(ring.enters(), 1, "what was queued is under way");
+    theirs.write_all(b"bytes").unwrap();
+    let start = std::time::Instant::now();
+    ring.poll(Duration::from_secs(60)).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(50), "it has been seen");
+    assert_eq!(ring.enters(), 1, "by no system call");
+    ring.submit_and_wait(Duration::from_secs(60)).unwrap();
+    assert_eq!(ring.next_completion().unwrap().result, 5);
+    ring.poll(Duration::from_secs(60)).unwrap();
+    assert_eq!(ring.enters(), 2, "nothing is under way that could be waited for");
 }
 
 #[test]
