@@ -626,9 +626,8 @@ fn a_volume_is_described_whole_or_refused() {
 #[test]
 fn ranges_end_where_they_say() {
     let volume = 1;
-    let bitmap = |first_block, words| {
-        check(&Packet::Bitmap { volume, first_block, words: vec![0; words] })
-    };
+    let bitmap =
+        |first_block, words| check(&Packet::Bitmap { volume, first_block, words: vec![0; words] });
     let last = (1 << 51) - 64;
     assert!(bitmap(last, 1) && !bitmap(last, 2), "a disk has less than 2^51 blocks");
     assert!(!check(&Packet::VerifyEnd { volume, position: 4097, done: true }));

@@ -99,6 +99,36 @@ fn both_are_primary() {
     assert_eq!(victim(AfterSb2Pri::ViolentlyAs0p, RrConflict::Violently), "self");
 }
 
+#[test]
+fn a_primary_is_overwritten_only_where_rr_conflict_says_so() {
+    let (a, b) = (Small { primary: true, ..BASE }, Small { current: 2, bitmap: 1, ..BASE });
+    let (ia, ib) = (real(&a, 0), real(&b, 1));
+    let verdict = decide(&ia, role(&a), 3, &ib, role(&b), 4);
+    let own = party(Side { info: &ia, role: role(&a), tie: 3 }, 0, false);
+    let peer = party(Side { info: &ib, role: role(&b), tie: 4 }, 1, false);
+    let refused = Outcome::Refuse { reason: Reason::ResyncRefused };
+    let target = Outcome::Target { full: false };
+    for (rr_conflict, outcome, because) in [
+        (RrConflict::Disconnect, refused, Because::TargetIsPrimary),
+        (RrConflict::AutoDiscard, refused, Because::TargetIsPrimary),
+        (RrConflict::RetryConnect, Outcome::Retry, Because::TargetIsPrimary),
+        (RrConflict::Violently, target, Because::Violently),
+    ] {
+        let options = Options { rr_conflict, ..Options::default() };
+        let done = resolve(verdict, &options, &own, &peer);
+        assert_eq!((done.outcome, done.because), (outcome, because));
+        assert_eq!(resolve(verdict.mirrored(), &options, &peer, &own), done.mirrored());
+        let text = done.to_string();
+        let found = "uuid_compare()=target-use-bitmap by rule=bitmap-peer";
+        assert_eq!(text, format!("{found} -> {outcome}: {}", because.explain()));
+    }
+    let quiet = resolve(verdict, &Options::default(), &peer, &own);
+    assert_eq!(quiet.refused().map(|refused| refused.reason), Some(Reason::ResyncRefused));
+    let agreed =
+        resolve(decide(&ib, role(&b), 3, &ib, role(&b), 4), &Options::default(), &own, &own);
+    assert_eq!(agreed.refused().map(|refused| refused.rule), Some("clone".to_owned()));
+}
+
 /// A split brain that the bitmaps do not cover is left to policies only with always-asbp, and then
 /// the victim takes everything.
 #[test]
