@@ -651,8 +651,14 @@ fn ranges_end_where_they_say() {
         assert!(!check(&Packet::Description(Box::new(bad.clone()))), "{bad:?}");
     }
     assert_eq!(plain_text("a\nb\u{f6}c", 5), "a b\u{f6}");
-    let answer = Packet::ResizeAnswer { volume, size: 4096, code: 100 };
-    assert_eq!(decode_all(&encode(&answer)), Ok(answer));
+    assert!(!check(&Packet::ResizeAnswer { volume, size: 4097, code: 0 }));
+    for longest in [
+        Packet::ResizeAnswer { volume, size: 4096, code: 100 },
+        Packet::Response { proofs: vec![7; 128] },
+        Packet::VerifyDigests { volume, sequence: 1, digests: vec![7; 256 * 64] },
+    ] {
+        assert_eq!(decode_all(&encode(&longest)), Ok(longest));
+    }
 }
 
 /// Packets that wait for the socket stand in one buffer.

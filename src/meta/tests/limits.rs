@@ -94,6 +94,29 @@ fn show_gi_says_what_the_flags_mean() {
 }
 
 #[test]
+fn every_flag_is_a_bit_of_its_own() {
+    use DeviceFlags as F;
+    let flags = [
+        F::CONSISTENT,
+        F::WAS_UP_TO_DATE,
+        F::PRIMARY_IND,
+        F::SURVIVED,
+        F::OUTDATED,
+        F::CLEAN,
+        F::PREALLOCATED,
+        F::CREATED_BLANK,
+        F::SIZE_USED,
+        F::INVALIDATED,
+        F::VERIFY_MARKS,
+        F::LOSS_BITS,
+        F::STANDS_IN,
+        F::IN_DOUBT,
+        F::FORCED_BLANK,
+    ];
+    assert!(flags.iter().enumerate().all(|(bit, flag)| *flag == 1u32 << bit));
+}
+
+#[test]
 fn a_text_that_was_found_is_cut_at_a_character() {
     assert_eq!(printable("ab\u{f6}\u{1b}c", 4), "ab\u{f6}");
     assert_eq!(printable("ab\u{f6}\u{1b}c", 6), "ab\u{f6}?c");
@@ -196,6 +219,8 @@ impl Sparse {
         let mut longest = 0;
         let mut read = |offset: u64, length: usize| {
             assert!(offset.is_multiple_of(512) && length.is_multiple_of(512));
+            let end = geometry.data_size + geometry.meta_bytes;
+            assert!(offset + length as u64 <= end, "{length} bytes at {offset}");
             longest = longest.max(length);
             let mut out = vec![0; length];
             for (at, bytes) in self.0.range(offset..offset + length as u64) {
@@ -292,4 +317,59 @@ fn a_superblock_is_within_the_limits_of_its_layout() {
     assert!(allowed(|s| s.effective_size = s.data_size) && !allowed(|s| s.effective_size = 1));
     assert!(!allowed(|s| s.effective_size = s.data_size + 4096));
     assert!(!allowed(|s| s.peers.clear()) && !allowed(|s| s.peers.resize(32, PeerSlot::free())));
+}
+
+/// Who holds the superblock in memory counts on it: an update with a sequence that the disk has had
+/// would be lost.
+#[test]
+fn the_sequence_grows_with_every_superblock_of_a_move_and_by_no_more_than_is_said() {
+    let external = |disk_size| Placement::External { disk_size, meta_size: MIB };
+    let cases: [(Placement, Placement, &[u64]); 2] = [
+        (internal(4 * MIB), internal(8 * MIB), &[13, 13]),
+        (external(4 * MIB), external(8 * MIB), &[10, 10, 11, 11, 13, 13]),
+    ];
+    assert_eq!(MOVE_SEQUENCES, 4);
+    for (before, after, expected) in cases {
+        let old = Geometry::new(before, 512, 2, 7).unwrap();
+        let (mut superblock, made) = format_new(&old, &new_disk()).unwrap();
+        superblock.sequence = 9;
+        let mut disk = Sparse::default();
+        disk.write(made);
+        disk.write(stages(&old, &MetaOp::Superblock(Box::new(superblock))));
+        let new = grown(&old, after).unwrap().unwrap();
+        let moves = move_stages(&old, &new, disk.load(&old).0);
+        let written = moves.iter().flat_map(|stage| &stage.writes).filter_map(|(offset, bytes)| {
+            let copy = new.superblocks.iter().position(|place| place == offset)?;
+            decode_superblock(bytes, u8::try_from(copy).unwrap()).ok()
+        });
+        let sequences: Vec<u64> = written.map(|superblock| superblock.sequence).collect();
+        assert_eq!(sequences, expected);
+    }
+}
+
+/// What is zeroed at an older place is nothing that the newer metadata uses.
+#[test]
+fn an_older_place_that_the_newer_metadata_reaches_into_is_left_alone() {
+    let (image, before) = busy();
+    let old_end = image.bytes.len() as u64;
+    for (reach, left) in [(0, true), (4096, false)] {
+        let disk_size = old_end + image.geometry.meta_bytes - reach;
+        let geometry =
+            Geometry::new(internal(disk_size), 512, 2, image.geometry.device_uuid).unwrap();
+        assert_eq!(geometry.data_size, old_end - reach);
+        let (mut superblock, _) = format_new(&geometry, &new_disk()).unwrap();
+        superblock.sequence = before.sequence + 1;
+        let mut disk = Image { bytes: image.bytes.clone(), geometry };
+        disk.bytes.resize(usize::try_from(disk_size).unwrap(), 0);
+        disk.apply(&MetaOp::Superblock(Box::new(superblock)));
+        let found = locate(disk_size, &[old_end], false, &mut disk.reader()).unwrap();
+        assert_eq!(found.placement, internal(disk_size));
+        assert_eq!(found.left, left.then_some(Left::Metadata(image.geometry)));
+        // Of which the superblocks were being zeroed.
+        for place in image.geometry.superblocks {
+            disk.bytes[usize::try_from(place).unwrap() + 600] ^= 1;
+        }
+        let found = locate(disk_size, &[old_end], false, &mut disk.reader()).unwrap();
+        assert_eq!(found.left, left.then_some(Left::Superblocks(image.geometry.superblocks)));
+    }
 }
