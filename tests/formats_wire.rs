@@ -1,5 +1,8 @@
 //! The bytes of the peer protocol: golden bytes of every type, round trips, and hostile bytes.
 
+#[path = "formats_wire/limits.rs"]
+mod limits;
+
 use proptest::prelude::*;
 use tandem::meta::HISTORY;
 use tandem::resource::{DiskState, PAYLOAD_MAX, Reason, Role, VerifyAlg, ZEROES_MAX};

@@ -183,7 +183,7 @@ impl Superblock {
     /// Puts an identifier in front of the history; 0 and what stands there already are left out.
     pub fn remember(&mut self, uuid: u64) {
         let bare = uuid & !1;
-        if bare == 0 || uuid == JUST_CREATED {
+        if bare == 0 || bare == JUST_CREATED {
             return;
         }
         let history = &mut self.history;

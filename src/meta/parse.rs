@@ -213,7 +213,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// A text as Rust's `{:?}` writes it.
+    /// A text as Rust's `{:?}` writes it; control characters are in none.
     fn quoted(&mut self) -> Result<String, DumpError> {
         let mut out = String::new();
         let mut chars = self.rest[1..].char_indices();
@@ -232,10 +232,6 @@ impl<'a> Scan<'a> {
             };
             out.push(match escaped {
                 Some(c @ ('"' | '\\' | '\'')) => c,
-                Some('n') => '\n',
-                Some('r') => '\r',
-                Some('t') => '\t',
-                Some('0') => '\0',
                 Some('u') => {
                     let code: String =
                         chars.by_ref().map(|(_, c)| c).take_while(|c| *c != '}').take(9).collect();

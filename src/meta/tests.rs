@@ -7,6 +7,7 @@ use super::*;
 use crate::resource::DiskError;
 
 mod grow;
+mod limits;
 mod restore;
 
 const BOOT: [u8; 16] = [7; 16];

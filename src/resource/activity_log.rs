@@ -228,7 +228,7 @@ impl ActivityLog {
             if evict.len() < over {
                 // A request larger than the log passes when nothing else is left to evict.
                 let stuck = candidates.len() < over && self.hot.len() > self.by_use.len();
-                if !candidates.is_empty() && evict.len() < candidates.len() {
+                if evict.len() < candidates.len() {
                     return Next::Clean(candidates.into_iter().map(|(extent, _)| extent).collect());
                 }
                 if stuck {
@@ -372,5 +372,124 @@ mod tests {
         log.release(0, 4 * EXTENT_SIZE, None);
         assert_eq!(log.evict_all(|_, _| true).len(), 1);
         assert_eq!(log.len(), 0);
+    }
+
+    /// A log whose idle extents are `hot`, the first one unused for the longest.
+    fn idle(capacity: u32, hot: &[u32]) -> ActivityLog {
+        let mut log = ActivityLog::new(256 * EXTENT_SIZE, capacity, 512, hot, 0);
+        for extent in hot {
+            assert!(log.acquire(0, u64::from(*extent) * EXTENT_SIZE, 4096));
+            log.release(u64::from(*extent) * EXTENT_SIZE, 4096, None);
+        }
+        log
+    }
+
+    fn wait(log: &mut ActivityLog, extent: u64, extents: u64) {
+        assert!(!log.acquire(extent, extent * EXTENT_SIZE, extents * EXTENT_SIZE));
+    }
+
+    /// The update, all being clean; the extents that are hot while it is under way.
+    fn update(log: &mut ActivityLog) -> Vec<u32> {
+        assert!(matches!(log.next(true, |_, _| true), Next::Write(_)), "an update is due");
+        log.hot_extents().collect()
+    }
+
+    #[test]
+    fn a_range_ends_in_the_extent_of_its_last_byte() {
+        assert_eq!(ActivityLog::extents(0, EXTENT_SIZE), (0, 0));
+        assert_eq!(ActivityLog::extents(EXTENT_SIZE - 4096, 8192), (0, 1));
+    }
+
+    #[test]
+    fn extents_of_every_block_are_written_where_they_belong() {
+        // A block of 512 bytes has 3840 extents.
+        let mut log = log(8);
+        log.grow((2 * 3840 + 71) * EXTENT_SIZE);
+        wait(&mut log, 2 * 3840 + 70, 1);
+        let Next::Write(blocks) = log.next(false, |_, _| true) else { panic!("a write is due") };
+        assert_eq!((blocks.len(), blocks[0].index, blocks[0].words[1]), (1, 2, 1 << 6));
+        log.written();
+        assert_eq!(log.ready(), Some(2 * 3840 + 70));
+        log.release((2 * 3840 + 70) * EXTENT_SIZE, 4096, None);
+        let blocks = log.evict_all(|_, _| true);
+        assert_eq!((blocks.len(), blocks[0].index), (1, 2));
+        assert!(blocks[0].words.iter().all(|word| *word == 0), "cold again");
+        assert_eq!(log.updates, 2);
+    }
+
+    #[test]
+    fn the_number_grows_only_while_a_peer_replicates() {
+        let mut log = log(8);
+        wait(&mut log, 0, 1);
+        assert!(matches!(log.next(false, |_, _| true), Next::Write(_)));
+        assert_eq!(log.number, 0);
+    }
+
+    #[test]
+    fn a_write_that_waits_can_be_taken_back() {
+        let mut log = log(8);
+        wait(&mut log, 1, 1);
+        wait(&mut log, 2, 1);
+        assert!(log.cancel(1) && !log.cancel(1));
+        let Next::Write(blocks) = log.next(true, |_, _| true) else { panic!("one waits still") };
+        assert_eq!(blocks[0].words[0], 0b100);
+        assert!(log.has_waiters() && log.cancel(2) && !log.has_waiters());
+    }
+
+    #[test]
+    fn an_update_takes_as_many_waiters_as_the_log_has_room_for() {
+        let mut log = log(2);
+        (0..3).for_each(|extent| wait(&mut log, extent, 1));
+        let Next::Write(blocks) = log.next(true, |_, _| true) else { panic!("a write is due") };
+        assert_eq!(blocks[0].words[0], 0b011);
+    }
+
+    #[test]
+    fn nothing_leaves_while_there_is_room() {
+        let mut log = idle(8, &[0, 1, 2, 3, 4, 5, 6]);
+        wait(&mut log, 7, 1);
+        assert_eq!(update(&mut log), [0, 1, 2, 3, 4, 5, 6]);
+        // What is hot already needs none.
+        let mut log = idle(3, &[0, 2]);
+        wait(&mut log, 0, 2);
+        assert_eq!(update(&mut log), [0, 2]);
+    }
+
+    #[test]
+    fn those_unused_for_the_longest_leave_first_and_an_eighth_at_once() {
+        let mut log = idle(8, &[3, 2, 1, 0, 4, 5, 6, 7]);
+        wait(&mut log, 8, 2);
+        assert_eq!(update(&mut log), [0, 1, 4, 5, 6, 7]);
+        let hot: Vec<u32> = (0..16).rev().collect();
+        let mut log = idle(16, &hot);
+        wait(&mut log, 16, 1);
+        assert_eq!(update(&mut log), (0..14).collect::<Vec<_>>());
+        // One of the two is enough.
+        let mut log = idle(16, &hot);
+        wait(&mut log, 16, 1);
+        assert!(matches!(log.next(true, |extent, _| extent != 15), Next::Write(_)));
+        assert!(log.hot_extents().any(|extent| extent == 15));
+    }
+
+    #[test]
+    fn an_extent_that_came_in_later_stays_while_it_is_written() {
+        let mut log = idle(2, &[0]);
+        wait(&mut log, 1, 1);
+        update(&mut log);
+        log.written();
+        assert_eq!(log.ready(), Some(1));
+        wait(&mut log, 2, 1);
+        assert_eq!(update(&mut log), [1]);
+        log.written();
+        assert_eq!(log.ready(), Some(2));
+        wait(&mut log, 3, 1);
+        assert_eq!(log.next(true, |_, _| true), Next::Full);
+    }
+
+    #[test]
+    fn a_request_larger_than_the_log_does_not_wait_for_what_is_clean() {
+        let mut log = idle(2, &[9]);
+        wait(&mut log, 0, 4);
+        assert!(update(&mut log).is_empty());
     }
 }

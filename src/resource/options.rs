@@ -53,7 +53,7 @@ pub enum RrConflict {
     Violently,
     /// Drop the connection and try again.
     RetryConnect,
-    /// Reverse the direction where the rule allows it.
+    /// As Disconnect: the verdict itself lets what a crashed Primary wrote last go.
     AutoDiscard,
 }
 

@@ -109,8 +109,6 @@ pub enum Because {
     TargetIsPrimary,
     /// Nothing to sync, and both are Primary.
     TwoPrimaries,
-    /// rr-conflict auto-discard has reversed the direction.
-    AutoDiscard,
     /// rr-conflict violently lets a Primary be the target.
     Violently,
 }
@@ -129,7 +127,6 @@ impl Because {
         Self::SourceNotUsable,
         Self::TargetIsPrimary,
         Self::TwoPrimaries,
-        Self::AutoDiscard,
         Self::Violently,
     ];
 
@@ -173,10 +170,6 @@ impl Because {
             }
             Self::TwoPrimaries => {
                 "Both nodes are Primary. Demote one of them before both write, then connect."
-            }
-            Self::AutoDiscard => {
-                "The Primary of now is the source (rr-conflict auto-discard): what a crashed \
-                 Primary wrote last is discarded."
             }
             Self::Violently => "A Primary is the target of the resync (rr-conflict violently).",
         }
@@ -387,17 +380,11 @@ fn primary_target(
         ..checked
     };
     match options.rr_conflict {
-        RrConflict::Disconnect => refused,
+        // What a crashed Primary wrote last is discarded for the Primary of now by the verdict itself
+        // (`primary-self`, `primary-peer`): there is nothing left for auto-discard.
+        RrConflict::Disconnect | RrConflict::AutoDiscard => refused,
         RrConflict::RetryConnect => Resolution { outcome: Outcome::Retry, ..refused },
         RrConflict::Violently => Resolution { because: Because::Violently, ..checked },
-        // Only what a crashed Primary wrote last may be discarded for the Primary of now.
-        RrConflict::AutoDiscard if checked.verdict.rule == Rule::CrashedPrimary => {
-            let both_primary = own.side.primary() && peer.side.primary();
-            let outcome = checked.outcome.mirrored();
-            let reversed = Resolution { outcome, because: Because::AutoDiscard, ..checked };
-            if both_primary { refused } else { usable_source(reversed, &own.side, &peer.side) }
-        }
-        RrConflict::AutoDiscard => refused,
     }
 }
 

@@ -497,65 +497,7 @@ impl Packet {
     /// The volume that the packet is about, `None`: the whole connection.
     #[must_use]
     pub fn volume(&self) -> Option<VolumeNumber> {
-        match self {
-            Self::Features(_)
-            | Self::Handshake(_)
-            | Self::Refused(_)
-            | Self::Challenge { .. }
-            | Self::Response { .. }
-            | Self::PromoteRequest { .. }
-            | Self::PromoteAnswer { .. }
-            | Self::Leave { .. }
-            | Self::LeaveAnswer
-            | Self::Ping
-            | Self::PingAck
-            | Self::Echo { .. }
-            | Self::EchoReply { .. }
-            | Self::Description(_) => None,
-            Self::Bitmap { volume, .. }
-            | Self::BitmapEnd { volume, .. }
-            | Self::Adopted { volume }
-            | Self::Opened { volume }
-            | Self::Number { volume, .. }
-            | Self::Data { volume, .. }
-            | Self::Zeroes { volume, .. }
-            | Self::WriteAck { volume, .. }
-            | Self::NegAck { volume, .. }
-            | Self::NoSpace { volume, .. }
-            | Self::LetGo { volume, .. }
-            | Self::TakeBack { volume, .. }
-            | Self::TakenBack { volume, .. }
-            | Self::Flush { volume, .. }
-            | Self::FlushAck { volume, .. }
-            | Self::ReadRequest { volume, .. }
-            | Self::ReadReply { volume, .. }
-            | Self::ReadError { volume, .. }
-            | Self::ResyncRequest { volume, .. }
-            | Self::ResyncData { volume, .. }
-            | Self::ResyncZeroes { volume, .. }
-            | Self::ResyncError { volume, .. }
-            | Self::ResyncAck { volume, .. }
-            | Self::InSync { volume, .. }
-            | Self::ResyncEnd { volume }
-            | Self::ResyncDone { volume }
-            | Self::VerifyStart { volume, .. }
-            | Self::VerifyAnswer { volume, .. }
-            | Self::VerifyRequest { volume, .. }
-            | Self::VerifyDigests { volume, .. }
-            | Self::VerifyError { volume, .. }
-            | Self::VerifyResult { volume, .. }
-            | Self::VerifyEnd { volume, .. }
-            | Self::State { volume, .. }
-            | Self::NewUuid { volume, .. }
-            | Self::NewUuidAck { volume, .. }
-            | Self::StartResync { volume, .. }
-            | Self::StartResyncAnswer { volume, .. }
-            | Self::Sample { volume, .. }
-            | Self::SampleAnswer { volume, .. }
-            | Self::ClearBitmap { volume, .. }
-            | Self::Resize { volume }
-            | Self::ResizeAnswer { volume, .. } => Some(*volume),
-        }
+        check::volume(self)
     }
 
     /// Bytes of payload from the pool that follow the packet; 0: none.

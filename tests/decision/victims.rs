@@ -99,6 +99,64 @@ fn both_are_primary() {
     assert_eq!(victim(AfterSb2Pri::ViolentlyAs0p, RrConflict::Violently), "self");
 }
 
+#[test]
+fn a_primary_is_overwritten_only_where_rr_conflict_says_so() {
+    let (a, b) = (Small { primary: true, ..BASE }, Small { current: 2, bitmap: 1, ..BASE });
+    let (ia, ib) = (real(&a, 0), real(&b, 1));
+    let verdict = decide(&ia, role(&a), 3, &ib, role(&b), 4);
+    let own = party(Side { info: &ia, role: role(&a), tie: 3 }, 0, false);
+    let peer = party(Side { info: &ib, role: role(&b), tie: 4 }, 1, false);
+    let refused = Outcome::Refuse { reason: Reason::ResyncRefused };
+    let target = Outcome::Target { full: false };
+    for (rr_conflict, outcome, because, word) in [
+        (RrConflict::Disconnect, refused, Because::TargetIsPrimary, "resync-refused"),
+        (RrConflict::AutoDiscard, refused, Because::TargetIsPrimary, "resync-refused"),
+        (RrConflict::RetryConnect, Outcome::Retry, Because::TargetIsPrimary, "retry-connect"),
+        (RrConflict::Violently, target, Because::Violently, "target-use-bitmap"),
+    ] {
+        let options = Options { rr_conflict, ..Options::default() };
+        let done = resolve(verdict, &options, &own, &peer);
+        assert_eq!((done.outcome, done.because), (outcome, because));
+        assert_eq!(resolve(verdict.mirrored(), &options, &peer, &own), done.mirrored());
+        let found = "uuid_compare()=target-use-bitmap by rule=bitmap-peer";
+        assert_eq!(done.to_string(), format!("{found} -> {word}: {}", because.explain()));
+    }
+    let refused = resolve(verdict, &Options::default(), &own, &peer).refused();
+    assert_eq!(refused.expect("a refusal").reason, Reason::ResyncRefused);
+}
+
+/// The checks behind the verdict, with the reason that a person reads.
+#[test]
+fn what_cannot_be_a_source_or_a_target_is_refused_with_its_reason() {
+    use DiskState::{Consistent, Inconsistent, Outdated, UpToDate};
+    let outcome = |a: Small, b: Small| {
+        let (ia, ib) = (real(&a, 0), real(&b, 1));
+        let verdict = decide(&ia, role(&a), 3, &ib, role(&b), 4);
+        let own = party(Side { info: &ia, role: role(&a), tie: 3 }, 0, false);
+        let peer = party(Side { info: &ib, role: role(&b), tie: 4 }, 1, false);
+        let done = resolve(verdict, &Options::default(), &own, &peer);
+        (done.outcome, done.because)
+    };
+    let refused = |because| (Outcome::Refuse { reason: Reason::ResyncRefused }, because);
+    let newer = Small { current: 2, bitmap: 1, ..BASE };
+    for disk in [Inconsistent, Outdated] {
+        let source = Small { disk, ..newer };
+        assert_eq!(outcome(source, BASE), refused(Because::SourceNotUsable));
+    }
+    let primary = Small { primary: true, ..BASE };
+    assert_eq!(outcome(primary, primary), refused(Because::TwoPrimaries));
+    // A Primary that was brought up to date under its clients goes on, from the same source.
+    let target = Small { disk: Inconsistent, ..primary };
+    let goes_on = (Outcome::Target { full: false }, Because::Verdict);
+    assert_eq!(outcome(target, Small { disk: UpToDate, ..BASE }), goes_on);
+    for source in [Small { disk: Consistent, ..BASE }, primary] {
+        assert_eq!(outcome(target, source), refused(Because::TargetIsPrimary));
+    }
+    let old = Small { disk: Outdated, ..primary };
+    assert_eq!(outcome(old, BASE), refused(Because::TargetIsPrimary), "of another rule");
+    assert_eq!(outcome(target, newer), refused(Because::TargetIsPrimary), "of another generation");
+}
+
 /// A split brain that the bitmaps do not cover is left to policies only with always-asbp, and then
 /// the victim takes everything.
 #[test]

@@ -145,6 +145,8 @@ fn texts_that_cannot_be_are_refused_with_their_line() {
         ("    192 64;", "    3 64;", 0, "run"),
         ("    192 64;", "    192 99999999;", 0, "run"),
         ("    192 64;", "    192 0;", 0, "run"),
+        ("    3 1;", "    2 1;", 0, "run"),
+        ("    0 2;", "    0 4;", 0, "run"),
         ("    192 64;", "    18446744073709551615 1;", 0, "run"),
         ("    free;", "    node-id 0;", 0, "two slots"),
         ("    free;", "    node-id 1;", 0, "own node"),
@@ -154,12 +156,32 @@ fn texts_that_cannot_be_are_refused_with_their_line() {
         ("created-found \"blank\";", "created-found \"\\u{1b}\";", 0, "control"),
         ("created-found \"blank\";", "created-found \"blank;", 0, "without an end"),
         ("# extents-hot 1;", "activity-log", 0, "the end is expected"),
+        ("data-size ", "data-size 2251799813685248; # ", 0, "sizes that no disk has"),
+        ("data-size ", "data-size 1125899906842624; # ", 0, "the bitmap is not as"),
+        ("effective-size 0;", "effective-size 8388608;", 0, "sizes that no disk has"),
+        ("effective-size 0;", "effective-size 4097;", 0, "sizes that no disk has"),
+        ("\nnumber 0;", "\nnumber 42;", 0, "less than number"),
+        ("node-id 1;", "node-id +1;", 0, "no number"),
+        ("sequence 2;", "sequence +99999999999999999999;", 0, "no number"),
+        ("clean-digest 0x00000000;", "clean-digest 0x+1;", 0, "like 0x1F"),
+        ("boot-id 0707", "boot-id 07", 0, "32 digits"),
+        ("seen-block 1;", "seen-block 2;", 0, "seen numbers"),
+        ("seen-number 0;", "seen-number 7;", 0, "seen numbers"),
     ] {
         assert!(text.contains(from), "{from} in\n{text}");
         let error = parse_dump(&text.replacen(from, to, 1)).unwrap_err();
         assert!(error.what.contains(what), "{from} -> {to}: {error}");
         assert!(line == 0 || error.line == line, "{error}");
     }
+    for (from, to) in [
+        ("number-with-log 41;", "number-with-log 0;"),
+        ("number-with-log 41;", "number-with-log 4611686018427387904;"),
+        ("created-found \"blank\";", "created-found \"a \\\"b\\\" \\\\ c\";"),
+    ] {
+        assert!(text.contains(from) && parse_dump(&text.replacen(from, to, 1)).is_ok(), "{to}");
+    }
+    let (largest, _) = Image::new(MIB, 512, PEERS_MAX);
+    assert_eq!(parse_dump(&text_of(&largest)).unwrap().slots.len(), 31, "all but one of them free");
     assert_eq!(parse_dump("").unwrap_err().line, 1);
     assert_eq!(parse_dump("# nothing\n\nelse").unwrap_err().line, 3);
 }
@@ -268,6 +290,7 @@ fn a_seed_is_the_mirror_image_and_inconsistent() {
     superblock.flags = DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE;
     superblock.effective_size = image.geometry.data_size;
     (superblock.current_uuid, superblock.peers[0].bitmap_uuid) = (0x31, 0x21);
+    superblock.peers[0].seen_number = 3;
     image.apply(&MetaOp::Superblock(Box::new(superblock.clone())));
     let dumped = parse_dump(&text_of(&image)).unwrap();
     let seed = |node| dumped.clone().seeded(node, 0xF00D, 7, [9; 16]);
@@ -280,9 +303,62 @@ fn a_seed_is_the_mirror_image_and_inconsistent() {
     assert_eq!(made.flags, 0);
     assert_eq!(made.peers[0].node_id, Some(1));
     assert_eq!(made.peers[0].device_uuid, superblock.device_uuid);
-    assert_eq!((made.peers[1].node_id, seed.slots[1].runs.len()), (None, 1));
+    assert_eq!((made.peers[0].bitmap_uuid, made.peers[0].seen_number), (0, 0));
+    assert_eq!(made.peers[1].node_id, None);
+    assert_eq!(seed.slots[1].runs, [(0, superblock.data_size / 4096)]);
     assert_eq!(seed.slots[0].runs, [(0, 2), (3, 1), (192, 64)]);
     let mut new = dumped.clone();
     new.superblock.flags = 0;
     assert!(new.seeded(0, 1, 7, [9; 16]).is_err(), "of a disk that is no source");
+}
+
+#[test]
+fn an_image_is_of_the_generation_that_its_seed_starts_from_or_of_a_later_one() {
+    let (image, _) = busy();
+    let mut seed = parse_dump(&text_of(&image)).unwrap();
+    for (start, current, node, base, expected) in [
+        (0x10, 0x11, None, 0, true),
+        (0x11, 0x10, None, 0, true),
+        (0x10, 0x20, Some(1), 0x11, true),
+        (0x10, 0x20, Some(1), 0x30, false),
+        (0x10, 0x20, Some(2), 0x10, false),
+        (0x10, 0x20, None, 0x10, false),
+        (1, 0, None, 0, false),
+    ] {
+        (seed.superblock.node_id, seed.superblock.current_uuid) = (1, start);
+        let mut taken = seed.superblock.clone();
+        taken.current_uuid = current;
+        (taken.peers[0].node_id, taken.peers[0].bitmap_uuid) = (node, base);
+        taken.peers[1].node_id = None;
+        assert_eq!(seed.starts_from(&taken), expected, "{start:X} {current:X} {node:?} {base:X}");
+    }
+}
+
+#[test]
+fn a_dump_is_placed_where_the_exported_size_has_room() {
+    let (image, _) = busy();
+    let dumped = parse_dump(&text_of(&image)).unwrap();
+    let size = image.geometry.data_size;
+    let external = |disk_size| Placement::External { disk_size, meta_size: MIB };
+    let place = |placement, effective: u64| {
+        let mut dumped = dumped.clone();
+        dumped.superblock.effective_size = effective;
+        dumped.place(placement, 512).map(|geometry| {
+            assert_eq!(dumped.external, geometry.external);
+            assert_eq!(dumped.superblock.data_size, geometry.data_size);
+            geometry.data_size
+        })
+    };
+    assert_eq!(place(internal(4 * MIB), 0), Ok(size));
+    assert_eq!(place(external(size), 0), Ok(size), "as large as it was");
+    assert_eq!(place(external(size + MIB), size), Ok(size + MIB));
+    assert_eq!(place(external(size - 4096), size - 4096), Ok(size - 4096));
+    let actual = size - 4096;
+    let refused = Err(MetaError::DataSize { recorded: size, actual });
+    assert_eq!(place(external(actual), size), refused, "too small for what was exported");
+    assert_eq!(place(external(actual), 0), refused, "nobody knows how much was");
+    // External metadata keeps its size where its disk has grown meanwhile.
+    let mut outside = dumped;
+    outside.place(external(size), 512).unwrap();
+    assert_eq!(outside.place(external(size + MIB), 512).unwrap().data_size, size);
 }

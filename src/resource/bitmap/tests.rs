@@ -319,3 +319,52 @@ fn unknown_images_must_all_be_written() {
     }
     assert!(bitmap.stale_or_unsaved_pages().is_empty());
 }
+
+#[test]
+fn what_a_verify_has_marked_is_no_loss() {
+    let mut bitmap = Bitmap::new(2 * PAGE_BITS);
+    bitmap.mark(0, 2);
+    assert!(!bitmap.losses());
+    bitmap.set(1, 1);
+    assert!(bitmap.losses(), "set again by a loss");
+    bitmap.clear(0, 1);
+    assert!(bitmap.losses(), "perhaps the one that is left");
+    bitmap.clear(1, 1);
+    assert!(!bitmap.losses(), "nothing is left");
+    bitmap.set_losses(true);
+    assert!(!bitmap.losses(), "nothing is set");
+    bitmap.mark(5, 1);
+    bitmap.set_losses(true);
+    assert!(bitmap.losses());
+    bitmap.set_losses(false);
+    assert!(!bitmap.losses());
+}
+
+#[test]
+fn pages_that_stay_are_still_unsaved_after_a_cut() {
+    let mut bitmap = Bitmap::new(3 * PAGE_BITS);
+    bitmap.set_all();
+    bitmap.resize(2 * PAGE_BITS);
+    assert_eq!(bitmap.unsaved_pages(), [0, 1]);
+    bitmap.resize(3 * PAGE_BITS);
+    assert_eq!(bitmap.unsaved_pages(), [0, 1]);
+    assert_eq!(bitmap.stale_or_unsaved_pages(), [0, 1, 2]);
+    // Pages that fill their word of marks.
+    bitmap.resize(64 * PAGE_BITS);
+    assert_eq!(bitmap.unsaved_pages(), [0, 1]);
+}
+
+#[test]
+fn a_part_of_a_page_is_counted_for_itself() {
+    let mut bitmap = Bitmap::new(PAGE_BITS);
+    bitmap.set(0, 1);
+    assert_eq!(bitmap.count_in(10, PAGE_BITS - 20), 0);
+    assert_eq!(bitmap.set(10, PAGE_BITS - 20), PAGE_BITS - 20);
+}
+
+#[test]
+fn the_bit_behind_a_range_is_not_its_own() {
+    let mut bitmap = Bitmap::new(PAGE_BITS);
+    bitmap.set(100, 1);
+    assert!(!bitmap.any(70, 30) && bitmap.any(70, 31));
+}

@@ -89,7 +89,7 @@ pub fn grows_from_own(own: (&Side<'_>, bool), peer: (&Side<'_>, bool)) -> bool {
             (a != b).then_some(a > b)
         })
         .or_else(|| differs(ordered(own), ordered(peer)))
-        .unwrap_or(own.tie > peer.tie)
+        .unwrap_or_else(|| own.holds_tie(peer))
 }
 
 /// The unit that writes are replicated in: the larger logical block of the two disks, bytes.

@@ -324,6 +324,78 @@ fn a_size_in_use_never_shrinks() {
 }
 
 #[test]
+fn a_size_is_in_use_also_where_only_the_disk_says_so() {
+    let (info, ..) = side("c1", 1);
+    let target = VolumeInfo { size_used: false, ..info.clone() };
+    let small = VolumeInfo { current_uuid: JUST_CREATED, data_size: 1 << 29, ..target.clone() };
+    assert!(agree_size(&target, &small).is_err(), "it holds a generation of that size");
+    let unsized_yet = VolumeInfo { effective_size: 0, ..target };
+    assert_eq!(agree_size(&unsized_yet, &small), Ok(1 << 29));
+}
+
+#[test]
+fn what_a_disk_has_not_had_in_use_grows() {
+    const G: u64 = 1 << 30;
+    let (info, ..) = side("c1", 1);
+    let one = VolumeInfo { data_size: 4 * G, ..info };
+    let ordered = VolumeInfo { resize_to: 2 * G, ..one.clone() };
+    let both = |a: &VolumeInfo, b: &VolumeInfo| {
+        assert_eq!(growth(a, b), growth(b, a));
+        growth(a, b)
+    };
+    let to = |clean| Some(Growth { from: G, to: 2 * G, clean });
+    assert_eq!(both(&one, &one), None);
+    assert_eq!(both(&ordered, &one), to(false));
+    let compared = VolumeInfo { assume_clean: true, ..ordered.clone() };
+    assert_eq!(both(&compared, &one), to(true));
+    // An order that was cut off between the nodes, and a disk that is not there.
+    let grown = VolumeInfo { effective_size: 2 * G, ..one.clone() };
+    assert_eq!(both(&one, &grown), to(false));
+    assert_eq!(both(&compared, &grown), to(false), "compared for another growth");
+    let diskless = VolumeInfo { disk: DiskState::Diskless, effective_size: G / 2, ..one.clone() };
+    assert_eq!(both(&ordered, &diskless), to(false));
+    let fresh = VolumeInfo { current_uuid: JUST_CREATED, size_used: false, ..diskless };
+    let fresh = VolumeInfo { disk: DiskState::Inconsistent, ..fresh };
+    assert_eq!(both(&ordered, &fresh), to(false), "only what was in use");
+}
+
+#[test]
+fn a_growth_has_one_source() {
+    // Own and peer, whose disk is being attached, and whether the own blocks are copied.
+    let rows = [
+        ("c1 P", "c1", (true, false), false),
+        ("c1", "c1 P", (false, true), true),
+        ("c1 P", "c1 t9", (false, false), true),
+        ("c1 t9", "c1 P", (false, false), false),
+        ("c1 t9", "c1 t1", (false, false), true),
+        ("c1 t1", "c1 t9", (false, false), false),
+        ("c1 t9 d1", "c1 t9 d2", (false, false), false),
+    ];
+    let change: [fn(&mut VolumeInfo); 2] = [|v| v.effective_size *= 2, |v| v.resize_to = 1 << 31];
+    for (own, peer, (attaching_own, attaching_peer), expected) in rows {
+        let (own, own_role, own_tie) = side(own, 1);
+        let (peer, peer_role, peer_tie) = side(peer, 2);
+        let grows = |own: &VolumeInfo, peer: &VolumeInfo| {
+            let own = Side { info: own, role: own_role, tie: own_tie };
+            let peer = Side { info: peer, role: peer_role, tie: peer_tie };
+            let (own, peer) = ((&own, attaching_own), (&peer, attaching_peer));
+            assert_ne!(grows_from_own(own, peer), grows_from_own(peer, own), "one source");
+            grows_from_own(own, peer)
+        };
+        assert_eq!(grows(&own, &peer), expected);
+        // The larger disk, then the one that orders it, go before the tie, and nothing else.
+        let by_tie = own_role == peer_role && attaching_own == attaching_peer;
+        for change in change {
+            let (mut large_own, mut large_peer) = (own.clone(), peer.clone());
+            change(&mut large_own);
+            change(&mut large_peer);
+            assert_eq!(grows(&large_own, &peer), by_tie || expected);
+            assert_eq!(grows(&own, &large_peer), !by_tie && expected);
+        }
+    }
+}
+
+#[test]
 fn the_larger_logical_block_counts() {
     let (own, ..) = side("c1", 1);
     let peer = VolumeInfo { logical_block_size: 4096, ..own.clone() };
@@ -345,6 +417,7 @@ fn a_whole_disk_is_taken_back_where_the_other_one_is_inconsistent_as_well() {
         ("I inv w", "I", Some(Consistent)),
         ("I inv w", "I m w", Some(Consistent)),
         ("N inv w", "I", Some(Negotiating)),
+        ("I inv w ok", "I", Some(Consistent)),
         // It has adopted, or was not given up.
         ("I inv", "I inv w", None),
         ("I w", "I inv w", None),
