@@ -1,7 +1,7 @@
 //! Administrators and cluster software: orders, and what becomes of them.
 //!
 //! Invariants:
-//! - Every order is answered within [`limit_ms`] of virtual time, unless its node dies.
+//! - Every order is answered within [`ORDER_MS`] of virtual time, unless its node dies.
 
 use std::collections::VecDeque;
 
@@ -440,7 +440,7 @@ impl Cluster {
                 continue;
             }
             for (id, order) in &mut n.orders {
-                let limit = limit_ms(&order.command, self.options.core.timeout_ms);
+                let limit = ORDER_MS;
                 if self.now.ms_since(order.at) <= limit {
                     continue;
                 }
@@ -461,14 +461,5 @@ impl Cluster {
             Command::Primary { force } => force,
             _ => None,
         })
-    }
-}
-
-/// How long an order may take, ms. A peer that is left and does not answer, for its disk does not, has
-/// the time of one that is lost: ko-count (7 where it is off) times the timeout.
-fn limit_ms(command: &Command, timeout_ms: u64) -> u64 {
-    match command {
-        Command::Disconnect { .. } | Command::Down { .. } => ORDER_MS.max(7 * timeout_ms + 2_000),
-        _ => ORDER_MS,
     }
 }
