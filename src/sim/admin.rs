@@ -77,6 +77,7 @@ impl Cluster {
         }
         let slow = v.disk.faults;
         v.disk.faults = super::disk::DiskFaults {
+            flaky: slow.flaky,
             full: slow.full,
             slow_ms: slow.slow_ms,
             stall: slow.stall,
@@ -98,6 +99,7 @@ impl Cluster {
             }
             Ok(mut meta) => {
                 v.attached = true;
+                v.space = Default::default();
                 let mut held = Ok(());
                 // The real shell notes it beside the disk.
                 meta.same_boot &= !v.failed && !v.foreign;
@@ -138,6 +140,9 @@ impl Cluster {
             if !taken && device.is_none_or(|state| state == DiskState::Diskless) {
                 self.nodes[node].volumes[usize::from(*volume)].attached = false;
             }
+        }
+        if let (Command::Resize { volume, .. }, Ok(_)) = (&order.command, &result) {
+            self.tell_clients(*volume);
         }
         match result {
             Ok(_) if matches!(order.command, Command::Down { .. }) => self.went_down(node),
@@ -277,8 +282,10 @@ impl Cluster {
         let Ok(bytes) = Geometry::external_bytes(sectors * 512, block, v.geometry.max_peers) else {
             return;
         };
+        let was = v.disk.sectors();
         v.disk.grow(sectors, value, bytes);
         v.grown = true;
+        self.history.grew(volume, (was, sectors), value);
         self.note(&format!("disk {volume} of {name} has {} bytes now", sectors * 512));
     }
 
