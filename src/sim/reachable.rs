@@ -106,7 +106,7 @@ const DISK: &[(DiskState, &[DiskState])] = {
     &[
         (Diskless, &[Attaching]),
         (Attaching, &[Failed, Negotiating, Inconsistent, Outdated, Consistent, UpToDate]),
-        (Detaching, &[Diskless]),
+        (Detaching, &[Failed, Diskless]),
         (Failed, &[Diskless]),
         (Negotiating, &[Failed, Inconsistent, Outdated, Consistent, UpToDate]),
         (Inconsistent, &[Detaching, Failed, Consistent, UpToDate]),
@@ -173,16 +173,16 @@ const NO_PACKET: &[(&str, &str)] = &[
 /// The results of each order; (-18), try again later, is one row for all of them.
 const ORDERS: &[(&str, &[&str])] = &[
     ("attach", &["ok", "118", "119", "150"]),
-    ("detach", &["ok", "-2", "127"]),
+    ("detach", &["ok", "-2", "-23", "127"]),
     ("detach --force", &["ok"]),
     ("connect", &["ok", "127"]),
     ("connect --discard-my-data", &["ok", "123", "125"]),
     ("connect --tentative", &["ok", "-21", "-23"]),
     ("disconnect", &["ok", "-2", "127"]),
     ("disconnect --force", &["ok"]),
-    ("disconnect --for", &["ok", "-2"]),
+    ("disconnect --for", &["ok", "-2", "162"]),
     ("primary", &["ok", "-1", "-2", "-10"]),
-    ("primary --force", &["ok", "-1", "-2"]),
+    ("primary --force", &["ok", "-1", "-2", "-10"]),
     ("primary --force=inconsistent", &["ok", "-1", "-2"]),
     ("primary --force=outdated", &["ok", "-1", "-2"]),
     ("primary --force=blank", &["ok", "-1", "-2"]),
