@@ -275,7 +275,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "both-full-disks-let-go",
         breaks: "no space: the own full disk goes while writes wait for space on the other one",
-        by: By::Seeds,
+        by: By::Tests(&["--lib", "resource::tests::space"]),
         file: "src/resource/space.rs",
         old: "            if elsewhere {\n",
         new: "            if elsewhere && self.prng.next_u64() == 0 {\n",
@@ -511,14 +511,6 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "src/resource/session.rs",
         old: "            backing.superblock.effective_size = size;\n",
         new: "            if backing.superblock.effective_size == 0 {\n                backing.superblock.effective_size = size;\n            }\n",
-    },
-    Mutant {
-        name: "resize-size-before-bits",
-        breaks: "resize: a target has the new size before the bits of what is new are durable",
-        by: By::Seeds,
-        file: "src/resource/session.rs",
-        old: "        if target && growth.is_some() {",
-        new: "        if target && growth.is_some() && size == 0 {",
     },
     Mutant {
         name: "resize-held-superblock-stale",
