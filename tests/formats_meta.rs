@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tandem::meta::{
     AlBlock, BitmapPage, BitmapState, DeviceFlags, Geometry, HISTORY, MetaOp, PAGE_WORDS, PeerSlot,
-    Placement, Superblock, decode_superblock, encode_superblock, load, stages,
+    Placement, Superblock, VERSION, decode_superblock, encode_superblock, load, stages,
 };
 use tandem::resource::DiskError;
 
@@ -98,16 +98,33 @@ fn places_of_an_external_layout() {
 }
 
 #[test]
+fn a_flag_has_its_layout_version_and_one_that_is_not_known_is_refused() {
+    // Who adds a flag raises the version: both in this line.
+    assert_eq!((VERSION, DeviceFlags::ALL), (3, 0x7FFF));
+    let mut block = encode_superblock(&superblock(), 0).to_vec();
+    let at = 32 + 8 + 8 + (8 + 2) + 2 + 1 + 8 + 4 + 8 + 8 + 32 * 8;
+    assert_eq!(block[at..at + 4], superblock().flags.to_be_bytes());
+    for bit in 15..32 {
+        let flags = superblock().flags | 1 << bit;
+        block[at..at + 4].copy_from_slice(&flags.to_be_bytes());
+        let crc = crc32fast::hash(&[&block[..16], &block[20..]].concat());
+        block[16..20].copy_from_slice(&crc.to_be_bytes());
+        let refused = decode_superblock(&block, 0).expect_err("what it means is not known");
+        assert!(refused.to_string().contains("a flag that"), "bit {bit}: {refused}");
+    }
+}
+
+#[test]
 fn bytes_of_the_superblock() {
     let written = stages(&geometry(), &MetaOp::Superblock(Box::new(superblock())));
     let places: Vec<u64> = written.iter().map(|stage| stage.writes[0].0).collect();
     assert_eq!(places, geometry().superblocks, "copy A is durable before copy B is begun");
-    for (copy, crc) in [(0u8, 0x17AD_3EBDu32), (1, 0xB134_2CC3)] {
+    for (copy, crc) in [(0u8, 0x9B38_1D45u32), (1, 0x3DA1_0F3B)] {
         let expected = block(
             4096,
             &[
                 b"TANDEMSB",
-                &[0, 0, 0, 2],
+                &[0, 0, 0, 3],
                 &[0, 0, 0x01, 0xCA],
                 &crc.to_be_bytes(),
                 &[0, 0, 0, copy],

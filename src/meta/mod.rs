@@ -88,6 +88,9 @@ impl DeviceFlags {
     /// It was promoted by force with nothing on it before a peer's disk was met: it is no source for
     /// a new disk on which create-md has found something.
     pub const FORCED_BLANK: u32 = 1 << 14;
+    /// Every flag of this layout. One more is another layout version: who does not know it would drop
+    /// it, or do what it forbids.
+    pub const ALL: u32 = Self::FORCED_BLANK | (Self::FORCED_BLANK - 1);
 }
 
 /// How the bitmap of a slot stands on the disk.

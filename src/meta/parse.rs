@@ -84,7 +84,8 @@ pub fn parse_dump(text: &str) -> Result<Dumped, DumpError> {
         return scan.wrong(format!("bm-byte-per-bit is not {BLOCK_SIZE}"));
     }
     let current_uuid = scan.hex("current-uuid")?;
-    let flags = u32::try_from(scan.hex("flags")?).ok().filter(|flags| flags & !FLAGS == 0);
+    let flags =
+        u32::try_from(scan.hex("flags")?).ok().filter(|flags| flags & !DeviceFlags::ALL == 0);
     let Some(flags) = flags else { return scan.wrong("flags that are not known") };
     let history = scan.history()?;
     let number = scan.number("number")?;
@@ -144,12 +145,6 @@ pub fn parse_dump(text: &str) -> Result<Dumped, DumpError> {
     }
     Ok(Dumped { superblock, external, number: number_with_log, hot, slots })
 }
-
-/// Every flag there is.
-const FLAGS: u32 = {
-    let last = DeviceFlags::FORCED_BLANK;
-    last | (last - 1)
-};
 
 /// A piece of the text.
 #[derive(Debug, PartialEq)]

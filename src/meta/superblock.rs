@@ -13,11 +13,11 @@ use bytes::Bytes;
 use super::block::{AlignedBlock, checksum, u32_at};
 use super::error::CopyDamage;
 use super::geometry::{PEERS_MAX, SUPERBLOCK_BYTES};
-use super::{COUNTER_MAX, PeerSlot, Superblock};
+use super::{COUNTER_MAX, DeviceFlags, PeerSlot, Superblock};
 use crate::resource::BLOCK_SIZE;
 
 /// Version of the layout. A program refuses metadata of any other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Bytes of a resource's name, at most.
 pub const RESOURCE_NAME_MAX: usize = 127;
 /// Bytes of `created_found`, at most.
@@ -107,6 +107,9 @@ pub(super) fn check(superblock: &Superblock) -> Result<(), &'static str> {
         || !superblock.effective_size.is_multiple_of(BLOCK_SIZE)
     {
         return Err("the effective size is not a multiple of 4096, or more than there is");
+    }
+    if superblock.flags & !DeviceFlags::ALL != 0 {
+        return Err("a flag that this layout does not have");
     }
     if superblock.device_uuid == 0 {
         return Err("the disk has no device uuid");

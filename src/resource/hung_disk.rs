@@ -4,8 +4,8 @@
 //! - An operation that has not ended within `disk-timeout` fails its disk, as an I/O error does. Its
 //!   buffers stay in use until the system gives them back, and so does the disk.
 //! - A move of metadata (`resize`) is no single operation: it is called hung, and given up by order only.
-//! - Nobody is kept for ever by a disk that hangs: an attach is refused, a `down` goes on without it,
-//!   and the end of the daemon also without a peer whose disk hangs.
+//! - Nobody is kept for ever by a disk that hangs: an attach is refused, a `down` and the end of the
+//!   daemon go on without it, and without a peer whose disk hangs.
 //! - Time that this process did not run is not the disk's.
 
 use super::connection::Stage;
@@ -193,22 +193,34 @@ impl Resource {
         self.end_without_silent_peers();
     }
 
-    /// The daemon ends, and its time is over: a peer that owes an answer, as its disk hangs, is left
-    /// at once. That is a loss, which this node outlives with all that was acknowledged.
+    /// The daemon or the resource ends, and its time is over: a peer that owes an answer, as its disk
+    /// hangs, is left at once. That is a loss, which this node outlives with all that was acknowledged.
     fn end_without_silent_peers(&mut self) {
         let Some(running) = self.running.as_ref() else { return };
-        let ends = matches!(running.command, Command::Down { shutdown: true });
-        if !ends || !matches!(running.step, Step::Drain | Step::Flush | Step::Leave) {
-            return;
-        }
+        let (ms, ends) = match (&running.command, running.step) {
+            (Command::Down { shutdown: true }, Step::Drain | Step::Flush | Step::Leave) => {
+                (SHUTDOWN_MS, "tandemd ends")
+            }
+            // What leaves in order has its own time ([`super::leave`]).
+            (Command::Down { shutdown: false }, Step::Flush | Step::Bits) => {
+                (PATIENCE_MS, "the resource goes down")
+            }
+            _ => return,
+        };
+        let now = self.now;
+        let plain = ms == PATIENCE_MS;
         for c in self.peers() {
             let connection = &self.connections[c];
-            let owes = connection.leaving.is_some() || connection.oldest_unanswered().is_some();
+            let owed = connection.oldest_unanswered().map(|since| now.ms_since(since));
+            let owes = match plain {
+                true => owed.is_some_and(|ms| ms >= HUNG_MS),
+                false => connection.leaving.is_some() || owed.is_some(),
+            };
             if connection.stage != Stage::Down && owes {
                 let text = format!(
-                    "{}it did not answer for {} s, and tandemd ends: left without its answer",
+                    "{}it did not answer for {} s, and {ends}: left without its answer",
                     self.of_peer(c),
-                    SHUTDOWN_MS / 1000
+                    ms / 1000
                 );
                 self.log(LogLevel::Error, text);
                 self.leave_at_once(c);

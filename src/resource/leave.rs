@@ -5,13 +5,13 @@
 //! - A Secondary that leaves a Primary marks itself Outdated only after the Primary has answered that
 //!   both are flushed; a Secondary that a Primary leaves marks itself before it answers.
 //! - Of two Secondaries both survive.
-//! - Without the answer the leave is a loss.
+//! - Without the answer the leave is a loss; it is waited for as long as any order waits.
 
 use super::connection::{Leaving, Stage};
-use super::order::{Step, refuse};
+use super::order::{PATIENCE_MS, Step, refuse};
 use super::{
-    Command, ConnectionState, DiskState, NodeId, Reason, Refusal, Resource, Role, Then,
-    VolumeNumber,
+    Command, ConnectionState, DiskState, LogLevel, NodeId, Reason, Refusal, Resource, Role, Then,
+    Time, VolumeNumber,
 };
 use crate::meta::DeviceFlags;
 use crate::wire::Packet;
@@ -90,6 +90,38 @@ impl Resource {
         self.set_connection(c, ConnectionState::StandAlone, Reason::StoppedByAdmin);
         // Nobody is left to be asked after a gap.
         self.gap_answered(false);
+    }
+
+    /// Until when the running order waits for the peers that it leaves. One that begins to leave late,
+    /// for a disk was waited for first, waits for as long as a peer may take to be heard.
+    pub(crate) fn leave_due(&self) -> Option<Time> {
+        let running = self.running.as_ref().filter(|running| running.step == Step::Leave)?;
+        let leaving = self.connections.iter().filter(|c| c.leaving.is_some());
+        let began = leaving.map(|c| c.stage_since).max()?;
+        let timeout = self.config.options.timeout_ms;
+        Some(running.since.after_ms(PATIENCE_MS).max(began.after_ms(timeout)))
+    }
+
+    /// That time is over, and who is left has not answered, or a disk here holds the leave up: the
+    /// order is carried out all the same, as `--force` does it.
+    pub(crate) fn leave_is_late(&mut self) {
+        let Some(running) = self.running.as_ref() else { return };
+        let disconnects = matches!(running.command, Command::Disconnect { .. });
+        let seconds = self.now.ms_since(running.since) / 1000;
+        let waited = format!("it waited {seconds} s for {}", self.order_waits_for(self.now));
+        for c in self.peers() {
+            if self.connections[c].leaving.is_none() {
+                continue;
+            }
+            let text = format!("{}left without its answer: {waited}", self.of_peer(c));
+            self.log(LogLevel::Error, text);
+            self.leave_at_once(c);
+        }
+        if disconnects {
+            let text = format!("left without an answer, as after a lost connection: {waited}");
+            return self.finish(Ok(text));
+        }
+        self.order_step_check();
     }
 
     /// Leaves go on when everything is quiet and flushed.

@@ -225,8 +225,8 @@ impl Resource {
     pub(crate) fn order_timeout(&self) -> Option<Time> {
         let waiting = self.orders.front().map(|order| order.since);
         let refused = self.running.as_ref().and_then(Self::refused_at);
-        let oldest =
-            waiting.map(|since| since.after_ms(PATIENCE_MS)).into_iter().chain(refused).min();
+        let waiting = waiting.map(|since| since.after_ms(PATIENCE_MS));
+        let oldest = waiting.into_iter().chain(refused).chain(self.leave_due()).min();
         let patience = self.config.options.timeout_ms;
         let forced = self.running.as_ref().filter(|order| order.is_forced_detach());
         let forced = forced.map(|order| order.since.after_ms(patience));
@@ -441,6 +441,9 @@ impl Resource {
             }
             Step::Settle => self.settled(),
             Step::DetachIdle => self.order_detach_idle(),
+            Step::Leave if self.leave_due().is_some_and(|at| at <= self.now) => {
+                self.leave_is_late()
+            }
             Step::Leave if self.connections.iter().all(|c| c.leaving.is_none()) => {
                 // A leave that ended as a loss: this node says durably that it survived, before it
                 // lets go of its disks (model.md R3).

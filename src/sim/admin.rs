@@ -1,7 +1,7 @@
 //! Administrators and cluster software: orders, and what becomes of them.
 //!
 //! Invariants:
-//! - Every order is answered within [`limit_ms`] of virtual time, unless its node dies.
+//! - Every order is answered within [`ORDER_MS`] of virtual time, unless its node dies.
 
 use std::collections::VecDeque;
 
@@ -77,6 +77,7 @@ impl Cluster {
         }
         let slow = v.disk.faults;
         v.disk.faults = super::disk::DiskFaults {
+            flaky: slow.flaky,
             full: slow.full,
             slow_ms: slow.slow_ms,
             stall: slow.stall,
@@ -98,6 +99,7 @@ impl Cluster {
             }
             Ok(mut meta) => {
                 v.attached = true;
+                v.space = Default::default();
                 let mut held = Ok(());
                 // The real shell notes it beside the disk.
                 meta.same_boot &= !v.failed && !v.foreign;
@@ -138,6 +140,9 @@ impl Cluster {
             if !taken && device.is_none_or(|state| state == DiskState::Diskless) {
                 self.nodes[node].volumes[usize::from(*volume)].attached = false;
             }
+        }
+        if let (Command::Resize { volume, .. }, Ok(_)) = (&order.command, &result) {
+            self.tell_clients(*volume);
         }
         match result {
             Ok(_) if matches!(order.command, Command::Down { .. }) => self.went_down(node),
@@ -277,8 +282,10 @@ impl Cluster {
         let Ok(bytes) = Geometry::external_bytes(sectors * 512, block, v.geometry.max_peers) else {
             return;
         };
+        let was = v.disk.sectors();
         v.disk.grow(sectors, value, bytes);
         v.grown = true;
+        self.history.grew(volume, (was, sectors), value);
         self.note(&format!("disk {volume} of {name} has {} bytes now", sectors * 512));
     }
 
@@ -440,7 +447,7 @@ impl Cluster {
                 continue;
             }
             for (id, order) in &mut n.orders {
-                let limit = limit_ms(&order.command, self.options.core.timeout_ms);
+                let limit = ORDER_MS;
                 if self.now.ms_since(order.at) <= limit {
                     continue;
                 }
@@ -461,14 +468,5 @@ impl Cluster {
             Command::Primary { force } => force,
             _ => None,
         })
-    }
-}
-
-/// How long an order may take, ms. A peer that is left and does not answer, for its disk does not, has
-/// the time of one that is lost: ko-count (7 where it is off) times the timeout.
-fn limit_ms(command: &Command, timeout_ms: u64) -> u64 {
-    match command {
-        Command::Disconnect { .. } | Command::Down { .. } => ORDER_MS.max(7 * timeout_ms + 2_000),
-        _ => ORDER_MS,
     }
 }

@@ -23,6 +23,8 @@ struct Session {
     id: u64,
     node: usize,
     life: u64,
+    /// Sectors that the export had when it connected: what it is told later it does not hear.
+    sectors: u64,
 }
 
 /// A client.
@@ -30,6 +32,8 @@ struct Session {
 struct Worker {
     volume: VolumeNumber,
     session: Option<Session>,
+    /// Writes that a lost session has not answered, to be sent again.
+    kept: Vec<Request>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,8 +80,11 @@ impl Clients {
     /// Clients of these volumes in turn, not connected.
     #[must_use]
     pub(super) fn new(workers: usize, volumes: u16) -> Self {
-        let worker =
-            |n: usize| Worker { volume: u16::try_from(n).unwrap_or(0) % volumes, session: None };
+        let worker = |n: usize| Worker {
+            volume: u16::try_from(n).unwrap_or(0) % volumes,
+            session: None,
+            kept: Vec::new(),
+        };
         Self {
             workers: (0..workers.max(usize::from(volumes))).map(worker).collect(),
             requests: BTreeMap::new(),
@@ -167,15 +174,43 @@ impl Cluster {
             self.violate(format!("the export has {size} bytes, not {expected}"));
             return true;
         }
+        if let Some(sector) = self.history.beyond(node, volume, size / 512) {
+            let name = self.nodes[node].name;
+            self.violate(format!(
+                "{name} exports {size} bytes, and must hold a write of sector {sector}"
+            ));
+            return true;
+        }
         let id = self.clients.next_session;
         self.clients.next_session += 1;
-        let session = Session { id, node, life: self.nodes[node].life };
+        let session = Session { id, node, life: self.nodes[node].life, sectors: size / 512 };
         self.clients.workers[worker].session = Some(session);
         self.history.session_opened(id);
         let client = format!("client {worker}");
         let session = SessionId(id);
         self.event(node, Event::SessionOpened { session, volume, client });
+        self.send_again(worker, id);
         true
+    }
+
+    /// What the session before has not answered, on this one.
+    fn send_again(&mut self, worker: usize, id: u64) {
+        for kept in std::mem::take(&mut self.clients.workers[worker].kept) {
+            let session = self.clients.workers[worker].session;
+            let Some(session) = session.filter(|session| session.id == id) else { return };
+            let mut entry = Request { session, ..kept };
+            self.history.sent_again(&mut entry.operation, id);
+            let request = RequestId(self.clients.next_request);
+            self.clients.next_request += 1;
+            let op = &entry.operation;
+            let count = usize::try_from(op.count).unwrap_or(0);
+            let (volume, start, contents) = (op.volume, op.start, vec![op.value; count]);
+            let (session, fua) = (SessionId(id), entry.fua);
+            let input = Input::Write { session, request, volume, start, contents, fua };
+            let node = entry.session.node;
+            self.clients.requests.insert(request, entry);
+            self.input(node, input);
+        }
     }
 
     /// A client of this node, which takes it, asks for one thing: the blocks are whole.
@@ -209,7 +244,7 @@ impl Cluster {
             Kind::Read
         };
         let fua = matches!(kind, Kind::Write | Kind::Zeroes) && self.chance.clients.percent(fua);
-        let range = self.range(kind);
+        let range = self.range(kind, volume, session.sectors);
         self.send_request(session, volume, kind, range, fua);
     }
 
@@ -265,12 +300,21 @@ impl Cluster {
         }
     }
 
-    /// Where a request falls: sectors, within one MiB and within the smaller disk.
-    fn range(&mut self, kind: Kind) -> (u64, u64) {
-        let sectors = self.options.sizes[0].min(self.options.sizes[1]) / 512;
+    /// Where a request falls: sectors, within one MiB and within what the client knows of; where that
+    /// has grown, in every other one near the start of what has come.
+    fn range(&mut self, kind: Kind, volume: VolumeNumber, known: u64) -> (u64, u64) {
+        let first = self.options.sizes[0].min(self.options.sizes[1]) / 512;
+        let disks = self.nodes.iter().map(|n| n.volumes[usize::from(volume)].disk.sectors());
+        let sectors = disks.min().map_or(first, |disks| known.min(disks)).max(first);
         let unaligned = self.options.unaligned;
         let c = &mut self.chance.clients;
-        let block = if c.percent(95) { *c.choose(&self.options.hot) } else { c.below(sectors / 8) };
+        let block = if sectors > first && c.percent(50) {
+            first / 8 + c.skewed(0, (sectors - first) / 8)
+        } else if c.percent(95) {
+            *c.choose(&self.options.hot)
+        } else {
+            c.below(first / 8)
+        };
         let count = match c.below(20) {
             0 => c.range(1, 256),
             1..=5 => c.range(1, 8),
@@ -376,7 +420,7 @@ impl Cluster {
         let name = self.nodes[node].name;
         let good = (0..2).any(|n| {
             let faults = &self.nodes[n].volumes[usize::from(entry.operation.volume)].disk.faults;
-            rests.disks[n] && !faults.dead
+            rests.disks[n] && !faults.dead && faults.flaky == 0
         });
         if error == ReplyError::Io && (good || !self.disk_trouble()) {
             self.violate(format!("{name} answers {entry:?} with an error; it has {rests:?}"));
@@ -391,10 +435,7 @@ impl Cluster {
     /// reached.
     fn disk_trouble(&self) -> bool {
         use super::faults::{Fault, Order};
-        let only_space = self.options.plan.iter().all(|planned| {
-            planned.fault.fills_a_disk() || matches!(planned.fault, Fault::HangUp { .. })
-        });
-        self.options.disk_errors() && !only_space
+        self.options.disk_errors() && !self.only_space()
             || self.options.has(|fault| {
                 let Fault::Order { order, .. } = fault else { return false };
                 matches!(
@@ -422,14 +463,14 @@ impl Cluster {
     pub(super) fn drop_sessions(&mut self, node: usize) {
         for worker in 0..self.clients.workers.len() {
             if self.clients.workers[worker].session.is_some_and(|s| s.node == node) {
-                self.forget_session(worker);
+                self.forget_session(worker, true);
             }
         }
     }
 
     /// A client closes its connection; the core hears of it a little later.
     pub(super) fn hang_up(&mut self, worker: usize, disconnect: bool) {
-        if let Some(session) = self.forget_session(worker) {
+        if let Some(session) = self.forget_session(worker, !disconnect) {
             let id = SessionId(session.id);
             let event = Event::SessionClosed { session: id, disconnect };
             self.input_after(session.node, 1_000, Input::Event(event));
@@ -438,18 +479,34 @@ impl Cluster {
 
     /// The shell of a client's node closes its connection; the core hears of it at once.
     pub(super) fn hang_up_now(&mut self, worker: usize) {
-        if let Some(session) = self.forget_session(worker) {
+        if let Some(session) = self.forget_session(worker, true) {
             let id = SessionId(session.id);
             let event = Event::SessionClosed { session: id, disconnect: false };
             self.input(session.node, Input::Event(event));
         }
     }
 
-    fn forget_session(&mut self, worker: usize) -> Option<Session> {
+    /// `lost`: the client has not gone by itself, and may send again what was not answered.
+    fn forget_session(&mut self, worker: usize, lost: bool) -> Option<Session> {
         let session = self.clients.workers.get_mut(worker)?.session.take()?;
+        if lost && self.options.resend {
+            let writes = |r: &&Request| r.session.id == session.id && r.kind == Kind::Write;
+            let kept: Vec<_> = self.clients.requests.values().filter(writes).cloned().collect();
+            kept.iter().for_each(|request| self.history.kept(&request.operation));
+            self.clients.workers[worker].kept.extend(kept);
+        }
         self.history.session_closed(session.id);
         self.clients.requests.retain(|_, request| request.session.id != session.id);
         Some(session)
+    }
+
+    /// The volume has grown: some of its clients connect anew, and see it.
+    pub(super) fn tell_clients(&mut self, volume: VolumeNumber) {
+        for worker in 0..self.clients.workers.len() {
+            if self.clients.workers[worker].volume == volume && self.chance.admin.percent(70) {
+                self.hang_up(worker, true);
+            }
+        }
     }
 
     /// Every client of a node closes its connection.

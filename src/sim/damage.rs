@@ -77,6 +77,7 @@ impl Cluster {
         | Fault::ReadError { node }
         | Fault::FlushError { node }
         | Fault::MetaError { node }
+        | Fault::Flaky { node, .. }
         | Fault::Full { node, .. }) = *fault
         else {
             return;
@@ -93,6 +94,11 @@ impl Cluster {
                 let at = self.in_ms(*for_ms);
                 self.at(at, Happening::DiskWell { node });
             }
+            Fault::Flaky { for_ms, share, .. } => {
+                faults.flaky = *share;
+                let at = self.in_ms(*for_ms);
+                self.at(at, Happening::DiskWell { node });
+            }
             Fault::Full { for_ms, .. } => {
                 faults.full = 100;
                 let at = self.in_ms(*for_ms);
@@ -102,7 +108,7 @@ impl Cluster {
         }
     }
 
-    fn stall(&mut self, node: usize, for_ms: u64, flushes: bool) {
+    pub(super) fn stall(&mut self, node: usize, for_ms: u64, flushes: bool) {
         let until = self.in_ms(for_ms);
         let stall = if flushes { Stall::Flushes } else { Stall::All };
         self.nodes[node].volumes[0].disk.faults.stall = Some(stall);

@@ -60,6 +60,8 @@ pub struct DiskFaults {
     pub read_fails: bool,
     /// The next metadata write fails.
     pub meta_fails: bool,
+    /// So many percent of all operations fail with EIO.
+    pub flaky: u64,
     /// So many percent of the writes fail with ENOSPC.
     pub full: u64,
     /// Every operation takes longer, ms.

@@ -99,6 +99,15 @@ pub enum Fault {
         /// The node.
         node: usize,
     },
+    /// So many percent of all operations fail for a while.
+    Flaky {
+        /// The node.
+        node: usize,
+        /// How long, ms.
+        for_ms: u64,
+        /// Percent.
+        share: u64,
+    },
     /// No space for a while.
     Full {
         /// The node.
@@ -283,6 +292,7 @@ impl Fault {
                 | Self::ReadError { .. }
                 | Self::FlushError { .. }
                 | Self::MetaError { .. }
+                | Self::Flaky { .. }
                 | Self::Full { .. }
                 | Self::FullBoth { .. }
                 | Self::CorruptMeta { .. }

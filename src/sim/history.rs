@@ -114,6 +114,8 @@ struct Sectors {
     unflushed: [Marks; 2],
     /// When the disk of each node came back without what it alone had had.
     cut_off: [u64; 2],
+    /// Sectors that a disk has gained, and what was in them: that is read until somebody writes there.
+    gained: Vec<((u64, u64), Sector)>,
 }
 
 /// The history of a run.
@@ -169,6 +171,30 @@ impl History {
         for ((_, start), (volume, first, count)) in ours {
             for sector in first..first + count {
                 self.register(volume, sector).cut_off(start, step, true);
+            }
+        }
+    }
+
+    /// The client of a session that ends keeps this write, to send it again: it may be done before, and
+    /// then once more.
+    pub(super) fn kept(&mut self, op: &Operation) {
+        self.open.remove(&(op.session, op.step));
+        for sector in op.start..op.start + op.count {
+            if let Some(entry) = self.register(op.volume, sector).write_mut(op.step) {
+                (entry.finish, entry.again) = (NEVER, true);
+            }
+        }
+    }
+
+    /// A write that was kept is sent once more, on this session.
+    pub(super) fn sent_again(&mut self, op: &mut Operation, session: u64) {
+        self.open.remove(&(op.session, op.step));
+        self.open.insert((session, op.step), (op.volume, op.start, op.count));
+        op.session = session;
+        op.session_opened = self.sessions.get(&session).copied().unwrap_or(op.step);
+        for sector in op.start..op.start + op.count {
+            if let Some(entry) = self.register(op.volume, sector).write_mut(op.step) {
+                entry.session = session;
             }
         }
     }
@@ -298,7 +324,7 @@ impl History {
         for sector in op.start..op.start + op.count {
             if let Some(entry) = self.register(op.volume, sector).write_mut(op.step) {
                 entry.finish = entry.finish.min(step);
-                entry.answered = true;
+                (entry.answered, entry.again) = (true, false);
             }
             for node in (0..2).filter(|n| rests.disks[*n]) {
                 let held = disks[node].read(sector, 1)[0];
@@ -357,8 +383,9 @@ impl History {
         self.step += 1;
         let step = self.step;
         for ((sector, value), floor) in (op.start..).zip(values).zip(&op.floors) {
+            let found = self.was_found(op.volume, sector, *value);
             let register = self.register(op.volume, sector);
-            if !register.was_written(*value) {
+            if !register.was_written(*value) && !found {
                 return Err(format!("read of sector {sector} returned {value}, never written"));
             }
             if !register.covers(*value, *floor) {
@@ -371,7 +398,7 @@ impl History {
                 continue;
             }
             let Some(entry) = register.write_mut(*value) else { continue };
-            if entry.answered || entry.finish != NEVER {
+            if entry.answered || entry.again || entry.finish != NEVER {
                 continue;
             }
             entry.finish = step;

@@ -34,6 +34,8 @@ mod run;
 mod scenario;
 mod shell;
 mod shrink;
+mod situations;
+mod space;
 mod stranger;
 mod streams;
 mod strike;

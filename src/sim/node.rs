@@ -12,6 +12,7 @@ use crate::wire::Packet;
 use super::admin::PendingOrder;
 use super::disk::{Sector, SimDisk};
 use super::pool::{Origin, Pool};
+use super::space::Space;
 
 /// What is on its way into a core. Buffers are taken when it gets there.
 #[derive(Clone, Debug)]
@@ -129,6 +130,8 @@ pub struct SimVolume {
     pub foreign: bool,
     /// An administrator has made it larger at some time.
     pub grown: bool,
+    /// Its lack of space since it was attached.
+    pub space: Space,
 }
 
 impl SimVolume {
@@ -145,6 +148,7 @@ impl SimVolume {
             bad_superblock: false,
             foreign: false,
             grown: false,
+            space: Space::default(),
         }
     }
 }

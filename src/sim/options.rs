@@ -7,10 +7,11 @@ use crate::resource::{
 
 use super::faults::{Fault, Planned};
 use super::plan::{
-    at_the_worst_moment, both_full, both_sides, crossing, held_back, out_of_patience, plan, rarer,
-    secrets,
+    at_the_worst_moment, both_full, both_sides, crossing, flaky, held_back, out_of_patience, plan,
+    rarer, secrets,
 };
 use super::prng::Prng;
+use super::situations::situation;
 use super::verify::verifies;
 
 /// The whole plan of a run.
@@ -60,6 +61,8 @@ pub struct SimOptions {
     pub careless: bool,
     /// Somebody resolves a split brain by hand.
     pub resolve: bool,
+    /// Clients that lose their connection send again what was not answered.
+    pub resend: bool,
     /// Length of the phase with faults, ms.
     pub length_ms: u64,
     /// A sector of one disk is changed behind everybody's back, to see that it is noticed.
@@ -106,6 +109,7 @@ impl SimOptions {
             failover: p.percent(80),
             careless,
             resolve: p.percent(50),
+            resend: Prng::new(seed, 20).one_in(3),
             length_ms,
             sabotage: false,
             plan: plan(p, length_ms),
@@ -118,10 +122,15 @@ impl SimOptions {
         both_sides(&mut Prng::new(seed, 13), length_ms, &mut options.plan);
         crossing(&mut Prng::new(seed, 15), length_ms, &mut options.plan);
         both_full(&mut Prng::new(seed, 17), length_ms, &mut options.plan);
+        flaky(&mut Prng::new(seed, 21), length_ms, &mut options.plan);
         options.narrow_the_log(&mut Prng::new(seed, 8));
         let p = &mut Prng::new(seed, 14);
         options.core.disk_timeout_ms = *p.choose(&[0, 0, 2_000, 6_000]);
-        if out_of_patience(&mut Prng::new(seed, 16), &mut options.plan) {
+        let waits = out_of_patience(&mut Prng::new(seed, 16), &mut options.plan);
+        let built = !waits && situation(&mut Prng::new(seed, 18), &mut options.plan);
+        // Nobody is promoted but by the plan.
+        options.failover &= !built;
+        if waits || built {
             // Nobody gives the disk or the peer up before.
             (options.core.disk_timeout_ms, options.core.ko_count) = (0, 0);
             options.length_ms = 60_000;

@@ -409,6 +409,21 @@ pub(super) fn both_full(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
     plan.sort_by_key(|planned| planned.at_ms);
 }
 
+/// Adds disks that fail now and then for a while; nothing in nine of ten seeds.
+pub(super) fn flaky(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
+    // Where nothing but space is short, it stays so.
+    let only_space = !plan.is_empty() && plan.iter().all(|planned| planned.fault.fills_a_disk());
+    if !p.one_in(10) || only_space {
+        return;
+    }
+    for _ in 0..p.skewed(1, 4) {
+        let (node, for_ms) = (p.index(2), p.skewed(100, 20_000));
+        let fault = Fault::Flaky { node, for_ms, share: *p.choose(&[1, 5, 30, 100]) };
+        plan.push(Planned { at_ms: p.below(length_ms), wait: None, fault });
+    }
+    plan.sort_by_key(|planned| planned.at_ms);
+}
+
 /// In one of twelve seeds nothing goes wrong but this: an order meets a disk or a peer that does not
 /// answer for longer than orders have patience, or two orders of fresh disks meet. Returns whether it
 /// is so.

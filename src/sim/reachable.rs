@@ -106,7 +106,7 @@ const DISK: &[(DiskState, &[DiskState])] = {
     &[
         (Diskless, &[Attaching]),
         (Attaching, &[Failed, Negotiating, Inconsistent, Outdated, Consistent, UpToDate]),
-        (Detaching, &[Diskless]),
+        (Detaching, &[Failed, Diskless]),
         (Failed, &[Diskless]),
         (Negotiating, &[Failed, Inconsistent, Outdated, Consistent, UpToDate]),
         (Inconsistent, &[Detaching, Failed, Consistent, UpToDate]),
@@ -147,6 +147,10 @@ const NO_RULE: &[(&str, &str)] = &[
     ("replaced-self", "a disk that was replaced does not come back"),
     ("replaced-peer", "a disk that was replaced does not come back"),
     ("bitmap-crossed", "does not come about in order; the rule is a net"),
+    (
+        "inconsistent-both",
+        "a disk that is given up is whole, and taken back; a source has no other source",
+    ),
 ];
 
 const NO_REASON: &[(&str, &str)] = &[
@@ -169,16 +173,16 @@ const NO_PACKET: &[(&str, &str)] = &[
 /// The results of each order; (-18), try again later, is one row for all of them.
 const ORDERS: &[(&str, &[&str])] = &[
     ("attach", &["ok", "118", "119", "150"]),
-    ("detach", &["ok", "-2", "127"]),
+    ("detach", &["ok", "-2", "-23", "127"]),
     ("detach --force", &["ok"]),
     ("connect", &["ok", "127"]),
     ("connect --discard-my-data", &["ok", "123", "125"]),
     ("connect --tentative", &["ok", "-21", "-23"]),
     ("disconnect", &["ok", "-2", "127"]),
     ("disconnect --force", &["ok"]),
-    ("disconnect --for", &["ok", "-2"]),
+    ("disconnect --for", &["ok", "-2", "162"]),
     ("primary", &["ok", "-1", "-2", "-10"]),
-    ("primary --force", &["ok", "-1", "-2"]),
+    ("primary --force", &["ok", "-1", "-2", "-10"]),
     ("primary --force=inconsistent", &["ok", "-1", "-2"]),
     ("primary --force=outdated", &["ok", "-1", "-2"]),
     ("primary --force=blank", &["ok", "-1", "-2"]),
@@ -186,7 +190,7 @@ const ORDERS: &[(&str, &[&str])] = &[
     ("secondary", &["ok", "-12", "-23"]),
     ("secondary --force", &["ok", "-23"]),
     ("secondary --wait", &["ok", "-12"]),
-    ("invalidate", &["ok", "-2", "-4", "-5", "-8", "-10", "-15", "-23", "127"]),
+    ("invalidate", &["ok", "-2", "-4", "-5", "-8", "-10", "-15", "127"]),
     ("invalidate-remote", &["ok", "-4", "-5", "-8", "-10", "-15", "-23"]),
     ("outdate", &["ok", "-2", "-6", "-16", "127"]),
     ("verify", &["ok", "-4", "-5", "-8", "-15", "162", "127"]),

@@ -466,6 +466,9 @@ impl Cluster {
         self.hang_up_all();
         self.run_until(self.in_ms(500), |_| false);
         self.run_until(self.in_ms(60_000), |c| quiet(c) && c.out_of_sync() == 0);
+        if self.violation.is_none() && !quiet(self) {
+            return self.violate("nobody asks for anything, and something goes on".to_owned());
+        }
         if self.options.sabotage {
             self.nodes[0].volumes[0].disk.write(0, &[super::disk::POISON], true);
         }

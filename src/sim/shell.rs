@@ -316,13 +316,17 @@ impl Cluster {
     fn disk_error(&mut self, node: usize, op: &DiskOp) -> Option<DiskError> {
         let error = self.fault_of(node, op);
         let failed = matches!(error, Some(DiskError::Io(_)));
-        self.nodes[node].volumes[usize::from(op.volume)].failed |= failed;
+        let volume = &mut self.nodes[node].volumes[usize::from(op.volume)];
+        volume.failed |= failed;
+        if error == Some(DiskError::NoSpace) {
+            volume.space.first.get_or_insert(self.now);
+        }
         error
     }
 
     fn fault_of(&mut self, node: usize, op: &DiskOp) -> Option<DiskError> {
         let faults = &mut self.nodes[node].volumes[usize::from(op.volume)].disk.faults;
-        if faults.dead {
+        if faults.dead || faults.flaky > 0 && self.chance.disk.percent(faults.flaky) {
             return Some(DiskError::Io(EIO));
         }
         let (once, error) = match &op.kind {
@@ -384,6 +388,7 @@ impl Cluster {
         for volume in &mut self.nodes[node].volumes {
             volume.disk.faults.slow_ms = 0;
             volume.disk.faults.full = 0;
+            volume.disk.faults.flaky = 0;
         }
         self.note(&format!("{}'s disks have space and are fast", self.nodes[node].name));
     }

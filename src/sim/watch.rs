@@ -13,6 +13,10 @@ use super::history::{Excuse, Rests};
 /// clients send.
 const POOL_MAX: u64 = 64 << 20;
 
+/// Actions that a node may have under way on its disks, and packets on their way to the other one:
+/// what the buffers, and a resync of all of the largest disk, can make of them.
+const QUEUE_MAX: usize = 4_096;
+
 /// What is known of both disks of a volume together.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pair {
@@ -46,6 +50,7 @@ impl Cluster {
             if let Some(new) = n.status.as_ref() {
                 self.coverage.status(&old, new);
             }
+            self.watch_space(node, &old);
             self.role_changed(node, &old);
             self.connections_changed(node, &old);
             self.moments(node, &old);
@@ -351,7 +356,15 @@ impl Cluster {
                 return self.misuse(format!("{name} has {bytes} bytes of buffers in use"));
             }
         }
+        let packets = self.net.links.iter().flat_map(|link| &link.queues).map(|queue| queue.len());
+        let longest = packets.chain(self.nodes.iter().map(|node| node.ops.len())).max();
+        if longest.is_some_and(|longest| longest > QUEUE_MAX) {
+            return self.misuse(format!("a queue has {longest:?} entries"));
+        }
         for volume in 0..self.options.volumes {
+            if let Some(text) = self.not_mirrored(volume) {
+                return self.violate(text);
+            }
             if let Some(text) = self.no_copy_left(volume) {
                 return self.violate(text);
             }
@@ -366,6 +379,38 @@ impl Cluster {
                 ));
             }
         }
+    }
+
+    /// Two nodes in one session that have not decided alike at its last handshake.
+    fn not_mirrored(&self, volume: VolumeNumber) -> Option<String> {
+        use ReplicationState::{Established, SyncSource, SyncTarget};
+        let states = [0, 1].map(|n| self.nodes[n].peer_device(volume).map(|p| p.replication_state));
+        let settled =
+            [(Established, Established), (SyncSource, SyncTarget), (SyncTarget, SyncSource)];
+        let [Some(a), Some(b)] = states else { return None };
+        let still = self.nodes.iter().all(|n| n.is_awake() && n.inbox.is_empty());
+        if !settled.contains(&(a, b)) || !still || !self.net.is_quiet() {
+            return None;
+        }
+        let last = |n: usize| {
+            let all = &self.nodes[n].connection()?.last_handshake;
+            let found = all.iter().find(|h| h.volume == volume)?;
+            Some((found.rule.clone(), found.outcome.clone()))
+        };
+        let (alice, bob) = (last(0)?, last(1)?);
+        let mirrored = |text: &str| {
+            let swapped =
+                |one: &str, other: &str| text.contains(one).then(|| text.replace(one, other));
+            let pairs = [
+                ("-self", "-peer"),
+                ("-peer", "-self"),
+                ("source", "target"),
+                ("target", "source"),
+            ];
+            pairs.iter().find_map(|(one, other)| swapped(one, other)).unwrap_or(text.to_owned())
+        };
+        let alike = alice.0 == mirrored(&bob.0) && alice.1 == mirrored(&bob.1);
+        (!alike).then(|| format!("alice has decided {alice:?}, and bob {bob:?}"))
     }
 
     /// Both disks are a mix of blocks, or were given up and no handshake has taken one back; where no

@@ -228,6 +228,75 @@ fn the_end_of_the_daemon_leaves_a_peer_whose_disk_hangs_and_keeps_what_was_ackno
 }
 
 #[test]
+fn who_leaves_a_peer_whose_disk_hangs_is_gone_in_30_s_and_is_told_of_it() {
+    let disconnect = Command::Disconnect { peer: 1, force: false, for_ms: None };
+    let down = Command::Down { shutdown: false };
+    for (command, ko_count) in
+        [(&disconnect, true), (&disconnect, false), (&down, true), (&down, false)]
+    {
+        // With a write under way no client is left for whom a `down` could decide: it is refused.
+        for request in [false, true] {
+            let story = format!("{command:?} ko-count {ko_count} {request}");
+            let mut pair = synced_pair();
+            if !ko_count {
+                pair.no_ko_count();
+            }
+            pair.write(0, 8, 8).unwrap();
+            pair.nodes[1].stall = is_disk;
+            let write = request.then(|| pair.start_write(0, 21, 9));
+            if *command == down {
+                leave(&mut pair);
+            }
+            let order = pair.order(0, command.clone());
+            pair.run(29_000);
+            assert_eq!(pair.nodes[0].admin.get(&order), None, "{story}");
+            pair.run(2_000);
+            let answer = pair.nodes[0].admin.remove(&order).expect("in time");
+            if request && *command == down {
+                let refusal = answer.expect_err("a write is under way");
+                assert_eq!(refusal.code, -23, "{story}");
+                assert!(refusal.hint.contains("bob, which has not"), "{story}: {}", refusal.hint);
+                continue;
+            }
+            let text = answer.unwrap_or_else(|refusal| panic!("{story}: {refusal:?}"));
+            assert_eq!(pair.lines(0, "left without its answer"), 1, "{story}");
+            if *command == disconnect {
+                assert!(text.contains("bob, which has not answered for"), "{story}: {text}");
+                let state = pair.status(0).connections[0].connection_state;
+                assert_eq!(state, ConnectionState::StandAlone, "{story}");
+                assert_eq!(pair.status(0).role, Role::Primary, "{story}");
+            }
+            if let Some(write) = write {
+                assert_eq!(pair.nodes[0].replies.get(&write), Some(&Ok(None)), "{story}");
+            }
+            assert_eq!(pair.nodes[0].disk.blocks.get(&8), Some(&8), "{story}");
+        }
+    }
+}
+
+#[test]
+fn who_leaves_while_the_own_disk_hangs_is_gone_in_30_s_and_loses_nothing() {
+    for n in [0, 1] {
+        let mut pair = synced_pair();
+        pair.nodes[n].stall = is_disk;
+        let write = pair.start_write(0, 21, 9);
+        let peer = u8::from(n == 0);
+        let order = pair.order(n, Command::Disconnect { peer, force: false, for_ms: None });
+        pair.run(31_000);
+        let text = pair.nodes[n].admin.remove(&order).expect("in time").expect("done");
+        assert!(text.contains("the disk of r0/0, which has not"), "node {n}: {text}");
+        let state = pair.status(n).connections[0].connection_state;
+        assert_eq!(state, ConnectionState::StandAlone, "node {n}");
+        pair.nodes[n].unstall();
+        pair.run(1_000);
+        assert_eq!(pair.nodes[0].replies.get(&write), Some(&Ok(None)), "node {n}");
+        pair.admin(n, Command::Connect { peer, discard_my_data: false, tentative: false }).unwrap();
+        pair.synced();
+        assert_eq!(pair.nodes[1].disk.blocks.get(&21), Some(&9), "node {n}");
+    }
+}
+
+#[test]
 fn an_order_that_waits_for_a_hung_disk_says_for_which_and_is_refused_in_time() {
     let detach = Command::Detach { volume: 0, force: false };
     let demote = Command::Secondary { force: false, wait_ms: 0 };

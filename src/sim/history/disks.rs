@@ -383,6 +383,29 @@ impl History {
         Ok(())
     }
 
+    /// A disk has gained sectors, and something was in them.
+    pub(in crate::sim) fn grew(&mut self, volume: VolumeNumber, gained: (u64, u64), found: Sector) {
+        self.volume(volume).gained.push((gained, found));
+    }
+
+    /// A sector that nobody has written may hold this: it was in it when a disk gained it.
+    pub(super) fn was_found(&self, volume: VolumeNumber, sector: u64, value: Sector) -> bool {
+        let gained = self.volumes.get(usize::from(volume)).map_or(&[][..], |v| &v.gained);
+        gained.iter().any(|((from, to), found)| (*from..*to).contains(&sector) && *found == value)
+    }
+
+    /// A sector from here on that this node's disk must hold something of.
+    pub(in crate::sim) fn beyond(
+        &self,
+        node: usize,
+        volume: VolumeNumber,
+        sectors: u64,
+    ) -> Option<u64> {
+        let after = usize::try_from(sectors).ok()?;
+        let registers = self.registers(volume).get(after..)?.iter();
+        (sectors..).zip(registers).find(|(_, r)| !r.obligations[node].is_empty()).map(|(at, _)| at)
+    }
+
     /// A sector was changed behind the daemon's back: a flush does not bring it back, a repair does.
     pub(in crate::sim) fn falsified(&mut self, node: usize, volume: VolumeNumber, sector: u64) {
         for o in &mut self.register(volume, sector).obligations[node] {

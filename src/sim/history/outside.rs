@@ -78,16 +78,7 @@ impl Book {
 
     /// A write that was kept is sent once more, on this session.
     pub fn sent_again(&mut self, op: &mut Operation, session: u64) {
-        let range = (VOLUME, op.start, op.count);
-        self.history.open.remove(&(op.session, op.step));
-        self.history.open.insert((session, op.step), range);
-        op.session = session;
-        op.session_opened = self.history.sessions.get(&session).copied().unwrap_or(op.step);
-        for sector in op.start..op.start + op.count {
-            if let Some(entry) = self.history.register(VOLUME, sector).write_mut(op.step) {
-                entry.session = session;
-            }
-        }
+        self.history.sent_again(op, session);
     }
 
     /// The process of a node has ended; the next session is with another one.

@@ -25,6 +25,8 @@ pub(super) struct Entry {
     /// A later session is needed to know that it does not start any more.
     pub(super) cut_by_session: bool,
     pub(super) answered: bool,
+    /// Its client has kept it, and sends it again, or has: it may be done once more.
+    pub(super) again: bool,
     zeroes: bool,
 }
 
@@ -32,7 +34,8 @@ impl Entry {
     /// A write that begins now.
     pub(super) fn new(start: u64, zeroes: bool, session: u64) -> Self {
         let (finish, cut) = (NEVER, NEVER);
-        Self { start, finish, cut, session, cut_by_session: false, answered: false, zeroes }
+        let (cut_by_session, answered, again) = (false, false, false);
+        Self { start, finish, cut, session, cut_by_session, answered, again, zeroes }
     }
 
     /// What it writes.

@@ -15,6 +15,12 @@ struct Pair {
 }
 
 impl Pair {
+    fn read(&mut self, value: u64) -> Result<(), String> {
+        let rests = Rests { on: BOB, disks: [true, true] };
+        let op = self.history.read_starts(1, 0, (3, 1), rests);
+        self.history.read_answered(&op, &[value], rests, [&self.disks[0], &self.disks[1]])
+    }
+
     fn new() -> Self {
         let mut history = History::default();
         history.session_opened(1);
@@ -175,4 +181,38 @@ fn what_was_read_from_a_disk_that_was_replaced_meanwhile_binds_nobody_and_is_cou
         assert_eq!(landed.is_ok(), replaced, "{landed:?}");
         assert_eq!(pair.history.excused.replaced, u64::from(replaced));
     }
+}
+
+#[test]
+fn what_a_disk_was_found_with_is_read_until_somebody_writes_there() {
+    const FOUND: u64 = 1 << 50;
+    let mut pair = Pair::new();
+    assert!(pair.read(FOUND).is_err(), "nobody has gained anything");
+    pair.history.grew(0, (3, 8), FOUND);
+    assert_eq!(pair.read(FOUND), Ok(()));
+    assert!(pair.read(FOUND + 1).is_err(), "that was not there");
+    pair.write(|_| {});
+    assert!(pair.read(FOUND).is_err(), "it was overwritten");
+    assert_eq!(pair.history.beyond(BOB, 0, 3), Some(3));
+    assert_eq!(pair.history.beyond(BOB, 0, 4), None);
+}
+
+#[test]
+fn a_write_that_is_sent_again_may_be_done_twice_and_ends_with_its_answer() {
+    let mut pair = Pair::new();
+    let mut op = pair.history.write_starts(1, 0, (3, 1), false, None);
+    pair.history.kept(&op);
+    pair.history.session_closed(1);
+    pair.history.session_opened(1);
+    assert_eq!(pair.read(op.value), Ok(()), "it was done before its session ended");
+    pair.write(|_| {});
+    pair.history.sent_again(&mut op, 1);
+    for disk in &mut pair.disks {
+        disk.write(3, &[op.value], false);
+    }
+    assert_eq!(pair.read(op.value), Ok(()), "and once more");
+    let rests = Rests { on: BOB, disks: [true, true] };
+    pair.history.write_answered(&op, rests, false, [&pair.disks[0], &pair.disks[1]]).unwrap();
+    pair.write(|_| {});
+    assert!(pair.read(op.value).is_err(), "a newer one was answered");
 }

@@ -267,7 +267,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "full-disk-fails",
         breaks: "no space: a peer's write that finds none fails its disk",
-        by: By::Tests(&["--lib", "resource::tests::space"]),
+        by: By::Seeds,
         file: "src/resource/storage.rs",
         old: "                Pending::PeerWrite { key } if full => return self.peer_write_waits(*key),\n",
         new: "",
@@ -495,6 +495,22 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "src/resource/loss.rs",
         old: "        self.others_begin_too(volume);\n",
         new: "",
+    },
+    Mutant {
+        name: "resize-blocks-not-marked",
+        breaks: "resize: what both disks have gained is taken for equal",
+        by: By::Seeds,
+        file: "src/resource/session.rs",
+        old: "        self.grow_bits(c, volume, first, end - first);\n",
+        new: "        let _ = (first, end);\n",
+    },
+    Mutant {
+        name: "resize-size-not-saved",
+        breaks: "resize: the new size is not durable, and a restart serves the old one",
+        by: By::Seeds,
+        file: "src/resource/session.rs",
+        old: "            backing.superblock.effective_size = size;\n",
+        new: "            if backing.superblock.effective_size == 0 {\n                backing.superblock.effective_size = size;\n            }\n",
     },
     Mutant {
         name: "resize-held-superblock-stale",
