@@ -9,6 +9,7 @@
 
 mod adjust;
 mod administrators;
+mod attached;
 mod clients;
 mod clones;
 mod crashes;

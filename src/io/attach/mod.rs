@@ -200,14 +200,7 @@ fn not_attached(error: &std::io::Error, index: Option<u32>) -> Trouble {
                 .to_owned()
         }
         (Some(libc::EBUSY), Some(index), Some(holder)) => return busy(index, &holder),
-        (Some(libc::EBUSY), ..) => format!(
-            "{device} is in use, or all are: `modprobe nbd nbds_max=64` makes more, once the \
-             module is unloaded"
-        ),
-        (Some(libc::EINVAL), Some(index), _) => format!(
-            "the kernel refuses {device}: {error} (`dmesg` says why; there may be no nbd{index}: \
-             the module's nbds_max)"
-        ),
+        (Some(libc::EBUSY), ..) => format!("{device} is in use"),
         _ => format!("the kernel refuses {device}: {error} (`dmesg` says why)"),
     })
 }
