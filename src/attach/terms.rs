@@ -84,11 +84,7 @@ impl Terms {
     ///
     /// # Errors
     /// The kernel cannot have it so.
-    pub fn of(
-        export: &Description,
-        block: Option<u32>,
-        connections: usize,
-    ) -> Result<Self, Unfit> {
+    pub fn of(export: &Description, block: Option<u32>, connections: usize) -> Result<Self, Unfit> {
         let minimum = export.block.map_or(1, |(minimum, _, _)| minimum);
         let block = block.unwrap_or(minimum.max(BLOCK_MIN));
         if minimum > block || !(BLOCK_MIN..=BLOCK_MAX).contains(&block) {
@@ -138,7 +134,7 @@ impl Terms {
 mod tests {
     use super::*;
 
-    const ALL: u16 = u16::MAX & !NBD_FLAG_READ_ONLY;
+    const ALL: u16 = !NBD_FLAG_READ_ONLY;
 
     fn export(size: u64, flags: u16, minimum: u32) -> Description {
         Description { size, flags, block: Some((minimum, 4096, 1 << 25)), ..Default::default() }

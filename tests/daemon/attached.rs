@@ -124,6 +124,35 @@ fn a_device_goes_on_through_crash_and_move() {
     guest.ok("check");
     guest.ok("device detach r0");
 
+    // The local way: from a daemon of the same system, which is killed while the device is mounted.
+    guest.ok("node_here");
+    guest.ok("here device attach --timeout 2 here/3");
+    assert_eq!(guest.read("said"), "here/3 is /dev/nbd0 (attached)\n");
+    guest.ok("format");
+    guest.ok("mounted");
+    guest.ok(&format!("copy {} local 5", files.display()));
+    guest.ok("daemon_here_killed");
+    until("it is said what to do", || {
+        guest.ok("here device status");
+        guest
+            .read("said")
+            .contains("Secondary; `tandemadm primary here` serves it here")
+            .then_some(())
+    });
+    guest.ok("here primary --force here");
+    guest.ok(&format!("copy {} again 5", files.display()));
+    guest.ok("compare local");
+    guest.ok("unmounted");
+    guest.ok("here device detach here");
+    guest.ok("here secondary here");
+    guest.ok("daemon_here_ended");
+
+    // What the system lacks is named.
+    let as_nobody = format!("device_as_nobody attach {servers} r0");
+    refused(&mut guest, &as_nobody, 10, "CAP_SYS_ADMIN and CAP_NET_ADMIN");
+    guest.ok("driver_unloaded");
+    refused(&mut guest, &format!("device attach {servers} r0"), 10, "`modprobe nbd`");
+
     pair.alice.ok(&["secondary", "r0"]);
     let console = guest.end();
     assert_equal(&pair.alice.disk, &pair.bob.disk, pair.bob.export_size());

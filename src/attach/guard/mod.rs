@@ -388,8 +388,7 @@ impl Guard {
             return self.actions.push_back(Action::Close);
         }
         let watch = !self.places.contains(&Place::Unknown);
-        let dead =
-            |place: &usize| matches!(self.places[*place], Place::Dead | Place::Unknown);
+        let dead = |place: &usize| matches!(self.places[*place], Place::Dead | Place::Unknown);
         let places: Vec<usize> = (0..self.places.len()).filter(dead).take(ordered).collect();
         self.handing = Some((server, places.clone(), size));
         self.actions.push_back(Action::HandOver { server, places, watch, size });

@@ -90,8 +90,7 @@ fn story(guard: &mut Guard, steps: &[Step<'_>]) {
     }
 }
 
-const LOST: &str =
-    "\"the connection to alice:10809 has ended; I/O waits, 30 s at most\"; dial alice 1; dial bob 1";
+const LOST: &str = "\"the connection to alice:10809 has ended; I/O waits, 30 s at most\"; dial alice 1; dial bob 1";
 
 #[test]
 fn a_crash_ends_with_the_server_that_is_promoted() {
@@ -239,12 +238,7 @@ fn an_export_that_does_not_fit_is_never_handed_over() {
                 None,
             ),
             // From now on the larger size counts.
-            (
-                7000,
-                "closed 0",
-                LOST,
-                Some(37_000),
-            ),
+            (7000, "closed 0", LOST, Some(37_000)),
         ],
     );
     assert_eq!(guard.progress().size, 2 * SIZE);
@@ -331,7 +325,12 @@ fn a_guard_that_takes_over_hands_a_socket_over_in_any_case_and_then_now_and_then
             (1010, "alice serves", "hand alice [0] unwatched", None),
             (1011, "taken", "", Some(6011)),
             (6011, "tick", "dial alice 1", None),
-            (6012, "alice r0: bob is Primary", "\"alice:10809: r0: bob is Primary\"; dial bob 1", Some(6212)),
+            (
+                6012,
+                "alice r0: bob is Primary",
+                "\"alice:10809: r0: bob is Primary\"; dial bob 1",
+                Some(6212),
+            ),
             (6013, "bob serves", "hand bob [0] unwatched", None),
             (6014, "taken", "\"goes on with bob:10809\"", Some(11_014)),
         ],

@@ -104,7 +104,16 @@ impl Device {
         let has_ended = false;
         let _lock = lock;
         Self {
-            guard, driver, events, dialers, sockets, dialled, servers, record, run_dir, has_ended,
+            guard,
+            driver,
+            events,
+            dialers,
+            sockets,
+            dialled,
+            servers,
+            record,
+            run_dir,
+            has_ended,
             _lock,
         }
     }
@@ -138,7 +147,8 @@ impl Device {
             }
             while let Some(answer) = self.dialers.answer() {
                 let server = answer.server;
-                let result = answer.result.map(|(export, sockets)| self.keep(server, export, sockets));
+                let result =
+                    answer.result.map(|(export, sockets)| self.keep(server, export, sockets));
                 self.feed(log, Event::Dialled { server, result });
             }
             self.look(log);
@@ -231,8 +241,7 @@ impl Device {
         let mut sockets = std::mem::take(&mut self.dialled[server]);
         sockets.truncate(places.len());
         let numbers = numbers(&sockets);
-        let message =
-            Message::reconfigure(self.record.index, &self.record.backend, &numbers, size);
+        let message = Message::reconfigure(self.record.index, &self.record.backend, &numbers, size);
         if let Err(error) = self.driver.order(message) {
             return Event::Handed(Err(error.to_string()));
         }

@@ -90,9 +90,11 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
         Some((index, backend)) => {
             (adopt(arguments, driver, events, dialers, index, &backend)?, "taken over")
         }
-        None => (attach(arguments, &mut driver, &dialers).and_then(|attached| {
-            attached.into_device(arguments, driver, events, dialers)
-        })?, "attached"),
+        None => (
+            attach(arguments, &mut driver, &dialers)
+                .and_then(|attached| attached.into_device(arguments, driver, events, dialers))?,
+            "attached",
+        ),
     };
     let ready = format!("{} is {} ({said})\n", arguments.volume, device.node());
     crate::io::control::ready();
@@ -289,3 +291,6 @@ fn adopt(
     let sockets = (0..record.connections).map(|_| None).collect();
     Ok(Device::new(guard, driver, events, dialers, sockets, servers, record, run_dir.clone(), lock))
 }
+
+#[cfg(test)]
+mod tests;

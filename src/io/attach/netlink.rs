@@ -42,7 +42,8 @@ impl Driver {
         socket.bind_auto().map_err(cannot)?;
         let mut driver = Self { socket, family: 0, group: None, sequence: 0 };
         let name = <Message as netlink_packet_generic::GenlFamily>::family_name().to_owned();
-        let ask = GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas: vec![GenlCtrlAttrs::FamilyName(name)] };
+        let ask =
+            GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas: vec![GenlCtrlAttrs::FamilyName(name)] };
         let answers = driver.call(GenlMessage::from_payload(ask)).map_err(|error| {
             match error.raw_os_error() {
                 Some(libc::ENOENT) => Trouble::failed(
@@ -113,7 +114,9 @@ impl Driver {
     /// The system does not let us.
     pub(super) fn events(&self) -> Result<Events, Trouble> {
         let cannot = |error: io::Error| {
-            Trouble::failed(format!("netlink: the events of the NBD driver cannot be heard: {error}"))
+            Trouble::failed(format!(
+                "netlink: the events of the NBD driver cannot be heard: {error}"
+            ))
         };
         let group = self.group.ok_or_else(|| cannot(io::ErrorKind::NotFound.into()))?;
         let mut socket = Socket::new(NETLINK_GENERIC).map_err(cannot)?;

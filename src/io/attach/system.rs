@@ -44,9 +44,8 @@ pub(super) fn holder(index: u32) -> Option<String> {
 /// The devices that are attached under an identifier of ours, by number.
 pub(super) fn attached() -> Vec<(u32, Backend)> {
     let Ok(entries) = fs::read_dir("/sys/block") else { return Vec::new() };
-    let index = |entry: fs::DirEntry| {
-        entry.file_name().to_str()?.strip_prefix("nbd")?.parse::<u32>().ok()
-    };
+    let index =
+        |entry: fs::DirEntry| entry.file_name().to_str()?.strip_prefix("nbd")?.parse::<u32>().ok();
     let mut found: Vec<(u32, Backend)> = entries
         .flatten()
         .filter_map(index)
@@ -71,9 +70,11 @@ pub(super) fn users(index: u32) -> String {
         .filter_map(|line| Some(format!("mounted on {}", line.split(' ').nth(1)?)))
         .collect();
     let holders = fs::read_dir(format!("/sys/block/nbd{index}/holders")).into_iter().flatten();
-    users.extend(holders.flatten().filter_map(|entry| {
-        Some(format!("part of {}", entry.file_name().to_str()?))
-    }));
+    users.extend(
+        holders
+            .flatten()
+            .filter_map(|entry| Some(format!("part of {}", entry.file_name().to_str()?))),
+    );
     match users.is_empty() {
         true => "in use".to_owned(),
         false => users.join(", "),
@@ -128,9 +129,8 @@ pub(super) fn become_guard(run_dir: &Path, index: u32) -> Result<Flock<File>, Tr
     let path = guard_path(run_dir, index);
     let cannot = |error: io::Error| Trouble::failed(format!("{}: {error}", path.display()));
     fs::create_dir_all(run_dir).map_err(cannot)?;
-    let open = || {
-        OpenOptions::new().create(true).truncate(false).write(true).mode(0o644).open(&path)
-    };
+    let open =
+        || OpenOptions::new().create(true).truncate(false).write(true).mode(0o644).open(&path);
     let mut file = open().map_err(cannot)?;
     let deadline = now() + Duration::from_secs(5);
     loop {
