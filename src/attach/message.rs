@@ -87,6 +87,14 @@ impl Message {
         Self { command: RECONFIGURE, attributes }
     }
 
+    /// Tells an attached device a new size, bytes.
+    #[must_use]
+    pub fn resize(index: u32, backend: &str, size: u64) -> Self {
+        let attributes =
+            vec![number(INDEX, index), text(BACKEND_IDENTIFIER, backend), large(SIZE_BYTES, size)];
+        Self { command: RECONFIGURE, attributes }
+    }
+
     /// Detaches a device.
     #[must_use]
     pub fn disconnect(index: u32) -> Self {
@@ -234,6 +242,7 @@ mod tests {
         ];
         let message = Message::reconfigure(3, "ab", &[9], Some(512));
         assert_eq!(bytes(message), expected.concat());
+        assert_eq!(bytes(Message::resize(3, "ab", 512)), expected[..3].concat());
         assert_eq!(bytes(Message::disconnect(3)), [8, 0, 1, 0, 3, 0, 0, 0]);
     }
 

@@ -87,12 +87,28 @@ fn a_device_goes_on_through_crash_and_move() {
     // A move by order, back to alice.
     pair.alice.start_up();
     pair.wait_synced();
+    let begun = Instant::now();
     pair.bob.ok(&["secondary", "--force", "r0"]);
     pair.alice.ok(&["primary", "r0"]);
     goes_on(&guest, Duration::from_secs(20));
+    println!("moved, and files synced again, in {:?}", begun.elapsed());
     until("it is alice", || {
         guest.read("guard").contains(&format!("goes on with {alice}")).then_some(())
     });
+
+    // The volume grows, and the device and its file system with it.
+    for node in [&pair.alice, &pair.bob] {
+        let disk = std::fs::File::options().write(true).open(&node.disk).expect("a disk");
+        let size = disk.metadata().expect("a disk").len();
+        disk.set_len(size + (32 << 20)).expect("room");
+    }
+    pair.alice.ok(&["resize", "r0"]);
+    let size = pair.alice.export_size();
+    until("the device has grown", || {
+        guest.read("guard").contains(&format!("grown to {size} bytes")).then_some(())
+    });
+    guest.ok("grown");
+    pair.wait_synced();
     assert_eq!(guest.read("ended-during"), "", "the copy saw no error");
 
     guest.ok("stop_copying");
@@ -102,6 +118,7 @@ fn a_device_goes_on_through_crash_and_move() {
     guest.ok("check");
     guest.ok("device detach r0");
     guest.wait_for("ended-guard");
+    let guest_log = guest.read("guard");
     assert_eq!(guest.read("ended-guard"), "0\n", "{}", guest.read("guard"));
     guest.ok("device status");
     assert_eq!(guest.read("said"), "# Nothing is attached.\n");
@@ -159,5 +176,5 @@ fn a_device_goes_on_through_crash_and_move() {
     for node in [&pair.alice, &pair.bob] {
         assert_clean(node);
     }
-    println!("{console}");
+    println!("{console}\nThe guard:\n{}", guest_log);
 }

@@ -66,6 +66,15 @@ pub enum Event {
         /// What it said of the export.
         result: Result<Description, DialError>,
     },
+    /// A server was asked, while all is well, what its export is like.
+    Described {
+        /// The server's number.
+        server: usize,
+        /// What it said.
+        export: Description,
+    },
+    /// The kernel has answered the last `Resize`.
+    Resized(Result<(), String>),
     /// The kernel has answered the last hand-over.
     Handed(Result<(), String>),
     /// The device is not, or no longer, attached under our identifier.
@@ -100,6 +109,8 @@ pub enum Action {
         /// The new size of the device, bytes.
         size: Option<u64>,
     },
+    /// Tell the kernel a new size, bytes. Answered by `Resized`.
+    Resize(u64),
     /// A line for the log.
     Log(String),
     /// `progress` is another one.
@@ -158,6 +169,8 @@ pub struct Guard {
     is_closing: bool,
     /// The server and the places of the hand-over that the kernel has not answered, with the size.
     handing: Option<(usize, Vec<usize>, Option<u64>)>,
+    /// The size that the kernel is being told.
+    resizing: Option<u64>,
     /// With unknown connections: when a socket is handed over in any case.
     check_at: Duration,
     /// The server of the unknown connections did not take us: all are asked.
@@ -196,6 +209,7 @@ impl Guard {
             is_failing: false,
             is_closing: false,
             handing: None,
+            resizing: None,
             check_at: Duration::ZERO,
             asks_all: false,
             deaths: 0,
@@ -226,6 +240,8 @@ impl Guard {
             Event::Closed(place) => self.closed(now, place),
             Event::Dialled { server, result: Ok(export) } => self.dialled(now, server, &export),
             Event::Dialled { server, result: Err(error) } => self.refused(now, server, &error),
+            Event::Described { server, export } => self.described(server, &export),
+            Event::Resized(result) => self.resized(result),
             Event::Handed(result) => self.handed(now, result),
             Event::Gone(why) => {
                 if !self.has_ended {
@@ -459,6 +475,30 @@ impl Guard {
             candidate.said.clear();
         }
         self.actions.push_back(Action::Changed);
+    }
+
+    /// A volume that has grown: its server takes requests behind the old end at once.
+    fn described(&mut self, server: usize, export: &Description) {
+        let is_well = self.lost_at.is_none() && self.handing.is_none() && !self.has_ended;
+        if is_well
+            && server == self.current
+            && let Ok(Some(size)) = self.terms.replace(export)
+        {
+            self.resizing = Some(size);
+            self.actions.push_back(Action::Resize(size));
+        }
+    }
+
+    fn resized(&mut self, result: Result<(), String>) {
+        let Some(size) = self.resizing.take() else { return };
+        match result {
+            Ok(()) => {
+                self.terms.size = size;
+                self.log(format!("the device has grown to {size} bytes"));
+                self.actions.push_back(Action::Changed);
+            }
+            Err(error) => self.log(format!("the kernel does not take {size} bytes: {error}")),
+        }
     }
 
     fn settle(&mut self, now: Duration) {

@@ -45,6 +45,12 @@ fn event(words: &str) -> Event {
         ("closed" | "hang-up", place) => Event::Closed(place.parse().unwrap()),
         ("taken", _) => Event::Handed(Ok(())),
         ("error", text) => Event::Handed(Err(text.to_owned())),
+        ("described" | "elsewhere", size) => {
+            let server = usize::from(word == "elsewhere");
+            Event::Described { server, export: export(size.parse().unwrap()) }
+        }
+        ("resized", "") => Event::Resized(Ok(())),
+        ("resized", text) => Event::Resized(Err(text.to_owned())),
         ("gone", _) => Event::Gone("it is detached".to_owned()),
         (_, "serves") => dialled(Ok(export(SIZE))),
         (_, "grown") => dialled(Ok(export(2 * SIZE))),
@@ -69,6 +75,7 @@ fn actions(guard: &mut Guard) -> String {
                 format!("hand {} {places:?}{watch}{size}", name(server))
             }
             Action::Log(text) => format!("\"{text}\""),
+            Action::Resize(size) => format!("resize {size}"),
             Action::Changed => continue,
             Action::End => "end".to_owned(),
         });
@@ -365,4 +372,26 @@ fn an_event_makes_what_was_taken_over_known() {
             (2003, "taken", "", Some(7003)),
         ],
     );
+}
+
+#[test]
+fn a_volume_that_grows_makes_the_device_grow_while_it_is_in_use() {
+    let mut guard = attached(1);
+    story(
+        &mut guard,
+        &[
+            (0, "described 1048576", "", None),
+            (0, "described 524288", "", None),
+            // Only what serves the device tells its size.
+            (0, "elsewhere 2097152", "", None),
+            (1, "described 2097152", "resize 2097152", None),
+            (2, "resized EINVAL", "\"the kernel does not take 2097152 bytes: EINVAL\"", None),
+            (3, "described 2097152", "resize 2097152", None),
+            (4, "resized", "\"the device has grown to 2097152 bytes\"", None),
+            (5, "described 2097152", "", None),
+            (1000, "closed 0", LOST, Some(31_000)),
+            (1001, "described 4194304", "", Some(31_000)),
+        ],
+    );
+    assert_eq!(guard.progress().size, 2 * SIZE);
 }

@@ -22,17 +22,28 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Enough for a name to be looked up; the whole of it is locked in memory.
 const STACK: usize = 256 << 10;
 
-/// An attempt that is over.
-pub(super) struct Answer {
-    /// The server's number.
-    pub(super) server: usize,
-    /// The export, and the connections right after GO.
-    pub(super) result: Result<(Description, Vec<OwnedFd>), DialError>,
+/// What a server is asked for.
+enum Order {
+    /// So many connections.
+    Connect(usize),
+    /// What the export is like.
+    Describe,
+}
+
+/// The export, and connections to it right after GO.
+pub(super) type Dialled = Result<(Description, Vec<OwnedFd>), DialError>;
+
+/// What came of it.
+pub(super) enum Answer {
+    /// Of an attempt to connect: the server's number, and the outcome.
+    Dialled(usize, Dialled),
+    /// Of a server that has said what its export is like.
+    Described(usize, Description),
 }
 
 /// A thread for each server.
 pub(super) struct Dialers {
-    orders: Vec<Sender<usize>>,
+    orders: Vec<Sender<Order>>,
     answers: Receiver<Answer>,
     /// Readable when there are answers.
     pub(super) bell: Arc<EventFd>,
@@ -47,14 +58,23 @@ impl Dialers {
         let (sender, answers) = channel();
         let mut orders = Vec::new();
         for (number, server) in servers.iter().enumerate() {
-            let (order, ordered) = channel::<usize>();
+            let (order, ordered) = channel::<Order>();
             let (server, export) = (server.clone(), export.to_owned());
             let (sender, bell) = (sender.clone(), bell.clone());
             let thread = std::thread::Builder::new().name(format!("dial-{number}"));
             let work = move || {
-                for connections in ordered {
-                    let result = dial(&server, &export, connections);
-                    if sender.send(Answer { server: number, result }).is_err() {
+                for order in ordered {
+                    let answer = match order {
+                        Order::Connect(connections) => {
+                            Answer::Dialled(number, dial(&server, &export, connections))
+                        }
+                        Order::Describe => match describe(&server, &export) {
+                            Ok(export) => Answer::Described(number, export),
+                            // If it has gone, that is seen by its connections.
+                            Err(_) => continue,
+                        },
+                    };
+                    if sender.send(answer).is_err() {
                         return;
                     }
                     // A bell that cannot take another ring is ringing.
@@ -70,7 +90,12 @@ impl Dialers {
     /// Begins an attempt.
     pub(super) fn dial(&self, server: usize, connections: usize) {
         // The thread lives as long as its sender.
-        let _ = self.orders[server].send(connections);
+        let _ = self.orders[server].send(Order::Connect(connections));
+    }
+
+    /// Asks what the export is like. That promotes nobody.
+    pub(super) fn describe(&self, server: usize) {
+        let _ = self.orders[server].send(Order::Describe);
     }
 
     /// An attempt that is over, if there is one.
@@ -78,17 +103,24 @@ impl Dialers {
         self.answers.try_recv().ok()
     }
 
-    /// The next attempt that is over.
-    pub(super) fn wait(&self) -> Option<Answer> {
-        self.answers.recv().ok()
+    /// The next attempt that is over: the server's number, and the outcome.
+    pub(super) fn wait(&self) -> Option<(usize, Dialled)> {
+        loop {
+            if let Answer::Dialled(server, outcome) = self.answers.recv().ok()? {
+                return Some((server, outcome));
+            }
+        }
     }
 }
 
-fn dial(
-    server: &Server,
-    export: &str,
-    connections: usize,
-) -> Result<(Description, Vec<OwnedFd>), DialError> {
+fn describe(server: &Server, export: &str) -> Result<Description, ClientError> {
+    let mut handshake = Handshake::connect_within(&server.address(), LIMIT)?;
+    let description = handshake.info(export, &[NBD_INFO_BLOCK_SIZE])?;
+    handshake.abort()?;
+    Ok(description)
+}
+
+fn dial(server: &Server, export: &str, connections: usize) -> Dialled {
     let address = server.address();
     let mut first: Option<Description> = None;
     let mut sockets = Vec::new();

@@ -19,12 +19,15 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::attach::{Action, Event, Guard, Message, Record, Server};
 
-use super::dial::Dialers;
+use super::dial::{Answer, Dialers};
 use super::netlink::{Driver, Events};
 use super::{numbers, system};
 
 /// How often it is looked whether the device is still ours.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// How often the server is asked for the size.
+const ASK: Duration = Duration::from_secs(5);
 
 /// Where the log goes.
 pub(super) enum Log {
@@ -84,6 +87,7 @@ pub(super) struct Device {
     record: Record,
     run_dir: PathBuf,
     has_ended: bool,
+    ask_at: Duration,
     _lock: Flock<File>,
 }
 
@@ -102,6 +106,7 @@ impl Device {
     ) -> Self {
         let dialled = servers.iter().map(|_| Vec::new()).collect();
         let has_ended = false;
+        let ask_at = system::now() + ASK;
         let _lock = lock;
         Self {
             guard,
@@ -114,6 +119,7 @@ impl Device {
             record,
             run_dir,
             has_ended,
+            ask_at,
             _lock,
         }
     }
@@ -146,15 +152,30 @@ impl Device {
                 self.feed(log, Event::Closed(place));
             }
             while let Some(answer) = self.dialers.answer() {
-                let server = answer.server;
-                let result =
-                    answer.result.map(|(export, sockets)| self.keep(server, export, sockets));
-                self.feed(log, Event::Dialled { server, result });
+                let event = match answer {
+                    Answer::Dialled(server, outcome) => {
+                        let keep = |(export, sockets)| self.keep(server, export, sockets);
+                        Event::Dialled { server, result: outcome.map(keep) }
+                    }
+                    Answer::Described(server, export) => Event::Described { server, export },
+                };
+                self.feed(log, event);
             }
+            self.ask();
             self.look(log);
             self.feed(log, Event::Tick);
         }
         system::remove_record(&self.run_dir, self.record.index);
+    }
+
+    /// Asks now and then whether the volume has grown: a server has no word for that.
+    fn ask(&mut self) {
+        let progress = self.guard.progress();
+        let now = system::now();
+        if progress.lost_at.is_none() && now >= self.ask_at {
+            self.ask_at = now + ASK;
+            self.dialers.describe(progress.server);
+        }
     }
 
     fn keep(&mut self, server: usize, export: Description, sockets: Vec<OwnedFd>) -> Description {
@@ -223,6 +244,12 @@ impl Device {
                 Action::HandOver { server, places, watch, size } => {
                     let event = self.hand_over(server, &places, watch, size);
                     self.guard.handle(system::now(), event);
+                }
+                Action::Resize(size) => {
+                    let Record { index, backend, .. } = &self.record;
+                    let told = self.driver.order(Message::resize(*index, backend, size));
+                    let told = told.map(drop).map_err(|error| error.to_string());
+                    self.guard.handle(system::now(), Event::Resized(told));
                 }
                 Action::Log(text) => log.say(&format!("{}: {text}", self.record.volume)),
                 Action::Changed => self.write_record(log),

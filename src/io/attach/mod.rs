@@ -174,14 +174,14 @@ fn first(
     let mut reasons = Vec::new();
     let mut is_there = false;
     for _ in servers {
-        let Some(answer) = dialers.wait() else { break };
-        let (text, answered) = match answer.result {
-            Ok((export, sockets)) => return Ok((answer.server, export, sockets)),
+        let Some((server, outcome)) = dialers.wait() else { break };
+        let (text, answered) = match outcome {
+            Ok((export, sockets)) => return Ok((server, export, sockets)),
             Err(DialError::Refused(text)) => (text, true),
             Err(DialError::Failed(text)) => (text, false),
         };
         is_there |= answered;
-        reasons.push(format!("{}: {text}", servers[answer.server]));
+        reasons.push(format!("{}: {text}", servers[server]));
     }
     let text = format!("no server has it\n{}", reasons.join("\n"));
     Err(if is_there { Trouble::failed(text) } else { Trouble::silent(text) })
