@@ -54,7 +54,8 @@ pub struct AttachOptions {
     /// one that is Primary is found by asking [default: the daemon of this node].
     #[arg(long, value_name = "SERVER,...", value_delimiter = ',', env = "TANDEM_SERVERS")]
     pub servers: Vec<Server>,
-    /// The device [default: the one of the configuration, else one that is free].
+    /// The device [default: one that is free; with tandemadm on a node of the volume: that of the
+    /// configuration].
     #[arg(long, value_name = "/dev/nbdN", value_parser = device_index)]
     pub device: Option<u32>,
     /// So many connections to the server.

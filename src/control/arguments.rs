@@ -530,6 +530,9 @@ pub enum DeviceVerb {
         /// How.
         #[command(flatten)]
         options: AttachOptions,
+        /// Be the guard, as a unit wants it: the log goes to standard error.
+        #[arg(long)]
+        foreground: bool,
         /// r0 (its volume 0) or r0/1
         #[arg(value_name = "VOLUME")]
         volume: Volume,

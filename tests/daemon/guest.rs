@@ -154,7 +154,9 @@ pub(crate) fn stage() -> Result<Namespace, String> {
 /// A pair of blank disks whose nodes serve NBD over TCP to the guest.
 pub(crate) fn pair_for_guests(namespace: &Namespace) -> Pair {
     let [alice, bob] = ADDRESSES.map(|address| (namespace, address));
-    let mut pair = Plan::new().within([alice, bob]).blank();
+    // The guest never pauses, and a resync that gives way to it would take minutes.
+    let plan = Plan::new().sections("disk { c-min-rate 20M; }");
+    let mut pair = plan.within([alice, bob]).blank();
     for (node, address) in [&mut pair.alice, &mut pair.bob].into_iter().zip(ADDRESSES) {
         let listen = format!("{address}:{NBD_PORT}");
         node.arguments = ["--nbd-listen", &listen, "--nbd-insecure"].map(str::to_owned).to_vec();

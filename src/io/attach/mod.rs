@@ -84,8 +84,6 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
     let events = driver.events()?;
     let servers = arguments.servers();
     let dialers = Dialers::start(&servers, &arguments.volume.to_string())?;
-    // I/O waits for this process: its memory must not wait for that I/O.
-    let locked = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE);
     let (device, said) = match system::device_of(&arguments.volume) {
         Some((index, backend)) => {
             (adopt(arguments, driver, events, dialers, index, &backend)?, "taken over")
@@ -106,7 +104,9 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
         }
     };
     log.say(&format!("{}{}", ready.trim_end(), device.detail()));
-    if let Err(error) = locked {
+    // I/O waits for this process: its memory must not wait for that I/O. Not before: who has no right to
+    // attach devices may have a limit on locked memory, too.
+    if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
         log.say(&format!("memory is not locked ({error}): where it is short, I/O may hang"));
     }
     device.watch(&log);

@@ -3,6 +3,7 @@
 //! The guard of a device is `tandem-attach`, a program of its own, for hosts without a daemon: attach
 //! starts it and waits until it says that the device is there.
 
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use serde_json::json;
@@ -18,7 +19,9 @@ impl Session {
     /// What is done with devices.
     pub(super) fn device(&self, verb: DeviceVerb) -> Outcome {
         match verb {
-            DeviceVerb::Attach { options, volume } => self.attach_device(options, &volume),
+            DeviceVerb::Attach { options, foreground, volume } => {
+                self.attach_device(options, foreground, &volume)
+            }
             DeviceVerb::Detach { forced, targets } => {
                 self.detach_devices(&targets.targets, forced.force)
             }
@@ -26,7 +29,12 @@ impl Session {
         }
     }
 
-    fn attach_device(&self, mut options: AttachOptions, volume: &Volume) -> Outcome {
+    fn attach_device(
+        &self,
+        mut options: AttachOptions,
+        foreground: bool,
+        volume: &Volume,
+    ) -> Outcome {
         if options.device.is_none() && options.servers.is_empty() {
             options.device = self.configured_device(volume);
         }
@@ -41,10 +49,14 @@ impl Session {
         if self.globals.dry_run {
             return print(&format!("{command:?}\n").replace('"', ""));
         }
-        let command = command.arg("--background").stdin(Stdio::null()).stdout(Stdio::piped());
         let cannot = |error: std::io::Error| {
             Failure::new(10, format!("{volume}: {}: {error}", program.display()))
         };
+        if foreground {
+            // It comes back only if it fails.
+            return Err(cannot(command.exec()));
+        }
+        let command = command.arg("--background").stdin(Stdio::null()).stdout(Stdio::piped());
         let mut guard = command.spawn().map_err(cannot)?;
         let mut said = String::new();
         if let Some(mut stdout) = guard.stdout.take() {
