@@ -160,6 +160,9 @@ fn a_device_goes_on_through_crash_and_move() {
     guest.ok(&format!("copy {} again 5", files.display()));
     guest.ok("compare local");
     guest.ok("unmounted");
+    guest.ok("held");
+    refused(&mut guest, "here device detach here", 11, "/dev/nbd0 is open in sleep (process ");
+    guest.ok("released");
     guest.ok("here device detach here");
     guest.ok("here secondary here");
     guest.ok("daemon_here_ended");

@@ -14,6 +14,9 @@ use super::{Trouble, system};
 /// How long the kernel and the guard may take to let go of a device.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long somebody may look into a device without being in the way.
+const GLANCE: Duration = Duration::from_secs(2);
+
 /// A device that is attached under an identifier of ours.
 #[derive(Clone, Debug)]
 pub(crate) struct Listed {
@@ -68,18 +71,27 @@ pub(crate) fn detach(run_dir: &Path, device: &Listed, is_forced: bool) -> Result
     let _held = match is_forced {
         true => None,
         false => {
+            let in_use = || Trouble {
+                text: format!(
+                    "{node} is {}; --force fails its I/O from now on",
+                    system::users(index)
+                ),
+                exit_code: 11,
+            };
             let mut options = OpenOptions::new();
             let file = options.read(true).custom_flags(libc::O_EXCL).open(&node);
             let file = file.map_err(|error| match error.raw_os_error() {
-                Some(libc::EBUSY) => Trouble {
-                    text: format!(
-                        "{node} is {}; --force fails its I/O from now on",
-                        system::users(index)
-                    ),
-                    exit_code: 11,
-                },
+                Some(libc::EBUSY) => in_use(),
                 _ => Trouble::failed(format!("{node}: {error}")),
             })?;
+            // udev looks into a device for a moment when it has changed.
+            let deadline = system::now() + GLANCE;
+            while !system::openers(index).is_empty() {
+                if system::now() > deadline {
+                    return Err(in_use());
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
             file.sync_all().map_err(|error| {
                 Trouble::failed(format!(
                     "{node}: what was written cannot be flushed: {error}; --force lets go of it all \

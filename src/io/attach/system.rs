@@ -75,10 +75,33 @@ pub(super) fn users(index: u32) -> String {
             .flatten()
             .filter_map(|entry| Some(format!("part of {}", entry.file_name().to_str()?))),
     );
+    users.extend(openers(index));
     match users.is_empty() {
         true => "in use".to_owned(),
         false => users.join(", "),
     }
+}
+
+/// Other processes that have a device open: for a sentence. The kernel refuses only those that share it
+/// with nobody, such as a mount.
+pub(super) fn openers(index: u32) -> Vec<String> {
+    let device = format!("/dev/nbd{index}");
+    let own = std::process::id();
+    let has_it = |entry: fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse::<u32>().ok().filter(|pid| *pid != own)?;
+        let mut files = fs::read_dir(entry.path().join("fd")).ok()?.flatten();
+        let open = |file: fs::DirEntry| {
+            let path = fs::read_link(file.path()).unwrap_or_default();
+            path.to_str()
+                .and_then(|path| path.strip_prefix(&device))
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('p'))
+        };
+        files.any(open).then(|| {
+            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            format!("open in {} (process {pid})", name.trim_end())
+        })
+    };
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(has_it).collect()
 }
 
 /// A name that nobody else has used.
