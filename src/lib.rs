@@ -8,6 +8,7 @@
 //! | [`secret`] | the shared secret: challenge and response | yes |
 //! | [`meta`] | the layout of the metadata on disk | yes |
 //! | [`sim`] | a cluster of resources on simulated disks and networks | yes |
+//! | [`attach`] | a volume as the kernel's `/dev/nbdN`, and the guard that replaces its server | yes |
 //! | [`control`] | status, events2, why, metrics, the command line | yes |
 //! | [`io`] | the shell: ring, sockets, files, clocks, threads | no |
 //!
@@ -20,6 +21,7 @@
 //!   -> local completion, WriteAck from the peer -> Reply -> kept in the transfer log until the peer has flushed
 //! ```
 
+pub mod attach;
 pub mod config;
 pub mod control;
 pub mod io;

@@ -336,6 +336,37 @@ fn every_command_that_the_documents_print_is_understood() {
     assert!(seen > 30, "{seen}");
 }
 
+/// The devices themselves are for `tests/daemon/attached.rs`.
+#[test]
+fn what_is_said_of_devices_where_none_is_attached() {
+    let node = Node::new();
+    let ok = |words: &str| match node.told(words) {
+        (0, text, _) => text,
+        other => panic!("{words}: {other:?}"),
+    };
+    assert_eq!(ok("device status"), "# Nothing is attached.\n");
+    assert_eq!(ok("device status --json"), "[]\n");
+    assert_eq!(ok("device detach all"), "");
+    // The device is that of the configuration, for a volume of this node.
+    let words = "tandem-attach --connections=1 --timeout=5 --dead-conn-timeout=300";
+    assert!(ok("-d device attach r0").contains(&format!("{words} --device=/dev/nbd0 --run-dir ")));
+    let far = ok("-d device attach --servers alice,bob:1 --connections 2 r0/1");
+    let words = words.replace("=1 ", "=2 ") + " --servers=alice:10809,bob:1 --run-dir ";
+    assert!(far.contains(&words) && far.ends_with(" r0/1\n"), "{far}");
+    for (words, code, what) in [
+        ("device detach r0", 10, "r0: it is attached to no device"),
+        ("device status r0/0", 10, "r0/0: it is attached to no device"),
+        ("device status r0:bob", 1, "specific peer"),
+        ("device attach r0:bob", 1, "not one volume"),
+        ("device attach all", 1, "not one volume"),
+        ("device attach --servers a:b r0", 1, "a port"),
+        ("device", 1, "attach"),
+    ] {
+        let (exit_code, _, error) = node.told(words);
+        assert!(exit_code == code && error.contains(what), "{words}: {exit_code} {error}");
+    }
+}
+
 #[test]
 fn a_broken_configuration_stops_up_and_nothing_that_runs() {
     let node = Node::new();

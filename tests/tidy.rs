@@ -12,6 +12,7 @@ const PURE: &[&str] = &[
     "src/sim/",
     "src/config/",
     "src/secret/",
+    "src/attach/",
     "nbd/src/",
 ];
 /// What pure rooms do not mention, as whole words.

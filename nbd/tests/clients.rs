@@ -3,6 +3,9 @@
 
 mod server;
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::process::{Command as Process, Output};
 use std::time::Duration;
 
@@ -305,4 +308,57 @@ fn qemu_io_prints_the_sentence_of_a_refusal() {
     let Some(output) = tool("qemu-io", &arguments) else { return };
     assert!(!output.status.success());
     assert!(text(&output).contains("bob is Primary; connect there"), "{}", text(&output));
+}
+
+/// What the kernel's driver gets: the stream right after GO, on which a simple reply follows a
+/// request, however long it takes.
+#[test]
+fn a_connection_can_be_given_away_after_go() {
+    let server = Server::start();
+    let handshake = Handshake::connect_within(&address(&server), TIMEOUT).unwrap();
+    let client = handshake.go("r0", &[NBD_INFO_BLOCK_SIZE]).unwrap();
+    assert_eq!(client.size(), SIZE as u64);
+    let mut stream = UnixStream::from(client.into_descriptor().unwrap());
+    assert_eq!((stream.read_timeout().unwrap(), stream.write_timeout().unwrap()), (None, None));
+    let mut flush = NBD_REQUEST_MAGIC.to_be_bytes().to_vec();
+    flush.extend([0, 0]);
+    flush.extend(NBD_CMD_FLUSH.to_be_bytes());
+    flush.extend(*b"a cookie");
+    flush.extend([0; 12]);
+    stream.write_all(&flush).unwrap();
+    let mut reply = [0; SIMPLE_REPLY_LENGTH];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(reply[..4], NBD_SIMPLE_REPLY_MAGIC.to_be_bytes());
+    assert_eq!(reply[8..], *b"a cookie");
+}
+
+#[test]
+fn only_a_connection_that_is_as_after_go_is_given_away() {
+    let server = Server::start();
+    let structured = open(&server, "r0", Mode::Structured);
+    assert!(matches!(structured.into_descriptor(), Err(ClientError::Protocol(_))));
+    let mut busy = open(&server, "r0", Mode::Simple);
+    busy.send_request(Command::Flush, 0, 0, 0, &[]).unwrap();
+    assert!(matches!(busy.into_descriptor(), Err(ClientError::Protocol(_))));
+}
+
+/// A server that sends a byte now and then keeps every read busy, and the whole from its end.
+#[test]
+fn a_negotiation_ends_in_time_with_a_server_that_drips() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::Tcp(listener.local_addr().unwrap().to_string());
+    let dripping = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"NBDMAGICIHAVEOPT\0\x03").unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let mut drop = [0; 64];
+        // The end of the stream, or an error of writing: the client has gone.
+        while !matches!(stream.read(&mut drop), Ok(0)) && stream.write_all(&[0]).is_ok() {}
+    });
+    let limit = Duration::from_millis(200);
+    let handshake = Handshake::connect_within(&address, limit).unwrap();
+    let begun = std::time::Instant::now();
+    assert!(matches!(handshake.go("r0", &[]), Err(ClientError::Io(_))));
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    dripping.join().unwrap();
 }

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use self::not_built::NOT_SUPPORTED;
 use self::values::{seconds, sectors, yes_no};
 use super::target::Target;
+use crate::attach::{AttachOptions, Volume};
 use crate::config::Waits;
 use crate::resource::Force;
 
@@ -502,6 +503,12 @@ pub enum Verb {
     Ping(Targets),
     /// One line for monitoring; exit 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.
     Check(OptionalTargets),
+    /// Volumes as the kernel's block devices `/dev/nbdN`: attach, detach, status.
+    Device {
+        /// What to do.
+        #[command(subcommand)]
+        verb: DeviceVerb,
+    },
     /// Say to udev whether a device holds Tandem's metadata.
     #[command(hide = true)]
     Probe {
@@ -511,6 +518,44 @@ pub enum Verb {
     /// Any other word.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
+}
+
+/// What to do with volumes as the kernel's block devices.
+#[derive(Clone, Debug, Subcommand)]
+#[command(rename_all = "kebab-case")]
+pub enum DeviceVerb {
+    /// Attach a volume, from the daemon of this node or from the Primary of several servers. A guard
+    /// (tandem-attach) stays behind and replaces a server that is lost.
+    Attach {
+        /// How.
+        #[command(flatten)]
+        options: AttachOptions,
+        /// Be the guard, as a unit wants it: the log goes to standard error.
+        #[arg(long)]
+        foreground: bool,
+        /// r0 (its volume 0) or r0/1
+        #[arg(value_name = "VOLUME")]
+        volume: Volume,
+    },
+    /// Flush what is written and detach.
+    #[command(mut_arg("force", |arg| arg.help("Even in use or without a server: its I/O fails")))]
+    Detach {
+        /// Even so.
+        #[command(flatten)]
+        forced: Forced,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: Targets,
+    },
+    /// Show the attached devices, their servers and guards.
+    Status {
+        /// For programs.
+        #[arg(short, long)]
+        json: bool,
+        /// Aimed at.
+        #[command(flatten)]
+        targets: OptionalTargets,
+    },
 }
 
 /// A command line that was understood.

@@ -1,7 +1,7 @@
 //! What a verb's target may name: a verb for whole resources refuses a volume or a peer, as drbdadm
 //! does, instead of doing more than was asked, or saying something else.
 
-use super::arguments::Verb;
+use super::arguments::{DeviceVerb, Verb};
 use super::target::Target;
 
 /// What a target may name beside the resource.
@@ -87,7 +87,14 @@ fn scope(verb: &Verb) -> Option<(&[Target], Scope)> {
         Verb::WaitConnect { targets, .. } | Verb::WaitSync { targets, .. } => {
             (&targets.targets, Scope::BOTH)
         }
-        Verb::NetOptions(_)
+        Verb::Device { verb: DeviceVerb::Detach { targets, .. } } => {
+            (&targets.targets, Scope::VOLUME)
+        }
+        Verb::Device { verb: DeviceVerb::Status { targets, .. } } => {
+            (&targets.targets, Scope::VOLUME)
+        }
+        Verb::Device { verb: DeviceVerb::Attach { .. } }
+        | Verb::NetOptions(_)
         | Verb::DiskOptions(_)
         | Verb::ResourceOptions(_)
         | Verb::PeerDeviceOptions(_)

@@ -339,6 +339,15 @@ impl Clients {
         self.settle(io, session, outcome);
     }
 
+    /// A volume has this size now, bytes. Requests of clients that are connected may go as far, too:
+    /// the kernel's driver can be told a new size while it is in use.
+    pub(crate) fn grow(&mut self, volume: VolumeNumber, size: u64) {
+        let of_volume = self.sessions.values_mut().filter(|client| client.volume == volume);
+        of_volume.for_each(|client| {
+            client.parameters.size = client.parameters.size.max(size);
+        });
+    }
+
     /// Arms receives and starts sends; ends the clients that are done leaving.
     pub(crate) fn start(&mut self, io: &mut Context) {
         let mut done = Vec::new();

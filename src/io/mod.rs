@@ -1,5 +1,6 @@
 //! The shell: ring, sockets, files, clocks, threads.
 
+pub mod attach;
 pub mod backing;
 mod buffer;
 mod client;

@@ -400,6 +400,9 @@ impl<C: Core> Shell<C> {
                 for device in status.devices.iter().filter(|device| device.hung_ms.is_some()) {
                     self.disks.distrust(device.volume);
                 }
+                for device in &status.devices {
+                    self.clients.grow(device.volume, device.size);
+                }
                 self.shared.publish(status);
             }
             while let Some(action) = self.core.next_action() {

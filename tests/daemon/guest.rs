@@ -12,29 +12,30 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::namespace::{Namespace, skip};
-use crate::pair::{Node, assert_equal, run, text};
+use crate::pair::{Node, Pair, assert_equal, run, text};
 use crate::plan::Plan;
 use crate::wait::until;
 
 const TEST: &str = "the_kernels_client_goes_on_after_a_failover";
-const ADDRESSES: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
-const NBD_PORT: &str = "10809";
+pub(crate) const ADDRESSES: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
+pub(crate) const NBD_PORT: &str = "10809";
 
 /// A running guest.
-struct Guest {
+pub(crate) struct Guest {
     kernel: Child,
     work: PathBuf,
     steps: usize,
 }
 
 impl Guest {
-    fn boot(work: &Path, namespace: &Namespace) -> Self {
+    pub(crate) fn boot(work: &Path, namespace: &Namespace) -> Self {
         fs::create_dir(work).expect("a folder for the guest");
         // A program of the guest is named by its path on this machine.
         let init = work.join("init");
         fs::write(&init, include_str!("guest/init")).expect("the guest's program");
         let made = run(Command::new("chmod").args(["+x", text(&init)]));
         assert_eq!(made.code, 0, "{made:?}");
+        let programs = Path::new(env!("CARGO_BIN_EXE_tandem-attach")).parent().expect("a folder");
         let console = File::create(work.join("console")).expect("a console");
         let enter = namespace.enter();
         let kernel = Command::new(&enter[0])
@@ -46,6 +47,7 @@ impl Guest {
             .args(["umid=guest", &format!("uml_dir={}/", work.display())])
             .arg(format!("init={}", init.display()))
             .args([&format!("work={}", work.display()), "address=10.77.0.10/24"])
+            .arg(format!("programs={}", programs.display()))
             .process_group(0)
             .stdin(Stdio::null())
             .stderr(console.try_clone().expect("a console"))
@@ -57,7 +59,7 @@ impl Guest {
         guest
     }
 
-    fn wait_for(&mut self, name: &str) {
+    pub(crate) fn wait_for(&mut self, name: &str) {
         let path = self.work.join(name);
         until(&format!("the guest makes {name}"), || {
             if let Some(status) = self.kernel.try_wait().expect("it is ours") {
@@ -68,7 +70,7 @@ impl Guest {
     }
 
     /// Orders without waiting.
-    fn order(&mut self, order: &str) -> usize {
+    pub(crate) fn order(&mut self, order: &str) -> usize {
         let file = self.work.join("order");
         fs::write(&file, order).expect("an order");
         fs::rename(&file, self.work.join(format!("do-{}", self.steps))).expect("an order");
@@ -77,7 +79,7 @@ impl Guest {
     }
 
     /// Orders one step of `guest/init`, and waits; its exit status.
-    fn step(&mut self, order: &str) -> i32 {
+    pub(crate) fn step(&mut self, order: &str) -> i32 {
         let step = self.order(order);
         let done = format!("done-{step}");
         self.wait_for(&done);
@@ -85,23 +87,28 @@ impl Guest {
         status.trim().parse().expect("an exit status")
     }
 
-    fn ok(&mut self, order: &str) {
+    pub(crate) fn ok(&mut self, order: &str) {
         let status = self.step(order);
         assert_eq!(status, 0, "guest# {order}");
     }
 
     /// How many files the guest has synced so far.
-    fn synced(&self, prefix: &str) -> usize {
+    pub(crate) fn synced(&self, prefix: &str) -> usize {
         let text = fs::read_to_string(self.work.join(format!("synced-{prefix}")));
         text.unwrap_or_default().lines().count()
     }
 
-    fn console(&self) -> String {
+    /// What a file of the shared folder holds.
+    pub(crate) fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.work.join(name)).unwrap_or_default()
+    }
+
+    pub(crate) fn console(&self) -> String {
         let bytes = fs::read(self.work.join("console")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    fn end(mut self) -> String {
+    pub(crate) fn end(mut self) -> String {
         self.order("end");
         until("the guest halts", || self.kernel.try_wait().expect("it is ours"));
         self.console()
@@ -123,7 +130,7 @@ impl Drop for Guest {
 }
 
 /// The namespace with both nodes' addresses and the guest's cable.
-fn stage() -> Result<Namespace, String> {
+pub(crate) fn stage() -> Result<Namespace, String> {
     let found = |program: &str| {
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
         std::env::split_paths(&path).any(|folder| folder.join(program).exists())
@@ -144,15 +151,28 @@ fn stage() -> Result<Namespace, String> {
     Ok(namespace)
 }
 
+/// A pair of blank disks whose nodes serve NBD over TCP to the guest.
+pub(crate) fn pair_for_guests(namespace: &Namespace) -> Pair {
+    let [alice, bob] = ADDRESSES.map(|address| (namespace, address));
+    // The guest never pauses, and a resync that gives way to it would take minutes.
+    let plan = Plan::new().sections("disk { c-min-rate 20M; }");
+    let mut pair = plan.within([alice, bob]).blank();
+    for (node, address) in [&mut pair.alice, &mut pair.bob].into_iter().zip(ADDRESSES) {
+        let listen = format!("{address}:{NBD_PORT}");
+        node.arguments = ["--nbd-listen", &listen, "--nbd-insecure"].map(str::to_owned).to_vec();
+    }
+    pair.bring_up().sync_from_alice()
+}
+
 /// A folder with some hundred real files.
-fn real_files() -> PathBuf {
+pub(crate) fn real_files() -> PathBuf {
     let docs = PathBuf::from("/usr/share/doc");
     let many = fs::read_dir(&docs).is_ok_and(|entries| entries.count() > 100);
     if many { docs } else { PathBuf::from(env!("CARGO_MANIFEST_DIR")) }
 }
 
 /// e2fsck finds nothing in the file system that this node's backing file starts with.
-fn assert_clean(node: &Node) {
+pub(crate) fn assert_clean(node: &Node) {
     let said = run(Command::new("e2fsck").args(["-f", "-n", text(&node.disk)]));
     assert_eq!(said.code, 0, "{}: {said:?}", node.name);
 }
@@ -163,13 +183,7 @@ fn the_kernels_client_goes_on_after_a_failover() {
         Ok(namespace) => namespace,
         Err(why) => return skip(TEST, &why),
     };
-    let [alice, bob] = ADDRESSES.map(|address| (&namespace, address));
-    let mut pair = Plan::new().within([alice, bob]).blank();
-    for (node, address) in [&mut pair.alice, &mut pair.bob].into_iter().zip(ADDRESSES) {
-        let listen = format!("{address}:{NBD_PORT}");
-        node.arguments = ["--nbd-listen", &listen, "--nbd-insecure"].map(str::to_owned).to_vec();
-    }
-    let mut pair = pair.bring_up().sync_from_alice();
+    let mut pair = pair_for_guests(&namespace);
     let mut guest = Guest::boot(&pair.dir.path().join("guest"), &namespace);
     let files = real_files();
 

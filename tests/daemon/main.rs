@@ -19,6 +19,7 @@ mod programs;
 
 mod adjust;
 mod administrators;
+mod attached;
 mod clients;
 mod clones;
 mod crashes;

@@ -73,6 +73,9 @@ fn disks_are_made_larger_while_the_primary_serves() {
     assert!(after - before > 60 << 20, "{before} {after}");
     let mut new = stage.pair.alice.client();
     new.write(after - 4096, &[7; 4096], 0).expect("the last block");
+    client
+        .write(after - 8192, &[6; 4096], 0)
+        .expect("one that was connected before may use it too");
     ledger.check(&mut client);
     client.flush().expect("a flush of both");
     stage.pair.assert_equal_disks();

@@ -1,7 +1,7 @@
 //! The client's side of the negotiation.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Address, Client, ClientError, Mode, Socket};
 use crate::constants::*;
@@ -52,6 +52,15 @@ impl Handshake {
     pub fn connect(address: &Address, timeout: Duration) -> Result<Handshake, ClientError> {
         let flags = NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES;
         Handshake::connect_with_flags(address, timeout, flags)
+    }
+
+    /// As [`connect`](Self::connect), but the whole negotiation, and what the client reads and
+    /// writes after it, ends when `limit` is over.
+    pub fn connect_within(address: &Address, limit: Duration) -> Result<Handshake, ClientError> {
+        let deadline = Instant::now() + limit;
+        let mut handshake = Handshake::connect(address, limit)?;
+        handshake.socket.deadline = Some(deadline);
+        Ok(handshake)
     }
 
     /// As [`connect`](Self::connect), with client flags of the caller's choice.

@@ -1,20 +1,22 @@
-//! A small blocking client, for tests and tools: the one room of this crate that does I/O.
+//! A small blocking client, for tools, tests and the kernel's driver: the one room of this crate that does I/O.
 //!
 //! It is strict: what a server may not send is an error. Every read and write has a time-out,
 //! so that a test against a silent server fails and does not hang. It never sets up more than
 //! [`CHUNK_LIMIT`] bytes for a length that the server announced.
 //!
 //! [`Handshake`] is the negotiation, step by step; [`Client`] the transmission phase, request
-//! by request or pipelined. [`Client::open`] does the usual negotiation in one call.
+//! by request or pipelined. [`Client::open`] does the usual negotiation in one call;
+//! [`Client::into_descriptor`] hands the connection to somebody else, such as the kernel's driver.
 
 mod handshake;
 mod transmission;
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::constants::*;
 use crate::errno::Errno;
@@ -84,34 +86,66 @@ impl ClientError {
     }
 }
 
-/// A connected stream of either kind.
 #[derive(Debug)]
-pub(crate) enum Socket {
+enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
 }
 
+/// A connected stream of either kind.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    stream: Stream,
+    /// When everything has to be over, however briskly the server sends.
+    deadline: Option<Instant>,
+}
+
 impl Socket {
     fn connect(address: &Address, timeout: Duration) -> io::Result<Socket> {
-        let socket = match address {
-            Address::Unix(path) => Socket::Unix(UnixStream::connect(path)?),
-            Address::Tcp(host) => Socket::Tcp(connect_tcp(host, timeout)?),
+        let stream = match address {
+            Address::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
+            Address::Tcp(host) => Stream::Tcp(connect_tcp(host, timeout)?),
         };
+        let socket = Socket { stream, deadline: None };
         socket.set_timeout(timeout)?;
         Ok(socket)
     }
 
     fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
-        match self {
-            Socket::Unix(stream) => {
-                stream.set_read_timeout(Some(timeout))?;
-                stream.set_write_timeout(Some(timeout))
+        self.wait_at_most(Some(timeout))
+    }
+
+    /// `None`: for ever.
+    fn wait_at_most(&self, timeout: Option<Duration>) -> io::Result<()> {
+        match &self.stream {
+            Stream::Unix(stream) => {
+                stream.set_read_timeout(timeout)?;
+                stream.set_write_timeout(timeout)
             }
-            Socket::Tcp(stream) => {
-                stream.set_read_timeout(Some(timeout))?;
-                stream.set_write_timeout(Some(timeout))
+            Stream::Tcp(stream) => {
+                stream.set_read_timeout(timeout)?;
+                stream.set_write_timeout(timeout)
             }
         }
+    }
+
+    /// The next read or write ends at the deadline.
+    fn mind_deadline(&self) -> io::Result<()> {
+        let Some(deadline) = self.deadline else { return Ok(()) };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.set_timeout(left)
+    }
+
+    /// The descriptor, without a time-out.
+    fn into_descriptor(self) -> io::Result<OwnedFd> {
+        self.wait_at_most(None)?;
+        Ok(match self.stream {
+            Stream::Unix(stream) => stream.into(),
+            Stream::Tcp(stream) => stream.into(),
+        })
     }
 
     fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
@@ -147,18 +181,20 @@ fn connect_tcp(host: &str, timeout: Duration) -> io::Result<TcpStream> {
 
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Socket::Unix(stream) => stream.read(buffer),
-            Socket::Tcp(stream) => stream.read(buffer),
+        self.mind_deadline()?;
+        match &mut self.stream {
+            Stream::Unix(stream) => stream.read(buffer),
+            Stream::Tcp(stream) => stream.read(buffer),
         }
     }
 }
 
 impl Write for Socket {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        match self {
-            Socket::Unix(stream) => stream.write(buffer),
-            Socket::Tcp(stream) => stream.write(buffer),
+        self.mind_deadline()?;
+        match &mut self.stream {
+            Stream::Unix(stream) => stream.write(buffer),
+            Stream::Tcp(stream) => stream.write(buffer),
         }
     }
 

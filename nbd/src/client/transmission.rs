@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::{Address, ClientError, Description, Handshake, Mode, Socket};
@@ -128,6 +128,19 @@ impl Client {
     /// Another time-out for each later read and write.
     pub fn set_timeout(&mut self, timeout: Duration) -> Result<(), ClientError> {
         Ok(self.socket.set_timeout(timeout)?)
+    }
+
+    /// Gives the connection away to whoever speaks on it from now on, such as the kernel's driver,
+    /// which knows only simple replies. No byte of it has been read ahead, and the time-outs are
+    /// taken off: the driver would take one for a dead link.
+    ///
+    /// # Errors
+    /// Other replies were negotiated, or some are still to come.
+    pub fn into_descriptor(self) -> Result<OwnedFd, ClientError> {
+        if self.mode != Mode::Simple || !self.pending.is_empty() {
+            return Err(ClientError::Protocol("the connection is not as it was after GO"));
+        }
+        Ok(self.socket.into_descriptor()?)
     }
 
     /// Sends bytes as they are: for tests of a server's patience.

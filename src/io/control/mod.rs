@@ -32,6 +32,13 @@ mod remembered;
 mod saved;
 mod startup;
 
+pub(crate) use logging::start as start_log;
+
+/// Tells systemd that a program is ready, where it listens.
+pub(crate) fn ready() {
+    startup::notify("READY=1");
+}
+
 #[cfg(test)]
 mod fake;
 #[cfg(test)]

@@ -7,7 +7,8 @@ use clap::Parser;
 use roff::{Roff, bold, italic, roman};
 use tandem::config::{ManualOption, manual};
 
-/// Writes tandemadm(8) with a page a verb, tandemd(8), tandem.conf(5) and the bash completion.
+/// Writes tandemadm(8) with a page a verb, tandemd(8), tandem-attach(8), tandem.conf(5) and the bash
+/// completions.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The folder, which is made.
@@ -21,13 +22,21 @@ fn main() -> std::io::Result<()> {
     adm.build();
     for verb in adm.get_subcommands().filter(|verb| !verb.is_hide_set()) {
         page(verb, &dir)?;
+        for inner in verb.get_subcommands().filter(|inner| inner.get_name() != "help") {
+            page(inner, &dir)?;
+        }
     }
     page(&adm, &dir)?;
     page(&tandem::io::control::daemon::command(), &dir)?;
+    let mut attach = tandem::attach::command();
+    page(&attach, &dir)?;
     std::fs::write(dir.join("tandem.conf.5"), conf().to_roff())?;
-    let mut completion = Vec::new();
-    clap_complete::generate(clap_complete::Shell::Bash, &mut adm, "tandemadm", &mut completion);
-    std::fs::write(dir.join("tandemadm"), completion)
+    for (command, name) in [(&mut adm, "tandemadm"), (&mut attach, "tandem-attach")] {
+        let mut completion = Vec::new();
+        clap_complete::generate(clap_complete::Shell::Bash, command, name, &mut completion);
+        std::fs::write(dir.join(name), completion)?;
+    }
+    Ok(())
 }
 
 fn page(command: &clap::Command, dir: &Path) -> std::io::Result<()> {

@@ -9,6 +9,7 @@
 mod adjust;
 pub(super) mod client;
 mod configuration;
+mod device;
 mod dry_run;
 mod forget;
 pub(super) mod metadata;
@@ -103,6 +104,7 @@ impl Session {
             Verb::ResourceOptions(words) => {
                 return self.options("options", Scope::RESOURCE, words);
             }
+            Verb::Device { .. } => {}
             _ if self.globals.dry_run => return self.dry_run(verb),
             _ => {}
         }
@@ -133,6 +135,7 @@ impl Session {
             Verb::Dstate(targets) => self.dstate(&targets.targets),
             Verb::Why { json, targets } => self.why(&targets.targets, json),
             Verb::Check(targets) => self.check(&targets.targets),
+            Verb::Device { verb } => self.device(verb),
             Verb::Probe { device } => metadata::probe(&device),
             Verb::Ping(targets) => self.ping(&targets.targets),
             Verb::Events2 { now, statistics, targets } => {

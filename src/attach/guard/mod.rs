@@ -1,0 +1,536 @@
+//! The guard of one device: which servers are asked, and which one the kernel gets.
+//!
+//! Events in, actions out; the time is an argument. All servers are asked at once when a connection
+//! has ended, for only the Primary lets anybody in, and who that is may have changed. The first one
+//! that fits gets the device.
+//!
+//! Invariants:
+//! - At most one attempt per server is under way.
+//! - The connections of a device go to one server: before a device moves to another one, those
+//!   that live are closed, and the kernel has said so. Two servers would each have a part of the
+//!   writes.
+//! - A connection counts as dead when it has hung up and the kernel has told that it let go of one.
+//!   A socket that is handed over before is thrown away by the kernel without a word.
+//! - After a guard was killed, the next one does not hold the connections. It cannot see them end, so
+//!   it also hands over a socket every few seconds: the kernel takes it only where one is dead.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use nbd::client::Description;
+
+use super::{Server, Terms, primary_named};
+
+/// Between two attempts at a server that answers.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Between two attempts at a server that does not answer, at most.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Until a server whose export does not fit is asked again, and after an error of the kernel.
+const PAUSE_UNFIT: Duration = Duration::from_secs(5);
+/// How long the kernel may take to tell that it let go of a connection that has hung up. Its word may
+/// be lost.
+const WORD: Duration = Duration::from_millis(300);
+/// How often a socket is handed over while the connections are not known.
+const CHECK: Duration = Duration::from_secs(5);
+
+/// Why an attempt at a server came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DialError {
+    /// It answers, and lets nobody in: its sentence.
+    Refused(String),
+    /// It does not answer, or not as it should.
+    Failed(String),
+}
+
+impl DialError {
+    fn text(&self) -> &str {
+        match self {
+            Self::Refused(text) | Self::Failed(text) => text,
+        }
+    }
+}
+
+/// What has happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Time has passed.
+    Tick,
+    /// The kernel says that a connection of the device has ended.
+    LinkDead,
+    /// The connection in this place has hung up.
+    Closed(usize),
+    /// An attempt is over. Its connections are kept by the shell, under the server's number.
+    Dialled {
+        /// The server's number.
+        server: usize,
+        /// What it said of the export.
+        result: Result<Description, DialError>,
+    },
+    /// A server was asked, while all is well, what its export is like.
+    Described {
+        /// The server's number.
+        server: usize,
+        /// What it said.
+        export: Description,
+    },
+    /// The kernel has answered the last `Resize`.
+    Resized(Result<(), String>),
+    /// The kernel has answered the last hand-over.
+    Handed(Result<(), String>),
+    /// The device is not, or no longer, attached under our identifier.
+    Gone(String),
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Ask a server for so many connections. Answered by `Dialled`.
+    Dial {
+        /// The server's number.
+        server: usize,
+        /// Connections.
+        connections: usize,
+    },
+    /// Close the connections of an attempt: they are not needed.
+    Drop {
+        /// The server's number.
+        server: usize,
+    },
+    /// Shut down the connections that live. Each is answered by `Closed`.
+    Close,
+    /// Give the kernel the connections of an attempt, one for each place. Answered by `Handed`.
+    HandOver {
+        /// The server's number.
+        server: usize,
+        /// The places of the connections that they replace.
+        places: Vec<usize>,
+        /// Whether the kernel takes them for certain: then they are watched.
+        watch: bool,
+        /// The new size of the device, bytes.
+        size: Option<u64>,
+    },
+    /// Tell the kernel a new size, bytes. Answered by `Resized`.
+    Resize(u64),
+    /// A line for the log.
+    Log(String),
+    /// `progress` is another one.
+    Changed,
+    /// The device is no longer ours.
+    End,
+}
+
+/// How a device is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The server that the kernel got last: its number.
+    pub server: usize,
+    /// Since when there is no connection.
+    pub lost_at: Option<Duration>,
+    /// Bytes.
+    pub size: u64,
+    /// What each server said last that could not be used: number and sentence.
+    pub refusals: Vec<(usize, String)>,
+}
+
+/// A connection of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Live,
+    /// It has hung up, at that time; the kernel has not told yet.
+    HungUp(Duration),
+    Dead,
+    /// It was given to the kernel by another guard.
+    Unknown,
+}
+
+/// A server, and when it is asked again.
+struct Candidate {
+    server: Server,
+    under_way: bool,
+    /// The connections of the attempt.
+    ordered: usize,
+    next_at: Duration,
+    pause: Duration,
+    /// What it said last that could not be used; empty: nothing.
+    said: String,
+}
+
+/// The guard of one device.
+pub struct Guard {
+    candidates: Vec<Candidate>,
+    places: Vec<Place>,
+    terms: Terms,
+    current: usize,
+    dead_conn_timeout: Duration,
+    lost_at: Option<Duration>,
+    /// It has been said that I/O fails.
+    is_failing: bool,
+    /// Live connections are being closed, for the device moves.
+    is_closing: bool,
+    /// The server and the places of the hand-over that the kernel has not answered, with the size.
+    handing: Option<(usize, Vec<usize>, Option<u64>)>,
+    /// The size that the kernel is being told.
+    resizing: Option<u64>,
+    /// With unknown connections: when a socket is handed over in any case.
+    check_at: Duration,
+    /// The server of the unknown connections did not take us: all are asked.
+    asks_all: bool,
+    /// Ends that the kernel has told of, and that are not known to be of which connection.
+    deaths: usize,
+    has_ended: bool,
+    actions: VecDeque<Action>,
+}
+
+impl Guard {
+    /// The guard of a device that has just been attached, with connections to `current`.
+    #[must_use]
+    pub fn attached(
+        servers: Vec<Server>,
+        current: usize,
+        terms: Terms,
+        connections: usize,
+        dead_conn_timeout: Duration,
+    ) -> Self {
+        let candidate = |server| Candidate {
+            server,
+            under_way: false,
+            ordered: 0,
+            next_at: Duration::ZERO,
+            pause: PAUSE,
+            said: String::new(),
+        };
+        Self {
+            candidates: servers.into_iter().map(candidate).collect(),
+            places: vec![Place::Live; connections],
+            terms,
+            current,
+            dead_conn_timeout,
+            lost_at: None,
+            is_failing: false,
+            is_closing: false,
+            handing: None,
+            resizing: None,
+            check_at: Duration::ZERO,
+            asks_all: false,
+            deaths: 0,
+            has_ended: false,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// The guard of a device that another guard has attached, and left.
+    #[must_use]
+    pub fn adopted(
+        servers: Vec<Server>,
+        current: usize,
+        terms: Terms,
+        connections: usize,
+        dead_conn_timeout: Duration,
+    ) -> Self {
+        let mut guard = Self::attached(servers, current, terms, connections, dead_conn_timeout);
+        guard.places.fill(Place::Unknown);
+        guard
+    }
+
+    /// Takes an event in.
+    pub fn handle(&mut self, now: Duration, event: Event) {
+        match event {
+            Event::Tick => {}
+            Event::LinkDead => self.link_dead(now),
+            Event::Closed(place) => self.closed(now, place),
+            Event::Dialled { server, result: Ok(export) } => self.dialled(now, server, &export),
+            Event::Dialled { server, result: Err(error) } => self.refused(now, server, &error),
+            Event::Described { server, export } => self.described(server, &export),
+            Event::Resized(result) => self.resized(result),
+            Event::Handed(result) => self.handed(now, result),
+            Event::Gone(why) => {
+                if !self.has_ended {
+                    self.log(why);
+                    self.actions.push_back(Action::End);
+                }
+                self.has_ended = true;
+            }
+        }
+        self.settle(now);
+    }
+
+    /// What is to be done next; asked until there is nothing.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When a `Tick` is due.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Duration> {
+        if self.has_ended {
+            return None;
+        }
+        let failing = self.fails_at().filter(|_| !self.is_failing);
+        let check = Some(self.check_at);
+        let check = check.filter(|_| self.places.contains(&Place::Unknown) && !self.checks());
+        let dials = (0..self.candidates.len())
+            .filter(|server| self.is_asked(*server))
+            .map(|server| self.candidates[server].next_at);
+        let wanted = self.wanted() > 0;
+        let words = self.places.iter().filter_map(|place| match place {
+            Place::HungUp(at) => Some(*at + WORD),
+            _ => None,
+        });
+        dials.filter(|_| wanted).chain(failing).chain(check).chain(words).min()
+    }
+
+    /// How the device is doing.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let said = self.candidates.iter().enumerate().filter(|(_, one)| !one.said.is_empty());
+        Progress {
+            server: self.current,
+            lost_at: self.lost_at,
+            size: self.terms.size,
+            refusals: said.map(|(number, one)| (number, one.said.clone())).collect(),
+        }
+    }
+
+    fn log(&mut self, text: String) {
+        self.actions.push_back(Action::Log(text));
+    }
+
+    fn fails_at(&self) -> Option<Duration> {
+        self.lost_at.map(|lost_at| lost_at + self.dead_conn_timeout)
+    }
+
+    /// How many connections are to be made.
+    fn wanted(&self) -> usize {
+        if self.handing.is_some() || self.is_closing || self.has_ended {
+            return 0;
+        }
+        let of = |kind| self.places.iter().filter(|place| **place == kind).count();
+        match of(Place::Unknown) {
+            0 => of(Place::Dead),
+            // One for each: the kernel throws away what it does not need.
+            _ if self.checks() => self.places.len(),
+            _ => 0,
+        }
+    }
+
+    /// Whether the unknown connections are looked into: it was time, or the kernel told of an end.
+    fn checks(&self) -> bool {
+        self.check_at == Duration::ZERO
+    }
+
+    /// Whether a server is one to ask now, and is not being asked.
+    fn is_asked(&self, server: usize) -> bool {
+        let all = self.asks_all || !self.places.contains(&Place::Unknown);
+        !self.candidates[server].under_way && (all || server == self.current)
+    }
+
+    fn name(&self, server: usize) -> String {
+        self.candidates[server].server.to_string()
+    }
+
+    fn link_dead(&mut self, now: Duration) {
+        let hung_up = |place: &Place| matches!(place, Place::HungUp(_));
+        if let Some(place) = self.places.iter().position(hung_up) {
+            return self.die(now, place);
+        }
+        self.deaths += 1;
+        if !self.places.contains(&Place::Unknown) {
+            return;
+        }
+        self.check_at = Duration::ZERO;
+        if self.deaths >= self.places.len() {
+            self.places.fill(Place::Dead);
+            self.lose(now);
+        }
+    }
+
+    fn closed(&mut self, now: Duration, place: usize) {
+        if self.places.get(place) != Some(&Place::Live) {
+            return;
+        }
+        if self.deaths > 0 {
+            self.deaths -= 1;
+            return self.die(now, place);
+        }
+        self.places[place] = Place::HungUp(now);
+    }
+
+    /// The kernel has let go of a connection.
+    fn die(&mut self, now: Duration, place: usize) {
+        self.places[place] = Place::Dead;
+        if self.places.iter().all(|place| *place == Place::Dead) {
+            self.is_closing = false;
+            self.lose(now);
+        }
+    }
+
+    /// There is no connection any more.
+    fn lose(&mut self, now: Duration) {
+        self.lost_at = Some(now);
+        self.is_failing = false;
+        for candidate in &mut self.candidates {
+            candidate.next_at = now;
+            candidate.pause = PAUSE;
+            candidate.said.clear();
+        }
+        let name = self.name(self.current);
+        let wait = self.dead_conn_timeout.as_secs();
+        self.log(format!("the connection to {name} has ended; I/O waits, {wait} s at most"));
+        self.actions.push_back(Action::Changed);
+    }
+
+    fn dialled(&mut self, now: Duration, server: usize, export: &Description) {
+        let asked = &mut self.candidates[server];
+        asked.under_way = false;
+        asked.pause = PAUSE;
+        let ordered = asked.ordered;
+        if self.wanted() == 0 {
+            return self.actions.push_back(Action::Drop { server });
+        }
+        let size = match self.terms.replace(export) {
+            Ok(size) => size,
+            Err(unfit) => {
+                self.actions.push_back(Action::Drop { server });
+                self.candidates[server].next_at = now + PAUSE_UNFIT;
+                return self.say(server, &format!("not taken: {unfit}"));
+            }
+        };
+        let lives = |place: &Place| matches!(place, Place::Live | Place::HungUp(_));
+        if server != self.current && self.places.iter().any(lives) {
+            self.actions.push_back(Action::Drop { server });
+            let (old, new) = (self.name(self.current), self.name(server));
+            self.log(format!("{new} is Primary: the connections to {old} are closed"));
+            self.is_closing = true;
+            return self.actions.push_back(Action::Close);
+        }
+        let watch = !self.places.contains(&Place::Unknown);
+        let dead = |place: &usize| matches!(self.places[*place], Place::Dead | Place::Unknown);
+        let places: Vec<usize> = (0..self.places.len()).filter(dead).take(ordered).collect();
+        self.handing = Some((server, places.clone(), size));
+        self.actions.push_back(Action::HandOver { server, places, watch, size });
+    }
+
+    fn refused(&mut self, now: Duration, server: usize, error: &DialError) {
+        let pause = match error {
+            DialError::Refused(_) => PAUSE,
+            DialError::Failed(_) => self.candidates[server].pause,
+        };
+        let asked = &mut self.candidates[server];
+        asked.under_way = false;
+        asked.next_at = now + pause;
+        asked.pause = (pause * 2).min(PAUSE_MAX);
+        if self.wanted() == 0 {
+            return;
+        }
+        self.say(server, error.text());
+        self.asks_all = true;
+        if let (DialError::Refused(text), true) = (error, self.lost_at.is_some())
+            && let Some(host) = primary_named(text)
+        {
+            let other = |(number, one): &(usize, &mut Candidate)| {
+                *number != server && one.server.is_on(host)
+            };
+            if let Some((_, primary)) = self.candidates.iter_mut().enumerate().find(other) {
+                primary.next_at = primary.next_at.min(now + PAUSE / 4);
+            }
+        }
+    }
+
+    /// Remembers what a server said, and logs it if it is something new.
+    fn say(&mut self, server: usize, text: &str) {
+        if self.candidates[server].said != text {
+            text.clone_into(&mut self.candidates[server].said);
+            let name = self.name(server);
+            self.log(format!("{name}: {text}"));
+            self.actions.push_back(Action::Changed);
+        }
+    }
+
+    fn handed(&mut self, now: Duration, result: Result<(), String>) {
+        let Some((server, places, size)) = self.handing.take() else { return };
+        if let Err(error) = result {
+            self.candidates[server].next_at = now + PAUSE_UNFIT;
+            return self.say(server, &format!("the kernel did not take its connection: {error}"));
+        }
+        let name = self.name(server);
+        if let Some(size) = size {
+            self.terms.size = size;
+            self.log(format!("the device has grown to {size} bytes"));
+        }
+        let is_known = !self.places.contains(&Place::Unknown);
+        if let Some(lost_at) = self.lost_at.take() {
+            let seconds = now.saturating_sub(lost_at).as_secs_f32();
+            self.log(format!("goes on with {name} after {seconds:.1} s"));
+        } else if server != self.current {
+            self.log(format!("goes on with {name}"));
+        }
+        self.current = server;
+        match is_known {
+            true => places.into_iter().for_each(|place| self.places[place] = Place::Live),
+            false => self.check_at = now + CHECK,
+        }
+        self.asks_all = false;
+        self.deaths = 0;
+        for candidate in &mut self.candidates {
+            candidate.said.clear();
+        }
+        self.actions.push_back(Action::Changed);
+    }
+
+    /// A volume that has grown: its server takes requests behind the old end at once.
+    fn described(&mut self, server: usize, export: &Description) {
+        let is_well = self.lost_at.is_none() && self.handing.is_none() && !self.has_ended;
+        if is_well
+            && server == self.current
+            && let Ok(Some(size)) = self.terms.replace(export)
+        {
+            self.resizing = Some(size);
+            self.actions.push_back(Action::Resize(size));
+        }
+    }
+
+    fn resized(&mut self, result: Result<(), String>) {
+        let Some(size) = self.resizing.take() else { return };
+        match result {
+            Ok(()) => {
+                self.terms.size = size;
+                self.log(format!("the device has grown to {size} bytes"));
+                self.actions.push_back(Action::Changed);
+            }
+            Err(error) => self.log(format!("the kernel does not take {size} bytes: {error}")),
+        }
+    }
+
+    fn settle(&mut self, now: Duration) {
+        if self.has_ended {
+            return;
+        }
+        if !self.is_failing && self.fails_at().is_some_and(|at| at <= now) {
+            self.is_failing = true;
+            let wait = self.dead_conn_timeout.as_secs();
+            self.log(format!("no server for {wait} s: I/O fails"));
+        }
+        for place in 0..self.places.len() {
+            if matches!(self.places[place], Place::HungUp(at) if at + WORD <= now) {
+                self.die(now, place);
+            }
+        }
+        if self.places.contains(&Place::Unknown) && self.check_at <= now {
+            self.check_at = Duration::ZERO;
+        }
+        let connections = self.wanted();
+        if connections == 0 {
+            return;
+        }
+        for server in 0..self.candidates.len() {
+            if self.is_asked(server) && self.candidates[server].next_at <= now {
+                self.candidates[server].under_way = true;
+                self.candidates[server].ordered = connections;
+                self.actions.push_back(Action::Dial { server, connections });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,397 @@
+//! Stories of a guard: what happens at which time, and what it does about it.
+
+use std::time::Duration;
+
+use nbd::client::Description;
+
+use super::{Action, DialError, Event, Guard};
+use crate::attach::Terms;
+
+const SERVERS: [&str; 2] = ["alice:10809", "bob:10809"];
+const SIZE: u64 = 1 << 20;
+const FLAGS: u16 = 0x17d;
+
+fn terms() -> Terms {
+    Terms { size: SIZE, flags: FLAGS, block: 512 }
+}
+
+fn export(size: u64) -> Description {
+    Description { size, flags: FLAGS, block: Some((1, 4096, 1 << 25)), ..Default::default() }
+}
+
+fn attached(connections: usize) -> Guard {
+    let servers = SERVERS.map(|server| server.parse().unwrap()).to_vec();
+    Guard::attached(servers, 0, terms(), connections, Duration::from_secs(30))
+}
+
+fn adopted(connections: usize) -> Guard {
+    let servers = SERVERS.map(|server| server.parse().unwrap()).to_vec();
+    Guard::adopted(servers, 0, terms(), connections, Duration::from_secs(30))
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// An event in a word or two; `alice` and `bob` are attempts; `closed` is a hang-up that the kernel has
+/// told of before.
+fn event(words: &str) -> Event {
+    let (word, rest) = words.split_once(' ').unwrap_or((words, ""));
+    let server = usize::from(word == "bob");
+    let dialled = |result| Event::Dialled { server, result };
+    match (word, rest) {
+        ("tick", _) => Event::Tick,
+        ("dead", _) => Event::LinkDead,
+        ("closed" | "hang-up", place) => Event::Closed(place.parse().unwrap()),
+        ("taken", _) => Event::Handed(Ok(())),
+        ("error", text) => Event::Handed(Err(text.to_owned())),
+        ("described" | "elsewhere", size) => {
+            let server = usize::from(word == "elsewhere");
+            Event::Described { server, export: export(size.parse().unwrap()) }
+        }
+        ("resized", "") => Event::Resized(Ok(())),
+        ("resized", text) => Event::Resized(Err(text.to_owned())),
+        ("gone", _) => Event::Gone("it is detached".to_owned()),
+        (_, "serves") => dialled(Ok(export(SIZE))),
+        (_, "grown") => dialled(Ok(export(2 * SIZE))),
+        (_, "shrunk") => dialled(Ok(export(SIZE / 2))),
+        (_, "silent") => dialled(Err(DialError::Failed("silent".to_owned()))),
+        (_, refusal) => dialled(Err(DialError::Refused(refusal.to_owned()))),
+    }
+}
+
+/// Everything that the guard does now, in words; its log in quotes.
+fn actions(guard: &mut Guard) -> String {
+    let name = |server: usize| SERVERS[server].split(':').next().unwrap();
+    let mut words = Vec::new();
+    while let Some(action) = guard.next_action() {
+        words.push(match action {
+            Action::Dial { server, connections } => format!("dial {} {connections}", name(server)),
+            Action::Drop { server } => format!("drop {}", name(server)),
+            Action::Close => "close".to_owned(),
+            Action::HandOver { server, places, watch, size } => {
+                let watch = if watch { "" } else { " unwatched" };
+                let size = size.map_or(String::new(), |size| format!(" size {size}"));
+                format!("hand {} {places:?}{watch}{size}", name(server))
+            }
+            Action::Log(text) => format!("\"{text}\""),
+            Action::Resize(size) => format!("resize {size}"),
+            Action::Changed => continue,
+            Action::End => "end".to_owned(),
+        });
+    }
+    words.join("; ")
+}
+
+/// Milliseconds, the event, what the guard does, and the milliseconds of its next tick.
+type Step<'a> = (u64, &'a str, &'a str, Option<u64>);
+
+fn story(guard: &mut Guard, steps: &[Step<'_>]) {
+    for (at, what, expected, next) in steps {
+        if what.starts_with("closed") {
+            guard.handle(ms(*at), Event::LinkDead);
+        }
+        guard.handle(ms(*at), event(what));
+        assert_eq!(actions(guard), *expected, "at {at} ms: {what}");
+        assert_eq!(guard.next_timeout(), next.map(ms), "after {at} ms: {what}");
+    }
+}
+
+const LOST: &str = "\"the connection to alice:10809 has ended; I/O waits, 30 s at most\"; dial alice 1; dial bob 1";
+
+#[test]
+fn a_crash_ends_with_the_server_that_is_promoted() {
+    let mut guard = attached(1);
+    story(
+        &mut guard,
+        &[
+            (0, "tick", "", None),
+            (1000, "closed 0", LOST, Some(31_000)),
+            (1010, "bob r0: Secondary", "\"bob:10809: r0: Secondary\"", Some(1210)),
+            (1020, "alice silent", "\"alice:10809: silent\"", Some(1210)),
+            (1210, "tick", "dial bob 1", Some(1220)),
+            (1220, "tick", "dial alice 1", Some(31_000)),
+            // The same words again are not logged again; a server that is silent is asked less often.
+            (1230, "alice silent", "", Some(1630)),
+            (1240, "bob r0: Secondary", "", Some(1440)),
+            (1440, "tick", "dial bob 1", Some(1630)),
+            (1500, "bob serves", "hand bob [0]", Some(31_000)),
+            (1501, "taken", "\"goes on with bob:10809 after 0.5 s\"", None),
+            (1502, "hang-up 7", "", None),
+        ],
+    );
+    assert_eq!(guard.progress().server, 1);
+    assert!(guard.progress().refusals.is_empty());
+}
+
+/// A socket that is handed over before the kernel has let go of the old one is lost.
+#[test]
+fn nothing_is_handed_over_before_the_kernel_has_told() {
+    let mut guard = attached(1);
+    story(&mut guard, &[(1000, "hang-up 0", "", Some(1300)), (1005, "dead", LOST, Some(31_005))]);
+    // Its word can be lost.
+    let mut guard = attached(1);
+    story(
+        &mut guard,
+        &[
+            (1000, "hang-up 0", "", Some(1300)),
+            (1299, "tick", "", Some(1300)),
+            (1300, "tick", LOST, Some(31_300)),
+        ],
+    );
+    // Nor of the second one before its own word.
+    let mut guard = attached(2);
+    story(
+        &mut guard,
+        &[
+            (1000, "hang-up 1", "", Some(1300)),
+            (1001, "dead", "dial alice 1; dial bob 1", None),
+            (1002, "hang-up 0", "", Some(1302)),
+            (1003, "alice serves", "hand alice [1]", Some(1302)),
+            (1004, "taken", "", Some(1302)),
+            (1302, "tick", "dial alice 1", None),
+        ],
+    );
+}
+
+#[test]
+fn the_server_that_a_refusal_names_is_asked_at_once() {
+    let mut guard = attached(1);
+    story(
+        &mut guard,
+        &[
+            (1000, "closed 0", LOST, Some(31_000)),
+            (1010, "bob silent", "\"bob:10809: silent\"", Some(1210)),
+            (
+                1020,
+                "alice r0: bob is Primary; connect there",
+                "\"alice:10809: r0: bob is Primary; connect there\"",
+                Some(1070),
+            ),
+            (1070, "tick", "dial bob 1", Some(1220)),
+        ],
+    );
+}
+
+#[test]
+fn of_two_servers_that_answer_the_first_is_taken() {
+    let mut guard = attached(1);
+    story(
+        &mut guard,
+        &[
+            (1000, "closed 0", LOST, Some(31_000)),
+            (1010, "alice serves", "hand alice [0]", Some(31_000)),
+            // While the kernel has not answered, and after it.
+            (1011, "bob serves", "drop bob", Some(31_000)),
+            (1012, "taken", "\"goes on with alice:10809 after 0.0 s\"", None),
+            (1013, "tick", "", None),
+        ],
+    );
+}
+
+#[test]
+fn without_any_server_it_is_said_when_io_fails_and_the_search_goes_on() {
+    let mut guard = attached(1);
+    let mut now = 1000;
+    story(&mut guard, &[(now, "closed 0", LOST, Some(31_000))]);
+    let mut said = Vec::new();
+    for _ in 0..200 {
+        for server in ["alice silent", "bob silent"] {
+            guard.handle(ms(now), event(server));
+        }
+        said.extend(actions(&mut guard).split("; ").map(str::to_owned));
+        let next = guard.next_timeout().unwrap();
+        assert!(next > ms(now) && next <= ms(now + 1000), "{next:?} after {now}");
+        now = u64::try_from(next.as_millis()).unwrap();
+        guard.handle(ms(now), Event::Tick);
+        said.extend(actions(&mut guard).split("; ").map(str::to_owned));
+    }
+    assert!(now > 100_000, "{now}");
+    let logged: Vec<&String> = said.iter().filter(|word| word.starts_with('"')).collect();
+    assert_eq!(
+        logged,
+        ["\"alice:10809: silent\"", "\"bob:10809: silent\"", "\"no server for 30 s: I/O fails\""]
+    );
+    let progress = guard.progress();
+    assert_eq!(progress.lost_at, Some(ms(1000)));
+    assert_eq!(progress.refusals.len(), 2);
+    story(
+        &mut guard,
+        &[
+            (200_000, "bob serves", "hand bob [0]", None),
+            (200_001, "taken", "\"goes on with bob:10809 after 199.0 s\"", None),
+        ],
+    );
+}
+
+#[test]
+fn an_export_that_does_not_fit_is_never_handed_over() {
+    let mut guard = attached(1);
+    let unfit = "not taken: it has 524288 bytes, and the device has 1048576: it is another \
+                 volume, or has shrunk";
+    story(
+        &mut guard,
+        &[
+            (1000, "closed 0", LOST, Some(31_000)),
+            (1010, "bob shrunk", &format!("drop bob; \"bob:10809: {unfit}\""), Some(6010)),
+            (1020, "alice silent", "\"alice:10809: silent\"", Some(1220)),
+            (6010, "tick", "dial alice 1; dial bob 1", Some(31_000)),
+            (6020, "bob shrunk", "drop bob", Some(11_020)),
+            (6030, "alice grown", "hand alice [0] size 2097152", Some(31_000)),
+            (
+                6040,
+                "taken",
+                "\"the device has grown to 2097152 bytes\"; \"goes on with alice:10809 after 5.0 s\"",
+                None,
+            ),
+            // From now on the larger size counts.
+            (7000, "closed 0", LOST, Some(37_000)),
+        ],
+    );
+    assert_eq!(guard.progress().size, 2 * SIZE);
+}
+
+#[test]
+fn an_error_of_the_kernel_is_said_and_tried_again() {
+    let mut guard = attached(1);
+    story(
+        &mut guard,
+        &[
+            (1000, "closed 0", LOST, Some(31_000)),
+            (1010, "alice serves", "hand alice [0]", Some(31_000)),
+            (
+                1020,
+                "error EINVAL",
+                "\"alice:10809: the kernel did not take its connection: EINVAL\"",
+                Some(6020),
+            ),
+            (6020, "tick", "dial alice 1", Some(31_000)),
+            (6021, "gone", "\"it is detached\"; end", None),
+            (6022, "alice serves", "drop alice", None),
+            (6023, "gone", "", None),
+        ],
+    );
+}
+
+#[test]
+fn of_several_connections_only_those_that_ended_are_replaced_on_the_same_server() {
+    let mut guard = attached(3);
+    story(
+        &mut guard,
+        &[
+            (1000, "closed 1", "dial alice 1; dial bob 1", None),
+            // One more ends while the attempt is under way: it brings one connection.
+            (1005, "closed 2", "", None),
+            (1010, "alice serves", "hand alice [1]", None),
+            (1011, "taken", "dial alice 1", None),
+            (1012, "alice serves", "hand alice [2]", None),
+            (1013, "taken", "", None),
+            (1014, "bob r0: alice is Primary", "", None),
+        ],
+    );
+    assert_eq!(guard.progress().lost_at, None);
+}
+
+#[test]
+fn no_device_has_connections_to_two_servers() {
+    let mut guard = attached(2);
+    story(
+        &mut guard,
+        &[
+            (1000, "closed 0", "dial alice 1; dial bob 1", None),
+            (
+                1010,
+                "bob serves",
+                "drop bob; \"bob:10809 is Primary: the connections to alice:10809 are closed\"; \
+                 close",
+                None,
+            ),
+            // Nothing is handed over before the kernel has let go of the other one.
+            (1011, "alice silent", "", None),
+            (
+                1020,
+                "closed 1",
+                "\"the connection to alice:10809 has ended; I/O waits, 30 s at most\"; dial alice \
+                 2; dial bob 2",
+                Some(31_020),
+            ),
+            (1030, "bob serves", "hand bob [0, 1]", Some(31_020)),
+            (1031, "taken", "\"goes on with bob:10809 after 0.0 s\"", None),
+        ],
+    );
+}
+
+#[test]
+fn a_guard_that_takes_over_hands_a_socket_over_in_any_case_and_then_now_and_then() {
+    let mut guard = adopted(1);
+    story(
+        &mut guard,
+        &[
+            // Only the server that it had: another one might be promoted by being asked.
+            (1000, "tick", "dial alice 1", None),
+            (1010, "alice serves", "hand alice [0] unwatched", None),
+            (1011, "taken", "", Some(6011)),
+            (6011, "tick", "dial alice 1", None),
+            (
+                6012,
+                "alice r0: bob is Primary",
+                "\"alice:10809: r0: bob is Primary\"; dial bob 1",
+                Some(6212),
+            ),
+            (6013, "bob serves", "hand bob [0] unwatched", None),
+            (6014, "taken", "\"goes on with bob:10809\"", Some(11_014)),
+        ],
+    );
+}
+
+#[test]
+fn an_event_makes_what_was_taken_over_known() {
+    let mut guard = adopted(1);
+    story(
+        &mut guard,
+        &[
+            (1000, "tick", "dial alice 1", None),
+            (1010, "alice serves", "hand alice [0] unwatched", None),
+            (1011, "taken", "", Some(6011)),
+            (2000, "dead", LOST, Some(32_000)),
+            (2001, "bob serves", "hand bob [0]", Some(32_000)),
+            (2002, "taken", "\"goes on with bob:10809 after 0.0 s\"", None),
+        ],
+    );
+    // Two of three have ended: the third may live, so it stays unknown.
+    let mut guard = adopted(3);
+    story(
+        &mut guard,
+        &[
+            (1000, "tick", "dial alice 3", None),
+            (1010, "alice serves", "hand alice [0, 1, 2] unwatched", None),
+            (1011, "taken", "", Some(6011)),
+            (2000, "dead", "dial alice 3", None),
+            (2001, "dead", "", None),
+            (2002, "alice serves", "hand alice [0, 1, 2] unwatched", None),
+            (2003, "taken", "", Some(7003)),
+        ],
+    );
+}
+
+#[test]
+fn a_volume_that_grows_makes_the_device_grow_while_it_is_in_use() {
+    let mut guard = attached(1);
+    story(
+        &mut guard,
+        &[
+            (0, "described 1048576", "", None),
+            (0, "described 524288", "", None),
+            // Only what serves the device tells its size.
+            (0, "elsewhere 2097152", "", None),
+            (1, "described 2097152", "resize 2097152", None),
+            (2, "resized EINVAL", "\"the kernel does not take 2097152 bytes: EINVAL\"", None),
+            (3, "described 2097152", "resize 2097152", None),
+            (4, "resized", "\"the device has grown to 2097152 bytes\"", None),
+            (5, "described 2097152", "", None),
+            (1000, "closed 0", LOST, Some(31_000)),
+            (1001, "described 4194304", "", Some(31_000)),
+        ],
+    );
+    assert_eq!(guard.progress().size, 2 * SIZE);
+}

@@ -1,0 +1,111 @@
+//! What a guard writes down of its device in the run folder: for `tandemadm device status`, and
+//! for the next guard, which takes the device over by the token.
+
+use serde::{Deserialize, Serialize};
+
+use super::Terms;
+
+/// One attached device. The file is `DIR/nbdN.device`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// `r0/0`.
+    pub volume: String,
+    /// N of `/dev/nbdN`.
+    pub index: u32,
+    /// The identifier that the kernel keeps, with the token.
+    pub backend: String,
+    /// What the kernel was told.
+    pub terms: Terms,
+    /// Connections.
+    pub connections: usize,
+    /// Seconds that I/O waits without any server.
+    pub dead_conn_timeout: u64,
+    /// The server that the kernel got last.
+    pub server: String,
+    /// Since when there is none: seconds of this boot.
+    pub lost_at: Option<u64>,
+    /// What each server said last that could not be used.
+    pub refusals: Vec<(String, String)>,
+}
+
+impl Record {
+    /// One device for people. `now`: seconds of this boot; `guard`: the guard's process, if it
+    /// runs.
+    #[must_use]
+    pub fn lines(&self, now: u64, guard: Option<u32>) -> String {
+        let Self { volume, index, server, connections, .. } = self;
+        let mut text = format!("{volume} /dev/nbd{index} {} bytes\n", self.terms.size);
+        match self.lost_at {
+            None => {
+                let s = if *connections == 1 { "" } else { "s" };
+                text += &format!("  server: {server}, {connections} connection{s}\n");
+            }
+            Some(lost_at) => {
+                let seconds = now.saturating_sub(lost_at);
+                let fate = match self.dead_conn_timeout.checked_sub(seconds) {
+                    Some(left) if left > 0 => format!("I/O waits, and fails in {left} s"),
+                    _ => "I/O fails".to_owned(),
+                };
+                text += &format!("  server: none for {seconds} s (it was {server}); {fate}\n");
+            }
+        }
+        for (server, refusal) in &self.refusals {
+            text += &format!("    {server}: {refusal}\n");
+        }
+        match guard {
+            Some(guard) => text += &format!("  guard: process {guard}\n"),
+            None => {
+                text += &format!(
+                    "  guard: none; without one a lost server is not replaced: `tandemadm device \
+                     attach {volume}` starts it, with the same options\n"
+                );
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            volume: "r0/0".to_owned(),
+            index: 3,
+            backend: "tandem:r0/0:0000000000000001".to_owned(),
+            terms: Terms { size: 1 << 20, flags: 1, block: 512 },
+            connections: 2,
+            dead_conn_timeout: 300,
+            server: "alice:10809".to_owned(),
+            lost_at: None,
+            refusals: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn people_are_told_the_server_or_for_how_long_there_is_none() {
+        let mut record = record();
+        assert_eq!(
+            record.lines(1000, Some(77)),
+            "r0/0 /dev/nbd3 1048576 bytes\n  server: alice:10809, 2 connections\n  \
+             guard: process 77\n"
+        );
+        record.lost_at = Some(990);
+        record.refusals = vec![("bob:10809".to_owned(), "no".to_owned())];
+        assert_eq!(
+            record.lines(1000, None),
+            "r0/0 /dev/nbd3 1048576 bytes\n  server: none for 10 s (it was alice:10809); I/O waits, \
+             and fails in 290 s\n    bob:10809: no\n  guard: none; without one a lost server is \
+             not replaced: `tandemadm device attach r0/0` starts it, with the same options\n"
+        );
+        assert!(record.lines(1290, Some(1)).contains("); I/O fails\n"));
+        assert!(record.lines(0, Some(1)).contains("none for 0 s"));
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let text = serde_json::to_string(&record()).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record());
+    }
+}

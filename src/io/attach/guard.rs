@@ -1,0 +1,295 @@
+//! The loop of a guard: what it waits for, and what it does of what `attach::Guard` wants.
+//!
+//! Invariants:
+//! - It holds each connection that the kernel has, beside the kernel: a connection that the kernel
+//!   has let go of hangs up, and this is how it is known.
+//! - Nothing here waits for a server, for a name service or for the log.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nbd::client::Description;
+use nix::fcntl::Flock;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{Shutdown, shutdown};
+
+use crate::attach::{Action, Event, Guard, Message, Record, Server};
+
+use super::dial::{Answer, Dialers};
+use super::netlink::{Driver, Events};
+use super::{numbers, system};
+
+/// How often it is looked whether the device is still ours.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How often the server is asked for the size.
+const ASK: Duration = Duration::from_secs(5);
+
+/// Where the log goes.
+pub(super) enum Log {
+    /// Standard error, by a thread of its own.
+    StandardError,
+    /// syslog; without one nowhere.
+    Syslog(Option<UnixDatagram>),
+}
+
+impl Log {
+    pub(super) fn start() -> Self {
+        crate::io::control::start_log();
+        Self::StandardError
+    }
+
+    /// Leaves the terminal, or whatever standard input, output and error are.
+    pub(super) fn leave_terminal() -> Self {
+        let null = File::options().read(true).write(true).open("/dev/null");
+        if let Ok(null) = null {
+            let _ = nix::unistd::dup2_stdin(&null);
+            let _ = nix::unistd::dup2_stdout(&null);
+            let _ = nix::unistd::dup2_stderr(&null);
+        }
+        let _ = std::env::set_current_dir("/");
+        let socket = UnixDatagram::unbound().and_then(|socket| {
+            socket.connect("/dev/log")?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        });
+        Self::Syslog(socket.ok())
+    }
+
+    pub(super) fn say(&self, text: &str) {
+        match self {
+            Self::StandardError => tracing::info!("{text}"),
+            Self::Syslog(None) => {}
+            Self::Syslog(Some(socket)) => {
+                // daemon.info; a syslog that is full or gone is no reason to wait.
+                let line = format!("<30>tandem-attach[{}]: {text}", std::process::id());
+                let _ = socket.send(line.as_bytes());
+            }
+        }
+    }
+}
+
+/// An attached device and all that its guard has.
+pub(super) struct Device {
+    guard: Guard,
+    driver: Driver,
+    events: Events,
+    dialers: Dialers,
+    /// The connections that the kernel has, as far as they are known.
+    sockets: Vec<Option<OwnedFd>>,
+    /// By server: what its last attempt has brought.
+    dialled: Vec<Vec<OwnedFd>>,
+    servers: Vec<Server>,
+    record: Record,
+    run_dir: PathBuf,
+    has_ended: bool,
+    ask_at: Duration,
+    _lock: Flock<File>,
+}
+
+impl Device {
+    #[expect(clippy::too_many_arguments, reason = "each is a part of it, and is given once")]
+    pub(super) fn new(
+        guard: Guard,
+        driver: Driver,
+        events: Events,
+        dialers: Dialers,
+        sockets: Vec<Option<OwnedFd>>,
+        servers: Vec<Server>,
+        record: Record,
+        run_dir: PathBuf,
+        lock: Flock<File>,
+    ) -> Self {
+        let dialled = servers.iter().map(|_| Vec::new()).collect();
+        let has_ended = false;
+        let ask_at = system::now() + ASK;
+        let _lock = lock;
+        Self {
+            guard,
+            driver,
+            events,
+            dialers,
+            sockets,
+            dialled,
+            servers,
+            record,
+            run_dir,
+            has_ended,
+            ask_at,
+            _lock,
+        }
+    }
+
+    /// The device's path.
+    pub(super) fn node(&self) -> String {
+        format!("/dev/nbd{}", self.record.index)
+    }
+
+    /// The server, for the log.
+    pub(super) fn detail(&self) -> String {
+        format!(": {} bytes from {}", self.record.terms.size, self.record.server)
+    }
+
+    /// Watches over the device until it is detached.
+    pub(super) fn watch(mut self, log: &Log) {
+        self.write_record(log);
+        self.feed(log, Event::Tick);
+        while !self.has_ended {
+            if let Err(error) = self.wait() {
+                // Of an interrupted or impossible wait; the next one may go well.
+                log.say(&format!("{}: waiting: {error}", self.record.volume));
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            for _ in 0..self.events.dead_links(self.record.index) {
+                self.feed(log, Event::LinkDead);
+            }
+            for place in self.closed() {
+                self.sockets[place] = None;
+                self.feed(log, Event::Closed(place));
+            }
+            while let Some(answer) = self.dialers.answer() {
+                let event = match answer {
+                    Answer::Dialled(server, outcome) => {
+                        let keep = |(export, sockets)| self.keep(server, export, sockets);
+                        Event::Dialled { server, result: outcome.map(keep) }
+                    }
+                    Answer::Described(server, export) => Event::Described { server, export },
+                };
+                self.feed(log, event);
+            }
+            self.ask();
+            self.look(log);
+            self.feed(log, Event::Tick);
+        }
+        system::remove_record(&self.run_dir, self.record.index);
+    }
+
+    /// Asks now and then whether the volume has grown: a server has no word for that.
+    fn ask(&mut self) {
+        let progress = self.guard.progress();
+        let now = system::now();
+        if progress.lost_at.is_none() && now >= self.ask_at {
+            self.ask_at = now + ASK;
+            self.dialers.describe(progress.server);
+        }
+    }
+
+    fn keep(&mut self, server: usize, export: Description, sockets: Vec<OwnedFd>) -> Description {
+        self.dialled[server] = sockets;
+        export
+    }
+
+    /// Waits for an event, an attempt that is over, the end of a connection, or the next time-out.
+    fn wait(&self) -> io::Result<()> {
+        let mut descriptors = vec![
+            PollFd::new(self.events.descriptor(), PollFlags::POLLIN),
+            PollFd::new(self.dialers.bell.as_fd(), PollFlags::POLLIN),
+        ];
+        // A hang-up is told without being asked for.
+        let known = self.sockets.iter().flatten();
+        descriptors.extend(known.map(|socket| PollFd::new(socket.as_fd(), PollFlags::empty())));
+        let next = self.guard.next_timeout().map(|at| at.saturating_sub(system::now()));
+        // Rounded up, so that the time-out is over then.
+        let wait = next.unwrap_or(LOOK).min(LOOK) + Duration::from_millis(1);
+        let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut descriptors, wait) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let _ = self.dialers.bell.read();
+        Ok(())
+    }
+
+    /// The places of known connections that the kernel has let go of.
+    fn closed(&self) -> Vec<usize> {
+        let has_ended = |socket: &OwnedFd| {
+            let mut one = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+            let ended = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+            poll(&mut one, PollTimeout::ZERO).is_ok()
+                && one[0].revents().is_some_and(|events| events.intersects(ended))
+        };
+        let places = self.sockets.iter().enumerate();
+        let known = places.filter_map(|(place, socket)| Some((place, socket.as_ref()?)));
+        known.filter(|(_, socket)| has_ended(socket)).map(|(place, _)| place).collect()
+    }
+
+    /// Looks whether the device is still attached under our identifier.
+    fn look(&mut self, log: &Log) {
+        let why = match system::backend(self.record.index) {
+            Some(backend) if backend == self.record.backend => return,
+            Some(backend) if !backend.is_empty() => {
+                format!("{} is now attached as '{backend}'", self.node())
+            }
+            _ => format!("{} is detached", self.node()),
+        };
+        self.feed(log, Event::Gone(why));
+    }
+
+    fn feed(&mut self, log: &Log, event: Event) {
+        self.guard.handle(system::now(), event);
+        while let Some(action) = self.guard.next_action() {
+            match action {
+                Action::Dial { server, connections } => self.dialers.dial(server, connections),
+                Action::Drop { server } => self.dialled[server].clear(),
+                Action::Close => {
+                    for socket in self.sockets.iter().flatten() {
+                        // One that has ended by itself is as good.
+                        let _ = shutdown(std::os::fd::AsRawFd::as_raw_fd(socket), Shutdown::Both);
+                    }
+                }
+                Action::HandOver { server, places, watch, size } => {
+                    let event = self.hand_over(server, &places, watch, size);
+                    self.guard.handle(system::now(), event);
+                }
+                Action::Resize(size) => {
+                    let Record { index, backend, .. } = &self.record;
+                    let told = self.driver.order(Message::resize(*index, backend, size));
+                    let told = told.map(drop).map_err(|error| error.to_string());
+                    self.guard.handle(system::now(), Event::Resized(told));
+                }
+                Action::Log(text) => log.say(&format!("{}: {text}", self.record.volume)),
+                Action::Changed => self.write_record(log),
+                Action::End => self.has_ended = true,
+            }
+        }
+    }
+
+    fn hand_over(
+        &mut self,
+        server: usize,
+        places: &[usize],
+        watch: bool,
+        size: Option<u64>,
+    ) -> Event {
+        let mut sockets = std::mem::take(&mut self.dialled[server]);
+        sockets.truncate(places.len());
+        let numbers = numbers(&sockets);
+        let message = Message::reconfigure(self.record.index, &self.record.backend, &numbers, size);
+        if let Err(error) = self.driver.order(message) {
+            return Event::Handed(Err(error.to_string()));
+        }
+        if watch {
+            for (place, socket) in places.iter().zip(sockets) {
+                self.sockets[*place] = Some(socket);
+            }
+        }
+        Event::Handed(Ok(()))
+    }
+
+    fn write_record(&mut self, log: &Log) {
+        let progress = self.guard.progress();
+        let name = |server: usize| self.servers[server].to_string();
+        self.record.server = name(progress.server);
+        self.record.lost_at = progress.lost_at.map(|lost_at| lost_at.as_secs());
+        self.record.terms.size = progress.size;
+        self.record.refusals =
+            progress.refusals.into_iter().map(|(server, text)| (name(server), text)).collect();
+        if let Err(error) = system::write_record(&self.run_dir, &self.record) {
+            log.say(&format!("{}: {}: {error}", self.record.volume, self.run_dir.display()));
+        }
+    }
+}

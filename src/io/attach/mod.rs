@@ -1,0 +1,296 @@
+//! `tandem-attach`, and what `tandemadm device` does: the shell around `attach`.
+//!
+//! The kernel needs nobody once it has a socket. The guard waits beside it, and gives it another
+//! one when the server has gone.
+
+mod dial;
+mod guard;
+mod netlink;
+mod orders;
+mod system;
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use nix::sys::mman::{MlockAllFlags, mlockall};
+
+use crate::attach::{
+    AttachArguments, Backend, Connect, DialError, Guard, Message, Record, Server, Terms, parse,
+};
+
+use dial::Dialers;
+use guard::{Device, Log};
+use netlink::{Driver, Events};
+
+pub(crate) use orders::{Listed, detach, list};
+
+/// Why something was not done, and the exit code that says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    /// For people.
+    pub(crate) text: String,
+    /// As those of `tandemadm`.
+    pub(crate) exit_code: i32,
+}
+
+impl Trouble {
+    fn failed(text: impl Into<String>) -> Self {
+        Self { text: text.into(), exit_code: 10 }
+    }
+
+    fn silent(text: impl Into<String>) -> Self {
+        Self { text: text.into(), exit_code: 20 }
+    }
+}
+
+/// Runs `tandem-attach`; returns the exit code.
+#[must_use]
+pub fn run<I, T>(words: I) -> i32
+where
+    I: IntoIterator<Item = T>,
+    T: Into<std::ffi::OsString> + Clone,
+{
+    let complain = |text: &str| {
+        let _ = writeln!(std::io::stderr(), "{}", text.trim_end());
+    };
+    let arguments = match parse(words) {
+        Ok(arguments) => arguments,
+        Err((text, 0)) => {
+            let _ = write!(std::io::stdout(), "{text}");
+            return 0;
+        }
+        Err((text, code)) => {
+            complain(&text);
+            return code;
+        }
+    };
+    match attach_and_guard(&arguments) {
+        Ok(()) => 0,
+        Err(trouble) => {
+            complain(&format!("{}: {}", arguments.volume, trouble.text));
+            trouble.exit_code
+        }
+    }
+}
+
+fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
+    if arguments.background {
+        // It fails for a leader of a group, who has no terminal to lose either.
+        let _ = nix::unistd::setsid();
+    }
+    let mut driver = Driver::open()?;
+    // Before anything is attached: an event is sent once, and kept nowhere.
+    let events = driver.events()?;
+    let servers = arguments.servers();
+    let dialers = Dialers::start(&servers, &arguments.volume.to_string())?;
+    let (device, said) = match system::device_of(&arguments.volume) {
+        Some((index, backend)) => {
+            (adopt(arguments, driver, events, dialers, index, &backend)?, "taken over")
+        }
+        None => (
+            attach(arguments, &mut driver, &dialers)
+                .and_then(|attached| attached.into_device(arguments, driver, events, dialers))?,
+            "attached",
+        ),
+    };
+    let ready = format!("{} is {} ({said})\n", arguments.volume, device.node());
+    crate::io::control::ready();
+    let log = match arguments.background {
+        false => Log::start(),
+        true => {
+            let _ = write!(std::io::stdout(), "{ready}");
+            Log::leave_terminal()
+        }
+    };
+    log.say(&format!("{}{}", ready.trim_end(), device.detail()));
+    // I/O waits for this process: its memory must not wait for that I/O. Not before: who has no right to
+    // attach devices may have a limit on locked memory, too.
+    if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
+        log.say(&format!("memory is not locked ({error}): where it is short, I/O may hang"));
+    }
+    device.watch(&log);
+    Ok(())
+}
+
+/// A device that was just attached.
+struct Attached {
+    index: u32,
+    backend: Backend,
+    terms: Terms,
+    server: usize,
+    sockets: Vec<OwnedFd>,
+}
+
+/// Finds a server that serves the volume, and gives the kernel its connections.
+fn attach(
+    arguments: &AttachArguments,
+    driver: &mut Driver,
+    dialers: &Dialers,
+) -> Result<Attached, Trouble> {
+    let options = &arguments.options;
+    if let Some(index) = options.device
+        && let Some(holder) = system::holder(index)
+    {
+        return Err(busy(index, &holder));
+    }
+    let connections = usize::from(options.connections);
+    let servers = arguments.servers();
+    let (server, export, sockets) = first(&servers, dialers, connections)?;
+    let unfit = |unfit| Trouble::failed(format!("{}: {unfit}", servers[server]));
+    let terms = Terms::of(&export, options.block_size, connections).map_err(unfit)?;
+    let token = system::token().map_err(|error| Trouble::failed(error.to_string()))?;
+    let backend = Backend { volume: arguments.volume.clone(), token };
+    let answers = driver.order(Message::connect(&Connect {
+        index: options.device,
+        terms,
+        backend: &backend.to_string(),
+        timeout: u64::from(options.timeout),
+        dead_conn_timeout: u64::from(options.dead_conn_timeout),
+        sockets: &numbers(&sockets),
+    }));
+    let answers = answers.map_err(|error| not_attached(&error, options.device))?;
+    let index = options.device.or_else(|| answers.iter().find_map(Message::index));
+    let Some(index) = index else {
+        return Err(Trouble::failed("the kernel did not say which device it took"));
+    };
+    Ok(Attached { index, backend, terms, server, sockets })
+}
+
+/// The numbers of descriptors, as the driver takes them.
+fn numbers(sockets: &[OwnedFd]) -> Vec<u32> {
+    use std::os::fd::AsRawFd as _;
+    // An open descriptor is never negative.
+    sockets.iter().filter_map(|socket| u32::try_from(socket.as_raw_fd()).ok()).collect()
+}
+
+/// The first server that lets us in.
+fn first(
+    servers: &[Server],
+    dialers: &Dialers,
+    connections: usize,
+) -> Result<(usize, nbd::client::Description, Vec<OwnedFd>), Trouble> {
+    (0..servers.len()).for_each(|server| dialers.dial(server, connections));
+    let mut reasons = Vec::new();
+    let mut is_there = false;
+    for _ in servers {
+        let Some((server, outcome)) = dialers.wait() else { break };
+        let (text, answered) = match outcome {
+            Ok((export, sockets)) => return Ok((server, export, sockets)),
+            Err(DialError::Refused(text)) => (text, true),
+            Err(DialError::Failed(text)) => (text, false),
+        };
+        is_there |= answered;
+        reasons.push(format!("{}: {text}", servers[server]));
+    }
+    let text = format!("no server has it\n{}", reasons.join("\n"));
+    Err(if is_there { Trouble::failed(text) } else { Trouble::silent(text) })
+}
+
+fn busy(index: u32, holder: &str) -> Trouble {
+    Trouble::failed(format!("/dev/nbd{index} is attached already, by {holder}"))
+}
+
+/// What an error of the attach means.
+fn not_attached(error: &std::io::Error, index: Option<u32>) -> Trouble {
+    let device = index.map_or("a device".to_owned(), |index| format!("/dev/nbd{index}"));
+    let holder = index.and_then(system::holder);
+    Trouble::failed(match (error.raw_os_error(), index, holder) {
+        (Some(libc::EPERM | libc::EACCES), ..) => {
+            "the kernel lets only root attach devices: the capabilities CAP_SYS_ADMIN and \
+             CAP_NET_ADMIN of the first user namespace"
+                .to_owned()
+        }
+        (Some(libc::EBUSY), Some(index), Some(holder)) => return busy(index, &holder),
+        (Some(libc::EBUSY), ..) => format!("{device} is in use"),
+        _ => format!("the kernel refuses {device}: {error} (`dmesg` says why)"),
+    })
+}
+
+impl Attached {
+    /// Becomes the guard of it.
+    fn into_device(
+        self,
+        arguments: &AttachArguments,
+        mut driver: Driver,
+        events: Events,
+        dialers: Dialers,
+    ) -> Result<Device, Trouble> {
+        let lock = system::become_guard(&arguments.run_dir, self.index).inspect_err(|_| {
+            // Without a guard there shall be no device.
+            let _ = driver.order(Message::disconnect(self.index));
+        })?;
+        let servers = arguments.servers();
+        let options = &arguments.options;
+        let dead = u64::from(options.dead_conn_timeout);
+        let record = Record {
+            volume: self.backend.volume.to_string(),
+            index: self.index,
+            backend: self.backend.to_string(),
+            terms: self.terms,
+            connections: self.sockets.len(),
+            dead_conn_timeout: dead,
+            server: servers[self.server].to_string(),
+            lost_at: None,
+            refusals: Vec::new(),
+        };
+        let guard = Guard::attached(
+            servers.clone(),
+            self.server,
+            self.terms,
+            self.sockets.len(),
+            Duration::from_secs(dead),
+        );
+        let run_dir = arguments.run_dir.clone();
+        let sockets = self.sockets.into_iter().map(Some).collect();
+        Ok(Device::new(guard, driver, events, dialers, sockets, servers, record, run_dir, lock))
+    }
+}
+
+/// Takes over what another guard has left.
+fn adopt(
+    arguments: &AttachArguments,
+    driver: Driver,
+    events: Events,
+    dialers: Dialers,
+    index: u32,
+    backend: &Backend,
+) -> Result<Device, Trouble> {
+    let run_dir = &arguments.run_dir;
+    if let Some(guard) = system::guard(run_dir, index) {
+        return Err(Trouble::failed(format!(
+            "attached already, as /dev/nbd{index}; its guard is process {guard}"
+        )));
+    }
+    if arguments.options.device.is_some_and(|wanted| wanted != index) {
+        return Err(Trouble::failed(format!(
+            "attached already, as /dev/nbd{index}: detach it first"
+        )));
+    }
+    let record = system::record(run_dir, index);
+    let Some(mut record) = record.filter(|record| record.backend == backend.to_string()) else {
+        return Err(Trouble::failed(format!(
+            "/dev/nbd{index} is attached as '{backend}', of which nothing is remembered in {}: \
+             it is another one's, or that folder was emptied. `tandemadm device detach {}` lets go \
+             of it",
+            run_dir.display(),
+            arguments.volume
+        )));
+    };
+    let lock = system::become_guard(run_dir, index)?;
+    let servers = arguments.servers();
+    let current = servers.iter().position(|server| server.to_string() == record.server);
+    let guard = Guard::adopted(
+        servers.clone(),
+        current.unwrap_or(0),
+        record.terms,
+        record.connections,
+        Duration::from_secs(record.dead_conn_timeout),
+    );
+    record.lost_at = None;
+    let sockets = (0..record.connections).map(|_| None).collect();
+    Ok(Device::new(guard, driver, events, dialers, sockets, servers, record, run_dir.clone(), lock))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! `tandemadm device detach` and `device status`.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::attach::{Backend, Message, Record};
+
+use super::netlink::Driver;
+use super::{Trouble, system};
+
+/// How long the kernel and the guard may take to let go of a device.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long somebody may look into a device without being in the way.
+const GLANCE: Duration = Duration::from_secs(2);
+
+/// A device that is attached under an identifier of ours.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    /// N of `/dev/nbdN`.
+    pub(crate) index: u32,
+    /// The identifier.
+    pub(crate) backend: Backend,
+    /// The process of its guard, if one runs.
+    pub(crate) guard: Option<u32>,
+    /// What its guard wrote down, if it is of this attach.
+    pub(crate) record: Option<Record>,
+}
+
+impl Listed {
+    /// For people.
+    pub(crate) fn lines(&self) -> String {
+        match &self.record {
+            Some(record) => record.lines(system::now().as_secs(), self.guard),
+            None => format!(
+                "{} /dev/nbd{}\n  guard: none, and nothing is remembered of it: detach it\n",
+                self.backend.volume, self.index
+            ),
+        }
+    }
+
+    /// Seconds without a server.
+    pub(crate) fn lost_for(&self) -> Option<u64> {
+        let lost_at = self.record.as_ref()?.lost_at?;
+        Some(system::now().as_secs().saturating_sub(lost_at))
+    }
+}
+
+/// The devices that are attached, by number.
+pub(crate) fn list(run_dir: &Path) -> Vec<Listed> {
+    let of_device = |(index, backend): (u32, Backend)| {
+        let record = system::record(run_dir, index);
+        let record = record.filter(|record| record.backend == backend.to_string());
+        Listed { index, guard: system::guard(run_dir, index), record, backend }
+    };
+    system::attached().into_iter().map(of_device).collect()
+}
+
+/// Lets go of a device: flushed, and used by nobody, unless it is forced.
+///
+/// # Errors
+/// It is in use, cannot be flushed, or the kernel refuses.
+pub(crate) fn detach(run_dir: &Path, device: &Listed, is_forced: bool) -> Result<(), Trouble> {
+    let index = device.index;
+    let node = format!("/dev/nbd{index}");
+    let mut driver = Driver::open()?;
+    // Held to the end, so that nobody mounts it meanwhile.
+    let _held = match is_forced {
+        true => None,
+        false => {
+            let in_use = || Trouble {
+                text: format!(
+                    "{node} is {}; --force fails its I/O from now on",
+                    system::users(index)
+                ),
+                exit_code: 11,
+            };
+            let mut options = OpenOptions::new();
+            let file = options.read(true).custom_flags(libc::O_EXCL).open(&node);
+            let file = file.map_err(|error| match error.raw_os_error() {
+                Some(libc::EBUSY) => in_use(),
+                _ => Trouble::failed(format!("{node}: {error}")),
+            })?;
+            // udev looks into a device for a moment when it has changed.
+            let deadline = system::now() + GLANCE;
+            while !system::openers(index).is_empty() {
+                if system::now() > deadline {
+                    return Err(in_use());
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            file.sync_all().map_err(|error| {
+                Trouble::failed(format!(
+                    "{node}: what was written cannot be flushed: {error}; --force lets go of it all \
+                     the same"
+                ))
+            })?;
+            Some(file)
+        }
+    };
+    driver.order(Message::disconnect(index)).map_err(|error| not_detached(&node, &error))?;
+    drop(_held);
+    let deadline = system::now() + PATIENCE;
+    let is_ours = || system::backend(index).is_some_and(|one| one == device.backend.to_string());
+    while system::now() < deadline && (is_ours() || system::guard(run_dir, index).is_some()) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    match is_ours() {
+        true => Err(Trouble::failed(format!(
+            "{node} is {}: the kernel lets go of it when it is closed; its I/O fails",
+            system::users(index)
+        ))),
+        false => {
+            if system::guard(run_dir, index).is_none() {
+                system::remove_record(run_dir, index);
+            }
+            Ok(())
+        }
+    }
+}
+
+fn not_detached(node: &str, error: &io::Error) -> Trouble {
+    Trouble::failed(match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            "the kernel lets only root detach devices (CAP_SYS_ADMIN and CAP_NET_ADMIN)".to_owned()
+        }
+        _ => format!("{node}: the kernel refuses: {error}"),
+    })
+}

@@ -1,0 +1,187 @@
+//! What the system says of its NBD devices, and what guards have written down of theirs.
+//!
+//! Invariants:
+//! - Whether a device is ours is read from the kernel (`/sys/block/nbdN/backend`), never from a
+//!   file of ours alone.
+//! - One guard a device: it holds a lock on `DIR/nbdN.guard`, which ends with its process.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::attach::{Backend, Record, Volume};
+
+use super::Trouble;
+
+/// What an attribute of a device holds, if it is there.
+fn attribute(index: u32, name: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/sys/block/nbd{index}/{name}")).ok()?;
+    Some(text.trim_end_matches('\n').to_owned())
+}
+
+/// The identifier that the kernel keeps with a device, if it is attached with one.
+pub(super) fn backend(index: u32) -> Option<String> {
+    attribute(index, "backend")
+}
+
+/// Who has attached a device: for a sentence. `None`: nobody.
+pub(super) fn holder(index: u32) -> Option<String> {
+    let pid = attribute(index, "pid")?;
+    Some(match backend(index).filter(|backend| !backend.is_empty()) {
+        Some(backend) => format!("'{backend}'"),
+        None => match fs::read_to_string(format!("/proc/{pid}/comm")) {
+            Ok(name) => format!("{} (process {pid})", name.trim_end()),
+            Err(_) => format!("a process that has ended ({pid})"),
+        },
+    })
+}
+
+/// The devices that are attached under an identifier of ours, by number.
+pub(super) fn attached() -> Vec<(u32, Backend)> {
+    let Ok(entries) = fs::read_dir("/sys/block") else { return Vec::new() };
+    let index =
+        |entry: fs::DirEntry| entry.file_name().to_str()?.strip_prefix("nbd")?.parse::<u32>().ok();
+    let mut found: Vec<(u32, Backend)> = entries
+        .flatten()
+        .filter_map(index)
+        .filter_map(|index| Some((index, backend(index)?.parse().ok()?)))
+        .collect();
+    found.sort_by_key(|(index, _)| *index);
+    found
+}
+
+/// Where a device is mounted or otherwise in use: for a sentence.
+pub(super) fn users(index: u32) -> String {
+    let device = format!("/dev/nbd{index}");
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let of_device = |line: &&str| {
+        line.split(' ').next().is_some_and(|one| {
+            one.strip_prefix(&device).is_some_and(|rest| rest.is_empty() || rest.starts_with('p'))
+        })
+    };
+    let mut users: Vec<String> = mounts
+        .lines()
+        .filter(of_device)
+        .filter_map(|line| Some(format!("mounted on {}", line.split(' ').nth(1)?)))
+        .collect();
+    let holders = fs::read_dir(format!("/sys/block/nbd{index}/holders")).into_iter().flatten();
+    users.extend(
+        holders
+            .flatten()
+            .filter_map(|entry| Some(format!("part of {}", entry.file_name().to_str()?))),
+    );
+    users.extend(openers(index));
+    match users.is_empty() {
+        true => "in use".to_owned(),
+        false => users.join(", "),
+    }
+}
+
+/// Other processes that have a device open: for a sentence. The kernel refuses only those that share it
+/// with nobody, such as a mount.
+pub(super) fn openers(index: u32) -> Vec<String> {
+    let device = format!("/dev/nbd{index}");
+    let own = std::process::id();
+    let has_it = |entry: fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse::<u32>().ok().filter(|pid| *pid != own)?;
+        let mut files = fs::read_dir(entry.path().join("fd")).ok()?.flatten();
+        let open = |file: fs::DirEntry| {
+            let path = fs::read_link(file.path()).unwrap_or_default();
+            path.to_str()
+                .and_then(|path| path.strip_prefix(&device))
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('p'))
+        };
+        files.any(open).then(|| {
+            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            format!("open in {} (process {pid})", name.trim_end())
+        })
+    };
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(has_it).collect()
+}
+
+/// A name that nobody else has used.
+pub(super) fn token() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+/// The time since this system has started, sleep included.
+pub(super) fn now() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}
+
+fn record_path(run_dir: &Path, index: u32) -> PathBuf {
+    run_dir.join(format!("nbd{index}.device"))
+}
+
+/// What a guard has written down of a device.
+pub(super) fn record(run_dir: &Path, index: u32) -> Option<Record> {
+    let text = fs::read_to_string(record_path(run_dir, index)).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// Writes it down; a reader sees the old one or the new one.
+pub(super) fn write_record(run_dir: &Path, record: &Record) -> io::Result<()> {
+    let path = record_path(run_dir, record.index);
+    let new = path.with_extension("device.new");
+    fs::write(&new, serde_json::to_vec(record).map_err(io::Error::other)?)?;
+    fs::rename(new, path)
+}
+
+/// The device is detached.
+pub(super) fn remove_record(run_dir: &Path, index: u32) {
+    let _ = fs::remove_file(record_path(run_dir, index));
+}
+
+fn guard_path(run_dir: &Path, index: u32) -> PathBuf {
+    run_dir.join(format!("nbd{index}.guard"))
+}
+
+/// Becomes the guard of a device, for as long as the value lives. One that is about to end gets
+/// five seconds.
+///
+/// # Errors
+/// It has another guard.
+pub(super) fn become_guard(run_dir: &Path, index: u32) -> Result<Flock<File>, Trouble> {
+    let path = guard_path(run_dir, index);
+    let cannot = |error: io::Error| Trouble::failed(format!("{}: {error}", path.display()));
+    fs::create_dir_all(run_dir).map_err(cannot)?;
+    let open =
+        || OpenOptions::new().create(true).truncate(false).write(true).mode(0o644).open(&path);
+    let mut file = open().map_err(cannot)?;
+    let deadline = now() + Duration::from_secs(5);
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut lock) => {
+                lock.set_len(0).map_err(cannot)?;
+                lock.write_all(std::process::id().to_string().as_bytes()).map_err(cannot)?;
+                return Ok(lock);
+            }
+            Err((back, _)) if now() < deadline => file = back,
+            Err(_) => {
+                return Err(Trouble::failed(format!("/dev/nbd{index} has another guard")));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The process of a device's guard, if one runs; 0 if it has not told its number.
+pub(super) fn guard(run_dir: &Path, index: u32) -> Option<u32> {
+    let path = guard_path(run_dir, index);
+    match Flock::lock(File::open(&path).ok()?, FlockArg::LockSharedNonblock) {
+        Ok(_) => None,
+        Err(_) => Some(fs::read_to_string(path).ok()?.trim().parse().unwrap_or(0)),
+    }
+}
+
+/// The device of a volume, if it is attached.
+pub(super) fn device_of(volume: &Volume) -> Option<(u32, Backend)> {
+    attached().into_iter().find(|(_, backend)| backend.volume == *volume)
+}

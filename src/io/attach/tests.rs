@@ -1,0 +1,118 @@
+//! What a guard leaves in the run folder, and attempts at servers that are not what they should be.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use nbd::constants::*;
+
+use super::dial::Dialers;
+use super::{first, system};
+use crate::attach::{Record, Server, Terms};
+
+fn record() -> Record {
+    Record {
+        volume: "r0/0".to_owned(),
+        index: 1_000_000,
+        backend: "tandem:r0/0:0000000000000001".to_owned(),
+        terms: Terms { size: 1 << 20, flags: 1, block: 512 },
+        connections: 1,
+        dead_conn_timeout: 300,
+        server: "alice:10809".to_owned(),
+        lost_at: Some(7),
+        refusals: Vec::new(),
+    }
+}
+
+#[test]
+fn what_a_guard_writes_down_is_found_again_and_nonsense_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    assert_eq!(system::record(dir, 1_000_000), None);
+    system::write_record(dir, &record()).unwrap();
+    assert_eq!(system::record(dir, 1_000_000), Some(record()));
+    assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1);
+    std::fs::write(dir.join("nbd1000000.device"), "{\"volume\":").unwrap();
+    assert_eq!(system::record(dir, 1_000_000), None);
+    system::remove_record(dir, 1_000_000);
+    system::remove_record(dir, 1_000_000);
+    assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0);
+}
+
+#[test]
+fn a_guard_is_known_by_its_lock_and_not_by_what_a_dead_one_has_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("run");
+    assert_eq!(system::guard(&dir, 3), None);
+    let lock = system::become_guard(&dir, 3).unwrap();
+    assert_eq!(system::guard(&dir, 3), Some(std::process::id()));
+    assert_eq!(system::guard(&dir, 4), None);
+    drop(lock);
+    assert_eq!(
+        std::fs::read_to_string(dir.join("nbd3.guard")).unwrap(),
+        std::process::id().to_string()
+    );
+    assert_eq!(system::guard(&dir, 3), None);
+}
+
+/// A server that negotiates as far as GO, and answers it with these replies: type and payload.
+fn server(replies: &'static [(u32, &[u8])]) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            stream.write_all(b"NBDMAGICIHAVEOPT\0\x03").unwrap();
+            let mut asked = [0; 4 + 16];
+            if stream.read_exact(&mut asked).is_err() {
+                continue;
+            }
+            let length =
+                asked[16..].iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+            stream.read_exact(&mut vec![0; length]).unwrap();
+            for (kind, data) in replies {
+                let mut reply = NBD_REP_MAGIC.to_be_bytes().to_vec();
+                reply.extend(NBD_OPT_GO.to_be_bytes());
+                reply.extend(kind.to_be_bytes());
+                reply.extend(u32::try_from(data.len()).unwrap().to_be_bytes());
+                reply.extend(*data);
+                stream.write_all(&reply).unwrap();
+            }
+        }
+    });
+    Server::Tcp("127.0.0.1".to_owned(), port)
+}
+
+const SERVES: &[(u32, &[u8])] =
+    &[(NBD_REP_INFO, &[0, 0, 0, 0, 0, 0, 0, 0x10, 0, 0, 1, 0x7d]), (NBD_REP_ACK, &[])];
+const REFUSES: &[(u32, &[u8])] = &[(NBD_REP_ERR_POLICY, b"r0: bob is\x1b Primary; connect there")];
+const NONSENSE: &[(u32, &[u8])] = &[(NBD_REP_INFO, &[0, 0, 1]), (NBD_REP_ACK, &[])];
+
+#[test]
+fn the_one_server_that_lets_us_in_is_found_among_others() {
+    // Nobody listens there any more.
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let gone = Server::Tcp("127.0.0.1".to_owned(), gone);
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_port = silent.local_addr().unwrap().port();
+    let silent_one = Server::Tcp("127.0.0.1".to_owned(), silent_port);
+    let servers = [silent_one, gone.clone(), server(REFUSES), server(NONSENSE), server(SERVES)];
+    let begun = Instant::now();
+    let dialers = Dialers::start(&servers, "r0/0").unwrap();
+    let (number, export, sockets) = first(&servers, &dialers, 3).unwrap();
+    assert_eq!((number, export.size, export.flags, sockets.len()), (4, 1 << 20, 0x17d, 3));
+    // The silent one is not waited for.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+
+    // Nobody: each one's reason; whoever answers at all makes it a refusal.
+    let servers = [gone.clone(), server(REFUSES), server(NONSENSE)];
+    let dialers = Dialers::start(&servers, "r0/0").unwrap();
+    let trouble = first(&servers, &dialers, 1).unwrap_err();
+    assert_eq!(trouble.exit_code, 10);
+    for what in ["refused (os error", "r0: bob is Primary; connect there", "malformed"] {
+        assert!(trouble.text.contains(what), "{}", trouble.text);
+    }
+    let servers = [gone];
+    let dialers = Dialers::start(&servers, "r0/0").unwrap();
+    assert_eq!(first(&servers, &dialers, 1).unwrap_err().exit_code, 20);
+}

@@ -1,0 +1,157 @@
+//! `device attach`, `device detach`, `device status`: volumes as the kernel's `/dev/nbdN`.
+//!
+//! The guard of a device is `tandem-attach`, a program of its own, for hosts without a daemon: attach
+//! starts it and waits until it says that the device is there.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use crate::attach::{AttachOptions, Volume};
+use crate::control::arguments::DeviceVerb;
+use crate::control::target::Target;
+use crate::io::attach::{Listed, detach, list};
+
+use super::{Failure, Outcome, Session, for_each, print};
+
+impl Session {
+    /// What is done with devices.
+    pub(super) fn device(&self, verb: DeviceVerb) -> Outcome {
+        match verb {
+            DeviceVerb::Attach { options, foreground, volume } => {
+                self.attach_device(options, foreground, &volume)
+            }
+            DeviceVerb::Detach { forced, targets } => {
+                self.detach_devices(&targets.targets, forced.force)
+            }
+            DeviceVerb::Status { json, targets } => self.device_status(&targets.targets, json),
+        }
+    }
+
+    fn attach_device(
+        &self,
+        mut options: AttachOptions,
+        foreground: bool,
+        volume: &Volume,
+    ) -> Outcome {
+        if options.device.is_none() && options.servers.is_empty() {
+            options.device = self.configured_device(volume);
+        }
+        let program = match std::env::current_exe() {
+            Ok(own) => own.with_file_name("tandem-attach"),
+            Err(error) => return Err(Failure::new(10, format!("/proc/self/exe: {error}"))),
+        };
+        let mut command = Command::new(&program);
+        command.args(options.words()).arg("--run-dir").arg(&self.globals.run_dir);
+        // What is not given is not to come from the environment a second time.
+        command.env_remove("TANDEM_SERVERS").arg(volume.to_string());
+        if self.globals.dry_run {
+            return print(&format!("{command:?}\n").replace('"', ""));
+        }
+        let cannot = |error: std::io::Error| {
+            Failure::new(10, format!("{volume}: {}: {error}", program.display()))
+        };
+        if foreground {
+            // It comes back only if it fails.
+            return Err(cannot(command.exec()));
+        }
+        let command = command.arg("--background").stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut guard = command.spawn().map_err(cannot)?;
+        let mut said = String::new();
+        if let Some(mut stdout) = guard.stdout.take() {
+            // It closes it when the device is there, or when it ends.
+            std::io::Read::read_to_string(&mut stdout, &mut said).map_err(cannot)?;
+        }
+        if !said.is_empty() {
+            return print(&said);
+        }
+        let status = guard.wait().map_err(cannot)?;
+        // It has said why.
+        Err(Failure::new(status.code().filter(|code| *code != 0).unwrap_or(10), ""))
+    }
+
+    /// The device that the configuration has for a volume of this node, as far as it can be read.
+    fn configured_device(&self, volume: &Volume) -> Option<u32> {
+        let configuration = self.configuration().ok()?;
+        let target = Target::One {
+            resource: volume.resource.clone(),
+            peer: None,
+            volume: Some(volume.number),
+        };
+        let mut device = None;
+        let found = configuration.for_each(&[target], |_, _, own| {
+            device = own.volumes.get(&volume.number).map(|one| one.nbd_device());
+            Ok(())
+        });
+        found.ok()?;
+        device?.strip_prefix("/dev/nbd")?.parse().ok()
+    }
+
+    fn detach_devices(&self, targets: &[Target], is_forced: bool) -> Outcome {
+        let run_dir = &self.globals.run_dir;
+        let all = list(run_dir);
+        for_each(targets, |target| {
+            let meant: Vec<&Listed> = all.iter().filter(|one| is_meant(target, one)).collect();
+            if meant.is_empty() && *target != Target::All {
+                return Err(Failure::new(10, format!("{target}: it is attached to no device")));
+            }
+            for_each(meant, |device| {
+                let volume = &device.backend.volume;
+                if self.globals.dry_run {
+                    return print(&format!("detach {volume} from /dev/nbd{}\n", device.index));
+                }
+                let told = |trouble: crate::io::attach::Trouble| {
+                    Failure::new(trouble.exit_code, format!("{volume}: {}", trouble.text))
+                };
+                detach(run_dir, device, is_forced).map_err(told)
+            })
+        })
+    }
+
+    fn device_status(&self, targets: &[Target], as_json: bool) -> Outcome {
+        let all = list(&self.globals.run_dir);
+        let is_named = |device: &Listed| {
+            targets.is_empty() || targets.iter().any(|target| is_meant(target, device))
+        };
+        let meant: Vec<&Listed> = all.iter().filter(|device| is_named(device)).collect();
+        let missing = targets.iter().find(|target| {
+            **target != Target::All && !all.iter().any(|device| is_meant(target, device))
+        });
+        if let Some(target) = missing {
+            return Err(Failure::new(10, format!("{target}: it is attached to no device")));
+        }
+        match as_json {
+            true => {
+                let all: Vec<serde_json::Value> = meant.into_iter().map(as_value).collect();
+                print(&format!("{}\n", serde_json::Value::Array(all)))
+            }
+            false if meant.is_empty() => print("# Nothing is attached.\n"),
+            false => print(&meant.into_iter().map(Listed::lines).collect::<String>()),
+        }
+    }
+}
+
+/// Whether a target names the volume of a device.
+fn is_meant(target: &Target, device: &Listed) -> bool {
+    let volume = &device.backend.volume;
+    target.resource().is_none_or(|resource| resource == volume.resource)
+        && target.volume().is_none_or(|number| number == volume.number)
+}
+
+fn as_value(device: &Listed) -> serde_json::Value {
+    let record = device.record.as_ref();
+    json!({
+        "volume": device.backend.volume.to_string(),
+        "device": format!("/dev/nbd{}", device.index),
+        "backend": device.backend.to_string(),
+        "guard": device.guard,
+        "server": record.map(|record| &record.server),
+        "connections": record.map(|record| record.connections),
+        "size": record.map(|record| record.terms.size),
+        "block-size": record.map(|record| record.terms.block),
+        "dead-conn-timeout": record.map(|record| record.dead_conn_timeout),
+        "lost-seconds": device.lost_for(),
+        "refusals": record.map(|record| &record.refusals),
+    })
+}
