@@ -1,12 +1,19 @@
 //! The search: it finds what there is, breaks nothing, and does not depend on threads.
 
-use super::{Limits, Start, base, explore};
+use super::{Alphabet, Limits, Start, base, explore};
 use crate::resource::ConnectionState;
 
 #[test]
 fn one_turn_with_one_blow_breaks_nothing_and_is_the_same_on_any_number_of_threads() {
     let explored = |threads: usize| {
-        let limits = Limits { turns: 1, blows: 1, drastic: 1, states: usize::MAX };
+        let limits = Limits {
+            turns: 1,
+            blows: 1,
+            drastic: 1,
+            states: usize::MAX,
+            alphabet: Alphabet::Whole,
+            heal: 1,
+        };
         let on_all = |work: &(dyn Fn() + Sync)| {
             std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
         };
