@@ -78,6 +78,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         new: "        let old = if true { 0 } else { std::mem::take(&mut entry.bitmap_uuid) };\n        backing.remember(old);\n        backing.mark_role(role);",
     },
     Mutant {
+        name: "resync-end-not-durable",
+        breaks: "R10: Done is said before the target has said on its disk that it is whole",
+        by: By::Seeds,
+        file: "src/resource/resync_target.rs",
+        old: "        self.save_superblock(volume, Then::EndSaved { c, socket });",
+        new: "        if true {\n            self.save_superblock(volume, Then::Log);\n            return self.target_end_saved(c, volume);\n        }\n        self.save_superblock(volume, Then::EndSaved { c, socket });",
+    },
+    Mutant {
         name: "restart-is-up-to-date",
         breaks: "R11: a disk is UpToDate after a restart, whatever became of the peer",
         by: LONG,
@@ -100,6 +108,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "src/resource/generation.rs",
         old: "        !self.replaced(other) && self.info.number.zip(seen).is_some_and(|(own, seen)| own < seen)",
         new: "        !self.replaced(other) && self.info.number.zip(seen).is_some_and(|(own, seen)| own < seen && false)",
+    },
+    Mutant {
+        name: "disk-lost-no-new-uuid",
+        breaks: "R15: a Primary that lost its disk goes on under the shared UUID",
+        by: By::Seeds,
+        file: "src/resource/loss.rs",
+        old: "        if self.device(volume).peer_keeps_uuid {\n            return true;",
+        new: "        if true || self.device(volume).peer_keeps_uuid {\n            return true;",
     },
     Mutant {
         name: "attach-becomes-source",
@@ -208,7 +224,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "verdict-started-from-mine",
         breaks: "D8: the other went on from my generation, and its bits are not looked at",
-        by: DECISION,
+        by: SHORT,
         file: "src/resource/generation.rs",
         old: "    if let Some(who) = only(own_started, peer_started) {\n        return found(Rule::Bitmap(who), source_with_bits(who));",
         new: "    if let Some(who) = only(own_started, peer_started) {\n        let who = if true { who.mirrored() } else { who };\n        return found(Rule::Bitmap(who), source_with_bits(who));",
