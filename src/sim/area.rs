@@ -20,8 +20,9 @@ impl Area {
     /// So many zeroes.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
-        let pages = vec![Arc::new([0; PAGE]); bytes.div_ceil(PAGE)];
-        Self { pages, bytes }
+        let mut area = Self { pages: Vec::new(), bytes: 0 };
+        area.grow(bytes);
+        area
     }
 
     /// How many bytes there are.
@@ -30,7 +31,7 @@ impl Area {
         self.bytes
     }
 
-    /// Makes it at least so large.
+    /// Makes it at least so large. New pages are one page of zeroes, shared.
     pub fn grow(&mut self, bytes: usize) {
         self.bytes = self.bytes.max(bytes);
         self.pages.resize(self.bytes.div_ceil(PAGE), Arc::new([0; PAGE]));
