@@ -278,7 +278,7 @@ impl Cluster {
 fn go_bad(disk: &mut SimDisk, prng: &mut Prng, offset: u64, length: u64) {
     let start = usize::try_from(offset).expect("a simulated disk is small");
     let length = usize::try_from(length).expect("a block");
-    let mut block = disk.metadata()[start..start + length].to_vec();
+    let mut block = disk.metadata().read(start, length);
     match prng.below(3) {
         0 => block[prng.index(length)] ^= 1 << prng.below(8),
         1 => {

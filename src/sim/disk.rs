@@ -14,6 +14,7 @@
 //!   flush makes durable.
 //! - Metadata is durable when its write ends; a write cut short lands in any subset of its sectors.
 
+use super::area::Area;
 use super::marks::Marks;
 use super::prng::Prng;
 
@@ -86,7 +87,7 @@ pub struct SimDisk {
     dirty: Vec<Dirty>,
     marks: Marks,
     stamp: u64,
-    metadata: Vec<u8>,
+    metadata: Area,
     /// What it does wrong.
     pub faults: DiskFaults,
 }
@@ -94,14 +95,14 @@ pub struct SimDisk {
 impl SimDisk {
     /// A disk of `sectors` zeroes, with the given metadata.
     #[must_use]
-    pub fn new(sectors: u64, metadata: Vec<u8>) -> Self {
+    pub fn new(sectors: u64, metadata: impl Into<Area>) -> Self {
         let sectors = usize::try_from(sectors).expect("a simulated disk is small");
         Self {
             cache: vec![0; sectors],
             dirty: vec![Dirty::default(); sectors],
             marks: Marks::default(),
             stamp: 1,
-            metadata,
+            metadata: metadata.into(),
             faults: DiskFaults::default(),
         }
     }
@@ -255,14 +256,13 @@ impl SimDisk {
 
     /// The metadata area.
     #[must_use]
-    pub fn metadata(&self) -> &[u8] {
+    pub fn metadata(&self) -> &Area {
         &self.metadata
     }
 
     /// A metadata write that ended: durable.
     pub fn write_metadata(&mut self, offset: u64, bytes: &[u8]) {
-        let start = index(offset);
-        self.metadata[start..start + bytes.len()].copy_from_slice(bytes);
+        self.metadata.write(index(offset), bytes);
     }
 
     /// A metadata write that a crash cut short: any subset of its sectors lands, each whole, or so
@@ -302,12 +302,12 @@ impl SimDisk {
         let sectors = index(sectors).max(self.cache.len());
         self.cache.resize(sectors, value);
         self.dirty.resize_with(sectors, Dirty::default);
-        self.metadata.resize(index(meta_bytes).max(self.metadata.len()), 0);
+        self.metadata.grow(index(meta_bytes));
     }
 
     /// Replaces the metadata area (create-md).
-    pub fn format(&mut self, metadata: Vec<u8>) {
-        self.metadata = metadata;
+    pub fn format(&mut self, metadata: impl Into<Area>) {
+        self.metadata = metadata.into();
     }
 }
 

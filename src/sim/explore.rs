@@ -8,15 +8,18 @@
 //! ```
 //!
 //! States are compared with identifiers renamed by first appearance and counters kept by order only
-//! ([`key`]): what was seen is not gone on from again. Each new state is also healed, and must end
-//! in sync or in a refusal that has a name.
+//! ([`key`]), or by what a verdict can tell ([`essence`]): what was seen is not gone on from again.
+//! Each new state, or one of so many, is also healed, and must end in sync or in a refusal that has a
+//! name.
 //!
 //! Invariants:
 //! - The same limits give the same states, in the same order, on every machine.
 //! - The cores, the packets and the metadata are the real ones; the checkers are those of the
 //!   simulator.
 
+mod essence;
 mod key;
+mod path;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -30,11 +33,15 @@ use crate::resource::{AfterSb0Pri, OnIoError, Options};
 use super::cluster::Cluster;
 use super::coverage::Coverage;
 use super::options::SimOptions;
+use path::Path;
 pub(super) use turn::Start;
-pub use turn::{Blow, Turn};
+pub use turn::{Alphabet, Blow, Turn};
 
 /// Blocks of each disk: a full sync is to have few steps.
 const BLOCKS: u64 = 8;
+
+/// States of a layer that a thread takes at once: they have most of their history in common.
+const PIECE: usize = 16;
 
 /// One turn of a history, and the blow that strikes after so many of its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +73,23 @@ pub struct Limits {
     pub drastic: usize,
     /// States that are gone on from, at most; what is left out is counted.
     pub states: usize,
+    /// What may be done; it says also when two states are one.
+    pub alphabet: Alphabet,
+    /// One of so many new states is healed.
+    pub heal: u64,
+}
+
+impl Limits {
+    fn key(&self, cluster: &Cluster) -> u128 {
+        match self.alphabet {
+            Alphabet::Whole => key::of(cluster),
+            Alphabet::Metadata => essence::of(cluster),
+        }
+    }
+
+    fn heals(&self, key: u128) -> bool {
+        key.is_multiple_of(u128::from(self.heal.max(1)))
+    }
 }
 
 /// A history that breaks a promise.
@@ -82,12 +106,18 @@ pub struct Broken {
 /// What was seen.
 #[derive(Clone, Debug, Default)]
 pub struct Explored {
-    /// Different states at rest, by the turns that lead to them.
+    /// States at rest, each with what is left of the limits, by the turns that lead to them.
     pub states: Vec<usize>,
+    /// Different states at rest.
+    pub different: usize,
+    /// Different pairs of metadata among them.
+    pub pairs: usize,
     /// Turns that were played, with their blows.
     pub runs: u64,
     /// States that were not gone on from, for there were too many.
     pub left_out: usize,
+    /// Nothing new can come: no history, however long, leads to another state.
+    pub closed: bool,
     /// How the states end when all faults do.
     pub ends: BTreeMap<String, u64>,
     /// What was reached.
@@ -103,10 +133,53 @@ struct Known {
     history: Vec<Move>,
 }
 
+impl Known {
+    fn spent(&self) -> Spent {
+        let blows = self.history.iter().filter(|one| one.blow.is_some()).count();
+        let drastic = self.history.iter().filter(|one| one.turn.is_drastic()).count();
+        Spent { drastic, blows }
+    }
+}
+
+/// What a history has spent of the limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Spent {
+    drastic: usize,
+    blows: usize,
+}
+
+/// States that were reached. One that was reached by a history that spent less need not be looked at
+/// again.
+#[derive(Default)]
+struct Seen {
+    different: HashSet<u128>,
+    spent: HashSet<(u128, Spent)>,
+}
+
+impl Seen {
+    fn has(&self, key: u128, spent: Spent) -> bool {
+        self.different.contains(&key)
+            && (0..=spent.drastic).any(|drastic| {
+                (0..=spent.blows).any(|blows| self.spent.contains(&(key, Spent { drastic, blows })))
+            })
+    }
+
+    /// Returns whether it is worth a look.
+    fn insert(&mut self, key: u128, known: &Known) -> bool {
+        let spent = known.spent();
+        if self.has(key, spent) {
+            return false;
+        }
+        self.different.insert(key);
+        self.spent.insert((key, spent))
+    }
+}
+
 /// What one state leads to.
 #[derive(Default)]
 struct Grown {
     new: Vec<(u128, Known)>,
+    pairs: Vec<u128>,
     runs: u64,
     ends: BTreeMap<String, u64>,
     coverage: Coverage,
@@ -121,13 +194,14 @@ pub fn explore(
     mut said: impl FnMut(usize, usize),
 ) -> Explored {
     let mut explored = Explored::default();
-    let mut seen = HashSet::new();
+    let mut seen = Seen::default();
+    let mut pairs = HashSet::new();
     let mut layer: Vec<Known> = Vec::new();
     for start in Start::ALL {
         let known = Known { start, history: Vec::new() };
-        match replay(&known, 0) {
+        match Path::default().to(&known) {
             Ok(cluster) => {
-                seen.insert(key::of(&cluster));
+                seen.insert(limits.key(cluster), &known);
                 layer.push(known);
             }
             Err(text) => {
@@ -145,6 +219,7 @@ pub fn explore(
         layer = Vec::new();
         for one in grown {
             explored.runs += one.runs;
+            pairs.extend(one.pairs);
             explored.coverage.add(&one.coverage);
             for (end, count) in one.ends {
                 *explored.ends.entry(end).or_default() += count;
@@ -153,14 +228,20 @@ pub fn explore(
                 explored.broken = Some(broken(&known, text));
             }
             for (key, known) in one.new {
-                if seen.insert(key) {
+                if seen.insert(key, &known) {
                     layer.push(known);
                 }
             }
         }
         explored.states.push(layer.len());
+        explored.different = seen.different.len();
+        explored.pairs = pairs.len();
         said(turns, layer.len());
         if explored.broken.is_some() {
+            return explored;
+        }
+        if layer.is_empty() {
+            explored.closed = explored.left_out == 0;
             return explored;
         }
     }
@@ -185,29 +266,41 @@ fn broken(known: &Known, text: String) -> Broken {
 /// Every state of a layer, in the order of the layer, whoever is first.
 fn grow_all(
     layer: &[Known],
-    seen: &HashSet<u128>,
+    seen: &Seen,
     limits: Limits,
     on_all: &impl Fn(&(dyn Fn() + Sync)),
 ) -> Vec<Grown> {
     let next = AtomicUsize::new(0);
+    let pieces = layer.len().div_ceil(PIECE);
     let stop = AtomicBool::new(false);
-    // Keys of this layer that some thread has healed already.
+    // What this layer has led to already, on any thread.
     let healed = Mutex::new(HashSet::new());
     let done = Mutex::new(BTreeMap::new());
     on_all(&|| {
+        let first = |key: u128, spent: Spent| {
+            let fresh = || healed.lock().is_ok_and(|mut set| set.insert(key));
+            if seen.has(key, spent) {
+                None
+            } else {
+                Some(!seen.different.contains(&key) && fresh())
+            }
+        };
         loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(known) = layer.get(index) else { return };
-            if stop.load(Ordering::Relaxed) {
+            let piece = next.fetch_add(1, Ordering::Relaxed);
+            if piece >= pieces {
                 return;
             }
-            let first = |key: u128| {
-                !seen.contains(&key) && healed.lock().is_ok_and(|mut set| set.insert(key))
-            };
-            let grown = grow(known, limits, first);
-            stop.fetch_or(grown.broken.is_some(), Ordering::Relaxed);
-            if let Ok(mut done) = done.lock() {
-                done.insert(index, grown);
+            let mut path = Path::default();
+            let from = piece * PIECE;
+            for (index, known) in layer.iter().enumerate().skip(from).take(PIECE) {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let grown = grow(known, &mut path, limits, first);
+                stop.fetch_or(grown.broken.is_some(), Ordering::Relaxed);
+                if let Ok(mut done) = done.lock() {
+                    done.insert(index, grown);
+                }
             }
         }
     });
@@ -215,19 +308,22 @@ fn grow_all(
 }
 
 /// Every turn from one state, and every blow at every step of each.
-fn grow(known: &Known, limits: Limits, mut first: impl FnMut(u128) -> bool) -> Grown {
+fn grow(
+    known: &Known,
+    path: &mut Path,
+    limits: Limits,
+    mut first: impl FnMut(u128, Spent) -> Option<bool>,
+) -> Grown {
     let mut grown = Grown::default();
-    let mut cluster = match replay(known, 0) {
+    let cluster = match path.to(known) {
         Ok(cluster) => cluster,
         Err(text) => {
             grown.broken = Some((known.clone(), text));
             return grown;
         }
     };
-    cluster.coverage = Coverage::default();
-    let blows = known.history.iter().filter(|one| one.blow.is_some()).count();
-    let drastic = known.history.iter().filter(|one| one.turn.is_drastic()).count();
-    for turn in Turn::all() {
+    let Spent { drastic, blows } = known.spent();
+    for turn in Turn::all(limits.alphabet) {
         if !cluster.allows(turn) || turn.is_drastic() && drastic >= limits.drastic {
             continue;
         }
@@ -237,7 +333,7 @@ fn grow(known: &Known, limits: Limits, mut first: impl FnMut(u128) -> bool) -> G
         let steps = whole.play_turn(turn, |cluster, steps| {
             if blows < limits.blows {
                 // Between two reads nothing can be lost that was not there before.
-                let key = key::of(cluster);
+                let key = limits.key(cluster);
                 if key != last || cluster.is_writing() {
                     at_a_step.push((steps, cluster.clone()));
                 }
@@ -248,9 +344,9 @@ fn grow(known: &Known, limits: Limits, mut first: impl FnMut(u128) -> bool) -> G
         if blows < limits.blows {
             at_a_step.push((steps, whole.clone()));
         }
-        grown.take(known, Move { turn, blow: None }, whole, &mut first);
+        grown.take(known, Move { turn, blow: None }, whole, limits, &mut first);
         for (steps, cluster) in at_a_step {
-            for blow in Blow::all() {
+            for blow in Blow::all(limits.alphabet) {
                 if grown.broken.is_some() {
                     return grown;
                 }
@@ -260,7 +356,8 @@ fn grow(known: &Known, limits: Limits, mut first: impl FnMut(u128) -> bool) -> G
                 let mut cluster = cluster.clone();
                 cluster.strike_blow(blow);
                 cluster.come_to_rest(|_, _| true);
-                grown.take(known, Move { turn, blow: Some((steps, blow)) }, cluster, &mut first);
+                let one = Move { turn, blow: Some((steps, blow)) };
+                grown.take(known, one, cluster, limits, &mut first);
             }
         }
         if grown.broken.is_some() {
@@ -277,7 +374,8 @@ impl Grown {
         known: &Known,
         one: Move,
         mut cluster: Cluster,
-        first: &mut impl FnMut(u128) -> bool,
+        limits: Limits,
+        first: &mut impl FnMut(u128, Spent) -> Option<bool>,
     ) {
         self.runs += 1;
         let mut known = known.clone();
@@ -287,31 +385,23 @@ impl Grown {
             return;
         }
         self.coverage.add(&std::mem::take(&mut cluster.coverage));
-        let key = key::of(&cluster);
-        if !first(key) {
-            return;
+        let key = limits.key(&cluster);
+        let Some(different) = first(key, known.spent()) else { return };
+        let pair = if different { essence::of_metadata(&cluster) } else { 0 };
+        if different && limits.heals(key) {
+            let end = cluster.end();
+            self.coverage.add(&std::mem::take(&mut cluster.coverage));
+            if let Some(violation) = cluster.violation.take() {
+                self.broken = Some((known, violation.text));
+                return;
+            }
+            *self.ends.entry(end.to_string()).or_default() += 1;
         }
-        let end = cluster.end();
-        self.coverage.add(&std::mem::take(&mut cluster.coverage));
-        if let Some(violation) = cluster.violation.take() {
-            self.broken = Some((known, violation.text));
-            return;
+        if different {
+            self.pairs.push(pair);
         }
-        *self.ends.entry(end.to_string()).or_default() += 1;
         self.new.push((key, known));
     }
-}
-
-/// The cluster after a history. Keeps so many lines.
-fn replay(known: &Known, keep: usize) -> Result<Cluster, String> {
-    let mut cluster = base(known.start, keep)?;
-    for one in &known.history {
-        cluster.play(one);
-        if let Some(violation) = &cluster.violation {
-            return Err(violation.text.clone());
-        }
-    }
-    Ok(cluster)
 }
 
 /// Where histories begin.

@@ -155,6 +155,18 @@ impl History {
         duties.map(|o| (o.value(), [o.alone, o.weak, o.flushed, o.spoiled]))
     }
 
+    /// The node has lost power since a write began.
+    pub(super) fn lost_power_since(&self, node: usize, start: Sector) -> bool {
+        self.lost_power[node] > start
+    }
+
+    /// The write of this value has ended: what began later is newer.
+    pub(super) fn has_ended(&self, volume: VolumeNumber, sector: u64, value: Sector) -> bool {
+        let at = usize::try_from(sector).ok();
+        let register = at.and_then(|at| self.registers(volume).get(at));
+        register.and_then(|r| r.last_finish(value)).is_some_and(|finish| finish != NEVER)
+    }
+
     /// A session was opened.
     pub(super) fn session_opened(&mut self, session: u64) {
         self.step += 1;

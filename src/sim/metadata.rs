@@ -6,6 +6,7 @@ use crate::meta::{
 };
 use crate::resource::{DiskError, NodeId, VerifyAlg, VolumeNumber};
 
+use super::area::Area;
 use super::disk::{SECTOR, Sector, SimDisk};
 
 /// A new disk with metadata: what create-md makes of one on which it has `found` this.
@@ -34,7 +35,7 @@ pub(super) fn create(
         boot_id: boot_id(node_id, 0),
     };
     let (_, writes) = format_new(&geometry, &new).map_err(text)?;
-    let area = vec![0; usize::try_from(meta_size).map_err(text)?];
+    let area = Area::new(usize::try_from(meta_size).map_err(text)?);
     let mut disk = SimDisk::new(data_size / u64::from(SECTOR), area);
     for stage in writes {
         write(&mut disk, &stage);
@@ -63,7 +64,7 @@ pub(super) fn meta_reader(
 ) -> impl FnMut(u64, usize) -> Result<Vec<u8>, DiskError> + '_ {
     |offset, length| {
         let start = usize::try_from(offset).expect("a simulated disk is small");
-        Ok(disk.metadata()[start..start + length].to_vec())
+        Ok(disk.metadata().read(start, length))
     }
 }
 
@@ -71,7 +72,7 @@ pub(super) fn meta_reader(
 fn placement(disk: &SimDisk) -> Placement {
     Placement::External {
         disk_size: disk.sectors() * u64::from(SECTOR),
-        meta_size: disk.metadata().len() as u64,
+        meta_size: disk.metadata().bytes() as u64,
     }
 }
 
@@ -93,7 +94,7 @@ pub(super) fn room(
 
 /// Makes a disk as large as it was, with room for as much metadata, after something else was put there.
 pub(super) fn keep_size(disk: &mut SimDisk, was: &SimDisk) {
-    disk.grow(was.sectors(), 0, was.metadata().len() as u64);
+    disk.grow(was.sectors(), 0, was.metadata().bytes() as u64);
 }
 
 /// Opens the disk as the shell does: repairs the superblock, takes the room that it has gained, loads,

@@ -13,6 +13,7 @@
 //! - Nothing of the core, the wire codec or the metadata layout is mocked.
 
 mod admin;
+mod area;
 mod clients;
 mod cluster;
 mod coverage;
@@ -46,7 +47,7 @@ mod watch;
 
 pub use cluster::{Cluster, Violation};
 pub use coverage::{Coverage, Reach, Row, Table};
-pub use explore::{Blow, Broken, Explored, Limits, Move, Turn, explore};
+pub use explore::{Alphabet, Blow, Broken, Explored, Limits, Move, Turn, explore};
 pub use faults::{Fault, MetaPart, Moment, Order, Planned, Wait};
 pub use history::{Book, Excused, Operation};
 pub use options::SimOptions;

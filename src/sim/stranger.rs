@@ -110,7 +110,7 @@ pub fn attach(input: &[u8]) -> String {
     cluster.come_to_rest(|_, _| true);
     let volume = &mut cluster.nodes[0].volumes[0];
     let geometry = volume.geometry;
-    let mut area = volume.disk.metadata().to_vec();
+    let mut area = volume.disk.metadata().read(0, volume.disk.metadata().bytes());
     for _ in 0..PIECES_MAX {
         let [flags, a, b, c, length, after @ ..] = rest else { break };
         let at = u32::from_be_bytes([0, *a, *b, *c]) as usize % area.len();
@@ -170,7 +170,7 @@ pub fn attached() -> Vec<Vec<u8>> {
             let at = (place + field * 8) as usize;
             let [_, a, b, c] = u32::try_from(at).unwrap_or(0).to_be_bytes();
             let mut input = vec![situation, 1, a, b, c, 8];
-            input.extend_from_slice(&area[at..at + 8]);
+            input.extend_from_slice(&area.read(at, 8));
             if !inputs.iter().any(|known: &Vec<u8>| known[1..] == input[1..]) {
                 inputs.push(input);
             }

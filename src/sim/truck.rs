@@ -8,6 +8,7 @@
 use crate::meta::{Dumped, Placement, dump, parse_dump, restore_stages};
 use crate::resource::VolumeNumber;
 
+use super::area::Area;
 use super::cluster::Cluster;
 use super::damage::read_meta;
 use super::disk::{SECTOR, SimDisk};
@@ -44,8 +45,8 @@ impl Cluster {
             let volume = VolumeNumber::try_from(index).expect("few volumes");
             let old = &self.nodes[node].volumes[index];
             let size = old.disk.sectors() * u64::from(SECTOR);
-            let area = vec![0; old.disk.metadata().len()];
-            let placement = Placement::External { disk_size: size, meta_size: area.len() as u64 };
+            let area = Area::new(old.disk.metadata().bytes());
+            let placement = Placement::External { disk_size: size, meta_size: area.bytes() as u64 };
             let Ok(geometry) = seed.place(placement, self.options.al_block_sizes[node]) else {
                 return self.note("the seed does not fit the disk");
             };

@@ -13,7 +13,7 @@ mod transmission;
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -137,6 +137,13 @@ impl Socket {
             return Err(io::ErrorKind::TimedOut.into());
         }
         self.set_timeout(left)
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.stream {
+            Stream::Unix(stream) => stream.as_fd(),
+            Stream::Tcp(stream) => stream.as_fd(),
+        }
     }
 
     /// The descriptor, without a time-out.

@@ -1,18 +1,27 @@
 //! The search: it finds what there is, breaks nothing, and does not depend on threads.
 
-use super::{Limits, Start, base, explore};
+use super::{Alphabet, Explored, Limits, Start, Turn, base, essence, explore, key};
 use crate::resource::ConnectionState;
+use crate::sim::Order;
+
+fn explored(limits: Limits, threads: usize) -> Explored {
+    let on_all = |work: &(dyn Fn() + Sync)| {
+        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    };
+    explore(limits, on_all, |_, _| {})
+}
 
 #[test]
 fn one_turn_with_one_blow_breaks_nothing_and_is_the_same_on_any_number_of_threads() {
-    let explored = |threads: usize| {
-        let limits = Limits { turns: 1, blows: 1, drastic: 1, states: usize::MAX };
-        let on_all = |work: &(dyn Fn() + Sync)| {
-            std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
-        };
-        explore(limits, on_all, |_, _| {})
+    let limits = Limits {
+        turns: 1,
+        blows: 1,
+        drastic: 1,
+        states: usize::MAX,
+        alphabet: Alphabet::Whole,
+        heal: 1,
     };
-    let (one, two) = (explored(1), explored(2));
+    let (one, two) = (explored(limits, 1), explored(limits, 2));
     assert!(one.broken.is_none(), "{:?}", one.broken.map(|broken| (broken.history, broken.text)));
     assert!(one.states[1] > 200 && one.runs > 1_000, "{:?} {}", one.states, one.runs);
     assert_eq!((one.states, one.runs), (two.states, two.runs));
@@ -29,4 +38,38 @@ fn two_nodes_that_dial_at_the_same_instant_are_connected_at_once() {
         assert_eq!(connection.sessions, 1);
     }
     assert!(cluster.now.0 < 1_100_000_000, "not after a ping-timeout, or another attempt");
+}
+
+#[test]
+fn long_histories_of_the_metadata_break_nothing_and_are_the_same_on_any_number_of_threads() {
+    let limits = Limits {
+        turns: 2,
+        blows: 0,
+        drastic: 1,
+        states: usize::MAX,
+        alphabet: Alphabet::Metadata,
+        heal: 16,
+    };
+    let (one, two) = (explored(limits, 1), explored(limits, 2));
+    assert!(one.broken.is_none(), "{:?}", one.broken.map(|broken| (broken.history, broken.text)));
+    assert!(
+        one.different > 100 && one.pairs > 10 && !one.closed,
+        "{} {}",
+        one.different,
+        one.pairs
+    );
+    assert_eq!((one.states, one.runs, one.pairs), (two.states, two.runs, two.pairs));
+}
+
+#[test]
+fn a_state_and_its_mirror_image_are_one_for_the_metadata_only() {
+    let after_leaving = |node: usize| {
+        let mut cluster = base(Start::Fresh, 0).unwrap();
+        cluster.play_turn(Turn::Order { node, order: Order::Disconnect }, |_, _| true);
+        cluster
+    };
+    let [alice, bob, fresh] = [after_leaving(0), after_leaving(1), base(Start::Fresh, 0).unwrap()];
+    assert_eq!(essence::of(&alice), essence::of(&bob));
+    assert_ne!(key::of(&alice), key::of(&bob));
+    assert_ne!(essence::of(&alice), essence::of(&fresh));
 }

@@ -70,6 +70,17 @@ pub enum Turn {
         /// This one.
         node: usize,
     },
+    /// A blow while all is at rest.
+    Blow(Blow),
+}
+
+/// What may be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alphabet {
+    /// Everything that is known here; blows in the midst of it.
+    Whole,
+    /// What changes the metadata, with one block to write: a history may be long.
+    Metadata,
 }
 
 const ORDERS: [Order; 11] = [
@@ -88,7 +99,27 @@ const ORDERS: [Order; 11] = [
 
 impl Turn {
     /// All of them.
-    pub(super) fn all() -> Vec<Self> {
+    pub(super) fn all(alphabet: Alphabet) -> Vec<Self> {
+        match alphabet {
+            Alphabet::Whole => Self::whole(),
+            Alphabet::Metadata => Self::of_metadata(),
+        }
+    }
+
+    /// One block is written, and a flush makes it durable; a blow takes all that was not.
+    fn of_metadata() -> Vec<Self> {
+        let mut all = vec![Self::Part, Self::Join, Self::Blow(Blow::PowerBoth { keeps: 0 })];
+        for node in 0..2 {
+            all.extend([Self::Write { node, block: 0, fua: false }, Self::Flush { node }]);
+            all.extend(ORDERS.map(|order| Self::Order { node, order }));
+            all.extend([Self::Start { node }, Self::Replace { node }]);
+            all.push(Self::Blow(Blow::Crash { node, keeps: 0 }));
+            all.push(Self::Blow(Blow::Power { node, keeps: 0 }));
+        }
+        all
+    }
+
+    fn whole() -> Vec<Self> {
         let mut all = vec![Self::Part, Self::Join];
         for node in 0..2 {
             all.push(Self::Write { node, block: 0, fua: false });
@@ -140,10 +171,12 @@ pub enum Blow {
 }
 
 impl Blow {
-    /// All of them.
-    pub(super) fn all() -> Vec<Self> {
+    /// All of them. Of metadata that is written in order, what is kept of one step is what was there
+    /// before the next one.
+    pub(super) fn all(alphabet: Alphabet) -> Vec<Self> {
         let mut all = vec![Self::Part];
-        for keeps in [0, 100] {
+        let shares: &[u64] = if alphabet == Alphabet::Metadata { &[0] } else { &[0, 100] };
+        for keeps in shares.iter().copied() {
             for node in 0..2 {
                 all.extend([Self::Crash { node, keeps }, Self::Power { node, keeps }]);
             }
@@ -187,6 +220,7 @@ impl Cluster {
             Turn::Join => self.is_parted(),
             Turn::Start { node } => self.nodes[node].resource.is_none(),
             Turn::Replace { node } => self.nodes[node].resource.is_none(),
+            Turn::Blow(blow) => self.suffers(blow),
             Turn::Order { node, order } => {
                 let n = &self.nodes[node];
                 let state = disk(n);
@@ -286,6 +320,7 @@ impl Cluster {
             Turn::Join => self.join(),
             Turn::Start { node } => self.restart(node),
             Turn::Replace { node } => self.replace_disk(node, 0),
+            Turn::Blow(blow) => self.strike_blow(blow),
         }
         if !on(self, 0) {
             return 0;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use tandem::sim::{Explored, Limits, Table, explore};
+use tandem::sim::{Alphabet, Explored, Limits, Table, explore};
 
 /// Goes through every short history of two nodes, with a fault at each step.
 ///
@@ -25,6 +25,12 @@ struct Arguments {
     /// States of a layer that are gone on from, at most.
     #[arg(long, default_value_t = usize::MAX)]
     states: usize,
+    /// Only what changes the metadata, with one block to write; a state and its mirror image are one.
+    #[arg(long)]
+    metadata: bool,
+    /// One of so many new states is healed: all faults end, and it must come to be in sync.
+    #[arg(long, default_value_t = 1)]
+    heal: u64,
     /// Threads.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -38,6 +44,8 @@ fn main() -> ExitCode {
         blows: arguments.blows,
         drastic: arguments.drastic,
         states: arguments.states,
+        alphabet: if arguments.metadata { Alphabet::Metadata } else { Alphabet::Whole },
+        heal: arguments.heal,
     };
     let started = Instant::now();
     let on_all = |work: &(dyn Fn() + Sync)| {
@@ -67,9 +75,15 @@ fn main() -> ExitCode {
 
 fn print(explored: &Explored) {
     let states: Vec<String> = explored.states.iter().map(usize::to_string).collect();
-    let total: usize = explored.states.iter().sum();
     let (states, runs) = (states.join(" + "), explored.runs);
-    println!("states at rest: {total} ({states} by turns), turns played: {runs}");
+    let different = explored.different;
+    let pairs = explored.pairs;
+    println!(
+        "states at rest: {different} ({states} by turns), pairs of metadata: {pairs}, turns played: {runs}"
+    );
+    if explored.closed {
+        println!("closed: no history, however long, leads to another state");
+    }
     if explored.left_out > 0 {
         println!("not gone on from: {}", explored.left_out);
     }

@@ -4,6 +4,8 @@
 pub(crate) enum By {
     /// The seeds of the simulator.
     Seeds,
+    /// `tools/explore` with these arguments.
+    Histories(&'static [&'static str]),
     /// `cargo test` with these arguments: the targets, then what the names of tests contain.
     Tests(&'static [&'static str]),
 }

@@ -2,6 +2,7 @@
 //! test sees each one. What it needs is a checkout, cargo and `timeout`.
 
 mod list;
+mod rules;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -9,7 +10,7 @@ use std::time::Instant;
 
 use clap::Parser;
 
-use list::{By, MUTANTS, Mutant};
+use list::{By, Mutant};
 
 /// The longest that the tests may take, seconds.
 const TESTS_MAX: &str = "300";
@@ -38,14 +39,14 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.list {
-        for mutant in MUTANTS {
+        for mutant in all() {
             println!("{} {}", mutant.name, mutant.breaks);
         }
         return ExitCode::SUCCESS;
     }
     let wanted =
         |m: &&Mutant| arguments.names.is_empty() || arguments.names.iter().any(|n| n == m.name);
-    let chosen: Vec<&Mutant> = MUTANTS.iter().filter(wanted).collect();
+    let chosen: Vec<&Mutant> = all().filter(wanted).collect();
     if chosen.is_empty() {
         eprintln!("mutants: no such name; see --list");
         return ExitCode::from(1);
@@ -67,6 +68,10 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(alive > 0))
 }
 
+fn all() -> impl Iterator<Item = &'static Mutant> {
+    list::MUTANTS.iter().chain(rules::MUTANTS)
+}
+
 fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tools is a folder of the checkout")
 }
@@ -86,14 +91,16 @@ fn try_mutant(mutant: &Mutant, arguments: &Arguments) -> Result<Seen, String> {
     std::fs::write(tree.join(mutant.file), text).map_err(|e| e.to_string())?;
     match mutant.by {
         By::Seeds => seen_by_seeds(&tree, &base, arguments.seeds),
+        By::Histories(limits) => seen_by_histories(&tree, &base, limits),
         By::Tests(which) => seen_by_tests(&tree, &base, which),
     }
 }
 
-fn seen_by_seeds(tree: &Path, base: &Path, seeds: u64) -> Result<Seen, String> {
+/// Builds a tool of the copy.
+fn built(tree: &Path, base: &Path, tool: &str) -> Result<Command, String> {
     let built = Command::new("cargo")
         .current_dir(tree)
-        .args(["build", "--quiet", "-p", "tools", "--bin", "simulate"])
+        .args(["build", "--quiet", "-p", "tools", "--bin", tool])
         .args(["--config", "profile.dev.opt-level=1", "--config", "profile.dev.debug=false"])
         .arg("--target-dir")
         .arg(base.join("build"))
@@ -102,8 +109,29 @@ fn seen_by_seeds(tree: &Path, base: &Path, seeds: u64) -> Result<Seen, String> {
     if !built.status.success() {
         return Err(does_not_build(&built.stderr));
     }
+    Ok(Command::new(base.join("build/debug").join(tool)))
+}
+
+/// `tools/explore` with these arguments must find a history that breaks a promise.
+fn seen_by_histories(tree: &Path, base: &Path, limits: &[&str]) -> Result<Seen, String> {
+    let mut explore = built(tree, base, "explore")?;
     let started = Instant::now();
-    let out = Command::new(base.join("build/debug/simulate"))
+    let out = explore.args(limits).output().map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let limits = limits.join(" ");
+    match text.lines().rfind(|line| line.starts_with("broken: ")) {
+        Some(line) if !out.status.success() => {
+            let line = format!("`explore {limits}`: {}", clip(&line["broken: ".len()..], 110));
+            Ok(Seen { seconds: started.elapsed().as_secs(), line })
+        }
+        _ => Err(format!("not seen by explore {limits}")),
+    }
+}
+
+fn seen_by_seeds(tree: &Path, base: &Path, seeds: u64) -> Result<Seen, String> {
+    let mut simulate = built(tree, base, "simulate")?;
+    let started = Instant::now();
+    let out = simulate
         .args(["--no-shrink", "--seeds", &seeds.to_string()])
         .output()
         .map_err(|e| e.to_string())?;
@@ -207,7 +235,7 @@ mod tests {
 
     #[test]
     fn every_mutant_still_fits_the_source() {
-        for mutant in MUTANTS {
+        for mutant in all() {
             let text = read(&checkout().join(mutant.file)).unwrap();
             assert!(mutated(mutant, &text).is_ok_and(|new| new != text), "{}", mutant.name);
         }
