@@ -1,8 +1,7 @@
 //! The search: it finds what there is, breaks nothing, and does not depend on threads.
 
-use super::{Alphabet, Explored, Limits, Start, Turn, base, essence, explore, key};
+use super::{Alphabet, Explored, Limits, Start, base, explore};
 use crate::resource::ConnectionState;
-use crate::sim::Order;
 
 fn explored(limits: Limits, threads: usize) -> Explored {
     let on_all = |work: &(dyn Fn() + Sync)| {
@@ -59,17 +58,4 @@ fn long_histories_of_the_metadata_break_nothing_and_are_the_same_on_any_number_o
         one.pairs
     );
     assert_eq!((one.states, one.runs, one.pairs), (two.states, two.runs, two.pairs));
-}
-
-#[test]
-fn a_state_and_its_mirror_image_are_one_for_the_metadata_only() {
-    let after_leaving = |node: usize| {
-        let mut cluster = base(Start::Fresh, 0).unwrap();
-        cluster.play_turn(Turn::Order { node, order: Order::Disconnect }, |_, _| true);
-        cluster
-    };
-    let [alice, bob, fresh] = [after_leaving(0), after_leaving(1), base(Start::Fresh, 0).unwrap()];
-    assert_eq!(essence::of(&alice), essence::of(&bob));
-    assert_ne!(key::of(&alice), key::of(&bob));
-    assert_ne!(essence::of(&alice), essence::of(&fresh));
 }
