@@ -231,7 +231,7 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{MUTANTS, checkout, mutated, read};
+    use super::{all, checkout, mutated, read};
 
     #[test]
     fn every_mutant_still_fits_the_source() {
