@@ -10,12 +10,12 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 
-#[path = "../src/resource/bitmap.rs"]
+#[path = "../src/resource/disk/bitmap.rs"]
 mod bitmap;
 mod ids {
     pub(crate) use tandem::resource::{PAYLOAD_MAX, ZEROES_MAX};
 }
-#[path = "../src/resource/interval.rs"]
+#[path = "../src/resource/data/interval.rs"]
 mod interval;
 mod meta {
     pub(crate) use tandem::meta::{BitmapPage, JUST_CREATED, PAGE_BITS, PAGE_WORDS};
@@ -24,6 +24,9 @@ mod meta {
 mod prng;
 #[path = "../src/resource/sorted.rs"]
 mod sorted;
+mod resource {
+    pub(crate) use super::{ids, prng, sorted};
+}
 
 use bitmap::Bitmap;
 use interval::{Intervals, Kind, LockId};

@@ -14,66 +14,26 @@
 //! docs/ARCHITECTURE.md says what each file is about.
 
 mod action;
-mod activity_log;
-mod attach;
-mod authenticate;
-mod auto_promote;
-mod bitmap;
-mod by_use;
-mod clear_bitmap;
-mod clients;
-mod come_back;
 mod command;
-mod connect;
-mod connection;
-mod device;
+mod data;
+mod disk;
 mod event;
-mod flush;
-pub mod generation;
-mod give_up;
-mod handshake;
-mod hung_disk;
 mod ids;
-mod interval;
-mod leave;
-mod loss;
 mod metrics;
-mod number;
 mod option_names;
 mod options;
-mod order;
-mod pause;
-mod peer_io;
+mod orders;
+mod peer;
 mod prng;
-mod promote;
 mod refusals;
-mod repair;
 mod report;
-mod request;
-mod resize;
-mod resync;
-mod resync_rate;
-mod resync_source;
-mod resync_target;
-mod seed;
-mod session;
 mod slab;
 mod sorted;
-mod space;
-pub mod split_brain;
 mod state;
 mod status;
-mod storage;
-mod tentative;
+mod sync;
 #[cfg(test)]
 mod tests;
-mod transfer_log;
-mod verdict;
-mod verify;
-mod verify_source;
-mod verify_target;
-mod waits;
-mod write;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -84,15 +44,16 @@ pub use ids::*;
 pub use metrics::*;
 pub use option_names::WrittenOption;
 pub use options::*;
-pub use order::NO_VOLUME;
+pub use orders::order::NO_VOLUME;
 pub use refusals::REFUSALS;
 pub use state::*;
 pub use status::*;
 
-use connection::Connection;
-use connection::PeerWrite;
-use device::{Device, Request};
-use order::{Order, Running};
+use disk::device::{Device, Request};
+use orders::order::{Order, Running};
+use peer::connection::Connection;
+use peer::connection::PeerWrite;
+pub use peer::{generation, split_brain};
 use prng::Prng;
 use slab::Slab;
 
@@ -255,14 +216,14 @@ pub struct Resource {
     running: Option<Running>,
     /// Counts the steps of orders: what an earlier step waited for ends nothing of a later one.
     order_step: u64,
-    sampling: Option<clear_bitmap::Sampling>,
-    resizing: Option<resize::Resizing>,
+    sampling: Option<orders::clear_bitmap::Sampling>,
+    resizing: Option<orders::resize::Resizing>,
     /// After a gap: nothing runs until a peer has answered or one attempt has failed.
     gap: Gap,
     /// New requests are not admitted: a demotion, detach or leave drains.
     draining: bool,
     /// This node was promoted for a client, and by no order.
-    auto_promoted: Option<auto_promote::AutoPromoted>,
+    auto_promoted: Option<orders::auto_promote::AutoPromoted>,
     /// `suspend-io`: requests are held until `resume-io`.
     suspended: bool,
     version: u64,
@@ -474,7 +435,7 @@ impl Resource {
         self.devices.get_mut(&volume).expect("volumes never leave a resource")
     }
 
-    fn peer_device(&mut self, c: usize, volume: VolumeNumber) -> &mut connection::PeerDevice {
+    fn peer_device(&mut self, c: usize, volume: VolumeNumber) -> &mut peer::connection::PeerDevice {
         self.connections[c]
             .peer_devices
             .get_mut(&volume)
@@ -592,7 +553,7 @@ impl Resource {
     /// Tells every open session the own role and disk of a volume.
     fn send_state(&mut self, volume: VolumeNumber) {
         for c in self.peers() {
-            if self.connections[c].stage >= connection::Stage::Opening {
+            if self.connections[c].stage >= peer::connection::Stage::Opening {
                 self.send_state_to(c, volume);
             }
         }

@@ -5,7 +5,7 @@
 
 use super::{AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, OnIoError, Options, RrConflict};
 
-/// What [`super::split_brain::resolve`] reads, and the protocol: a difference refuses.
+/// What [`super::peer::split_brain::resolve`] reads, and the protocol: a difference refuses.
 const MUST_BE_EQUAL: [&str; 6] =
     ["protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri", "always-asbp", "rr-conflict"];
 

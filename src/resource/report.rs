@@ -1,6 +1,6 @@
 //! A snapshot of the resource for people and programs.
 
-use super::connection::Stage;
+use super::peer::connection::Stage;
 use super::{
     ConnectionStatus, DeviceStatus, PeerDeviceStatus, Resource, ResyncSuspended, Status, Time,
     VolumeNumber,

@@ -33,7 +33,7 @@ impl Pair {
         self.event(n, Event::DiskDone { tag, result: Err(error) });
     }
 
-    fn stage(&self, n: usize) -> crate::resource::connection::Stage {
+    fn stage(&self, n: usize) -> crate::resource::peer::connection::Stage {
         self.core(n).connections[0].stage
     }
 
@@ -100,7 +100,12 @@ fn a_disk_that_fails_between_the_own_handshake_and_the_verdict_is_no_target() {
     pair.nodes[0].mute = true;
     pair.attach_later(1);
     pair.settle();
-    assert_eq!(pair.stage(1), crate::resource::connection::Stage::Handshake, "{}", pair.story());
+    assert_eq!(
+        pair.stage(1),
+        crate::resource::peer::connection::Stage::Handshake,
+        "{}",
+        pair.story()
+    );
     assert_eq!(pair.disk(1), DiskState::Negotiating);
     // A number comes, and cannot be stored.
     pair.nodes[1].fail = is_seen;
@@ -333,7 +338,7 @@ fn a_new_uuid_that_meets_a_new_handshake_does_not_end_the_session() {
     pair.nodes[1].core.as_mut().unwrap().renegotiate();
     pair.event(1, Event::Timeout);
     pair.settle();
-    assert_eq!(pair.stage(1), crate::resource::connection::Stage::Handshake);
+    assert_eq!(pair.stage(1), crate::resource::peer::connection::Stage::Handshake);
     pair.nodes[0].mute = false;
     let air = std::mem::take(&mut pair.nodes[0].air);
     pair.nodes[1].done.extend(air);

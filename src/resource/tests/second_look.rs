@@ -2,7 +2,7 @@
 
 use super::pair::{Pair, passing_pair, synced_pair};
 use crate::meta::MetaOp;
-use crate::resource::connection::Leaving;
+use crate::resource::peer::connection::Leaving;
 use crate::resource::*;
 
 impl Pair {

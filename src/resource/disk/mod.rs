@@ -1,0 +1,8 @@
+//! A volume's disk on this node: its metadata in memory, their writes, and what it does when the disk
+//! hangs.
+
+pub(in crate::resource) mod bitmap;
+pub(in crate::resource) mod device;
+pub(in crate::resource) mod hung_disk;
+pub(in crate::resource) mod number;
+pub(in crate::resource) mod storage;

@@ -1,0 +1,641 @@
+//! Primary and Secondary.
+//!
+//! Invariants (model.md R4, R11, R13):
+//! - A promotion without force needs an UpToDate disk here or at a connected peer, and while a
+//!   session is open a peer that answers.
+//! - PRIMARY_IND is durable before the first client is served.
+//! - Force never covers two dangers; it makes a fresh current UUID and leaves the old one out of the
+//!   history, so that the old partner meets split brain and nobody is overwritten.
+//! - A demotion waits for replies, both flushes, and a pending new current UUID.
+
+use std::collections::BTreeMap;
+
+use crate::meta::{BLANK, BitmapState, DeviceFlags};
+use crate::resource::orders::order::{HANDSHAKE, OWN_ORDER, PATIENCE_MS, Step, refuse};
+use crate::resource::peer::connection::{SentKind, Stage};
+use crate::resource::{
+    Action, Command, DiskState, Force, LogLevel, Refusal, Resource, Role, VolumeNumber,
+};
+use crate::wire::Packet;
+
+fn primary_there(peer: &str, name: &str) -> String {
+    format!("{peer} is Primary. Demote it first (`tandemadm secondary {name}` on {peer}).")
+}
+
+/// The danger that an order to promote accepts.
+fn force_of(command: &Command) -> Option<Force> {
+    match command {
+        Command::Primary { force } => *force,
+        _ => None,
+    }
+}
+
+impl Resource {
+    /// `Command::Primary` or `Command::AutoPromote`.
+    pub(crate) fn primary(&mut self, id: u64, command: Command) {
+        let auto = command == Command::AutoPromote;
+        if self.role == Role::Primary && self.gap == crate::resource::Gap::Closed {
+            let name = &self.config.name;
+            let hint = format!(
+                "The peer went on while this node was frozen, and its data may be newer. Demote this \
+                 node (`tandemadm secondary {name}`), then connect; `tandemadm why {name}`."
+            );
+            return self.reply(id, Err(refuse(-2, &hint)));
+        }
+        if self.role == Role::Primary {
+            match auto {
+                true => self.expect_client(false),
+                // Now it is meant to stay.
+                false => self.auto_promoted = None,
+            }
+            return self.reply(id, Ok(String::new()));
+        }
+        if let Err(refusal) = self.may_promote(force_of(&command)) {
+            return self.reply(id, Err(refusal));
+        }
+        self.run(id, command, Step::AskPeer);
+        let mut asked = 0;
+        for c in self.peers() {
+            if self.connections[c].stage == Stage::Open {
+                let step = self.order_step;
+                let sequence = self.track(c, 0, SentKind::Promote, 0, 0, 0, step);
+                self.send(c, Packet::PromoteRequest { sequence }, None);
+                asked += 1;
+            }
+        }
+        self.step_waits(asked);
+        if asked == 0 {
+            self.promote_force();
+        }
+    }
+
+    /// What the refusal of the peer that was asked means.
+    fn promotion_refused(&self, peer: &str, code: i32) -> String {
+        let name = &self.config.name;
+        match code {
+            -1 => primary_there(peer, name),
+            -10 => format!(
+                "{peer} is being promoted at the same moment: `tandemadm role {name}` there; if it \
+                 is Secondary, try again."
+            ),
+            _ => format!("{peer} is in a handshake: try again in a moment."),
+        }
+    }
+
+    fn may_promote(&self, force: Option<Force>) -> Result<(), Refusal> {
+        let name = &self.config.name;
+        for connection in &self.connections {
+            if connection.peer_role == Role::Primary {
+                return Err(refuse(-1, &primary_there(&connection.name, name)));
+            }
+        }
+        for volume in self.devices.keys() {
+            self.may_promote_volume(*volume, force)?;
+        }
+        Ok(())
+    }
+
+    fn may_promote_volume(&self, v: VolumeNumber, force: Option<Force>) -> Result<(), Refusal> {
+        let device = &self.devices[&v];
+        let name = &self.config.name;
+        if device.disk == DiskState::UpToDate {
+            return Ok(());
+        }
+        if !device.writable() {
+            if self.reading_peer(v).is_some() {
+                return Ok(());
+            }
+            let hint = format!("{name}/{v} has no disk here and no UpToDate peer is connected.");
+            return Err(refuse(-2, &hint));
+        }
+        let created = device
+            .backing
+            .as_ref()
+            .is_some_and(crate::resource::disk::device::Backing::is_just_created);
+        let overwritten = self.data_that_a_blank_disk_would_overwrite(v).filter(|_| created);
+        let needed = match device.disk {
+            _ if overwritten.is_some() => Force::Blank,
+            _ if created => Force::Plain,
+            DiskState::Consistent => Force::Plain,
+            DiskState::Outdated => Force::Outdated,
+            _ => Force::Inconsistent,
+        };
+        let (word, danger) = match needed {
+            Force::Plain if created => (
+                "primary --force",
+                "this disk was never synced: forcing declares its content to be the data",
+            ),
+            Force::Plain => (
+                "primary --force",
+                "the peer may have newer data. A forced disk starts a history of its own: the \
+                 peer's is never overwritten by itself, it then needs create-md and a full sync",
+            ),
+            Force::Blank => (
+                "primary --force=blank",
+                "create-md found this disk blank, and the peer's not: forcing overwrites what is \
+                 there with nothing. Force the peer's instead",
+            ),
+            Force::Outdated => (
+                "primary --force=outdated",
+                "this disk is known to be old: writes that the peer has would be lost",
+            ),
+            Force::Inconsistent => (
+                "primary --force=inconsistent",
+                "this disk is a mix of old and new blocks: its file system may be broken",
+            ),
+        };
+        if let Some(source) = self.source_of(v).filter(|_| force != Some(needed)) {
+            let hint = format!(
+                "{name}/{v} is {}, and is being copied from {source}: wait for the end (`tandemadm \
+                 wait-sync {name}`), then promote.",
+                device.disk
+            );
+            return Err(refuse(-2, &hint));
+        }
+        // Its danger may be named before the peer is met.
+        let named = force == Some(Force::Blank) && self.is_blank_and_alone(v);
+        if force != Some(needed) && !named {
+            let found = overwritten.map(|found| format!(" ({found})")).unwrap_or_default();
+            let first = self.before_force(v, created);
+            let hint = format!(
+                "{name}/{v} is {}; {danger}{found}. {first}tandemadm {word} {name}",
+                device.disk
+            );
+            return Err(refuse(-2, &hint));
+        }
+        for connection in self.connections.iter().filter(|c| c.stage == Stage::Open) {
+            let peer = &connection.peer_devices[&v];
+            if peer.peer_disk > DiskState::Inconsistent && peer.peer_disk != DiskState::DUnknown {
+                let hint = format!(
+                    "{} has {} data and is connected: nothing is forced over it.",
+                    connection.name, peer.peer_disk
+                );
+                return Err(refuse(-2, &hint));
+            }
+        }
+        Ok(())
+    }
+
+    /// The peer that the own disk is being copied from.
+    fn source_of(&self, v: VolumeNumber) -> Option<&str> {
+        let copies = |c: &&crate::resource::peer::connection::Connection| {
+            c.peer_devices[&v].target.is_some()
+        };
+        self.connections.iter().find(copies).map(|c| c.name.as_str())
+    }
+
+    /// What is to be tried before force, or when force is right.
+    fn before_force(&self, v: VolumeNumber, created: bool) -> String {
+        let Some(open) = self.connections.iter().find(|c| c.stage == Stage::Open) else {
+            return "Connect the peer, or: ".to_owned();
+        };
+        let (peer, state) = (&open.name, open.peer_devices[&v].peer_disk);
+        match state {
+            DiskState::Inconsistent if created => {
+                format!("{peer} is connected and has no data either. The first use of both is: ")
+            }
+            DiskState::Inconsistent => {
+                format!("{peer} is connected, and its disk is no better. Or: ")
+            }
+            state if state > DiskState::Inconsistent && state != DiskState::DUnknown => format!(
+                "Nothing is forced over the {state} data of {peer}, which is connected. Apart from it: "
+            ),
+            _ => format!("{peer} is connected, and its disk is {state}: attach it there, or: "),
+        }
+    }
+
+    /// What create-md found on a connected peer's fresh disk, where it found nothing on this one.
+    fn data_that_a_blank_disk_would_overwrite(&self, v: VolumeNumber) -> Option<String> {
+        let own = &self.devices[&v].backing.as_ref()?.superblock.created_found;
+        let open = self.connections.iter().filter(|c| c.stage == Stage::Open);
+        let mut infos = open.filter_map(|c| c.peer_devices[&v].peer_info.as_ref());
+        let other = infos.find(|info| !matches!(info.created_found.as_str(), "" | BLANK))?;
+        (own == BLANK).then(|| other.created_found.clone())
+    }
+
+    /// A peer wants to become Primary.
+    pub(crate) fn peer_promotes(&mut self, c: usize, sequence: u64) -> bool {
+        let contest = self.running.as_ref().is_some_and(|running| {
+            matches!(running.command, Command::Primary { .. } | Command::AutoPromote)
+                // Once it has the answer it asked for it is as good as Primary.
+                && (running.step != Step::AskPeer
+                    || self.config.node_id < self.connections[c].peer)
+        });
+        let code = if self.role == Role::Primary {
+            -1
+        } else if self.connections[c].stage != Stage::Open {
+            -18
+        } else if contest {
+            -10
+        } else {
+            0
+        };
+        self.send(c, Packet::PromoteAnswer { sequence, code }, None);
+        true
+    }
+
+    pub(crate) fn promote_answered(&mut self, c: usize, sequence: u64, code: i32) -> bool {
+        let promote = |kind: &SentKind| matches!(kind, SentKind::Promote);
+        let Some(sent) = self.take_sent(c, 0, sequence, promote) else { return false };
+        let asking = self.running.as_ref().is_some_and(|running| running.step == Step::AskPeer);
+        if !asking || sent.epoch != self.order_step {
+            return true;
+        }
+        if code != 0 {
+            let hint = self.promotion_refused(&self.connections[c].name, code);
+            self.finish(Err(refuse(code, &hint)));
+            return true;
+        }
+        let running = self.running.as_mut().expect("just seen");
+        running.waiting = running.waiting.saturating_sub(1);
+        if running.waiting == 0 {
+            self.promote_force();
+        }
+        true
+    }
+
+    /// The peer was lost while it was asked: with the loss dealt with, the order is judged anew.
+    pub(crate) fn promote_unanswered(&mut self) {
+        let Some(running) = self.running.take_if(|running| running.step == Step::AskPeer) else {
+            return;
+        };
+        let since = running.since;
+        self.orders.push_front(crate::resource::orders::order::Order {
+            id: running.id,
+            command: running.command,
+            since,
+        });
+    }
+
+    fn forced(&self, volume: VolumeNumber) -> bool {
+        let device = &self.devices[&volume];
+        device.writable() && device.disk != DiskState::UpToDate
+    }
+
+    /// Disks that are forced are flushed first.
+    fn promote_force(&mut self) {
+        self.step(Step::ForceFlush);
+        let forced: Vec<_> = self.volumes().into_iter().filter(|v| self.forced(*v)).collect();
+        if forced.is_empty() {
+            return self.promote_save();
+        }
+        self.step_waits(u32::try_from(forced.len()).expect("few volumes"));
+        for volume in forced {
+            let then = self.then_order();
+            self.flush_disk(volume, then);
+        }
+    }
+
+    /// The disks as they are now: one may have failed, or the peer be lost, since the order began.
+    fn still_may_promote(&mut self) -> bool {
+        let Some(force) = self.running.as_ref().map(|running| force_of(&running.command)) else {
+            return false;
+        };
+        let refusal =
+            self.volumes().into_iter().find_map(|v| self.may_promote_volume(v, force).err());
+        let may = refusal.is_none();
+        if let Some(refusal) = refusal {
+            self.finish(Err(refusal));
+        }
+        may
+    }
+
+    pub(crate) fn promote_save(&mut self) {
+        if !self.still_may_promote() {
+            return;
+        }
+        self.step(Step::PromoteSave);
+        let volumes: Vec<_> =
+            self.volumes().into_iter().filter(|v| self.devices[v].backing.is_some()).collect();
+        self.step_waits(u32::try_from(volumes.len()).expect("few volumes"));
+        if volumes.is_empty() {
+            return self.promoted();
+        }
+        for volume in volumes {
+            if self.forced(volume) {
+                self.force_identity(volume);
+            }
+            let connected = self.connections.iter().any(|c| c.stage == Stage::Open);
+            if let Some(backing) = self.device(volume).backing.as_mut() {
+                if connected {
+                    backing.mark_role(Role::Primary);
+                }
+                backing.flags(DeviceFlags::PRIMARY_IND, 0);
+            }
+            let then = self.then_order();
+            self.save_superblock(volume, then);
+        }
+    }
+
+    /// R13: a fresh current UUID; the old one is not remembered. A blank disk whose danger was not
+    /// named, with no peer in sight that could hold data, is marked: the first handshake sees it.
+    fn force_identity(&mut self, volume: VolumeNumber) {
+        let named = self.running.as_ref().and_then(|running| force_of(&running.command));
+        let unseen = named == Some(Force::Plain) && self.is_blank_and_alone(volume);
+        if self.device(volume).size == 0 {
+            let size = self.device(volume).backing.as_ref().map_or(0, |backing| backing.data_size);
+            self.set_size(volume, size);
+        }
+        let uuid = self.prng.uuid() | 1;
+        self.start_generation(volume, uuid, BitmapState::AllSet);
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            let unseen = if unseen { DeviceFlags::FORCED_BLANK } else { 0 };
+            backing.flags(DeviceFlags::SURVIVED | unseen, 0);
+        }
+        let prefix = self.of_volume(volume);
+        self.log(LogLevel::Warning, format!("{prefix}forced: current UUID {uuid:016X}"));
+    }
+
+    /// In memory: the data of the own disk are a generation of their own, which no ancestor has.
+    /// `bits`: every peer's whole slot. The caller saves the superblock.
+    pub(crate) fn start_generation(&mut self, volume: VolumeNumber, uuid: u64, bits: BitmapState) {
+        for c in self.peers() {
+            self.slot_whole(c, volume, bits);
+        }
+        let (wall, node) = (self.wall(), self.config.node_id);
+        let device = self.device(volume);
+        device.exposed_uuid = uuid;
+        let Some(backing) = device.backing.as_mut() else { return };
+        let superblock = &mut backing.superblock;
+        superblock.current_uuid = uuid;
+        superblock.generation_time = wall;
+        superblock.generation_node = node;
+        for slot in &mut superblock.peers {
+            slot.bitmap_uuid = 0;
+        }
+        backing.crashed = false;
+        backing.flags(
+            DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE | DeviceFlags::SIZE_USED,
+            DeviceFlags::OUTDATED
+                | DeviceFlags::INVALIDATED
+                | DeviceFlags::SURVIVED
+                | DeviceFlags::FORCED_BLANK,
+        );
+    }
+
+    /// A new disk on which create-md has found nothing, and no peer is connected.
+    fn is_blank_and_alone(&self, volume: VolumeNumber) -> bool {
+        let backing = self.devices[&volume].backing.as_ref();
+        let blank =
+            backing.is_some_and(|b| b.is_just_created() && b.superblock.created_found == BLANK);
+        blank && !self.connections.iter().any(|c| c.stage == Stage::Open)
+    }
+
+    /// What becomes of the disks of peers that were not there when a new disk was forced.
+    fn peers_that_will_be_overwritten(&self, volume: VolumeNumber) -> Option<String> {
+        let backing = self.devices[&volume].backing.as_ref()?;
+        let first = backing.superblock.history.iter().all(|uuid| *uuid == 0);
+        let away = self.connections.iter().filter(|c| c.stage != Stage::Open);
+        let away: Vec<&str> = away.map(|c| c.name.as_str()).collect();
+        if !first || away.is_empty() {
+            return None;
+        }
+        let marked = backing.has(DeviceFlags::FORCED_BLANK);
+        let but = match marked {
+            true => " (but not one on which create-md has found something: this one was blank)",
+            false => "",
+        };
+        let name = &self.config.name;
+        Some(format!(
+            "{} is not connected. A new disk of {name}/{volume} there will be overwritten at the first \
+             connection{but}; one with data of its own is refused.",
+            away.join(", ")
+        ))
+    }
+
+    pub(crate) fn promoted(&mut self) {
+        for volume in self.volumes() {
+            // A disk that was forced has a fresh identity by now: only its failure matters.
+            if !self.devices[&volume].writable() && self.reading_peer(volume).is_none() {
+                let hint = "The disk failed meanwhile: `tandemadm why` names the error; attach a good one.";
+                return self.finish(Err(refuse(-2, hint)));
+            }
+        }
+        let mut again = false;
+        let mut texts = Vec::new();
+        for volume in self.volumes() {
+            if self.forced(volume) {
+                texts.extend(self.peers_that_will_be_overwritten(volume));
+                self.set_disk(volume, DiskState::UpToDate);
+                again = true;
+            }
+            let uuid = self.devices[&volume].backing.as_ref().map(|b| b.superblock.current_uuid);
+            if let Some(uuid) = uuid {
+                self.device(volume).exposed_uuid = uuid;
+            }
+        }
+        self.set_role(Role::Primary);
+        if self.running.as_ref().is_some_and(|order| order.command == Command::AutoPromote) {
+            self.expect_client(true);
+        }
+        for volume in self.volumes() {
+            self.send_state(volume);
+        }
+        if again {
+            self.renegotiate();
+        }
+        self.finish(Ok(texts.join("\n")));
+    }
+
+    // ---- demotion ----
+
+    pub(crate) fn secondary(&mut self, id: u64, force: bool, wait_ms: u64) {
+        if self.role != Role::Primary {
+            self.gap = crate::resource::Gap::None;
+            self.forget_unheard();
+            return self.reply(id, Ok(String::new()));
+        }
+        let command = Command::Secondary { force, wait_ms };
+        if wait_ms > 0 && !self.sessions.is_empty() {
+            return self.run(id, command, Step::Clients);
+        }
+        if let Err(refusal) = self.close_clients(force) {
+            return self.reply(id, Err(refusal));
+        }
+        self.draining = true;
+        self.run(id, command, Step::Drain);
+    }
+
+    /// `secondary --wait`: the clients have left, or their time is over.
+    pub(crate) fn clients_may_have_left(&mut self) {
+        let Some(running) = self.running.as_ref() else { return };
+        let Command::Secondary { force, wait_ms } = running.command else { return };
+        let ends =
+            |command: &Command| matches!(command, Command::Down { .. } | Command::Secondary { .. });
+        if self.orders.iter().any(|order| ends(&order.command)) {
+            return self.finish(Err(refuse(-18, "A later order ends the wait for clients")));
+        }
+        let waited = self.now.ms_since(running.since);
+        if !self.sessions.is_empty() && (waited < wait_ms || !force) {
+            if waited >= wait_ms
+                && let Err(refusal) = self.close_clients(false)
+            {
+                self.finish(Err(refusal));
+            }
+            return;
+        }
+        if self.in_handshake() {
+            // It has said that this node is Primary.
+            if waited >= wait_ms.saturating_add(PATIENCE_MS) {
+                self.finish(Err(refuse(-18, HANDSHAKE)));
+            }
+            return;
+        }
+        if let Err(refusal) = self.close_clients(force) {
+            return self.finish(Err(refusal));
+        }
+        let now = self.now;
+        if let Some(running) = self.running.as_mut() {
+            // What it waits for from here on has its own patience.
+            running.since = now;
+        }
+        self.draining = true;
+        self.step(Step::Drain);
+        self.order_step_check();
+    }
+
+    /// When the clients' time is over, or that of a handshake which it meets then.
+    pub(crate) fn clients_timeout(&self) -> Option<crate::resource::Time> {
+        let running = self.running.as_ref().filter(|order| order.step == Step::Clients)?;
+        let Command::Secondary { wait_ms, .. } = running.command else { return None };
+        let clients = running.since.after_ms(wait_ms);
+        let met = clients <= self.now;
+        Some(if met { clients.after_ms(PATIENCE_MS) } else { clients })
+    }
+
+    /// An order to demote this node runs: no client may enter.
+    pub(crate) fn is_being_demoted(&self) -> bool {
+        self.running.as_ref().is_some_and(|order| {
+            order.id != OWN_ORDER && matches!(order.command, Command::Secondary { .. })
+        })
+    }
+
+    /// Nobody may have the device open; by force their connections are closed.
+    pub(crate) fn close_clients(&mut self, force: bool) -> Result<(), Refusal> {
+        let mut open: BTreeMap<&str, usize> = BTreeMap::new();
+        for client in self.devices.values().flat_map(|device| &device.clients) {
+            *open.entry(&client.name).or_default() += 1;
+        }
+        if open.is_empty() {
+            return Ok(());
+        }
+        if !force {
+            let of = |(name, count): (&&str, &usize)| match count {
+                1 => (*name).to_owned(),
+                count => format!("{name} ({count} connections)"),
+            };
+            let open: Vec<String> = open.iter().map(of).collect();
+            let hint = format!("Open by {}. Disconnect it first.", open.join(", "));
+            return Err(refuse(-12, &hint));
+        }
+        for volume in self.volumes() {
+            if !self.devices[&volume].clients.is_empty() {
+                self.emit(Action::CloseSessions { volume });
+            }
+        }
+        for session in self.sessions.keys().copied().collect::<Vec<_>>() {
+            self.session_closed(session, false);
+        }
+        Ok(())
+    }
+
+    /// Requests have drained: both disks are flushed.
+    pub(crate) fn order_drained(&mut self) {
+        self.step(Step::Flush);
+        let volumes = self.order_volumes();
+        self.step_waits(u32::try_from(volumes.len()).expect("few volumes"));
+        for volume in volumes {
+            let then = self.then_order();
+            self.flush_for(volume, None, Some(then));
+        }
+    }
+
+    pub(crate) fn order_flushed(&mut self) {
+        match self.running.as_ref().map(|running| &running.command) {
+            Some(Command::Detach { .. }) => return self.detach_flushed(),
+            Some(Command::NewCurrentUuid { .. }) => return self.seed_flushed(),
+            _ => {}
+        }
+        if self.role != Role::Primary {
+            return self.demoted();
+        }
+        self.step(Step::Bits);
+        let mut waits = Vec::new();
+        for volume in self.volumes() {
+            for c in self.peers() {
+                if self.devices[&volume].backing.is_some() {
+                    waits.push((volume, c));
+                }
+            }
+        }
+        self.step_waits(u32::try_from(waits.len()).expect("few volumes"));
+        if waits.is_empty() {
+            return self.demote_save();
+        }
+        for (volume, c) in waits {
+            let then = self.then_order();
+            self.save_bitmap(c, volume, crate::resource::peer::connection::Save::Unsaved, then);
+        }
+    }
+
+    pub(crate) fn demote_save(&mut self) {
+        self.step(Step::DemoteSave);
+        let volumes: Vec<_> =
+            self.volumes().into_iter().filter(|v| self.devices[v].backing.is_some()).collect();
+        self.step_waits(u32::try_from(volumes.len()).expect("few volumes"));
+        if volumes.is_empty() {
+            return self.demoted();
+        }
+        for volume in volumes {
+            self.empty_log(volume);
+            // Or it has what the peer may lack, and no identifier says so: nobody has read it.
+            if self.gap == crate::resource::Gap::Closed || self.devices[&volume].unheard {
+                self.doubt(volume);
+            }
+            let connected = self.connections.iter().any(|c| c.stage == Stage::Open);
+            if let Some(backing) = self.device(volume).backing.as_mut() {
+                if !backing.crashed {
+                    backing.flags(0, DeviceFlags::PRIMARY_IND);
+                }
+                if connected {
+                    backing.mark_role(Role::Secondary);
+                }
+            }
+            let then = self.then_order();
+            self.save_superblock(volume, then);
+        }
+    }
+
+    /// The peer may have gone on without this disk: until both have met it is promoted by force only.
+    /// Returns whether it was taken for UpToDate before.
+    pub(crate) fn doubt(&mut self, volume: VolumeNumber) -> bool {
+        if self.device(volume).disk != DiskState::UpToDate {
+            return false;
+        }
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            backing.flags(0, DeviceFlags::SURVIVED);
+        }
+        self.set_disk(volume, DiskState::Consistent);
+        true
+    }
+
+    pub(crate) fn demoted(&mut self) {
+        self.gap = crate::resource::Gap::None;
+        self.forget_unheard();
+        self.set_role(Role::Secondary);
+        for key in std::mem::take(&mut self.held) {
+            if let Some(request) = self.requests.remove(key) {
+                let result = Err(crate::resource::ReplyError::Shutdown);
+                self.emit(Action::Reply { request: request.request, result });
+                self.release(request.payload);
+            }
+        }
+        for volume in self.volumes() {
+            self.send_state(volume);
+        }
+        match self.running.as_ref().map(|running| running.command.clone()) {
+            Some(Command::Down { shutdown }) => self.leave_all(shutdown),
+            _ => self.finish(Ok(String::new())),
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Resync: the target asks for blocks, the source answers, bits go when both have flushed.
+//!
+//! Here is what both sides share; `resync_target` and `resync_source` are the two sides.
+//!
+//! Invariants (model.md R9, R10):
+//! - A piece is asked for only with its range held on the target and read only with its range held
+//!   on the source, until the target has written it: no write of a client runs in it meanwhile.
+//! - The target clears a bit only after its own flush that covers the block, and then says InSync;
+//!   the source clears it in memory on that, and its own copy was flushed before the resync began.
+//! - The source ends: no bits and nothing under way. The target then flushes, is durably UpToDate,
+//!   and answers.
+
+use crate::resource::data::interval::{Kind, LockId};
+use crate::resource::peer::connection::{SentKind, Stage};
+use crate::resource::sync::resync_target::FLUSH_MS;
+use crate::resource::{
+    Action, BLOCK_SIZE, LogLevel, Payload, Pending, Resource, ResyncStatus, SocketId, Time,
+    VolumeNumber,
+};
+use crate::wire::Packet;
+
+/// Marks lock ids of resync among those of requests.
+const RESYNC_LOCK: u64 = 1 << 62;
+
+impl Resource {
+    pub(in crate::resource) fn resync_lock(&mut self) -> u64 {
+        self.next_lock += 1;
+        RESYNC_LOCK | self.next_lock
+    }
+
+    /// Everything that a resync may do now, on both sides.
+    pub(crate) fn pump_resync(&mut self) {
+        for c in self.peers() {
+            if !matches!(self.connections[c].stage, Stage::Open | Stage::Quiescing) {
+                continue;
+            }
+            let mut next = self.volume_after(None);
+            while let Some(volume) = next {
+                self.pump_target(c, volume);
+                self.pump_source(c, volume);
+                self.pump_verify(c, volume);
+                next = self.volume_after(Some(volume));
+            }
+        }
+    }
+
+    /// A range of resync is held now: the target asks, the source reads.
+    pub(crate) fn resync_range_granted(&mut self, volume: VolumeNumber, id: u64) {
+        let now = self.now;
+        for c in self.peers() {
+            let peer = self.peer_device(c, volume);
+            if let Some(held) = peer.resync_locks.get_mut(&id) {
+                *held = true;
+            }
+            if self.verify_range_granted(c, volume, id) {
+                return;
+            }
+            let peer = self.peer_device(c, volume);
+            let piece = peer.target.as_ref().and_then(|target| target.pieces.get(&id)).copied();
+            if let Some(piece) = piece {
+                let (offset, length) = (piece.offset, piece.length);
+                let kind = SentKind::Resync;
+                let sequence = self.track(c, volume, kind, offset, u64::from(length), 0, id);
+                let target = self.peer_device(c, volume).target.as_mut().expect("just seen");
+                let piece = target.pieces.get_mut(&id).expect("just seen");
+                piece.requested = Some(now);
+                piece.sequence = sequence;
+                self.send(c, Packet::ResyncRequest { volume, sequence, offset, length }, None);
+                return;
+            }
+            let found = peer.source.as_mut().and_then(|source| {
+                source.pieces.iter_mut().find(|(_, piece)| piece.lock == id && !piece.held)
+            });
+            if let Some((sequence, piece)) = found {
+                piece.held = true;
+                let (sequence, offset, length) = (*sequence, piece.offset, piece.length);
+                let socket = self.connections[c].active.expect("a source has a session");
+                let tag = self.disk_tag(volume, Pending::SourceRead { c, socket, sequence });
+                let find_zeroes = true;
+                self.emit(Action::DiskRead { tag, volume, offset, length, find_zeroes });
+                return;
+            }
+        }
+        // Nobody's any more.
+        self.device(volume).intervals.release(LockId(id));
+    }
+
+    /// Lets go of every range that a resync holds or waits for.
+    pub(crate) fn drop_resync_locks(&mut self, c: usize, volume: VolumeNumber) {
+        let peer = self.peer_device(c, volume);
+        let locks = std::mem::take(&mut peer.resync_locks);
+        for (id, held) in locks {
+            if self.peer_device(c, volume).target_writes.contains(&id) {
+                // The disk is still writing there.
+                self.peer_device(c, volume).resync_locks.insert(id, held);
+                continue;
+            }
+            let intervals = &mut self.device(volume).intervals;
+            if held || !intervals.cancel(LockId(id)) {
+                intervals.release(LockId(id));
+            }
+        }
+        self.grant_ranges(volume);
+    }
+
+    /// Packets of a resync. `false`: the peer must not send this now.
+    pub(crate) fn resync_packet(
+        &mut self,
+        c: usize,
+        socket: SocketId,
+        packet: Packet,
+        payload: Option<Payload>,
+    ) -> bool {
+        match packet {
+            Packet::ResyncRequest { volume, sequence, offset, length } => {
+                self.source_asked(c, volume, sequence, offset, length)
+            }
+            Packet::ResyncData { volume, sequence, length } => {
+                let Some(sent) = self.take_sent(c, volume, sequence, is_resync) else {
+                    self.release(payload);
+                    return false;
+                };
+                self.peer_device(c, volume).received += u64::from(length);
+                let fits = sent.length == u64::from(length);
+                let piece = sent.epoch;
+                let known = self
+                    .peer_device(c, volume)
+                    .target
+                    .as_ref()
+                    .is_some_and(|target| target.pieces.contains_key(&piece));
+                if !fits || !known || !self.devices[&volume].writable() {
+                    self.release(payload);
+                    return fits;
+                }
+                let Some(data) = payload else { return false };
+                let pending = Pending::TargetWrite { c, socket, piece, payload };
+                self.target_write_starts(c, volume, piece);
+                let tag = self.disk_tag(volume, pending);
+                let (offset, fua) = (sent.offset, false);
+                self.count_written(volume, u64::from(length));
+                self.emit(Action::DiskWrite { tag, volume, offset, payload: data, fua });
+                true
+            }
+            Packet::ResyncZeroes { volume, sequence } => {
+                let Some(sent) = self.take_sent(c, volume, sequence, is_resync) else {
+                    return false;
+                };
+                let piece = sent.epoch;
+                let target = self.peer_device(c, volume).target.as_ref();
+                let known = target.is_some_and(|target| target.pieces.contains_key(&piece));
+                if !known || !self.devices[&volume].writable() {
+                    return true;
+                }
+                self.target_write_starts(c, volume, piece);
+                let pending = Pending::TargetWrite { c, socket, piece, payload: None };
+                let tag = self.disk_tag(volume, pending);
+                let length = u32::try_from(sent.length).expect("at most 1 MiB");
+                if let Some(target) = self.peer_device(c, volume).target.as_mut() {
+                    target.zeroes += sent.length;
+                }
+                // A hole, as on the source; a disk that keeps its blocks keeps them written.
+                let (offset, fua) = (sent.offset, false);
+                let (no_hole, written) = (false, true);
+                self.count_written(volume, sent.length);
+                self.emit(Action::DiskZeroes {
+                    tag,
+                    volume,
+                    offset,
+                    length,
+                    no_hole,
+                    written,
+                    fua,
+                });
+                true
+            }
+            Packet::ResyncError { volume, sequence } => {
+                let Some(sent) = self.take_sent(c, volume, sequence, is_resync) else {
+                    return false;
+                };
+                let text = format!(
+                    "{}the source cannot read {} bytes at {}: they stay out of sync",
+                    self.of_both(volume, c),
+                    sent.length,
+                    sent.offset
+                );
+                self.log(LogLevel::Error, text);
+                if let Some(target) = self.peer_device(c, volume).target.as_mut() {
+                    target.failed += sent.length;
+                    target.rate.failed(sent.length);
+                }
+                self.end_piece(c, volume, sent.epoch);
+                true
+            }
+            Packet::ResyncAck { volume, sequence } => {
+                let peer = self.peer_device(c, volume);
+                let piece = peer.source.as_mut().and_then(|source| source.pieces.remove(&sequence));
+                let Some(piece) = piece else { return peer.source.is_none() };
+                self.unlock_resync(c, volume, piece.lock);
+                true
+            }
+            Packet::InSync { volume, offset, length } => {
+                let (first, count) = Self::blocks(offset, length);
+                let peer = self.peer_device(c, volume);
+                // Of a resync that has ended here meanwhile it says nothing.
+                if peer.source.is_some() {
+                    peer.bitmap.clear(first, count);
+                }
+                true
+            }
+            Packet::ResyncEnd { volume } => {
+                if let Some(target) = self.peer_device(c, volume).target.as_mut() {
+                    target.end_received = true;
+                }
+                self.maybe_flush_target(c, volume);
+                true
+            }
+            Packet::ResyncDone { volume } => {
+                let source = self.peer_device(c, volume).source.as_ref();
+                if source.is_some_and(|source| !source.end_sent) {
+                    return false;
+                }
+                self.source_done(c, volume);
+                true
+            }
+            Packet::StartResync { volume, sequence, source, marked } => {
+                self.resync_ordered(c, volume, sequence, (source, marked))
+            }
+            Packet::StartResyncAnswer { volume, sequence, code } => {
+                self.resync_order_answered(c, volume, sequence, code)
+            }
+            _ => {
+                self.release(payload);
+                false
+            }
+        }
+    }
+
+    pub(in crate::resource) fn unlock_resync(&mut self, c: usize, volume: VolumeNumber, lock: u64) {
+        if let Some(held) = self.peer_device(c, volume).resync_locks.remove(&lock) {
+            let intervals = &mut self.device(volume).intervals;
+            if held || !intervals.cancel(LockId(lock)) {
+                intervals.release(LockId(lock));
+            }
+            self.grant_ranges(volume);
+        }
+    }
+
+    pub(in crate::resource) fn hold(
+        &mut self,
+        c: usize,
+        volume: VolumeNumber,
+        lock: u64,
+        range: std::ops::Range<u64>,
+        kind: Kind,
+    ) {
+        self.peer_device(c, volume).resync_locks.insert(lock, false);
+        let intervals = &mut self.device(volume).intervals;
+        if intervals.acquire(LockId(lock), range.start, range.end, kind) {
+            self.resync_range_granted(volume, lock);
+        }
+    }
+
+    /// When a resync or a verify has something to do.
+    pub(crate) fn resync_timeouts(&self) -> Option<Time> {
+        let mut next: Option<Time> = None;
+        for c in self.peers() {
+            let volumes = self.volume_numbers.iter();
+            next = volumes.filter_map(|v| self.verify_timeout(c, *v)).chain(next).min();
+        }
+        for connection in &self.connections {
+            for peer in connection.peer_devices.values() {
+                let Some(target) = &peer.target else { continue };
+                let mut sooner = |at: Time| next = Some(next.map_or(at, |next| next.min(at)));
+                if !target.unflushed.is_empty() && !target.flushing {
+                    sooner(target.last_flush.after_ms(FLUSH_MS));
+                }
+                target
+                    .retry_at
+                    .filter(|_| connection.stage == Stage::Open)
+                    .into_iter()
+                    .for_each(&mut sooner);
+                if !peer.pause.any()
+                    && connection.stage == Stage::Open
+                    && peer.bitmap.next_set(target.cursor).is_some()
+                {
+                    target.rate.next_time(self.now).into_iter().for_each(&mut sooner);
+                }
+            }
+        }
+        next
+    }
+
+    /// Progress of a resync, for people.
+    pub(crate) fn resync_progress(&self, c: usize, volume: VolumeNumber) -> Option<ResyncStatus> {
+        let peer = &self.connections[c].peer_devices[&volume];
+        let left = peer.bitmap.count() * BLOCK_SIZE;
+        if let Some(target) = &peer.target {
+            let mut progress = target.rate.progress(self.now, left);
+            progress.failed = target.failed;
+            progress.paused_ms = target.pauses.total_ms(self.now);
+            if peer.pause.any() {
+                progress.seconds_left = None;
+            }
+            return Some(progress);
+        }
+        let source = peer.source.as_ref()?;
+        let (at, before) = source.marks.front().copied().unwrap_or((source.started, source.total));
+        let ms = self.now.ms_since(at).max(1);
+        let rate = before.saturating_sub(left).saturating_mul(1000) / ms;
+        let done = source.total.saturating_sub(left);
+        let hundredths = done.saturating_mul(10_000) / source.total.max(1);
+        Some(ResyncStatus {
+            total: source.total,
+            left,
+            elapsed_ms: self.now.ms_since(source.started),
+            paused_ms: source.pauses.total_ms(self.now),
+            rate,
+            done_hundredths: u32::try_from(hundredths).unwrap_or(10_000),
+            seconds_left: (rate > 0 && !peer.pause.any()).then(|| left / rate),
+            failed: 0,
+        })
+    }
+}
+
+fn is_resync(kind: &SentKind) -> bool {
+    matches!(kind, SentKind::Resync)
+}
