@@ -45,7 +45,7 @@ pub struct Violation {
 #[derive(Clone, Debug)]
 pub(super) enum Happening {
     /// Something reaches a core.
-    Input { node: usize, life: u64, input: Box<Input> },
+    Input { node: usize, life: u64, input: Input },
     /// A disk action, or a stage of one, ends.
     Disk { node: usize, life: u64, tag: crate::resource::Tag },
     /// Something reaches the end of a stream.
@@ -112,6 +112,8 @@ pub struct Cluster {
     pub(super) falsified: bool,
     /// Faults of the plan that wait for their moment.
     pub(super) waiting: BTreeSet<usize>,
+    /// When the last operation that a slow disk has begun will have ended.
+    pub(super) slow_until: Time,
     /// The plan's faults strike, and cluster software acts.
     pub(super) faults_on: bool,
     pub(super) next_order: u64,
@@ -175,6 +177,7 @@ impl Cluster {
             falsified: false,
             pairs: (0..options.volumes).map(|volume| (volume, Pair::default())).collect(),
             waiting: BTreeSet::new(),
+            slow_until: Time(0),
             faults_on: false,
             next_order: 1,
             keeps: None,
@@ -213,7 +216,7 @@ impl Cluster {
     /// Something for a core, after so many ns.
     pub(super) fn input_after(&mut self, node: usize, ns: u64, input: Input) {
         let life = self.nodes[node].life;
-        self.after(ns, Happening::Input { node, life, input: Box::new(input) });
+        self.after(ns, Happening::Input { node, life, input });
     }
 
     /// An event for a core, now.
@@ -318,7 +321,7 @@ impl Cluster {
         match what {
             Happening::Input { node, life, input } => {
                 if self.nodes[node].life == life {
-                    self.input(node, *input);
+                    self.input(node, input);
                 }
             }
             Happening::Disk { node, life, tag } => {

@@ -138,6 +138,9 @@ fn phases(c: &mut Cluster) -> End {
     }
     c.heal();
     c.resume_all();
+    // What a slow disk has begun may still be the end of it.
+    let slow_until = c.slow_until;
+    c.run_until(slow_until, |_| false);
     c.clients.stopped = c.chance.admin.percent(50);
     let end = c.settle();
     if c.violation.is_none() && !matches!(end, End::Refused(_)) {

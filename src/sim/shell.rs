@@ -201,7 +201,11 @@ impl Cluster {
         let limit = if flush { self.options.flush_us } else { self.options.disk_us };
         let slow = self.nodes[node].volumes[usize::from(op.volume)].disk.faults.slow_ms;
         let prng = &mut self.chance.disk;
-        (prng.skewed(20, limit) + prng.below(slow * 1000 + 1)) * 1000
+        let latency = (prng.skewed(20, limit) + prng.below(slow * 1000 + 1)) * 1000;
+        if slow > 0 {
+            self.slow_until = self.slow_until.max(Time(self.now.0 + latency));
+        }
+        latency
     }
 
     /// A disk action, or a stage of one, has ended.

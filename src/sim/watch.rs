@@ -22,8 +22,8 @@ const QUEUE_MAX: usize = 4_096;
 pub(super) struct Pair {
     /// Both were found or made equal, and neither has become a target since.
     pub synced: bool,
-    /// A force was used since then.
-    pub forced: bool,
+    /// A node was forced since then.
+    pub forced: [bool; 2],
     /// Somebody gave up a node's data.
     pub given_up: [bool; 2],
     /// A node's disk was set back to an older image, and has not been in sync since.
@@ -100,10 +100,15 @@ impl Cluster {
             if forced {
                 self.history.forced(node, volume, disk);
                 if let Some(pair) = self.pairs.get_mut(&volume) {
-                    pair.forced = true;
+                    pair.forced[node] = true;
                 }
             } else if own == Some(DiskState::UpToDate) {
-                let behind = self.pairs.get(&volume).is_some_and(|pair| pair.behind[node]);
+                let pair = self.pairs.get(&volume);
+                // What the other one has was given up when this one was forced.
+                if pair.is_some_and(|pair| pair.forced[node]) {
+                    continue;
+                }
+                let behind = pair.is_some_and(|pair| pair.behind[node]);
                 let result = self.history.promoted(node, volume, disk, behind);
                 self.judge(result);
             } else if !self.rests(node, volume).disks[1 - node] {
@@ -252,7 +257,7 @@ impl Cluster {
             let pair = self.pairs.entry(volume).or_default();
             pair.synced = false;
             let chosen = self.discard[node] || self.options.policies() || pair.given_up[node];
-            let forced = pair.forced;
+            let forced = pair.forced != [false; 2];
             let other = pair.behind[1 - node] || pair.taken[1 - node];
             // The source of today has no part in it: the one that has spoken is gone.
             let theirs = self.nodes[1 - node].peer_device(volume).map(|p| p.replication_state);

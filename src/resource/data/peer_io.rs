@@ -233,6 +233,7 @@ impl Resource {
             failed: false,
             hot: false,
             started: false,
+            behind_resync: false,
             last_try: false,
             recalled: false,
         });
@@ -263,9 +264,18 @@ impl Resource {
         self.start_peer_write(key);
     }
 
+    /// Its range is the Primary's to keep, but for one case: a source that loses its disk lets go of
+    /// what it has sent, and this disk may still be writing it.
     pub(crate) fn start_peer_write(&mut self, key: u64) {
         let write = self.peer_writes.get_mut(key).expect("one that has not started");
-        write.started = true;
+        let (start, end) = (write.offset, write.offset + u64::from(write.length));
+        let pieces = &self.connections[write.connection].peer_devices[&write.volume].target_writes;
+        write.behind_resync =
+            pieces.values().any(|(first, bytes)| *first < end && start < first + bytes);
+        write.started = !write.behind_resync;
+        if write.behind_resync {
+            return;
+        }
         let (volume, offset, length, fua) = (write.volume, write.offset, write.length, write.fua);
         let (payload, no_hole) = (write.payload, write.no_hole);
         let fua = fua && self.config.disk_options(volume).disk_flushes;
@@ -285,6 +295,16 @@ impl Resource {
                     written: false,
                     fua,
                 });
+            }
+        }
+    }
+
+    /// A piece of a resync is on the disk, or was given up: what waited for that goes on.
+    pub(crate) fn start_what_was_behind_resync(&mut self, c: usize, volume: VolumeNumber) {
+        for key in self.peer_writes.keys() {
+            let write = self.peer_writes.get(key).expect("listed just now");
+            if write.connection == c && write.volume == volume && write.behind_resync {
+                self.start_peer_write(key);
             }
         }
     }

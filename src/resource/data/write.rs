@@ -9,7 +9,8 @@ use crate::resource::data::interval::LockId;
 use crate::resource::disk::device::{Loss, Progress, RequestKind};
 use crate::resource::peer::connection::{Sent, SentKind};
 use crate::resource::{
-    Action, BLOCK_SIZE, DiskError, Gap, Payload, Pending, ReplyError, Resource, VolumeNumber,
+    Action, BLOCK_SIZE, DiskError, DiskState, Gap, Payload, Pending, ReplyError, Resource,
+    VolumeNumber,
 };
 use crate::wire::{Packet, ZeroMode};
 
@@ -250,8 +251,12 @@ impl Resource {
         }
     }
 
-    /// Shows the peer the own rollback number, if it has grown since it was shown last.
+    /// Shows the peer the own rollback number, if it has grown since it was shown last. One of a disk
+    /// that this session has refused, or that has failed, is nothing to be remembered.
     pub(crate) fn send_number(&mut self, c: usize, volume: VolumeNumber) {
+        if matches!(self.devices[&volume].disk, DiskState::Failed | DiskState::Diskless) {
+            return;
+        }
         let Some(number) = self.devices[&volume].number() else { return };
         if self.connections[c].peer_devices[&volume].sent_number < number {
             self.peer_device(c, volume).sent_number = number;

@@ -90,7 +90,7 @@ impl Resource {
         let peer = self.peer_device(c, volume);
         let locks = std::mem::take(&mut peer.resync_locks);
         for (id, held) in locks {
-            if self.peer_device(c, volume).target_writes.contains(&id) {
+            if self.peer_device(c, volume).target_writes.contains_key(&id) {
                 // The disk is still writing there.
                 self.peer_device(c, volume).resync_locks.insert(id, held);
                 continue;
@@ -134,7 +134,7 @@ impl Resource {
                 }
                 let Some(data) = payload else { return false };
                 let pending = Pending::TargetWrite { c, socket, piece, payload };
-                self.target_write_starts(c, volume, piece);
+                self.target_write_starts(c, volume, piece, (sent.offset, sent.length));
                 let tag = self.disk_tag(volume, pending);
                 let (offset, fua) = (sent.offset, false);
                 self.count_written(volume, u64::from(length));
@@ -151,7 +151,7 @@ impl Resource {
                 if !known || !self.devices[&volume].writable() {
                     return true;
                 }
-                self.target_write_starts(c, volume, piece);
+                self.target_write_starts(c, volume, piece, (sent.offset, sent.length));
                 let pending = Pending::TargetWrite { c, socket, piece, payload: None };
                 let tag = self.disk_tag(volume, pending);
                 let length = u32::try_from(sent.length).expect("at most 1 MiB");

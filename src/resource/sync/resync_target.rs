@@ -113,6 +113,8 @@ impl Resource {
         let peer = self.peer_device(c, volume);
         peer.target_writes.remove(&id);
         peer.peer_writes -= 1;
+        self.start_what_was_behind_resync(c, volume);
+        let peer = self.peer_device(c, volume);
         let known = peer.target.as_ref().and_then(|target| target.pieces.get(&id)).copied();
         let Some(piece) = known.filter(|_| self.is_current(c, socket)) else {
             // Its session is over; its range was kept until now.
@@ -146,9 +148,10 @@ impl Resource {
         c: usize,
         volume: VolumeNumber,
         piece: u64,
+        range: (u64, u64),
     ) {
         let peer = self.peer_device(c, volume);
-        peer.target_writes.insert(piece);
+        peer.target_writes.insert(piece, range);
         peer.peer_writes += 1;
     }
 

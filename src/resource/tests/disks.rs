@@ -245,3 +245,22 @@ fn a_survivor_that_is_outdated_while_it_deals_with_the_loss_is_not_overwritten()
     assert_eq!(pair.nodes[1].disk.blocks.get(&9), Some(&99), "refused, and asked");
     assert_eq!(pair.status(1).connections[0].reason, Reason::ResyncRefused);
 }
+
+#[test]
+fn of_a_disk_that_a_session_refuses_nothing_is_remembered() {
+    let mut pair = Pair::new();
+    pair.run(2_000);
+    pair.admin(0, Command::Detach { volume: 0, force: true }).unwrap();
+    // In its place comes one that was forced alone, with data of its own.
+    let mut other = Pair::new();
+    other.link = false;
+    other.primary(0, true);
+    pair.nodes[0].disk.superblock = other.nodes[0].disk.superblock.clone();
+    pair.nodes[0].disk.superblock.as_mut().unwrap().number = 7;
+    let seen = pair.nodes[1].disk.seen;
+    pair.attach(0).unwrap();
+    pair.run(2_000);
+    assert!(pair.nodes[0].log.iter().any(|line| line.contains("could only be the source")));
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+    assert_eq!(pair.nodes[1].disk.seen, seen);
+}

@@ -64,6 +64,28 @@ fn a_target_whose_disk_hangs_is_dropped_after_ko_count_and_writes_go_on() {
 }
 
 #[test]
+fn a_write_waits_for_what_a_source_that_lost_its_disk_has_sent_and_the_target_still_writes() {
+    let mut pair = synced_pair();
+    pair.diverge(20..24);
+    pair.nodes[1].stall =
+        |action| matches!(action, Action::DiskWrite { .. } | Action::DiskZeroes { .. });
+    pair.link = true;
+    pair.run(2_000);
+    assert_eq!(pair.replication(0), ReplicationState::SyncSource);
+    // It waits for the range that the source holds, until that lets go of it.
+    pair.start_write(0, 21, 9);
+    pair.order(0, Command::Detach { volume: 0, force: true });
+    pair.run(8_000);
+    assert_eq!(pair.replication(1), ReplicationState::Established);
+    let of_block = |(_, first, end): &&(_, u64, u64)| *first <= 21 * 4096 && 21 * 4096 < *end;
+    let writes = pair.nodes[1].writing.iter().filter(of_block).count();
+    assert_eq!(writes, 1, "{:?}", pair.nodes[1].writing);
+    pair.nodes[1].unstall();
+    pair.run(1_000);
+    assert_eq!(pair.nodes[1].disk.blocks[&21], 9);
+}
+
+#[test]
 fn requests_of_a_resync_whose_target_lost_its_disk_do_not_end_the_session() {
     let mut pair = synced_pair();
     pair.diverge(20..24);

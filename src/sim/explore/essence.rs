@@ -90,9 +90,10 @@ fn describe(cluster: &Cluster, metas: &[Option<LoadedMeta>; 2], order: [usize; 2
         data(cluster, sector, order, &mut text);
     }
     if let Some(pair) = cluster.pairs.get(&0) {
-        text.extend([pair.synced, pair.forced].map(u8::from));
+        text.push(u8::from(pair.synced));
         for index in order {
-            let of_node = [pair.given_up[index], pair.behind[index], pair.taken[index]];
+            let of_node =
+                [pair.forced, pair.given_up, pair.behind, pair.taken].map(|nodes| nodes[index]);
             text.extend(of_node.map(u8::from));
             text.push(u8::from(cluster.discard[index]));
         }
