@@ -26,8 +26,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "promise 1: a peer's write is acknowledged as it starts",
         by: By::Seeds,
         file: "src/resource/data/peer_io.rs",
-        old: "        write.started = true;\n",
-        new: "        write.started = true;\n        let (c, v, sequence) = (write.connection, write.volume, \
+        old: "        write.started = !write.behind_resync;\n",
+        new: "        write.started = !write.behind_resync;\n        let (c, v, sequence) = (write.connection, write.volume, \
               write.sequence);\n        self.send(c, Packet::WriteAck { volume: v, sequence }, None);\n        \
               let write = self.peer_writes.get_mut(key).expect(\"just made\");\n",
     },
@@ -231,8 +231,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "order: a piece of zeroes lands on a write that came after it",
         by: By::Seeds,
         file: "src/resource/sync/resync.rs",
-        old: "                self.target_write_starts(c, volume, piece);\n                let pending = Pending::TargetWrite { c, socket, piece, payload: None };",
-        new: "                self.target_write_starts(c, volume, piece);\n                self.unlock_resync(c, volume, piece);\n                let pending = Pending::TargetWrite { c, socket, piece, payload: None };",
+        old: "                self.target_write_starts(c, volume, piece, (sent.offset, sent.length));\n                let pending = Pending::TargetWrite { c, socket, piece, payload: None };",
+        new: "                self.target_write_starts(c, volume, piece, (sent.offset, sent.length));\n                self.unlock_resync(c, volume, piece);\n                let pending = Pending::TargetWrite { c, socket, piece, payload: None };",
     },
     Mutant {
         name: "number-shown-early",
@@ -553,5 +553,21 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "src/meta/grow.rs",
         old: "                if settled || old_block.sequence > new.sequence {",
         new: "                if settled {",
+    },
+    Mutant {
+        name: "resync-piece-passed",
+        breaks: "order: a write passes a piece that a source without a disk has sent",
+        by: By::Tests(&["--lib", "resource::tests::stuck_disk"]),
+        file: "src/resource/data/peer_io.rs",
+        old: "        write.started = !write.behind_resync;\n",
+        new: "        write.behind_resync = false;\n        write.started = true;\n",
+    },
+    Mutant {
+        name: "refused-number-remembered",
+        breaks: "set-back disks: the number of a disk that was refused is remembered",
+        by: By::Tests(&["--lib", "resource::tests::disks"]),
+        file: "src/resource/data/write.rs",
+        old: "        if matches!(self.devices[&volume].disk, DiskState::Failed | DiskState::Diskless) {\n            return;",
+        new: "        if self.devices[&volume].number().is_none() {\n            return;",
     },
 ];
