@@ -104,7 +104,7 @@ impl Cluster {
                 // The real shell notes it beside the disk.
                 meta.same_boot &= !v.failed && !v.foreign;
                 if !v.foreign {
-                    let failed = std::mem::take(&mut v.failed);
+                    let failed = std::mem::take(&mut v.failed) | std::mem::take(&mut v.hung);
                     v.durable = Some(meta.superblock.clone());
                     held = self.history.attached(node, volume, &v.disk, failed);
                 }

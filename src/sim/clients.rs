@@ -277,7 +277,7 @@ impl Cluster {
         let (start, count) = range;
         let bytes = u32::try_from(count * 512).expect("at most a MiB");
         let event = |op| Input::Event(Event::Request { session: id, request, volume, op });
-        let open = self.clients.requests.values().map(|r| r.operation.step).min();
+        let open = self.clients.requests.values().map(|r| r.operation.horizon).min();
         let h = &mut self.history;
         match kind {
             Kind::Flush => (h.flush_starts(session.id, volume), event(Op::Flush)),

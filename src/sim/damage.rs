@@ -216,7 +216,8 @@ impl Cluster {
             v.durable = read_meta(&disk, &geometry).ok().map(|meta| meta.superblock);
             let mut disk = disk;
             super::metadata::keep_size(&mut disk, &v.disk);
-            (v.disk, v.geometry, v.failed) = (disk, geometry, false);
+            (v.disk, v.geometry) = (disk, geometry);
+            (v.failed, v.hung) = (false, false);
             self.history.rolled_back(node, volume, &v.disk);
             if let Some(pair) = self.pairs.get_mut(&volume) {
                 pair.synced = false;

@@ -74,6 +74,9 @@ pub struct Operation {
     pub value: Sector,
     /// When it began.
     pub step: u64,
+    /// The beginning of the oldest write that a read may still return: what ended before it, nobody
+    /// asks for.
+    pub horizon: u64,
     session: u64,
     session_opened: u64,
     floors: Vec<u64>,
@@ -241,7 +244,7 @@ impl History {
         self.register(volume, sector).oblige(node, new);
     }
 
-    /// A client sends a write or zeroes, while the oldest request under way began at step `open`. The
+    /// A client sends a write or zeroes, while the requests under way look back to step `open`. The
     /// operation says what to write.
     pub(super) fn write_starts(
         &mut self,
@@ -293,7 +296,9 @@ impl History {
         floors: Vec<u64>,
     ) -> Operation {
         let session_opened = self.sessions.get(&session).copied().unwrap_or(self.step);
-        Operation { volume, start, count, value, step: self.step, session, session_opened, floors }
+        let step = self.step;
+        let horizon = floors.iter().copied().filter(|floor| *floor > 0).fold(step, u64::min);
+        Operation { volume, start, count, value, step, horizon, session, session_opened, floors }
     }
 
     /// An operation of this session was answered: what a dead session left on the same sectors and
@@ -341,14 +346,15 @@ impl History {
             for node in (0..2).filter(|n| rests.disks[*n]) {
                 let held = disks[node].read(sector, 1)[0];
                 let lost = self.lost_power[node] > op.step;
+                if self.replaced[node] > op.step {
+                    // It was on the disk that was taken away while the answer was on its way; that the
+                    // one in its place holds zeroes, too, is nothing to keep.
+                    self.excused.replaced += 1;
+                    continue;
+                }
                 let register = self.register(op.volume, sector);
                 if !register.covers(held, op.step) {
                     if lost && node != rests.on {
-                        continue;
-                    }
-                    if self.replaced[node] > op.step {
-                        // It was on the disk that was taken away while the answer was on its way.
-                        self.excused.replaced += 1;
                         continue;
                     }
                     return Err(format!(

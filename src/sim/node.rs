@@ -124,6 +124,8 @@ pub struct SimVolume {
     pub durable: Option<Superblock>,
     /// Actions that a stalled disk keeps.
     pub stalled: Vec<Tag>,
+    /// It was given up while it kept some: what it was to flush then it has not flushed.
+    pub hung: bool,
     /// A copy of the superblock has gone bad at some time, or both have.
     pub bad_superblock: bool,
     /// It is the other node's.
@@ -145,6 +147,7 @@ impl SimVolume {
             failed: false,
             durable: None,
             stalled: Vec::new(),
+            hung: false,
             bad_superblock: false,
             foreign: false,
             grown: false,

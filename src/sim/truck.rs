@@ -59,7 +59,7 @@ impl Cluster {
             let v = &mut self.nodes[node].volumes[index];
             disk.faults.stall = v.disk.faults.stall;
             (v.disk, v.geometry, v.durable) = (disk, geometry, None);
-            (v.failed, v.bad_superblock) = (false, false);
+            (v.failed, v.hung, v.bad_superblock) = (false, false, false);
             self.history.forgotten(node, volume);
             if let Some(pair) = self.pairs.get_mut(&volume) {
                 pair.synced = false;

@@ -50,10 +50,24 @@ impl Cluster {
             if let Some(new) = n.status.as_ref() {
                 self.coverage.status(&old, new);
             }
+            self.hung_disks(node, &old);
             self.watch_space(node, &old);
             self.role_changed(node, &old);
             self.connections_changed(node, &old);
             self.moments(node, &old);
+        }
+    }
+
+    /// Disks that are given up while they answer nothing.
+    fn hung_disks(&mut self, node: usize, old: &Status) {
+        let n = &mut self.nodes[node];
+        let Some(new) = &n.status else { return };
+        for (device, before) in new.devices.iter().zip(&old.devices) {
+            let failed = |state| state == DiskState::Failed;
+            if failed(device.disk_state) && !failed(before.disk_state) {
+                let volume = &mut n.volumes[usize::from(device.volume)];
+                volume.hung |= !volume.stalled.is_empty();
+            }
         }
     }
 

@@ -88,7 +88,7 @@ impl Book {
         self.lives[node] += 1;
     }
 
-    /// A write or zeroes are sent, while the oldest request under way began at step `open`.
+    /// A write or zeroes are sent, while the requests under way look back to step `open` ([`Operation::horizon`]).
     pub fn write_starts(
         &mut self,
         session: u64,

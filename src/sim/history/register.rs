@@ -156,7 +156,7 @@ impl Register {
     }
 
     /// Adds a write, and forgets those that ended before everything that any disk must hold, or that
-    /// any request under way (the oldest began at step `open`) may see.
+    /// any request under way may see (they look back to step `open`).
     pub(super) fn push(&mut self, entry: Entry, open: u64) {
         if self.entries.len() >= ENTRIES {
             let floors =

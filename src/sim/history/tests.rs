@@ -216,3 +216,21 @@ fn a_write_that_is_sent_again_may_be_done_twice_and_ends_with_its_answer() {
     pair.write(|_| {});
     assert!(pair.read(op.value).is_err(), "a newer one was answered");
 }
+
+#[test]
+fn what_a_read_may_still_return_is_not_forgotten_while_many_write_there() {
+    let mut pair = Pair::new();
+    pair.write(|_| {});
+    let rests = Rests { on: BOB, disks: [true, true] };
+    let old = pair.disks[BOB].read(3, 1)[0];
+    let read = pair.history.read_starts(1, 0, (3, 1), rests);
+    assert_eq!(read.horizon, old, "what it may return began there");
+    for _ in 0..100 {
+        let op = pair.history.write_starts(1, 0, (3, 1), false, Some(read.horizon));
+        pair.disks.iter_mut().for_each(|disk| disk.write(3, &[op.value], false));
+        let disks = [&pair.disks[0], &pair.disks[1]];
+        pair.history.write_answered(&op, rests, false, disks).unwrap();
+    }
+    let disks = [&pair.disks[0], &pair.disks[1]];
+    assert_eq!(pair.history.read_answered(&read, &[old], rests, disks), Ok(()));
+}

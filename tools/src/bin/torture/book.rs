@@ -66,7 +66,7 @@ pub(crate) const FIRST_FAR: usize = 2;
 pub(crate) struct World {
     book: Mutex<Book>,
     mode: Mutex<Mode>,
-    /// The oldest request under way of each client; 0: none.
+    /// How far the requests under way of each client look back; 0: there are none.
     pub(crate) oldest: [AtomicU64; CLIENTS],
     /// Each client has nothing under way.
     pub(crate) resting: [AtomicBool; CLIENTS],
@@ -140,7 +140,7 @@ impl World {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&op.step);
     }
 
-    /// The oldest step that a request under way began at.
+    /// The oldest step that a request under way looks back to.
     pub(crate) fn open(&self) -> Option<u64> {
         let steps = self.oldest.iter().map(|one| one.load(Ordering::SeqCst));
         steps.filter(|step| *step > 0).min()

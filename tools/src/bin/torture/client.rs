@@ -185,7 +185,7 @@ impl Worker {
 
     fn note_oldest(&self) {
         let pending = self.session.iter().flat_map(|session| session.pending.values());
-        let steps = pending.chain(&self.again).map(|request| request.operation.step);
+        let steps = pending.chain(&self.again).map(|request| request.operation.horizon);
         self.world.oldest[self.index].store(steps.min().unwrap_or(0), Ordering::SeqCst);
     }
 
