@@ -567,9 +567,11 @@ impl Resource {
                 );
                 self.give_disk_up(volume, note, "detached");
             } else {
-                // Nothing of it is remembered: the right disk comes in its place.
+                // Nothing of it is remembered: the right disk comes in its place. Nor is the own
+                // number raised above what that disk has seen: it would hide that this one was set
+                // back, from the next attach.
                 info.disk = DiskState::Diskless;
-                (info.device_uuid, info.number) = (0, None);
+                (info.device_uuid, info.number, info.seen_number) = (0, None, None);
             }
         } else if self.device(volume).disk == DiskState::Negotiating {
             let state = self.device(volume).asked_state();

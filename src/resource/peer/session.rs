@@ -252,7 +252,9 @@ impl Resource {
     /// falls between the two (model.md V13).
     fn raise_number(&mut self, c: usize, volume: VolumeNumber) {
         let info = self.peer_device(c, volume).peer_info.as_ref();
-        let seen = info.and_then(|info| info.seen_number).unwrap_or(0).min(u64::MAX >> 1);
+        // A peer without a disk has nothing to compare with, and notes nothing.
+        let Some(seen) = info.and_then(|info| info.seen_number) else { return };
+        let seen = seen.min(u64::MAX >> 1);
         if let Some(backing) = self.device(volume).backing.as_mut() {
             let number = &mut backing.activity_log.number;
             *number = (*number).max(seen) + 1;
