@@ -392,7 +392,7 @@ impl Cluster {
         n.life += 1;
         n.resource = Some(Resource::new(config, seed, now, wall));
         n.version = 0;
-        self.refresh(node, &[]);
+        self.refresh(node);
         self.note(&format!("{} starts", self.nodes[node].name));
     }
 
@@ -503,7 +503,7 @@ impl Cluster {
         if actions.len() > ACTIONS_MAX {
             return self.misuse(format!("{} emits actions for ever", self.nodes[node].name));
         }
-        self.refresh(node, &actions);
+        self.refresh(node);
         actions.iter().for_each(|action| self.coverage.action(action));
         let life = self.nodes[node].life;
         for action in actions.drain(..) {

@@ -2,7 +2,7 @@
 
 use crate::meta::{DeviceFlags, Superblock};
 use crate::resource::{
-    Action, Command, ConnectionState, DiskState, ReplicationState, Role, Status, VolumeNumber,
+    Command, ConnectionState, DiskState, ReplicationState, Role, Status, VolumeNumber,
 };
 
 use super::cluster::{Cluster, Happening};
@@ -33,8 +33,8 @@ pub(super) struct Pair {
 }
 
 impl Cluster {
-    /// Looks at a node after an event; `actions` are what the event led to.
-    pub(super) fn refresh(&mut self, node: usize, actions: &[Action]) {
+    /// Looks at a node after an event.
+    pub(super) fn refresh(&mut self, node: usize) {
         let now = self.now;
         let n = &mut self.nodes[node];
         let Some(resource) = n.resource.as_ref() else { return };
@@ -45,7 +45,6 @@ impl Cluster {
         n.version = version;
         let status = resource.status(now);
         let old = n.status.replace(status);
-        let _ = actions;
         if let Some(old) = old {
             if let Some(new) = n.status.as_ref() {
                 self.coverage.status(&old, new);

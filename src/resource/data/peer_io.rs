@@ -233,7 +233,6 @@ impl Resource {
             failed: false,
             hot: false,
             started: false,
-            behind_resync: false,
             last_try: false,
             recalled: false,
         });
@@ -269,12 +268,12 @@ impl Resource {
     pub(crate) fn start_peer_write(&mut self, key: u64) {
         let write = self.peer_writes.get_mut(key).expect("one that has not started");
         let (start, end) = (write.offset, write.offset + u64::from(write.length));
-        let pieces = &self.connections[write.connection].peer_devices[&write.volume].target_writes;
-        write.behind_resync =
-            pieces.values().any(|(first, bytes)| *first < end && start < first + bytes);
-        write.started = !write.behind_resync;
-        if write.behind_resync {
-            return;
+        let connection = &mut self.connections[write.connection];
+        let peer = connection.peer_devices.get_mut(&write.volume).expect("a volume of ours");
+        let overlaps = |(first, bytes): &(u64, u64)| *first < end && start < first + bytes;
+        write.started = !peer.target_writes.values().any(overlaps);
+        if !write.started {
+            return peer.behind_resync.push(key);
         }
         let (volume, offset, length, fua) = (write.volume, write.offset, write.length, write.fua);
         let (payload, no_hole) = (write.payload, write.no_hole);
@@ -301,9 +300,8 @@ impl Resource {
 
     /// A piece of a resync is on the disk, or was given up: what waited for that goes on.
     pub(crate) fn start_what_was_behind_resync(&mut self, c: usize, volume: VolumeNumber) {
-        for key in self.peer_writes.keys() {
-            let write = self.peer_writes.get(key).expect("listed just now");
-            if write.connection == c && write.volume == volume && write.behind_resync {
+        for key in std::mem::take(&mut self.peer_device(c, volume).behind_resync) {
+            if self.peer_writes.get(key).is_some_and(|write| !write.started && !write.disk_done) {
                 self.start_peer_write(key);
             }
         }

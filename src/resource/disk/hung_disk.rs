@@ -197,24 +197,24 @@ impl Resource {
     /// hangs, is left at once. That is a loss, which this node outlives with all that was acknowledged.
     fn end_without_silent_peers(&mut self) {
         let Some(running) = self.running.as_ref() else { return };
-        let (ms, ends) = match (&running.command, running.step) {
+        let (shutdown, ms, ends) = match (&running.command, running.step) {
             (Command::Down { shutdown: true }, Step::Drain | Step::Flush | Step::Leave) => {
-                (SHUTDOWN_MS, "tandemd ends")
+                (true, SHUTDOWN_MS, "tandemd ends")
             }
             // What leaves in order has its own time ([`crate::resource::peer::leave`]).
             (Command::Down { shutdown: false }, Step::Flush | Step::Bits) => {
-                (PATIENCE_MS, "the resource goes down")
+                (false, PATIENCE_MS, "the resource goes down")
             }
             _ => return,
         };
         let now = self.now;
-        let plain = ms == PATIENCE_MS;
         for c in self.peers() {
             let connection = &self.connections[c];
             let owed = connection.oldest_unanswered().map(|since| now.ms_since(since));
-            let owes = match plain {
-                true => owed.is_some_and(|ms| ms >= HUNG_MS),
-                false => connection.leaving.is_some() || owed.is_some(),
+            let owes = if shutdown {
+                connection.leaving.is_some() || owed.is_some()
+            } else {
+                owed.is_some_and(|ms| ms >= HUNG_MS)
             };
             if connection.stage != Stage::Down && owes {
                 let text = format!(

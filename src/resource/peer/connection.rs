@@ -130,8 +130,6 @@ pub(crate) struct PeerWrite {
     pub(crate) hot: bool,
     /// It is on its way to the disk.
     pub(crate) started: bool,
-    /// It waits for a piece of a resync that is still being written where it is to go.
-    pub(crate) behind_resync: bool,
     /// If it finds no space now, the disk is let go of.
     pub(crate) last_try: bool,
     /// If it finds no space now, it is given back.
@@ -294,6 +292,8 @@ pub(crate) struct PeerDevice {
     pub(crate) metrics: crate::resource::PeerDeviceMetrics,
     /// Pieces of a resync that the own disk is writing: first byte, bytes.
     pub(crate) target_writes: BTreeMap<u64, (u64, u64)>,
+    /// Writes of the peer that wait for one of these; some of them may be gone meanwhile.
+    pub(crate) behind_resync: Vec<u64>,
     /// Disk writes for the peer under way on the own disk, resync among them.
     pub(crate) peer_writes: u32,
     /// Writes that wait for space on the peer's disk, by sequence, and since when there are any.
@@ -339,6 +339,7 @@ impl PeerDevice {
             sent: 0,
             metrics: Default::default(),
             target_writes: BTreeMap::new(),
+            behind_resync: Vec::new(),
             peer_writes: 0,
             starved: Default::default(),
             full_since: None,

@@ -26,10 +26,10 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "promise 1: a peer's write is acknowledged as it starts",
         by: By::Seeds,
         file: "src/resource/data/peer_io.rs",
-        old: "        write.started = !write.behind_resync;\n",
-        new: "        write.started = !write.behind_resync;\n        let (c, v, sequence) = (write.connection, write.volume, \
-              write.sequence);\n        self.send(c, Packet::WriteAck { volume: v, sequence }, None);\n        \
-              let write = self.peer_writes.get_mut(key).expect(\"just made\");\n",
+        old: "        let (payload, no_hole) = (write.payload, write.no_hole);\n",
+        new: "        let (payload, no_hole) = (write.payload, write.no_hole);\n        \
+              let (c, sequence) = (write.connection, write.sequence);\n        \
+              self.send(c, Packet::WriteAck { volume, sequence }, None);\n",
     },
     Mutant {
         name: "flush-skips-peer",
@@ -559,8 +559,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "order: a write passes a piece that a source without a disk has sent",
         by: By::Tests(&["--lib", "resource::tests::stuck_disk"]),
         file: "src/resource/data/peer_io.rs",
-        old: "        write.started = !write.behind_resync;\n",
-        new: "        write.behind_resync = false;\n        write.started = true;\n",
+        old: "        write.started = !peer.target_writes.values().any(overlaps);\n",
+        new: "        write.started = !peer.target_writes.values().any(overlaps) || true;\n",
     },
     Mutant {
         name: "refused-number-remembered",
@@ -569,5 +569,13 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "src/resource/data/write.rs",
         old: "        if matches!(self.devices[&volume].disk, DiskState::Failed | DiskState::Diskless) {\n            return;",
         new: "        if self.devices[&volume].number().is_none() {\n            return;",
+    },
+    Mutant {
+        name: "set-back-number-raised",
+        breaks: "set-back disks: a number is raised above what a refused disk has seen",
+        by: By::Tests(&["--lib", "resource::tests::disks"]),
+        file: "src/resource/peer/handshake.rs",
+        old: "(info.device_uuid, info.number, info.seen_number) = (0, None, None);",
+        new: "(info.device_uuid, info.number) = (0, None);",
     },
 ];
