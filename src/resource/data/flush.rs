@@ -6,6 +6,7 @@
 //!   if a peer is lost in between, when the loss sequence is over (model.md R2b).
 //! - A flush covers only writes that had completed before it started.
 
+use crate::resource::data::peer_io::PEER_WRITE;
 use crate::resource::disk::device::{Flush, Loss};
 use crate::resource::peer::connection::{SentKind, Stage};
 use crate::resource::{
@@ -142,7 +143,7 @@ impl Resource {
         loop {
             let Some(backing) = self.device(volume).backing.as_mut() else { return };
             let Some(key) = backing.activity_log.ready() else { break };
-            if key & crate::resource::data::peer_io::PEER_WRITE == 0 {
+            if key & PEER_WRITE == 0 {
                 self.log_ready(key);
             } else {
                 self.peer_write_ready(key);

@@ -16,13 +16,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::resource::ids::ZEROES_MAX;
+use crate::resource::ids::{PAYLOAD_MAX, ZEROES_MAX};
 use crate::resource::sorted::Sorted;
 
 /// The longest exclusive range, bytes: one piece of a trim or of write-zeroes.
 pub(crate) const EXCLUSIVE_MAX: u64 = ZEROES_MAX;
 /// The longest shared range, bytes: one payload.
-pub(crate) const SHARED_MAX: u64 = crate::resource::ids::PAYLOAD_MAX as u64;
+pub(crate) const SHARED_MAX: u64 = PAYLOAD_MAX as u64;
 
 /// One request for a range, chosen by the caller. Unique while it waits or is granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,9 +7,9 @@
 //! - An answer goes only to the session that asked.
 //! - While the peer has no disk, its writes set bits here and go through the own activity log (R15).
 
-use crate::resource::peer::connection::{PeerWrite, SentKind, Stage};
+use crate::resource::peer::connection::{PeerWrite, Sent, SentKind, Stage};
 use crate::resource::{
-    Action, DiskError, DiskState, Payload, Pending, ReplicationState, Resource, SocketId,
+    Action, DiskError, DiskState, Payload, Pending, ReplicationState, Resource, Role, SocketId,
     VolumeNumber,
 };
 use crate::wire::{Packet, ZeroMode};
@@ -116,7 +116,7 @@ impl Resource {
             }
             Packet::NewUuid { volume, uuid } => {
                 // Only a Primary asks, and there is no other.
-                let primary = self.role == crate::resource::Role::Primary;
+                let primary = self.role == Role::Primary;
                 if self.peer_device(c, volume).storing_uuid || primary {
                     return false;
                 }
@@ -153,7 +153,7 @@ impl Resource {
         volume: VolumeNumber,
         sequence: u64,
         fits: impl Fn(&SentKind) -> bool,
-    ) -> Option<crate::resource::peer::connection::Sent> {
+    ) -> Option<Sent> {
         let sent = &mut self.connections[c].sent;
         let right = sent.get(&sequence).is_some_and(|s| s.volume == volume && fits(&s.kind));
         if right { sent.remove(&sequence) } else { None }
@@ -511,7 +511,7 @@ impl Resource {
         &mut self,
         c: usize,
         volume: VolumeNumber,
-        role: crate::resource::Role,
+        role: Role,
         disk: DiskState,
     ) {
         self.set_peer_role(c, role);
@@ -552,7 +552,7 @@ impl Resource {
         if self.connections[c].stage == Stage::Open && (source || target || verify) {
             self.set_replication(c, volume, ReplicationState::Established);
         }
-        let primary = self.role == crate::resource::Role::Primary;
+        let primary = self.role == Role::Primary;
         let device = self.device(volume);
         if device.disk == DiskState::UpToDate {
             device.survives = true;

@@ -8,11 +8,11 @@
 
 use crate::meta::DeviceFlags;
 use crate::resource::data::interval::{Kind, LockId};
-use crate::resource::disk::device::{Progress, Request, RequestKind};
+use crate::resource::disk::device::{Loss, Progress, Request, RequestKind};
 use crate::resource::peer::connection::{SentKind, Stage};
 use crate::resource::{
-    Action, DiskError, DiskState, LogLevel, Op, Payload, Pending, ReplyError, RequestId, Resource,
-    Role, SessionId, Tag, VolumeNumber, ZEROES_MAX,
+    Action, BLOCK_SIZE, ConnectionState, DiskError, DiskState, Gap, LogLevel, Op, Payload, Pending,
+    Reason, ReplyError, RequestId, Resource, Role, SessionId, Tag, VolumeNumber, ZEROES_MAX,
 };
 use crate::wire::Packet;
 
@@ -67,12 +67,12 @@ impl Resource {
 
     /// New requests may start.
     pub(crate) fn gate_is_open(&self) -> bool {
-        self.gap == crate::resource::Gap::None
+        self.gap == Gap::None
             && !self.draining
             && !self.suspended
             // Nothing overtakes a write of a lost peer that is still on its way to the disk.
             && self.devices.values().all(|device| {
-                device.loss != crate::resource::disk::device::Loss::Draining && !device.unheard
+                device.loss != Loss::Draining && !device.unheard
             })
             && self.connections.iter().all(|connection| {
                 matches!(connection.stage, Stage::Down | Stage::Waiting | Stage::Open)
@@ -229,11 +229,7 @@ impl Resource {
             DiskState::UpToDate => true,
             DiskState::Inconsistent => self.peers().any(|c| {
                 let peer = &self.connections[c].peer_devices[&volume];
-                peer.target.is_some()
-                    && !peer.bitmap.any(
-                        start / crate::resource::BLOCK_SIZE,
-                        length / crate::resource::BLOCK_SIZE,
-                    )
+                peer.target.is_some() && !peer.bitmap.any(start / BLOCK_SIZE, length / BLOCK_SIZE)
             }),
             _ => false,
         }
@@ -356,7 +352,7 @@ impl Resource {
             && self.devices.values().all(|device| {
                 device.flush.is_none()
                     && device.next_flush.is_none()
-                    && device.loss == crate::resource::disk::device::Loss::None
+                    && device.loss == Loss::None
                     && !device.bumping
             })
     }
@@ -374,12 +370,9 @@ impl Resource {
         for session in self.sessions.keys().copied().collect::<Vec<_>>() {
             self.session_closed(session, false);
         }
-        let has_peer = self
-            .connections
-            .iter()
-            .any(|c| c.state != crate::resource::ConnectionState::StandAlone);
-        if self.role == Role::Primary && has_peer && self.gap == crate::resource::Gap::None {
-            self.gap = crate::resource::Gap::Asking;
+        let has_peer = self.connections.iter().any(|c| c.state != ConnectionState::StandAlone);
+        if self.role == Role::Primary && has_peer && self.gap == Gap::None {
+            self.gap = Gap::Asking;
         }
         self.changed();
         // A Secondary that slept so long may have been left alone: the peer may have gone on since.
@@ -399,8 +392,8 @@ impl Resource {
             if self.connections[c].active.is_some() {
                 self.drop_connection(
                     c,
-                    crate::resource::ConnectionState::NetworkFailure,
-                    crate::resource::Reason::Lost,
+                    ConnectionState::NetworkFailure,
+                    Reason::Lost,
                     format!("this node did not run for {gap_ms} ms"),
                 );
             }
@@ -410,10 +403,10 @@ impl Resource {
     /// The peer answered after a gap (or one attempt has failed): the exports open again, unless it
     /// is Primary or has a newer generation.
     pub(crate) fn gap_answered(&mut self, newer: bool) {
-        if self.gap != crate::resource::Gap::Asking {
+        if self.gap != Gap::Asking {
             return;
         }
-        self.gap = if newer { crate::resource::Gap::Closed } else { crate::resource::Gap::None };
+        self.gap = if newer { Gap::Closed } else { Gap::None };
         let met = self.connections.iter().any(|c| c.stage >= Stage::Opening);
         if met {
             self.forget_unheard();

@@ -16,6 +16,7 @@
 //! - A write whose session is over is dropped, and says nothing of the disk.
 
 use crate::resource::data::peer_io::PEER_WRITE;
+use crate::resource::peer::connection::PeerDevice;
 use crate::resource::{
     BLOCK_SIZE, DiskState, LogLevel, Resource, Role, Time, VolumeNumber, peer::connection::SentKind,
 };
@@ -251,7 +252,7 @@ impl Resource {
 
     fn decide_space(&mut self, volume: VolumeNumber) {
         let device = &self.devices[&volume];
-        let full = |peer: &crate::resource::peer::connection::PeerDevice| !peer.starved.is_empty();
+        let full = |peer: &PeerDevice| !peer.starved.is_empty();
         let elsewhere = self.connections.iter().any(|c| full(&c.peer_devices[&volume]));
         if device.starved.is_empty() && !elsewhere {
             return;

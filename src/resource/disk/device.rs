@@ -9,13 +9,14 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::meta::{DeviceFlags, Superblock};
-use crate::resource::Then;
 use crate::resource::data::activity_log::ActivityLog;
 use crate::resource::data::interval::Intervals;
 use crate::resource::ids::{
     BLOCK_SIZE, NodeId, Payload, RequestId, SessionId, Tag, Time, VolumeNumber,
 };
+use crate::resource::orders::resize::Growing;
 use crate::resource::state::{DiskState, Role};
+use crate::resource::{DeviceMetrics, Then};
 
 /// An attached disk.
 #[derive(Clone, Debug)]
@@ -41,7 +42,7 @@ pub(crate) struct Backing {
     /// Metadata writes among them, without those that are held back.
     pub(crate) meta_writes: u32,
     /// The disk is asked for more room: metadata writes are held back.
-    pub(crate) growing: Option<crate::resource::orders::resize::Growing>,
+    pub(crate) growing: Option<Growing>,
     /// The disk was given up because it does not answer: nobody waits for what is under way on it.
     pub(crate) abandoned: bool,
 }
@@ -157,7 +158,7 @@ pub(crate) struct Counters {
     pub(crate) read: u64,
     pub(crate) written: u64,
     pub(crate) bm_writes: u64,
-    pub(crate) metrics: crate::resource::DeviceMetrics,
+    pub(crate) metrics: DeviceMetrics,
 }
 
 /// A volume on this node.

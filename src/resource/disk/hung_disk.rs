@@ -10,7 +10,9 @@
 
 use crate::resource::orders::order::{Order, Step, refuse};
 use crate::resource::peer::connection::Stage;
-use crate::resource::{Command, DiskOptions, LogLevel, Pending, Resource, Time, VolumeNumber};
+use crate::resource::{
+    Command, DiskOptions, LogLevel, Pending, Refusal, Resource, Time, VolumeNumber,
+};
 
 /// From when on an operation is called hung, ms.
 const HUNG_MS: u64 = 5_000;
@@ -239,7 +241,7 @@ impl Resource {
     }
 
     /// What an attach is refused with whose disk failed, or hung.
-    pub(crate) fn attach_refusal(&self, volume: VolumeNumber) -> crate::resource::Refusal {
+    pub(crate) fn attach_refusal(&self, volume: VolumeNumber) -> Refusal {
         match self.devices[&volume].abandoned() {
             true => refuse(
                 118,

@@ -10,7 +10,8 @@ use crate::meta::{AlBlock, BitmapPage, BitmapState, DeviceFlags, MetaOp, PAGE_BI
 use crate::resource::disk::device::Loss;
 use crate::resource::peer::connection::{Save, Saving};
 use crate::resource::{
-    Action, BLOCK_SIZE, DiskError, EXTENT_SIZE, Payload, Pending, Resource, Tag, Then, VolumeNumber,
+    Action, BLOCK_SIZE, DiskError, DiskState, EXTENT_SIZE, Payload, Pending, Resource, Tag, Then,
+    VolumeNumber,
 };
 
 /// Linux's number for an operation that did not end in time.
@@ -286,7 +287,7 @@ impl Resource {
             // Metadata write errors always detach (DRBD does the same).
             return self.disk_failed(volume, error, "metadata write");
         }
-        if self.device(volume).disk == crate::resource::DiskState::Failed {
+        if self.device(volume).disk == DiskState::Failed {
             return;
         }
         match pending {

@@ -11,9 +11,10 @@
 
 use crate::meta::{BitmapState, DeviceFlags, Superblock};
 use crate::resource::data::activity_log::ActivityLog;
+use crate::resource::disk::bitmap::Bitmap;
 use crate::resource::disk::device::{Backing, Loss};
 use crate::resource::orders::order::{NO_VOLUME, Step, refuse};
-use crate::resource::peer::connection::{Save, Stage};
+use crate::resource::peer::connection::{Connection, Save, Stage};
 use crate::resource::peer::generation::same;
 use crate::resource::{
     AttachedDisk, BLOCK_SIZE, Command, DiskState, EXTENT_SIZE, LogLevel, NodeId, Refusal,
@@ -123,7 +124,7 @@ impl Resource {
             let state = slot.map(|slot| backing.superblock.peers[slot as usize].bitmap_state);
             let peer = self.peer_device(c, volume);
             peer.slot = slot;
-            peer.bitmap = crate::resource::disk::bitmap::Bitmap::new(size / BLOCK_SIZE);
+            peer.bitmap = Bitmap::new(size / BLOCK_SIZE);
             let Some(index) = slot.map(usize::from) else { continue };
             match (state, meta.slots.get(index)) {
                 (Some(BitmapState::AllSet), _) => peer.bitmap.set_all(),
@@ -254,9 +255,7 @@ impl Resource {
 
     /// Without this disk the copy on its way would stay a mix of old and new blocks.
     fn is_copied(&self, volume: VolumeNumber) -> Option<Refusal> {
-        let copies = |c: &&crate::resource::peer::connection::Connection| {
-            c.peer_devices[&volume].source.is_some()
-        };
+        let copies = |c: &&Connection| c.peer_devices[&volume].source.is_some();
         let (peer, name) = (&self.connections.iter().find(copies)?.name, &self.config.name);
         let hint = format!(
             "{peer}'s disk is Inconsistent and is being copied from this one: wait for the end \

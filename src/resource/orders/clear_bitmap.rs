@@ -12,12 +12,13 @@
 
 use crate::meta::BitmapState;
 use crate::resource::disk::device::Backing;
+use crate::resource::disk::hung_disk::NEVER;
 use crate::resource::orders::order::{NO_VOLUME, PATIENCE_MS, Step, refuse};
 use crate::resource::peer::connection::{SentKind, Stage};
 use crate::resource::peer::generation::is_just_created;
 use crate::resource::{
-    Action, BLOCK_SIZE, Command, DiskError, DiskState, Payload, Pending, Resource, Role, SocketId,
-    Tag, Then, Time, VolumeNumber,
+    Action, BLOCK_SIZE, Command, DiskError, DiskState, Payload, Pending, Refusal, Resource, Role,
+    SocketId, Tag, Then, Time, VolumeNumber,
 };
 use crate::wire::Packet;
 
@@ -162,11 +163,7 @@ impl Resource {
     ) {
         match result.ok().flatten() {
             Some(payload) => {
-                let tag = Tag(self.tags.insert((
-                    volume,
-                    crate::resource::disk::hung_disk::NEVER,
-                    pending,
-                )));
+                let tag = Tag(self.tags.insert((volume, NEVER, pending)));
                 self.emit(Action::Digest { tag, payload });
                 self.release(Some(payload));
             }
@@ -219,7 +216,7 @@ impl Resource {
         self.sampling.as_ref().is_some_and(|sampling| sampling.uuid == run)
     }
 
-    fn sampling_ends(&mut self, refusal: crate::resource::Refusal) {
+    fn sampling_ends(&mut self, refusal: Refusal) {
         if self.sampling.take().is_some() {
             self.resizing = None;
             self.finish(Err(refusal));

@@ -13,8 +13,8 @@
 //! - The order ends in time: with the peer's answer, its loss, or after [`PATIENCE_MS`].
 
 use crate::meta::{BitmapState, DeviceFlags};
-use crate::resource::orders::order::{NO_VOLUME, PATIENCE_MS, Step, refuse};
-use crate::resource::peer::connection::{SentKind, Stage};
+use crate::resource::orders::order::{NO_VOLUME, PATIENCE_MS, Running, Step, refuse};
+use crate::resource::peer::connection::{Connection, SentKind, Stage};
 use crate::resource::{
     Command, DiskState, LogLevel, NodeId, Refusal, Resource, Role, SocketId, Then, VolumeNumber,
 };
@@ -125,7 +125,7 @@ impl Resource {
 
     /// A promise that a volume of this node stays as it is.
     pub(crate) fn has_promised(&self, volume: VolumeNumber) -> Option<Refusal> {
-        let promised = |c: &&crate::resource::peer::connection::Connection| {
+        let promised = |c: &&Connection| {
             c.peer_devices.get(&volume).is_some_and(|peer| peer.promised.is_some())
         };
         let connection = self.connections.iter().find(promised)?;
@@ -324,8 +324,7 @@ impl Resource {
 
     /// The peer was lost while it was asked.
     pub(crate) fn resync_unanswered(&mut self, c: usize, step: u64) {
-        let asks =
-            |running: &crate::resource::orders::order::Running| running.step == Step::AskResync;
+        let asks = |running: &Running| running.step == Step::AskResync;
         let Some(running) = self.running.as_ref().filter(|r| asks(r) && step == self.order_step)
         else {
             return;

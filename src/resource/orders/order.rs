@@ -13,7 +13,7 @@ use crate::resource::peer::tentative::Tentative;
 pub(crate) use crate::resource::refusals::refuse;
 use crate::resource::{
     Action, AdminResult, Command, ConnectionState, DiskOptions, LogLevel, Options, Reason,
-    Resource, Then, Time, VolumeNumber, WrittenOption,
+    Resource, Role, Then, Time, VolumeNumber, WrittenOption,
 };
 
 /// The hint of (127).
@@ -169,7 +169,7 @@ impl Resource {
                 | Command::Disconnect { .. }
                 | Command::Down { .. } => false,
                 // A client that may enter a Primary already.
-                Command::AutoPromote => self.role != crate::resource::Role::Primary,
+                Command::AutoPromote => self.role != Role::Primary,
                 _ => true,
             };
             if waits && self.in_handshake() {
@@ -509,7 +509,7 @@ impl Resource {
             let hint = "`connect --tentative` waits for the peer; `tandemadm disconnect` ends it.";
             return self.reply(id, Err(refuse(-18, hint)));
         }
-        if discard_my_data && self.role == crate::resource::Role::Primary {
+        if discard_my_data && self.role == Role::Primary {
             let hint = format!("Demote first: tandemadm secondary {}", self.config.name);
             return self.reply(id, Err(refuse(123, &hint)));
         }

@@ -7,7 +7,7 @@
 //! - The own flags outlive sessions, not the resource; the peer's end with the session.
 //! - Requests that are held by `suspend-io` are not failed; what was admitted before goes on.
 
-use crate::resource::orders::order::refuse;
+use crate::resource::orders::order::{NO_VOLUME, refuse};
 use crate::resource::peer::connection::Stage;
 use crate::resource::{
     AdminResult, LogLevel, NodeId, ReplicationState, Resource, Time, VolumeNumber,
@@ -75,7 +75,7 @@ impl Resource {
             return Err(refuse(171, "No such peer in this resource."));
         };
         if !self.devices.contains_key(&volume) {
-            return Err(refuse(127, crate::resource::orders::order::NO_VOLUME));
+            return Err(refuse(127, NO_VOLUME));
         }
         let flags = self.peer_device(c, volume).pause;
         match (pause, flags) {

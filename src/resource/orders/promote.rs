@@ -11,10 +11,12 @@
 use std::collections::BTreeMap;
 
 use crate::meta::{BLANK, BitmapState, DeviceFlags};
-use crate::resource::orders::order::{HANDSHAKE, OWN_ORDER, PATIENCE_MS, Step, refuse};
-use crate::resource::peer::connection::{SentKind, Stage};
+use crate::resource::disk::device::Backing;
+use crate::resource::orders::order::{HANDSHAKE, OWN_ORDER, Order, PATIENCE_MS, Step, refuse};
+use crate::resource::peer::connection::{Connection, Save, SentKind, Stage};
 use crate::resource::{
-    Action, Command, DiskState, Force, LogLevel, Refusal, Resource, Role, VolumeNumber,
+    Action, Command, DiskState, Force, Gap, LogLevel, Refusal, ReplyError, Resource, Role, Time,
+    VolumeNumber,
 };
 use crate::wire::Packet;
 
@@ -34,7 +36,7 @@ impl Resource {
     /// `Command::Primary` or `Command::AutoPromote`.
     pub(crate) fn primary(&mut self, id: u64, command: Command) {
         let auto = command == Command::AutoPromote;
-        if self.role == Role::Primary && self.gap == crate::resource::Gap::Closed {
+        if self.role == Role::Primary && self.gap == Gap::Closed {
             let name = &self.config.name;
             let hint = format!(
                 "The peer went on while this node was frozen, and its data may be newer. Demote this \
@@ -108,10 +110,7 @@ impl Resource {
             let hint = format!("{name}/{v} has no disk here and no UpToDate peer is connected.");
             return Err(refuse(-2, &hint));
         }
-        let created = device
-            .backing
-            .as_ref()
-            .is_some_and(crate::resource::disk::device::Backing::is_just_created);
+        let created = device.backing.as_ref().is_some_and(Backing::is_just_created);
         let overwritten = self.data_that_a_blank_disk_would_overwrite(v).filter(|_| created);
         let needed = match device.disk {
             _ if overwritten.is_some() => Force::Blank,
@@ -178,9 +177,7 @@ impl Resource {
 
     /// The peer that the own disk is being copied from.
     fn source_of(&self, v: VolumeNumber) -> Option<&str> {
-        let copies = |c: &&crate::resource::peer::connection::Connection| {
-            c.peer_devices[&v].target.is_some()
-        };
+        let copies = |c: &&Connection| c.peer_devices[&v].target.is_some();
         self.connections.iter().find(copies).map(|c| c.name.as_str())
     }
 
@@ -260,11 +257,7 @@ impl Resource {
             return;
         };
         let since = running.since;
-        self.orders.push_front(crate::resource::orders::order::Order {
-            id: running.id,
-            command: running.command,
-            since,
-        });
+        self.orders.push_front(Order { id: running.id, command: running.command, since });
     }
 
     fn forced(&self, volume: VolumeNumber) -> bool {
@@ -441,7 +434,7 @@ impl Resource {
 
     pub(crate) fn secondary(&mut self, id: u64, force: bool, wait_ms: u64) {
         if self.role != Role::Primary {
-            self.gap = crate::resource::Gap::None;
+            self.gap = Gap::None;
             self.forget_unheard();
             return self.reply(id, Ok(String::new()));
         }
@@ -495,7 +488,7 @@ impl Resource {
     }
 
     /// When the clients' time is over, or that of a handshake which it meets then.
-    pub(crate) fn clients_timeout(&self) -> Option<crate::resource::Time> {
+    pub(crate) fn clients_timeout(&self) -> Option<Time> {
         let running = self.running.as_ref().filter(|order| order.step == Step::Clients)?;
         let Command::Secondary { wait_ms, .. } = running.command else { return None };
         let clients = running.since.after_ms(wait_ms);
@@ -574,7 +567,7 @@ impl Resource {
         }
         for (volume, c) in waits {
             let then = self.then_order();
-            self.save_bitmap(c, volume, crate::resource::peer::connection::Save::Unsaved, then);
+            self.save_bitmap(c, volume, Save::Unsaved, then);
         }
     }
 
@@ -589,7 +582,7 @@ impl Resource {
         for volume in volumes {
             self.empty_log(volume);
             // Or it has what the peer may lack, and no identifier says so: nobody has read it.
-            if self.gap == crate::resource::Gap::Closed || self.devices[&volume].unheard {
+            if self.gap == Gap::Closed || self.devices[&volume].unheard {
                 self.doubt(volume);
             }
             let connected = self.connections.iter().any(|c| c.stage == Stage::Open);
@@ -620,12 +613,12 @@ impl Resource {
     }
 
     pub(crate) fn demoted(&mut self) {
-        self.gap = crate::resource::Gap::None;
+        self.gap = Gap::None;
         self.forget_unheard();
         self.set_role(Role::Secondary);
         for key in std::mem::take(&mut self.held) {
             if let Some(request) = self.requests.remove(key) {
-                let result = Err(crate::resource::ReplyError::Shutdown);
+                let result = Err(ReplyError::Shutdown);
                 self.emit(Action::Reply { request: request.request, result });
                 self.release(request.payload);
             }

@@ -9,6 +9,7 @@
 use std::cmp::Ordering;
 
 use crate::meta::{MOVE_SEQUENCES, MetaOp};
+use crate::resource::disk::hung_disk::NEVER;
 use crate::resource::orders::order::{NO_VOLUME, Step, refuse};
 use crate::resource::{
     Action, AdminResult, BLOCK_SIZE, Command, DiskError, DiskState, LogLevel, Pending, Refusal,
@@ -120,7 +121,7 @@ impl Resource {
         if let Some(growing) = backing.growing.as_mut() {
             growing.held.push((tag, op));
             // It is not the disk that keeps it.
-            return self.begins(tag, crate::resource::disk::hung_disk::NEVER);
+            return self.begins(tag, NEVER);
         }
         backing.meta_writes += 1;
         self.emit(Action::Meta { tag, volume, op });

@@ -7,17 +7,18 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::resource::Then;
 use crate::resource::data::transfer_log::TransferLog;
 use crate::resource::disk::bitmap::Bitmap;
 use crate::resource::ids::{NodeId, Payload, SocketId, Time, VolumeNumber};
 use crate::resource::options::PeerConfig;
 use crate::resource::orders::pause::{Pause, PauseClock};
+use crate::resource::peer::tentative::Tentative;
 use crate::resource::sorted::Sorted;
 use crate::resource::state::{ConnectionState, DiskState, Reason, ReplicationState, Role};
 use crate::resource::status::LastVerify;
 use crate::resource::sync::resync_rate::ResyncRate;
 use crate::resource::sync::verify::Verify;
+use crate::resource::{HandshakeStatus, PAYLOAD_MAX, PeerDeviceMetrics, Then};
 use crate::wire::{Handshake, VolumeInfo};
 
 /// How far the session with the peer is.
@@ -289,7 +290,7 @@ pub(crate) struct PeerDevice {
     pub(crate) resync_locks: BTreeMap<u64, bool>,
     pub(crate) received: u64,
     pub(crate) sent: u64,
-    pub(crate) metrics: crate::resource::PeerDeviceMetrics,
+    pub(crate) metrics: PeerDeviceMetrics,
     /// Pieces of a resync that the own disk is writing: first byte, bytes.
     pub(crate) target_writes: BTreeMap<u64, (u64, u64)>,
     /// Writes of the peer that wait for one of these; some of them may be gone meanwhile.
@@ -402,7 +403,7 @@ pub(crate) struct Connection {
     /// `connect --discard-my-data` waits.
     pub(crate) discard_my_data: bool,
     /// `connect --tentative` waits for its verdict.
-    pub(crate) tentative: Option<crate::resource::peer::tentative::Tentative>,
+    pub(crate) tentative: Option<Tentative>,
     /// When a `disconnect --for` is over.
     pub(crate) back_at: Option<Time>,
     pub(crate) sockets: BTreeMap<SocketId, Socket>,
@@ -436,7 +437,7 @@ pub(crate) struct Connection {
     pub(crate) peer_devices: BTreeMap<VolumeNumber, PeerDevice>,
     /// The role when it was known last.
     pub(crate) last_role: Role,
-    pub(crate) last_handshake: Vec<crate::resource::HandshakeStatus>,
+    pub(crate) last_handshake: Vec<HandshakeStatus>,
     pub(crate) last_complaint: Option<Time>,
     pub(crate) complaints: u64,
 }
@@ -518,6 +519,6 @@ impl Connection {
     /// Payload bytes of clients' writes that may be under way: three quarters of the window; the
     /// rest is for resync.
     pub(crate) fn client_window(&self) -> u64 {
-        (self.window * 3 / 4).max(u64::from(crate::resource::PAYLOAD_MAX))
+        (self.window * 3 / 4).max(u64::from(PAYLOAD_MAX))
     }
 }

@@ -14,8 +14,8 @@ use crate::resource::peer::generation::{Side as GenerationSide, same};
 use crate::resource::peer::split_brain::{Party, Resolution};
 use crate::resource::peer::verdict::{Judged, Judgement, Situation, judge, peer_went_on};
 use crate::resource::{
-    ConnectionState, DiskState, HandshakeStatus, LogLevel, ONLY_A_NEW_CONNECTION, Payload, Reason,
-    Resource, Role, SideStatus, SocketId, VolumeNumber,
+    BLOCK_SIZE, ConnectionState, DiskState, Gap, HandshakeStatus, LogLevel, ONLY_A_NEW_CONNECTION,
+    Payload, Reason, Resource, Role, SideStatus, SocketId, VolumeNumber,
 };
 use crate::wire::{Handshake, Packet, Refused, VolumeInfo};
 
@@ -334,9 +334,9 @@ impl Resource {
         self.connections[c].stage_since = self.now;
         self.set_peer_role(c, peer.role);
         self.gap_answered(newer || peer.role == Role::Primary);
-        if !newer && peer.role != Role::Primary && self.gap == crate::resource::Gap::Closed {
+        if !newer && peer.role != Role::Primary && self.gap == Gap::Closed {
             // It was settled whose data stays: this node's.
-            self.gap = crate::resource::Gap::None;
+            self.gap = Gap::None;
             self.forget_unheard();
             let text = format!("{}: the exports are open again", self.config.name);
             self.log(LogLevel::Info, text);
@@ -360,7 +360,7 @@ impl Resource {
             disk: info.disk,
             current_uuid: info.current_uuid,
             bitmap_uuid: info.bitmap_uuid,
-            out_of_sync: info.bits * crate::resource::BLOCK_SIZE,
+            out_of_sync: info.bits * BLOCK_SIZE,
             data_size: info.data_size,
             generation_time: info.generation_time,
             alone_time: info.alone_time,
@@ -496,11 +496,7 @@ impl Resource {
     fn both_sides(&self, c: usize) -> String {
         let Some(found) = self.connections[c].last_handshake.last() else { return String::new() };
         let side = |side: &SideStatus| {
-            format!(
-                "{:016X} bits:{}",
-                side.current_uuid,
-                side.out_of_sync / crate::resource::BLOCK_SIZE
-            )
+            format!("{:016X} bits:{}", side.current_uuid, side.out_of_sync / BLOCK_SIZE)
         };
         let volume = match self.devices.len() {
             1 => String::new(),

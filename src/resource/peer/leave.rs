@@ -9,7 +9,7 @@
 
 use crate::meta::DeviceFlags;
 use crate::resource::orders::order::{PATIENCE_MS, Step, refuse};
-use crate::resource::peer::connection::{Leaving, Stage};
+use crate::resource::peer::connection::{Connection, Leaving, Stage};
 use crate::resource::{
     Command, ConnectionState, DiskState, LogLevel, NodeId, Reason, Refusal, Resource, Role, Then,
     Time, VolumeNumber,
@@ -50,7 +50,7 @@ impl Resource {
 
     /// A Primary that has no good disk of its own lives on this one: only force takes it away.
     pub(crate) fn needed_by_a_peer(&self, volumes: &[VolumeNumber]) -> Option<Refusal> {
-        let needs = |c: &&crate::resource::peer::connection::Connection| {
+        let needs = |c: &&Connection| {
             c.stage == Stage::Open
                 && c.peer_role == Role::Primary
                 && volumes.iter().any(|volume| {

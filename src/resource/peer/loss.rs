@@ -7,7 +7,8 @@
 //! - A disk that failed takes no new request; it is closed when nothing is under way on it.
 
 use crate::meta::DeviceFlags;
-use crate::resource::disk::device::Loss;
+use crate::resource::disk::bitmap::Bitmap;
+use crate::resource::disk::device::{Loss, Progress};
 use crate::resource::peer::connection::{SentKind, Side, Stage};
 use crate::resource::{
     Action, BLOCK_SIZE, ConnectionState, DiskError, DiskState, LogLevel, OnIoError, Reason,
@@ -465,9 +466,7 @@ impl Resource {
         let waiting: Vec<u64> = self
             .requests
             .iter()
-            .filter(|(_, r)| {
-                r.volume == volume && r.progress == crate::resource::disk::device::Progress::Log
-            })
+            .filter(|(_, r)| r.volume == volume && r.progress == Progress::Log)
             .map(|(key, _)| key)
             .collect();
         for request in self.requests.keys().into_iter() {
@@ -524,7 +523,7 @@ impl Resource {
             let peer = self.peer_device(c, volume);
             peer.slot = None;
             peer.storing_uuid = false;
-            peer.bitmap = crate::resource::disk::bitmap::Bitmap::new(0);
+            peer.bitmap = Bitmap::new(0);
         }
         self.emit(Action::CloseDisk { volume, superblock });
     }

@@ -10,16 +10,17 @@
 //! - A write is replicated only after both sides of its volume are open.
 
 use crate::meta::{BitmapState, DeviceFlags};
+use crate::resource::disk::device::Backing;
 use crate::resource::peer::connection::{Opening, Save, Side, Stage};
 use crate::resource::peer::generation::is_just_created;
 use crate::resource::{
-    BLOCK_SIZE, ConnectionState, DiskState, Reason, ReplicationState, Resource, Role, Then,
-    VolumeNumber,
+    BLOCK_SIZE, ConnectionState, DiskState, Reason, ReplicationState, Resource, Role, SocketId,
+    Then, VolumeNumber,
 };
 use crate::wire::{BITMAP_WORDS_MAX, Packet};
 
 impl Resource {
-    fn socket(&self, c: usize) -> crate::resource::SocketId {
+    fn socket(&self, c: usize) -> SocketId {
         self.connections[c].active.expect("an opening session has a socket")
     }
 
@@ -53,7 +54,7 @@ impl Resource {
     /// An own disk that was invalidated is the source after all. The caller saves the superblock,
     /// durably before the target can adopt: at no time both are without a good disk.
     fn take_back(&mut self, volume: VolumeNumber) {
-        let invalidated = |backing: &&mut crate::resource::disk::device::Backing| {
+        let invalidated = |backing: &&mut Backing| {
             backing.has(DeviceFlags::INVALIDATED) && !backing.has(DeviceFlags::CONSISTENT)
         };
         let backing = self.device(volume).backing.as_mut().filter(invalidated);
@@ -217,10 +218,7 @@ impl Resource {
         let device = self.device(volume);
         let both = device.writable() && info.disk >= DiskState::Inconsistent;
         let repair_is_void = both && device.disk == DiskState::Inconsistent;
-        let blank = device
-            .backing
-            .as_ref()
-            .is_some_and(crate::resource::disk::device::Backing::is_just_created);
+        let blank = device.backing.as_ref().is_some_and(Backing::is_just_created);
         if let Some(backing) = device.backing.as_mut().filter(|_| both && !blank) {
             backing.flags(0, DeviceFlags::SURVIVED | DeviceFlags::FORCED_BLANK);
             backing.mark_role(role);

@@ -6,7 +6,7 @@
 //!   target of the next handshake (rule D1), with the bits of both sides; all the rest is a resync.
 //! - A Primary is never the target: what its clients have read stays true.
 
-use crate::resource::orders::order::{Step, refuse};
+use crate::resource::orders::order::{NO_VOLUME, Step, refuse};
 use crate::resource::{Command, NodeId, Refusal, Resource, Role, VolumeNumber};
 
 impl Resource {
@@ -18,7 +18,7 @@ impl Resource {
             return self.reply(id, Err(refuse(171, "--from names one of the two nodes.")));
         };
         if !self.devices.contains_key(&volume) {
-            return self.reply(id, Err(refuse(127, crate::resource::orders::order::NO_VOLUME)));
+            return self.reply(id, Err(refuse(127, NO_VOLUME)));
         }
         if let Err(refusal) = self.may_repair(c, volume, own) {
             return self.reply(id, Err(refusal));

@@ -8,8 +8,7 @@
 use crate::meta::BitmapState;
 use crate::resource::data::interval::Kind;
 use crate::resource::orders::pause::PauseClock;
-use crate::resource::peer::connection::Stage;
-use crate::resource::peer::connection::{SourcePiece, SyncSource};
+use crate::resource::peer::connection::{SourcePiece, Stage, SyncSource};
 use crate::resource::{
     BLOCK_SIZE, DiskError, DiskState, LogLevel, Payload, ReplicationState, Resource, SocketId,
     Then, VolumeNumber,

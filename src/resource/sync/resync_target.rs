@@ -8,7 +8,7 @@
 use crate::meta::{BitmapState, DeviceFlags};
 use crate::resource::data::interval::Kind;
 use crate::resource::orders::pause::PauseClock;
-use crate::resource::peer::connection::{Piece, Save, Stage, SyncTarget};
+use crate::resource::peer::connection::{PeerDevice, Piece, Save, Stage, SyncTarget};
 use crate::resource::sync::resync_rate::ResyncRate;
 use crate::resource::{
     BLOCK_SIZE, DiskState, LogLevel, PAYLOAD_MAX, ReplicationState, Resource, SocketId, Then,
@@ -324,7 +324,7 @@ impl Resource {
     }
 }
 
-fn target_failed_kib(peer: &crate::resource::peer::connection::PeerDevice) -> u64 {
+fn target_failed_kib(peer: &PeerDevice) -> u64 {
     peer.target.as_ref().map_or(0, |target| target.failed / 1024)
 }
 

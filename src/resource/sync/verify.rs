@@ -23,8 +23,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::meta::DeviceFlags;
+use crate::resource::disk::hung_disk::NEVER;
 use crate::resource::orders::order::refuse;
-use crate::resource::peer::connection::{SentKind, Stage};
+use crate::resource::peer::connection::{Save, SentKind, Stage};
 use crate::resource::sync::resync_rate::ResyncRate;
 use crate::resource::{
     Action, BLOCK_SIZE, DiskError, DiskState, LastVerify, LogLevel, Payload, Pending, Refusal,
@@ -285,11 +286,7 @@ impl Resource {
         match payload {
             Some(payload) => {
                 self.device(volume).counters.read += u64::from(payload.length);
-                let tag = Tag(self.tags.insert((
-                    volume,
-                    crate::resource::disk::hung_disk::NEVER,
-                    pending,
-                )));
+                let tag = Tag(self.tags.insert((volume, NEVER, pending)));
                 self.emit(Action::BlockDigests { tag, payload, alg });
                 self.release(Some(payload));
             }
@@ -385,7 +382,7 @@ impl Resource {
     pub(in crate::resource) fn save_marks(&mut self, c: usize, volume: VolumeNumber, then: Then) {
         let waits = !self.peer_device(c, volume).save_queue.is_empty();
         if !waits || !matches!(then, Then::Log) {
-            self.save_bitmap(c, volume, crate::resource::peer::connection::Save::Unsaved, then);
+            self.save_bitmap(c, volume, Save::Unsaved, then);
         }
     }
 

@@ -5,8 +5,8 @@
 //! - The own disk is read only after the peer's digests came: the peer holds the range then as well.
 
 use crate::resource::data::interval::Kind;
-use crate::resource::orders::order::{Step, refuse};
-use crate::resource::peer::connection::SentKind;
+use crate::resource::orders::order::{NO_VOLUME, Step, refuse};
+use crate::resource::peer::connection::{Sent, SentKind};
 use crate::resource::sync::verify::{SECTOR, VerifyPiece, is_verify};
 use crate::resource::{
     Action, BLOCK_SIZE, Command, NodeId, Pending, ReplicationState, Resource, SocketId, Then,
@@ -32,7 +32,7 @@ impl Resource {
             return self.reply(id, Err(refuse(127, "No such peer in this resource")));
         };
         if !self.devices.contains_key(&volume) {
-            return self.reply(id, Err(refuse(127, crate::resource::orders::order::NO_VOLUME)));
+            return self.reply(id, Err(refuse(127, NO_VOLUME)));
         }
         let own = self.peer_device(c, volume).verify.as_mut().filter(|verify| verify.source);
         if let (Some(verify), Some(stop), None) = (own, stop, start) {
@@ -72,9 +72,8 @@ impl Resource {
         volume: VolumeNumber,
         code: i32,
     ) -> bool {
-        let asked = |sent: &crate::resource::peer::connection::Sent| {
-            sent.volume == volume && matches!(sent.kind, SentKind::VerifyStart)
-        };
+        let asked =
+            |sent: &Sent| sent.volume == volume && matches!(sent.kind, SentKind::VerifyStart);
         let sent = self.connections[c].sent.iter().find(|(_, sent)| asked(sent));
         let Some(sequence) = sent.map(|(sequence, _)| *sequence) else { return false };
         let sent = self.connections[c].sent.remove(&sequence).expect("just seen");

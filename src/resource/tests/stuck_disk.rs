@@ -23,6 +23,16 @@ impl Pair {
     }
 }
 
+/// Bob is to be synced, and his disk answers no write.
+fn target_that_hangs() -> Pair {
+    let mut pair = synced_pair();
+    pair.diverge(20..24);
+    pair.nodes[1].stall =
+        |action| matches!(action, Action::DiskWrite { .. } | Action::DiskZeroes { .. });
+    pair.link = true;
+    pair
+}
+
 #[test]
 fn blocks_that_cannot_be_read_are_tried_again_after_a_pause_and_copied_when_they_can() {
     let mut pair = passing_pair();
@@ -47,11 +57,7 @@ fn blocks_that_cannot_be_read_are_tried_again_after_a_pause_and_copied_when_they
 
 #[test]
 fn a_target_whose_disk_hangs_is_dropped_after_ko_count_and_writes_go_on() {
-    let mut pair = synced_pair();
-    pair.diverge(20..24);
-    pair.nodes[1].stall =
-        |action| matches!(action, Action::DiskWrite { .. } | Action::DiskZeroes { .. });
-    pair.link = true;
+    let mut pair = target_that_hangs();
     // The source holds the range for the target.
     pair.run(5_000);
     assert_eq!(pair.replication(0), ReplicationState::SyncSource);
@@ -65,11 +71,7 @@ fn a_target_whose_disk_hangs_is_dropped_after_ko_count_and_writes_go_on() {
 
 #[test]
 fn a_write_waits_for_what_a_source_that_lost_its_disk_has_sent_and_the_target_still_writes() {
-    let mut pair = synced_pair();
-    pair.diverge(20..24);
-    pair.nodes[1].stall =
-        |action| matches!(action, Action::DiskWrite { .. } | Action::DiskZeroes { .. });
-    pair.link = true;
+    let mut pair = target_that_hangs();
     pair.run(2_000);
     assert_eq!(pair.replication(0), ReplicationState::SyncSource);
     // It waits for the range that the source holds, until that lets go of it.

@@ -487,8 +487,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "promise 4: an orderly end does not wait for the bitmap",
         by: By::Tests(&["--lib", "resource::tests"]),
         file: "src/resource/orders/promote.rs",
-        old: "            self.save_bitmap(c, volume, crate::resource::peer::connection::Save::Unsaved, then);\n        }\n    }\n\n    pub(crate) fn demote_save",
-        new: "            self.save_bitmap(c, volume, crate::resource::peer::connection::Save::Unsaved, Then::Log);\n            self.save_superblock(volume, then);\n        }\n    }\n\n    pub(crate) fn demote_save",
+        old: "            self.save_bitmap(c, volume, Save::Unsaved, then);\n        }\n    }\n\n    pub(crate) fn demote_save",
+        new: "            self.save_bitmap(c, volume, Save::Unsaved, Then::Log);\n            self.save_superblock(volume, then);\n        }\n    }\n\n    pub(crate) fn demote_save",
     },
     Mutant {
         name: "volumes-begin-apart",

@@ -42,8 +42,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "R6: a handshake is sent while a loss is being dealt with",
         by: By::Seeds,
         file: "src/resource/data/request.rs",
-        old: "                    && device.loss == crate::resource::disk::device::Loss::None\n",
-        new: "                    && (device.loss == crate::resource::disk::device::Loss::None || true)\n",
+        old: "                    && device.loss == Loss::None\n",
+        new: "                    && (device.loss == Loss::None || true)\n",
     },
     Mutant {
         name: "bits-not-united",
