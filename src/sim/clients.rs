@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 
 use crate::resource::{
-    DiskState, Event, Op, Payload, ReplicationState, ReplyError, RequestId, SessionId, VolumeNumber,
+    ConnectionState, DiskState, Event, Op, Payload, ReplicationState, ReplyError, RequestId,
+    SessionId, VolumeNumber,
 };
 
 use super::cluster::{Cluster, Happening};
@@ -337,13 +338,22 @@ impl Cluster {
         disks[node] = n.device(volume).is_some_and(|d| d.disk_state == DiskState::UpToDate);
         if let Some(peer) = n.peer_device(volume) {
             let synced = self.pairs[&volume].synced;
+            let given_up = self.is_given_up(1 - node, volume);
+            let connected = n.connection().map(|c| c.connection_state);
+            let connected = connected == Some(ConnectionState::Connected);
             disks[1 - node] = match peer.replication_state {
                 ReplicationState::Established
                 | ReplicationState::SyncTarget
                 | ReplicationState::PausedSyncT
                 | ReplicationState::VerifyS
-                | ReplicationState::VerifyT => peer.peer_disk_state == DiskState::UpToDate,
+                | ReplicationState::VerifyT => {
+                    peer.peer_disk_state == DiskState::UpToDate && !given_up
+                }
                 ReplicationState::SyncSource | ReplicationState::PausedSyncS => synced,
+                // Both have grown: what was under way is answered before the verdict on the new bytes.
+                ReplicationState::WFBitMapS | ReplicationState::WFBitMapT => {
+                    connected && peer.peer_disk_state == DiskState::UpToDate
+                }
                 _ => false,
             };
         }

@@ -300,7 +300,11 @@ impl Cluster {
             let state = p.replication_state;
             [ReplicationState::SyncTarget, ReplicationState::PausedSyncT].contains(&state)
         });
-        if became && target {
+        // A disk that is being detached takes no more writes meanwhile.
+        let in_use = self.nodes[node].device(volume).is_some_and(|device| {
+            ![DiskState::Detaching, DiskState::Failed].contains(&device.disk_state)
+        });
+        if became && target && in_use {
             self.in_sync(volume);
         }
     }
@@ -323,8 +327,10 @@ impl Cluster {
         if rests.disks == [true, true] || repl.is_some_and(|repl| resync.contains(&repl)) {
             return Ok(());
         }
-        // A disk that was set back takes the other one for missing, until they meet.
-        if self.pairs.get(&volume).is_some_and(|pair| pair.behind[node]) {
+        // A disk that was set back takes the other one for missing, until they meet. One that a
+        // person gives up counts no more, though its superblock may not be durable yet.
+        let behind = self.pairs.get(&volume).is_some_and(|pair| pair.behind[node]);
+        if behind || self.is_given_up(1 - node, volume) {
             return Ok(());
         }
         let index = usize::from(volume);
@@ -341,6 +347,11 @@ impl Cluster {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// A person has invalidated the disk, and it says so, or is about to.
+    pub(super) fn is_given_up(&self, node: usize, volume: VolumeNumber) -> bool {
+        self.pairs.get(&volume).is_some_and(|pair| pair.given_up[node] && !pair.synced)
     }
 
     /// A node is gone.

@@ -39,7 +39,7 @@ impl Resource {
     }
 
     /// Takes back a request that has not started.
-    fn drop_request(&mut self, key: u64) {
+    pub(crate) fn drop_request(&mut self, key: u64) {
         let request = self.requests.get(key).expect("the caller has the key");
         let volume = request.volume;
         match request.progress {

@@ -494,6 +494,10 @@ impl Resource {
         self.admitted -= 1;
         self.held.push_front(key);
         self.changed();
+        if self.nobody_hears(key) {
+            // Nor does it start over: it would land behind what its client has done elsewhere since.
+            self.drop_request(key);
+        }
     }
 }
 

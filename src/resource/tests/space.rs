@@ -202,6 +202,33 @@ fn a_write_for_a_primary_without_a_disk_that_waits_is_dropped_with_its_session()
 }
 
 #[test]
+fn a_write_that_waits_does_not_start_over_when_its_node_was_frozen_and_the_peer_went_on() {
+    let mut pair = synced_pair();
+    pair.nodes[0].full = new_blocks;
+    let id = pair.start_write(0, 1000, 10);
+    pair.run(100);
+    assert!(pair.waits(id));
+    // Node 0 is frozen: only node 1 sees the loss.
+    pair.link = false;
+    for socket in std::mem::take(&mut pair.nodes[1].sockets).into_keys() {
+        pair.event(1, Event::SocketLost { socket, error: SocketError::Io(104) });
+    }
+    pair.settle();
+    pair.primary(1, false);
+    assert_eq!(pair.write(1, 2, 2), Ok(None));
+    pair.link = true;
+    pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: false });
+    pair.event(0, Event::ClockGap { gap_ms: 3000 });
+    pair.run(20_000);
+    pair.room(0);
+    pair.run(20_000);
+    assert!(pair.nodes[0].values.is_empty(), "{}", pair.log(0));
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+    pair.connect_both();
+    pair.synced();
+}
+
+#[test]
 fn a_peer_that_is_lost_while_both_are_full_leaves_one_disk_that_waits() {
     for dead in [false, true] {
         let mut pair = synced_pair();
