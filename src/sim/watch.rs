@@ -156,7 +156,15 @@ impl Cluster {
 
     /// A node takes both disks for equal, without a resync that it took part in.
     fn established(&mut self, node: usize, volume: VolumeNumber, before: ReplicationState) {
-        self.discard[node] = false;
+        // The order holds for every volume, and another one may still be in its handshake.
+        let asks = |volume| {
+            use ReplicationState::{WFBitMapS, WFBitMapT, WFSyncUUID};
+            let peer = self.nodes[node].peer_device(volume);
+            peer.is_some_and(|p| [WFBitMapS, WFBitMapT, WFSyncUUID].contains(&p.replication_state))
+        };
+        if !(0..self.options.volumes).any(asks) {
+            self.discard[node] = false;
+        }
         let synced = matches!(
             before,
             ReplicationState::SyncTarget
