@@ -343,11 +343,12 @@ impl Cluster {
             let connected = connected == Some(ConnectionState::Connected);
             disks[1 - node] = match peer.replication_state {
                 ReplicationState::Established
-                | ReplicationState::SyncTarget
-                | ReplicationState::PausedSyncT
                 | ReplicationState::VerifyS
                 | ReplicationState::VerifyT => {
                     peer.peer_disk_state == DiskState::UpToDate && !given_up
+                }
+                ReplicationState::SyncTarget | ReplicationState::PausedSyncT => {
+                    peer.peer_disk_state == DiskState::UpToDate
                 }
                 ReplicationState::SyncSource | ReplicationState::PausedSyncS => synced,
                 // Both have grown: what was under way is answered before the verdict on the new bytes.

@@ -26,6 +26,8 @@ pub(super) struct Pair {
     pub forced: [bool; 2],
     /// Somebody gave up a node's data.
     pub given_up: [bool; 2],
+    /// And its superblock says so, or is about to.
+    pub resigned: [bool; 2],
     /// A node's disk was set back to an older image, and has not been in sync since.
     pub behind: [bool; 2],
     /// A node's disk was taken away, and nothing has been in sync with the one in its place.
@@ -277,6 +279,7 @@ impl Cluster {
         if cleared & DeviceFlags::CONSISTENT != 0 {
             let pair = self.pairs.entry(volume).or_default();
             pair.synced = false;
+            pair.resigned[node] = pair.given_up[node];
             let chosen = self.discard[node] || self.options.policies() || pair.given_up[node];
             let forced = pair.forced != [false; 2];
             let other = pair.behind[1 - node] || pair.taken[1 - node];
@@ -359,7 +362,7 @@ impl Cluster {
 
     /// A person has invalidated the disk, and it says so, or is about to.
     pub(super) fn is_given_up(&self, node: usize, volume: VolumeNumber) -> bool {
-        self.pairs.get(&volume).is_some_and(|pair| pair.given_up[node] && !pair.synced)
+        self.pairs.get(&volume).is_some_and(|pair| pair.resigned[node])
     }
 
     /// A node is gone.
