@@ -125,6 +125,7 @@ impl Context {
             | Event::Digested { .. }
             | Event::BlocksDigested { .. }
             | Event::MetaDone { .. }
+            | Event::HoleFound { .. }
             | Event::DiskGrown { .. }
             | Event::Admin { .. }
             | Event::ResyncDependency { .. }

@@ -60,6 +60,18 @@ pub enum Action {
         /// Durable before completion.
         fua: bool,
     },
+    /// Look how much of the range is a hole, from its start; multiples of 4096. Nothing is read.
+    /// Completion: `HoleFound`.
+    FindHole {
+        /// Of the completion.
+        tag: Tag,
+        /// Which disk.
+        volume: VolumeNumber,
+        /// Bytes.
+        offset: u64,
+        /// Bytes.
+        length: u32,
+    },
     /// Everything that completed on this disk before is durable at completion. Never retried.
     DiskFlush {
         /// Of the completion.

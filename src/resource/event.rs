@@ -135,6 +135,14 @@ pub enum Event {
         /// Whether it is durable.
         result: Result<(), DiskError>,
     },
+    /// The answer to `Action::FindHole`.
+    HoleFound {
+        /// Of the action.
+        tag: Tag,
+        /// Bytes from the start of the range that are a hole, at most all of it; 0 also where the
+        /// disk cannot say.
+        length: u32,
+    },
     /// The answer to `Action::GrowDisk`.
     DiskGrown {
         /// Of the action.

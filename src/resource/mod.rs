@@ -130,6 +130,8 @@ pub(crate) enum Pending {
     PeerRead { c: usize, socket: SocketId, sequence: u64 },
     /// Resync: the source reads.
     SourceRead { c: usize, socket: SocketId, sequence: u64 },
+    /// Resync: the source looks for a hole.
+    SourceHole { c: usize, socket: SocketId, sequence: u64 },
     /// Resync: the target writes.
     TargetWrite { c: usize, socket: SocketId, piece: u64, payload: Option<Payload> },
     /// The own part of a flush of both disks.
@@ -295,6 +297,7 @@ impl Resource {
             Event::Digested { tag, digest } => self.digested(tag, digest),
             Event::BlocksDigested { tag, digests } => self.blocks_digested(tag, digests),
             Event::MetaDone { tag, result } => self.meta_done(tag, result),
+            Event::HoleFound { tag, length } => self.hole_found(tag, length),
             Event::DiskGrown { tag, result } => self.disk_grown(tag, result),
             Event::Connected { socket } => self.socket_connected(socket),
             Event::Accepted { peer, socket } => self.socket_accepted(peer, socket),

@@ -270,7 +270,7 @@ impl Default for Options {
             rcvbuf_size: 0,
             al_extents: 1237,
             resync_rate: 250,
-            c_max_rate: 102_400,
+            c_max_rate: 0,
             c_min_rate: 250,
             after_sb_0pri: AfterSb0Pri::Disconnect,
             after_sb_1pri: AfterSb1Pri::Disconnect,

@@ -73,6 +73,13 @@ pub enum DiskOpKind {
         /// Nothing but zeroes is told without a payload.
         find_zeroes: bool,
     },
+    /// A look for a hole.
+    Hole {
+        /// First sector.
+        start: u64,
+        /// Sectors.
+        count: u64,
+    },
     /// A write, or zeroes.
     Write {
         /// First sector.

@@ -40,6 +40,12 @@ impl Cluster {
                     self.start_op(node, tag, volume, kind);
                 }
             }
+            Action::FindHole { tag, volume, offset, length } => {
+                if self.aligned(node, volume, offset, u64::from(length)) {
+                    let (start, count) = (offset / 512, u64::from(length) / 512);
+                    self.start_op(node, tag, volume, DiskOpKind::Hole { start, count });
+                }
+            }
             Action::DiskFlush { tag, volume } => {
                 let stamp = self.nodes[node].volumes[usize::from(volume)].disk.flush_begins();
                 self.start_op(node, tag, volume, DiskOpKind::Flush(stamp));
@@ -279,6 +285,12 @@ impl Cluster {
                     return Input::Read { tag, contents: contents.to_vec() };
                 }
             }
+            DiskOpKind::Hole { start, count } => {
+                let contents = disk.read(start, count);
+                let blocks = contents.chunks(8).take_while(|block| block.iter().all(|s| *s == 0));
+                let length = blocks.count() as u32 * 4096;
+                return Input::Event(Event::HoleFound { tag, length });
+            }
             DiskOpKind::Write { start, values, fua, origin } => {
                 let before = disk.read(start, values.len() as u64);
                 let new = (start, &values[..]);
@@ -313,7 +325,7 @@ impl Cluster {
                     disk.write_metadata_partly(prng, keeps, *offset, bytes);
                 }
             }
-            DiskOpKind::Read { .. } | DiskOpKind::Flush(_) => {}
+            DiskOpKind::Read { .. } | DiskOpKind::Hole { .. } | DiskOpKind::Flush(_) => {}
         }
     }
 
@@ -329,12 +341,18 @@ impl Cluster {
     }
 
     fn fault_of(&mut self, node: usize, op: &DiskOp) -> Option<DiskError> {
+        if matches!(op.kind, DiskOpKind::Hole { .. }) {
+            // The file system knows, and never asks the disk.
+            return None;
+        }
         let faults = &mut self.nodes[node].volumes[usize::from(op.volume)].disk.faults;
         if faults.dead || faults.flaky > 0 && self.chance.disk.percent(faults.flaky) {
             return Some(DiskError::Io(EIO));
         }
         let (once, error) = match &op.kind {
-            DiskOpKind::Read { .. } => (&mut faults.read_fails, DiskError::Io(EIO)),
+            DiskOpKind::Read { .. } | DiskOpKind::Hole { .. } => {
+                (&mut faults.read_fails, DiskError::Io(EIO))
+            }
             DiskOpKind::Write { .. }
                 if faults.full >= 100
                     || faults.full > 0 && self.chance.disk.percent(faults.full) =>

@@ -65,7 +65,12 @@ pub fn check(packet: &Packet) -> bool {
         | Packet::Sample { offset, length, .. } => {
             range(*offset, u64::from(*length), u64::from(PAYLOAD_MAX))
         }
-        Packet::Zeroes { offset, length, .. } => range(*offset, u64::from(*length), ZEROES_MAX),
+        Packet::Zeroes { offset, length, .. } | Packet::HoleRequest { offset, length, .. } => {
+            range(*offset, u64::from(*length), ZEROES_MAX)
+        }
+        Packet::HoleAnswer { length, .. } => {
+            whole(u64::from(*length)) && u64::from(*length) <= ZEROES_MAX
+        }
         Packet::ReadReply { length, .. } | Packet::ResyncData { length, .. } => {
             range(0, u64::from(*length), u64::from(PAYLOAD_MAX))
         }
@@ -162,6 +167,8 @@ pub(super) fn volume(packet: &Packet) -> Option<VolumeNumber> {
         | Packet::ReadReply { volume, .. }
         | Packet::ReadError { volume, .. }
         | Packet::ResyncRequest { volume, .. }
+        | Packet::HoleRequest { volume, .. }
+        | Packet::HoleAnswer { volume, .. }
         | Packet::ResyncData { volume, .. }
         | Packet::ResyncZeroes { volume, .. }
         | Packet::ResyncError { volume, .. }

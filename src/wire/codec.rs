@@ -180,10 +180,13 @@ fn fields(packet: &Packet, body: u32) -> Fields {
         },
         Packet::ReadRequest { sequence, offset, length, .. }
         | Packet::ResyncRequest { sequence, offset, length, .. }
+        | Packet::HoleRequest { sequence, offset, length, .. }
         | Packet::VerifyRequest { sequence, offset, length, .. }
         | Packet::Sample { sequence, offset, length, .. } => at(sequence, offset, length),
         Packet::ReadReply { sequence, length, .. }
         | Packet::ResyncData { sequence, length, .. } => at(sequence, 0, length),
+        // The length of a packet is that of what follows it.
+        Packet::HoleAnswer { sequence, length, .. } => at(sequence, u64::from(length), 0),
         Packet::FlushAck { sequence, ok, .. } => {
             Fields { flags: flag(ok, FLAG), ..at(sequence, 0, 0) }
         }
@@ -340,6 +343,11 @@ fn read(header: &Header, body: &[u8]) -> Option<Packet> {
         Kind::TakeBack => Packet::TakeBack { volume, sequence },
         Kind::TakenBack => Packet::TakenBack { volume, sequence },
         Kind::ResyncRequest => Packet::ResyncRequest { volume, sequence, offset, length },
+        Kind::HoleRequest => Packet::HoleRequest { volume, sequence, offset, length },
+        Kind::HoleAnswer => {
+            let length = u32::try_from(offset).ok()?;
+            Packet::HoleAnswer { volume, sequence, length }
+        }
         Kind::ResyncData => Packet::ResyncData { volume, sequence, length },
         Kind::ResyncZeroes => Packet::ResyncZeroes { volume, sequence },
         Kind::ResyncError => Packet::ResyncError { volume, sequence },

@@ -94,6 +94,8 @@ kinds! {
     Packet::LetGo { .. } => LetGo = 26, Shape::Bare;
     Packet::TakeBack { .. } => TakeBack = 27, Shape::Bare;
     Packet::TakenBack { .. } => TakenBack = 28, Shape::Bare;
+    Packet::HoleRequest { .. } => HoleRequest = 29, Shape::Range(ZEROES_MAX as u32);
+    Packet::HoleAnswer { .. } => HoleAnswer = 30, Shape::Bare;
     Packet::ResyncRequest { .. } => ResyncRequest = 32, Shape::Range(PAYLOAD_MAX);
     Packet::ResyncData { .. } => ResyncData = 33, Shape::Payload;
     Packet::ResyncZeroes { .. } => ResyncZeroes = 34, Shape::Bare;

@@ -49,7 +49,7 @@ pub const VERIFY_DIGESTS_MAX: usize = VERIFY_BLOCKS_MAX * VerifyAlg::SIZE_MAX;
 /// Most words of bitmap in one [`Packet::Bitmap`].
 pub const BITMAP_WORDS_MAX: usize = 8192;
 /// The protocol versions that this build speaks.
-pub const VERSIONS: std::ops::RangeInclusive<u16> = 4..=4;
+pub const VERSIONS: std::ops::RangeInclusive<u16> = 5..=5;
 
 /// Feature bit: the sender has a shared secret, and does not speak to who has none.
 pub const FEATURE_SECRET: u32 = 1;
@@ -262,6 +262,27 @@ pub enum Packet {
         volume: VolumeNumber,
         /// Of the request.
         sequence: u64,
+    },
+    /// The target asks how much of a long range is a hole of the source, from its start.
+    HoleRequest {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Repeated by everything about this piece.
+        sequence: u64,
+        /// Where.
+        offset: u64,
+        /// Bytes, at most 64 MiB.
+        length: u32,
+    },
+    /// So much of it is: the target makes it one as well, and answers with `ResyncAck`. Of none
+    /// nothing follows.
+    HoleAnswer {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the request.
+        sequence: u64,
+        /// Bytes from the start of the range, whole blocks, at most its length.
+        length: u32,
     },
     /// The source cannot read the blocks.
     ResyncError {

@@ -145,6 +145,7 @@ impl Pair {
             Action::DiskWrite { tag, .. }
             | Action::DiskZeroes { tag, .. }
             | Action::DiskFlush { tag, .. } => Event::DiskDone { tag, result: Ok(None) },
+            Action::FindHole { tag, .. } => Event::HoleFound { tag, length: 0 },
             Action::Digest { tag, .. } => Event::Digested { tag, digest: 0 },
             Action::Meta { tag, .. } => Event::MetaDone { tag, result: Ok(()) },
             Action::Connect { socket, .. } => {

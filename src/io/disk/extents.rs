@@ -1,4 +1,4 @@
-//! What of a range is a hole: for NBD_CMD_BLOCK_STATUS.
+//! What of a range is a hole: for NBD_CMD_BLOCK_STATUS, and for a resync.
 
 use nbd::constants::{NBD_STATE_HOLE, NBD_STATE_ZERO};
 use nbd::reply::Extent;
@@ -6,12 +6,27 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 use super::Disks;
-use crate::resource::VolumeNumber;
+use crate::resource::{BLOCK_SIZE, VolumeNumber};
 
 /// Extents of one answer: each is two system calls on the data thread. The client asks again.
 const EXTENTS_MAX: usize = 256;
 
 impl Disks {
+    /// `Action::FindHole`: bytes from the start of the range that are a hole, whole blocks. 0 where the
+    /// disk is not here, or cannot say: a block device has none.
+    pub(crate) fn hole(&self, volume: VolumeNumber, offset: u64, length: u32) -> u32 {
+        let Some(disk) = self.disks.get(&volume) else { return 0 };
+        let Ok(at) = i64::try_from(offset) else { return 0 };
+        let found = match lseek(disk.file(), at, Whence::SeekData) {
+            Ok(data) => u64::try_from(data).unwrap_or(0).saturating_sub(offset),
+            // Nothing but a hole from here on.
+            Err(Errno::ENXIO) => u64::from(length),
+            Err(_) => 0,
+        };
+        let found = u32::try_from(found).unwrap_or(u32::MAX).min(length);
+        found / BLOCK_SIZE as u32 * BLOCK_SIZE as u32
+    }
+
     /// Data and holes of the range, from its start; perhaps not to its end. A disk that is not
     /// here, or cannot say, is one extent of data.
     pub(crate) fn extents(&self, volume: VolumeNumber, offset: u64, length: u64) -> Vec<Extent> {

@@ -20,6 +20,10 @@ impl<C: Core> Shell<C> {
                 let how = ZeroesAsked { no_hole, written, fua };
                 self.disks.zero(io, tag, volume, (offset, length), how);
             }
+            Action::FindHole { tag, volume, offset, length } => {
+                let length = self.disks.hole(volume, offset, length);
+                io.events.push_back(Event::HoleFound { tag, length });
+            }
             Action::DiskFlush { tag, volume } => self.disks.flush(io, tag, volume),
             Action::Meta { tag, volume, op } => self.disks.meta(io, tag, volume, &op),
             Action::GrowDisk { tag, volume } => self.grow_disk(tag, volume),

@@ -317,7 +317,7 @@ impl Resource {
         self.starves_no_more(volume, key | PEER_WRITE, ok);
         self.release(payload);
         if ok {
-            self.target_wrote(c, volume, first, count);
+            self.target_wrote(c, volume, (first, count), count);
         }
         self.finish_peer_write(key);
     }

@@ -297,7 +297,8 @@ impl Resource {
         self.starves_no_more(volume, key, ok);
         if ok {
             for c in self.peers() {
-                self.target_wrote(c, volume, offset / BLOCK_SIZE, length / BLOCK_SIZE);
+                let (first, count) = (offset / BLOCK_SIZE, length / BLOCK_SIZE);
+                self.target_wrote(c, volume, (first, count), count);
             }
         }
         self.write_completed(key);

@@ -176,6 +176,13 @@ impl Bitmap {
         Some((first, self.next_clear_before(first, limit) - first))
     }
 
+    /// [`Bitmap::next_run`] across those multiples.
+    pub(crate) fn next_long_run(&self, from: u64, max: u64) -> Option<(u64, u64)> {
+        let first = self.next_set(from)?;
+        let limit = first.saturating_add(max.max(1)).min(self.blocks);
+        Some((first, self.next_clear_before(first, limit) - first))
+    }
+
     /// Every maximal run of set bits as (first, count), ascending.
     #[cfg(test)]
     pub(crate) fn runs(&self) -> impl Iterator<Item = (u64, u64)> + '_ {

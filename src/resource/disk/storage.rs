@@ -329,6 +329,18 @@ impl Resource {
         self.disk_answered(volume, pending, result);
     }
 
+    /// `Event::HoleFound`.
+    pub(crate) fn hole_found(&mut self, tag: Tag, length: u32) {
+        let Some((volume, _, pending)) = self.tags.remove(tag.0) else { return };
+        self.disk_has_answered(volume);
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            backing.outstanding -= 1;
+        }
+        if let Pending::SourceHole { c, socket, sequence } = pending {
+            self.source_hole_found(c, socket, volume, sequence, length);
+        }
+    }
+
     /// The disk was given up, and does not answer: what is under way on it counts as failed. The disk
     /// is closed when the last operation has ended; its outcome is of no account then.
     pub(crate) fn abandon_operations(&mut self, volume: VolumeNumber) {
@@ -373,6 +385,7 @@ impl Resource {
                 | Pending::Edge { .. }
                 | Pending::PeerRead { .. }
                 | Pending::SourceRead { .. }
+                | Pending::SourceHole { .. }
                 | Pending::VerifyRead { .. }
                 | Pending::OwnSample { .. }
                 | Pending::PeerSample { .. } => self.disk_error(volume, error, "READ"),
@@ -392,6 +405,9 @@ impl Resource {
             }
             Pending::SourceRead { c, socket, sequence } => {
                 self.source_read_done(c, socket, volume, sequence, result);
+            }
+            Pending::SourceHole { c, socket, sequence } => {
+                self.source_hole_found(c, socket, volume, sequence, 0);
             }
             Pending::TargetWrite { c, socket, piece, payload } => {
                 self.release(payload);

@@ -16,6 +16,7 @@ use crate::resource::peer::tentative::Tentative;
 use crate::resource::sorted::Sorted;
 use crate::resource::state::{ConnectionState, DiskState, Reason, ReplicationState, Role};
 use crate::resource::status::LastVerify;
+use crate::resource::sync::holes::Holes;
 use crate::resource::sync::resync_rate::ResyncRate;
 use crate::resource::sync::verify::Verify;
 use crate::resource::{HandshakeStatus, PAYLOAD_MAX, PeerDeviceMetrics, Then};
@@ -142,6 +143,10 @@ pub(crate) struct PeerWrite {
 pub(crate) struct Piece {
     pub(crate) offset: u64,
     pub(crate) length: u32,
+    /// A hole is asked for, of any length.
+    pub(crate) hole: bool,
+    /// What it counts in what is in flight, bytes: a hole costs little.
+    pub(crate) charge: u32,
     /// Of the request, once it was sent.
     pub(crate) sequence: u64,
     pub(crate) requested: Option<Time>,
@@ -152,6 +157,8 @@ pub(crate) struct Piece {
 pub(crate) struct SourcePiece {
     pub(crate) offset: u64,
     pub(crate) length: u32,
+    /// Only how much of it is a hole was asked.
+    pub(crate) hole: bool,
     /// Its lock, and whether the range is held.
     pub(crate) lock: u64,
     pub(crate) held: bool,
@@ -169,6 +176,8 @@ pub(crate) struct SyncTarget {
     /// Pieces by lock id (and sequence once sent).
     pub(crate) pieces: BTreeMap<u64, Piece>,
     pub(crate) in_flight: u64,
+    /// Whether a hole is asked for next.
+    pub(crate) holes: Holes,
     /// Written, not yet flushed: (first block, count).
     pub(crate) unflushed: Vec<(u64, u64)>,
     pub(crate) unflushed_blocks: u64,

@@ -65,7 +65,11 @@ impl Resource {
                 let piece = target.pieces.get_mut(&id).expect("just seen");
                 piece.requested = Some(now);
                 piece.sequence = sequence;
-                self.send(c, Packet::ResyncRequest { volume, sequence, offset, length }, None);
+                let packet = match piece.hole {
+                    true => Packet::HoleRequest { volume, sequence, offset, length },
+                    false => Packet::ResyncRequest { volume, sequence, offset, length },
+                };
+                self.send(c, packet, None);
                 return;
             }
             let found = peer.source.as_mut().and_then(|source| {
@@ -74,7 +78,12 @@ impl Resource {
             if let Some((sequence, piece)) = found {
                 piece.held = true;
                 let (sequence, offset, length) = (*sequence, piece.offset, piece.length);
+                let hole = piece.hole;
                 let socket = self.connections[c].active.expect("a source has a session");
+                if hole {
+                    let tag = self.disk_tag(volume, Pending::SourceHole { c, socket, sequence });
+                    return self.emit(Action::FindHole { tag, volume, offset, length });
+                }
                 let tag = self.disk_tag(volume, Pending::SourceRead { c, socket, sequence });
                 let find_zeroes = true;
                 self.emit(Action::DiskRead { tag, volume, offset, length, find_zeroes });
@@ -115,19 +124,23 @@ impl Resource {
             Packet::ResyncRequest { volume, sequence, offset, length } => {
                 self.source_asked(c, volume, sequence, offset, length)
             }
+            Packet::HoleRequest { volume, sequence, offset, length } => {
+                self.source_asked_for_hole(c, volume, sequence, (offset, length))
+            }
+            Packet::HoleAnswer { volume, sequence, length } => {
+                self.target_hears_of_hole(c, socket, volume, sequence, length)
+            }
             Packet::ResyncData { volume, sequence, length } => {
                 let Some(sent) = self.take_sent(c, volume, sequence, is_resync) else {
                     self.release(payload);
                     return false;
                 };
                 self.peer_device(c, volume).received += u64::from(length);
-                let fits = sent.length == u64::from(length);
                 let piece = sent.epoch;
-                let known = self
-                    .peer_device(c, volume)
-                    .target
-                    .as_ref()
-                    .is_some_and(|target| target.pieces.contains_key(&piece));
+                let target = self.peer_device(c, volume).target.as_ref();
+                let asked = target.and_then(|target| target.pieces.get(&piece));
+                let hole = asked.is_some_and(|piece| piece.hole);
+                let (known, fits) = (asked.is_some(), sent.length == u64::from(length) && !hole);
                 if !fits || !known || !self.devices[&volume].writable() {
                     self.release(payload);
                     return fits;
@@ -146,31 +159,16 @@ impl Resource {
                     return false;
                 };
                 let piece = sent.epoch;
-                let target = self.peer_device(c, volume).target.as_ref();
-                let known = target.is_some_and(|target| target.pieces.contains_key(&piece));
-                if !known || !self.devices[&volume].writable() {
-                    return true;
+                let usable = self.devices[&volume].writable();
+                let Some(target) = self.peer_device(c, volume).target.as_mut() else { return true };
+                match target.pieces.get(&piece) {
+                    Some(piece) if piece.hole => return false,
+                    Some(_) if usable => target.holes.zeroes_came(),
+                    _ => return true,
                 }
-                self.target_write_starts(c, volume, piece, (sent.offset, sent.length));
-                let pending = Pending::TargetWrite { c, socket, piece, payload: None };
-                let tag = self.disk_tag(volume, pending);
                 let length = u32::try_from(sent.length).expect("at most 1 MiB");
-                if let Some(target) = self.peer_device(c, volume).target.as_mut() {
-                    target.zeroes += sent.length;
-                }
-                // A hole, as on the source; a disk that keeps its blocks keeps them written.
-                let (offset, fua) = (sent.offset, false);
-                let (no_hole, written) = (false, true);
-                self.count_written(volume, sent.length);
-                self.emit(Action::DiskZeroes {
-                    tag,
-                    volume,
-                    offset,
-                    length,
-                    no_hole,
-                    written,
-                    fua,
-                });
+                let pending = Pending::TargetWrite { c, socket, piece, payload: None };
+                self.target_zeroes(c, volume, piece, pending, (sent.offset, length));
                 true
             }
             Packet::ResyncError { volume, sequence } => {
@@ -185,6 +183,9 @@ impl Resource {
                 );
                 self.log(LogLevel::Error, text);
                 if let Some(target) = self.peer_device(c, volume).target.as_mut() {
+                    if target.pieces.get(&sent.epoch).is_some_and(|piece| piece.hole) {
+                        return false;
+                    }
                     target.failed += sent.length;
                     target.rate.failed(sent.length);
                 }

@@ -45,7 +45,7 @@ const ACTIVE_IN_FLIGHT_MIN: u64 = 2 * REQUEST;
 /// The pipe carries what it carried in the best of so many steps.
 const CARRIED_STEPS: usize = 10;
 /// The size of the request that `next_time` waits for, bytes.
-const REQUEST: u64 = 128 << 10;
+pub(in crate::resource) const REQUEST: u64 = 128 << 10;
 /// The lowest rate, bytes a second.
 const RATE_MIN: u64 = 1024;
 /// The highest rate where c-max-rate sets none, bytes a second.
@@ -182,14 +182,19 @@ impl ResyncRate {
 
     /// `bytes` that were requested `latency_ms` ago are in place.
     pub(crate) fn completed(&mut self, now: Time, bytes: u64, latency_ms: u64) {
-        self.in_flight = self.in_flight.saturating_sub(bytes);
+        self.carried_for(now, bytes, bytes, latency_ms);
+    }
+
+    /// `carried` bytes that were requested `latency_ms` ago have come, and brought `bytes` in place.
+    pub(crate) fn carried_for(&mut self, now: Time, carried: u64, bytes: u64, latency_ms: u64) {
+        self.returned(carried);
         self.last_completion = now;
         self.step.completions += 1;
         if let Some(start) = &mut self.start {
             start.answered = true;
         }
         self.step.latency_sum_ms = self.step.latency_sum_ms.saturating_add(latency_ms);
-        self.step.bytes = self.step.bytes.saturating_add(bytes);
+        self.step.bytes = self.step.bytes.saturating_add(carried);
         self.base.note(now, latency_ms);
         match self.slices.back_mut() {
             Some(slice) if now.ms_since(slice.began) < SLICE_MS => slice.bytes += bytes,
@@ -198,6 +203,11 @@ impl ResyncRate {
         while self.slices.front().is_some_and(|slice| now.ms_since(slice.began) > PROGRESS_MS) {
             self.slices.pop_front();
         }
+    }
+
+    /// `bytes` that were requested are not in flight any more.
+    pub(crate) fn returned(&mut self, bytes: u64) {
+        self.in_flight = self.in_flight.saturating_sub(bytes);
     }
 
     /// It stood still by order until now: what was earned meanwhile is no burst, and the silence says
@@ -211,7 +221,7 @@ impl ResyncRate {
 
     /// `bytes` that were requested could not be read or written: they stay out of sync.
     pub(crate) fn failed(&mut self, bytes: u64) {
-        self.in_flight = self.in_flight.saturating_sub(bytes);
+        self.returned(bytes);
         self.failed = self.failed.saturating_add(bytes);
     }
 

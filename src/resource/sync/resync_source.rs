@@ -52,7 +52,7 @@ impl Resource {
         if !fits || source.pieces.len() >= 4096 || source.pieces.contains_key(&sequence) {
             return false;
         }
-        let piece = SourcePiece { offset, length, lock, held: false, sent_at: None };
+        let piece = SourcePiece { offset, length, hole: false, lock, held: false, sent_at: None };
         source.pieces.insert(sequence, piece);
         self.hold(c, volume, lock, offset..end, Kind::Exclusive);
         true

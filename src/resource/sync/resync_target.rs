@@ -9,13 +9,16 @@ use crate::meta::{BitmapState, DeviceFlags};
 use crate::resource::data::interval::Kind;
 use crate::resource::orders::pause::PauseClock;
 use crate::resource::peer::connection::{PeerDevice, Piece, Save, Stage, SyncTarget};
-use crate::resource::sync::resync_rate::ResyncRate;
+use crate::resource::sync::holes::{HOLE_BLOCKS, HOLE_CHARGE};
+use crate::resource::sync::resync_rate::{REQUEST, ResyncRate};
 use crate::resource::{
-    BLOCK_SIZE, DiskState, LogLevel, PAYLOAD_MAX, ReplicationState, Resource, SocketId, Then,
-    VolumeNumber,
+    Action, BLOCK_SIZE, DiskState, LogLevel, PAYLOAD_MAX, Pending, ReplicationState, Resource,
+    SocketId, Then, VolumeNumber,
 };
 use crate::wire::Packet;
 
+/// Blocks of a piece.
+const PIECE_BLOCKS: u64 = PAYLOAD_MAX as u64 / BLOCK_SIZE;
 /// Unflushed bytes after which the target flushes.
 const UNFLUSHED_MAX: u64 = 32 << 20;
 /// The target flushes at least this often while there is something to flush, ms.
@@ -38,6 +41,7 @@ impl Resource {
             cursor: 0,
             pieces: Default::default(),
             in_flight: 0,
+            holes: Default::default(),
             unflushed: Vec::new(),
             unflushed_blocks: 0,
             flushing: false,
@@ -81,14 +85,25 @@ impl Resource {
             if allowance == 0 {
                 break;
             }
-            let most = (allowance / BLOCK_SIZE).clamp(1, u64::from(PAYLOAD_MAX) / BLOCK_SIZE);
-            let Some((first, count)) = peer.bitmap.next_run(target.cursor, most) else { break };
+            let (from, bitmap) = (target.cursor, &peer.bitmap);
+            let long = target.holes.asks().then(|| bitmap.next_long_run(from, HOLE_BLOCKS));
+            let long = long.flatten().filter(|(_, count)| *count > PIECE_BLOCKS);
+            let hole = long.is_some();
+            let run = long.or_else(|| bitmap.next_run(from, PIECE_BLOCKS));
+            let Some((first, count)) = run else { break };
+            let wanted = if hole { u64::from(HOLE_CHARGE) } else { count * BLOCK_SIZE };
+            // No crumbs: what the rate allows a little later goes in one request.
+            if allowance < wanted.min(REQUEST) {
+                break;
+            }
+            let count = if hole { count } else { count.min(allowance / BLOCK_SIZE) };
             target.cursor = first + count;
-            let length = u32::try_from(count * BLOCK_SIZE).expect("at most 1 MiB");
-            target.in_flight += u64::from(length);
-            target.rate.requested(u64::from(length));
+            let length = u32::try_from(count * BLOCK_SIZE).expect("at most 64 MiB");
+            let charge = if hole { HOLE_CHARGE } else { length };
+            target.in_flight += u64::from(charge);
+            target.rate.requested(u64::from(charge));
             let offset = first * BLOCK_SIZE;
-            let piece = Piece { offset, length, sequence: 0, requested: None };
+            let piece = Piece { offset, length, hole, charge, sequence: 0, requested: None };
             let id = self.resync_lock();
             let target = self.peer_device(c, volume).target.as_mut().expect("seen above");
             target.pieces.insert(id, piece);
@@ -126,19 +141,20 @@ impl Resource {
         if !ok {
             // on-io-error pass_on: the blocks stay out of sync, the source goes on.
             target.failed += u64::from(piece.length);
-            target.rate.failed(u64::from(piece.length));
+            target.rate.failed(u64::from(piece.charge));
             let sequence = piece.sequence;
             self.send(c, Packet::ResyncAck { volume, sequence }, None);
             return self.end_piece(c, volume, id);
         }
         let latency = piece.requested.map_or(0, |at| now.ms_since(at));
-        target.rate.completed(now, u64::from(piece.length), latency);
+        let (charge, length) = (u64::from(piece.charge), u64::from(piece.length));
+        target.rate.carried_for(now, charge, length, latency);
         target.copied = true;
         let sequence = piece.sequence;
         self.send(c, Packet::ResyncAck { volume, sequence }, None);
         self.end_piece(c, volume, id);
         let (first, count) = Self::blocks(piece.offset, u64::from(piece.length));
-        self.target_wrote(c, volume, first, count);
+        self.target_wrote(c, volume, (first, count), charge / BLOCK_SIZE);
     }
 
     /// A piece goes to the disk: it counts as a write of the peer, and its range is kept until the
@@ -159,17 +175,44 @@ impl Resource {
         if let Some(target) = self.peer_device(c, volume).target.as_mut()
             && let Some(piece) = target.pieces.remove(&id)
         {
-            target.in_flight -= u64::from(piece.length);
+            target.in_flight -= u64::from(piece.charge);
         }
         self.unlock_resync(c, volume, id);
     }
 
-    /// Blocks are on the target's disk, unflushed: by resync, or by a replicated write.
-    pub(crate) fn target_wrote(&mut self, c: usize, volume: VolumeNumber, first: u64, count: u64) {
+    /// A piece of zeroes is made on the own disk: a hole, as on the source; a disk that keeps its
+    /// blocks keeps them written.
+    pub(in crate::resource) fn target_zeroes(
+        &mut self,
+        c: usize,
+        volume: VolumeNumber,
+        piece: u64,
+        pending: Pending,
+        (offset, length): (u64, u32),
+    ) {
+        self.target_write_starts(c, volume, piece, (offset, u64::from(length)));
+        let tag = self.disk_tag(volume, pending);
+        if let Some(target) = self.peer_device(c, volume).target.as_mut() {
+            target.zeroes += u64::from(length);
+        }
+        let (no_hole, written, fua) = (false, true, false);
+        self.count_written(volume, u64::from(length));
+        self.emit(Action::DiskZeroes { tag, volume, offset, length, no_hole, written, fua });
+    }
+
+    /// Blocks are on the target's disk, unflushed: by resync, or by a replicated write. A flush is
+    /// due after so many of `weight`.
+    pub(crate) fn target_wrote(
+        &mut self,
+        c: usize,
+        volume: VolumeNumber,
+        (first, count): (u64, u64),
+        weight: u64,
+    ) {
         let peer = self.peer_device(c, volume);
         let any = peer.bitmap.any(first, count);
         let Some(target) = peer.target.as_mut().filter(|_| any) else { return };
-        target.unflushed_blocks += count;
+        target.unflushed_blocks += weight;
         match target.unflushed.last_mut() {
             // Only entries that no flush under way counts may grow.
             Some(last) if last.0 + last.1 == first && !target.flushing => last.1 += count,
@@ -212,6 +255,7 @@ impl Resource {
             let count = target.unflushed.len();
             let target = peer.target.as_mut().expect("seen above");
             target.flushing = true;
+            target.unflushed_blocks = 0;
             target.last_flush = now;
             self.flush_disk(volume, Then::TargetFlushed { c, socket, count });
         }
@@ -268,7 +312,6 @@ impl Resource {
         let Some(target) = self.peer_device(c, volume).target.as_mut() else { return };
         target.flushing = false;
         let done: Vec<(u64, u64)> = target.unflushed.drain(..count).collect();
-        target.unflushed_blocks = target.unflushed.iter().map(|(_, count)| count).sum();
         let save = now.ms_since(target.last_save) >= SAVE_MS;
         if save {
             target.last_save = now;

@@ -50,6 +50,36 @@ fn pieces_of_nothing_but_zeroes_are_synced_without_a_payload_and_replace_what_th
     assert_eq!(pair.nodes[1].disk.blocks.get(&5000), Some(&50));
 }
 
+#[test]
+fn a_write_into_a_hole_that_is_asked_for_waits_until_the_target_has_made_it() {
+    let mut pair = Pair::new();
+    pair.run(2000);
+    pair.nodes[1].disk.blocks.extend([(700, 70), (9000, 90)]);
+    pair.nodes[0].stall = |action| matches!(action, Action::FindHole { .. });
+    pair.primary(0, true);
+    pair.run(100);
+    let id = pair.start_write(0, 700, 7);
+    pair.run(100);
+    assert!(!pair.nodes[0].replies.contains_key(&id), "it is in the range of the question");
+    pair.nodes[0].unstall();
+    pair.synced();
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));
+    assert_eq!(pair.nodes[1].disk.blocks.get(&700), Some(&7));
+    assert_eq!(pair.nodes[1].disk.blocks.get(&9000), None);
+}
+
+#[test]
+fn an_empty_disk_is_synced_with_a_few_questions() {
+    let mut pair = Pair::new();
+    pair.run(2000);
+    pair.nodes[1].disk.blocks.extend([(700, 70), (9000, 90)]);
+    // What is read would be read in pieces of 1 MiB.
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
+    pair.primary(0, true);
+    pair.synced();
+    assert_eq!(pair.disk(0), DiskState::UpToDate, "nothing was read");
+}
+
 /// Both have written alone and have met: node 1 is to lose its data.
 fn split_pair() -> Pair {
     let mut pair = synced_pair();

@@ -118,11 +118,12 @@ fn a_late_write_of_resync_is_not_overtaken() {
 #[test]
 fn an_answer_of_the_wrong_kind_loses_no_request() {
     let sequence = |pair: &Pair| *pair.core(0).connections[0].sent.keys().next_back().unwrap();
-    let forged: [fn(u64) -> Packet; 5] = [
+    let forged: [fn(u64) -> Packet; 6] = [
         |sequence| Packet::FlushAck { volume: 0, sequence, ok: true },
         |sequence| Packet::ReadReply { volume: 0, sequence, length: 4096 },
         |sequence| Packet::ReadError { volume: 0, sequence },
         |sequence| Packet::ResyncZeroes { volume: 0, sequence },
+        |sequence| Packet::HoleAnswer { volume: 0, sequence, length: 4096 },
         |sequence| Packet::PromoteAnswer { sequence, code: 0 },
     ];
     for packet in forged {

@@ -341,6 +341,12 @@ impl Pair {
                 }
                 node.done.push_back(Event::DiskDone { tag, result: Ok(None) });
             }
+            Action::FindHole { tag, offset, length, .. } => {
+                let end = (offset + u64::from(length)) / 4096;
+                let mut data = node.disk.blocks.range(offset / 4096..end).map(|(block, _)| *block);
+                let found = data.next().unwrap_or(end) * 4096 - offset;
+                node.done.push_back(Event::HoleFound { tag, length: found as u32 });
+            }
             Action::DiskFlush { tag, .. } => {
                 node.done.push_back(Event::DiskDone { tag, result: Ok(None) });
             }

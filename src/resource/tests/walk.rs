@@ -42,7 +42,9 @@ fn random_packet(dice: &mut Dice, pair: &Pair, n: usize) -> Packet {
     let disk = disks[dice.roll(7) as usize];
     let role = if dice.roll(2) == 0 { Role::Primary } else { Role::Secondary };
     let uuid = 1000 + dice.roll(4);
-    match dice.roll(46) {
+    match dice.roll(48) {
+        46 => Packet::HoleRequest { volume, sequence, offset, length: length << dice.roll(6) },
+        47 => Packet::HoleAnswer { volume, sequence, length },
         39 => Packet::Resize { volume },
         42 => Packet::NoSpace { volume, sequence },
         43 => Packet::LetGo { volume, sequence },

@@ -192,6 +192,9 @@ proptest! {
             prop_assert_eq!(bitmap.any(first, count), model.count_in(first, count) > 0);
             prop_assert_eq!(bitmap.next_set(first), model.next_set(first));
             prop_assert_eq!(bitmap.next_run(first, max), model.next_run(first, max));
+            let long = model.runs().into_iter().find(|(at, count)| at + count > first);
+            let long = long.map(|(at, count)| (at.max(first), (at + count - at.max(first)).min(max)));
+            prop_assert_eq!(bitmap.next_long_run(first, max), long);
             prop_assert_eq!(bitmap.is_set(first), model.count_in(first, 1) > 0);
         }
         prop_assert_eq!(bitmap.runs().collect::<Vec<_>>(), model.runs());

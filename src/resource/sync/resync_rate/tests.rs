@@ -80,7 +80,8 @@ impl Pipe {
 
 #[test]
 fn an_idle_pipe_reaches_c_max_rate_from_drbds_defaults_within_two_seconds() {
-    let mut pipe = Pipe::new(&Options::default().disk(), 2 << 30, 1);
+    let drbds = DiskOptions { c_max_rate: 102_400, ..Options::default().disk() };
+    let mut pipe = Pipe::new(&drbds, 2 << 30, 1);
     pipe.run(2000, false);
     let rate = pipe.run(1000, false);
     assert!((95 * MIB..=101 * MIB).contains(&rate), "{rate}");

@@ -1,0 +1,176 @@
+//! Holes: what the source has never written is told in long pieces, and neither read nor sent.
+//!
+//! The target asks how much of a long range is a hole of the source, from its start, and makes that
+//! much one of its own. It asks at the start, goes on while whole ranges are holes, and begins again
+//! when pieces come that are nothing but zeroes; where those are no holes it asks ever more rarely.
+//!
+//! Invariants (as for other pieces, model.md R9):
+//! - The range is held on both sides from the question until the target has made the hole: no write
+//!   of a client falls between the look at the disk and the hole.
+//! - What is not a hole keeps its bits, and is copied in the next pass.
+
+use crate::resource::data::interval::Kind;
+use crate::resource::peer::connection::{SentKind, SourcePiece};
+use crate::resource::{BLOCK_SIZE, Pending, Resource, SocketId, VolumeNumber, ZEROES_MAX};
+use crate::wire::Packet;
+
+/// Blocks of one question.
+pub(in crate::resource) const HOLE_BLOCKS: u64 = ZEROES_MAX / BLOCK_SIZE;
+/// What a question counts in what is in flight, and in what is unflushed, bytes.
+pub(in crate::resource) const HOLE_CHARGE: u32 = 128 << 10;
+/// Pieces of zeroes after which it is asked again, at most.
+const PAUSE_MAX: u32 = 1024;
+
+/// Whether a hole is asked for next.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Holes {
+    /// Pieces of nothing but zeroes that must come first.
+    wait: u32,
+    /// How many it was to wait for after the last question that found nothing.
+    pause: u32,
+}
+
+impl Holes {
+    /// The next long range is asked for as a hole.
+    pub(crate) fn asks(self) -> bool {
+        self.wait == 0
+    }
+
+    /// A piece came that is nothing but zeroes.
+    pub(crate) fn zeroes_came(&mut self) {
+        self.wait = self.wait.saturating_sub(1);
+    }
+
+    /// Of `asked` bytes `found` are a hole.
+    pub(crate) fn found(&mut self, asked: u64, found: u64) {
+        (self.wait, self.pause) = match found {
+            0 => {
+                let pause = (2 * self.pause).clamp(1, PAUSE_MAX);
+                (pause, pause)
+            }
+            _ if found < asked => (1, 0),
+            _ => (0, 0),
+        };
+    }
+}
+
+impl Resource {
+    /// `Packet::HoleRequest`. `false`: the peer must not ask this.
+    pub(in crate::resource) fn source_asked_for_hole(
+        &mut self,
+        c: usize,
+        volume: VolumeNumber,
+        sequence: u64,
+        (offset, length): (u64, u32),
+    ) -> bool {
+        let end = offset + u64::from(length);
+        let fits = end <= self.devices[&volume].size;
+        let lock = self.resync_lock();
+        let Some(source) = self.peer_device(c, volume).source.as_mut() else {
+            self.send(c, Packet::HoleAnswer { volume, sequence, length: 0 }, None);
+            return fits;
+        };
+        if !fits || source.pieces.len() >= 4096 || source.pieces.contains_key(&sequence) {
+            return false;
+        }
+        let piece = SourcePiece { offset, length, hole: true, lock, held: false, sent_at: None };
+        source.pieces.insert(sequence, piece);
+        self.hold(c, volume, lock, offset..end, Kind::Exclusive);
+        true
+    }
+
+    /// The source's disk has said how much is a hole.
+    pub(crate) fn source_hole_found(
+        &mut self,
+        c: usize,
+        socket: SocketId,
+        volume: VolumeNumber,
+        sequence: u64,
+        found: u32,
+    ) {
+        if !self.is_current(c, socket) {
+            return;
+        }
+        let now = self.now;
+        let source = self.peer_device(c, volume).source.as_mut();
+        let Some(piece) = source.and_then(|source| source.pieces.get_mut(&sequence)) else {
+            return;
+        };
+        let length = found.min(piece.length) / BLOCK_SIZE as u32 * BLOCK_SIZE as u32;
+        piece.sent_at = Some(now);
+        let lock = piece.lock;
+        if length == 0 {
+            let source = self.peer_device(c, volume).source.as_mut().expect("just seen");
+            source.pieces.remove(&sequence);
+            self.unlock_resync(c, volume, lock);
+        }
+        self.send(c, Packet::HoleAnswer { volume, sequence, length }, None);
+    }
+
+    /// `Packet::HoleAnswer`. `false`: it was not asked.
+    pub(in crate::resource) fn target_hears_of_hole(
+        &mut self,
+        c: usize,
+        socket: SocketId,
+        volume: VolumeNumber,
+        sequence: u64,
+        found: u32,
+    ) -> bool {
+        let is_resync = |kind: &SentKind| matches!(kind, SentKind::Resync);
+        let Some(sent) = self.take_sent(c, volume, sequence, is_resync) else { return false };
+        let id = sent.epoch;
+        if u64::from(found) > sent.length {
+            return false;
+        }
+        let usable = self.devices[&volume].writable();
+        let Some(target) = self.peer_device(c, volume).target.as_mut() else { return true };
+        let Some(piece) = target.pieces.get_mut(&id) else { return true };
+        if !piece.hole {
+            return false;
+        }
+        target.holes.found(sent.length, u64::from(found));
+        piece.length = found;
+        let charge = u64::from(piece.charge);
+        if found == 0 {
+            target.rate.returned(charge);
+            self.end_piece(c, volume, id);
+            return true;
+        }
+        if usable {
+            let pending = Pending::TargetWrite { c, socket, piece: id, payload: None };
+            self.target_zeroes(c, volume, id, pending, (sent.offset, found));
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_asked_at_the_start_and_ever_more_rarely_where_zeroes_are_no_holes() {
+        let mut holes = Holes::default();
+        assert!(holes.asks());
+        holes.found(100, 100);
+        assert!(holes.asks());
+        holes.found(100, 40);
+        assert!(!holes.asks());
+        holes.zeroes_came();
+        assert!(holes.asks());
+        for pieces in [1, 2, 4, 8] {
+            holes.found(100, 0);
+            for _ in 0..pieces {
+                assert!(!holes.asks(), "{pieces}");
+                holes.zeroes_came();
+            }
+            assert!(holes.asks(), "{pieces}");
+        }
+        for _ in 0..20 {
+            holes.found(100, 0);
+        }
+        assert_eq!(holes.wait, PAUSE_MAX);
+        holes.found(100, 100);
+        assert_eq!((holes.wait, holes.pause), (0, 0));
+    }
+}
