@@ -19,6 +19,9 @@ const ETIMEDOUT: i32 = 110;
 /// Most bitmap pages in one action.
 const PAGES_MAX: usize = 64;
 
+/// Such actions under way at once.
+const OPERATIONS_MAX: usize = 4;
+
 /// Which extents may leave the activity log now (model.md R10b).
 pub(crate) struct CleanExtents {
     /// The loss sequence is under way, or there is nothing to go by.
@@ -183,20 +186,32 @@ impl Resource {
                 continue;
             }
             let write_epoch = new_epoch.unwrap_or(epoch);
+            let saving =
+                Saving { operations: 0, pages, begun: 0, epoch: write_epoch, new_epoch, then };
+            self.peer_device(c, volume).saving = Some(saving);
+            return self.write_pages(c, volume);
+        }
+    }
+
+    /// Gives the next pages to the disk: never so many at once that a large bitmap is in memory
+    /// twice.
+    fn write_pages(&mut self, c: usize, volume: VolumeNumber) {
+        loop {
             let peer = self.peer_device(c, volume);
-            let images: Vec<BitmapPage> =
-                pages.iter().map(|index| peer.bitmap.take_page(*index)).collect();
-            let operations = u32::try_from(images.len().div_ceil(PAGES_MAX)).expect("few");
-            peer.saving = Some(Saving { operations, pages, new_epoch, then });
-            self.device(volume).counters.bm_writes += images.len() as u64;
-            let mut images = images.into_iter().peekable();
-            while images.peek().is_some() {
-                let pages: Vec<BitmapPage> = images.by_ref().take(PAGES_MAX).collect();
-                let tag = self.disk_tag(volume, Pending::Bitmap { c });
-                let op = MetaOp::Bitmap { slot, epoch: write_epoch, pages };
-                self.write_meta(tag, volume, op);
+            let (Some(saving), Some(slot)) = (peer.saving.as_mut(), peer.slot) else { return };
+            if saving.operations == OPERATIONS_MAX || saving.begun == saving.pages.len() {
+                return;
             }
-            return;
+            let end = saving.pages.len().min(saving.begun + PAGES_MAX);
+            let next = &saving.pages[saving.begun..end];
+            let pages: Vec<BitmapPage> =
+                next.iter().map(|index| peer.bitmap.take_page(*index)).collect();
+            saving.begun = end;
+            saving.operations += 1;
+            let epoch = saving.epoch;
+            self.device(volume).counters.bm_writes += pages.len() as u64;
+            let tag = self.disk_tag(volume, Pending::Bitmap { c });
+            self.write_meta(tag, volume, MetaOp::Bitmap { slot, epoch, pages });
         }
     }
 
@@ -233,8 +248,8 @@ impl Resource {
         let peer = self.peer_device(c, volume);
         let Some(saving) = peer.saving.as_mut() else { return };
         saving.operations -= 1;
-        if saving.operations > 0 {
-            return;
+        if saving.operations > 0 || saving.begun < saving.pages.len() {
+            return self.write_pages(c, volume);
         }
         if let Some(epoch) = saving.new_epoch {
             let slot = peer.slot.expect("a disk with a slot for every peer");

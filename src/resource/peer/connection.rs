@@ -250,8 +250,13 @@ pub(crate) enum Save {
 /// A bitmap write under way.
 #[derive(Clone, Debug)]
 pub(crate) struct Saving {
-    pub(crate) operations: u32,
+    /// Actions under way.
+    pub(crate) operations: usize,
     pub(crate) pages: Vec<u32>,
+    /// So many of the pages were given to the disk.
+    pub(crate) begun: usize,
+    /// Of the pages.
+    pub(crate) epoch: u32,
     /// The slot changes to Pages once these are durable, with this epoch.
     pub(crate) new_epoch: Option<u32>,
     pub(crate) then: Vec<Then>,
