@@ -45,6 +45,8 @@ use super::ring::{Completion, Descriptor, Ring};
 use clocks::{WallClock, clock, wall_clock_ms};
 use digests::Digests;
 
+/// The longest wait of a resource that no client uses, ms: hundreds of them cost next to nothing.
+const IDLE_MS: u64 = 2_000;
 /// How often idle buffers are looked at, ms.
 const TRIM_MS: u64 = 10_000;
 /// How long the end waits for operations that do not come back.
@@ -300,6 +302,9 @@ impl<C: Core> Shell<C> {
     fn turn(&mut self) -> std::io::Result<()> {
         let before = self.io.now;
         let mut wait = self.wait(clock());
+        // A longer wait than a freeze could hide in was meant, and says nothing.
+        let meant_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let meant_ms = meant_ms.saturating_sub(self.watchful_ms());
         if self.was_busy && !self.busy_poll.is_zero() && !self.clients.is_empty() {
             let time = self.busy_poll.min(wait);
             self.io.ring.poll(time)?;
@@ -309,7 +314,7 @@ impl<C: Core> Shell<C> {
         #[cfg(test)]
         self.shared.enters.store(self.io.ring.enters(), std::sync::atomic::Ordering::Release);
         self.io.now = clock();
-        let gap_ms = self.io.now.ms_since(before);
+        let gap_ms = self.io.now.ms_since(before).saturating_sub(meant_ms);
         if gap_ms > self.ping_timeout_ms {
             self.gap(gap_ms);
         }
@@ -341,15 +346,22 @@ impl<C: Core> Shell<C> {
         Ok(())
     }
 
-    /// How long to wait: until the next deadline, and never so long that a freeze of ping-timeout
-    /// could hide in it.
+    /// While clients are connected a freeze of ping-timeout must not hide in a wait, ms.
+    fn watchful_ms(&self) -> u64 {
+        (self.ping_timeout_ms / 4).max(1)
+    }
+
+    /// How long to wait: until the next deadline, and never so long that a freeze could hide in it.
+    /// Where no client is connected none has sent anything meanwhile: then [`IDLE_MS`] will do.
     fn wait(&self, now: Time) -> Duration {
         let deadlines =
             [self.core.next_timeout(), self.clients.deadline(&self.io), self.peers.deadline()];
         if self.clients.is_asking() || self.digests.is_waiting() {
             return Duration::ZERO;
         }
-        let longest = now.after_ms((self.ping_timeout_ms / 4).max(1));
+        let watchful_ms = self.watchful_ms();
+        let idle = self.clients.is_empty();
+        let longest = now.after_ms(if idle { watchful_ms.max(IDLE_MS) } else { watchful_ms });
         let next = deadlines.into_iter().flatten().min().map_or(longest, |t| t.min(longest));
         Duration::from_nanos(next.0.saturating_sub(now.0))
     }

@@ -22,6 +22,8 @@ use crate::meta::{BitmapPage, PAGE_BITS, PAGE_WORDS};
 
 /// Runs handed out for resync never cross a multiple of so many blocks (1 MiB).
 const RUN_ALIGN_BLOCKS: u64 = 256;
+/// Pages that have been used after which an empty bitmap gives its memory back: 1 MiB.
+const TOUCHED_MAX: usize = 256;
 /// Bits in one word.
 const WORD_BITS: u64 = 64;
 
@@ -33,6 +35,8 @@ pub(crate) struct Bitmap {
     words: Vec<u64>,
     /// Set bits in each page.
     page_counts: Vec<u32>,
+    /// How often a page has got its first bit, since the words are fresh.
+    touched: usize,
     /// A bit per page: bits were set since the last image.
     unsaved: Vec<u64>,
     /// A bit per page: bits were set or cleared since the last image.
@@ -60,6 +64,7 @@ impl Bitmap {
             count: 0,
             words: vec![0; index(blocks.div_ceil(WORD_BITS))],
             page_counts: vec![0; pages],
+            touched: 0,
             unsaved: vec![0; pages.div_ceil(64)],
             changed: vec![0; pages.div_ceil(64)],
             losses: false,
@@ -121,6 +126,10 @@ impl Bitmap {
             at = stop;
         }
         self.losses &= self.count > 0;
+        if self.count == 0 && self.touched >= TOUCHED_MAX {
+            // What a long resync has used is given back to the system.
+            (self.words, self.touched) = (vec![0; self.words.len()], 0);
+        }
         before - self.count
     }
 
@@ -331,6 +340,7 @@ impl Bitmap {
 
     fn gained(&mut self, page: usize, bits: u64) {
         self.count += bits;
+        self.touched += usize::from(self.page_counts[page] == 0);
         self.page_counts[page] += page_bits(bits);
         mark(&mut self.unsaved, page);
         mark(&mut self.changed, page);

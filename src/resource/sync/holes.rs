@@ -9,7 +9,9 @@
 //!   of a client falls between the look at the disk and the hole.
 //! - What is not a hole keeps its bits, and is copied in the next pass.
 
-use crate::resource::data::interval::Kind;
+use std::ops::Range;
+
+use crate::resource::data::interval::{Kind, LockId};
 use crate::resource::peer::connection::{SentKind, SourcePiece};
 use crate::resource::{BLOCK_SIZE, Pending, Resource, SocketId, VolumeNumber, ZEROES_MAX};
 use crate::wire::Packet;
@@ -39,6 +41,11 @@ impl Holes {
     /// A piece came that is nothing but zeroes.
     pub(crate) fn zeroes_came(&mut self) {
         self.wait = self.wait.saturating_sub(1);
+    }
+
+    /// Somebody is in the range: first a piece as usual.
+    pub(crate) fn busy(&mut self) {
+        self.wait = self.wait.max(1);
     }
 
     /// Of `asked` bytes `found` are a hole.
@@ -75,7 +82,35 @@ impl Resource {
         }
         let piece = SourcePiece { offset, length, hole: true, lock, held: false, sent_at: None };
         source.pieces.insert(sequence, piece);
-        self.hold(c, volume, lock, offset..end, Kind::Exclusive);
+        if !self.hold_now(c, volume, lock, offset..end) {
+            self.peer_device(c, volume)
+                .source
+                .as_mut()
+                .expect("just seen")
+                .pieces
+                .remove(&sequence);
+            self.send(c, Packet::HoleAnswer { volume, sequence, length: 0 }, None);
+        }
+        true
+    }
+
+    /// Holds a long range if nobody else is in it: a question never waits for a write, which may be
+    /// waiting for room.
+    pub(in crate::resource) fn hold_now(
+        &mut self,
+        c: usize,
+        volume: VolumeNumber,
+        lock: u64,
+        range: Range<u64>,
+    ) -> bool {
+        let intervals = &mut self.device(volume).intervals;
+        if !intervals.acquire(LockId(lock), range.start, range.end, Kind::Exclusive) {
+            intervals.cancel(LockId(lock));
+            self.grant_ranges(volume);
+            return false;
+        }
+        self.peer_device(c, volume).resync_locks.insert(lock, false);
+        self.resync_range_granted(volume, lock);
         true
     }
 

@@ -107,7 +107,17 @@ impl Resource {
             let id = self.resync_lock();
             let target = self.peer_device(c, volume).target.as_mut().expect("seen above");
             target.pieces.insert(id, piece);
-            self.hold(c, volume, id, offset..offset + u64::from(length), Kind::Exclusive);
+            let range = offset..offset + u64::from(length);
+            if !hole {
+                self.hold(c, volume, id, range, Kind::Exclusive);
+            } else if !self.hold_now(c, volume, id, range) {
+                let target = self.peer_device(c, volume).target.as_mut().expect("seen above");
+                target.pieces.remove(&id);
+                target.in_flight -= u64::from(charge);
+                target.rate.returned(u64::from(charge));
+                target.cursor = first;
+                target.holes.busy();
+            }
         }
         self.maybe_flush_target(c, volume);
     }
