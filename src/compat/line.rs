@@ -203,8 +203,8 @@ pub fn command() -> Command {
         .about("DRBD's drbdadm and drbdsetup on Tandem, for DRBD's agents and scripts")
         .long_about(
             "Run under the name drbdadm or drbdsetup, or with one of them as its first word, it \
-             answers as DRBD 9's tools do, for resources of tandemd. tandem-drbd-names(8) puts the \
-             two names in place. Where tandemd holds its lock and does not answer, it waits: a \
+             answers as DRBD 9's tools do, for resources of tandemd. `tandem-drbd-names install` \
+             puts the two names in place. Where tandemd holds its lock and does not answer, it waits: a \
              silent daemon is not a stopped one. Without --config-file, drbdadm reads tandem.conf; \
              where that defines nothing, /etc/drbd.conf.",
         )

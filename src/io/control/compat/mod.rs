@@ -357,16 +357,20 @@ impl Compat {
     }
 }
 
-/// DRBD's configuration, where Tandem's is not there, or defines nothing.
+/// DRBD's configuration, where Tandem's is not there, or defines nothing, and nobody has named one.
 fn drbds_config() -> Option<String> {
-    if std::env::var_os("TANDEM_CONFIG").is_some() || !Path::new(DRBDS_CONFIG).exists() {
-        return None;
-    }
-    let own = Path::new(OWN_CONFIG).exists().then(|| crate::config::load(&ConfigFiles, OWN_CONFIG));
+    let named = std::env::var_os("TANDEM_CONFIG").is_some();
+    (!named && is_in_force(DRBDS_CONFIG, OWN_CONFIG)).then(|| DRBDS_CONFIG.to_owned())
+}
+
+/// Whether the file of DRBD is the one to read, and not that of Tandem.
+fn is_in_force(drbds: &str, own: &str) -> bool {
+    let read = || crate::config::load(&ConfigFiles, own);
+    let own = Path::new(own).exists().then(read);
     let says_something = own.is_some_and(|own| {
         own.has_errors() || !own.resources.is_empty() || !own.refused.is_empty()
     });
-    (!says_something).then(|| DRBDS_CONFIG.to_owned())
+    Path::new(drbds).exists() && !says_something
 }
 
 /// A command line of tandemadm, with the words and exit codes of the tool.
@@ -382,4 +386,26 @@ fn understood(tool: Tool, words: Vec<String>) -> Result<Invocation, Failure> {
 fn not_up(target: Option<&str>) -> Failure {
     let name = target.unwrap_or("all").split(['/', ':']).next().unwrap_or_default();
     Failure::new(10, format!("{name}: Failure: (158) Unknown resource\ntandemd does not run."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_in_force;
+
+    #[test]
+    fn drbds_file_is_read_where_tandems_defines_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let (drbds, own) = (path("drbd.conf"), path("tandem.conf"));
+        let chosen = || is_in_force(&drbds, &own);
+        assert!(!chosen(), "neither is there");
+        std::fs::write(&drbds, "").unwrap();
+        assert!(chosen());
+        std::fs::write(&own, "# nothing\ninclude \"tandem.d/*.res\";\n").unwrap();
+        assert!(chosen());
+        for text in ["resource r0 { }\n", "resource r0 {\n"] {
+            std::fs::write(&own, text).unwrap();
+            assert!(!chosen(), "{text}: it is Tandem's that is wrong");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Whether there is a daemon: one that is silent is never taken for one that is not there.
 //!
 //! Invariants:
-//! - Not there means: nobody holds the lock of the run folder. Whatever else is wrong, the daemon may
+//! - Not there means: nobody listens, and nobody holds the lock of the run folder. Whatever else is wrong, the daemon may
 //!   be serving clients, and it is waited for.
 //! - Only the process that has the lock open is ever killed, and only by who was told to demote or
 //!   take down; afterwards the lock is free.
@@ -48,17 +48,16 @@ pub(super) fn settle(run_dir: &Path, limit: Duration) -> Result<Option<Presence>
         may_ask(run_dir)?;
         let left = deadline.saturating_duration_since(Instant::now());
         let patience = if told { left } else { left.min(TOLD_AFTER) };
-        // A connection that is waiting is answered as soon as the daemon goes on.
-        let asked = Client::connect(run_dir, patience.max(PAUSE)).and_then(|mut client| {
-            let answer = client.ask(&Request::Running { resource: String::new() })?;
-            match answer {
-                Response::Running(_) => Ok(client),
-                _ => Err(Failure::new(20, "tandemd: an answer to another question")),
-            }
-        });
+        let patience = patience.max(PAUSE);
+        let asked = match Client::connect(run_dir, patience) {
+            Err(_) if !is_held(run_dir) => return Ok(Some(Presence::Absent)),
+            Err(failure) => Err(failure),
+            // Somebody listens, whatever has become of the lock's file. A connection that is waiting
+            // is answered as soon as the daemon goes on.
+            Ok(client) => answered(client),
+        };
         match asked {
             Ok(client) => return Ok(Some(Presence::There(client))),
-            Err(_) if !is_held(run_dir) => return Ok(Some(Presence::Absent)),
             Err(_) if Instant::now() >= deadline => return Ok(None),
             Err(failure) => {
                 // One that starts, or ends, is soon through with it.
@@ -69,6 +68,14 @@ pub(super) fn settle(run_dir: &Path, limit: Duration) -> Result<Option<Presence>
                 std::thread::sleep(PAUSE);
             }
         }
+    }
+}
+
+/// The daemon, if it answers.
+fn answered(mut client: Client) -> Result<Client, Failure> {
+    match client.ask(&Request::Running { resource: String::new() })? {
+        Response::Running(_) => Ok(client),
+        _ => Err(Failure::new(20, "tandemd: an answer to another question")),
     }
 }
 
@@ -150,6 +157,9 @@ mod tests {
         assert!(matches!(settle(dir.path(), short), Ok(None)), "it is held, and nobody answers");
         assert_eq!(holder(dir.path()), Some(Pid::this()));
         drop(lock);
+        let listener = startup::bind_unix(&dir.path().join("control.sock"), None).unwrap();
+        assert!(matches!(settle(dir.path(), short), Ok(None)), "somebody listens");
+        drop(listener);
         assert!(absent(short), "the file is there, and nobody holds it");
         assert_eq!(holder(dir.path()), None, "this process has it open no more");
     }
