@@ -191,9 +191,21 @@ fn the_steps_of_an_agent_are_separate_and_repeatable() {
     ] {
         assert!(!refused(&pair, alice, code, line).is_empty(), "{line}");
     }
+    ok(&pair, alice, "drbdsetup suspend-io 0");
+    assert!(events(alice).contains(" suspended:user "), "{}", events(alice));
+    ok(&pair, alice, "drbdadm resume-io r0");
+    assert!(events(alice).contains(" suspended:no "), "{}", events(alice));
+    ok(&pair, alice, "drbdsetup resource-options --auto-promote=yes r0");
+    assert_eq!(json("drbdsetup show --json --show-defaults")[0]["options"]["auto-promote"], true);
+    assert_eq!(json("drbdsetup show --json")[0]["options"], serde_json::json!({}));
+    let verbose = ok(&pair, alice, "drbdadm -v adjust r0");
+    assert_eq!(verbose, "drbdsetup resource-options r0 --auto-promote=no\n");
     ok(&pair, alice, "drbdsetup secondary r0");
+    assert!(refused(&pair, alice, 11, "drbdsetup outdate 0").contains("(-6)"));
     ok(&pair, alice, "drbdsetup disconnect r0 1");
     assert_eq!(ok(&pair, alice, "drbdsetup cstate r0 1"), "StandAlone\n");
+    ok(&pair, alice, "drbdsetup outdate 0");
+    assert!(events(alice).contains(" disk:Outdated "), "{}", events(alice));
     ok(&pair, alice, "drbdsetup connect r0 1");
     ok(&pair, alice, "drbdadm down r0");
     ok(&pair, alice, "drbdsetup down r0");
