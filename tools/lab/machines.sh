@@ -167,6 +167,14 @@ power() {
     esac
 }
 
+# The switch begins to listen.
+power_switch() {
+    rm -f "$lab/power.sock"
+    setsid socat "UNIX-LISTEN:$lab/power.sock,fork" "EXEC:bash $self __power" </dev/null \
+        >>"$lab/power.log" 2>&1 &
+    echo $! >"$lab/power.pid"
+}
+
 # --- the whole -----------------------------------------------------------------------------------
 
 corosync_conf() {
@@ -230,9 +238,7 @@ lab_up() {
         switch ip link add "br$link" type bridge
         switch ip link set "br$link" up
     done
-    setsid socat "UNIX-LISTEN:$lab/power.sock,fork" "EXEC:bash $self __power" </dev/null \
-        >>"$lab/power.log" 2>&1 &
-    echo $! >"$lab/power.pid"
+    power_switch
     for name in "${nodes[@]}" client; do
         boot "$name"
     done
