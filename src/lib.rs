@@ -9,6 +9,7 @@
 //! | [`meta`] | the layout of the metadata on disk | yes |
 //! | [`sim`] | a cluster of resources on simulated disks and networks | yes |
 //! | [`attach`] | a volume as the kernel's `/dev/nbdN`, and the guard that replaces its server | yes |
+//! | [`compat`] | DRBD's tools on Tandem: `drbdadm` and `drbdsetup` | yes |
 //! | [`control`] | status, events2, why, metrics, the command line | yes |
 //! | [`io`] | the shell: ring, sockets, files, clocks, threads | no |
 //!
@@ -22,6 +23,7 @@
 //! ```
 
 pub mod attach;
+pub mod compat;
 pub mod config;
 pub mod control;
 pub mod io;

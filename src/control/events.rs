@@ -28,10 +28,24 @@ struct Object {
     fields: Vec<(&'static str, String)>,
 }
 
+/// How the lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Form {
+    /// The counters, too.
+    pub statistics: bool,
+    /// A `change` line has every field.
+    pub full: bool,
+    /// Without the fields that DRBD does not have.
+    pub plain: bool,
+}
+
+/// Fields of ours.
+const OURS: [&str; 3] = [BACK_IN, "reason", "hung"];
+
 /// Follows the snapshots of any number of resources.
 #[derive(Clone, Debug, Default)]
 pub struct Follower {
-    statistics: bool,
+    form: Form,
     resources: Vec<(String, Vec<Object>)>,
 }
 
@@ -39,12 +53,26 @@ impl Follower {
     /// Nothing is known yet. `statistics` adds the counters.
     #[must_use]
     pub fn new(statistics: bool) -> Self {
-        Self { statistics, resources: Vec::new() }
+        Self::formed(Form { statistics, ..Form::default() })
+    }
+
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn formed(form: Form) -> Self {
+        Self { form, resources: Vec::new() }
+    }
+
+    fn objects(&self, report: &Report) -> Vec<Object> {
+        let mut objects = objects(report, self.form.statistics);
+        for object in objects.iter_mut().filter(|_| self.form.plain) {
+            object.fields.retain(|(name, _)| !OURS.contains(name));
+        }
+        objects
     }
 
     /// The lines of a snapshot before `exists -`.
     pub fn exists(&mut self, report: &Report) -> String {
-        let objects = objects(report, self.statistics);
+        let objects = self.objects(report);
         let out = objects.iter().map(|object| line("exists", object, &object.fields)).collect();
         self.keep(report, objects);
         out
@@ -52,7 +80,7 @@ impl Follower {
 
     /// The lines of a snapshot after it; empty if nothing changed.
     pub fn update(&mut self, report: &Report) -> String {
-        let new = objects(report, self.statistics);
+        let new = self.objects(report);
         let name = &report.status.name;
         let old = self.resources.iter().find(|(other, _)| other == name);
         let old: &[Object] = old.map_or(&[], |(_, objects)| objects);
@@ -68,13 +96,39 @@ impl Follower {
                 Some(before) => {
                     let changed = changed(before, object);
                     if !changed.is_empty() {
-                        out += &line("change", object, &changed);
+                        let fields = if self.form.full { &object.fields } else { &changed };
+                        out += &line("change", object, fields);
                     }
                 }
             }
         }
         self.keep(report, new);
         out
+    }
+
+    /// A `change` line with every field of each object that is known, changed or not: who polls
+    /// wants the counters.
+    pub fn fresh(&mut self, report: &Report) -> String {
+        let changes = self.update(report);
+        let objects = self.objects(report);
+        let is_told = |object: &&Object| {
+            changes.lines().any(|line| {
+                let rest =
+                    line.split_once(' ').and_then(|(_, rest)| rest.strip_prefix(&object.key));
+                rest.is_some_and(|rest| rest.starts_with(' '))
+            })
+        };
+        let rest: String = objects
+            .iter()
+            .filter(|object| !is_told(object))
+            .map(|object| line("change", object, &object.fields))
+            .collect();
+        changes + &rest
+    }
+
+    /// The names of the resources that are known.
+    pub fn names(&self) -> Vec<String> {
+        self.resources.iter().map(|(name, _)| name.clone()).collect()
     }
 
     /// The lines of a resource that was taken down.
@@ -339,6 +393,27 @@ mod tests {
              exists path name:r0 peer-node-id:0 conn-name:alice local:ipv4:10.0.0.2:7789 \
              peer:ipv4:10.0.0.1:7789 established:yes\n"
         );
+    }
+
+    #[test]
+    fn who_reads_drbds_lines_gets_each_whole_and_nothing_of_ours() {
+        let form = Form { statistics: true, full: true, plain: true };
+        let mut follower = Follower::formed(form);
+        let first = follower.exists(&fixtures::healthy());
+        assert!(!first.contains("reason:") && !first.contains("hung:"), "{first}");
+        assert!(first.contains(" al-suspended:no") && first.contains(" out-of-sync:0"), "{first}");
+        let changes = follower.update(&fixtures::peer_down());
+        let line = |what: &str| changes.lines().find(|line| line.starts_with(what)).unwrap();
+        let resource = line("change resource ");
+        assert!(resource.contains(" role:Primary ") && resource.contains(" may_promote:no "));
+        assert!(line("change connection ").contains(" congested:no"), "{changes}");
+        // Nothing has changed since, and each of the five objects is told once.
+        let fresh = follower.fresh(&fixtures::peer_down());
+        assert_eq!(fresh.lines().count(), 5, "{fresh}");
+        assert!(fresh.lines().all(|line| line.starts_with("change ")), "{fresh}");
+        let fresh = follower.fresh(&fixtures::healthy());
+        assert_eq!(fresh.lines().count(), 5, "{fresh}");
+        assert_eq!(follower.names(), ["r0"]);
     }
 
     #[test]

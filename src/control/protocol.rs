@@ -36,6 +36,11 @@ pub enum Request {
         /// What the config says.
         definition: Box<Definition>,
     },
+    /// Make the resource: no disk is attached, nobody is dialled. Done also where it is up.
+    NewResource {
+        /// What the config says.
+        definition: Box<Definition>,
+    },
     /// Attach one volume's disk.
     Attach {
         /// What the config says.

@@ -27,6 +27,8 @@ mod damage;
 mod deadlines;
 mod disk_errors;
 mod disks;
+mod drbd_agent;
+mod drbd_names;
 mod durable;
 mod failover;
 mod frozen;

@@ -244,6 +244,7 @@ pub(crate) fn admin() -> Vec<Vec<u8>> {
     let resource = "r0".to_owned();
     let requests = [
         Request::Up { definition: Box::new(definition.clone()) },
+        Request::NewResource { definition: Box::new(definition.clone()) },
         Request::Attach { definition: Box::new(definition.clone()), volume: 0 },
         Request::CheckDisk { definition: Box::new(definition.clone()), volume: 0 },
         Request::Connect {

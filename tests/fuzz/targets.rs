@@ -246,6 +246,7 @@ pub(crate) fn admin(bytes: &[u8]) -> String {
         Ok(request) => {
             let said = match &request {
                 Request::Up { definition }
+                | Request::NewResource { definition }
                 | Request::Attach { definition, .. }
                 | Request::CheckDisk { definition, .. }
                 | Request::Paths { definition }

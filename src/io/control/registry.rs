@@ -202,17 +202,7 @@ impl Registry {
                 }
                 entry
             }
-            None => {
-                self.no_cycle(definition)?;
-                let entry = self.make(definition, config, apart.clone())?;
-                let several = definition.hosts.iter().any(|host| !host.more_addresses.is_empty());
-                if several && let Err(refusal) = self.tell_paths(&entry, definition).await {
-                    // Up without some of its paths it would never be given them.
-                    self.remove(&entry).await;
-                    return Err(refusal);
-                }
-                entry
-            }
+            None => self.new_entry(definition, config, apart.clone()).await?,
         };
         let disks = entry.config.volumes.iter().filter(|volume| volume.disk != "none");
         for volume in disks.map(|volume| volume.number) {
@@ -238,6 +228,39 @@ impl Registry {
             }
         }
         Ok(left.join("\n"))
+    }
+
+    /// Makes the resource if it is not there: it has no disks, and dials nobody.
+    ///
+    /// # Errors
+    /// The definition does not fit, or a port is taken.
+    pub(crate) async fn new_resource(self: &Rc<Self>, definition: &Definition) -> AdminResult {
+        let config = self.check(definition)?;
+        let lock = self.lock(&config.name);
+        let _guard = lock.lock().await;
+        if self.entry(&config.name).is_none() {
+            let apart = config.peers.iter().map(|peer| peer.node_id).collect();
+            self.new_entry(definition, config, apart).await?;
+        }
+        Ok(String::new())
+    }
+
+    /// A resource that was not there.
+    async fn new_entry(
+        self: &Rc<Self>,
+        definition: &Definition,
+        config: ResourceConfig,
+        apart: BTreeSet<NodeId>,
+    ) -> Result<Rc<Entry>, Refusal> {
+        self.no_cycle(definition)?;
+        let entry = self.make(definition, config, apart)?;
+        let several = definition.hosts.iter().any(|host| !host.more_addresses.is_empty());
+        if several && let Err(refusal) = self.tell_paths(&entry, definition).await {
+            // Up without some of its paths it would never be given them.
+            self.remove(&entry).await;
+            return Err(refusal);
+        }
+        Ok(entry)
     }
 
     /// Brings up what was up when the daemon crashed, as Secondary, each resource by itself.

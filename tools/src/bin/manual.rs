@@ -7,7 +7,8 @@ use clap::Parser;
 use roff::{Roff, bold, italic, roman};
 use tandem::config::{ManualOption, manual};
 
-/// Writes tandemadm(8) with a page a verb, tandemd(8), tandem-attach(8), tandem.conf(5) and the bash
+/// Writes tandemadm(8) with a page a verb, tandemd(8), tandem-attach(8), tandem-drbd-compat(8),
+/// tandem.conf(5) and the bash
 /// completions.
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -30,6 +31,7 @@ fn main() -> std::io::Result<()> {
     page(&tandem::io::control::daemon::command(), &dir)?;
     let mut attach = tandem::attach::command();
     page(&attach, &dir)?;
+    page(&tandem::compat::command(), &dir)?;
     std::fs::write(dir.join("tandem.conf.5"), conf().to_roff())?;
     for (command, name) in [(&mut adm, "tandemadm"), (&mut attach, "tandem-attach")] {
         let mut completion = Vec::new();

@@ -8,7 +8,7 @@ use crate::control::arguments::OptionWords;
 use crate::control::scope::Scope;
 use crate::control::target::Target;
 use crate::control::{Report, Request, dry_run};
-use crate::resource::{AdminResult, Command, DiskOptions, Options, VolumeNumber};
+use crate::resource::{AdminResult, Command, DiskOptions, NodeId, Options, VolumeNumber};
 
 use super::client::Client;
 use super::configuration::Configuration;
@@ -23,33 +23,93 @@ const OF_PEER_DEVICES: [&str; 3] = ["resync-rate", "c-max-rate", "c-min-rate"];
 /// The refusal of an `attach` of what is attached.
 const ATTACHED: i32 = 124;
 
+/// What of a resource `adjust` leaves as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::io::control) struct Skip {
+    /// Disks and their options.
+    pub(in crate::io::control) disk: bool,
+    /// Peers, addresses and `net` options.
+    pub(in crate::io::control) net: bool,
+}
+
+impl Skip {
+    /// What is wanted, with what is left out as it runs.
+    fn wanted(self, running: &Definition, definition: &Definition, own: &Host) -> Definition {
+        let mut wanted = definition.clone();
+        if self.net {
+            wanted.options.take_section("net", &running.options);
+            wanted.secrets.clone_from(&running.secrets);
+        }
+        if self.disk {
+            wanted.options.take_section("disk", &running.options);
+            let here = running.local(&own.name);
+            let is_own = |host: &&mut Host| host.node_id == own.node_id;
+            for host in wanted.hosts.iter_mut().filter(is_own) {
+                for (number, volume) in &mut host.volumes {
+                    let Some(old) = here.and_then(|here| here.volumes.get(number)) else {
+                        continue;
+                    };
+                    volume.disk_options = old.disk_options;
+                    volume.resync_after.clone_from(&old.resync_after);
+                }
+            }
+        }
+        wanted
+    }
+
+    /// Whether a step is one of what is left out, or of a peer that is not meant.
+    fn leaves_out(self, step: &Step, peer: Option<NodeId>) -> bool {
+        match step {
+            Step::Connect(id) => self.net || peer.is_some_and(|peer| peer != *id),
+            Step::Paths => self.net,
+            Step::Detach(_) | Step::Attach(_) => self.disk,
+            Step::Up | Step::Options(_) => false,
+        }
+    }
+}
+
 impl Session {
     /// Makes what runs as the configuration says; with `-d` says how.
-    pub(super) fn adjust(&self, targets: &[Target]) -> Outcome {
+    pub(in crate::io::control) fn adjust(&self, targets: &[Target], skip: Skip) -> Outcome {
         let configuration = self.configuration()?;
         let mut client = match self.client() {
             Err(_) if self.globals.dry_run => None,
             other => Some(other?),
         };
-        configuration.for_each(targets, |_, definition, own| {
+        configuration.for_each(targets, |target, definition, own| {
             let name = &definition.name;
-            let running = match &mut client {
+            let peer = peer_of(target, definition, own)?;
+            let mut running = match &mut client {
                 Some(client) => client.running(name)?,
                 None => None,
             };
+            let in_part = skip != Skip::default() || peer.is_some();
+            if running.is_none()
+                && in_part
+                && !self.globals.dry_run
+                && let Some(client) = &mut client
+            {
+                let definition = Box::new(definition.clone());
+                told(name, client.order(&Request::NewResource { definition })?)?;
+                running = client.running(name)?;
+            }
             let (Some(running), Some(client)) = (running, &mut client) else {
                 return match &mut client {
                     Some(client) if !self.globals.dry_run => up(client, definition),
-                    _ => print(&up_lines(definition, own)),
+                    _ => print(&up_lines(definition, own, skip)),
                 };
             };
             let report = client.reports(Some(name))?.into_iter().next();
             let Some(report) = report else { return Ok(()) };
+            let wanted = skip.wanted(&running, definition, own);
+            let definition = &wanted;
+            let own = definition.hosts.iter().find(|host| host.node_id == own.node_id).unwrap_or(own);
             let difference = Difference::new(&running, definition, own);
             if let Some(refusal) = difference.refusal(name) {
                 return told(name, Err(refusal));
             }
-            let steps = difference.steps(&report, own);
+            let mut steps = difference.steps(&report, own);
+            steps.retain(|step| !skip.leaves_out(step, peer));
             for (volume, what) in &report.path_differs {
                 complain(&format!(
                     "{name}/{volume}: {what}, and is not the disk in use; nothing is done about it: \
@@ -191,6 +251,18 @@ impl Session {
     }
 }
 
+/// The node id of the peer that a target names.
+fn peer_of(
+    target: &Target,
+    definition: &Definition,
+    own: &Host,
+) -> Result<Option<NodeId>, Failure> {
+    let Some(peer) = target.peer() else { return Ok(None) };
+    let mut others = definition.hosts.iter().filter(|host| host.node_id != own.node_id);
+    let found = others.find(|host| same_host(&host.name, peer)).map(|host| host.node_id);
+    found.map(Some).ok_or_else(|| no_such_peer(target, names_of_peers(definition, own)))
+}
+
 /// The `disk` options that the volumes of a host have of their own.
 fn own_options(own: &Host) -> BTreeMap<VolumeNumber, DiskOptions> {
     let volumes = own.volumes.iter();
@@ -326,10 +398,14 @@ fn up(client: &mut Client, definition: &Definition) -> Outcome {
     told(&definition.name, client.order(&request)?)
 }
 
-fn up_lines(definition: &Definition, own: &Host) -> String {
+fn up_lines(definition: &Definition, own: &Host, skip: Skip) -> String {
     let mut steps = dry_run::Steps::new(definition, own, None);
     steps.resource();
-    steps.attach(None);
-    steps.connect(None);
+    if !skip.disk {
+        steps.attach(None);
+    }
+    if !skip.net {
+        steps.connect(None);
+    }
     steps.finish()
 }

@@ -14,7 +14,7 @@ use crate::io::config_files::ConfigFiles;
 use super::{Failure, Outcome, complain};
 
 /// What was read, for this node.
-pub(super) struct Configuration {
+pub(in crate::io::control) struct Configuration {
     config: Config,
     node: String,
     path: String,
@@ -38,7 +38,7 @@ impl Configuration {
     ///
     /// # Errors
     /// Neither `--node` nor the host name names this node.
-    pub(super) fn load(globals: &Globals) -> Result<Self, Failure> {
+    pub(in crate::io::control) fn load(globals: &Globals) -> Result<Self, Failure> {
         let node = match &globals.node {
             Some(node) => node.clone(),
             None => super::super::daemon::host_name().map_err(|text| Failure::new(10, text))?,
@@ -58,34 +58,34 @@ impl Configuration {
     }
 
     /// All that was read.
-    pub(super) fn config(&self) -> &Config {
+    pub(in crate::io::control) fn config(&self) -> &Config {
         &self.config
     }
 
     /// This node's name.
-    pub(super) fn node(&self) -> &str {
+    pub(in crate::io::control) fn node(&self) -> &str {
         &self.node
     }
 
     /// Whether the files name the resource, even if only to be refused.
-    pub(super) fn names(&self, resource: &str) -> bool {
+    pub(in crate::io::control) fn names(&self, resource: &str) -> bool {
         self.config.resource(resource).is_some() || self.config.is_refused(resource)
     }
 
     /// The names of all resources that the files have.
-    pub(super) fn all_names(&self) -> Vec<&str> {
+    pub(in crate::io::control) fn all_names(&self) -> Vec<&str> {
         let defined = self.config.resources.iter().map(|one| one.name.as_str());
         defined.chain(self.config.refused.iter().map(String::as_str)).collect()
     }
 
     /// The file that was read first.
-    pub(super) fn path(&self) -> &str {
+    pub(in crate::io::control) fn path(&self) -> &str {
         &self.path
     }
 
     /// Does something with each resource that the targets mean, and that this node is part of.
     /// Findings are told first; a resource that is refused is a failure with exit code 10.
-    pub(super) fn for_each(
+    pub(in crate::io::control) fn for_each(
         &self,
         targets: &[Target],
         mut act: impl FnMut(&Target, &Definition, &Host) -> Outcome,

@@ -6,14 +6,14 @@
 //! - Of several targets each is tried; the exit code is that of the first that failed.
 //! - A standard output that is closed ends the program quietly.
 
-mod adjust;
+pub(super) mod adjust;
 pub(super) mod client;
-mod configuration;
+pub(super) mod configuration;
 mod device;
 mod dry_run;
 mod forget;
 pub(super) mod metadata;
-mod orders;
+pub(super) mod orders;
 mod ping;
 mod repair;
 mod restore;
@@ -38,12 +38,12 @@ use configuration::Configuration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     /// What stands on standard error; may be empty.
-    text: String,
+    pub(super) text: String,
     pub(super) exit_code: i32,
 }
 
 impl Failure {
-    fn new(exit_code: i32, text: impl Into<String>) -> Self {
+    pub(super) fn new(exit_code: i32, text: impl Into<String>) -> Self {
         Self { text: text.into(), exit_code }
     }
 
@@ -53,7 +53,7 @@ impl Failure {
     }
 }
 
-type Outcome = Result<(), Failure>;
+pub(super) type Outcome = Result<(), Failure>;
 
 /// Runs `tandemadm`; returns the exit code.
 #[must_use]
@@ -85,19 +85,19 @@ where
 }
 
 /// One run of the program.
-struct Session {
-    globals: Globals,
+pub(super) struct Session {
+    pub(super) globals: Globals,
 }
 
 impl Session {
-    fn new(globals: Globals) -> Self {
+    pub(super) fn new(globals: Globals) -> Self {
         Self { globals }
     }
 
-    fn run(&self, verb: Verb) -> Outcome {
+    pub(super) fn run(&self, verb: Verb) -> Outcome {
         check_scope(&verb).map_err(|why| Failure::new(1, why))?;
         match &verb {
-            Verb::Adjust(targets) => return self.adjust(&targets.targets),
+            Verb::Adjust(targets) => return self.adjust(&targets.targets, adjust::Skip::default()),
             Verb::NetOptions(words) => return self.options("net", Scope::PEER, words),
             Verb::DiskOptions(words) => return self.options("disk", Scope::VOLUME, words),
             Verb::PeerDeviceOptions(words) => return self.options("disk", Scope::BOTH, words),
@@ -152,12 +152,12 @@ impl Session {
     }
 
     /// Speaks to the daemon.
-    fn client(&self) -> Result<Client, Failure> {
+    pub(super) fn client(&self) -> Result<Client, Failure> {
         Client::connect(&self.globals.run_dir, self.globals.cmd_timeout())
     }
 
     /// The configuration as this node reads it.
-    fn configuration(&self) -> Result<Configuration, Failure> {
+    pub(super) fn configuration(&self) -> Result<Configuration, Failure> {
         Configuration::load(&self.globals)
     }
 
@@ -275,7 +275,10 @@ fn connections<'a>(
 }
 
 /// Does something for each, and remembers the first failure while it goes on.
-fn for_each<T>(items: impl IntoIterator<Item = T>, mut act: impl FnMut(T) -> Outcome) -> Outcome {
+pub(super) fn for_each<T>(
+    items: impl IntoIterator<Item = T>,
+    mut act: impl FnMut(T) -> Outcome,
+) -> Outcome {
     let mut first: Option<Failure> = None;
     for item in items {
         if let Err(failure) = act(item) {
@@ -292,14 +295,14 @@ fn for_each<T>(items: impl IntoIterator<Item = T>, mut act: impl FnMut(T) -> Out
 ///
 /// # Errors
 /// It is closed; there is nobody to tell, so nothing is said.
-fn print(text: &str) -> Outcome {
+pub(super) fn print(text: &str) -> Outcome {
     let mut stdout = std::io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     written.map_err(|_| Failure::new(1, ""))
 }
 
 /// Prints to standard error; nobody there is no reason to fail.
-fn complain(text: &str) {
+pub(super) fn complain(text: &str) {
     if !text.is_empty() {
         let _ = writeln!(std::io::stderr(), "{text}");
     }

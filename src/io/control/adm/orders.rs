@@ -354,7 +354,7 @@ fn steps<'a>(report: &'a Report, target: &Target, wide: Wide) -> Result<Vec<Step
 }
 
 /// What the daemon said.
-pub(super) fn told(name: &str, result: AdminResult) -> Outcome {
+pub(in crate::io::control) fn told(name: &str, result: AdminResult) -> Outcome {
     match result {
         Ok(text) => {
             if !text.is_empty() {
