@@ -79,6 +79,8 @@ pub enum Command {
     },
     /// Become Primary for a client that connects (`auto-promote`), until the last one has gone.
     AutoPromote,
+    /// Become Primary in the place of the connected peer, which hands over in order.
+    HandOver,
     /// Become Secondary.
     Secondary {
         /// Close the clients' connections instead of refusing.
@@ -186,6 +188,7 @@ impl Command {
             Self::Disconnect { .. } => "disconnect",
             Self::Primary { .. } => "primary",
             Self::AutoPromote => "auto-promote",
+            Self::HandOver => "primary --hand-over",
             Self::Secondary { .. } => "secondary",
             Self::Invalidate { .. } => "invalidate",
             Self::InvalidateRemote { .. } => "invalidate-remote",

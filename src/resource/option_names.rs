@@ -10,7 +10,8 @@ const MUST_BE_EQUAL: [&str; 6] =
     ["protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri", "always-asbp", "rr-conflict"];
 
 /// What concerns this node alone: the peer is not told.
-const LOCAL: [&str; 4] = ["sndbuf-size", "rcvbuf-size", "disk-timeout", "busy-poll"];
+const LOCAL: [&str; 5] =
+    ["sndbuf-size", "rcvbuf-size", "disk-timeout", "busy-poll", "hand-over-timeout"];
 
 /// An option as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +76,7 @@ impl Options {
         let clients = if self.nbd_clients_exclusive { "exclusive" } else { "shared" };
         let general = [
             ("auto-promote", yes_no(self.auto_promote)),
+            ("hand-over-timeout", (self.hand_over_timeout_ms / 100).to_string()),
             ("nbd-clients", clients.to_owned()),
             ("busy-poll", self.busy_poll_us.to_string()),
         ];
@@ -112,6 +114,7 @@ impl Options {
             md_flushes: _,
             disk_timeout_ms: _,
             auto_promote: _,
+            hand_over_timeout_ms: _,
             nbd_clients_exclusive: _,
             busy_poll_us: _,
         } = from.clone();
@@ -142,6 +145,7 @@ impl Options {
             "net" => self.with_net(from),
             "options" => Self {
                 auto_promote: from.auto_promote,
+                hand_over_timeout_ms: from.hand_over_timeout_ms,
                 nbd_clients_exclusive: from.nbd_clients_exclusive,
                 busy_poll_us: from.busy_poll_us,
                 ..self.clone()
@@ -251,6 +255,7 @@ mod tests {
             verify_alg: super::super::VerifyAlg::Crc32c,
             on_io_error: OnIoError::PassOn,
             auto_promote: true,
+            hand_over_timeout_ms: 700,
             nbd_clients_exclusive: true,
             busy_poll_us: 50,
             disk_flushes: false,

@@ -87,11 +87,14 @@ fn a_device_goes_on_through_crash_and_move() {
     // A move by order, back to alice.
     pair.alice.start_up();
     pair.wait_synced();
-    let begun = Instant::now();
-    pair.bob.ok(&["secondary", "--force", "r0"]);
-    pair.alice.ok(&["primary", "r0"]);
+    let (begun, before) = (Instant::now(), guest.synced("during"));
+    pair.alice.ok(&["primary", "--hand-over", "r0"]);
+    let ordered = begun.elapsed();
+    until("a file is synced", || (guest.synced("during") > before).then_some(()));
+    // A request without an answer would have waited for its time, two seconds.
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    println!("handed over in {ordered:?}; a file was synced after {:?}", begun.elapsed());
     goes_on(&guest, Duration::from_secs(20));
-    println!("moved, and files synced again, in {:?}", begun.elapsed());
     until("it is alice", || {
         guest.read("guard").contains(&format!("goes on with {alice}")).then_some(())
     });

@@ -16,6 +16,9 @@ impl Resource {
         let left = |limit: u64| Some(limit.saturating_sub(now.ms_since(running.since)));
         let left_ms = match (&running.command, running.step) {
             (Command::Secondary { wait_ms, .. }, Step::Clients) => left(*wait_ms),
+            (Command::HandOver, _) if running.id == OWN_ORDER => {
+                left(self.config.options.hand_over_timeout_ms)
+            }
             _ => Self::refused_at(running).map(|at| at.ms_since(now)),
         };
         Some(OrderStatus {
@@ -65,10 +68,11 @@ impl Resource {
         }
         match (found.is_empty(), running.step) {
             (false, _) => found.join("; "),
-            (true, Step::Drain) => "requests of clients that are under way".to_owned(),
+            (true, Step::Hush | Step::Drain) => "requests of clients that are under way".to_owned(),
             (
                 true,
                 Step::AskPeer
+                | Step::AskHandOver
                 | Step::AskVerify
                 | Step::AskResync
                 | Step::PeerGrows
@@ -119,6 +123,7 @@ impl Resource {
 fn verb(running: &Running) -> &'static str {
     match &running.command {
         Command::Secondary { .. } if running.id == OWN_ORDER => "auto-promote",
+        Command::HandOver if running.id == OWN_ORDER => "hand-over",
         // The attach has another one as its carrier.
         _ if running.step == Step::Attach => "attach",
         command => command.verb(),
