@@ -251,6 +251,8 @@ pub(super) static OPTIONS: &[Spec] = &[
         Acts(|o, v| o.disk_timeout_ms = v.number() * 100)),
     spec(Disk, "md-flushes", Bool, Acts(|o, v| o.md_flushes = v.yes())),
     spec(Section::Options, "auto-promote", Bool, Acts(|o, v| o.auto_promote = v.yes())),
+    spec(Section::Options, "device-attach", Choice(&["manual", "auto"]),
+        Acts(|o, v| o.device_attach_auto = v.word() == "auto")),
     spec(Section::Options, "hand-over-timeout", Number(Tenths, 0, 250),
         Acts(|o, v| o.hand_over_timeout_ms = v.number() * 100)),
     spec(Section::Options, "nbd-clients", Choice(&["shared", "exclusive"]),

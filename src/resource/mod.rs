@@ -45,6 +45,7 @@ pub use metrics::*;
 pub use option_names::WrittenOption;
 pub use options::*;
 pub use orders::order::NO_VOLUME;
+pub use orders::waits::DETACHES;
 pub use refusals::REFUSALS;
 pub use state::*;
 pub use status::*;

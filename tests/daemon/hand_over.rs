@@ -113,4 +113,20 @@ fn a_hand_over_is_refused_with_the_reason_and_the_next_step() {
     let mut stage = Stage::new(pair);
     stage.run("hand_over");
     assert_eq!(stage.pair.bob.ok(&["role", "r0"]).trim(), "Primary");
+    // With devices of the daemons' own: one that has none to detach goes on, one that cannot attach
+    // its is promoted, and says so.
+    let (alice, bob) = (&stage.pair.alice, &stage.pair.bob);
+    for node in [alice, bob] {
+        node.ok(&["resource-options", "--device-attach=auto", "r0"]);
+    }
+    alice.ok(&["primary", "--hand-over", "r0"]);
+    assert_eq!(alice.ok(&["role", "r0"]).trim(), "Primary");
+    if !std::path::Path::new("/sys/module/nbd").exists() {
+        assert!(
+            alice.ok(&["why", "r0"]).contains("its device is not attached (device-attach auto)")
+        );
+        assert!(alice.ok(&["status", "r0"]).contains("device:failed"));
+    }
+    alice.ok(&["secondary", "r0"]);
+    assert!(!alice.ok(&["status", "r0"]).contains("device:failed"));
 }

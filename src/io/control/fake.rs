@@ -173,6 +173,7 @@ impl Fake {
             | Command::Repair { .. }
             | Command::NewCurrentUuid { .. }
             | Command::Resize { .. }
+            | Command::DevicesDetached { .. }
             | Command::ForgetPeer { .. } => {}
         }
         Ok(String::new())

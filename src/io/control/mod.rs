@@ -19,6 +19,7 @@ mod changes;
 pub mod daemon;
 mod data_thread;
 mod dependencies;
+mod devices;
 mod disks;
 mod journal;
 mod logging;

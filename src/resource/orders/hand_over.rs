@@ -284,8 +284,23 @@ impl Resource {
             cancelled: false,
             outcome: HandOverOutcome::Late,
         });
-        self.run(OWN_ORDER, Command::HandOver, Step::Hush);
+        let attaches = self.config.options.device_attach_auto;
+        let step = if attaches { Step::Devices } else { Step::Hush };
+        self.run(OWN_ORDER, Command::HandOver, step);
+        self.changed();
         true
+    }
+
+    /// `Command::DevicesDetached`.
+    pub(crate) fn devices_detached(&mut self, id: u64, in_use: bool) {
+        let waits = self.running.as_ref().is_some_and(|r| r.step == Step::Devices);
+        match (waits, in_use) {
+            (true, true) => self.hand_over_fails(HandOverOutcome::InUse),
+            (true, false) => self.step(Step::Hush),
+            // Its time was over.
+            (false, _) => {}
+        }
+        self.reply(id, Ok(String::new()));
     }
 
     fn may_hand_over(&self, c: usize) -> Result<(), HandOverOutcome> {
@@ -334,7 +349,7 @@ impl Resource {
             return;
         };
         let step = running.step;
-        if !matches!(step, Step::Hush | Step::Drain | Step::Flush | Step::Bits) {
+        if !matches!(step, Step::Devices | Step::Hush | Step::Drain | Step::Flush | Step::Bits) {
             return;
         }
         let waited = self.now.ms_since(running.since);
@@ -369,6 +384,7 @@ impl Resource {
         let hint = match outcome {
             HandOverOutcome::Late => format!("its time was over (hand-over-timeout) with {waits}"),
             HandOverOutcome::Resync => "a resync has begun".to_owned(),
+            HandOverOutcome::InUse => "its device is in use".to_owned(),
             HandOverOutcome::Disks => "a disk has failed or was detached".to_owned(),
             _ => "the connection has changed, or the peer has given up".to_owned(),
         };
@@ -466,7 +482,10 @@ impl Resource {
         payload: Option<Payload>,
     ) {
         let data = |one: &Withheld| one.payload.map_or(0, |payload| u64::from(payload.length));
+        // A device that is detached is flushed first: it waits for its answers.
+        let detaches = self.running.as_ref().is_some_and(|r| r.step == Step::Devices);
         let holds = self.handing_over.is_some()
+            && !detaches
             && self.withheld.iter().map(data).sum::<u64>() < WITHHELD_MAX;
         if !holds {
             self.emit(Action::Reply { request, result });

@@ -47,6 +47,8 @@ pub(crate) enum Step {
     PromoteSave,
     /// Hand-over: the Primary is asked.
     AskHandOver,
+    /// Hand-over, by the Primary: the daemon detaches devices.
+    Devices,
     /// Hand-over, by the Primary: requests are awaited until nothing more comes.
     Hush,
     /// Hand-over, by the Primary: it stays what it is.
@@ -147,7 +149,11 @@ impl Resource {
         }
         let since = self.now;
         let order = Order { id, command, since };
-        if matches!(order.command, Command::PauseSync { .. } | Command::SuspendIo { .. }) {
+        let at_once = matches!(
+            order.command,
+            Command::PauseSync { .. } | Command::SuspendIo { .. } | Command::DevicesDetached { .. }
+        );
+        if at_once {
             // It is a flag, and the order that runs may wait for just this.
             return self.start_order(order);
         }
@@ -273,6 +279,7 @@ impl Resource {
             Command::Disconnect { peer, force, for_ms } => self.disconnect(id, peer, force, for_ms),
             Command::Primary { .. } | Command::AutoPromote => self.primary(id, command),
             Command::HandOver => self.hand_over(id),
+            Command::DevicesDetached { in_use } => self.devices_detached(id, in_use),
             Command::Secondary { force, wait_ms } => self.secondary(id, force, wait_ms),
             Command::Invalidate { volume } => self.invalidate(id, volume),
             Command::InvalidateRemote { volume, peer } => self.invalidate_remote(id, volume, peer),
@@ -425,6 +432,7 @@ impl Resource {
             | Step::AskPeer
             | Step::AskHandOver
             | Step::Hush
+            | Step::Devices
             | Step::Clients
             | Step::AskVerify
             | Step::AskResync

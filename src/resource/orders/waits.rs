@@ -9,6 +9,9 @@ use crate::resource::{Command, Resource, Time};
 /// From when on a peer that owes an answer is named, ms.
 const SILENT_MS: u64 = 2_000;
 
+/// What an order waits for while the daemon detaches the devices of the resource: its cue.
+pub const DETACHES: &str = "devices to be detached (device-attach)";
+
 impl Resource {
     /// The order that runs, for people.
     pub(crate) fn order_status(&self, now: Time) -> Option<OrderStatus> {
@@ -36,6 +39,9 @@ impl Resource {
         let name = &self.config.name;
         if running.step == Step::Clients {
             return "clients to leave; new ones are refused".to_owned();
+        }
+        if running.step == Step::Devices {
+            return DETACHES.to_owned();
         }
         let mut found = Vec::new();
         for (volume, device) in &self.devices {

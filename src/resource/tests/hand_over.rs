@@ -291,6 +291,27 @@ fn a_disk_that_fails_in_the_middle_ends_it() {
 }
 
 #[test]
+fn devices_of_the_daemon_are_detached_first_and_one_in_use_is_in_the_way() {
+    let mut pair = synced_pair();
+    pair.options(0, |options| options.device_attach_auto = true);
+    for (in_use, after) in [(true, Role::Primary), (false, Role::Secondary)] {
+        let id = pair.order(1, Command::HandOver);
+        pair.run(500);
+        assert_eq!(pair.answer(1, id), None);
+        assert_eq!(pair.status(0).order.unwrap().waits_for, DETACHES);
+        let write = pair.start_write(0, 21, 9);
+        assert_eq!(pair.nodes[0].replies.get(&write), Some(&Ok(None)), "a device can be flushed");
+        pair.admin(0, Command::DevicesDetached { in_use }).unwrap();
+        pair.run(200);
+        let code = pair.answer(1, id).unwrap().map_err(|refusal| refusal.code);
+        assert_eq!(code.err(), in_use.then_some(-12));
+        assert_eq!(pair.status(0).role, after);
+    }
+    // Nobody waits for it.
+    pair.admin(0, Command::DevicesDetached { in_use: true }).unwrap();
+}
+
+#[test]
 fn an_answer_that_rests_on_the_peer_alone_waits_until_that_is_recorded() {
     let mut pair = synced_pair();
     let id = pair.order(1, Command::HandOver);
