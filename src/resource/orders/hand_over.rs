@@ -482,12 +482,7 @@ impl Resource {
         payload: Option<Payload>,
     ) {
         let data = |one: &Withheld| one.payload.map_or(0, |payload| u64::from(payload.length));
-        // A device that is detached is flushed first: it waits for its answers.
-        let detaches = self.running.as_ref().is_some_and(|r| r.step == Step::Devices);
-        let holds = self.handing_over.is_some()
-            && !detaches
-            && self.withheld.iter().map(data).sum::<u64>() < WITHHELD_MAX;
-        if !holds {
+        if self.handing_over.is_none() || !self.withholds() {
             self.emit(Action::Reply { request, result });
             return self.release(payload);
         }
@@ -495,6 +490,13 @@ impl Resource {
             if matches!(result, Ok(Some(_))) { (payload, None) } else { (None, payload) };
         self.release(rest);
         self.withheld.push(Withheld { request, result, payload: data });
+    }
+
+    /// A device that is being detached is flushed first: it waits for its answers.
+    fn withholds(&self) -> bool {
+        let detaches = self.running.as_ref().is_some_and(|r| r.step == Step::Devices);
+        let data = |one: &Withheld| one.payload.map_or(0, |payload| u64::from(payload.length));
+        !detaches && self.withheld.iter().map(data).sum::<u64>() < WITHHELD_MAX
     }
 
     fn give_withheld(&mut self) {
