@@ -291,6 +291,24 @@ fn a_disk_that_fails_in_the_middle_ends_it() {
 }
 
 #[test]
+fn a_disk_that_hangs_on_the_marks_is_given_up_by_order_and_the_primary_goes_on_without_it() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = is_superblock;
+    let id = pair.order(1, Command::HandOver);
+    pair.run(6_000);
+    let detach = pair.order(0, Command::Detach { volume: 0, force: true });
+    pair.run(10_000);
+    assert!(pair.answer(0, detach).expect("answered").is_ok(), "{}", pair.said(0));
+    let refusal = pair.answer(1, id).expect("answered").unwrap_err();
+    assert_eq!(refusal.code, -2, "{refusal}");
+    assert_eq!(pair.roles(), [Role::Primary, Role::Secondary]);
+    let write = pair.start_write(0, 21, 9);
+    pair.run(100);
+    assert_eq!(pair.nodes[0].replies.get(&write), Some(&Ok(None)), "on the peer's disk");
+    assert_eq!(pair.nodes[1].disk.blocks.get(&21), Some(&9));
+}
+
+#[test]
 fn devices_of_the_daemon_are_detached_first_and_one_in_use_is_in_the_way() {
     let mut pair = synced_pair();
     pair.options(0, |options| options.device_attach_auto = true);
