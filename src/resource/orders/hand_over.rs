@@ -361,17 +361,23 @@ impl Resource {
         if waited >= self.config.options.hand_over_timeout_ms {
             return self.hand_over_fails(HandOverOutcome::Late);
         }
-        if step == Step::Hush && (silent && self.is_idle() || waited >= HUSH_MS) {
+        if step == Step::Hush && (silent && self.is_idle() || waited >= self.hush_ms()) {
             self.draining = true;
             self.step(Step::Drain);
         }
+    }
+
+    /// How long it is waited for silence, ms: something is left for what comes after it.
+    fn hush_ms(&self) -> u64 {
+        HUSH_MS.min(self.config.options.hand_over_timeout_ms / 2)
     }
 
     /// When [`Self::pump_hand_over`] has something to do.
     pub(crate) fn hand_over_timeout(&self) -> Option<Time> {
         let (running, handing) = (self.running.as_ref()?, self.handing_over.as_ref()?);
         let end = running.since.after_ms(self.config.options.hand_over_timeout_ms);
-        let hush = [running.since.after_ms(HUSH_MS), handing.last_request.after_ms(QUIET_MS)];
+        let hush =
+            [running.since.after_ms(self.hush_ms()), handing.last_request.after_ms(QUIET_MS)];
         let hush = hush.into_iter().filter(|_| running.step == Step::Hush);
         hush.chain([end]).filter(|at| *at > self.now).min()
     }
@@ -481,7 +487,6 @@ impl Resource {
         result: Result<Option<Payload>, ReplyError>,
         payload: Option<Payload>,
     ) {
-        let data = |one: &Withheld| one.payload.map_or(0, |payload| u64::from(payload.length));
         if self.handing_over.is_none() || !self.withholds() {
             self.emit(Action::Reply { request, result });
             return self.release(payload);
