@@ -37,6 +37,8 @@ pub(crate) struct HandingOver {
     c: usize,
     socket: SocketId,
     sequence: u64,
+    /// Since when silence is waited for.
+    hush_since: Time,
     /// When a client has sent something last.
     last_request: Time,
     /// The peer asks no more.
@@ -247,9 +249,11 @@ impl Resource {
                 asked = Some((c, *sequence));
             }
         }
-        let Some((c, sequence)) = asked else { return };
-        self.send(c, Packet::HandOver { sequence, cancel: true }, None);
-        let (name, peer) = (&self.config.name, &self.connections[c].name);
+        if let Some((c, sequence)) = asked {
+            self.send(c, Packet::HandOver { sequence, cancel: true }, None);
+        }
+        let name = &self.config.name;
+        let peer = asked.map_or("The peer", |(c, _)| self.connections[c].name.as_str());
         let seconds = PATIENCE_MS / 1000;
         let hint = format!(
             "{peer} has not answered for {seconds} s, its disk may hang: `tandemadm why {name}` there. \
@@ -280,6 +284,7 @@ impl Resource {
             c,
             socket,
             sequence,
+            hush_since: self.now,
             last_request: self.now,
             cancelled: false,
             outcome: HandOverOutcome::Late,
@@ -296,7 +301,13 @@ impl Resource {
         let waits = self.running.as_ref().is_some_and(|r| r.step == Step::Devices);
         match (waits, in_use) {
             (true, true) => self.hand_over_fails(HandOverOutcome::InUse),
-            (true, false) => self.step(Step::Hush),
+            (true, false) => {
+                let now = self.now;
+                if let Some(handing) = self.handing_over.as_mut() {
+                    (handing.hush_since, handing.last_request) = (now, now);
+                }
+                self.step(Step::Hush);
+            }
             // Its time was over.
             (false, _) => {}
         }
@@ -361,7 +372,8 @@ impl Resource {
         if waited >= self.config.options.hand_over_timeout_ms {
             return self.hand_over_fails(HandOverOutcome::Late);
         }
-        if step == Step::Hush && (silent && self.is_idle() || waited >= self.hush_ms()) {
+        let hushed = self.now.ms_since(handing.hush_since) >= self.hush_ms();
+        if step == Step::Hush && (silent && self.is_idle() || hushed) {
             self.draining = true;
             self.step(Step::Drain);
         }
@@ -377,7 +389,7 @@ impl Resource {
         let (running, handing) = (self.running.as_ref()?, self.handing_over.as_ref()?);
         let end = running.since.after_ms(self.config.options.hand_over_timeout_ms);
         let hush =
-            [running.since.after_ms(self.hush_ms()), handing.last_request.after_ms(QUIET_MS)];
+            [handing.hush_since.after_ms(self.hush_ms()), handing.last_request.after_ms(QUIET_MS)];
         let hush = hush.into_iter().filter(|_| running.step == Step::Hush);
         hush.chain([end]).filter(|at| *at > self.now).min()
     }
