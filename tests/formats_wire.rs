@@ -128,6 +128,11 @@ fn make(kind: Kind, n: [u64; 8], text: &str) -> Packet {
             let code = if number < 100 { -number } else { number };
             Packet::ResizeAnswer { volume, size: offset, code }
         }
+        Kind::HandOver => Packet::HandOver { sequence, cancel: flag },
+        Kind::HandOverAnswer => {
+            let all = HandOverOutcome::ALL;
+            Packet::HandOverAnswer { sequence, outcome: all[n[5] as usize % all.len()] }
+        }
         Kind::Ping => Packet::Ping,
         Kind::PingAck => Packet::PingAck,
         Kind::Echo => {
@@ -352,6 +357,8 @@ const GOLDEN: &[(&str, &str)] = &[
     ("StartResyncAnswer", "54444d31 3b33 0102 1112131415161718 0000000000000000 00000000 fa2b4dcc"),
     ("Resize", "54444d31 3c00 0102 0000000000000000 0000000000000000 00000000 ebf7102c"),
     ("ResizeAnswer", "54444d31 3d33 0102 0000000000000000 0002122232425000 00000000 d062bc74"),
+    ("HandOver", "54444d31 3e01 0000 1112131415161718 0000000000000000 00000000 0fe58a34"),
+    ("HandOverAnswer", "54444d31 3f03 0000 1112131415161718 0000000000000000 00000000 63563cfa"),
     ("Ping", "54444d31 4000 0000 0000000000000000 0000000000000000 00000000 0471ac82"),
     ("PingAck", "54444d31 4100 0000 0000000000000000 0000000000000000 00000000 8554c9a5"),
     (

@@ -118,6 +118,12 @@ fn what(name: &str) -> &'static str {
         "nbd-clients" => {
             "exclusive: a second identity (process and user, or host) is not let in beside the one that has a volume open."
         }
+        "device-attach" => {
+            "auto: tandemd attaches each volume as its `device` (/dev/nbdN) when the node is promoted by order, and detaches it before it is demoted. manual: tandemadm device attach."
+        }
+        "hand-over-timeout" => {
+            "How long this node, as the Primary, may take to hand over (primary --hand-over on the peer) before it goes on as it was. 0: it does not hand over."
+        }
         "busy-poll" => {
             "While clients are connected, the data thread looks for what comes next for so long before it sleeps: a write at depth 1 gains, for twice the processor time. 0: it sleeps at once."
         }

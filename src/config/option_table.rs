@@ -251,6 +251,10 @@ pub(super) static OPTIONS: &[Spec] = &[
         Acts(|o, v| o.disk_timeout_ms = v.number() * 100)),
     spec(Disk, "md-flushes", Bool, Acts(|o, v| o.md_flushes = v.yes())),
     spec(Section::Options, "auto-promote", Bool, Acts(|o, v| o.auto_promote = v.yes())),
+    spec(Section::Options, "device-attach", Choice(&["manual", "auto"]),
+        Acts(|o, v| o.device_attach_auto = v.word() == "auto")),
+    spec(Section::Options, "hand-over-timeout", Number(Tenths, 0, 250),
+        Acts(|o, v| o.hand_over_timeout_ms = v.number() * 100)),
     spec(Section::Options, "nbd-clients", Choice(&["shared", "exclusive"]),
         Acts(|o, v| o.nbd_clients_exclusive = v.word() == "exclusive")),
     spec(Section::Options, "busy-poll", Number(Microseconds, 0, 1000),
@@ -479,6 +483,7 @@ pub(super) fn check_ranges(options: &Options) -> Result<(), String> {
         ("c-max-rate", options.c_max_rate),
         ("c-min-rate", options.c_min_rate),
         ("busy-poll", u64::from(options.busy_poll_us)),
+        ("hand-over-timeout", tenths(options.hand_over_timeout_ms)),
     ];
     for (name, value) in values {
         if let Some(Spec { kind: Number(unit, min, max), .. }) = find(name)

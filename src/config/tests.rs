@@ -133,7 +133,8 @@ fn options_act_in_their_units() {
          after-sb-1pri consensus;
          rr-conflict retry-connect; }
          disk { al-extents 257; resync-rate 1M; c-max-rate 0; c-min-rate 100; on-io-error pass_on; }
-         options { auto-promote yes; nbd-clients exclusive; busy-poll 50; }",
+         options { auto-promote yes; nbd-clients exclusive; busy-poll 50;
+         hand-over-timeout 20; device-attach auto; }",
     ));
     let expected = Options {
         timeout_ms: 5000,
@@ -156,6 +157,8 @@ fn options_act_in_their_units() {
         auto_promote: true,
         nbd_clients_exclusive: true,
         busy_poll_us: 50,
+        hand_over_timeout_ms: 2000,
+        device_attach_auto: true,
         ..Options::default()
     };
     assert_eq!(r0.options, expected);

@@ -285,6 +285,10 @@ pub enum Verb {
         /// Accept one danger by name.
         #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
         force: Option<ForceWord>,
+        /// The connected Primary hands over: its clients get all their answers, both disks are
+        /// flushed, its connections to clients are closed, and this node takes its place.
+        #[arg(long, conflicts_with = "force")]
+        hand_over: bool,
         /// Aimed at.
         #[command(flatten)]
         targets: Targets,

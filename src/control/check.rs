@@ -106,6 +106,9 @@ fn findings(report: &Report) -> Vec<(Level, String)> {
     for (volume, what) in &report.path_differs {
         found.push((Level::Warning, format!("{name}/{volume} path differs: {what}")));
     }
+    for (volume, why) in &report.device_failed {
+        found.push((Level::Warning, format!("{name}/{volume} device not attached: {why}")));
+    }
     if !report.config_differs.is_empty() {
         found.push((Level::Warning, format!("{name} runs with another configuration")));
     }

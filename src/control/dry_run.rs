@@ -148,7 +148,10 @@ pub fn word(verb: &Verb) -> Option<(String, &[Target])> {
             let time = for_seconds.map(|seconds| format!(" --for={seconds}")).unwrap_or_default();
             (format!("disconnect{}{time}", flag(forced.force, "--force")), &targets.targets)
         }
-        Verb::Primary { force, targets } => {
+        Verb::Primary { hand_over: true, targets, .. } => {
+            ("primary --hand-over".to_owned(), &targets.targets)
+        }
+        Verb::Primary { force, targets, .. } => {
             let force = match force {
                 None => "",
                 Some(ForceWord::Plain) => " --force",
@@ -206,6 +209,7 @@ mod tests {
         let cases = [
             ("tandemadm down r0", "drbdsetup down r0\n"),
             ("tandemadm primary --force r0", "drbdsetup primary r0 --force\n"),
+            ("tandemadm primary --hand-over r0", "drbdsetup primary r0 --hand-over\n"),
             ("tandemadm primary --force=blank all", "drbdsetup primary r0 --force=blank\n"),
             ("tandemadm forget-peer --force r0:bob", "drbdsetup forget-peer r0:bob --force\n"),
             ("tandemadm detach r0/1", "drbdsetup detach r0/1\n"),

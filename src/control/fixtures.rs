@@ -112,6 +112,7 @@ pub(crate) fn healthy() -> Report {
         taken_at: NOW,
         config_differs: Vec::new(),
         path_differs: Vec::new(),
+        device_failed: Vec::new(),
         past: Past { role_ms: 32_400_000, frozen_ms: None, reconnects_1h: vec![(1, 0)] },
     }
 }

@@ -161,6 +161,9 @@ pub struct Report {
     /// now`).
     #[serde(default)]
     pub path_differs: Vec<(VolumeNumber, String)>,
+    /// Volumes whose device the daemon could not attach (`device-attach auto`), and why.
+    #[serde(default)]
+    pub device_failed: Vec<(VolumeNumber, String)>,
     /// What the snapshot does not say.
     #[serde(default)]
     pub past: Past,

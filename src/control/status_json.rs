@@ -72,6 +72,7 @@ struct Device<'a> {
     backing_dev: &'a str,
     hung: bool,
     path_differs: bool,
+    device_failed: bool,
     disk_flushes: bool,
     md_flushes: bool,
     openers: Vec<Opener<'a>>,
@@ -224,6 +225,7 @@ fn device<'a>(report: &Report, device: &'a DeviceStatus) -> Device<'a> {
         backing_dev: &device.backing_disk,
         hung: device.hung_ms.is_some(),
         path_differs: report.path_differs.iter().any(|(volume, _)| *volume == device.volume),
+        device_failed: report.device_failed.iter().any(|(volume, _)| *volume == device.volume),
         disk_flushes: !device.no_disk_flushes,
         md_flushes: !device.no_md_flushes,
         openers: device

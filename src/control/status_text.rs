@@ -112,6 +112,9 @@ fn line_of_device(
     if report.path_differs.iter().any(|(volume, _)| *volume == device.volume) {
         words.push("path:differs".to_owned());
     }
+    if report.device_failed.iter().any(|(volume, _)| *volume == device.volume) {
+        words.push("device:failed".to_owned());
+    }
     for (off, name) in
         [(device.no_disk_flushes, "disk-flushes"), (device.no_md_flushes, "md-flushes")]
     {
@@ -312,6 +315,8 @@ mod tests {
         assert!(plain(&report).starts_with("r0 role:Primary config:differs\n"));
         report.path_differs.push((0, "/d is another file now".to_owned()));
         assert!(plain(&report).contains(" open:yes path:differs\n"), "{}", plain(&report));
+        report.device_failed.push((0, "no driver".to_owned()));
+        assert!(plain(&report).contains(" path:differs device:failed\n"), "{}", plain(&report));
     }
 
     #[test]

@@ -401,6 +401,7 @@ impl Clients {
         for client in self.sessions.values_mut() {
             let meant = volume.is_none_or(|volume| volume == client.volume);
             if meant && client.leave(io, &mut self.desk, Some(io.now.after_ms(LEAVE_MS)), false) {
+                client.send_last(io);
                 let session = client.id;
                 io.events.push_back(Event::SessionClosed { session, disconnect: false });
             }
@@ -528,6 +529,24 @@ impl Client {
             let operation = io.ring.send(&self.fd, message, Purpose::ClientSend(self.id));
             self.sending = Some(UnderWay::new(operation, false, io));
             self.deaf_since.get_or_insert(io.now);
+        }
+    }
+
+    /// Offers what is queued to the socket, and ends it right behind: who goes on sending as answers
+    /// come in has little time to send what nobody answers any more.
+    fn send_last(&mut self, io: &mut Context) {
+        // On this machine a request fails from here on, where it would be lost.
+        let _ = shutdown(self.fd.as_fd().as_raw_fd(), Shutdown::Read);
+        while let Some(mut message) = self.outbox.next(false) {
+            let sent = message.send_now(&self.fd);
+            match self.outbox.returned(message, sent, &mut io.pool) {
+                Sent::Some { note } => io.reads_reserved -= note,
+                // It goes out as any other does.
+                Sent::Failed(_) => return,
+            }
+        }
+        if self.outbox.is_empty() {
+            shut_down(&self.fd);
         }
     }
 

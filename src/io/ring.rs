@@ -138,6 +138,18 @@ impl Message {
         })
     }
 
+    /// Offers what is left to the socket at once, past the ring: bytes taken, or minus the errno. What a
+    /// stream takes waits for more, or for its end, to share a segment with it.
+    pub(crate) fn send_now(&mut self, fd: &Descriptor) -> i32 {
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_MORE;
+        let fd = fd.as_fd().as_raw_fd();
+        // SAFETY: the header's vectors point into `self`, and into leases that it holds, until the
+        // call returns; a send only reads them.
+        let sent = unsafe { libc::sendmsg(fd, self.aim(), flags) };
+        let errno = || std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+        i32::try_from(sent).ok().filter(|sent| *sent >= 0).unwrap_or_else(|| -errno())
+    }
+
     /// Points the vectors at what is left. The message must be boxed and must not change until the
     /// operation is complete.
     fn aim(&mut self) -> *const libc::msghdr {

@@ -79,6 +79,14 @@ pub enum Command {
     },
     /// Become Primary for a client that connects (`auto-promote`), until the last one has gone.
     AutoPromote,
+    /// Become Primary in the place of the connected peer, which hands over in order.
+    HandOver,
+    /// The daemon's word, in the course of a hand-over by this node: it has detached the devices that it
+    /// has attached (`device-attach auto`), or one is in use.
+    DevicesDetached {
+        /// And stays attached.
+        in_use: bool,
+    },
     /// Become Secondary.
     Secondary {
         /// Close the clients' connections instead of refusing.
@@ -186,6 +194,8 @@ impl Command {
             Self::Disconnect { .. } => "disconnect",
             Self::Primary { .. } => "primary",
             Self::AutoPromote => "auto-promote",
+            Self::HandOver => "primary --hand-over",
+            Self::DevicesDetached { .. } => "devices-detached",
             Self::Secondary { .. } => "secondary",
             Self::Invalidate { .. } => "invalidate",
             Self::InvalidateRemote { .. } => "invalidate-remote",

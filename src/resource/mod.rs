@@ -45,6 +45,7 @@ pub use metrics::*;
 pub use option_names::WrittenOption;
 pub use options::*;
 pub use orders::order::NO_VOLUME;
+pub use orders::waits::DETACHES;
 pub use refusals::REFUSALS;
 pub use state::*;
 pub use status::*;
@@ -226,6 +227,12 @@ pub struct Resource {
     draining: bool,
     /// This node was promoted for a client, and by no order.
     auto_promoted: Option<orders::auto_promote::AutoPromoted>,
+    /// A peer takes the role over.
+    handing_over: Option<orders::hand_over::HandingOver>,
+    /// Replies that are held back for it.
+    withheld: Vec<orders::hand_over::Withheld>,
+    /// When one did last.
+    handed_over: Option<Time>,
     /// `suspend-io`: requests are held until `resume-io`.
     suspended: bool,
     version: u64,
@@ -273,6 +280,9 @@ impl Resource {
             gap: Gap::None,
             draining: false,
             auto_promoted: None,
+            handing_over: None,
+            withheld: Vec::new(),
+            handed_over: None,
             suspended: false,
             version: 1,
             config,
@@ -325,6 +335,7 @@ impl Resource {
             self.check_timers();
             self.pump_orders();
             self.pump_auto_demotion();
+            self.pump_withheld();
             self.pump_handshakes();
             self.pump_leaves();
             self.admit_held();

@@ -10,7 +10,14 @@ const MUST_BE_EQUAL: [&str; 6] =
     ["protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri", "always-asbp", "rr-conflict"];
 
 /// What concerns this node alone: the peer is not told.
-const LOCAL: [&str; 4] = ["sndbuf-size", "rcvbuf-size", "disk-timeout", "busy-poll"];
+const LOCAL: [&str; 6] = [
+    "sndbuf-size",
+    "rcvbuf-size",
+    "disk-timeout",
+    "busy-poll",
+    "hand-over-timeout",
+    "device-attach",
+];
 
 /// An option as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,8 +80,11 @@ impl Options {
             ("disk-timeout", (self.disk_timeout_ms / 100).to_string()),
         ];
         let clients = if self.nbd_clients_exclusive { "exclusive" } else { "shared" };
+        let devices = if self.device_attach_auto { "auto" } else { "manual" };
         let general = [
             ("auto-promote", yes_no(self.auto_promote)),
+            ("device-attach", devices.to_owned()),
+            ("hand-over-timeout", (self.hand_over_timeout_ms / 100).to_string()),
             ("nbd-clients", clients.to_owned()),
             ("busy-poll", self.busy_poll_us.to_string()),
         ];
@@ -112,6 +122,8 @@ impl Options {
             md_flushes: _,
             disk_timeout_ms: _,
             auto_promote: _,
+            device_attach_auto: _,
+            hand_over_timeout_ms: _,
             nbd_clients_exclusive: _,
             busy_poll_us: _,
         } = from.clone();
@@ -142,6 +154,8 @@ impl Options {
             "net" => self.with_net(from),
             "options" => Self {
                 auto_promote: from.auto_promote,
+                device_attach_auto: from.device_attach_auto,
+                hand_over_timeout_ms: from.hand_over_timeout_ms,
                 nbd_clients_exclusive: from.nbd_clients_exclusive,
                 busy_poll_us: from.busy_poll_us,
                 ..self.clone()
@@ -251,6 +265,8 @@ mod tests {
             verify_alg: super::super::VerifyAlg::Crc32c,
             on_io_error: OnIoError::PassOn,
             auto_promote: true,
+            device_attach_auto: true,
+            hand_over_timeout_ms: 700,
             nbd_clients_exclusive: true,
             busy_poll_us: 50,
             disk_flushes: false,

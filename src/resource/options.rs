@@ -235,6 +235,14 @@ pub struct Options {
     pub on_io_error: OnIoError,
     /// `auto-promote`. Default no.
     pub auto_promote: bool,
+    /// `device-attach auto`: the daemon attaches the devices of a node that is promoted by order, and
+    /// detaches them before it is demoted. Default manual.
+    #[serde(default)]
+    pub device_attach_auto: bool,
+    /// `hand-over-timeout`, ms (DRBD has none; the unit is 0.1 s): how long this Primary may take to
+    /// hand over before it goes on as it was. Default 3000; 0: it does not hand over.
+    #[serde(default = "default_hand_over_timeout")]
+    pub hand_over_timeout_ms: u64,
     /// `nbd-clients exclusive`: a second identity is refused. Default shared.
     #[serde(default)]
     pub nbd_clients_exclusive: bool,
@@ -250,6 +258,10 @@ pub struct Options {
     /// by then fails the disk. Default 0: never.
     #[serde(default)]
     pub disk_timeout_ms: u64,
+}
+
+fn default_hand_over_timeout() -> u64 {
+    3_000
 }
 
 fn default_verify_alg() -> VerifyAlg {
@@ -280,6 +292,8 @@ impl Default for Options {
             verify_alg: default_verify_alg(),
             on_io_error: OnIoError::Detach,
             auto_promote: false,
+            device_attach_auto: false,
+            hand_over_timeout_ms: default_hand_over_timeout(),
             nbd_clients_exclusive: false,
             busy_poll_us: 0,
             disk_flushes: true,

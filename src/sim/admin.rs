@@ -174,6 +174,7 @@ impl Cluster {
             Order::Primary => Command::Primary { force: None },
             Order::AutoPromote => Command::AutoPromote,
             Order::Force(force) => Command::Primary { force: Some(force) },
+            Order::HandOver => Command::HandOver,
             Order::Secondary => {
                 // `umount` comes before `secondary`.
                 if self.clients.connected_to(node) && self.chance.admin.percent(50) {

@@ -257,6 +257,8 @@ pub(super) fn order_name(command: &Command) -> &'static str {
         Command::Primary { force: Some(Force::Outdated) } => "primary --force=outdated",
         Command::Primary { force: Some(Force::Blank) } => "primary --force=blank",
         Command::AutoPromote => "auto-promote",
+        Command::HandOver => "primary --hand-over",
+        Command::DevicesDetached { .. } => "devices-detached",
         Command::Secondary { force: true, .. } => "secondary --force",
         Command::Secondary { wait_ms: 0, .. } => "secondary",
         Command::Secondary { .. } => "secondary --wait",

@@ -235,6 +235,8 @@ pub enum Order {
     Force(Force),
     Secondary,
     SecondaryForce,
+    /// `primary --hand-over`.
+    HandOver,
     /// `secondary --wait`: clients get a few seconds.
     SecondaryWait,
     Disconnect,

@@ -7,8 +7,8 @@ use crate::resource::{
 
 use super::faults::{Fault, Planned};
 use super::plan::{
-    at_the_worst_moment, both_full, both_sides, crossing, flaky, held_back, out_of_patience, plan,
-    rarer, secrets,
+    at_the_worst_moment, both_full, both_sides, crossing, flaky, hand_overs, held_back,
+    out_of_patience, plan, rarer, secrets,
 };
 use super::prng::Prng;
 use super::situations::situation;
@@ -123,6 +123,7 @@ impl SimOptions {
         crossing(&mut Prng::new(seed, 15), length_ms, &mut options.plan);
         both_full(&mut Prng::new(seed, 17), length_ms, &mut options.plan);
         flaky(&mut Prng::new(seed, 21), length_ms, &mut options.plan);
+        hand_overs(&mut Prng::new(seed, 23), length_ms, &mut options.plan);
         options.narrow_the_log(&mut Prng::new(seed, 8));
         let p = &mut Prng::new(seed, 14);
         options.core.disk_timeout_ms = *p.choose(&[0, 0, 2_000, 6_000]);

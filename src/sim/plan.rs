@@ -388,6 +388,54 @@ pub(super) fn crossing(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
     plan.sort_by_key(|planned| planned.at_ms);
 }
 
+/// Adds hand-overs: from node to node and back, crossing each other and other orders, with something
+/// that strikes in the middle; nothing in four of five seeds.
+pub(super) fn hand_overs(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
+    if !p.one_in(5) {
+        return;
+    }
+    for _ in 0..p.skewed(1, 6) {
+        let (a, at_ms) = (p.index(2), p.below(length_ms));
+        let mut at = |at_ms, wait, fault| plan.push(Planned { at_ms, wait, fault });
+        let order = |node, order| Fault::Order { node, order };
+        if p.one_in(8) {
+            // The old Primary's disk keeps a request, a flush or the marks of a Secondary for long.
+            let for_ms = *p.choose(&[500, 4_000, 20_000]);
+            at(at_ms, None, Fault::StallDisk { node: p.index(2), for_ms, flushes: p.percent(50) });
+        }
+        at(at_ms + p.below(5), None, order(a, Order::HandOver));
+        if p.one_in(3) {
+            let back = *p.choose(&[0, 1, 20, 60, 500]);
+            at(at_ms + back, None, order(1 - a, Order::HandOver));
+        }
+        if p.one_in(4) {
+            let others = [
+                Order::Primary,
+                Order::AutoPromote,
+                Order::Secondary,
+                Order::SecondaryForce,
+                Order::Disconnect,
+                Order::SuspendIo,
+                Order::Detach,
+                Order::Down,
+            ];
+            at(at_ms + p.below(80), None, order(p.index(2), *p.choose(&others)));
+        }
+        if p.percent(50) {
+            let kind = *p.choose(&[0, 2, 2, 3, 4, 5, 5, 6, 6, 7, 8]);
+            let strike = fault(p, kind);
+            // As a role changes, or anywhere in the course of it.
+            let wait = p.percent(40).then(|| Wait {
+                node: p.index(2),
+                moment: Moment::Role(*p.choose(&[Role::Primary, Role::Secondary])),
+                more_us: p.skewed(1, 8_000),
+            });
+            at(at_ms + p.below(60), wait, strike);
+        }
+    }
+    plan.sort_by_key(|planned| planned.at_ms);
+}
+
 /// Adds disks of both nodes that run full at once, for a while; nothing in seven of eight seeds. In
 /// half of the others nothing else happens: there no client may see an error.
 pub(super) fn both_full(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {

@@ -187,6 +187,7 @@ const ORDERS: &[(&str, &[&str])] = &[
     ("primary --force=outdated", &["ok", "-1", "-2"]),
     ("primary --force=blank", &["ok", "-1", "-2"]),
     ("auto-promote", &["ok", "-1", "-2"]),
+    ("primary --hand-over", &["ok", "-1", "-2", "-10", "-15", "-21", "-23"]),
     ("secondary", &["ok", "-12", "-23"]),
     ("secondary --force", &["ok", "-23"]),
     ("secondary --wait", &["ok", "-12"]),

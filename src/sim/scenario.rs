@@ -285,6 +285,7 @@ fn order(node: usize, verb: &str, rest: &[&str]) -> Result<Given, String> {
     let peer = node_id(1 - node);
     Ok(Given::Plan(match (verb, rest) {
         ("primary", []) => Order::Primary,
+        ("primary", ["--hand-over"]) => Order::HandOver,
         ("auto-promote", []) => Order::AutoPromote,
         ("primary", ["--force"]) => Order::Force(Force::Plain),
         ("primary", ["--force=inconsistent"]) => Order::Force(Force::Inconsistent),

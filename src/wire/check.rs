@@ -118,6 +118,8 @@ pub fn check(packet: &Packet) -> bool {
         | Packet::VerifyError { .. }
         | Packet::PromoteRequest { .. }
         | Packet::StartResync { .. }
+        | Packet::HandOver { .. }
+        | Packet::HandOverAnswer { .. }
         | Packet::LeaveAnswer
         | Packet::SampleAnswer { .. }
         | Packet::Challenge { .. }
@@ -143,6 +145,8 @@ pub(super) fn volume(packet: &Packet) -> Option<VolumeNumber> {
         | Packet::PromoteAnswer { .. }
         | Packet::Leave { .. }
         | Packet::LeaveAnswer
+        | Packet::HandOver { .. }
+        | Packet::HandOverAnswer { .. }
         | Packet::Ping
         | Packet::PingAck
         | Packet::Echo { .. }

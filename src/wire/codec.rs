@@ -8,8 +8,8 @@ use bincode::config::{BigEndian, Configuration, Fixint, Limit};
 
 use super::check::{check, plain_handshake, plain_refused, volume};
 use super::{
-    BODY_MAX, Description, Features, HEADER_SIZE, Handshake, Kind, MAGIC, Packet, Refused, Shape,
-    WireError, ZeroMode,
+    BODY_MAX, Description, Features, HEADER_SIZE, HandOverOutcome, Handshake, Kind, MAGIC, Packet,
+    Refused, Shape, WireError, ZeroMode,
 };
 use crate::resource::{DiskState, Role, VerifyAlg, VolumeNumber};
 use crate::secret::Algorithm;
@@ -235,6 +235,12 @@ fn fields(packet: &Packet, body: u32) -> Fields {
             let flags = u8::try_from(code.unsigned_abs()).unwrap_or(u8::MAX);
             Fields { flags, ..at(sequence, 0, 0) }
         }
+        Packet::HandOver { sequence, cancel } => {
+            Fields { flags: flag(cancel, FLAG), ..at(sequence, 0, 0) }
+        }
+        Packet::HandOverAnswer { sequence, outcome } => {
+            Fields { flags: index(HandOverOutcome::ALL, outcome), ..at(sequence, 0, 0) }
+        }
         Packet::Leave { kind } => Fields { flags: kind, ..Fields::default() },
         Packet::NewUuid { uuid, .. }
         | Packet::NewUuidAck { uuid, .. }
@@ -397,6 +403,11 @@ fn read(header: &Header, body: &[u8]) -> Option<Packet> {
             let number = i32::from(flags);
             let code = if number < FAILURES { -number } else { number };
             Packet::ResizeAnswer { volume, size: offset, code }
+        }
+        Kind::HandOver => Packet::HandOver { sequence, cancel: flag },
+        Kind::HandOverAnswer => {
+            let outcome = *HandOverOutcome::ALL.get(usize::from(flags))?;
+            Packet::HandOverAnswer { sequence, outcome }
         }
         Kind::Ping => Packet::Ping,
         Kind::PingAck => Packet::PingAck,

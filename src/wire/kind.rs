@@ -125,6 +125,8 @@ kinds! {
     Packet::StartResyncAnswer { .. } => StartResyncAnswer = 59, Shape::Bare;
     Packet::Resize { .. } => Resize = 60, Shape::Bare;
     Packet::ResizeAnswer { .. } => ResizeAnswer = 61, Shape::Bare;
+    Packet::HandOver { .. } => HandOver = 62, Shape::Bare;
+    Packet::HandOverAnswer { .. } => HandOverAnswer = 63, Shape::Bare;
     Packet::Ping => Ping = 64, Shape::Bare;
     Packet::PingAck => PingAck = 65, Shape::Bare;
     Packet::Echo { .. } => Echo = 66, Shape::Body(BODY_MAX);

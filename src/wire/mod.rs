@@ -57,6 +57,54 @@ pub const FEATURE_SECRET: u32 = 1;
 /// Feature bit: the sender only asks (`tandemadm ping`), and is no session.
 pub const FEATURE_INQUIRY: u32 = 2;
 
+/// Feature bit: the sender hands over when it is asked to ([`Packet::HandOver`]).
+pub const FEATURE_HAND_OVER: u32 = 4;
+
+/// What became of a hand-over, as the node says that was asked. The place in `ALL` is the number on
+/// the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HandOverOutcome {
+    /// It is Secondary, its clients have gone, and both disks are flushed.
+    Done,
+    /// It has not been Primary.
+    NotPrimary,
+    /// Another order, a handshake or the end of the session is under way there.
+    Busy,
+    /// Not every disk on both nodes is UpToDate.
+    Disks,
+    /// A resync is under way.
+    Resync,
+    /// Clients' I/O is frozen there by order.
+    Suspended,
+    /// A disk does not answer there.
+    HungDisk,
+    /// Its `hand-over-timeout` is 0.
+    Forbidden,
+    /// Requests or flushes did not end within its `hand-over-timeout`.
+    Late,
+    /// It was cancelled, or the session changed in the middle.
+    Interrupted,
+    /// A device that the daemon there has attached is in use.
+    InUse,
+}
+
+impl HandOverOutcome {
+    /// Every outcome, by number.
+    pub const ALL: &'static [Self] = &[
+        Self::Done,
+        Self::NotPrimary,
+        Self::Busy,
+        Self::Disks,
+        Self::Resync,
+        Self::Suspended,
+        Self::HungDisk,
+        Self::Forbidden,
+        Self::Late,
+        Self::Interrupted,
+        Self::InUse,
+    ];
+}
+
 /// How zeroes are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ZeroMode {
@@ -491,6 +539,20 @@ pub enum Packet {
         size: u64,
         /// 0, or DRBD's number why not: negative, or 100 and above.
         code: i32,
+    },
+    /// The sender wants to be Primary in the receiver's place; `cancel`: no more.
+    HandOver {
+        /// Repeated by the answer.
+        sequence: u64,
+        /// The order has ended; what was begun is taken back as long as that can be.
+        cancel: bool,
+    },
+    /// What became of it.
+    HandOverAnswer {
+        /// Of the HandOver.
+        sequence: u64,
+        /// Whether the sender is Secondary now, or why not.
+        outcome: HandOverOutcome,
     },
     /// Are you there?
     Ping,

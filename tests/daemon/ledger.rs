@@ -26,6 +26,8 @@ pub(crate) struct Ledger {
     seed: u64,
     /// Only the first so many blocks are written.
     span: u64,
+    /// Requests that were sent and not answered when the last connection ended.
+    pub(crate) flying: usize,
 }
 
 /// How many writes a burst does.
@@ -34,6 +36,8 @@ pub(crate) enum Burst {
     Count(u64),
     /// Until the connection ends; each answer is told to the channel.
     UntilLost(mpsc::Sender<()>),
+    /// The same, and no answer may be an error.
+    UntilMoved(mpsc::Sender<()>),
 }
 
 fn content(block: u64, stamp: u64) -> Vec<u8> {
@@ -63,12 +67,13 @@ impl Ledger {
         let mut flying: HashMap<u64, (u64, u64)> = HashMap::new();
         let mut busy: HashSet<u64> = HashSet::new();
         let mut sent = 0;
+        let mut ended = false;
         loop {
             let more = match burst {
                 Burst::Count(count) => sent < *count,
-                Burst::UntilLost(_) => true,
+                Burst::UntilLost(_) | Burst::UntilMoved(_) => true,
             };
-            if more && flying.len() < DEPTH {
+            if more && !ended && flying.len() < DEPTH {
                 let block = self.random(blocks);
                 if busy.contains(&block) {
                     continue;
@@ -83,17 +88,25 @@ impl Ledger {
                 let offset = block * BLOCK as u64;
                 match client.send_request(Command::Write, flags, offset, BLOCK as u64, &bytes) {
                     Ok(cookie) => flying.insert(cookie, (block, stamp)),
-                    Err(error) => return lost(&error),
+                    // What was answered before is still to be read.
+                    Err(error) => {
+                        ended = !lost(&error);
+                        continue;
+                    }
                 };
                 busy.insert(block);
                 continue;
             }
             if flying.is_empty() {
-                return true;
+                self.flying = 0;
+                return !ended;
             }
             let reply = match client.read_reply() {
                 Ok(reply) => reply,
-                Err(error) => return lost(&error),
+                Err(error) => {
+                    self.flying = flying.len();
+                    return lost(&error);
+                }
             };
             // A daemon that ends by order says so; such a write was not acknowledged.
             let (block, stamp) = flying.remove(&reply.cookie).expect("the client checks cookies");
@@ -109,7 +122,7 @@ impl Ledger {
             }
             self.acknowledged.insert(block, stamp);
             self.unanswered.remove(&block);
-            if let Burst::UntilLost(answers) = burst {
+            if let Burst::UntilLost(answers) | Burst::UntilMoved(answers) = burst {
                 let _ = answers.send(());
             }
         }

@@ -33,6 +33,7 @@ mod durable;
 mod failover;
 mod frozen;
 mod guest;
+mod hand_over;
 mod holes;
 mod host;
 mod hostile;

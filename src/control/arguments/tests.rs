@@ -50,6 +50,8 @@ fn force_takes_one_danger_by_name() {
         assert_eq!(force(&format!("tandemadm primary {word} r0")), expected);
     }
     assert_eq!(parsed("tandemadm primary --force=all r0").unwrap_err().exit_code, 1);
+    let both = parsed("tandemadm primary --force --hand-over r0").unwrap_err();
+    assert_eq!(both.exit_code, 1, "who is connected need not be forced");
 }
 
 #[test]

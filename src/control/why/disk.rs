@@ -60,6 +60,28 @@ pub(super) fn hung(report: &View<'_>, device: &DeviceStatus) -> Option<Finding> 
     })
 }
 
+/// The daemon could not attach the volume's device.
+pub(super) fn not_a_device(report: &View<'_>, device: &DeviceStatus) -> Option<Finding> {
+    let (_, why) = report.device_failed.iter().find(|(number, _)| *number == device.volume)?;
+    let volume = name(&report.status, device);
+    Some(Finding {
+        severity: severity::DIFFERS,
+        headline: format!("{volume}: its device is not attached (device-attach auto)"),
+        state: format!(
+            "this node is Primary and serves NBD; its /dev/nbd{} is not there.",
+            device.minor
+        ),
+        open: Vec::new(),
+        why: format!("{}.", why.trim_end_matches('.')),
+        data: None,
+        next: vec![format!(
+            "put that right, then `tandemadm device attach {volume}`; or `tandemadm primary {}` once \
+             more, which tries it again.",
+            report.status.name
+        )],
+    })
+}
+
 /// The path leads somewhere else than to the disk in use.
 pub(super) fn strayed(report: &View<'_>, device: &DeviceStatus) -> Option<Finding> {
     let (_, what) = report.path_differs.iter().find(|(number, _)| *number == device.volume)?;

@@ -92,6 +92,7 @@ pub fn findings(report: &Report, zone: Zone) -> Vec<Finding> {
     for device in &report.status.devices {
         all.extend(disk::hung(report, device));
         all.extend(disk::strayed(report, device));
+        all.extend(disk::not_a_device(report, device));
         all.extend(disk::finding(report, device));
     }
     for one in &report.status.connections {

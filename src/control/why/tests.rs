@@ -388,7 +388,10 @@ fn every_text_is_as_written() {
     let mut beside_none = fixtures::mirrored(fixtures::healthy());
     beside_none.status.devices[0].disk_state = DiskState::Consistent;
     beside_none.status.connections[0].peer_devices[0].peer_disk_state = DiskState::Diskless;
+    let mut no_device = fixtures::healthy();
+    no_device.device_failed.push((0, "the kernel has no NBD driver loaded: `modprobe nbd`".into()));
     let cases = [
+        ("no_device", no_device),
         ("healthy", fixtures::healthy()),
         ("two volumes", fixtures::two_volumes()),
         ("resync target", fixtures::resync_target()),

@@ -127,7 +127,7 @@ impl Fake {
 
     fn command(&self, command: &Command) -> AdminResult {
         match command {
-            Command::Primary { .. } | Command::AutoPromote => {
+            Command::Primary { .. } | Command::AutoPromote | Command::HandOver => {
                 if self.status().devices.iter().any(|one| one.disk_state == DiskState::Diskless) {
                     return Err(Refusal {
                         code: -2,
@@ -173,6 +173,7 @@ impl Fake {
             | Command::Repair { .. }
             | Command::NewCurrentUuid { .. }
             | Command::Resize { .. }
+            | Command::DevicesDetached { .. }
             | Command::ForgetPeer { .. } => {}
         }
         Ok(String::new())

@@ -20,6 +20,7 @@ pub mod compat;
 pub mod daemon;
 mod data_thread;
 mod dependencies;
+mod devices;
 mod disks;
 mod journal;
 mod logging;

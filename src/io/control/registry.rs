@@ -54,6 +54,8 @@ pub(crate) struct Entry {
     pub(super) running: RefCell<Definition>,
     /// Why a volume's disk could not be attached last, for `why`.
     pub(super) attach_failed: RefCell<BTreeMap<VolumeNumber, String>>,
+    /// What became of the devices (`device-attach auto`).
+    pub(super) devices: super::devices::Devices,
     pub(super) past: super::past::Memory,
     /// The files in use.
     pub(super) disks: super::path_differs::Disks,
@@ -337,6 +339,7 @@ impl Registry {
             thread,
             running,
             attach_failed,
+            devices: Default::default(),
             past,
             disks,
             apart,
@@ -351,7 +354,7 @@ impl Registry {
 
     /// Passes the resource's snapshots on to all watchers, until its thread ends.
     fn forward(self: &Rc<Self>, entry: &Rc<Entry>) {
-        let (changes, entry) = (self.changes.clone(), entry.clone());
+        let (changes, entry, registry) = (self.changes.clone(), entry.clone(), self.clone());
         let mut snapshots = entry.thread.subscribe();
         // No watcher is no error: a send to nobody fails and is meant to.
         let _ = changes.send(Change::Status(entry.clone(), entry.thread.status()));
@@ -363,6 +366,7 @@ impl Registry {
                     Err(broadcast::error::RecvError::Closed) => break,
                 };
                 entry.keep_apart(&status);
+                registry.devices_may_hand_over(&entry, &status);
                 entry.past.with(&status);
                 let _ = changes.send(Change::Status(entry.clone(), status));
             }
@@ -417,6 +421,7 @@ impl Registry {
             self.settings.remembered.forget(resource);
             return Ok(String::new());
         };
+        self.devices_before(&entry, &Command::Down { shutdown: false }).await?;
         entry.ends.set(true);
         let text = match entry.order(Command::Down { shutdown: false }).await {
             Ok(text) => text,
@@ -424,7 +429,8 @@ impl Registry {
             Err(refusal) if refusal.code == -21 => refusal.hint,
             Err(refusal) => {
                 entry.ends.set(false);
-                return Err(refusal);
+                let after = super::devices::After::Attach;
+                return self.devices_after(&entry, after, Err(refusal)).await;
             }
         };
         self.remove(&entry).await;
@@ -455,7 +461,10 @@ impl Registry {
     pub(crate) async fn order(&self, resource: &str, command: Command) -> AdminResult {
         let entry = self.entry(resource).ok_or_else(|| not_up(resource))?;
         let asks_peer = super::begun::AsksPeer::of(&entry, &command);
-        let text = self.order_saved(&entry, command).await?;
+        self.devices_before(&entry, &command).await?;
+        let after = super::devices::After::of(&command);
+        let result = self.order_saved(&entry, command).await;
+        let text = self.devices_after(&entry, after, result).await?;
         if let Some(asked) = asks_peer {
             asked.begun(&entry).await?;
         }
@@ -491,6 +500,7 @@ impl Registry {
         entry.note_failures(&mut status);
         Report {
             path_differs: entry.disks.differing(&status),
+            device_failed: entry.devices.failures(&status),
             past: entry.past.with(&status),
             status,
             paths: self.paths_of(entry),

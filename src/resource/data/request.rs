@@ -116,6 +116,7 @@ impl Resource {
             self.release(payload);
             return;
         }
+        self.hand_over_hears();
         let key = self.requests.insert(Request {
             session,
             request: id,
@@ -321,8 +322,7 @@ impl Resource {
                 }
             }
         }
-        self.emit(Action::Reply { request: request.request, result });
-        self.release(request.payload);
+        self.give_reply(request.request, result, request.payload);
         if request.hot {
             let (offset, length) = request.hull();
             let durable = request.fua && result.is_ok();

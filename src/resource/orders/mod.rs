@@ -4,6 +4,7 @@ pub(in crate::resource) mod attach;
 pub(in crate::resource) mod auto_promote;
 pub(in crate::resource) mod clear_bitmap;
 pub(in crate::resource) mod give_up;
+pub(in crate::resource) mod hand_over;
 pub(in crate::resource) mod order;
 pub(in crate::resource) mod pause;
 pub(in crate::resource) mod promote;

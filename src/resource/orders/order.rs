@@ -45,6 +45,14 @@ pub(crate) enum Step {
     ForceFlush,
     /// Primary: superblocks.
     PromoteSave,
+    /// Hand-over: the Primary is asked.
+    AskHandOver,
+    /// Hand-over, by the Primary: the daemon detaches devices.
+    Devices,
+    /// Hand-over, by the Primary: requests are awaited until nothing more comes.
+    Hush,
+    /// Hand-over, by the Primary: it stays what it is.
+    TakeBack,
     /// Secondary: clients are given time to leave.
     Clients,
     /// Requests drain.
@@ -135,9 +143,17 @@ impl Resource {
             return self
                 .reply(id, Err(refuse(-18, "It is being demoted (`tandemadm secondary`).")));
         }
+        if command == Command::AutoPromote && self.has_just_handed_over() {
+            let hint = "It has just handed over (`tandemadm primary --hand-over`).";
+            return self.reply(id, Err(refuse(-18, hint)));
+        }
         let since = self.now;
         let order = Order { id, command, since };
-        if matches!(order.command, Command::PauseSync { .. } | Command::SuspendIo { .. }) {
+        let at_once = matches!(
+            order.command,
+            Command::PauseSync { .. } | Command::SuspendIo { .. } | Command::DevicesDetached { .. }
+        );
+        if at_once {
             // It is a flag, and the order that runs may wait for just this.
             return self.start_order(order);
         }
@@ -241,7 +257,8 @@ impl Resource {
     /// taken back. `None`: it waits for what it needs, and no time is set for it.
     pub(crate) fn refused_at(running: &Running) -> Option<Time> {
         let patience = match (running.step, &running.command) {
-            (Step::Drain | Step::Settle | Step::AskResync | Step::PeerGrows, _) => PATIENCE_MS,
+            (Step::Drain | Step::Settle | Step::AskResync | Step::PeerGrows, _)
+            | (Step::AskHandOver, _) => PATIENCE_MS,
             (Step::Flush | Step::Bits, Command::Detach { force: true, .. }) => return None,
             // First it goes on without the own disk, if that is the one that hangs.
             (Step::Flush | Step::Bits, Command::Down { .. }) => 2 * PATIENCE_MS,
@@ -261,6 +278,8 @@ impl Resource {
             }
             Command::Disconnect { peer, force, for_ms } => self.disconnect(id, peer, force, for_ms),
             Command::Primary { .. } | Command::AutoPromote => self.primary(id, command),
+            Command::HandOver => self.hand_over(id),
+            Command::DevicesDetached { in_use } => self.devices_detached(id, in_use),
             Command::Secondary { force, wait_ms } => self.secondary(id, force, wait_ms),
             Command::Invalidate { volume } => self.invalidate(id, volume),
             Command::InvalidateRemote { volume, peer } => self.invalidate_remote(id, volume, peer),
@@ -358,8 +377,10 @@ impl Resource {
         if let Some(running) = self.running.take() {
             self.draining = false;
             self.changed();
-            if let (OWN_ORDER, Err(refusal)) = (running.id, &result) {
-                self.auto_demotion_refused(&refusal.hint);
+            match (running.id, &running.command, &result) {
+                (OWN_ORDER, Command::HandOver, Err(refusal)) => self.hand_over_ended(&refusal.hint),
+                (OWN_ORDER, _, Err(refusal)) => self.auto_demotion_refused(&refusal.hint),
+                _ => {}
             }
             let is_down = result.is_ok() && matches!(running.command, Command::Down { .. });
             // Nothing starts on a resource that is down, and no disk is left with it.
@@ -401,6 +422,7 @@ impl Resource {
             Step::DetachBits => self.step(Step::DetachIdle),
             Step::Save => self.finish(Ok(String::new())),
             Step::ClearSave => self.cleared(),
+            Step::TakeBack => self.hand_over_was_taken_back(),
             Step::Sample
             | Step::Grow
             | Step::PeerGrows
@@ -408,6 +430,9 @@ impl Resource {
             | Step::PeerClears
             | Step::Attach
             | Step::AskPeer
+            | Step::AskHandOver
+            | Step::Hush
+            | Step::Devices
             | Step::Clients
             | Step::AskVerify
             | Step::AskResync
@@ -421,6 +446,7 @@ impl Resource {
     /// Steps that wait for a state.
     fn pump_running(&mut self) {
         self.order_meets_hung_disks();
+        self.pump_hand_over();
         let Some(running) = self.running.as_ref() else { return };
         let waited = self.now.ms_since(running.since);
         if running.is_forced_detach() && waited >= self.config.options.timeout_ms {
@@ -428,6 +454,7 @@ impl Resource {
         }
         match running.step {
             Step::AskResync if waited >= PATIENCE_MS => self.resync_order_late(),
+            Step::AskHandOver if waited >= PATIENCE_MS => self.hand_over_is_late(),
             Step::PeerGrows if waited >= PATIENCE_MS => {
                 let hint = "The peer's disk does not answer: `tandemadm why` there.";
                 self.resize_ends(Err(refuse(-23, hint)));

@@ -498,9 +498,10 @@ impl Resource {
 
     /// An order to demote this node runs: no client may enter.
     pub(crate) fn is_being_demoted(&self) -> bool {
-        self.running.as_ref().is_some_and(|order| {
-            order.id != OWN_ORDER && matches!(order.command, Command::Secondary { .. })
-        })
+        self.handing_over.is_some()
+            || self.running.as_ref().is_some_and(|order| {
+                order.id != OWN_ORDER && matches!(order.command, Command::Secondary { .. })
+            })
     }
 
     /// Nobody may have the device open; by force their connections are closed.
@@ -613,9 +614,13 @@ impl Resource {
     }
 
     pub(crate) fn demoted(&mut self) {
+        if self.hand_over_is_taken_back() {
+            return;
+        }
         self.gap = Gap::None;
         self.forget_unheard();
         self.set_role(Role::Secondary);
+        self.part_from_clients();
         for key in std::mem::take(&mut self.held) {
             if let Some(request) = self.requests.remove(key) {
                 let result = Err(ReplyError::Shutdown);
@@ -628,6 +633,7 @@ impl Resource {
         }
         match self.running.as_ref().map(|running| running.command.clone()) {
             Some(Command::Down { shutdown }) => self.leave_all(shutdown),
+            Some(Command::HandOver) => self.handed_over(),
             _ => self.finish(Ok(String::new())),
         }
     }

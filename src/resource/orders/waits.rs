@@ -9,6 +9,9 @@ use crate::resource::{Command, Resource, Time};
 /// From when on a peer that owes an answer is named, ms.
 const SILENT_MS: u64 = 2_000;
 
+/// What an order waits for while the daemon detaches the devices of the resource: its cue.
+pub const DETACHES: &str = "devices to be detached (device-attach)";
+
 impl Resource {
     /// The order that runs, for people.
     pub(crate) fn order_status(&self, now: Time) -> Option<OrderStatus> {
@@ -16,6 +19,9 @@ impl Resource {
         let left = |limit: u64| Some(limit.saturating_sub(now.ms_since(running.since)));
         let left_ms = match (&running.command, running.step) {
             (Command::Secondary { wait_ms, .. }, Step::Clients) => left(*wait_ms),
+            (Command::HandOver, _) if running.id == OWN_ORDER => {
+                left(self.config.options.hand_over_timeout_ms)
+            }
             _ => Self::refused_at(running).map(|at| at.ms_since(now)),
         };
         Some(OrderStatus {
@@ -33,6 +39,9 @@ impl Resource {
         let name = &self.config.name;
         if running.step == Step::Clients {
             return "clients to leave; new ones are refused".to_owned();
+        }
+        if running.step == Step::Devices {
+            return DETACHES.to_owned();
         }
         let mut found = Vec::new();
         for (volume, device) in &self.devices {
@@ -65,10 +74,11 @@ impl Resource {
         }
         match (found.is_empty(), running.step) {
             (false, _) => found.join("; "),
-            (true, Step::Drain) => "requests of clients that are under way".to_owned(),
+            (true, Step::Hush | Step::Drain) => "requests of clients that are under way".to_owned(),
             (
                 true,
                 Step::AskPeer
+                | Step::AskHandOver
                 | Step::AskVerify
                 | Step::AskResync
                 | Step::PeerGrows
@@ -119,6 +129,7 @@ impl Resource {
 fn verb(running: &Running) -> &'static str {
     match &running.command {
         Command::Secondary { .. } if running.id == OWN_ORDER => "auto-promote",
+        Command::HandOver if running.id == OWN_ORDER => "hand-over",
         // The attach has another one as its carrier.
         _ if running.step == Step::Attach => "attach",
         command => command.verb(),

@@ -10,7 +10,7 @@
 use crate::resource::peer::handshake::refusal;
 use crate::resource::{Action, ConnectionState, Reason, Resource, SocketId};
 use crate::secret::SecretError;
-use crate::wire::Features;
+use crate::wire::{FEATURE_HAND_OVER, Features};
 
 /// The rule in the log and in `why`.
 const RULE: &str = "shared-secret";
@@ -21,6 +21,7 @@ impl Resource {
         let entry = self.connections[c].sockets.get_mut(&socket).expect("its owner has it");
         entry.asked = true;
         entry.peer_primary = features.primary;
+        entry.hands_over = features.features & FEATURE_HAND_OVER != 0;
         let (own, peer) = (self.config.node_id, self.connections[c].peer);
         self.emit(Action::Authenticate { socket, own, peer });
     }

@@ -14,7 +14,7 @@ use crate::resource::{
     Action, ConnectionState, LogLevel, NodeId, Payload, Reason, Resource, Role, SocketError,
     SocketId, Time,
 };
-use crate::wire::{Features, Handshake, Packet, VERSIONS};
+use crate::wire::{FEATURE_HAND_OVER, Features, Handshake, Packet, VERSIONS};
 
 /// The first wait between two attempts, ms.
 const BACKOFF_FIRST_MS: u64 = 500;
@@ -63,7 +63,7 @@ impl Resource {
         let features = Features {
             version_min: *VERSIONS.start(),
             version_max: *VERSIONS.end(),
-            features: 0,
+            features: FEATURE_HAND_OVER,
             node_id: self.config.node_id,
             peer_node_id: connection.peer,
             resource: self.config.name.clone(),
@@ -536,6 +536,7 @@ impl Resource {
             self.hung_order_timeout(),
             self.come_back_timeout(),
             self.clients_timeout(),
+            self.hand_over_timeout(),
         ];
         let others = others.into_iter().flatten();
         let mut next: Option<Time> = others.chain(self.order_timeout()).min();

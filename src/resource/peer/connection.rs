@@ -55,6 +55,8 @@ pub(crate) struct Socket {
     pub(crate) greeted: bool,
     /// And said that the peer is Primary.
     pub(crate) peer_primary: bool,
+    /// And that it hands over when it is asked to.
+    pub(crate) hands_over: bool,
     /// Since when it is in this phase.
     pub(crate) since: Time,
 }
@@ -62,7 +64,15 @@ pub(crate) struct Socket {
 impl Socket {
     /// An attempt, or a connection that has said nothing.
     pub(crate) fn new(dialled: bool, since: Time) -> Self {
-        Self { dialled, connected: false, asked: false, greeted: false, peer_primary: false, since }
+        Self {
+            dialled,
+            connected: false,
+            asked: false,
+            greeted: false,
+            peer_primary: false,
+            hands_over: false,
+            since,
+        }
     }
 }
 
@@ -87,6 +97,8 @@ pub(crate) enum SentKind {
     Verify,
     /// Leave to become Primary.
     Promote,
+    /// The Primary's role.
+    HandOver,
     /// A comparison of a range of both disks.
     Sample,
     /// The new current UUID that the peer stores for a node without a disk.
@@ -466,7 +478,7 @@ impl Connection {
                 target.is_some_and(|target| target.pieces.contains_key(&sent.epoch))
             }
             // The order ends by itself; a disk that is given up need not answer for the connection.
-            SentKind::StartResync => false,
+            SentKind::StartResync | SentKind::HandOver => false,
             _ => true,
         };
         // In the order of time; who has said meanwhile that it waits for space is heard since then.

@@ -228,6 +228,10 @@ impl Resource {
             Packet::LeaveAnswer => self.leave_answered(c),
             Packet::PromoteRequest { sequence } => self.peer_promotes(c, sequence),
             Packet::PromoteAnswer { sequence, code } => self.promote_answered(c, sequence, code),
+            Packet::HandOver { sequence, cancel } => self.hand_over_asked(c, sequence, cancel),
+            Packet::HandOverAnswer { sequence, outcome } => {
+                self.hand_over_answered(c, sequence, outcome)
+            }
             packet @ (Packet::Bitmap { .. }
             | Packet::BitmapEnd { .. }
             | Packet::Adopted { .. }

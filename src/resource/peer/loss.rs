@@ -78,6 +78,7 @@ impl Resource {
                 SentKind::VerifyStart => self.verify_unanswered(),
                 SentKind::StartResync => self.resync_unanswered(c, sent.epoch),
                 SentKind::Promote => self.promote_unanswered(),
+                SentKind::HandOver => self.hand_over_unanswered(c, sent.epoch),
             }
         }
         self.order_lost_peer(c);

@@ -6,6 +6,7 @@ mod crossing;
 mod disks;
 mod ends;
 mod give_up;
+mod hand_over;
 mod hung_disk;
 mod mid_step;
 pub(crate) mod pair;

@@ -42,9 +42,9 @@ fn random_packet(dice: &mut Dice, pair: &Pair, n: usize) -> Packet {
     let disk = disks[dice.roll(7) as usize];
     let role = if dice.roll(2) == 0 { Role::Primary } else { Role::Secondary };
     let uuid = 1000 + dice.roll(4);
-    match dice.roll(48) {
-        46 => Packet::HoleRequest { volume, sequence, offset, length: length << dice.roll(6) },
-        47 => Packet::HoleAnswer { volume, sequence, length },
+    match dice.roll(50) {
+        48 => Packet::HoleRequest { volume, sequence, offset, length: length << dice.roll(6) },
+        49 => Packet::HoleAnswer { volume, sequence, length },
         39 => Packet::Resize { volume },
         42 => Packet::NoSpace { volume, sequence },
         43 => Packet::LetGo { volume, sequence },
@@ -99,6 +99,12 @@ fn random_packet(dice: &mut Dice, pair: &Pair, n: usize) -> Packet {
         36 => Packet::VerifyError { volume, sequence },
         37 => Packet::VerifyResult { volume, sequence, differing: vec![dice.0] },
         38 => Packet::VerifyEnd { volume, position: offset, done: dice.roll(2) == 0 },
+        46 => Packet::HandOver { sequence, cancel: dice.roll(3) == 0 },
+        47 => {
+            let all = crate::wire::HandOverOutcome::ALL;
+            let outcome = all[dice.roll(all.len() as u64) as usize];
+            Packet::HandOverAnswer { sequence, outcome }
+        }
         _ => Packet::Bitmap { volume, first_block: 64 * dice.roll(10), words: vec![dice.0] },
     }
 }

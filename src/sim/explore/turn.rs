@@ -127,6 +127,8 @@ impl Turn {
             all.push(Self::Write { node, block: 0, fua: true });
             all.extend([Self::Flush { node }, Self::Read { node }]);
             all.extend(ORDERS.map(|order| Self::Order { node, order }));
+            // Of the metadata it is a demotion and a promotion.
+            all.push(Self::Order { node, order: Order::HandOver });
             all.extend([Self::Start { node }, Self::Replace { node }]);
         }
         all
@@ -238,6 +240,7 @@ impl Cluster {
                             !primary(n) && state == Some(DiskState::Outdated)
                         }
                         Order::Force(_) => !primary(n) && state == Some(DiskState::Inconsistent),
+                        Order::HandOver => !primary(n) && !alone(n),
                         Order::Secondary => primary(n),
                         Order::Disconnect => !alone(n),
                         Order::Connect => alone(n),

@@ -34,7 +34,12 @@ impl Session {
             Verb::Connect { discard_my_data, tentative, targets } => {
                 self.connect(&targets.targets, discard_my_data, tentative)
             }
-            Verb::Primary { force, targets } => self.primary(&targets.targets, force),
+            Verb::Primary { hand_over: true, targets, .. } => {
+                let (targets, command) =
+                    (&targets.targets, |_: Option<_>, _: Option<_>| Command::HandOver);
+                self.running(targets, Wide::Resource, |_, _, _| Ok(()), &command)
+            }
+            Verb::Primary { force, targets, .. } => self.primary(&targets.targets, force),
             Verb::Invalidate(targets) => self.invalidate(&targets.targets),
             Verb::InvalidateRemote(targets) => self.invalidate_remote(&targets.targets),
             Verb::Verify { repair: true, from, targets, .. } => {

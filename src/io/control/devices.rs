@@ -1,0 +1,282 @@
+//! `device-attach auto`: a Primary's volumes are `/dev/nbdN` of its host, by the daemon itself.
+//!
+//! Invariants:
+//! - What attaches is `tandem-attach`, as with `tandemadm device attach` and no servers; the daemon
+//!   starts it where a node is promoted by order. A node that a client promotes (`auto-promote`) is not
+//!   kept Primary by a device of its own.
+//! - A promotion stands where a device cannot be attached; the log, `status` and `why` say why.
+//! - Before a demotion a device is flushed and detached. One in use is in the way and named; by force
+//!   its I/O fails from then on. A demotion that is refused after that attaches it again.
+//! - The end of the daemon leaves devices attached: their I/O waits for the next one.
+//! - Nothing here keeps the control thread waiting.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command as Program, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::registry::{Entry, Registry, refusal};
+use crate::io::attach::{Listed, Trouble, detach, list};
+use crate::resource::{AdminResult, Command, DETACHES, Refusal, Role, Status, VolumeNumber};
+
+/// An attach that takes longer goes on by itself, and the order is answered.
+const ATTACH_LIMIT: Duration = Duration::from_secs(15);
+/// How long the kernel may take to fail the I/O of a device that is detached by force.
+const FORCE_LIMIT: Duration = Duration::from_secs(2);
+/// How often a device in use is looked at again, where somebody is given time to leave.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What became of a resource's devices.
+#[derive(Debug, Default)]
+pub(super) struct Devices {
+    failed: RefCell<BTreeMap<VolumeNumber, String>>,
+    /// They are being detached for a hand-over.
+    hands_over: Cell<bool>,
+}
+
+impl Devices {
+    /// Why a device of this Primary is not attached.
+    pub(super) fn failures(&self, status: &Status) -> Vec<(VolumeNumber, String)> {
+        if status.role != Role::Primary {
+            return Vec::new();
+        }
+        self.failed.borrow().iter().map(|(volume, why)| (*volume, why.clone())).collect()
+    }
+}
+
+/// What is done with devices when an order has been carried out, or refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    Nothing,
+    /// This node is Primary by order, or has stayed so: its devices are attached.
+    Attach,
+}
+
+impl After {
+    pub(super) fn of(command: &Command) -> Self {
+        match command {
+            Command::Primary { .. } | Command::HandOver | Command::Secondary { .. } => Self::Attach,
+            _ => Self::Nothing,
+        }
+    }
+}
+
+/// The devices of a resource that have the daemon of this run folder as their server.
+fn of_resource(run_dir: &Path, resource: &str) -> Vec<Listed> {
+    let own = format!("unix:{}", run_dir.join("nbd.sock").display());
+    let is_own = |one: &Listed| one.record.as_ref().is_none_or(|record| record.server == own);
+    let all = list(run_dir).into_iter();
+    all.filter(|one| one.backend.volume.resource == resource && is_own(one)).collect()
+}
+
+/// Detaches them, at once or until that time. Blocks.
+fn detach_all(
+    (run_dir, resource, force, until): (PathBuf, String, bool, Instant),
+) -> Result<Vec<String>, String> {
+    let run_dir = &run_dir;
+    let mut done = Vec::new();
+    for device in of_resource(run_dir, &resource) {
+        let volume = &device.backend.volume;
+        loop {
+            match detach(run_dir, &device, force) {
+                Ok(()) => break done.push(format!("{volume} from /dev/nbd{}", device.index)),
+                Err(Trouble { exit_code: 11, .. }) if Instant::now() < until => {
+                    std::thread::sleep(LOOK);
+                }
+                Err(trouble) => return Err(format!("{volume}: {}", trouble.text)),
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// On a thread that may block.
+async fn blocking<A: Send + 'static, T: Send + 'static>(
+    what: fn(A) -> Result<T, String>,
+    with: A,
+) -> Result<T, String> {
+    let done = tokio::task::spawn_blocking(move || what(with)).await;
+    done.unwrap_or_else(|_| Err("it has ended with a panic".to_owned()))
+}
+
+/// Attaches one, unless it is. `None`: it was attached, and has its guard. Blocks.
+fn attach_one(
+    (run_dir, volume, device): (PathBuf, String, String),
+) -> Result<Option<String>, String> {
+    let (run_dir, volume) = (&run_dir, volume.as_str());
+    let is_this = |one: &Listed| one.backend.volume.to_string() == volume;
+    if list(run_dir).iter().any(|one| is_this(one) && one.guard.is_some()) {
+        return Ok(None);
+    }
+    let own = std::env::current_exe().map_err(|error| format!("/proc/self/exe: {error}"))?;
+    let path = own.with_file_name("tandem-attach");
+    let mut program = Program::new(&path);
+    program
+        .arg(format!("--device={device}"))
+        .arg("--run-dir")
+        .arg(run_dir)
+        .args(["--background", volume]);
+    program.env_remove("TANDEM_SERVERS").env_remove("NOTIFY_SOCKET");
+    program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let cannot = |error: std::io::Error| format!("{}: {error}", path.display());
+    let mut guard = program.spawn().map_err(cannot)?;
+    let (stdout, stderr) = (guard.stdout.take(), guard.stderr.take());
+    // Somebody has to learn that it has ended.
+    let reaper = std::thread::Builder::new().name("guard".to_owned());
+    reaper.spawn(move || guard.wait()).map_err(cannot)?;
+    let (mut said, mut why) = (String::new(), String::new());
+    if let (Some(mut stdout), Some(mut stderr)) = (stdout, stderr) {
+        // It closes both when the device is there, or when it ends.
+        stdout.read_to_string(&mut said).map_err(cannot)?;
+        stderr.read_to_string(&mut why).map_err(cannot)?;
+    }
+    match said.trim() {
+        "" => Err(why.trim().strip_prefix(&format!("{volume}: ")).unwrap_or(why.trim()).to_owned()),
+        said => Ok(Some(said.to_owned())),
+    }
+}
+
+impl Registry {
+    /// The folder of the sockets, where it is also remembered what is attached.
+    fn device_dir(&self) -> PathBuf {
+        self.settings.run_dir.clone()
+    }
+
+    /// An order that demotes this node: its devices go first.
+    pub(super) async fn devices_before(
+        &self,
+        entry: &Rc<Entry>,
+        command: &Command,
+    ) -> Result<(), Refusal> {
+        let (force, wait_ms) = match command {
+            Command::Secondary { force, wait_ms } => (*force, *wait_ms),
+            Command::Down { .. } => (false, 0),
+            _ => return Ok(()),
+        };
+        if !entry.attaches_devices() || entry.status().role != Role::Primary {
+            return Ok(());
+        }
+        let wait = Duration::from_millis(wait_ms);
+        self.detach_devices(entry, force, wait).await.map_err(|why| {
+            let next = "Stop what uses it first; `secondary --force` fails its I/O.";
+            refusal(-12, "Device is held open by someone", format!("{why}. {next}"))
+        })
+    }
+
+    async fn detach_devices(
+        &self,
+        entry: &Rc<Entry>,
+        force: bool,
+        wait: Duration,
+    ) -> Result<(), String> {
+        let (run_dir, name) = (self.device_dir(), entry.config.name.clone());
+        let until = Instant::now() + wait;
+        let detached = blocking(detach_all, (run_dir.clone(), name.clone(), false, until)).await;
+        if let Err(why) = &detached
+            && force
+        {
+            warn!(resource = %name, "{name}: {why}; by force (device-attach)");
+            // A mounted device stays until it is unmounted. Its I/O fails at once.
+            let forced = blocking(detach_all, (run_dir, name.clone(), true, until));
+            let _ = tokio::time::timeout(FORCE_LIMIT, forced).await;
+            return Ok(());
+        }
+        for one in detached? {
+            info!(resource = %name, "{name}: detached {one} (device-attach)");
+        }
+        entry.devices.failed.borrow_mut().clear();
+        Ok(())
+    }
+
+    /// The order is answered; where this node is Primary, its devices are attached.
+    pub(super) async fn devices_after(
+        &self,
+        entry: &Rc<Entry>,
+        after: After,
+        result: AdminResult,
+    ) -> AdminResult {
+        if after == After::Nothing {
+            return result;
+        }
+        let missing = self.attach_devices(entry).await;
+        let mut text = result?;
+        for (volume, why) in missing {
+            let line = format!("{}/{volume} is not attached as a device: {why}", entry.config.name);
+            text = if text.is_empty() { line } else { format!("{text}\n{line}") };
+        }
+        Ok(text)
+    }
+
+    /// Attaches what is not attached; what could not be, and why.
+    async fn attach_devices(&self, entry: &Rc<Entry>) -> Vec<(VolumeNumber, String)> {
+        if !entry.attaches_devices() || entry.status().role != Role::Primary {
+            return Vec::new();
+        }
+        let devices: Vec<(VolumeNumber, String)> = {
+            let running = entry.running.borrow();
+            let own = running.local(&self.settings.node);
+            let volumes = own.map(|own| own.volumes.iter()).into_iter().flatten();
+            volumes.map(|(number, volume)| (*number, volume.nbd_device())).collect()
+        };
+        let name = &entry.config.name;
+        let mut missing = Vec::new();
+        for (number, device) in devices {
+            let (run_dir, volume) = (self.device_dir(), format!("{name}/{number}"));
+            let attached = blocking(attach_one, (run_dir, volume.clone(), device));
+            let outcome = match tokio::time::timeout(ATTACH_LIMIT, attached).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(format!("no answer in {} s", ATTACH_LIMIT.as_secs())),
+            };
+            match outcome {
+                Ok(said) => {
+                    entry.devices.failed.borrow_mut().remove(&number);
+                    if let Some(said) = said {
+                        info!(resource = %name, "{said} (device-attach)");
+                    }
+                }
+                Err(why) => {
+                    warn!(resource = %name, "{volume}: not attached as a device (device-attach): {why}");
+                    entry.devices.failed.borrow_mut().insert(number, why.clone());
+                    missing.push((number, why));
+                }
+            }
+        }
+        missing
+    }
+
+    /// The state machine hands over, and waits until no device is in the way of that.
+    pub(super) fn devices_may_hand_over(self: &Rc<Self>, entry: &Rc<Entry>, status: &Status) {
+        let waits = status.order.as_ref().is_some_and(|order| order.waits_for == DETACHES);
+        if !waits || entry.devices.hands_over.replace(true) {
+            return;
+        }
+        let (registry, entry) = (self.clone(), entry.clone());
+        tokio_uring::spawn(async move {
+            let name = &entry.config.name;
+            let detached = registry.detach_devices(&entry, false, Duration::ZERO).await;
+            if let Err(why) = &detached {
+                warn!(resource = %name, "{name}: not handed over (device-attach): {why}");
+            }
+            // What is wrong with the resource its own log says.
+            let _ = entry.order(Command::DevicesDetached { in_use: detached.is_err() }).await;
+            // Where that came to nothing this node stays Primary, with its devices.
+            while entry.status().order.is_some() && entry.status().role == Role::Primary {
+                tokio::time::sleep(LOOK).await;
+            }
+            registry.attach_devices(&entry).await;
+            entry.devices.hands_over.set(false);
+        });
+    }
+}
+
+impl Entry {
+    /// `device-attach auto` is in force.
+    fn attaches_devices(&self) -> bool {
+        self.running.borrow().options.device_attach_auto
+    }
+}
