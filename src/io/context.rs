@@ -128,6 +128,7 @@ impl Context {
             | Event::DiskGrown { .. }
             | Event::Admin { .. }
             | Event::ResyncDependency { .. }
+            | Event::HandlerDone { .. }
             | Event::Timeout
             | Event::WallClock { .. }
             | Event::ClockGap { .. } => true,

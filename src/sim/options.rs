@@ -124,6 +124,7 @@ impl SimOptions {
         both_full(&mut Prng::new(seed, 17), length_ms, &mut options.plan);
         flaky(&mut Prng::new(seed, 21), length_ms, &mut options.plan);
         options.narrow_the_log(&mut Prng::new(seed, 8));
+        super::fencing::handlers(&mut Prng::new(seed, 22), &mut options.core);
         let p = &mut Prng::new(seed, 14);
         options.core.disk_timeout_ms = *p.choose(&[0, 0, 2_000, 6_000]);
         let waits = out_of_patience(&mut Prng::new(seed, 16), &mut options.plan);

@@ -51,6 +51,7 @@ impl Cluster {
             }
             self.hung_disks(node, &old);
             self.watch_space(node, &old);
+            self.spoken_for(node, &old);
             self.role_changed(node, &old);
             self.connections_changed(node, &old);
             self.moments(node, &old);
@@ -257,6 +258,7 @@ impl Cluster {
         volume: VolumeNumber,
         new: &Superblock,
     ) {
+        self.watch_lone_generation(node, volume, new);
         let index = usize::from(volume);
         let v = &self.nodes[node].volumes[index];
         let old = v.durable.as_ref().map_or(0, |s| s.flags);
@@ -348,6 +350,7 @@ impl Cluster {
 
     /// An order that gives up somebody's data.
     pub(super) fn watch_order(&mut self, node: usize, command: &Command) {
+        self.watch_vouching(command);
         let mut give_up = |volume: &VolumeNumber, node: usize| {
             if let Some(pair) = self.pairs.get_mut(volume) {
                 pair.given_up[node] = true;

@@ -63,8 +63,12 @@ impl Resource {
         if self.suspended && self.requests.iter().next().is_some() {
             found.push("`resume-io`: I/O is frozen by order".to_owned());
         }
+        if self.io_frozen() && self.requests.iter().next().is_some() {
+            found.push("the peer to be fenced: I/O is frozen".to_owned());
+        }
         match (found.is_empty(), running.step) {
             (false, _) => found.join("; "),
+            (true, Step::Fence) => "the handler fence-peer".to_owned(),
             (true, Step::Drain) => "requests of clients that are under way".to_owned(),
             (
                 true,

@@ -11,8 +11,8 @@ use crate::resource::orders::pause::PauseClock;
 use crate::resource::peer::connection::{PeerDevice, Piece, Save, Stage, SyncTarget};
 use crate::resource::sync::resync_rate::ResyncRate;
 use crate::resource::{
-    BLOCK_SIZE, DiskState, LogLevel, PAYLOAD_MAX, ReplicationState, Resource, SocketId, Then,
-    VolumeNumber,
+    BLOCK_SIZE, DiskState, Handler, LogLevel, PAYLOAD_MAX, ReplicationState, Resource, SocketId,
+    Then, VolumeNumber,
 };
 use crate::wire::Packet;
 
@@ -321,6 +321,7 @@ impl Resource {
         self.send(c, Packet::ResyncDone { volume }, None);
         self.send_state(volume);
         self.empty_log(volume);
+        self.tell(Handler::AfterResyncTarget, Some(volume), Some(c));
     }
 }
 
