@@ -51,6 +51,11 @@ pub(super) fn handlers(p: &mut Prng, core: &mut Options) {
 }
 
 impl Cluster {
+    /// The two nodes begin in sync: what was ordered to get there says nothing.
+    pub(super) fn fencing_begins(&mut self) {
+        self.fencing = FencingWorld::default();
+    }
+
     /// `Action::RunHandler`: it takes its time, and now and then all of it.
     pub(super) fn run_handler(&mut self, node: usize, number: u64, call: HandlerCall) {
         let p = &mut self.chance.handlers;
@@ -153,11 +158,13 @@ impl Cluster {
     }
 
     /// An order that says of the peer what no handler has said, or makes a generation itself.
-    pub(super) fn watch_vouching(&mut self, command: &Command) {
+    pub(super) fn watch_vouching(&mut self, node: usize, command: &Command) {
+        let status = self.nodes[node].status.as_ref();
+        let frozen = status.is_some_and(|status| status.suspended_fencing);
         self.fencing.vouched |= match command {
-            Command::SuspendIo { suspend } => !suspend,
+            Command::SuspendIo { suspend } => !suspend && frozen,
             Command::Primary { force } => force.is_some(),
-            Command::NewCurrentUuid { .. } | Command::SetOptions { .. } => true,
+            Command::NewCurrentUuid { .. } => true,
             _ => false,
         };
     }

@@ -350,7 +350,7 @@ impl Cluster {
 
     /// An order that gives up somebody's data.
     pub(super) fn watch_order(&mut self, node: usize, command: &Command) {
-        self.watch_vouching(command);
+        self.watch_vouching(node, command);
         let mut give_up = |volume: &VolumeNumber, node: usize| {
             if let Some(pair) = self.pairs.get_mut(volume) {
                 pair.given_up[node] = true;

@@ -29,6 +29,7 @@ mod disk_errors;
 mod disks;
 mod durable;
 mod failover;
+mod fencing;
 mod frozen;
 mod guest;
 mod holes;

@@ -123,15 +123,23 @@ impl Resource {
 
     /// Replies that waited for the answer rest on this disk alone: now that is recorded first.
     fn thaw(&mut self) {
-        if self.connections.iter().all(|c| c.stage < Stage::Opening) && self.gap == Gap::None {
-            self.record_unheard();
-        }
+        self.record_what_nobody_heard();
         for volume in self.volumes() {
             let device = self.device(volume);
             if device.loss == Loss::None && std::mem::take(&mut device.bump_due) {
                 self.alone_is_recorded(volume);
             }
             self.after_alone(volume);
+        }
+    }
+
+    /// Writes of clients that left while I/O was frozen can be read from now on, and rest on this disk
+    /// alone. In a handshake it waits for its end: the peer may get them yet.
+    fn record_what_nobody_heard(&mut self) {
+        let alone = self.connections.iter().all(|c| c.stage <= Stage::Waiting);
+        let primary = self.role == Role::Primary && self.gap == Gap::None;
+        if alone && primary && !self.io_frozen() && self.devices.values().any(|d| d.unheard) {
+            self.record_unheard();
         }
     }
 
@@ -147,6 +155,10 @@ impl Resource {
     /// The session is open: what was to be fenced is connected.
     pub(crate) fn fencing_connected(&mut self, c: usize) {
         self.end_fencing(c);
+        if self.gap == Gap::None {
+            // The peer gets them: their bits are set.
+            self.forget_unheard();
+        }
         let fencing = &mut self.connections[c].fencing;
         fencing.met = true;
         fencing.unfence_due |= fencing.called;
@@ -166,6 +178,7 @@ impl Resource {
 
     /// Starts what may be started.
     pub(crate) fn pump_fencing(&mut self) {
+        self.record_what_nobody_heard();
         for c in self.peers() {
             let fencing = &self.connections[c].fencing;
             if fencing.phase == Phase::Idle && !fencing.unfence_due {

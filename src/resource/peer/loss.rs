@@ -222,7 +222,7 @@ impl Resource {
     /// Whether a reply that rests on one disk may be given; if not, what it needs is under way.
     pub(crate) fn may_answer_alone(&mut self, volume: VolumeNumber, key: u64) -> bool {
         let device = &self.devices[&volume];
-        if device.loss != Loss::None || device.bumping || self.io_frozen() {
+        if device.loss != Loss::None || device.bumping {
             return false;
         }
         if self.requests.get(key).is_some_and(|request| request.local_done) {

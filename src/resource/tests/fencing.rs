@@ -368,3 +368,35 @@ fn without_a_handler_it_freezes_and_says_so() {
     pair.synced();
     assert!(!pair.is_fenced_off(0));
 }
+
+#[test]
+fn a_client_that_leaves_a_frozen_primary_leaves_nothing_behind_that_stops_the_next() {
+    for back in [true, false] {
+        let mut pair = synced_pair();
+        fences(&mut pair, ResourceAndStonith);
+        let before = pair.uuid(0);
+        pair.nodes[1].mute = true;
+        let write = pair.write_later(0, 6, 60);
+        pair.run(10);
+        pair.lose_link();
+        pair.nodes[1].mute = false;
+        pair.run(100);
+        pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: false });
+        assert_eq!(pair.nodes[0].replies[&write], Err(ReplyError::Shutdown));
+        let session = SessionId(1);
+        pair.event(0, Event::SessionOpened { session, volume: 0, client: "next".into() });
+        let next = pair.write_later(0, 7, 70);
+        pair.run(100);
+        assert!(!pair.nodes[0].replies.contains_key(&next));
+        if back {
+            pair.link = true;
+            pair.run(20_000);
+            assert_eq!(pair.nodes[1].disk.blocks.get(&6), Some(&60), "its bit was set");
+            assert_eq!(pair.uuid(0) & !1, before & !1);
+        } else {
+            pair.answers(0, Exited(7));
+            assert_ne!(pair.uuid(0) & !1, before & !1, "it can be read, and is recorded");
+        }
+        assert_eq!(pair.nodes[0].replies[&next], Ok(None), "{back}");
+    }
+}

@@ -178,6 +178,35 @@ fn a_primary_that_would_be_the_target_is_told() {
 }
 
 #[test]
+fn a_primary_that_has_lost_a_split_brain_is_told_and_the_nodes_stay_apart() {
+    for victim in 0..2 {
+        let mut pair = synced_pair();
+        handled(&mut pair);
+        for node in &mut pair.nodes {
+            let options = &mut node.core.as_mut().unwrap().config.options;
+            options.after_sb_0pri = AfterSb0Pri::DiscardNode(victim);
+            options.after_sb_1pri = AfterSb1Pri::CallPriLostAfterSb;
+        }
+        pair.lose_link();
+        pair.primary(1, false);
+        for n in 0..2 {
+            assert_eq!(pair.write(n, 6, 60 + n as u64), Ok(None));
+        }
+        pair.admin(1, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+        for n in 0..2 {
+            pair.end_all(n, HandlerOutcome::Exited(0));
+        }
+        pair.link = true;
+        pair.run(15_000);
+        let lost = [0, 1]
+            .map(|n| pair.end_all(n, HandlerOutcome::Exited(0)).contains(&Handler::PriLostAfterSb));
+        assert_eq!(lost, [victim == 0, false], "a Secondary that loses is synced");
+        let state = pair.status(0).connections[0].connection_state;
+        assert_eq!(state == ConnectionState::StandAlone, victim == 0, "{state}");
+    }
+}
+
+#[test]
 fn a_handler_without_a_line_is_not_called() {
     let mut pair = synced_pair();
     pair.lose_link();
