@@ -10,7 +10,10 @@ use crate::wait::until;
 /// A pair that fences; what each handler was told is appended to `DIR/calls`.
 fn fenced(dir: &Path, fence_peer: &str) -> Pair {
     let dir = dir.display();
-    let told = format!("echo $DRBD_RESOURCE $DRBD_PEER $UP_TO_DATE_NODES >> {dir}/calls");
+    let told = format!(
+        "ls -l /proc/self/fd > {dir}/open; \
+         echo $DRBD_RESOURCE $DRBD_PEER $UP_TO_DATE_NODES >> {dir}/calls"
+    );
     Plan::new()
         .net("fencing resource-and-stonith;")
         .sections("options { handler-timeout 10; }")
@@ -42,6 +45,11 @@ fn a_client_waits_until_the_handler_has_answered_and_the_admin_socket_does_not()
     });
     until("the write waits", || (pending(&pair.alice) == Some(1)).then_some(()));
     until("the handler runs", || calls().contains("r0 bob 0x1").then_some(()));
+    // A client's socket that a handler holds would stay open when tandemd closes it.
+    let open = fs::read_to_string(dir.path().join("open")).expect("it was listed");
+    for of_the_daemon in ["socket:", "anon_inode", ".img", "/lock"] {
+        assert!(!open.contains(of_the_daemon), "{open}");
+    }
     let status = pair.alice.ok(&["status", "r0"]);
     assert!(status.starts_with("r0 role:Primary suspended:fencing\n"), "{status}");
     let why = pair.alice.ok(&["why", "r0"]);

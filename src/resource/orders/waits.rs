@@ -110,6 +110,12 @@ impl Resource {
                 ));
             }
         }
+        if self.io_frozen() {
+            next.push(format!(
+                "`tandemadm why {name}` says what the handler fence-peer does; `tandemadm secondary --force \
+                 {name}` fails what clients wait for"
+            ));
+        }
         if next.is_empty() {
             next.push("try again".to_owned());
         }

@@ -126,8 +126,9 @@ impl Resource {
         self.record_what_nobody_heard();
         for volume in self.volumes() {
             let device = self.device(volume);
-            if device.loss == Loss::None && std::mem::take(&mut device.bump_due) {
-                self.alone_is_recorded(volume);
+            let due = device.loss == Loss::None && std::mem::take(&mut device.bump_due);
+            if due && self.alone_is_recorded(volume) {
+                self.device(volume).unheard = false;
             }
             self.after_alone(volume);
         }
