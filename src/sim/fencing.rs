@@ -100,7 +100,8 @@ impl Cluster {
         if self.fencing.banned == Some(node) {
             return if theirs { 6 } else { 1 };
         }
-        let kills = self.chance.handlers.one_in(3);
+        // At the end of a run every node is there.
+        let kills = self.faults_on && self.chance.handlers.one_in(3);
         if theirs && !own && !kills {
             return 6;
         }
