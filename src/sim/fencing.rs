@@ -56,6 +56,12 @@ impl Cluster {
         self.fencing = FencingWorld::default();
     }
 
+    /// Both disks of a volume are equal: whoever had gone on alone before has brought that to the other
+    /// one, or somebody has given it up, and the older generation is the data of both again.
+    pub(super) fn fencing_in_sync(&mut self, volume: VolumeNumber) {
+        self.fencing.alone.retain(|(of, _), _| *of != volume);
+    }
+
     /// `Action::RunHandler`: it takes its time, and now and then all of it.
     pub(super) fn run_handler(&mut self, node: usize, number: u64, call: HandlerCall) {
         let p = &mut self.chance.handlers;

@@ -197,6 +197,7 @@ impl Cluster {
     }
 
     fn in_sync(&mut self, volume: VolumeNumber) {
+        self.fencing_in_sync(volume);
         let index = usize::from(volume);
         let disks = [&self.nodes[0].volumes[index].disk, &self.nodes[1].volumes[index].disk];
         let result = self.history.in_sync(volume, disks);
