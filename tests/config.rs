@@ -160,6 +160,13 @@ const OTHER_VERDICTS: &[(&str, Verdict, &[&str])] = &[
         "10-tandem.d/global_common.conf:27"]),
     ("it acts: the size of the volume, and the least that its disk must have", Verdict::Act, &[
         "09-volumes-ipv6.res:22"]),
+    ("it acts: fencing, and handlers run", Verdict::Act, &["05-pacemaker-fencing.res:8",
+        "05-pacemaker-fencing.res:10", "05-pacemaker-fencing.res:16", "05-pacemaker-fencing.res:22",
+        "05-pacemaker-fencing.res:23", "05-pacemaker-fencing.res:24", "05-pacemaker-fencing.res:25",
+        "05-pacemaker-fencing.res:26", "05-pacemaker-fencing.res:27", "05-pacemaker-fencing.res:28",
+        "05-pacemaker-fencing.res:29", "10-tandem.d/global_common.conf:15"]),
+    ("it acts, and the handler that it calls is missing", Verdict::Warn, &[
+        "05-pacemaker-fencing.res:12"]),
     ("it acts: the order of resyncs", Verdict::Act, &["09-volumes-ipv6.res:21"]),
     ("the section is refused where it opens", Verdict::Act, &["06-proxy-wan.res:15",
         "06-proxy-wan.res:17", "06-proxy-wan.res:24", "06-proxy-wan.res:25",

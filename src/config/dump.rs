@@ -97,6 +97,9 @@ pub(super) fn sections(definition: &Definition) -> Vec<(&'static str, NamesAndVa
     ];
     let given = waits.into_iter().filter_map(|(name, value)| Some((name, value?)));
     all.push(("startup", given.collect()));
+    let handlers = definition.options.handlers.iter();
+    let handlers = handlers.map(|(handler, line)| (handler.name(), line.clone()));
+    all.push(("handlers", handlers.collect()));
     all.retain(|(_, found)| !found.is_empty());
     all
 }

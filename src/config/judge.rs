@@ -6,13 +6,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::resource::{AfterSb0Pri, BLOCK_SIZE, DiskOptions, Options, VolumeNumber};
+use crate::resource::{
+    AfterSb0Pri, BLOCK_SIZE, DiskOptions, Fencing, Handler, Options, VolumeNumber,
+};
 
 use super::definition::{Place, Waits, same_host};
 use super::draft::{Draft, HostDraft};
 use super::finding::{Pos, Report, Scope};
 use super::option_table::{
-    Effect, OPTIONS, REFUSED_VALUES, Section, Spec, VERIFY_ALGS, Value, WARNED_VALUES, find,
+    Effect, GO_TOGETHER, OPTIONS, REFUSED_VALUES, Section, Spec, VERIFY_ALGS, Value, WARNED_VALUES,
+    find,
 };
 use super::resync_after::ResyncAfter;
 use super::setting::{Level, Setting};
@@ -113,10 +116,7 @@ pub(super) fn options(
     report: &mut Report,
 ) -> (Options, BTreeMap<String, Place>) {
     let chains = chains(draft, common, hosts, volumes);
-    let fencing = find("fencing").expect("the table has it");
-    let fencing = chains.iter().filter_map(|chain| in_force(chain, fencing));
-    let fenced = fencing.into_iter().any(|(_, setting)| setting.value.text() != "dont-care");
-    let mut judge = Judge { draft, hosts, ids, fenced, report };
+    let mut judge = Judge { draft, hosts, ids, report };
     let mut options = Options::default();
     let mut written = BTreeMap::new();
     for spec in OPTIONS.iter().filter(|spec| spec.section != Section::Global) {
@@ -143,6 +143,7 @@ pub(super) fn options(
         }
         written.insert(spec.name.to_owned(), judge.report.place(nearest.at));
     }
+    judge.handlers(&chains, &options);
     (options, written)
 }
 
@@ -155,7 +156,7 @@ pub(super) fn secrets(
     report: &mut Report,
 ) -> Option<Secrets> {
     let chains = chains(draft, common, hosts, volumes);
-    let mut judge = Judge { draft, hosts, ids: &[], fenced: false, report };
+    let mut judge = Judge { draft, hosts, ids: &[], report };
     // In a template whose variable is not set, for example.
     let spec = find("shared-secret").expect("the table has it");
     let empty = chains.iter().find_map(|chain| in_force(chain, spec));
@@ -263,7 +264,6 @@ struct Judge<'a> {
     draft: &'a Draft,
     hosts: &'a [&'a HostDraft],
     ids: &'a [Option<u8>],
-    fenced: bool,
     report: &'a mut Report,
 }
 
@@ -328,12 +328,54 @@ impl Judge<'_> {
                 let hint = if statement { format!("write: {right}") } else { right.to_owned() };
                 self.refuse(rank, setting, why, &hint);
             }
-            Effect::WithFencing if self.fenced => {
-                let why = "it goes with fencing, and handlers do not run";
-                self.refuse(rank, setting, why, "remove it, and write: fencing dont-care;");
-            }
-            Effect::WithFencing => {
+        }
+    }
+
+    /// Handlers that nothing runs, and what has nothing to run.
+    fn handlers(&mut self, chains: &[Chain<'_>], options: &Options) {
+        let found = |name: &str| {
+            let spec = find(name)?;
+            chains.iter().find_map(|chain| in_force(chain, spec)).map(|(_, setting)| setting)
+        };
+        let fences = options.fencing != Fencing::DontCare;
+        for handler in [Handler::FencePeer, Handler::UnfencePeer] {
+            let setting = found(handler.name()).filter(|_| !fences);
+            if let Some(setting) = setting.filter(|_| options.handlers.contains_key(&handler)) {
                 self.warn(setting, "never called while fencing is dont-care", "remove it");
+            }
+        }
+        let asks = found("fencing").filter(|_| fences);
+        if let Some(setting) = asks.filter(|_| !options.handlers.contains_key(&Handler::FencePeer))
+        {
+            let why = match options.fencing {
+                Fencing::ResourceAndStonith => {
+                    "takes effect without a handler fence-peer: a Primary that loses its peer freezes \
+                     I/O until the peer is back, or `resume-io`"
+                }
+                Fencing::ResourceOnly | Fencing::DontCare => {
+                    "takes effect without a handler fence-peer: no node is promoted while its peer is \
+                     away, but by force"
+                }
+            };
+            self.warn(setting, why, "write: handlers { fence-peer \"...\"; }");
+        }
+        for (handler, options_of, value) in GO_TOGETHER {
+            let name = handler.name();
+            let runs = options.handlers.contains_key(handler);
+            let specs = options_of.iter().filter_map(|option| find(option));
+            let all = specs.flat_map(|spec| chains.iter().filter_map(|c| in_force(c, spec)));
+            let calling = all.map(|(_, setting)| setting).find(|s| s.value.text() == *value);
+            match (found(name).filter(|_| runs), calling) {
+                (Some(setting), None) => {
+                    let option = options_of[0];
+                    let why = format!("only {option} {value} calls it");
+                    self.warn(setting, &why, &format!("remove it, or write: {option} {value};"));
+                }
+                (None, Some(setting)) => {
+                    let why = format!("there is no handler {name}, and nothing is called");
+                    self.warn(setting, &why, &format!("write: handlers {{ {name} \"...\"; }}"));
+                }
+                _ => {}
             }
         }
     }

@@ -24,6 +24,10 @@ pub struct ManualOption {
 #[must_use]
 pub fn manual() -> Vec<ManualOption> {
     let defaults = Options::default().written();
+    let default = |name: &str| {
+        let found = defaults.iter().find(|one| one.name == name);
+        found.map(|one| one.value.clone()).filter(|value| !value.is_empty())
+    };
     let entry = |spec: &Spec| {
         let acts = matches!(
             spec.effect,
@@ -33,7 +37,7 @@ pub fn manual() -> Vec<ManualOption> {
             section: spec.section.name(),
             name: spec.name,
             values: values(spec),
-            default: defaults.iter().find(|one| one.name == spec.name).map(|one| one.value.clone()),
+            default: default(spec.name),
             what: what(spec.name),
         })
     };
@@ -78,15 +82,50 @@ fn what(name: &str) -> &'static str {
         "after-sb-0pri" => {
             "Who loses his changes after a split brain with no Primary. Must be equal on both nodes, as the next four."
         }
-        "after-sb-1pri" => "The same with one Primary.",
-        "after-sb-2pri" => "The same with two Primaries.",
+        "after-sb-1pri" => {
+            "The same with one Primary. call-pri-lost-after-sb: as consensus, and on a Primary that would lose the handler pri-lost-after-sb runs."
+        }
+        "after-sb-2pri" => {
+            "The same with two Primaries. call-pri-lost-after-sb: as disconnect, and the handler pri-lost-after-sb runs on the one that would lose."
+        }
         "always-asbp" => "The policies also choose where only the history of the two is common.",
         "rr-conflict" => {
-            "What happens where a Primary would have to become the target of a resync."
+            "What happens where a Primary would have to become the target of a resync. call-pri-lost: as disconnect, and the handler pri-lost runs on it."
         }
         "on-io-error" => {
-            "What follows an error of the backing disk. detach: the disk is let go of, the peer's serves. pass_on: the client gets the error."
+            "What follows an error of the backing disk. detach: the disk is let go of, the peer's serves. pass_on: the client gets the error. call-local-io-error: as detach, and the handler local-io-error runs."
         }
+        "fencing" => {
+            "What a Primary that loses its peer does. dont-care: nothing. resource-only: the handler fence-peer runs, also before a promotion without the peer. resource-and-stonith: and I/O is frozen until its answer, or until the peer is back."
+        }
+        "handler-timeout" => {
+            "A handler that has not ended by then is killed, with all that it has started. Those before a resync have three quarters of ko-count x timeout at most: clients wait for them."
+        }
+        "fence-peer" => {
+            "Keeps the peer from being promoted; its exit code says what it is now: 3 Inconsistent, 4 Outdated, 5 unreachable, 6 Primary, 7 killed."
+        }
+        "unfence-peer" => "Runs when a peer that was fenced has all data again.",
+        "before-resync-target" => {
+            "Runs before this node becomes Inconsistent; anything but 0 forbids the resync."
+        }
+        "after-resync-target" => "Runs when this node has all data again.",
+        "before-resync-source" => {
+            "Runs before this node is the source of a resync; anything but 0 and 3 forbids it."
+        }
+        "initial-split-brain" => "Runs when a split brain is found, resolved or not.",
+        "split-brain" => "Runs when a split brain keeps the nodes apart.",
+        "local-io-error" => {
+            "Runs when the backing disk has failed, with on-io-error call-local-io-error."
+        }
+        "pri-lost" => {
+            "Runs on a Primary that would have to become a target, with rr-conflict call-pri-lost."
+        }
+        "pri-lost-after-sb" => {
+            "Runs on a Primary that has lost a split brain, with call-pri-lost-after-sb: the nodes stay apart until it is none."
+        }
+        "pri-on-incon-degr" => "Runs on a Primary that can reach no good copy any more.",
+        "out-of-sync" => "Runs when an online verify has found blocks that differ.",
+        "disconnected" => "Runs when a connection has ended.",
         "al-extents" => {
             "Extents of 4 MiB that may be written without a write to the activity log: what is resynced after a crash, at most."
         }
@@ -147,7 +186,8 @@ mod tests {
     fn every_option_that_acts_says_what_it_does_and_what_it_is_by_default() {
         for option in manual() {
             assert!(!option.what.is_empty(), "{} is not described", option.name);
-            let by_hand = option.section == "startup" || option.name.starts_with("shared-secret");
+            let by_hand = matches!(option.section, "startup" | "handlers")
+                || option.name.starts_with("shared-secret");
             let has_default =
                 !by_hand && !matches!(option.name, "size" | "resync-after" | "cram-hmac-alg");
             assert_eq!(option.default.is_some(), has_default, "{}", option.name);

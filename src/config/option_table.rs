@@ -4,8 +4,10 @@
 //! not act is judged by the value in force: what Tandem does anyway is silent, what is harmless to
 //! leave out is warned about, and what somebody may count on is refused.
 
-use crate::resource::VerifyAlg;
-use crate::resource::{AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, OnIoError, Options, RrConflict};
+use crate::resource::{
+    AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, Fencing, Handler, OnIoError, Options, RrConflict,
+    VerifyAlg,
+};
 
 /// A section that holds options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -150,8 +152,6 @@ pub(super) enum Effect {
     Secret,
     /// It acts in tandemadm.
     Admin,
-    /// A handler that goes with `fencing`: refused where fencing is on, else never called.
-    WithFencing,
 }
 
 /// An option.
@@ -166,7 +166,7 @@ const fn spec(section: Section, name: &'static str, kind: Kind, effect: Effect) 
     Spec { section, name, kind, effect }
 }
 
-use Effect::{Acts, Admin, Harmless, PerVolume, Refused, WithFencing};
+use Effect::{Acts, Admin, Harmless, PerVolume, Refused};
 use Kind::{Any, Bool, Choice, Number, Text, Votes};
 use Section::{Disk, Global, Handlers, Net, Startup};
 use Unit::{Bytes, KibibytesPerSecond, Microseconds, Milliseconds, One, Pages, Seconds};
@@ -174,12 +174,25 @@ use Unit::{Sectors, Tenths};
 
 const TUNING: &str = "no effect, tuning only";
 const QUORUM: &str = "no effect while quorum is off";
-const MAIL: &str = "handlers do not run: nobody is told; watch the log or `tandemadm events2`";
-const CALLS: &str = "only `call-...` policies would run it, and those are refused";
 const PULL: &str = "it only means something with pull-ahead, which is refused";
 const HOME: &str = "no effect: Tandem never calls home";
 const FLUSH: &str = "no effect: writes are ordered by flushes";
 const MI: u64 = 1 << 20;
+
+/// A line of a handler; an empty one is none.
+fn runs(options: &mut Options, handler: Handler, line: &Value) {
+    match line.word() {
+        "" => options.handlers.remove(&handler),
+        line => options.handlers.insert(handler, line.to_owned()),
+    };
+}
+
+/// A handler, the options that it goes with, and the one value of them that runs it.
+pub(super) static GO_TOGETHER: &[(Handler, &[&str], &str)] = &[
+    (Handler::LocalIoError, &["on-io-error"], "call-local-io-error"),
+    (Handler::PriLost, &["rr-conflict"], "call-pri-lost"),
+    (Handler::PriLostAfterSb, &["after-sb-1pri", "after-sb-2pri"], "call-pri-lost-after-sb"),
+];
 
 #[rustfmt::skip]
 pub(super) static OPTIONS: &[Spec] = &[
@@ -211,20 +224,29 @@ pub(super) static OPTIONS: &[Spec] = &[
             "consensus" => AfterSb1Pri::Consensus,
             "violently-as0p" => AfterSb1Pri::ViolentlyAs0p,
             "discard-secondary" => AfterSb1Pri::DiscardSecondary,
+            "call-pri-lost-after-sb" => AfterSb1Pri::CallPriLostAfterSb,
             _ => AfterSb1Pri::Disconnect,
         })),
     spec(Net, "after-sb-2pri", Choice(&["disconnect", "violently-as0p", "call-pri-lost-after-sb"]),
         Acts(|o, v| o.after_sb_2pri = match v.word() {
             "violently-as0p" => AfterSb2Pri::ViolentlyAs0p,
+            "call-pri-lost-after-sb" => AfterSb2Pri::CallPriLostAfterSb,
             _ => AfterSb2Pri::Disconnect,
         })),
     spec(Net, "always-asbp", Bool, Acts(|o, v| o.always_asbp = v.yes())),
     spec(Net, "rr-conflict", Choice(&["disconnect", "violently", "call-pri-lost", "retry-connect",
         "auto-discard"]), Acts(|o, v| o.rr_conflict = match v.word() {
             "violently" => RrConflict::Violently,
+            "call-pri-lost" => RrConflict::CallPriLost,
             "retry-connect" => RrConflict::RetryConnect,
             "auto-discard" => RrConflict::AutoDiscard,
             _ => RrConflict::Disconnect,
+        })),
+    spec(Net, "fencing", Choice(&["dont-care", "resource-only", "resource-and-stonith"]),
+        Acts(|o, v| o.fencing = match v.word() {
+            "resource-only" => Fencing::ResourceOnly,
+            "resource-and-stonith" => Fencing::ResourceAndStonith,
+            _ => Fencing::DontCare,
         })),
     spec(Net, "cram-hmac-alg", Kind::Algorithm, Effect::Secret),
     spec(Net, "shared-secret", Kind::Secret, Effect::Secret),
@@ -237,6 +259,7 @@ pub(super) static OPTIONS: &[Spec] = &[
     spec(Disk, "on-io-error", Choice(&["detach", "pass_on", "call-local-io-error"]),
         Acts(|o, v| o.on_io_error = match v.word() {
             "pass_on" => OnIoError::PassOn,
+            "call-local-io-error" => OnIoError::CallLocalIoError,
             _ => OnIoError::Detach,
         })),
     spec(Disk, "al-extents", Number(One, 67, 65_534), Acts(|o, v| o.al_extents = v.small())),
@@ -259,15 +282,13 @@ pub(super) static OPTIONS: &[Spec] = &[
         Acts(|o, v| o.nbd_clients_exclusive = v.word() == "exclusive")),
     spec(Section::Options, "busy-poll", Number(Microseconds, 0, 1000),
         Acts(|o, v| o.busy_poll_us = v.small())),
+    spec(Section::Options, "handler-timeout", Number(Seconds, 1, 3600),
+        Acts(|o, v| o.handler_timeout_ms = v.number() * 1000)),
 
     // `net`: what does not act.
     spec(Net, "allow-two-primaries", Bool, Refused(&["no"],
         "there is one Primary: live migration with two open ends is not possible",
         "allow-two-primaries no;")),
-    spec(Net, "fencing", Choice(&["dont-care", "resource-only", "resource-and-stonith"]),
-        Refused(&["dont-care"],
-        "no fence handler runs: the Primary would go on alone where a freeze is counted on",
-        "fencing dont-care;")),
     spec(Net, "data-integrity-alg", Text, Refused(&["", "none"],
         "payload would go unchecked where a digest is counted on", "remove the line")),
     spec(Net, "tls", Bool, Refused(&["no"], "the connection is not encrypted", "tls no;")),
@@ -348,24 +369,20 @@ pub(super) static OPTIONS: &[Spec] = &[
     spec(Startup, "become-primary-on", Any, Harmless(&[],
         "no effect (nor in DRBD 9): promote with `tandemadm primary` or auto-promote")),
 
-    spec(Handlers, "fence-peer", Text, WithFencing),
-    spec(Handlers, "unfence-peer", Text, WithFencing),
-    spec(Handlers, "before-resync-target", Text, Refused(&[],
-        "handlers do not run: a snapshot that saves the target during a resync would not be taken",
-        "remove the line")),
-    spec(Handlers, "before-resync-source", Text, Refused(&[],
-        "handlers do not run, and this one may forbid a resync", "remove the line")),
-    spec(Handlers, "after-resync-target", Text, Harmless(&[], MAIL)),
-    spec(Handlers, "pri-on-incon-degr", Text, Harmless(&[],
-        "handlers do not run: clients get EIO when no good copy is left")),
-    spec(Handlers, "pri-lost-after-sb", Text, Harmless(&[], CALLS)),
-    spec(Handlers, "pri-lost", Text, Harmless(&[], CALLS)),
-    spec(Handlers, "local-io-error", Text, Harmless(&[], CALLS)),
-    spec(Handlers, "initial-split-brain", Text, Harmless(&[], MAIL)),
-    spec(Handlers, "split-brain", Text, Harmless(&[], MAIL)),
-    spec(Handlers, "out-of-sync", Text, Harmless(&[], MAIL)),
+    spec(Handlers, "fence-peer", Text, Acts(|o, v| runs(o, Handler::FencePeer, v))),
+    spec(Handlers, "unfence-peer", Text, Acts(|o, v| runs(o, Handler::UnfencePeer, v))),
+    spec(Handlers, "before-resync-target", Text, Acts(|o, v| runs(o, Handler::BeforeResyncTarget, v))),
+    spec(Handlers, "before-resync-source", Text, Acts(|o, v| runs(o, Handler::BeforeResyncSource, v))),
+    spec(Handlers, "after-resync-target", Text, Acts(|o, v| runs(o, Handler::AfterResyncTarget, v))),
+    spec(Handlers, "pri-on-incon-degr", Text, Acts(|o, v| runs(o, Handler::PriOnInconDegr, v))),
+    spec(Handlers, "pri-lost", Text, Acts(|o, v| runs(o, Handler::PriLost, v))),
+    spec(Handlers, "local-io-error", Text, Acts(|o, v| runs(o, Handler::LocalIoError, v))),
+    spec(Handlers, "initial-split-brain", Text, Acts(|o, v| runs(o, Handler::InitialSplitBrain, v))),
+    spec(Handlers, "split-brain", Text, Acts(|o, v| runs(o, Handler::SplitBrain, v))),
+    spec(Handlers, "out-of-sync", Text, Acts(|o, v| runs(o, Handler::OutOfSync, v))),
+    spec(Handlers, "disconnected", Text, Acts(|o, v| runs(o, Handler::Disconnected, v))),
+    spec(Handlers, "pri-lost-after-sb", Text, Acts(|o, v| runs(o, Handler::PriLostAfterSb, v))),
     spec(Handlers, "quorum-lost", Text, Harmless(&[], QUORUM)),
-    spec(Handlers, "disconnected", Text, Harmless(&[], MAIL)),
 
     spec(Global, "usage-count", Choice(&["no", "yes", "ask"]), Harmless(&["no"], HOME)),
     spec(Global, "cmd-timeout-short", Number(Seconds, 0, 900), Harmless(&[], TUNING)),
@@ -380,33 +397,8 @@ pub(super) static OPTIONS: &[Spec] = &[
         "no effect: an address is checked by binding it")),
 ];
 
-/// Single values of acting options that are refused: why, and what is right.
-pub(super) static REFUSED_VALUES: &[(&str, &str, &str, &str)] = &[
-    (
-        "after-sb-1pri",
-        "call-pri-lost-after-sb",
-        "it needs the handler pri-lost-after-sb, and handlers do not run",
-        "after-sb-1pri disconnect;  or  after-sb-1pri discard-secondary;",
-    ),
-    (
-        "after-sb-2pri",
-        "call-pri-lost-after-sb",
-        "it needs the handler pri-lost-after-sb, and handlers do not run",
-        "after-sb-2pri disconnect;",
-    ),
-    (
-        "rr-conflict",
-        "call-pri-lost",
-        "it needs the handler pri-lost, and handlers do not run",
-        "rr-conflict disconnect;  or  rr-conflict retry-connect;",
-    ),
-    (
-        "on-io-error",
-        "call-local-io-error",
-        "it needs the handler local-io-error, and handlers do not run",
-        "on-io-error detach;",
-    ),
-];
+/// Single values of acting options that are refused: why, and what is right. None just now.
+pub(super) static REFUSED_VALUES: &[(&str, &str, &str, &str)] = &[];
 
 /// Single values of acting options that take effect and are warned about: why.
 pub(super) static WARNED_VALUES: &[(&str, &str, &str)] = &[
@@ -484,6 +476,7 @@ pub(super) fn check_ranges(options: &Options) -> Result<(), String> {
         ("c-min-rate", options.c_min_rate),
         ("busy-poll", u64::from(options.busy_poll_us)),
         ("hand-over-timeout", tenths(options.hand_over_timeout_ms)),
+        ("handler-timeout", seconds(options.handler_timeout_ms)),
     ];
     for (name, value) in values {
         if let Some(Spec { kind: Number(unit, min, max), .. }) = find(name)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::resource::{AfterSb0Pri, AfterSb1Pri, OnIoError, Options, RrConflict};
+use crate::resource::{AfterSb0Pri, AfterSb1Pri, Fencing, Handler, OnIoError, Options, RrConflict};
 
 mod hosts;
 mod parts;
@@ -131,10 +131,11 @@ fn options_act_in_their_units() {
         "net { timeout 50; ping-int 9; ping-timeout 4; connect-int 8; ko-count 0; max-buffers 8K;
          max-epoch-size 100; sndbuf-size 512k; rcvbuf-size 1M; after-sb-0pri discard-node-bob; \
          after-sb-1pri consensus;
-         rr-conflict retry-connect; }
+         fencing resource-and-stonith; rr-conflict retry-connect; }
          disk { al-extents 257; resync-rate 1M; c-max-rate 0; c-min-rate 100; on-io-error pass_on; }
          options { auto-promote yes; nbd-clients exclusive; busy-poll 50;
-         hand-over-timeout 20; device-attach auto; }",
+         hand-over-timeout 20; device-attach auto; handler-timeout 20; }
+         handlers { fence-peer \"/x -a b; exit 4\"; split-brain \"\"; }",
     ));
     let expected = Options {
         timeout_ms: 5000,
@@ -159,6 +160,9 @@ fn options_act_in_their_units() {
         busy_poll_us: 50,
         hand_over_timeout_ms: 2000,
         device_attach_auto: true,
+        fencing: Fencing::ResourceAndStonith,
+        handlers: [(Handler::FencePeer, "/x -a b; exit 4".to_owned())].into(),
+        handler_timeout_ms: 20_000,
         ..Options::default()
     };
     assert_eq!(r0.options, expected);
@@ -258,13 +262,37 @@ fn every_wrong_statement_is_named_at_its_place() {
         ),
         (
             "net { rr-conflict call-pri-lost; }",
-            "2:7 error rr-conflict call-pri-lost: it needs the handler pri-lost, and handlers do \
-             not run | write: rr-conflict disconnect;  or  rr-conflict retry-connect;",
+            "2:7 warning rr-conflict call-pri-lost: there is no handler pri-lost, and nothing is \
+             called | write: handlers { pri-lost \"...\"; }",
         ),
         (
             "disk { on-io-error call-local-io-error; }",
-            "2:8 error on-io-error call-local-io-error: it needs the handler local-io-error, and \
-             handlers do not run | write: on-io-error detach;",
+            "2:8 warning on-io-error call-local-io-error: there is no handler local-io-error, and \
+             nothing is called | write: handlers { local-io-error \"...\"; }",
+        ),
+        (
+            "net { after-sb-2pri call-pri-lost-after-sb; }",
+            "2:7 warning after-sb-2pri call-pri-lost-after-sb: there is no handler pri-lost-after-sb, \
+             and nothing is called | write: handlers { pri-lost-after-sb \"...\"; }",
+        ),
+        (
+            "disk { fencing resource-and-stonith; }",
+            "2:8 warning fencing resource-and-stonith: takes effect without a handler fence-peer: a \
+             Primary that loses its peer freezes I/O until the peer is back, or `resume-io` | write: \
+             handlers { fence-peer \"...\"; }",
+        ),
+        (
+            "handlers { outdate-peer /bin/x; }",
+            "2:12 warning fence-peer /bin/x: never called while fencing is dont-care | remove it",
+        ),
+        (
+            "handlers { pri-lost /bin/x; }",
+            "2:12 warning pri-lost /bin/x: only rr-conflict call-pri-lost calls it | remove it, or \
+             write: rr-conflict call-pri-lost;",
+        ),
+        (
+            "options { handler-timeout 0; }",
+            "2:27 error handler-timeout 0 is out of range | 1 to 3600, in seconds",
         ),
         (
             "options { quorum majority; }",

@@ -92,7 +92,10 @@ impl Difference {
     fn options(&mut self, running: &Definition, wanted: &Definition, own: &Host) {
         let pairs = running.options.written().into_iter().zip(wanted.options.written());
         for (old, new) in pairs.filter(|(old, new)| old != new && new.section != "disk") {
-            self.words.push(format!("{} is {}, not {}", new.name, old.value, new.value));
+            self.words.push(match new.section {
+                "handlers" => format!("the handler {} is another one", new.name),
+                _ => format!("{} is {}, not {}", new.name, old.value, new.value),
+            });
             let (section, name, value) = (new.section, new.name, new.value);
             self.options.push(Changed { section, name, value, volume: None });
         }
@@ -309,6 +312,10 @@ pub fn lines(steps: &[Step], definition: &Definition, own: &Host) -> String {
                 }
                 for peer in peers.iter().filter(|_| !net.is_empty()) {
                     let _ = writeln!(out, "drbdsetup net-options {name} {}{net}", peer.node_id);
+                }
+                if changed.iter().any(|one| one.section == "handlers") {
+                    // DRBD's kernel knows none of them: there is no such command.
+                    let _ = writeln!(out, "# handlers of {name}");
                 }
                 for (number, volume) in &own.volumes {
                     let words = words("disk", Some(*number));

@@ -70,6 +70,7 @@ fn findings(report: &Report) -> Vec<(Level, String)> {
     }
     let frozen = [
         (status.suspended_user, "user"),
+        (status.suspended_fencing, "fencing"),
         (status.suspended_no_space, "no-space"),
         (status.suspended_gap, "gap"),
     ];

@@ -132,6 +132,7 @@ fn resource(text: &mut Text, report: &Report) {
     let name = [("name", status.name.clone())];
     let reasons = [
         ("user", status.suspended_user),
+        ("fencing", status.suspended_fencing),
         ("no-space", status.suspended_no_space),
         ("gap", status.suspended_gap),
         ("handshake", status.suspended_handshake),

@@ -183,7 +183,7 @@ fn resource(report: &Report) -> Resource<'_> {
         suspended: super::status_text::suspended(status) != "no",
         suspended_user: status.suspended_user,
         suspended_no_data: false,
-        suspended_fencing: false,
+        suspended_fencing: status.suspended_fencing,
         suspended_quorum: false,
         force_io_failures: false,
         write_ordering: "flush",

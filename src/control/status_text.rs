@@ -35,6 +35,7 @@ pub struct Detail {
 pub(crate) fn suspended(status: &Status) -> String {
     let reasons = [
         (status.suspended_user, "user"),
+        (status.suspended_fencing, "fencing"),
         (status.suspended_no_space, "no-space"),
         (status.suspended_gap, "gap"),
         (status.suspended_handshake, "handshake"),

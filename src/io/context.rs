@@ -129,6 +129,7 @@ impl Context {
             | Event::DiskGrown { .. }
             | Event::Admin { .. }
             | Event::ResyncDependency { .. }
+            | Event::HandlerDone { .. }
             | Event::Timeout
             | Event::WallClock { .. }
             | Event::ClockGap { .. } => true,

@@ -13,6 +13,7 @@ use tokio::sync::{broadcast, oneshot};
 use crate::io::backing::OpenDisk;
 use crate::resource::{AdminResult, Command, NodeId, ResourceConfig, Status, VolumeNumber};
 
+use super::handler::HandlerPlaces;
 use super::peer::SocketBuffers;
 use crate::secret::Secrets;
 
@@ -38,6 +39,8 @@ pub struct Setup {
     pub record: Option<PathBuf>,
     /// From the system's random source, for the identifiers.
     pub seed: u64,
+    /// Where handlers find the daemon.
+    pub places: HandlerPlaces,
 }
 
 /// A way to a peer: an address here and one there.

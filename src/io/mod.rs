@@ -9,6 +9,7 @@ mod context;
 pub mod control;
 mod disk;
 mod handle;
+mod handler;
 mod number_map;
 mod outbox;
 mod peer;
@@ -19,5 +20,6 @@ mod ring;
 mod thread;
 
 pub use handle::{Handle, Order, OrderError, PeerPath, Setup};
+pub use handler::HandlerPlaces;
 pub use peer::SocketBuffers;
 pub use thread::spawn;

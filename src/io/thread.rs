@@ -39,6 +39,7 @@ use super::client::{Clients, Limits, STATUS_MAX};
 use super::context::{Context, Purpose};
 use super::disk::{Disks, Flushes};
 use super::handle::{Handle, ORDERS_MAX, Order, Setup, Shared};
+use super::handler::HandlerRuns;
 use super::peer::Peers;
 use super::record::{Recorder, Start};
 use super::ring::{Completion, Descriptor, Ring};
@@ -206,6 +207,7 @@ struct Shell<C> {
     closed: (Sender<Closed>, Receiver<Closed>),
     /// What has become of disks that take room on a helper thread.
     grown: (Sender<Grown>, Receiver<Grown>),
+    handlers: HandlerRuns,
     recorder: Option<Recorder>,
     version: u64,
     flushes: BTreeMap<VolumeNumber, Flushes>,
@@ -261,6 +263,7 @@ impl<C: Core> Shell<C> {
             digests: Digests::default(),
             orders,
             wake: Rc::new(Wake(Arc::clone(&shared))),
+            handlers: HandlerRuns::new(setup, Arc::clone(&shared)),
             shared,
             waiters: HashMap::new(),
             last_order: 0,
@@ -463,6 +466,7 @@ impl<C: Core> Shell<C> {
         self.peers.drop_all(&mut self.io);
         self.disks.close_all(&mut self.io);
         self.digests.drop_all(&mut self.io);
+        self.handlers.end();
         let hangs = self.core.status(self.io.now).devices.iter().any(|one| one.hung_ms.is_some());
         let limit = if hangs { HUNG_END_MS } else { END_MS };
         let until = clock().after_ms(limit);

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{AdminResult, LogLevel};
 use super::event::DiskError;
+use super::handler::HandlerCall;
 use super::ids::{NodeId, Payload, RequestId, SocketId, Tag, VolumeNumber};
 use super::options::VerifyAlg;
 use crate::meta::{MetaOp, Superblock};
@@ -192,6 +193,13 @@ pub enum Action {
         id: u64,
         /// Done, or why not.
         result: AdminResult,
+    },
+    /// Run a handler. Event: `HandlerDone`, exactly once, whatever becomes of it.
+    RunHandler {
+        /// Of the event.
+        number: u64,
+        /// What, and what it is told.
+        call: Box<HandlerCall>,
     },
     /// A line for the log, without the time, with DRBD's prefix (`r0/0 bob: `).
     Log {

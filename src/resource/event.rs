@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::command::{Command, Refusal};
+use super::handler::HandlerOutcome;
 use super::ids::{NodeId, Payload, RequestId, SessionId, SocketId, Tag, VolumeNumber};
 use crate::secret::SecretError;
 use crate::wire::Packet;
@@ -206,6 +207,13 @@ pub enum Event {
         peer: NodeId,
         /// It waits.
         paused: bool,
+    },
+    /// A handler has ended, or was not run.
+    HandlerDone {
+        /// Of the action.
+        number: u64,
+        /// How.
+        outcome: HandlerOutcome,
     },
     /// `next_timeout` has passed.
     Timeout,

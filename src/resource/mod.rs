@@ -18,6 +18,7 @@ mod command;
 mod data;
 mod disk;
 mod event;
+mod handler;
 mod ids;
 mod metrics;
 mod option_names;
@@ -40,6 +41,7 @@ use std::collections::{BTreeMap, VecDeque};
 pub use action::*;
 pub use command::*;
 pub use event::*;
+pub use handler::*;
 pub use ids::*;
 pub use metrics::*;
 pub use option_names::WrittenOption;
@@ -235,6 +237,9 @@ pub struct Resource {
     handed_over: Option<Time>,
     /// `suspend-io`: requests are held until `resume-io`.
     suspended: bool,
+    /// What the handlers that run are for, by their numbers.
+    handlers: BTreeMap<u64, peer::handlers::Called>,
+    next_handler: u64,
     version: u64,
 }
 
@@ -284,6 +289,8 @@ impl Resource {
             withheld: Vec::new(),
             handed_over: None,
             suspended: false,
+            handlers: BTreeMap::new(),
+            next_handler: 1,
             version: 1,
             config,
         }
@@ -321,6 +328,7 @@ impl Resource {
             Event::ResyncDependency { volume, peer, paused } => {
                 self.resync_dependency(volume, peer, paused);
             }
+            Event::HandlerDone { number, outcome } => self.handler_done(number, outcome),
             Event::Timeout => {}
             Event::WallClock { ms } => (self.wall_clock_ms, self.started) = (ms, self.now),
             Event::ClockGap { gap_ms } => self.clock_gap(gap_ms),
@@ -348,6 +356,7 @@ impl Resource {
                 self.pump_disk(volume);
                 next = self.volume_after(Some(volume));
             }
+            self.pump_fencing();
             self.pump_resync();
             if before == self.standing() {
                 break;

@@ -3,26 +3,27 @@
 //! The peers exchange them by name. Protocol, the after-sb policies and rr-conflict must be equal,
 //! since each node finds the victim by itself; a difference in the rest warns (DESIGN 5).
 
-use super::{AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, OnIoError, Options, RrConflict};
+use super::{AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, Handler, OnIoError, Options, RrConflict};
 
 /// What [`super::peer::split_brain::resolve`] reads, and the protocol: a difference refuses.
 const MUST_BE_EQUAL: [&str; 6] =
     ["protocol", "after-sb-0pri", "after-sb-1pri", "after-sb-2pri", "always-asbp", "rr-conflict"];
 
 /// What concerns this node alone: the peer is not told.
-const LOCAL: [&str; 6] = [
+const LOCAL: [&str; 7] = [
     "sndbuf-size",
     "rcvbuf-size",
     "disk-timeout",
     "busy-poll",
     "hand-over-timeout",
     "device-attach",
+    "handler-timeout",
 ];
 
 /// An option as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrittenOption {
-    /// The section that it belongs into: `net`, `disk` or `options`.
+    /// The section that it belongs into: `net`, `disk`, `options` or `handlers`.
     pub section: &'static str,
     /// Its name.
     pub name: &'static str,
@@ -67,6 +68,7 @@ impl Options {
             ("after-sb-2pri", after_sb_2pri(&self.after_sb_2pri).to_owned()),
             ("always-asbp", yes_no(self.always_asbp)),
             ("rr-conflict", rr_conflict(&self.rr_conflict).to_owned()),
+            ("fencing", self.fencing.name().to_owned()),
             ("verify-alg", self.verify_alg.name().to_owned()),
         ];
         let disk = [
@@ -87,11 +89,22 @@ impl Options {
             ("hand-over-timeout", (self.hand_over_timeout_ms / 100).to_string()),
             ("nbd-clients", clients.to_owned()),
             ("busy-poll", self.busy_poll_us.to_string()),
+            ("handler-timeout", (self.handler_timeout_ms / 1000).to_string()),
         ];
         let section = |section| move |(name, value)| WrittenOption { section, name, value };
         let net = net.into_iter().map(section("net"));
         let disk = disk.into_iter().map(section("disk"));
-        general.into_iter().map(section("options")).chain(net).chain(disk).collect()
+        let general = general.into_iter().map(section("options"));
+        general.chain(net).chain(disk).chain(self.written_handlers()).collect()
+    }
+
+    /// All handlers; the value of one that is not written is empty.
+    fn written_handlers(&self) -> impl Iterator<Item = WrittenOption> {
+        Handler::ALL.iter().map(|handler| WrittenOption {
+            section: "handlers",
+            name: handler.name(),
+            value: self.handlers.get(handler).cloned().unwrap_or_default(),
+        })
     }
 
     /// The same options with the `net` options of another set.
@@ -112,6 +125,7 @@ impl Options {
             after_sb_2pri,
             always_asbp,
             rr_conflict,
+            fencing,
             verify_alg,
             on_io_error: _,
             al_extents: _,
@@ -126,6 +140,8 @@ impl Options {
             hand_over_timeout_ms: _,
             nbd_clients_exclusive: _,
             busy_poll_us: _,
+            handlers: _,
+            handler_timeout_ms: _,
         } = from.clone();
         Self {
             timeout_ms,
@@ -142,6 +158,7 @@ impl Options {
             after_sb_2pri,
             always_asbp,
             rr_conflict,
+            fencing,
             verify_alg,
             ..self.clone()
         }
@@ -158,8 +175,10 @@ impl Options {
                 hand_over_timeout_ms: from.hand_over_timeout_ms,
                 nbd_clients_exclusive: from.nbd_clients_exclusive,
                 busy_poll_us: from.busy_poll_us,
+                handler_timeout_ms: from.handler_timeout_ms,
                 ..self.clone()
             },
+            "handlers" => Self { handlers: from.handlers.clone(), ..self.clone() },
             _ => return,
         };
     }
@@ -179,7 +198,8 @@ impl Options {
     fn named(&self, must: bool) -> Vec<(String, String)> {
         let all = self.written().into_iter();
         let wanted = all.filter(|option| {
-            MUST_BE_EQUAL.contains(&option.name) == must && !LOCAL.contains(&option.name)
+            let local = LOCAL.contains(&option.name) || option.section == "handlers";
+            MUST_BE_EQUAL.contains(&option.name) == must && !local
         });
         wanted.map(|option| (option.name.to_owned(), option.value)).collect()
     }
@@ -212,6 +232,7 @@ fn after_sb_1pri(policy: &AfterSb1Pri) -> &'static str {
         AfterSb1Pri::Consensus => "consensus",
         AfterSb1Pri::ViolentlyAs0p => "violently-as0p",
         AfterSb1Pri::DiscardSecondary => "discard-secondary",
+        AfterSb1Pri::CallPriLostAfterSb => "call-pri-lost-after-sb",
     }
 }
 
@@ -219,6 +240,7 @@ fn after_sb_2pri(policy: &AfterSb2Pri) -> &'static str {
     match policy {
         AfterSb2Pri::Disconnect => "disconnect",
         AfterSb2Pri::ViolentlyAs0p => "violently-as0p",
+        AfterSb2Pri::CallPriLostAfterSb => "call-pri-lost-after-sb",
     }
 }
 
@@ -227,6 +249,7 @@ fn rr_conflict(policy: &RrConflict) -> &'static str {
         RrConflict::Disconnect => "disconnect",
         RrConflict::Violently => "violently",
         RrConflict::RetryConnect => "retry-connect",
+        RrConflict::CallPriLost => "call-pri-lost",
         RrConflict::AutoDiscard => "auto-discard",
     }
 }
@@ -234,6 +257,7 @@ fn rr_conflict(policy: &RrConflict) -> &'static str {
 fn on_io_error(policy: OnIoError) -> &'static str {
     match policy {
         OnIoError::Detach => "detach",
+        OnIoError::CallLocalIoError => "call-local-io-error",
         OnIoError::PassOn => "pass_on",
     }
 }
@@ -241,6 +265,7 @@ fn on_io_error(policy: OnIoError) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resource::Fencing;
 
     /// Every option but one default is another; each section changes its own and no other.
     #[test]
@@ -262,6 +287,9 @@ mod tests {
             after_sb_2pri: AfterSb2Pri::ViolentlyAs0p,
             always_asbp: true,
             rr_conflict: RrConflict::RetryConnect,
+            fencing: Fencing::ResourceOnly,
+            handlers: Handler::ALL.iter().map(|one| (*one, format!("run {one}"))).collect(),
+            handler_timeout_ms: 20_000,
             verify_alg: super::super::VerifyAlg::Crc32c,
             on_io_error: OnIoError::PassOn,
             auto_promote: true,
@@ -275,7 +303,7 @@ mod tests {
             sndbuf_size: 100_000,
             rcvbuf_size: 200_000,
         };
-        for section in ["net", "disk", "options"] {
+        for section in ["net", "disk", "options", "handlers"] {
             let mut taken = Options::default();
             taken.take_section(section, &other);
             let all = taken.written().into_iter().zip(other.written());

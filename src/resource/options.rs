@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::handler::{Fencing, Handlers};
 use super::ids::{BLOCK_SIZE, NodeId, VolumeNumber};
 
 /// `after-sb-0pri`: nobody is Primary.
@@ -33,6 +34,8 @@ pub enum AfterSb1Pri {
     ViolentlyAs0p,
     /// The Secondary loses.
     DiscardSecondary,
+    /// As Consensus; on a Primary that would lose the handler pri-lost-after-sb runs.
+    CallPriLostAfterSb,
 }
 
 /// `after-sb-2pri`: both are Primary.
@@ -42,6 +45,8 @@ pub enum AfterSb2Pri {
     Disconnect,
     /// The verdict of 0pri, whoever loses.
     ViolentlyAs0p,
+    /// As Disconnect; on the one that would lose by 0pri the handler pri-lost-after-sb runs.
+    CallPriLostAfterSb,
 }
 
 /// `rr-conflict`: the verdict makes a Primary the target.
@@ -53,6 +58,8 @@ pub enum RrConflict {
     Violently,
     /// Drop the connection and try again.
     RetryConnect,
+    /// As Disconnect, and the handler pri-lost runs on the Primary.
+    CallPriLost,
     /// As Disconnect: the verdict itself lets what a crashed Primary wrote last go.
     AutoDiscard,
 }
@@ -62,6 +69,8 @@ pub enum RrConflict {
 pub enum OnIoError {
     /// Drop the disk, go on with the peer's.
     Detach,
+    /// As Detach, and the handler local-io-error runs.
+    CallLocalIoError,
     /// Report to the client on the node where it happened; the block is marked out of sync.
     PassOn,
 }
@@ -228,6 +237,16 @@ pub struct Options {
     pub always_asbp: bool,
     /// `rr-conflict`.
     pub rr_conflict: RrConflict,
+    /// `fencing`. Default dont-care.
+    #[serde(default)]
+    pub fencing: Fencing,
+    /// `handlers`: those that are written.
+    #[serde(default)]
+    pub handlers: Handlers,
+    /// `handler-timeout`, ms (the unit is 1 s): a handler that has not ended by then is killed.
+    /// Default 300 s.
+    #[serde(default = "default_handler_timeout_ms")]
+    pub handler_timeout_ms: u64,
     /// `verify-alg`. Default sha256; DRBD has none, and refuses to verify without one.
     #[serde(default = "default_verify_alg")]
     pub verify_alg: VerifyAlg,
@@ -264,6 +283,10 @@ fn default_hand_over_timeout() -> u64 {
     3_000
 }
 
+fn default_handler_timeout_ms() -> u64 {
+    300_000
+}
+
 fn default_verify_alg() -> VerifyAlg {
     VerifyAlg::Sha256
 }
@@ -289,6 +312,9 @@ impl Default for Options {
             after_sb_2pri: AfterSb2Pri::Disconnect,
             always_asbp: false,
             rr_conflict: RrConflict::Disconnect,
+            fencing: Fencing::DontCare,
+            handlers: Handlers::new(),
+            handler_timeout_ms: default_handler_timeout_ms(),
             verify_alg: default_verify_alg(),
             on_io_error: OnIoError::Detach,
             auto_promote: false,

@@ -9,6 +9,7 @@ pub const REFUSALS: &[(i32, &str)] = &[
     (-4, "Can not resync without local disk"),
     (-5, "Can not resync without remote disk"),
     (-6, "Refusing to be Outdated while Connected"),
+    (-7, "Refusing to be Primary while peer is not outdated"),
     (-8, "Can not start OV/resync since it is already active"),
     (-10, "State change was refused by peer node"),
     (-12, "Device is held open by someone"),

@@ -17,6 +17,7 @@ impl Resource {
             node_name: self.config.node_name.clone(),
             role: self.role,
             suspended_user: self.suspended,
+            suspended_fencing: self.io_frozen(),
             suspended_no_space: self.volume_numbers.iter().any(|v| self.space_is_short(*v)),
             suspended_gap: self.gap != super::Gap::None,
             suspended_handshake: self
@@ -83,6 +84,7 @@ impl Resource {
             remote: String::new(),
             reason: connection.reason,
             peer_role: connection.peer_role,
+            fencing: self.fencing_status(c, now),
             discard_my_data_pending: connection.discard_my_data,
             back_in_ms: connection.back_at.map(|at| at.ms_since(now)),
             ap_in_flight: connection.in_flight,

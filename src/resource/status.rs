@@ -25,6 +25,9 @@ pub struct Status {
     /// `suspend-io`: I/O is frozen by order.
     #[serde(default)]
     pub suspended_user: bool,
+    /// I/O is frozen until the lost peer is fenced or back.
+    #[serde(default)]
+    pub suspended_fencing: bool,
     /// I/O is frozen because the only disk is full.
     pub suspended_no_space: bool,
     /// I/O is frozen after a gap until the peer has answered.
@@ -138,6 +141,9 @@ pub struct ConnectionStatus {
     pub reason: Reason,
     /// The peer's role.
     pub peer_role: Role,
+    /// It is being fenced, or could not be.
+    #[serde(default)]
+    pub fencing: Option<FencingStatus>,
     /// A `connect --discard-my-data` waits for the next handshake.
     pub discard_my_data_pending: bool,
     /// It comes back by itself in so long, ms (`disconnect --for`).
@@ -163,6 +169,21 @@ pub struct ConnectionStatus {
     pub last_handshake: Vec<HandshakeStatus>,
     /// Per volume.
     pub peer_devices: Vec<PeerDeviceStatus>,
+}
+
+/// How far fencing a peer is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FencingStatus {
+    /// fence-peer runs, and its answer is waited for.
+    pub running: bool,
+    /// For so long it has been like this, ms.
+    pub for_ms: u64,
+    /// How fence-peer ended, where that was no answer; else empty.
+    pub outcome: String,
+    /// There is a handler fence-peer.
+    pub configured: bool,
+    /// When it is killed, ms after its start.
+    pub limit_ms: u64,
 }
 
 /// What a handshake found of one volume, for people.

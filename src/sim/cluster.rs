@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::resource::{
-    Action, Event, PeerConfig, Resource, ResourceConfig, SocketId, Time, VolumeConfig, VolumeNumber,
+    Action, Event, Handler, PeerConfig, Resource, ResourceConfig, SocketId, Time, VolumeConfig,
+    VolumeNumber,
 };
 
 use super::clients::Clients;
@@ -74,6 +75,8 @@ pub(super) enum Happening {
     Unstall { node: usize },
     /// The disks are where they belong again.
     SwapBack,
+    /// A handler ends; `never`: it was killed at its limit.
+    Handler { node: usize, life: u64, number: u64, handler: Handler, never: bool },
     /// The checkers look at the whole.
     Check,
 }
@@ -89,6 +92,7 @@ pub(super) struct Chance {
     pub(super) clients: Prng,
     pub(super) admin: Prng,
     pub(super) seeds: Prng,
+    pub(super) handlers: Prng,
 }
 
 /// Two nodes and what is between them.
@@ -116,6 +120,7 @@ pub struct Cluster {
     pub(super) slow_until: Time,
     /// The plan's faults strike, and cluster software acts.
     pub(super) faults_on: bool,
+    pub(super) fencing: super::fencing::FencingWorld,
     pub(super) next_order: u64,
     /// Of what was under way or unflushed, so many percent outlive a crash; drawn where it is `None`.
     pub(super) keeps: Option<u64>,
@@ -170,6 +175,7 @@ impl Cluster {
                 clients: Prng::new(seed, 4),
                 admin: Prng::new(seed, 5),
                 seeds: Prng::new(seed, 6),
+                handlers: Prng::new(seed, 23),
             },
             transcript: Transcript::new(keep),
             coverage: Coverage::default(),
@@ -179,6 +185,7 @@ impl Cluster {
             waiting: BTreeSet::new(),
             slow_until: Time(0),
             faults_on: false,
+            fencing: super::fencing::FencingWorld::default(),
             next_order: 1,
             keeps: None,
             by_hand: false,
@@ -360,6 +367,11 @@ impl Cluster {
             Happening::DiskWell { node } => self.disk_well(node),
             Happening::Unstall { node } => self.unstall(node, false),
             Happening::SwapBack => self.swap_back(),
+            Happening::Handler { node, life, number, handler, never } => {
+                if self.nodes[node].life == life {
+                    self.handler_ends(node, number, handler, never);
+                }
+            }
             Happening::Check => self.check_all(),
         }
     }

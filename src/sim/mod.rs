@@ -21,6 +21,7 @@ mod damage;
 mod disk;
 mod explore;
 mod faults;
+mod fencing;
 mod history;
 mod marks;
 mod metadata;

@@ -125,6 +125,7 @@ impl SimOptions {
         flaky(&mut Prng::new(seed, 21), length_ms, &mut options.plan);
         hand_overs(&mut Prng::new(seed, 23), length_ms, &mut options.plan);
         options.narrow_the_log(&mut Prng::new(seed, 8));
+        super::fencing::handlers(&mut Prng::new(seed, 22), &mut options.core);
         let p = &mut Prng::new(seed, 14);
         options.core.disk_timeout_ms = *p.choose(&[0, 0, 2_000, 6_000]);
         let waits = out_of_patience(&mut Prng::new(seed, 16), &mut options.plan);

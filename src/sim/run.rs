@@ -192,6 +192,7 @@ impl Cluster {
         if self.violation.is_none() && !ready(self) {
             self.violate("the first sync does not end".to_owned());
         }
+        self.fencing_begins();
         self.note("both are in sync");
     }
 

@@ -53,6 +53,7 @@ impl Cluster {
             }
             self.hung_disks(node, &old);
             self.watch_space(node, &old);
+            self.spoken_for(node, &old);
             self.role_changed(node, &old);
             self.connections_changed(node, &old);
             self.moments(node, &old);
@@ -206,6 +207,7 @@ impl Cluster {
     }
 
     fn in_sync(&mut self, volume: VolumeNumber) {
+        self.fencing_in_sync(volume);
         let index = usize::from(volume);
         let disks = [&self.nodes[0].volumes[index].disk, &self.nodes[1].volumes[index].disk];
         let result = self.history.in_sync(volume, disks);
@@ -267,6 +269,7 @@ impl Cluster {
         volume: VolumeNumber,
         new: &Superblock,
     ) {
+        self.watch_lone_generation(node, volume, new);
         let index = usize::from(volume);
         let v = &self.nodes[node].volumes[index];
         let old = v.durable.as_ref().map_or(0, |s| s.flags);
@@ -370,6 +373,7 @@ impl Cluster {
 
     /// An order that gives up somebody's data.
     pub(super) fn watch_order(&mut self, node: usize, command: &Command) {
+        self.watch_vouching(node, command);
         let mut give_up = |volume: &VolumeNumber, node: usize| {
             if let Some(pair) = self.pairs.get_mut(volume) {
                 pair.given_up[node] = true;

@@ -31,6 +31,7 @@ mod drbd_agent;
 mod drbd_names;
 mod durable;
 mod failover;
+mod fencing;
 mod frozen;
 mod guest;
 mod hand_over;

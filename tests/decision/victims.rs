@@ -77,6 +77,8 @@ fn one_is_primary() {
     assert_eq!(victim(Disconnect, disconnect(), 9, 1), "nobody");
     assert_eq!(victim(Consensus, disconnect(), 9, 1), "peer");
     assert_eq!(victim(Consensus, disconnect(), 1, 9), "nobody");
+    assert_eq!(victim(CallPriLostAfterSb, disconnect(), 9, 1), "peer");
+    assert_eq!(victim(CallPriLostAfterSb, RrConflict::Violently, 1, 9), "nobody");
     assert_eq!(victim(DiscardSecondary, disconnect(), 1, 9), "peer");
     assert_eq!(victim(ViolentlyAs0p, disconnect(), 9, 1), "peer");
     assert_eq!(victim(ViolentlyAs0p, disconnect(), 1, 9), "primary");
@@ -95,6 +97,7 @@ fn both_are_primary() {
         victim(&options, (1, true, true), (9, false, true))
     };
     assert_eq!(victim(AfterSb2Pri::Disconnect, RrConflict::Violently), "nobody");
+    assert_eq!(victim(AfterSb2Pri::CallPriLostAfterSb, RrConflict::Violently), "nobody");
     assert_eq!(victim(AfterSb2Pri::ViolentlyAs0p, RrConflict::Disconnect), "primary");
     assert_eq!(victim(AfterSb2Pri::ViolentlyAs0p, RrConflict::Violently), "self");
 }
@@ -111,6 +114,7 @@ fn a_primary_is_overwritten_only_where_rr_conflict_says_so() {
     for (rr_conflict, outcome, because, word) in [
         (RrConflict::Disconnect, refused, Because::TargetIsPrimary, "resync-refused"),
         (RrConflict::AutoDiscard, refused, Because::TargetIsPrimary, "resync-refused"),
+        (RrConflict::CallPriLost, refused, Because::TargetIsPrimary, "resync-refused"),
         (RrConflict::RetryConnect, Outcome::Retry, Because::TargetIsPrimary, "retry-connect"),
         (RrConflict::Violently, target, Because::Violently, "target-use-bitmap"),
     ] {

@@ -51,7 +51,7 @@ fn the_document_has_each_option_once_with_what_becomes_of_it() {
         let word = match spec.effect {
             Effect::Acts(_) | Effect::PerVolume | Effect::Secret | Effect::Admin => "acts",
             Effect::Harmless(..) => "no effect",
-            Effect::Refused(..) | Effect::WithFencing => "refused",
+            Effect::Refused(..) => "refused",
         };
         let found: Vec<_> = rows.iter().filter(|row| row[1] == spec.name).collect();
         let [[section, name, said, remark]] = found[..] else { panic!("{}: {found:?}", spec.name) };

@@ -7,6 +7,7 @@
 
 mod connection;
 mod disk;
+mod fencing;
 mod handshake;
 mod new_disk;
 mod order;
@@ -247,6 +248,8 @@ fn suspended(report: &View<'_>) -> Option<Finding> {
     let resume = format!("`tandemadm resume-io {}`.", status.name);
     let (headline, why, next) = if status.suspended_user {
         ("I/O is frozen by order", "`tandemadm suspend-io` on this node.", resume.as_str())
+    } else if status.suspended_fencing {
+        return Some(fencing::frozen(report));
     } else if status.suspended_no_space {
         return Some(full_disks(report));
     } else if status.suspended_gap {

@@ -2,7 +2,7 @@
 
 use super::super::fixtures;
 use super::*;
-use crate::resource::{ClientStatus, ConnectionState, OrderStatus, Reason};
+use crate::resource::{ClientStatus, ConnectionState, FencingStatus, OrderStatus, Reason};
 
 const UTC: Zone = Zone::Fixed(0);
 
@@ -365,6 +365,24 @@ fn every_text_is_as_written() {
     let mut frozen = fixtures::healthy();
     frozen.status.suspended_user = true;
     frozen.status.devices[0].upper_pending = 2;
+    let mut fencing = fixtures::peer_down();
+    fencing.status.suspended_fencing = true;
+    fencing.status.devices[0].upper_pending = 14;
+    fencing.status.connections[0].fencing = Some(FencingStatus {
+        running: true,
+        for_ms: 22_000,
+        outcome: String::new(),
+        configured: true,
+        limit_ms: 300_000,
+    });
+    let mut unfenced = fencing.clone();
+    unfenced.status.connections[0].fencing = Some(FencingStatus {
+        running: false,
+        for_ms: 75_000,
+        outcome: "did not end in time and was killed".to_owned(),
+        configured: true,
+        limit_ms: 300_000,
+    });
     let mut paused = fixtures::resync_target();
     let peer = &mut paused.status.connections[0].peer_devices[0];
     peer.replication_state = ReplicationState::PausedSyncT;
@@ -408,6 +426,8 @@ fn every_text_is_as_written() {
         ("the peer's disk full", peer_full),
         ("the Secondary's disk full, seen there", secondary_full),
         ("frozen by order", frozen),
+        ("frozen until the handler answers", fencing),
+        ("frozen, and the handler gave no answer", unfenced),
         ("resync paused", paused),
         ("config differs", other),
         ("the path differs", strayed),

@@ -135,6 +135,9 @@ pub(super) fn unreachable(report: &View<'_>, connection: &ConnectionStatus) -> F
     Finding {
         severity: severity::PEER_DOWN,
         headline: match is_primary {
+            true if status.suspended_fencing => {
+                format!("{resource}: {other} is not reachable; {node} waits until it is fenced")
+            }
             true => format!("{resource}: {other} is not reachable; {node} goes on alone"),
             false if !blocked.is_empty() => {
                 let state = |device: &&DeviceStatus| {

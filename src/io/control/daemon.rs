@@ -152,6 +152,7 @@ fn start(arguments: &Arguments) -> Result<(), Failure> {
     let settings = Settings {
         node,
         record: arguments.record.clone(),
+        config: std::path::absolute(&arguments.config).unwrap_or_else(|_| arguments.config.clone()),
         state_dir,
         run_dir: run_dir.clone(),
         remembered: Remembered::new(run_dir),

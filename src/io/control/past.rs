@@ -44,7 +44,10 @@ impl Memory {
         if kept.role.0 != status.role {
             kept.role = (status.role, now);
         }
-        let frozen = status.suspended_user || status.suspended_no_space || status.suspended_gap;
+        let frozen = status.suspended_user
+            || status.suspended_fencing
+            || status.suspended_no_space
+            || status.suspended_gap;
         kept.frozen = frozen.then(|| kept.frozen.unwrap_or(now));
         for one in &status.connections {
             let (seen, times) = kept.sessions.entry(one.peer_node_id).or_default();

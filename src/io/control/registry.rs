@@ -19,7 +19,7 @@ use super::data_thread::{DataThread, Shell};
 use super::remembered::{Remembered, SETTLED, WasUp};
 use crate::config::Definition;
 use crate::control::Report;
-use crate::io::{Order, OrderError, Setup, SocketBuffers};
+use crate::io::{HandlerPlaces, Order, OrderError, Setup, SocketBuffers};
 use crate::resource::{
     AdminResult, Command, ConnectionState, ConnectionStatus, DiskState, NodeId, Reason, Refusal,
     ResourceConfig, Status, VolumeNumber,
@@ -86,6 +86,8 @@ pub(crate) struct Settings {
     pub(crate) run_dir: PathBuf,
     /// What was up when the daemon crashed.
     pub(crate) remembered: Remembered,
+    /// The configuration file, for handlers.
+    pub(crate) config: PathBuf,
     /// The NBD socket, for people.
     pub(crate) nbd_socket: PathBuf,
     /// So many resyncs may run at once; 0: all.
@@ -321,6 +323,11 @@ impl Registry {
             seed: seed().map_err(|error| {
                 refusal(122, "Out of memory", format!("no random numbers: {error}"))
             })?,
+            places: HandlerPlaces {
+                config: self.settings.config.clone(),
+                node: self.settings.node.clone(),
+                run_dir: self.settings.run_dir.clone(),
+            },
         };
         let thread = (self.shell.spawn)(setup).map_err(|error| match error.kind() {
             std::io::ErrorKind::AddrInUse => {

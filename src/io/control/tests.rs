@@ -51,6 +51,7 @@ impl Daemon {
             signal: came,
         };
         let settings = Settings {
+            config: "/etc/tandem.conf".into(),
             node: "alice".to_owned(),
             record: None,
             state_dir: dir.path().join("state"),

@@ -63,6 +63,7 @@ impl<C: Core> Shell<C> {
             Action::Reply { request, result } => self.clients.reply(io, request, result),
             Action::CloseSessions { volume } => self.clients.dismiss(io, Some(volume)),
             Action::AdminReply { id, result } => self.admin_reply(id, result),
+            Action::RunHandler { number, call } => self.handlers.run(number, call),
             Action::Log { level, text } => log(&io.name, level, &text),
         }
     }

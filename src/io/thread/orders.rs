@@ -77,6 +77,9 @@ impl<C: Core> Shell<C> {
         while let Ok((volume, tag, result)) = self.grown.1.try_recv() {
             self.disk_grown(volume, tag, result);
         }
+        for (number, outcome) in self.handlers.ended() {
+            self.io.events.push_back(Event::HandlerDone { number, outcome });
+        }
         self.answer_held();
         for _ in 0..ORDERS_MAX {
             match self.orders.try_recv() {

@@ -94,6 +94,7 @@ impl Node {
             secrets: None,
             record: Some(folder.path().join("record")),
             seed: 1,
+            places: Default::default(),
         };
         let handle =
             spawn_core(setup, limits, move |_, _, _| TestCore::new(shared, status)).unwrap();

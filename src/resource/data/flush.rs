@@ -94,7 +94,10 @@ impl Resource {
         if flush.local || flush.peers != 0 || device.loss != Loss::None || device.bumping {
             return;
         }
-        let mut flush = device.flush.take().expect("just seen");
+        if self.flush_is_frozen(volume) {
+            return;
+        }
+        let mut flush = self.device(volume).flush.take().expect("just seen");
         let reachable = self.data_is_reachable(volume);
         let awaited = !flush.requests.is_empty() || !flush.then.is_empty();
         if flush.failed && reachable && awaited && self.role == Role::Primary {

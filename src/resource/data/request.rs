@@ -35,6 +35,9 @@ impl Resource {
                     self.write_completed(key);
                 }
             }
+            if self.io_frozen() {
+                self.volumes().into_iter().for_each(|volume| self.flush_completed(volume));
+            }
         }
     }
 
@@ -70,6 +73,7 @@ impl Resource {
         self.gap == Gap::None
             && !self.draining
             && !self.suspended
+            && !self.io_frozen()
             // Nothing overtakes a write of a lost peer that is still on its way to the disk.
             && self.devices.values().all(|device| {
                 device.loss != Loss::Draining && !device.unheard

@@ -347,7 +347,7 @@ impl Resource {
         }
         // During a loss nothing is answered (model.md R2): who has acknowledged may be gone by now.
         let device = &self.devices[&volume];
-        let settled = device.loss == Loss::None && !device.bumping;
+        let settled = device.loss == Loss::None && !device.bumping && !self.io_frozen();
         if self.nobody_hears(key) && (!settled || self.rests_alone(key)) {
             // After a gap its client is gone: nothing is acknowledged, so nothing is recorded yet, and
             // this node stays on its peer's line of descent. The bits are set.
@@ -384,10 +384,11 @@ impl Resource {
         }
     }
 
-    /// The connection that the request came on was closed by a gap, and nobody reads meanwhile.
+    /// The connection that the request came on was closed by a gap, or while I/O is frozen, and nobody
+    /// reads meanwhile.
     fn nobody_hears(&self, key: u64) -> bool {
         let request = self.requests.get(key).expect("still pending");
-        self.gap != Gap::None && !self.sessions.contains_key(&request.session)
+        (self.gap != Gap::None || self.io_frozen()) && !self.sessions.contains_key(&request.session)
     }
 
     /// Nobody has seen the writes that were not heard, or the peer gets them.
@@ -472,7 +473,7 @@ impl Resource {
     }
 
     /// A write that is under way nowhere starts over, before those that wait for its range.
-    fn hold_started(&mut self, volume: VolumeNumber, key: u64) {
+    pub(crate) fn hold_started(&mut self, volume: VolumeNumber, key: u64) {
         self.hold_waiters(volume);
         self.starves_no_more(volume, key, false);
         self.peer_has_it_alone(key);

@@ -218,6 +218,8 @@ pub(crate) struct Device {
     /// The only copy that clients could reach has failed under a Primary: what they had not flushed may
     /// be gone when it is back.
     pub(crate) cut_off: bool,
+    /// This node is Primary, and no good copy can be reached.
+    pub(crate) degraded: bool,
     /// What happened to the disk last, for `why`.
     pub(crate) note: String,
 }
@@ -255,6 +257,7 @@ impl Device {
             raise_at: None,
             hung_since: None,
             cut_off: false,
+            degraded: false,
             note: String::new(),
         }
     }

@@ -41,6 +41,8 @@ pub(crate) enum Step {
     Attach,
     /// Primary: the peer is asked.
     AskPeer,
+    /// Primary: fence-peer is asked about peers that are away.
+    Fence,
     /// Primary: disks that are forced are flushed.
     ForceFlush,
     /// Primary: superblocks.
@@ -314,6 +316,7 @@ impl Resource {
         own: &BTreeMap<VolumeNumber, DiskOptions>,
     ) {
         let old = self.config.clone();
+        let frozen = self.io_frozen();
         self.config.options = options;
         for config in &mut self.config.volumes {
             config.disk_options = own.get(&config.number).copied();
@@ -342,6 +345,7 @@ impl Resource {
             later.extend(when);
         }
         self.look_at_all_disks();
+        self.frozen_or_not(frozen);
         self.changed();
         self.reply(id, Ok(later.join("; ")));
     }
@@ -376,6 +380,9 @@ impl Resource {
     pub(crate) fn finish(&mut self, result: AdminResult) {
         if let Some(running) = self.running.take() {
             self.draining = false;
+            if self.role != Role::Primary {
+                self.fence_nobody();
+            }
             self.changed();
             match (running.id, &running.command, &result) {
                 (OWN_ORDER, Command::HandOver, Err(refusal)) => self.hand_over_ended(&refusal.hint),
@@ -433,6 +440,7 @@ impl Resource {
             | Step::AskHandOver
             | Step::Hush
             | Step::Devices
+            | Step::Fence
             | Step::Clients
             | Step::AskVerify
             | Step::AskResync
@@ -462,6 +470,7 @@ impl Resource {
             Step::Sample | Step::PeerClears => self.sampling_may_be_late(),
             Step::Clients => self.clients_may_have_left(),
             Step::Drain if self.is_idle() => self.order_drained(),
+            Step::Fence if self.promotion_is_fenced() => self.promote_fenced(),
             _ if Self::refused_at(running).is_some_and(|at| at <= self.now) => {
                 let hint = self.late_refusal();
                 self.finish(Err(refuse(-23, &hint)));

@@ -187,6 +187,9 @@ impl Resource {
             self.log(LogLevel::Info, text);
             self.changed();
         }
+        if !suspend {
+            self.resume_frozen_io();
+        }
         self.reply(id, Ok(String::new()));
     }
 }

@@ -52,10 +52,45 @@ impl Resource {
             }
             return self.reply(id, Ok(String::new()));
         }
-        if let Err(refusal) = self.may_promote(force_of(&command)) {
+        let unfenced = self.unfenced();
+        if let Err(refusal) = self.may_promote_fenced(force_of(&command), !unfenced.is_empty()) {
             return self.reply(id, Err(refusal));
         }
         self.run(id, command, Step::AskPeer);
+        match unfenced.is_empty() {
+            true => self.ask_peers(),
+            false => self.fence_for_promotion(unfenced),
+        }
+    }
+
+    /// Every peer that was away is fenced, or it is known that it is not.
+    pub(crate) fn promote_fenced(&mut self) {
+        let Some(force) = self.running.as_ref().map(|running| force_of(&running.command)) else {
+            return;
+        };
+        let fenced = self.fenced_for_promotion();
+        let refusal = match (self.may_promote(force), fenced) {
+            (Err(refusal), _) => Some(refusal),
+            (Ok(()), Err(refusal)) if force.is_none() => Some(refusal),
+            (Ok(()), Err(_)) => {
+                let name = &self.config.name;
+                let text =
+                    format!("{name}: forced into a split brain situation: the peer is not fenced");
+                self.log(LogLevel::Warning, text);
+                None
+            }
+            (Ok(()), Ok(())) => None,
+        };
+        if let Some(refusal) = refusal {
+            return self.finish(Err(refusal));
+        }
+        self.fence_nobody();
+        self.step(Step::AskPeer);
+        self.ask_peers();
+    }
+
+    /// The peers that are connected have to agree.
+    fn ask_peers(&mut self) {
         let mut asked = 0;
         for c in self.peers() {
             if self.connections[c].stage == Stage::Open {
@@ -81,6 +116,18 @@ impl Resource {
                  is Secondary, try again."
             ),
             _ => format!("{peer} is in a handshake: try again in a moment."),
+        }
+    }
+
+    /// As [`Self::may_promote`], where `fencing` a peer may make a Consistent disk the newest.
+    fn may_promote_fenced(&self, force: Option<Force>, fencing: bool) -> Result<(), Refusal> {
+        let may = self.may_promote(force);
+        let others = |volume: &VolumeNumber| !fencing || !self.fencing_would_do(*volume);
+        let mut others = self.devices.keys().copied().filter(others);
+        let peer = self.connections.iter().any(|c| c.peer_role == Role::Primary);
+        match may {
+            Err(_) if !peer && others.all(|v| self.may_promote_volume(v, force).is_ok()) => Ok(()),
+            may => may,
         }
     }
 
@@ -421,6 +468,7 @@ impl Resource {
         if self.running.as_ref().is_some_and(|order| order.command == Command::AutoPromote) {
             self.expect_client(true);
         }
+        self.fence_after_promotion();
         for volume in self.volumes() {
             self.send_state(volume);
         }
@@ -428,6 +476,17 @@ impl Resource {
             self.renegotiate();
         }
         self.finish(Ok(texts.join("\n")));
+    }
+
+    /// A peer that was lost while this node was promoted is fenced now, unless it was to be gone over
+    /// by force.
+    fn fence_after_promotion(&mut self) {
+        let forced = self.running.as_ref().is_some_and(|order| force_of(&order.command).is_some());
+        for c in self.unfenced() {
+            if !forced {
+                self.begin_fencing(c);
+            }
+        }
     }
 
     // ---- demotion ----
@@ -617,6 +676,7 @@ impl Resource {
         if self.hand_over_is_taken_back() {
             return;
         }
+        self.fence_nobody();
         self.gap = Gap::None;
         self.forget_unheard();
         self.set_role(Role::Secondary);

@@ -72,8 +72,12 @@ impl Resource {
         if self.suspended && self.requests.iter().next().is_some() {
             found.push("`resume-io`: I/O is frozen by order".to_owned());
         }
+        if self.io_frozen() && self.requests.iter().next().is_some() {
+            found.push("the peer to be fenced: I/O is frozen".to_owned());
+        }
         match (found.is_empty(), running.step) {
             (false, _) => found.join("; "),
+            (true, Step::Fence) => "the handler fence-peer".to_owned(),
             (true, Step::Hush | Step::Drain) => "requests of clients that are under way".to_owned(),
             (
                 true,
@@ -115,6 +119,12 @@ impl Resource {
                      there gives it up); `tandemadm disconnect --force {name}` goes on without {peer}"
                 ));
             }
+        }
+        if self.io_frozen() {
+            next.push(format!(
+                "`tandemadm why {name}` says what the handler fence-peer does; `tandemadm secondary --force \
+                 {name}` fails what clients wait for"
+            ));
         }
         if next.is_empty() {
             next.push("try again".to_owned());

@@ -508,7 +508,7 @@ impl Resource {
     }
 
     /// How long a peer may keep an answer, ms; where ko-count is off, a handshake or a leave.
-    fn patience_ms(&self) -> u64 {
+    pub(crate) fn patience_ms(&self) -> u64 {
         let options = &self.config.options;
         match options.ko_count {
             0 => options.timeout_ms * 7,

@@ -12,6 +12,7 @@ use crate::resource::disk::bitmap::Bitmap;
 use crate::resource::ids::{NodeId, Payload, SocketId, Time, VolumeNumber};
 use crate::resource::options::PeerConfig;
 use crate::resource::orders::pause::{Pause, PauseClock};
+use crate::resource::peer::fencing::PeerFencing;
 use crate::resource::peer::tentative::Tentative;
 use crate::resource::sorted::Sorted;
 use crate::resource::state::{ConnectionState, DiskState, Reason, ReplicationState, Role};
@@ -236,6 +237,8 @@ pub(crate) struct Opening {
     pub(crate) own_open: bool,
     /// The peer said so.
     pub(crate) peer_open: bool,
+    /// A handler has to allow the resync first.
+    pub(crate) asks: bool,
 }
 
 /// Which part this node has in a verdict.
@@ -451,6 +454,7 @@ pub(crate) struct Connection {
     pub(crate) window: u64,
     pub(crate) in_flight: u64,
     pub(crate) peer_role: Role,
+    pub(crate) fencing: PeerFencing,
     pub(crate) tie: u64,
     pub(crate) peer_handshake: Option<Box<Handshake>>,
     pub(crate) leaving: Option<Leaving>,
@@ -527,6 +531,7 @@ impl Connection {
             sent: Sorted::default(),
             window: 0,
             in_flight: 0,
+            fencing: PeerFencing::default(),
             peer_role: Role::Unknown,
             tie: 0,
             peer_handshake: None,

@@ -14,8 +14,8 @@ use crate::resource::peer::generation::{Side as GenerationSide, same};
 use crate::resource::peer::split_brain::{Party, Resolution};
 use crate::resource::peer::verdict::{Judged, Judgement, Situation, judge, peer_went_on};
 use crate::resource::{
-    BLOCK_SIZE, ConnectionState, DiskState, Gap, HandshakeStatus, LogLevel, ONLY_A_NEW_CONNECTION,
-    Payload, Reason, Resource, Role, SideStatus, SocketId, VolumeNumber,
+    BLOCK_SIZE, ConnectionState, DiskState, Gap, Handler, HandshakeStatus, LogLevel,
+    ONLY_A_NEW_CONNECTION, Payload, Reason, Resource, Role, SideStatus, SocketId, VolumeNumber,
 };
 use crate::wire::{Handshake, Packet, Refused, VolumeInfo};
 
@@ -44,6 +44,7 @@ impl Resource {
                 continue;
             }
             self.hold_no_space();
+            self.hold_frozen();
             self.take_back_from(c);
             if !self.is_quiet(c) {
                 continue;
@@ -55,8 +56,7 @@ impl Resource {
             // clients to leave, they are served.
             let hangs = self.order_volumes().iter().all(|v| self.devices[v].abandoned());
             let order = self.running.as_ref().map(|running| running.step).filter(|_| !hangs);
-            if order.is_some_and(|step| !matches!(step, Step::Leave | Step::Clients | Step::Resize))
-            {
+            if order.is_some_and(|step| !waits_beside_handshakes(step)) {
                 continue;
             }
             let open = self.is_renegotiating(c);
@@ -108,6 +108,7 @@ impl Resource {
             volumes,
         };
         self.connections[c].stage = Stage::Handshake;
+        self.connections[c].fencing.met = true;
         self.connections[c].stage_since = self.now;
         for peer in self.connections[c].peer_devices.values_mut() {
             peer.opening = Opening::default();
@@ -288,7 +289,7 @@ impl Resource {
                 return self.refuse(c, refusal(Reason::ConfigDiffers, "volumes", text));
             };
             let own = self.peer_device(c, volume).own_info.clone().expect("sent before");
-            let Judged { judgement, resolution, lines } =
+            let Judged { judgement, resolution, lines, primary_lost } =
                 self.decide_volume(c, &own, info, &peer, renegotiating);
             for line in &lines {
                 let text = format!("{}{line}", self.of_both(volume, c));
@@ -303,6 +304,12 @@ impl Resource {
                 found.meaning.clone_from(&refused.text);
                 found.outcome = refused.reason.to_string();
                 found.because = String::new();
+            }
+            if self.connections[c].tentative.is_none() {
+                self.tell_of_verdict(c, volume, resolution, &judgement);
+                if primary_lost {
+                    self.tell(Handler::PriLostAfterSb, Some(volume), Some(c));
+                }
             }
             tried.push(self.would(c, &found, &judgement));
             self.connections[c].last_handshake.push(found);
@@ -489,6 +496,8 @@ impl Resource {
         self.log(LogLevel::Error, text);
         self.connections[c].detail = format!("rule {}: {}", refused.rule, refused.text);
         if refused.reason == Reason::SplitBrain {
+            let volume = self.connections[c].last_handshake.last().map(|found| found.volume);
+            self.tell(Handler::SplitBrain, volume, Some(c));
             self.remember_split(c);
         }
         self.connections[c].discard_my_data = false;
@@ -590,6 +599,11 @@ impl Resource {
         self.set_peer_disk(c, volume, disk);
         self.begin_opening(c, volume);
     }
+}
+
+/// An order in this step changes nothing that a handshake says.
+fn waits_beside_handshakes(step: Step) -> bool {
+    matches!(step, Step::Leave | Step::Clients | Step::Resize | Step::Fence)
 }
 
 /// The data of `own` may be thrown away for those of `peer`.

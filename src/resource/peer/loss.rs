@@ -11,8 +11,8 @@ use crate::resource::disk::bitmap::Bitmap;
 use crate::resource::disk::device::{Loss, Progress};
 use crate::resource::peer::connection::{SentKind, Side, Stage};
 use crate::resource::{
-    Action, BLOCK_SIZE, ConnectionState, DiskError, DiskState, LogLevel, OnIoError, Reason,
-    ReplicationState, Resource, Role, SocketId, Then, VolumeNumber,
+    Action, BLOCK_SIZE, ConnectionState, DiskError, DiskState, Handler, LogLevel, OnIoError,
+    Reason, ReplicationState, Resource, Role, SocketId, Then, VolumeNumber,
 };
 use crate::wire::{Packet, VolumeInfo};
 
@@ -65,6 +65,16 @@ impl Resource {
         connection.peer_handshake = None;
         let sent = std::mem::take(&mut connection.sent);
         self.set_peer_role(c, Role::Unknown);
+        if self.connections[c]
+            .peer_devices
+            .values()
+            .any(|peer| peer.replication != ReplicationState::Off)
+        {
+            self.tell(Handler::Disconnected, None, Some(c));
+        }
+        if lost {
+            self.fence_lost_peer(c, was);
+        }
         for volume in self.volumes() {
             self.volume_session_over(c, volume, was, lost);
         }
@@ -191,7 +201,11 @@ impl Resource {
         let device = self.device(volume);
         if device.loss == Loss::Marking && device.loss_round == round {
             self.device(volume).loss = Loss::None;
-            if std::mem::take(&mut self.device(volume).bump_due) && self.alone_is_recorded(volume) {
+            let frozen = self.io_frozen();
+            if !frozen
+                && std::mem::take(&mut self.device(volume).bump_due)
+                && self.alone_is_recorded(volume)
+            {
                 self.device(volume).unheard = false;
             }
             self.after_alone(volume);
@@ -199,7 +213,7 @@ impl Resource {
     }
 
     /// Replies, flushes and the log go on after a loss or a new current UUID.
-    fn after_alone(&mut self, volume: VolumeNumber) {
+    pub(crate) fn after_alone(&mut self, volume: VolumeNumber) {
         self.answer_alone(volume);
         self.flush_completed(volume);
         self.pump_flush(volume);
@@ -221,6 +235,9 @@ impl Resource {
 
     /// The own disk carries a current UUID that the missing peers do not know; else one is made.
     pub(crate) fn alone_is_recorded(&mut self, volume: VolumeNumber) -> bool {
+        if self.io_frozen() {
+            return false;
+        }
         if !self.device(volume).writable() {
             return self.peer_keeps_our_uuid(volume);
         }
@@ -416,7 +433,15 @@ impl Resource {
             DiskError::NoSpace => "No space left on device".to_owned(),
             DiskError::Metadata => "metadata damaged".to_owned(),
         };
-        self.give_disk_up(volume, format!("local {what} failed: {cause}"), "on-io-error detach");
+        let policy = self.config.disk_options(volume).on_io_error;
+        let (calls, does) = match policy {
+            OnIoError::CallLocalIoError => (true, "on-io-error call-local-io-error"),
+            OnIoError::Detach | OnIoError::PassOn => (false, "on-io-error detach"),
+        };
+        self.give_disk_up(volume, format!("local {what} failed: {cause}"), does);
+        if calls {
+            self.tell(Handler::LocalIoError, Some(volume), None);
+        }
         self.drop_handshakes();
     }
 
@@ -494,6 +519,7 @@ impl Resource {
 
     /// A failed disk is closed when nothing is under way on it.
     pub(crate) fn pump_disk(&mut self, volume: VolumeNumber) {
+        self.check_degraded(volume);
         let device = &self.devices[&volume];
         let idle = device.backing.as_ref().is_some_and(|backing| backing.outstanding == 0);
         if device.disk == DiskState::Failed && idle {

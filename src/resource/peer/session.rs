@@ -39,16 +39,23 @@ impl Resource {
                     ReplicationState::WFBitMapT
                 };
                 self.set_replication(c, volume, state);
-                if opening.side == Side::Target {
-                    return self.exchange_bitmaps(c, volume);
+                if !self.asks_before_resync(c, volume) {
+                    self.begin_resync(c, volume);
                 }
-                // Durable before the target has the bits, and can adopt.
-                let socket = self.socket(c);
-                self.raise_number(c, volume);
-                self.take_back(volume);
-                self.save_superblock(volume, Then::SourceRaised { c, socket });
             }
         }
+    }
+
+    /// The bitmaps are exchanged: no handler is to be asked, or it has allowed the resync.
+    pub(crate) fn begin_resync(&mut self, c: usize, volume: VolumeNumber) {
+        if self.peer_device(c, volume).opening.side == Side::Target {
+            return self.exchange_bitmaps(c, volume);
+        }
+        // Durable before the target has the bits, and can adopt.
+        let socket = self.socket(c);
+        self.raise_number(c, volume);
+        self.take_back(volume);
+        self.save_superblock(volume, Then::SourceRaised { c, socket });
     }
 
     /// An own disk that was invalidated is the source after all. The caller saves the superblock,
@@ -323,6 +330,7 @@ impl Resource {
                 self.empty_log(volume);
             }
         }
+        self.fencing_connected(c);
         self.order_connected(c);
         self.resize_opened(c);
     }
@@ -423,7 +431,10 @@ impl Resource {
     /// Both bitmaps are known here.
     fn bits_united(&mut self, c: usize, volume: VolumeNumber) {
         let socket = self.socket(c);
-        let Opening { side, full, .. } = self.peer_device(c, volume).opening;
+        let Opening { side, full, asks, .. } = self.peer_device(c, volume).opening;
+        if asks {
+            return;
+        }
         match side {
             Side::NoSync if !self.marks_stand(c, volume) => {}
             Side::NoSync => {

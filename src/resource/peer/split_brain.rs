@@ -344,7 +344,8 @@ fn after_sb_1pri(options: &Options, own: &Party<'_>, peer: &Party<'_>) -> Option
     let secondary_is_own = !own.side.primary();
     match options.after_sb_1pri {
         AfterSb1Pri::Disconnect => None,
-        AfterSb1Pri::Consensus => {
+        // No Primary is demoted in a handshake: its handler is called ([`primary_has_lost`]).
+        AfterSb1Pri::Consensus | AfterSb1Pri::CallPriLostAfterSb => {
             after_sb_0pri(options, own, peer).filter(|own_loses| *own_loses == secondary_is_own)
         }
         AfterSb1Pri::ViolentlyAs0p => after_sb_0pri(options, own, peer),
@@ -354,9 +355,29 @@ fn after_sb_1pri(options: &Options, own: &Party<'_>, peer: &Party<'_>) -> Option
 
 fn after_sb_2pri(options: &Options, own: &Party<'_>, peer: &Party<'_>) -> Option<bool> {
     match options.after_sb_2pri {
-        AfterSb2Pri::Disconnect => None,
+        AfterSb2Pri::Disconnect | AfterSb2Pri::CallPriLostAfterSb => None,
         AfterSb2Pri::ViolentlyAs0p => after_sb_0pri(options, own, peer),
     }
+}
+
+/// Whether this node is Primary, and would be the victim of a split brain by a policy that calls the
+/// handler pri-lost-after-sb then.
+#[must_use]
+pub fn primary_has_lost(
+    verdict: Verdict,
+    options: &Options,
+    own: &Party<'_>,
+    peer: &Party<'_>,
+) -> bool {
+    let Strategy::SplitBrain { auto, .. } = verdict.strategy else { return false };
+    let calls = match peer.side.primary() {
+        false => options.after_sb_1pri == AfterSb1Pri::CallPriLostAfterSb,
+        true => options.after_sb_2pri == AfterSb2Pri::CallPriLostAfterSb,
+    };
+    calls
+        && own.side.primary()
+        && (auto || options.always_asbp)
+        && after_sb_0pri(options, own, peer) == Some(true)
 }
 
 /// D9, a direction: the source is usable, and the target is not Primary unless rr-conflict says so.
@@ -384,7 +405,7 @@ fn primary_target(
     match options.rr_conflict {
         // What a crashed Primary wrote last is discarded for the Primary of now by the verdict itself
         // (`primary-self`, `primary-peer`): there is nothing left for auto-discard.
-        RrConflict::Disconnect | RrConflict::AutoDiscard => refused,
+        RrConflict::Disconnect | RrConflict::CallPriLost | RrConflict::AutoDiscard => refused,
         RrConflict::RetryConnect => Resolution { outcome: Outcome::Retry, ..refused },
         RrConflict::Violently => Resolution { because: Because::Violently, ..checked },
     }

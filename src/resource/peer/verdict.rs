@@ -5,7 +5,7 @@ use crate::resource::peer::generation::{
     Side, agree_size, decide, grows_from_own, growth, log_lines, taken_back,
 };
 use crate::resource::peer::split_brain::{
-    Because, Outcome, Party, Resolution, resolve, resolve_attach,
+    Because, Outcome, Party, Resolution, primary_has_lost, resolve, resolve_attach,
 };
 use crate::resource::{Options, Reason};
 use crate::wire::Refused;
@@ -45,6 +45,8 @@ pub(crate) struct Judged {
     pub(crate) resolution: Resolution,
     /// The lines for the log.
     pub(crate) lines: Vec<String>,
+    /// This node is Primary and has lost a split brain, and a handler is to be called.
+    pub(crate) primary_lost: bool,
 }
 
 /// What this node does with a volume.
@@ -99,11 +101,12 @@ pub(crate) fn judge(situation: &Situation<'_>, options: &Options) -> Judged {
         judgement => judgement,
     };
     let refused = matches!(judgement, Judgement::Refuse(_) | Judgement::Retry(_));
+    let primary_lost = refused && !attaching && primary_has_lost(verdict, options, &own, &peer);
     if refused && attaching {
         let judgement = Judgement::RefuseDisk { own: *attaching_own };
-        return Judged { judgement, resolution, lines };
+        return Judged { judgement, resolution, lines, primary_lost };
     }
-    Judged { judgement, resolution, lines }
+    Judged { judgement, resolution, lines, primary_lost }
 }
 
 /// Nothing else is copied, and the volume grows: the new blocks are.

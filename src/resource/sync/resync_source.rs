@@ -133,5 +133,6 @@ impl Resource {
             self.slot_whole(c, volume, BitmapState::AllClear);
             self.save_superblock(volume, Then::Log);
         }
+        self.fencing_synced(c);
     }
 }

@@ -12,8 +12,8 @@ use crate::resource::peer::connection::{PeerDevice, Piece, Save, Stage, SyncTarg
 use crate::resource::sync::holes::{HOLE_BLOCKS, HOLE_CHARGE};
 use crate::resource::sync::resync_rate::{REQUEST, ResyncRate};
 use crate::resource::{
-    Action, BLOCK_SIZE, DiskState, LogLevel, PAYLOAD_MAX, Pending, ReplicationState, Resource,
-    SocketId, Then, VolumeNumber,
+    Action, BLOCK_SIZE, DiskState, Handler, LogLevel, PAYLOAD_MAX, Pending, ReplicationState,
+    Resource, SocketId, Then, VolumeNumber,
 };
 use crate::wire::Packet;
 
@@ -374,6 +374,7 @@ impl Resource {
         self.send(c, Packet::ResyncDone { volume }, None);
         self.send_state(volume);
         self.empty_log(volume);
+        self.tell(Handler::AfterResyncTarget, Some(volume), Some(c));
     }
 }
 

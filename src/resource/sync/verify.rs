@@ -28,8 +28,9 @@ use crate::resource::orders::order::refuse;
 use crate::resource::peer::connection::{Save, SentKind, Stage};
 use crate::resource::sync::resync_rate::ResyncRate;
 use crate::resource::{
-    Action, BLOCK_SIZE, DiskError, DiskState, LastVerify, LogLevel, Payload, Pending, Refusal,
-    ReplicationState, Resource, SocketId, Tag, Then, Time, VerifyAlg, VerifyStatus, VolumeNumber,
+    Action, BLOCK_SIZE, DiskError, DiskState, Handler, LastVerify, LogLevel, Payload, Pending,
+    Refusal, ReplicationState, Resource, SocketId, Tag, Then, Time, VerifyAlg, VerifyStatus,
+    VolumeNumber,
 };
 use crate::wire::Packet;
 
@@ -472,6 +473,9 @@ impl Resource {
         };
         self.log(LogLevel::Info, text);
         if found > 0 {
+            if outcome.is_ok() {
+                self.tell(Handler::OutOfSync, Some(volume), Some(c));
+            }
             let text =
                 format!("{prefix}Online verify found {} 4k block out of sync!", found / BLOCK_SIZE);
             self.log(LogLevel::Error, text);

@@ -46,6 +46,8 @@ pub(crate) struct Node {
     pub(crate) on_io_error: OnIoError,
     /// Its disk has lost power, or failed, since it was attached.
     pub(crate) power_lost: bool,
+    /// Handlers that run, with their numbers.
+    pub(crate) calls: Vec<(u64, HandlerCall)>,
     /// What it takes for the shared secret.
     pub(crate) secrets: Vec<u8>,
 }
@@ -127,6 +129,7 @@ impl Pair {
             air: VecDeque::new(),
             on_io_error: OnIoError::Detach,
             power_lost: false,
+            calls: Vec::new(),
             secrets: vec![0],
         };
         let mut pair =
@@ -249,6 +252,7 @@ impl Pair {
         self.nodes[n].done.clear();
         self.nodes[n].stalled.clear();
         self.nodes[n].writing.clear();
+        self.nodes[n].calls.clear();
         self.cut();
     }
 
@@ -455,6 +459,7 @@ impl Pair {
                 let again = node.admin.insert(id, result);
                 assert_eq!(again, None, "answered once");
             }
+            Action::RunHandler { number, call } => node.calls.push((number, *call)),
             Action::Log { text, .. } => node.log.push(text),
         }
     }

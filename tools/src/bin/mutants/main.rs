@@ -1,6 +1,7 @@
 //! Breaks one mechanism after the other on a copy of the source, and shows that the simulator or a
 //! test sees each one. What it needs is a checkout, cargo and `timeout`.
 
+mod handlers;
 mod list;
 mod rules;
 
@@ -69,7 +70,7 @@ fn main() -> ExitCode {
 }
 
 fn all() -> impl Iterator<Item = &'static Mutant> {
-    list::MUTANTS.iter().chain(rules::MUTANTS)
+    list::MUTANTS.iter().chain(handlers::MUTANTS).chain(rules::MUTANTS)
 }
 
 fn checkout() -> &'static Path {

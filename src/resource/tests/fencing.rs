@@ -1,0 +1,402 @@
+//! Fencing: what a Primary that has lost its peer may answer, and when; and promotions without it.
+
+use super::pair::{Pair, synced_pair};
+use crate::meta::DeviceFlags;
+use crate::resource::*;
+
+use Fencing::{ResourceAndStonith, ResourceOnly};
+use HandlerOutcome::Exited;
+
+fn fences(pair: &mut Pair, fencing: Fencing) {
+    for node in &mut pair.nodes {
+        if let Some(core) = node.core.as_mut() {
+            core.config.options.fencing = fencing;
+            let lines = [Handler::FencePeer, Handler::UnfencePeer];
+            core.config.options.handlers = lines.map(|one| (one, format!("run {one}"))).into();
+        }
+    }
+}
+
+/// Node 0 is Primary of a pair in sync that fences; the link is cut, and time goes on.
+fn lonely(fencing: Fencing) -> Pair {
+    let mut pair = synced_pair();
+    fences(&mut pair, fencing);
+    assert_eq!(pair.write(0, 5, 50), Ok(None));
+    assert_eq!(pair.request(0, 900, Op::Flush), Ok(None));
+    pair.lose_link();
+    pair
+}
+
+impl Pair {
+    /// The handler that runs, and nothing else does.
+    fn only_call(&self, n: usize) -> (u64, HandlerCall) {
+        let calls = &self.nodes[n].calls;
+        assert_eq!(calls.len(), 1, "{calls:?}");
+        calls[0].clone()
+    }
+
+    fn calls(&self, n: usize) -> Vec<Handler> {
+        self.nodes[n].calls.iter().map(|(_, call)| call.handler).collect()
+    }
+
+    fn answers(&mut self, n: usize, outcome: HandlerOutcome) {
+        let (number, _) = self.nodes[n].calls.remove(0);
+        self.event(n, Event::HandlerDone { number, outcome });
+        self.run(50);
+    }
+
+    fn peer_disk(&self, n: usize) -> DiskState {
+        self.status(n).connections[0].peer_devices[0].peer_disk_state
+    }
+
+    fn is_fenced_off(&self, n: usize) -> bool {
+        self.status(n).suspended_fencing
+    }
+
+    fn uuid(&self, n: usize) -> u64 {
+        self.nodes[n].disk.superblock.as_ref().unwrap().current_uuid
+    }
+
+    fn survived(&self, n: usize) -> bool {
+        let superblock = self.nodes[n].disk.superblock.as_ref().unwrap();
+        superblock.flags & DeviceFlags::SURVIVED != 0
+    }
+
+    fn says(&self, n: usize, text: &str) -> bool {
+        self.nodes[n].log.iter().any(|line| line.contains(text))
+    }
+}
+
+#[test]
+fn a_frozen_primary_answers_nothing_before_its_handler_has_and_then_goes_on_alone() {
+    for (code, peer) in [(3, "Inconsistent"), (4, "Outdated"), (5, "Outdated"), (7, "Outdated")] {
+        let mut pair = lonely(ResourceAndStonith);
+        let before = pair.uuid(0);
+        let write = pair.write_later(0, 6, 60);
+        pair.request_later(0, 901, Op::Read { offset: 0, length: 4096 });
+        pair.run(5_000);
+        let replied = |id: &u64| pair.nodes[0].replies.contains_key(id);
+        assert!(pair.is_fenced_off(0) && ![write, 901].iter().any(replied));
+        assert_eq!((pair.uuid(0), pair.survived(0)), (before, true));
+        let (_, call) = pair.only_call(0);
+        assert_eq!((call.handler, call.peer, call.volume), (Handler::FencePeer, Some(1), None));
+        assert_eq!((call.up_to_date_nodes, call.limit_ms), (1, 300_000));
+        pair.answers(0, Exited(code));
+        assert_eq!(pair.nodes[0].replies[&write], Ok(None));
+        assert_eq!(pair.nodes[0].replies[&901], Ok(Some(0)));
+        assert_ne!(pair.uuid(0), before, "a lone write makes a generation");
+        assert_eq!((pair.is_fenced_off(0), pair.peer_disk(0).to_string()), (false, peer.into()));
+        assert!(pair.says(0, "susp-fen( no -> yes )") && pair.says(0, "susp-fen( yes -> no )"));
+        pair.link = true;
+        pair.synced();
+        pair.run(1_000);
+        assert_eq!(pair.calls(0), [Handler::UnfencePeer], "once the peer has all");
+        assert!(pair.calls(1).is_empty());
+    }
+}
+
+#[test]
+fn an_answer_that_is_none_keeps_it_frozen_and_resume_io_ends_that() {
+    let broken =
+        [Exited(0), Exited(1), Exited(6), HandlerOutcome::TimedOut, HandlerOutcome::Signalled(9)];
+    for outcome in broken {
+        let mut pair = lonely(ResourceAndStonith);
+        let write = pair.write_later(0, 6, 60);
+        pair.run(100);
+        pair.answers(0, outcome);
+        pair.run(100_000);
+        assert!(pair.is_fenced_off(0) && !pair.nodes[0].replies.contains_key(&write));
+        assert_eq!((pair.disk(0), pair.peer_disk(0)), (DiskState::UpToDate, DiskState::DUnknown));
+        assert!(pair.calls(0).is_empty(), "it is not asked again and again");
+        let fencing = pair.status(0).connections[0].fencing.clone().unwrap();
+        assert!(!fencing.running && fencing.outcome == outcome.to_string(), "{fencing:?}");
+        pair.admin(0, Command::SuspendIo { suspend: false }).unwrap();
+        assert_eq!((pair.is_fenced_off(0), pair.nodes[0].replies[&write]), (false, Ok(None)));
+        pair.link = true;
+        pair.synced();
+    }
+}
+
+#[test]
+fn a_handler_that_was_killed_is_asked_again_after_the_next_loss() {
+    let mut pair = lonely(ResourceAndStonith);
+    pair.answers(0, HandlerOutcome::TimedOut);
+    pair.link = true;
+    pair.run(20_000);
+    assert!(!pair.is_fenced_off(0));
+    pair.answers(0, Exited(0)); // unfence-peer
+    pair.lose_link();
+    assert!(pair.is_fenced_off(0));
+    assert_eq!(pair.calls(0), [Handler::FencePeer]);
+}
+
+#[test]
+fn the_handler_waits_until_the_flush_and_survived_are_durable() {
+    let mut pair = synced_pair();
+    fences(&mut pair, ResourceAndStonith);
+    assert_eq!(pair.write(0, 5, 50), Ok(None));
+    pair.nodes[0].stall = |action| {
+        matches!(action, Action::DiskFlush { .. })
+            || matches!(action, Action::Meta { op: crate::meta::MetaOp::Superblock(_), .. })
+    };
+    pair.lose_link();
+    pair.run(1_000);
+    assert!(pair.calls(0).is_empty() && pair.is_fenced_off(0), "the flush is under way");
+    let flushed = pair.nodes[0].stalled.pop_front().unwrap();
+    pair.event(0, flushed);
+    pair.run(1_000);
+    assert!(pair.calls(0).is_empty(), "SURVIVED is under way");
+    pair.nodes[0].unstall();
+    pair.run(50);
+    assert_eq!(pair.calls(0), [Handler::FencePeer]);
+    assert!(pair.survived(0));
+}
+
+#[test]
+fn a_connection_that_returns_makes_the_answer_void() {
+    let mut pair = lonely(ResourceAndStonith);
+    let before = pair.uuid(0);
+    let write = pair.write_later(0, 6, 60);
+    let flush = 901;
+    pair.request_later(0, flush, Op::Flush);
+    pair.run(100);
+    pair.link = true;
+    pair.run(20_000);
+    assert_eq!(pair.nodes[0].replies[&write], Ok(None), "it goes on with both");
+    assert_eq!(pair.nodes[0].replies[&flush], Ok(None));
+    assert_eq!(
+        (pair.uuid(0) & !1, pair.is_fenced_off(0)),
+        (before & !1, false),
+        "no new generation"
+    );
+    assert_eq!(pair.nodes[1].disk.blocks.get(&6), Some(&60));
+    pair.answers(0, Exited(4));
+    assert_eq!(pair.peer_disk(0), DiskState::UpToDate);
+    assert!(pair.says(0, "Ignoring fence-peer exit code"), "{:?}", pair.nodes[0].log);
+    assert_eq!(pair.calls(0), [Handler::UnfencePeer], "after it, never beside it");
+    pair.synced();
+}
+
+#[test]
+fn a_loss_while_an_old_handler_runs_asks_anew_and_not_before_that_one_has_ended() {
+    let mut pair = lonely(ResourceAndStonith);
+    pair.link = true;
+    pair.run(20_000);
+    pair.lose_link();
+    let write = pair.write_later(0, 6, 60);
+    pair.run(100);
+    let (old, _) = pair.only_call(0);
+    pair.answers(0, Exited(4));
+    assert!(
+        pair.is_fenced_off(0) && !pair.nodes[0].replies.contains_key(&write),
+        "it was about another"
+    );
+    assert_ne!(pair.only_call(0).0, old);
+    pair.answers(0, Exited(4));
+    assert_eq!(pair.nodes[0].replies[&write], Ok(None));
+}
+
+#[test]
+fn what_was_under_way_when_the_peer_was_lost_waits_as_well() {
+    let mut pair = synced_pair();
+    fences(&mut pair, ResourceAndStonith);
+    let before = pair.uuid(0);
+    pair.nodes[1].mute = true;
+    let write = pair.write_later(0, 6, 60);
+    pair.run(10);
+    pair.lose_link();
+    pair.run(5_000);
+    assert!(!pair.nodes[0].replies.contains_key(&write));
+    assert_eq!(pair.uuid(0), before);
+    pair.answers(0, Exited(7));
+    assert_eq!(pair.nodes[0].replies[&write], Ok(None));
+}
+
+#[test]
+fn resource_only_runs_the_handler_and_freezes_nothing() {
+    let mut pair = lonely(ResourceOnly);
+    assert_eq!(pair.write(0, 6, 60), Ok(None));
+    assert_eq!((pair.is_fenced_off(0), pair.calls(0)), (false, vec![Handler::FencePeer]));
+    pair.answers(0, Exited(4));
+    assert_eq!(pair.peer_disk(0), DiskState::Outdated);
+    let mut pair = lonely(Fencing::DontCare);
+    assert_eq!(pair.write(0, 6, 60), Ok(None));
+    assert!(pair.calls(0).is_empty());
+}
+
+#[test]
+fn an_orderly_end_and_a_secondary_ask_nobody() {
+    let mut pair = synced_pair();
+    fences(&mut pair, ResourceAndStonith);
+    pair.admin(1, Command::Disconnect { peer: 0, force: false, for_ms: None }).unwrap();
+    assert_eq!(pair.peer_disk(0), DiskState::Outdated);
+    assert_eq!(pair.write(0, 6, 60), Ok(None));
+    assert!(pair.calls(0).is_empty() && pair.calls(1).is_empty());
+    let mut pair = lonely(ResourceAndStonith);
+    assert!(pair.calls(1).is_empty(), "{:?}", pair.calls(1));
+    assert!(!pair.is_fenced_off(1));
+    pair.link = true;
+    pair.run(20_000);
+}
+
+#[test]
+fn a_promotion_without_the_peer_asks_first() {
+    let codes = [(3, None), (4, None), (5, None), (7, None), (6, Some(-2)), (1, Some(-7))];
+    for (code, refusal) in codes {
+        for fencing in [ResourceOnly, ResourceAndStonith] {
+            let mut pair = lonely(fencing);
+            pair.kill(0);
+            pair.run(1_000);
+            let id = pair.order(1, Command::Primary { force: None });
+            pair.run(50);
+            assert!(!pair.nodes[1].admin.contains_key(&id), "it waits for the answer");
+            assert_eq!(pair.status(1).role, Role::Secondary);
+            pair.answers(1, Exited(code));
+            let answer = pair.nodes[1].admin.remove(&id).unwrap();
+            assert_eq!(answer.as_ref().err().map(|refusal| refusal.code), refusal, "{answer:?}");
+            assert_eq!(pair.status(1).role == Role::Primary, refusal.is_none());
+            assert_eq!(pair.disk(1) == DiskState::Outdated, code == 6);
+            assert!(!pair.is_fenced_off(1));
+        }
+    }
+}
+
+#[test]
+fn force_goes_over_a_peer_that_is_not_fenced() {
+    let mut pair = lonely(ResourceAndStonith);
+    pair.kill(0);
+    pair.run(1_000);
+    let id = pair.order(1, Command::Primary { force: Some(Force::Plain) });
+    pair.run(50);
+    pair.answers(1, Exited(1));
+    assert_eq!(pair.nodes[1].admin[&id], Ok(String::new()));
+    assert!(pair.says(1, "forced into a split brain situation"));
+    let session = SessionId(2);
+    pair.event(1, Event::SessionOpened { session, volume: 0, client: "test".into() });
+    assert_eq!(pair.write(1, 6, 60), Ok(None), "and does not freeze then");
+}
+
+#[test]
+fn a_fencing_answer_makes_a_consistent_disk_the_newest() {
+    for (code, promoted) in [(7, true), (4, true), (5, false), (1, false)] {
+        let mut pair = lonely(ResourceOnly);
+        pair.answers(0, Exited(4));
+        pair.lose_power(0);
+        pair.lose_power(1);
+        pair.up(1);
+        fences(&mut pair, ResourceOnly);
+        // Nobody has survived the other by its own flags: the superblock says Consistent.
+        let superblock = pair.nodes[1].disk.superblock.as_mut().unwrap();
+        superblock.flags &= !DeviceFlags::SURVIVED;
+        pair.kill(1);
+        pair.up(1);
+        fences(&mut pair, ResourceOnly);
+        assert_eq!(pair.disk(1), DiskState::Consistent);
+        let id = pair.order(1, Command::Primary { force: None });
+        pair.run(50);
+        pair.answers(1, Exited(code));
+        let answer = pair.nodes[1].admin.remove(&id).unwrap();
+        assert_eq!(answer.is_ok(), promoted, "{answer:?}");
+        if let Err(refusal) = answer {
+            assert_eq!(refusal.code, -2);
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_comes_while_a_promotion_asks_is_asked_itself() {
+    let mut pair = lonely(ResourceOnly);
+    pair.kill(0);
+    pair.run(1_000);
+    let id = pair.order(1, Command::Primary { force: None });
+    pair.run(50);
+    pair.up(0);
+    pair.link = true;
+    pair.run(20_000);
+    // Its crashed Primary is copied from first: the handshake has decided, and no handler.
+    let answer = pair.nodes[1].admin.remove(&id).expect("it does not wait for the handler");
+    assert_eq!(answer.unwrap_err().code, -2);
+    assert_eq!(pair.status(1).connections[0].connection_state, ConnectionState::Connected);
+    pair.answers(1, Exited(4));
+    assert_eq!(pair.peer_disk(1), DiskState::UpToDate, "void");
+}
+
+#[test]
+fn a_frozen_primary_is_demoted_and_its_clients_are_let_go() {
+    let mut pair = lonely(ResourceAndStonith);
+    let write = pair.write_later(0, 6, 60);
+    pair.request_later(0, 901, Op::Flush);
+    pair.request_later(0, 902, Op::Read { offset: 0, length: 4096 });
+    pair.run(100);
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+    assert_eq!(pair.status(0).role, Role::Secondary);
+    assert!(!pair.is_fenced_off(0));
+    assert_ne!(
+        pair.nodes[0].replies.get(&write),
+        Some(&Ok(None)),
+        "nobody was told that it is done"
+    );
+    pair.answers(0, Exited(4));
+    assert_eq!(pair.peer_disk(0), DiskState::DUnknown, "the answer is void");
+    pair.link = true;
+    pair.run(20_000);
+    assert_eq!(pair.status(0).connections[0].connection_state, ConnectionState::Connected);
+}
+
+#[test]
+fn a_policy_that_does_not_freeze_any_more_lets_go() {
+    let mut pair = lonely(ResourceAndStonith);
+    let write = pair.write_later(0, 6, 60);
+    pair.run(100);
+    let mut options = pair.core(0).config.options.clone();
+    options.fencing = ResourceOnly;
+    let volumes = std::collections::BTreeMap::new();
+    pair.admin(0, Command::SetOptions { options: Box::new(options), volumes }).unwrap();
+    assert_eq!((pair.is_fenced_off(0), pair.nodes[0].replies[&write]), (false, Ok(None)));
+}
+
+#[test]
+fn without_a_handler_it_freezes_and_says_so() {
+    let mut pair = synced_pair();
+    fences(&mut pair, ResourceAndStonith);
+    pair.nodes[0].core.as_mut().unwrap().config.options.handlers.clear();
+    pair.lose_link();
+    pair.run(1_000);
+    assert!(pair.is_fenced_off(0) && pair.says(0, "there is no handler fence-peer"));
+    assert!(!pair.status(0).connections[0].fencing.as_ref().unwrap().configured);
+    pair.link = true;
+    pair.synced();
+    assert!(!pair.is_fenced_off(0));
+}
+
+#[test]
+fn a_client_that_leaves_a_frozen_primary_leaves_nothing_behind_that_stops_the_next() {
+    for back in [true, false] {
+        let mut pair = synced_pair();
+        fences(&mut pair, ResourceAndStonith);
+        let before = pair.uuid(0);
+        pair.nodes[1].mute = true;
+        let write = pair.write_later(0, 6, 60);
+        pair.run(10);
+        pair.lose_link();
+        pair.nodes[1].mute = false;
+        pair.run(100);
+        pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: false });
+        assert_eq!(pair.nodes[0].replies[&write], Err(ReplyError::Shutdown));
+        let session = SessionId(1);
+        pair.event(0, Event::SessionOpened { session, volume: 0, client: "next".into() });
+        let next = pair.write_later(0, 7, 70);
+        pair.run(100);
+        assert!(!pair.nodes[0].replies.contains_key(&next));
+        if back {
+            pair.link = true;
+            pair.run(20_000);
+            assert_eq!(pair.nodes[1].disk.blocks.get(&6), Some(&60), "its bit was set");
+            assert_eq!(pair.uuid(0) & !1, before & !1);
+        } else {
+            pair.answers(0, Exited(7));
+            assert_ne!(pair.uuid(0) & !1, before & !1, "it can be read, and is recorded");
+        }
+        assert_eq!(pair.nodes[0].replies[&next], Ok(None), "{back}");
+    }
+}

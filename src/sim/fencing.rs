@@ -1,0 +1,205 @@
+//! Handlers of the simulated nodes, and the cluster software behind fence-peer.
+//!
+//! The truth is kept: one of the two nodes may be banned from promotion, which is what the cluster's
+//! own memory holds (a location constraint, say). A fence-peer that says that it has fenced the peer
+//! has banned it, and one that says 7 has taken its power; one that finds itself banned, or the peer
+//! Primary, never says so. How it reaches the peer is no matter of the replication link.
+//!
+//! Invariant: with honest handlers and `resource-and-stonith` no two nodes make a generation of
+//! their own out of one, unless somebody has vouched for it.
+
+use std::collections::BTreeMap;
+
+use crate::meta::{DeviceFlags, Superblock};
+use crate::resource::{
+    Command, DiskState, Event, Fencing, Handler, HandlerCall, HandlerOutcome, Options, Role,
+    Status, VolumeNumber,
+};
+
+use super::cluster::{Cluster, Happening};
+use super::node::Input;
+use super::prng::Prng;
+
+/// What the cluster software knows, and what the checker does.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FencingWorld {
+    /// Who may not be promoted.
+    banned: Option<usize>,
+    /// Who went on alone from a generation of a volume.
+    alone: BTreeMap<(VolumeNumber, u64), usize>,
+    /// Somebody has vouched for the peer, or given an identifier by hand: nothing is to be said of
+    /// the run any more.
+    vouched: bool,
+}
+
+/// In some seeds handlers run, and most of these fence.
+pub(super) fn handlers(p: &mut Prng, core: &mut Options) {
+    if !p.one_in(5) {
+        return;
+    }
+    core.fencing = match p.below(8) {
+        0 => Fencing::DontCare,
+        1 | 2 => Fencing::ResourceOnly,
+        _ => Fencing::ResourceAndStonith,
+    };
+    core.handler_timeout_ms = *p.choose(&[1_000, 4_000, 12_000]);
+    let fences = [Handler::FencePeer, Handler::UnfencePeer];
+    let others = Handler::ALL.iter().copied().filter(|one| !fences.contains(one));
+    let others: Vec<Handler> = others.filter(|_| p.one_in(3)).collect();
+    core.handlers =
+        others.into_iter().chain(fences).map(|one| (one, format!("run {one}"))).collect();
+}
+
+impl Cluster {
+    /// The two nodes begin in sync: what was ordered to get there says nothing.
+    pub(super) fn fencing_begins(&mut self) {
+        self.fencing = FencingWorld::default();
+    }
+
+    /// Both disks of a volume are equal: whoever had gone on alone before has brought that to the other
+    /// one, or somebody has given it up, and the older generation is the data of both again.
+    pub(super) fn fencing_in_sync(&mut self, volume: VolumeNumber) {
+        self.fencing.alone.retain(|(of, _), _| *of != volume);
+    }
+
+    /// `Action::RunHandler`: it takes its time, and now and then all of it.
+    pub(super) fn run_handler(&mut self, node: usize, number: u64, call: HandlerCall) {
+        let p = &mut self.chance.handlers;
+        let never = self.faults_on && p.one_in(12);
+        let ms = if never { call.limit_ms } else { p.skewed(1, call.limit_ms.max(2)) };
+        let life = self.nodes[node].life;
+        let handler = call.handler;
+        self.after(ms * 1_000_000, Happening::Handler { node, life, number, handler, never });
+    }
+
+    /// A handler ends: what it does it does just now.
+    pub(super) fn handler_ends(&mut self, node: usize, number: u64, handler: Handler, never: bool) {
+        let broken = self.faults_on && self.chance.handlers.one_in(10);
+        let outcome = match handler {
+            _ if never => HandlerOutcome::TimedOut,
+            _ if broken => {
+                let outcomes = [
+                    HandlerOutcome::Exited(1),
+                    HandlerOutcome::Signalled(9),
+                    HandlerOutcome::NotStarted(11),
+                ];
+                *self.chance.handlers.choose(&outcomes)
+            }
+            Handler::FencePeer => HandlerOutcome::Exited(self.fence(node)),
+            Handler::UnfencePeer => {
+                self.fencing.banned = self.fencing.banned.filter(|banned| *banned == node);
+                HandlerOutcome::Exited(0)
+            }
+            _ => HandlerOutcome::Exited(0),
+        };
+        self.note(&format!("{}: {handler} {outcome}", self.nodes[node].name));
+        self.input(node, Input::Event(Event::HandlerDone { number, outcome }));
+    }
+
+    /// fence-peer on a node: its exit code.
+    fn fence(&mut self, node: usize) -> i32 {
+        let peer = 1 - node;
+        let is_primary = |n: &super::node::Node| {
+            n.resource.is_some() && n.status.as_ref().is_some_and(|s| s.role == Role::Primary)
+        };
+        let (own, theirs) = (is_primary(&self.nodes[node]), is_primary(&self.nodes[peer]));
+        if self.fencing.banned == Some(node) {
+            return if theirs { 6 } else { 1 };
+        }
+        // At the end of a run every node is there.
+        let kills = self.faults_on && self.chance.handlers.one_in(3);
+        if theirs && !own && !kills {
+            return 6;
+        }
+        if theirs && !kills {
+            return 1;
+        }
+        self.fencing.banned = Some(peer);
+        if kills {
+            let off_ms = self.chance.handlers.range(50, 4_000);
+            self.lose_power(peer, off_ms);
+            return 7;
+        }
+        if self.nodes[peer].resource.is_none() {
+            return *self.chance.handlers.choose(&[4, 5]);
+        }
+        let volumes = 0..self.options.volumes;
+        let mixed = |volume: VolumeNumber| {
+            let durable = self.nodes[peer].volumes[usize::from(volume)].durable.as_ref();
+            durable.is_some_and(|s| s.flags & DeviceFlags::CONSISTENT == 0)
+        };
+        if volumes.clone().all(mixed) {
+            return 3;
+        }
+        if self.nodes[peer].is_awake() && self.chance.handlers.percent(50) {
+            for volume in volumes {
+                self.command(peer, Command::Outdate { volume });
+            }
+        }
+        4
+    }
+
+    /// A disk that nobody had spoken for is UpToDate because a handler says that the peer is fenced:
+    /// as a force, for the checkers.
+    pub(super) fn spoken_for(&mut self, node: usize, old: &Status) {
+        let Some(new) = &self.nodes[node].status else { return };
+        let away = new.connections.iter().all(|c| c.peer_role == Role::Unknown);
+        let promotes = self.options.core.fencing != Fencing::DontCare
+            && self.nodes[node].orders.values().any(|order| {
+                matches!(order.command, Command::Primary { .. } | Command::AutoPromote)
+            });
+        let volumes = new.devices.iter().zip(&old.devices);
+        let spoken: Vec<VolumeNumber> = volumes
+            .filter(|(new, old)| {
+                old.disk_state == DiskState::Consistent && new.disk_state == DiskState::UpToDate
+            })
+            .map(|(new, _)| new.volume)
+            .collect();
+        for volume in spoken.into_iter().filter(|_| away && promotes) {
+            let disk = &self.nodes[node].volumes[usize::from(volume)].disk;
+            self.history.forced(node, volume, disk);
+            if let Some(pair) = self.pairs.get_mut(&volume) {
+                pair.forced[node] = true;
+            }
+        }
+    }
+
+    /// An order that says of the peer what no handler has said, or makes a generation itself.
+    pub(super) fn watch_vouching(&mut self, node: usize, command: &Command) {
+        let status = self.nodes[node].status.as_ref();
+        let frozen = status.is_some_and(|status| status.suspended_fencing);
+        self.fencing.vouched |= match command {
+            Command::SuspendIo { suspend } => !suspend && frozen,
+            Command::Primary { force } => force.is_some(),
+            Command::NewCurrentUuid { .. } => true,
+            _ => false,
+        };
+    }
+
+    /// A superblock is about to be written: a node that goes on alone has made a generation.
+    pub(super) fn watch_lone_generation(
+        &mut self,
+        node: usize,
+        volume: VolumeNumber,
+        new: &Superblock,
+    ) {
+        let fences = self.options.core.fencing == Fencing::ResourceAndStonith;
+        let primary = self.nodes[node].status.as_ref().is_some_and(|s| s.role == Role::Primary);
+        let index = usize::from(volume);
+        let Some(old) = self.nodes[node].volumes[index].durable.as_ref() else { return };
+        let parent = old.current_uuid & !1;
+        let bitmap = new.peers.first().map_or(0, |slot| slot.bitmap_uuid & !1);
+        let begins = new.current_uuid & !1 != parent && bitmap == parent;
+        let fresh = old.current_uuid == crate::meta::JUST_CREATED;
+        if !fences || !primary || !begins || fresh || self.fencing.vouched {
+            return;
+        }
+        let first = *self.fencing.alone.entry((volume, parent)).or_insert(node);
+        if first != node {
+            self.violate(format!(
+                "both nodes went on alone from generation {parent:X} of volume {volume}, and each was \
+                 told that the other is fenced"
+            ));
+        }
+    }
+}
