@@ -7,12 +7,15 @@
 //! - No read is ever dropped: a connection's reads end by end of file or by `shutdown`.
 //! - Who may call is decided by the mode and group of the socket.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio_uring::net::UnixStream;
 use tracing::{debug, warn};
 
@@ -137,10 +140,13 @@ impl Caller {
     /// Snapshots until the caller hangs up, which is noticed within [`PROGRESS`].
     async fn watch(self, resource: Option<String>) -> std::io::Result<()> {
         let stream = self.stream.clone();
+        let hung_up = Rc::new(Notify::new());
+        let tells = hung_up.clone();
         let reader = tokio_uring::spawn(async move {
             while let (Ok(1..), _) = stream.read(Vec::with_capacity(512)).await {}
+            tells.notify_one();
         });
-        let result = self.report_changes(resource.as_deref(), || reader.is_finished()).await;
+        let result = self.report_changes(resource.as_deref(), &hung_up).await;
         // Ends the reader's read; it is never dropped under way.
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
         let _ = reader.await;
@@ -150,14 +156,22 @@ impl Caller {
     async fn report_changes(
         &self,
         resource: Option<&str>,
-        has_hung_up: impl Fn() -> bool,
+        hung_up: &Notify,
     ) -> std::io::Result<()> {
         let mut changes = self.registry.subscribe();
         self.snapshot(resource).await?;
         send(&self.stream, &Response::Complete).await?;
-        while !has_hung_up() {
-            // Not an operation of the ring: dropping it loses nothing.
-            let Ok(change) = tokio::time::timeout(PROGRESS, changes.recv()).await else {
+        let mut gone = pin!(hung_up.notified());
+        loop {
+            // Not operations of the ring: dropping them loses nothing. Who has hung up gives his
+            // place back at once, so that hundreds of short looks do not use all of them.
+            let mut next = pin!(tokio::time::timeout(PROGRESS, changes.recv()));
+            let either = poll_fn(|context| match gone.as_mut().poll(context) {
+                Poll::Ready(()) => Poll::Ready(None),
+                Poll::Pending => next.as_mut().poll(context).map(Some),
+            });
+            let Some(next) = either.await else { return Ok(()) };
+            let Ok(change) = next else {
                 self.progress(resource).await?;
                 continue;
             };

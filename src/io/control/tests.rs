@@ -283,6 +283,18 @@ fn a_watcher_sees_changes_and_the_end() {
 }
 
 #[test]
+fn who_has_watched_and_gone_takes_no_place() {
+    let daemon = Daemon::start();
+    let _client = daemon.up("");
+    for look in 0..3 * WATCHERS_MAX {
+        let mut watcher = daemon.client();
+        watcher.watch(Some("r0")).unwrap();
+        let first = watcher.next(Some(Instant::now() + PATIENCE)).unwrap();
+        assert!(matches!(first, Some(Response::Report(_))), "{look}: {first:?}");
+    }
+}
+
+#[test]
 fn garbage_is_an_error_line_and_a_long_line_ends_the_connection() {
     let daemon = Daemon::start();
     let mut stream =
