@@ -391,3 +391,29 @@ fn a_second_question_and_one_that_is_taken_back_change_nothing() {
     assert_eq!(pair.roles(), [Role::Primary, Role::Secondary]);
     pair.synced();
 }
+
+#[test]
+fn io_that_is_frozen_in_the_middle_stays_frozen_here() {
+    for marks in [false, true] {
+        let mut pair = synced_pair();
+        pair.nodes[0].stall = if marks { is_superblock } else { is_write };
+        let under_way = pair.start_write(0, 21, 9);
+        let id = pair.order(1, Command::HandOver);
+        pair.run(100);
+        // Who makes a copy of the disk now has been told that nothing changes it.
+        assert_eq!(pair.admin(0, Command::SuspendIo { suspend: true }), Ok(String::new()));
+        let frozen = pair.start_write(0, 22, 10);
+        pair.nodes[0].unstall();
+        pair.run(500);
+        let refusal = pair.answer(1, id).expect("answered").unwrap_err();
+        assert!(refusal.hint.contains("`tandemadm resume-io r0` there"), "{refusal}");
+        assert_eq!(pair.roles(), [Role::Primary, Role::Secondary], "{}", pair.said(0));
+        assert!(pair.is_marked(0));
+        assert_eq!(pair.nodes[0].replies.get(&under_way), Some(&Ok(None)));
+        assert_eq!(pair.nodes[0].replies.get(&frozen), None);
+        pair.admin(0, Command::SuspendIo { suspend: false }).unwrap();
+        pair.run(100);
+        assert_eq!(pair.nodes[0].replies.get(&frozen), Some(&Ok(None)));
+        pair.synced();
+    }
+}
