@@ -510,6 +510,11 @@ impl Client {
         self.outbox.is_empty() && self.requests.values().all(|request| request.outstanding == 0)
     }
 
+    /// It was told to go, and gets what is queued for it.
+    fn is_dismissed(&self) -> bool {
+        self.leaving.as_ref().is_some_and(|leaving| !leaving.answer_all)
+    }
+
     fn has_left(&self) -> bool {
         let answered = self.requests.is_empty() && self.asked == 0;
         self.leaving

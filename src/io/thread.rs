@@ -31,7 +31,7 @@ use std::time::Duration;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
 
-use crate::resource::{Action, AdminResult, Event, Resource, Status, Time, VolumeNumber};
+use crate::resource::{Action, AdminResult, Event, Resource, Role, Status, Time, VolumeNumber};
 
 use super::backing::OpenDisk;
 use super::buffer::{PAGE, Pool};
@@ -43,11 +43,9 @@ use super::handler::HandlerRuns;
 use super::peer::Peers;
 use super::record::{Recorder, Start};
 use super::ring::{Completion, Descriptor, Ring};
-use clocks::{WallClock, clock, wall_clock_ms};
+use clocks::{WallClock, Watch, clock, wall_clock_ms};
 use digests::Digests;
 
-/// The longest wait of a resource that no client uses, ms: hundreds of them cost next to nothing.
-const IDLE_MS: u64 = 2_000;
 /// How often idle buffers are looked at, ms.
 const TRIM_MS: u64 = 10_000;
 /// How long the end waits for operations that do not come back.
@@ -211,7 +209,9 @@ struct Shell<C> {
     recorder: Option<Recorder>,
     version: u64,
     flushes: BTreeMap<VolumeNumber, Flushes>,
-    ping_timeout_ms: u64,
+    watch: Watch,
+    /// As the core has it.
+    role: Role,
     /// `busy-poll`.
     busy_poll: Duration,
     /// The last turn had something to do.
@@ -237,9 +237,10 @@ impl<C: Core> Shell<C> {
         let record = setup.record.as_deref();
         let recorder = record.map(|path| Recorder::create(path, &start)).transpose()?;
         let core = make(setup, now, wall_clock_ms);
-        let shared = Arc::new(Shared::new(wake, core.status(now)));
+        let status = core.status(now);
+        let role = status.role;
+        let shared = Arc::new(Shared::new(wake, status));
         let options = &config.options;
-        let ping_timeout_ms = options.ping_timeout_ms;
         let mut peers = Peers::new(config, setup.local, setup.peers.clone(), setup.buffers);
         peers.set_secrets(setup.secrets.clone().map(Arc::new));
         Ok(Self {
@@ -273,7 +274,8 @@ impl<C: Core> Shell<C> {
             grown: channel(),
             recorder,
             flushes: orders::flushes(config),
-            ping_timeout_ms,
+            watch: Watch::new(options),
+            role,
             busy_poll: Duration::from_micros(u64::from(options.busy_poll_us)),
             was_busy: false,
             trim_at: now.after_ms(TRIM_MS),
@@ -305,9 +307,7 @@ impl<C: Core> Shell<C> {
     fn turn(&mut self) -> std::io::Result<()> {
         let before = self.io.now;
         let mut wait = self.wait(clock());
-        // A longer wait than a freeze could hide in was meant, and says nothing.
-        let meant_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        let meant_ms = meant_ms.saturating_sub(self.watchful_ms());
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         if self.was_busy && !self.busy_poll.is_zero() && !self.clients.is_empty() {
             let time = self.busy_poll.min(wait);
             self.io.ring.poll(time)?;
@@ -317,8 +317,7 @@ impl<C: Core> Shell<C> {
         #[cfg(test)]
         self.shared.enters.store(self.io.ring.enters(), std::sync::atomic::Ordering::Release);
         self.io.now = clock();
-        let gap_ms = self.io.now.ms_since(before).saturating_sub(meant_ms);
-        if gap_ms > self.ping_timeout_ms {
+        if let Some(gap_ms) = self.watch.gap(wait_ms, self.io.now.ms_since(before)) {
             self.gap(gap_ms);
         }
         let set = self.wall_clock.was_set(self.io.now, clocks::wall_clock_ms);
@@ -349,22 +348,16 @@ impl<C: Core> Shell<C> {
         Ok(())
     }
 
-    /// While clients are connected a freeze of ping-timeout must not hide in a wait, ms.
-    fn watchful_ms(&self) -> u64 {
-        (self.ping_timeout_ms / 4).max(1)
-    }
-
-    /// How long to wait: until the next deadline, and never so long that a freeze could hide in it.
-    /// Where no client is connected none has sent anything meanwhile: then [`IDLE_MS`] will do.
+    /// How long to wait: until the next deadline, and never so long that a freeze could hide in it. A
+    /// Primary may get its first client right behind one.
     fn wait(&self, now: Time) -> Duration {
         let deadlines =
             [self.core.next_timeout(), self.clients.deadline(&self.io), self.peers.deadline()];
         if self.clients.is_asking() || self.digests.is_waiting() {
             return Duration::ZERO;
         }
-        let watchful_ms = self.watchful_ms();
-        let idle = self.clients.is_empty();
-        let longest = now.after_ms(if idle { watchful_ms.max(IDLE_MS) } else { watchful_ms });
+        let idle = self.clients.is_empty() && self.role != Role::Primary;
+        let longest = now.after_ms(self.watch.longest_ms(idle));
         let next = deadlines.into_iter().flatten().min().map_or(longest, |t| t.min(longest));
         Duration::from_nanos(next.0.saturating_sub(now.0))
     }
@@ -412,6 +405,7 @@ impl<C: Core> Shell<C> {
             if version != self.version {
                 self.version = version;
                 let status = self.status();
+                self.role = status.role;
                 for device in status.devices.iter().filter(|device| device.hung_ms.is_some()) {
                     self.disks.distrust(device.volume);
                 }

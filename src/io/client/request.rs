@@ -144,6 +144,14 @@ impl Client {
             return Ok(());
         };
         request.outstanding -= 1;
+        if matches!(result, Err(ReplyError::Shutdown)) && self.is_dismissed() {
+            // It has not been done, and is asked again elsewhere: nobody is told that it failed.
+            io.reads_reserved -= piece.reserved;
+            if let Some(request) = self.requests.remove(&piece.key) {
+                request.abandon(io);
+            }
+            return Ok(());
+        }
         let delivered = match result {
             Err(error) => Err(errno(error)),
             Ok(payload) => self.deliver(io, &piece, payload),

@@ -41,6 +41,7 @@ impl Bench {
             base_allocation: false,
             flags: nbd::constants::NBD_FLAG_HAS_FLAGS
                 | nbd::constants::NBD_FLAG_SEND_CACHE
+                | nbd::constants::NBD_FLAG_SEND_TRIM
                 | nbd::constants::NBD_FLAG_SEND_FLUSH,
             size: 1 << 30,
             client_asked_block_size: false,
@@ -301,4 +302,39 @@ fn reads_larger_than_all_buffers_are_answered_piece_by_piece() {
     }
     assert_eq!(bytes.len(), wanted);
     assert_eq!(bench.io.reads_reserved, 0);
+}
+
+#[test]
+fn who_is_told_to_go_in_the_middle_of_a_long_request_hears_no_error() {
+    let mut bench = Bench::new();
+    let long = ask(nbd::constants::NBD_CMD_TRIM, 9, 0, 1 << 30);
+    bench.theirs.write_all(&long).unwrap();
+    bench.pass(0);
+    let first = bench.asked();
+    assert!(!first.is_empty());
+    // It does not read, so that its last replies wait.
+    let caches = request(NBD_CMD_CACHE, 4096).repeat(1000);
+    while bench.theirs.write(&caches).is_ok_and(|count| count == caches.len()) {
+        bench.pass(0);
+    }
+    // The core's order after a hand-over: replies, the end of the sessions, and what comes after it.
+    for (request, op) in &first {
+        bench.answer(*request, op);
+    }
+    let rest = bench.asked();
+    assert!(!rest.is_empty(), "the next piece");
+    bench.clients.dismiss(&mut bench.io, None);
+    for (request, _) in rest {
+        bench.clients.reply(&mut bench.io, request, Err(ReplyError::Shutdown));
+    }
+    let (mut bytes, mut buffer) = (Vec::new(), vec![0; 1 << 20]);
+    while bench.is_connected() {
+        bench.pass(10);
+        while let Ok(count @ 1..) = bench.theirs.read(&mut buffer) {
+            bytes.extend_from_slice(&buffer[..count]);
+        }
+    }
+    assert!(bytes.len() > 16 * 1000);
+    let errors = bytes.chunks(16).filter(|reply| reply[4..8] != [0; 4]).count();
+    assert_eq!(errors, 0);
 }

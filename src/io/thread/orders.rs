@@ -194,7 +194,7 @@ impl<C: Core> Shell<C> {
 
     /// The shell's part of changed options.
     fn set_options(&mut self, options: &Options) {
-        self.ping_timeout_ms = options.ping_timeout_ms;
+        self.watch = Watch::new(options);
         self.busy_poll = Duration::from_micros(u64::from(options.busy_poll_us));
         self.peers.set_options(options);
         // Never smaller: a peer may still have as much under way as it was promised.

@@ -326,7 +326,7 @@ impl Resource {
                 }
             }
         }
-        self.give_reply(request.request, result, request.payload);
+        self.give_reply(volume, request.request, result, request.payload);
         if request.hot {
             let (offset, length) = request.hull();
             let durable = request.fua && result.is_ok();

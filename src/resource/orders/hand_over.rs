@@ -17,7 +17,7 @@ use crate::resource::orders::order::{OWN_ORDER, Order, PATIENCE_MS, Step, refuse
 use crate::resource::peer::connection::{Connection, SentKind, Stage};
 use crate::resource::{
     Action, Command, DiskState, Gap, LogLevel, Payload, Refusal, ReplicationState, ReplyError,
-    RequestId, Resource, Role, SocketId, Time,
+    RequestId, Resource, Role, SocketId, Time, VolumeNumber,
 };
 use crate::wire::{HandOverOutcome, Packet};
 
@@ -50,6 +50,7 @@ pub(crate) struct HandingOver {
 /// A reply that is held back.
 #[derive(Clone, Debug)]
 pub(crate) struct Withheld {
+    volume: VolumeNumber,
     request: RequestId,
     result: Result<Option<Payload>, ReplyError>,
     payload: Option<Payload>,
@@ -339,6 +340,8 @@ impl Resource {
         let Some(handing) = self.handing_over.as_ref() else { return Ok(()) };
         match self.may_move(handing.c) {
             _ if handing.cancelled => Err(HandOverOutcome::Interrupted),
+            // The other node would let go on what is to stand still.
+            _ if self.suspended => Err(HandOverOutcome::Suspended),
             _ if !self.is_current(handing.c, handing.socket) => Err(HandOverOutcome::Interrupted),
             Err(HandOverOutcome::Busy) => Err(HandOverOutcome::Interrupted),
             other => other,
@@ -404,6 +407,7 @@ impl Resource {
             HandOverOutcome::Resync => "a resync has begun".to_owned(),
             HandOverOutcome::InUse => "its device is in use".to_owned(),
             HandOverOutcome::Disks => "a disk has failed or was detached".to_owned(),
+            HandOverOutcome::Suspended => "clients' I/O was frozen (suspend-io)".to_owned(),
             _ => "the connection has changed, or the peer has given up".to_owned(),
         };
         self.finish(Err(refuse(-23, &hint)));
@@ -449,8 +453,8 @@ impl Resource {
         if self.handing_over.is_none() {
             return;
         }
-        self.give_withheld();
         for volume in self.volumes() {
+            self.give_withheld(volume);
             if !self.devices[&volume].clients.is_empty() {
                 self.emit(Action::CloseSessions { volume });
             }
@@ -495,6 +499,7 @@ impl Resource {
     /// A reply goes out, or waits for those of all others.
     pub(crate) fn give_reply(
         &mut self,
+        volume: VolumeNumber,
         request: RequestId,
         result: Result<Option<Payload>, ReplyError>,
         payload: Option<Payload>,
@@ -506,7 +511,7 @@ impl Resource {
         let (data, rest) =
             if matches!(result, Ok(Some(_))) { (payload, None) } else { (None, payload) };
         self.release(rest);
-        self.withheld.push(Withheld { request, result, payload: data });
+        self.withheld.push(Withheld { volume, request, result, payload: data });
     }
 
     /// A device that is being detached is flushed first: it waits for its answers.
@@ -516,14 +521,19 @@ impl Resource {
         !detaches && self.withheld.iter().map(data).sum::<u64>() < WITHHELD_MAX
     }
 
-    fn give_withheld(&mut self) {
-        for Withheld { request, result, payload } in std::mem::take(&mut self.withheld) {
+    fn give_withheld(&mut self, volume: VolumeNumber) {
+        let (given, kept) = std::mem::take(&mut self.withheld)
+            .into_iter()
+            .partition::<Vec<_>, _>(|withheld| withheld.volume == volume);
+        self.withheld = kept;
+        for Withheld { request, result, payload, .. } in given {
             self.emit(Action::Reply { request, result });
             self.release(payload);
         }
     }
 
-    /// Replies that were held back for a hand-over that came to nothing.
+    /// Replies that were held back for a hand-over that came to nothing. A disk that hangs holds up
+    /// those of its own volume only.
     pub(crate) fn pump_withheld(&mut self) {
         if self.withheld.is_empty() || self.handing_over.is_some() {
             return;
@@ -534,10 +544,10 @@ impl Resource {
             let alone = !device.writable() || self.connections.iter().any(lacks);
             // Who has gone does not wait.
             let waits = !device.clients.is_empty() && (alone || device.loss != Loss::None);
-            if waits && (device.loss != Loss::None || !self.alone_is_recorded(volume)) {
-                return;
+            let rests = self.withheld.iter().any(|withheld| withheld.volume == volume);
+            if rests && !(waits && (device.loss != Loss::None || !self.alone_is_recorded(volume))) {
+                self.give_withheld(volume);
             }
         }
-        self.give_withheld();
     }
 }

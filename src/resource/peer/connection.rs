@@ -163,6 +163,8 @@ pub(crate) struct Piece {
     /// Of the request, once it was sent.
     pub(crate) sequence: u64,
     pub(crate) requested: Option<Time>,
+    /// Since when the hole is being made.
+    pub(crate) making: Option<Time>,
 }
 
 /// A piece of resync on the source.

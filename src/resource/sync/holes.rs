@@ -8,6 +8,8 @@
 //! - The range is held on both sides from the question until the target has made the hole: no write
 //!   of a client falls between the look at the disk and the hole.
 //! - What is not a hole keeps its bits, and is copied in the next pass.
+//! - Where the target's disk writes zeroes for a hole, one is made at a time: more would keep it busy
+//!   for longer than a disk may take to answer, and clients' writes with it.
 
 use std::ops::Range;
 
@@ -20,6 +22,8 @@ use crate::wire::Packet;
 pub(in crate::resource) const HOLE_BLOCKS: u64 = ZEROES_MAX / BLOCK_SIZE;
 /// What a question counts in what is in flight, and in what is unflushed, bytes.
 pub(in crate::resource) const HOLE_CHARGE: u32 = 128 << 10;
+/// A disk that makes a hole in so long does not write it, ms.
+const QUICK_MS: u64 = 50;
 /// Pieces of zeroes after which it is asked again, at most.
 const PAUSE_MAX: u32 = 1024;
 
@@ -30,12 +34,31 @@ pub(crate) struct Holes {
     wait: u32,
     /// How many it was to wait for after the last question that found nothing.
     pause: u32,
+    /// Questions that have not ended.
+    under_way: u32,
+    /// The last hole was made at once.
+    quick: bool,
 }
 
 impl Holes {
     /// The next long range is asked for as a hole.
     pub(crate) fn asks(self) -> bool {
-        self.wait == 0
+        self.wait == 0 && (self.quick || self.under_way == 0)
+    }
+
+    /// A question begins.
+    pub(in crate::resource) fn asked(&mut self) {
+        self.under_way += 1;
+    }
+
+    /// It has ended, however that was.
+    pub(in crate::resource) fn ended(&mut self) {
+        self.under_way = self.under_way.saturating_sub(1);
+    }
+
+    /// The own disk has made a hole in so long.
+    pub(in crate::resource) fn made(&mut self, ms: u64) {
+        self.quick = ms <= QUICK_MS;
     }
 
     /// A piece came that is nothing but zeroes.
@@ -157,12 +180,13 @@ impl Resource {
         if u64::from(found) > sent.length {
             return false;
         }
-        let usable = self.devices[&volume].writable();
+        let (now, usable) = (self.now, self.devices[&volume].writable());
         let Some(target) = self.peer_device(c, volume).target.as_mut() else { return true };
         let Some(piece) = target.pieces.get_mut(&id) else { return true };
         if !piece.hole {
             return false;
         }
+        piece.making = Some(now);
         target.holes.found(sent.length, u64::from(found));
         piece.length = found;
         let charge = u64::from(piece.charge);
@@ -207,5 +231,27 @@ mod tests {
         assert_eq!(holes.wait, PAUSE_MAX);
         holes.found(100, 100);
         assert_eq!((holes.wait, holes.pause), (0, 0));
+    }
+
+    #[test]
+    fn a_disk_that_writes_its_holes_makes_one_at_a_time() {
+        let mut holes = Holes::default();
+        holes.asked();
+        assert!(!holes.asks(), "nobody knows yet what it takes");
+        holes.made(700);
+        assert!(!holes.asks(), "not before it has ended");
+        holes.ended();
+        assert!(holes.asks());
+        holes.made(3);
+        for _ in 0..16 {
+            holes.asked();
+            assert!(holes.asks());
+        }
+        holes.made(700);
+        assert!(!holes.asks(), "it does no more");
+        for _ in 0..16 {
+            holes.ended();
+        }
+        assert!(holes.asks());
     }
 }

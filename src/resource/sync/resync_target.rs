@@ -103,10 +103,14 @@ impl Resource {
             target.in_flight += u64::from(charge);
             target.rate.requested(u64::from(charge));
             let offset = first * BLOCK_SIZE;
-            let piece = Piece { offset, length, hole, charge, sequence: 0, requested: None };
+            let (sequence, requested, making) = (0, None, None);
+            let piece = Piece { offset, length, hole, charge, sequence, requested, making };
             let id = self.resync_lock();
             let target = self.peer_device(c, volume).target.as_mut().expect("seen above");
             target.pieces.insert(id, piece);
+            if hole {
+                target.holes.asked();
+            }
             let range = offset..offset + u64::from(length);
             if !hole {
                 self.hold(c, volume, id, range, Kind::Exclusive);
@@ -116,6 +120,7 @@ impl Resource {
                 target.in_flight -= u64::from(charge);
                 target.rate.returned(u64::from(charge));
                 target.cursor = first;
+                target.holes.ended();
                 target.holes.busy();
             }
         }
@@ -160,6 +165,9 @@ impl Resource {
         let (charge, length) = (u64::from(piece.charge), u64::from(piece.length));
         target.rate.carried_for(now, charge, length, latency);
         target.copied = true;
+        if let Some(since) = piece.making {
+            target.holes.made(now.ms_since(since));
+        }
         let sequence = piece.sequence;
         self.send(c, Packet::ResyncAck { volume, sequence }, None);
         self.end_piece(c, volume, id);
@@ -186,6 +194,9 @@ impl Resource {
             && let Some(piece) = target.pieces.remove(&id)
         {
             target.in_flight -= u64::from(piece.charge);
+            if piece.hole {
+                target.holes.ended();
+            }
         }
         self.unlock_resync(c, volume, id);
     }

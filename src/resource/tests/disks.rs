@@ -324,3 +324,28 @@ fn a_disk_that_was_set_back_stays_noticed_when_a_session_has_refused_the_other_o
         assert!(refused, "{:?}", pair.nodes[1].log);
     }
 }
+
+#[test]
+fn a_target_that_writes_zeroes_for_holes_is_given_one_long_hole_at_a_time() {
+    let mut pair = Pair::new();
+    for n in 0..2 {
+        pair.kill(n);
+        pair.nodes[n].disk.superblock.as_mut().unwrap().data_size = 8 * SIZE;
+        pair.up(n);
+    }
+    pair.run(2000);
+    let holes = |pair: &Pair| {
+        let lengths = pair.nodes[1].writing.iter().map(|(_, start, end)| end - start);
+        lengths.filter(|length| *length > PAYLOAD_MAX.into()).count()
+    };
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskZeroes { .. });
+    pair.primary(0, true);
+    pair.run(700);
+    assert_eq!(holes(&pair), 1, "nobody knows yet what it takes");
+    let done = pair.nodes[1].stalled.drain(..).collect::<Vec<_>>();
+    pair.nodes[1].done.extend(done);
+    pair.run(10);
+    assert_eq!(holes(&pair), 1, "it has taken long");
+    pair.nodes[1].unstall();
+    pair.synced();
+}

@@ -391,3 +391,94 @@ fn a_second_question_and_one_that_is_taken_back_change_nothing() {
     assert_eq!(pair.roles(), [Role::Primary, Role::Secondary]);
     pair.synced();
 }
+
+#[test]
+fn io_that_is_frozen_in_the_middle_stays_frozen_here() {
+    for marks in [false, true] {
+        let mut pair = synced_pair();
+        pair.nodes[0].stall = if marks { is_superblock } else { is_write };
+        let under_way = pair.start_write(0, 21, 9);
+        let id = pair.order(1, Command::HandOver);
+        pair.run(100);
+        // Who makes a copy of the disk now has been told that nothing changes it.
+        assert_eq!(pair.admin(0, Command::SuspendIo { suspend: true }), Ok(String::new()));
+        let frozen = pair.start_write(0, 22, 10);
+        pair.nodes[0].unstall();
+        pair.run(500);
+        let refusal = pair.answer(1, id).expect("answered").unwrap_err();
+        assert!(refusal.hint.contains("`tandemadm resume-io r0` there"), "{refusal}");
+        assert_eq!(pair.roles(), [Role::Primary, Role::Secondary], "{}", pair.said(0));
+        assert!(pair.is_marked(0));
+        assert_eq!(pair.nodes[0].replies.get(&under_way), Some(&Ok(None)));
+        assert_eq!(pair.nodes[0].replies.get(&frozen), None);
+        pair.admin(0, Command::SuspendIo { suspend: false }).unwrap();
+        pair.run(100);
+        assert_eq!(pair.nodes[0].replies.get(&frozen), Some(&Ok(None)));
+        pair.synced();
+    }
+}
+
+#[test]
+fn a_node_that_is_frozen_at_any_step_asks_its_peer_before_it_serves_again() {
+    type Stall = fn(&Action) -> bool;
+    let steps: [(usize, Stall); 5] = [
+        (0, is_write),
+        (0, |action| matches!(action, Action::DiskFlush { .. })),
+        (1, |action| matches!(action, Action::DiskFlush { .. })),
+        (0, is_superblock),
+        (1, is_superblock),
+    ];
+    for (step, (n, stall)) in steps.into_iter().enumerate() {
+        for goes_on in [false, true] {
+            let mut pair = synced_pair();
+            let mut acknowledged = Vec::new();
+            pair.nodes[n].stall = stall;
+            let id = pair.order(1, Command::HandOver);
+            let write = pair.start_write(0, 21, 9);
+            pair.run(400);
+            acknowledged.extend(pair.nodes[0].replies.get(&write).copied());
+            let handed = pair.status(0).role == Role::Secondary;
+            assert_eq!(handed, step == 4);
+            // It stands still, and the other one gives it up.
+            pair.link = false;
+            pair.nodes[0].sockets.clear();
+            for socket in std::mem::take(&mut pair.nodes[1].sockets).into_keys() {
+                pair.event(1, Event::SocketLost { socket, error: SocketError::Io(104) });
+            }
+            pair.nodes[1].unstall();
+            let asked = std::mem::take(&mut pair.nodes[0].done);
+            pair.settle();
+            let answer = pair.answer(1, id).expect("answered");
+            assert_eq!(answer.is_ok(), handed, "step {step}: {answer:?}");
+            if goes_on && !handed {
+                pair.admin(1, Command::Primary { force: None }).unwrap();
+            }
+            let moved = pair.status(1).role == Role::Primary;
+            if moved {
+                pair.open(1);
+                assert_eq!(pair.write(1, 40, 11), Ok(None));
+            }
+            pair.link = true;
+            pair.event(0, Event::ClockGap { gap_ms: 3_000 });
+            assert!(pair.core(0).export(0).is_err(), "step {step}: it asks first");
+            pair.nodes[0].done.extend(asked);
+            pair.nodes[0].unstall();
+            pair.run(20_000);
+            assert_eq!(
+                pair.core(0).export(0).is_err(),
+                moved,
+                "step {step}: {}\n{}",
+                pair.said(0),
+                pair.said(1)
+            );
+            if pair.status(0).role == Role::Primary && moved {
+                pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+                pair.connect_both();
+            }
+            pair.synced();
+            if acknowledged == [Ok(None)] {
+                assert_eq!(pair.nodes[1].disk.blocks.get(&21), Some(&9));
+            }
+        }
+    }
+}
