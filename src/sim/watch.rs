@@ -151,7 +151,8 @@ impl Cluster {
         let forced = |order: &super::admin::PendingOrder| {
             matches!(order.command, Command::Disconnect { force: true, .. })
         };
-        had && now == Some(ConnectionState::StandAlone)
+        // One more order may dial again already.
+        had && now != Some(ConnectionState::Connected)
             && theirs == Some(DiskState::UpToDate)
             && !self.is_given_up(1 - node, volume)
             && self.nodes[node].orders.values().any(forced)
