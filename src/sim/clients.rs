@@ -352,8 +352,11 @@ impl Cluster {
                 }
                 ReplicationState::SyncSource | ReplicationState::PausedSyncS => synced,
                 // Both have grown: what was under way is answered before the verdict on the new bytes.
+                // A disk that is just being attached has had no part in it.
                 ReplicationState::WFBitMapS | ReplicationState::WFBitMapT => {
-                    connected && peer.peer_disk_state == DiskState::UpToDate
+                    let theirs = self.nodes[1 - node].device(volume).map(|d| d.disk_state);
+                    let attaching = theirs == Some(DiskState::Negotiating);
+                    connected && !attaching && peer.peer_disk_state == DiskState::UpToDate
                 }
                 _ => false,
             };
@@ -431,7 +434,12 @@ impl Cluster {
         let name = self.nodes[node].name;
         let good = (0..2).any(|n| {
             let faults = &self.nodes[n].volumes[usize::from(entry.operation.volume)].disk.faults;
-            rests.disks[n] && !faults.dead && faults.flaky == 0
+            // What the other node says of its disk may come while a handshake is prepared, and is not
+            // taken into account then: a disk that it has given up by itself is no good one.
+            let given_up = self.nodes[n].device(entry.operation.volume).is_some_and(|device| {
+                [DiskState::Failed, DiskState::Diskless].contains(&device.disk_state)
+            });
+            rests.disks[n] && !given_up && !faults.dead && faults.flaky == 0
         });
         if error == ReplyError::Io && (good || !self.disk_trouble()) {
             self.violate(format!("{name} answers {entry:?} with an error; it has {rests:?}"));

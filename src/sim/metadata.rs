@@ -1,8 +1,8 @@
 //! The metadata of a simulated disk: the real layout, external, on the disk's metadata area.
 
 use crate::meta::{
-    BLANK, DeviceFlags, Geometry, LoadedMeta, MetaOp, NewDisk, Placement, Stage, Superblock,
-    format_new, grown, load, move_stages, read_superblock, repair, stages,
+    BLANK, DeviceFlags, Geometry, LoadedMeta, MetaError, MetaOp, NewDisk, Placement, Stage,
+    Superblock, format_new, grown, load, move_stages, read_superblock, repair, stages,
 };
 use crate::resource::{DiskError, NodeId, VerifyAlg, VolumeNumber};
 
@@ -84,11 +84,11 @@ fn placement(disk: &SimDisk) -> Placement {
 pub(super) fn room(
     disk: &SimDisk,
     geometry: &Geometry,
-) -> Result<Option<(Vec<Stage>, Geometry)>, String> {
-    let Some(new) = grown(geometry, placement(disk)).map_err(text)? else { return Ok(None) };
-    let boot = read_superblock(placement(disk), &mut meta_reader(disk)).map_err(text)?;
+) -> Result<Option<(Vec<Stage>, Geometry)>, MetaError> {
+    let Some(new) = grown(geometry, placement(disk))? else { return Ok(None) };
+    let boot = read_superblock(placement(disk), &mut meta_reader(disk))?;
     let boot = boot.superblock.boot_id;
-    let meta = load(geometry, &mut meta_reader(disk), boot).map_err(text)?;
+    let meta = load(geometry, &mut meta_reader(disk), boot)?;
     Ok(Some((move_stages(geometry, &new, meta), new)))
 }
 
@@ -113,7 +113,7 @@ pub(super) fn open(
     for stage in mended {
         write(disk, &stage);
     }
-    if let Some((stages, new)) = room(disk, geometry)? {
+    if let Some((stages, new)) = room(disk, geometry).map_err(text)? {
         for stage in stages {
             write(disk, &stage);
         }

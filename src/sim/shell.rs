@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use crate::meta::{MetaOp, Superblock, stages};
+use crate::meta::{MetaError, MetaOp, Superblock, stages};
 use crate::resource::{Action, DiskError, Event, Payload, Tag, Time, VolumeNumber};
 
 use super::cluster::{Cluster, Happening};
@@ -138,6 +138,12 @@ impl Cluster {
         }
         let v = &self.nodes[node].volumes[usize::from(volume)];
         match super::metadata::room(&v.disk, &v.geometry) {
+            // Superblocks that have gone bad in use are not moved: the disk has failed, as for the
+            // real shell.
+            Err(MetaError::BothDamaged { .. } | MetaError::NoMetadata) if v.bad_superblock => {
+                let event = Event::DiskGrown { tag, result: Err(DiskError::Metadata) };
+                self.input_after(node, 1_000, Input::Event(event));
+            }
             Err(text) => self.misuse(format!("a disk takes room: {text}")),
             Ok(room) => {
                 let (stages, geometry) = room.unwrap_or((Vec::new(), v.geometry));

@@ -127,11 +127,36 @@ impl Cluster {
                 let behind = pair.is_some_and(|pair| pair.behind[node]);
                 let result = self.history.promoted(node, volume, disk, behind);
                 self.judge(result);
-            } else if !self.rests(node, volume).disks[1 - node] {
+            } else if !self.rests(node, volume).disks[1 - node]
+                && !self.left_after_promotion(node, volume, old)
+            {
                 let name = self.nodes[node].name;
                 self.violate(format!("{name} was promoted with a disk that is {own:?}"));
             }
         }
+    }
+
+    /// A node that was promoted on the other one's disk has left it in the same turn, by an order that
+    /// waited for the end of the promotion: until then it had that disk.
+    fn left_after_promotion(&self, node: usize, volume: VolumeNumber, old: &Status) -> bool {
+        let had = old.connections.first().is_some_and(|connection| {
+            connection.connection_state == ConnectionState::Connected
+                && connection.peer_devices.iter().any(|peer| {
+                    peer.volume == volume
+                        && peer.replication_state == ReplicationState::Established
+                        && peer.peer_disk_state == DiskState::UpToDate
+                })
+        });
+        let now = self.nodes[node].connection().map(|connection| connection.connection_state);
+        let theirs = self.nodes[1 - node].device(volume).map(|device| device.disk_state);
+        let forced = |order: &super::admin::PendingOrder| {
+            matches!(order.command, Command::Disconnect { force: true, .. })
+        };
+        // One more order may dial again already.
+        had && now != Some(ConnectionState::Connected)
+            && theirs == Some(DiskState::UpToDate)
+            && !self.is_given_up(1 - node, volume)
+            && self.nodes[node].orders.values().any(forced)
     }
 
     fn connections_changed(&mut self, node: usize, old: &Status) {
@@ -318,6 +343,10 @@ impl Cluster {
         let in_use = self.nodes[node].device(volume).is_some_and(|device| {
             ![DiskState::Detaching, DiskState::Failed].contains(&device.disk_state)
         });
+        if became && let Some(pair) = self.pairs.get_mut(&volume).filter(|p| p.resigned[node]) {
+            // It was taken back: it counts again, and nothing is excused any more.
+            (pair.given_up[node], pair.resigned[node]) = (false, false);
+        }
         if became && target && in_use {
             self.in_sync(volume);
         }
