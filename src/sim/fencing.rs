@@ -195,7 +195,8 @@ impl Cluster {
             return;
         }
         let first = *self.fencing.alone.entry((volume, parent)).or_insert(node);
-        if first != node {
+        // A person has given up what that one had: to be inconsistent is fenced enough (3).
+        if first != node && !self.is_given_up(first, volume) {
             self.violate(format!(
                 "both nodes went on alone from generation {parent:X} of volume {volume}, and each was \
                  told that the other is fenced"
