@@ -319,8 +319,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "hand-over: an answer that was held back is given before the loss is recorded",
         by: By::Tests(&["--lib", "resource::tests::hand_over"]),
         file: "src/resource/orders/hand_over.rs",
-        old: "            if waits && (device.loss != Loss::None || !self.alone_is_recorded(volume)) {",
-        new: "            if waits && device.loss != Loss::None && self.version == 0 {",
+        old: "            if rests && !(waits && (device.loss != Loss::None || !self.alone_is_recorded(volume))) {",
+        new: "            if rests && !(waits && device.loss != Loss::None && self.version == 0) {",
     },
     Mutant {
         name: "hand-over-without-drain",
