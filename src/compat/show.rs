@@ -15,7 +15,6 @@ const FIXED: &[(&str, &str, &str)] = &[
     ("options", "on-no-quorum", "suspend-io"),
     ("options", "on-no-data-accessible", "io-error"),
     ("options", "on-suspended-primary-outdated", "disconnect"),
-    ("net", "fencing", "dont-care"),
     ("net", "allow-two-primaries", "no"),
     ("net", "transport", "tcp"),
 ];
