@@ -145,7 +145,9 @@ impl Resource {
             return self
                 .reply(id, Err(refuse(-18, "It is being demoted (`tandemadm secondary`).")));
         }
-        if command == Command::AutoPromote && self.has_just_handed_over() {
+        // One that was made Primary again meanwhile serves at once.
+        let waits = self.role != Role::Primary && self.has_just_handed_over();
+        if command == Command::AutoPromote && waits {
             let hint = "It has just handed over (`tandemadm primary --hand-over`).";
             return self.reply(id, Err(refuse(-18, hint)));
         }

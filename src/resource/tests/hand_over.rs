@@ -367,6 +367,11 @@ fn a_client_that_knocks_does_not_take_the_role_back() {
     pair.run(100);
     assert_eq!(pair.answer(1, id), Some(Ok(String::new())));
     assert_eq!(pair.roles(), [Role::Secondary, Role::Primary]);
+    // Made Primary again by order, it serves whoever comes.
+    let back = pair.order(0, Command::HandOver);
+    pair.run(1_000);
+    assert_eq!(pair.answer(0, back), Some(Ok(String::new())));
+    pair.admin(0, Command::AutoPromote).unwrap();
 }
 
 #[test]
