@@ -224,7 +224,7 @@ pub enum CreateError {
     #[error(transparent)]
     Disk(#[from] OpenError),
     /// Something is there.
-    #[error("{path}: found {}. Nothing was written; --force overwrites it{}",
+    #[error("{path}: found {}. Nothing was written; --force writes the metadata all the same{}",
         list(found), cut_off(*cut))]
     Found {
         /// The disk.
