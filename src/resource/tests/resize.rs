@@ -535,3 +535,25 @@ fn whatever_is_ordered_in_a_resize_both_orders_end() {
         }
     }
 }
+
+#[test]
+fn a_peer_that_gives_its_disk_up_before_the_handshake_of_a_growth_is_missed_by_the_next_write() {
+    let mut pair = synced_pair();
+    pair.make_room([MORE, MORE]);
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
+    let id = pair.start_write(0, 30, 3);
+    pair.order(0, resize(false));
+    pair.run(100);
+    pair.order(1, Command::Detach { volume: 0, force: true });
+    pair.run(100);
+    let before = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid & !1;
+    pair.nodes[0].unstall();
+    pair.run(5_000);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));
+    assert_eq!(pair.write(0, 31, 4), Ok(None));
+    let after = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid & !1;
+    assert_ne!(before, after, "it rests on one disk");
+    pair.attach(1).unwrap();
+    pair.synced();
+    assert_eq!(pair.nodes[1].disk.blocks.get(&31), Some(&4));
+}
