@@ -15,11 +15,18 @@ use std::ops::Range;
 
 use crate::resource::data::interval::{Kind, LockId};
 use crate::resource::peer::connection::{SentKind, SourcePiece};
-use crate::resource::{BLOCK_SIZE, Pending, Resource, SocketId, VolumeNumber, ZEROES_MAX};
+use crate::resource::{
+    BLOCK_SIZE, PAYLOAD_MAX, Pending, Resource, SocketId, VolumeNumber, ZEROES_MAX,
+};
 use crate::wire::Packet;
 
 /// Blocks of one question.
 pub(in crate::resource) const HOLE_BLOCKS: u64 = ZEROES_MAX / BLOCK_SIZE;
+/// Blocks of a piece.
+pub(in crate::resource) const PIECE_BLOCKS: u64 = PAYLOAD_MAX as u64 / BLOCK_SIZE;
+/// Blocks of a piece right behind a hole, and how many pieces are so small there.
+const SMALL_BLOCKS: u64 = 4;
+const SMALL_PIECES: u32 = 16;
 /// What a question counts in what is in flight, and in what is unflushed, bytes.
 pub(in crate::resource) const HOLE_CHARGE: u32 = 128 << 10;
 /// A disk that makes a hole in so long does not write it, ms.
@@ -38,12 +45,25 @@ pub(crate) struct Holes {
     under_way: u32,
     /// The last hole was made at once.
     quick: bool,
+    /// So many more pieces are small: behind a hole begins what somebody has written, perhaps a
+    /// block, and all of a piece with any data in it takes room on the target.
+    small: u32,
 }
 
 impl Holes {
     /// The next long range is asked for as a hole.
     pub(crate) fn asks(self) -> bool {
         self.wait == 0 && (self.quick || self.under_way == 0)
+    }
+
+    /// Blocks of the next piece that is no question.
+    pub(in crate::resource) fn piece_blocks(self) -> u64 {
+        if self.small > 0 { SMALL_BLOCKS } else { PIECE_BLOCKS }
+    }
+
+    /// Such a piece is asked for.
+    pub(in crate::resource) fn piece_asked(&mut self) {
+        self.small = self.small.saturating_sub(1);
     }
 
     /// A question begins.
@@ -73,6 +93,9 @@ impl Holes {
 
     /// Of `asked` bytes `found` are a hole.
     pub(crate) fn found(&mut self, asked: u64, found: u64) {
+        if (1..asked).contains(&found) {
+            self.small = SMALL_PIECES;
+        }
         (self.wait, self.pause) = match found {
             0 => {
                 let pause = (2 * self.pause).clamp(1, PAUSE_MAX);
@@ -231,6 +254,18 @@ mod tests {
         assert_eq!(holes.wait, PAUSE_MAX);
         holes.found(100, 100);
         assert_eq!((holes.wait, holes.pause), (0, 0));
+    }
+
+    #[test]
+    fn pieces_right_behind_a_hole_are_small() {
+        let mut holes = Holes::default();
+        assert_eq!(holes.piece_blocks(), PIECE_BLOCKS);
+        holes.found(100, 40);
+        for _ in 0..SMALL_PIECES {
+            assert_eq!(holes.piece_blocks(), SMALL_BLOCKS);
+            holes.piece_asked();
+        }
+        assert_eq!(holes.piece_blocks(), PIECE_BLOCKS);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::meta::{BitmapState, DeviceFlags};
 use crate::resource::data::interval::Kind;
 use crate::resource::orders::pause::PauseClock;
 use crate::resource::peer::connection::{PeerDevice, Piece, Save, Stage, SyncTarget};
-use crate::resource::sync::holes::{HOLE_BLOCKS, HOLE_CHARGE};
+use crate::resource::sync::holes::{HOLE_BLOCKS, HOLE_CHARGE, PIECE_BLOCKS};
 use crate::resource::sync::resync_rate::{REQUEST, ResyncRate};
 use crate::resource::{
     Action, BLOCK_SIZE, DiskState, Handler, LogLevel, PAYLOAD_MAX, Pending, ReplicationState,
@@ -17,8 +17,6 @@ use crate::resource::{
 };
 use crate::wire::Packet;
 
-/// Blocks of a piece.
-const PIECE_BLOCKS: u64 = PAYLOAD_MAX as u64 / BLOCK_SIZE;
 /// Unflushed bytes after which the target flushes.
 const UNFLUSHED_MAX: u64 = 32 << 20;
 /// The target flushes at least this often while there is something to flush, ms.
@@ -89,7 +87,7 @@ impl Resource {
             let long = target.holes.asks().then(|| bitmap.next_long_run(from, HOLE_BLOCKS));
             let long = long.flatten().filter(|(_, count)| *count > PIECE_BLOCKS);
             let hole = long.is_some();
-            let run = long.or_else(|| bitmap.next_run(from, PIECE_BLOCKS));
+            let run = long.or_else(|| bitmap.next_run(from, target.holes.piece_blocks()));
             let Some((first, count)) = run else { break };
             let wanted = if hole { u64::from(HOLE_CHARGE) } else { count * BLOCK_SIZE };
             // No crumbs: what the rate allows a little later goes in one request.
@@ -108,8 +106,9 @@ impl Resource {
             let id = self.resync_lock();
             let target = self.peer_device(c, volume).target.as_mut().expect("seen above");
             target.pieces.insert(id, piece);
-            if hole {
-                target.holes.asked();
+            match hole {
+                true => target.holes.asked(),
+                false => target.holes.piece_asked(),
             }
             let range = offset..offset + u64::from(length);
             if !hole {

@@ -69,6 +69,17 @@ fn a_write_into_a_hole_that_is_asked_for_waits_until_the_target_has_made_it() {
 }
 
 #[test]
+fn scattered_blocks_between_holes_take_little_room_on_the_target() {
+    let mut pair = Pair::new();
+    pair.run(2000);
+    pair.nodes[0].disk.blocks.extend((0..6).map(|i| (700 + i * 2500, i + 1)));
+    pair.primary(0, true);
+    pair.synced();
+    let received = pair.status(1).connections[0].peer_devices[0].received;
+    assert!(received <= 6 * (16 << 10), "{received} bytes for six blocks");
+}
+
+#[test]
 fn an_empty_disk_is_synced_with_a_few_questions() {
     let mut pair = Pair::new();
     pair.run(2000);
