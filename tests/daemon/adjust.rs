@@ -52,7 +52,7 @@ fn options_change_at_run_time_and_wrong_ones_are_refused() {
         alice.ok(&["-d", "adjust", "r0"]),
         "drbdsetup resource-options r0 --auto-promote=no\n\
          drbdsetup net-options r0 1 --ping-int=10\n\
-         drbdsetup disk-options 0 --c-max-rate=100M\n"
+         drbdsetup disk-options 0 --c-max-rate=0\n"
     );
     for (verb, option, what) in [
         ("net-options", "--ping-int=0", "ping-int 0 is out of range"),
@@ -265,13 +265,13 @@ fn one_volume_has_its_own_disk_options() {
     let pair = Plan::new().resources(&[("r0", 2)]).in_sync();
     let alice = &pair.alice;
     alice.ok(&["disk-options", "--c-max-rate=20M", "r0/1"]);
-    assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "drbdsetup disk-options 1 --c-max-rate=100M\n");
+    assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "drbdsetup disk-options 1 --c-max-rate=0\n");
     let why = alice.ok(&["why", "r0"]);
-    assert!(why.contains("c-max-rate of volume 1 is 20M, not 100M."), "{why}");
+    assert!(why.contains("c-max-rate of volume 1 is 20M, not 0."), "{why}");
     // One volume is put back as in the file, and the other stays as it is.
     alice.ok(&["disk-options", "--c-max-rate=30M", "r0/0"]);
     alice.ok(&["disk-options", "r0/1"]);
-    assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "drbdsetup disk-options 0 --c-max-rate=100M\n");
+    assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "drbdsetup disk-options 0 --c-max-rate=0\n");
     alice.ok(&["disk-options", "r0"]);
     assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "");
     for (words, code) in [

@@ -152,7 +152,7 @@ fn a_resync_goes_after_that_of_another_resource_as_long_as_it_is_told_to() {
 
 #[test]
 fn no_more_resyncs_run_at_once_than_the_daemon_was_told() {
-    let mut pair = Plan::new().resources(&[("r0", 1), ("r1", 1), ("r2", 1)]).blank();
+    let mut pair = Plan::new().resources(&[("r0", 1), ("r1", 1), ("r2", 1)]).filled().blank();
     pair.alice.arguments = vec!["--max-parallel-resyncs".to_owned(), "1".to_owned()];
     let slow = "disk { resync-rate 2M; c-max-rate 2M; c-min-rate 0; }";
     let text = std::fs::read_to_string(&pair.alice.config).expect("a config");
