@@ -11,7 +11,6 @@
 //! - A reply that was held back while the peer was lost is given when the loss has been dealt with, as
 //!   any other that rests on one disk.
 
-use crate::meta::DeviceFlags;
 use crate::resource::disk::device::Loss;
 use crate::resource::orders::order::{OWN_ORDER, Order, PATIENCE_MS, Step, refuse};
 use crate::resource::peer::connection::{Connection, SentKind, Stage};
@@ -429,15 +428,7 @@ impl Resource {
         }
         self.step_waits(u32::try_from(attached.len()).expect("few volumes"));
         for volume in attached {
-            let connected = self.connections.iter().any(|c| c.stage == Stage::Open);
-            if let Some(backing) = self.device(volume).backing.as_mut() {
-                if connected {
-                    backing.mark_role(Role::Primary);
-                }
-                backing.flags(DeviceFlags::PRIMARY_IND, 0);
-            }
-            let then = self.then_order();
-            self.save_superblock(volume, then);
+            self.save_as_primary(volume);
         }
         true
     }

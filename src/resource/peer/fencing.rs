@@ -11,13 +11,14 @@
 //!   or the end of being Primary.
 //! - fence-peer and unfence-peer of a peer never run at once.
 
-use crate::resource::disk::device::Loss;
+use crate::meta::DeviceFlags;
+use crate::resource::disk::device::{Loss, Progress};
 use crate::resource::orders::order::{Step, refuse};
-use crate::resource::peer::connection::Stage;
+use crate::resource::peer::connection::{PeerDevice, Stage};
 use crate::resource::peer::handlers::Called;
 use crate::resource::{
-    DiskState, Fencing, FencingStatus, Gap, Handler, HandlerOutcome, LogLevel, Refusal, ReplyError,
-    Resource, Role, Time, VolumeNumber,
+    DiskState, Fencing, FencingStatus, Gap, Handler, HandlerOutcome, LogLevel, Refusal,
+    ReplicationState, ReplyError, Resource, Role, Then, Time, VolumeNumber,
 };
 
 /// How far fencing a peer is.
@@ -311,10 +312,10 @@ impl Resource {
             return;
         }
         if let Some(backing) = self.device(volume).backing.as_mut() {
-            backing.flags(crate::meta::DeviceFlags::OUTDATED, 0);
+            backing.flags(DeviceFlags::OUTDATED, 0);
         }
         self.set_disk(volume, DiskState::Outdated);
-        self.save_superblock(volume, crate::resource::Then::Log);
+        self.save_superblock(volume, Then::Log);
     }
 
     // ---- unfence ----
@@ -372,7 +373,7 @@ impl Resource {
 
     fn hold_flush(&mut self, key: u64) {
         if let Some(request) = self.requests.get_mut(key) {
-            request.progress = crate::resource::disk::device::Progress::Held;
+            request.progress = Progress::Held;
             self.admitted -= 1;
             self.held.push_front(key);
         }
@@ -486,6 +487,6 @@ impl Resource {
     }
 }
 
-fn is_on(peer: &crate::resource::peer::connection::PeerDevice) -> bool {
-    peer.replication != crate::resource::ReplicationState::Off
+fn is_on(peer: &PeerDevice) -> bool {
+    peer.replication != ReplicationState::Off
 }

@@ -7,7 +7,7 @@
 //!   3, as in DRBD); no block is copied and the target is not Inconsistent before.
 //! - What only tells somebody holds nothing up.
 
-use crate::resource::peer::connection::{Side, Stage};
+use crate::resource::peer::connection::{Connection, Side, Stage};
 use crate::resource::peer::generation::Strategy;
 use crate::resource::peer::split_brain::{Because, Resolution};
 use crate::resource::peer::verdict::Judgement;
@@ -70,7 +70,7 @@ impl Resource {
 
     /// The own node, and the peers of which every disk is UpToDate (DRBD's UP_TO_DATE_NODES).
     fn up_to_date_nodes(&self) -> u32 {
-        let good = |c: &&crate::resource::peer::connection::Connection| {
+        let good = |c: &&Connection| {
             c.peer_devices.values().all(|peer| peer.peer_disk == DiskState::UpToDate)
         };
         let peers = self.connections.iter().filter(good).map(|c| c.peer);
