@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::meta::DeviceFlags;
 use crate::resource::peer::connection::{Leaving, Stage};
 use crate::resource::peer::tentative::Tentative;
 pub(crate) use crate::resource::refusals::refuse;
@@ -376,6 +377,19 @@ impl Resource {
         if let Some(running) = self.running.as_mut() {
             running.waiting += count;
         }
+    }
+
+    /// The disk is marked as that of a Primary; the order goes on when that is durable.
+    pub(crate) fn save_as_primary(&mut self, volume: VolumeNumber) {
+        let connected = self.connections.iter().any(|c| c.stage == Stage::Open);
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            if connected {
+                backing.mark_role(Role::Primary);
+            }
+            backing.flags(DeviceFlags::PRIMARY_IND, 0);
+        }
+        let then = self.then_order();
+        self.save_superblock(volume, then);
     }
 
     /// The running order is done.

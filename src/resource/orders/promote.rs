@@ -359,19 +359,6 @@ impl Resource {
         }
     }
 
-    /// The disk is marked as that of a Primary; the order goes on when that is durable.
-    pub(crate) fn save_as_primary(&mut self, volume: VolumeNumber) {
-        let connected = self.connections.iter().any(|c| c.stage == Stage::Open);
-        if let Some(backing) = self.device(volume).backing.as_mut() {
-            if connected {
-                backing.mark_role(Role::Primary);
-            }
-            backing.flags(DeviceFlags::PRIMARY_IND, 0);
-        }
-        let then = self.then_order();
-        self.save_superblock(volume, then);
-    }
-
     /// R13: a fresh current UUID; the old one is not remembered. A blank disk whose danger was not
     /// named, with no peer in sight that could hold data, is marked: the first handshake sees it.
     fn force_identity(&mut self, volume: VolumeNumber) {
