@@ -221,6 +221,8 @@ pub(crate) struct SyncSource {
     pub(crate) end_sent: bool,
     pub(crate) total: u64,
     pub(crate) started: Time,
+    /// When the bits that the target has cleared were saved last.
+    pub(crate) last_save: Time,
     pub(crate) pauses: PauseClock,
     /// Bits at points of time, for the rate: (time, bytes left).
     pub(crate) marks: VecDeque<(Time, u64)>,

@@ -3,11 +3,16 @@
 //! The target asks how much of a long range is a hole of the source, from its start, and makes that
 //! much one of its own. It asks at the start, goes on while whole ranges are holes, and begins again
 //! when pieces come that are nothing but zeroes; where those are no holes it asks ever more rarely.
+//! Behind a hole begins what somebody has written, perhaps a block, and all of a piece with any data
+//! in it takes room on the target: so a small piece comes next, and the question again, and pieces
+//! grow as long as there is no hole behind them.
 //!
 //! Invariants (as for other pieces, model.md R9):
 //! - The range is held on both sides from the question until the target has made the hole: no write
 //!   of a client falls between the look at the disk and the hole.
-//! - What is not a hole keeps its bits, and is copied in the next pass.
+//! - What is not a hole keeps its bits: the pass goes on at the hole's end. Where more was asked
+//!   beyond, the next pass has it.
+//! - Nothing is asked for beyond a question, but for questions as long as whole ranges are holes.
 //! - Where the target's disk writes zeroes for a hole, one is made at a time: more would keep it busy
 //!   for longer than a disk may take to answer, and clients' writes with it.
 
@@ -24,9 +29,11 @@ use crate::wire::Packet;
 pub(in crate::resource) const HOLE_BLOCKS: u64 = ZEROES_MAX / BLOCK_SIZE;
 /// Blocks of a piece.
 pub(in crate::resource) const PIECE_BLOCKS: u64 = PAYLOAD_MAX as u64 / BLOCK_SIZE;
-/// Blocks of a piece right behind a hole, and how many pieces are so small there.
-const SMALL_BLOCKS: u64 = 4;
-const SMALL_PIECES: u32 = 16;
+/// Blocks of the first piece behind a hole; each that follows has so many times more.
+const FIRST_BLOCKS: u64 = 4;
+const GROWTH: u64 = 4;
+/// A hole that is shorter is none, bytes: a question and a piece cost more than to read it.
+const SHORTEST: u64 = 64 << 10;
 /// What a question counts in what is in flight, and in what is unflushed, bytes.
 pub(in crate::resource) const HOLE_CHARGE: u32 = 128 << 10;
 /// A disk that makes a hole in so long does not write it, ms.
@@ -45,25 +52,38 @@ pub(crate) struct Holes {
     under_way: u32,
     /// The last hole was made at once.
     quick: bool,
-    /// So many more pieces are small: behind a hole begins what somebody has written, perhaps a
-    /// block, and all of a piece with any data in it takes room on the target.
-    small: u32,
+    /// All of the last range was a hole.
+    whole: bool,
+    /// Blocks of the one piece that comes before the next question.
+    step: Option<u64>,
+    /// The last such piece had so many blocks, and no hole was found since.
+    stepped: Option<u64>,
 }
 
 impl Holes {
     /// The next long range is asked for as a hole.
     pub(crate) fn asks(self) -> bool {
-        self.wait == 0 && (self.quick || self.under_way == 0)
+        self.wait == 0 && self.step.is_none() && (self.under_way == 0 || self.goes_on())
+    }
+
+    /// What is next depends on the answer to a question.
+    pub(in crate::resource) fn hears_first(self) -> bool {
+        self.under_way > 0 && !self.goes_on()
+    }
+
+    /// Questions go out before others are answered.
+    fn goes_on(self) -> bool {
+        self.quick && self.whole
     }
 
     /// Blocks of the next piece that is no question.
     pub(in crate::resource) fn piece_blocks(self) -> u64 {
-        if self.small > 0 { SMALL_BLOCKS } else { PIECE_BLOCKS }
+        self.step.unwrap_or(PIECE_BLOCKS)
     }
 
     /// Such a piece is asked for.
     pub(in crate::resource) fn piece_asked(&mut self) {
-        self.small = self.small.saturating_sub(1);
+        self.stepped = self.step.take();
     }
 
     /// A question begins.
@@ -93,17 +113,21 @@ impl Holes {
 
     /// Of `asked` bytes `found` are a hole.
     pub(crate) fn found(&mut self, asked: u64, found: u64) {
-        if (1..asked).contains(&found) {
-            self.small = SMALL_PIECES;
-        }
-        (self.wait, self.pause) = match found {
-            0 => {
-                let pause = (2 * self.pause).clamp(1, PAUSE_MAX);
-                (pause, pause)
-            }
-            _ if found < asked => (1, 0),
-            _ => (0, 0),
+        self.whole = found == asked;
+        let next = match self.stepped.take() {
+            Some(blocks) if found < SHORTEST => blocks * GROWTH,
+            _ => FIRST_BLOCKS,
         };
+        if self.whole {
+            (self.wait, self.pause) = (0, 0);
+        } else if found >= SHORTEST {
+            (self.wait, self.pause, self.step) = (0, 0, Some(FIRST_BLOCKS));
+        } else if next < PIECE_BLOCKS {
+            self.step = Some(next);
+        } else {
+            self.pause = (2 * self.pause).clamp(1, PAUSE_MAX);
+            self.wait = self.pause;
+        }
     }
 }
 
@@ -213,6 +237,10 @@ impl Resource {
         target.holes.found(sent.length, u64::from(found));
         piece.length = found;
         let charge = u64::from(piece.charge);
+        let (end, all) = (sent.offset + u64::from(found), sent.offset + sent.length);
+        if target.cursor == all / BLOCK_SIZE {
+            target.cursor = end / BLOCK_SIZE;
+        }
         if found == 0 {
             target.rate.returned(charge);
             self.end_piece(c, volume, id);
@@ -236,12 +264,16 @@ mod tests {
         assert!(holes.asks());
         holes.found(100, 100);
         assert!(holes.asks());
-        holes.found(100, 40);
-        assert!(!holes.asks());
-        holes.zeroes_came();
-        assert!(holes.asks());
-        for pieces in [1, 2, 4, 8] {
+        let nothing = |holes: &mut Holes| {
+            for _ in 0..3 {
+                holes.found(100, 0);
+                assert!(!holes.asks());
+                holes.piece_asked();
+            }
             holes.found(100, 0);
+        };
+        for pieces in [1, 2, 4, 8] {
+            nothing(&mut holes);
             for _ in 0..pieces {
                 assert!(!holes.asks(), "{pieces}");
                 holes.zeroes_came();
@@ -249,7 +281,7 @@ mod tests {
             assert!(holes.asks(), "{pieces}");
         }
         for _ in 0..20 {
-            holes.found(100, 0);
+            nothing(&mut holes);
         }
         assert_eq!(holes.wait, PAUSE_MAX);
         holes.found(100, 100);
@@ -257,15 +289,42 @@ mod tests {
     }
 
     #[test]
-    fn pieces_right_behind_a_hole_are_small() {
+    fn behind_a_hole_pieces_grow_until_there_is_the_next_one() {
         let mut holes = Holes::default();
         assert_eq!(holes.piece_blocks(), PIECE_BLOCKS);
-        holes.found(100, 40);
-        for _ in 0..SMALL_PIECES {
-            assert_eq!(holes.piece_blocks(), SMALL_BLOCKS);
-            holes.piece_asked();
+        for data in [4, 16, 64] {
+            holes.found(2 * SHORTEST, SHORTEST);
+            for blocks in [4, 16, 64] {
+                assert!(!holes.asks());
+                assert_eq!(holes.piece_blocks(), blocks);
+                holes.piece_asked();
+                assert!(holes.asks());
+                if blocks == data {
+                    break;
+                }
+                holes.found(2 * SHORTEST, SHORTEST - 4096);
+            }
         }
+        // It is dense here: as without holes.
+        holes.found(2 * SHORTEST, 0);
+        assert!(!holes.asks());
         assert_eq!(holes.piece_blocks(), PIECE_BLOCKS);
+        holes.zeroes_came();
+        assert!(holes.asks());
+    }
+
+    #[test]
+    fn nothing_is_asked_beyond_a_question_but_questions_while_all_is_a_hole() {
+        let mut holes = Holes::default();
+        assert!(!holes.hears_first());
+        holes.asked();
+        assert!(holes.hears_first() && !holes.asks());
+        holes.found(100, 100);
+        holes.made(1);
+        assert!(!holes.hears_first() && holes.asks());
+        holes.asked();
+        holes.found(100, 0);
+        assert!(holes.hears_first() && !holes.asks());
     }
 
     #[test]
@@ -273,6 +332,7 @@ mod tests {
         let mut holes = Holes::default();
         holes.asked();
         assert!(!holes.asks(), "nobody knows yet what it takes");
+        holes.found(100, 100);
         holes.made(700);
         assert!(!holes.asks(), "not before it has ended");
         holes.ended();

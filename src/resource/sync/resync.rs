@@ -200,12 +200,7 @@ impl Resource {
                 true
             }
             Packet::InSync { volume, offset, length } => {
-                let (first, count) = Self::blocks(offset, length);
-                let peer = self.peer_device(c, volume);
-                // Of a resync that has ended here meanwhile it says nothing.
-                if peer.source.is_some() {
-                    peer.bitmap.clear(first, count);
-                }
+                self.source_in_sync(c, volume, offset, length);
                 true
             }
             Packet::ResyncEnd { volume } => {

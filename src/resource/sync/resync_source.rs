@@ -8,7 +8,8 @@
 use crate::meta::BitmapState;
 use crate::resource::data::interval::Kind;
 use crate::resource::orders::pause::PauseClock;
-use crate::resource::peer::connection::{SourcePiece, Stage, SyncSource};
+use crate::resource::peer::connection::{Save, SourcePiece, Stage, SyncSource};
+use crate::resource::sync::resync_target::SAVE_MS;
 use crate::resource::{
     BLOCK_SIZE, DiskError, DiskState, LogLevel, Payload, ReplicationState, Resource, SocketId,
     Then, VolumeNumber,
@@ -22,7 +23,8 @@ impl Resource {
         let total = bits * BLOCK_SIZE;
         let peer = self.peer_device(c, volume);
         let pauses = PauseClock::new(peer.pause.any(), started);
-        peer.source = Some(SyncSource { total, started, pauses, ..SyncSource::default() });
+        let last_save = started;
+        peer.source = Some(SyncSource { total, started, last_save, pauses, ..Default::default() });
         self.peer_device(c, volume).metrics.resyncs += 1;
         let state = self.paused_or_not(c, volume, ReplicationState::SyncSource);
         self.set_replication(c, volume, state);
@@ -100,6 +102,29 @@ impl Resource {
             }
         }
         self.release(payload);
+    }
+
+    /// The target has this range durably.
+    pub(in crate::resource) fn source_in_sync(
+        &mut self,
+        c: usize,
+        volume: VolumeNumber,
+        offset: u64,
+        length: u64,
+    ) {
+        let now = self.now;
+        let (first, count) = Self::blocks(offset, length);
+        let peer = self.peer_device(c, volume);
+        // Of a resync that has ended here meanwhile it says nothing.
+        let Some(source) = peer.source.as_mut() else { return };
+        let save = now.ms_since(source.last_save) >= SAVE_MS;
+        if save {
+            source.last_save = now;
+        }
+        peer.bitmap.clear(first, count);
+        if save {
+            self.save_bitmap(c, volume, Save::Stale, Then::Log);
+        }
     }
 
     pub(in crate::resource) fn pump_source(&mut self, c: usize, volume: VolumeNumber) {

@@ -21,8 +21,9 @@ use crate::wire::Packet;
 const UNFLUSHED_MAX: u64 = 32 << 20;
 /// The target flushes at least this often while there is something to flush, ms.
 pub(in crate::resource) const FLUSH_MS: u64 = 1000;
-/// The target's bitmap is saved at least this often, ms.
-const SAVE_MS: u64 = 3000;
+/// The bitmap of either side is saved at least this often while it loses bits, ms: a crash of
+/// either costs the resync no more than that.
+pub(in crate::resource) const SAVE_MS: u64 = 1000;
 /// Blocks that could not be copied are tried again after this pause, ms.
 const RETRY_MS: u64 = 10_000;
 
@@ -76,7 +77,7 @@ impl Resource {
             if peer.pause.any() || target.finishing || !open || target.in_flight >= window {
                 break;
             }
-            if target.retry_at.is_some_and(|at| now < at) {
+            if target.retry_at.is_some_and(|at| now < at) || target.holes.hears_first() {
                 break;
             }
             let allowance = target.rate.allowance(now, active);

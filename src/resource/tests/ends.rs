@@ -1,6 +1,6 @@
 //! Stories of ends: what a session, an order or a disk leaves behind is right for what comes next.
 
-use super::pair::{Disk, Pair, config, passing_pair, superblock, synced_pair};
+use super::pair::{Disk, Pair, SIZE, config, passing_pair, superblock, synced_pair};
 use crate::meta::Superblock;
 use crate::resource::*;
 use crate::wire::{Features, Packet, Refused, VERSIONS};
@@ -111,6 +111,29 @@ fn nothing_starts_on_a_resource_that_went_down_meanwhile() {
     let refusal = pair.nodes[1].admin.remove(&attach).expect("answered").expect_err("it is down");
     assert_eq!(refusal.code, -18);
     assert_eq!(pair.disk(1), DiskState::Diskless);
+}
+
+/// kill -9 of either side: at most what the last second has copied is copied again.
+#[test]
+fn what_a_resync_has_copied_when_either_side_crashes_is_not_copied_again_but_for_its_last_second() {
+    for n in 0..2 {
+        let mut pair = Pair::new();
+        pair.run(2000);
+        pair.nodes[0].disk.blocks.extend((0..SIZE / 4096).map(|block| (block, 7)));
+        let options = Options { resync_rate: 4000, c_max_rate: 4000, ..config(1).options };
+        let set = Command::SetOptions { options: Box::new(options), volumes: BTreeMap::new() };
+        pair.admin(1, set).unwrap();
+        pair.primary(0, true);
+        pair.run(12_000);
+        let left = [pair.bits(0), pair.bits(1)];
+        assert!((1000..12_000).contains(&left[0]), "{left:?} when it ended");
+        pair.link = false;
+        pair.kill(n);
+        pair.up(n);
+        pair.run(100);
+        // What it saves once a second, and what was not flushed: at most 1000 blocks a second.
+        assert!(pair.bits(n) < left[n] + 1500, "{}, was {left:?}", pair.bits(n));
+    }
 }
 
 #[test]

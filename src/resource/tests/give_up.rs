@@ -206,6 +206,7 @@ fn a_disk_that_was_given_up_is_taken_back_only_where_the_other_one_is_no_better(
 #[test]
 fn a_target_in_mid_resync_goes_on_though_its_source_was_given_up() {
     let mut pair = idle_pair();
+    pair.nodes[0].stall = |action| matches!(action, Action::FindHole { .. });
     pair.admin(1, invalidate()).unwrap();
     while pair.status(1).connections[0].peer_devices[0].replication_state
         != ReplicationState::SyncTarget
@@ -213,6 +214,7 @@ fn a_target_in_mid_resync_goes_on_though_its_source_was_given_up() {
         pair.run(1);
     }
     pair.lose_link();
+    pair.nodes[0].unstall();
     assert_eq!(pair.admin(0, invalidate()), Ok(String::new()));
     assert_eq!([0, 1].map(|n| pair.disk(n)), [DiskState::Inconsistent; 2]);
     pair.link = true;

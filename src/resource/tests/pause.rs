@@ -119,6 +119,9 @@ fn a_source_that_loses_its_paused_target_has_survived_and_the_target_has_not() {
 #[test]
 fn a_pause_in_the_middle_stops_it_there_and_resume_goes_on_there() {
     let mut pair = synced_pair();
+    for n in 0..2 {
+        pair.nodes[n].disk.blocks.extend((1000..9000).map(|block| (block, 7)));
+    }
     pair.nodes[0].stall = |action| matches!(action, Action::DiskRead { .. });
     pair.admin(0, Command::InvalidateRemote { volume: 0, peer: 1 }).unwrap();
     pair.run(2_000);
