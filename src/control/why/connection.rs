@@ -45,7 +45,10 @@ pub(super) fn finding(report: &View<'_>, connection: &ConnectionStatus) -> Optio
         | Reason::Timeout
         | Reason::Refused
         | Reason::NoRoute
-        | Reason::Lost => unreachable(report, connection),
+        | Reason::Lost => match split_brain::unresolved(connection) {
+            true => split_brain::finding(report, connection),
+            false => unreachable(report, connection),
+        },
     })
 }
 

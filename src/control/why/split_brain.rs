@@ -1,8 +1,9 @@
 //! A split brain: who wrote what since when, and the two ways out.
 
 use super::handshake::{amount, meaning};
+use super::unreachable::network;
 use super::{Finding, View, counted, human, out_of_sync, severity, short, since};
-use crate::resource::{ConnectionStatus, DeviceStatus, HandshakeStatus};
+use crate::resource::{ConnectionState, ConnectionStatus, DeviceStatus, HandshakeStatus};
 
 /// Both nodes were written since they lost each other.
 pub(super) fn finding(view: &View<'_>, connection: &ConnectionStatus) -> Finding {
@@ -15,9 +16,10 @@ pub(super) fn finding(view: &View<'_>, connection: &ConnectionStatus) -> Finding
              each other. Nothing is overwritten; they do not replicate"
         ),
         state: format!(
-            "{} {}.{}",
+            "{} {}.{}{}",
             connection.connection_state,
             since(view, connection),
+            half_way(view, connection),
             ancestor(connection)
         ),
         open: Vec::new(),
@@ -29,6 +31,24 @@ pub(super) fn finding(view: &View<'_>, connection: &ConnectionStatus) -> Finding
         )),
         next: next(view, connection),
     }
+}
+
+/// The last handshake ended as a split brain, and there was none since.
+pub(super) fn unresolved(connection: &ConnectionStatus) -> bool {
+    connection.last_handshake.iter().any(|found| found.outcome == "split-brain")
+}
+
+/// This node was told to connect, and the other one is not there.
+fn half_way(view: &View<'_>, connection: &ConnectionStatus) -> String {
+    if connection.connection_state == ConnectionState::StandAlone {
+        return String::new();
+    }
+    format!(
+        " {} was told to connect; {} stays StandAlone until it is told too. {}",
+        view.status.node_name,
+        connection.name,
+        network(view, connection)
+    )
 }
 
 /// The generation that both started from.
@@ -106,9 +126,17 @@ fn own_row(view: &View<'_>, connection: &ConnectionStatus, device: &DeviceStatus
         open,
         amount(volume.map_or(0, |volume| volume.out_of_sync)),
         view.brief(device.generation_time),
-        view.brief(device.alone_time),
+        view.brief(last_write(device.generation_time, device.alone_time)),
         short(device.current_uuid),
     ]
+}
+
+/// A write that came before the generation began, while clients were frozen, was written in it.
+fn last_write(generation_time: u64, alone_time: u64) -> u64 {
+    match alone_time {
+        0 => 0,
+        _ => alone_time.max(generation_time),
+    }
 }
 
 /// As the peer described itself at the handshake; its clock, its role then.
@@ -134,7 +162,7 @@ fn peer_row(
         "?".to_owned(),
         amount(found.peer.out_of_sync),
         time(found.peer.generation_time),
-        time(found.peer.alone_time),
+        time(last_write(found.peer.generation_time, found.peer.alone_time)),
         short(found.peer.current_uuid),
     ]
 }

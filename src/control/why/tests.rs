@@ -309,6 +309,17 @@ fn a_disk_that_was_written_behind_is_told_from_one_that_was_left() {
 }
 
 #[test]
+fn the_last_write_of_a_split_is_never_shown_before_the_first() {
+    let mut report = fixtures::split_brain();
+    let device = &mut report.status.devices[0];
+    (device.generation_time, device.alone_time) = (fixtures::NOW - 40, fixtures::NOW - 50);
+    let text = blocks(&report);
+    let row = text.lines().find(|line| line.contains("alice  Primary")).expect("a row of alice");
+    let times: Vec<&str> = row.split_whitespace().filter(|word| word.contains(':')).collect();
+    assert_eq!(times[0], times[1], "{row}");
+}
+
+#[test]
 fn the_worst_stands_first() {
     let mut report = fixtures::refused(Reason::SplitBrain);
     report.status.devices[0].disk_state = DiskState::Consistent;
@@ -408,6 +419,9 @@ fn every_text_is_as_written() {
     beside_none.status.connections[0].peer_devices[0].peer_disk_state = DiskState::Diskless;
     let mut no_device = fixtures::healthy();
     no_device.device_failed.push((0, "the kernel has no NBD driver loaded: `modprobe nbd`".into()));
+    let mut half_way = fixtures::split_brain();
+    half_way.status.connections[0].connection_state = ConnectionState::Connecting;
+    half_way.status.connections[0].reason = Reason::Lost;
     let cases = [
         ("no_device", no_device),
         ("healthy", fixtures::healthy()),
@@ -418,6 +432,7 @@ fn every_text_is_as_written() {
         ("peer lost, seen by the Secondary", lost),
         ("peer lost in mid-resync", stranded),
         ("split brain", fixtures::split_brain()),
+        ("split brain, connected here and not there", half_way),
         ("unrelated data", fixtures::refused(Reason::UnrelatedData)),
         ("rolled back", fixtures::refused(Reason::RolledBack)),
         ("disk failed", diskless),

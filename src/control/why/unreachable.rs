@@ -8,7 +8,7 @@ use crate::meta::JUST_CREATED;
 use crate::resource::{ConnectionStatus, DeviceStatus, DiskState, Reason, Role};
 
 /// The first line of State: what the network says.
-fn network(report: &View<'_>, connection: &ConnectionStatus) -> String {
+pub(super) fn network(report: &View<'_>, connection: &ConnectionStatus) -> String {
     let other = &connection.name;
     let (way, port) = match report.path(connection.peer_node_id) {
         Some(path) => (format!("{} -> {}", path.local.ip(), path.remote), path.remote.port()),
