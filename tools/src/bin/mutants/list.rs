@@ -235,14 +235,6 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         new: "        self.target_write_starts(c, volume, piece, (offset, u64::from(length)));\n        self.unlock_resync(c, volume, piece);\n        let tag = self.disk_tag(volume, pending);",
     },
     Mutant {
-        name: "hole-let-go-of-early",
-        breaks: "order: the source lets writes into a hole before the target has made it",
-        by: By::Tests(&["--lib", "resource::tests::disks"]),
-        file: "src/resource/sync/holes.rs",
-        old: "        if length == 0 {\n            let source",
-        new: "        if length == 0 || found > 0 {\n            let source",
-    },
-    Mutant {
         name: "number-shown-early",
         breaks: "the rollback number is shown before it is durable",
         by: By::Tests(&["--lib", "resource::tests::disks"]),
@@ -585,14 +577,6 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "src/meta/grow.rs",
         old: "                if settled || old_block.sequence > new.sequence {",
         new: "                if settled {",
-    },
-    Mutant {
-        name: "resync-piece-passed",
-        breaks: "order: a write passes a piece that a source without a disk has sent",
-        by: By::Tests(&["--lib", "resource::tests::stuck_disk"]),
-        file: "src/resource/data/peer_io.rs",
-        old: "        write.started = !peer.target_writes.values().any(overlaps);\n",
-        new: "        write.started = !peer.target_writes.values().any(overlaps) || true;\n",
     },
     Mutant {
         name: "refused-number-remembered",

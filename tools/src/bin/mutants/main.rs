@@ -3,6 +3,7 @@
 
 mod handlers;
 mod list;
+mod resync;
 mod rules;
 
 use std::path::{Path, PathBuf};
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
 }
 
 fn all() -> impl Iterator<Item = &'static Mutant> {
-    list::MUTANTS.iter().chain(handlers::MUTANTS).chain(rules::MUTANTS)
+    list::MUTANTS.iter().chain(handlers::MUTANTS).chain(resync::MUTANTS).chain(rules::MUTANTS)
 }
 
 fn checkout() -> &'static Path {

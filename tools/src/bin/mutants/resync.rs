@@ -1,0 +1,46 @@
+//! Mutants of the resync: what its pieces may pass, its holes, what a crash of a side costs.
+
+use super::list::{By, Mutant};
+
+pub(crate) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "hole-let-go-of-early",
+        breaks: "order: the source lets writes into a hole before the target has made it",
+        by: By::Tests(&["--lib", "resource::tests::disks"]),
+        file: "src/resource/sync/holes.rs",
+        old: "        if length == 0 {\n            let source",
+        new: "        if length == 0 || found > 0 {\n            let source",
+    },
+    Mutant {
+        name: "resync-piece-passed",
+        breaks: "order: a write passes a piece that a source without a disk has sent",
+        by: By::Tests(&["--lib", "resource::tests::stuck_disk"]),
+        file: "src/resource/data/peer_io.rs",
+        old: "        write.started = !peer.target_writes.values().any(overlaps);\n",
+        new: "        write.started = !peer.target_writes.values().any(overlaps) || true;\n",
+    },
+    Mutant {
+        name: "source-bits-unsaved",
+        breaks: "resync: a crash of its source copies everything again",
+        by: By::Tests(&["--lib", "resource::tests::ends"]),
+        file: "src/resource/sync/resync_source.rs",
+        old: "        if save {\n            self.save_bitmap",
+        new: "        if save && false {\n            self.save_bitmap",
+    },
+    Mutant {
+        name: "target-bits-unsaved",
+        breaks: "resync: a crash of its target copies everything again",
+        by: By::Tests(&["--lib", "resource::tests::ends"]),
+        file: "src/resource/sync/resync_target.rs",
+        old: "        if save {\n            self.save_bitmap",
+        new: "        if save && false {\n            self.save_bitmap",
+    },
+    Mutant {
+        name: "behind-hole-passed-over",
+        breaks: "resync: a block behind a hole takes the room of a large piece",
+        by: By::Tests(&["--lib", "resource::tests::disks"]),
+        file: "src/resource/sync/holes.rs",
+        old: "            target.cursor = end / BLOCK_SIZE;\n",
+        new: "",
+    },
+];
