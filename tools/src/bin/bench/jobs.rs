@@ -16,9 +16,20 @@ pub(crate) struct Job {
     pub(crate) order: Order,
     /// How a write becomes durable.
     pub(crate) durable: Durable,
-    /// On a sparse export of its own instead of the fully written one.
-    pub(crate) sparse: bool,
+    /// What the copies are on.
+    pub(crate) disk: Disk,
     pub(crate) targets: &'static [Target],
+}
+
+/// The files below an export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Disk {
+    /// Fully written.
+    Full,
+    /// Nothing is written yet but the metadata inside.
+    Sparse,
+    /// Nothing is written yet; the metadata is in a fully written file of its own.
+    SparseApart,
 }
 
 /// Where the requests go.
@@ -124,7 +135,7 @@ const WRITE: Job = Job {
     reads: 0,
     order: Order::Random,
     durable: Durable::Later,
-    sparse: false,
+    disk: Disk::Full,
     targets: &[
         at_least(Measure::Quorum, 1.6),
         at_least(Measure::QuorumSpinning, 1.8),
@@ -213,14 +224,29 @@ pub(crate) const JOBS: &[Job] = &[
     Job {
         name: "w1-8g",
         about: "w1 all over 8 GiB, sparse; 7.5 % of the extents are hot",
-        sparse: true,
+        disk: Disk::Sparse,
         targets: &[at_least(Measure::Quorum, 1.1)],
         ..WRITE
     },
     Job {
         name: "w32-8g",
         about: "w32 all over 8 GiB, sparse; 7.5 % of the extents are hot",
-        sparse: true,
+        disk: Disk::Sparse,
+        depth: 32,
+        targets: &[at_least(Measure::Quorum, 2.4)],
+        ..WRITE
+    },
+    Job {
+        name: "w1-8g-ext",
+        about: "w1 all over 8 GiB, sparse, 7.5 % hot; metadata in a file of its own",
+        disk: Disk::SparseApart,
+        targets: &[at_least(Measure::Quorum, 1.1)],
+        ..WRITE
+    },
+    Job {
+        name: "w32-8g-ext",
+        about: "w32 all over 8 GiB, sparse, 7.5 % hot; metadata in a file of its own",
+        disk: Disk::SparseApart,
         depth: 32,
         targets: &[at_least(Measure::Quorum, 2.4)],
         ..WRITE
@@ -259,7 +285,7 @@ impl Job {
 
     /// Whether fio can do it to raw files in the same way.
     pub(crate) fn has_raw(&self) -> bool {
-        !self.sparse && self.connections == 1
+        self.disk == Disk::Full && self.connections == 1
     }
 
     /// The same for fio.

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 
 use cost::{Counter, Used};
-use jobs::{JOBS, Job, Order};
+use jobs::{Disk, JOBS, Job, Order};
 use load::Load;
 use results::{Results, Sample};
 use servers::{Export, SPARSE, Servers, Who};
@@ -182,14 +182,14 @@ struct Bench<'a> {
     servers: &'a Servers,
     folder: &'a Path,
     /// Open connections, by server and kind of export.
-    loads: BTreeMap<(Who, bool), Load>,
+    loads: BTreeMap<(Who, Disk), Load>,
     results: Results,
 }
 
 impl Bench<'_> {
     /// The export for a job.
     fn export(&self, who: Who, job: &Job) -> Option<&Export> {
-        let exports = if job.sparse { &self.servers.sparse } else { &self.servers.full };
+        let exports = self.servers.on(job.disk);
         exports.iter().find(|export| export.who == who)
     }
 
@@ -214,8 +214,8 @@ impl Bench<'_> {
         }
         let export = self.export(who, job).ok_or("no such export")?.clone();
         let new = || Load::new(&export.socket, export.name);
-        let load = self.loads.entry((who, job.sparse)).or_insert_with(new);
-        let span = if job.sparse { SPARSE } else { self.size };
+        let load = self.loads.entry((who, job.disk)).or_insert_with(new);
+        let span = if job.disk == Disk::Full { self.size } else { SPARSE };
         let before = Used::of(&export.pids);
         let slice = load.run(job, span, length).map_err(|e| format!("{}: {e}", who.name()))?;
         Ok(Sample::of(slice, Used::of(&export.pids).since(before)))

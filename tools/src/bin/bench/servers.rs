@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Arguments;
+use crate::jobs::Disk;
 
 /// What Tandem's metadata takes behind the data, bytes, and more.
 const META_ROOM: u64 = 4 << 20;
@@ -87,7 +88,9 @@ pub(crate) struct Servers {
     /// On fully written files.
     pub(crate) full: Vec<Export>,
     /// On sparse files, of those that have two copies.
-    pub(crate) sparse: Vec<Export>,
+    sparse: Vec<Export>,
+    /// The same, with the metadata of those that have any in a file of its own.
+    apart: Vec<Export>,
     /// The raw files of fio.
     pub(crate) raw: [PathBuf; 2],
     /// What is left out, and why.
@@ -104,6 +107,7 @@ impl Servers {
             processes: Vec::new(),
             full: Vec::new(),
             sparse: Vec::new(),
+            apart: Vec::new(),
             raw: raw.clone(),
             skipped: Vec::new(),
             versions: Vec::new(),
@@ -115,6 +119,15 @@ impl Servers {
         servers.start_quorum(folder, size)?;
         servers.start_single(folder, size)?;
         Ok(servers)
+    }
+
+    /// The exports on such files.
+    pub(crate) fn on(&self, disk: Disk) -> &[Export] {
+        match disk {
+            Disk::Full => &self.full,
+            Disk::Sparse => &self.sparse,
+            Disk::SparseApart => &self.apart,
+        }
     }
 
     fn run(&mut self, folder: &Path, log: &str, command: &mut Command) -> Result<u32, String> {
@@ -151,12 +164,16 @@ impl Servers {
         let programs = arguments.programs()?;
         let config = folder.join("tandem.conf");
         let mut text = String::new();
-        let resources = [("r0", "", size), ("r1", "", size), ("r2", "", SPARSE)];
-        for (minor, (name, _, bytes)) in resources.iter().enumerate() {
+        let resources = [("r0", size), ("r1", size), ("r2", SPARSE), ("r3", SPARSE)];
+        for (minor, (name, bytes)) in resources.iter().enumerate() {
             for node in ["alice", "bob"] {
                 let file = folder.join(format!("{node}-{name}"));
                 match *name {
                     "r2" => sparse(&file, bytes + META_ROOM)?,
+                    "r3" => {
+                        sparse(&file, *bytes)?;
+                        fill(&folder.join(format!("{node}-{name}.meta")), META_ROOM)?;
+                    }
                     _ => fill(&file, bytes + META_ROOM)?,
                 }
             }
@@ -164,16 +181,21 @@ impl Servers {
                 "r1" => format!("    options {{ busy-poll {}; }}\n", arguments.busy_poll),
                 _ => String::new(),
             };
-            let hot = if *name == "r2" { SPARSE_HOT } else { 1237 };
+            let hot = if *bytes == SPARSE { SPARSE_HOT } else { 1237 };
             let dir = folder.display();
+            let meta = |node: &str| match *name {
+                "r3" => format!("{dir}/{node}-{name}.meta"),
+                _ => "internal".to_owned(),
+            };
+            let (near, far) = (meta("alice"), meta("bob"));
             let (alice, bob) = (free_port()?, free_port()?);
             text += &format!(
                 "resource {name} {{\n{more}    disk {{ al-extents {hot}; }}\n    \
-                 volume 0 {{ device minor {minor}; meta-disk internal; }}\n    \
+                 volume 0 {{ device minor {minor}; }}\n    \
                  on alice {{ node-id 0; address 127.0.0.1:{alice}; \
-                 volume 0 {{ disk {dir}/alice-{name}; }} }}\n    \
+                 volume 0 {{ disk {dir}/alice-{name}; meta-disk {near}; }} }}\n    \
                  on bob {{ node-id 1; address 127.0.0.1:{bob}; \
-                 volume 0 {{ disk {dir}/bob-{name}; }} }}\n}}\n"
+                 volume 0 {{ disk {dir}/bob-{name}; meta-disk {far}; }} }}\n}}\n"
             );
         }
         fs::write(&config, text).map_err(|error| error.to_string())?;
@@ -206,6 +228,7 @@ impl Servers {
         self.full.push(export(Who::Tandem, "r0"));
         self.full.push(export(Who::Spinning, "r1"));
         self.sparse.push(export(Who::Tandem, "r2"));
+        self.apart.push(export(Who::Tandem, "r3"));
         let version = said(Command::new(programs.join("tandemd")).arg("--version"))?;
         self.versions.push(version.lines().next().unwrap_or_default().to_owned());
         Ok(())
@@ -215,7 +238,7 @@ impl Servers {
         if !self.has("qemu-storage-daemon") {
             return Ok(());
         }
-        let exports = [("r0", size, 0), ("r2", SPARSE, 2)];
+        let exports = [("r0", size, 0), ("r2", SPARSE, 2), ("r3", SPARSE, 3)];
         let port = free_port()?;
         let socket = folder.join("quorum.sock");
         let dir = folder.display();
@@ -232,7 +255,7 @@ impl Servers {
         for (name, bytes, _) in exports {
             for node in ["near", "far"] {
                 let path = folder.join(format!("{node}-{name}"));
-                if name == "r2" { sparse(&path, bytes)? } else { fill(&path, bytes)? }
+                if bytes == SPARSE { sparse(&path, bytes)? } else { fill(&path, bytes)? }
             }
             option(&mut far, "blockdev", file("far", name));
             option(&mut near, "blockdev", file("near", name));
@@ -268,6 +291,7 @@ impl Servers {
         let export = |name| Export { who, socket: socket.clone(), name, pids: pids.clone() };
         self.full.push(export("r0"));
         self.sparse.push(export("r2"));
+        self.apart.push(export("r3"));
         Ok(())
     }
 

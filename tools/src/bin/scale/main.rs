@@ -2,24 +2,30 @@
 //!
 //! ```text
 //!  full resync | empty 1 TiB | scattered blocks | resync beside clients | survivor | 15 TiB | 200 resources
+//!  slow links
 //! ```
 //!
 //! Invariants:
 //! - A rate is compared with the raw disk, or with Tandem's own writes, in the same run.
 //! - What cannot be measured ends the program with 2, and is never counted as met.
 
+mod link;
 mod pair;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 
+use link::Link;
 use pair::Pair;
 
 const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
+/// Bytes a second.
+const GIGABIT: u64 = 125_000_000;
 
 /// Measures resync, recovery and scale of Tandem against their targets.
 ///
@@ -76,7 +82,7 @@ fn run(arguments: &Arguments) -> Result<Vec<Row>, String> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     let beside = own.parent().map(Path::to_owned).unwrap_or_default();
     let programs = arguments.programs.clone().unwrap_or(beside);
-    let measures: [Measure; 4] = [of_data, of_nothing, of_a_large_one, of_many];
+    let measures: [Measure; 5] = [of_data, of_nothing, of_a_large_one, of_many, of_slow_links];
     let mut rows = Vec::new();
     println!("| work | measured | target | |\n|---|---|---|---|");
     for measure in measures {
@@ -286,6 +292,53 @@ fn of_many(
     Ok(())
 }
 
+/// A link of some milliseconds, and one of 1 Gbit/s.
+fn of_slow_links(
+    _: &Arguments,
+    programs: &Path,
+    folder: &Path,
+    rows: &mut Vec<Row>,
+) -> Result<(), String> {
+    let link = Arc::new(Link::default());
+    let pair = Pair::linked(programs, folder, (1, 256 * MIB), true, Some(&link))?;
+    pair.order(0, &["new-current-uuid", "--clear-bitmap", "r0"])?;
+    pair.order(0, &["primary", "r0"])?;
+    let uri = pair.uri(0, "r0");
+    // What is not the link, with the relay's own time, which is in every round trip.
+    let local = fio(&uri, 1, 2, None)?.p50_us - micros(link.round_trip(4096)?);
+    let (mut worst, mut said) = (0.0_f64, Vec::new());
+    for ms in [1, 5, 20] {
+        link.set(Duration::from_micros(ms * 500), 0);
+        let ratio = fio(&uri, 1, 3, None)?.p50_us / (local + micros(link.round_trip(4096)?));
+        worst = worst.max(ratio);
+        said.push(format!("{ratio:.2}"));
+    }
+    rows.push(Row {
+        work: "w1 over a link of 1, 5, 20 ms, x local + round trip",
+        value: said.join(", "),
+        target: "<= 1.15",
+        met: worst <= 1.15,
+    });
+    let (mut worst, mut said) = (f64::MAX, Vec::new());
+    for ms in [0, 5, 20] {
+        link.set(Duration::from_micros(ms * 500), GIGABIT);
+        let ratio = stream(&uri, 4)? / GIGABIT as f64;
+        worst = worst.min(ratio);
+        said.push(format!("{ratio:.2}"));
+    }
+    rows.push(Row {
+        work: "s1m over 1 Gbit/s with 0, 5, 20 ms, x link",
+        value: said.join(", "),
+        target: ">= 0.9",
+        met: worst >= 0.9,
+    });
+    Ok(())
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
 /// Bytes that a node takes for out of sync.
 fn out_of_sync(pair: &Pair, node: usize) -> Result<u64, String> {
     let text = pair.say(node, &["status", "--json", "r0"])?;
@@ -329,34 +382,46 @@ struct Seen {
 }
 
 fn fio(uri: &str, depth: u32, seconds: u64, blocks: Option<u64>) -> Result<Seen, String> {
-    let mut command = Command::new("fio");
-    command.args([
-        "--name=w",
-        "--ioengine=nbd",
-        "--rw=randwrite",
-        "--bs=4k",
-        "--output-format=json",
-    ]);
-    command.arg(format!("--uri={uri}")).arg(format!("--iodepth={depth}"));
-    command.arg(format!("--runtime={seconds}"));
-    match blocks {
-        Some(blocks) => command.arg(format!("--number_ios={blocks}")),
-        None => command.arg("--time_based"),
-    };
-    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("fio: {error}"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let from = text.find('{').ok_or("fio printed no JSON")?;
-    let json: serde_json::Value =
-        serde_json::from_str(&text[from..]).map_err(|error| format!("fio: {error}"))?;
-    let write = json.pointer("/jobs/0/write").ok_or("fio: no job")?;
+    let mut words = vec!["--rw=randwrite".into(), "--bs=4k".into()];
+    words.extend([format!("--iodepth={depth}"), format!("--runtime={seconds}")]);
+    words.push(match blocks {
+        Some(blocks) => format!("--number_ios={blocks}"),
+        None => "--time_based".to_owned(),
+    });
+    let write = fio_write(uri, &words)?;
     let percentile = |name: &str| {
         let ns = write.pointer("/clat_ns/percentile").and_then(|all| all.get(name));
         ns.and_then(serde_json::Value::as_f64).map(|ns| ns / 1000.0)
     };
     let (p50, p99) = (percentile("50.000000"), percentile("99.000000"));
-    let iops = write.get("iops").and_then(serde_json::Value::as_f64);
-    match (iops, p50, p99) {
+    match (number(&write, "iops"), p50, p99) {
         (Some(iops), Some(p50_us), Some(p99_us)) => Ok(Seen { iops, p50_us, p99_us }),
-        _ => Err(format!("fio wrote nothing: {}", String::from_utf8_lossy(&output.stderr))),
+        _ => Err(format!("fio wrote nothing: {write}")),
     }
+}
+
+/// Bytes a second of 1 MiB writes one behind the other, 8 under way.
+fn stream(uri: &str, seconds: u64) -> Result<f64, String> {
+    let words = ["--rw=write", "--bs=1M", "--iodepth=8", "--time_based"].map(str::to_owned);
+    let words = [words.to_vec(), vec![format!("--runtime={seconds}")]].concat();
+    let write = fio_write(uri, &words)?;
+    number(&write, "bw_bytes").ok_or_else(|| format!("fio wrote nothing: {write}"))
+}
+
+fn number(write: &serde_json::Value, name: &str) -> Option<f64> {
+    write.get(name).and_then(serde_json::Value::as_f64)
+}
+
+/// What fio says of its writes.
+fn fio_write(uri: &str, words: &[String]) -> Result<serde_json::Value, String> {
+    let mut command = Command::new("fio");
+    command.args(["--name=w", "--ioengine=nbd", "--output-format=json"]);
+    command.arg(format!("--uri={uri}")).args(words);
+    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("fio: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let complaint = || format!("fio: {}", String::from_utf8_lossy(&output.stderr));
+    let from = text.find('{').ok_or_else(complaint)?;
+    let json: serde_json::Value =
+        serde_json::from_str(&text[from..]).map_err(|error| format!("fio: {error}"))?;
+    json.pointer("/jobs/0/write").cloned().ok_or_else(complaint)
 }

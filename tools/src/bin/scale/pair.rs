@@ -4,7 +4,10 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use crate::link::Link;
 
 /// How long a daemon may take to come up, or an order.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,25 +34,43 @@ impl Pair {
         (count, bytes): (usize, u64),
         filled: bool,
     ) -> Result<Self, String> {
-        let mut config = String::new();
+        Self::linked(programs, folder, (count, bytes), filled, None)
+    }
+
+    /// As [`Self::new`]; each node dials the other one through the link.
+    pub(crate) fn linked(
+        programs: &Path,
+        folder: &Path,
+        (count, bytes): (usize, u64),
+        filled: bool,
+        link: Option<&Arc<Link>>,
+    ) -> Result<Self, String> {
+        let mut configs = [String::new(), String::new()];
         let ports = free_ports(2 * count)?;
         let dir = folder.display();
         for number in 0..count {
-            config += &format!(
+            let begin = format!(
                 "resource r{number} {{ volume 0 {{ device minor {number}; meta-disk internal; }}\n"
             );
+            configs.iter_mut().for_each(|config| *config += &begin);
             for (id, node) in NODES.iter().enumerate() {
                 let path = folder.join(format!("{node}-r{number}"));
                 make(&path, bytes + metadata(bytes), filled)?;
-                config += &format!(
-                    "  on {node} {{ node-id {id}; address 127.0.0.1:{}; \
-                     volume 0 {{ disk {dir}/{node}-r{number}; }} }}\n",
-                    ports[2 * number + id]
-                );
+                let own = ports[2 * number + id];
+                let dialled = link.map_or(Ok(own), |link| link.before(own))?;
+                for (reader, config) in configs.iter_mut().enumerate() {
+                    let port = if reader == id { own } else { dialled };
+                    *config += &format!(
+                        "  on {node} {{ node-id {id}; address 127.0.0.1:{port}; \
+                         volume 0 {{ disk {dir}/{node}-r{number}; }} }}\n"
+                    );
+                }
             }
-            config += "}\n";
+            configs.iter_mut().for_each(|config| *config += "}\n");
         }
-        std::fs::write(folder.join("tandem.conf"), config).map_err(text)?;
+        for (node, config) in NODES.iter().zip(configs) {
+            std::fs::write(folder.join(format!("{node}.conf")), config).map_err(text)?;
+        }
         let mut pair =
             Self { programs: programs.to_owned(), folder: folder.to_owned(), nodes: [None, None] };
         for (node, name) in NODES.iter().enumerate() {
@@ -64,7 +85,8 @@ impl Pair {
 
     fn call(&self, program: &str, node: usize) -> Command {
         let mut command = Command::new(self.programs.join(program));
-        command.arg("-c").arg(self.folder.join("tandem.conf")).args(["--node", NODES[node]]);
+        let config = self.folder.join(format!("{}.conf", NODES[node]));
+        command.arg("-c").arg(config).args(["--node", NODES[node]]);
         command.arg("--run-dir").arg(self.folder.join(NODES[node]));
         command.stdin(Stdio::null());
         command
