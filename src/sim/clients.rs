@@ -387,7 +387,8 @@ impl Cluster {
         }
         self.clients.answered += 1;
         let volume = entry.operation.volume;
-        let rests = self.rests(node, volume);
+        let earlier = self.rested.as_ref().map(|rested| rested[usize::from(volume)]);
+        let rests = earlier.unwrap_or_else(|| self.rests(node, volume));
         if let Err(error) = result {
             self.clients.errors += 1;
             return self.failed(node, &entry, error, rests);

@@ -16,7 +16,7 @@ use crate::resource::{
 use super::clients::Clients;
 use super::coverage::Coverage;
 use super::faults::node_id;
-use super::history::History;
+use super::history::{History, Rests};
 use super::metadata::{boot_id, create};
 use super::net::{SimNet, origin};
 use super::node::{Input, Node, SimVolume};
@@ -25,6 +25,7 @@ use super::pool::Origin;
 use super::prng::Prng;
 use super::transcript::{Transcript, brief};
 use super::watch::Pair;
+use crate::wire::{HandOverOutcome, Packet};
 
 /// Actions of one drain: more is a loop.
 const ACTIONS_MAX: usize = 100_000;
@@ -121,6 +122,9 @@ pub struct Cluster {
     /// The plan's faults strike, and cluster software acts.
     pub(super) faults_on: bool,
     pub(super) fencing: super::fencing::FencingWorld,
+    /// Where answers rest that a node gives as it hands over and hangs up in one turn: they come
+    /// first, when it is still connected. By volume.
+    pub(super) rested: Option<Vec<Rests>>,
     pub(super) next_order: u64,
     /// Of what was under way or unflushed, so many percent outlive a crash; drawn where it is `None`.
     pub(super) keeps: Option<u64>,
@@ -186,6 +190,7 @@ impl Cluster {
             slow_until: Time(0),
             faults_on: false,
             fencing: super::fencing::FencingWorld::default(),
+            rested: None,
             next_order: 1,
             keeps: None,
             by_hand: false,
@@ -515,6 +520,11 @@ impl Cluster {
         if actions.len() > ACTIONS_MAX {
             return self.misuse(format!("{} emits actions for ever", self.nodes[node].name));
         }
+        let parts = actions.iter().any(hands_over) && actions.iter().any(hangs_up);
+        self.rested = parts.then(|| {
+            let volumes = 0..self.options.volumes;
+            volumes.map(|volume| self.rests(node, volume)).collect()
+        });
         self.refresh(node);
         actions.iter().for_each(|action| self.coverage.action(action));
         let life = self.nodes[node].life;
@@ -522,8 +532,12 @@ impl Cluster {
             if self.violation.is_some() || self.nodes[node].life != life {
                 return;
             }
+            if hangs_up(&action) {
+                self.rested = None;
+            }
             self.perform(node, action);
         }
+        self.rested = None;
         self.drained = actions;
         self.set_timer(node);
     }
@@ -565,4 +579,14 @@ impl Cluster {
             self.event(node, Event::SocketLost { socket, error });
         }
     }
+}
+
+/// The node is Secondary now, by the peer's order.
+fn hands_over(action: &Action) -> bool {
+    let outcome = HandOverOutcome::Done;
+    matches!(action, Action::Send { packet: Packet::HandOverAnswer { outcome: o, .. }, .. } if *o == outcome)
+}
+
+fn hangs_up(action: &Action) -> bool {
+    matches!(action, Action::CloseSocket { .. })
 }

@@ -46,6 +46,7 @@ impl Cluster {
                     self.lose_power(node, off_ms);
                     for volume in 0..self.options.volumes {
                         self.replace_disk(node, volume);
+                        self.fencing_forgets(node, volume);
                     }
                 }
             }

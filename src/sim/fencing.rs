@@ -62,6 +62,11 @@ impl Cluster {
         self.fencing.alone.retain(|(of, _), _| *of != volume);
     }
 
+    /// The disk of a node was taken away, and with it what it had gone on to alone.
+    pub(super) fn fencing_forgets(&mut self, node: usize, volume: VolumeNumber) {
+        self.fencing.alone.retain(|(of, _), who| *of != volume || *who != node);
+    }
+
     /// `Action::RunHandler`: it takes its time, and now and then all of it.
     pub(super) fn run_handler(&mut self, node: usize, number: u64, call: HandlerCall) {
         let p = &mut self.chance.handlers;

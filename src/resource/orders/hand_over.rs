@@ -445,7 +445,7 @@ impl Resource {
             return;
         }
         for volume in self.volumes() {
-            self.give_withheld(volume);
+            self.give_withheld(volume, true);
             if !self.devices[&volume].clients.is_empty() {
                 self.emit(Action::CloseSessions { volume });
             }
@@ -512,12 +512,17 @@ impl Resource {
         !detaches && self.withheld.iter().map(data).sum::<u64>() < WITHHELD_MAX
     }
 
-    fn give_withheld(&mut self, volume: VolumeNumber) {
+    /// `rests`: there is a copy that this node reaches. Without one, nothing that was written is
+    /// said to be kept: it may be gone since.
+    fn give_withheld(&mut self, volume: VolumeNumber, rests: bool) {
         let (given, kept) = std::mem::take(&mut self.withheld)
             .into_iter()
             .partition::<Vec<_>, _>(|withheld| withheld.volume == volume);
         self.withheld = kept;
-        for Withheld { request, result, payload, .. } in given {
+        for Withheld { request, mut result, payload, .. } in given {
+            if result == Ok(None) && !rests {
+                result = Err(ReplyError::Io);
+            }
             self.emit(Action::Reply { request, result });
             self.release(payload);
         }
@@ -535,9 +540,10 @@ impl Resource {
             let alone = !device.writable() || self.connections.iter().any(lacks);
             // Who has gone does not wait.
             let waits = !device.clients.is_empty() && (alone || device.loss != Loss::None);
-            let rests = self.withheld.iter().any(|withheld| withheld.volume == volume);
-            if rests && !(waits && (device.loss != Loss::None || !self.alone_is_recorded(volume))) {
-                self.give_withheld(volume);
+            let any = self.withheld.iter().any(|withheld| withheld.volume == volume);
+            let rests = device.writable() || !self.connections.iter().all(lacks);
+            if any && !(waits && (device.loss != Loss::None || !self.alone_is_recorded(volume))) {
+                self.give_withheld(volume, rests);
             }
         }
     }

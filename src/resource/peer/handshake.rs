@@ -7,7 +7,7 @@
 //! - A refusal that needs a person is sent to the peer, and both end StandAlone with a reason.
 //! - A new handshake in an open session (attach, invalidate, force) goes the same way.
 
-use crate::meta::{DeviceFlags, HISTORY};
+use crate::meta::{DeviceFlags, HISTORY, JUST_CREATED};
 use crate::resource::orders::order::Step;
 use crate::resource::peer::connection::{Opening, Side, Stage};
 use crate::resource::peer::generation::{Side as GenerationSide, same};
@@ -15,7 +15,8 @@ use crate::resource::peer::split_brain::{Party, Resolution};
 use crate::resource::peer::verdict::{Judged, Judgement, Situation, judge, peer_went_on};
 use crate::resource::{
     BLOCK_SIZE, ConnectionState, DiskState, Gap, Handler, HandshakeStatus, LogLevel,
-    ONLY_A_NEW_CONNECTION, Payload, Reason, Resource, Role, SideStatus, SocketId, VolumeNumber,
+    ONLY_A_NEW_CONNECTION, Payload, Reason, Resource, Role, SideStatus, SocketId, Then,
+    VolumeNumber,
 };
 use crate::wire::{Handshake, Packet, Refused, VolumeInfo};
 
@@ -559,6 +560,23 @@ impl Resource {
         self.gap_answered(false);
     }
 
+    /// The peer has gone on from the generation of this disk: should the session end before the resync
+    /// has begun (a handler is asked first, say), this disk does not pass for the newest.
+    fn note_newer_peer(&mut self, volume: VolumeNumber, peer: &VolumeInfo) {
+        let device = self.device(volume);
+        let state = device.disk;
+        let Some(backing) = device.backing.as_mut() else { return };
+        let own = backing.superblock.current_uuid;
+        let descends = own != JUST_CREATED
+            && !same(own, peer.current_uuid)
+            && (same(own, peer.bitmap_uuid) || peer.history.iter().any(|old| same(*old, own)));
+        if descends && matches!(state, DiskState::Consistent | DiskState::UpToDate) {
+            backing.flags(DeviceFlags::OUTDATED, 0);
+            self.set_disk(volume, DiskState::Outdated);
+            self.save_superblock(volume, Then::Log);
+        }
+    }
+
     /// What an opening volume does first.
     fn carry_out(
         &mut self,
@@ -591,6 +609,9 @@ impl Resource {
             Judgement::Target { full } => (Side::Target, *full),
             _ => (Side::NoSync, false),
         };
+        if side == Side::Target {
+            self.note_newer_peer(volume, &info);
+        }
         let peer = self.peer_device(c, volume);
         let peer_open = peer.opening.peer_open;
         peer.opening = Opening { side, full, peer_open, ..Opening::default() };

@@ -202,6 +202,28 @@ fn a_connection_that_is_lost_while_requests_drain_leaves_the_primary() {
     pair.synced();
 }
 
+/// Seed 3284: the peer is gone, and then the own disk, before the answers are given.
+#[test]
+fn an_answer_that_was_held_back_until_no_copy_is_left_is_an_error() {
+    let mut pair = synced_pair();
+    let id = pair.order(1, Command::HandOver);
+    let (held, read) = (pair.start_write(0, 21, 9), 4_000);
+    pair.request_later(0, read, Op::Read { offset: 5 * 4096, length: 4096 });
+    pair.settle();
+    // The loss is not flushed before the disk is given up.
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskFlush { .. });
+    pair.lose_link();
+    assert!(pair.answer(1, id).unwrap().is_err());
+    assert_eq!(pair.nodes[0].replies.get(&held), None);
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskFlush { .. });
+    pair.nodes[0].unstall();
+    let detach = pair.order(0, Command::Detach { volume: 0, force: true });
+    pair.run(10_000);
+    assert_eq!(pair.disk(0), DiskState::Diskless, "{:?} {}", pair.answer(0, detach), pair.said(0));
+    assert_eq!(pair.nodes[0].replies.get(&held), Some(&Err(ReplyError::Io)));
+    assert_eq!(pair.nodes[0].replies.get(&read), Some(&Ok(Some(55))), "it was there");
+}
+
 #[test]
 fn a_connection_that_is_lost_as_the_marks_are_written_leaves_the_primary() {
     let mut pair = synced_pair();

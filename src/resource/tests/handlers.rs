@@ -46,7 +46,7 @@ fn a_resync_waits_for_both_its_handlers_and_tells_of_its_end() {
         let mut pair = meets();
         pair.run(5_000);
         for n in [first, 1 - first] {
-            assert_eq!(pair.disk(1), DiskState::UpToDate, "it is as it was until both allow it");
+            assert_eq!(pair.disk(1), DiskState::Outdated, "whole until both allow it");
             let (_, call) = pair.nodes[n].calls[0].clone();
             assert_eq!((call.volume, call.peer), (Some(0), Some(1 - n as u8)));
             assert!(call.limit_ms < 42_000, "the handshake does not wait for ever");
@@ -78,7 +78,7 @@ fn a_handler_that_forbids_a_resync_ends_the_connection_and_nothing_is_copied() {
             let connection = &pair.status(n).connections[0];
             assert_eq!(connection.connection_state, ConnectionState::StandAlone);
             assert_eq!(connection.reason, Reason::ResyncRefused);
-            assert_eq!(pair.disk(1), DiskState::UpToDate);
+            assert_eq!(pair.disk(1), DiskState::Outdated);
             assert_eq!(pair.nodes[1].disk.blocks.get(&6), None);
         }
     }
@@ -87,6 +87,21 @@ fn a_handler_that_forbids_a_resync_ends_the_connection_and_nothing_is_copied() {
     pair.end_all(0, HandlerOutcome::Exited(3));
     pair.end_all(1, HandlerOutcome::Exited(0));
     pair.synced();
+}
+
+/// Seed 9364: the source is lost while its handler runs, and is fenced.
+#[test]
+fn who_was_to_be_the_target_knows_it_after_the_source_was_lost_before_it_began() {
+    let mut pair = meets();
+    pair.lose_link();
+    pair.kill(0);
+    pair.kill(1);
+    pair.up(1);
+    handled(&mut pair);
+    pair.run(5_000);
+    assert_eq!(pair.disk(1), DiskState::Outdated);
+    let refusal = pair.admin(1, Command::Primary { force: None }).unwrap_err();
+    assert_eq!(refusal.code, -2, "{refusal}");
 }
 
 #[test]
@@ -106,7 +121,7 @@ fn a_handler_of_a_lost_session_is_waited_for_before_it_runs_again() {
     pair.run(50);
     assert_eq!(
         (before(&pair), pair.disk(1)),
-        (1, DiskState::UpToDate),
+        (1, DiskState::Outdated),
         "its answer was the old one's"
     );
     pair.end_all(1, HandlerOutcome::Exited(0));
