@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 
 use crate::meta::{DeviceFlags, Superblock};
 use crate::resource::{
-    Command, DiskState, Event, Fencing, Handler, HandlerCall, HandlerOutcome, Options, Role,
-    Status, VolumeNumber,
+    Command, ConnectionState, DiskState, Event, Fencing, Handler, HandlerCall, HandlerOutcome,
+    Options, Role, Status, VolumeNumber,
 };
 
 use super::cluster::{Cluster, Happening};
@@ -197,6 +197,12 @@ impl Cluster {
         let begins = new.current_uuid & !1 != parent && bitmap == parent;
         let fresh = old.current_uuid == crate::meta::JUST_CREATED;
         if !fences || !primary || !begins || fresh || self.fencing.vouched {
+            return;
+        }
+        // Beside a peer without a disk nobody is fenced. When that disk comes back it learns what it
+        // lacks; if it meets nobody, the handler's word on the peer is all there is, as with DRBD.
+        let connection = self.nodes[node].connection().map(|c| c.connection_state);
+        if connection == Some(ConnectionState::Connected) {
             return;
         }
         let first = *self.fencing.alone.entry((volume, parent)).or_insert(node);
