@@ -438,7 +438,9 @@ impl Cluster {
             // What the other node says of its disk may come while a handshake is prepared, and is not
             // taken into account then: a disk that it has given up by itself is no good one.
             let given_up = self.nodes[n].device(entry.operation.volume).is_some_and(|device| {
-                [DiskState::Failed, DiskState::Diskless].contains(&device.disk_state)
+                // Nor is one that a person is just taking away there.
+                let leaves = n != node && device.disk_state == DiskState::Detaching;
+                leaves || [DiskState::Failed, DiskState::Diskless].contains(&device.disk_state)
             });
             rests.disks[n] && !given_up && !faults.dead && faults.flaky == 0
         });

@@ -498,6 +498,7 @@ impl Resource {
             Then::EndSaved { c, socket } if self.is_current(c, socket) => {
                 self.target_end_saved(c, volume);
             }
+            Then::EndSaved { .. } => self.target_end_saved_alone(volume),
             Then::PeerUuidFlushed { c, socket, uuid } if self.is_current(c, socket) => {
                 self.peer_uuid_flushed(c, volume, uuid);
             }
@@ -526,7 +527,6 @@ impl Resource {
             | Then::SourceSaved { .. }
             | Then::TargetFlushed { .. }
             | Then::EndFlushed { .. }
-            | Then::EndSaved { .. }
             | Then::PeerUuidFlushed { .. }
             | Then::PeerUuidSaved { .. }
             | Then::VerifyFlagged { .. }

@@ -8,12 +8,14 @@
 use crate::meta::{BitmapState, DeviceFlags};
 use crate::resource::data::interval::Kind;
 use crate::resource::orders::pause::PauseClock;
-use crate::resource::peer::connection::{PeerDevice, Piece, Save, Stage, SyncTarget};
+use crate::resource::peer::connection::{
+    Connection, PeerDevice, Piece, Save, Side, Stage, SyncTarget,
+};
 use crate::resource::sync::holes::{HOLE_BLOCKS, HOLE_CHARGE, PIECE_BLOCKS};
 use crate::resource::sync::resync_rate::{REQUEST, ResyncRate};
 use crate::resource::{
     Action, BLOCK_SIZE, DiskState, Handler, LogLevel, PAYLOAD_MAX, Pending, ReplicationState,
-    Resource, SocketId, Then, VolumeNumber,
+    Resource, Role, SocketId, Then, VolumeNumber,
 };
 use crate::wire::Packet;
 
@@ -360,6 +362,21 @@ impl Resource {
             DeviceFlags::OUTDATED | DeviceFlags::SURVIVED,
         );
         self.save_superblock(volume, Then::EndSaved { c, socket });
+    }
+
+    /// The session was lost meanwhile: the disk is whole all the same, durably, and says so before
+    /// somebody takes it for one in mid-resync and overwrites what both have acknowledged.
+    pub(crate) fn target_end_saved_alone(&mut self, volume: VolumeNumber) {
+        let is_target = |c: &Connection| c.peer_devices[&volume].opening.side == Side::Target;
+        let opens = self.connections.iter().any(is_target);
+        let secondary = self.role == Role::Secondary;
+        let device = self.device(volume);
+        let inconsistent = device.disk == DiskState::Inconsistent;
+        let Some(backing) = device.backing.as_ref() else { return };
+        if secondary && inconsistent && !opens && backing.has(DeviceFlags::CONSISTENT) {
+            let state = backing.resting_state();
+            self.set_disk(volume, state);
+        }
     }
 
     pub(crate) fn target_end_saved(&mut self, c: usize, volume: VolumeNumber) {

@@ -113,6 +113,29 @@ fn nothing_starts_on_a_resource_that_went_down_meanwhile() {
     assert_eq!(pair.disk(1), DiskState::Diskless);
 }
 
+/// Seed 20044: the source is lost when the target has stored that it is whole, and has not said so.
+#[test]
+fn a_resync_that_has_ended_durably_has_ended_though_the_session_is_lost() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    pair.write(0, 7, 70).unwrap();
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskRead { .. });
+    pair.link = true;
+    pair.run(15_000);
+    assert_eq!(pair.disk(1), DiskState::Inconsistent);
+    pair.nodes[1].stall =
+        |action| matches!(action, Action::Meta { op: crate::meta::MetaOp::Superblock(_), .. });
+    pair.nodes[0].unstall();
+    pair.run(1500);
+    assert_eq!(pair.nodes[1].stalled.len(), 1, "the end is being stored");
+    assert_eq!(pair.disk(1), DiskState::Inconsistent, "{}", pair.nodes[1].log.join("\n"));
+    pair.lose_link();
+    pair.kill(0);
+    pair.nodes[1].unstall();
+    pair.run(1000);
+    assert_eq!(pair.disk(1), DiskState::Consistent, "{}", pair.nodes[1].log.join("\n"));
+}
+
 /// kill -9 of either side: at most what the last second has copied is copied again.
 #[test]
 fn what_a_resync_has_copied_when_either_side_crashes_is_not_copied_again_but_for_its_last_second() {
