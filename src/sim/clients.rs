@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use crate::resource::{
-    ConnectionState, DiskState, Event, Op, Payload, ReplicationState, ReplyError, RequestId,
-    SessionId, VolumeNumber,
+    ConnectionState, DiskState, Event, Handler, Op, Payload, ReplicationState, ReplyError,
+    RequestId, SessionId, VolumeNumber,
 };
 
 use super::cluster::{Cluster, Happening};
@@ -452,12 +452,17 @@ impl Cluster {
         }
     }
 
-    /// Errors are possible at all: a disk was hurt, or somebody took one away. A lack of space alone is
+    /// Errors are possible at all: a disk was hurt, or somebody took one away, or the connection to it
+    /// may be ended by a handler that allows no resync. A lack of space alone is
     /// no reason for one: the disk that is let go of is missed only when the other one cannot be
     /// reached.
     fn disk_trouble(&self) -> bool {
         use super::faults::{Fault, Order};
-        self.options.disk_errors() && !self.only_space()
+        let handlers = &self.options.core.handlers;
+        let forbids = [Handler::BeforeResyncSource, Handler::BeforeResyncTarget];
+        let forbidden = handlers.keys().any(|handler| forbids.contains(handler));
+        forbidden
+            || self.options.disk_errors() && !self.only_space()
             || self.options.has(|fault| {
                 let Fault::Order { order, .. } = fault else { return false };
                 matches!(
