@@ -104,6 +104,7 @@ impl Resource {
         let peer = self.peer_device(c, volume);
         let replication = peer.replication;
         let opening = peer.opening;
+        let ends = peer.target.as_ref().is_some_and(|target| target.finishing);
         let unflushed = peer.transfer_log.drain();
         // A target whose session opened by then holds bits of its own already.
         for (first, count) in unflushed {
@@ -144,7 +145,9 @@ impl Resource {
             return;
         }
         // A node that was Established, or SyncSource, survives; one that opened the session durably
-        // counts; a SyncTarget never does (R3).
+        // counts; a SyncTarget never does (R3), unless its end is already on the way to the disk.
+        let ended = ends && self.role == Role::Secondary && self.is_whole_unsaid(volume);
+        let device = self.device(volume);
         let established = match replication {
             ReplicationState::Established
             | ReplicationState::SyncSource
@@ -158,9 +161,17 @@ impl Resource {
         if !touched {
             return;
         }
-        device.survives |= established;
+        device.survives |= established || ended;
         device.begin_loss();
         self.pump_loss(volume);
+    }
+
+    /// A resync has ended, and this is being stored: the disk still counts as in the middle.
+    pub(crate) fn is_whole_unsaid(&self, volume: VolumeNumber) -> bool {
+        let device = &self.devices[&volume];
+        let whole = DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE;
+        device.disk == DiskState::Inconsistent
+            && device.backing.as_ref().is_some_and(|b| b.superblock.flags & whole == whole)
     }
 
     /// The loss sequence goes on when the peer's writes on the own disk have ended.
@@ -183,6 +194,7 @@ impl Resource {
         if device.loss != Loss::Flushing || device.loss_round != round {
             return;
         }
+        let whole = self.is_whole_unsaid(volume);
         let device = self.device(volume);
         device.loss = Loss::Marking;
         let survives = std::mem::take(&mut device.survives);
@@ -190,7 +202,7 @@ impl Resource {
             let doubt = backing.superblock.flags & DeviceFlags::IN_DOUBT;
             let usable = device.disk == DiskState::UpToDate
                 || device.disk == DiskState::Consistent && doubt != 0;
-            if survives && usable {
+            if survives && (usable || whole) {
                 backing.flags(DeviceFlags::SURVIVED | doubt, 0);
             }
         }

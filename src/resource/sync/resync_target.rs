@@ -369,12 +369,14 @@ impl Resource {
     pub(crate) fn target_end_saved_alone(&mut self, volume: VolumeNumber) {
         let is_target = |c: &Connection| c.peer_devices[&volume].opening.side == Side::Target;
         let opens = self.connections.iter().any(is_target);
-        let secondary = self.role == Role::Secondary;
+        if self.role == Role::Primary || opens || !self.is_whole_unsaid(volume) {
+            return;
+        }
         let device = self.device(volume);
-        let inconsistent = device.disk == DiskState::Inconsistent;
-        let Some(backing) = device.backing.as_ref() else { return };
-        if secondary && inconsistent && !opens && backing.has(DeviceFlags::CONSISTENT) {
-            let state = backing.resting_state();
+        let survives = device.survives;
+        let resting = device.backing.as_ref().map(|backing| backing.resting_state());
+        let state = if survives { Some(DiskState::UpToDate) } else { resting };
+        if let Some(state) = state {
             self.set_disk(volume, state);
         }
     }

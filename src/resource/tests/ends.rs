@@ -1,7 +1,7 @@
 //! Stories of ends: what a session, an order or a disk leaves behind is right for what comes next.
 
 use super::pair::{Disk, Pair, SIZE, config, passing_pair, superblock, synced_pair};
-use crate::meta::Superblock;
+use crate::meta::{DeviceFlags, Superblock};
 use crate::resource::*;
 use crate::wire::{Features, Packet, Refused, VERSIONS};
 
@@ -133,7 +133,9 @@ fn a_resync_that_has_ended_durably_has_ended_though_the_session_is_lost() {
     pair.kill(0);
     pair.nodes[1].unstall();
     pair.run(1000);
-    assert_eq!(pair.disk(1), DiskState::Consistent, "{}", pair.nodes[1].log.join("\n"));
+    assert_eq!(pair.disk(1), DiskState::UpToDate, "{}", pair.nodes[1].log.join("\n"));
+    let flags = pair.nodes[1].disk.superblock.as_ref().unwrap().flags;
+    assert_ne!(flags & DeviceFlags::SURVIVED, 0);
 }
 
 /// kill -9 of either side: at most what the last second has copied is copied again.
