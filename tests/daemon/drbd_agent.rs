@@ -29,7 +29,7 @@ struct Agent {
 }
 
 /// A file of a Debian package, as `tools/test` has fetched it, or as it is installed.
-fn file_of(package: &str, path: &str) -> Option<PathBuf> {
+pub(crate) fn file_of(package: &str, path: &str) -> Option<PathBuf> {
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fetched").join(package);
     [fetched, PathBuf::from("/")].iter().map(|root| root.join(path)).find(|file| file.exists())
 }

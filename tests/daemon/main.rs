@@ -51,6 +51,7 @@ mod nbd_options;
 mod network;
 mod operations;
 mod orders;
+mod own_agent;
 mod pair;
 mod pause;
 mod ping;

@@ -1,0 +1,339 @@
+//! Tandem's own OCF agent, ocf:tandem:tandem, and its handler crm-store-uuid, on real daemons.
+//!
+//! The cluster is a script under the names of Pacemaker's tools: marks, scores, members and who is off
+//! stand in files. `cut` there: the peer's copy of the configuration does not answer.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::drbd_agent::file_of;
+use crate::drbd_names::{down_pair, environment};
+use crate::ledger::{Burst, Ledger};
+use crate::namespace::skip;
+use crate::pair::{Node, Pair, Said, run};
+use crate::plan::Plan;
+use crate::wait::until;
+
+const NOT_RUNNING: i32 = 7;
+const PROMOTED: i32 = 8;
+const DEGRADED: i32 = 190;
+const DEGRADED_PROMOTED: i32 = 191;
+
+/// Pacemaker's tools, as far as the agent and its handler call them.
+const TOOLS: &str = r#"#!/bin/sh
+cluster=DIR
+case ${0##*/} in
+corosync-cmapctl) echo "$2 (u32) = 100" ;;
+crm_node) cat "$cluster/members" ;;
+crm_mon)
+    echo '<current_dc present="true" name="alice" with_quorum="true"/>'
+    echo '<cluster_options stonith-enabled="true"/>'
+    for node in alice bob; do
+        online=true
+        grep -qx $node "$cluster/off" 2>/dev/null && online=false
+        echo "<node name=\"$node\" online=\"$online\" unclean=\"false\" pending=\"false\"/>"
+    done
+    ;;
+cibadmin)
+    test ! -e "$cluster/cut" && echo "<nvpair value=\"$(cat "$cluster/mark-$2")\"/>"
+    ;;
+crm_attribute)
+    case $1 in -p) shift; echo "$TANDEM_NODE $*" >>"$cluster/scores"; exit ;; esac
+    shift 2
+    mark=$cluster/mark-$2
+    case $5 in
+    --query) cat "$mark" 2>/dev/null || echo none ;;
+    --update) echo "$6" >"$mark.new" && mv "$mark.new" "$mark" ;;
+    --delete) rm -f "$mark" ;;
+    *) exit 64 ;;
+    esac
+    ;;
+esac
+"#;
+
+struct Agent {
+    /// Where `lib/heartbeat/ocf-shellfuncs` is.
+    root: PathBuf,
+    cluster: tempfile::TempDir,
+}
+
+fn of_the_tree(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/ocf").join(name)
+}
+
+impl Agent {
+    fn new() -> Result<Self, String> {
+        let functions = file_of("resource-agents", "usr/lib/ocf/lib/heartbeat/ocf-shellfuncs");
+        let functions = functions.ok_or("ocf-shellfuncs: the package resource-agents")?;
+        for program in ["/bin/bash", "/usr/bin/flock"] {
+            if !Path::new(program).exists() {
+                return Err(format!("{program} is not there"));
+            }
+        }
+        let cluster = tempfile::tempdir().expect("a folder");
+        let tools = cluster.path().join("tools");
+        fs::create_dir(&tools).expect("a folder");
+        let text = TOOLS.replace("DIR", cluster.path().to_str().expect("text"));
+        for name in ["crm_attribute", "crm_node", "crm_mon", "cibadmin", "corosync-cmapctl"] {
+            fs::write(tools.join(name), &text).expect("a script");
+            fs::set_permissions(tools.join(name), fs::Permissions::from_mode(0o755)).expect("ours");
+        }
+        symlink(env!("CARGO_BIN_EXE_tandemadm"), tools.join("tandemadm")).expect("a link");
+        fs::write(cluster.path().join("members"), "alice bob\n").expect("a file");
+        let root = functions.ancestors().nth(3).expect("a folder").to_owned();
+        Ok(Self { root, cluster })
+    }
+
+    fn tools(&self) -> String {
+        self.cluster.path().join("tools").display().to_string()
+    }
+
+    /// What the configuration has to have for it.
+    fn plan(&self) -> Plan {
+        let marks = of_the_tree("crm-store-uuid");
+        let line =
+            |verb: &str| format!("PATH={}:$PATH exec {} {verb}", self.tools(), marks.display());
+        Plan::new().impatient().net("fencing resource-and-stonith;").sections(&format!(
+            "handlers {{ fence-peer \"{}\"; unfence-peer \"{}\"; }}",
+            line("fence"),
+            line("unfence"),
+        ))
+    }
+
+    /// Runs one action as the cluster does; `more`: of its environment.
+    fn run(&self, node: &Node, action: &str, more: &[(&str, &str)]) -> Said {
+        let mut command = Command::new("env");
+        command.envs(environment(node)).args([
+            &format!("PATH={}:/usr/sbin:/usr/bin:/sbin:/bin", self.tools()),
+            &format!("HA_SBIN_DIR={}", self.tools()),
+            &format!("OCF_ROOT={}", self.root.display()),
+            &format!("OCF_RESKEY_config={}", node.config.display()),
+            &format!("OCF_RESKEY_run_dir={}", node.run_dir.display()),
+            &format!("OCF_RESKEY_node={}", node.name),
+            &format!("OCF_RESKEY_marks={}", of_the_tree("crm-store-uuid").display()),
+        ]);
+        command.args([
+            "HA_LOGD=no",
+            "HA_debug=0",
+            "OCF_RESOURCE_INSTANCE=r0",
+            "OCF_RESOURCE_TYPE=tandem",
+            "OCF_RESOURCE_PROVIDER=tandem",
+            "OCF_RESKEY_resource=r0",
+            "OCF_RESKEY_wait_connect=1",
+            "OCF_RESKEY_CRM_meta_clone_max=2",
+            "OCF_RESKEY_CRM_meta_interval=5000",
+            "OCF_RESKEY_CRM_meta_timeout=30000",
+            "OCF_RESKEY_crm_feature_set=3.16.2",
+        ]);
+        command.args(more.iter().map(|(name, value)| format!("{name}={value}")));
+        run(command.args(["timeout", "100"]).arg(of_the_tree("tandem")).arg(action))
+    }
+
+    #[track_caller]
+    fn is(&self, node: &Node, action: &str, code: i32) -> Said {
+        let said = self.run(node, action, &[]);
+        assert_eq!(said.code, code, "{} {action}: {said:?}", node.name);
+        said
+    }
+
+    /// It is refused, and this is what the cluster is told of why.
+    #[track_caller]
+    fn refuses(&self, node: &Node, action: &str, more: &[(&str, &str)], code: i32, why: &str) {
+        let said = self.run(node, action, more);
+        let reason = |line: &str| line.starts_with("ocf-exit-reason:") && line.contains(why);
+        let told = said.stderr.lines().any(reason);
+        assert!(said.code == code && told, "{} {action}: {said:?}", node.name);
+    }
+
+    fn probe(&self, node: &Node) -> i32 {
+        self.run(node, "monitor", &[("OCF_RESKEY_CRM_meta_interval", "0")]).code
+    }
+
+    /// What the cluster was last told of a node's score; `None`: it has none.
+    fn score(&self, node: &Node) -> Option<u32> {
+        let told = fs::read_to_string(self.cluster.path().join("scores")).unwrap_or_default();
+        let own = format!("{} ", node.name);
+        let last = told.lines().rev().find_map(|line| line.strip_prefix(&own))?;
+        last.strip_prefix("-v ").map(|score| score.parse().expect("a number"))
+    }
+
+    fn mark(&self, node: &Node) -> Option<String> {
+        fs::read_to_string(self.cluster.path().join(format!("mark-{}", node.name))).ok()
+    }
+
+    fn put(&self, file: &str, text: &str) {
+        fs::write(self.cluster.path().join(file), text).expect("a file");
+    }
+
+    fn remove(&self, file: &str) {
+        fs::remove_file(self.cluster.path().join(file)).expect("it is there");
+    }
+
+    /// Both are started, in sync, and alice is promoted.
+    fn promoted_pair(&self) -> Pair {
+        let pair = down_pair(self.plan());
+        for node in [&pair.alice, &pair.bob] {
+            self.is(node, "start", 0);
+        }
+        pair.wait_connected();
+        pair.alice.ok(&["new-current-uuid", "--clear-bitmap", "r0"]);
+        pair.wait_synced();
+        self.is(&pair.alice, "promote", 0);
+        pair
+    }
+}
+
+#[test]
+fn the_own_agent_goes_through_its_cycle_and_a_silent_daemon_is_not_a_stopped_one() {
+    let agent = match Agent::new() {
+        Ok(agent) => agent,
+        Err(why) => {
+            return skip(
+                "the_own_agent_goes_through_its_cycle_and_a_silent_daemon_is_not_a_stopped_one",
+                &why,
+            );
+        }
+    };
+    let mut pair = down_pair(agent.plan());
+    for node in [&pair.alice, &pair.bob] {
+        assert_eq!(agent.probe(node), NOT_RUNNING);
+    }
+    agent.is(&pair.alice, "meta-data", 0);
+    agent.is(&pair.alice, "validate-all", 0);
+    let nope = [("OCF_RESKEY_resource", "nope")];
+    agent.refuses(&pair.alice, "start", &nope, 2, "nope");
+    // The peer is not there yet: it goes on without it.
+    agent.is(&pair.alice, "start", 0);
+    agent.is(&pair.alice, "monitor", DEGRADED);
+    assert_eq!(agent.score(&pair.alice), None, "both disks are new");
+    agent.refuses(&pair.alice, "promote", &[], 1, "Need access to UpToDate data");
+    agent.is(&pair.bob, "start", 0);
+    pair.wait_connected();
+    pair.alice.ok(&["new-current-uuid", "--clear-bitmap", "r0"]);
+    pair.wait_synced();
+    for node in [&pair.alice, &pair.bob] {
+        agent.is(node, "monitor", 0);
+        assert_eq!(agent.score(node), Some(10_000), "{}", node.name);
+    }
+    agent.is(&pair.alice, "promote", 0);
+    agent.is(&pair.alice, "promote", 0);
+    agent.is(&pair.alice, "monitor", PROMOTED);
+    agent.is(&pair.bob, "monitor", 0);
+    agent.refuses(&pair.bob, "promote", &[], 1, "r0 is not promoted on bob");
+
+    // A client holds on: it is closed, and what it was answered is on both.
+    let mut client = pair.alice.client();
+    let mut ledger = Ledger::seeded(91);
+    assert!(ledger.write(&mut client, &Burst::Count(100)));
+    let said = agent.run(&pair.alice, "demote", &[("OCF_RESKEY_client_wait", "0")]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(client.flush().is_err(), "the client is closed");
+    agent.is(&pair.alice, "monitor", 0);
+    agent.is(&pair.bob, "promote", 0);
+    ledger.check(&mut pair.bob.client());
+
+    // Stopped in order, the Primary goes on without it.
+    agent.is(&pair.alice, "stop", 0);
+    assert_eq!(agent.score(&pair.alice), None);
+    assert_eq!(agent.probe(&pair.alice), NOT_RUNNING);
+    agent.is(&pair.alice, "stop", 0);
+    agent.is(&pair.bob, "monitor", DEGRADED_PROMOTED);
+    agent.is(&pair.alice, "start", 0);
+    pair.wait_synced();
+
+    // The Primary's daemon is silent. Only when it is gone is it stopped.
+    pair.bob.freeze();
+    let short = [("OCF_RESKEY_CRM_meta_timeout", "6000")];
+    agent.refuses(&pair.bob, "monitor", &short, 1, "does not answer");
+    agent.refuses(&pair.bob, "demote", &short, 1, "does not answer");
+    let said = agent.run(&pair.bob, "stop", &[("OCF_RESKEY_CRM_meta_timeout", "12000")]);
+    assert!(said.code == 0 && said.stderr.contains("it is killed"), "{said:?}");
+    pair.bob.kill();
+    assert_eq!(agent.probe(&pair.bob), NOT_RUNNING);
+    agent.is(&pair.bob, "monitor", NOT_RUNNING);
+    agent.is(&pair.bob, "stop", 0);
+    agent.refuses(&pair.bob, "start", &[], 1, "tandemd does not run");
+
+    // alice is promoted as soon as bob is off: until then its fence-peer waits.
+    let soon = [("OCF_RESKEY_CRM_meta_timeout", "3000")];
+    agent.put("members", "alice\n");
+    agent.refuses(&pair.alice, "promote", &soon, 1, "fence-peer had no answer in time");
+    agent.put("off", "bob\n");
+    agent.is(&pair.alice, "promote", 0);
+    agent.is(&pair.alice, "monitor", DEGRADED_PROMOTED);
+    assert!(agent.mark(&pair.bob).is_some_and(|mark| mark.starts_with("alice:0=")));
+    ledger.check(&mut pair.alice.client());
+    agent.is(&pair.alice, "stop", 0);
+}
+
+#[test]
+fn a_stale_secondary_is_never_promoted_and_no_mark_is_left_behind() {
+    const TEST: &str = "a_stale_secondary_is_never_promoted_and_no_mark_is_left_behind";
+    let agent = match Agent::new() {
+        Ok(agent) => agent,
+        Err(why) => return skip(TEST, &why),
+    };
+    let mut pair = agent.promoted_pair();
+    let mut client = pair.alice.client();
+    let mut ledger = Ledger::seeded(92);
+    assert!(ledger.write(&mut client, &Burst::Count(100)));
+
+    // The peer is lost, and does not say that it has the mark: nothing is answered.
+    agent.put("cut", "");
+    pair.bob.kill();
+    until("bob is marked", || agent.mark(&pair.bob));
+    let said = agent.is(&pair.alice, "monitor", DEGRADED_PROMOTED);
+    assert!(said.stderr.contains("I/O is suspended (fencing)"), "{said:?}");
+    let waits = std::thread::spawn(move || {
+        assert!(ledger.write(&mut client, &Burst::Count(100)));
+        (client, ledger)
+    });
+    until("the write waits", || {
+        let pending = pair.alice.status()["devices"][0]["upper-pending"].as_u64();
+        (pending > Some(0)).then_some(())
+    });
+    assert!(!waits.is_finished());
+    agent.remove("cut");
+    let (mut client, mut ledger) = waits.join().expect("the client ends well");
+    let log = pair.alice.log_text();
+    assert!(log.contains("fence-peer helper returned 4"), "{log}");
+    client.flush().expect("a flush alone");
+    drop(client);
+
+    // The Primary is lost as well, for sure. bob's disk is consistent, and lacks what was answered.
+    pair.alice.kill();
+    agent.put("off", "alice\n");
+    pair.bob.start();
+    agent.is(&pair.bob, "start", 0);
+    agent.refuses(&pair.bob, "monitor", &[], DEGRADED, "alice went on without bob");
+    assert_eq!(agent.score(&pair.bob), None);
+    agent.refuses(&pair.bob, "promote", &[], 1, "alice went on without bob");
+    let refused = pair.bob.adm(&["primary", "r0"]);
+    assert_ne!(refused.code, 0, "nor without the agent: its fence-peer knows as well");
+    assert_eq!(pair.bob.ok(&["role", "r0"]).trim(), "Secondary");
+    assert_eq!(agent.mark(&pair.alice), None, "nobody but alice has gone on");
+
+    // alice is back, and what it has is what counts; in sync, both may be promoted.
+    agent.remove("off");
+    pair.alice.start();
+    agent.is(&pair.alice, "start", 0);
+    pair.wait_synced();
+    agent.is(&pair.alice, "promote", 0);
+    ledger.check(&mut pair.alice.client());
+    agent.is(&pair.alice, "monitor", PROMOTED);
+    until("no mark is left", || agent.mark(&pair.bob).is_none().then_some(()));
+    agent.is(&pair.bob, "monitor", 0);
+    assert_eq!(agent.score(&pair.bob), Some(10_000));
+
+    // So bob takes over when alice is lost again, and now alice is the one that is left behind.
+    pair.alice.kill();
+    agent.put("off", "alice\n");
+    agent.is(&pair.bob, "promote", 0);
+    let mut client = pair.bob.client();
+    ledger.check(&mut client);
+    assert!(ledger.write(&mut client, &Burst::Count(100)));
+    assert!(agent.mark(&pair.alice).is_some_and(|mark| mark.starts_with("bob:0=")));
+    assert_eq!(agent.mark(&pair.bob), None);
+}
