@@ -245,16 +245,16 @@ fn the_own_agent_goes_through_its_cycle_and_a_silent_daemon_is_not_a_stopped_one
 
     // The Primary's daemon is silent. Only when it is gone is it stopped.
     pair.bob.freeze();
-    let short = [("OCF_RESKEY_CRM_meta_timeout", "6000")];
+    let short = [("OCF_RESKEY_CRM_meta_timeout", "4000")];
     agent.refuses(&pair.bob, "monitor", &short, 1, "does not answer");
     agent.refuses(&pair.bob, "demote", &short, 1, "does not answer");
-    let said = agent.run(&pair.bob, "stop", &[("OCF_RESKEY_CRM_meta_timeout", "12000")]);
+    let said = agent.run(&pair.bob, "stop", &[("OCF_RESKEY_CRM_meta_timeout", "8000")]);
     assert!(said.code == 0 && said.stderr.contains("it is killed"), "{said:?}");
     pair.bob.kill();
     assert_eq!(agent.probe(&pair.bob), NOT_RUNNING);
     agent.is(&pair.bob, "monitor", NOT_RUNNING);
     agent.is(&pair.bob, "stop", 0);
-    agent.refuses(&pair.bob, "start", &[], 1, "tandemd does not run");
+    agent.refuses(&pair.bob, "start", &short, 1, "tandemd does not run");
 
     // alice is promoted as soon as bob is off: until then its fence-peer waits.
     let soon = [("OCF_RESKEY_CRM_meta_timeout", "3000")];
