@@ -25,6 +25,7 @@ const DEGRADED_PROMOTED: i32 = 191;
 const TOOLS: &str = r#"#!/bin/sh
 cluster=DIR
 case ${0##*/} in
+attrd_updater) echo "$*" >"$cluster/state-$TANDEM_NODE" ;;
 corosync-cmapctl) echo "$2 (u32) = 100" ;;
 crm_node) cat "$cluster/members" ;;
 crm_mon)
@@ -76,7 +77,8 @@ impl Agent {
         let tools = cluster.path().join("tools");
         fs::create_dir(&tools).expect("a folder");
         let text = TOOLS.replace("DIR", cluster.path().to_str().expect("text"));
-        for name in ["crm_attribute", "crm_node", "crm_mon", "cibadmin", "corosync-cmapctl"] {
+        let names = ["crm_attribute", "crm_node", "crm_mon", "cibadmin", "corosync-cmapctl"];
+        for name in names.iter().chain(&["attrd_updater"]) {
             fs::write(tools.join(name), &text).expect("a script");
             fs::set_permissions(tools.join(name), fs::Permissions::from_mode(0o755)).expect("ours");
         }
@@ -122,6 +124,7 @@ impl Agent {
             "OCF_RESOURCE_PROVIDER=tandem",
             "OCF_RESKEY_resource=r0",
             "OCF_RESKEY_wait_connect=1",
+            "OCF_RESKEY_degraded=true",
             "OCF_RESKEY_CRM_meta_clone_max=2",
             "OCF_RESKEY_CRM_meta_interval=5000",
             "OCF_RESKEY_CRM_meta_timeout=30000",
@@ -240,6 +243,10 @@ fn the_own_agent_goes_through_its_cycle_and_a_silent_daemon_is_not_a_stopped_one
     assert_eq!(agent.probe(&pair.alice), NOT_RUNNING);
     agent.is(&pair.alice, "stop", 0);
     agent.is(&pair.bob, "monitor", DEGRADED_PROMOTED);
+    let plain = [("OCF_RESKEY_degraded", "false")];
+    assert_eq!(agent.run(&pair.bob, "monitor", &plain).code, PROMOTED);
+    let state = fs::read_to_string(agent.cluster.path().join("state-bob")).expect("it was told");
+    assert_eq!(state, "-n tandem-r0-state -U alice: Connecting, its disk: Outdated\n");
     agent.is(&pair.alice, "start", 0);
     pair.wait_synced();
 
