@@ -311,8 +311,16 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "hand-over: an answer that was held back is given before the loss is recorded",
         by: By::Tests(&["--lib", "resource::tests::hand_over"]),
         file: "src/resource/orders/hand_over.rs",
-        old: "            if rests && !(waits && (device.loss != Loss::None || !self.alone_is_recorded(volume))) {",
-        new: "            if rests && !(waits && device.loss != Loss::None && self.version == 0) {",
+        old: "            if any && !(waits && (device.loss != Loss::None || !self.alone_is_recorded(volume))) {",
+        new: "            if any && !(waits && device.loss != Loss::None && self.version == 0) {",
+    },
+    Mutant {
+        name: "withheld-without-copy",
+        breaks: "hand-over: an answer that was held back is given where no copy is left",
+        by: By::Tests(&["--lib", "resource::tests::hand_over"]),
+        file: "src/resource/orders/hand_over.rs",
+        old: "            if result == Ok(None) && !rests {\n",
+        new: "            if result == Ok(None) && !rests && false {\n",
     },
     Mutant {
         name: "hand-over-without-drain",

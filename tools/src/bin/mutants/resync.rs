@@ -43,4 +43,20 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         old: "            target.cursor = end / BLOCK_SIZE;\n",
         new: "",
     },
+    Mutant {
+        name: "end-unsaid-forgotten",
+        breaks: "resync: a target that has stored its end takes itself for one in the middle",
+        by: By::Tests(&["--lib", "resource::tests::ends"]),
+        file: "src/resource/disk/storage.rs",
+        old: "            Then::EndSaved { .. } => self.target_end_saved_alone(volume),\n",
+        new: "            Then::EndSaved { .. } => {}\n",
+    },
+    Mutant {
+        name: "target-not-outdated",
+        breaks: "fencing: who was to be the target and lost its source passes for the newest",
+        by: By::Tests(&["--lib", "resource::tests::handlers"]),
+        file: "src/resource/peer/handshake.rs",
+        old: "            self.note_newer_peer(volume, &info);\n",
+        new: "",
+    },
 ];
