@@ -36,12 +36,12 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         new: "        if save && false {\n            self.save_bitmap",
     },
     Mutant {
-        name: "behind-hole-passed-over",
+        name: "large-piece-behind-hole",
         breaks: "resync: a block behind a hole takes the room of a large piece",
         by: By::Tests(&["--lib", "resource::tests::disks"]),
         file: "src/resource/sync/holes.rs",
-        old: "            target.cursor = end / BLOCK_SIZE;\n",
-        new: "",
+        old: "        self.step.unwrap_or(PIECE_BLOCKS)\n",
+        new: "        self.step.unwrap_or(0).max(PIECE_BLOCKS)\n",
     },
     Mutant {
         name: "end-unsaid-forgotten",
