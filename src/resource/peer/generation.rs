@@ -143,6 +143,15 @@ pub struct Side<'a> {
     pub tie: u64,
 }
 
+fn past(info: &VolumeInfo) -> impl Iterator<Item = u64> {
+    std::iter::once(info.bitmap_uuid).chain(info.history).filter(|uuid| is_real(*uuid))
+}
+
+/// The disk has gone on from this generation to another one.
+pub(crate) fn went_on_from(info: &VolumeInfo, uuid: u64) -> bool {
+    !same(info.current_uuid, uuid) && past(info).any(|old| same(old, uuid))
+}
+
 impl Side<'_> {
     /// The state of the disk; one that is being attached to an open session (Negotiating) by what
     /// its metadata says.
@@ -242,8 +251,7 @@ impl Side<'_> {
 
     /// Every generation before the current one.
     fn past(&self) -> impl Iterator<Item = u64> {
-        let info = self.info;
-        std::iter::once(info.bitmap_uuid).chain(info.history).filter(|uuid| is_real(*uuid))
+        past(self.info)
     }
 
     /// DRBD's line: current, bitmap UUID, two of the history, bits, flags.

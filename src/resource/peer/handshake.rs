@@ -7,10 +7,10 @@
 //! - A refusal that needs a person is sent to the peer, and both end StandAlone with a reason.
 //! - A new handshake in an open session (attach, invalidate, force) goes the same way.
 
-use crate::meta::{DeviceFlags, HISTORY, JUST_CREATED};
+use crate::meta::{DeviceFlags, HISTORY};
 use crate::resource::orders::order::Step;
 use crate::resource::peer::connection::{Opening, Side, Stage};
-use crate::resource::peer::generation::{Side as GenerationSide, same};
+use crate::resource::peer::generation::{Side as GenerationSide, same, went_on_from};
 use crate::resource::peer::split_brain::{Party, Resolution};
 use crate::resource::peer::verdict::{Judged, Judgement, Situation, judge, peer_went_on};
 use crate::resource::{
@@ -566,11 +566,8 @@ impl Resource {
         let device = self.device(volume);
         let state = device.disk;
         let Some(backing) = device.backing.as_mut() else { return };
-        let own = backing.superblock.current_uuid;
-        let descends = own != JUST_CREATED
-            && !same(own, peer.current_uuid)
-            && (same(own, peer.bitmap_uuid) || peer.history.iter().any(|old| same(*old, own)));
-        if descends && matches!(state, DiskState::Consistent | DiskState::UpToDate) {
+        let newer = went_on_from(peer, backing.superblock.current_uuid);
+        if newer && matches!(state, DiskState::Consistent | DiskState::UpToDate) {
             backing.flags(DeviceFlags::OUTDATED, 0);
             self.set_disk(volume, DiskState::Outdated);
             self.save_superblock(volume, Then::Log);

@@ -373,12 +373,10 @@ impl Resource {
             return;
         }
         let device = self.device(volume);
+        let Some(backing) = device.backing.as_ref() else { return };
         let survives = device.survives;
-        let resting = device.backing.as_ref().map(|backing| backing.resting_state());
-        let state = if survives { Some(DiskState::UpToDate) } else { resting };
-        if let Some(state) = state {
-            self.set_disk(volume, state);
-        }
+        let state = if survives { DiskState::UpToDate } else { backing.resting_state() };
+        self.set_disk(volume, state);
     }
 
     pub(crate) fn target_end_saved(&mut self, c: usize, volume: VolumeNumber) {
