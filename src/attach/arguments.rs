@@ -75,6 +75,13 @@ pub struct AttachOptions {
     /// smallest that the server takes].
     #[arg(long, value_name = "BYTES", value_parser = block_size)]
     pub block_size: Option<u32>,
+    /// Without the kernel's NBD driver: the guard serves a file of FUSE, with a loop device over it.
+    /// All I/O fails when that guard is killed.
+    #[arg(long, conflicts_with_all = ["device", "connections", "block_size"])]
+    pub fuse: bool,
+    /// With --fuse: only the file.
+    #[arg(long, requires = "fuse")]
+    pub no_loop: bool,
 }
 
 impl AttachOptions {
@@ -82,10 +89,14 @@ impl AttachOptions {
     #[must_use]
     pub fn words(&self) -> Vec<String> {
         let mut words = vec![
-            format!("--connections={}", self.connections),
             format!("--timeout={}", self.timeout),
             format!("--dead-conn-timeout={}", self.dead_conn_timeout),
         ];
+        match self.fuse {
+            true => words.push("--fuse".to_owned()),
+            false => words.insert(0, format!("--connections={}", self.connections)),
+        }
+        words.extend(self.no_loop.then(|| "--no-loop".to_owned()));
         if !self.servers.is_empty() {
             let servers: Vec<String> = self.servers.iter().map(Server::to_string).collect();
             words.push(format!("--servers={}", servers.join(",")));

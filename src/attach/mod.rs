@@ -12,6 +12,7 @@
 
 mod arguments;
 mod backend;
+mod fuse_record;
 mod guard;
 mod message;
 mod record;
@@ -20,6 +21,7 @@ mod terms;
 
 pub use arguments::{AttachArguments, AttachOptions, Volume, command, parse};
 pub use backend::Backend;
+pub use fuse_record::FuseRecord;
 pub use guard::{Action, DialError, Event, Guard, Progress};
 pub(crate) use message::GROUP;
 pub use message::{Connect, Message};

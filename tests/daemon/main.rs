@@ -33,6 +33,7 @@ mod durable;
 mod failover;
 mod fencing;
 mod frozen;
+mod fuse;
 mod guest;
 mod hand_over;
 mod holes;

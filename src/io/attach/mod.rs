@@ -4,6 +4,7 @@
 //! one when the server has gone.
 
 mod dial;
+pub(crate) mod fuse;
 mod guard;
 mod netlink;
 mod orders;
@@ -78,6 +79,9 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
     if arguments.background {
         // It fails for a leader of a group, who has no terminal to lose either.
         let _ = nix::unistd::setsid();
+    }
+    if arguments.options.fuse {
+        return fuse::attach_and_serve(arguments);
     }
     let mut driver = Driver::open()?;
     // Before anything is attached: an event is sent once, and kept nowhere.

@@ -85,7 +85,11 @@ pub(super) fn users(index: u32) -> String {
 /// Other processes that have a device open: for a sentence. The kernel refuses only those that share it
 /// with nobody, such as a mount.
 pub(super) fn openers(index: u32) -> Vec<String> {
-    let device = format!("/dev/nbd{index}");
+    openers_of(&format!("/dev/nbd{index}"))
+}
+
+/// Other processes that have a device or a partition of it open: for a sentence.
+pub(super) fn openers_of(device: &str) -> Vec<String> {
     let own = std::process::id();
     let has_it = |entry: fs::DirEntry| {
         let pid = entry.file_name().to_str()?.parse::<u32>().ok().filter(|pid| *pid != own)?;
@@ -93,7 +97,7 @@ pub(super) fn openers(index: u32) -> Vec<String> {
         let open = |file: fs::DirEntry| {
             let path = fs::read_link(file.path()).unwrap_or_default();
             path.to_str()
-                .and_then(|path| path.strip_prefix(&device))
+                .and_then(|path| path.strip_prefix(device))
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('p'))
         };
         files.any(open).then(|| {
@@ -139,8 +143,8 @@ pub(super) fn remove_record(run_dir: &Path, index: u32) {
     let _ = fs::remove_file(record_path(run_dir, index));
 }
 
-fn guard_path(run_dir: &Path, index: u32) -> PathBuf {
-    run_dir.join(format!("nbd{index}.guard"))
+fn guard_path(run_dir: &Path, name: &str) -> PathBuf {
+    run_dir.join(format!("{name}.guard"))
 }
 
 /// Becomes the guard of a device, for as long as the value lives. One that is about to end gets
@@ -149,7 +153,12 @@ fn guard_path(run_dir: &Path, index: u32) -> PathBuf {
 /// # Errors
 /// It has another guard.
 pub(super) fn become_guard(run_dir: &Path, index: u32) -> Result<Flock<File>, Trouble> {
-    let path = guard_path(run_dir, index);
+    lock_guard(run_dir, &format!("nbd{index}"), &format!("/dev/nbd{index}"))
+}
+
+/// The same by the name of the device's files; `what` it is for people.
+pub(super) fn lock_guard(run_dir: &Path, name: &str, what: &str) -> Result<Flock<File>, Trouble> {
+    let path = guard_path(run_dir, name);
     let cannot = |error: io::Error| Trouble::failed(format!("{}: {error}", path.display()));
     fs::create_dir_all(run_dir).map_err(cannot)?;
     let open =
@@ -165,7 +174,7 @@ pub(super) fn become_guard(run_dir: &Path, index: u32) -> Result<Flock<File>, Tr
             }
             Err((back, _)) if now() < deadline => file = back,
             Err(_) => {
-                return Err(Trouble::failed(format!("/dev/nbd{index} has another guard")));
+                return Err(Trouble::failed(format!("{what} has another guard")));
             }
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -174,7 +183,12 @@ pub(super) fn become_guard(run_dir: &Path, index: u32) -> Result<Flock<File>, Tr
 
 /// The process of a device's guard, if one runs; 0 if it has not told its number.
 pub(super) fn guard(run_dir: &Path, index: u32) -> Option<u32> {
-    let path = guard_path(run_dir, index);
+    guard_of(run_dir, &format!("nbd{index}"))
+}
+
+/// The same by the name of the device's files.
+pub(super) fn guard_of(run_dir: &Path, name: &str) -> Option<u32> {
+    let path = guard_path(run_dir, name);
     match Flock::lock(File::open(&path).ok()?, FlockArg::LockSharedNonblock) {
         Ok(_) => None,
         Err(_) => Some(fs::read_to_string(path).ok()?.trim().parse().unwrap_or(0)),

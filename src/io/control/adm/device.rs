@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::attach::{AttachOptions, Volume};
 use crate::control::arguments::DeviceVerb;
 use crate::control::target::Target;
+use crate::io::attach::fuse::{self, FuseListed};
 use crate::io::attach::{Listed, detach, list};
 
 use super::{Failure, Outcome, Session, for_each, print};
@@ -35,7 +36,7 @@ impl Session {
         foreground: bool,
         volume: &Volume,
     ) -> Outcome {
-        if options.device.is_none() && options.servers.is_empty() {
+        if !options.fuse && options.device.is_none() && options.servers.is_empty() {
             options.device = self.configured_device(volume);
         }
         let program = match std::env::current_exe() {
@@ -90,12 +91,23 @@ impl Session {
 
     fn detach_devices(&self, targets: &[Target], is_forced: bool) -> Outcome {
         let run_dir = &self.globals.run_dir;
-        let all = list(run_dir);
+        let (all, files) = (list(run_dir), fuse::list(run_dir));
         for_each(targets, |target| {
             let meant: Vec<&Listed> = all.iter().filter(|one| is_meant(target, one)).collect();
-            if meant.is_empty() && *target != Target::All {
+            let meant_files: Vec<&FuseListed> =
+                files.iter().filter(|one| names(target, &one.volume)).collect();
+            if meant.is_empty() && meant_files.is_empty() && *target != Target::All {
                 return Err(Failure::new(10, format!("{target}: it is attached to no device")));
             }
+            for_each(meant_files, |file| {
+                let volume = &file.volume;
+                if self.globals.dry_run {
+                    return print(&format!("detach {volume} from {}\n", file.record.device()));
+                }
+                fuse::detach(run_dir, file, is_forced).map_err(|trouble| {
+                    Failure::new(trouble.exit_code, format!("{volume}: {}", trouble.text))
+                })
+            })?;
             for_each(meant, |device| {
                 let volume = &device.backend.volume;
                 if self.globals.dry_run {
@@ -111,30 +123,52 @@ impl Session {
 
     fn device_status(&self, targets: &[Target], as_json: bool) -> Outcome {
         let all = list(&self.globals.run_dir);
+        let files = fuse::list(&self.globals.run_dir);
         let is_named = |device: &Listed| {
             targets.is_empty() || targets.iter().any(|target| is_meant(target, device))
         };
         let meant: Vec<&Listed> = all.iter().filter(|device| is_named(device)).collect();
+        let meant_files: Vec<&FuseListed> = files
+            .iter()
+            .filter(|one| {
+                targets.is_empty() || targets.iter().any(|target| names(target, &one.volume))
+            })
+            .collect();
         let missing = targets.iter().find(|target| {
-            **target != Target::All && !all.iter().any(|device| is_meant(target, device))
+            **target != Target::All
+                && !all.iter().any(|device| is_meant(target, device))
+                && !files.iter().any(|file| names(target, &file.volume))
         });
         if let Some(target) = missing {
             return Err(Failure::new(10, format!("{target}: it is attached to no device")));
         }
         match as_json {
             true => {
-                let all: Vec<serde_json::Value> = meant.into_iter().map(as_value).collect();
+                let mut all: Vec<serde_json::Value> = meant.into_iter().map(as_value).collect();
+                all.extend(meant_files.into_iter().map(file_as_value));
                 print(&format!("{}\n", serde_json::Value::Array(all)))
             }
-            false if meant.is_empty() => print("# Nothing is attached.\n"),
-            false => print(&meant.into_iter().map(Listed::lines).collect::<String>()),
+            false if meant.is_empty() && meant_files.is_empty() => {
+                print("# Nothing is attached.\n")
+            }
+            false => {
+                let devices = meant.into_iter().map(Listed::lines);
+                print(
+                    &devices
+                        .chain(meant_files.into_iter().map(FuseListed::lines))
+                        .collect::<String>(),
+                )
+            }
         }
     }
 }
 
 /// Whether a target names the volume of a device.
 fn is_meant(target: &Target, device: &Listed) -> bool {
-    let volume = &device.backend.volume;
+    names(target, &device.backend.volume)
+}
+
+fn names(target: &Target, volume: &Volume) -> bool {
     target.resource().is_none_or(|resource| resource == volume.resource)
         && target.volume().is_none_or(|number| number == volume.number)
 }
@@ -153,5 +187,21 @@ fn as_value(device: &Listed) -> serde_json::Value {
         "dead-conn-timeout": record.map(|record| record.dead_conn_timeout),
         "lost-seconds": device.lost_for(),
         "refusals": record.map(|record| &record.refusals),
+    })
+}
+
+fn file_as_value(file: &FuseListed) -> serde_json::Value {
+    let record = &file.record;
+    json!({
+        "volume": record.volume,
+        "device": record.device(),
+        "file": record.file,
+        "guard": file.guard,
+        "server": record.server,
+        "connections": 1,
+        "size": record.size,
+        "dead-conn-timeout": record.dead_conn_timeout,
+        "lost-seconds": file.lost_for(),
+        "refusals": record.refusals,
     })
 }

@@ -1,0 +1,61 @@
+//! What a guard writes down of a volume that it serves as a file of FUSE.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// One attached file. It is kept as `DIR/fuse-RES-VOL.device`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FuseRecord {
+    /// `r0/0`.
+    pub volume: String,
+    /// The file.
+    pub file: PathBuf,
+    /// The loop device over it.
+    pub loop_device: Option<String>,
+    /// Bytes.
+    pub size: u64,
+    /// Seconds that I/O waits without any server.
+    pub dead_conn_timeout: u64,
+    /// The last server.
+    pub server: String,
+    /// Since when there is none: seconds of this boot.
+    pub lost_at: Option<u64>,
+    /// What each server said last that could not be used.
+    pub refusals: Vec<(String, String)>,
+}
+
+impl FuseRecord {
+    /// What is worked with: the loop device, or the file.
+    #[must_use]
+    pub fn device(&self) -> String {
+        self.loop_device.clone().unwrap_or_else(|| self.file.display().to_string())
+    }
+
+    /// One device for people. `now`: seconds of this boot; `guard`: the guard's process, if it
+    /// runs.
+    #[must_use]
+    pub fn lines(&self, now: u64, guard: Option<u32>) -> String {
+        let Self { volume, server, .. } = self;
+        let mut text = format!("{volume} {} {} bytes\n", self.device(), self.size);
+        text += &format!("  file: {} (FUSE)\n", self.file.display());
+        match self.lost_at {
+            None => text += &format!("  server: {server}, 1 connection\n"),
+            Some(lost_at) => {
+                let seconds = now.saturating_sub(lost_at);
+                let fate = match self.dead_conn_timeout.checked_sub(seconds) {
+                    Some(left) if left > 0 => format!("I/O waits, and fails in {left} s"),
+                    _ => "I/O fails".to_owned(),
+                };
+                text += &format!("  server: none for {seconds} s (it was {server}); {fate}\n");
+            }
+        }
+        for (server, refusal) in &self.refusals {
+            text += &format!("    {server}: {refusal}\n");
+        }
+        text + &match guard {
+            Some(guard) => format!("  guard: process {guard}\n"),
+            None => "  guard: none; without one all I/O fails: detach it\n".to_owned(),
+        }
+    }
+}

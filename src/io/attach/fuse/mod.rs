@@ -1,0 +1,267 @@
+//! A volume as a file of FUSE and a loop device over it: where the kernel has no NBD driver.
+//!
+//! Invariants:
+//! - The guard serves the file, so the device lives as long as its guard: killed, the I/O fails.
+//! - Which server has the device is decided by `attach::Guard`, as with the kernel's driver. The engine
+//!   stands in the kernel's place: one connection, whose end is told when its reader has seen it.
+//! - One guard a volume: it holds a lock on `DIR/fuse-RES-VOL.guard`.
+
+mod engine;
+mod file;
+mod orders;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::io::Write as _;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use fuser::{BackgroundSession, Config, MountOption, Session};
+use nbd::constants::NBD_FLAG_READ_ONLY;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::mman::{MlockAllFlags, mlockall};
+
+use crate::attach::{Action, AttachArguments, Event, FuseRecord, Guard, Server, Terms};
+
+use super::dial::{Answer, Dialers};
+use super::guard::Log;
+use super::{Trouble, first, system};
+use engine::Engine;
+use file::Volume;
+
+pub(crate) use orders::{FuseListed, detach, list};
+
+/// How often it is looked whether an answer is late.
+const LOOK: Duration = Duration::from_millis(200);
+/// How often the server is asked for the size.
+const ASK: Duration = Duration::from_secs(5);
+
+/// Attaches, and serves the file until it is unmounted.
+pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Trouble> {
+    let options = &arguments.options;
+    let name = orders::name(&arguments.volume);
+    let lock = system::lock_guard(&arguments.run_dir, &name, &arguments.volume.to_string())?;
+    orders::clear_remains(&arguments.run_dir, &name)?;
+    if let Err(error) = fs::File::options().read(true).write(true).open("/dev/fuse") {
+        return Err(Trouble::failed(format!(
+            "/dev/fuse: {error}: it takes the kernel's module fuse, and root (CAP_SYS_ADMIN)"
+        )));
+    }
+    let servers = arguments.servers();
+    let dialers = Dialers::start(&servers, &arguments.volume.to_string())?;
+    let (server, export, mut sockets) = first(&servers, &dialers, 1)?;
+    let unfit = |unfit| Trouble::failed(format!("{}: {unfit}", servers[server]));
+    let terms = Terms::of(&export, None, 1).map_err(unfit)?;
+    let cannot = |error: std::io::Error| Trouble::failed(format!("FUSE: {error}"));
+    let engine = Engine::start(dialers.bell.clone()).map_err(cannot)?;
+    let size = Arc::new(AtomicU64::new(terms.size));
+    let volume = Volume { engine: engine.clone(), size: size.clone(), flags: terms.flags };
+    let folder = arguments.run_dir.join(&name);
+    fs::create_dir_all(&folder).map_err(cannot)?;
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(format!("tandem:{}", arguments.volume)),
+        MountOption::Subtype("tandem".to_owned()),
+        MountOption::NoSuid,
+        MountOption::NoDev,
+    ];
+    let mounted = Session::new(volume, &folder, &config).and_then(Session::spawn);
+    let session = mounted.map_err(|error| {
+        Trouble::failed(format!(
+            "{}: FUSE does not mount: {error}; it takes root (CAP_SYS_ADMIN), or the package fuse3",
+            folder.display()
+        ))
+    })?;
+    engine.go_on(sockets.remove(0));
+    let path = folder.join(file::NAME);
+    let looped = match options.no_loop {
+        true => None,
+        // Without it there shall be no mount; it goes with the session.
+        false => Some(attach_loop(&path, terms.flags & NBD_FLAG_READ_ONLY != 0)?),
+    };
+    let record = FuseRecord {
+        volume: arguments.volume.to_string(),
+        file: path,
+        loop_device: looped,
+        size: terms.size,
+        dead_conn_timeout: u64::from(options.dead_conn_timeout),
+        server: servers[server].to_string(),
+        lost_at: None,
+        refusals: Vec::new(),
+    };
+    let dead = Duration::from_secs(record.dead_conn_timeout);
+    let guard = Guard::attached(servers.clone(), server, terms, 1, dead);
+    let ready = format!("{} is {} (attached)\n", record.volume, record.device());
+    crate::io::control::ready();
+    let log = match arguments.background {
+        false => Log::start(),
+        true => {
+            let _ = write!(std::io::stdout(), "{ready}");
+            Log::leave_terminal()
+        }
+    };
+    log.say(ready.trim_end());
+    if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
+        log.say(&format!("memory is not locked ({error}): where it is short, I/O may hang"));
+    }
+    let device = Device {
+        guard,
+        engine,
+        dialers,
+        socket: servers.iter().map(|_| None).collect(),
+        servers,
+        size,
+        timeout: Duration::from_secs(u64::from(options.timeout)),
+        dead,
+        record,
+        record_path: arguments.run_dir.join(format!("{name}.device")),
+        was_connected: true,
+    };
+    device.watch(&log, &session);
+    drop(lock);
+    Ok(())
+}
+
+fn attach_loop(file: &Path, read_only: bool) -> Result<String, Trouble> {
+    let mut command = Command::new("losetup");
+    command.args(["--find", "--show", "--direct-io=on"]);
+    if read_only {
+        command.arg("--read-only");
+    }
+    let output = command.arg(file).output().map_err(|error| {
+        Trouble::failed(format!("losetup: {error}: the package mount (util-linux) is missing"))
+    })?;
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    match output.status.success() {
+        true => Ok(said(&output.stdout)),
+        false => Err(Trouble::failed(format!(
+            "{}; it takes the kernel's module loop, and root; --no-loop leaves it at the file",
+            said(&output.stderr)
+        ))),
+    }
+}
+
+/// An attached device and all that its guard has.
+struct Device {
+    guard: Guard,
+    engine: Arc<Engine>,
+    dialers: Dialers,
+    /// By server: what its last attempt has brought.
+    socket: Vec<Option<OwnedFd>>,
+    servers: Vec<Server>,
+    size: Arc<AtomicU64>,
+    timeout: Duration,
+    dead: Duration,
+    record: FuseRecord,
+    record_path: PathBuf,
+    was_connected: bool,
+}
+
+impl Device {
+    /// Serves until the file is unmounted.
+    fn watch(mut self, log: &Log, session: &BackgroundSession) {
+        self.write_record(log);
+        let mut ask_at = system::now() + ASK;
+        while !session.guard.is_finished() {
+            let mut one = [PollFd::new(self.dialers.bell.as_fd(), PollFlags::POLLIN)];
+            let next = self.guard.next_timeout().map(|at| at.saturating_sub(system::now()));
+            let wait = next.unwrap_or(LOOK).min(LOOK) + Duration::from_millis(1);
+            let _ = poll(&mut one, PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO));
+            let _ = self.dialers.bell.read();
+            if self.was_connected && !self.engine.is_connected() {
+                self.was_connected = false;
+                self.feed(log, Event::LinkDead);
+                self.feed(log, Event::Closed(0));
+            }
+            if self.engine.is_late(self.timeout) {
+                self.engine.close();
+            }
+            while let Some(answer) = self.dialers.answer() {
+                let event = match answer {
+                    Answer::Described(server, export) => Event::Described { server, export },
+                    Answer::Dialled(server, outcome) => {
+                        let result = outcome.map(|(export, sockets)| {
+                            self.socket[server] = sockets.into_iter().next();
+                            export
+                        });
+                        Event::Dialled { server, result }
+                    }
+                };
+                self.feed(log, event);
+            }
+            let (now, progress) = (system::now(), self.guard.progress());
+            match progress.lost_at {
+                Some(lost_at) if lost_at + self.dead <= now => self.engine.fail(),
+                None if now >= ask_at => {
+                    ask_at = now + ASK;
+                    self.dialers.describe(progress.server);
+                }
+                _ => {}
+            }
+            self.feed(log, Event::Tick);
+        }
+        self.engine.close();
+        let _ = fs::remove_file(&self.record_path);
+        log.say(&format!("{} is detached", self.record.volume));
+    }
+
+    fn feed(&mut self, log: &Log, event: Event) {
+        self.guard.handle(system::now(), event);
+        while let Some(action) = self.guard.next_action() {
+            match action {
+                Action::Dial { server, connections } => self.dialers.dial(server, connections),
+                Action::Drop { server } => self.socket[server] = None,
+                Action::Close => self.engine.close(),
+                Action::HandOver { server, size, .. } => {
+                    let result = match self.socket[server].take() {
+                        None => Err("the connection is gone".to_owned()),
+                        Some(socket) => {
+                            size.into_iter().for_each(|size| self.grow(size));
+                            self.engine.go_on(socket);
+                            self.was_connected = true;
+                            Ok(())
+                        }
+                    };
+                    self.guard.handle(system::now(), Event::Handed(result));
+                }
+                Action::Resize(size) => {
+                    self.grow(size);
+                    self.guard.handle(system::now(), Event::Resized(Ok(())));
+                }
+                Action::Log(text) => log.say(&format!("{}: {text}", self.record.volume)),
+                Action::Changed => self.write_record(log),
+                Action::End => {}
+            }
+        }
+    }
+
+    fn grow(&self, size: u64) {
+        self.size.store(size, Ordering::Release);
+        let Some(device) = self.record.loop_device.clone() else { return };
+        // It asks the file for its size, and so waits for this very process. Where it cannot be
+        // started, the device grows with its next attach.
+        let thread = std::thread::Builder::new().name("grow".to_owned());
+        let _ = thread.spawn(move || Command::new("losetup").args(["-c", &device]).status());
+    }
+
+    fn write_record(&mut self, log: &Log) {
+        let progress = self.guard.progress();
+        let name = |server: usize| self.servers[server].to_string();
+        self.record.server = name(progress.server);
+        self.record.lost_at = progress.lost_at.map(|lost_at| lost_at.as_secs());
+        self.record.size = progress.size;
+        self.record.refusals =
+            progress.refusals.into_iter().map(|(server, text)| (name(server), text)).collect();
+        let new = self.record_path.with_extension("device.new");
+        let text = serde_json::to_vec(&self.record).map_err(std::io::Error::other);
+        let done = text.and_then(|text| fs::write(&new, text));
+        if let Err(error) = done.and_then(|()| fs::rename(&new, &self.record_path)) {
+            log.say(&format!("{}: {error}", self.record_path.display()));
+        }
+    }
+}

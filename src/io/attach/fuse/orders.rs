@@ -1,0 +1,178 @@
+//! `device detach` and `device status` of files of FUSE.
+
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::attach::{FuseRecord, Volume};
+
+use super::super::{Trouble, system};
+
+/// How long a guard may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A volume that is attached as a file.
+#[derive(Clone, Debug)]
+pub(crate) struct FuseListed {
+    /// The volume.
+    pub(crate) volume: Volume,
+    /// The process of its guard, if one runs.
+    pub(crate) guard: Option<u32>,
+    /// What its guard wrote down.
+    pub(crate) record: FuseRecord,
+}
+
+impl FuseListed {
+    /// For people.
+    pub(crate) fn lines(&self) -> String {
+        self.record.lines(system::now().as_secs(), self.guard)
+    }
+
+    /// Seconds without a server.
+    pub(crate) fn lost_for(&self) -> Option<u64> {
+        Some(system::now().as_secs().saturating_sub(self.record.lost_at?))
+    }
+}
+
+/// Of the folder and the files of a volume.
+pub(super) fn name(volume: &Volume) -> String {
+    format!("fuse-{}-{}", volume.resource, volume.number)
+}
+
+fn record(run_dir: &Path, name: &str) -> Option<FuseRecord> {
+    let text = fs::read_to_string(run_dir.join(format!("{name}.device"))).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// What is attached as a file, by volume.
+pub(crate) fn list(run_dir: &Path) -> Vec<FuseListed> {
+    let of = |entry: fs::DirEntry| {
+        let file = entry.file_name();
+        let name =
+            file.to_str()?.strip_suffix(".device").filter(|name| name.starts_with("fuse-"))?;
+        let record = record(run_dir, name)?;
+        let volume: Volume = record.volume.parse().ok()?;
+        let guard = system::guard_of(run_dir, name);
+        (self::name(&volume) == name).then_some(FuseListed { volume, guard, record })
+    };
+    let entries = fs::read_dir(run_dir).into_iter().flatten().flatten();
+    let mut all: Vec<FuseListed> = entries.filter_map(of).collect();
+    all.sort_by(|one, other| one.volume.cmp(&other.volume));
+    all
+}
+
+/// Whether a loop device has this file.
+fn has_file(device: &str, record: &FuseRecord) -> bool {
+    let name = device.trim_start_matches("/dev/");
+    let file = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file"));
+    file.is_ok_and(|file| {
+        file.trim_end().trim_end_matches(" (deleted)") == record.file.to_string_lossy()
+    })
+}
+
+fn let_go_of_loop(record: &FuseRecord) -> Result<(), Trouble> {
+    let Some(device) = record.loop_device.as_ref().filter(|one| has_file(one, record)) else {
+        return Ok(());
+    };
+    let output = Command::new("losetup").args(["-d", device]).output();
+    let output = output.map_err(|error| Trouble::failed(format!("losetup: {error}")))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(Trouble::failed(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+    }
+}
+
+/// Lets go of what a killed guard has left.
+pub(super) fn clear_remains(run_dir: &Path, name: &str) -> Result<(), Trouble> {
+    let Some(record) = record(run_dir, name) else { return Ok(()) };
+    let_go_of_loop(&record)?;
+    if let Some(device) = record.loop_device.as_ref().filter(|one| has_file(one, &record)) {
+        return Err(Trouble::failed(format!(
+            "{device} is still in use, over the file of a guard that has ended; its I/O fails: \
+             unmount it first"
+        )));
+    }
+    // Not mounted is as good.
+    let _ = umount2(&run_dir.join(name), MntFlags::MNT_DETACH);
+    let _ = fs::remove_file(run_dir.join(format!("{name}.device")));
+    Ok(())
+}
+
+/// Lets go of a device: flushed, and used by nobody, unless it is forced.
+///
+/// # Errors
+/// It is in use, or cannot be flushed.
+pub(crate) fn detach(run_dir: &Path, device: &FuseListed, is_forced: bool) -> Result<(), Trouble> {
+    let FuseListed { volume, record, guard } = device;
+    let name = name(volume);
+    let folder = run_dir.join(&name);
+    let Some(guard) = *guard else { return clear_remains(run_dir, &name) };
+    if is_forced {
+        // With its process the file ends, and with it the I/O.
+        if let Some(pid) = i32::try_from(guard).ok().filter(|pid| *pid > 1) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        await_end(run_dir, &name)?;
+        return clear_remains(run_dir, &name);
+    }
+    let in_use = |what: &str| Trouble {
+        text: format!("{what} is in use; --force fails its I/O from now on"),
+        exit_code: 11,
+    };
+    let flushed = |what: &str, outcome: std::io::Result<()>| {
+        outcome.map_err(|error| {
+            Trouble::failed(format!(
+                "{what}: what was written cannot be flushed: {error}; --force lets go of it all \
+                 the same"
+            ))
+        })
+    };
+    if let Some(node) = record.loop_device.as_ref().filter(|one| has_file(one, record)) {
+        let mut options = fs::OpenOptions::new();
+        let open = options.read(true).custom_flags(libc::O_EXCL).open(node);
+        let open = open.map_err(|error| match error.raw_os_error() {
+            Some(libc::EBUSY) => in_use(node),
+            _ => Trouble::failed(format!("{node}: {error}")),
+        })?;
+        flushed(node, open.sync_all())?;
+        if !system::openers_of(node).is_empty() {
+            return Err(in_use(node));
+        }
+        // The kernel lets go of it when the last one closes it: that is us.
+        let_go_of_loop(record)?;
+        drop(open);
+    }
+    let path = record.file.display().to_string();
+    flushed(&path, fs::File::open(&record.file).and_then(|file| file.sync_all()))?;
+    let deadline = system::now() + Duration::from_secs(2);
+    while let Err(error) = umount2(&folder, MntFlags::empty()) {
+        match error {
+            // The loop device goes in the background.
+            nix::errno::Errno::EBUSY if system::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            nix::errno::Errno::EBUSY => return Err(in_use(&path)),
+            _ => return Err(Trouble::failed(format!("{}: {error}", folder.display()))),
+        }
+    }
+    await_end(run_dir, &name)?;
+    let _ = fs::remove_dir(&folder);
+    Ok(())
+}
+
+fn await_end(run_dir: &Path, name: &str) -> Result<(), Trouble> {
+    let deadline = system::now() + PATIENCE;
+    while system::guard_of(run_dir, name).is_some() {
+        if system::now() > deadline {
+            return Err(Trouble::failed("its guard does not end"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! The engine over pairs of sockets: what it sends, and when it answers.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use nbd::constants::NBD_SIMPLE_REPLY_MAGIC;
+use nbd::request::Command;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+
+use super::engine::{Engine, Request};
+
+type Outcome = Result<Vec<u8>, i32>;
+
+struct Stage {
+    engine: Arc<Engine>,
+    bell: Arc<EventFd>,
+}
+
+/// The header of a request as a server reads it: type, cookie, offset, length.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen(u16, u64, u64, u32);
+
+impl Stage {
+    fn new() -> Self {
+        let bell = Arc::new(EventFd::new().expect("an event descriptor"));
+        Self { engine: Engine::start(bell.clone()).expect("threads"), bell }
+    }
+
+    /// The server's end of the next session.
+    fn session(&self) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+        theirs.set_read_timeout(Some(Duration::from_secs(60))).expect("a time limit");
+        self.engine.go_on(OwnedFd::from(ours));
+        theirs
+    }
+
+    fn order(&self, command: Command, offset: u64, length: u64) -> Receiver<Outcome> {
+        let (told, heard) = channel();
+        let answer = Box::new(move |outcome| told.send(outcome).expect("somebody hears it"));
+        let data = match command {
+            Command::Write => vec![7; usize::try_from(length).expect("short")],
+            _ => Vec::new(),
+        };
+        self.engine.submit(Request { command, flags: 0, offset, length, data, answer });
+        heard
+    }
+
+    fn wait_for_bell(&self) {
+        let mut one = [PollFd::new(self.bell.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut one, PollTimeout::from(60_000_u16)), Ok(1), "the session ends");
+        self.bell.read().expect("it rang");
+    }
+}
+
+fn read_request(server: &mut UnixStream) -> Seen {
+    let mut head = [0; 28];
+    server.read_exact(&mut head).expect("a request");
+    let seen = Seen(
+        u16::from_be_bytes(head[6..8].try_into().expect("2 bytes")),
+        u64::from_be_bytes(head[8..16].try_into().expect("8 bytes")),
+        u64::from_be_bytes(head[16..24].try_into().expect("8 bytes")),
+        u32::from_be_bytes(head[24..28].try_into().expect("4 bytes")),
+    );
+    if seen.0 == Command::Write.code() {
+        let mut data = vec![0; usize::try_from(seen.3).expect("short")];
+        server.read_exact(&mut data).expect("its data");
+        assert!(data.iter().all(|byte| *byte == 7));
+    }
+    seen
+}
+
+fn reply(server: &mut UnixStream, cookie: u64, code: u32, data: &[u8]) {
+    let mut bytes = NBD_SIMPLE_REPLY_MAGIC.to_be_bytes().to_vec();
+    bytes.extend(code.to_be_bytes());
+    bytes.extend(cookie.to_be_bytes());
+    bytes.extend(data);
+    server.write_all(&bytes).expect("it is read");
+}
+
+fn heard(answer: &Receiver<Outcome>) -> Outcome {
+    answer.recv_timeout(Duration::from_secs(60)).expect("an answer")
+}
+
+const WRITE: u16 = 1;
+
+#[test]
+fn requests_without_a_server_wait_and_are_all_sent_in_their_order() {
+    let stage = Stage::new();
+    // Each wakes the thread that sends, and there is nobody to send it to.
+    let answers: Vec<_> = (0..5)
+        .map(|number| stage.order(Command::Write, number * 4096, 512))
+        .inspect(|answer| {
+            let early = answer.recv_timeout(Duration::from_millis(1));
+            assert!(early.is_err(), "answered without a server: {early:?}");
+        })
+        .collect();
+    let mut server = stage.session();
+    for number in 0..5 {
+        assert_eq!(read_request(&mut server), Seen(WRITE, number, number * 4096, 512));
+        reply(&mut server, number, 0, &[]);
+    }
+    answers.iter().for_each(|answer| assert_eq!(heard(answer), Ok(Vec::new())));
+}
+
+#[test]
+fn what_was_unanswered_is_sent_again_over_the_next_session() {
+    let stage = Stage::new();
+    let mut server = stage.session();
+    let answers: Vec<_> =
+        (0..3).map(|number| stage.order(Command::Write, number * 512, 512)).collect();
+    for number in 0..3 {
+        assert_eq!(read_request(&mut server).1, number);
+    }
+    reply(&mut server, 1, 0, &[]);
+    assert_eq!(heard(&answers[1]), Ok(Vec::new()));
+    drop(server);
+    stage.wait_for_bell();
+    assert!(!stage.engine.is_connected());
+    let mut server = stage.session();
+    for number in [0, 2] {
+        assert_eq!(read_request(&mut server), Seen(WRITE, number, number * 512, 512));
+        reply(&mut server, number, 0, &[]);
+        assert_eq!(heard(&answers[usize::try_from(number).expect("small")]), Ok(Vec::new()));
+    }
+}
+
+#[test]
+fn a_server_that_leaves_has_not_answered() {
+    let stage = Stage::new();
+    let mut server = stage.session();
+    let answer = stage.order(Command::Write, 0, 512);
+    read_request(&mut server);
+    // NBD_ESHUTDOWN.
+    reply(&mut server, 0, 108, &[]);
+    stage.wait_for_bell();
+    let mut server = stage.session();
+    assert_eq!(read_request(&mut server), Seen(WRITE, 0, 0, 512));
+    reply(&mut server, 0, 0, &[]);
+    assert_eq!(heard(&answer), Ok(Vec::new()));
+}
+
+#[test]
+fn errors_are_linuxs_and_data_is_the_servers() {
+    let stage = Stage::new();
+    let mut server = stage.session();
+    let codes = [(1, 1), (5, 5), (12, 12), (22, 22), (28, 28), (95, 95), (75, 5), (u32::MAX, 5)];
+    for (cookie, (code, error)) in (0..).zip(codes) {
+        let answer = stage.order(Command::Write, 0, 512);
+        read_request(&mut server);
+        reply(&mut server, cookie, code, &[]);
+        assert_eq!(heard(&answer), Err(error), "code {code}");
+    }
+    let answer = stage.order(Command::Read, 0, 3);
+    let Seen(_, cookie, ..) = read_request(&mut server);
+    reply(&mut server, cookie, 0, b"abc");
+    assert_eq!(heard(&answer), Ok(b"abc".to_vec()));
+}
+
+#[test]
+fn a_long_range_is_zeroed_in_parts() {
+    let stage = Stage::new();
+    let mut server = stage.session();
+    let answer = stage.order(Command::WriteZeroes, 4096, (128 << 20) + 512);
+    let Seen(_, cookie, offset, length) = read_request(&mut server);
+    assert_eq!((offset, length), (4096, 128 << 20));
+    reply(&mut server, cookie, 0, &[]);
+    let Seen(_, cookie, offset, length) = read_request(&mut server);
+    assert_eq!((offset, length), (4096 + (128 << 20), 512));
+    assert!(answer.try_recv().is_err(), "answered after its first part");
+    reply(&mut server, cookie, 0, &[]);
+    assert_eq!(heard(&answer), Ok(Vec::new()));
+}
+
+#[test]
+fn malformed_replies_end_the_session_and_answer_nothing() {
+    let stage = Stage::new();
+    let answer = stage.order(Command::Read, 0, 512);
+    // Nobody's cookie; no reply at all.
+    for bad in [&[0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9][..], &[0; 16]] {
+        let mut server = stage.session();
+        read_request(&mut server);
+        server.write_all(bad).expect("it is read");
+        stage.wait_for_bell();
+        assert!(answer.try_recv().is_err());
+    }
+    let mut server = stage.session();
+    read_request(&mut server);
+    reply(&mut server, 0, 0, &[1; 512]);
+    assert_eq!(heard(&answer), Ok(vec![1; 512]));
+}
+
+#[test]
+fn without_a_server_for_too_long_all_fails_until_there_is_one() {
+    let stage = Stage::new();
+    let answer = stage.order(Command::Write, 0, 512);
+    stage.engine.fail();
+    assert_eq!(heard(&answer), Err(libc::EIO));
+    assert_eq!(heard(&stage.order(Command::Flush, 0, 0)), Err(libc::EIO));
+    let mut server = stage.session();
+    let answer = stage.order(Command::Flush, 0, 0);
+    let Seen(_, cookie, ..) = read_request(&mut server);
+    reply(&mut server, cookie, 0, &[]);
+    assert_eq!(heard(&answer), Ok(Vec::new()));
+    // A server is there: nothing fails.
+    let answer = stage.order(Command::Write, 0, 512);
+    stage.engine.fail();
+    let Seen(_, cookie, ..) = read_request(&mut server);
+    reply(&mut server, cookie, 0, &[]);
+    assert_eq!(heard(&answer), Ok(Vec::new()));
+}

@@ -1,0 +1,185 @@
+//! `device attach --fuse`: a file system on a loop device goes on when the Primary's daemon is killed and
+//! when the device is handed over; let go of by force, its I/O fails and the next attach starts anew.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::namespace::skip;
+use crate::pair::{Pair, text};
+use crate::wait::until;
+
+fn order(words: &[&str]) -> Result<String, String> {
+    let output = Command::new(words[0]).args(&words[1..]).output();
+    let output = output.map_err(|error| format!("{words:?}: {error}"))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+        false => Err(format!("{words:?}: {}", String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
+fn synced_file(folder: &Path, number: usize) {
+    let mut file = File::create(folder.join(number.to_string())).expect("a file");
+    file.write_all(&vec![u8::try_from(number % 251).expect("small"); 20_000]).expect("written");
+    file.sync_all().expect("synced");
+}
+
+/// Detaches whatever is left when the test fails.
+struct Attached<'a>(&'a Pair, &'a Path);
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        let _ = order(&["umount", "--lazy", text(self.1)]);
+        let _ = self.0.alice.adm(&["device", "detach", "--force", "r0"]);
+    }
+}
+
+/// Whether this machine can do it; if not, it says so.
+fn is_possible(test: &str) -> bool {
+    let lacks = |path: &&str| File::options().read(true).write(true).open(path).err();
+    let missing = ["/dev/fuse", "/dev/loop-control"]
+        .into_iter()
+        .find_map(|path| lacks(&path).map(|error| skip(test, &format!("{path}: {error}"))));
+    missing.is_none()
+}
+
+/// A folder to mount on, and both nodes as servers.
+fn stage(pair: &Pair) -> (PathBuf, String) {
+    let folder = pair.dir.path().join("mounted");
+    fs::create_dir(&folder).expect("a folder");
+    let servers = format!(
+        "--servers=unix:{},unix:{}",
+        pair.alice.run_dir.join("nbd.sock").display(),
+        pair.bob.run_dir.join("nbd.sock").display()
+    );
+    (folder, servers)
+}
+
+#[test]
+fn a_file_system_over_fuse_is_handed_over_and_let_go_of_by_force() {
+    if !is_possible("a_file_system_over_fuse_is_handed_over_and_let_go_of_by_force") {
+        return;
+    }
+    let pair = Pair::in_sync();
+    let (folder, servers) = stage(&pair);
+    let attach = ["device", "attach", "--fuse", &servers, "--timeout=5", "r0"];
+    let said = pair.alice.ok(&attach);
+    let node = said.split(' ').nth(2).expect("a device").to_owned();
+    let attached = Attached(&pair, &folder);
+    order(&["mkfs.ext4", "-q", &node]).unwrap();
+    order(&["mount", &node, text(&folder)]).unwrap();
+    synced_file(&folder, 1);
+
+    // Writers that overlap, so that several requests are under way.
+    let (told, heard) = std::sync::mpsc::channel();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for writer in 0..3 {
+            let (folder, stop, told) = (&folder, &stop, told.clone());
+            scope.spawn(move || {
+                for number in (100 * writer..).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                    synced_file(folder, 1000 + number % 100 + 100 * writer);
+                    let _ = told.send(());
+                }
+            });
+        }
+        let goes_on = || (0..30).for_each(|_| heard.recv().expect("it goes on"));
+        goes_on();
+        pair.bob.ok(&["primary", "--hand-over", "r0"]);
+        while heard.try_recv().is_ok() {}
+        goes_on();
+        stop.store(true, Ordering::Relaxed);
+    });
+    until("it is said who serves it now", || {
+        pair.alice.ok(&["device", "status", "r0"]).contains(text(&pair.bob.run_dir)).then_some(())
+    });
+
+    // By force: the file system's I/O fails, nothing is left over after the unmount.
+    pair.alice.refused(10, &["device", "detach", "--force", "r0"]);
+    let failed = File::create(folder.join("late")).and_then(|file| file.sync_all());
+    assert!(failed.is_err(), "a write went somewhere");
+    let status = pair.alice.ok(&["device", "status", "r0"]);
+    assert!(status.contains("guard: none"), "{status}");
+    order(&["umount", text(&folder)]).unwrap();
+    pair.alice.ok(&["device", "detach", "r0"]);
+    let said = pair.alice.ok(&attach);
+    let node = said.split(' ').nth(2).expect("a device").to_owned();
+    order(&["mount", &node, text(&folder)]).unwrap();
+    assert_eq!(fs::read(folder.join("1")).expect("a synced file"), vec![1; 20_000]);
+    order(&["umount", text(&folder)]).unwrap();
+    pair.alice.ok(&["device", "detach", "r0"]);
+    drop(attached);
+}
+
+#[test]
+fn a_file_system_over_fuse_goes_on_through_a_crash() {
+    if !is_possible("a_file_system_over_fuse_goes_on_through_a_crash") {
+        return;
+    }
+    let mut pair = Pair::in_sync();
+    let (folder, servers) = stage(&pair);
+    let attach = ["device", "attach", "--fuse", &servers, "--timeout=2", "r0"];
+    let said = pair.alice.ok(&attach);
+    let alice_run = pair.alice.run_dir.clone();
+    let node = said.split(' ').nth(2).expect("a device").to_owned();
+    assert!(node.starts_with("/dev/loop"), "{said}");
+    pair.alice.refused(10, &attach);
+    order(&["mkfs.ext4", "-q", &node]).unwrap();
+    order(&["mount", &node, text(&folder)]).unwrap();
+    pair.alice.refused(11, &["device", "detach", "r0"]);
+
+    // Files are written and synced all the time.
+    let (told, heard) = std::sync::mpsc::channel();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let writer = {
+        let folder = folder.clone();
+        std::thread::spawn(move || {
+            let mut number = 0;
+            while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                synced_file(&folder, number);
+                let _ = told.send(number);
+                number += 1;
+            }
+            number
+        })
+    };
+    for _ in 0..20 {
+        heard.recv().expect("it goes on");
+    }
+    pair.alice.kill();
+    until("bob sees it", || {
+        (pair.bob.connection()["connection-state"] == "Connecting").then_some(())
+    });
+    until("it is said that there is no server", || {
+        pair.alice.ok(&["device", "status", "r0"]).contains("server: none for").then_some(())
+    });
+    pair.bob.ok(&["primary", "r0"]);
+    while heard.try_recv().is_ok() {}
+    for _ in 0..20 {
+        heard.recv().expect("it goes on after the crash");
+    }
+    drop(stop);
+    let count = writer.join().expect("no write has failed");
+    let status = pair.alice.ok(&["device", "status", "r0"]);
+    assert!(status.contains(text(&pair.bob.run_dir)), "{status}");
+    order(&["umount", text(&folder)]).unwrap();
+    pair.alice.ok(&["device", "detach", "r0"]);
+    assert!(!alice_run.join("fuse-r0-0.device").exists());
+
+    // On bob alone, through a new attach.
+    let said = pair.alice.ok(&attach);
+    let node = said.split(' ').nth(2).expect("a device").to_owned();
+    let attached = Attached(&pair, &folder);
+    order(&["e2fsck", "-fn", &node]).unwrap();
+    order(&["mount", "-o", "ro", &node, text(&folder)]).unwrap();
+    for number in 0..count {
+        let data = fs::read(folder.join(number.to_string())).expect("a synced file");
+        let byte = u8::try_from(number % 251).expect("small");
+        assert!(data.len() == 20_000 && data.iter().all(|one| *one == byte), "{number}");
+    }
+    order(&["umount", text(&folder)]).unwrap();
+    pair.alice.ok(&["device", "detach", "r0"]);
+    drop(attached);
+}
