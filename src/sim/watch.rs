@@ -350,6 +350,16 @@ impl Cluster {
         if became && target && in_use {
             self.in_sync(volume);
         }
+        let cut_off = self.nodes[node]
+            .peer_device(volume)
+            .is_some_and(|peer| peer.replication_state == ReplicationState::Off);
+        let inconsistent = self.nodes[node]
+            .device(volume)
+            .is_some_and(|device| device.disk_state == DiskState::Inconsistent);
+        if became && cut_off && inconsistent {
+            let disk = &self.nodes[node].volumes[usize::from(volume)].disk;
+            self.history.whole(node, volume, disk);
+        }
     }
 
     /// An answer that rests on one disk: the disks must not share their current UUID (promise 3).

@@ -633,8 +633,10 @@ impl Resource {
         }
         for volume in volumes {
             self.empty_log(volume);
-            // Or it has what the peer may lack, and no identifier says so: nobody has read it.
-            if self.gap == Gap::Closed || self.devices[&volume].unheard {
+            // Or it has what the peer may lack, and no identifier says so: nobody has read it. Where both
+            // are in sync again there is nothing to doubt.
+            let together = self.connections.iter().any(|c| c.peer_devices[&volume].is_in_sync());
+            if !together && (self.gap == Gap::Closed || self.devices[&volume].unheard) {
                 self.doubt(volume);
             }
             let connected = self.connections.iter().any(|c| c.stage == Stage::Open);

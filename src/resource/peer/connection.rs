@@ -398,6 +398,13 @@ impl PeerDevice {
             && self.peer_disk != DiskState::DUnknown
     }
 
+    /// Connected, and neither disk waits for data of the other one.
+    pub(crate) fn is_in_sync(&self) -> bool {
+        let states =
+            [ReplicationState::Established, ReplicationState::VerifyS, ReplicationState::VerifyT];
+        states.contains(&self.replication) && self.peer_disk == DiskState::UpToDate
+    }
+
     /// Every bit of the blocks is durable.
     pub(crate) fn saved(&self, first: u64, count: u64) -> bool {
         if !self.bitmap.unsaved_pages_in(first, count).is_empty() {

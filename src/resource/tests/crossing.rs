@@ -297,6 +297,26 @@ fn a_disk_that_was_given_up_does_not_stand_in_the_way_of_a_session() {
 }
 
 #[test]
+fn a_frozen_primary_whose_disk_was_resynced_since_is_up_to_date_when_it_is_demoted() {
+    let mut pair = synced_pair();
+    pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+    assert_eq!(pair.write(0, 7, 1), Ok(None));
+    // Frozen in the middle of the resync of its own disk: for it the peer has newer data.
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
+    pair.attach_later(0);
+    pair.run(1_000);
+    pair.event(0, Event::ClockGap { gap_ms: 3_000 });
+    pair.nodes[0].unstall();
+    pair.run(30_000);
+    assert!(pair.status(0).suspended_gap, "{}", pair.story());
+    assert_eq!([pair.disk(0), pair.disk(1)], [DiskState::UpToDate; 2], "{}", pair.story());
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+    assert_eq!([pair.disk(0), pair.disk(1)], [DiskState::UpToDate; 2], "{}", pair.story());
+    pair.primary(1, false);
+    assert_eq!(pair.write(1, 8, 2), Ok(None));
+}
+
+#[test]
 fn a_new_disk_whose_node_dies_before_its_number_is_stored_is_not_taken_for_an_old_image() {
     let mut pair = Pair::new();
     // Node 0 sees higher and higher numbers of a fresh disk, which is then replaced.

@@ -264,6 +264,27 @@ impl History {
         Ok(())
     }
 
+    /// The end of a resync is durable on its target, which has lost the source and does not know it: what
+    /// both hold rests on both from here on.
+    pub(in crate::sim) fn whole(&mut self, target: usize, volume: VolumeNumber, disk: &SimDisk) {
+        self.step += 1;
+        let mut copies = Vec::new();
+        for (sector, register) in self.of_volume(volume) {
+            let held = disk.read(sector, 1)[0];
+            let mut theirs = std::mem::take(&mut register.obligations[1 - target]);
+            for o in theirs.iter_mut().filter(|o| o.alone && register.satisfies(held, o)) {
+                o.alone = false;
+                if register.obligations[target].iter().all(|own| own.start != o.start) {
+                    copies.push((sector, Obligation { weak: false, flushed: false, ..*o }));
+                }
+            }
+            register.obligations[1 - target] = theirs;
+        }
+        for (sector, copy) in copies {
+            self.oblige(target, volume, sector, copy);
+        }
+    }
+
     /// A node became Primary without force, and its own disk is what it serves; `behind`: that disk
     /// was set back, and the other node has not been met since.
     ///
