@@ -227,6 +227,8 @@ pub struct Resource {
     gap: Gap,
     /// New requests are not admitted: a demotion, detach or leave drains.
     draining: bool,
+    /// It was taken down: the shell lets go of it, and no order starts anything.
+    is_down: bool,
     /// This node was promoted for a client, and by no order.
     auto_promoted: Option<orders::auto_promote::AutoPromoted>,
     /// A peer takes the role over.
@@ -284,6 +286,7 @@ impl Resource {
             resizing: None,
             gap: Gap::None,
             draining: false,
+            is_down: false,
             auto_promoted: None,
             handing_over: None,
             withheld: Vec::new(),

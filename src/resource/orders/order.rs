@@ -137,8 +137,15 @@ fn changes(
     pairs.map(change).collect()
 }
 
+fn taken_down() -> crate::resource::Refusal {
+    refuse(-18, "The resource was taken down meanwhile: `tandemadm up` first.")
+}
+
 impl Resource {
     pub(crate) fn order(&mut self, id: u64, command: Command) {
+        if self.is_down {
+            return self.reply(id, Err(taken_down()));
+        }
         if self.orders.len() >= 256 {
             return self.reply(id, Err(refuse(-18, "Too many orders wait; try again later")));
         }
@@ -405,16 +412,11 @@ impl Resource {
                 (OWN_ORDER, _, Err(refusal)) => self.auto_demotion_refused(&refusal.hint),
                 _ => {}
             }
-            let is_down = result.is_ok() && matches!(running.command, Command::Down { .. });
+            self.is_down = result.is_ok() && matches!(running.command, Command::Down { .. });
             // Nothing starts on a resource that is down, and no disk is left with it.
-            for order in is_down.then(|| std::mem::take(&mut self.orders)).into_iter().flatten() {
-                self.reply(
-                    order.id,
-                    Err(refuse(
-                        -18,
-                        "The resource was taken down meanwhile: `tandemadm up` first.",
-                    )),
-                );
+            let behind = self.is_down.then(|| std::mem::take(&mut self.orders));
+            for order in behind.into_iter().flatten() {
+                self.reply(order.id, Err(taken_down()));
             }
             self.reply(running.id, result);
         }

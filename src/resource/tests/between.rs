@@ -186,6 +186,18 @@ fn the_end_of_the_daemon_does_not_wait_behind_an_order_that_a_hung_disk_keeps() 
 }
 
 #[test]
+fn nothing_starts_on_a_resource_that_was_taken_down() {
+    let mut pair = synced_pair();
+    pair.client_goes(true);
+    pair.admin(0, demote(0)).unwrap();
+    pair.admin(0, Command::Down { shutdown: false }).unwrap();
+    // It comes before the shell has let go of the resource.
+    let refusal = pair.attach(0).expect_err("it is down");
+    assert_eq!(refusal.code, -18, "{refusal:?}");
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+}
+
+#[test]
 fn a_disk_that_answers_is_not_given_up_for_a_detach_that_waits_for_its_turn() {
     let mut pair = synced_pair();
     pair.order(0, demote(60_000));
