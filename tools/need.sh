@@ -22,6 +22,34 @@ need() {
         "${packages[@]}" >/dev/null
 }
 
+# need_no_service PROGRAM:PACKAGE...: the same for packages whose services would start with them.
+need_no_service() {
+    local one
+    if [[ ${TANDEM_CI:-} && ! -e /usr/sbin/policy-rc.d ]]; then
+        # A machine that is there for tests: nothing that is installed now starts by itself.
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+        chmod +x /usr/sbin/policy-rc.d
+    fi
+    for one in "$@"; do
+        command -v "${one%%:*}" >/dev/null || [[ -e /usr/sbin/policy-rc.d ]] || {
+            echo "$0: ${one##*:} is missing, and would start as a service: first" \
+                "a /usr/sbin/policy-rc.d that ends with 101" >&2
+            exit 1
+        }
+    done
+    need "$@"
+}
+
+# need_postgres: a server, and where its programs are: $postgres. Debian has a folder for each version; any will do.
+need_postgres() {
+    find_postgres
+    [[ $postgres ]] || need_no_service "postgres is missing:postgresql"
+    find_postgres
+}
+find_postgres() {
+    postgres=$(find /usr/lib/postgresql -maxdepth 2 -name bin 2>/dev/null | sort | tail -1)
+}
+
 # fetch PACKAGE...: unpacks Debian packages under target/fetched, whose files are looked at and whose
 # services nobody wants. Where that does not work, the tests that look say SKIP.
 fetch() {
