@@ -10,6 +10,7 @@ pub mod control;
 mod disk;
 mod handle;
 mod handler;
+pub(crate) mod memory;
 mod number_map;
 mod outbox;
 mod peer;

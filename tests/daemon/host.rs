@@ -44,6 +44,9 @@ fn is_direct_where_it_can_be(dir: &Path) {
         assert!(!flags.is_empty(), "{} has its disk open", node.name);
         let direct = flags.iter().any(|flags| flags & libc::O_DIRECT != 0);
         assert_eq!(direct, can, "{}: {flags:?} on {}", node.name, dir.path().display());
+        if nix::unistd::geteuid().is_root() {
+            assert!(kib(node, "VmLck:") > 1000, "{}: its memory is locked", node.name);
+        }
     }
     pair.assert_equal_disks();
 }
@@ -62,9 +65,13 @@ fn forget_peak(node: &Node) {
 
 /// The most memory that a daemon had, KiB.
 fn peak_kib(node: &Node) -> u64 {
+    kib(node, "VmHWM:")
+}
+
+fn kib(node: &Node, what: &str) -> u64 {
     let id = node.daemon.as_ref().expect("it runs").id();
     let status = fs::read_to_string(format!("/proc/{id}/status")).expect("it is ours");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a number");
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("a number");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 

@@ -14,8 +14,6 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use nix::sys::mman::{MlockAllFlags, mlockall};
-
 use crate::attach::{
     AttachArguments, Backend, Connect, DialError, Guard, Message, Record, Server, Terms, parse,
 };
@@ -87,6 +85,8 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
     // Before anything is attached: an event is sent once, and kept nowhere.
     let events = driver.events()?;
     let servers = arguments.servers();
+    // Before there are threads.
+    let missing = crate::io::memory::keep();
     let dialers = Dialers::start(&servers, &arguments.volume.to_string())?;
     let (device, said) = match system::device_of(&arguments.volume) {
         Some((index, backend)) => {
@@ -108,10 +108,8 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
         }
     };
     log.say(&format!("{}{}", ready.trim_end(), device.detail()));
-    // I/O waits for this process: its memory must not wait for that I/O. Not before: who has no right to
-    // attach devices may have a limit on locked memory, too.
-    if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
-        log.say(&format!("memory is not locked ({error}): where it is short, I/O may hang"));
+    if let Some(missing) = missing {
+        log.say(&missing);
     }
     device.watch(&log);
     Ok(())

@@ -127,6 +127,10 @@ fn start(arguments: &Arguments) -> Result<(), Failure> {
     let group = arguments.socket_group.as_deref().map(group_id).transpose().map_err(failure)?;
     let run_dir = &arguments.run_dir;
     let _lock = startup::lock(run_dir)?;
+    // Before there are threads.
+    if let Some(missing) = crate::io::memory::keep() {
+        tracing::info!("{missing}");
+    }
     let state_dir = state_dir(arguments.state_dir.clone(), run_dir);
     for dir in std::iter::once(&state_dir).chain(&arguments.record) {
         std::fs::create_dir_all(dir)

@@ -24,7 +24,6 @@ use std::time::Duration;
 use fuser::{BackgroundSession, Config, MountOption, Session};
 use nbd::constants::NBD_FLAG_READ_ONLY;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::mman::{MlockAllFlags, mlockall};
 
 use crate::attach::{Action, AttachArguments, Event, FuseRecord, Guard, Server, Terms};
 
@@ -52,6 +51,8 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
             "/dev/fuse: {error}: it takes the kernel's module fuse, and root (CAP_SYS_ADMIN)"
         )));
     }
+    // Before there are threads.
+    let missing = crate::io::memory::keep();
     let servers = arguments.servers();
     let dialers = Dialers::start(&servers, &arguments.volume.to_string())?;
     let (server, export, mut sockets) = first(&servers, &dialers, 1)?;
@@ -106,8 +107,8 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
         }
     };
     log.say(ready.trim_end());
-    if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
-        log.say(&format!("memory is not locked ({error}): where it is short, I/O may hang"));
+    if let Some(missing) = missing {
+        log.say(&missing);
     }
     let device = Device {
         guard,

@@ -1,0 +1,30 @@
+//! The memory of a process that I/O waits for: a database's writes wait for `tandemd` and for the guard of
+//! a device, and what frees memory may be just these writes.
+//!
+//! Invariants:
+//! - Nothing of such a process is swapped out or has to be read again.
+//! - An allocation in it starts no I/O, so it waits for no write that waits for this process
+//!   (`PR_SET_IO_FLUSHER`, prctl(2)).
+//! - Where the rights are missing nothing is half done: a lock that a limit cuts off would have later
+//!   allocations fail.
+
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use rustix::mm::{MlockAllFlags, mlockall};
+
+/// Does both, for this thread and all that it will make. Returns what was not possible, for the log.
+pub(crate) fn keep() -> Option<String> {
+    let unlimited =
+        getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(soft, _)| soft == RLIM_INFINITY);
+    // Only what is used: the stacks of threads are large, and stay empty.
+    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+    let locked = match unlimited || nix::unistd::geteuid().is_root() {
+        true => mlockall(all).map_err(|error| format!("memory is not locked ({error})")),
+        false => Err("memory is not locked (the limit `ulimit -l` is in the way)".to_owned()),
+    };
+    let flushes = rustix::process::configure_io_flusher_behavior(true)
+        .map_err(|error| format!("its allocations may start I/O ({error}, PR_SET_IO_FLUSHER)"));
+    let missing: Vec<String> = [locked.err(), flushes.err()].into_iter().flatten().collect();
+    (!missing.is_empty()).then(|| {
+        format!("{}: where memory is short, I/O may hang; it takes root", missing.join(", "))
+    })
+}
