@@ -25,7 +25,7 @@ use super::pool::Origin;
 use super::prng::Prng;
 use super::transcript::{Transcript, brief};
 use super::watch::Pair;
-use crate::wire::{HandOverOutcome, Packet};
+use crate::wire::Packet;
 
 /// Actions of one drain: more is a loop.
 const ACTIONS_MAX: usize = 100_000;
@@ -581,10 +581,9 @@ impl Cluster {
     }
 }
 
-/// The node is Secondary now, by the peer's order.
+/// The peer's order to hand over has ended, with it or with nothing: what was held back for it is answered.
 fn hands_over(action: &Action) -> bool {
-    let outcome = HandOverOutcome::Done;
-    matches!(action, Action::Send { packet: Packet::HandOverAnswer { outcome: o, .. }, .. } if *o == outcome)
+    matches!(action, Action::Send { packet: Packet::HandOverAnswer { .. }, .. })
 }
 
 fn hangs_up(action: &Action) -> bool {

@@ -198,6 +198,11 @@ impl SimNet {
         })
     }
 
+    /// There is a link with two open ends.
+    pub fn is_connected(&self) -> bool {
+        self.links.iter().any(|link| link.ends.iter().all(|end| end.open))
+    }
+
     /// Nothing is under way on any link between two open ends.
     #[must_use]
     pub(super) fn is_quiet(&self) -> bool {

@@ -132,10 +132,10 @@ impl Cluster {
             inbox.retain(|input| {
                 !matches!(input, Input::Write { .. } | Input::Event(Event::Request { .. }))
             });
+            self.event(node, Event::ClockGap { gap_ms });
             for worker in 0..self.clients.count() {
                 self.cut_off(worker, node);
             }
-            self.event(node, Event::ClockGap { gap_ms });
         }
         for input in inbox {
             self.input(node, input);

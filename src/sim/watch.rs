@@ -193,6 +193,11 @@ impl Cluster {
         if !(0..self.options.volumes).any(asks) {
             self.discard[node] = false;
         }
+        if !self.net.is_connected() {
+            // The other node has left meanwhile, and may have gone on: what arrives is the last word of a
+            // session that is over.
+            return;
+        }
         let synced = matches!(
             before,
             ReplicationState::SyncTarget

@@ -344,7 +344,12 @@ fn after_a_gap_what_waits_in_the_sockets_is_not_executed() {
     });
     assert!(gap_ms >= 3000);
     assert!(client.read_reply().is_err());
-    assert!(!closed(&node), "before the gap is told");
+    assert!(!closed(&node), "it did not disconnect");
+    let events = node.script.0.lock().unwrap().events.clone();
+    let at = |is: fn(&Event) -> bool| events.iter().position(is).expect("it came");
+    let gap = at(|event| matches!(event, Event::ClockGap { .. }));
+    let end = at(|event| matches!(event, Event::SessionClosed { .. }));
+    assert!(gap < end, "peers and disks were silent for all that time: {events:?}");
     let mut client = node.client(Mode::Simple);
     assert_eq!(client.read(0, 4096).unwrap(), pattern(1, 4096));
     drop(client);
