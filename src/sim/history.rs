@@ -274,9 +274,14 @@ impl History {
         rests: Rests,
     ) -> Operation {
         self.step += 1;
-        let node = if rests.disks[rests.on] { rests.on } else { 1 - rests.on };
+        let floor = |register: &register::Register| match rests.disks {
+            // It waits, and nobody knows for which of them.
+            [false, false] => register.floor(0).min(register.floor(1)),
+            disks if disks[rests.on] => register.floor(rests.on),
+            _ => register.floor(1 - rests.on),
+        };
         let floors = (range.0..range.0 + range.1)
-            .map(|sector| self.register(volume, sector).floor(node))
+            .map(|sector| floor(self.register(volume, sector)))
             .collect();
         self.operation(session, volume, range, 0, floors)
     }

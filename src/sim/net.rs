@@ -199,7 +199,7 @@ impl SimNet {
     }
 
     /// There is a link with two open ends.
-    pub fn is_connected(&self) -> bool {
+    pub(super) fn is_connected(&self) -> bool {
         self.links.iter().any(|link| link.ends.iter().all(|end| end.open))
     }
 
