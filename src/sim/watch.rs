@@ -355,13 +355,11 @@ impl Cluster {
         if became && target && in_use {
             self.in_sync(volume);
         }
-        let cut_off = self.nodes[node]
-            .peer_device(volume)
-            .is_some_and(|peer| peer.replication_state == ReplicationState::Off);
+        // The end of a resync whose source, or its disk, was lost meanwhile.
         let inconsistent = self.nodes[node]
             .device(volume)
             .is_some_and(|device| device.disk_state == DiskState::Inconsistent);
-        if became && cut_off && inconsistent {
+        if became && !target && inconsistent {
             let disk = &self.nodes[node].volumes[usize::from(volume)].disk;
             self.history.whole(node, volume, disk);
         }
