@@ -45,6 +45,7 @@ mod limits;
 mod load;
 mod metadata;
 mod metrics;
+mod migration;
 mod namespace;
 mod nbd_commands;
 mod nbd_many;
