@@ -20,7 +20,7 @@ const MIB: u64 = 2048;
 
 /// A client's connection.
 #[derive(Clone, Copy, Debug)]
-struct Session {
+pub(super) struct Session {
     id: u64,
     node: usize,
     life: u64,
@@ -506,11 +506,20 @@ impl Cluster {
 
     /// The shell of a client's node closes its connection; the core hears of it at once.
     pub(super) fn hang_up_now(&mut self, worker: usize) {
-        if let Some(session) = self.forget_session(worker, true) {
-            let id = SessionId(session.id);
-            let event = Event::SessionClosed { session: id, disconnect: false };
-            self.input(session.node, Input::Event(event));
-        }
+        let closed = self.cut_off(worker);
+        self.tell_of_end(closed);
+    }
+
+    /// The connection has ended for its client; the node is told by [`Self::tell_of_end`].
+    pub(super) fn cut_off(&mut self, worker: usize) -> Option<Session> {
+        self.forget_session(worker, true)
+    }
+
+    pub(super) fn tell_of_end(&mut self, session: Option<Session>) {
+        let Some(session) = session else { return };
+        let id = SessionId(session.id);
+        let event = Event::SessionClosed { session: id, disconnect: false };
+        self.input(session.node, Input::Event(event));
     }
 
     /// `lost`: the client has not gone by itself, and may send again what was not answered.

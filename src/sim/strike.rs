@@ -132,10 +132,11 @@ impl Cluster {
             inbox.retain(|input| {
                 !matches!(input, Input::Write { .. } | Input::Event(Event::Request { .. }))
             });
+            let all = 0..self.clients.count();
+            let here: Vec<_> = all.filter(|w| self.clients.is_connected(*w, node)).collect();
+            let closed: Vec<_> = here.into_iter().map(|worker| self.cut_off(worker)).collect();
             self.event(node, Event::ClockGap { gap_ms });
-            for worker in 0..self.clients.count() {
-                self.cut_off(worker, node);
-            }
+            closed.into_iter().for_each(|session| self.tell_of_end(session));
         }
         for input in inbox {
             self.input(node, input);
@@ -144,12 +145,6 @@ impl Cluster {
         self.nodes[node].timer_generation += 1;
         if timer.is_some() && self.nodes[node].resource.is_some() {
             self.event(node, Event::Timeout);
-        }
-    }
-
-    fn cut_off(&mut self, worker: usize, node: usize) {
-        if self.clients.is_connected(worker, node) {
-            self.hang_up_now(worker);
         }
     }
 
