@@ -1,5 +1,7 @@
 //! A node that stands still and wakes up again.
 
+use nbd::constants::NBD_CMD_FLAG_FUA;
+
 use crate::ledger::{Burst, Ledger};
 use crate::pair::Pair;
 use crate::wait::until;
@@ -60,5 +62,55 @@ fn a_frozen_primary_that_wakes_up_writes_nothing_over_its_successor() {
     pair.wait_synced();
     ledger.check(&mut served);
     served.flush().expect("a flush of both");
+    pair.assert_equal_disks();
+}
+
+/// The last row of the table of what the kernel's driver does with a server that was stopped and goes on: with FUA,
+/// so that nothing of it is left to a cache.
+#[test]
+#[ignore = "it takes minutes; tools/nightly runs it"]
+fn fifty_frozen_primaries_write_nothing_late() {
+    const CLIENTS: u64 = 4;
+    let pair = Pair::in_sync_and_impatient();
+    let (mut old, mut new) = (&pair.alice, &pair.bob);
+    for round in 1..=50_u8 {
+        let mut clients: Vec<_> = (0..CLIENTS).map(|_| old.client()).collect();
+        for (at, client) in (0..).zip(&mut clients) {
+            client.write(at * 4096, &[3 * round; 4096], NBD_CMD_FLAG_FUA).expect("both have it");
+        }
+        old.freeze();
+        let late: Vec<_> = (0..)
+            .zip(clients)
+            .map(|(at, mut client)| {
+                let data = [3 * round + 1; 4096];
+                std::thread::spawn(move || client.write(at * 4096, &data, NBD_CMD_FLAG_FUA))
+            })
+            .collect();
+        until("it is given up", || {
+            (new.connection()["connection-state"] != "Connected").then_some(())
+        });
+        new.ok(&["primary", "r0"]);
+        let mut served = new.client();
+        for at in 0..CLIENTS {
+            let held = served.read(at * 4096, 4096).expect("what was acknowledged");
+            assert_eq!(held, vec![3 * round; 4096], "round {round}");
+            served.write(at * 4096, &[3 * round + 2; 4096], NBD_CMD_FLAG_FUA).expect("alone");
+        }
+        old.wake();
+        for one in late {
+            assert!(one.join().expect("it ends").is_err(), "round {round}: acknowledged late");
+        }
+        old.ok(&["secondary", "--force", "r0"]);
+        old.ok(&["connect", "r0"]);
+        new.ok(&["connect", "r0"]);
+        pair.wait_connected();
+        pair.wait_synced();
+        for at in 0..CLIENTS {
+            let held = served.read(at * 4096, 4096).expect("what was written last");
+            assert_eq!(held, vec![3 * round + 2; 4096], "round {round}: a late write has landed");
+        }
+        served.disconnect().expect("a goodbye");
+        (old, new) = (new, old);
+    }
     pair.assert_equal_disks();
 }
