@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use crate::resource::{
-    ConnectionState, DiskState, Event, Handler, Op, Payload, ReplicationState, ReplyError,
-    RequestId, SessionId, VolumeNumber,
+    ConnectionState, DiskState, Event, Op, Payload, ReplicationState, ReplyError, RequestId,
+    SessionId, VolumeNumber,
 };
 
 use super::cluster::{Cluster, Happening};
@@ -453,14 +453,12 @@ impl Cluster {
     }
 
     /// Errors are possible at all: a disk was hurt, or somebody took one away, or the connection to it
-    /// may be ended by a handler that allows no resync. A lack of space alone is
+    /// was ended by a handler that allowed no resync, and has not come back. A lack of space alone is
     /// no reason for one: the disk that is let go of is missed only when the other one cannot be
     /// reached.
     fn disk_trouble(&self) -> bool {
         use super::faults::{Fault, Order};
-        let handlers = &self.options.core.handlers;
-        let forbids = [Handler::BeforeResyncSource, Handler::BeforeResyncTarget];
-        let forbidden = handlers.keys().any(|handler| forbids.contains(handler));
+        let forbidden = self.resync_was_forbidden();
         forbidden
             || self.options.disk_errors() && !self.only_space()
             || self.options.has(|fault| {

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use crate::meta::{DeviceFlags, Superblock};
 use crate::resource::{
     Command, ConnectionState, DiskState, Event, Fencing, Handler, HandlerCall, HandlerOutcome,
-    Options, Role, Status, VolumeNumber,
+    Options, Reason, Role, Status, VolumeNumber,
 };
 
 use super::cluster::{Cluster, Happening};
@@ -26,10 +26,20 @@ pub(super) struct FencingWorld {
     /// Who may not be promoted.
     banned: Option<usize>,
     /// Who went on alone from a generation of a volume.
-    alone: BTreeMap<(VolumeNumber, u64), usize>,
+    alone: BTreeMap<(VolumeNumber, u64), Alone>,
+    /// A handler has forbidden a resync: the nodes are apart for that, until they are connected again.
+    forbidden: bool,
     /// Somebody has vouched for the peer, or given an identifier by hand: nothing is to be said of
     /// the run any more.
     vouched: bool,
+}
+
+/// A node that went on alone.
+#[derive(Clone, Copy, Debug)]
+struct Alone {
+    node: usize,
+    /// The peer was connected, and had no disk: nobody was fenced.
+    beside: bool,
 }
 
 /// In some seeds handlers run, and most of these fence.
@@ -64,7 +74,7 @@ impl Cluster {
 
     /// The disk of a node was taken away, and with it what it had gone on to alone.
     pub(super) fn fencing_forgets(&mut self, node: usize, volume: VolumeNumber) {
-        self.fencing.alone.retain(|(of, _), who| *of != volume || *who != node);
+        self.fencing.alone.retain(|(of, _), who| *of != volume || who.node != node);
     }
 
     /// `Action::RunHandler`: it takes its time, and now and then all of it.
@@ -169,6 +179,29 @@ impl Cluster {
         }
     }
 
+    /// A node's connection has changed.
+    pub(super) fn watch_forbidden(&mut self, node: usize) {
+        let Some(connection) = self.nodes[node].connection() else { return };
+        self.fencing.forbidden |= connection.reason == Reason::ResyncRefused;
+        let connected = |n: &super::node::Node| {
+            n.connection().is_some_and(|c| c.connection_state == ConnectionState::Connected)
+        };
+        self.fencing.forbidden &= !self.nodes.iter().all(connected);
+    }
+
+    /// A handler that a resync waits for keeps the nodes apart just now.
+    pub(super) fn resync_was_forbidden(&self) -> bool {
+        let handlers = &self.options.core.handlers;
+        let forbids = [Handler::BeforeResyncSource, Handler::BeforeResyncTarget];
+        // The answers of a session that ends come before what the node says of its end.
+        let just_now = self.nodes.iter().filter_map(|n| n.resource.as_ref()).any(|resource| {
+            let status = resource.status(self.now);
+            status.connections.iter().any(|c| c.reason == Reason::ResyncRefused)
+        });
+        handlers.keys().any(|handler| forbids.contains(handler))
+            && (self.fencing.forbidden || just_now)
+    }
+
     /// An order that says of the peer what no handler has said, or makes a generation itself.
     pub(super) fn watch_vouching(&mut self, node: usize, command: &Command) {
         let status = self.nodes[node].status.as_ref();
@@ -200,14 +233,27 @@ impl Cluster {
             return;
         }
         // Beside a peer without a disk nobody is fenced. When that disk comes back it learns what it
-        // lacks; if it meets nobody, the handler's word on the peer is all there is, as with DRBD.
+        // lacks; if it meets nobody, the handler's word on the peer is all there is, as with DRBD:
+        // that disk alone may go on from there too, unless it has been told (Outdated).
         let connection = self.nodes[node].connection().map(|c| c.connection_state);
-        if connection == Some(ConnectionState::Connected) {
+        let beside = connection == Some(ConnectionState::Connected);
+        let theirs = self.nodes[node].peer_device(volume).map(|peer| peer.peer_disk_state);
+        if beside && theirs.is_some_and(|disk| disk >= DiskState::Inconsistent) {
+            let name = self.nodes[node].name;
+            return self.violate(format!(
+                "{name} goes on alone with volume {volume}, connected, and the peer's disk is {theirs:?}"
+            ));
+        }
+        let outdated = old.flags & DeviceFlags::OUTDATED != 0;
+        let first = *self.fencing.alone.entry((volume, parent)).or_insert(Alone { node, beside });
+        if first.node == node {
             return;
         }
-        let first = *self.fencing.alone.entry((volume, parent)).or_insert(node);
+        // Who is connected to the one that went on, and finds it without a disk, has nobody to learn it
+        // from: that disk is gone, with what it had.
+        let unknown = beside || first.beside && !outdated;
         // A person has given up what that one had: to be inconsistent is fenced enough (3).
-        if first != node && !self.is_given_up(first, volume) {
+        if !unknown && !self.is_given_up(first.node, volume) {
             self.violate(format!(
                 "both nodes went on alone from generation {parent:X} of volume {volume}, and each was \
                  told that the other is fenced"
