@@ -145,6 +145,8 @@ pub(crate) enum Pending {
     Flush { then: Then },
     /// The superblock.
     Superblock,
+    /// The superblock of a disk that has failed, marked Outdated.
+    LastMark,
     /// The activity log.
     ActivityLog,
     /// Pages of a bitmap.
@@ -169,6 +171,7 @@ impl Pending {
         matches!(
             self,
             Self::Superblock
+                | Self::LastMark
                 | Self::ActivityLog
                 | Self::Bitmap { .. }
                 | Self::Seen { .. }

@@ -120,6 +120,13 @@ impl Cluster {
                     pair.forced[node] = true;
                 }
             } else if own == Some(DiskState::UpToDate) {
+                let durable = self.nodes[node].volumes[usize::from(volume)].durable.as_ref();
+                if durable.is_some_and(|s| s.flags & DeviceFlags::OUTDATED != 0) {
+                    // Left in order, or it failed while the other one went on.
+                    let name = self.nodes[node].name;
+                    self.violate(format!("{name} was promoted, and its disk says Outdated"));
+                    continue;
+                }
                 let pair = self.pairs.get(&volume);
                 // What the other one has was given up when this one was forced.
                 if pair.is_some_and(|pair| pair.forced[node]) {

@@ -61,12 +61,16 @@ impl Resource {
                 true
             }
             Packet::FlushAck { volume, sequence, ok } => {
-                let flush = |kind: &SentKind| matches!(kind, SentKind::Flush);
+                let flush = |kind: &SentKind| matches!(kind, SentKind::Flush | SentKind::Parting);
                 let Some(sent) = self.take_sent(c, volume, sequence, flush) else { return false };
                 if !ok {
                     self.peer_disk_failed(c, volume);
                 }
-                self.peer_flush_done(c, volume, sent.epoch, ok);
+                if matches!(sent.kind, SentKind::Parting) {
+                    self.parting_answered(volume, sequence);
+                } else {
+                    self.peer_flush_done(c, volume, sent.epoch, ok);
+                }
                 true
             }
             Packet::ReadRequest { volume, sequence, offset, length } => {

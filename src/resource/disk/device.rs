@@ -11,6 +11,7 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::meta::{DeviceFlags, Superblock};
 use crate::resource::data::activity_log::ActivityLog;
 use crate::resource::data::interval::Intervals;
+use crate::resource::disk::parting::Parting;
 use crate::resource::ids::{
     BLOCK_SIZE, NodeId, Payload, RequestId, SessionId, Tag, Time, VolumeNumber,
 };
@@ -43,6 +44,8 @@ pub(crate) struct Backing {
     pub(crate) meta_writes: u32,
     /// The disk is asked for more room: metadata writes are held back.
     pub(crate) growing: Option<Growing>,
+    /// It has failed, and is to say that the peer goes on.
+    pub(crate) parting: Parting,
     /// The disk was given up because it does not answer: nobody waits for what is under way on it.
     pub(crate) abandoned: bool,
 }
@@ -282,6 +285,12 @@ impl Device {
     /// The disk was given up because it does not answer, and is not closed yet.
     pub(crate) fn abandoned(&self) -> bool {
         self.backing.as_ref().is_some_and(|backing| backing.abandoned)
+    }
+
+    /// It has failed, and nothing is waited for but its last mark.
+    pub(crate) fn parts(&self) -> bool {
+        let parts = |backing: &Backing| backing.parting.is_under_way();
+        self.disk == DiskState::Failed && self.backing.as_ref().is_some_and(parts)
     }
 
     /// What the handshake says of the disk: while it is Negotiating, what its flags say.

@@ -15,7 +15,7 @@ use crate::resource::{
 };
 
 /// From when on an operation is called hung, ms.
-const HUNG_MS: u64 = 5_000;
+pub(crate) const HUNG_MS: u64 = 5_000;
 /// How long the end of the daemon waits for a disk, ms: the unit gives it a minute for everything.
 const SHUTDOWN_MS: u64 = 20_000;
 /// How long any other order does.
@@ -91,6 +91,9 @@ impl Resource {
                 }
             }
             self.note_hung(volume, oldest);
+            if let Some(at) = self.parting_ends(volume) {
+                self.look_at_disks = Some(self.look_at_disks.map_or(at, |next| next.min(at)));
+            }
             let Some(oldest) = oldest else { continue };
             let options = self.config.disk_options(volume);
             let waited = single.map_or(0, |since| now.ms_since(since));

@@ -5,4 +5,5 @@ pub(in crate::resource) mod bitmap;
 pub(in crate::resource) mod device;
 pub(in crate::resource) mod hung_disk;
 pub(in crate::resource) mod number;
+pub(crate) mod parting;
 pub(in crate::resource) mod storage;

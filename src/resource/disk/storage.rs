@@ -298,6 +298,9 @@ impl Resource {
         backing.outstanding -= 1;
         backing.meta_writes -= 1;
         self.pump_growing(volume);
+        if matches!(pending, Pending::LastMark) {
+            return self.last_mark_done(volume, result);
+        }
         if let Err(error) = result {
             // Metadata write errors always detach (DRBD does the same).
             return self.disk_failed(volume, error, "metadata write");

@@ -13,6 +13,7 @@ use crate::meta::{BitmapState, DeviceFlags, Superblock};
 use crate::resource::data::activity_log::ActivityLog;
 use crate::resource::disk::bitmap::Bitmap;
 use crate::resource::disk::device::{Backing, Loss};
+use crate::resource::disk::parting::Parting;
 use crate::resource::orders::order::{NO_VOLUME, Step, refuse};
 use crate::resource::peer::connection::{Connection, Save, Stage};
 use crate::resource::peer::generation::same;
@@ -109,6 +110,7 @@ impl Resource {
             outstanding: 0,
             meta_writes: 0,
             growing: None,
+            parting: Parting::None,
             abandoned: false,
         };
         if meta.written_behind {
@@ -368,7 +370,7 @@ impl Resource {
         let idle = volumes.iter().all(|volume| {
             self.devices[volume].backing.as_ref().is_none_or(|backing| {
                 let quiet = backing.saving.is_none() && backing.unsaved.is_none();
-                backing.outstanding == 0 && quiet
+                backing.outstanding == 0 && quiet && !self.devices[volume].parts()
             })
         });
         if !idle {

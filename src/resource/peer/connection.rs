@@ -88,6 +88,8 @@ pub(crate) enum SentKind {
     Edge { key: u64, head: bool },
     /// The peer's part of a flush of both disks.
     Flush,
+    /// A flush of the peer's disk, as it is to go on alone: nobody waits for the answer.
+    Parting,
     /// A block asked of the source.
     Resync,
     /// Leave to verify.
@@ -493,7 +495,7 @@ impl Connection {
                 target.is_some_and(|target| target.pieces.contains_key(&sent.epoch))
             }
             // The order ends by itself; a disk that is given up need not answer for the connection.
-            SentKind::StartResync | SentKind::HandOver => false,
+            SentKind::StartResync | SentKind::HandOver | SentKind::Parting => false,
             _ => true,
         };
         // In the order of time; who has said meanwhile that it waits for space is heard since then.

@@ -76,6 +76,7 @@ impl Resource {
         self.is_idle()
             && self.devices.values().all(|device| {
                 device.abandoned()
+                    || device.parts()
                     || !matches!(
                         device.disk,
                         DiskState::Attaching | DiskState::Detaching | DiskState::Failed

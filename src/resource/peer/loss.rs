@@ -84,7 +84,11 @@ impl Resource {
                 SentKind::Read { key } => self.peer_read_done(key, None),
                 SentKind::Edge { key, head } => self.retry_edge(key, head),
                 SentKind::Flush => self.peer_flush_lost(c, sent.volume, sent.epoch),
-                SentKind::Resync | SentKind::Verify | SentKind::Sample | SentKind::NewUuid => {}
+                SentKind::Resync
+                | SentKind::Verify
+                | SentKind::Sample
+                | SentKind::NewUuid
+                | SentKind::Parting => {}
                 SentKind::VerifyStart => self.verify_unanswered(),
                 SentKind::StartResync => self.resync_unanswered(c, sent.epoch),
                 SentKind::Promote => self.promote_unanswered(),
@@ -462,11 +466,13 @@ impl Resource {
         let text = format!("{}{note}; {what}", self.of_volume(volume));
         self.log(LogLevel::Error, text);
         let only_copy = self.role == Role::Primary && self.reading_peer(volume).is_none();
+        let goes_on = self.peer_goes_on(volume);
         let device = self.device(volume);
         device.note = note;
         device.cut_off |= only_copy;
         self.set_disk(volume, DiskState::Failed);
         self.leave_disk(volume);
+        self.part(volume, goes_on);
     }
 
     /// What the own handshakes said of a disk that failed does not hold any more.
@@ -534,7 +540,7 @@ impl Resource {
         self.check_degraded(volume);
         let device = &self.devices[&volume];
         let idle = device.backing.as_ref().is_some_and(|backing| backing.outstanding == 0);
-        if device.disk == DiskState::Failed && idle {
+        if device.disk == DiskState::Failed && idle && self.has_parted(volume) {
             self.close_disk(volume, None);
             self.set_disk(volume, DiskState::Diskless);
             self.send_state(volume);

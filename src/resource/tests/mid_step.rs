@@ -427,7 +427,7 @@ fn a_write_whose_own_disk_failed_before_the_acknowledgement_rests_on_the_peer_al
     let id = pair.start_write(0, 9, 99);
     pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
     pair.start(0, 1000, Op::Read { offset: 5 * 4096, length: 4096 });
-    assert_eq!(pair.disk(0), DiskState::Diskless);
+    assert_eq!(pair.disk(0), DiskState::Failed, "the peer has not said that its disk goes on");
     let uuid = |pair: &Pair| pair.nodes[1].disk.superblock.clone().unwrap().current_uuid;
     let before = uuid(&pair);
     pair.nodes[1].stall = |action| matches!(action, Action::Meta { .. });
@@ -474,7 +474,7 @@ fn a_disk_that_nobody_has_vouched_for_takes_no_writes() {
     assert_eq!((pair.disk(0), pair.disk(1)), (DiskState::Diskless, DiskState::Diskless));
     pair.attach(0).unwrap();
     pair.run(1000);
-    assert_eq!(pair.disk(0), DiskState::Consistent);
+    assert_eq!(pair.disk(0), DiskState::Outdated, "the other one went on");
     let before = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid;
     assert_eq!(pair.request(0, 1001, Op::Read { offset: 4096, length: 4096 }), Err(ReplyError::Io));
     assert_eq!(pair.write(0, 9, 98), Err(ReplyError::Io));

@@ -12,6 +12,7 @@ mod handlers;
 mod hung_disk;
 mod mid_step;
 pub(crate) mod pair;
+mod parting;
 mod pause;
 mod resize;
 mod second_look;

@@ -115,7 +115,7 @@ fn a_write_that_the_failed_disk_had_is_not_answered_before_that_is_recorded() {
     pair.nodes[0].stall = |action| matches!(action, Action::DiskFlush { .. });
     let stalled = std::mem::take(&mut pair.nodes[0].stalled);
     pair.settle();
-    assert_eq!(pair.status(0).connections[0].peer_devices[0].peer_disk_state, DiskState::Diskless);
+    assert_eq!(pair.status(0).connections[0].peer_devices[0].peer_disk_state, DiskState::Failed);
     pair.nodes[0].done.extend(stalled);
     pair.settle();
     assert_eq!(pair.nodes[0].replies.get(&id), None, "not before the flush");

@@ -1,0 +1,113 @@
+//! Stories of a disk that fails while the peer's goes on, and of what it says of that later.
+
+use super::pair::{Pair, synced_pair};
+use crate::meta::{DeviceFlags, MetaOp};
+use crate::resource::*;
+
+fn outdated(pair: &Pair, n: usize) -> bool {
+    let superblock = pair.nodes[n].disk.superblock.as_ref().unwrap();
+    superblock.flags & DeviceFlags::OUTDATED != 0
+}
+
+/// The disk of node `n` fails with a write of the Primary, node 0.
+fn fails(pair: &mut Pair, n: usize) {
+    pair.nodes[n].fail = |action| matches!(action, Action::DiskWrite { .. });
+    assert_eq!(pair.write(0, 6, 60), Ok(None), "the peer has it");
+}
+
+#[test]
+fn a_disk_that_failed_under_a_node_whose_peer_goes_on_is_not_promoted_alone() {
+    for n in 0..2 {
+        let mut pair = synced_pair();
+        fails(&mut pair, n);
+        pair.run(100);
+        assert_eq!(pair.disk(n), DiskState::Diskless);
+        assert!(outdated(&pair, n), "{n}\n{}", pair.nodes[n].log.join("\n"));
+        assert!(!outdated(&pair, 1 - n), "the other one goes on");
+        // Both lose power; only this one is there again.
+        pair.lose_link();
+        pair.kill(0);
+        pair.kill(1);
+        pair.nodes[n].fail = |_| false;
+        pair.up(n);
+        pair.run(5_000);
+        assert_eq!(pair.disk(n), DiskState::Outdated);
+        let refusal = pair.admin(n, Command::Primary { force: None }).unwrap_err();
+        assert_eq!(refusal.code, -2, "{refusal}");
+        pair.up(1 - n);
+        pair.link = true;
+        pair.run(30_000);
+        pair.primary(1 - n, false);
+        pair.synced();
+        assert_eq!(pair.nodes[n].disk.blocks.get(&6), Some(&60));
+    }
+}
+
+#[test]
+fn a_disk_that_fails_as_the_last_one_is_not_marked() {
+    // The peer is lost.
+    let mut pair = synced_pair();
+    pair.lose_link();
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskWrite { .. });
+    let _ = pair.write(0, 6, 60);
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+    assert!(!outdated(&pair, 0));
+    // The peer has no disk.
+    let mut pair = synced_pair();
+    pair.admin(1, Command::Detach { volume: 0, force: false }).unwrap();
+    fails_alone(&mut pair);
+    assert!(!outdated(&pair, 0));
+    assert!(outdated(&pair, 1), "it was left in order");
+}
+
+fn fails_alone(pair: &mut Pair) {
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskWrite { .. });
+    assert!(pair.write(0, 6, 60).is_err());
+    pair.run(100);
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+}
+
+#[test]
+fn of_two_disks_that_fail_at_once_neither_is_marked() {
+    let mut pair = synced_pair();
+    for node in &mut pair.nodes {
+        node.fail = |action| matches!(action, Action::DiskWrite { .. });
+    }
+    assert!(pair.write(0, 6, 60).is_err());
+    pair.run(100);
+    for n in 0..2 {
+        assert_eq!(pair.disk(n), DiskState::Diskless);
+        assert!(!outdated(&pair, n), "{n}\n{}", pair.nodes[n].log.join("\n"));
+    }
+}
+
+#[test]
+fn a_mark_that_fails_or_hangs_is_not_tried_again_and_holds_nobody_up() {
+    let superblock =
+        |action: &Action| matches!(action, Action::Meta { op: MetaOp::Superblock(_), .. });
+    let mut pair = synced_pair();
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskWrite { .. } | Action::Meta { .. });
+    assert_eq!(pair.write(0, 6, 60), Ok(None));
+    pair.run(20_000);
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+    assert!(!outdated(&pair, 0));
+    let tried = pair.nodes[0].log.iter().filter(|line| line.contains("could not be marked"));
+    assert_eq!(tried.count(), 1);
+
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = superblock;
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskWrite { .. });
+    assert_eq!(pair.write(0, 6, 60), Ok(None), "clients do not wait for it");
+    assert_eq!(pair.nodes[0].stalled.len(), 1, "the mark");
+    assert_eq!(pair.disk(0), DiskState::Failed);
+    // A new handshake is not kept by it either.
+    pair.lose_link();
+    pair.link = true;
+    pair.run(15_000);
+    let connection = &pair.status(0).connections[0];
+    assert_eq!(connection.connection_state, ConnectionState::Connected);
+    assert_eq!(pair.write(0, 7, 70), Ok(None));
+    pair.nodes[0].unstall();
+    pair.run(100);
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+}
