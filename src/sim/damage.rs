@@ -186,7 +186,8 @@ impl Cluster {
 
     pub(super) fn image_of(&self, node: usize) -> Image {
         let volumes = self.nodes[node].volumes.iter();
-        Image { volumes: volumes.map(|v| (v.disk.image(), v.geometry)).collect() }
+        let volumes = volumes.map(|v| (v.disk.image(), v.geometry)).collect();
+        Image { volumes, taken: self.history.now() }
     }
 
     /// There is an image, and for each disk the other node remembers a higher number than the image
@@ -219,7 +220,7 @@ impl Cluster {
             super::metadata::keep_size(&mut disk, &v.disk);
             (v.disk, v.geometry) = (disk, geometry);
             (v.failed, v.hung) = (false, false);
-            self.history.rolled_back(node, volume, &v.disk);
+            self.history.rolled_back(node, volume, &v.disk, image.taken);
             if let Some(pair) = self.pairs.get_mut(&volume) {
                 pair.synced = false;
                 pair.behind[node] = true;

@@ -170,6 +170,11 @@ impl History {
         register.and_then(|r| r.last_finish(value)).is_some_and(|finish| finish != NEVER)
     }
 
+    /// The step that was counted last.
+    pub(super) fn now(&self) -> u64 {
+        self.step
+    }
+
     /// A session was opened.
     pub(super) fn session_opened(&mut self, session: u64) {
         self.step += 1;

@@ -168,6 +168,8 @@ impl SimVolume {
 pub struct Image {
     /// By volume number.
     pub volumes: Vec<(SimDisk, Geometry)>,
+    /// The step of the history at which it was taken.
+    pub taken: u64,
 }
 
 /// A node.

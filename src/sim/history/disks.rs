@@ -321,7 +321,7 @@ impl History {
     /// A node was forced: it answers for nothing but what it holds.
     pub(in crate::sim) fn forced(&mut self, node: usize, volume: VolumeNumber, disk: &SimDisk) {
         self.step += 1;
-        self.excused.forced += self.answer_for_what_is_held(node, volume, disk);
+        self.excused.forced += self.answer_for_what_is_held(node, volume, disk, self.step);
     }
 
     /// The disk of a node is attached again, after it had `failed` or not, and its cache was dropped:
@@ -446,30 +446,37 @@ impl History {
         self.excused.replaced += dropped;
     }
 
-    /// The disk of a node was set back to an older image, which is durable: it answers for what that
-    /// holds.
+    /// The disk of a node was set back to an image that was `taken` at that step, and is durable: it
+    /// answers for what that holds.
     pub(in crate::sim) fn rolled_back(
         &mut self,
         node: usize,
         volume: VolumeNumber,
         disk: &SimDisk,
+        taken: u64,
     ) {
-        self.excused.set_back += self.answer_for_what_is_held(node, volume, disk);
+        self.excused.set_back += self.answer_for_what_is_held(node, volume, disk, taken);
     }
 
-    /// A node answers for nothing but what its disk holds; how many writes that leaves out.
+    /// A node answers for nothing but what its disk, as it was at step `then`, holds; how many writes
+    /// that leaves out.
+    ///
+    /// What was answered later is not on an older disk, unless it is there itself. That another value
+    /// covers it says nothing: zeroes of an earlier write look the same, and of a write that was cut
+    /// off it is learned late that it has ended, so that it seems to be the newer one of the two.
     fn answer_for_what_is_held(
         &mut self,
         node: usize,
         volume: VolumeNumber,
         disk: &SimDisk,
+        then: u64,
     ) -> u64 {
         let mut dropped = 0;
         for (sector, register) in self.of_volume(volume) {
             let held = disk.read(sector, 1)[0];
             let mut list = std::mem::take(&mut register.obligations[node]);
             let before = list.len();
-            list.retain(|o| register.satisfies(held, o));
+            list.retain(|o| (o.since <= then || held == o.start) && register.satisfies(held, o));
             dropped += (before - list.len()) as u64;
             register.obligations[node] = list;
         }

@@ -146,6 +146,50 @@ fn what_was_adopted_from_a_source_that_was_set_back_meanwhile_is_excused_and_cou
 }
 
 #[test]
+fn a_disk_that_was_set_back_answers_for_nothing_that_was_answered_after_its_image_was_taken() {
+    for late in [false, true] {
+        let mut pair = Pair::new();
+        // It fails, and is on Alice's disk only. Whether it is done once more is known later.
+        let failed = pair.history.write_starts(1, 0, (3, 1), false, None);
+        pair.disks[ALICE].write(3, &[failed.value], false);
+        pair.history.write_failed(&failed);
+        let (mut image, mut taken) = (pair.disks[ALICE].image(), pair.history.now());
+        pair.history.session_opened(2);
+        let op = pair.history.write_starts(2, 0, (3, 1), false, None);
+        pair.disks[ALICE].write(3, &[op.value], false);
+        let rests = Rests { on: ALICE, disks: [true, false] };
+        let disks = [&pair.disks[0], &pair.disks[1]];
+        pair.history.write_answered(&op, rests, false, disks).unwrap();
+        if late {
+            (image, taken) = (pair.disks[ALICE].image(), pair.history.now());
+        }
+        pair.disks[ALICE] = image;
+        pair.history.rolled_back(ALICE, 0, &pair.disks[ALICE], taken);
+        assert_eq!(pair.history.excused.set_back, u64::from(!late));
+        // A resync with what Bob has: nothing.
+        let held = [pair.disks[ALICE].read(3, 1)[0]];
+        let landed = pair.history.landed(ALICE, 0, (3, &[0]), &held, Origin::Resync);
+        assert_eq!(landed.is_err(), late, "{landed:?}");
+    }
+}
+
+#[test]
+fn zeroes_of_an_older_image_are_not_those_that_were_written_later() {
+    let mut pair = Pair::new();
+    let (image, taken) = (pair.disks[ALICE].image(), pair.history.now());
+    let rests = Rests { on: ALICE, disks: [true, false] };
+    let op = pair.history.write_starts(1, 0, (3, 1), false, None);
+    pair.disks[BOB].write(3, &[op.value], false);
+    let zeroes = pair.history.write_starts(1, 0, (3, 1), true, None);
+    let disks = [&pair.disks[0], &pair.disks[1]];
+    pair.history.write_answered(&zeroes, rests, false, disks).unwrap();
+    pair.disks[ALICE] = image;
+    pair.history.rolled_back(ALICE, 0, &pair.disks[ALICE], taken);
+    assert_eq!(pair.history.duties(0, ALICE, 3).count(), 0);
+    assert_eq!(pair.history.excused.set_back, 1);
+}
+
+#[test]
 fn what_was_flushed_at_a_loss_must_stay_only_when_it_is_durable_that_its_node_survived() {
     for recorded in [false, true] {
         let mut pair = Pair::new();
