@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::meta::Geometry;
+use crate::meta::{DeviceFlags, Geometry};
 use crate::resource::{
     AdminResult, AttachedDisk, Command, ConnectionState, DiskState, Event, Force, Reason, Role,
     Time, VolumeNumber,
@@ -98,6 +98,7 @@ impl Cluster {
                 None
             }
             Ok(mut meta) => {
+                let whole = meta.superblock.flags & DeviceFlags::CONSISTENT != 0 && !v.foreign;
                 v.attached = true;
                 v.space = Default::default();
                 let mut held = Ok(());
@@ -115,6 +116,9 @@ impl Cluster {
                     meta,
                 });
                 self.judge(held);
+                if whole {
+                    self.found_whole(node, volume);
+                }
                 Some(Command::Attach { volume, disk })
             }
         }

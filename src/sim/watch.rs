@@ -418,6 +418,15 @@ impl Cluster {
         self.pairs.get(&volume).is_some_and(|pair| pair.resigned[node])
     }
 
+    /// A disk that is attached says that it is whole. If a person had given it up, that was on its way
+    /// when the node crashed or the disk failed, and is lost with the order: the disk counts. What
+    /// another order does yet, that still runs on the other node, is excused as before.
+    pub(super) fn found_whole(&mut self, node: usize, volume: VolumeNumber) {
+        if let Some(pair) = self.pairs.get_mut(&volume) {
+            pair.resigned[node] = false;
+        }
+    }
+
     /// A node is gone.
     pub(super) fn node_gone(&mut self, _node: usize) {}
 
