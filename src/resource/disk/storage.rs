@@ -548,8 +548,8 @@ impl Resource {
     /// There is no disk (any more): what waited for it is void, or goes on without.
     fn follow_without_disk(&mut self, volume: VolumeNumber, then: Then) {
         match then {
+            Then::Order { step } => self.order_step_without_disk(step),
             Then::OpenSaved { .. }
-            | Then::Order { .. }
             | Then::LossFlushed { .. }
             | Then::LossMarked { .. }
             | Then::PeerLeave { .. } => self.follow(volume, then),

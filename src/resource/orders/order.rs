@@ -434,6 +434,18 @@ impl Resource {
         }
     }
 
+    /// The disk of one volume has failed in this step. Of an order that is nothing but what it makes
+    /// durable, nobody may hear that it is done: the disk may come back as it was.
+    pub(crate) fn order_step_without_disk(&mut self, step: u64) {
+        let saves = self.running.as_ref().is_some_and(|running| running.step == Step::Save);
+        if !saves || step != self.order_step {
+            return self.order_step_done(step);
+        }
+        let hint = "The disk failed before that was durable: attached again, it may be as it was before \
+                    the order. `tandemadm why` and the log name the error; give the order again then.";
+        self.finish(Err(refuse(118, hint)));
+    }
+
     /// All volumes have finished the step.
     pub(crate) fn next_step(&mut self) {
         let Some(running) = self.running.as_ref() else { return };

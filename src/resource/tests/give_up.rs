@@ -394,3 +394,25 @@ fn a_write_that_only_the_disk_that_goes_has_is_not_acknowledged() {
         }
     }
 }
+
+#[test]
+fn an_order_whose_disk_fails_before_it_is_durable_is_not_done() {
+    let orders = [
+        invalidate(),
+        Command::Outdate { volume: 0 },
+        Command::NewCurrentUuid { volume: 0, clear_bitmap: false },
+        Command::ForgetPeer { peer: 1 },
+    ];
+    for command in orders {
+        let mut pair = idle_pair();
+        pair.admin(0, Command::Disconnect { peer: 1, force: false, for_ms: None }).unwrap();
+        pair.run(100);
+        pair.nodes[0].fail = |action| matches!(action, Action::Meta { .. });
+        let refusal = pair.admin(0, command.clone()).expect_err("nothing of it is durable");
+        assert_eq!(refusal.code, 118, "{command:?}: {refusal:?}");
+        assert_eq!(pair.disk(0), DiskState::Diskless);
+        pair.nodes[0].fail = |_| false;
+        pair.attach(0).unwrap();
+        assert!(pair.disk(0) >= DiskState::Consistent, "{command:?}: as it was");
+    }
+}
