@@ -513,6 +513,12 @@ pub enum Verb {
         #[command(subcommand)]
         verb: DeviceVerb,
     },
+    /// The daemon itself: restart (as another version, too) under its clients, or stop.
+    Daemon {
+        /// What to do.
+        #[command(subcommand)]
+        verb: DaemonVerb,
+    },
     /// Say to udev whether a device holds Tandem's metadata.
     #[command(hide = true)]
     Probe {
@@ -522,6 +528,27 @@ pub enum Verb {
     /// Any other word.
     #[command(external_subcommand)]
     Other(Vec<OsString>),
+}
+
+/// What to do with the daemon.
+#[derive(Clone, Debug, Subcommand)]
+#[command(rename_all = "kebab-case")]
+pub enum DaemonVerb {
+    /// Replace the daemon by the program that stands where it was started from. Clients stay
+    /// connected and wait; resources come up again as they were. An upgrade is this.
+    Restart {
+        /// What is under way may take so long; after that nothing is done.
+        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=60))]
+        timeout: u32,
+    },
+    /// End the daemon in order, as SIGTERM does. Refused while clients are connected.
+    #[command(mut_arg("force", |arg| arg.help("Close the connections of the clients")))]
+    Stop {
+        /// Even so.
+        #[command(flatten)]
+        forced: Forced,
+    },
 }
 
 /// What to do with volumes as the kernel's block devices.

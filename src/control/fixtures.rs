@@ -93,6 +93,7 @@ pub(crate) fn healthy() -> Report {
             node_id: 0,
             node_name: "alice".to_owned(),
             role: Role::Primary,
+            auto_promoted: false,
             suspended_user: false,
             suspended_fencing: false,
             suspended_no_space: false,

@@ -33,7 +33,7 @@ use crate::resource::{DiskState, PeerDeviceStatus, ReplicationState};
 
 pub use clock::Zone;
 pub(crate) use clock::iso;
-pub use protocol::{Past, Path, Report, Request, Response};
+pub use protocol::{DaemonOrder, Past, Path, Report, Request, Response};
 
 /// How the note of a disk begins that could not be attached.
 pub(crate) const ATTACH_FAILED: &str = "attach failed: ";

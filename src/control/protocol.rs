@@ -103,6 +103,11 @@ pub enum Request {
         /// Its name.
         resource: String,
     },
+    /// An order for the daemon itself.
+    Daemon {
+        /// Which.
+        order: DaemonOrder,
+    },
     /// Snapshots of what is up.
     Status {
         /// One resource, or all.
@@ -112,6 +117,23 @@ pub enum Request {
     Watch {
         /// One resource, or all.
         resource: Option<String>,
+    },
+}
+
+/// What the daemon is to do with itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum DaemonOrder {
+    /// Give everything to the program that stands where this one was started from. Its answer comes
+    /// from that program.
+    Restart {
+        /// How long requests that are under way may take, ms; after that nothing is done.
+        timeout_ms: u64,
+    },
+    /// End. Done, there is no answer: the connection ends with the daemon.
+    Stop {
+        /// Also with clients that are connected, or a peer that reads from here.
+        force: bool,
     },
 }
 

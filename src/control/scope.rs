@@ -98,6 +98,7 @@ fn scope(verb: &Verb) -> Option<(&[Target], Scope)> {
         | Verb::DiskOptions(_)
         | Verb::ResourceOptions(_)
         | Verb::PeerDeviceOptions(_)
+        | Verb::Daemon { .. }
         | Verb::Probe { .. }
         | Verb::Other(_) => return None,
     })

@@ -18,6 +18,7 @@
 //!   progress of a send, closes the connection.
 //! - The core hears `SessionClosed` exactly once for each `SessionOpened`, and no request after it.
 
+mod held;
 mod reading;
 mod ready;
 mod request;
@@ -41,6 +42,7 @@ use super::context::{Context, Purpose};
 use super::number_map::NumberMap;
 use super::outbox::{Outbox, Sent};
 use super::ring::{Descriptor, Memory};
+pub use held::HeldClient;
 use reading::Reading;
 use request::{Piece, Request};
 use under_way::UnderWay;
@@ -109,6 +111,8 @@ struct Desk {
     waiting: VecDeque<SessionId>,
     asked: VecDeque<StatusAsked>,
     last_request: u64,
+    /// No request is begun.
+    held: bool,
 }
 
 impl Desk {
@@ -356,7 +360,7 @@ impl Clients {
                 done.push(*id);
                 continue;
             }
-            client.arm(io);
+            client.arm(io, self.desk.held);
             client.send(io);
         }
         for session in done {

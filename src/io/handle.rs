@@ -11,6 +11,7 @@ use nix::sys::eventfd::EventFd;
 use tokio::sync::{broadcast, oneshot};
 
 use crate::io::backing::OpenDisk;
+use crate::io::client::HeldClient;
 use crate::resource::{AdminResult, Command, NodeId, ResourceConfig, Status, VolumeNumber};
 
 use super::handler::HandlerPlaces;
@@ -85,6 +86,21 @@ pub enum Order {
         /// For people.
         description: String,
     },
+    /// Begin no request of any client, and let those under way be answered.
+    HoldClients {
+        /// Nothing of any client is under way; or, when they were told to go on: who was not quiet,
+        /// and why.
+        reply: oneshot::Sender<Vec<String>>,
+    },
+    /// Clients that were held go on.
+    ReleaseClients,
+    /// Hand out the clients, who are held and quiet. None is left.
+    TakeClients {
+        /// They; a core that does not know them any more.
+        reply: oneshot::Sender<Vec<HeldClient>>,
+    },
+    /// Clients that were handed out, by this daemon or the one before.
+    ReturnClients(Vec<HeldClient>),
     /// May a client open the volume, and how large is it?
     Export {
         /// Of this volume.

@@ -20,6 +20,7 @@ pub mod replay;
 mod ring;
 mod thread;
 
+pub use client::HeldClient;
 pub use handle::{Handle, Order, OrderError, PeerPath, Setup};
 pub use handler::HandlerPlaces;
 pub use peer::SocketBuffers;

@@ -197,6 +197,8 @@ struct Shell<C> {
     shared: Arc<Shared>,
     wake: Descriptor,
     waiters: HashMap<u64, Waiter>,
+    /// Who waits until the clients that are held are quiet.
+    holding: Option<oneshot::Sender<Vec<String>>>,
     last_order: u64,
     /// Answers that wait for a disk to be closed.
     held: Vec<(u64, AdminResult)>,
@@ -267,6 +269,7 @@ impl<C: Core> Shell<C> {
             handlers: HandlerRuns::new(setup, Arc::clone(&shared)),
             shared,
             waiters: HashMap::new(),
+            holding: None,
             last_order: 0,
             held: Vec::new(),
             closing: 0,
@@ -453,6 +456,13 @@ impl<C: Core> Shell<C> {
         self.peers.start(&mut self.io);
         // A client that has left says so now.
         self.pump();
+        if self.clients.are_held()
+            && self.clients.are_quiet()
+            && let Some(holding) = self.holding.take()
+        {
+            // Nobody may wait any more.
+            let _ = holding.send(Vec::new());
+        }
     }
 
     /// The end in order: nothing is started any more, and everything comes back before a close.

@@ -2,7 +2,7 @@
 
 use super::peer::connection::Stage;
 use super::{
-    ConnectionStatus, DeviceStatus, PeerDeviceStatus, Resource, ResyncSuspended, Status, Time,
+    ConnectionStatus, DeviceStatus, PeerDeviceStatus, Resource, ResyncSuspended, Role, Status, Time,
     VolumeNumber,
 };
 use crate::meta::{JUST_CREATED, Superblock};
@@ -16,6 +16,7 @@ impl Resource {
             node_id: self.config.node_id,
             node_name: self.config.node_name.clone(),
             role: self.role,
+            auto_promoted: self.role == Role::Primary && self.auto_promoted.is_some(),
             suspended_user: self.suspended,
             suspended_fencing: self.io_frozen(),
             suspended_no_space: self.volume_numbers.iter().any(|v| self.space_is_short(*v)),

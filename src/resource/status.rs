@@ -22,6 +22,9 @@ pub struct Status {
     pub node_name: String,
     /// This node's role.
     pub role: Role,
+    /// It is Primary for its clients, until the last has gone (`auto-promote`).
+    #[serde(default)]
+    pub auto_promoted: bool,
     /// `suspend-io`: I/O is frozen by order.
     #[serde(default)]
     pub suspended_user: bool,

@@ -62,6 +62,7 @@ mod policies;
 mod qsd;
 mod refusals;
 mod relay;
+mod replaced;
 mod resize;
 mod restart;
 mod second_day;

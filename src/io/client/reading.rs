@@ -144,7 +144,7 @@ impl Client {
 
     fn header(&mut self, io: &mut Context, desk: &mut Desk) -> Result<bool, End> {
         let length = request::header_length(&self.parameters);
-        if self.is_full() || self.staged() < length {
+        if desk.held || self.is_full() || self.staged() < length {
             return Ok(false);
         }
         let bytes = io.pool.bytes(part_of(self.staging, self.start, length));
@@ -398,13 +398,13 @@ impl Client {
         true
     }
 
-    /// Arms a receive, if bytes are wanted.
-    pub(super) fn arm(&mut self, io: &mut Context) {
+    /// Arms a receive, if bytes are wanted. `held`: only those of a request that has begun.
+    pub(super) fn arm(&mut self, io: &mut Context, held: bool) {
         if self.receiving.is_some() || self.leaving.is_some() {
             return;
         }
         let target = match &self.reading {
-            Reading::Header if self.is_full() => return,
+            Reading::Header if held || self.is_full() => return,
             Reading::Download(_)
             | Reading::Edges(_)
             | Reading::Upload(Upload { payload: None, .. }) => return,

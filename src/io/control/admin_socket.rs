@@ -8,6 +8,7 @@
 //! - Who may call is decided by the mode and group of the socket.
 
 use std::future::poll_fn;
+use std::os::fd::AsRawFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tracing::{debug, warn};
 
 use super::accept::Acceptor;
 use super::registry::{Change, Registry};
+use super::restart;
 use crate::control::protocol::{LINE_MAX, Request, Response};
 use crate::resource::{Command, Status};
 
@@ -89,7 +91,16 @@ impl Caller {
                 };
                 return self.watch(resource).await;
             }
-            let response = answer(&self.registry, request).await;
+            let response = match request {
+                Request::Daemon { order } => {
+                    let caller = self.stream.as_raw_fd();
+                    match restart::ask(&self.registry, order, caller).await {
+                        Ok(text) => Response::Done(text),
+                        Err(refusal) => Response::Refused(refusal),
+                    }
+                }
+                request => answer(&self.registry, request).await,
+            };
             send(&self.stream, &response).await?;
         }
         Ok(())
@@ -246,7 +257,9 @@ async fn answer(registry: &Rc<Registry>, request: Request) -> Response {
         Request::Status { resource } => {
             return Response::Reports(registry.reports(resource.as_deref()).await);
         }
-        Request::Watch { .. } => return Response::Error("watch ends the requests".to_owned()),
+        Request::Daemon { .. } | Request::Watch { .. } => {
+            return Response::Error("a request of its own".to_owned());
+        }
     };
     match result {
         Ok(text) => Response::Done(text),

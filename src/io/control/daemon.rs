@@ -1,25 +1,28 @@
 //! `tandemd`: from the command line to the last line of the log.
 
 use std::ffi::OsString;
+use std::future::poll_fn;
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
-use std::os::unix::net::UnixListener;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
-use super::accept::Acceptor;
 use super::data_thread::Shell;
-use super::places::Places;
+use super::doors::{Doors, Listeners};
 use super::registry::{Registry, Settings};
 use super::remembered::Remembered;
+use super::restart::{self, Inherited, Listener};
 use super::startup::Failure;
-use super::{admin_socket, dependencies, logging, metrics_socket, nbd_socket, startup};
+use super::{dependencies, logging, startup};
 use crate::control::arguments::state_dir;
 use crate::io::config_files::ConfigFiles;
 
@@ -67,6 +70,9 @@ struct Arguments {
     /// Record every event and action of each resource in DIR/RESOURCE.record.
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
+    /// Say whether this program could follow one with this version of the record, and end.
+    #[arg(long, value_name = "VERSION", hide = true)]
+    can_take_over: Option<u32>,
 }
 
 /// The command line, for the manual.
@@ -77,11 +83,12 @@ pub fn command() -> clap::Command {
 
 /// What is open before the runtime starts.
 pub(super) struct Sockets {
-    pub(super) admin: UnixListener,
-    pub(super) nbd: UnixListener,
-    pub(super) tcp: Vec<(SocketAddr, TcpListener)>,
-    pub(super) metrics: Vec<(SocketAddr, TcpListener)>,
+    pub(super) listeners: Listeners,
     pub(super) signal: oneshot::Receiver<Signal>,
+    /// The lock of the run folder; it is held for longer than the daemon serves.
+    pub(super) lock: RawFd,
+    /// What the program before has left.
+    pub(super) inherited: Option<Inherited>,
 }
 
 /// Runs the daemon; returns the exit code: 0 after SIGTERM or SIGINT, 1 for a wrong command line,
@@ -100,6 +107,11 @@ where
             return i32::from(error.use_stderr());
         }
     };
+    if let Some(version) = arguments.can_take_over {
+        let Err(text) = restart::answer(version) else { return 0 };
+        let _ = writeln!(std::io::stderr(), "{text}");
+        return 10;
+    }
     if let Err(text) = block_signals() {
         let _ = writeln!(std::io::stderr(), "{text}");
         return 10;
@@ -126,7 +138,11 @@ fn start(arguments: &Arguments) -> Result<(), Failure> {
     };
     let group = arguments.socket_group.as_deref().map(group_id).transpose().map_err(failure)?;
     let run_dir = &arguments.run_dir;
-    let _lock = startup::lock(run_dir)?;
+    let mut inherited = Inherited::take()?;
+    let lock = match &mut inherited {
+        Some(inherited) => startup::lock_again(inherited.lock()?, run_dir)?,
+        None => startup::lock(run_dir)?,
+    };
     // Before there are threads.
     if let Some(missing) = crate::io::memory::keep() {
         tracing::info!("{missing}");
@@ -137,20 +153,28 @@ fn start(arguments: &Arguments) -> Result<(), Failure> {
             .map_err(|error| failure(format!("{}: {error}", dir.display())))?;
     }
     let nbd_socket = run_dir.join("nbd.sock");
+    let mut unix = |which: Listener, path: &std::path::Path| match &mut inherited {
+        Some(inherited) => inherited.unix(&which, path),
+        None => startup::bind_unix(path, group),
+    };
+    let nbd = unix(Listener::Nbd, &nbd_socket)?;
+    let admin = unix(Listener::Admin, &run_dir.join("control.sock"))?;
+    let mut handed = |which: Listener| inherited.as_mut()?.tcp(&which).transpose();
     let mut tcp = Vec::new();
     for address in &arguments.nbd_listen {
-        tcp.push((*address, startup::bind_tcp(*address, arguments.nbd_insecure)?));
+        let bind = || startup::bind_tcp(*address, arguments.nbd_insecure);
+        tcp.push((*address, handed(Listener::NbdTcp(*address)).unwrap_or_else(bind)?));
     }
     let mut metrics = Vec::new();
     for address in &arguments.metrics_listen {
-        metrics.push((*address, startup::bind_metrics(*address, arguments.metrics_insecure)?));
+        let bind = || startup::bind_metrics(*address, arguments.metrics_insecure);
+        metrics.push((*address, handed(Listener::Metrics(*address)).unwrap_or_else(bind)?));
     }
     let sockets = Sockets {
-        nbd: startup::bind_unix(&nbd_socket, group)?,
-        admin: startup::bind_unix(&run_dir.join("control.sock"), group)?,
-        tcp,
-        metrics,
+        listeners: Listeners { admin, nbd, tcp, metrics },
         signal: await_signal().map_err(failure)?,
+        lock: lock.as_raw_fd(),
+        inherited,
     };
     check_config(&arguments.config);
     let settings = Settings {
@@ -162,6 +186,7 @@ fn start(arguments: &Arguments) -> Result<(), Failure> {
         remembered: Remembered::new(run_dir),
         nbd_socket,
         max_parallel_resyncs: arguments.max_parallel_resyncs,
+        program: restart::path(),
     };
     let result = tokio_uring::start(async {
         let result = serve(settings, Shell::real(), sockets).await;
@@ -184,55 +209,61 @@ fn end_at_last() {
     let _ = std::thread::Builder::new().name("end".to_owned()).spawn(late);
 }
 
-/// Serves until a signal ends it.
+/// Serves until a signal or an order ends it.
 pub(super) async fn serve(
     settings: Settings,
     shell: Shell,
     sockets: Sockets,
 ) -> std::io::Result<()> {
+    let Sockets { listeners, signal, lock, inherited } = sockets;
     let nbd_path = settings.nbd_socket.clone();
     let node = settings.node.clone();
-    let registry = Registry::new(settings, shell);
-    registry.up_after_a_crash();
-    let (unix_places, tcp_places) = (Rc::new(Places::default()), Rc::new(Places::default()));
-    let mut tasks = Vec::new();
-    let admin = Acceptor::orders(sockets.admin, "admin socket")?;
-    tasks.push(tokio_uring::spawn(admin_socket::serve(admin, registry.clone())));
-    let nbd = Acceptor::unix(sockets.nbd, "NBD socket")?;
-    let clients = nbd_socket::serve_unix(nbd, registry.clone(), unix_places);
-    tasks.push(tokio_uring::spawn(clients));
-    for (address, listener) in sockets.tcp {
-        if !address.ip().is_loopback() {
-            warn!("NBD on {address} is open to whoever reaches it (--nbd-insecure)");
-        }
-        let listener = Acceptor::tcp(listener, &format!("NBD {address}"))?;
-        let clients = nbd_socket::serve_tcp(listener, registry.clone(), tcp_places.clone());
-        tasks.push(tokio_uring::spawn(clients));
-        info!("NBD clients: {address}");
+    let (orders, mut asked) = mpsc::channel(restart::ORDERS_MAX);
+    let registry = Registry::new(settings, shell, orders);
+    let mut waits = None;
+    match inherited {
+        None => registry.up_after_a_crash(),
+        Some(inherited) => waits = Some(inherited.follow(&registry).await),
     }
-    let scrapes = metrics_socket::Scrapes::new(registry.clone());
-    for (address, listener) in sockets.metrics {
-        // Port 0 was any.
-        let address = listener.local_addr().unwrap_or(address);
-        let listener = Acceptor::tcp(listener, &format!("metrics {address}"))?;
-        if !address.ip().is_loopback() {
-            warn!("metrics on {address} can be read by whoever reaches it (--metrics-insecure)");
-        }
-        tasks.push(tokio_uring::spawn(metrics_socket::serve(listener, scrapes.clone())));
-        info!("metrics: http://{address}/metrics");
-    }
-    tasks.push(tokio_uring::spawn(dependencies::serve(registry.clone())));
-    tasks.push(tokio_uring::spawn(remind(registry.clone())));
-    tasks.push(tokio_uring::spawn(registry.clone().watch_paths()));
-    tasks.push(tokio_uring::spawn(registry.clone().settle()));
+    let mut doors = Doors::new(&registry, listeners);
+    doors.open()?;
+    doors.announce();
+    let tasks = [
+        tokio_uring::spawn(dependencies::serve(registry.clone())),
+        tokio_uring::spawn(remind(registry.clone())),
+        tokio_uring::spawn(registry.clone().watch_paths()),
+        tokio_uring::spawn(registry.clone().settle()),
+    ];
     info!("NBD clients: {}", nbd_path.display());
     let version = crate::control::version::VERSION;
     info!("tandemd {version} is ready on node {node} (pid {})", std::process::id());
     startup::notify("READY=1");
-    let signal = sockets.signal.await.map_or("no signal can come any more", Signal::as_str);
-    info!("{signal}: ending");
+    if let Some(waits) = waits {
+        waits.answer();
+    }
+    let mut signal = signal;
+    let why = loop {
+        let came = poll_fn(|context| match Pin::new(&mut signal).poll(context) {
+            Poll::Ready(signal) => Poll::Ready(Err(signal)),
+            Poll::Pending => asked.poll_recv(context).map(Ok),
+        });
+        match came.await {
+            Err(signal) => break signal.map_or("no signal can come any more", Signal::as_str),
+            // The registry is here.
+            Ok(None) => {}
+            Ok(Some(order)) => {
+                // A signal that came meanwhile is not lost with this program.
+                let ends = || signal.try_recv().ok().map(Signal::as_str);
+                if let Some(why) = restart::obey(&registry, &mut doors, lock, order, ends).await {
+                    break why;
+                }
+            }
+        }
+    };
+    info!("{why}: ending");
     startup::notify("STOPPING=1");
     registry.shut_down().await;
+    doors.close().await;
     for task in tasks {
         task.abort();
     }

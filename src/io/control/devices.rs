@@ -213,7 +213,7 @@ impl Registry {
     }
 
     /// Attaches what is not attached; what could not be, and why.
-    async fn attach_devices(&self, entry: &Rc<Entry>) -> Vec<(VolumeNumber, String)> {
+    pub(super) async fn attach_devices(&self, entry: &Rc<Entry>) -> Vec<(VolumeNumber, String)> {
         if !entry.attaches_devices() || entry.status().role != Role::Primary {
             return Vec::new();
         }

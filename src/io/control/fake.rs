@@ -83,6 +83,7 @@ fn status(setup: &Setup) -> Status {
         node_id: config.node_id,
         node_name: config.node_name.clone(),
         role: Role::Secondary,
+        auto_promoted: false,
         suspended_user: false,
         suspended_fencing: false,
         suspended_no_space: false,
@@ -202,6 +203,19 @@ impl DataThread for Fake {
             }
             Order::Client { fd, description, parameters, .. } => {
                 let _ = self.seen.send(Seen::Client(fd, description, parameters));
+            }
+            Order::HoldClients { reply } => {
+                let _ = reply.send(Vec::new());
+            }
+            Order::ReleaseClients => {}
+            Order::TakeClients { reply } => {
+                let _ = reply.send(Vec::new());
+            }
+            Order::ReturnClients(clients) => {
+                for client in clients {
+                    let seen = Seen::Client(client.fd, client.description, client.parameters);
+                    let _ = self.seen.send(seen);
+                }
             }
             Order::Export { reply, .. } => {
                 let _ = reply.send(match self.status().role {

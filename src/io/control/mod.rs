@@ -22,6 +22,7 @@ mod data_thread;
 mod dependencies;
 mod devices;
 mod disks;
+mod doors;
 mod journal;
 mod logging;
 mod metrics_socket;
@@ -31,6 +32,7 @@ mod path_differs;
 mod places;
 mod registry;
 mod remembered;
+mod restart;
 mod saved;
 mod startup;
 

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Mutex, broadcast, oneshot};
+use tokio::sync::{Mutex, broadcast, mpsc, oneshot};
 use tracing::{error, info};
 
 use super::data_thread::{DataThread, Shell};
@@ -60,9 +60,9 @@ pub(crate) struct Entry {
     /// The files in use.
     pub(super) disks: super::path_differs::Disks,
     /// Peers that are not dialled, by order: also after a crash.
-    apart: RefCell<BTreeSet<NodeId>>,
+    pub(super) apart: RefCell<BTreeSet<NodeId>>,
     /// It goes down, or has gone.
-    ends: Cell<bool>,
+    pub(super) ends: Cell<bool>,
     /// Where what it runs with is kept for the time after a crash.
     pub(super) remembered: Remembered,
 }
@@ -92,6 +92,19 @@ pub(crate) struct Settings {
     pub(crate) nbd_socket: PathBuf,
     /// So many resyncs may run at once; 0: all.
     pub(crate) max_parallel_resyncs: u32,
+    /// What follows at a restart.
+    pub(crate) program: PathBuf,
+}
+
+/// What is not done when a resource comes up.
+#[derive(Clone, Debug, Default)]
+pub(super) struct But {
+    /// Peers that are not dialled, by order.
+    pub(super) apart: BTreeSet<NodeId>,
+    /// Peers that are dialled in so long, ms.
+    pub(super) back_in_ms: BTreeMap<NodeId, u64>,
+    /// Volumes whose disk is not attached.
+    pub(super) diskless: BTreeSet<VolumeNumber>,
 }
 
 /// All resources of this node.
@@ -101,7 +114,9 @@ pub(crate) struct Registry {
     entries: RefCell<BTreeMap<String, Rc<Entry>>>,
     locks: RefCell<BTreeMap<String, Rc<Mutex<()>>>>,
     changes: broadcast::Sender<Change>,
-    closing: Cell<bool>,
+    pub(super) closing: Cell<bool>,
+    /// Orders for the daemon itself.
+    pub(super) daemon: mpsc::Sender<super::restart::Asked>,
 }
 
 /// A refusal by the shell.
@@ -128,8 +143,13 @@ pub(super) fn ended(resource: &str) -> Refusal {
 
 impl Registry {
     /// Nothing is up.
-    pub(crate) fn new(settings: Settings, shell: Shell) -> Rc<Self> {
+    pub(crate) fn new(
+        settings: Settings,
+        shell: Shell,
+        daemon: mpsc::Sender<super::restart::Asked>,
+    ) -> Rc<Self> {
         Rc::new(Self {
+            daemon,
             settings,
             shell,
             entries: RefCell::default(),
@@ -180,14 +200,14 @@ impl Registry {
     /// The definition does not fit, a port is taken, or a disk cannot be attached: then the
     /// resource is up, Diskless and unconnected.
     pub(crate) async fn up(self: &Rc<Self>, definition: &Definition) -> AdminResult {
-        self.up_but(definition, &BTreeSet::new()).await
+        self.up_but(definition, &But::default()).await
     }
 
-    /// As `up`, but these peers stay disconnected.
-    async fn up_but(
+    /// As `up`, with exceptions.
+    pub(super) async fn up_but(
         self: &Rc<Self>,
         definition: &Definition,
-        apart: &BTreeSet<NodeId>,
+        but: &But,
     ) -> AdminResult {
         let config = self.check(definition)?;
         let lock = self.lock(&config.name);
@@ -206,9 +226,11 @@ impl Registry {
                 }
                 entry
             }
-            None => self.new_entry(definition, config, apart.clone()).await?,
+            None => self.new_entry(definition, config, but.apart.clone()).await?,
         };
-        let disks = entry.config.volumes.iter().filter(|volume| volume.disk != "none");
+        let meant = |volume: VolumeNumber| !but.diskless.contains(&volume);
+        let disks = entry.config.volumes.iter();
+        let disks = disks.filter(|volume| volume.disk != "none" && meant(volume.number));
         for volume in disks.map(|volume| volume.number) {
             if entry.disk_state(volume) == DiskState::Diskless {
                 let attached = self.open_and_attach(&entry, definition, volume).await;
@@ -224,8 +246,9 @@ impl Registry {
                     entry.config.name
                 ));
             } else if entry.connection_state(peer) == ConnectionState::StandAlone {
-                let command = match apart.contains(&peer) {
-                    true => Command::Disconnect { peer, force: false, for_ms: None },
+                let for_ms = but.back_in_ms.get(&peer).copied();
+                let command = match but.apart.contains(&peer) || for_ms.is_some() {
+                    true => Command::Disconnect { peer, force: false, for_ms },
                     false => Command::Connect { peer, discard_my_data: false, tentative: false },
                 };
                 entry.order(command).await?;
@@ -277,7 +300,8 @@ impl Registry {
                 if !apart.is_empty() {
                     info!(resource = %name, "{name}: was disconnected by order: `tandemadm connect {name}` dials");
                 }
-                if let Err(refusal) = registry.up_but(&definition, &apart).await {
+                let but = But { apart, ..But::default() };
+                if let Err(refusal) = registry.up_but(&definition, &but).await {
                     let (code, text, hint) = (refusal.code, refusal.text, refusal.hint);
                     error!(resource = %name, "{name}: up after a crash: ({code}) {text}: {hint}");
                 }
@@ -445,6 +469,13 @@ impl Registry {
     }
 
     async fn remove(&self, entry: &Rc<Entry>) {
+        self.end(entry).await;
+        entry.remembered.forget(&entry.config.name);
+        info!(resource = %entry.config.name, "{}: down", entry.config.name);
+    }
+
+    /// Its thread ends, and it is up no more; but for the time after a crash it still is.
+    pub(super) async fn end(&self, entry: &Rc<Entry>) {
         let name = &entry.config.name;
         entry.ends.set(true);
         let stopped = entry.ask(|reply| Order::Stop { reply });
@@ -456,9 +487,7 @@ impl Registry {
             );
         }
         self.entries.borrow_mut().remove(name);
-        entry.remembered.forget(name);
         let _ = self.changes.send(Change::Gone(name.clone()));
-        info!(resource = %name, "{name}: down");
     }
 
     /// An order for the state machine of a resource that is up.

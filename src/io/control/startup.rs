@@ -108,6 +108,22 @@ pub(crate) fn lock(run_dir: &Path) -> Result<Flock<File>, Failure> {
     }
 }
 
+/// Takes the lock that the program before has handed on: it was never let go of.
+///
+/// # Errors
+/// It is not the lock of this run folder.
+pub(crate) fn lock_again(file: File, run_dir: &Path) -> Result<Flock<File>, Failure> {
+    use std::os::unix::fs::MetadataExt;
+    let path = run_dir.join("lock");
+    let cannot = |error: io::Error| failure(format!("{}: {error}", path.display()));
+    let (own, there) =
+        (file.metadata().map_err(cannot)?, std::fs::metadata(&path).map_err(cannot)?);
+    if (own.dev(), own.ino()) != (there.dev(), there.ino()) {
+        return Err(failure(format!("{}: not the lock that was handed on", path.display())));
+    }
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| cannot(error.into()))
+}
+
 /// Whether a process with this pid runs. One that was killed and is still being cleared away does
 /// not.
 fn is_alive(pid: &str) -> bool {

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::adm::client::Client;
 use super::admin_socket::WATCHERS_MAX;
 use super::daemon::{Sockets, serve};
+use super::doors::Listeners;
 use super::fake::{Seen, shell};
 use super::places::PLACES_MAX;
 use super::registry::Settings;
@@ -44,11 +45,15 @@ impl Daemon {
         let tcp = startup::bind_tcp("127.0.0.1:0".parse().unwrap(), false).unwrap();
         let address = tcp.local_addr().unwrap();
         let sockets = Sockets {
-            admin: startup::bind_unix(&dir.path().join("control.sock"), None).unwrap(),
-            nbd: startup::bind_unix(&nbd_socket, None).unwrap(),
-            tcp: vec![(address, tcp)],
-            metrics: Vec::new(),
+            listeners: Listeners {
+                admin: startup::bind_unix(&dir.path().join("control.sock"), None).unwrap(),
+                nbd: startup::bind_unix(&nbd_socket, None).unwrap(),
+                tcp: vec![(address, tcp)],
+                metrics: Vec::new(),
+            },
             signal: came,
+            lock: -1,
+            inherited: None,
         };
         let settings = Settings {
             config: "/etc/tandem.conf".into(),
@@ -58,6 +63,7 @@ impl Daemon {
             run_dir: dir.path().to_owned(),
             remembered: Remembered::new(dir.path()),
             nbd_socket,
+            program: "/nowhere/tandemd".into(),
             max_parallel_resyncs: 0,
         };
         std::fs::create_dir(&settings.state_dir).unwrap();

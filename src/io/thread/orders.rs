@@ -35,6 +35,15 @@ pub(super) fn answer_for_failed(orders: &Receiver<Order>, shared: &Shared, messa
                 refuse(reply, message);
             }
             Order::Client { fd, .. } => drop(fd),
+            Order::ReturnClients(clients) => drop(clients),
+            // It has none.
+            Order::HoldClients { reply } => {
+                let _ = reply.send(Vec::new());
+            }
+            Order::ReleaseClients => {}
+            Order::TakeClients { reply } => {
+                let _ = reply.send(Vec::new());
+            }
             Order::Export { reply, .. } => {
                 let _ = reply.send(Err(format!("the resource has failed: {message}")));
             }
@@ -104,6 +113,25 @@ impl<C: Core> Shell<C> {
                     return drop(fd);
                 }
                 self.clients.open(&mut self.io, fd, volume, parameters, description);
+            }
+            Order::HoldClients { reply } => {
+                self.clients.hold(&mut self.io);
+                self.holding = Some(reply);
+            }
+            Order::ReleaseClients => {
+                let busy = self.clients.busy();
+                if let Some(holding) = self.holding.take() {
+                    let _ = holding.send(busy);
+                }
+                self.clients.go_on();
+            }
+            Order::TakeClients { reply } => {
+                let taken = self.clients.take_all(&mut self.io);
+                self.clients.go_on();
+                let _ = reply.send(taken);
+            }
+            Order::ReturnClients(clients) => {
+                clients.into_iter().for_each(|one| self.clients.reopen(&mut self.io, one));
             }
             Order::Export { volume, client, reply } => {
                 let admitted = client.map_or(Ok(()), |client| self.core.admits(volume, &client));

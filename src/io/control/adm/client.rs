@@ -62,23 +62,19 @@ impl Client {
         })
     }
 
-    /// The next answer; `None` when `deadline` has passed.
-    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Response>, Failure> {
+    /// The next line; `None` when `deadline` has passed.
+    fn line(&mut self, deadline: Option<Instant>) -> io::Result<Option<Vec<u8>>> {
         let mut line = Vec::new();
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
                 return Ok(None);
             }
-            let set = self.stream.get_ref().set_read_timeout(left);
-            set.map_err(|error| silent(&self.run_dir, &error))?;
+            self.stream.get_ref().set_read_timeout(left)?;
             let room = ANSWER_MAX.saturating_sub(line.len() as u64);
             match (&mut self.stream).take(room).read_until(b'\n', &mut line) {
-                Ok(0) => {
-                    let error = io::Error::from(io::ErrorKind::UnexpectedEof);
-                    return Err(silent(&self.run_dir, &error));
-                }
-                Ok(_) if line.ends_with(b"\n") => break,
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+                Ok(_) if line.ends_with(b"\n") => return Ok(Some(line)),
                 Ok(_) => {}
                 Err(error)
                     if matches!(
@@ -87,15 +83,26 @@ impl Client {
                             | io::ErrorKind::TimedOut
                             | io::ErrorKind::Interrupted
                     ) => {}
-                Err(error) => return Err(silent(&self.run_dir, &error)),
+                Err(error) => return Err(error),
             }
         }
-        let response = serde_json::from_slice(&line).map_err(|error| {
+    }
+
+    /// The next answer; `None` when `deadline` has passed.
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Response>, Failure> {
+        match self.line(deadline).map_err(|error| silent(&self.run_dir, &error))? {
+            Some(line) => self.response(&line).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn response(&mut self, line: &[u8]) -> Result<Response, Failure> {
+        let response = serde_json::from_slice(line).map_err(|error| {
             let path = self.path.display();
             Failure::new(20, format!("{path}: what answers is no tandemd of this version: {error}"))
         })?;
         self.is_there = true;
-        Ok(Some(response))
+        Ok(response)
     }
 
     /// Asks for nothing, unless the daemon has answered before.
@@ -137,6 +144,37 @@ impl Client {
         match self.ask(request)? {
             Response::Done(text) => Ok(Ok(text)),
             Response::Refused(refusal) => Ok(Err(refusal)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// An order after which the daemon may be gone: `None`, it is.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(in crate::io::control) fn last_order(
+        &mut self,
+        request: &Request,
+    ) -> Result<Option<AdminResult>, Failure> {
+        self.knock()?;
+        self.send(request)?;
+        let line = match self.line(Some(Instant::now() + ORDER_LIMIT)) {
+            Ok(Some(line)) => line,
+            Ok(None) => return Err(silent(&self.run_dir, &no_answer(ORDER_LIMIT))),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(silent(&self.run_dir, &error)),
+        };
+        match self.response(&line)? {
+            Response::Done(text) => Ok(Some(Ok(text))),
+            Response::Refused(refusal) => Ok(Some(Err(refusal))),
+            Response::Error(text) => Err(Failure::new(20, format!("tandemd: {text}"))),
             other => Err(unexpected(&other)),
         }
     }

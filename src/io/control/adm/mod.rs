@@ -9,6 +9,7 @@
 pub(super) mod adjust;
 pub(super) mod client;
 pub(super) mod configuration;
+mod daemon;
 mod device;
 mod dry_run;
 mod forget;
@@ -104,7 +105,7 @@ impl Session {
             Verb::ResourceOptions(words) => {
                 return self.options("options", Scope::RESOURCE, words);
             }
-            Verb::Device { .. } => {}
+            Verb::Device { .. } | Verb::Daemon { .. } => {}
             _ if self.globals.dry_run => return self.dry_run(verb),
             _ => {}
         }
@@ -136,6 +137,7 @@ impl Session {
             Verb::Why { json, targets } => self.why(&targets.targets, json),
             Verb::Check(targets) => self.check(&targets.targets),
             Verb::Device { verb } => self.device(verb),
+            Verb::Daemon { verb } => self.daemon(&verb),
             Verb::Probe { device } => metadata::probe(&device),
             Verb::Ping(targets) => self.ping(&targets.targets),
             Verb::Events2 { now, statistics, targets } => {

@@ -1,0 +1,285 @@
+//! The first half of a restart: whether it may be, the clients held, and each resource taken down in
+//! order while it is remembered as up.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tracing::info;
+
+use super::record::{Left, Passenger, Was};
+use super::transient;
+use crate::io::Order;
+use crate::io::control::registry::{Entry, Registry, refusal};
+use crate::resource::{
+    Command, ConnectionState, DiskState, Refusal, ResyncSuspended, Role, Status,
+};
+
+/// How long an order that makes or changes a resource may take until it stands in the way.
+const ORDER_LIMIT: Duration = Duration::from_secs(5);
+
+/// Clients that have volumes open: `r0/0 by qemu pid 7 uid 0 (2 connections)`.
+pub(in crate::io::control) fn open_by(statuses: &[Status]) -> String {
+    let mut all = Vec::new();
+    for status in statuses {
+        for device in &status.devices {
+            let mut clients: BTreeMap<&str, usize> = BTreeMap::new();
+            for client in &device.clients {
+                *clients.entry(&client.name).or_default() += 1;
+            }
+            for (name, count) in clients {
+                let mut one = format!("{}/{} by {name}", status.name, device.volume);
+                if count > 1 {
+                    let _ = write!(one, " ({count} connections)");
+                }
+                all.push(one);
+            }
+        }
+    }
+    all.join(", ")
+}
+
+/// A peer that is Primary has no good disk of its own, and reads from this node.
+fn needed_by(status: &Status) -> Option<String> {
+    let good = |volume| {
+        let own = status.devices.iter().find(|device| device.volume == volume);
+        own.is_some_and(|own| own.disk_state == DiskState::UpToDate)
+    };
+    let needs = status.connections.iter().find(|peer| {
+        let mut volumes = peer.peer_devices.iter();
+        peer.connection_state == ConnectionState::Connected
+            && peer.peer_role == Role::Primary
+            && volumes.any(|there| {
+                good(there.volume) && there.peer_disk_state != DiskState::UpToDate
+            })
+    })?;
+    Some(format!(
+        "{}: {} is Primary without a good disk and reads from this node: attach or sync its disk first",
+        status.name, needs.name
+    ))
+}
+
+/// What would not be the same afterwards.
+fn in_the_way(status: &Status) -> Result<(), Refusal> {
+    let name = &status.name;
+    if let Some(hung) = status.devices.iter().find(|device| device.hung_ms.is_some()) {
+        let hint = format!("the disk of {name}/{} does not answer: `tandemadm why`.", hung.volume);
+        return Err(transient(hint));
+    }
+    if let Some(order) = &status.order {
+        return Err(transient(format!("{name}: `{}` runs; wait for its end.", order.verb)));
+    }
+    if status.suspended_fencing || status.suspended_no_space || status.suspended_gap {
+        let hint = format!("clients' I/O on {name} is frozen: `tandemadm why {name}`.");
+        return Err(transient(hint));
+    }
+    let no_data = |hint: String| refusal(-2, "Need access to UpToDate data", hint);
+    if let Some(hint) = needed_by(status) {
+        return Err(no_data(format!("{hint}.")));
+    }
+    let bad = status
+        .devices
+        .iter()
+        .find(|one| !matches!(one.disk_state, DiskState::UpToDate | DiskState::Diskless));
+    match bad.filter(|_| status.role == Role::Primary) {
+        Some(device) => Err(no_data(format!(
+            "{name}/{} is {}, and this Primary could not be Primary again: wait for the end of the \
+             resync (`tandemadm wait-sync {name}`).",
+            device.volume, device.disk_state
+        ))),
+        None => Ok(()),
+    }
+}
+
+impl Registry {
+    async fn statuses(&self) -> Vec<(Rc<Entry>, Status)> {
+        let mut all = Vec::new();
+        for entry in self.chosen(None) {
+            let fresh = entry.ask(|reply| Order::Statistics { reply });
+            let status = match tokio::time::timeout(ORDER_LIMIT, fresh).await {
+                Ok(Ok(status)) => status,
+                Ok(Err(_)) | Err(_) => (*entry.status()).clone(),
+            };
+            all.push((entry, status));
+        }
+        all
+    }
+
+    /// `daemon stop`: nobody loses anything by it.
+    ///
+    /// # Errors
+    /// Clients are connected, or a peer reads from here; both are named.
+    pub(super) async fn may_stop(&self, force: bool) -> Result<(), Refusal> {
+        if force {
+            return Ok(());
+        }
+        let statuses: Vec<Status> = self.statuses().await.into_iter().map(|(_, s)| s).collect();
+        let open = open_by(&statuses);
+        if !open.is_empty() {
+            let hint = format!(
+                "open: {open}. Disconnect them first; `tandemadm daemon stop --force` ends their \
+                 connections."
+            );
+            return Err(refusal(-12, "Device is held open by someone", hint));
+        }
+        match statuses.iter().find_map(needed_by) {
+            None => Ok(()),
+            Some(hint) => {
+                let hint = format!("{hint}; `tandemadm daemon stop --force` ends its data access.");
+                Err(refusal(-2, "Need access to UpToDate data", hint))
+            }
+        }
+    }
+
+    /// `daemon restart`: everything can be as it is afterwards.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub(super) async fn may_restart(&self) -> Result<(), Refusal> {
+        let until = Instant::now() + ORDER_LIMIT;
+        for entry in self.chosen(None) {
+            let lock = self.lock(&entry.config.name);
+            let left = until.saturating_duration_since(Instant::now());
+            if tokio::time::timeout(left, lock.lock()).await.is_err() {
+                let hint = format!("{}: an order runs; wait for its end.", entry.config.name);
+                return Err(transient(hint));
+            }
+        }
+        let statuses = self.statuses().await;
+        // One that has failed is brought up anew.
+        let mut work = statuses.iter().filter(|(_, status)| status.failed.is_none());
+        work.try_for_each(|(_, status)| in_the_way(status))
+    }
+
+    /// No client's request is begun any more, and every one that was is answered.
+    ///
+    /// # Errors
+    /// Not in this time: they go on, and those that were busy are named.
+    pub(super) async fn hold_clients(&self, limit: Duration) -> Result<(), Refusal> {
+        let entries = self.chosen(None);
+        let asked = entries.iter().map(|entry| {
+            let (reply, quiet) = tokio::sync::oneshot::channel();
+            // One that has stopped has no clients; one that takes no order is busy.
+            let taken = entry.thread.send(Order::HoldClients { reply });
+            (entry.clone(), taken, quiet)
+        });
+        let mut asked: Vec<_> = asked.collect();
+        let until = tokio::time::Instant::now() + limit;
+        let mut late = false;
+        for (_, taken, quiet) in &mut asked {
+            late |= *taken == Err(crate::io::OrderError::Full);
+            late |= taken.is_ok() && tokio::time::timeout_at(until, quiet).await.is_err();
+        }
+        if !late {
+            return Ok(());
+        }
+        let mut busy = Vec::new();
+        for (entry, taken, quiet) in asked {
+            let name = &entry.config.name;
+            let released = entry.thread.send(Order::ReleaseClients);
+            if taken.is_err() || released.is_err() {
+                busy.push(format!("{name}: its orders wait"));
+                continue;
+            }
+            // Those that were quiet in time have said so already.
+            if let Ok(Ok(clients)) = tokio::time::timeout(ORDER_LIMIT, quiet).await {
+                busy.extend(clients.into_iter().map(|client| format!("{name}: {client}")));
+            }
+        }
+        let hint = format!(
+            "not quiet after {} s: {}. Nothing has changed, and clients go on: `tandemadm why`.",
+            limit.as_secs_f32(),
+            busy.join("; ")
+        );
+        Err(refusal(-23, "Timeout in operation", hint))
+    }
+
+    /// Takes every resource down, whose clients are held and quiet. What did not go down has its
+    /// clients again, and is the reason to come back.
+    pub(super) async fn leave_all(
+        self: &Rc<Self>,
+    ) -> (Vec<Left>, Vec<Passenger>, Option<Refusal>) {
+        self.closing.set(true);
+        let leave = |(entry, status)| {
+            let registry = self.clone();
+            tokio_uring::spawn(async move { registry.leave(&entry, status).await })
+        };
+        let leaving: Vec<_> = self.statuses().await.into_iter().map(leave).collect();
+        let (mut left, mut passengers, mut refused) = (Vec::new(), Vec::new(), None);
+        for one in leaving {
+            match one.await {
+                Ok(Ok((one, clients))) => {
+                    left.push(one);
+                    passengers.extend(clients);
+                }
+                Ok(Err(refusal)) => refused = Some(refusal),
+                Err(_) => refused = Some(transient("the end of a resource has failed.")),
+            }
+        }
+        self.closing.set(false);
+        (left, passengers, refused)
+    }
+
+    async fn leave(
+        &self,
+        entry: &Rc<Entry>,
+        status: Status,
+    ) -> Result<(Left, Vec<Passenger>), Refusal> {
+        let name = &entry.config.name;
+        let left = Left::of(entry, &status);
+        let clients = entry.ask(|reply| Order::TakeClients { reply }).await.unwrap_or_default();
+        entry.ends.set(true);
+        let down = entry.order(Command::Down { shutdown: false }).await;
+        if let Err(mut refusal) = down
+            && status.failed.is_none()
+        {
+            entry.ends.set(false);
+            entry.hand_over(Order::ReturnClients(clients));
+            refusal.hint = format!("{name}: {}", refusal.hint);
+            return Err(refusal);
+        }
+        self.end(entry).await;
+        info!(resource = %name, "{name}: down for a restart, with {} clients", clients.len());
+        let passenger = |client| Passenger { resource: name.clone(), client };
+        Ok((left, clients.into_iter().map(passenger).collect()))
+    }
+}
+
+impl Left {
+    fn of(entry: &Entry, status: &Status) -> Self {
+        let was = match (status.role, status.auto_promoted) {
+            _ if status.failed.is_some() => Was::Secondary,
+            (Role::Primary, false) => Was::Primary,
+            (Role::Primary, true) => Was::AutoPromoted,
+            (Role::Secondary | Role::Unknown, _) => Was::Secondary,
+        };
+        let peers = &status.connections;
+        let connected =
+            peers.iter().filter(|peer| peer.connection_state == ConnectionState::Connected);
+        let back = |peer: &crate::resource::ConnectionStatus| {
+            peer.back_in_ms.map(|ms| (peer.peer_node_id, ms))
+        };
+        let attached = |device: &&crate::resource::DeviceStatus| {
+            status.failed.is_some() || device.disk_state != DiskState::Diskless
+        };
+        let devices = status.devices.iter().filter(attached);
+        let paused = peers.iter().flat_map(|peer| {
+            let by_order = peer
+                .peer_devices
+                .iter()
+                .filter(|one| matches!(one.resync_suspended, ResyncSuspended { user: true, .. }));
+            by_order.map(|one| (one.volume, peer.peer_node_id))
+        });
+        Self {
+            definition: entry.running.borrow().clone(),
+            apart: entry.apart.borrow().clone(),
+            back_in_ms: peers.iter().filter_map(back).collect(),
+            connected: connected.map(|peer| peer.peer_node_id).collect(),
+            attached: devices.map(|device| device.volume).collect(),
+            was,
+            suspended: status.suspended_user,
+            paused: paused.collect(),
+        }
+    }
+}
