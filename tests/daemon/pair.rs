@@ -39,6 +39,8 @@ pub(crate) struct Node {
     pub(crate) enter: Vec<String>,
     /// More arguments of the daemon.
     pub(crate) arguments: Vec<String>,
+    /// The daemon's program; `None`: the one that was built.
+    pub(crate) program: Option<PathBuf>,
     pub(crate) daemon: Option<Child>,
 }
 
@@ -159,7 +161,8 @@ impl Node {
     pub(crate) fn start(&mut self) {
         assert!(self.daemon.is_none(), "{} runs already", self.name);
         let mut words = self.enter.clone();
-        words.push(env!("CARGO_BIN_EXE_tandemd").to_owned());
+        let built = Path::new(env!("CARGO_BIN_EXE_tandemd"));
+        words.push(text(self.program.as_deref().unwrap_or(built)).to_owned());
         words.extend(self.arguments.iter().cloned());
         let mut command = self.place().daemon(&words).expect("a log");
         let child = command.spawn().expect("tandemd starts");
@@ -181,6 +184,18 @@ impl Node {
     /// A daemon was started and not ended.
     pub(crate) fn runs(&self) -> bool {
         self.daemon.is_some()
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("it runs").id()
+    }
+
+    /// It ends by itself, or by an order: how.
+    pub(crate) fn wait_ended(&mut self) -> ExitStatus {
+        let status = until(&format!("{}'s daemon ends", self.name), || self.daemon_ended());
+        self.daemon = None;
+        status
     }
 
     fn daemon_ended(&mut self) -> Option<ExitStatus> {
@@ -222,9 +237,7 @@ impl Node {
     /// SIGTERM, and how it ended.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
-        let status = until(&format!("{}'s daemon ends", self.name), || self.daemon_ended());
-        self.daemon = None;
-        status
+        self.wait_ended()
     }
 
     /// Runs tandemadm against this node.

@@ -109,6 +109,7 @@ impl Plan {
                 config: config.clone(),
                 enter: self.places.as_ref().map_or(vec![], |places| places[index].enter.clone()),
                 arguments: Vec::new(),
+                program: None,
                 daemon: None,
             }
         };

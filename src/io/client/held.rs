@@ -15,7 +15,7 @@ use super::reading::Reading;
 use super::{Client, Clients, STAGING};
 use crate::io::buffer::part_of;
 use crate::io::context::{Context, Purpose};
-use crate::resource::{Event, VolumeNumber};
+use crate::resource::{Event, SessionId, VolumeNumber};
 
 /// A client between two daemons.
 #[derive(Debug)]
@@ -80,6 +80,10 @@ impl Clients {
 
     /// Takes the clients out, all of which are quiet. The core hears that they have gone in order.
     pub(crate) fn take_all(&mut self, io: &mut Context) -> Vec<HeldClient> {
+        let busy = |(id, client): (&SessionId, &Client)| client.busy().map(|_| *id);
+        let busy: Vec<_> = self.sessions.iter().filter_map(busy).collect();
+        // Told to go in the meantime.
+        busy.into_iter().for_each(|session| self.remove(io, session));
         let mut taken = Vec::new();
         for (session, client) in std::mem::take(&mut self.sessions) {
             let staged = part_of(client.staging, client.start, client.end - client.start);

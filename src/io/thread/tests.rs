@@ -4,6 +4,7 @@
 mod clients;
 mod counts;
 mod disks;
+mod held;
 mod machine;
 mod peers;
 

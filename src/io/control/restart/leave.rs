@@ -10,10 +10,10 @@ use tracing::info;
 
 use super::record::{Left, Passenger, Was};
 use super::transient;
-use crate::io::Order;
+use crate::io::{Order, OrderError};
 use crate::io::control::registry::{Entry, Registry, refusal};
 use crate::resource::{
-    Command, ConnectionState, DiskState, Refusal, ResyncSuspended, Role, Status,
+    Command, ConnectionState, DiskState, Fencing, Refusal, ResyncSuspended, Role, Status,
 };
 
 /// How long an order that makes or changes a resource may take until it stands in the way.
@@ -61,7 +61,7 @@ fn needed_by(status: &Status) -> Option<String> {
 }
 
 /// What would not be the same afterwards.
-fn in_the_way(status: &Status) -> Result<(), Refusal> {
+fn in_the_way(entry: &Entry, status: &Status) -> Result<(), Refusal> {
     let name = &status.name;
     if let Some(hung) = status.devices.iter().find(|device| device.hung_ms.is_some()) {
         let hint = format!("the disk of {name}/{} does not answer: `tandemadm why`.", hung.volume);
@@ -78,14 +78,31 @@ fn in_the_way(status: &Status) -> Result<(), Refusal> {
     if let Some(hint) = needed_by(status) {
         return Err(no_data(format!("{hint}.")));
     }
-    let bad = status
-        .devices
-        .iter()
-        .find(|one| !matches!(one.disk_state, DiskState::UpToDate | DiskState::Diskless));
+    let away = status.connections.iter().find(|peer| {
+        peer.connection_state != ConnectionState::Connected
+    });
+    let fences = entry.running.borrow().options.fencing != Fencing::DontCare;
+    if let Some(peer) = away.filter(|_| fences && status.role == Role::Primary) {
+        let hint = format!(
+            "{name}: {0} is not connected, and this Primary would have to fence it once more before it \
+             is Primary again: connect {0} first.",
+            peer.name
+        );
+        return Err(refusal(-7, "Refusing to be Primary while peer is not outdated", hint));
+    }
+    let reads_there = |volume| {
+        let mut peers = status.connections.iter().flat_map(|peer| &peer.peer_devices);
+        peers.any(|one| one.volume == volume && one.peer_disk_state == DiskState::UpToDate)
+    };
+    let bad = status.devices.iter().find(|one| match one.disk_state {
+        DiskState::UpToDate => false,
+        DiskState::Diskless => !reads_there(one.volume),
+        _ => true,
+    });
     match bad.filter(|_| status.role == Role::Primary) {
         Some(device) => Err(no_data(format!(
-            "{name}/{} is {}, and this Primary could not be Primary again: wait for the end of the \
-             resync (`tandemadm wait-sync {name}`).",
+            "{name}/{} is {}, and this Primary could not be Primary again: `tandemadm why {name}`, and \
+             wait for the end of a resync.",
             device.volume, device.disk_state
         ))),
         None => Ok(()),
@@ -96,11 +113,7 @@ impl Registry {
     async fn statuses(&self) -> Vec<(Rc<Entry>, Status)> {
         let mut all = Vec::new();
         for entry in self.chosen(None) {
-            let fresh = entry.ask(|reply| Order::Statistics { reply });
-            let status = match tokio::time::timeout(ORDER_LIMIT, fresh).await {
-                Ok(Ok(status)) => status,
-                Ok(Err(_)) | Err(_) => (*entry.status()).clone(),
-            };
+            let status = self.fresh(&entry).await;
             all.push((entry, status));
         }
         all
@@ -149,7 +162,7 @@ impl Registry {
         let statuses = self.statuses().await;
         // One that has failed is brought up anew.
         let mut work = statuses.iter().filter(|(_, status)| status.failed.is_none());
-        work.try_for_each(|(_, status)| in_the_way(status))
+        work.try_for_each(|(entry, status)| in_the_way(entry, status))
     }
 
     /// No client's request is begun any more, and every one that was is answered.
@@ -162,14 +175,18 @@ impl Registry {
             let (reply, quiet) = tokio::sync::oneshot::channel();
             // One that has stopped has no clients; one that takes no order is busy.
             let taken = entry.thread.send(Order::HoldClients { reply });
-            (entry.clone(), taken, quiet)
+            (entry.clone(), taken, Some(quiet))
         });
         let mut asked: Vec<_> = asked.collect();
         let until = tokio::time::Instant::now() + limit;
         let mut late = false;
-        for (_, taken, quiet) in &mut asked {
-            late |= *taken == Err(crate::io::OrderError::Full);
-            late |= taken.is_ok() && tokio::time::timeout_at(until, quiet).await.is_err();
+        for (_, taken, asked) in &mut asked {
+            late |= *taken == Err(OrderError::Full);
+            let Some(quiet) = asked.as_mut().filter(|_| taken.is_ok()) else { continue };
+            match tokio::time::timeout_at(until, quiet).await {
+                Ok(_) => *asked = None,
+                Err(_) => late = true,
+            }
         }
         if !late {
             return Ok(());
@@ -182,7 +199,7 @@ impl Registry {
                 busy.push(format!("{name}: its orders wait"));
                 continue;
             }
-            // Those that were quiet in time have said so already.
+            let Some(quiet) = quiet else { continue };
             if let Ok(Ok(clients)) = tokio::time::timeout(ORDER_LIMIT, quiet).await {
                 busy.extend(clients.into_iter().map(|client| format!("{name}: {client}")));
             }
@@ -201,17 +218,19 @@ impl Registry {
         self: &Rc<Self>,
     ) -> (Vec<Left>, Vec<Passenger>, Option<Refusal>) {
         self.closing.set(true);
-        let leave = |(entry, status)| {
+        let leave = |entry: Rc<Entry>| {
             let registry = self.clone();
-            tokio_uring::spawn(async move { registry.leave(&entry, status).await })
+            tokio_uring::spawn(async move { registry.leave(&entry).await })
         };
-        let leaving: Vec<_> = self.statuses().await.into_iter().map(leave).collect();
+        let leaving: Vec<_> = self.chosen(None).into_iter().map(leave).collect();
         let (mut left, mut passengers, mut refused) = (Vec::new(), Vec::new(), None);
         for one in leaving {
             match one.await {
-                Ok(Ok((one, clients))) => {
-                    left.push(one);
-                    passengers.extend(clients);
+                Ok(Ok(gone)) => {
+                    for (one, clients) in gone {
+                        left.push(one);
+                        passengers.extend(clients);
+                    }
                 }
                 Ok(Err(refusal)) => refused = Some(refusal),
                 Err(_) => refused = Some(transient("the end of a resource has failed.")),
@@ -221,12 +240,18 @@ impl Registry {
         (left, passengers, refused)
     }
 
+    /// `None`: it was taken down meanwhile.
     async fn leave(
         &self,
         entry: &Rc<Entry>,
-        status: Status,
-    ) -> Result<(Left, Vec<Passenger>), Refusal> {
+    ) -> Result<Option<(Left, Vec<Passenger>)>, Refusal> {
         let name = &entry.config.name;
+        let lock = self.lock(name);
+        let _guard = lock.lock().await;
+        if !self.entry(name).is_some_and(|up| Rc::ptr_eq(&up, entry)) {
+            return Ok(None);
+        }
+        let status = self.fresh(entry).await;
         let left = Left::of(entry, &status);
         let clients = entry.ask(|reply| Order::TakeClients { reply }).await.unwrap_or_default();
         entry.ends.set(true);
@@ -242,7 +267,15 @@ impl Registry {
         self.end(entry).await;
         info!(resource = %name, "{name}: down for a restart, with {} clients", clients.len());
         let passenger = |client| Passenger { resource: name.clone(), client };
-        Ok((left, clients.into_iter().map(passenger).collect()))
+        Ok(Some((left, clients.into_iter().map(passenger).collect())))
+    }
+
+    async fn fresh(&self, entry: &Entry) -> Status {
+        let fresh = entry.ask(|reply| Order::Statistics { reply });
+        match tokio::time::timeout(ORDER_LIMIT, fresh).await {
+            Ok(Ok(status)) => status,
+            Ok(Err(_)) | Err(_) => (*entry.status()).clone(),
+        }
     }
 }
 
