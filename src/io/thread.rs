@@ -360,7 +360,9 @@ impl<C: Core> Shell<C> {
             return Duration::ZERO;
         }
         let idle = self.clients.is_empty() && self.role != Role::Primary;
-        let longest = now.after_ms(self.watch.longest_ms(idle));
+        // The end of a small send wakes nobody, and a hold waits for just that.
+        let longest = if self.holding.is_some() { 1 } else { self.watch.longest_ms(idle) };
+        let longest = now.after_ms(longest);
         let next = deadlines.into_iter().flatten().min().map_or(longest, |t| t.min(longest));
         Duration::from_nanos(next.0.saturating_sub(now.0))
     }

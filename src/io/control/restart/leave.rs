@@ -227,7 +227,7 @@ impl Registry {
         for one in leaving {
             match one.await {
                 Ok(Ok(gone)) => {
-                    for (one, clients) in gone {
+                    if let Some((one, clients)) = gone {
                         left.push(one);
                         passengers.extend(clients);
                     }

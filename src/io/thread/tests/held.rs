@@ -11,6 +11,10 @@ impl Node {
     fn hold(&self) -> oneshot::Receiver<Vec<String>> {
         let (reply, quiet) = oneshot::channel();
         self.handle.send(Order::HoldClients { reply }).unwrap();
+        // It is taken when the next one is answered.
+        let (reply, taken) = oneshot::channel();
+        self.handle.send(Order::Statistics { reply }).unwrap();
+        taken.blocking_recv().unwrap();
         quiet
     }
 
