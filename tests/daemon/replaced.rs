@@ -271,6 +271,53 @@ fn a_program_that_cannot_follow_costs_nothing_and_one_that_dies_is_a_crash() {
 }
 
 #[test]
+fn clients_of_a_node_that_another_has_gone_before_are_closed_unread() {
+    for goes_back in [false, true] {
+        let mut pair = Pair::blank();
+        let (own, there) = (pair.dir.path().join("tandemd"), pair.dir.path().join("there"));
+        let go = pair.dir.path().join("go");
+        let built = env!("CARGO_BIN_EXE_tandemd");
+        let waits = format!(
+            "case \"$*\" in *--can-take-over*) exit 0;; esac\n\
+             >{}; until test -e {}; do sleep 0.01; done; exec {built} \"$@\"",
+            there.display(),
+            go.display()
+        );
+        fs::copy(built, &own).expect("a program");
+        pair.alice.program = Some(own.clone());
+        let pair = pair.bring_up().sync_from_alice();
+        let (alice, bob) = (&pair.alice, &pair.bob);
+        let mut client = alice.client();
+        client.write(0, &[1; 4096], 0).expect("a write");
+        let new = own.with_extension("new");
+        program(&new, &waits);
+        fs::rename(&new, &own).expect("a new program");
+        std::thread::scope(|scope| {
+            let restart = scope.spawn(|| alice.refused(11, &["daemon", "restart"]));
+            until("neither program serves", || there.exists().then_some(()));
+            // It waits in the socket, and is old when alice is back.
+            client.send_request(Nbd::Write, 0, 0, 4096, &[2; 4096]).expect("a request");
+            bob.ok(&["primary", "r0"]);
+            let mut newer = bob.client();
+            newer.write(0, &[3; 4096], 0).expect("a write");
+            newer.disconnect().expect("a clean end of the client");
+            if goes_back {
+                bob.ok(&["secondary", "r0"]);
+            }
+            fs::write(&go, "").expect("a file");
+            let said = restart.join().expect("it ends");
+            assert!(said.contains("r0: State change failed"), "{said}");
+            assert!(said.contains("It stays Secondary, and 1 clients are closed."), "{said}");
+        });
+        assert!(client.read_reply().is_err());
+        assert_eq!(alice.ok(&["role", "r0"]).trim(), "Secondary");
+        pair.wait_synced();
+        pair.assert_equal_disks();
+        assert_eq!(alice.read_disk(4096), [3; 4096]);
+    }
+}
+
+#[test]
 fn what_is_no_record_is_refused_and_nothing_is_touched() {
     let pair = Pair::in_sync();
     let mut client = pair.alice.client();

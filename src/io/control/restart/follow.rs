@@ -15,22 +15,25 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::pass;
+use super::{clock_ns, leave, pass};
 use super::record::{Left, Listener, Passenger, Record, Was};
-use super::clock_ns;
 use crate::control::Response;
 use crate::io::control::registry::{But, Entry, Registry, refusal};
 use crate::io::control::startup::Failure;
 use crate::io::{HeldClient, Order};
-use crate::resource::{AdminResult, Command, ConnectionState, Refusal, Role};
+use crate::resource::{
+    AdminResult, Command, ConnectionState, DiskState, NodeId, Refusal, Role, Status,
+};
 
 /// Peers that were connected are waited for so long.
 const PEERS_LIMIT: Duration = Duration::from_secs(5);
@@ -294,7 +297,7 @@ impl Registry {
         let but = But {
             apart: left.apart.clone(),
             back_in_ms: left.back_in_ms.clone(),
-            diskless: volumes.filter(|volume| !left.attached.contains(volume)).collect(),
+            diskless: volumes.filter(|volume| !left.attached.contains_key(volume)).collect(),
         };
         self.up_but(&left.definition, &but).await.map_err(said)?;
         let entry = self.entry(name).ok_or_else(|| format!("{name}: was taken down"))?;
@@ -307,7 +310,8 @@ impl Registry {
         if left.was == Was::Secondary {
             return Ok(());
         }
-        if let Err(refusal) = primary_again(&entry, left).await {
+        let watched = Watched { entry: &entry, left, snapshots: entry.thread.subscribe() };
+        if let Err(refusal) = watched.primary_again().await {
             let count = clients.len();
             let why = said(refusal);
             return Err(format!("{why} It stays Secondary, and {count} clients are closed."));
@@ -324,50 +328,85 @@ impl Registry {
     }
 }
 
-/// Waits for the peers that were there, and promotes this node.
-async fn primary_again(entry: &Entry, left: &Left) -> Result<(), Refusal> {
-    let begun = Instant::now();
-    let mut snapshots = entry.thread.subscribe();
-    let taken = || {
-        let status = entry.status();
-        let taken = status.connections.iter().find(|peer| peer.peer_role == Role::Primary);
-        taken.map(|peer| {
+/// What the data thread has said since the resource came up.
+struct Watched<'a> {
+    entry: &'a Entry,
+    left: &'a Left,
+    snapshots: broadcast::Receiver<Arc<Status>>,
+}
+
+impl Watched<'_> {
+    /// Somebody else was Primary meanwhile, as far as is known: what clients had sent before may be
+    /// older than what was written there.
+    fn judge(&self, status: &Status) -> Result<(), Refusal> {
+        let name = &self.entry.config.name;
+        if let Some(peer) = status.connections.iter().find(|one| one.peer_role == Role::Primary) {
             let hint = format!("{} was promoted meanwhile.", peer.name);
-            refusal(-1, "Multiple primaries not allowed by config", hint)
-        })
-    };
-    let waits = || {
-        let status = entry.status();
-        let away = |state| {
-            !matches!(state, ConnectionState::Connected | ConnectionState::StandAlone)
-        };
-        let mut peers = status.connections.iter();
-        peers.any(|one| left.connected.contains(&one.peer_node_id) && away(one.connection_state))
-    };
-    while waits() {
-        if let Some(refusal) = taken() {
-            return Err(refusal);
+            return Err(refusal(-1, "Multiple primaries not allowed by config", hint));
         }
-        if tokio::time::timeout_at(begun + PEERS_LIMIT, snapshots.recv()).await.is_err() {
-            let name = &entry.config.name;
-            warn!(resource = %name, "{name}: a peer that was connected is not back in {} s: Primary \
-                 without it, if that may be", PEERS_LIMIT.as_secs());
-            break;
+        let other = status.devices.iter().find(|device| {
+            let was = self.left.attached.get(&device.volume);
+            was.is_some_and(|was| *was != leave::data(device))
+        });
+        // On its way up it has none.
+        match other.filter(|device| device.disk_state > DiskState::Negotiating) {
+            None => Ok(()),
+            Some(device) => {
+                let hint = format!("{name}/{} was written to on a peer meanwhile.", device.volume);
+                Err(refusal(-2, "Need access to UpToDate data", hint))
+            }
         }
     }
-    loop {
-        if let Some(refusal) = taken() {
-            return Err(refusal);
+
+    /// All that was said until now.
+    fn judge_all(&mut self) -> Result<(), Refusal> {
+        while let Ok(status) = self.snapshots.try_recv() {
+            self.judge(&status)?;
         }
-        let command = match left.was {
-            Was::AutoPromoted => Command::AutoPromote,
-            Was::Primary | Was::Secondary => Command::Primary { force: None },
-        };
-        match entry.order(command).await {
-            Ok(_) => return Ok(()),
-            Err(refusal) if refusal.code == -18 && begun.elapsed() < PROMOTION_LIMIT => {}
-            Err(refusal) => return Err(refusal),
+        self.judge(&self.entry.status())
+    }
+
+    /// A peer that was connected is on its way.
+    fn waits(&self) -> bool {
+        let status = self.entry.status();
+        let away =
+            |state| !matches!(state, ConnectionState::Connected | ConnectionState::StandAlone);
+        let was = |peer: NodeId| self.left.connected.contains(&peer);
+        let mut peers = status.connections.iter();
+        peers.any(|one| was(one.peer_node_id) && away(one.connection_state))
+    }
+
+    /// Waits for the peers that were there, and promotes this node.
+    async fn primary_again(mut self) -> Result<(), Refusal> {
+        let begun = Instant::now();
+        while self.waits() {
+            self.judge_all()?;
+            match tokio::time::timeout_at(begun + PEERS_LIMIT, self.snapshots.recv()).await {
+                Ok(Ok(status)) => self.judge(&status)?,
+                Ok(Err(_)) => {}
+                Err(_) => {
+                    let (name, s) = (&self.entry.config.name, PEERS_LIMIT.as_secs());
+                    warn!(
+                        resource = %name,
+                        "{name}: a peer that was connected is not back in {s} s: Primary without it, if \
+                         that may be"
+                    );
+                    break;
+                }
+            }
         }
-        tokio::time::sleep(AGAIN).await;
+        loop {
+            self.judge_all()?;
+            let command = match self.left.was {
+                Was::AutoPromoted => Command::AutoPromote,
+                Was::Primary | Was::Secondary => Command::Primary { force: None },
+            };
+            match self.entry.order(command).await {
+                Ok(_) => return Ok(()),
+                Err(refusal) if refusal.code == -18 && begun.elapsed() < PROMOTION_LIMIT => {}
+                Err(refusal) => return Err(refusal),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 }

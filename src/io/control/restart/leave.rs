@@ -13,7 +13,7 @@ use super::transient;
 use crate::io::{Order, OrderError};
 use crate::io::control::registry::{Entry, Registry, refusal};
 use crate::resource::{
-    Command, ConnectionState, DiskState, Fencing, Refusal, ResyncSuspended, Role, Status,
+    Command, ConnectionState, DeviceStatus, DiskState, Fencing, Refusal, ResyncSuspended, Role, Status,
 };
 
 /// How long an order that makes or changes a resource may take until it stands in the way.
@@ -279,6 +279,11 @@ impl Registry {
     }
 }
 
+/// The current UUID without its lowest bit, which only says whether the node is Primary.
+pub(super) fn data(device: &DeviceStatus) -> u64 {
+    device.current_uuid & !1
+}
+
 impl Left {
     fn of(entry: &Entry, status: &Status) -> Self {
         let was = match (status.role, status.auto_promoted) {
@@ -293,7 +298,7 @@ impl Left {
         let back = |peer: &crate::resource::ConnectionStatus| {
             peer.back_in_ms.map(|ms| (peer.peer_node_id, ms))
         };
-        let attached = |device: &&crate::resource::DeviceStatus| {
+        let attached = |device: &&DeviceStatus| {
             status.failed.is_some() || device.disk_state != DiskState::Diskless
         };
         let devices = status.devices.iter().filter(attached);
@@ -309,7 +314,7 @@ impl Left {
             apart: entry.apart.borrow().clone(),
             back_in_ms: peers.iter().filter_map(back).collect(),
             connected: connected.map(|peer| peer.peer_node_id).collect(),
-            attached: devices.map(|device| device.volume).collect(),
+            attached: devices.map(|device| (device.volume, data(device))).collect(),
             was,
             suspended: status.suspended_user,
             paused: paused.collect(),

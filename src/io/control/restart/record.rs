@@ -86,8 +86,8 @@ pub(super) struct Left {
     pub(super) back_in_ms: BTreeMap<NodeId, u64>,
     /// Peers that were connected.
     pub(super) connected: BTreeSet<NodeId>,
-    /// Volumes whose disk was attached.
-    pub(super) attached: BTreeSet<VolumeNumber>,
+    /// Volumes whose disk was attached, and the current UUID of its data.
+    pub(super) attached: BTreeMap<VolumeNumber, u64>,
     pub(super) was: Was,
     /// `suspend-io`.
     pub(super) suspended: bool,
@@ -369,7 +369,7 @@ mod tests {
             apart: BTreeSet::from([1]),
             back_in_ms: BTreeMap::from([(1, 5000)]),
             connected: BTreeSet::new(),
-            attached: BTreeSet::from([0]),
+            attached: BTreeMap::from([(0, 0xdead_beef_dead_beee)]),
             was,
             suspended: true,
             paused: BTreeSet::from([(0, 1)]),
