@@ -2,8 +2,8 @@
 
 use super::peer::connection::Stage;
 use super::{
-    ConnectionStatus, DeviceStatus, PeerDeviceStatus, Resource, ResyncSuspended, Role, Status, Time,
-    VolumeNumber,
+    ConnectionStatus, DeviceStatus, PeerDeviceStatus, Resource, ResyncSuspended, Role, Status,
+    Time, VolumeNumber,
 };
 use crate::meta::{JUST_CREATED, Superblock};
 

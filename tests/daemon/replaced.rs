@@ -89,9 +89,7 @@ fn a_resync_goes_on_where_it_was_when_either_node_is_restarted() {
     let left = || bob.peer_kib("out-of-sync");
     let mut before = bob.export_size() / 1024;
     for node in [alice, bob, alice] {
-        before = until("something was copied", || {
-            (left() + (3 << 10) <= before).then(left)
-        });
+        before = until("something was copied", || (left() + (3 << 10) <= before).then(left));
         assert_eq!(bob.status()["devices"][0]["disk-state"], "Inconsistent");
         restart(node);
         pair.wait_connected();
@@ -127,9 +125,7 @@ fn what_was_ordered_is_so_afterwards() {
 
     // Nobody is in the way of who is frozen but has not asked for anything; a request is.
     client.send_request(Nbd::Write, 0, 0, 4096, &[7; 4096]).expect("a request");
-    until("it waits", || {
-        (alice.status()["devices"][0]["upper-pending"] == 1).then_some(())
-    });
+    until("it waits", || (alice.status()["devices"][0]["upper-pending"] == 1).then_some(()));
     let said = alice.refused(11, &["daemon", "restart", "--timeout", "1"]);
     assert!(said.contains("(-23)") && said.contains("1 request is not answered"), "{said}");
     assert!(said.contains("Nothing has changed"), "{said}");
@@ -146,9 +142,7 @@ fn what_was_ordered_is_so_afterwards() {
     restart(alice);
     client.write(0, &[8; 4096], 0).expect("a write");
     client.disconnect().expect("a clean end of the client");
-    until("alice is Secondary", || {
-        (alice.ok(&["role", "r0"]).trim() == "Secondary").then_some(())
-    });
+    until("alice is Secondary", || (alice.ok(&["role", "r0"]).trim() == "Secondary").then_some(()));
     // Nobody takes what another reads from away.
     bob.ok(&["primary", "r0"]);
     bob.ok(&["detach", "r0"]);

@@ -33,10 +33,8 @@ pub(super) struct Listeners {
 impl Listeners {
     /// All of them, for a restart.
     pub(super) fn all(&self) -> Vec<(Listener, RawFd)> {
-        let mut all = vec![
-            (Listener::Admin, self.admin.as_raw_fd()),
-            (Listener::Nbd, self.nbd.as_raw_fd()),
-        ];
+        let mut all =
+            vec![(Listener::Admin, self.admin.as_raw_fd()), (Listener::Nbd, self.nbd.as_raw_fd())];
         let tcp = self.tcp.iter().map(|(at, one)| (Listener::NbdTcp(*at), one.as_raw_fd()));
         let metrics = self.metrics.iter();
         let metrics = metrics.map(|(at, one)| (Listener::Metrics(*at), one.as_raw_fd()));

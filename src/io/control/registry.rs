@@ -204,11 +204,7 @@ impl Registry {
     }
 
     /// As `up`, with exceptions.
-    pub(super) async fn up_but(
-        self: &Rc<Self>,
-        definition: &Definition,
-        but: &But,
-    ) -> AdminResult {
+    pub(super) async fn up_but(self: &Rc<Self>, definition: &Definition, but: &But) -> AdminResult {
         let config = self.check(definition)?;
         let lock = self.lock(&config.name);
         let _guard = lock.lock().await;

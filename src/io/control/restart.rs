@@ -16,6 +16,7 @@
 //! - The lock of the run folder is held all the time.
 //! - Where the program cannot be executed, this one does what the other would have done.
 
+mod again;
 mod follow;
 mod leave;
 mod pass;

@@ -2,10 +2,8 @@
 //! replaced): each resource as it was, and its clients back.
 //!
 //! Invariants:
-//! - A node is Primary again by the rules of `primary`, and only where no peer was seen as Primary
-//!   meanwhile. Where it is not, its clients are closed unread: what they had sent may be old.
-//! - Peers that were connected are waited for, but not for long: without them the rules for a node
-//!   that is alone hold, fencing among them.
+//! - The clients of a node that is not Primary again are closed unread: what they had sent may be old.
+//! - What was handed on is used whole or not at all.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,32 +13,22 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
-use tokio::sync::broadcast;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
-use super::{clock_ns, leave, pass};
 use super::record::{Left, Listener, Passenger, Record, Was};
+use super::{again, clock_ns, pass};
 use crate::control::Response;
-use crate::io::control::registry::{But, Entry, Registry, refusal};
+use crate::io::control::registry::{But, Registry, refusal};
 use crate::io::control::startup::Failure;
 use crate::io::{HeldClient, Order};
-use crate::resource::{
-    AdminResult, Command, ConnectionState, DiskState, NodeId, Refusal, Role, Status,
-};
+use crate::resource::{AdminResult, Command, Refusal};
 
-/// Peers that were connected are waited for so long.
-const PEERS_LIMIT: Duration = Duration::from_secs(5);
-/// A promotion that meets a handshake is tried again for so long.
-const PROMOTION_LIMIT: Duration = Duration::from_secs(10);
-/// And so often.
-const AGAIN: Duration = Duration::from_millis(20);
 /// Whoever connects, and the one who waits for the outcome, waits no longer.
 const BACK_LIMIT: Duration = Duration::from_secs(15);
 /// How often it is looked whether processes have ended that the program before had started.
@@ -289,7 +277,11 @@ impl Registry {
     }
 
     /// One resource. Its clients are closed where it is not Primary again.
-    async fn bring_back(self: &Rc<Self>, left: &Left, clients: Vec<HeldClient>) -> Result<(), String> {
+    async fn bring_back(
+        self: &Rc<Self>,
+        left: &Left,
+        clients: Vec<HeldClient>,
+    ) -> Result<(), String> {
         let name = left.name();
         let said = |refusal: Refusal| format!("{name}: {refusal}").replace('\n', " ");
         let config = self.check(&left.definition).map_err(said)?;
@@ -310,8 +302,7 @@ impl Registry {
         if left.was == Was::Secondary {
             return Ok(());
         }
-        let watched = Watched { entry: &entry, left, snapshots: entry.thread.subscribe() };
-        if let Err(refusal) = watched.primary_again().await {
+        if let Err(refusal) = again::primary_again(&entry, left).await {
             let count = clients.len();
             let why = said(refusal);
             return Err(format!("{why} It stays Secondary, and {count} clients are closed."));
@@ -325,88 +316,5 @@ impl Registry {
             tokio_uring::spawn(async move { registry.attach_devices(&entry).await });
         }
         Ok(())
-    }
-}
-
-/// What the data thread has said since the resource came up.
-struct Watched<'a> {
-    entry: &'a Entry,
-    left: &'a Left,
-    snapshots: broadcast::Receiver<Arc<Status>>,
-}
-
-impl Watched<'_> {
-    /// Somebody else was Primary meanwhile, as far as is known: what clients had sent before may be
-    /// older than what was written there.
-    fn judge(&self, status: &Status) -> Result<(), Refusal> {
-        let name = &self.entry.config.name;
-        if let Some(peer) = status.connections.iter().find(|one| one.peer_role == Role::Primary) {
-            let hint = format!("{} was promoted meanwhile.", peer.name);
-            return Err(refusal(-1, "Multiple primaries not allowed by config", hint));
-        }
-        let other = status.devices.iter().find(|device| {
-            let was = self.left.attached.get(&device.volume);
-            was.is_some_and(|was| *was != leave::data(device))
-        });
-        // On its way up it has none.
-        match other.filter(|device| device.disk_state > DiskState::Negotiating) {
-            None => Ok(()),
-            Some(device) => {
-                let hint = format!("{name}/{} was written to on a peer meanwhile.", device.volume);
-                Err(refusal(-2, "Need access to UpToDate data", hint))
-            }
-        }
-    }
-
-    /// All that was said until now.
-    fn judge_all(&mut self) -> Result<(), Refusal> {
-        while let Ok(status) = self.snapshots.try_recv() {
-            self.judge(&status)?;
-        }
-        self.judge(&self.entry.status())
-    }
-
-    /// A peer that was connected is on its way.
-    fn waits(&self) -> bool {
-        let status = self.entry.status();
-        let away =
-            |state| !matches!(state, ConnectionState::Connected | ConnectionState::StandAlone);
-        let was = |peer: NodeId| self.left.connected.contains(&peer);
-        let mut peers = status.connections.iter();
-        peers.any(|one| was(one.peer_node_id) && away(one.connection_state))
-    }
-
-    /// Waits for the peers that were there, and promotes this node.
-    async fn primary_again(mut self) -> Result<(), Refusal> {
-        let begun = Instant::now();
-        while self.waits() {
-            self.judge_all()?;
-            match tokio::time::timeout_at(begun + PEERS_LIMIT, self.snapshots.recv()).await {
-                Ok(Ok(status)) => self.judge(&status)?,
-                Ok(Err(_)) => {}
-                Err(_) => {
-                    let (name, s) = (&self.entry.config.name, PEERS_LIMIT.as_secs());
-                    warn!(
-                        resource = %name,
-                        "{name}: a peer that was connected is not back in {s} s: Primary without it, if \
-                         that may be"
-                    );
-                    break;
-                }
-            }
-        }
-        loop {
-            self.judge_all()?;
-            let command = match self.left.was {
-                Was::AutoPromoted => Command::AutoPromote,
-                Was::Primary | Was::Secondary => Command::Primary { force: None },
-            };
-            match self.entry.order(command).await {
-                Ok(_) => return Ok(()),
-                Err(refusal) if refusal.code == -18 && begun.elapsed() < PROMOTION_LIMIT => {}
-                Err(refusal) => return Err(refusal),
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
     }
 }

@@ -10,10 +10,11 @@ use tracing::info;
 
 use super::record::{Left, Passenger, Was};
 use super::transient;
-use crate::io::{Order, OrderError};
 use crate::io::control::registry::{Entry, Registry, refusal};
+use crate::io::{Order, OrderError};
 use crate::resource::{
-    Command, ConnectionState, DeviceStatus, DiskState, Fencing, Refusal, ResyncSuspended, Role, Status,
+    Command, ConnectionState, DeviceStatus, DiskState, Fencing, Refusal, ResyncSuspended, Role,
+    Status,
 };
 
 /// How long an order that makes or changes a resource may take until it stands in the way.
@@ -50,9 +51,8 @@ fn needed_by(status: &Status) -> Option<String> {
         let mut volumes = peer.peer_devices.iter();
         peer.connection_state == ConnectionState::Connected
             && peer.peer_role == Role::Primary
-            && volumes.any(|there| {
-                good(there.volume) && there.peer_disk_state != DiskState::UpToDate
-            })
+            && volumes
+                .any(|there| good(there.volume) && there.peer_disk_state != DiskState::UpToDate)
     })?;
     Some(format!(
         "{}: {} is Primary without a good disk and reads from this node: attach or sync its disk first",
@@ -60,8 +60,8 @@ fn needed_by(status: &Status) -> Option<String> {
     ))
 }
 
-/// What would not be the same afterwards.
-fn in_the_way(entry: &Entry, status: &Status) -> Result<(), Refusal> {
+/// What would not be the same afterwards. `fences`: a peer that is away is fenced before a promotion.
+fn in_the_way(fences: bool, status: &Status) -> Result<(), Refusal> {
     let name = &status.name;
     if let Some(hung) = status.devices.iter().find(|device| device.hung_ms.is_some()) {
         let hint = format!("the disk of {name}/{} does not answer: `tandemadm why`.", hung.volume);
@@ -78,10 +78,8 @@ fn in_the_way(entry: &Entry, status: &Status) -> Result<(), Refusal> {
     if let Some(hint) = needed_by(status) {
         return Err(no_data(format!("{hint}.")));
     }
-    let away = status.connections.iter().find(|peer| {
-        peer.connection_state != ConnectionState::Connected
-    });
-    let fences = entry.running.borrow().options.fencing != Fencing::DontCare;
+    let away =
+        status.connections.iter().find(|peer| peer.connection_state != ConnectionState::Connected);
     if let Some(peer) = away.filter(|_| fences && status.role == Role::Primary) {
         let hint = format!(
             "{name}: {0} is not connected, and this Primary would have to fence it once more before it \
@@ -162,7 +160,10 @@ impl Registry {
         let statuses = self.statuses().await;
         // One that has failed is brought up anew.
         let mut work = statuses.iter().filter(|(_, status)| status.failed.is_none());
-        work.try_for_each(|(entry, status)| in_the_way(entry, status))
+        work.try_for_each(|(entry, status)| {
+            let fences = entry.running.borrow().options.fencing != Fencing::DontCare;
+            in_the_way(fences, status)
+        })
     }
 
     /// No client's request is begun any more, and every one that was is answered.
@@ -214,9 +215,7 @@ impl Registry {
 
     /// Takes every resource down, whose clients are held and quiet. What did not go down has its
     /// clients again, and is the reason to come back.
-    pub(super) async fn leave_all(
-        self: &Rc<Self>,
-    ) -> (Vec<Left>, Vec<Passenger>, Option<Refusal>) {
+    pub(super) async fn leave_all(self: &Rc<Self>) -> (Vec<Left>, Vec<Passenger>, Option<Refusal>) {
         self.closing.set(true);
         let leave = |entry: Rc<Entry>| {
             let registry = self.clone();
@@ -241,10 +240,7 @@ impl Registry {
     }
 
     /// `None`: it was taken down meanwhile.
-    async fn leave(
-        &self,
-        entry: &Rc<Entry>,
-    ) -> Result<Option<(Left, Vec<Passenger>)>, Refusal> {
+    async fn leave(&self, entry: &Rc<Entry>) -> Result<Option<(Left, Vec<Passenger>)>, Refusal> {
         let name = &entry.config.name;
         let lock = self.lock(name);
         let _guard = lock.lock().await;
@@ -319,5 +315,73 @@ impl Left {
             suspended: status.suspended_user,
             paused: paused.collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::fixtures;
+
+    fn way(change: impl FnOnce(&mut Status), fences: bool) -> Option<(i32, String)> {
+        let mut status = fixtures::healthy().status;
+        change(&mut status);
+        in_the_way(fences, &status).err().map(|refusal| (refusal.code, refusal.hint))
+    }
+
+    #[test]
+    fn what_could_not_come_back_as_it_was_stands_in_the_way() {
+        let stands = |change: fn(&mut Status), code: i32, says: &str| {
+            let (found, hint) = way(change, false).expect(says);
+            assert!(found == code && hint.contains(says), "{found} {hint}");
+        };
+        assert_eq!(way(|_| {}, true), None);
+        stands(|s| s.devices[0].hung_ms = Some(900), -18, "does not answer");
+        stands(|s| s.suspended_fencing = true, -18, "is frozen");
+        stands(|s| s.suspended_no_space = true, -18, "is frozen");
+        stands(|s| s.devices[0].disk_state = DiskState::Inconsistent, -2, "could not be Primary");
+        let diskless = |s: &mut Status| s.devices[0].disk_state = DiskState::Diskless;
+        assert_eq!(way(diskless, false), None, "the peer has it");
+        stands(
+            |s| {
+                s.devices[0].disk_state = DiskState::Diskless;
+                s.connections[0].peer_devices[0].peer_disk_state = DiskState::Inconsistent;
+            },
+            -2,
+            "r0/0 is Diskless",
+        );
+        stands(
+            |s| {
+                s.role = Role::Secondary;
+                s.connections[0].peer_role = Role::Primary;
+                s.connections[0].peer_devices[0].peer_disk_state = DiskState::Diskless;
+            },
+            -2,
+            "bob is Primary without a good disk",
+        );
+        // By order it is suspended, and will be.
+        assert_eq!(way(|s| s.suspended_user = true, true), None);
+        // Alone: it would have to fence the other once more.
+        let alone = |s: &mut Status| {
+            s.connections[0].connection_state = ConnectionState::Connecting;
+        };
+        assert_eq!(way(alone, false), None);
+        assert_eq!(way(alone, true).map(|(code, _)| code), Some(-7));
+        let secondary = |s: &mut Status| {
+            alone(s);
+            s.role = Role::Secondary;
+        };
+        assert_eq!(way(secondary, true), None);
+    }
+
+    #[test]
+    fn clients_are_named_once_with_their_connections() {
+        let mut status = fixtures::healthy().status;
+        let client = status.devices[0].clients[0].clone();
+        assert_eq!(open_by(&[status.clone()]), "r0/0 by nbd-client pid 2211 uid 0");
+        status.devices[0].clients.push(client);
+        let twice = "r0/0 by nbd-client pid 2211 uid 0 (2 connections)";
+        assert_eq!(open_by(&[status]), twice);
+        assert_eq!(open_by(&[]), "");
     }
 }

@@ -346,7 +346,7 @@ impl Record {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -363,7 +363,7 @@ mod tests {
         crate::config::load(&files, &file.display().to_string()).resources[0].clone()
     }
 
-    fn left(name: &str, was: Was) -> Left {
+    pub(in super::super) fn left(name: &str, was: Was) -> Left {
         Left {
             definition: definition(name),
             apart: BTreeSet::from([1]),
@@ -461,7 +461,10 @@ mod tests {
         content(&|r| r.left[0].was = Was::Secondary, "of a Secondary");
         content(&|r| r.seats[0].parameters.structured = false, "extended headers");
         content(&|r| r.seats[0].description = "x".repeat(5000), "long name");
-        content(&|r| r.seats[0].unread = vec![0; HeldClient::UNREAD_MAX + 1], "are left of a client");
+        content(
+            &|r| r.seats[0].unread = vec![0; HeldClient::UNREAD_MAX + 1],
+            "are left of a client",
+        );
         content(&|r| r.left[1].definition.name = "r0".to_owned(), "twice");
         content(&|r| r.listeners.retain(|one| *one != Listener::Nbd), "its sockets");
         content(&|r| r.listeners.push(Listener::Admin), "its sockets");

@@ -100,8 +100,7 @@ fn a_stream_that_is_handed_over_at_any_byte_is_the_same_stream() {
     }
     // Each session that was opened was closed, in order.
     let opened = node.count(|event| matches!(event, Event::SessionOpened { .. }));
-    let closed =
-        node.count(|event| matches!(event, Event::SessionClosed { disconnect: true, .. }));
+    let closed = node.count(|event| matches!(event, Event::SessionClosed { disconnect: true, .. }));
     assert_eq!((opened, closed), (13, 12));
     client.disconnect().unwrap();
     node.stop();

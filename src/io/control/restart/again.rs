@@ -1,0 +1,150 @@
+//! A node that was Primary before a restart is Primary again.
+//!
+//! Invariants:
+//! - It is so by the rules of `primary`, and only where no peer was Primary meanwhile: none is seen as
+//!   one, and each disk that was attached has the current UUID that it had.
+//! - Peers that were connected are waited for, but not for long: without them the rules for a node
+//!   that is alone hold.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::leave::data;
+use super::record::{Left, Was};
+use crate::io::control::registry::{Entry, refusal};
+use crate::resource::{Command, ConnectionState, DiskState, NodeId, Refusal, Role, Status};
+
+/// Peers that were connected are waited for so long.
+const PEERS_LIMIT: Duration = Duration::from_secs(5);
+/// A promotion that meets a handshake is tried again for so long.
+const PROMOTION_LIMIT: Duration = Duration::from_secs(10);
+/// And so often.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Waits for the peers that were there, and promotes this node.
+///
+/// # Errors
+/// It may not be Primary.
+pub(super) async fn primary_again(entry: &Entry, left: &Left) -> Result<(), Refusal> {
+    Watched { entry, left, snapshots: entry.thread.subscribe() }.primary_again().await
+}
+
+/// What the data thread has said since the resource came up.
+struct Watched<'a> {
+    entry: &'a Entry,
+    left: &'a Left,
+    snapshots: broadcast::Receiver<Arc<Status>>,
+}
+
+impl Watched<'_> {
+    fn judge(&self, status: &Status) -> Result<(), Refusal> {
+        judge(self.left, status)
+    }
+
+    /// All that was said until now.
+    fn judge_all(&mut self) -> Result<(), Refusal> {
+        while let Ok(status) = self.snapshots.try_recv() {
+            self.judge(&status)?;
+        }
+        self.judge(&self.entry.status())
+    }
+
+    /// A peer that was connected is on its way.
+    fn waits(&self) -> bool {
+        let status = self.entry.status();
+        let away =
+            |state| !matches!(state, ConnectionState::Connected | ConnectionState::StandAlone);
+        let was = |peer: NodeId| self.left.connected.contains(&peer);
+        let mut peers = status.connections.iter();
+        peers.any(|one| was(one.peer_node_id) && away(one.connection_state))
+    }
+
+    async fn primary_again(mut self) -> Result<(), Refusal> {
+        let begun = Instant::now();
+        while self.waits() {
+            self.judge_all()?;
+            match tokio::time::timeout_at(begun + PEERS_LIMIT, self.snapshots.recv()).await {
+                Ok(Ok(status)) => self.judge(&status)?,
+                Ok(Err(_)) => {}
+                Err(_) => {
+                    let (name, s) = (&self.entry.config.name, PEERS_LIMIT.as_secs());
+                    warn!(
+                        resource = %name,
+                        "{name}: a peer that was connected is not back in {s} s: Primary without it, if \
+                         that may be"
+                    );
+                    break;
+                }
+            }
+        }
+        loop {
+            self.judge_all()?;
+            let command = match self.left.was {
+                Was::AutoPromoted => Command::AutoPromote,
+                Was::Primary | Was::Secondary => Command::Primary { force: None },
+            };
+            match self.entry.order(command).await {
+                Ok(_) => return Ok(()),
+                Err(refusal) if refusal.code == -18 && begun.elapsed() < PROMOTION_LIMIT => {}
+                Err(refusal) => return Err(refusal),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+}
+
+/// Somebody else was Primary meanwhile, as far as is known: what clients had sent before may be older
+/// than what was written there.
+fn judge(left: &Left, status: &Status) -> Result<(), Refusal> {
+    let name = left.name();
+    if let Some(peer) = status.connections.iter().find(|one| one.peer_role == Role::Primary) {
+        let hint = format!("{} was promoted meanwhile.", peer.name);
+        return Err(refusal(-1, "Multiple primaries not allowed by config", hint));
+    }
+    let other = status.devices.iter().find(|device| {
+        let was = left.attached.get(&device.volume);
+        was.is_some_and(|was| *was != data(device))
+    });
+    // On its way up it has none.
+    match other.filter(|device| device.disk_state > DiskState::Negotiating) {
+        None => Ok(()),
+        Some(device) => {
+            let hint = format!("{name}/{} was written to on a peer meanwhile.", device.volume);
+            Err(refusal(-2, "Need access to UpToDate data", hint))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::fixtures;
+    use crate::io::control::restart::record::tests::left;
+
+    #[test]
+    fn who_was_gone_before_is_not_primary_again() {
+        let mut status = fixtures::healthy().status;
+        let mut left = left("r0", Was::Primary);
+        left.attached = [(0, status.devices[0].current_uuid & !1)].into();
+        assert_eq!(judge(&left, &status), Ok(()));
+        // Only the mark of a Primary.
+        status.devices[0].current_uuid |= 1;
+        assert_eq!(judge(&left, &status), Ok(()));
+        let mut there = status.clone();
+        there.connections[0].peer_role = Role::Primary;
+        assert_eq!(judge(&left, &there).unwrap_err().code, -1);
+        // It was, wrote alone, and has handed back since: the data here is as new as there.
+        status.devices[0].current_uuid ^= 0x100;
+        assert_eq!(judge(&left, &status).unwrap_err().code, -2);
+        // Nothing is known of a disk that is on its way.
+        status.devices[0].disk_state = DiskState::Attaching;
+        assert_eq!(judge(&left, &status), Ok(()));
+        status.devices[0].disk_state = DiskState::UpToDate;
+        left.attached.clear();
+        assert_eq!(judge(&left, &status), Ok(()));
+    }
+}
