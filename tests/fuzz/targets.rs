@@ -255,6 +255,7 @@ pub(crate) fn admin(bytes: &[u8]) -> String {
                     Err(error) => error.to_string().chars().filter(|c| !c.is_numeric()).collect(),
                 },
                 Request::Order { command, .. } => name(command),
+                Request::Daemon { order } => name(order),
                 Request::Down { .. }
                 | Request::Options { .. }
                 | Request::Running { .. }
