@@ -105,6 +105,17 @@ fn a_device_goes_on_through_crash_and_move() {
         guest.read("guard").contains(&format!("goes on with {alice}")).then_some(())
     });
 
+    // Its daemon is replaced under the device: neither the kernel nor the guard notices.
+    let said = guest.read("guard").lines().count();
+    for _ in 0..3 {
+        let (begun, before) = (Instant::now(), guest.synced("during"));
+        println!("{}", pair.alice.ok(&["daemon", "restart"]));
+        until("a file is synced", || (guest.synced("during") > before).then_some(()));
+        println!("a file was synced after {:?}", begun.elapsed());
+    }
+    goes_on(&guest, Duration::from_secs(20));
+    assert_eq!(guest.read("guard").lines().count(), said, "{}", guest.read("guard"));
+
     // The volume grows, and the device and its file system with it.
     for node in [&pair.alice, &pair.bob] {
         let disk = std::fs::File::options().write(true).open(&node.disk).expect("a disk");
@@ -184,6 +195,12 @@ fn a_device_goes_on_through_crash_and_move() {
     guest.ok("compare again");
     refused(&mut guest, "here secondary here", 11, "/dev/nbd0 is mounted on /run/mnt");
     refused(&mut guest, "here down here", 11, "/dev/nbd0 is mounted on /run/mnt");
+    guest.ok("compare again");
+    // The daemon is replaced under it, and is the one that detaches it in the end.
+    guest.ok("here daemon restart");
+    assert!(guest.read("said").contains("1 client waited"), "{}", guest.read("said"));
+    guest.ok("unmounted");
+    guest.ok("mounted");
     guest.ok("compare again");
     guest.ok("unmounted");
     guest.ok("here secondary here");
