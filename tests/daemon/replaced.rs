@@ -153,6 +153,25 @@ fn what_was_ordered_is_so_afterwards() {
 }
 
 #[test]
+fn a_node_that_is_alone_is_primary_again_and_what_it_wrote_is_remembered() {
+    let mut pair = Pair::in_sync();
+    let load = Load::start(pair.alice.client(), Ledger::within(1, 66));
+    load.progress(64);
+    pair.bob.kill();
+    load.progress(64);
+    restart(&pair.alice);
+    load.progress(64);
+    pair.bob.start();
+    pair.wait_connected();
+    pair.wait_synced();
+    let (mut ledger, mut client) = load.stop();
+    ledger.check(&mut client);
+    client.flush().expect("a flush");
+    assert_eq!(pair.bob.full_syncs(), 1);
+    pair.assert_equal_disks();
+}
+
+#[test]
 fn half_a_request_goes_over_or_stands_in_the_way_and_is_never_lost() {
     let pair = Pair::in_sync();
     let alice = &pair.alice;

@@ -16,10 +16,12 @@ use tracing::warn;
 use super::leave::data;
 use super::record::{Left, Was};
 use crate::io::control::registry::{Entry, refusal};
-use crate::resource::{Command, ConnectionState, DiskState, NodeId, Refusal, Role, Status};
+use crate::resource::{Command, ConnectionState, DiskState, NodeId, Reason, Refusal, Role, Status};
 
 /// Peers that were connected are waited for so long.
 const PEERS_LIMIT: Duration = Duration::from_secs(5);
+/// One whose host refuses has no daemon any more, unless it starts anew just now.
+const REFUSED_LIMIT: Duration = Duration::from_secs(1);
 /// A promotion that meets a handshake is tried again for so long.
 const PROMOTION_LIMIT: Duration = Duration::from_secs(10);
 /// And so often.
@@ -53,25 +55,27 @@ impl Watched<'_> {
         self.judge(&self.entry.status())
     }
 
-    /// A peer that was connected is on its way.
-    fn waits(&self) -> bool {
+    /// How long a peer that was connected, and is on its way, is waited for; `None`: there is none.
+    fn waits(&self) -> Option<Duration> {
         let status = self.entry.status();
         let away =
             |state| !matches!(state, ConnectionState::Connected | ConnectionState::StandAlone);
         let was = |peer: NodeId| self.left.connected.contains(&peer);
-        let mut peers = status.connections.iter();
-        peers.any(|one| was(one.peer_node_id) && away(one.connection_state))
+        let peers = status.connections.iter();
+        let peers = peers.filter(|one| was(one.peer_node_id) && away(one.connection_state));
+        let limit = |reason| if reason == Reason::Refused { REFUSED_LIMIT } else { PEERS_LIMIT };
+        peers.map(|one| limit(one.reason)).max()
     }
 
     async fn primary_again(mut self) -> Result<(), Refusal> {
         let begun = Instant::now();
-        while self.waits() {
+        while let Some(limit) = self.waits() {
             self.judge_all()?;
-            match tokio::time::timeout_at(begun + PEERS_LIMIT, self.snapshots.recv()).await {
+            match tokio::time::timeout_at(begun + limit, self.snapshots.recv()).await {
                 Ok(Ok(status)) => self.judge(&status)?,
                 Ok(Err(_)) => {}
                 Err(_) => {
-                    let (name, s) = (&self.entry.config.name, PEERS_LIMIT.as_secs());
+                    let (name, s) = (&self.entry.config.name, limit.as_secs());
                     warn!(
                         resource = %name,
                         "{name}: a peer that was connected is not back in {s} s: Primary without it, if \
