@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nbd::client::{Address, Client, Mode};
 use nbd::constants::*;
@@ -21,6 +22,15 @@ use crate::wait::{PATIENCE, until};
 fn fenced(dir: &Path) -> String {
     let told = dir.join("fenced").display().to_string();
     format!("handlers {{ fence-peer \"echo $DRBD_PEER >> {told}; exit 7\"; }}")
+}
+
+/// Says that it is over, also where a test fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Restarts the daemon in its process, and says how long that took.
@@ -57,16 +67,31 @@ fn both_daemons_are_restarted_under_load_and_clients_stay_connected() {
     let go_on = || loads.iter().for_each(|load| load.progress(64));
     let before = [alice, bob].map(Node::full_syncs);
     go_on();
-    for _ in 0..2 {
-        restart(bob);
-        go_on();
-        pair.wait_connected();
-        pair.wait_synced();
-        restart(alice);
-        go_on();
-        restart(alice);
-        go_on();
-    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // As the monitor of a cluster: it never sees anything but a Primary.
+        let monitor = scope.spawn(|| {
+            let mut asked = 0;
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(alice.ok(&["role", "r0"]).trim(), "Primary");
+                asked += 1;
+            }
+            asked
+        });
+        let end = Ends(&stop);
+        for _ in 0..2 {
+            restart(bob);
+            go_on();
+            pair.wait_connected();
+            pair.wait_synced();
+            for _ in 0..3 {
+                restart(alice);
+            }
+            go_on();
+        }
+        drop(end);
+        println!("asked {} times", monitor.join().expect("it saw no other role"));
+    });
     for (mut ledger, mut client) in loads.map(Load::stop) {
         ledger.check(&mut client);
         client.flush().expect("a flush");

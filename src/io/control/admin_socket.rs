@@ -38,6 +38,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(600);
 const PROGRESS: Duration = Duration::from_secs(1);
 /// A caller that takes nothing for so long is dropped.
 const SEND_LIMIT: Duration = Duration::from_secs(30);
+/// How often it is looked whether a restart is over.
+const STILL: Duration = Duration::from_millis(5);
 /// Bytes asked for in one read.
 const CHUNK: usize = 16 << 10;
 
@@ -90,6 +92,10 @@ impl Caller {
                     return send(&self.stream, &Response::Error(text)).await;
                 };
                 return self.watch(resource).await;
+            }
+            // Who was let in before the doors were closed for a restart.
+            while self.registry.stands_still.get() {
+                tokio::time::sleep(STILL).await;
             }
             let response = match request {
                 Request::Daemon { order } => {

@@ -115,6 +115,8 @@ pub(crate) struct Registry {
     locks: RefCell<BTreeMap<String, Rc<Mutex<()>>>>,
     changes: broadcast::Sender<Change>,
     pub(super) closing: Cell<bool>,
+    /// Resources are on their way down and up again: nobody is told how it looks meanwhile.
+    pub(super) stands_still: Cell<bool>,
     /// Orders for the daemon itself.
     pub(super) daemon: mpsc::Sender<super::restart::Asked>,
 }
@@ -156,6 +158,7 @@ impl Registry {
             locks: RefCell::default(),
             changes: broadcast::channel(CHANGES).0,
             closing: Cell::new(false),
+            stands_still: Cell::new(false),
         })
     }
 

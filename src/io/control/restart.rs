@@ -106,7 +106,11 @@ pub(super) async fn obey(
             }
         }
     };
-    warn!("{order:?}: refused: {refused}");
+    let verb = match order {
+        DaemonOrder::Restart { .. } => "restart",
+        DaemonOrder::Stop { .. } => "stop",
+    };
+    warn!("daemon {verb}: refused: {}", refused.to_string().replace('\n', " "));
     // Nobody may wait any more.
     let _ = reply.send(Err(refused));
     None
@@ -158,10 +162,12 @@ impl Restart<'_> {
         if let Err(refusal) = registry.hold_clients(self.timeout).await {
             return Ended::Refused(refusal);
         }
+        registry.stands_still.set(true);
         let (left, passengers, refused) = registry.leave_all().await;
         if refused.is_none()
             && let Some(why) = ends()
         {
+            registry.stands_still.set(false);
             return Ended::Signal(why);
         }
         let (passengers, refused) = match refused {
@@ -169,6 +175,7 @@ impl Restart<'_> {
             None => self.execute(doors, since_ns, &left, passengers),
         };
         let troubles = registry.come_back(left, passengers, since_ns).await;
+        registry.stands_still.set(false);
         let hint = std::iter::once(refused.hint).chain(troubles).collect::<Vec<_>>().join("\n");
         Ended::Refused(Refusal { hint, ..refused })
     }

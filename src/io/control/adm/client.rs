@@ -49,17 +49,36 @@ impl Client {
     }
 
     fn send(&mut self, request: &Request) -> Result<(), Failure> {
-        let mut line = serde_json::to_vec(request)
-            .map_err(|error| Failure::new(20, format!("the request cannot be written: {error}")))?;
-        if line.len() >= LINE_MAX {
-            return Err(Failure::new(10, "the definition of the resource is too long"));
-        }
-        line.push(b'\n');
+        let line = line_of(request)?;
         let sent = self.stream.get_mut().write_all(&line);
         sent.map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => silent(&self.run_dir, &no_answer(self.patience)),
             _ => silent(&self.run_dir, &error),
         })
+    }
+
+    /// A question that changes nothing. A daemon that was replaced meanwhile (`daemon restart`) has
+    /// closed the connection, and the next one is asked once more.
+    fn question(&mut self, request: &Request) -> Result<Option<Response>, Failure> {
+        let line = line_of(request)?;
+        let mut anew = false;
+        loop {
+            let deadline = Some(Instant::now() + self.patience);
+            let asked = self.stream.get_mut().write_all(&line).and_then(|()| self.line(deadline));
+            match asked {
+                Ok(Some(line)) => return self.response(&line).map(Some),
+                Ok(None) => return Ok(None),
+                Err(error) if has_ended(&error) && !anew => {
+                    let stream = dial(&self.path, self.patience);
+                    let stream = stream.map_err(|error| silent(&self.run_dir, &error))?;
+                    (self.stream, anew) = (BufReader::new(stream), true);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(silent(&self.run_dir, &no_answer(self.patience)));
+                }
+                Err(error) => return Err(silent(&self.run_dir, &error)),
+            }
+        }
     }
 
     /// The next line; `None` when `deadline` has passed.
@@ -118,15 +137,17 @@ impl Client {
     /// # Errors
     /// Exit 20: the daemon is gone, stuck, or does not understand.
     pub(in crate::io::control) fn ask(&mut self, request: &Request) -> Result<Response, Failure> {
-        let limit = match request {
-            Request::Status { .. } | Request::Running { .. } => self.patience,
+        let (limit, response) = match request {
+            Request::Status { .. } | Request::Running { .. } => {
+                (self.patience, self.question(request)?)
+            }
             _ => {
                 self.knock()?;
-                ORDER_LIMIT
+                self.send(request)?;
+                (ORDER_LIMIT, self.receive(Some(Instant::now() + ORDER_LIMIT))?)
             }
         };
-        self.send(request)?;
-        match self.receive(Some(Instant::now() + limit))? {
+        match response {
             Some(Response::Error(text)) => Err(Failure::new(20, format!("tandemd: {text}"))),
             Some(response) => Ok(response),
             None => Err(silent(&self.run_dir, &no_answer(limit))),
@@ -161,14 +182,7 @@ impl Client {
         let line = match self.line(Some(Instant::now() + ORDER_LIMIT)) {
             Ok(Some(line)) => line,
             Ok(None) => return Err(silent(&self.run_dir, &no_answer(ORDER_LIMIT))),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
-                ) =>
-            {
-                return Ok(None);
-            }
+            Err(error) if has_ended(&error) => return Ok(None),
             Err(error) => return Err(silent(&self.run_dir, &error)),
         };
         match self.response(&line)? {
@@ -241,6 +255,23 @@ impl Client {
             next => Ok(next),
         }
     }
+}
+
+/// A request as it is sent.
+fn line_of(request: &Request) -> Result<Vec<u8>, Failure> {
+    let mut line = serde_json::to_vec(request)
+        .map_err(|error| Failure::new(20, format!("the request cannot be written: {error}")))?;
+    if line.len() >= LINE_MAX {
+        return Err(Failure::new(10, "the definition of the resource is too long"));
+    }
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// The daemon has closed the connection, as it does when it ends.
+fn has_ended(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 /// Connects, and gives up when nobody has taken the connection for so long: the backlog of a daemon

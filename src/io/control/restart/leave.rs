@@ -257,6 +257,8 @@ impl Registry {
         {
             entry.ends.set(false);
             entry.hand_over(Order::ReturnClients(clients));
+            // Those that could not be taken are held as yet.
+            entry.hand_over(Order::ReleaseClients);
             refusal.hint = format!("{name}: {}", refusal.hint);
             return Err(refusal);
         }

@@ -67,7 +67,7 @@ impl Fault {
                 ];
                 Self::Clients(*chance.choose(&all), chance.range(200, 4000))
             }
-            13..36 => {
+            13..32 => {
                 let weather = draw_weather(chance);
                 let length = match weather {
                     Weather::Cut | Weather::Deaf(_) => chance.range(100, 4000),
@@ -75,6 +75,7 @@ impl Fault {
                 };
                 Self::Weather(weather, length)
             }
+            32..36 => Self::Order(node, Order::Restart),
             36..52 => {
                 let then = *chance.choose(&[Then::Start, Then::Failover, Then::StartAndPromote]);
                 let silent = chance.percent(30);

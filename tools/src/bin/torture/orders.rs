@@ -27,6 +27,8 @@ pub(crate) enum Order {
     Detach,
     Attach,
     Up,
+    /// `daemon restart`: the daemon is replaced under its clients.
+    Restart,
 }
 
 impl Order {
@@ -43,14 +45,15 @@ impl Order {
             Self::Detach => &["detach", "r0"],
             Self::Attach => &["attach", "r0"],
             Self::Up => &["up", "r0"],
+            Self::Restart => &["daemon", "restart", "--timeout", "3"],
         }
     }
 }
 
 impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = self.words();
-        f.write_str(&words[..words.len() - 1].join(" "))
+        let words = self.words().iter().copied().filter(|word| *word != "r0");
+        f.write_str(&words.collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -110,6 +113,7 @@ pub(crate) fn give(order: Order, node: &Node, world: &World) -> Said {
         Order::Verify => Kind::Verify,
         Order::Invalidate => Kind::Invalidate,
         Order::Detach => Kind::Detach,
+        Order::Restart => Kind::Restart,
         _ => return said,
     };
     world.tally.add(kind, 1, u64::from(said.code == 0));

@@ -27,6 +27,7 @@ pub(crate) enum Kind {
     Verify,
     Invalidate,
     Detach,
+    Restart,
     ClientCut,
     ClientLoss,
     ClientHalfOpen,
@@ -39,7 +40,7 @@ pub(crate) enum Kind {
 }
 
 /// Each kind, its name, and the unit of its effect.
-const KINDS: [(Kind, &str, &str); 30] = [
+const KINDS: [(Kind, &str, &str); 31] = [
     (Kind::Cut, "the cable cut", "frames lost"),
     (Kind::OneWay, "a node deaf", "packets dropped"),
     (Kind::Loss, "loss", "packets dropped"),
@@ -61,6 +62,7 @@ const KINDS: [(Kind, &str, &str); 30] = [
     (Kind::Verify, "verify", "done"),
     (Kind::Invalidate, "invalidate", "done"),
     (Kind::Detach, "detach", "done"),
+    (Kind::Restart, "daemon restart", "done"),
     (Kind::ClientCut, "the third host cut off", "packets dropped"),
     (Kind::ClientLoss, "loss for the third host", "packets dropped"),
     (Kind::ClientHalfOpen, "clients half-open", "FIN and RST dropped"),
