@@ -245,6 +245,13 @@ impl Node {
         run(&mut self.place().adm(Path::new(env!("CARGO_BIN_EXE_tandemadm")), arguments))
     }
 
+    /// Starts tandemadm, which writes what it says into a file.
+    pub(crate) fn adm_into(&self, arguments: &[&str], file: &Path) -> Child {
+        let mut command = self.place().adm(Path::new(env!("CARGO_BIN_EXE_tandemadm")), arguments);
+        let file = File::create(file).expect("a file");
+        command.stdin(Stdio::null()).stdout(file).spawn().expect("tandemadm starts")
+    }
+
     /// Runs tandemadm, which has to do it.
     pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         let said = self.adm(arguments);

@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nbd::client::{Address, Client, Mode};
@@ -22,6 +22,16 @@ use crate::wait::{PATIENCE, until};
 fn fenced(dir: &Path) -> String {
     let told = dir.join("fenced").display().to_string();
     format!("handlers {{ fence-peer \"echo $DRBD_PEER >> {told}; exit 7\"; }}")
+}
+
+/// A process that goes on until its test ends.
+struct Follows(Child);
+
+impl Drop for Follows {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Says that it is over, also where a test fails.
@@ -67,6 +77,11 @@ fn both_daemons_are_restarted_under_load_and_clients_stay_connected() {
     let go_on = || loads.iter().for_each(|load| load.progress(64));
     let before = [alice, bob].map(Node::full_syncs);
     go_on();
+    // It follows alice over all restarts, and sees nothing of hers.
+    let heard = told.path().join("heard");
+    let mut events = Follows(alice.adm_into(&["events2", "r0"], &heard));
+    let heard = || fs::read_to_string(&heard).expect("it is there");
+    until("it follows", || heard().contains("exists -").then_some(()));
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         // As the monitor of a cluster: it never sees anything but a Primary.
@@ -92,6 +107,12 @@ fn both_daemons_are_restarted_under_load_and_clients_stay_connected() {
         drop(end);
         println!("asked {} times", monitor.join().expect("it saw no other role"));
     });
+    let heard = heard();
+    assert!(events.0.try_wait().expect("it is ours").is_none(), "it goes on: {heard}");
+    assert_eq!(heard.matches("exists -").count(), 1, "{heard}");
+    assert!(!heard.contains("destroy"), "{heard}");
+    let own = |line: &&str| line.starts_with("change resource") && line.contains("role:");
+    assert_eq!(heard.lines().filter(own).collect::<Vec<_>>(), Vec::<&str>::new());
     for (mut ledger, mut client) in loads.map(Load::stop) {
         ledger.check(&mut client);
         client.flush().expect("a flush");

@@ -188,6 +188,10 @@ impl Caller {
                 Poll::Pending => next.as_mut().poll(context).map(Some),
             });
             let Some(next) = either.await else { return Ok(()) };
+            if self.registry.stands_still.get() {
+                // It will be as it was.
+                continue;
+            }
             let Ok(change) = next else {
                 self.progress(resource).await?;
                 continue;

@@ -469,8 +469,10 @@ impl Registry {
 
     async fn remove(&self, entry: &Rc<Entry>) {
         self.end(entry).await;
-        entry.remembered.forget(&entry.config.name);
-        info!(resource = %entry.config.name, "{}: down", entry.config.name);
+        let name = &entry.config.name;
+        entry.remembered.forget(name);
+        let _ = self.changes.send(Change::Gone(name.clone()));
+        info!(resource = %name, "{name}: down");
     }
 
     /// Its thread ends, and it is up no more; but for the time after a crash it still is.
@@ -486,7 +488,6 @@ impl Registry {
             );
         }
         self.entries.borrow_mut().remove(name);
-        let _ = self.changes.send(Change::Gone(name.clone()));
     }
 
     /// An order for the state machine of a resource that is up.

@@ -45,6 +45,8 @@ use record::{Left, Passenger, Record, Seat};
 
 /// Orders for the daemon that may wait.
 pub(super) const ORDERS_MAX: usize = 4;
+/// How long a thread may hold the execution up.
+const THREADS_LIMIT: Duration = Duration::from_secs(2);
 /// How long clients that negotiate may take to be done.
 const NEGOTIATION_LIMIT: Duration = Duration::from_secs(1);
 
@@ -172,7 +174,10 @@ impl Restart<'_> {
         }
         let (passengers, refused) = match refused {
             Some(refusal) => (passengers, refusal),
-            None => self.execute(doors, since_ns, &left, passengers),
+            None => match program::nothing_holds_up(THREADS_LIMIT).await {
+                Ok(()) => self.execute(doors, since_ns, &left, passengers),
+                Err(why) => (passengers, self.not_executed(&why)),
+            },
         };
         let troubles = registry.come_back(left, passengers, since_ns).await;
         registry.stands_still.set(false);
@@ -218,11 +223,15 @@ impl Restart<'_> {
                 },
             },
         };
+        (passengers, self.not_executed(&why))
+    }
+
+    fn not_executed(&self, why: &str) -> Refusal {
+        let program = self.registry.settings.program.display();
         let hint = format!(
-            "{} cannot be executed: {why}. tandemd goes on as the program that it was.",
-            program.display()
+            "{program} cannot be executed: {why}. tandemd goes on as the program that it was."
         );
         error!("restart: {hint}");
-        (passengers, refusal(-21, "Interrupted state change", hint))
+        refusal(-21, "Interrupted state change", hint)
     }
 }

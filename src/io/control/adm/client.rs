@@ -31,6 +31,8 @@ pub(in crate::io::control) struct Client {
     patience: Duration,
     /// It has answered once: whoever accepts is not always there.
     is_there: bool,
+    /// What is watched on, and whether something came since it was asked for.
+    watched: Option<(Request, bool)>,
 }
 
 impl Client {
@@ -45,7 +47,14 @@ impl Client {
         let path = run_dir.join("control.sock");
         let stream = dial(&path, patience).map_err(|error| silent(run_dir, &error))?;
         let stream = BufReader::new(stream);
-        Ok(Self { stream, path, run_dir: run_dir.to_owned(), patience, is_there: false })
+        Ok(Self {
+            stream,
+            path,
+            run_dir: run_dir.to_owned(),
+            patience,
+            is_there: false,
+            watched: None,
+        })
     }
 
     fn send(&mut self, request: &Request) -> Result<(), Failure> {
@@ -242,6 +251,21 @@ impl Client {
         self.send(&Request::Watch { resource: resource.map(str::to_owned) })
     }
 
+    /// The same, and a daemon that is replaced (`daemon restart`) is watched on: then everything that
+    /// is up comes once more.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(in crate::io::control) fn watch_on(
+        &mut self,
+        resource: Option<&str>,
+    ) -> Result<(), Failure> {
+        self.watch(resource)?;
+        let request = Request::Watch { resource: resource.map(str::to_owned) };
+        self.watched = Some((request, false));
+        Ok(())
+    }
+
     /// The next thing that a watch brings; `None` when `deadline` has passed.
     ///
     /// # Errors
@@ -250,9 +274,29 @@ impl Client {
         &mut self,
         deadline: Option<Instant>,
     ) -> Result<Option<Response>, Failure> {
-        match self.receive(deadline)? {
-            Some(Response::Error(text)) => Err(Failure::new(20, format!("tandemd: {text}"))),
-            next => Ok(next),
+        let line = loop {
+            match self.line(deadline) {
+                Ok(Some(line)) => break line,
+                Ok(None) => return Ok(None),
+                Err(error) => {
+                    let watched = self.watched.take_if(|(_, came)| *came && has_ended(&error));
+                    let Some((request, _)) = watched else {
+                        return Err(silent(&self.run_dir, &error));
+                    };
+                    let stream = dial(&self.path, self.patience);
+                    let stream = stream.map_err(|error| silent(&self.run_dir, &error))?;
+                    self.stream = BufReader::new(stream);
+                    self.send(&request)?;
+                    self.watched = Some((request, false));
+                }
+            }
+        };
+        if let Some((_, came)) = &mut self.watched {
+            *came = true;
+        }
+        match self.response(&line)? {
+            Response::Error(text) => Err(Failure::new(20, format!("tandemd: {text}"))),
+            next => Ok(Some(next)),
         }
     }
 }

@@ -49,13 +49,15 @@ impl Session {
             return print(END_OF_EXISTS);
         }
         let single = if let [one] = wanted.as_slice() { Some(*one) } else { None };
-        client.watch(single.filter(|_| targets.len() == 1))?;
+        client.watch_on(single.filter(|_| targets.len() == 1))?;
         let mut complete = false;
         while let Some(response) = client.next(None)? {
             let lines = match response {
                 Response::Report(report) if !is_wanted(&report.status.name) => String::new(),
                 Response::Report(report) if complete => follower.update(&report),
                 Response::Report(report) => follower.exists(&report),
+                // Of a daemon that was replaced: what is up is known already.
+                Response::Complete if complete => String::new(),
                 Response::Complete => {
                     complete = true;
                     END_OF_EXISTS.to_owned()
@@ -102,7 +104,7 @@ impl Session {
         after_sb: bool,
     ) -> Outcome {
         let mut client = self.client()?;
-        client.watch(Some(resource))?;
+        client.watch_on(Some(resource))?;
         let mut missing = None;
         // Who is being brought up is dialled in a moment.
         let grace = Instant::now() + ON_ITS_WAY;

@@ -3,6 +3,8 @@
 //! Invariants:
 //! - It is what stands where this one was started from, with the same arguments: a new version there
 //!   is taken up.
+//! - It is not executed while a thread waits for a disk that does not answer: the system ends every
+//!   thread first, and would wait with it.
 //! - It is asked before anything is stopped. A program that does not start, does not know an argument
 //!   or another version of the record has cost nobody anything.
 
@@ -96,6 +98,35 @@ pub(in crate::io::control) fn answer(version: u32) -> Result<(), String> {
     }
 }
 
+/// Whether a thread waits in the kernel and cannot be ended now, by its line in `/proc`. The state
+/// stands behind the name, which is in brackets and may hold anything.
+fn is_stuck(stat: &[u8]) -> bool {
+    let name_ends = stat.iter().rposition(|byte| *byte == b')');
+    name_ends.is_some_and(|end| stat.get(end + 2) == Some(&b'D'))
+}
+
+fn is_held_up() -> bool {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return false };
+    // One that has ended meanwhile is in nobody's way.
+    let mut stats = tasks.flatten().filter_map(|task| std::fs::read(task.path().join("stat")).ok());
+    stats.any(|stat| is_stuck(&stat))
+}
+
+/// Waits until no thread stands in the way of an execution.
+///
+/// # Errors
+/// One does, for longer than that.
+pub(super) async fn nothing_holds_up(limit: Duration) -> Result<(), String> {
+    let begun = Instant::now();
+    while is_held_up() {
+        if begun.elapsed() > limit {
+            return Err("a disk that does not answer holds a thread up".to_owned());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}
+
 /// Executes the program in this process. Returns only where that has failed.
 pub(super) fn execute(program: &Path) -> nix::errno::Errno {
     let word = |word: OsString| CString::new(word.into_vec());
@@ -116,5 +147,40 @@ pub(super) fn execute(program: &Path) -> nix::errno::Errno {
     match nix::unistd::execve(&path, &words, &environment) {
         Ok(never) => match never {},
         Err(errno) => errno,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_waits_for_a_disk_is_known_by_its_state() {
+        assert!(is_stuck(b"77 (tokio) D 1 77 77 0 -1"));
+        assert!(is_stuck(b"77 (a) S) (D) D 1 77"));
+        for other in ["77 (D) S 1", "77 (data D) R 1", "77 (iou-wrk-5)", "", "D", "77 (x) "] {
+            assert!(!is_stuck(other.as_bytes()), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_program_is_asked_and_what_it_says_is_told() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("program");
+        assert!(can_take_over(&path).unwrap_err().contains("No such file"));
+        for (does, says) in [
+            ("exit 0", None),
+            ("echo >&2; echo ' too old ' >&2; echo more >&2; exit 7", Some("too old")),
+            ("exit 7", Some("exit status: 7")),
+        ] {
+            std::fs::write(&path, format!("#!/bin/sh\n{does}\n")).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+            let said = can_take_over(&path).err();
+            assert_eq!(said.is_some(), says.is_some(), "{said:?}");
+            assert!(said.unwrap_or_default().contains(says.unwrap_or_default()));
+        }
+        assert_eq!(answer(VERSION), Ok(()));
+        assert!(answer(VERSION + 1).unwrap_err().contains("version"));
     }
 }
