@@ -31,8 +31,8 @@ pub(in crate::io::control) struct Client {
     patience: Duration,
     /// It has answered once: whoever accepts is not always there.
     is_there: bool,
-    /// What is watched on, and whether something came since it was asked for.
-    watched: Option<(Request, bool)>,
+    /// The request of what is watched on, and whether something came since it was asked for.
+    watched: Option<(Vec<u8>, bool)>,
 }
 
 impl Client {
@@ -262,7 +262,7 @@ impl Client {
     ) -> Result<(), Failure> {
         self.watch(resource)?;
         let request = Request::Watch { resource: resource.map(str::to_owned) };
-        self.watched = Some((request, false));
+        self.watched = Some((line_of(&request)?, false));
         Ok(())
     }
 
@@ -280,14 +280,15 @@ impl Client {
                 Ok(None) => return Ok(None),
                 Err(error) => {
                     let watched = self.watched.take_if(|(_, came)| *came && has_ended(&error));
-                    let Some((request, _)) = watched else {
+                    let Some((line, _)) = watched else {
                         return Err(silent(&self.run_dir, &error));
                     };
                     let stream = dial(&self.path, self.patience);
                     let stream = stream.map_err(|error| silent(&self.run_dir, &error))?;
                     self.stream = BufReader::new(stream);
-                    self.send(&request)?;
-                    self.watched = Some((request, false));
+                    let sent = self.stream.get_mut().write_all(&line);
+                    sent.map_err(|error| silent(&self.run_dir, &error))?;
+                    self.watched = Some((line, false));
                 }
             }
         };
