@@ -25,6 +25,9 @@ pub(crate) fn keep() -> Option<String> {
         .map_err(|error| format!("its allocations may start I/O ({error}, PR_SET_IO_FLUSHER)"));
     let missing: Vec<String> = [locked.err(), flushes.err()].into_iter().flatten().collect();
     (!missing.is_empty()).then(|| {
-        format!("{}: where memory is short, I/O may hang; it takes root", missing.join(", "))
+        format!(
+            "{}: where memory is short, I/O may hang; it takes CAP_IPC_LOCK and CAP_SYS_RESOURCE",
+            missing.join(", ")
+        )
     })
 }
