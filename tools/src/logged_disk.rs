@@ -196,8 +196,16 @@ impl Drop for LoggedDisk {
             let _ = self.daemon.kill();
         } else {
             let _ = losetup().arg("-d").arg(&self.device).output();
-            if let Ok(pid) = i32::try_from(self.daemon.id()) {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            // It may get the signal just before it goes to sleep, and then sleeps on: until the next one.
+            let ended = soon("its end", || {
+                if let Ok(pid) = i32::try_from(self.daemon.id()) {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+                }
+                std::thread::sleep(Duration::from_millis(50));
+                Ok(self.daemon.try_wait().ok().flatten())
+            });
+            if ended.is_err() {
+                let _ = self.daemon.kill();
             }
         }
         let _ = self.daemon.wait();
