@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::record::server_lines;
+
 /// One attached file. It is kept as `DIR/fuse-RES-VOL.device`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FuseRecord {
@@ -39,20 +41,8 @@ impl FuseRecord {
         let Self { volume, server, .. } = self;
         let mut text = format!("{volume} {} {} bytes\n", self.device(), self.size);
         text += &format!("  file: {} (FUSE)\n", self.file.display());
-        match self.lost_at {
-            None => text += &format!("  server: {server}, 1 connection\n"),
-            Some(lost_at) => {
-                let seconds = now.saturating_sub(lost_at);
-                let fate = match self.dead_conn_timeout.checked_sub(seconds) {
-                    Some(left) if left > 0 => format!("I/O waits, and fails in {left} s"),
-                    _ => "I/O fails".to_owned(),
-                };
-                text += &format!("  server: none for {seconds} s (it was {server}); {fate}\n");
-            }
-        }
-        for (server, refusal) in &self.refusals {
-            text += &format!("    {server}: {refusal}\n");
-        }
+        let lost = self.lost_at.map(|at| (now.saturating_sub(at), self.dead_conn_timeout));
+        text += &server_lines(server, 1, lost, &self.refusals);
         text + &match guard {
             Some(guard) => format!("  guard: process {guard}\n"),
             None => "  guard: none; without one all I/O fails: detach it\n".to_owned(),

@@ -35,23 +35,8 @@ impl Record {
     pub fn lines(&self, now: u64, guard: Option<u32>) -> String {
         let Self { volume, index, server, connections, .. } = self;
         let mut text = format!("{volume} /dev/nbd{index} {} bytes\n", self.terms.size);
-        match self.lost_at {
-            None => {
-                let s = if *connections == 1 { "" } else { "s" };
-                text += &format!("  server: {server}, {connections} connection{s}\n");
-            }
-            Some(lost_at) => {
-                let seconds = now.saturating_sub(lost_at);
-                let fate = match self.dead_conn_timeout.checked_sub(seconds) {
-                    Some(left) if left > 0 => format!("I/O waits, and fails in {left} s"),
-                    _ => "I/O fails".to_owned(),
-                };
-                text += &format!("  server: none for {seconds} s (it was {server}); {fate}\n");
-            }
-        }
-        for (server, refusal) in &self.refusals {
-            text += &format!("    {server}: {refusal}\n");
-        }
+        let lost = self.lost_at.map(|at| (now.saturating_sub(at), self.dead_conn_timeout));
+        text += &server_lines(server, *connections, lost, &self.refusals);
         match guard {
             Some(guard) => text += &format!("  guard: process {guard}\n"),
             None => {
@@ -63,6 +48,33 @@ impl Record {
         }
         text
     }
+}
+
+/// The server of a device for people, and what others have said. `lost`: for how many seconds there is
+/// none, and how many I/O waits at most.
+pub(super) fn server_lines(
+    server: &str,
+    connections: usize,
+    lost: Option<(u64, u64)>,
+    refusals: &[(String, String)],
+) -> String {
+    let mut text = match lost {
+        None => {
+            let s = if connections == 1 { "" } else { "s" };
+            format!("  server: {server}, {connections} connection{s}\n")
+        }
+        Some((seconds, limit)) => {
+            let fate = match limit.checked_sub(seconds) {
+                Some(left) if left > 0 => format!("I/O waits, and fails in {left} s"),
+                _ => "I/O fails".to_owned(),
+            };
+            format!("  server: none for {seconds} s (it was {server}); {fate}\n")
+        }
+    };
+    for (server, refusal) in refusals {
+        text += &format!("    {server}: {refusal}\n");
+    }
+    text
 }
 
 #[cfg(test)]

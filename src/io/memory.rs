@@ -10,6 +10,7 @@
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::thread::{CapabilitySet, capabilities};
 
 /// Does both, for this thread and all that it will make. Returns what was not possible, for the log.
 pub(crate) fn keep() -> Option<String> {
@@ -17,7 +18,8 @@ pub(crate) fn keep() -> Option<String> {
         getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(soft, _)| soft == RLIM_INFINITY);
     // Only what is used: the stacks of threads are large, and stay empty.
     let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
-    let locked = match unlimited || nix::unistd::geteuid().is_root() {
+    let may = capabilities(None).is_ok_and(|own| own.effective.contains(CapabilitySet::IPC_LOCK));
+    let locked = match unlimited || may {
         true => mlockall(all).map_err(|error| format!("memory is not locked ({error})")),
         false => Err("memory is not locked (the limit `ulimit -l` is in the way)".to_owned()),
     };

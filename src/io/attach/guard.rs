@@ -6,7 +6,7 @@
 //! - Nothing here waits for a server, for a name service or for the log.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -38,6 +38,17 @@ pub(super) enum Log {
 }
 
 impl Log {
+    /// Of a guard that is ready, which is told to who started it. In the background the log goes to
+    /// syslog.
+    pub(super) fn of_guard(background: bool, ready: &str) -> Self {
+        crate::io::control::ready();
+        if !background {
+            return Self::start();
+        }
+        let _ = write!(std::io::stdout(), "{ready}");
+        Self::leave_terminal()
+    }
+
     pub(super) fn start() -> Self {
         crate::io::control::start_log();
         Self::StandardError

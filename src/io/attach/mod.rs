@@ -99,14 +99,7 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
         ),
     };
     let ready = format!("{} is {} ({said})\n", arguments.volume, device.node());
-    crate::io::control::ready();
-    let log = match arguments.background {
-        false => Log::start(),
-        true => {
-            let _ = write!(std::io::stdout(), "{ready}");
-            Log::leave_terminal()
-        }
-    };
+    let log = Log::of_guard(arguments.background, &ready);
     log.say(&format!("{}{}", ready.trim_end(), device.detail()));
     if let Some(missing) = missing {
         log.say(&missing);

@@ -13,7 +13,6 @@ mod orders;
 mod tests;
 
 use std::fs;
-use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -98,14 +97,7 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
     let dead = Duration::from_secs(record.dead_conn_timeout);
     let guard = Guard::attached(servers.clone(), server, terms, 1, dead);
     let ready = format!("{} is {} (attached)\n", record.volume, record.device());
-    crate::io::control::ready();
-    let log = match arguments.background {
-        false => Log::start(),
-        true => {
-            let _ = write!(std::io::stdout(), "{ready}");
-            Log::leave_terminal()
-        }
-    };
+    let log = Log::of_guard(arguments.background, &ready);
     log.say(ready.trim_end());
     if let Some(missing) = missing {
         log.say(&missing);
