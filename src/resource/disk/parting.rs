@@ -83,12 +83,17 @@ impl Resource {
         false
     }
 
-    /// The peer has answered the flush; if its disk has failed in it, it has said so as well.
-    pub(crate) fn parting_answered(&mut self, volume: VolumeNumber, of: u64) {
+    /// The peer has flushed (`ok`), or its disk has failed in it: that one does not go on, and whatever
+    /// is attached there later is not what was asked.
+    pub(crate) fn parting_answered(&mut self, volume: VolumeNumber, of: u64, ok: bool) {
         if let Some(backing) = self.device(volume).backing.as_mut()
             && let Parting::Asked { sequence, answered, .. } = &mut backing.parting
+            && *sequence == of
         {
-            *answered |= *sequence == of;
+            *answered = true;
+            if !ok {
+                backing.parting = Parting::None;
+            }
         }
     }
 

@@ -99,6 +99,11 @@ impl Resource {
         }
     }
 
+    /// The connection that this socket belongs to, if it was not closed meanwhile.
+    pub(crate) fn owner_of(&self, socket: SocketId) -> Option<usize> {
+        self.peers().find(|c| self.connections[*c].sockets.contains_key(&socket))
+    }
+
     pub(crate) fn socket_connected(&mut self, socket: SocketId) {
         let Some(c) = self.owner_of(socket) else {
             return self.emit(Action::CloseSocket { socket, linger: false });

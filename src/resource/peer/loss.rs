@@ -11,8 +11,8 @@ use crate::resource::disk::bitmap::Bitmap;
 use crate::resource::disk::device::{Loss, Progress};
 use crate::resource::peer::connection::{SentKind, Side, Stage};
 use crate::resource::{
-    Action, BLOCK_SIZE, ConnectionState, DiskError, DiskState, Handler, LogLevel, OnIoError,
-    Reason, ReplicationState, Resource, Role, SocketId, Then, VolumeNumber,
+    Action, ConnectionState, DiskError, DiskState, Handler, LogLevel, OnIoError, Reason,
+    ReplicationState, Resource, Role, Then, VolumeNumber,
 };
 use crate::wire::{Packet, VolumeInfo};
 
@@ -82,7 +82,10 @@ impl Resource {
             match sent.kind {
                 SentKind::Write { key } => self.write_acked(c, sent, key, false),
                 SentKind::Read { key } => self.peer_read_done(key, None),
-                SentKind::Edge { key, head } => self.retry_edge(key, head),
+                // As an edge that the disk could not read: it is looked for elsewhere.
+                SentKind::Edge { key, head } => {
+                    self.edge_done(key, head, Err(DiskError::Io(0)));
+                }
                 SentKind::Flush => self.peer_flush_lost(c, sent.volume, sent.epoch),
                 SentKind::Resync
                 | SentKind::Verify
@@ -573,26 +576,12 @@ impl Resource {
         self.emit(Action::CloseDisk { volume, superblock });
     }
 
-    /// A packet for a lost session: its socket is not the connection's.
-    pub(crate) fn blocks(offset: u64, length: u64) -> (u64, u64) {
-        (offset / BLOCK_SIZE, length / BLOCK_SIZE)
-    }
-
-    fn retry_edge(&mut self, key: u64, head: bool) {
-        self.edge_done(key, head, Err(DiskError::Io(0)));
-    }
-
     fn peer_flush_lost(&mut self, c: usize, volume: VolumeNumber, epoch: u64) {
         // The loss sequence decides when the flush is answered; the peer's part is void.
         if let Some(flush) = self.device(volume).flush.as_mut().filter(|f| f.epoch == epoch) {
             flush.peers &= !(1 << c);
         }
         self.flush_completed(volume);
-    }
-
-    /// Void: only for symmetry with sockets that are not ours.
-    pub(crate) fn owner_of(&self, socket: SocketId) -> Option<usize> {
-        self.peers().find(|c| self.connections[*c].sockets.contains_key(&socket))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::pair::{Pair, synced_pair};
 use crate::meta::{DeviceFlags, MetaOp};
+use crate::resource::disk::parting::Parting;
 use crate::resource::*;
 
 fn outdated(pair: &Pair, n: usize) -> bool {
@@ -110,4 +111,24 @@ fn a_mark_that_fails_or_hangs_is_not_tried_again_and_holds_nobody_up() {
     pair.nodes[0].unstall();
     pair.run(100);
     assert_eq!(pair.disk(0), DiskState::Diskless);
+}
+
+#[test]
+fn a_peer_whose_flush_fails_does_not_go_on() {
+    let mut pair = synced_pair();
+    // Something is still under way on the disk as it fails, so that it is not closed at once.
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
+    pair.write_later(0, 5, 50);
+    pair.settle();
+    pair.nodes[0].stall = |_| false;
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskWrite { .. });
+    pair.nodes[1].fail = |action| matches!(action, Action::DiskFlush { .. });
+    pair.write_later(0, 6, 60);
+    pair.settle();
+    let parting = |pair: &Pair| pair.core(0).devices[&0].backing.as_ref().map(|b| b.parting);
+    assert_eq!(pair.nodes[0].stalled.len(), 1);
+    assert_eq!(parting(&pair), Some(Parting::None), "{}", pair.nodes[0].log.join("\n"));
+    pair.nodes[0].unstall();
+    pair.settle();
+    assert!(!outdated(&pair, 0) && !outdated(&pair, 1));
 }
