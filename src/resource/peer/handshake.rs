@@ -333,9 +333,16 @@ impl Resource {
         if let Some(refused) = refusal_of_one {
             return self.refuse(c, refused);
         }
-        let newer = verdicts.iter().any(|(.., r)| matches!(r, Judgement::Target { .. }));
+        let target = |judgement: &Judgement| matches!(judgement, Judgement::Target { .. });
+        // A resync that goes on says nothing of that: its target has the generation of its source.
+        let went_on = peer.role == Role::Primary
+            || verdicts.iter().any(|(volume, info, judgement)| {
+                let own = self.connections[c].peer_devices[volume].own_info.as_ref();
+                let known = own.is_some_and(|own| same(own.current_uuid, info.current_uuid));
+                target(judgement) && !known
+            });
         if self.connections[c].tentative.is_some() {
-            self.gap_answered(newer || peer.role == Role::Primary);
+            self.gap_answered(went_on);
             return self.tried(c, tried.join("\n"));
         }
         self.bind_discard(c);
@@ -346,8 +353,9 @@ impl Resource {
         self.connections[c].stage = Stage::Opening;
         self.connections[c].stage_since = self.now;
         self.set_peer_role(c, peer.role);
-        self.gap_answered(newer || peer.role == Role::Primary);
-        if !newer && peer.role != Role::Primary && self.gap == Gap::Closed {
+        self.gap_answered(went_on);
+        let stays = !verdicts.iter().any(|(.., judgement)| target(judgement));
+        if stays && peer.role != Role::Primary && self.gap == Gap::Closed {
             // It was settled whose data stays: this node's.
             self.gap = Gap::None;
             self.forget_unheard();

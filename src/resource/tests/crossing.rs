@@ -297,19 +297,22 @@ fn a_disk_that_was_given_up_does_not_stand_in_the_way_of_a_session() {
 }
 
 #[test]
-fn a_frozen_primary_whose_disk_was_resynced_since_is_up_to_date_when_it_is_demoted() {
+fn a_primary_that_was_frozen_as_a_target_serves_again_and_is_up_to_date_when_it_is_demoted() {
     let mut pair = synced_pair();
     pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
     assert_eq!(pair.write(0, 7, 1), Ok(None));
-    // Frozen in the middle of the resync of its own disk: for it the peer has newer data.
+    // Frozen in the middle of the resync of its own disk, whose source has not gone on meanwhile.
     pair.nodes[0].stall = |action| matches!(action, Action::DiskWrite { .. });
     pair.attach_later(0);
     pair.run(1_000);
     pair.event(0, Event::ClockGap { gap_ms: 3_000 });
     pair.nodes[0].unstall();
     pair.run(30_000);
-    assert!(pair.status(0).suspended_gap, "{}", pair.story());
+    assert!(!pair.status(0).suspended_gap, "{}", pair.story());
     assert_eq!([pair.disk(0), pair.disk(1)], [DiskState::UpToDate; 2], "{}", pair.story());
+    let session = SessionId(1);
+    pair.event(0, Event::SessionOpened { session, volume: 0, client: "test".into() });
+    assert_eq!(pair.write(0, 9, 90), Ok(None), "{}", pair.story());
     pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
     assert_eq!([pair.disk(0), pair.disk(1)], [DiskState::UpToDate; 2], "{}", pair.story());
     pair.primary(1, false);
