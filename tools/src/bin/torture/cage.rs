@@ -125,6 +125,9 @@ fn inside(arguments: &Arguments, folder: &Path) -> Result<Child, String> {
     if let Some(programs) = &arguments.programs {
         command.arg("--programs").arg(programs);
     }
+    if let Some(programs) = &arguments.other_programs {
+        command.arg("--other-programs").arg(programs);
+    }
     if arguments.no_record {
         command.arg("--no-record");
     }

@@ -25,6 +25,7 @@ use crate::node::{DISK, Daemon, NAMES, Node, QUESTION, same_generation};
 use crate::orders::{Order, give};
 use crate::report;
 use crate::tally::Kind;
+use crate::versions::Versions;
 
 /// Something is wrong: what the program ends with.
 const VIOLATION: u8 = 1;
@@ -61,6 +62,7 @@ pub(crate) struct Driver {
     pub(crate) folder: std::path::PathBuf,
     pub(crate) seed: u64,
     records: bool,
+    versions: Versions,
     began: Instant,
     length: Duration,
     faults: u64,
@@ -80,23 +82,11 @@ pub(crate) fn run(arguments: &Arguments, seed: u64, folder: &Path) -> Result<u8,
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         asked.store(true, Ordering::SeqCst);
     });
-    let programs = match &arguments.programs {
-        Some(programs) => std::path::absolute(programs).map_err(|error| error.to_string())?,
-        None => {
-            let own = std::env::current_exe().map_err(|error| error.to_string())?;
-            own.parent().map(Path::to_owned).unwrap_or_default()
-        }
-    };
-    for program in ["tandemd", "tandemadm"] {
-        if !programs.join(program).exists() {
-            return Err(format!("there is no {program} in {}", programs.display()));
-        }
-    }
+    let versions = Versions::new(arguments, seed)?;
     let world = Arc::new(World::new());
     let link = Link::new(seed, world.clone())?;
-    let nodes = Arc::new(
-        [0, 1].map(|index| Node::new(index, folder, &programs, link.namespaces[index].enter())),
-    );
+    let nodes =
+        Arc::new([0, 1].map(|index| Node::new(index, folder, link.namespaces[index].enter())));
     make_files(folder, &nodes).map_err(|error| format!("{}: {error}", folder.display()))?;
     let (replayer, replays) = replays(&world);
     let mut driver = Driver {
@@ -112,7 +102,8 @@ pub(crate) fn run(arguments: &Arguments, seed: u64, folder: &Path) -> Result<u8,
         replayer,
         folder: folder.to_owned(),
         seed,
-        records: !arguments.no_record,
+        records: !arguments.no_record && !versions.are_two(),
+        versions,
         began: Instant::now(),
         length: Duration::from_secs_f64(arguments.minutes * 60.0),
         faults: 0,
@@ -226,12 +217,25 @@ impl Driver {
         if self.daemons[node].is_some() {
             return Ok(());
         }
+        self.choose_version(node)?;
         self.lives += 1;
         let record = self
             .records
             .then(|| self.folder.join(format!("record-{}-{}", NAMES[node], self.lives)));
         self.daemons[node] = Some(self.nodes[node].start(record)?);
         self.frozen[node] = false;
+        Ok(())
+    }
+
+    /// The next daemon of this node is of one of the versions.
+    ///
+    /// # Errors
+    /// Its files are not there.
+    pub(crate) fn choose_version(&mut self, node: usize) -> Result<(), String> {
+        let mixed = self.versions.choose(&self.nodes[node]).map_err(|error| error.to_string())?;
+        if self.versions.are_two() {
+            self.world.tally.add(Kind::Version, 1, u64::from(mixed));
+        }
         Ok(())
     }
 
@@ -537,7 +541,9 @@ impl Driver {
 
     /// In a run of this length everything happens, and has an effect.
     fn a_fault_is_missing(&self) -> bool {
-        let missing = self.world.tally.missing(self.records);
+        let without = [(Kind::Replay, self.records), (Kind::Version, self.versions.are_two())];
+        let without: Vec<_> = without.iter().filter(|(_, is)| !is).map(|(kind, _)| *kind).collect();
+        let missing = self.world.tally.missing(&without);
         let long = self.length >= LONG && self.began.elapsed() >= self.length;
         for name in missing.iter().filter(|_| long) {
             println!("NEVER, or without an effect, in a run of this length: {name}");

@@ -30,6 +30,7 @@ mod report;
 mod strike;
 mod tally;
 mod tap;
+mod versions;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,6 +51,10 @@ struct Arguments {
     /// Where tandemd and tandemadm are [default: beside this program].
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
+    /// Where those of another version are: each daemon is of the one or the other, drawn when it starts or
+    /// is replaced. Nothing is recorded then.
+    #[arg(long, value_name = "DIR")]
+    other_programs: Option<PathBuf>,
     /// Where a folder for everything is made [default: the system's for temporary files].
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,

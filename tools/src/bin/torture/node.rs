@@ -134,7 +134,8 @@ pub(crate) struct Node {
     pub(crate) run_dir: PathBuf,
     pub(crate) disk: PathBuf,
     config: PathBuf,
-    programs: PathBuf,
+    /// Where the programs of the version that it runs are.
+    pub(crate) programs: PathBuf,
     enter: Vec<String>,
 }
 
@@ -151,14 +152,14 @@ impl Node {
     }
 
     /// In this folder, with its daemon in a namespace.
-    pub(crate) fn new(index: usize, folder: &Path, programs: &Path, enter: Vec<String>) -> Self {
+    pub(crate) fn new(index: usize, folder: &Path, enter: Vec<String>) -> Self {
         let name = NAMES[index];
         Self {
             index,
             run_dir: folder.join(name),
             disk: folder.join(format!("{name}.img")),
             config: folder.join("tandem.conf"),
-            programs: programs.to_owned(),
+            programs: folder.join(format!("{name}-programs")),
             enter,
         }
     }

@@ -92,6 +92,11 @@ impl Driver {
                 }
             }
             Fault::Order(node, order) => {
+                if matches!(order, Order::Restart)
+                    && let Err(text) = self.choose_version(node)
+                {
+                    return world.violate(None, text);
+                }
                 // Most of the time something else has just gone wrong.
                 let waits = matches!(order, Order::Verify | Order::Invalidate | Order::Detach);
                 if waits && self.chance.percent(60) {

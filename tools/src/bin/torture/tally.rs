@@ -37,10 +37,11 @@ pub(crate) enum Kind {
     Tcp,
     Unix,
     Replay,
+    Version,
 }
 
 /// Each kind, its name, and the unit of its effect.
-const KINDS: [(Kind, &str, &str); 31] = [
+const KINDS: [(Kind, &str, &str); 32] = [
     (Kind::Cut, "the cable cut", "frames lost"),
     (Kind::OneWay, "a node deaf", "packets dropped"),
     (Kind::Loss, "loss", "packets dropped"),
@@ -72,6 +73,7 @@ const KINDS: [(Kind, &str, &str); 31] = [
     (Kind::Tcp, "sessions over TCP", "operations"),
     (Kind::Unix, "sessions over the Unix socket", "operations"),
     (Kind::Replay, "recordings replayed", "events with equal actions"),
+    (Kind::Version, "versions drawn", "other than the peer's"),
 ];
 
 /// Counts of all kinds: times, and effects.
@@ -96,11 +98,11 @@ impl Tally {
         KINDS.iter().map(line).collect()
     }
 
-    /// What never happened, or had no effect. `records`: whether daemons recorded.
-    pub(crate) fn missing(&self, records: bool) -> Vec<&'static str> {
+    /// What never happened, or had no effect, but for what this run has not.
+    pub(crate) fn missing(&self, without: &[Kind]) -> Vec<&'static str> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let none = |kind: &Kind| all.get(kind).is_none_or(|counts| counts.contains(&0));
-        let wanted = KINDS.iter().filter(|(kind, ..)| records || *kind != Kind::Replay);
+        let wanted = KINDS.iter().filter(|(kind, ..)| !without.contains(kind));
         wanted.filter(|(kind, ..)| none(kind)).map(|(_, name, _)| *name).collect()
     }
 }
@@ -115,10 +117,10 @@ mod tests {
         for (kind, ..) in KINDS {
             tally.add(kind, 1, u64::from(kind != Kind::Rate && kind != Kind::Replay));
         }
-        assert_eq!(tally.missing(false), ["a low rate"]);
-        assert_eq!(tally.missing(true), ["a low rate", "recordings replayed"]);
+        assert_eq!(tally.missing(&[Kind::Replay]), ["a low rate"]);
+        assert_eq!(tally.missing(&[]), ["a low rate", "recordings replayed"]);
         tally.add(Kind::Rate, 0, 7);
-        assert!(tally.missing(false).is_empty());
+        assert!(tally.missing(&[Kind::Replay]).is_empty());
         assert_eq!(tally.lines().len(), KINDS.len());
         assert_eq!(tally.lines()[4], "       1 a low rate: 7 packets held back");
     }
