@@ -108,7 +108,7 @@ where
         }
     };
     if let Some(version) = arguments.can_take_over {
-        let Err(text) = restart::answer(version) else { return 0 };
+        let Err(text) = restart::answer(version, &restart::specimen()) else { return 0 };
         let _ = writeln!(std::io::stderr(), "{text}");
         return 10;
     }

@@ -39,7 +39,7 @@ use crate::resource::{AdminResult, Refusal};
 
 pub(super) use follow::Inherited;
 pub(super) use leave::open_by;
-pub(super) use program::{answer, path};
+pub(super) use program::{answer, path, specimen};
 pub(super) use record::Listener;
 use record::{Left, Passenger, Record, Seat};
 
@@ -138,7 +138,11 @@ impl Restart<'_> {
         }
         let program = self.registry.settings.program.clone();
         let (shown, asked) = (program.display().to_string(), program.clone());
-        let able = tokio::task::spawn_blocking(move || program::can_take_over(&asked)).await;
+        let entries = self.registry.chosen(None);
+        let definitions = entries.iter().map(|entry| entry.running.borrow().clone());
+        let specimen = Record::specimen(definitions.collect());
+        let able = move || program::can_take_over(&asked, &specimen);
+        let able = tokio::task::spawn_blocking(able).await;
         let able = able.unwrap_or_else(|_| Err("it cannot be asked".to_owned()));
         if let Err(why) = able {
             let hint = format!("{shown} cannot take over: {why}. Nothing has changed.");

@@ -5,18 +5,20 @@
 //!   is taken up.
 //! - It is not executed while a thread waits for a disk that does not answer: the system ends every
 //!   thread first, and would wait with it.
-//! - It is asked before anything is stopped. A program that does not start, does not know an argument
-//!   or another version of the record has cost nobody anything.
+//! - It is asked before anything is stopped, with a specimen of the record. A program that does not start,
+//!   does not know an argument, or not all of the record, has cost nobody anything.
 
 use std::ffi::{CString, OsString};
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::pass;
-use super::record::VERSION;
+use super::record::{RECORD_MAX, Record, VERSION};
 
 /// The option that asks, behind all others.
 const ASKS: &str = "--can-take-over";
@@ -43,15 +45,18 @@ fn arguments() -> impl Iterator<Item = OsString> {
     std::env::args_os().skip(1)
 }
 
-/// Asks the program whether it can take over from this one. Blocks.
+/// Asks the program whether it can take over from this one with such a record. Blocks.
 ///
 /// # Errors
 /// It cannot, and why.
-pub(super) fn can_take_over(program: &Path) -> Result<(), String> {
+pub(super) fn can_take_over(program: &Path, specimen: &Record) -> Result<(), String> {
+    let specimen = specimen.encode().map_err(|error| error.to_string())?;
+    // A file: nobody waits for a program that does not read.
+    let file = memory_file(&specimen).map_err(|error| error.to_string())?;
     let mut asked = Command::new(program);
     asked.args(arguments()).args([ASKS, &VERSION.to_string()]);
     asked.env_remove("NOTIFY_SOCKET").env_remove(pass::VARIABLE);
-    asked.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    asked.stdin(file).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = asked.spawn().map_err(|error| error.to_string())?;
     let begun = Instant::now();
     let status = loop {
@@ -84,17 +89,46 @@ pub(super) fn can_take_over(program: &Path) -> Result<(), String> {
     }
 }
 
+fn memory_file(bytes: &[u8]) -> std::io::Result<File> {
+    let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
+    let mut file = File::from(nix::sys::memfd::memfd_create(c"record", flags)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// The specimen that the program is asked about, from its standard input; nothing where an older one
+/// asks, or a person.
+pub(in crate::io::control) fn specimen() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let Ok(input) = std::io::stdin().as_fd().try_clone_to_owned() else { return bytes };
+    let input = File::from(input);
+    if input.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        // One that is too long, or cut off, is no record.
+        let _ = input.take(RECORD_MAX as u64 + 1).read_to_end(&mut bytes);
+    }
+    bytes
+}
+
 /// What the program answers.
 ///
 /// # Errors
-/// Its record is another one.
-pub(in crate::io::control) fn answer(version: u32) -> Result<(), String> {
-    match version == VERSION {
-        true => Ok(()),
-        false => Err(format!(
-            "tandemd {} takes over with a record of version {VERSION}, not {version}",
-            crate::control::version::VERSION
-        )),
+/// Its record is another one, or it does not know all that is in this one.
+pub(in crate::io::control) fn answer(version: u32, specimen: &[u8]) -> Result<(), String> {
+    let own = crate::control::version::VERSION;
+    if version != VERSION {
+        return Err(format!(
+            "tandemd {own} takes over with a record of version {VERSION}, not {version}"
+        ));
+    }
+    if specimen.is_empty() {
+        return Ok(());
+    }
+    match Record::decode(specimen) {
+        Ok(_) => Ok(()),
+        Err(why) => {
+            Err(format!("tandemd {own} does not understand what would be left to it: {why}"))
+        }
     }
 }
 
@@ -168,19 +202,25 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("program");
-        assert!(can_take_over(&path).unwrap_err().contains("No such file"));
+        let record = Record::specimen(Vec::new());
+        assert!(can_take_over(&path, &record).unwrap_err().contains("No such file"));
         for (does, says) in [
             ("exit 0", None),
             ("echo >&2; echo ' too old ' >&2; echo more >&2; exit 7", Some("too old")),
             ("exit 7", Some("exit status: 7")),
+            ("test \"$(head -c 8)\" = TNDMHAND", None),
         ] {
             std::fs::write(&path, format!("#!/bin/sh\n{does}\n")).unwrap();
             std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-            let said = can_take_over(&path).err();
+            let said = can_take_over(&path, &record).err();
             assert_eq!(said.is_some(), says.is_some(), "{said:?}");
             assert!(said.unwrap_or_default().contains(says.unwrap_or_default()));
         }
-        assert_eq!(answer(VERSION), Ok(()));
-        assert!(answer(VERSION + 1).unwrap_err().contains("version"));
+        assert_eq!(answer(VERSION, b""), Ok(()));
+        assert!(answer(VERSION + 1, b"").unwrap_err().contains("version"));
+        let mut known = record.encode().unwrap();
+        assert_eq!(answer(VERSION, &known), Ok(()));
+        known.pop();
+        assert!(answer(VERSION, &known).unwrap_err().contains("does not understand"));
     }
 }

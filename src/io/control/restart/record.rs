@@ -6,7 +6,8 @@
 //! ```
 //! Invariants:
 //! - The record is read like anything else from outside: it fits whole, or nothing of it is used.
-//! - A program that knows another version of it refuses; it is asked before anything is stopped.
+//! - A program that knows another version of it, or not all that is in it, refuses; it is asked before
+//!   anything is stopped, with a specimen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ use crate::io::HeldClient;
 use crate::resource::{NodeId, VolumeNumber};
 
 /// The form of the record, and what it means.
-pub(in crate::io::control) const VERSION: u32 = 1;
+pub(in crate::io::control) const VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"TNDMHAND";
 /// Bytes before the JSON.
 const HEAD: usize = 24;
@@ -241,6 +242,52 @@ impl Seat {
 }
 
 impl Record {
+    /// With these resources, and something in each of its parts: what the next program is asked about.
+    /// What runs may have options that another version has not.
+    pub(super) fn specimen(definitions: Vec<Definition>) -> Self {
+        let left = |definition| Left {
+            definition,
+            apart: BTreeSet::from([0]),
+            back_in_ms: BTreeMap::from([(0, 1)]),
+            connected: BTreeSet::from([0]),
+            attached: BTreeMap::from([(0, 1)]),
+            was: Was::AutoPromoted,
+            suspended: true,
+            paused: BTreeSet::from([(0, 0)]),
+        };
+        let left: Vec<Left> = definitions.into_iter().map(left).collect();
+        let seat = |one: &Left| Seat {
+            resource: one.name().to_owned(),
+            volume: 0,
+            description: "specimen".to_owned(),
+            parameters: SessionParameters {
+                export: one.name().to_owned(),
+                structured: true,
+                extended: true,
+                base_allocation: true,
+                flags: 1,
+                size: 4096,
+                client_asked_block_size: true,
+                block: BlockSizes::default(),
+            },
+            unread: vec![0],
+        };
+        let any = SocketAddr::from(([127, 0, 0, 1], 1));
+        Self {
+            program: crate::control::version::VERSION.to_owned(),
+            since_ns: 1,
+            listeners: vec![
+                Listener::Admin,
+                Listener::Nbd,
+                Listener::NbdTcp(any),
+                Listener::Metrics(any),
+            ],
+            seats: left.iter().map(seat).collect(),
+            left,
+            caller: true,
+        }
+    }
+
     /// So many descriptors belong to it.
     pub(super) fn descriptors(&self) -> usize {
         1 + self.listeners.len() + self.seats.len() + usize::from(self.caller)
@@ -419,10 +466,26 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_specimen_is_a_record_and_has_something_in_each_part() {
+        let specimen = Record::specimen(vec![definition("r0"), definition("r1")]);
+        assert_eq!(Record::decode(&specimen.encode().unwrap()).unwrap(), specimen);
+        for one in &specimen.left {
+            let sets = [&one.apart, &one.connected].map(BTreeSet::len);
+            let maps = [one.back_in_ms.len(), one.attached.len(), one.paused.len()];
+            assert!(!sets.contains(&0) && !maps.contains(&0), "{one:?}");
+        }
+        assert_eq!(specimen.listeners.len(), 4);
+        assert_eq!((specimen.seats.len(), specimen.left.len()), (2, 2));
+        // Without resources there are no clients.
+        let bare = Record::specimen(Vec::new());
+        assert_eq!(Record::decode(&bare.encode().unwrap()).unwrap(), bare);
+    }
+
+    #[test]
     fn the_head_is_as_drawn() {
         let bytes = record().encode().unwrap();
         assert_eq!(bytes[..8], *b"TNDMHAND");
-        assert_eq!(bytes[8..12], [0, 0, 0, 1]);
+        assert_eq!(bytes[8..12], [0, 0, 0, 2]);
         assert_eq!(bytes[16..24], (70_014_u64).to_be_bytes());
     }
 
@@ -438,8 +501,8 @@ pub(super) mod tests {
             assert!(Record::decode(&bytes).is_err(), "byte {at}");
         }
         let mut newer = whole.clone();
-        newer[11] = 2;
-        assert_eq!(Record::decode(&newer), Err(RecordError::Version(2)));
+        newer[11] = 3;
+        assert_eq!(Record::decode(&newer), Err(RecordError::Version(3)));
         let mut more = whole;
         more.push(0);
         assert_eq!(Record::decode(&more), Err(RecordError::Length));
