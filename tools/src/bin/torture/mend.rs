@@ -121,7 +121,11 @@ impl Driver {
         if let (true, Some(lost)) = (primaries.is_empty(), given_up) {
             // As the refusal says: force the one to keep, discard the other.
             let kept = 1 - lost;
-            give(Order::Force, &self.nodes[kept], &self.world);
+            let force = match &*states[kept].disk {
+                "Outdated" => Order::ForceOutdated,
+                _ => Order::Force,
+            };
+            give(force, &self.nodes[kept], &self.world);
             give(Order::Discard, &self.nodes[lost], &self.world);
             give(Order::Connect, &self.nodes[kept], &self.world);
             return format!("{} was invalidated alone: the other is kept by force", NAMES[lost]);

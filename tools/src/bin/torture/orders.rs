@@ -17,6 +17,8 @@ pub(crate) enum Order {
     Primary,
     /// `primary --force`, of a disk that is Consistent or was never synced.
     Force,
+    /// The disk to keep is Outdated: it takes that word.
+    ForceOutdated,
     Secondary,
     Connect,
     Disconnect,
@@ -36,6 +38,7 @@ impl Order {
         match self {
             Self::Primary => &["primary", "r0"],
             Self::Force => &["primary", "--force", "r0"],
+            Self::ForceOutdated => &["primary", "--force=outdated", "r0"],
             Self::Secondary => &["secondary", "--force", "r0"],
             Self::Connect => &["connect", "r0"],
             Self::Disconnect => &["disconnect", "r0"],
