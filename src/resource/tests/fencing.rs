@@ -400,3 +400,18 @@ fn a_client_that_leaves_a_frozen_primary_leaves_nothing_behind_that_stops_the_ne
         assert_eq!(pair.nodes[0].replies[&next], Ok(None), "{back}");
     }
 }
+
+#[test]
+fn no_answer_of_a_handler_makes_a_disk_that_was_detached_the_newest() {
+    let mut pair = synced_pair();
+    fences(&mut pair, ResourceOnly);
+    pair.admin(1, Command::Detach { volume: 0, force: false }).unwrap();
+    assert_eq!(pair.write(0, 6, 60), Ok(None));
+    pair.lose_power(0);
+    pair.run(1_000);
+    pair.attach(1).unwrap();
+    let id = pair.order(1, Command::Primary { force: None });
+    pair.run(50);
+    assert!(pair.nodes[1].calls.is_empty(), "it would be promoted without the peer's writes");
+    assert_eq!(pair.nodes[1].admin.remove(&id).unwrap().unwrap_err().code, -2);
+}

@@ -2,6 +2,7 @@
 
 mod auto;
 mod between;
+mod cache;
 mod crossing;
 mod disks;
 mod ends;
@@ -15,6 +16,7 @@ pub(crate) mod pair;
 mod parting;
 mod pause;
 mod resize;
+mod rules;
 mod second_look;
 mod secret;
 mod seed;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::cache::UnderWay;
 use crate::meta::{
     BitmapState, HISTORY, JUST_CREATED, LoadedMeta, LoadedSlot, MetaOp, PeerSlot, Superblock,
 };
@@ -12,6 +13,8 @@ pub(crate) const SIZE: u64 = 64 << 20;
 #[derive(Clone, Default)]
 pub(crate) struct Disk {
     pub(crate) blocks: BTreeMap<u64, u64>,
+    /// Blocks that only the cache has, with what is below; a loss of power takes them.
+    pub(crate) cache: BTreeMap<u64, u64>,
     pub(crate) superblock: Option<Superblock>,
     pub(crate) hot: BTreeMap<u32, Vec<u64>>,
     pub(crate) pages: BTreeMap<u32, Vec<u64>>,
@@ -38,6 +41,8 @@ pub(crate) struct Node {
     /// Actions on the disk whose completion waits in `stalled`.
     pub(crate) stall: fn(&Action) -> bool,
     pub(crate) stalled: VecDeque<Event>,
+    /// What else is under way on it.
+    pub(crate) under_way: UnderWay,
     /// Writes under way on the disk: (tag, first byte, end).
     pub(crate) writing: Vec<(Tag, u64, u64)>,
     /// What it sends is kept in `air`.
@@ -124,6 +129,7 @@ impl Pair {
             full: |_| false,
             stall: |_| false,
             stalled: VecDeque::new(),
+            under_way: UnderWay::default(),
             writing: Vec::new(),
             mute: false,
             air: VecDeque::new(),
@@ -241,8 +247,12 @@ impl Pair {
         Command::Attach { volume: 0, disk }
     }
 
+    /// The host of the node is off at once: what its disk had in its cache is gone, and it comes back
+    /// under another system.
     pub(crate) fn lose_power(&mut self, n: usize) {
         self.nodes[n].power_lost = true;
+        self.nodes[n].core = None;
+        self.nodes[n].cache_is_lost();
         self.kill(n);
     }
 
@@ -252,6 +262,7 @@ impl Pair {
         self.nodes[n].done.clear();
         self.nodes[n].stalled.clear();
         self.nodes[n].writing.clear();
+        self.nodes[n].nobody_hears();
         self.nodes[n].calls.clear();
         self.cut();
     }
@@ -269,8 +280,13 @@ impl Pair {
 
     pub(crate) fn event(&mut self, n: usize, event: Event) {
         let now = self.now;
-        if let Event::DiskDone { tag, .. } = &event {
-            self.nodes[n].writing.retain(|(writing, ..)| writing != tag);
+        match &event {
+            Event::DiskDone { tag, result } => {
+                self.nodes[n].writing.retain(|(writing, ..)| writing != tag);
+                self.nodes[n].has_ended(*tag, result.is_ok());
+            }
+            Event::MetaDone { tag, result } => self.nodes[n].has_ended(*tag, result.is_ok()),
+            _ => {}
         }
         let Some(core) = self.nodes[n].core.as_mut() else { return };
         core.handle(now, event);
@@ -332,16 +348,16 @@ impl Pair {
                 let payload = (!zeroes).then(|| node.payload(length, values));
                 node.done.push_back(Event::DiskDone { tag, result: Ok(payload) });
             }
-            Action::DiskWrite { tag, offset, payload, .. } => {
+            Action::DiskWrite { tag, offset, payload, fua, .. } => {
                 let values = node.values[&payload.slot].1.clone();
                 for (i, value) in values.into_iter().enumerate() {
-                    node.disk.blocks.insert(offset / 4096 + i as u64, value);
+                    node.disk.put(offset / 4096 + i as u64, value, fua);
                 }
                 node.done.push_back(Event::DiskDone { tag, result: Ok(None) });
             }
-            Action::DiskZeroes { tag, offset, length, .. } => {
+            Action::DiskZeroes { tag, offset, length, fua, .. } => {
                 for b in offset / 4096..(offset + u64::from(length)) / 4096 {
-                    node.disk.blocks.remove(&b);
+                    node.disk.zero(b, fua);
                 }
                 node.done.push_back(Event::DiskDone { tag, result: Ok(None) });
             }
@@ -352,9 +368,11 @@ impl Pair {
                 node.done.push_back(Event::HoleFound { tag, length: found as u32 });
             }
             Action::DiskFlush { tag, .. } => {
+                node.flush_begins(tag);
                 node.done.push_back(Event::DiskDone { tag, result: Ok(None) });
             }
             Action::Meta { tag, op, .. } => {
+                node.metadata_begins(tag, &op);
                 match op {
                     MetaOp::Superblock(superblock) => {
                         let old = node.disk.superblock.as_ref();
