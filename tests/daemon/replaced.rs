@@ -126,6 +126,34 @@ fn both_daemons_are_restarted_under_load_and_clients_stay_connected() {
 }
 
 #[test]
+fn who_connects_in_the_middle_of_a_restart_waits_and_is_served() {
+    let pair = Pair::in_sync();
+    let alice = &pair.alice;
+    alice.client().write(0, &[7; 4096], 0).expect("a write");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // One after the other, so that there is one at every moment.
+        let comes = scope.spawn(|| {
+            let mut came = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let mut client = alice.client();
+                assert_eq!(client.read(0, 4096).expect("a read"), [7; 4096]);
+                client.disconnect().expect("a clean end of the client");
+                came += 1;
+            }
+            came
+        });
+        let end = Ends(&stop);
+        for _ in 0..8 {
+            restart(alice);
+            pair.wait_connected();
+        }
+        drop(end);
+        println!("{} clients came", comes.join().expect("each of them is served"));
+    });
+}
+
+#[test]
 fn a_resync_goes_on_where_it_was_when_either_node_is_restarted() {
     let slow = "disk { resync-rate 12M; c-max-rate 12M; c-min-rate 12M; }";
     let pair = Plan::new().sections(slow).filled().connected();

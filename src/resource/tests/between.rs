@@ -198,6 +198,24 @@ fn nothing_starts_on_a_resource_that_was_taken_down() {
 }
 
 #[test]
+fn what_waits_behind_the_order_that_takes_a_resource_down_is_refused() {
+    let mut pair = synced_pair();
+    pair.client_goes(true);
+    pair.admin(0, demote(0)).unwrap();
+    pair.nodes[0].stall = is_flush;
+    let down = pair.order(0, Command::Down { shutdown: false });
+    let attach = pair.attach_command(0);
+    let attach = pair.order(0, attach);
+    assert!(pair.nodes[0].admin.is_empty(), "it goes down");
+    pair.nodes[0].unstall();
+    pair.run(50);
+    assert_eq!(pair.nodes[0].admin.remove(&down), Some(Ok(String::new())));
+    let refusal = pair.nodes[0].admin.remove(&attach).expect("answered").unwrap_err();
+    assert_eq!(refusal.code, -18, "{refusal:?}");
+    assert_eq!(pair.disk(0), DiskState::Diskless, "or the shell lets go of a disk in use");
+}
+
+#[test]
 fn a_disk_that_answers_is_not_given_up_for_a_detach_that_waits_for_its_turn() {
     let mut pair = synced_pair();
     pair.order(0, demote(60_000));

@@ -370,3 +370,6 @@ fn silent(run_dir: &Path, error: &io::Error) -> Failure {
     };
     Failure::new(20, format!("tandemd does not answer on {path}: {error}\n{hint}"))
 }
+
+#[cfg(test)]
+mod tests;
