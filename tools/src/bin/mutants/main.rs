@@ -1,8 +1,10 @@
 //! Breaks one mechanism after the other on a copy of the source, and shows that the simulator or a
 //! test sees each one. What it needs is a checkout, cargo and `timeout`.
 
+mod ends;
 mod handlers;
 mod list;
+mod parts;
 mod resync;
 mod rules;
 
@@ -71,7 +73,15 @@ fn main() -> ExitCode {
 }
 
 fn all() -> impl Iterator<Item = &'static Mutant> {
-    list::MUTANTS.iter().chain(handlers::MUTANTS).chain(resync::MUTANTS).chain(rules::MUTANTS)
+    let files = [
+        list::MUTANTS,
+        handlers::MUTANTS,
+        resync::MUTANTS,
+        rules::MUTANTS,
+        parts::MUTANTS,
+        ends::MUTANTS,
+    ];
+    files.into_iter().flatten()
 }
 
 fn checkout() -> &'static Path {

@@ -1,0 +1,114 @@
+//! Mutants of parts of rules of model.md, each seen by a story of its own: mostly it takes two losses
+//! one after the other until something is missing.
+
+use super::list::{By, Mutant};
+
+/// A story for each.
+const RULES: By = By::Tests(&["--lib", "resource::tests::rules"]);
+
+pub(crate) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "flush-before-loss",
+        breaks: "R2b: a flush is answered before the loss was dealt with",
+        by: RULES,
+        file: "src/resource/data/flush.rs",
+        old: "if flush.local || flush.peers != 0 || device.loss != Loss::None || device.bumping {",
+        new: "if flush.local || flush.peers != 0 || device.bumping {",
+    },
+    Mutant {
+        name: "stays-unsaid",
+        breaks: "R3b: who stays when the other one leaves does not say that it survived",
+        by: RULES,
+        file: "src/resource/peer/leave.rs",
+        old: "                Mark::Survived => backing.flags(DeviceFlags::SURVIVED, 0),",
+        new: "                Mark::Survived => {}",
+    },
+    Mutant {
+        name: "leaver-old-early",
+        breaks: "R3b: who leaves is Outdated before the Primary has answered",
+        by: RULES,
+        file: "src/resource/peer/leave.rs",
+        old: "                if first && !marked {\n                    return self.mark(c, Mark::Survived);",
+        new: "                if !marked {\n                    return self.mark(c, if first { Mark::Survived } else { Mark::Outdated });",
+    },
+    Mutant {
+        name: "flush-before-uuid",
+        breaks: "R4: a flush, and with it a demotion, does not wait for a new UUID that is being written",
+        by: By::Tests(&["--lib", "resource::tests::crossing"]),
+        file: "src/resource/data/flush.rs",
+        old: "if flush.local || flush.peers != 0 || device.loss != Loss::None || device.bumping {",
+        new: "if flush.local || flush.peers != 0 || device.loss != Loss::None {",
+    },
+    Mutant {
+        name: "opened-early",
+        breaks: "R5: Opened is said before SURVIVED is durably gone",
+        by: RULES,
+        file: "src/resource/peer/session.rs",
+        old: "        self.save_superblock(volume, Then::OpenSaved { c, socket });",
+        new: "        let _ = socket;\n        self.save_superblock(volume, Then::Log);\n        self.opened(c, volume);",
+    },
+    Mutant {
+        name: "crash-outlives-session",
+        breaks: "R5: a session opens and the crash of a former Primary still counts",
+        by: RULES,
+        file: "src/resource/peer/session.rs",
+        old: "            backing.mark_role(role);\n            backing.crashed = false;\n            if !primary {\n                backing.flags(0, DeviceFlags::PRIMARY_IND);\n            }\n            let slot",
+        new: "            backing.mark_role(role);\n            let _ = primary;\n            let slot",
+    },
+    Mutant {
+        name: "adopted-early",
+        breaks: "R7: Adopted is said before the target is durably Inconsistent",
+        by: RULES,
+        file: "src/resource/peer/session.rs",
+        old: "        self.save_superblock(volume, Then::AdoptSaved { c, socket });",
+        new: "        let _ = socket;\n        self.save_superblock(volume, Then::Log);\n        self.adopted(c, volume);",
+    },
+    Mutant {
+        name: "source-unflushed",
+        breaks: "R9: a source does not flush before it sends",
+        by: RULES,
+        file: "src/resource/peer/session.rs",
+        old: "                self.flush_disk(volume, Then::SourceFlushed { c, socket });",
+        new: "                let _ = socket;\n                self.source_flushed(c, volume);",
+    },
+    Mutant {
+        name: "attach-unflushed",
+        breaks: "R12: an attach does not flush what the process before has left in the cache",
+        by: RULES,
+        file: "src/resource/orders/attach.rs",
+        old: "        self.flush_disk(volume, Then::AttachFlushed { id });",
+        new: "        self.attach_flushed(volume, id);",
+    },
+    Mutant {
+        name: "force-remembers",
+        breaks: "R13: the generation that a disk had before it was forced is in its history",
+        by: RULES,
+        file: "src/resource/orders/promote.rs",
+        old: "        superblock.current_uuid = uuid;\n        superblock.generation_time = wall;",
+        new: "        let old = superblock.current_uuid;\n        superblock.remember(old);\n        superblock.current_uuid = uuid;\n        superblock.generation_time = wall;",
+    },
+    Mutant {
+        name: "ack-before-number",
+        breaks: "R14: a write is acknowledged before the number that came with it is durable",
+        by: RULES,
+        file: "src/resource/data/peer_io.rs",
+        old: "(durable < write.number && !write.failed && disk)",
+        new: "(durable < write.number && !write.failed && disk && self.suspended)",
+    },
+    Mutant {
+        name: "stand-in-unflushed",
+        breaks: "R15: the disk that stands in begins its generation without a flush",
+        by: RULES,
+        file: "src/resource/peer/loss.rs",
+        old: "        self.flush_disk(volume, Then::PeerUuidFlushed { c, socket, uuid });",
+        new: "        let _ = socket;\n        self.peer_uuid_flushed(c, volume, uuid);",
+    },
+    Mutant {
+        name: "detached-not-old",
+        breaks: "R15: a disk that is detached while the peer's goes on is not Outdated",
+        by: RULES,
+        file: "src/resource/orders/attach.rs",
+        old: "                && !backing.is_just_created()\n            {\n                backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);",
+        new: "                && !backing.is_just_created()\n            {\n                backing.flags(0, DeviceFlags::SURVIVED);",
+    },
+];
