@@ -1,4 +1,5 @@
-//! Two resources on perfect disks and a perfect network, for the stories beside this file.
+//! Two resources on disks that do what a story says (`cache`: and lose what is not durable with the
+//! power), and a perfect network, for the stories beside this file.
 
 use std::collections::{BTreeMap, VecDeque};
 

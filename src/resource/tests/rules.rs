@@ -154,12 +154,9 @@ fn a_crash_as_primary_is_forgotten_when_the_next_session_opens() {
     pair.up(0);
     pair.synced();
     pair.primary(1, false);
-    // Both lose power; node 0 has a hot extent from somewhere.
+    // Both lose power. An extent of node 0 is hot: its log was about to say that it is cold.
     pair.lose_power(0);
     pair.lose_power(1);
-    for n in 0..2 {
-        pair.nodes[n].disk.superblock.as_mut().unwrap().flags &= !DeviceFlags::SURVIVED;
-    }
     let mut words = vec![0; 61];
     words[0] = 1;
     words[60] = pair.nodes[0].disk.superblock.as_ref().unwrap().number;
