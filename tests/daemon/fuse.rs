@@ -37,7 +37,7 @@ impl Drop for Attached<'_> {
 }
 
 /// Whether this machine can do it; if not, it says so.
-fn is_possible(test: &str) -> bool {
+pub(crate) fn is_possible(test: &str) -> bool {
     let lacks = |path: &&str| File::options().read(true).write(true).open(path).err();
     let missing = ["/dev/fuse", "/dev/loop-control"]
         .into_iter()

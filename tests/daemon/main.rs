@@ -19,6 +19,7 @@ mod programs;
 
 mod adjust;
 mod administrators;
+mod attach_agent;
 mod attached;
 mod clients;
 mod clones;

@@ -60,7 +60,7 @@ struct Agent {
     cluster: tempfile::TempDir,
 }
 
-fn of_the_tree(name: &str) -> PathBuf {
+pub(crate) fn of_the_tree(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/ocf").join(name)
 }
 

@@ -1,0 +1,325 @@
+//! The OCF agent ocf:tandem:attach: over FUSE on this machine, and with the kernel's driver in a guest.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::drbd_agent::file_of;
+use crate::fuse::is_possible;
+use crate::guest::{ADDRESSES, Guest, NBD_PORT, pair_for_guests, stage};
+use crate::namespace::skip;
+use crate::own_agent::of_the_tree;
+use crate::pair::{Node, Pair, Said, run, text};
+use crate::wait::until;
+
+const NOT_RUNNING: i32 = 7;
+const DEGRADED: i32 = 190;
+
+type Parameters<'a> = &'a [(&'a str, &'a str)];
+const FUSE: Parameters = &[("fuse", "true")];
+
+struct Agent {
+    /// Where `lib/heartbeat/ocf-shellfuncs` is.
+    root: PathBuf,
+    tools: tempfile::TempDir,
+}
+
+impl Agent {
+    fn new() -> Result<Self, String> {
+        let functions = file_of("resource-agents", "usr/lib/ocf/lib/heartbeat/ocf-shellfuncs");
+        let functions = functions.ok_or("ocf-shellfuncs: the package resource-agents")?;
+        let tools = tempfile::tempdir().expect("a folder");
+        let tandemadm = tools.path().join("tandemadm");
+        symlink(env!("CARGO_BIN_EXE_tandemadm"), tandemadm).expect("a link");
+        Ok(Self { root: functions.ancestors().nth(3).expect("a folder").to_owned(), tools })
+    }
+
+    /// Runs one action as the cluster does.
+    fn run(&self, node: &Node, action: &str, parameters: Parameters) -> Said {
+        let mut command = Command::new("env");
+        command.env_remove("TANDEM_SERVERS").args([
+            &format!("PATH={}:/usr/sbin:/usr/bin:/sbin:/bin", text(self.tools.path())),
+            &format!("OCF_ROOT={}", self.root.display()),
+            &format!("OCF_RESKEY_config={}", node.config.display()),
+            &format!("OCF_RESKEY_run_dir={}", node.run_dir.display()),
+            &format!("OCF_RESKEY_node={}", node.name),
+        ]);
+        command.args(["HA_LOGD=no", "HA_debug=0", "OCF_RESOURCE_INSTANCE=attach"]);
+        command.args(["OCF_RESKEY_volume=r0", "OCF_RESKEY_CRM_meta_interval=5000"]);
+        command.arg("OCF_RESKEY_CRM_meta_timeout=20000");
+        for (name, value) in parameters {
+            let prefix = if name.starts_with("OCF_") { "" } else { "OCF_RESKEY_" };
+            command.arg(format!("{prefix}{name}={value}"));
+        }
+        run(command.args(["timeout", "100"]).arg(of_the_tree("attach")).arg(action))
+    }
+
+    #[track_caller]
+    fn is(&self, node: &Node, action: &str, parameters: Parameters, code: i32) -> Said {
+        let said = self.run(node, action, parameters);
+        assert_eq!(said.code, code, "{} {action} {parameters:?}: {said:?}", node.name);
+        said
+    }
+
+    /// It is refused, and this is what the cluster is told of why.
+    #[track_caller]
+    fn refuses(&self, node: &Node, action: &str, parameters: Parameters, code: i32, why: &str) {
+        let said = self.is(node, action, parameters, code);
+        let reason = |line: &str| line.starts_with("ocf-exit-reason:") && line.contains(why);
+        assert!(said.stderr.lines().any(reason), "{} {action}: {said:?}", node.name);
+    }
+}
+
+/// With these parameters more.
+fn and<'a>(some: Parameters<'a>, more: Parameters<'a>) -> Vec<(&'a str, &'a str)> {
+    [some, more].concat()
+}
+
+fn device_of(node: &Node) -> Option<PathBuf> {
+    fs::read_link(node.run_dir.join("dev/r0-0")).ok()
+}
+
+/// Writes some blocks, past every cache of this machine if `is_flushed`.
+fn write(device: &Path, byte: u8, is_flushed: bool) {
+    let mut file = OpenOptions::new().write(true).open(device).expect("a device");
+    file.write_all(&[byte; 1 << 16]).expect("written");
+    if is_flushed {
+        file.sync_all().expect("flushed");
+    }
+}
+
+/// Detaches whatever is left when the test fails.
+struct Remains<'a>(&'a Pair);
+
+impl Drop for Remains<'_> {
+    fn drop(&mut self) {
+        if self.0.alice.runs() {
+            self.0.alice.wake();
+        }
+        let _ = self.0.alice.adm(&["device", "detach", "--force", "r0"]);
+    }
+}
+
+#[test]
+fn what_an_agent_reads_stands_in_its_meta_data() {
+    for name in ["attach", "tandem"] {
+        let script = fs::read_to_string(of_the_tree(name)).expect("an agent");
+        let mut read = Vec::new();
+        for rest in script.split("OCF_RESKEY_").skip(1) {
+            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            read.push(&rest[..end.expect("more follows")]);
+        }
+        read.retain(|parameter| !parameter.starts_with("CRM_meta_"));
+        read.sort_unstable();
+        read.dedup();
+        let mut told: Vec<&str> = script
+            .split("<parameter name=\"")
+            .skip(1)
+            .map(|rest| rest.split('"').next().expect("a name"))
+            .collect();
+        told.sort_unstable();
+        assert_eq!(read, told, "ocf:tandem:{name}");
+        // A default in the text is the one in the code.
+        for parameter in script.split("<parameter name=\"").skip(1) {
+            let name = parameter.split('"').next().expect("a name");
+            let until_end = parameter.split("</parameter>").next().expect("an end");
+            let Some(default) = until_end.split("default=\"").nth(1) else { continue };
+            let default = default.split('"').next().expect("an end");
+            let used = format!("{{OCF_RESKEY_{name}:-{default}}}");
+            assert!(script.contains(&used), "{name}: {used} is not in the agent");
+        }
+    }
+}
+
+#[test]
+fn a_volume_is_attached_over_fuse_by_the_agent_and_stopped_is_a_fact() {
+    const TEST: &str = "a_volume_is_attached_over_fuse_by_the_agent_and_stopped_is_a_fact";
+    if !is_possible(TEST) {
+        return;
+    }
+    let agent = match Agent::new() {
+        Ok(agent) => agent,
+        Err(why) => return skip(TEST, &why),
+    };
+    let pair = Pair::in_sync();
+    let alice = &pair.alice;
+    let remains = Remains(&pair);
+
+    // What cannot be is refused, and says why.
+    for (parameters, code, why) in [
+        (&[("volume", "")][..], 6, "the parameter volume is missing"),
+        (&[("volume", "r0:bob")], 6, "has to be r0 or r0/1"),
+        (&[("link", "here")], 6, "an absolute path"),
+        (&[("fuse", "true"), ("device", "/dev/nbd0")], 6, "cannot be used with"),
+        (&[("fuse", "true"), ("connections", "2")], 6, "cannot be used with"),
+        (&[("timeout", "0")], 6, "1..=3600"),
+        (&[("fuse", "true"), ("volume", "r7")], 1, "r7"),
+    ] {
+        agent.refuses(alice, "start", parameters, code, why);
+    }
+    agent.refuses(&pair.bob, "start", FUSE, 1, "alice is Primary");
+    agent.is(alice, "promote", FUSE, 3);
+    agent.is(alice, "validate-all", FUSE, 0);
+    agent.is(alice, "monitor", FUSE, NOT_RUNNING);
+    agent.is(alice, "stop", FUSE, 0);
+
+    // The cycle, each twice.
+    for _ in 0..2 {
+        agent.is(alice, "start", FUSE, 0);
+        agent.is(alice, "monitor", FUSE, 0);
+    }
+    agent.is(alice, "monitor", &and(FUSE, &[("CRM_meta_interval", "0")]), 0);
+    agent.is(alice, "monitor", &and(FUSE, &[("OCF_CHECK_LEVEL", "10")]), 0);
+    let device = device_of(alice).expect("a link");
+    assert!(text(&device).starts_with("/dev/loop"), "{device:?}");
+    // The link that is gone comes back; another file is not overwritten.
+    let link = alice.run_dir.join("dev/r0-0");
+    fs::remove_file(&link).expect("it is there");
+    agent.is(alice, "monitor", FUSE, 0);
+    assert_eq!(device_of(alice).as_ref(), Some(&device));
+    fs::remove_file(&link).expect("it is there");
+    fs::write(&link, "mine").expect("a file");
+    agent.refuses(alice, "monitor", FUSE, 1, "no symbolic link");
+    fs::remove_file(&link).expect("it is there");
+
+    // What is attached in another way, or from others, is another's: refused, and left alone.
+    let other = format!("unix:{}", pair.bob.run_dir.join("nbd.sock").display());
+    let others = [("fuse", "true"), ("servers", other.as_str())];
+    for (parameters, why) in [(&[][..], "over a file of FUSE"), (&others, "none of the servers")] {
+        agent.refuses(alice, "start", parameters, 1, why);
+        agent.refuses(alice, "monitor", parameters, NOT_RUNNING, why);
+        agent.is(alice, "stop", parameters, 0);
+    }
+    // From this one among others it is ours.
+    let own = format!("{other},unix:{}", alice.run_dir.join("nbd.sock").display());
+    let both = [("fuse", "true"), ("servers", own.as_str())];
+    agent.is(alice, "start", &both, 0);
+    agent.is(alice, "monitor", &both, 0);
+
+    // Stopped, it is flushed, gone, and on both disks.
+    write(&device, 0x11, false);
+    agent.is(alice, "stop", FUSE, 0);
+    assert_eq!(device_of(alice), None);
+    agent.is(alice, "monitor", FUSE, NOT_RUNNING);
+    agent.is(alice, "stop", FUSE, 0);
+    assert_eq!(pair.bob.read_disk(1 << 16), [0x11; 1 << 16]);
+
+    // Somebody has it open, and stays: by force its I/O fails, but it is not stopped.
+    agent.is(alice, "start", FUSE, 0);
+    let device = device_of(alice).expect("a link");
+    let held = File::open(&device).expect("a device");
+    let short = and(FUSE, &[("client_wait", "0"), ("CRM_meta_timeout", "4000")]);
+    agent.refuses(alice, "stop", &short, 1, "still in use");
+    agent.refuses(alice, "monitor", FUSE, 1, "all of its I/O fails");
+    drop(held);
+    agent.is(alice, "stop", FUSE, 0);
+
+    // Who serves it is killed: a failure, and the next start is a new device.
+    agent.is(alice, "start", FUSE, 0);
+    let guard = fs::read_to_string(alice.run_dir.join("fuse-r0-0.guard")).expect("a guard");
+    run(Command::new("kill").args(["-KILL", guard.trim()]));
+    until("it is seen", || (agent.run(alice, "monitor", FUSE).code == 1).then_some(()));
+    agent.is(alice, "start", FUSE, 0);
+    agent.is(alice, "monitor", FUSE, 0);
+
+    // Its server is gone, and a write is under way: degraded, and the stop ends in time.
+    let device = device_of(alice).expect("a link");
+    alice.ok(&["secondary", "--force=yes", "r0"]);
+    let degraded = and(FUSE, &[("degraded", "true")]);
+    until("it is seen", || {
+        let said = agent.run(alice, "monitor", &degraded);
+        (said.code == DEGRADED && said.stderr.contains("I/O waits")).then_some(())
+    });
+    agent.is(alice, "monitor", FUSE, 0);
+    let waits = std::thread::spawn({
+        let device = device.clone();
+        move || {
+            let mut file = OpenOptions::new().write(true).open(device).expect("a device");
+            file.write_all(&[0x22; 1 << 16]).expect("into memory");
+            file.sync_all().is_err()
+        }
+    });
+    until("the device is open", || {
+        let name = device.file_name()?.to_str()?.to_owned();
+        let flight = fs::read_to_string(format!("/sys/block/{name}/inflight")).ok()?;
+        flight.split_whitespace().any(|count| count != "0").then_some(())
+    });
+    let begun = Instant::now();
+    agent.is(alice, "stop", FUSE, 0);
+    assert!(begun.elapsed() < Duration::from_secs(16), "{:?}", begun.elapsed());
+    assert!(waits.join().expect("it ends"), "a flush that reached nobody went well");
+    let status = alice.ok(&["device", "status"]);
+    assert_eq!(status, "# Nothing is attached.\n");
+
+    // Its time is up before anything is attached. After a stop nothing comes of it any more.
+    alice.ok(&["primary", "r0"]);
+    alice.freeze();
+    let short = and(FUSE, &[("CRM_meta_timeout", "3000")]);
+    agent.refuses(alice, "start", &short, 1, "no answer in time");
+    let said = agent.is(alice, "stop", FUSE, 0);
+    assert!(said.stderr.contains("was about to attach r0/0"), "{said:?}");
+    alice.wake();
+    agent.is(alice, "monitor", FUSE, NOT_RUNNING);
+    agent.is(alice, "start", FUSE, 0);
+    agent.is(alice, "stop", FUSE, 0);
+    drop(remains);
+}
+
+#[test]
+fn a_volume_is_attached_by_the_kernels_driver_and_the_agent() {
+    const TEST: &str = "a_volume_is_attached_by_the_kernels_driver_and_the_agent";
+    let (agent, namespace) = match Agent::new().and_then(|agent| Ok((agent, stage()?))) {
+        Ok(both) => both,
+        Err(why) => return skip(TEST, &why),
+    };
+    let pair = pair_for_guests(&namespace);
+    let mut guest = Guest::boot(&pair.dir.path().join("guest"), &namespace);
+    let [alice, bob] = ADDRESSES.map(|address| format!("{address}:{NBD_PORT}"));
+    let servers = format!("servers={alice},{bob}");
+    guest.ok(&format!("agent_is {}", agent.root.display()));
+    let mut is = |guest: &mut Guest, order: &str, code: i32, words: &str| {
+        let status = guest.step(&format!("agent {order}"));
+        let said = guest.read("said");
+        assert!(status == code && said.contains(words), "guest# {order}\n{status}: {said}");
+    };
+    let both = format!("{servers} degraded=true");
+
+    // A third host: it finds the Primary, and keeps its device when the guard is killed.
+    is(&mut guest, &format!("monitor {both}"), NOT_RUNNING, "");
+    is(&mut guest, &format!("start {both} device=/dev/nbd7"), 1, "is not attached");
+    is(&mut guest, &format!("start {both}"), 0, "");
+    is(&mut guest, &format!("monitor {both}"), 0, "");
+    is(&mut guest, &format!("monitor {both} OCF_CHECK_LEVEL=10"), 0, "");
+    is(&mut guest, &format!("start {both}"), 0, "");
+    is(&mut guest, &format!("start servers={bob}"), 1, "which is none of the servers");
+    is(&mut guest, "start fuse=true", 1, "by the kernel's driver");
+    is(&mut guest, &format!("start {both} device=/dev/nbd3"), 1, "as /dev/nbd0 and not as");
+    is(&mut guest, &format!("stop servers={bob}"), 0, "");
+    is(&mut guest, &format!("monitor {both}"), 0, "");
+    guest.ok("guard_killed");
+    is(&mut guest, &format!("monitor {both} CRM_meta_interval=0"), 0, "");
+    is(&mut guest, &format!("monitor {both}"), 0, "the guard of /dev/nbd0 was gone");
+    guest.ok("device status");
+    assert!(guest.read("said").contains("guard: process"), "{}", guest.read("said"));
+    // Who would replace the server is gone, and cannot be started: degraded.
+    guest.ok("guard_killed");
+    is(&mut guest, &format!("monitor {both} block_size=7"), DEGRADED, "has no guard");
+    is(&mut guest, &format!("monitor {both}"), 0, "");
+
+    // Mounted, it is not stopped; unmounted, it is. What is attached from elsewhere stays.
+    guest.ok("format");
+    guest.ok("mounted");
+    is(&mut guest, &format!("stop {both} client_wait=0 CRM_meta_timeout=4000"), 1, "mounted on");
+    guest.step("unmounted");
+    is(&mut guest, &format!("stop {both}"), 0, "");
+    is(&mut guest, &format!("monitor {both}"), NOT_RUNNING, "");
+    guest.ok(&format!("attach {} {NBD_PORT} r0", ADDRESSES[0]));
+    is(&mut guest, &format!("start {both} device=/dev/nbd0"), 1, "attached already, by ");
+    is(&mut guest, &format!("stop {both} device=/dev/nbd0"), 0, "");
+    guest.ok("check");
+    guest.ok("detach");
+    guest.end();
+}
