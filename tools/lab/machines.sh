@@ -11,8 +11,11 @@
 self=${self:?}
 # Short: the paths of Unix sockets are.
 lab=${TANDEM_CLUSTER:-/var/tmp/tandem-cluster}
+# Who has a copy; and who is a member of the cluster: with a third one, that votes only.
 nodes=(alice bob)
-declare -A number=([alice]=1 [bob]=2 [client]=100)
+members=(alice bob)
+declare -A number=([alice]=1 [bob]=2 [carol]=3 [client]=100)
+has_copy() { [[ " ${nodes[*]} " == *" $1 "* ]]; }
 
 # The first process of a machine, as this host sees it; fails where the machine is off.
 first_process() {
@@ -62,7 +65,8 @@ boot() { # MACHINE
         on "$name" ip addr add "10.7$((7 + link)).0.${number[$name]}/24" dev "eth$link"
         on "$name" ip link set "eth$link" up
     done
-    [[ $name == client ]] || supervise "$name"
+    ! has_copy "$name" || supervise "$name"
+    [[ $name == client ]] || on_boot "$name"
 }
 
 # The first process of a machine, in its namespaces.
@@ -99,7 +103,7 @@ supervise() { # NODE
     # shellcheck disable=SC2016
     on "$1" bash -c 'setsid bash -c "$1" supervise "$2" </dev/null >/dev/null 2>&1 &' start \
         'while :; do
-            tandemd --state-dir "$1" 2>>/var/log/tandemd
+            tandemd --state-dir "$1" --metrics-listen 0.0.0.0:9942 --metrics-insecure 2>>/var/log/tandemd
             [[ $? -ne 0 ]] || break
             sleep 1
         done' "$lab/$1/state"
@@ -121,11 +125,17 @@ start() {
 }
 
 power_off() { # MACHINE
-    local pid
+    local pid loops loop
     pid=$(first_process "$1") || return 0
+    # Loop devices are this host's, and would stay behind.
+    loops=$(grep -sho '"loop_device":"/dev/loop[0-9]*"' "/proc/$pid/root/run/tandem/"fuse-*.device || true)
     kill -KILL "$pid"
     while [[ -d /proc/$pid ]]; do sleep 0.005; done
     rm -f "$lab/$1/pid"
+    for loop in $loops; do
+        loop=${loop%\"}
+        losetup -d "${loop##*\"}" 2>/dev/null || true
+    done
 }
 
 # each_process NODE PATTERN SIGNAL: to every process of a machine but its first whose name matches.
@@ -148,8 +158,8 @@ power() {
     echo "$(date +%T.%N) $action $machine" >>"$lab/power.log"
     case $action:$machine in
     monitor:*) echo ok ;;
-    list:*) printf '%s,%s\n' alice alice bob bob ;;
-    *:alice | *:bob)
+    list:*) printf '%s,%s\n' alice alice bob bob carol carol ;;
+    *:alice | *:bob | *:carol)
         case $action in
         status) first_process "$machine" >/dev/null && echo on || echo off ;;
         off | reboot)
@@ -181,11 +191,12 @@ corosync_conf() {
     local name
     printf '%s\n' 'totem {' 'version: 2' 'cluster_name: tandem' 'transport: knet' 'token: 1000' \
         'crypto_cipher: none' 'crypto_hash: none' '}' 'nodelist {'
-    for name in "${nodes[@]}"; do
+    for name in "${members[@]}"; do
         printf '%s\n' 'node {' "name: $name" "nodeid: ${number[$name]}" \
             "ring0_addr: 10.77.0.${number[$name]}" '}'
     done
-    printf '%s\n' '}' 'quorum {' 'provider: corosync_votequorum' 'two_node: 1' '}' \
+    printf '%s\n' '}' 'quorum {' 'provider: corosync_votequorum' \
+        "two_node: $((${#members[@]} == 2))" "wait_for_all: $((${#members[@]} == 2))" '}' \
         'logging {' 'to_logfile: yes' 'logfile: /var/log/cluster/corosync.log' 'to_syslog: no' \
         'timestamp: hires' '}' 'system {' 'sched_rr: no' 'move_to_root_cgroup: no' '}'
 }
@@ -203,7 +214,7 @@ XML
 hosts() {
     local name
     echo "127.0.0.1 localhost"
-    for name in "${nodes[@]}" client; do
+    for name in "${members[@]}" client; do
         echo "10.77.0.${number[$name]} $name"
     done
 }
@@ -215,20 +226,20 @@ furnish() { # MACHINE
         "$folder"/pacemaker/{cib,pengine,cores,blackbox}
     echo "$1" >"$folder/etc/hostname"
     hosts >"$folder/etc/hosts"
-    resource >"$folder/etc/drbd.conf"
+    ! has_copy "$1" || resource >"$folder/etc/drbd.conf"
     corosync_conf >"$folder/etc/corosync/corosync.conf"
     seed_cib >"$folder/pacemaker/cib/cib.xml"
     chmod 600 "$folder/pacemaker/cib/cib.xml"
     chown -R hacluster:haclient "$folder/pacemaker" "$folder/log/pacemaker"
 }
 
-online() { [[ $(on "$1" crm_mon -1 2>/dev/null) == *"Online: [ alice bob ]"* ]]; }
+online() { [[ $(on "$1" crm_mon -1 2>/dev/null) == *"Online: [ ${members[*]} ]"* ]]; }
 
 # Switch, power switch and machines, in a cluster without resources.
 lab_up() {
     local name link
     mkdir -p "$lab"
-    for name in "${nodes[@]}" client; do
+    for name in "${members[@]}" client; do
         furnish "$name"
     done
     setsid unshare --net sleep infinity </dev/null >/dev/null 2>&1 &
@@ -239,7 +250,7 @@ lab_up() {
         switch ip link set "br$link" up
     done
     power_switch
-    for name in "${nodes[@]}" client; do
+    for name in "${members[@]}" client; do
         boot "$name"
     done
 }
@@ -253,7 +264,7 @@ lab_down() {
         [[ ! -s $lab/$pid.pid ]] || kill "$(cat "$lab/$pid.pid")" 2>/dev/null || true
         rm -f "$lab/$pid.pid"
     done
-    for name in "${nodes[@]}" client; do
+    for name in alice bob carol client; do
         power_off "$name"
     done
 }
