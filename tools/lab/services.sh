@@ -102,7 +102,7 @@ iscsi_on_boot() {
 }
 iscsi_resources() {
     volume_resource
-    echo "primitive target ocf:heartbeat:iSCSITarget params implementation=tgt iqn=$iqn tid=1" \
+    echo "primitive target ocf:heartbeat:iSCSITarget params implementation=tgt iqn=$iqn tid=1 allowed_initiators=ALL" \
         "op start timeout=20s interval=0 op stop timeout=30s interval=0 op monitor interval=10s timeout=20s"
     echo "primitive lun ocf:heartbeat:iSCSILogicalUnit params implementation=tgt target_iqn=$iqn lun=1 path=$device" \
         "op start timeout=20s interval=0 op stop timeout=30s interval=0 op monitor interval=10s timeout=20s"
