@@ -79,7 +79,7 @@ fn and<'a>(some: Parameters<'a>, more: Parameters<'a>) -> Vec<(&'a str, &'a str)
 }
 
 fn device_of(node: &Node) -> Option<PathBuf> {
-    fs::read_link(node.run_dir.join("dev/r0-0")).ok()
+    fs::read_link(node.run_dir.join("attached/r0-0")).ok()
 }
 
 /// Writes some blocks, past every cache of this machine if `is_flushed`.
@@ -176,7 +176,7 @@ fn a_volume_is_attached_over_fuse_by_the_agent_and_stopped_is_a_fact() {
     let device = device_of(alice).expect("a link");
     assert!(text(&device).starts_with("/dev/loop"), "{device:?}");
     // The link that is gone comes back; another file is not overwritten.
-    let link = alice.run_dir.join("dev/r0-0");
+    let link = alice.run_dir.join("attached/r0-0");
     fs::remove_file(&link).expect("it is there");
     agent.is(alice, "monitor", FUSE, 0);
     assert_eq!(device_of(alice).as_ref(), Some(&device));
