@@ -38,6 +38,14 @@ fn serve(dir: &Path, daemons: &'static [&'static [Does]]) -> JoinHandle<Vec<Vec<
     spawn(move || daemons.iter().map(serve).collect())
 }
 
+/// What they were sent, when nobody asks any more: who waits for a connection gets an empty one.
+fn ended(dir: &Path, daemons: JoinHandle<Vec<Vec<String>>>) -> Vec<Vec<String>> {
+    while !daemons.is_finished() {
+        drop(UnixStream::connect(dir.join("control.sock")));
+    }
+    daemons.join().unwrap()
+}
+
 /// How many requests each of them was sent.
 fn counts(heard: &[Vec<String>]) -> Vec<usize> {
     heard.iter().map(Vec::len).collect()
@@ -52,7 +60,7 @@ fn a_question_that_a_restart_has_cut_off_is_asked_once_more() {
         assert_eq!(client.running("r0").map_err(|failure| failure.text), Ok(None));
     }
     drop(client);
-    assert_eq!(counts(&daemons.join().unwrap()), [1, 2, 1]);
+    assert_eq!(counts(&ended(dir.path(), daemons)), [1, 2, 1]);
 }
 
 #[test]
@@ -62,8 +70,7 @@ fn a_question_that_nobody_answers_is_not_asked_for_ever() {
     let mut client = Client::connect(dir.path(), PATIENCE).unwrap();
     assert_eq!(client.running("r0").unwrap_err().exit_code, 20);
     drop(client);
-    drop(UnixStream::connect(dir.path().join("control.sock")).unwrap());
-    assert_eq!(counts(&daemons.join().unwrap()), [1, 1, 0]);
+    assert_eq!(counts(&ended(dir.path(), daemons)), [1, 1, 0]);
 }
 
 #[test]
@@ -75,8 +82,7 @@ fn an_order_is_given_once_and_to_a_daemon_that_has_answered() {
     let failure = client.command("r0", Command::SuspendIo { suspend: true }).unwrap_err();
     assert_eq!(failure.exit_code, 20);
     drop(client);
-    drop(UnixStream::connect(dir.path().join("control.sock")).unwrap());
-    let heard = daemons.join().unwrap();
+    let heard = ended(dir.path(), daemons);
     assert!(heard[1][1].contains("suspend"), "{heard:?}");
     assert_eq!(counts(&heard), [1, 2, 0]);
 }
@@ -92,5 +98,6 @@ fn a_daemon_that_is_replaced_is_watched_on_and_one_that_never_answers_is_not() {
         assert!(matches!(next, Ok(Some(Response::Complete))), "{next:?}");
     }
     assert_eq!(client.next(None).unwrap_err().exit_code, 20);
-    assert_eq!(counts(&daemons.join().unwrap()), [2, 1, 1]);
+    drop(client);
+    assert_eq!(counts(&ended(dir.path(), daemons)), [2, 1, 1]);
 }
