@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::pair::{Disk, Node};
+use super::pair::{Disk, Node, Pair};
 use crate::meta::{MetaOp, Superblock};
 use crate::resource::Tag;
 
@@ -24,6 +24,17 @@ pub(crate) struct UnderWay {
     /// Flushes, with the blocks that they cover, as they were.
     flushes: Vec<(Tag, BTreeMap<u64, u64>)>,
     metadata: Vec<(Tag, Before)>,
+}
+
+impl Pair {
+    /// The host of the node is off at once: what its disk had in its cache is gone, and it comes back
+    /// under another system.
+    pub(crate) fn lose_power(&mut self, n: usize) {
+        self.nodes[n].power_lost = true;
+        self.nodes[n].core = None;
+        self.nodes[n].cache_is_lost();
+        self.kill(n);
+    }
 }
 
 impl Disk {
@@ -94,7 +105,7 @@ impl Node {
     }
 
     /// The power is gone, and with it all that was not durable.
-    pub(super) fn cache_is_lost(&mut self) {
+    fn cache_is_lost(&mut self) {
         let disk = &mut self.disk;
         for (_, before) in self.under_way.metadata.drain(..).rev() {
             match before {

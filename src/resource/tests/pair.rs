@@ -248,15 +248,6 @@ impl Pair {
         Command::Attach { volume: 0, disk }
     }
 
-    /// The host of the node is off at once: what its disk had in its cache is gone, and it comes back
-    /// under another system.
-    pub(crate) fn lose_power(&mut self, n: usize) {
-        self.nodes[n].power_lost = true;
-        self.nodes[n].core = None;
-        self.nodes[n].cache_is_lost();
-        self.kill(n);
-    }
-
     /// The process ends, and nothing else.
     pub(crate) fn kill(&mut self, n: usize) {
         self.nodes[n].core = None;

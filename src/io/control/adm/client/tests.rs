@@ -1,3 +1,5 @@
+//! Connections of tandemadm that end because the daemon is replaced.
+
 use std::net::Shutdown;
 use std::os::unix::net::UnixListener;
 use std::thread::{JoinHandle, spawn};
