@@ -7,7 +7,7 @@
 //! - An answer goes only to the session that asked.
 //! - While the peer has no disk, its writes set bits here and go through the own activity log (R15).
 
-use crate::resource::disk::bitmap::Bitmap;
+use crate::resource::ids::blocks_of;
 use crate::resource::peer::connection::{PeerWrite, Sent, SentKind, Stage};
 use crate::resource::{
     Action, DiskError, DiskState, Payload, Pending, ReplicationState, Resource, Role, SocketId,
@@ -263,7 +263,7 @@ impl Resource {
             return self.refuse_peer_write(key);
         }
         let (c, volume) = (write.connection, write.volume);
-        let (first, count) = Bitmap::bits_of(write.offset, u64::from(write.length));
+        let (first, count) = blocks_of(write.offset, u64::from(write.length));
         self.peer_device(c, volume).bitmap.set(first, count);
         self.start_peer_write(key);
     }
@@ -318,7 +318,7 @@ impl Resource {
         write.failed = !ok;
         let payload = write.payload.take();
         let (c, volume) = (write.connection, write.volume);
-        let (first, count) = Bitmap::bits_of(write.offset, u64::from(write.length));
+        let (first, count) = blocks_of(write.offset, u64::from(write.length));
         self.starves_no_more(volume, key | PEER_WRITE, ok);
         self.release(payload);
         if ok {

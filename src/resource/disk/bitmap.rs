@@ -19,7 +19,6 @@
 use std::fmt;
 
 use crate::meta::{BitmapPage, PAGE_BITS, PAGE_WORDS};
-use crate::resource::BLOCK_SIZE;
 
 /// Runs handed out for resync never cross a multiple of so many blocks (1 MiB).
 const RUN_ALIGN_BLOCKS: u64 = 256;
@@ -70,11 +69,6 @@ impl Bitmap {
             changed: vec![0; pages.div_ceil(64)],
             losses: false,
         }
-    }
-
-    /// The bits of a range of bytes: the first one, and how many.
-    pub(crate) fn bits_of(offset: u64, length: u64) -> (u64, u64) {
-        (offset / BLOCK_SIZE, length / BLOCK_SIZE)
     }
 
     /// How many blocks it covers.

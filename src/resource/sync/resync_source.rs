@@ -7,7 +7,7 @@
 
 use crate::meta::BitmapState;
 use crate::resource::data::interval::Kind;
-use crate::resource::disk::bitmap::Bitmap;
+use crate::resource::ids::blocks_of;
 use crate::resource::orders::pause::PauseClock;
 use crate::resource::peer::connection::{Save, SourcePiece, Stage, SyncSource};
 use crate::resource::sync::resync_target::SAVE_MS;
@@ -114,7 +114,7 @@ impl Resource {
         length: u64,
     ) {
         let now = self.now;
-        let (first, count) = Bitmap::bits_of(offset, length);
+        let (first, count) = blocks_of(offset, length);
         let peer = self.peer_device(c, volume);
         // Of a resync that has ended here meanwhile it says nothing.
         let Some(source) = peer.source.as_mut() else { return };

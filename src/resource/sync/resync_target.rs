@@ -7,7 +7,7 @@
 
 use crate::meta::{BitmapState, DeviceFlags};
 use crate::resource::data::interval::Kind;
-use crate::resource::disk::bitmap::Bitmap;
+use crate::resource::ids::blocks_of;
 use crate::resource::orders::pause::PauseClock;
 use crate::resource::peer::connection::{
     Connection, PeerDevice, Piece, Save, Side, Stage, SyncTarget,
@@ -174,7 +174,7 @@ impl Resource {
         let sequence = piece.sequence;
         self.send(c, Packet::ResyncAck { volume, sequence }, None);
         self.end_piece(c, volume, id);
-        let (first, count) = Bitmap::bits_of(piece.offset, u64::from(piece.length));
+        let (first, count) = blocks_of(piece.offset, u64::from(piece.length));
         self.target_wrote(c, volume, (first, count), charge / BLOCK_SIZE);
     }
 
