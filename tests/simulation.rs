@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tandem::sim::{
-    Coverage, Failure, Reach, Report, SimOptions, Table, run, shrink, transcript_of,
+    Coverage, Failure, MarkCounts, Reach, Report, SimOptions, Table, run, shrink, transcript_of,
 };
 
 /// Seeds that every run of the tests takes; `tools/simulate` takes many more.
@@ -36,6 +36,49 @@ fn no_schedule_of_faults_breaks_a_promise() {
         threads.into_iter().flat_map(|t| t.join().expect("a run does not panic")).collect()
     });
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// What `run` said of so many seeds, from the first one on, in their order.
+fn each<T: Send>(seeds: u64, try_one: impl Fn(u64) -> T + Sync) -> Vec<T> {
+    let next = AtomicU64::new(1);
+    let mut all: Vec<(u64, T)> = std::thread::scope(|scope| {
+        let worker = || {
+            let seeds = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed))
+                .take_while(|seed| *seed <= seeds);
+            seeds.map(|seed| (seed, try_one(seed))).collect::<Vec<_>>()
+        };
+        let threads = [scope.spawn(worker), scope.spawn(worker)];
+        threads.into_iter().flat_map(|t| t.join().expect("a run does not panic")).collect()
+    });
+    all.sort_by_key(|(seed, _)| *seed);
+    all.into_iter().map(|(_, said)| said).collect()
+}
+
+/// The cluster is split, notices late, loses attributes and fences; nobody goes on beside another one.
+#[test]
+fn under_pacemaker_no_stale_node_is_promoted() {
+    let seeds = std::env::var("PACEMAKER_SEEDS").ok().and_then(|text| text.parse().ok());
+    let all = each(seeds.unwrap_or(40), |seed| run(SimOptions::under_pacemaker(seed), 0));
+    let failures: Vec<String> = all
+        .iter()
+        .filter_map(|result| result.as_ref().err())
+        .map(|failure| format!("seed {}: {}", failure.options.seed, failure.violation.text))
+        .collect();
+    let counts = all.iter().flatten().filter_map(|report| report.marks);
+    let mut total = MarkCounts::default();
+    for one in counts {
+        total.told += one.told;
+        total.off += one.off;
+        total.given_up += one.given_up;
+        total.refused += one.refused;
+        total.lost += one.lost;
+        total.removed += one.removed;
+    }
+    println!("{total:?}");
+    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+    let MarkCounts { told, off, given_up, refused, lost, removed } = total;
+    let each = [told, off, given_up, refused, lost, removed];
+    assert!(each.iter().all(|count| *count > 0), "what was never tried: {total:?}");
 }
 
 #[test]

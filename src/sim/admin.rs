@@ -55,7 +55,7 @@ impl Cluster {
                 }
             }
         };
-        if self.nodes[node].resource.is_none() {
+        if self.nodes[node].resource.is_none() || !self.pacemaker_allows(node, &command) {
             return;
         }
         let id = self.next_order;

@@ -78,6 +78,8 @@ pub(super) enum Happening {
     SwapBack,
     /// A handler ends; `never`: it was killed at its limit.
     Handler { node: usize, life: u64, number: u64, handler: Handler, never: bool },
+    /// The cluster software of `pacemaker` looks at the whole.
+    Pacemaker,
     /// The checkers look at the whole.
     Check,
 }
@@ -122,6 +124,7 @@ pub struct Cluster {
     /// The plan's faults strike, and cluster software acts.
     pub(super) faults_on: bool,
     pub(super) fencing: super::fencing::FencingWorld,
+    pub(super) pacemaker: Option<Box<super::pacemaker::Pacemaker>>,
     /// Where answers rest that a node gives as it hands over and hangs up in one turn: they come
     /// first, when it is still connected. By volume.
     pub(super) rested: Option<Vec<Rests>>,
@@ -190,6 +193,7 @@ impl Cluster {
             slow_until: Time(0),
             faults_on: false,
             fencing: super::fencing::FencingWorld::default(),
+            pacemaker: None,
             rested: None,
             next_order: 1,
             keeps: None,
@@ -377,6 +381,7 @@ impl Cluster {
                     self.handler_ends(node, number, handler, never);
                 }
             }
+            Happening::Pacemaker => self.pacemaker_looks(),
             Happening::Check => self.check_all(),
         }
     }

@@ -79,6 +79,9 @@ impl Cluster {
 
     /// `Action::RunHandler`: it takes its time, and now and then all of it.
     pub(super) fn run_handler(&mut self, node: usize, number: u64, call: HandlerCall) {
+        if self.pacemaker.is_some() && call.handler == Handler::FencePeer {
+            return self.fence_peer_begins(node, number, call.limit_ms);
+        }
         let p = &mut self.chance.handlers;
         let never = self.faults_on && p.one_in(12);
         let ms = if never { call.limit_ms } else { p.skewed(1, call.limit_ms.max(2)) };
@@ -101,6 +104,10 @@ impl Cluster {
                 *self.chance.handlers.choose(&outcomes)
             }
             Handler::FencePeer => HandlerOutcome::Exited(self.fence(node)),
+            Handler::UnfencePeer if self.pacemaker.is_some() => {
+                self.unfence_peer(node);
+                HandlerOutcome::Exited(0)
+            }
             Handler::UnfencePeer => {
                 self.fencing.banned = self.fencing.banned.filter(|banned| *banned == node);
                 HandlerOutcome::Exited(0)
@@ -175,6 +182,27 @@ impl Cluster {
             self.history.forced(node, volume, disk);
             if let Some(pair) = self.pairs.get_mut(&volume) {
                 pair.forced[node] = true;
+            }
+        }
+    }
+
+    /// Under Pacemaker: a node is Primary now, alone, and the other one has gone on from what its disk has.
+    pub(super) fn watch_stale_promotion(&mut self, node: usize, old: &Status) {
+        let Some(new) = &self.nodes[node].status else { return };
+        let promoted = old.role != Role::Primary && new.role == Role::Primary;
+        let away = new.connections.iter().all(|c| c.connection_state != ConnectionState::Connected);
+        if !(self.pacemaker.is_some() && promoted && away) || self.fencing.vouched {
+            return;
+        }
+        for ((volume, parent), who) in self.fencing.alone.clone() {
+            let current = self.nodes[node].volumes[usize::from(volume)].durable.as_ref();
+            let stale = current.is_some_and(|block| block.current_uuid & !1 == parent);
+            if stale && who.node != node && !who.beside && !self.is_given_up(who.node, volume) {
+                self.violate(format!(
+                    "{} is promoted with a stale disk: the other one has gone on from generation \
+                     {parent:X} of volume {volume}",
+                    self.nodes[node].name
+                ));
             }
         }
     }

@@ -28,6 +28,7 @@ mod metadata;
 mod net;
 mod node;
 mod options;
+mod pacemaker;
 mod plan;
 mod pool;
 mod prng;
@@ -52,6 +53,7 @@ pub use explore::{Alphabet, Blow, Broken, Explored, Limits, Move, Turn, explore}
 pub use faults::{Fault, MetaPart, Moment, Order, Planned, Wait};
 pub use history::{Book, Excused, Operation};
 pub use options::SimOptions;
+pub use pacemaker::MarkCounts;
 pub use prng::Prng;
 pub use run::{End, Failure, Report, run, transcript_of};
 pub use scenario::play;

@@ -59,6 +59,8 @@ pub struct SimOptions {
     pub failover: bool,
     /// That daemon does not know whether the old Primary still runs.
     pub careless: bool,
+    /// Pacemaker promotes and fences, with the mark on the stale node ([`SimOptions::under_pacemaker`]).
+    pub pacemaker: bool,
     /// Somebody resolves a split brain by hand.
     pub resolve: bool,
     /// Clients that lose their connection send again what was not answered.
@@ -108,6 +110,7 @@ impl SimOptions {
             net_us: *p.choose(&[100, 1_000, 10_000]),
             failover: p.percent(80),
             careless,
+            pacemaker: false,
             resolve: p.percent(50),
             resend: Prng::new(seed, 20).one_in(3),
             length_ms,

@@ -11,6 +11,7 @@ use super::coverage::Coverage;
 use super::faults::{Fault, Order};
 use super::history::Excused;
 use super::options::SimOptions;
+use super::pacemaker::MarkCounts;
 
 /// The longest that a resync and everything around it may take, ms.
 const SETTLE_MS: u64 = 600_000;
@@ -51,6 +52,8 @@ pub struct Report {
     pub virtual_ms: u64,
     /// Losses that model.md section 1 allows.
     pub excused: Excused,
+    /// Under Pacemaker: what was decided.
+    pub marks: Option<MarkCounts>,
     /// What it has reached.
     pub coverage: Coverage,
 }
@@ -102,6 +105,7 @@ pub fn run(options: SimOptions, keep: usize) -> Result<Report, Box<Failure>> {
     }
     Ok(Report {
         end,
+        marks: cluster.marks(),
         events: cluster.events,
         answered: cluster.clients.answered,
         errors: cluster.clients.errors,
@@ -193,6 +197,7 @@ impl Cluster {
             self.violate("the first sync does not end".to_owned());
         }
         self.fencing_begins();
+        self.pacemaker_begins();
         self.note("both are in sync");
     }
 

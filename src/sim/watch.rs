@@ -54,6 +54,7 @@ impl Cluster {
             self.hung_disks(node, &old);
             self.watch_space(node, &old);
             self.spoken_for(node, &old);
+            self.watch_stale_promotion(node, &old);
             self.watch_forbidden(node);
             self.role_changed(node, &old);
             self.connections_changed(node, &old);

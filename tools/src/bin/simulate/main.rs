@@ -49,6 +49,10 @@ struct Arguments {
     /// Print how often each transition, rule, refusal, packet and order was reached.
     #[arg(long)]
     coverage: bool,
+    /// Under Pacemaker with ocf:tandem:tandem: partitions of the cluster, fencing, and the mark on the stale
+    /// node.
+    #[arg(long)]
+    pacemaker: bool,
     /// Replay what `tandemd --record` has written: the core must give the same actions.
     #[arg(long, value_name = "FILE")]
     replay: Option<PathBuf>,
@@ -59,6 +63,15 @@ struct Arguments {
     /// all pieces together.
     #[arg(long, value_name = "FILE", conflicts_with = "seed")]
     resume: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn options(&self, seed: u64) -> SimOptions {
+        match self.pacemaker {
+            true => SimOptions::under_pacemaker(seed),
+            false => SimOptions::of_seed(seed),
+        }
+    }
 }
 
 /// A run of many seeds, and where each thread finds its next one.
@@ -178,7 +191,7 @@ impl Hunt<'_> {
             if over || self.stop.load(Ordering::Relaxed) {
                 return;
             }
-            let result = run(SimOptions::of_seed(seed), 0);
+            let result = run(self.arguments.options(seed), 0);
             let result = result.map_err(|failure| failure.violation.text);
             if let Err(text) = &result {
                 eprintln!("seed {seed}: {text}");
@@ -220,19 +233,20 @@ impl Hunt<'_> {
 fn one(seed: u64, arguments: &Arguments) -> ExitCode {
     let keep = if arguments.verbose { usize::MAX } else { LINES };
     // Nothing is recorded first: that costs more than the run.
-    match run(SimOptions::of_seed(seed), 0) {
+    match run(arguments.options(seed), 0) {
         Ok(report) => {
             if arguments.verbose {
-                print!("{}", transcript_of(SimOptions::of_seed(seed)));
+                print!("{}", transcript_of(arguments.options(seed)));
             }
             println!("seed {seed}: {report:?}");
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            let again = || run(SimOptions::of_seed(seed), keep).err();
+            let again = || run(arguments.options(seed), keep).err();
             let shown = if arguments.no_shrink { again() } else { Some(shrink(&failure, keep)) };
             print!("{}", shown.unwrap_or(failure));
-            println!("again: simulate --seed {seed} --verbose");
+            let how = if arguments.pacemaker { "--pacemaker " } else { "" };
+            println!("again: simulate {how}--seed {seed} --verbose");
             ExitCode::FAILURE
         }
     }
