@@ -353,6 +353,11 @@ impl Cluster {
         copy.marks[target].clone_from(&mark);
         let epoch = copy.epoch;
         if world.members[node].sees {
+            // The worst moment: the link fails with the change on its way.
+            if self.faults_on && world.chance.one_in(5) {
+                let cut_ms = world.chance.range(1_000, 12_000);
+                world.cut_until = world.cut_until.max(self.now.after_ms(cut_ms));
+            }
             // In the order in which they were sent.
             let wait = world.chance.skewed(1, 1_500);
             let before = world.messages.iter().filter(|m| m.from == node).map(|m| m.at).max();

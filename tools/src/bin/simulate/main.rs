@@ -51,7 +51,7 @@ struct Arguments {
     coverage: bool,
     /// Under Pacemaker with ocf:tandem:tandem: partitions of the cluster, fencing, and the mark on the stale
     /// node.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "resume")]
     pacemaker: bool,
     /// Replay what `tandemd --record` has written: the core must give the same actions.
     #[arg(long, value_name = "FILE")]
