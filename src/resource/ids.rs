@@ -4,17 +4,17 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes that one bit of the quick-resync bitmap covers.
 pub const BLOCK_SIZE: u64 = 4096;
-
-/// The whole blocks of a range of bytes: the first one, and how many.
-pub(crate) fn blocks_of(offset: u64, length: u64) -> (u64, u64) {
-    (offset / BLOCK_SIZE, length / BLOCK_SIZE)
-}
 /// Bytes that one extent of the activity log covers.
 pub const EXTENT_SIZE: u64 = 4 << 20;
 /// The largest payload of one packet and of one disk request, bytes.
 pub const PAYLOAD_MAX: u32 = 1 << 20;
 /// The largest range of one trim or write-zeroes piece, bytes.
 pub const ZEROES_MAX: u64 = 64 << 20;
+
+/// The whole blocks of a range of bytes: the first one, and how many.
+pub(crate) fn blocks_of(offset: u64, length: u64) -> (u64, u64) {
+    (offset / BLOCK_SIZE, length / BLOCK_SIZE)
+}
 
 /// A point of the shell's monotonic clock that goes on during suspend (CLOCK_BOOTTIME), nanoseconds.
 #[derive(
