@@ -18,8 +18,8 @@ need() {
     fi
     echo "== installing ${packages[*]}"
     apt-get update -qq
-    # Another one may be at it, too: on a fresh machine its own updates.
-    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends \
+    # Another one may be at it, too: on a fresh machine its own updates. Nothing that is there goes for it.
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-remove --no-install-recommends \
         "${packages[@]}" >/dev/null
 }
 

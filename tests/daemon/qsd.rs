@@ -119,9 +119,11 @@ impl Rig {
     pub(crate) fn logged(&self) -> Vec<Logged> {
         let log = self.disk.log_bytes().and_then(Log::parse).expect("a log");
         let one = |entry: &Entry| match entry.kind {
-            Kind::Write { .. } => Some(Logged::Write(entry.sector * 512, entry.sectors * 512)),
+            // Zeroes that may make holes are a discard for the storage daemon of QEMU 7.2.
+            Kind::Write { .. } | Kind::Discard => {
+                Some(Logged::Write(entry.sector * 512, entry.sectors * 512))
+            }
             Kind::Flush => Some(Logged::Flush),
-            Kind::Discard => None,
         };
         log.entries.iter().filter_map(one).collect()
     }
