@@ -91,6 +91,17 @@ fn write(device: &Path, byte: u8, is_flushed: bool) {
     }
 }
 
+/// The process that attaches a volume of this node, or has attached it.
+fn attacher(node: &Node) -> Option<String> {
+    let is_one = |entry: &fs::DirEntry| {
+        let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
+        words[0].ends_with(b"tandem-attach") && words.contains(&text(&node.run_dir).as_bytes())
+    };
+    let entries = fs::read_dir("/proc").expect("it is there").flatten();
+    entries.into_iter().find(is_one).map(|entry| entry.file_name().to_string_lossy().into_owned())
+}
+
 /// Detaches whatever is left when the test fails.
 struct Remains<'a>(&'a Pair);
 
@@ -222,7 +233,7 @@ fn a_volume_is_attached_over_fuse_by_the_agent_and_stopped_is_a_fact() {
     let guard = fs::read_to_string(alice.run_dir.join("fuse-r0-0.guard")).expect("a guard");
     run(Command::new("kill").args(["-KILL", guard.trim()]));
     until("it is seen", || (agent.run(alice, "monitor", FUSE).code == 1).then_some(()));
-    agent.is(alice, "start", FUSE, 0);
+    agent.is(alice, "start", &and(FUSE, &[("dead_conn_timeout", "600")]), 0);
     agent.is(alice, "monitor", FUSE, 0);
 
     // Its server is gone, and a write is under way: degraded, and the stop ends in time.
@@ -259,8 +270,11 @@ fn a_volume_is_attached_over_fuse_by_the_agent_and_stopped_is_a_fact() {
     alice.freeze();
     let short = and(FUSE, &[("CRM_meta_timeout", "3000")]);
     agent.refuses(alice, "start", &short, 1, "no answer in time");
+    let pid = attacher(alice).expect("it is still at it");
+    run(Command::new("kill").args(["-STOP", &pid]));
     let said = agent.is(alice, "stop", FUSE, 0);
     assert!(said.stderr.contains("was about to attach r0/0"), "{said:?}");
+    assert_eq!(attacher(alice), None);
     alice.wake();
     agent.is(alice, "monitor", FUSE, NOT_RUNNING);
     agent.is(alice, "start", FUSE, 0);
