@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -277,7 +277,18 @@ fn a_volume_is_attached_over_fuse_by_the_agent_and_stopped_is_a_fact() {
     assert_eq!(attacher(alice), None);
     alice.wake();
     agent.is(alice, "monitor", FUSE, NOT_RUNNING);
+
+    // tandemd stands still, and then closes its clients, just as the loop device is laid over the file: the
+    // kernel's flush is answered over the next connection.
+    let losetup = agent.tools.path().join("losetup");
+    let script = format!(
+        "#!/bin/sh\nkill -STOP {0}\n(sleep 2; kill -CONT {0}) >/dev/null 2>&1 &\nPATH=/usr/sbin:/sbin exec losetup \"$@\"\n",
+        alice.pid()
+    );
+    fs::write(&losetup, script).expect("a script");
+    fs::set_permissions(&losetup, fs::Permissions::from_mode(0o755)).expect("ours");
     agent.is(alice, "start", FUSE, 0);
+    fs::remove_file(&losetup).expect("it is there");
     agent.is(alice, "stop", FUSE, 0);
     drop(remains);
 }

@@ -79,15 +79,10 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
     })?;
     engine.go_on(sockets.remove(0));
     let path = folder.join(file::NAME);
-    let looped = match options.no_loop {
-        true => None,
-        // Without it there shall be no mount; it goes with the session.
-        false => Some(attach_loop(&path, terms.flags & NBD_FLAG_READ_ONLY != 0)?),
-    };
     let record = FuseRecord {
         volume: arguments.volume.to_string(),
-        file: path,
-        loop_device: looped,
+        file: path.clone(),
+        loop_device: None,
         size: terms.size,
         dead_conn_timeout: u64::from(options.dead_conn_timeout),
         server: servers[server].to_string(),
@@ -96,13 +91,7 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
     };
     let dead = Duration::from_secs(record.dead_conn_timeout);
     let guard = Guard::attached(servers.clone(), server, terms, 1, dead);
-    let ready = format!("{} is {} (attached)\n", record.volume, record.device());
-    let log = Log::of_guard(arguments.background, &ready);
-    log.say(ready.trim_end());
-    if let Some(missing) = missing {
-        log.say(&missing);
-    }
-    let device = Device {
+    let mut device = Device {
         guard,
         engine,
         dialers,
@@ -114,7 +103,22 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
         record,
         record_path: arguments.run_dir.join(format!("{name}.device")),
         was_connected: true,
+        ask_at: system::now() + ASK,
     };
+    if !options.no_loop {
+        // Without it there shall be no mount; it goes with the session.
+        let looped = device.attach_loop(&path, terms.flags & NBD_FLAG_READ_ONLY != 0);
+        let looped = looped.inspect_err(|_| {
+            let _ = fs::remove_file(&device.record_path);
+        })?;
+        device.record.loop_device = Some(looped);
+    }
+    let ready = format!("{} is {} (attached)\n", device.record.volume, device.record.device());
+    let log = Log::of_guard(arguments.background, &ready);
+    log.say(ready.trim_end());
+    if let Some(missing) = missing {
+        log.say(&missing);
+    }
     device.watch(&log, &session);
     drop(lock);
     Ok(())
@@ -153,54 +157,73 @@ struct Device {
     record: FuseRecord,
     record_path: PathBuf,
     was_connected: bool,
+    ask_at: Duration,
 }
 
 impl Device {
+    /// Lays a loop device over the file. The kernel flushes the file for that, so the server is watched
+    /// meanwhile: one that is lost in this moment is replaced, or the flush fails in the end. A losetup that
+    /// waits for ever would hold up every loop device of the system.
+    fn attach_loop(&mut self, path: &Path, read_only: bool) -> Result<String, Trouble> {
+        let path = path.to_owned();
+        let thread = std::thread::Builder::new().name("losetup".to_owned());
+        let thread = thread.spawn(move || attach_loop(&path, read_only));
+        let thread = thread.map_err(|error| Trouble::failed(error.to_string()))?;
+        while !thread.is_finished() {
+            self.turn(&Log::Syslog(None), Duration::from_millis(10));
+        }
+        thread.join().unwrap_or_else(|_| Err(Trouble::failed("losetup: its thread has panicked")))
+    }
+
     /// Serves until the file is unmounted.
     fn watch(mut self, log: &Log, session: &BackgroundSession) {
         self.write_record(log);
-        let mut ask_at = system::now() + ASK;
         while !session.guard.is_finished() {
-            let mut one = [PollFd::new(self.dialers.bell.as_fd(), PollFlags::POLLIN)];
-            let next = self.guard.next_timeout().map(|at| at.saturating_sub(system::now()));
-            let wait = next.unwrap_or(LOOK).min(LOOK) + Duration::from_millis(1);
-            let _ = poll(&mut one, PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO));
-            let _ = self.dialers.bell.read();
-            if self.was_connected && !self.engine.is_connected() {
-                self.was_connected = false;
-                self.feed(log, Event::LinkDead);
-                self.feed(log, Event::Closed(0));
-            }
-            if self.engine.is_late(self.timeout) {
-                self.engine.close();
-            }
-            while let Some(answer) = self.dialers.answer() {
-                let event = match answer {
-                    Answer::Described(server, export) => Event::Described { server, export },
-                    Answer::Dialled(server, outcome) => {
-                        let result = outcome.map(|(export, sockets)| {
-                            self.socket[server] = sockets.into_iter().next();
-                            export
-                        });
-                        Event::Dialled { server, result }
-                    }
-                };
-                self.feed(log, event);
-            }
-            let (now, progress) = (system::now(), self.guard.progress());
-            match progress.lost_at {
-                Some(lost_at) if lost_at + self.dead <= now => self.engine.fail(),
-                None if now >= ask_at => {
-                    ask_at = now + ASK;
-                    self.dialers.describe(progress.server);
-                }
-                _ => {}
-            }
-            self.feed(log, Event::Tick);
+            self.turn(log, LOOK);
         }
         self.engine.close();
         let _ = fs::remove_file(&self.record_path);
         log.say(&format!("{} is detached", self.record.volume));
+    }
+
+    /// Looks once at the server and what is said of it, and waits for so long at most.
+    fn turn(&mut self, log: &Log, look: Duration) {
+        let mut one = [PollFd::new(self.dialers.bell.as_fd(), PollFlags::POLLIN)];
+        let next = self.guard.next_timeout().map(|at| at.saturating_sub(system::now()));
+        let wait = next.unwrap_or(look).min(look) + Duration::from_millis(1);
+        let _ = poll(&mut one, PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO));
+        let _ = self.dialers.bell.read();
+        if self.was_connected && !self.engine.is_connected() {
+            self.was_connected = false;
+            self.feed(log, Event::LinkDead);
+            self.feed(log, Event::Closed(0));
+        }
+        if self.engine.is_late(self.timeout) {
+            self.engine.close();
+        }
+        while let Some(answer) = self.dialers.answer() {
+            let event = match answer {
+                Answer::Described(server, export) => Event::Described { server, export },
+                Answer::Dialled(server, outcome) => {
+                    let result = outcome.map(|(export, sockets)| {
+                        self.socket[server] = sockets.into_iter().next();
+                        export
+                    });
+                    Event::Dialled { server, result }
+                }
+            };
+            self.feed(log, event);
+        }
+        let (now, progress) = (system::now(), self.guard.progress());
+        match progress.lost_at {
+            Some(lost_at) if lost_at + self.dead <= now => self.engine.fail(),
+            None if now >= self.ask_at => {
+                self.ask_at = now + ASK;
+                self.dialers.describe(progress.server);
+            }
+            _ => {}
+        }
+        self.feed(log, Event::Tick);
     }
 
     fn feed(&mut self, log: &Log, event: Event) {
