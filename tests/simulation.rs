@@ -9,33 +9,13 @@ use tandem::sim::{
 
 /// Seeds that every run of the tests takes; `tools/simulate` takes many more.
 const SEEDS: u64 = 16;
+/// The same under Pacemaker: `tools/simulate --pacemaker`.
+const PACEMAKER_SEEDS: u64 = 40;
 /// Lines of a transcript that a failure prints.
 const LINES: usize = 200;
 
 fn try_seed(seed: u64) -> Result<Report, Box<Failure>> {
     run(SimOptions::of_seed(seed), 0)
-}
-
-#[test]
-fn no_schedule_of_faults_breaks_a_promise() {
-    let next = AtomicU64::new(1);
-    let failures: Vec<String> = std::thread::scope(|scope| {
-        let worker = || {
-            let mut found = Vec::new();
-            loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed > SEEDS {
-                    return found;
-                }
-                if let Err(failure) = try_seed(seed) {
-                    found.push(shrink(&failure, LINES).to_string());
-                }
-            }
-        };
-        let threads = [scope.spawn(worker), scope.spawn(worker)];
-        threads.into_iter().flat_map(|t| t.join().expect("a run does not panic")).collect()
-    });
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 /// What `run` said of so many seeds, from the first one on, in their order.
@@ -54,31 +34,34 @@ fn each<T: Send>(seeds: u64, try_one: impl Fn(u64) -> T + Sync) -> Vec<T> {
     all.into_iter().map(|(_, said)| said).collect()
 }
 
+#[test]
+fn no_schedule_of_faults_breaks_a_promise() {
+    let shortest = |failure: Box<Failure>| shrink(&failure, LINES).to_string();
+    let failures = each(SEEDS, |seed| try_seed(seed).err().map(shortest));
+    let failures: Vec<String> = failures.into_iter().flatten().collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
 /// The cluster is split, notices late, loses attributes and fences; nobody goes on beside another one.
 #[test]
 fn under_pacemaker_no_stale_node_is_promoted() {
-    let seeds = std::env::var("PACEMAKER_SEEDS").ok().and_then(|text| text.parse().ok());
-    let all = each(seeds.unwrap_or(40), |seed| run(SimOptions::under_pacemaker(seed), 0));
-    let failures: Vec<String> = all
-        .iter()
-        .filter_map(|result| result.as_ref().err())
-        .map(|failure| format!("seed {}: {}", failure.options.seed, failure.violation.text))
-        .collect();
-    let counts = all.iter().flatten().filter_map(|report| report.marks);
-    let mut total = MarkCounts::default();
-    for one in counts {
-        total.told += one.told;
-        total.off += one.off;
-        total.given_up += one.given_up;
-        total.refused += one.refused;
-        total.lost += one.lost;
-        total.removed += one.removed;
+    let (mut failures, mut counts) = (Vec::new(), Vec::new());
+    for result in each(PACEMAKER_SEEDS, |seed| run(SimOptions::under_pacemaker(seed), 0)) {
+        match result {
+            Ok(report) => counts.extend(report.marks),
+            Err(failure) => {
+                failures.push(format!("seed {}: {}", failure.options.seed, failure.violation.text));
+            }
+        }
     }
-    println!("{total:?}");
-    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
-    let MarkCounts { told, off, given_up, refused, lost, removed } = total;
-    let each = [told, off, given_up, refused, lost, removed];
-    assert!(each.iter().all(|count| *count > 0), "what was never tried: {total:?}");
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    let happened = |what: fn(&MarkCounts) -> u64| counts.iter().map(what).sum::<u64>() > 0;
+    assert!(happened(|m| m.told), "no peer has its mark");
+    assert!(happened(|m| m.off), "no peer is off");
+    assert!(happened(|m| m.given_up), "no fence-peer gives up");
+    assert!(happened(|m| m.refused), "no stale node is refused");
+    assert!(happened(|m| m.lost), "no attribute is lost");
+    assert!(happened(|m| m.removed), "no mark goes");
 }
 
 #[test]

@@ -454,14 +454,16 @@ impl Cluster {
             world.marks.given_up += 1;
             return end(1);
         }
-        if let Some((mark, at)) = call.asked.take_if(|(_, at)| *at <= self.now) {
-            let answers = self.are_linked(world) && at <= self.now;
-            if answers && world.copies[peer].marks[peer].as_ref() == Some(&mark) {
-                world.marks.told += 1;
-                return end(4);
+        if let Some((mark, at)) = &call.asked {
+            // Its answer is waited for.
+            if *at <= self.now {
+                let there = world.copies[peer].marks[peer].as_ref() == Some(mark);
+                if self.are_linked(world) && there {
+                    world.marks.told += 1;
+                    return end(4);
+                }
+                (call.asked, call.since) = (None, self.now);
             }
-            call.since = self.now;
-        } else if call.asked.is_some() {
         } else if world.members[node].knows_off {
             let Some(mark) = self.claim(node) else { return end(1) };
             if self.write(world, node, peer, Some(mark)) {

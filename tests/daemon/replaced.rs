@@ -325,6 +325,11 @@ fn a_program_that_cannot_follow_costs_nothing_and_one_that_dies_is_a_crash() {
     refused(10, "cannot take over: No such file");
     replace("echo error: unexpected argument >&2; exit 1");
     refused(10, "cannot take over: error: unexpected argument. Nothing has changed.");
+    // As one that lacks an option: it cannot read what it would be left.
+    let part = own.with_extension("part");
+    let (part, there) = (part.display(), built.display());
+    replace(&format!("head -c 100 >{part}; exec {there} \"$@\" <{part}"));
+    refused(10, "does not understand what would be left to it");
     // It goes away in the last moment: this program does what the other would have done.
     replace("rm $0");
     refused(11, "cannot be executed: No such file or directory. tandemd goes on as the program");

@@ -90,9 +90,9 @@ impl Resource {
             && let Parting::Asked { sequence, answered, .. } = &mut backing.parting
             && *sequence == of
         {
-            *answered = true;
-            if !ok {
-                backing.parting = Parting::None;
+            match ok {
+                true => *answered = true,
+                false => backing.parting = Parting::None,
             }
         }
     }

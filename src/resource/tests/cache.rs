@@ -53,9 +53,8 @@ impl Disk {
     }
 
     pub(super) fn zero(&mut self, block: u64, fua: bool) {
-        if let Some(below) = self.blocks.remove(&block) {
-            self.cached(block, below, fua);
-        }
+        let below = self.blocks.remove(&block).unwrap_or(0);
+        self.cached(block, below, fua);
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn is_bitmap(action: &Action) -> bool {
     matches!(action, Action::Meta { op: MetaOp::Bitmap { .. }, .. })
 }
 
-fn is_seen(action: &Action) -> bool {
+pub(super) fn is_seen(action: &Action) -> bool {
     matches!(action, Action::Meta { op: MetaOp::SeenNumber { .. }, .. })
 }
 
@@ -317,6 +317,29 @@ fn a_primary_that_was_frozen_as_a_target_serves_again_and_is_up_to_date_when_it_
     assert_eq!([pair.disk(0), pair.disk(1)], [DiskState::UpToDate; 2], "{}", pair.story());
     pair.primary(1, false);
     assert_eq!(pair.write(1, 8, 2), Ok(None));
+}
+
+#[test]
+fn a_frozen_primary_that_becomes_the_target_of_a_newer_generation_stays_closed() {
+    let mut pair = synced_pair();
+    for node in &mut pair.nodes {
+        node.core.as_mut().unwrap().config.options.rr_conflict = RrConflict::Violently;
+    }
+    // Node 0 is frozen: only node 1 sees the loss, and goes on for a while.
+    pair.link = false;
+    for socket in std::mem::take(&mut pair.nodes[1].sockets).into_keys() {
+        pair.event(1, Event::SocketLost { socket, error: SocketError::Io(104) });
+    }
+    pair.settle();
+    pair.primary(1, false);
+    assert_eq!(pair.write(1, 2, 2), Ok(None));
+    pair.admin(1, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+    pair.link = true;
+    pair.event(0, Event::ClockGap { gap_ms: 3_000 });
+    pair.run(30_000);
+    assert_eq!([pair.disk(0), pair.disk(1)], [DiskState::UpToDate; 2], "{}", pair.story());
+    assert_eq!(pair.nodes[0].disk.blocks.get(&2), Some(&2), "the peer had gone on");
+    assert!(pair.status(0).suspended_gap, "until somebody demotes it\n{}", pair.story());
 }
 
 #[test]

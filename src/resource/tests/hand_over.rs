@@ -9,7 +9,7 @@ fn is_write(action: &Action) -> bool {
     matches!(action, Action::DiskWrite { .. })
 }
 
-fn is_superblock(action: &Action) -> bool {
+pub(super) fn is_superblock(action: &Action) -> bool {
     matches!(action, Action::Meta { op: crate::meta::MetaOp::Superblock(_), .. })
 }
 

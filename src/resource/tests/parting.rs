@@ -130,5 +130,6 @@ fn a_peer_whose_flush_fails_does_not_go_on() {
     assert_eq!(parting(&pair), Some(Parting::None), "{}", pair.nodes[0].log.join("\n"));
     pair.nodes[0].unstall();
     pair.settle();
+    assert_eq!([pair.disk(0), pair.disk(1)], [DiskState::Diskless; 2], "both are closed");
     assert!(!outdated(&pair, 0) && !outdated(&pair, 1));
 }

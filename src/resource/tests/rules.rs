@@ -3,24 +3,14 @@
 
 use std::collections::VecDeque;
 
+use super::crossing::{is_flush, is_seen};
+use super::hand_over::is_superblock;
 use super::pair::{Pair, SIZE, synced_pair};
 use crate::meta::{DeviceFlags, MetaOp};
 use crate::resource::*;
 
-fn is_flush(action: &Action) -> bool {
-    matches!(action, Action::DiskFlush { .. })
-}
-
 fn is_read(action: &Action) -> bool {
     matches!(action, Action::DiskRead { .. })
-}
-
-fn is_superblock(action: &Action) -> bool {
-    matches!(action, Action::Meta { op: MetaOp::Superblock(_), .. })
-}
-
-fn is_seen(action: &Action) -> bool {
-    matches!(action, Action::Meta { op: MetaOp::SeenNumber { .. }, .. })
 }
 
 fn leave(peer: u8) -> Command {

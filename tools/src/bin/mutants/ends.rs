@@ -32,6 +32,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         new: "        if late || c > 31 {",
     },
     Mutant {
+        name: "parting-flush-failed",
+        breaks: "parting: a peer whose flush has failed passes for one that goes on",
+        by: PARTING,
+        file: "src/resource/disk/parting.rs",
+        old: "                false => backing.parting = Parting::None,",
+        new: "                false => *answered = true,",
+    },
+    Mutant {
         name: "down-takes-orders",
         breaks: "down: an order that comes later starts on a resource that the shell lets go of",
         by: BETWEEN,
@@ -64,6 +72,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         new: "        self.clients.drop_all(&mut self.io);\n        self.io.events.push_back(Event::ClockGap { gap_ms });",
     },
     Mutant {
+        name: "gap-target-serves",
+        breaks: "gap: a frozen Primary whose peer has gone on serves again while its own disk is overwritten",
+        by: By::Tests(&["--lib", "resource::tests::crossing"]),
+        file: "src/resource/peer/handshake.rs",
+        old: "                target(judgement) && !known\n",
+        new: "                target(judgement) && !known && self.suspended\n",
+    },
+    Mutant {
         name: "restart-uuid-unchecked",
         breaks: "restart: a node is Primary again though its data was written on the other one meanwhile",
         by: By::Tests(&["--lib", "restart::again"]),
@@ -78,6 +94,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "src/io/control/restart/again.rs",
         old: "if let Some(peer) = status.connections.iter().find(|one| one.peer_role == Role::Primary) {",
         new: "if let Some(peer) = status.connections.iter().find(|one| one.peer_role == Role::Unknown) {",
+    },
+    Mutant {
+        name: "restart-specimen-unread",
+        breaks: "restart: the next program says that it can follow without a look at what it would be left",
+        by: By::Tests(&["--test", "daemon", "replaced::a_program"]),
+        file: "src/io/control/daemon.rs",
+        old: "&restart::specimen())",
+        new: "&restart::specimen()[..0])",
     },
     Mutant {
         name: "restart-doors-open",
