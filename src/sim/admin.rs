@@ -1,7 +1,8 @@
 //! Administrators and cluster software: orders, and what becomes of them.
 //!
 //! Invariants:
-//! - Every order is answered within [`ORDER_MS`] of virtual time, unless its node dies.
+//! - Every order is answered within [`ORDER_MS`] of virtual time, unless its node dies; a promotion, which
+//!   waits for fence-peer, and for an unfence-peer that runs before it, may take the time of both handlers.
 
 use std::collections::VecDeque;
 
@@ -451,8 +452,12 @@ impl Cluster {
             if n.frozen.is_some() {
                 continue;
             }
+            let handlers = 2 * self.options.core.handler_timeout_ms;
             for (id, order) in &mut n.orders {
-                let limit = ORDER_MS;
+                let limit = match order.command {
+                    Command::Primary { .. } => ORDER_MS.max(handlers),
+                    _ => ORDER_MS,
+                };
                 if self.now.ms_since(order.at) <= limit {
                     continue;
                 }

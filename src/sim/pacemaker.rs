@@ -8,6 +8,8 @@
 //! - No two nodes go on alone from one generation.
 //! - No node is promoted, alone and without force, whose disk the other one has gone on from.
 
+use std::cmp::Ordering;
+
 use crate::resource::{
     Command, ConnectionState, DiskState, Event, Handler, HandlerOutcome, Options, Role, Time,
     VolumeNumber,
@@ -50,10 +52,13 @@ struct Mark {
     from: Vec<u64>,
 }
 
+/// How new a configuration is: `admin_epoch`, which only the handler raises, and `epoch`.
+type Version = (u64, u64);
+
 /// A node's copy of the cluster's configuration.
 #[derive(Clone, Debug, Default)]
 struct Copy {
-    epoch: u64,
+    version: Version,
     /// By node.
     marks: [Option<Mark>; 2],
 }
@@ -63,7 +68,7 @@ struct Copy {
 struct Message {
     from: usize,
     at: Time,
-    epoch: u64,
+    version: Version,
     target: usize,
     mark: Option<Mark>,
 }
@@ -97,6 +102,8 @@ struct Call {
     until: Time,
     /// The peer's copy was asked for this mark, and answers then.
     asked: Option<(Mark, Time)>,
+    /// The peer is off, and its mark is made.
+    marked: Option<Mark>,
 }
 
 /// The cluster software of both nodes.
@@ -287,8 +294,17 @@ impl Cluster {
         if now.ms_since(*world.together_since.get_or_insert(now)) < 800 {
             return;
         }
-        // A partition: the configuration that has changed more often is everybody's.
-        let newest = usize::from(world.copies[1].epoch > world.copies[0].epoch);
+        // The configuration that has changed more often is everybody's, a fenced node's as well.
+        let [zero, one] = [0, 1].map(|node| world.copies[node].version);
+        let newest = match one.cmp(&zero) {
+            Ordering::Less => 0,
+            Ordering::Equal => world.chance.index(2),
+            Ordering::Greater => 1,
+        };
+        let [taken, left] = [&world.copies[newest], &world.copies[1 - newest]];
+        if taken.marks != left.marks {
+            self.note(&format!("the cluster takes {taken:X?}, not {left:X?}"));
+        }
         world.copies[1 - newest] = world.copies[newest].clone();
         world.messages.clear();
         for member in &mut world.members {
@@ -335,23 +351,31 @@ impl Cluster {
             }
             let copy = &mut world.copies[to];
             copy.marks[message.target] = message.mark.clone();
-            copy.epoch = copy.epoch.max(message.epoch);
+            copy.version = copy.version.max(message.version);
             false
         });
         world.messages = all;
     }
 
     /// `crm_attribute` on a node. Returns whether it says that it is done.
-    fn write(&self, world: &mut Pacemaker, node: usize, target: usize, mark: Option<Mark>) -> bool {
+    fn write(
+        &mut self,
+        world: &mut Pacemaker,
+        node: usize,
+        target: usize,
+        mark: Option<Mark>,
+    ) -> bool {
         if world.chance.one_in(8) {
             world.marks.lost += 1;
             return false;
         }
         world.marks.removed += u64::from(mark.is_none());
+        let [who, whom] = [node, target].map(|one| self.nodes[one].name);
+        self.note(&format!("{who}: the mark of {whom} is {mark:X?}"));
         let copy = &mut world.copies[node];
-        copy.epoch += 1;
+        copy.version.1 += 1;
         copy.marks[target].clone_from(&mark);
-        let epoch = copy.epoch;
+        let version = copy.version;
         if world.members[node].sees {
             // The worst moment: the link fails with the change on its way.
             if self.faults_on && world.chance.one_in(5) {
@@ -362,7 +386,7 @@ impl Cluster {
             let wait = world.chance.skewed(1, 1_500);
             let before = world.messages.iter().filter(|m| m.from == node).map(|m| m.at).max();
             let at = self.now.after_ms(wait).max(before.unwrap_or(self.now));
-            world.messages.push(Message { from: node, at, epoch, target, mark });
+            world.messages.push(Message { from: node, at, version, target, mark });
         }
         true
     }
@@ -432,13 +456,18 @@ impl Cluster {
             // What it found at its start it says at the next look.
             until: if stale { self.now } else { self.now.after_ms(limit_ms) },
             asked: None,
+            marked: None,
         });
         world.marks.refused += u64::from(stale);
         self.pacemaker = Some(world);
     }
 
     /// One turn of fence-peer; its end.
-    fn call_goes_on(&self, world: &mut Pacemaker, node: usize) -> Option<(u64, HandlerOutcome)> {
+    fn call_goes_on(
+        &mut self,
+        world: &mut Pacemaker,
+        node: usize,
+    ) -> Option<(u64, HandlerOutcome)> {
         let peer = 1 - node;
         let mut call = world.calls[node].take()?;
         if self.nodes[node].life != call.life || !world.members[node].up {
@@ -465,10 +494,17 @@ impl Cluster {
                 (call.asked, call.since) = (None, self.now);
             }
         } else if world.members[node].knows_off {
-            let Some(mark) = self.claim(node) else { return end(1) };
-            if self.write(world, node, peer, Some(mark)) {
-                world.marks.off += 1;
-                return end(7);
+            if let Some(mark) = call.marked.take() {
+                // Whatever the peer has changed while it was apart: this configuration is newer.
+                let copy = &mut world.copies[node];
+                copy.version.0 += 1;
+                if copy.marks[peer].as_ref() == Some(&mark) {
+                    world.marks.off += 1;
+                    return end(7);
+                }
+            } else {
+                let Some(mark) = self.claim(node) else { return end(1) };
+                call.marked = self.write(world, node, peer, Some(mark.clone())).then_some(mark);
             }
         } else if !world.members[node].sees {
             call.since = self.now;
@@ -493,7 +529,7 @@ impl Cluster {
     }
 
     /// In sync, what this node has marked is marked no more. Returns whether it is in sync.
-    fn forget(&self, world: &mut Pacemaker, node: usize) -> bool {
+    fn forget(&mut self, world: &mut Pacemaker, node: usize) -> bool {
         let peer = 1 - node;
         let own = world.copies[node].marks[peer].as_ref().is_some_and(|mark| mark.by == node);
         let in_sync = self.role(node).is_some() && self.is_in_sync(node);
@@ -506,7 +542,7 @@ impl Cluster {
     // --- the agent -----------------------------------------------------------------------------------
 
     /// What a demotion and the monitor see to: `demoted` and `keep`.
-    fn monitor(&self, world: &mut Pacemaker, node: usize) {
+    fn monitor(&mut self, world: &mut Pacemaker, node: usize) {
         let peer = 1 - node;
         let Some(role) = self.role(node).filter(|_| world.members[node].up) else { return };
         let before = world.members[node].role.replace(role);

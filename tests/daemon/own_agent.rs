@@ -38,10 +38,28 @@ crm_mon)
     done
     ;;
 cibadmin)
-    test ! -e "$cluster/cut" && echo "<nvpair value=\"$(cat "$cluster/mark-$2")\"/>"
+    epoch=$(cat "$cluster/admin-epoch" 2>/dev/null || echo 0)
+    case $1 in
+    --node) test ! -e "$cluster/cut" && echo "<nvpair value=\"$(cat "$cluster/mark-$2")\"/>" ;;
+    --query) echo "<cib epoch=\"3\" admin_epoch=\"$epoch\" num_updates=\"1\"/>" ;;
+    --modify) echo "$3" | tr -dc 0-9 >"$cluster/admin-epoch" ;;
+    *) exit 64 ;;
+    esac
     ;;
 crm_attribute)
     case $1 in -p) shift; echo "$TANDEM_NODE $*" >>"$cluster/scores"; exit ;; esac
+    case $* in *tandem-r0-outlasts*)
+        # It is answered before it is on the disk.
+        test -e "$cluster/full" && exit 0
+        {
+            echo "<cib epoch=\"3\" admin_epoch=\"$(cat "$cluster/admin-epoch")\">"
+            for mark in "$cluster"/mark-*; do
+                echo "<nvpair id=\"x\" name=\"tandem-r0-stale\" value=\"$(cat "$mark")\"/>"
+            done
+        } >"$cluster/cib.xml"
+        exit
+        ;;
+    esac
     shift 2
     mark=$cluster/mark-$2
     case $5 in
@@ -95,8 +113,11 @@ impl Agent {
     /// What the configuration has to have for it.
     fn plan(&self) -> Plan {
         let marks = of_the_tree("crm-store-uuid");
-        let line =
-            |verb: &str| format!("PATH={}:$PATH exec {} {verb}", self.tools(), marks.display());
+        let line = |verb: &str| {
+            let stored = self.cluster.path().join("cib.xml").display().to_string();
+            let environment = format!("PATH={}:$PATH TANDEM_CIB={stored}", self.tools());
+            format!("{environment} exec {} {verb}", marks.display())
+        };
         Plan::new().impatient().net("fencing resource-and-stonith;").sections(&format!(
             "handlers {{ fence-peer \"{}\"; unfence-peer \"{}\"; }}",
             line("fence"),
@@ -267,8 +288,14 @@ fn the_own_agent_goes_through_its_cycle_and_a_silent_daemon_is_not_a_stopped_one
     let soon = [("OCF_RESKEY_CRM_meta_timeout", "3000")];
     agent.put("members", "alice\n");
     agent.refuses(&pair.alice, "promote", &soon, 1, "fence-peer had no answer in time");
+    // And until the mark is on the disk, in a configuration that no change of bob's can outdo.
     agent.put("off", "bob\n");
+    agent.put("full", "");
+    agent.refuses(&pair.alice, "promote", &soon, 1, "fence-peer had no answer in time");
+    agent.remove("full");
     agent.is(&pair.alice, "promote", 0);
+    let stored = fs::read_to_string(agent.cluster.path().join("cib.xml")).expect("it is written");
+    assert!(!stored.contains("admin_epoch=\"0\"") && stored.contains("alice:0="), "{stored}");
     agent.is(&pair.alice, "monitor", DEGRADED_PROMOTED);
     assert!(agent.mark(&pair.bob).is_some_and(|mark| mark.starts_with("alice:0=")));
     ledger.check(&mut pair.alice.client());

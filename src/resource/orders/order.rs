@@ -500,6 +500,11 @@ impl Resource {
             Step::Sample | Step::PeerClears => self.sampling_may_be_late(),
             Step::Clients => self.clients_may_have_left(),
             Step::Drain if self.is_idle() => self.order_drained(),
+            Step::Fence if self.a_later_order_demotes() => {
+                let hint = "A later order ends the wait for the handler fence-peer";
+                self.fence_nobody();
+                self.finish(Err(refuse(-18, hint)));
+            }
             Step::Fence if self.promotion_is_fenced() => self.promote_fenced(),
             _ if Self::refused_at(running).is_some_and(|at| at <= self.now) => {
                 let hint = self.late_refusal();

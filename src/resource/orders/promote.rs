@@ -504,9 +504,7 @@ impl Resource {
     pub(crate) fn clients_may_have_left(&mut self) {
         let Some(running) = self.running.as_ref() else { return };
         let Command::Secondary { force, wait_ms } = running.command else { return };
-        let ends =
-            |command: &Command| matches!(command, Command::Down { .. } | Command::Secondary { .. });
-        if self.orders.iter().any(|order| ends(&order.command)) {
+        if self.a_later_order_demotes() {
             return self.finish(Err(refuse(-18, "A later order ends the wait for clients")));
         }
         let waited = self.now.ms_since(running.since);
@@ -536,6 +534,14 @@ impl Resource {
         self.draining = true;
         self.step(Step::Drain);
         self.order_step_check();
+    }
+
+    /// Somebody who has heard nothing of the running order means this node to be Secondary, or down.
+    pub(crate) fn a_later_order_demotes(&self) -> bool {
+        let demotes = |order: &Order| {
+            matches!(order.command, Command::Down { .. } | Command::Secondary { .. })
+        };
+        self.orders.iter().any(demotes)
     }
 
     /// When the clients' time is over, or that of a handshake which it meets then.

@@ -77,6 +77,9 @@ impl Resource {
         }
         match (found.is_empty(), running.step) {
             (false, _) => found.join("; "),
+            (true, Step::Fence) if self.connections.iter().any(|c| c.fencing.unfencing) => {
+                "the handler unfence-peer, which runs yet, then fence-peer".to_owned()
+            }
             (true, Step::Fence) => "the handler fence-peer".to_owned(),
             (true, Step::Hush | Step::Drain) => "requests of clients that are under way".to_owned(),
             (

@@ -262,6 +262,50 @@ fn a_promotion_without_the_peer_asks_first() {
 }
 
 #[test]
+fn a_promotion_waits_for_an_unfence_peer_that_runs_and_says_so() {
+    let mut pair = lonely(ResourceAndStonith);
+    pair.answers(0, Exited(4));
+    pair.link = true;
+    pair.synced();
+    assert_eq!(pair.calls(0), [Handler::UnfencePeer], "and it takes its time");
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+    pair.kill(1);
+    pair.run(1_000);
+    let id = pair.order(0, Command::Primary { force: None });
+    pair.run(35_000);
+    assert_eq!(pair.calls(0), [Handler::UnfencePeer], "the two never run at once");
+    let shown = pair.status(0).order.expect("it waits");
+    assert!(shown.waits_for.starts_with("the handler unfence-peer"), "{}", shown.waits_for);
+    pair.answers(0, HandlerOutcome::TimedOut);
+    assert_eq!(pair.calls(0), [Handler::FencePeer]);
+    let shown = pair.status(0).order.expect("it waits");
+    assert_eq!(shown.waits_for, "the handler fence-peer");
+    pair.answers(0, Exited(7));
+    assert_eq!(pair.nodes[0].admin.remove(&id).unwrap(), Ok(String::new()));
+    assert_eq!(pair.status(0).role, Role::Primary);
+}
+
+#[test]
+fn a_demotion_ends_a_promotion_that_waits_for_fence_peer() {
+    let later =
+        [Command::Secondary { force: false, wait_ms: 0 }, Command::Down { shutdown: false }];
+    for later in later {
+        let mut pair = lonely(ResourceAndStonith);
+        pair.kill(0);
+        pair.run(1_000);
+        let promotion = pair.order(1, Command::Primary { force: None });
+        pair.run(5_000);
+        pair.admin(1, later).expect("it waits for no handler");
+        let refusal = pair.nodes[1].admin.remove(&promotion).unwrap().unwrap_err();
+        assert_eq!(refusal.code, -18, "{refusal:?}");
+        // What the handler says now is of no promotion.
+        pair.answers(1, Exited(7));
+        assert_eq!(pair.status(1).role, Role::Secondary);
+        assert!(pair.says(1, "Ignoring fence-peer exit code"), "{:?}", pair.nodes[1].log);
+    }
+}
+
+#[test]
 fn force_goes_over_a_peer_that_is_not_fenced() {
     let mut pair = lonely(ResourceAndStonith);
     pair.kill(0);
