@@ -27,20 +27,32 @@ cluster=DIR
 case ${0##*/} in
 attrd_updater) echo "$*" >"$cluster/state-$TANDEM_NODE" ;;
 corosync-cmapctl) echo "$2 (u32) = 100" ;;
-crm_node) cat "$cluster/members" ;;
+crm_node)
+    case $1 in
+    --partition) grep -vxf "$cluster/off" "$cluster/members" | tr '\n' ' ' ;;
+    --quorum) echo 1 ;;
+    esac
+    ;;
 crm_mon)
     echo '<current_dc present="true" name="alice" with_quorum="true"/>'
     echo '<cluster_options stonith-enabled="true"/>'
     for node in alice bob; do
         online=true
-        grep -qx $node "$cluster/off" 2>/dev/null && online=false
-        echo "<node name=\"$node\" online=\"$online\" unclean=\"false\" pending=\"false\"/>"
+        grep -qx $node "$cluster/off" && online=false
+        pending=false
+        grep -qx $node "$cluster/late" 2>/dev/null && pending=true
+        echo "<node name=\"$node\" online=\"$online\" pending=\"$pending\" unclean=\"false\" type=\"member\"/>"
     done
     ;;
+pgrep) cat "$cluster/pacemaker" ;;
 cibadmin)
     epoch=$(cat "$cluster/admin-epoch" 2>/dev/null || echo 0)
     case $1 in
-    --node) test ! -e "$cluster/cut" && echo "<nvpair value=\"$(cat "$cluster/mark-$2")\"/>" ;;
+    --node)
+        test ! -e "$cluster/cut" || exit 1
+        echo "<nvpair id=\"x\" name=\"tandem-r0-stale\" value=\"$(cat "$cluster/mark-$2")\"/>"
+        echo "<nvpair id=\"y\" name=\"tandem-r0-outlasts\" value=\"$(cat "$cluster/outlasts")\"/>"
+        ;;
     --query) echo "<cib epoch=\"3\" admin_epoch=\"$epoch\" num_updates=\"1\"/>" ;;
     --modify) echo "$3" | tr -dc 0-9 >"$cluster/admin-epoch" ;;
     *) exit 64 ;;
@@ -49,10 +61,12 @@ cibadmin)
 crm_attribute)
     case $1 in -p) shift; echo "$TANDEM_NODE $*" >>"$cluster/scores"; exit ;; esac
     case $* in *tandem-r0-outlasts*)
+        echo "$8" >"$cluster/outlasts"
         # It is answered before it is on the disk.
         test -e "$cluster/full" && exit 0
         {
             echo "<cib epoch=\"3\" admin_epoch=\"$(cat "$cluster/admin-epoch")\">"
+            echo "<nvpair id=\"y\" name=\"tandem-r0-outlasts\" value=\"$8\"/>"
             for mark in "$cluster"/mark-*; do
                 echo "<nvpair id=\"x\" name=\"tandem-r0-stale\" value=\"$(cat "$mark")\"/>"
             done
@@ -96,12 +110,15 @@ impl Agent {
         fs::create_dir(&tools).expect("a folder");
         let text = TOOLS.replace("DIR", cluster.path().to_str().expect("text"));
         let names = ["crm_attribute", "crm_node", "crm_mon", "cibadmin", "corosync-cmapctl"];
-        for name in names.iter().chain(&["attrd_updater"]) {
+        for name in names.iter().chain(&["attrd_updater", "pgrep"]) {
             fs::write(tools.join(name), &text).expect("a script");
             fs::set_permissions(tools.join(name), fs::Permissions::from_mode(0o755)).expect("ours");
         }
         symlink(env!("CARGO_BIN_EXE_tandemadm"), tools.join("tandemadm")).expect("a link");
-        fs::write(cluster.path().join("members"), "alice bob\n").expect("a file");
+        fs::write(cluster.path().join("members"), "alice\nbob\n").expect("a file");
+        fs::write(cluster.path().join("off"), "").expect("a file");
+        let own = std::process::id().to_string();
+        fs::write(cluster.path().join("pacemaker"), own).expect("a file");
         let root = functions.ancestors().nth(3).expect("a folder").to_owned();
         Ok(Self { root, cluster })
     }
@@ -288,8 +305,19 @@ fn the_own_agent_goes_through_its_cycle_and_a_silent_daemon_is_not_a_stopped_one
     let soon = [("OCF_RESKEY_CRM_meta_timeout", "3000")];
     agent.put("members", "alice\n");
     agent.refuses(&pair.alice, "promote", &soon, 1, "fence-peer had no answer in time");
-    // And until the mark is on the disk, in a configuration that no change of bob's can outdo.
+    // A Pacemaker that was started since has not heard what bob's may know; and while bob's is about to join, the
+    // promotion makes way.
     agent.put("off", "bob\n");
+    agent.put("pacemaker", "1\n");
+    agent.refuses(&pair.alice, "promote", &soon, 1, "fence-peer returned 1");
+    let log = pair.alice.log_text();
+    assert!(log.contains("has not met bob's since it was started"), "{log}");
+    agent.put("pacemaker", &std::process::id().to_string());
+    agent.put("late", "bob\n");
+    agent.refuses(&pair.alice, "promote", &soon, 1, "fence-peer returned 1");
+    assert!(pair.alice.log_text().contains("Pacemaker on bob has not joined"));
+    agent.remove("late");
+    // And until the mark is on the disk, in a configuration that no change of bob's can outdo.
     agent.put("full", "");
     agent.refuses(&pair.alice, "promote", &soon, 1, "fence-peer had no answer in time");
     agent.remove("full");
@@ -350,7 +378,7 @@ fn a_stale_secondary_is_never_promoted_and_no_mark_is_left_behind() {
     assert_eq!(agent.mark(&pair.alice), None, "nobody but alice has gone on");
 
     // alice is back, and what it has is what counts; in sync, both may be promoted.
-    agent.remove("off");
+    agent.put("off", "");
     pair.alice.start();
     agent.is(&pair.alice, "start", 0);
     pair.wait_synced();
