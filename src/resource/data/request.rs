@@ -6,7 +6,6 @@
 //!   a value that a later failover takes back (promise 2).
 //! - A request of a closed session that has not started is dropped.
 
-use crate::meta::DeviceFlags;
 use crate::resource::data::interval::{Kind, LockId};
 use crate::resource::disk::device::{Loss, Progress, Request, RequestKind};
 use crate::resource::peer::connection::{SentKind, Stage};
@@ -385,11 +384,7 @@ impl Resource {
         let open = self.connections.iter().any(|c| c.stage > Stage::Waiting);
         if missed && open {
             for volume in self.volumes() {
-                if self.doubt(volume)
-                    && let Some(backing) = self.device(volume).backing.as_mut()
-                {
-                    backing.flags(DeviceFlags::IN_DOUBT, 0);
-                }
+                self.doubt(volume);
             }
         }
         for c in self.peers() {

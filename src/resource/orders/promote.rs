@@ -659,17 +659,17 @@ impl Resource {
         }
     }
 
-    /// The peer may have gone on without this disk: until both have met it is promoted by force only.
-    /// Returns whether it was taken for UpToDate before.
-    pub(crate) fn doubt(&mut self, volume: VolumeNumber) -> bool {
+    /// The peer may have gone on without this disk: until both have met it is promoted by force only. If the
+    /// peer has not, then because it died, and what both have acknowledged may be here only: it has survived, or
+    /// will have at the end of the loss.
+    pub(crate) fn doubt(&mut self, volume: VolumeNumber) {
         if self.device(volume).disk != DiskState::UpToDate {
-            return false;
+            return;
         }
         if let Some(backing) = self.device(volume).backing.as_mut() {
-            backing.flags(0, DeviceFlags::SURVIVED);
+            backing.flags(DeviceFlags::IN_DOUBT, DeviceFlags::STANDS_IN);
         }
         self.set_disk(volume, DiskState::Consistent);
-        true
     }
 
     pub(crate) fn demoted(&mut self) {

@@ -387,6 +387,33 @@ fn a_frozen_primary_is_demoted_and_its_clients_are_let_go() {
     assert_eq!(pair.status(0).connections[0].connection_state, ConnectionState::Connected);
 }
 
+/// The peer has lost its power, and with it what it had not flushed. What both had acknowledged is on the disk that
+/// is in doubt, and nowhere else.
+#[test]
+fn a_primary_that_is_demoted_while_it_loses_its_peer_has_still_survived() {
+    for p in [0, 1] {
+        let mut pair = synced_pair();
+        fences(&mut pair, ResourceAndStonith);
+        pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+        pair.primary(p, false);
+        pair.write(p, 5, 50).unwrap();
+        pair.nodes[1 - p].stall = |_| true;
+        let write = pair.start_write(p, 6, 60);
+        let id = pair.order(p, Command::Secondary { force: true, wait_ms: 0 });
+        pair.run(100);
+        assert!(!pair.nodes[p].admin.contains_key(&id), "the peer's answer is waited for");
+        pair.lose_power(1 - p);
+        pair.run(1_000);
+        assert_eq!(pair.nodes[p].admin.remove(&id), Some(Ok(String::new())));
+        assert_ne!(pair.nodes[p].replies.get(&write), Some(&Ok(None)));
+        assert_eq!(pair.disk(p), DiskState::Consistent, "the other one may have gone on");
+        assert!(pair.survived(p), "where it has not, this disk alone has what both had acknowledged");
+        pair.kill(p);
+        pair.both_return();
+        assert_eq!([0, 1].map(|n| pair.block(n, 5)), [50, 50], "{}", pair.told(p));
+    }
+}
+
 #[test]
 fn a_policy_that_does_not_freeze_any_more_lets_go() {
     let mut pair = lonely(ResourceAndStonith);

@@ -22,11 +22,11 @@ impl Pair {
         self.nodes[n].disk.superblock.as_ref().unwrap().flags & flag != 0
     }
 
-    fn block(&self, n: usize, block: u64) -> u64 {
+    pub(super) fn block(&self, n: usize, block: u64) -> u64 {
         self.nodes[n].disk.blocks.get(&block).copied().unwrap_or(0)
     }
 
-    fn told(&self, n: usize) -> String {
+    pub(super) fn told(&self, n: usize) -> String {
         self.nodes[n].log.join("\n")
     }
 
@@ -36,7 +36,7 @@ impl Pair {
     }
 
     /// Both are started again, and meet.
-    fn both_return(&mut self) {
+    pub(super) fn both_return(&mut self) {
         for n in 0..2 {
             self.nodes[n].stall = |_| false;
             self.nodes[n].fail = |_| false;
