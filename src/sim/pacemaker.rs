@@ -17,7 +17,7 @@ use crate::resource::{
 
 use super::cluster::{Cluster, Happening};
 use super::faults::{Fault, Order};
-use super::node::Input;
+use super::node::{Input, Node};
 use super::options::SimOptions;
 use super::prng::Prng;
 
@@ -55,12 +55,34 @@ struct Mark {
 /// How new a configuration is: `admin_epoch`, which only the handler raises, and `epoch`.
 type Version = (u64, u64);
 
-/// A node's copy of the cluster's configuration.
+/// A copy of the cluster's configuration.
 #[derive(Clone, Debug, Default)]
 struct Copy {
     version: Version,
     /// By node.
     marks: [Option<Mark>; 2],
+    /// `tandem-RES-outlasts`, by node: the `admin_epoch` with which it wanted to go on last.
+    outlasts: [u64; 2],
+}
+
+/// A change of the configuration: each is one broadcast.
+#[derive(Clone, Debug)]
+enum Change {
+    Mark { target: usize, mark: Option<Mark> },
+    Raise(u64),
+    Outlasts { node: usize, value: u64 },
+}
+
+impl Copy {
+    fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Mark { target, mark } => self.marks[*target].clone_from(mark),
+            // What is lower is refused.
+            Change::Raise(to) => self.version.0 = self.version.0.max(*to),
+            Change::Outlasts { node, value } => self.outlasts[*node] = *value,
+        }
+        self.version.1 += u64::from(!matches!(change, Change::Raise(_)));
+    }
 }
 
 /// A change on its way to the peer's copy.
@@ -68,26 +90,59 @@ struct Copy {
 struct Message {
     from: usize,
     at: Time,
-    version: Version,
-    target: usize,
-    mark: Option<Mark>,
+    change: Change,
 }
 
-/// The cluster software of a node.
+/// The cluster software of a node. Three things come up one after the other: Corosync with the host, Pacemaker,
+/// and the join, in which the copies are merged.
 #[derive(Clone, Copy, Debug, Default)]
 struct Member {
-    /// It runs; and since when the host has power, where it does not run yet.
-    up: bool,
-    starts_at: Option<Time>,
-    /// The peer is a member of the same partition.
-    sees: bool,
-    /// The peer was fenced, and has not been a member since.
-    knows_off: bool,
-    /// It has seen the peer since it was started (`wait_for_all`).
+    /// Of the host.
+    boot: u64,
+    corosync: bool,
+    corosync_at: Option<Time>,
+    /// It has seen the peer since it was started (`wait_for_all`): from then on it has a quorum, also alone.
     quorum: bool,
+    /// The peer's Corosync is a member of the same partition.
+    sees: bool,
+    /// Pacemaker runs.
+    up: bool,
+    up_at: Option<Time>,
+    /// It is told to stop, and does when nothing runs here; given up then.
+    stopping: Option<Time>,
+    /// The copies are merged; and have been since Pacemaker was started here.
+    joined: bool,
+    was_joined: bool,
+    /// The peer was fenced, or its Pacemaker stopped in order, and it has not joined since.
+    knows_off: bool,
     fence_at: Option<Time>,
     monitor_at: Time,
     role: Option<Role>,
+    /// A demotion was ordered.
+    demoted: bool,
+}
+
+impl Member {
+    /// The peer's Corosync is there, and what its Pacemaker has is not known.
+    fn is_pending(&self) -> bool {
+        self.sees && !self.joined
+    }
+
+    /// `crm_mon`: the peer is neither online, nor unclean, nor pending.
+    fn is_off(&self) -> bool {
+        self.quorum && self.knows_off && !self.sees
+    }
+}
+
+/// What a fence-peer does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Looks,
+    Marks,
+    Outlasts,
+    /// It waits for its own disk until then.
+    Stores(Time),
+    Ends,
 }
 
 /// A fence-peer that runs.
@@ -96,14 +151,18 @@ struct Call {
     life: u64,
     number: u64,
     role: Role,
-    /// The peer has been a member since then.
+    /// The peer has been joined since then.
     since: Time,
     /// Killed then.
     until: Time,
-    /// The peer's copy was asked for this mark, and answers then.
-    asked: Option<(Mark, Time)>,
-    /// The peer is off, and its mark is made.
-    marked: Option<Mark>,
+    /// It marks nobody any more: a demotion was ordered after it began.
+    demoted: bool,
+    step: Step,
+    /// The step is done then.
+    at: Time,
+    /// What it has raised `admin_epoch` to, and made.
+    raised: u64,
+    mark: Option<Mark>,
 }
 
 /// The cluster software of both nodes.
@@ -111,33 +170,87 @@ struct Call {
 pub(super) struct Pacemaker {
     chance: Prng,
     copies: [Copy; 2],
+    /// What a power loss or a start of Pacemaker leaves of them; and when they are written.
+    disks: [Copy; 2],
+    write_at: [Option<Time>; 2],
     members: [Member; 2],
     calls: [Option<Call>; 2],
     messages: Vec<Message>,
     cut_until: Time,
     /// While the replication link is cut, and while it is not: one in so many looks finds the cluster's cut.
     cuts: [u64; 2],
+    /// One in so many looks tells Pacemaker of a node to stop.
+    stops: u64,
     /// Since when they do not reach each other, or do.
     apart_since: Option<Time>,
     together_since: Option<Time>,
+    join_at: Option<Time>,
     marks: MarkCounts,
+    holes: String,
 }
 
 impl Pacemaker {
     fn new(seed: u64) -> Self {
         let mut chance = Prng::new(seed, 25);
+        let member =
+            Member { corosync: true, up: true, sees: true, quorum: true, ..Member::default() };
         Self {
             cuts: [*chance.choose(&[10, 60, 400]), *chance.choose(&[100, 1_000])],
+            stops: *chance.choose(&[100, 400, 4_000]),
             chance,
             copies: Default::default(),
-            members: [Member { up: true, sees: true, quorum: true, ..Member::default() }; 2],
+            disks: Default::default(),
+            write_at: [None; 2],
+            members: [Member { joined: true, was_joined: true, ..member }; 2],
             calls: [None, None],
             messages: Vec::new(),
             cut_until: Time(0),
             apart_since: None,
             together_since: None,
+            join_at: None,
             marks: MarkCounts::default(),
+            holes: String::new(),
         }
+    }
+
+    fn hole(&self, c: char) -> bool {
+        self.holes.contains(c)
+    }
+
+    fn change(&mut self, node: usize, change: &Change, now: Time) {
+        self.copies[node].apply(change);
+        // An `admin_epoch` alone is not written (2.1.5).
+        if !matches!(change, Change::Raise(_)) {
+            self.is_to_be_written(node, now);
+        }
+    }
+
+    fn is_to_be_written(&mut self, node: usize, now: Time) {
+        let wait = self.chance.skewed(1, 2_000);
+        self.write_at[node].get_or_insert(now.after_ms(wait));
+    }
+
+    fn writes_disks(&mut self, now: Time) {
+        for node in 0..2 {
+            if self.write_at[node].is_some_and(|at| at <= now) {
+                self.disks[node] = self.copies[node].clone();
+                self.write_at[node] = None;
+            }
+        }
+    }
+
+    /// Pacemaker of a node runs no more: what it starts with is on the disk.
+    fn ends(&mut self, node: usize) {
+        self.copies[node] = self.disks[node].clone();
+        self.write_at[node] = None;
+        self.messages.clear();
+        self.join_at = None;
+    }
+
+    fn loses_power(&mut self, node: usize, boot: u64) {
+        self.members[node] = Member { boot, ..Member::default() };
+        self.calls[node] = None;
+        self.ends(node);
     }
 }
 
@@ -220,7 +333,8 @@ impl Cluster {
     pub(super) fn pacemaker_looks(&mut self) {
         // Taken out for as long as it looks at the nodes.
         let Some(mut world) = self.pacemaker.take() else { return };
-        self.members(&mut world);
+        world.writes_disks(self.now);
+        let stops = self.members(&mut world);
         self.membership(&mut world);
         let victims = self.fencers(&mut world);
         self.messages(&mut world);
@@ -239,26 +353,102 @@ impl Cluster {
             self.note(&format!("{} is fenced", self.nodes[victim].name));
             self.lose_power(victim, off_ms);
         }
+        for (node, command) in stops {
+            if self.nodes[node].is_awake() {
+                self.command(node, command);
+            }
+        }
         self.after(TICK_MS * 1_000_000, Happening::Pacemaker);
     }
 
-    /// It starts with the host, a little later, and ends with it.
-    fn members(&self, world: &mut Pacemaker) {
+    /// It starts with the host, a little later, and ends with it; or is told to stop, and starts again. Returns
+    /// what then stops the resource.
+    fn members(&mut self, world: &mut Pacemaker) -> Vec<(usize, Command)> {
+        let (mut stops, now) = (Vec::new(), self.now);
         for node in 0..2 {
+            let boot = self.nodes[node].boot;
+            if !self.nodes[node].host_up || world.members[node].boot != boot {
+                world.loses_power(node, boot);
+                continue;
+            }
+            let p = &mut world.chance;
             let member = &mut world.members[node];
-            if !self.nodes[node].host_up {
-                *member = Member::default();
-                world.calls[node] = None;
+            if !member.corosync {
+                let wait = p.range(300, 3_000);
+                member.corosync = *member.corosync_at.get_or_insert(now.after_ms(wait)) <= now;
             } else if !member.up {
-                let wait = world.chance.range(300, 3_000);
-                let at = *member.starts_at.get_or_insert(self.now.after_ms(wait));
-                member.up = at <= self.now;
+                let at = match member.up_at {
+                    Some(at) => at,
+                    None => {
+                        let at = now.after_ms(p.skewed(100, 20_000));
+                        // The agent starts tandemd, or the host does.
+                        if self.faults_on && p.percent(50) {
+                            let late = at.after_ms(p.skewed(1, 6_000));
+                            self.net.cut_until = self.net.cut_until.map(|until| until.max(late));
+                        }
+                        *member.up_at.insert(at)
+                    }
+                };
+                member.up = at <= now || !self.faults_on;
+                if member.up && member.quorum && !member.sees {
+                    // Start-up fencing.
+                    member.fence_at = Some(now.after_ms(p.range(500, 5_000)));
+                }
+            } else if let Some(until) = member.stopping {
+                self.stops(world, node, until);
+            } else if self.faults_on && p.one_in(world.stops) {
+                member.stopping = Some(now.after_ms(20_000));
+                let secondary = Command::Secondary { force: true, wait_ms: 0 };
+                let down = Command::Down { shutdown: false };
+                stops.push((node, p.choose(&[secondary, down]).clone()));
+                self.note(&format!("{}: Pacemaker is to stop", self.nodes[node].name));
             }
         }
+        stops
     }
 
+    /// Pacemaker of a node stops, when the resource has.
+    fn stops(&mut self, world: &mut Pacemaker, node: usize, until: Time) {
+        let serves = self.role(node).is_some_and(|role| role != Role::Secondary);
+        if serves || !self.nodes[node].orders.is_empty() || self.nodes[node].frozen.is_some() {
+            if until <= self.now {
+                world.members[node].stopping = None;
+            }
+            return;
+        }
+        self.note(&format!("{}: Pacemaker has stopped", self.nodes[node].name));
+        let peer = 1 - node;
+        let told =
+            self.are_linked(world) && world.members[node].joined && world.members[peer].joined;
+        if told {
+            let member = &mut world.members[peer];
+            (member.joined, member.knows_off) = (false, true);
+        }
+        let p = &mut world.chance;
+        if p.percent(50) {
+            world.disks[node] = world.copies[node].clone();
+        }
+        let old = world.members[node];
+        world.members[node] = Member {
+            boot: old.boot,
+            corosync: true,
+            quorum: old.quorum,
+            sees: old.sees,
+            up_at: Some(self.now.after_ms(p.skewed(500, 20_000))),
+            ..Member::default()
+        };
+        // The worst moment: all links fail.
+        if self.faults_on && p.one_in(3) {
+            let until = self.now.after_ms(p.range(3_000, 20_000));
+            world.cut_until = world.cut_until.max(until);
+            self.net.cut_until = self.net.cut_until.map(|other| other.max(until));
+        }
+        world.ends(node);
+    }
+
+    /// Corosync of both reaches the other one.
     fn are_linked(&self, world: &Pacemaker) -> bool {
-        world.members.iter().all(|member| member.up) && world.cut_until <= self.now
+        world.members.iter().all(|member| member.corosync) && world.cut_until <= self.now
     }
 
     fn membership(&mut self, world: &mut Pacemaker) {
@@ -277,21 +467,50 @@ impl Cluster {
         if !self.are_linked(world) {
             world.together_since = None;
             let since = *world.apart_since.get_or_insert(now);
-            for member in world.members.iter_mut().filter(|member| member.up && member.sees) {
+            for member in world.members.iter_mut().filter(|member| member.corosync && member.sees) {
                 let late = world.chance.below(300);
                 if now.ms_since(since) >= SETTLE_MS - 150 + late {
-                    member.sees = false;
+                    (member.sees, member.joined) = (false, false);
                     let wait = world.chance.range(50, 1_500);
-                    member.fence_at = member.quorum.then(|| now.after_ms(wait));
+                    let fences = member.up && member.quorum && !member.knows_off;
+                    member.fence_at = fences.then(|| now.after_ms(wait));
                 }
             }
             return;
         }
         world.apart_since = None;
-        if world.members.iter().all(|member| member.sees) {
+        if !world.members.iter().all(|member| member.sees) {
+            world.join_at = None;
+            if now.ms_since(*world.together_since.get_or_insert(now)) < 800 {
+                return;
+            }
+            for member in &mut world.members {
+                (member.sees, member.quorum, member.joined) = (true, true, false);
+                member.fence_at = None;
+            }
+        }
+        for node in 0..2 {
+            let up = world.members[1 - node].up;
+            let member = &mut world.members[node];
+            if member.joined && !up {
+                // It ended without a word.
+                member.joined = false;
+                member.fence_at = Some(now.after_ms(world.chance.range(50, 1_500)));
+            }
+        }
+        self.pacemakers_join(world);
+    }
+
+    /// The copies are merged, some time after both can; a promotion that is under way comes first.
+    fn pacemakers_join(&mut self, world: &mut Pacemaker) {
+        let promotes = self.nodes.iter().any(promotes);
+        let can = world.members.iter().all(|member| member.up);
+        if !can || world.members.iter().all(|member| member.joined) {
+            world.join_at = None;
             return;
         }
-        if now.ms_since(*world.together_since.get_or_insert(now)) < 800 {
+        let wait = world.chance.skewed(300, 20_000);
+        if *world.join_at.get_or_insert(self.now.after_ms(wait)) > self.now || promotes {
             return;
         }
         // The configuration that has changed more often is everybody's, a fenced node's as well.
@@ -306,9 +525,11 @@ impl Cluster {
             self.note(&format!("the cluster takes {taken:X?}, not {left:X?}"));
         }
         world.copies[1 - newest] = world.copies[newest].clone();
+        world.is_to_be_written(1 - newest, self.now);
         world.messages.clear();
+        world.join_at = None;
         for member in &mut world.members {
-            (member.sees, member.quorum) = (true, true);
+            (member.joined, member.was_joined) = (true, true);
             (member.knows_off, member.fence_at) = (false, None);
         }
     }
@@ -326,59 +547,45 @@ impl Cluster {
                 world.members[node].fence_at = Some(self.now.after_ms(wait));
                 continue;
             }
-            world.members[1 - node] = Member::default();
-            world.calls[1 - node] = None;
+            let boot = self.nodes[1 - node].boot;
+            world.loses_power(1 - node, boot);
             let off_ms = world.chance.range(300, 6_000);
             let member = &mut world.members[node];
-            (member.knows_off, member.fence_at) = (true, None);
+            (member.knows_off, member.fence_at, member.joined) = (true, None, false);
             return vec![(1 - node, off_ms)];
         }
         Vec::new()
     }
 
-    /// Within a partition a change arrives, late perhaps; with the partition it is lost.
+    /// Within a partition a change arrives, late perhaps, merged or not; with the partition it is lost.
     fn messages(&self, world: &mut Pacemaker) {
         let linked = self.are_linked(world);
-        let mut all = std::mem::take(&mut world.messages);
-        all.retain(|message| {
-            let to = 1 - message.from;
-            if !(world.members[message.from].sees && world.members[to].sees) {
+        for message in std::mem::take(&mut world.messages) {
+            let (sender, to) = (world.members[message.from], 1 - message.from);
+            if !(sender.sees && world.members[to].sees && world.members[to].up) {
                 world.marks.lost += 1;
-                return false;
+            } else if !linked || message.at > self.now {
+                world.messages.push(message);
+            } else {
+                world.change(to, &message.change, self.now);
             }
-            if !linked || message.at > self.now {
-                return true;
-            }
-            let copy = &mut world.copies[to];
-            copy.marks[message.target] = message.mark.clone();
-            copy.version = copy.version.max(message.version);
-            false
-        });
-        world.messages = all;
+        }
     }
 
-    /// `crm_attribute` on a node. Returns whether it says that it is done.
-    fn write(
-        &mut self,
-        world: &mut Pacemaker,
-        node: usize,
-        target: usize,
-        mark: Option<Mark>,
-    ) -> bool {
-        if world.chance.one_in(8) {
+    /// `crm_attribute` or `cibadmin` on a node. Returns whether it says that it is done.
+    fn write(&mut self, world: &mut Pacemaker, node: usize, change: Change) -> bool {
+        if !world.members[node].up || world.chance.one_in(8) {
             world.marks.lost += 1;
             return false;
         }
-        world.marks.removed += u64::from(mark.is_none());
-        let [who, whom] = [node, target].map(|one| self.nodes[one].name);
-        self.note(&format!("{who}: the mark of {whom} is {mark:X?}"));
-        let copy = &mut world.copies[node];
-        copy.version.1 += 1;
-        copy.marks[target].clone_from(&mark);
-        let version = copy.version;
-        if world.members[node].sees {
+        self.note(&format!("{}: {change:X?}", self.nodes[node].name));
+        if matches!(change, Change::Mark { mark: None, .. }) {
+            world.marks.removed += 1;
+        }
+        world.change(node, &change, self.now);
+        if world.members[node].sees && world.members[1 - node].up {
             // The worst moment: the link fails with the change on its way.
-            if self.faults_on && world.chance.one_in(5) {
+            if self.faults_on && world.chance.one_in(8) {
                 let cut_ms = world.chance.range(1_000, 12_000);
                 world.cut_until = world.cut_until.max(self.now.after_ms(cut_ms));
             }
@@ -386,9 +593,10 @@ impl Cluster {
             let wait = world.chance.skewed(1, 1_500);
             let before = world.messages.iter().filter(|m| m.from == node).map(|m| m.at).max();
             let at = self.now.after_ms(wait).max(before.unwrap_or(self.now));
-            world.messages.push(Message { from: node, at, version, target, mark });
+            world.messages.push(Message { from: node, at, change });
         }
-        true
+        // Now and then it is done, and nobody hears of it.
+        !world.chance.one_in(24)
     }
 
     // --- what tandemd says ------------------------------------------------------------------------------
@@ -455,8 +663,11 @@ impl Cluster {
             since: self.now,
             // What it found at its start it says at the next look.
             until: if stale { self.now } else { self.now.after_ms(limit_ms) },
-            asked: None,
-            marked: None,
+            demoted: false,
+            step: Step::Looks,
+            at: self.now,
+            raised: 0,
+            mark: None,
         });
         world.marks.refused += u64::from(stale);
         self.pacemaker = Some(world);
@@ -468,57 +679,162 @@ impl Cluster {
         world: &mut Pacemaker,
         node: usize,
     ) -> Option<(u64, HandlerOutcome)> {
-        let peer = 1 - node;
         let mut call = world.calls[node].take()?;
-        if self.nodes[node].life != call.life || !world.members[node].up {
-            // With the host it ends; with tandemd it finds out, and nobody hears of it.
+        if self.nodes[node].life != call.life {
+            // With tandemd it ends; or finds out, and nobody hears of it.
             return None;
         }
-        let end = |code| Some((call.number, HandlerOutcome::Exited(code)));
         if self.nodes[node].frozen.is_some() {
             world.calls[node] = Some(call);
             return None;
         }
-        if self.is_connected(node) || self.role(node) != Some(call.role) || call.until <= self.now {
-            world.marks.given_up += 1;
-            return end(1);
-        }
-        if let Some((mark, at)) = &call.asked {
-            // Its answer is waited for.
-            if *at <= self.now {
-                let there = world.copies[peer].marks[peer].as_ref() == Some(mark);
-                if self.are_linked(world) && there {
-                    world.marks.told += 1;
-                    return end(4);
-                }
-                (call.asked, call.since) = (None, self.now);
-            }
-        } else if world.members[node].knows_off {
-            if let Some(mark) = call.marked.take() {
-                // Whatever the peer has changed while it was apart: this configuration is newer.
-                let copy = &mut world.copies[node];
-                copy.version.0 += 1;
-                if copy.marks[peer].as_ref() == Some(&mark) {
-                    world.marks.off += 1;
-                    return end(7);
-                }
-            } else {
-                let Some(mark) = self.claim(node) else { return end(1) };
-                call.marked = self.write(world, node, peer, Some(mark.clone())).then_some(mark);
-            }
-        } else if !world.members[node].sees {
-            call.since = self.now;
-        } else if self.now.ms_since(call.since) >= SETTLE_MS && world.members[node].quorum {
-            let Some(mark) = self.claim(node) else { return end(1) };
-            if self.write(world, node, peer, Some(mark.clone())) {
-                let wait = world.chance.skewed(20, 1_000);
-                call.asked = Some((mark, self.now.after_ms(wait)));
-            } else {
+        let code = if self.is_connected(node)
+            || self.role(node) != Some(call.role)
+            || call.until <= self.now
+        {
+            Some(1)
+        } else {
+            if !world.members[node].joined && !(world.hole('b') && world.members[node].sees) {
                 call.since = self.now;
             }
+            if call.at > self.now {
+                world.calls[node] = Some(call);
+                return None;
+            }
+            call.at = self.now.after_ms(world.chance.skewed(1, 1_000));
+            match self.fence_step(world, node, &mut call) {
+                Ok(code) => code,
+                // Nobody answers just now: a Primary goes on asking.
+                Err(()) if call.role != Role::Primary && world.chance.one_in(2) => Some(1),
+                Err(()) => {
+                    (call.step, call.since) = (Step::Looks, self.now);
+                    None
+                }
+            }
+        };
+        match code {
+            Some(4) => world.marks.told += 1,
+            Some(7) => world.marks.off += 1,
+            Some(_) => world.marks.given_up += 1,
+            None => world.calls[node] = Some(call.clone()),
         }
-        world.calls[node] = Some(call);
-        None
+        code.map(|code| (call.number, HandlerOutcome::Exited(code)))
+    }
+
+    /// The peer is off, and what this node has of it is not older than that.
+    fn counts_as_off(&self, world: &Pacemaker, node: usize) -> bool {
+        let member = world.members[node];
+        let own = world.copies[node].marks[1 - node].as_ref().filter(|mark| mark.by == node);
+        let exception = own.is_some_and(|mark| {
+            !world.hole('h')
+                && Some(mark) == self.claim(node).as_ref()
+                && (0..self.options.volumes).any(|volume| {
+                    self.generations(node, volume).is_some_and(|[_, bitmap, ..]| bitmap != 0)
+                })
+        });
+        member.is_off()
+            && (world.hole('c')
+                || member.was_joined
+                || exception
+                || world.hole('h') && own.is_some())
+    }
+
+    /// A step of fence-peer: how it ends, or that what it asked for did not come about.
+    fn fence_step(
+        &mut self,
+        world: &mut Pacemaker,
+        node: usize,
+        call: &mut Call,
+    ) -> Result<Option<i32>, ()> {
+        let peer = 1 - node;
+        let member = world.members[node];
+        if !member.up || world.chance.one_in(40) {
+            return Err(());
+        }
+        let off = self.counts_as_off(world, node);
+        let here = (member.joined || world.hole('b') && member.sees)
+            && member.quorum
+            && self.now.ms_since(call.since) >= SETTLE_MS;
+        match call.step {
+            Step::Looks => {
+                let hopeless = member.is_pending() && !world.hole('b') || member.is_off() && !off;
+                if hopeless && call.role != Role::Primary {
+                    return Ok(Some(1));
+                }
+                if !(off || here) {
+                    call.at = self.now;
+                    return Ok(None);
+                }
+                call.raised = world.copies[node].version.0 + 1;
+                call.step = Step::Marks;
+                let skips = world.hole('a') || world.hole('g') && !off;
+                if !skips && !self.write(world, node, Change::Raise(call.raised)) {
+                    return Err(());
+                }
+            }
+            Step::Marks => {
+                if call.demoted && !world.hole('d')
+                    || self.is_stale(world, node) && !world.hole('i')
+                {
+                    return Ok(Some(1));
+                }
+                call.mark = self.claim(node);
+                let Some(mark) = call.mark.clone() else { return Err(()) };
+                let change = Change::Mark { target: peer, mark: Some(mark) };
+                if !self.write(world, node, change) {
+                    return Err(());
+                }
+                if world.hole('a')
+                    && (!world.hole('g') || off)
+                    && !self.write(world, node, Change::Raise(call.raised))
+                {
+                    return Err(());
+                }
+                call.step = if world.hole('g') && !off { Step::Ends } else { Step::Outlasts };
+            }
+            Step::Outlasts => {
+                if !self.write(world, node, Change::Outlasts { node, value: call.raised }) {
+                    return Err(());
+                }
+                call.step = if world.hole('e') {
+                    Step::Ends
+                } else {
+                    Step::Stores(self.now.after_ms(5_000))
+                };
+            }
+            Step::Stores(until) => {
+                if self.has(&world.disks[node], node, call)
+                    && world.disks[node].version.0 >= call.raised
+                {
+                    call.step = Step::Ends;
+                } else if until <= self.now {
+                    return Err(());
+                } else {
+                    call.at = self.now;
+                }
+            }
+            Step::Ends => {
+                if off {
+                    return Ok(Some(7));
+                }
+                let asked = &world.copies[peer];
+                let has = if world.hole('f') || world.hole('g') {
+                    asked.marks[peer] == call.mark
+                } else {
+                    self.has(asked, node, call)
+                };
+                if here && self.are_linked(world) && world.members[peer].up && has {
+                    return Ok(Some(4));
+                }
+                return Err(());
+            }
+        }
+        Ok(None)
+    }
+
+    /// A copy has what fence-peer of this node has made.
+    fn has(&self, copy: &Copy, node: usize, call: &Call) -> bool {
+        copy.marks[1 - node] == call.mark && copy.outlasts[node] == call.raised
     }
 
     /// unfence-peer.
@@ -534,7 +850,7 @@ impl Cluster {
         let own = world.copies[node].marks[peer].as_ref().is_some_and(|mark| mark.by == node);
         let in_sync = self.role(node).is_some() && self.is_in_sync(node);
         if in_sync && own {
-            self.write(world, node, peer, None);
+            self.write(world, node, Change::Mark { target: peer, mark: None });
         }
         in_sync
     }
@@ -546,14 +862,15 @@ impl Cluster {
         let peer = 1 - node;
         let Some(role) = self.role(node).filter(|_| world.members[node].up) else { return };
         let before = world.members[node].role.replace(role);
+        let demoted = std::mem::take(&mut world.members[node].demoted);
         let own = world.copies[node].marks[peer].clone().filter(|mark| mark.by == node);
-        if before == Some(Role::Primary) && role == Role::Secondary {
+        if (before == Some(Role::Primary) || demoted) && role == Role::Secondary {
             let unchanged = |(volume, from): (VolumeNumber, &u64)| {
                 let generations = self.generations(node, volume);
                 generations.is_some_and(|[current, bitmap, ..]| bitmap == 0 && current == *from)
             };
             if own.is_some_and(|mark| (0..).zip(&mark.from).all(unchanged)) {
-                self.write(world, node, peer, None);
+                self.write(world, node, Change::Mark { target: peer, mark: None });
             }
             return;
         }
@@ -562,7 +879,7 @@ impl Cluster {
         }
         world.members[node].monitor_at = self.now.after_ms(MONITOR_MS);
         if role == Role::Primary && world.copies[node].marks[node].is_some() {
-            self.write(world, node, node, None);
+            self.write(world, node, Change::Mark { target: node, mark: None });
         }
         if self.forget(world, node) || role != Role::Primary || own.is_some() {
             return;
@@ -571,26 +888,41 @@ impl Cluster {
         let alone = |volume| self.generations(node, volume).is_some_and(|[_, one, ..]| one != 0);
         if !frozen && !self.is_connected(node) && (0..self.options.volumes).any(alone) {
             let mark = self.claim(node);
-            self.write(world, node, peer, mark);
+            self.write(world, node, Change::Mark { target: peer, mark });
         }
     }
 
     /// Whether an order is given at all: under Pacemaker only the cluster promotes, one node, which is not
     /// marked, and only where the other one is known to be off, or not to be Primary.
     pub(super) fn pacemaker_allows(&mut self, node: usize, command: &Command) -> bool {
-        if !matches!(command, Command::Primary { force: None }) {
-            return true;
-        }
         let Some(mut world) = self.pacemaker.take() else { return true };
+        let allowed = match command {
+            Command::Primary { force: None } => self.may_promote(&mut world, node),
+            Command::Secondary { .. } => {
+                world.members[node].demoted = true;
+                world.calls[node].iter_mut().for_each(|call| call.demoted = true);
+                true
+            }
+            _ => true,
+        };
+        self.pacemaker = Some(world);
+        allowed
+    }
+
+    fn may_promote(&self, world: &mut Pacemaker, node: usize) -> bool {
         let (own, peer) = (world.members[node], &self.nodes[1 - node]);
         let serves = peer.resource.is_some()
             && peer.status.as_ref().is_some_and(|status| status.role == Role::Primary);
-        let promotes =
-            |order: &super::admin::PendingOrder| matches!(order.command, Command::Primary { .. });
-        let free = own.knows_off || own.sees && !serves && !peer.orders.values().any(promotes);
-        let stale = self.is_stale(&world, node);
+        // Where the peer's Pacemaker does not run nothing of the cluster's does.
+        let known = own.joined || own.sees && !world.members[1 - node].up;
+        let free = own.knows_off || known && !serves && !promotes(peer);
+        let stale = self.is_stale(world, node);
         world.marks.refused += u64::from(stale && free);
-        self.pacemaker = Some(world);
-        own.up && own.quorum && free && !stale
+        own.up && own.stopping.is_none() && own.quorum && free && !stale
     }
+}
+
+/// A promotion is under way.
+fn promotes(node: &Node) -> bool {
+    node.orders.values().any(|order| matches!(order.command, Command::Primary { .. }))
 }
