@@ -8,18 +8,19 @@
 //! - No two nodes go on alone from one generation.
 //! - No node is promoted, alone and without force, whose disk the other one has gone on from.
 
+mod handler;
+
 use std::cmp::Ordering;
 
-use crate::resource::{
-    Command, ConnectionState, DiskState, Event, Handler, HandlerOutcome, Options, Role, Time,
-    VolumeNumber,
-};
+use crate::resource::{Command, Event, Handler, Options, Role, Time, VolumeNumber};
 
 use super::cluster::{Cluster, Happening};
 use super::faults::{Fault, Order};
 use super::node::{Input, Node};
 use super::options::SimOptions;
 use super::prng::Prng;
+
+use handler::Call;
 
 /// How often everything is looked at, ms: crm-store-uuid's own pause.
 const TICK_MS: u64 = 100;
@@ -74,6 +75,11 @@ enum Change {
 }
 
 impl Copy {
+    /// It has what this fence-peer has made.
+    fn has(&self, node: usize, call: &Call) -> bool {
+        self.marks[1 - node] == call.mark && self.outlasts[node] == call.raised
+    }
+
     fn apply(&mut self, change: &Change) {
         match change {
             Change::Mark { target, mark } => self.marks[*target].clone_from(mark),
@@ -134,37 +140,6 @@ impl Member {
     }
 }
 
-/// What a fence-peer does next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Looks,
-    Marks,
-    Outlasts,
-    /// It waits for its own disk until then.
-    Stores(Time),
-    Ends,
-}
-
-/// A fence-peer that runs.
-#[derive(Clone, Debug)]
-struct Call {
-    life: u64,
-    number: u64,
-    role: Role,
-    /// The peer has been joined since then.
-    since: Time,
-    /// Killed then.
-    until: Time,
-    /// It marks nobody any more: a demotion was ordered after it began.
-    demoted: bool,
-    step: Step,
-    /// The step is done then.
-    at: Time,
-    /// What it has raised `admin_epoch` to, and made.
-    raised: u64,
-    mark: Option<Mark>,
-}
-
 /// The cluster software of both nodes.
 #[derive(Clone, Debug)]
 pub(super) struct Pacemaker {
@@ -186,7 +161,6 @@ pub(super) struct Pacemaker {
     together_since: Option<Time>,
     join_at: Option<Time>,
     marks: MarkCounts,
-    holes: String,
 }
 
 impl Pacemaker {
@@ -209,12 +183,7 @@ impl Pacemaker {
             together_since: None,
             join_at: None,
             marks: MarkCounts::default(),
-            holes: String::new(),
         }
-    }
-
-    fn hole(&self, c: char) -> bool {
-        self.holes.contains(c)
     }
 
     fn change(&mut self, node: usize, change: &Change, now: Time) {
@@ -332,7 +301,9 @@ impl Cluster {
     /// Everything that the cluster software does by and by.
     pub(super) fn pacemaker_looks(&mut self) {
         // Taken out for as long as it looks at the nodes.
-        let Some(mut world) = self.pacemaker.take() else { return };
+        let Some(mut world) = self.pacemaker.take() else {
+            return;
+        };
         world.writes_disks(self.now);
         let stops = self.members(&mut world);
         self.membership(&mut world);
@@ -572,11 +543,11 @@ impl Cluster {
         }
     }
 
-    /// `crm_attribute` or `cibadmin` on a node. Returns whether it says that it is done.
-    fn write(&mut self, world: &mut Pacemaker, node: usize, change: Change) -> bool {
+    /// `crm_attribute` or `cibadmin` on a node: whether it says that it is done.
+    fn write(&mut self, world: &mut Pacemaker, node: usize, change: Change) -> Result<(), ()> {
         if !world.members[node].up || world.chance.one_in(8) {
             world.marks.lost += 1;
-            return false;
+            return Err(());
         }
         self.note(&format!("{}: {change:X?}", self.nodes[node].name));
         if matches!(change, Change::Mark { mark: None, .. }) {
@@ -596,263 +567,7 @@ impl Cluster {
             world.messages.push(Message { from: node, at, change });
         }
         // Now and then it is done, and nobody hears of it.
-        !world.chance.one_in(24)
-    }
-
-    // --- what tandemd says ------------------------------------------------------------------------------
-
-    fn role(&self, node: usize) -> Option<Role> {
-        let n = &self.nodes[node];
-        n.is_awake().then(|| n.status.as_ref().map(|status| status.role))?
-    }
-
-    fn is_connected(&self, node: usize) -> bool {
-        let connection = self.nodes[node].connection();
-        connection.is_some_and(|c| c.connection_state == ConnectionState::Connected)
-    }
-
-    fn is_in_sync(&self, node: usize) -> bool {
-        self.is_connected(node)
-            && (0..self.options.volumes).all(|volume| {
-                let n = &self.nodes[node];
-                let own = n.device(volume).map(|device| device.disk_state);
-                let peers = n.peer_device(volume).map(|peer| peer.peer_disk_state);
-                own == Some(DiskState::UpToDate) && peers == Some(DiskState::UpToDate)
-            })
-    }
-
-    /// Current, bitmap and two of the history, without the lowest bit.
-    fn generations(&self, node: usize, volume: VolumeNumber) -> Option<[u64; 4]> {
-        let block = self.nodes[node].volumes[usize::from(volume)].durable.as_ref()?;
-        let bitmap = block.peers.first().map_or(0, |slot| slot.bitmap_uuid);
-        Some([block.current_uuid, bitmap, block.history[0], block.history[1]].map(|one| one & !1))
-    }
-
-    // --- crm-store-uuid ------------------------------------------------------------------------------
-
-    /// `stale`: whether the node's own copy says so of its disk; where tandemd does not answer, yes.
-    fn is_stale(&self, world: &Pacemaker, node: usize) -> bool {
-        let Some(mark) = &world.copies[node].marks[node] else { return false };
-        if self.role(node).is_none() {
-            return true;
-        }
-        let behind = |(volume, from): (VolumeNumber, &u64)| {
-            self.generations(node, volume)
-                .is_none_or(|[current, _, one, two]| current == *from || ![one, two].contains(from))
-        };
-        !self.is_in_sync(node) && (0..).zip(&mark.from).any(behind)
-    }
-
-    fn claim(&self, node: usize) -> Option<Mark> {
-        let from = |volume| {
-            let [current, bitmap, ..] = self.generations(node, volume)?;
-            Some(if bitmap == 0 { current } else { bitmap })
-        };
-        let from = (0..self.options.volumes).map(from).collect::<Option<_>>()?;
-        Some(Mark { by: node, from })
-    }
-
-    /// `Action::RunHandler` of fence-peer.
-    pub(super) fn fence_peer_begins(&mut self, node: usize, number: u64, limit_ms: u64) {
-        let Some(mut world) = self.pacemaker.take() else { return };
-        let stale = self.is_stale(&world, node);
-        world.calls[node] = Some(Call {
-            life: self.nodes[node].life,
-            number,
-            role: self.role(node).unwrap_or(Role::Unknown),
-            since: self.now,
-            // What it found at its start it says at the next look.
-            until: if stale { self.now } else { self.now.after_ms(limit_ms) },
-            demoted: false,
-            step: Step::Looks,
-            at: self.now,
-            raised: 0,
-            mark: None,
-        });
-        world.marks.refused += u64::from(stale);
-        self.pacemaker = Some(world);
-    }
-
-    /// One turn of fence-peer; its end.
-    fn call_goes_on(
-        &mut self,
-        world: &mut Pacemaker,
-        node: usize,
-    ) -> Option<(u64, HandlerOutcome)> {
-        let mut call = world.calls[node].take()?;
-        if self.nodes[node].life != call.life {
-            // With tandemd it ends; or finds out, and nobody hears of it.
-            return None;
-        }
-        if self.nodes[node].frozen.is_some() {
-            world.calls[node] = Some(call);
-            return None;
-        }
-        let code = if self.is_connected(node)
-            || self.role(node) != Some(call.role)
-            || call.until <= self.now
-        {
-            Some(1)
-        } else {
-            if !world.members[node].joined && !(world.hole('b') && world.members[node].sees) {
-                call.since = self.now;
-            }
-            if call.at > self.now {
-                world.calls[node] = Some(call);
-                return None;
-            }
-            call.at = self.now.after_ms(world.chance.skewed(1, 1_000));
-            match self.fence_step(world, node, &mut call) {
-                Ok(code) => code,
-                // Nobody answers just now: a Primary goes on asking.
-                Err(()) if call.role != Role::Primary && world.chance.one_in(2) => Some(1),
-                Err(()) => {
-                    (call.step, call.since) = (Step::Looks, self.now);
-                    None
-                }
-            }
-        };
-        match code {
-            Some(4) => world.marks.told += 1,
-            Some(7) => world.marks.off += 1,
-            Some(_) => world.marks.given_up += 1,
-            None => world.calls[node] = Some(call.clone()),
-        }
-        code.map(|code| (call.number, HandlerOutcome::Exited(code)))
-    }
-
-    /// The peer is off, and what this node has of it is not older than that.
-    fn counts_as_off(&self, world: &Pacemaker, node: usize) -> bool {
-        let member = world.members[node];
-        let own = world.copies[node].marks[1 - node].as_ref().filter(|mark| mark.by == node);
-        let exception = own.is_some_and(|mark| {
-            !world.hole('h')
-                && Some(mark) == self.claim(node).as_ref()
-                && (0..self.options.volumes).any(|volume| {
-                    self.generations(node, volume).is_some_and(|[_, bitmap, ..]| bitmap != 0)
-                })
-        });
-        member.is_off()
-            && (world.hole('c')
-                || member.was_joined
-                || exception
-                || world.hole('h') && own.is_some())
-    }
-
-    /// A step of fence-peer: how it ends, or that what it asked for did not come about.
-    fn fence_step(
-        &mut self,
-        world: &mut Pacemaker,
-        node: usize,
-        call: &mut Call,
-    ) -> Result<Option<i32>, ()> {
-        let peer = 1 - node;
-        let member = world.members[node];
-        if !member.up || world.chance.one_in(40) {
-            return Err(());
-        }
-        let off = self.counts_as_off(world, node);
-        let here = (member.joined || world.hole('b') && member.sees)
-            && member.quorum
-            && self.now.ms_since(call.since) >= SETTLE_MS;
-        match call.step {
-            Step::Looks => {
-                let hopeless = member.is_pending() && !world.hole('b') || member.is_off() && !off;
-                if hopeless && call.role != Role::Primary {
-                    return Ok(Some(1));
-                }
-                if !(off || here) {
-                    call.at = self.now;
-                    return Ok(None);
-                }
-                call.raised = world.copies[node].version.0 + 1;
-                call.step = Step::Marks;
-                let skips = world.hole('a') || world.hole('g') && !off;
-                if !skips && !self.write(world, node, Change::Raise(call.raised)) {
-                    return Err(());
-                }
-            }
-            Step::Marks => {
-                if call.demoted && !world.hole('d')
-                    || self.is_stale(world, node) && !world.hole('i')
-                {
-                    return Ok(Some(1));
-                }
-                call.mark = self.claim(node);
-                let Some(mark) = call.mark.clone() else { return Err(()) };
-                let change = Change::Mark { target: peer, mark: Some(mark) };
-                if !self.write(world, node, change) {
-                    return Err(());
-                }
-                if world.hole('a')
-                    && (!world.hole('g') || off)
-                    && !self.write(world, node, Change::Raise(call.raised))
-                {
-                    return Err(());
-                }
-                call.step = if world.hole('g') && !off { Step::Ends } else { Step::Outlasts };
-            }
-            Step::Outlasts => {
-                if !self.write(world, node, Change::Outlasts { node, value: call.raised }) {
-                    return Err(());
-                }
-                call.step = if world.hole('e') {
-                    Step::Ends
-                } else {
-                    Step::Stores(self.now.after_ms(5_000))
-                };
-            }
-            Step::Stores(until) => {
-                if self.has(&world.disks[node], node, call)
-                    && world.disks[node].version.0 >= call.raised
-                {
-                    call.step = Step::Ends;
-                } else if until <= self.now {
-                    return Err(());
-                } else {
-                    call.at = self.now;
-                }
-            }
-            Step::Ends => {
-                if off {
-                    return Ok(Some(7));
-                }
-                let asked = &world.copies[peer];
-                let has = if world.hole('f') || world.hole('g') {
-                    asked.marks[peer] == call.mark
-                } else {
-                    self.has(asked, node, call)
-                };
-                if here && self.are_linked(world) && world.members[peer].up && has {
-                    return Ok(Some(4));
-                }
-                return Err(());
-            }
-        }
-        Ok(None)
-    }
-
-    /// A copy has what fence-peer of this node has made.
-    fn has(&self, copy: &Copy, node: usize, call: &Call) -> bool {
-        copy.marks[1 - node] == call.mark && copy.outlasts[node] == call.raised
-    }
-
-    /// unfence-peer.
-    pub(super) fn unfence_peer(&mut self, node: usize) {
-        let Some(mut world) = self.pacemaker.take() else { return };
-        self.forget(&mut world, node);
-        self.pacemaker = Some(world);
-    }
-
-    /// In sync, what this node has marked is marked no more. Returns whether it is in sync.
-    fn forget(&mut self, world: &mut Pacemaker, node: usize) -> bool {
-        let peer = 1 - node;
-        let own = world.copies[node].marks[peer].as_ref().is_some_and(|mark| mark.by == node);
-        let in_sync = self.role(node).is_some() && self.is_in_sync(node);
-        if in_sync && own {
-            self.write(world, node, Change::Mark { target: peer, mark: None });
-        }
-        in_sync
+        if world.chance.one_in(24) { Err(()) } else { Ok(()) }
     }
 
     // --- the agent -----------------------------------------------------------------------------------
@@ -860,7 +575,9 @@ impl Cluster {
     /// What a demotion and the monitor see to: `demoted` and `keep`.
     fn monitor(&mut self, world: &mut Pacemaker, node: usize) {
         let peer = 1 - node;
-        let Some(role) = self.role(node).filter(|_| world.members[node].up) else { return };
+        let Some(role) = self.role(node).filter(|_| world.members[node].up) else {
+            return;
+        };
         let before = world.members[node].role.replace(role);
         let demoted = std::mem::take(&mut world.members[node].demoted);
         let own = world.copies[node].marks[peer].clone().filter(|mark| mark.by == node);
@@ -870,7 +587,8 @@ impl Cluster {
                 generations.is_some_and(|[current, bitmap, ..]| bitmap == 0 && current == *from)
             };
             if own.is_some_and(|mark| (0..).zip(&mark.from).all(unchanged)) {
-                self.write(world, node, Change::Mark { target: peer, mark: None });
+                // The next look finds what was not done.
+                self.write(world, node, Change::Mark { target: peer, mark: None }).ok();
             }
             return;
         }
@@ -879,7 +597,8 @@ impl Cluster {
         }
         world.members[node].monitor_at = self.now.after_ms(MONITOR_MS);
         if role == Role::Primary && world.copies[node].marks[node].is_some() {
-            self.write(world, node, Change::Mark { target: node, mark: None });
+            // The next look finds what was not done.
+            self.write(world, node, Change::Mark { target: node, mark: None }).ok();
         }
         if self.forget(world, node) || role != Role::Primary || own.is_some() {
             return;
@@ -888,14 +607,17 @@ impl Cluster {
         let alone = |volume| self.generations(node, volume).is_some_and(|[_, one, ..]| one != 0);
         if !frozen && !self.is_connected(node) && (0..self.options.volumes).any(alone) {
             let mark = self.claim(node);
-            self.write(world, node, Change::Mark { target: peer, mark });
+            // The next look finds what was not done.
+            self.write(world, node, Change::Mark { target: peer, mark }).ok();
         }
     }
 
     /// Whether an order is given at all: under Pacemaker only the cluster promotes, one node, which is not
     /// marked, and only where the other one is known to be off, or not to be Primary.
     pub(super) fn pacemaker_allows(&mut self, node: usize, command: &Command) -> bool {
-        let Some(mut world) = self.pacemaker.take() else { return true };
+        let Some(mut world) = self.pacemaker.take() else {
+            return true;
+        };
         let allowed = match command {
             Command::Primary { force: None } => self.may_promote(&mut world, node),
             Command::Secondary { .. } => {
