@@ -407,7 +407,10 @@ fn a_primary_that_is_demoted_while_it_loses_its_peer_has_still_survived() {
         assert_eq!(pair.nodes[p].admin.remove(&id), Some(Ok(String::new())));
         assert_ne!(pair.nodes[p].replies.get(&write), Some(&Ok(None)));
         assert_eq!(pair.disk(p), DiskState::Consistent, "the other one may have gone on");
-        assert!(pair.survived(p), "where it has not, this disk alone has what both had acknowledged");
+        assert!(
+            pair.survived(p),
+            "where it has not, this disk alone has what both had acknowledged"
+        );
         pair.kill(p);
         pair.both_return();
         assert_eq!([0, 1].map(|n| pair.block(n, 5)), [50, 50], "{}", pair.told(p));
