@@ -82,8 +82,9 @@ impl DeviceFlags {
     /// It stores writes in the place of a Primary that has no disk: all that such a Primary was
     /// answered is here, flushed or in the system's cache.
     pub const STANDS_IN: u32 = 1 << 12;
-    /// With SURVIVED: the node did not run for a while, as a Secondary, and its Primary may have gone
-    /// on. It has all that was acknowledged by both, and is not promoted alone without force.
+    /// With SURVIVED: the node did not run for a while, as a Secondary, and its Primary may have gone on;
+    /// or it was demoted while it lost its peer, which may have gone on since. It has all that was
+    /// acknowledged by both, and is not promoted alone without force.
     pub const IN_DOUBT: u32 = 1 << 13;
     /// It was promoted by force with nothing on it before a peer's disk was met: it is no source for
     /// a new disk on which create-md has found something.

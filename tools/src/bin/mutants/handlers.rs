@@ -15,6 +15,22 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         new: "",
     },
     Mutant {
+        name: "doubt-forgets-survived",
+        breaks: "R2: a Primary that is demoted while its peer loses its power passes for one that has lost as much",
+        by: FENCING,
+        file: "src/resource/orders/promote.rs",
+        old: "backing.flags(DeviceFlags::IN_DOUBT, DeviceFlags::STANDS_IN);",
+        new: "backing.flags(0, DeviceFlags::SURVIVED);",
+    },
+    Mutant {
+        name: "promotion-outlasts-demotion",
+        breaks: "orders: a demotion waits for the fence-peer of a promotion that nobody wants any more",
+        by: FENCING,
+        file: "src/resource/orders/order.rs",
+        old: "            Step::Fence if self.a_later_order_demotes() => {",
+        new: "            Step::Fence if self.a_later_order_demotes() && waited >= PATIENCE_MS => {",
+    },
+    Mutant {
         name: "frozen-request-starts",
         breaks: "fencing: requests start while I/O is frozen",
         by: FENCING,
