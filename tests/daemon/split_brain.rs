@@ -30,10 +30,10 @@ fn nodes_that_were_written_apart_each_another_volume_are_a_split_brain() {
         node.ok(&["disconnect", "--force", "r0"]);
     }
     write(&pair.alice, "r0/0", 2);
-    pair.alice.ok(&["secondary", "r0"]);
+    pair.alice.ok(&["secondary", "--wait=20", "r0"]);
     pair.bob.ok(&["primary", "r0"]);
     write(&pair.bob, "r0/1", 3);
-    pair.bob.ok(&["secondary", "r0"]);
+    pair.bob.ok(&["secondary", "--wait=20", "r0"]);
     for node in [&pair.alice, &pair.bob] {
         node.ok(&["connect", "r0"]);
     }

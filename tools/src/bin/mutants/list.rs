@@ -183,8 +183,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "promise 2: a Secondary that did not run for a while does not say that it survived",
         by: By::Tests(&["--lib", "resource::tests::stuck_disk"]),
         file: "src/resource/data/request.rs",
-        old: "                    backing.flags(DeviceFlags::IN_DOUBT, 0);\n",
-        new: "                    let _ = backing;\n",
+        old: "                self.doubt(volume);\n",
+        new: "                self.doubt(volume);\n                let backing = self.device(volume).backing.as_mut();\n                backing.map(|one| one.flags(0, crate::meta::DeviceFlags::IN_DOUBT));\n",
     },
     Mutant {
         name: "replies-interleave",
