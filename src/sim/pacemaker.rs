@@ -604,8 +604,7 @@ impl Cluster {
             return;
         }
         let frozen = self.nodes[node].status.as_ref().is_some_and(|s| s.suspended_fencing);
-        let alone = |volume| self.generations(node, volume).is_some_and(|[_, one, ..]| one != 0);
-        if !frozen && !self.is_connected(node) && (0..self.options.volumes).any(alone) {
+        if !frozen && !self.is_connected(node) && self.is_alone(node) {
             let mark = self.claim(node);
             // The next look finds what was not done.
             self.write(world, node, Change::Mark { target: peer, mark }).ok();

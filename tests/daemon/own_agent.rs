@@ -305,6 +305,12 @@ fn the_own_agent_goes_through_its_cycle_and_a_silent_daemon_is_not_a_stopped_one
     let soon = [("OCF_RESKEY_CRM_meta_timeout", "3000")];
     agent.put("members", "alice\n");
     agent.refuses(&pair.alice, "promote", &soon, 1, "fence-peer had no answer in time");
+    // The cluster demotes it then: neither the promotion nor its fence-peer goes on behind its back.
+    agent.is(&pair.alice, "demote", 0);
+    until("the promotion's fence-peer ends", || {
+        pair.alice.log_text().contains("alice was demoted since").then_some(())
+    });
+    assert_eq!(pair.alice.ok(&["role", "r0"]).trim(), "Secondary");
     // A Pacemaker that was started since has not heard what bob's may know; and while bob's is about to join, the
     // promotion makes way.
     agent.put("off", "bob\n");

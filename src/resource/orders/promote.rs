@@ -536,14 +536,6 @@ impl Resource {
         self.order_step_check();
     }
 
-    /// Somebody who has heard nothing of the running order means this node to be Secondary, or down.
-    pub(crate) fn a_later_order_demotes(&self) -> bool {
-        let demotes = |order: &Order| {
-            matches!(order.command, Command::Down { .. } | Command::Secondary { .. })
-        };
-        self.orders.iter().any(demotes)
-    }
-
     /// When the clients' time is over, or that of a handshake which it meets then.
     pub(crate) fn clients_timeout(&self) -> Option<Time> {
         let running = self.running.as_ref().filter(|order| order.step == Step::Clients)?;

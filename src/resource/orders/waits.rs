@@ -2,7 +2,7 @@
 //!
 //! Invariant: who is named owes something just now, and where nobody does nobody is blamed.
 
-use crate::resource::orders::order::{OWN_ORDER, Running, Step};
+use crate::resource::orders::order::{OWN_ORDER, Order, Running, Step};
 use crate::resource::status::OrderStatus;
 use crate::resource::{Command, Resource, Time};
 
@@ -93,6 +93,14 @@ impl Resource {
             ) => "the answer of the peer".to_owned(),
             (true, _) => "what is being written and flushed".to_owned(),
         }
+    }
+
+    /// Somebody who has heard nothing of the running order means this node to be Secondary, or down.
+    pub(crate) fn a_later_order_demotes(&self) -> bool {
+        let demotes = |order: &Order| {
+            matches!(order.command, Command::Down { .. } | Command::Secondary { .. })
+        };
+        self.orders.iter().any(demotes)
     }
 
     /// What the running order is refused with when its time is over.

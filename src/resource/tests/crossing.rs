@@ -26,6 +26,14 @@ pub(super) fn is_seen(action: &Action) -> bool {
 }
 
 impl Pair {
+    /// The link is cut, and only this node hears of it: the other one is frozen.
+    pub(super) fn loss_is_seen_by(&mut self, n: usize) {
+        self.link = false;
+        for socket in std::mem::take(&mut self.nodes[n].sockets).into_keys() {
+            self.event(n, Event::SocketLost { socket, error: SocketError::Io(104) });
+        }
+    }
+
     /// The oldest stalled operation of node `n` ends with this error.
     fn end_stalled(&mut self, n: usize, error: DiskError) {
         let stalled = self.nodes[n].stalled.pop_front();
@@ -326,10 +334,7 @@ fn a_frozen_primary_that_becomes_the_target_of_a_newer_generation_stays_closed()
         node.core.as_mut().unwrap().config.options.rr_conflict = RrConflict::Violently;
     }
     // Node 0 is frozen: only node 1 sees the loss, and goes on for a while.
-    pair.link = false;
-    for socket in std::mem::take(&mut pair.nodes[1].sockets).into_keys() {
-        pair.event(1, Event::SocketLost { socket, error: SocketError::Io(104) });
-    }
+    pair.loss_is_seen_by(1);
     pair.settle();
     pair.primary(1, false);
     assert_eq!(pair.write(1, 2, 2), Ok(None));

@@ -343,10 +343,7 @@ fn a_frozen_primary_with_writes_under_way_becomes_the_target_of_its_promoted_pee
         pair.start_write(0, block, 3);
     }
     // Node 0 is frozen: only node 1 sees the loss.
-    pair.link = false;
-    for socket in std::mem::take(&mut pair.nodes[1].sockets).into_keys() {
-        pair.event(1, Event::SocketLost { socket, error: SocketError::Io(104) });
-    }
+    pair.loss_is_seen_by(1);
     pair.nodes[1].unstall();
     pair.settle();
     pair.primary(1, false);

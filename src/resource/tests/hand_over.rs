@@ -467,11 +467,8 @@ fn a_node_that_is_frozen_at_any_step_asks_its_peer_before_it_serves_again() {
             let handed = pair.status(0).role == Role::Secondary;
             assert_eq!(handed, step == 4);
             // It stands still, and the other one gives it up.
-            pair.link = false;
             pair.nodes[0].sockets.clear();
-            for socket in std::mem::take(&mut pair.nodes[1].sockets).into_keys() {
-                pair.event(1, Event::SocketLost { socket, error: SocketError::Io(104) });
-            }
+            pair.loss_is_seen_by(1);
             pair.nodes[1].unstall();
             let asked = std::mem::take(&mut pair.nodes[0].done);
             pair.settle();

@@ -209,10 +209,7 @@ fn a_write_that_waits_does_not_start_over_when_its_node_was_frozen_and_the_peer_
     pair.run(100);
     assert!(pair.waits(id));
     // Node 0 is frozen: only node 1 sees the loss.
-    pair.link = false;
-    for socket in std::mem::take(&mut pair.nodes[1].sockets).into_keys() {
-        pair.event(1, Event::SocketLost { socket, error: SocketError::Io(104) });
-    }
+    pair.loss_is_seen_by(1);
     pair.settle();
     pair.primary(1, false);
     assert_eq!(pair.write(1, 2, 2), Ok(None));

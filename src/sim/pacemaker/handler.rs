@@ -34,6 +34,8 @@ pub(super) struct Call {
     /// It marks nobody any more: a demotion was ordered after it began.
     pub(super) demoted: bool,
     step: Step,
+    /// The peer was off when it began to mark it.
+    off: bool,
     /// The step is done then.
     at: Time,
     /// What it has raised `admin_epoch` to, and made.
@@ -110,6 +112,7 @@ impl Cluster {
             until: if stale { self.now } else { self.now.after_ms(limit_ms) },
             demoted: false,
             step: Step::Looks,
+            off: false,
             at: self.now,
             raised: 0,
             mark: None,
@@ -166,15 +169,18 @@ impl Cluster {
         code.map(|code| (call.number, HandlerOutcome::Exited(code)))
     }
 
+    /// It has gone on alone.
+    pub(super) fn is_alone(&self, node: usize) -> bool {
+        let alone = |volume| self.generations(node, volume).is_some_and(|[_, one, ..]| one != 0);
+        (0..self.options.volumes).any(alone)
+    }
+
     /// The peer is off, and has not gone on from what this node has: it has been here since Pacemaker of this
     /// node was started, with what it had; or this node has gone on alone itself, and has done so since.
     fn counts_as_off(&self, world: &Pacemaker, node: usize) -> bool {
         let member = world.members[node];
-        let alone = |volume| self.generations(node, volume).is_some_and(|[_, one, ..]| one != 0);
         let mark = world.copies[node].marks[1 - node].as_ref().filter(|mark| mark.by == node);
-        let own = mark.is_some()
-            && mark == self.claim(node).as_ref()
-            && (0..self.options.volumes).any(alone);
+        let own = mark.is_some() && mark == self.claim(node).as_ref() && self.is_alone(node);
         member.is_off() && (member.was_joined || own)
     }
 
@@ -203,7 +209,10 @@ impl Cluster {
                     call.at = self.now;
                     return Ok(None);
                 }
-                call.raised = world.copies[node].version.0 + 1;
+                // A peer that is off may have raised it alone before it was fenced.
+                let step = if off { 1_000 } else { 1 };
+                call.off = off;
+                call.raised = (world.copies[node].version.0 / step + 1) * step;
                 self.write(world, node, Change::Raise(call.raised))?;
                 call.step = Step::Marks;
             }
@@ -231,6 +240,7 @@ impl Cluster {
                     call.at = self.now;
                 }
             }
+            Step::Ends if call.off != off => return Err(()),
             Step::Ends if off => return Ok(Some(7)),
             Step::Ends => {
                 let answers = here && self.are_linked(world) && world.members[peer].up;
