@@ -1,6 +1,7 @@
 //! The mutants: a name, what it breaks, who has to see it, and the change.
 
 /// Who has to see a mutant.
+#[derive(Debug)]
 pub(crate) enum By {
     /// The seeds of the simulator.
     Seeds,
