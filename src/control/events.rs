@@ -358,7 +358,10 @@ pub fn promotion_score(status: &Status) -> u32 {
 pub fn may_promote(status: &Status) -> bool {
     let someone = status.role == Role::Primary
         || status.connections.iter().any(|connection| connection.peer_role == Role::Primary);
-    !someone && promotion_score(status) > 0
+    // An old disk is refused also where a connected peer's is good: it is copied first (docs/DRBD.md).
+    let old = [DiskState::Inconsistent, DiskState::Outdated];
+    let waits = status.devices.iter().any(|device| old.contains(&device.disk_state));
+    !someone && !waits && promotion_score(status) > 0
 }
 
 #[cfg(test)]
@@ -498,6 +501,13 @@ mod tests {
         let mut outdated = alone.clone();
         outdated.devices[0].disk_state = DiskState::Outdated;
         assert_eq!((promotion_score(&outdated), may_promote(&outdated)), (0, false));
+        // The peer's disk is good, and `primary` is refused all the same.
+        for state in [DiskState::Inconsistent, DiskState::Outdated] {
+            let mut target = fixtures::healthy().status;
+            target.connections[0].peer_role = Role::Secondary;
+            target.devices[0].disk_state = state;
+            assert!(promotion_score(&target) > 0 && !may_promote(&target), "{state}");
+        }
         let mut diskless = both.clone();
         diskless.devices[0].disk_state = DiskState::Diskless;
         assert_eq!(promotion_score(&diskless), 1);

@@ -261,6 +261,7 @@ impl Resource {
         socket: SocketId,
         volume: VolumeNumber,
     ) -> bool {
+        self.resize_yields(c, volume);
         let busy = self.running.is_some()
             || self.devices[&volume].backing.as_ref().is_some_and(|b| b.growing.is_some());
         let refusal = match self.may_resize(c, volume) {
@@ -274,6 +275,21 @@ impl Resource {
         }
         self.grow_disk(volume, Asker::Peer(c, socket));
         true
+    }
+
+    /// Of two orders at once the lower node id has its way: the own one, which waits for the peer's disk, ends.
+    fn resize_yields(&mut self, c: usize, volume: VolumeNumber) {
+        let waits = self.running.as_ref().is_some_and(|r| r.step == Step::PeerGrows)
+            && self.resizing.as_ref().is_some_and(|r| r.volume == volume && r.c == c);
+        let connection = &self.connections[c];
+        if waits && connection.peer < self.config.node_id {
+            let hint = format!(
+                "{} was told to resize it at the same moment, and does: `tandemadm status {}` has \
+                 the size.",
+                connection.name, self.config.name
+            );
+            self.resize_ends(Err(refuse(-10, &hint)));
+        }
     }
 
     /// The peer's disk has its room.

@@ -447,6 +447,14 @@ impl Resource {
         self.check_space();
     }
 
+    /// The peer has to say within ping-timeout that it is there.
+    pub(crate) fn ping(&mut self, c: usize) {
+        if self.connections[c].ping_sent.is_none() {
+            self.connections[c].ping_sent = Some(self.now);
+            self.send(c, Packet::Ping, None);
+        }
+    }
+
     fn check_connection(&mut self, c: usize) {
         self.check_tentative(c);
         self.check_come_back(c);
@@ -483,10 +491,7 @@ impl Resource {
                 self.drop_connection(c, ConnectionState::NetworkFailure, Reason::Lost, detail);
                 return self.challenger_takes_over(c, challenger);
             }
-            None if now.ms_since(connection.last_received) >= ping_int => {
-                self.connections[c].ping_sent = Some(now);
-                self.send(c, Packet::Ping, None);
-            }
+            None if now.ms_since(connection.last_received) >= ping_int => self.ping(c),
             _ => {}
         }
         let connection = &self.connections[c];

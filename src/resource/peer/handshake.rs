@@ -279,8 +279,17 @@ impl Resource {
         let peer = self.connections[c].peer_handshake.take().expect("both are known");
         let renegotiating = self.is_renegotiating(c);
         self.connections[c].last_handshake.clear();
-        if let Err(refused) = self.compare_options(c, &peer) {
-            return self.refuse(c, refused);
+        let differs = self.compare_options(c, &peer).err();
+        match &differs {
+            Some(refused) if !renegotiating => return self.refuse(c, refused.clone()),
+            Some(Refused { text, .. }) => {
+                let text = format!(
+                    "{}{text}: the next connection is refused unless that is equal again",
+                    self.of_peer(c)
+                );
+                self.log(LogLevel::Warning, text);
+            }
+            None => {}
         }
         let (mut verdicts, mut tried) = (Vec::new(), Vec::new());
         // The first refusal stands; the other volumes are compared all the same, for people.
@@ -293,6 +302,13 @@ impl Resource {
             let own = self.peer_device(c, volume).own_info.clone().expect("sent before");
             let Judged { judgement, resolution, lines, primary_lost } =
                 self.decide_volume(c, &own, info, &peer, renegotiating);
+            // What the two options say differently, neither decides.
+            let judgement = match &differs {
+                Some(refused) if resolution.because.is_an_option() => {
+                    Judgement::Refuse(refused.clone())
+                }
+                _ => judgement,
+            };
             for line in &lines {
                 let text = format!("{}{line}", self.of_both(volume, c));
                 self.log(LogLevel::Info, text);

@@ -34,7 +34,9 @@ impl Resource {
             return self.reply(id, result);
         }
         let only = self.role == Role::Primary
-            && self.volumes().into_iter().any(|v| self.devices[&v].disk != DiskState::UpToDate);
+            && self.volumes().into_iter().any(|v| {
+                self.devices[&v].disk != DiskState::UpToDate && self.reading_peer(v) == Some(c)
+            });
         if only && !force && self.connections[c].stage == Stage::Open {
             let hint = "This Primary reads from that peer; --force ends its data access.";
             return self.reply(id, Err(refuse(-2, hint)));

@@ -116,6 +116,14 @@ pub enum Because {
 }
 
 impl Because {
+    /// A `net` option has decided, on which both nodes must agree.
+    #[must_use]
+    pub fn is_an_option(self) -> bool {
+        matches!(self, Self::AfterSb0Pri | Self::AfterSb1Pri | Self::AfterSb2Pri | Self::Violently)
+    }
+}
+
+impl Because {
     /// Every reason.
     pub const ALL: &'static [Self] = &[
         Self::Verdict,

@@ -7,7 +7,7 @@ use crate::resource::peer::generation::{
 use crate::resource::peer::split_brain::{
     Because, Outcome, Party, Resolution, primary_has_lost, resolve, resolve_attach,
 };
-use crate::resource::{Options, Reason};
+use crate::resource::{DiskState, Options, Reason, Role};
 use crate::wire::Refused;
 
 /// What is to be carried out.
@@ -67,7 +67,10 @@ pub(crate) fn judge(situation: &Situation<'_>, options: &Options) -> Judged {
         verdict.strategy = verdict.strategy.in_full();
     }
     let mut lines = log_lines(a, b, verdict).to_vec();
-    let mut resolution = if attaching {
+    // Nobody has read the other disk in this session, nor could: nothing speaks against the usual table.
+    let other = if *attaching_own { peer_info.disk } else { own_info.disk };
+    let unread = other != DiskState::UpToDate && [a.role, b.role] == [Role::Secondary; 2];
+    let mut resolution = if attaching && !unread {
         resolve_attach(verdict, a, b, *attaching_own)
     } else {
         resolve(verdict, options, &own, &peer)

@@ -12,6 +12,7 @@ mod hand_over;
 mod handlers;
 mod hung_disk;
 mod mid_step;
+mod no_detour;
 pub(crate) mod pair;
 mod parting;
 mod pause;

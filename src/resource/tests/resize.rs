@@ -68,6 +68,29 @@ fn a_volume_grows_with_both_disks_and_the_new_blocks_come_from_the_primary() {
 }
 
 #[test]
+fn of_two_orders_at_once_one_has_its_way_wherever_they_meet() {
+    for ahead in 0..60 {
+        let mut pair = synced_pair();
+        pair.make_room([MORE, MORE]);
+        let mut ids = [0; 2];
+        for n in [ahead % 2, 1 - ahead % 2] {
+            let command = resize(false);
+            ids[n] = pair.next;
+            pair.next += 1;
+            pair.event(n, Event::Admin { id: ids[n], command });
+            for _ in 0..ahead / 2 {
+                pair.one_event();
+            }
+        }
+        pair.run(10_000);
+        let done = (0..2).filter(|n| pair.nodes[*n].admin[&ids[*n]].is_ok()).count();
+        assert!(done > 0, "{ahead}: {:?} {:?}", pair.nodes[0].admin, pair.nodes[1].admin);
+        pair.synced();
+        assert_eq!([pair.size(0), pair.size(1)], [MORE; 2], "{ahead}");
+    }
+}
+
+#[test]
 fn of_two_secondaries_the_one_with_the_order_is_the_source() {
     let mut pair = synced_pair();
     pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: true });

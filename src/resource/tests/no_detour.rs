@@ -1,0 +1,138 @@
+//! Stories in which an administrator's next order works, and needs no detour: what was refused once although
+//! nothing spoke against it.
+
+use super::pair::{Pair, synced_pair};
+use crate::resource::*;
+
+/// Nobody is Primary, and both disks are equal.
+fn idle_pair() -> Pair {
+    let mut pair = synced_pair();
+    pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: true });
+    pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+    pair.synced();
+    pair
+}
+
+fn detach(force: bool) -> Command {
+    Command::Detach { volume: 0, force }
+}
+
+impl Pair {
+    fn set_after_sb_0pri(&mut self, n: usize, policy: AfterSb0Pri) {
+        let mut options = Box::new(super::pair::config(u8::try_from(n).unwrap()).options);
+        options.after_sb_0pri = policy;
+        let command = Command::SetOptions { options, volumes: std::collections::BTreeMap::new() };
+        self.admin(n, command).unwrap();
+    }
+}
+
+/// Node 1 is in the middle of a resync when its source loses its disk; nobody is Primary.
+fn target_without_a_source() -> Pair {
+    let mut pair = idle_pair();
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskWrite { .. });
+    pair.admin(1, Command::Invalidate { volume: 0 }).unwrap();
+    pair.run(2_000);
+    pair.admin(0, detach(true)).unwrap();
+    pair.nodes[1].unstall();
+    pair.run(2_000);
+    assert_eq!((pair.disk(0), pair.disk(1)), (DiskState::Diskless, DiskState::Inconsistent));
+    pair
+}
+
+#[test]
+fn the_only_good_disk_is_attached_again_beside_a_target_that_waits_for_it() {
+    let mut pair = target_without_a_source();
+    pair.attach(0).unwrap();
+    pair.synced();
+    assert_eq!((pair.disk(0), pair.disk(1)), (DiskState::UpToDate, DiskState::UpToDate));
+    assert_eq!(pair.nodes[1].disk.blocks.get(&5), Some(&55));
+}
+
+#[test]
+fn two_disks_that_were_detached_are_attached_in_either_order() {
+    for first in 0..2 {
+        let mut pair = idle_pair();
+        pair.admin(0, detach(false)).unwrap();
+        pair.admin(1, detach(false)).unwrap();
+        pair.attach(first).unwrap();
+        pair.attach(1 - first).unwrap();
+        pair.synced();
+        assert_eq!((pair.disk(0), pair.disk(1)), (DiskState::UpToDate, DiskState::UpToDate));
+    }
+}
+
+#[test]
+fn what_one_wrote_while_the_other_had_no_disk_is_copied_to_whoever_is_attached_first() {
+    let mut pair = idle_pair();
+    pair.admin(1, detach(false)).unwrap();
+    pair.primary(0, false);
+    assert_eq!(pair.write(0, 7, 77), Ok(None));
+    pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: true });
+    pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+    pair.admin(0, detach(true)).unwrap();
+    pair.attach(1).unwrap();
+    pair.run(1_000);
+    assert_ne!(pair.disk(1), DiskState::UpToDate, "it lacks a write");
+    pair.attach(0).unwrap();
+    pair.synced();
+    assert_eq!(pair.nodes[1].disk.blocks.get(&7), Some(&77));
+}
+
+#[test]
+fn a_primary_whose_peer_has_no_good_disk_may_leave_it() {
+    let mut pair = synced_pair();
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskWrite { .. });
+    pair.admin(1, Command::Invalidate { volume: 0 }).unwrap();
+    pair.run(2_000);
+    pair.admin(0, detach(true)).unwrap();
+    pair.nodes[1].unstall();
+    pair.run(2_000);
+    // Nothing is read there: its disk is a mix of old and new.
+    pair.admin(0, Command::Disconnect { peer: 1, force: false, for_ms: None }).unwrap();
+    pair.attach(0).unwrap();
+    pair.connect_both();
+    pair.synced();
+    assert_eq!(pair.nodes[1].disk.blocks.get(&5), Some(&55));
+}
+
+#[test]
+fn a_primary_that_has_just_died_stands_in_the_way_of_a_promotion_for_a_ping_only() {
+    let mut pair = synced_pair();
+    pair.nodes[0].mute = true;
+    let id = pair.order(1, Command::Primary { force: None });
+    pair.run(1_000);
+    assert_eq!(pair.nodes[1].admin.remove(&id), Some(Ok(String::new())));
+    assert_eq!(pair.status(1).role, Role::Primary);
+}
+
+#[test]
+fn a_primary_that_lives_refuses_at_once() {
+    let mut pair = synced_pair();
+    let refusal = pair.admin(1, Command::Primary { force: None }).unwrap_err();
+    assert_eq!(refusal.code, -1);
+    assert!(refusal.hint.contains("Demote it first"), "{refusal:?}");
+    assert_eq!(pair.status(1).connections[0].connection_state, ConnectionState::Connected);
+}
+
+#[test]
+fn an_option_that_is_changed_on_one_node_first_ends_no_session() {
+    let mut pair = synced_pair();
+    pair.set_after_sb_0pri(0, AfterSb0Pri::DiscardZeroChanges);
+    pair.admin(1, Command::Invalidate { volume: 0 }).unwrap();
+    pair.run(200);
+    let connection = &pair.status(0).connections[0];
+    assert_eq!(connection.connection_state, ConnectionState::Connected, "{}", connection.detail);
+    pair.synced();
+    assert!(
+        pair.nodes[1]
+            .log
+            .iter()
+            .any(|line| line.contains("after-sb-0pri") && line.contains("next connection"))
+    );
+    // The next connection is another matter.
+    pair.cut();
+    pair.run(1_000);
+    let connection = &pair.status(0).connections[0];
+    assert_eq!(connection.connection_state, ConnectionState::StandAlone);
+    assert_eq!(connection.reason, Reason::ConfigDiffers);
+}
