@@ -3,6 +3,7 @@
 pub(in crate::resource) mod attach;
 pub(in crate::resource) mod auto_promote;
 pub(in crate::resource) mod clear_bitmap;
+pub(in crate::resource) mod demote;
 pub(in crate::resource) mod give_up;
 pub(in crate::resource) mod hand_over;
 pub(in crate::resource) mod order;

@@ -136,3 +136,25 @@ fn an_option_that_is_changed_on_one_node_first_ends_no_session() {
     assert_eq!(connection.connection_state, ConnectionState::StandAlone);
     assert_eq!(connection.reason, Reason::ConfigDiffers);
 }
+
+#[test]
+fn a_primary_that_has_seen_more_takes_no_older_disk_back_in_an_open_session() {
+    let mut pair = synced_pair();
+    pair.admin(0, detach(false)).unwrap();
+    assert_eq!(pair.write(0, 7, 77), Ok(None));
+    // The only disk that has the write is let go of, and the older one comes back.
+    pair.admin(1, detach(true)).unwrap();
+    pair.attach(0).unwrap();
+    pair.run(1_000);
+    assert_eq!(pair.disk(0), DiskState::Outdated);
+    assert_eq!(
+        pair.request(0, 1000, Op::Read { offset: 7 * 4096, length: 4096 }),
+        Err(ReplyError::Io)
+    );
+    // Nothing is copied under the clients of a Primary: they are sent away first.
+    assert!(pair.attach(1).is_err() || pair.disk(1) == DiskState::Diskless);
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+    pair.attach(1).unwrap();
+    pair.synced();
+    assert_eq!(pair.nodes[0].disk.blocks.get(&7), Some(&77));
+}

@@ -18,7 +18,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "doubt-forgets-survived",
         breaks: "R2: a Primary that is demoted while its peer loses its power passes for one that has lost as much",
         by: FENCING,
-        file: "src/resource/orders/promote.rs",
+        file: "src/resource/orders/demote.rs",
         old: "backing.flags(DeviceFlags::IN_DOUBT, DeviceFlags::STANDS_IN);",
         new: "backing.flags(0, DeviceFlags::SURVIVED);",
     },

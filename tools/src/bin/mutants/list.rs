@@ -519,7 +519,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         name: "bitmap-page-late",
         breaks: "promise 4: an orderly end does not wait for the bitmap",
         by: By::Tests(&["--lib", "resource::tests"]),
-        file: "src/resource/orders/promote.rs",
+        file: "src/resource/orders/demote.rs",
         old: "            self.save_bitmap(c, volume, Save::Unsaved, then);\n        }\n    }\n\n    pub(crate) fn demote_save",
         new: "            self.save_bitmap(c, volume, Save::Unsaved, Then::Log);\n            self.save_superblock(volume, then);\n        }\n    }\n\n    pub(crate) fn demote_save",
     },
