@@ -456,8 +456,8 @@ impl Resource {
                 self.set_disk(volume, DiskState::UpToDate);
                 again = true;
             }
-            let uuid = self.devices[&volume].backing.as_ref().map(|b| b.superblock.current_uuid);
-            if let Some(uuid) = uuid {
+            let own = self.devices[&volume].backing.as_ref().map(|b| b.superblock.current_uuid);
+            if let Some(uuid) = own.or_else(|| self.generation_read(volume)) {
                 self.device(volume).exposed_uuid = uuid;
             }
         }
@@ -473,6 +473,12 @@ impl Resource {
             self.renegotiate();
         }
         self.finish(Ok(texts.join("\n")));
+    }
+
+    /// The generation that clients read at a peer, while there is no own disk.
+    fn generation_read(&self, volume: VolumeNumber) -> Option<u64> {
+        let c = self.reading_peer(volume)?;
+        Some(self.connections[c].peer_devices[&volume].peer_info.as_ref()?.current_uuid)
     }
 
     /// A peer that was lost while this node was promoted is fenced now, unless it was to be gone over

@@ -637,8 +637,14 @@ impl Resource {
         let peer = self.peer_device(c, volume);
         let peer_open = peer.opening.peer_open;
         peer.opening = Opening { side, full, peer_open, ..Opening::default() };
-        let disk = info.disk;
+        let (disk, uuid) = (info.disk, info.current_uuid);
         peer.peer_info = Some(info);
+        let reads = self.role == Role::Primary && disk == DiskState::UpToDate;
+        let device = self.device(volume);
+        if reads && device.backing.is_none() {
+            // What clients read from now on.
+            device.exposed_uuid = uuid;
+        }
         self.set_peer_disk(c, volume, disk);
         self.begin_opening(c, volume);
     }

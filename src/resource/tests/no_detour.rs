@@ -158,3 +158,26 @@ fn a_primary_that_has_seen_more_takes_no_older_disk_back_in_an_open_session() {
     pair.synced();
     assert_eq!(pair.nodes[0].disk.blocks.get(&7), Some(&77));
 }
+
+#[test]
+fn a_primary_without_a_disk_that_has_only_read_takes_no_older_disk_for_the_peer_s() {
+    let mut pair = idle_pair();
+    let old = pair.nodes[1].disk.clone();
+    pair.admin(0, detach(false)).unwrap();
+    pair.primary(1, false);
+    assert_eq!(pair.write(1, 7, 77), Ok(None));
+    pair.event(1, Event::SessionClosed { session: SessionId(2), disconnect: true });
+    pair.admin(1, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+    pair.cut();
+    pair.run(20_000);
+    pair.primary(0, false);
+    let read = Op::Read { offset: 7 * 4096, length: 4096 };
+    assert_eq!(pair.request(0, 1000, read), Ok(Some(77)));
+    pair.kill(1);
+    pair.nodes[1].disk = old;
+    pair.up(1);
+    pair.run(20_000);
+    let connection = &pair.status(0).connections[0];
+    assert_eq!(connection.connection_state, ConnectionState::StandAlone, "{}", connection.detail);
+    assert!(connection.detail.contains("exposed-data"), "{}", connection.detail);
+}
