@@ -28,6 +28,7 @@ fn make(kind: Kind, n: [u64; 8], text: &str) -> Packet {
             resource: plain_text(&format!("r{text}").replace('/', "_"), 127),
             dialled: flag,
             primary: n[6] % 3 == 1,
+            system: (u128::from(n[7]) << 64 | u128::from(n[0])).to_be_bytes(),
         }),
         Kind::Handshake => Packet::Handshake(Box::new(make_handshake(n, text))),
         Kind::Refused => Packet::Refused(Box::new(Refused {
@@ -253,7 +254,7 @@ const GOLDEN: &[(&str, &str)] = &[
     (
         "Features",
         "54444d31 0100 0000 0000000000000000 0000000000000000 000000a0 755e90f8 \
-         003b02d5222324251306010372c3b6 00*125 01 00*19",
+         003b02d5222324251306010372c3b6 00*125 01 7071727374757677 0000000000000102 00*3",
     ),
     (
         "Handshake",
@@ -415,7 +416,7 @@ fn features_have_one_size_and_leave_room_for_later_versions() {
     let mut bytes = encode(&make(Kind::Features, GOLDEN_NUMBERS, ""));
     assert_eq!(bytes.len(), HEADER_SIZE + FEATURES_BODY as usize);
     let packet = decode_all(&bytes);
-    bytes[HEADER_SIZE + 141..].fill(0xff);
+    bytes[HEADER_SIZE + 157..].fill(0xff);
     assert_eq!(decode_all(&bytes), packet, "what a later version adds is not looked at");
 }
 

@@ -50,6 +50,9 @@ pub const NBD_OPT_LIST_META_CONTEXT: u32 = 9;
 pub const NBD_OPT_SET_META_CONTEXT: u32 = 10;
 /// Use extended headers, in both directions; implies structured replies.
 pub const NBD_OPT_EXTENDED_HEADERS: u32 = 11;
+/// Tandem's own ("TDM", 1): which device a connection is of. Its data is a [`crate::Device`]: token u64,
+/// connection u64, count u16, and so many siblings u64. Other servers answer `ERR_UNSUP`.
+pub const TANDEM_OPT_DEVICE: u32 = 0x5444_4d01;
 
 /// The option is done.
 pub const NBD_REP_ACK: u32 = 1;
@@ -206,5 +209,12 @@ pub const OPTION_DATA_LIMIT: u32 = 64 << 10;
 pub const OPTION_COUNT_LIMIT: u32 = 4096;
 /// Bytes of one negotiation, thrown away ones included; an option that would pass it closes.
 pub const NEGOTIATION_BYTES_LIMIT: u64 = 64 << 20;
+/// Tandem's own information about an export ("TD"), where it is asked for: the runs of systems whose caches
+/// hold all that was answered, 16 bytes each.
+pub const TANDEM_INFO_KEEPERS: u16 = 0x5444;
+/// Keepers of an export that are told at most.
+pub const KEEPERS_LIMIT: usize = 64;
+/// Siblings that a connection of a device may name.
+pub const SIBLINGS_LIMIT: usize = 64;
 /// Extents of one block status reply; the client asks again for the rest.
 pub const EXTENT_LIMIT: usize = 8192;

@@ -36,4 +36,4 @@ pub use errno::Errno;
 pub use negotiation::{CloseReason, ListedExport, LookupError, Negotiation, Step};
 pub use reply::{ReadReply, Replies};
 pub use request::{Checked, Command, Request, RequestError};
-pub use session::{BlockSizes, BlockSizesError, ExportInfo, SessionParameters};
+pub use session::{BlockSizes, BlockSizesError, Device, ExportInfo, SessionParameters};

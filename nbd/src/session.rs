@@ -1,6 +1,7 @@
 //! What a server says of an export, and what client and server have agreed on.
 
 use crate::constants::*;
+use crate::fields::Fields;
 
 /// Block sizes of an export, in bytes: always a lawful triple. proto.md, "Block size constraints".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub struct ExportInfo {
     pub description: String,
     /// Block sizes; `BlockSizes::default()` is 1, 4096 and 32 MiB.
     pub block: BlockSizes,
+    /// The runs of systems whose caches hold all that was answered. Empty: nothing is said of them.
+    pub keepers: Vec<[u8; 16]>,
 }
 
 impl ExportInfo {
@@ -93,6 +96,48 @@ impl ExportInfo {
             flags |= NBD_FLAG_SEND_DF;
         }
         flags
+    }
+}
+
+/// The device that a connection is of: data of [`TANDEM_OPT_DEVICE`]. With its first request all other
+/// connections of the device end that are not among its siblings.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Of the device: who knows it may end its connections.
+    pub token: u64,
+    /// Of this connection, never used twice.
+    pub connection: u64,
+    /// The device's other connections that live, at most [`SIBLINGS_LIMIT`].
+    pub siblings: Vec<u64>,
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The token is nobody else's.
+        write!(f, "Device {{ {:x}, {:x?} }}", self.connection, self.siblings)
+    }
+}
+
+impl Device {
+    /// As data of the option.
+    pub fn encode(&self) -> Vec<u8> {
+        let siblings = &self.siblings[..self.siblings.len().min(SIBLINGS_LIMIT)];
+        let mut data = [self.token.to_be_bytes(), self.connection.to_be_bytes()].concat();
+        data.extend_from_slice(&(siblings.len() as u16).to_be_bytes());
+        siblings.iter().for_each(|one| data.extend_from_slice(&one.to_be_bytes()));
+        data
+    }
+
+    /// `None` if the data is anything else.
+    pub fn decode(data: &[u8]) -> Option<Self> {
+        let mut fields = Fields::new(data);
+        let (token, connection) = (fields.u64()?, fields.u64()?);
+        let count = usize::from(fields.u16()?);
+        if count > SIBLINGS_LIMIT || fields.rest().len() != count * 8 {
+            return None;
+        }
+        let siblings = std::iter::from_fn(|| fields.u64()).collect();
+        Some(Self { token, connection, siblings })
     }
 }
 
@@ -117,4 +162,6 @@ pub struct SessionParameters {
     pub client_asked_block_size: bool,
     /// The block sizes of the export.
     pub block: BlockSizes,
+    /// The device that the connection is of, if it said so.
+    pub device: Option<Device>,
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::server_lines;
+use super::record::{failed_line, server_lines};
 
 /// One attached file. It is kept as `DIR/fuse-RES-VOL.device`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,12 @@ pub struct FuseRecord {
     pub lost_at: Option<u64>,
     /// What each server said last that could not be used.
     pub refusals: Vec<(String, String)>,
+    /// Why the device was let go of: its I/O fails.
+    #[serde(default)]
+    pub failed: Option<String>,
+    /// Who had all that was answered, when it was asked last ([`super::Keeper`]).
+    #[serde(default)]
+    pub keepers: Vec<super::Keeper>,
 }
 
 impl FuseRecord {
@@ -41,8 +47,11 @@ impl FuseRecord {
         let Self { volume, server, .. } = self;
         let mut text = format!("{volume} {} {} bytes\n", self.device(), self.size);
         text += &format!("  file: {} (FUSE)\n", self.file.display());
-        let lost = self.lost_at.map(|at| (now.saturating_sub(at), self.dead_conn_timeout));
+        // What was let go of waits no longer.
+        let wait = if self.failed.is_some() { 0 } else { self.dead_conn_timeout };
+        let lost = self.lost_at.map(|at| (now.saturating_sub(at), wait));
         text += &server_lines(server, 1, lost, &self.refusals);
+        text += &failed_line(self.failed.as_deref());
         text + &match guard {
             Some(guard) => format!("  guard: process {guard}\n"),
             None => "  guard: none; without one all I/O fails: detach it\n".to_owned(),

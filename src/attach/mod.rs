@@ -22,7 +22,7 @@ mod terms;
 pub use arguments::{AttachArguments, AttachOptions, Volume, command, parse};
 pub use backend::Backend;
 pub use fuse_record::FuseRecord;
-pub use guard::{Action, DialError, Event, Guard, Progress};
+pub use guard::{Action, DialError, Event, Guard, Keeper, Progress};
 pub(crate) use message::GROUP;
 pub use message::{Connect, Message};
 pub use record::Record;

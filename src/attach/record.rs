@@ -26,6 +26,12 @@ pub struct Record {
     pub lost_at: Option<u64>,
     /// What each server said last that could not be used.
     pub refusals: Vec<(String, String)>,
+    /// Why the device was let go of: its I/O fails.
+    #[serde(default)]
+    pub failed: Option<String>,
+    /// Who had all that was answered, when it was asked last ([`super::Keeper`]).
+    #[serde(default)]
+    pub keepers: Vec<super::Keeper>,
 }
 
 impl Record {
@@ -35,8 +41,11 @@ impl Record {
     pub fn lines(&self, now: u64, guard: Option<u32>) -> String {
         let Self { volume, index, server, connections, .. } = self;
         let mut text = format!("{volume} /dev/nbd{index} {} bytes\n", self.terms.size);
-        let lost = self.lost_at.map(|at| (now.saturating_sub(at), self.dead_conn_timeout));
+        // What was let go of waits no longer.
+        let wait = if self.failed.is_some() { 0 } else { self.dead_conn_timeout };
+        let lost = self.lost_at.map(|at| (now.saturating_sub(at), wait));
         text += &server_lines(server, *connections, lost, &self.refusals);
+        text += &failed_line(self.failed.as_deref());
         match guard {
             Some(guard) => text += &format!("  guard: process {guard}\n"),
             None => {
@@ -77,6 +86,13 @@ pub(super) fn server_lines(
     text
 }
 
+/// Why the device was let go of, and what to do.
+pub(super) fn failed_line(why: Option<&str>) -> String {
+    why.map_or(String::new(), |why| {
+        format!("  let go of, and I/O fails: {why}; unmount it, check the file system, attach it again\n")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +108,8 @@ mod tests {
             server: "alice:10809".to_owned(),
             lost_at: None,
             refusals: Vec::new(),
+            failed: None,
+            keepers: vec![[7; 16]],
         }
     }
 
@@ -113,11 +131,20 @@ mod tests {
         );
         assert!(record.lines(1290, Some(1)).contains("); I/O fails\n"));
         assert!(record.lines(0, Some(1)).contains("none for 0 s"));
+        record.failed = Some("bob is Primary".to_owned());
+        let lines = record.lines(991, None);
+        assert!(lines.contains("); I/O fails\n"), "{lines}");
+        assert!(lines.contains("  let go of, and I/O fails: bob is Primary; unmount"), "{lines}");
     }
 
     #[test]
     fn what_is_written_is_read_again() {
         let text = serde_json::to_string(&record()).unwrap();
         assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record());
+        // One of an older guard.
+        let text = text.replace(",\"failed\":null", "");
+        let from = text.find(",\"keepers\"").unwrap();
+        let older: Record = serde_json::from_str(&(text[..from].to_owned() + "}")).unwrap();
+        assert_eq!(older, Record { keepers: Vec::new(), ..record() });
     }
 }

@@ -16,8 +16,14 @@
 //!   its replies is not served; then nothing more is received.
 //! - Nobody holds a buffer for ever: no byte of a begun request for [`Limits::stall_ms`], or no
 //!   progress of a send, closes the connection.
+//! - A device has no request begun on a connection that it has left: before the first request of a
+//!   connection that names its device, every other of that device ends, unread, but for the siblings
+//!   that it names. What those had begun is with the core, and so ahead of what overlaps it.
+//! - Nothing is begun of a client that has hung up while it was not being read: who sends a request
+//!   again elsewhere has closed the connection before.
 //! - The core hears `SessionClosed` exactly once for each `SessionOpened`, and no request after it.
 
+mod devices;
 mod held;
 mod reading;
 mod ready;
@@ -42,6 +48,7 @@ use super::context::{Context, Purpose};
 use super::number_map::NumberMap;
 use super::outbox::{Outbox, Sent};
 use super::ring::{Descriptor, Memory};
+use devices::{Known, Swept};
 pub use held::HeldClient;
 use reading::Reading;
 use request::{Piece, Request};
@@ -182,6 +189,12 @@ struct Client {
     last_key: u64,
     /// Block status requests that are not answered.
     asked: usize,
+    /// A request has waited to be begun: it may have been given up meanwhile.
+    paused: bool,
+    /// It has begun no request: with the first one the older connections of its device end.
+    is_fresh: bool,
+    /// From a restart: it is older than those that are new.
+    has_come_back: bool,
     leaving: Option<Leaving>,
 }
 
@@ -191,6 +204,8 @@ pub(crate) struct Clients {
     sessions: BTreeMap<SessionId, Client>,
     desk: Desk,
     last_session: u64,
+    swept: Swept,
+    known: Known,
 }
 
 /// Closes both directions; a receive that is under way returns 0. It may be closed already.
@@ -252,8 +267,12 @@ impl Clients {
             requests: NumberMap::default(),
             last_key: 0,
             asked: 0,
+            paused: false,
+            is_fresh: true,
+            has_come_back: false,
             leaving: None,
         };
+        self.remember(&client);
         self.sessions.insert(id, client);
         io.events.push_back(Event::SessionOpened { session: id, volume, client: description });
     }
@@ -268,8 +287,17 @@ impl Clients {
     ) {
         io.reclaim(memory);
         let Some(client) = self.sessions.get_mut(&session) else { return };
-        let outcome =
-            client.take_bytes(io, result).and_then(|()| client.advance(io, &mut self.desk));
+        let outcome = client.take_bytes(io, result);
+        self.advance(io, session, outcome);
+    }
+
+    /// Begins what has come of a client, if that went well.
+    fn advance(&mut self, io: &mut Context, session: SessionId, outcome: Result<(), End>) {
+        let outcome = outcome.and_then(|()| {
+            self.sweep(io, session);
+            let client = self.sessions.get_mut(&session);
+            client.map_or(Ok(()), |client| client.advance(io, &mut self.desk))
+        });
         self.settle(io, session, outcome);
     }
 
@@ -335,12 +363,11 @@ impl Clients {
     }
 
     fn resume_one(&mut self, io: &mut Context, session: SessionId) {
-        let Some(client) = self.sessions.get_mut(&session) else {
+        if !self.sessions.contains_key(&session) {
             self.desk.waiting.retain(|waiting| *waiting != session);
             return;
-        };
-        let outcome = client.advance(io, &mut self.desk);
-        self.settle(io, session, outcome);
+        }
+        self.advance(io, session, Ok(()));
     }
 
     /// A volume has this size now, bytes. Requests of clients that are connected may go as far, too:

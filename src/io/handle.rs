@@ -55,6 +55,15 @@ pub struct PeerPath {
     pub remote: SocketAddr,
 }
 
+/// What a client is told of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// Bytes.
+    pub size: u64,
+    /// The runs of systems whose caches hold all that was answered; empty: that cannot be told.
+    pub keepers: Vec<[u8; 16]>,
+}
+
 /// An order for a data thread. An answer that never comes (the sender is dropped) means that the
 /// thread has ended.
 #[derive(Debug)]
@@ -107,8 +116,10 @@ pub enum Order {
         volume: VolumeNumber,
         /// Who wants to open it; `None`: it only asks.
         client: Option<String>,
-        /// Bytes, or the sentence for the client.
-        reply: oneshot::Sender<Result<u64, String>>,
+        /// The token of its device, if it is one.
+        device: Option<u64>,
+        /// What it is like, or the sentence for the client.
+        reply: oneshot::Sender<Result<Exported, String>>,
     },
     /// The ways to the peers are these from now on, tried in turn. An established connection goes
     /// on; what has not shown a handshake on a way that is gone is closed.

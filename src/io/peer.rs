@@ -118,6 +118,8 @@ struct Socket {
     gate: Gate,
     /// The feature bits of the peer's Features, once they came.
     greeting: Option<u32>,
+    /// The run of the peer's system; zeroes: not told.
+    system: [u8; 16],
     /// It only asks.
     inquiry: Option<Inquiry>,
     /// It is to be told what this node is.
@@ -227,6 +229,16 @@ impl Peers {
     /// The peer's address that a socket is with.
     pub(crate) fn remote(&self, id: SocketId) -> Option<IpAddr> {
         self.sockets.get(&id).map(|socket| canonical(socket.remote.ip()))
+    }
+
+    /// What this node calls the run of its system; zeroes: it does not know.
+    pub(crate) fn own_system(&self) -> [u8; 16] {
+        self.own.system
+    }
+
+    /// What the peer calls the run of its system; zeroes: it has not said.
+    pub(crate) fn system(&self, id: SocketId) -> [u8; 16] {
+        self.sockets.get(&id).map_or([0; 16], |socket| socket.system)
     }
 
     /// Options have changed; sizes of socket buffers are for the sockets that are made from now on.
@@ -475,6 +487,7 @@ impl Socket {
             known: false,
             gate,
             greeting: None,
+            system: [0; 16],
             inquiry: None,
             told: false,
             staging: None,

@@ -186,6 +186,9 @@ pub enum Action {
     CloseSessions {
         /// Of this volume.
         volume: VolumeNumber,
+        /// What its clients were answered and have not flushed may be gone: a device that was attached
+        /// before shall not go on.
+        lost: bool,
     },
     /// The answer to an administrator's order.
     AdminReply {

@@ -25,6 +25,10 @@ pub struct Features {
     /// The sender is Primary at this moment: tells who sends its handshake first. A hint only; the
     /// handshake has the role that counts.
     pub primary: bool,
+    /// What the sender's shell calls the run of its system; zeroes: not told. The next one has another
+    /// name, and an empty cache.
+    #[serde(default)]
+    pub system: [u8; 16],
 }
 
 /// What the handshake says about the sender.

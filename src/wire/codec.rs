@@ -147,6 +147,7 @@ fn append_features(f: &Features, out: &mut Vec<u8>) {
     out.extend_from_slice(name);
     out.resize(start + FEATURES_PRIMARY, 0);
     out.push(u8::from(f.primary));
+    out.extend_from_slice(&f.system);
     out.resize(start + FEATURES_BODY as usize, 0);
 }
 
@@ -443,6 +444,7 @@ fn read_features(body: &[u8]) -> Option<Features> {
         resource,
         dialled,
         primary: *body.get(FEATURES_PRIMARY)? == 1,
+        system: *body.get(FEATURES_PRIMARY + 1..)?.first_chunk()?,
     })
 }
 

@@ -193,6 +193,7 @@ fn features(bits: u32) -> Packet {
         resource: "r0".to_owned(),
         dialled: true,
         primary: false,
+        system: [0; 16],
     })
 }
 

@@ -22,6 +22,7 @@ fn features() -> Features {
         resource: "r0".to_owned(),
         dialled: true,
         primary: false,
+        system: [0; 16],
     }
 }
 

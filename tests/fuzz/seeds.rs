@@ -113,6 +113,7 @@ pub(crate) fn wire() -> Vec<Vec<u8>> {
         resource: "r0".to_owned(),
         dialled: true,
         primary: false,
+        system: [0; 16],
     });
     let packets = [
         features,

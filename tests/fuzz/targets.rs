@@ -59,6 +59,7 @@ fn export() -> ExportInfo {
         read_only: false,
         description: String::new(),
         block: nbd::BlockSizes::default(),
+        keepers: Vec::new(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Address, Client, ClientError, Mode, Socket};
 use crate::constants::*;
 use crate::fields::Fields;
+use crate::session::Device;
 
 /// Replies of one option; a server that sends more is broken.
 const REPLIES_LIMIT: usize = 65536;
@@ -34,6 +35,8 @@ pub struct Description {
     pub description: Option<String>,
     /// Minimum, preferred and maximum block size, if sent.
     pub block: Option<(u32, u32, u32)>,
+    /// The runs of systems whose caches hold all that was answered, if sent ([`TANDEM_INFO_KEEPERS`]).
+    pub keepers: Vec<[u8; 16]>,
 }
 
 /// A connection in negotiation.
@@ -206,6 +209,15 @@ impl Handshake {
         replies.iter().map(parse).collect::<Option<_>>().ok_or(malformed)
     }
 
+    /// Says which device the connection is of. `false`: the server does not know the option.
+    pub fn device(&mut self, device: &Device) -> Result<bool, ClientError> {
+        match self.option(TANDEM_OPT_DEVICE, &device.encode()) {
+            Ok(_) => Ok(true),
+            Err(ClientError::Refused { kind: NBD_REP_ERR_UNSUP, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Describes an export; `requests` are `NBD_INFO_*`.
     pub fn info(&mut self, export: &str, requests: &[u16]) -> Result<Description, ClientError> {
         self.describe(NBD_OPT_INFO, export, requests)
@@ -285,6 +297,11 @@ fn parse_info(data: &[u8], known: &mut Description) -> Option<()> {
         NBD_INFO_BLOCK_SIZE => {
             known.block = Some((fields.u32()?, fields.u32()?, fields.u32()?));
             return fields.is_empty().then_some(());
+        }
+        TANDEM_INFO_KEEPERS => {
+            let (keepers, rest) = fields.rest().as_chunks::<16>();
+            known.keepers = keepers.to_vec();
+            return (rest.is_empty() && keepers.len() <= KEEPERS_LIMIT).then_some(());
         }
         // Types that we do not know are to be ignored.
         _ => {}

@@ -16,7 +16,7 @@ use std::fmt;
 
 use crate::constants::*;
 use crate::fields::{Fields, sentence, text};
-use crate::session::{ExportInfo, SessionParameters};
+use crate::session::{Device, ExportInfo, SessionParameters};
 use options::{InfoData, MetaData, OptionReply, reply, reply_error};
 
 /// Bytes that are thrown away in one piece.
@@ -189,6 +189,7 @@ pub struct Negotiation {
     extended: bool,
     /// The export for which `base:allocation` was selected last.
     base_allocation: Option<String>,
+    device: Option<Device>,
 }
 
 impl Negotiation {
@@ -212,7 +213,13 @@ impl Negotiation {
             structured: false,
             extended: false,
             base_allocation: None,
+            device: None,
         }
+    }
+
+    /// The device that the client says it is of.
+    pub fn device(&self) -> Option<&Device> {
+        self.device.as_ref()
     }
 
     /// The first bytes of the connection, sent before anything is read.
@@ -345,7 +352,8 @@ impl Negotiation {
             | NBD_OPT_INFO
             | NBD_OPT_GO
             | NBD_OPT_LIST_META_CONTEXT
-            | NBD_OPT_SET_META_CONTEXT => {
+            | NBD_OPT_SET_META_CONTEXT
+            | TANDEM_OPT_DEVICE => {
                 if option == NBD_OPT_SET_META_CONTEXT {
                     // A later SET replaces an earlier one, also when it fails.
                     self.base_allocation = None;
@@ -434,6 +442,14 @@ impl Negotiation {
                 let purpose = Purpose::Describe { option, requests };
                 self.look_up(name, option == NBD_OPT_GO, purpose)
             }
+            TANDEM_OPT_DEVICE => {
+                let Some(device) = Device::decode(data) else {
+                    let why = "malformed: want a token, a number, and a counted list of at most 64";
+                    return self.refuse(option, NBD_REP_ERR_INVALID, why);
+                };
+                self.device = Some(device);
+                self.proceed(reply(option, NBD_REP_ACK, &[]))
+            }
             _ => self.meta_data(option, data),
         }
     }
@@ -469,6 +485,9 @@ impl Negotiation {
         let asked_block_size = requests.contains(&NBD_INFO_BLOCK_SIZE);
         if asked_block_size {
             send.info_block_size(&info.block);
+        }
+        if requests.contains(&TANDEM_INFO_KEEPERS) && !info.keepers.is_empty() {
+            send.info_keepers(&info.keepers);
         }
         let send = send.ack();
         if option != NBD_OPT_GO {
@@ -514,6 +533,7 @@ impl Negotiation {
             size: info.size,
             client_asked_block_size: asked,
             block: info.block,
+            device: self.device.clone(),
             export,
         }
     }

@@ -106,6 +106,13 @@ impl OptionReply {
         self.info(kind, &[words.as_bytes()]);
     }
 
+    pub(super) fn info_keepers(&mut self, keepers: &[[u8; 16]]) {
+        self.info(
+            TANDEM_INFO_KEEPERS,
+            &[keepers[..keepers.len().min(KEEPERS_LIMIT)].as_flattened()],
+        );
+    }
+
     pub(super) fn info_block_size(&mut self, block: &BlockSizes) {
         self.info(
             NBD_INFO_BLOCK_SIZE,

@@ -11,6 +11,7 @@ fn export() -> ExportInfo {
         read_only: false,
         description: "two copies".to_owned(),
         block: BlockSizes::default(),
+        keepers: vec![[1; 16], [2; 16]],
     }
 }
 
@@ -172,6 +173,7 @@ fn go_answers_golden_bytes() {
             size: 0x1122_3344_5566_7788,
             client_asked_block_size: true,
             block: BlockSizes::default(),
+            device: None,
         }
     );
 }
@@ -517,4 +519,36 @@ proptest! {
         prop_assert!(machine.buffer.capacity() <= 64);
         prop_assert!(machine.wants() <= OPTION_DATA_LIMIT as usize);
     }
+}
+
+#[test]
+fn who_asks_for_keepers_is_told_them_and_nobody_else() {
+    let asked = option(NBD_OPT_INFO, &info_data("r0", &[TANDEM_INFO_KEEPERS]));
+    let told = packets(&run_all(&[flags(3), asked]).sent);
+    let expected = [&TANDEM_INFO_KEEPERS.to_be_bytes()[..], &[1; 16], &[2; 16]].concat();
+    assert_eq!(told[1], (NBD_OPT_INFO, NBD_REP_INFO, expected));
+    assert_eq!(told.len(), 3);
+}
+
+#[test]
+fn a_device_is_taken_in_and_told_to_the_session() {
+    let device = Device { token: 7, connection: 0x0102, siblings: vec![3, u64::MAX] };
+    let data = device.encode();
+    assert_eq!(data.len(), 8 + 8 + 2 + 16);
+    let go = option(NBD_OPT_GO, &info_data("r0", &[]));
+    let outcome = run_all(&[flags(3), option(TANDEM_OPT_DEVICE, &data), go.clone()]);
+    assert_eq!(kinds(&outcome.sent), [NBD_REP_ACK, NBD_REP_INFO, NBD_REP_ACK]);
+    assert_eq!(outcome.session.unwrap().device, Some(device));
+    for bad in [&data[..17], &data[..33], &[data.clone(), vec![0]].concat(), &[][..]] {
+        let outcome = run_all(&[flags(3), option(TANDEM_OPT_DEVICE, bad), go.clone()]);
+        assert_eq!(kinds(&outcome.sent)[0], NBD_REP_ERR_INVALID);
+        assert_eq!(outcome.session.unwrap().device, None);
+    }
+    let many = Device { token: 7, connection: 1, siblings: vec![0; SIBLINGS_LIMIT + 1] };
+    assert_eq!(Device::decode(&many.encode()).unwrap().siblings.len(), SIBLINGS_LIMIT);
+    let mut bytes = many.encode();
+    bytes[17] += 1;
+    bytes.extend([0; 8]);
+    assert_eq!(Device::decode(&bytes), None);
+    assert!(!format!("{many:?}").contains("token"));
 }

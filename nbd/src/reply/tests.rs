@@ -17,6 +17,7 @@ fn replies(mode: u8) -> Replies {
         size: 1 << 30,
         client_asked_block_size: false,
         block: BlockSizes::default(),
+        device: None,
     })
 }
 

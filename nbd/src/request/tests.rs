@@ -13,6 +13,7 @@ fn session(mode: u8) -> SessionParameters {
         read_only: false,
         description: String::new(),
         block: BlockSizes::default(),
+        keepers: Vec::new(),
     };
     SessionParameters {
         export: "r0".to_owned(),
@@ -23,6 +24,7 @@ fn session(mode: u8) -> SessionParameters {
         size: SIZE,
         client_asked_block_size: true,
         block: info.block,
+        device: None,
     }
 }
 

@@ -89,7 +89,13 @@ fn look_up(name: &str, go: bool) -> Result<ExportInfo, LookupError> {
         _ => return Err(LookupError::Unknown),
     };
     let description = "a disk in memory".into();
-    Ok(ExportInfo { size: SIZE as u64, read_only, description, block: BlockSizes::default() })
+    Ok(ExportInfo {
+        size: SIZE as u64,
+        read_only,
+        description,
+        block: BlockSizes::default(),
+        keepers: Vec::new(),
+    })
 }
 
 /// Ends when the client does; a client that vanished is no failure of the server.

@@ -11,6 +11,11 @@
 //!   writes.
 //! - A connection counts as dead when it has hung up and the kernel has told that it let go of one.
 //!   A socket that is handed over before is thrown away by the kernel without a word.
+//! - A device gets only a server that has all that it was answered: one of the systems whose caches held
+//!   it has run on since, or the server is in sync with one that has. A flush would else succeed over what
+//!   a power loss has taken. A device that cannot have that any more is let go of.
+//! - The device of a node itself (its own daemon's socket is the only server) is let go of where another
+//!   node is Primary: what is written there is not known to whoever has it mounted.
 //! - After a guard was killed, the next one does not hold the connections. It cannot see them end, so
 //!   it also hands over a socket every few seconds: the kernel takes it only where one is dead.
 
@@ -113,6 +118,8 @@ pub enum Action {
     Resize(u64),
     /// A line for the log.
     Log(String),
+    /// Let go of the device: its I/O fails from now on. Nothing is handed over any more.
+    Fail,
     /// `progress` is another one.
     Changed,
     /// The device is no longer ours.
@@ -130,7 +137,14 @@ pub struct Progress {
     pub size: u64,
     /// What each server said last that could not be used: number and sentence.
     pub refusals: Vec<(usize, String)>,
+    /// Why the device was let go of.
+    pub failed: Option<String>,
+    /// The runs of systems whose caches held all that was answered when it was asked last.
+    pub keepers: Vec<Keeper>,
 }
+
+/// What a server calls the run of a system.
+pub type Keeper = [u8; 16];
 
 /// A connection of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +191,9 @@ pub struct Guard {
     asks_all: bool,
     /// Ends that the kernel has told of, and that are not known to be of which connection.
     deaths: usize,
+    /// Empty: nobody has told.
+    keepers: Vec<Keeper>,
+    failed: Option<String>,
     has_ended: bool,
     actions: VecDeque<Action>,
 }
@@ -213,6 +230,8 @@ impl Guard {
             check_at: Duration::ZERO,
             asks_all: false,
             deaths: 0,
+            keepers: Vec::new(),
+            failed: None,
             has_ended: false,
             actions: VecDeque::new(),
         }
@@ -230,6 +249,13 @@ impl Guard {
         let mut guard = Self::attached(servers, current, terms, connections, dead_conn_timeout);
         guard.places.fill(Place::Unknown);
         guard
+    }
+
+    /// With what a server, or an earlier guard, has told of its keepers.
+    #[must_use]
+    pub fn kept_by(mut self, keepers: Vec<Keeper>) -> Self {
+        self.keepers = keepers;
+        self
     }
 
     /// Takes an event in.
@@ -288,6 +314,8 @@ impl Guard {
             lost_at: self.lost_at,
             size: self.terms.size,
             refusals: said.map(|(number, one)| (number, one.said.clone())).collect(),
+            failed: self.failed.clone(),
+            keepers: self.keepers.clone(),
         }
     }
 
@@ -301,7 +329,8 @@ impl Guard {
 
     /// How many connections are to be made.
     fn wanted(&self) -> usize {
-        if self.handing.is_some() || self.is_closing || self.has_ended {
+        let is_over = self.has_ended || self.failed.is_some();
+        if self.handing.is_some() || self.is_closing || is_over {
             return 0;
         }
         let of = |kind| self.places.iter().filter(|place| **place == kind).count();
@@ -322,6 +351,11 @@ impl Guard {
     fn is_asked(&self, server: usize) -> bool {
         let all = self.asks_all || !self.places.contains(&Place::Unknown);
         !self.candidates[server].under_way && (all || server == self.current)
+    }
+
+    /// The device is of this node's own daemon.
+    fn is_local(&self) -> bool {
+        matches!(&self.candidates[..], [one] if matches!(one.server, Server::Unix(_)))
     }
 
     fn name(&self, server: usize) -> String {
@@ -395,6 +429,19 @@ impl Guard {
                 return self.say(server, &format!("not taken: {unfit}"));
             }
         };
+        if self.has_lost(export) {
+            self.actions.push_back(Action::Drop { server });
+            let name = self.name(server);
+            let why = format!(
+                "{name} may lack what was answered and not flushed: no system that had it in its cache has \
+                 run on"
+            );
+            if self.places.iter().all(|place| *place == Place::Dead) {
+                return self.fail(&why);
+            }
+            self.candidates[server].next_at = now + PAUSE_UNFIT;
+            return self.say(server, &format!("not taken: {why}"));
+        }
         let lives = |place: &Place| matches!(place, Place::Live | Place::HungUp(_));
         if server != self.current && self.places.iter().any(lives) {
             self.actions.push_back(Action::Drop { server });
@@ -406,8 +453,35 @@ impl Guard {
         let watch = !self.places.contains(&Place::Unknown);
         let dead = |place: &usize| matches!(self.places[*place], Place::Dead | Place::Unknown);
         let places: Vec<usize> = (0..self.places.len()).filter(dead).take(ordered).collect();
+        self.keep(export);
         self.handing = Some((server, places.clone(), size));
         self.actions.push_back(Action::HandOver { server, places, watch, size });
+    }
+
+    /// Whether an export may lack what was answered: none of those that had it is among its keepers.
+    fn has_lost(&self, export: &Description) -> bool {
+        let is_told = !self.keepers.is_empty() && !export.keepers.is_empty();
+        is_told && !export.keepers.iter().any(|keeper| self.keepers.contains(keeper))
+    }
+
+    /// Who has all that was answered, from now on. A server that does not tell changes nothing.
+    fn keep(&mut self, export: &Description) {
+        if !export.keepers.is_empty() && self.keepers != export.keepers {
+            self.keepers.clone_from(&export.keepers);
+            self.actions.push_back(Action::Changed);
+        }
+    }
+
+    /// The device is of no use any more.
+    fn fail(&mut self, why: &str) {
+        self.log(format!(
+            "the device is let go of, and its I/O fails: {why}. Unmount it, check the file system, and \
+             attach it again"
+        ));
+        self.failed = Some(why.to_owned());
+        self.is_failing = true;
+        self.actions.push_back(Action::Fail);
+        self.actions.push_back(Action::Changed);
     }
 
     fn refused(&mut self, now: Duration, server: usize, error: &DialError) {
@@ -424,6 +498,13 @@ impl Guard {
         }
         self.say(server, error.text());
         self.asks_all = true;
+        if let (DialError::Refused(text), true) = (error, self.lost_at.is_some())
+            && self.is_local()
+            && let Some(host) = primary_named(text)
+        {
+            let host = host.to_owned();
+            return self.fail(&format!("{host} is Primary, and may have written since"));
+        }
         if let (DialError::Refused(text), true) = (error, self.lost_at.is_some())
             && let Some(host) = primary_named(text)
         {
@@ -480,10 +561,11 @@ impl Guard {
     /// A volume that has grown: its server takes requests behind the old end at once.
     fn described(&mut self, server: usize, export: &Description) {
         let is_well = self.lost_at.is_none() && self.handing.is_none() && !self.has_ended;
-        if is_well
-            && server == self.current
-            && let Ok(Some(size)) = self.terms.replace(export)
-        {
+        if !is_well || server != self.current || self.has_lost(export) {
+            return;
+        }
+        self.keep(export);
+        if let Ok(Some(size)) = self.terms.replace(export) {
             self.resizing = Some(size);
             self.actions.push_back(Action::Resize(size));
         }

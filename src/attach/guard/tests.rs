@@ -77,6 +77,7 @@ fn actions(guard: &mut Guard) -> String {
             Action::Log(text) => format!("\"{text}\""),
             Action::Resize(size) => format!("resize {size}"),
             Action::Changed => continue,
+            Action::Fail => "fail".to_owned(),
             Action::End => "end".to_owned(),
         });
     }
@@ -394,4 +395,81 @@ fn a_volume_that_grows_makes_the_device_grow_while_it_is_in_use() {
         ],
     );
     assert_eq!(guard.progress().size, 2 * SIZE);
+}
+
+fn kept(keepers: &[u8]) -> Description {
+    Description { keepers: keepers.iter().map(|one| [*one; 16]).collect(), ..export(SIZE) }
+}
+
+/// A device that systems 1 and 2 have told all of, and has lost its server.
+fn lost() -> Guard {
+    let mut guard = attached(1).kept_by(kept(&[1, 2]).keepers);
+    story(&mut guard, &[(0, "tick", "", None), (1000, "closed 0", LOST, Some(31_000))]);
+    guard
+}
+
+fn serves(guard: &mut Guard, at: u64, server: usize, keepers: &[u8]) -> String {
+    guard.handle(ms(at), Event::Dialled { server, result: Ok(kept(keepers)) });
+    actions(guard)
+}
+
+#[test]
+fn a_server_that_has_all_that_was_answered_takes_the_place() {
+    // Itself; in sync with one; one that does not tell.
+    for (keepers, now) in [(&[2][..], &[2][..]), (&[3, 1], &[3, 1]), (&[], &[1, 2])] {
+        let mut guard = lost();
+        assert_eq!(serves(&mut guard, 1010, 1, keepers), "hand bob [0]");
+        assert_eq!(guard.progress().keepers, kept(now).keepers);
+    }
+}
+
+#[test]
+fn a_server_that_may_lack_what_was_answered_ends_the_device() {
+    let mut guard = lost();
+    assert_eq!(
+        serves(&mut guard, 1010, 1, &[3, 4]),
+        "drop bob; \"the device is let go of, and its I/O fails: bob:10809 may lack what was answered and \
+         not flushed: no system that had it in its cache has run on. Unmount it, check the file system, \
+         and attach it again\"; fail"
+    );
+    assert!(guard.progress().failed.unwrap().contains("bob:10809 may lack"));
+    // Whoever comes later does not change that.
+    assert_eq!(serves(&mut guard, 1020, 0, &[1]), "drop alice");
+    story(&mut guard, &[(2000, "tick", "", None), (40_000, "tick", "", None)]);
+}
+
+#[test]
+fn who_has_all_that_was_answered_is_asked_again_and_again() {
+    let mut guard = attached(1).kept_by(kept(&[1, 2]).keepers);
+    let mut described = |server, keepers: &[u8]| {
+        guard.handle(ms(1), Event::Described { server, export: kept(keepers) });
+        assert_eq!(actions(&mut guard), "");
+        guard.progress().keepers
+    };
+    assert_eq!(described(0, &[1]), kept(&[1]).keepers);
+    assert_eq!(described(0, &[]), kept(&[1]).keepers, "nothing is told");
+    assert_eq!(described(1, &[1, 2]), kept(&[1]).keepers, "it is not asked");
+    assert_eq!(described(0, &[3]), kept(&[1]).keepers, "it has started anew");
+    assert_eq!(described(0, &[3, 1]), kept(&[3, 1]).keepers);
+}
+
+#[test]
+fn the_device_of_a_node_itself_ends_where_another_node_is_primary() {
+    let refused = |servers: &[&str], text: &str| {
+        let servers = servers.iter().map(|server| server.parse().unwrap()).collect();
+        let mut guard = Guard::attached(servers, 0, terms(), 1, Duration::from_secs(30));
+        guard.handle(ms(0), Event::LinkDead);
+        guard.handle(ms(0), Event::Closed(0));
+        actions(&mut guard);
+        let result = Err(DialError::Refused(text.to_owned()));
+        guard.handle(ms(10), Event::Dialled { server: 0, result });
+        while guard.next_action().is_some() {}
+        guard.progress().failed
+    };
+    let primary = "r0: bob is Primary; connect there";
+    let own = "unix:/run/tandem/nbd.sock";
+    assert_eq!(refused(&[own], primary).unwrap(), "bob is Primary, and may have written since");
+    assert_eq!(refused(&[own], "r0: Secondary; `tandemadm primary r0` serves it here"), None);
+    assert_eq!(refused(&["alice:10809"], primary), None, "its server has moved");
+    assert_eq!(refused(&[own, "bob:10809"], primary), None, "it can go there");
 }

@@ -2,36 +2,109 @@
 //!
 //! The threads are there from the start: while I/O waits, memory may be short, and a new thread
 //! could have to wait for that very I/O.
+//!
+//! Invariants:
+//! - Each connection says which device it is of, and which other ones of it live: a server that knows
+//!   that word ends the others before it begins the first request (PROTOCOL.md, 6).
+//! - What a server has not acknowledged is thrown away before the kernel gives it to another connection:
+//!   TCP's own time-out is shorter than that of a request.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use nbd::client::{ClientError, Description, Handshake};
-use nbd::constants::NBD_INFO_BLOCK_SIZE;
+use nbd::constants::{NBD_INFO_BLOCK_SIZE, TANDEM_INFO_KEEPERS};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{Shutdown, getsockopt, setsockopt, shutdown, sockopt};
 
 use crate::attach::{DialError, Server};
 
-use super::Trouble;
+use super::{Trouble, system};
 
 /// An attempt, with all its connections, ends by then.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Enough for a name to be looked up; the whole of it is locked in memory.
 const STACK: usize = 256 << 10;
 
+/// What is asked of an export.
+const ASKED: &[u16] = &[NBD_INFO_BLOCK_SIZE, TANDEM_INFO_KEEPERS];
+
 /// What a server is asked for.
 enum Order {
-    /// So many connections.
-    Connect(usize),
+    /// So many connections, beside those that live.
+    Connect(usize, Vec<u64>),
     /// What the export is like.
     Describe,
 }
 
+/// What the connections of a device have in common.
+pub(super) struct Dialling {
+    /// The device's: only who knows it may end its connections.
+    token: u64,
+    /// Of the next connection. They begin at random, for the guards of a device come and go.
+    next: AtomicU64,
+    /// Of a request.
+    timeout: Duration,
+}
+
+impl Dialling {
+    pub(super) fn new(token: u64, timeout: u32) -> Result<Self, Trouble> {
+        let first = system::token().map_err(|error| Trouble::failed(error.to_string()))?;
+        let timeout = Duration::from_secs(u64::from(timeout));
+        Ok(Self { token, next: AtomicU64::new(first), timeout })
+    }
+
+    /// One more connection, beside these.
+    fn next(&self, siblings: &[u64]) -> nbd::Device {
+        let connection = self.next.fetch_add(1, Ordering::Relaxed);
+        nbd::Device { token: self.token, connection, siblings: siblings.to_vec() }
+    }
+}
+
+/// A connection right after GO.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) socket: OwnedFd,
+    /// What its server knows it by.
+    pub(super) number: u64,
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Link {
+    /// Whether the kernel's driver has taken it, and not thrown it away: it limits how long a send may
+    /// take, and nobody else does.
+    pub(super) fn is_taken(&self) -> bool {
+        getsockopt(&self.socket, sockopt::SendTimeout)
+            .is_ok_and(|limit| limit.tv_sec() > 0 || limit.tv_usec() > 0)
+    }
+}
+
+/// Ends a connection, and throws away what it has not sent or what was not acknowledged: a shutdown alone
+/// goes behind that. `false`: somebody is still in a call, and it is to be tried again.
+pub(super) fn abort(socket: &impl AsFd) -> bool {
+    use rustix::io::Errno;
+    match rustix::net::connect_unspec(socket) {
+        Ok(()) => true,
+        Err(Errno::BUSY) => false,
+        // Not TCP: there is no network that could keep something.
+        Err(_) => {
+            let _ = shutdown(socket.as_fd().as_raw_fd(), Shutdown::Both);
+            true
+        }
+    }
+}
+
 /// The export, and connections to it right after GO.
-pub(super) type Dialled = Result<(Description, Vec<OwnedFd>), DialError>;
+pub(super) type Dialled = Result<(Description, Vec<Link>), DialError>;
 
 /// What came of it.
 pub(super) enum Answer {
@@ -50,7 +123,12 @@ pub(super) struct Dialers {
 }
 
 impl Dialers {
-    pub(super) fn start(servers: &[Server], export: &str) -> Result<Self, Trouble> {
+    pub(super) fn start(
+        servers: &[Server],
+        export: &str,
+        dialling: Dialling,
+    ) -> Result<Self, Trouble> {
+        let dialling = Arc::new(dialling);
         let cannot = |error: io::Error| Trouble::failed(format!("threads: {error}"));
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         let bell = EventFd::from_flags(flags).map_err(|error| cannot(error.into()))?;
@@ -60,13 +138,14 @@ impl Dialers {
         for (number, server) in servers.iter().enumerate() {
             let (order, ordered) = channel::<Order>();
             let (server, export) = (server.clone(), export.to_owned());
-            let (sender, bell) = (sender.clone(), bell.clone());
+            let (sender, bell, dialling) = (sender.clone(), bell.clone(), dialling.clone());
             let thread = std::thread::Builder::new().name(format!("dial-{number}"));
             let work = move || {
                 for order in ordered {
                     let answer = match order {
-                        Order::Connect(connections) => {
-                            Answer::Dialled(number, dial(&server, &export, connections))
+                        Order::Connect(connections, siblings) => {
+                            let outcome = dial(&server, &export, connections, siblings, &dialling);
+                            Answer::Dialled(number, outcome)
                         }
                         Order::Describe => match describe(&server, &export) {
                             Ok(export) => Answer::Described(number, export),
@@ -87,10 +166,10 @@ impl Dialers {
         Ok(Self { orders, answers, bell })
     }
 
-    /// Begins an attempt.
-    pub(super) fn dial(&self, server: usize, connections: usize) {
+    /// Begins an attempt. `siblings`: the device's connections that live.
+    pub(super) fn dial(&self, server: usize, connections: usize, siblings: Vec<u64>) {
         // The thread lives as long as its sender.
-        let _ = self.orders[server].send(Order::Connect(connections));
+        let _ = self.orders[server].send(Order::Connect(connections, siblings));
     }
 
     /// Asks what the export is like. That promotes nobody.
@@ -115,18 +194,32 @@ impl Dialers {
 
 fn describe(server: &Server, export: &str) -> Result<Description, ClientError> {
     let mut handshake = Handshake::connect_within(&server.address(), LIMIT)?;
-    let description = handshake.info(export, &[NBD_INFO_BLOCK_SIZE])?;
+    let description = handshake.info(export, ASKED)?;
     handshake.abort()?;
     Ok(description)
 }
 
-fn dial(server: &Server, export: &str, connections: usize) -> Dialled {
+fn dial(
+    server: &Server,
+    export: &str,
+    connections: usize,
+    siblings: Vec<u64>,
+    dialling: &Dialling,
+) -> Dialled {
     let address = server.address();
     let mut first: Option<Description> = None;
     let mut sockets = Vec::new();
-    for _ in 0..connections {
+    // Those of one attempt live together, whichever is used first.
+    let mut devices: Vec<_> = (0..connections).map(|_| dialling.next(&siblings)).collect();
+    let together: Vec<u64> = devices.iter().map(|device| device.connection).collect();
+    devices.iter_mut().for_each(|device| device.siblings.extend(&together));
+    for device in devices {
         let client = Handshake::connect_within(&address, LIMIT)
-            .and_then(|handshake| handshake.go(export, &[NBD_INFO_BLOCK_SIZE]))
+            .and_then(|mut handshake| {
+                // A server that does not know the word lets old connections go by themselves.
+                handshake.device(&device)?;
+                handshake.go(export, ASKED)
+            })
             .map_err(|error| sorted(&error))?;
         let description = client.description().clone();
         match &first {
@@ -136,7 +229,11 @@ fn dial(server: &Server, export: &str, connections: usize) -> Dialled {
             Some(_) => {}
             None => first = Some(description),
         }
-        sockets.push(client.into_descriptor().map_err(|error| sorted(&error))?);
+        let socket = client.into_descriptor().map_err(|error| sorted(&error))?;
+        let limit = u32::try_from(dialling.timeout.as_millis() * 4 / 5).unwrap_or(u32::MAX);
+        // Not a TCP socket: nothing to set.
+        let _ = setsockopt(&socket, sockopt::TcpUserTimeout, &limit);
+        sockets.push(Link { socket, number: device.connection });
     }
     let description = first.ok_or_else(|| DialError::Failed("nothing was asked for".to_owned()))?;
     Ok((description, sockets))

@@ -3,11 +3,13 @@
 //! Invariants:
 //! - It holds each connection that the kernel has, beside the kernel: a connection that the kernel
 //!   has let go of hangs up, and this is how it is known.
+//! - A connection that the kernel has let go of is aborted before another one is handed over: nothing of
+//!   it is sent any more.
 //! - Nothing here waits for a server, for a name service or for the log.
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,7 +21,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::attach::{Action, Event, Guard, Message, Record, Server};
 
-use super::dial::{Answer, Dialers};
+use super::dial::{Answer, Dialers, Link, abort};
 use super::netlink::{Driver, Events};
 use super::{numbers, system};
 
@@ -91,9 +93,13 @@ pub(super) struct Device {
     events: Events,
     dialers: Dialers,
     /// The connections that the kernel has, as far as they are known.
-    sockets: Vec<Option<OwnedFd>>,
+    sockets: Vec<Option<Link>>,
+    /// Those of unknown places that the kernel has taken from us.
+    taken: Vec<Link>,
+    /// Those that it has let go of, and that could not be aborted yet.
+    parting: Vec<Link>,
     /// By server: what its last attempt has brought.
-    dialled: Vec<Vec<OwnedFd>>,
+    dialled: Vec<Vec<Link>>,
     servers: Vec<Server>,
     record: Record,
     run_dir: PathBuf,
@@ -109,7 +115,7 @@ impl Device {
         driver: Driver,
         events: Events,
         dialers: Dialers,
-        sockets: Vec<Option<OwnedFd>>,
+        sockets: Vec<Option<Link>>,
         servers: Vec<Server>,
         record: Record,
         run_dir: PathBuf,
@@ -125,6 +131,8 @@ impl Device {
             events,
             dialers,
             sockets,
+            taken: Vec::new(),
+            parting: Vec::new(),
             dialled,
             servers,
             record,
@@ -159,9 +167,12 @@ impl Device {
                 self.feed(log, Event::LinkDead);
             }
             for place in self.closed() {
-                self.sockets[place] = None;
+                self.parting.extend(self.sockets[place].take());
+                self.abort();
                 self.feed(log, Event::Closed(place));
             }
+            self.parting.extend(self.taken.extract_if(.., |link| has_ended(link)));
+            self.abort();
             while let Some(answer) = self.dialers.answer() {
                 let event = match answer {
                     Answer::Dialled(server, outcome) => {
@@ -189,7 +200,17 @@ impl Device {
         }
     }
 
-    fn keep(&mut self, server: usize, export: Description, sockets: Vec<OwnedFd>) -> Description {
+    /// Aborts what the kernel has let go of.
+    fn abort(&mut self) {
+        self.parting.retain(|link| !abort(link));
+    }
+
+    /// What servers know those connections by that live, as far as they are known here.
+    fn living(&self) -> Vec<u64> {
+        self.sockets.iter().flatten().chain(&self.taken).map(|link| link.number).collect()
+    }
+
+    fn keep(&mut self, server: usize, export: Description, sockets: Vec<Link>) -> Description {
         self.dialled[server] = sockets;
         export
     }
@@ -201,7 +222,7 @@ impl Device {
             PollFd::new(self.dialers.bell.as_fd(), PollFlags::POLLIN),
         ];
         // A hang-up is told without being asked for.
-        let known = self.sockets.iter().flatten();
+        let known = self.sockets.iter().flatten().chain(&self.taken);
         descriptors.extend(known.map(|socket| PollFd::new(socket.as_fd(), PollFlags::empty())));
         let next = self.guard.next_timeout().map(|at| at.saturating_sub(system::now()));
         // Rounded up, so that the time-out is over then.
@@ -217,12 +238,6 @@ impl Device {
 
     /// The places of known connections that the kernel has let go of.
     fn closed(&self) -> Vec<usize> {
-        let has_ended = |socket: &OwnedFd| {
-            let mut one = [PollFd::new(socket.as_fd(), PollFlags::empty())];
-            let ended = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
-            poll(&mut one, PollTimeout::ZERO).is_ok()
-                && one[0].revents().is_some_and(|events| events.intersects(ended))
-        };
         let places = self.sockets.iter().enumerate();
         let known = places.filter_map(|(place, socket)| Some((place, socket.as_ref()?)));
         known.filter(|(_, socket)| has_ended(socket)).map(|(place, _)| place).collect()
@@ -244,12 +259,14 @@ impl Device {
         self.guard.handle(system::now(), event);
         while let Some(action) = self.guard.next_action() {
             match action {
-                Action::Dial { server, connections } => self.dialers.dial(server, connections),
+                Action::Dial { server, connections } => {
+                    self.dialers.dial(server, connections, self.living());
+                }
                 Action::Drop { server } => self.dialled[server].clear(),
                 Action::Close => {
                     for socket in self.sockets.iter().flatten() {
                         // One that has ended by itself is as good.
-                        let _ = shutdown(std::os::fd::AsRawFd::as_raw_fd(socket), Shutdown::Both);
+                        let _ = shutdown(socket.socket.as_raw_fd(), Shutdown::Both);
                     }
                 }
                 Action::HandOver { server, places, watch, size } => {
@@ -263,6 +280,11 @@ impl Device {
                     self.guard.handle(system::now(), Event::Resized(told));
                 }
                 Action::Log(text) => log.say(&format!("{}: {text}", self.record.volume)),
+                Action::Fail => {
+                    if let Err(error) = self.driver.order(Message::disconnect(self.record.index)) {
+                        log.say(&format!("{}: the kernel does not let go: {error}", self.node()));
+                    }
+                }
                 Action::Changed => self.write_record(log),
                 Action::End => self.has_ended = true,
             }
@@ -276,6 +298,7 @@ impl Device {
         watch: bool,
         size: Option<u64>,
     ) -> Event {
+        self.abort();
         let mut sockets = std::mem::take(&mut self.dialled[server]);
         sockets.truncate(places.len());
         let numbers = numbers(&sockets);
@@ -287,6 +310,9 @@ impl Device {
             for (place, socket) in places.iter().zip(sockets) {
                 self.sockets[*place] = Some(socket);
             }
+        } else {
+            // Those that it needed.
+            self.taken.extend(sockets.into_iter().filter(Link::is_taken));
         }
         Event::Handed(Ok(()))
     }
@@ -297,10 +323,20 @@ impl Device {
         self.record.server = name(progress.server);
         self.record.lost_at = progress.lost_at.map(|lost_at| lost_at.as_secs());
         self.record.terms.size = progress.size;
+        self.record.failed = progress.failed;
+        self.record.keepers = progress.keepers;
         self.record.refusals =
             progress.refusals.into_iter().map(|(server, text)| (name(server), text)).collect();
         if let Err(error) = system::write_record(&self.run_dir, &self.record) {
             log.say(&format!("{}: {}: {error}", self.record.volume, self.run_dir.display()));
         }
     }
+}
+
+/// Whether the kernel has let go of a connection.
+fn has_ended(link: &Link) -> bool {
+    let mut one = [PollFd::new(link.as_fd(), PollFlags::empty())];
+    let ended = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+    poll(&mut one, PollTimeout::ZERO).is_ok()
+        && one[0].revents().is_some_and(|events| events.intersects(ended))
 }

@@ -11,14 +11,14 @@ mod orders;
 mod system;
 
 use std::io::Write;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::attach::{
-    AttachArguments, Backend, Connect, DialError, Guard, Message, Record, Server, Terms, parse,
+    AttachArguments, Backend, Connect, DialError, Guard, Keeper, Message, Record, Server, Terms,
+    parse,
 };
 
-use dial::Dialers;
+use dial::{Dialers, Dialling, Link};
 use guard::{Device, Log};
 use netlink::{Driver, Events};
 
@@ -87,13 +87,19 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
     let servers = arguments.servers();
     // Before there are threads.
     let missing = crate::io::memory::keep();
-    let dialers = Dialers::start(&servers, &arguments.volume.to_string())?;
-    let (device, said) = match system::device_of(&arguments.volume) {
+    let found = system::device_of(&arguments.volume);
+    let token = match &found {
+        Some((_, backend)) => backend.token,
+        None => system::token().map_err(|error| Trouble::failed(error.to_string()))?,
+    };
+    let dialling = Dialling::new(token, arguments.options.timeout)?;
+    let dialers = Dialers::start(&servers, &arguments.volume.to_string(), dialling)?;
+    let (device, said) = match found {
         Some((index, backend)) => {
             (adopt(arguments, driver, events, dialers, index, &backend)?, "taken over")
         }
         None => (
-            attach(arguments, &mut driver, &dialers)
+            attach(arguments, &mut driver, &dialers, token)
                 .and_then(|attached| attached.into_device(arguments, driver, events, dialers))?,
             "attached",
         ),
@@ -114,7 +120,8 @@ struct Attached {
     backend: Backend,
     terms: Terms,
     server: usize,
-    sockets: Vec<OwnedFd>,
+    sockets: Vec<Link>,
+    keepers: Vec<Keeper>,
 }
 
 /// Finds a server that serves the volume, and gives the kernel its connections.
@@ -122,6 +129,7 @@ fn attach(
     arguments: &AttachArguments,
     driver: &mut Driver,
     dialers: &Dialers,
+    token: u64,
 ) -> Result<Attached, Trouble> {
     let options = &arguments.options;
     if let Some(index) = options.device
@@ -134,7 +142,6 @@ fn attach(
     let (server, export, sockets) = first(&servers, dialers, connections)?;
     let unfit = |unfit| Trouble::failed(format!("{}: {unfit}", servers[server]));
     let terms = Terms::of(&export, options.block_size, connections).map_err(unfit)?;
-    let token = system::token().map_err(|error| Trouble::failed(error.to_string()))?;
     let backend = Backend { volume: arguments.volume.clone(), token };
     let answers = driver.order(Message::connect(&Connect {
         index: options.device,
@@ -149,14 +156,14 @@ fn attach(
     let Some(index) = index else {
         return Err(Trouble::failed("the kernel did not say which device it took"));
     };
-    Ok(Attached { index, backend, terms, server, sockets })
+    Ok(Attached { index, backend, terms, server, sockets, keepers: export.keepers })
 }
 
 /// The numbers of descriptors, as the driver takes them.
-fn numbers(sockets: &[OwnedFd]) -> Vec<u32> {
+fn numbers(links: &[Link]) -> Vec<u32> {
     use std::os::fd::AsRawFd as _;
     // An open descriptor is never negative.
-    sockets.iter().filter_map(|socket| u32::try_from(socket.as_raw_fd()).ok()).collect()
+    links.iter().filter_map(|link| u32::try_from(link.socket.as_raw_fd()).ok()).collect()
 }
 
 /// The first server that lets us in.
@@ -164,8 +171,8 @@ fn first(
     servers: &[Server],
     dialers: &Dialers,
     connections: usize,
-) -> Result<(usize, nbd::client::Description, Vec<OwnedFd>), Trouble> {
-    (0..servers.len()).for_each(|server| dialers.dial(server, connections));
+) -> Result<(usize, nbd::client::Description, Vec<Link>), Trouble> {
+    (0..servers.len()).for_each(|server| dialers.dial(server, connections, Vec::new()));
     let mut reasons = Vec::new();
     let mut is_there = false;
     for _ in servers {
@@ -228,6 +235,8 @@ impl Attached {
             server: servers[self.server].to_string(),
             lost_at: None,
             refusals: Vec::new(),
+            failed: None,
+            keepers: self.keepers.clone(),
         };
         let guard = Guard::attached(
             servers.clone(),
@@ -235,7 +244,8 @@ impl Attached {
             self.terms,
             self.sockets.len(),
             Duration::from_secs(dead),
-        );
+        )
+        .kept_by(self.keepers);
         let run_dir = arguments.run_dir.clone();
         let sockets = self.sockets.into_iter().map(Some).collect();
         Ok(Device::new(guard, driver, events, dialers, sockets, servers, record, run_dir, lock))
@@ -272,6 +282,12 @@ fn adopt(
             arguments.volume
         )));
     };
+    if let Some(why) = &record.failed {
+        return Err(Trouble::failed(format!(
+            "/dev/nbd{index} was let go of, and its I/O fails: {why}; unmount it, check the file system, \
+             and attach it again"
+        )));
+    }
     let lock = system::become_guard(run_dir, index)?;
     let servers = arguments.servers();
     let current = servers.iter().position(|server| server.to_string() == record.server);
@@ -281,7 +297,8 @@ fn adopt(
         record.terms,
         record.connections,
         Duration::from_secs(record.dead_conn_timeout),
-    );
+    )
+    .kept_by(record.keepers.clone());
     record.lost_at = None;
     let sockets = (0..record.connections).map(|_| None).collect();
     Ok(Device::new(guard, driver, events, dialers, sockets, servers, record, run_dir.clone(), lock))

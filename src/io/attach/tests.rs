@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nbd::constants::*;
 
-use super::dial::Dialers;
+use super::dial::{Dialers, Dialling};
 use super::{first, system};
 use crate::attach::{Record, Server, Terms};
 
@@ -21,6 +21,8 @@ fn record() -> Record {
         server: "alice:10809".to_owned(),
         lost_at: Some(7),
         refusals: Vec::new(),
+        failed: None,
+        keepers: Vec::new(),
     }
 }
 
@@ -63,20 +65,26 @@ fn server(replies: &'static [(u32, &[u8])]) -> Server {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             stream.write_all(b"NBDMAGICIHAVEOPT\0\x03").unwrap();
-            let mut asked = [0; 4 + 16];
-            if stream.read_exact(&mut asked).is_err() {
+            if stream.read_exact(&mut [0; 4]).is_err() {
                 continue;
             }
-            let length =
-                asked[16..].iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
-            stream.read_exact(&mut vec![0; length]).unwrap();
-            for (kind, data) in replies {
-                let mut reply = NBD_REP_MAGIC.to_be_bytes().to_vec();
-                reply.extend(NBD_OPT_GO.to_be_bytes());
-                reply.extend(kind.to_be_bytes());
-                reply.extend(u32::try_from(data.len()).unwrap().to_be_bytes());
-                reply.extend(*data);
-                stream.write_all(&reply).unwrap();
+            let unknown: &[(u32, &[u8])] = &[(NBD_REP_ERR_UNSUP, b"")];
+            for (option, replies) in [(TANDEM_OPT_DEVICE, unknown), (NBD_OPT_GO, replies)] {
+                let mut asked = [0; 16];
+                stream.read_exact(&mut asked).unwrap();
+                let number = |at: usize| {
+                    asked[at..at + 4].iter().fold(0, |n, byte| n << 8 | u32::from(*byte))
+                };
+                assert_eq!(number(8), option);
+                stream.read_exact(&mut vec![0; number(12) as usize]).unwrap();
+                for (kind, data) in replies {
+                    let mut reply = NBD_REP_MAGIC.to_be_bytes().to_vec();
+                    reply.extend(option.to_be_bytes());
+                    reply.extend(kind.to_be_bytes());
+                    reply.extend(u32::try_from(data.len()).unwrap().to_be_bytes());
+                    reply.extend(*data);
+                    stream.write_all(&reply).unwrap();
+                }
             }
         }
     });
@@ -98,7 +106,7 @@ fn the_one_server_that_lets_us_in_is_found_among_others() {
     let silent_one = Server::Tcp("127.0.0.1".to_owned(), silent_port);
     let servers = [silent_one, gone.clone(), server(REFUSES), server(NONSENSE), server(SERVES)];
     let begun = Instant::now();
-    let dialers = Dialers::start(&servers, "r0/0").unwrap();
+    let dialers = Dialers::start(&servers, "r0/0", Dialling::new(1, 5).unwrap()).unwrap();
     let (number, export, sockets) = first(&servers, &dialers, 3).unwrap();
     assert_eq!((number, export.size, export.flags, sockets.len()), (4, 1 << 20, 0x17d, 3));
     // The silent one is not waited for.
@@ -106,13 +114,13 @@ fn the_one_server_that_lets_us_in_is_found_among_others() {
 
     // Nobody: each one's reason; whoever answers at all makes it a refusal.
     let servers = [gone.clone(), server(REFUSES), server(NONSENSE)];
-    let dialers = Dialers::start(&servers, "r0/0").unwrap();
+    let dialers = Dialers::start(&servers, "r0/0", Dialling::new(1, 5).unwrap()).unwrap();
     let trouble = first(&servers, &dialers, 1).unwrap_err();
     assert_eq!(trouble.exit_code, 10);
     for what in ["refused (os error", "r0: bob is Primary; connect there", "malformed"] {
         assert!(trouble.text.contains(what), "{}", trouble.text);
     }
     let servers = [gone];
-    let dialers = Dialers::start(&servers, "r0/0").unwrap();
+    let dialers = Dialers::start(&servers, "r0/0", Dialling::new(1, 5).unwrap()).unwrap();
     assert_eq!(first(&servers, &dialers, 1).unwrap_err().exit_code, 20);
 }

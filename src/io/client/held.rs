@@ -28,6 +28,8 @@ pub struct HeldClient {
     pub parameters: SessionParameters,
     /// For people.
     pub description: String,
+    /// It has begun no request yet.
+    pub is_fresh: bool,
     /// What was read of it and is not begun: at most [`HeldClient::UNREAD_MAX`] bytes.
     pub unread: Vec<u8>,
 }
@@ -96,6 +98,7 @@ impl Clients {
                     volume: client.volume,
                     parameters: client.parameters,
                     description: client.description,
+                    is_fresh: client.is_fresh,
                     unread,
                 }),
                 (fd, unread) => {
@@ -110,13 +113,22 @@ impl Clients {
 
     /// A client comes back as it went.
     pub(crate) fn reopen(&mut self, io: &mut Context, held: HeldClient) {
-        let HeldClient { fd, volume, parameters, description, unread } = held;
+        let HeldClient { fd, volume, parameters, description, is_fresh, unread } = held;
+        if self.is_left(volume, parameters.device.as_ref()) {
+            tracing::info!(target: "tandem", resource = %io.name, volume,
+                "client {description} ends: its device has gone on without it");
+            return;
+        }
         let before = self.last_session;
         self.open(io, fd, volume, parameters, description);
         if self.last_session == before {
             return;
         }
         let Some(client) = self.sessions.values_mut().next_back() else { return };
+        client.is_fresh = is_fresh;
+        client.has_come_back = true;
+        // It may have given up while nobody read.
+        client.paused = true;
         let into = part_of(client.staging, 0, unread.len().min(STAGING));
         match io.pool.bytes_mut(into) {
             Ok(bytes) if bytes.len() == unread.len() => {

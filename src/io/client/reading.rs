@@ -5,6 +5,7 @@ use nbd::{Checked, Errno, request};
 
 use crate::resource::{Event, Op, PAYLOAD_MAX, Payload};
 
+use super::devices::has_hung_up;
 use super::ready::Ready;
 use super::request::{Kind, Piece, Request, Zeroes};
 use super::{Client, Desk, End, STAGING, StatusAsked, UnderWay};
@@ -90,7 +91,7 @@ fn hull(offset: u64, length: u32) -> (usize, u32) {
 }
 
 impl Client {
-    fn staged(&self) -> usize {
+    pub(super) fn staged(&self) -> usize {
         self.end - self.start
     }
 
@@ -144,7 +145,11 @@ impl Client {
 
     fn header(&mut self, io: &mut Context, desk: &mut Desk) -> Result<bool, End> {
         let length = request::header_length(&self.parameters);
-        if desk.held || self.is_full() || self.staged() < length {
+        if desk.held || self.is_full() {
+            self.paused = true;
+            return Ok(false);
+        }
+        if self.staged() < length {
             return Ok(false);
         }
         let bytes = io.pool.bytes(part_of(self.staging, self.start, length));
@@ -154,7 +159,11 @@ impl Client {
         self.start += length;
         self.peek = false;
         let to = request.reply_to();
-        match judge(&request, &self.parameters) {
+        let judged = judge(&request, &self.parameters);
+        if !matches!(judged, Ok(Checked::Disconnect)) {
+            self.is_still_there()?;
+        }
+        match judged {
             Ok(checked) => self.begin(io, desk, to, checked)?,
             Err(refusal) if request.payload_length > 0 => {
                 self.reading = Reading::Skip { left: request.payload_length, to, refusal };
@@ -162,6 +171,15 @@ impl Client {
             Err(refusal) => self.refuse(to, refusal.errno, refusal.why),
         }
         Ok(true)
+    }
+
+    /// What has waited to be begun is begun only if its client is there: it may have sent it again
+    /// elsewhere, and written something newer since.
+    fn is_still_there(&mut self) -> Result<(), End> {
+        match std::mem::take(&mut self.paused) && has_hung_up(&self.fd) {
+            true => Err(End::Lost("it closed the connection".to_owned())),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn refuse(&mut self, to: ReplyTo, errno: Errno, why: &str) {
@@ -273,9 +291,11 @@ impl Client {
             return Ok(true);
         };
         if !desk.reserve(io, self.id, PAGE as u64, first) {
+            self.paused = true;
             return Ok(false);
         }
         let (offset, length) = std::mem::take(part);
+        self.is_still_there()?;
         let buffer = io.pool.take(Part::Client, PAGE);
         let head = (offset % PAGE as u64) as u32;
         let payload = Payload { offset: head, length, ..buffer };
@@ -326,7 +346,11 @@ impl Client {
             None => {
                 let (bytes, head) = hull(upload.offset, length);
                 if !desk.reserve(io, id, class_size(bytes) as u64, first) {
+                    self.paused = true;
                     return Ok(false);
+                }
+                if std::mem::take(&mut self.paused) && has_hung_up(&self.fd) {
+                    return Err(End::Lost("it closed the connection".to_owned()));
                 }
                 let buffer = io.pool.take(Part::Client, bytes);
                 upload.filled = 0;

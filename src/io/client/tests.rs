@@ -4,10 +4,10 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use nbd::BlockSizes;
 use nbd::constants::{
     NBD_CMD_CACHE, NBD_CMD_FLUSH, NBD_CMD_READ, NBD_CMD_WRITE, NBD_REQUEST_MAGIC,
 };
+use nbd::{BlockSizes, Device};
 
 use super::*;
 use crate::io::buffer::PAGE;
@@ -32,6 +32,13 @@ fn request(command: u16, length: u32) -> Vec<u8> {
 impl Bench {
     fn new() -> Self {
         let mut io = Context::alone(Time(0).after_ms(1));
+        let mut clients = Clients::default();
+        let theirs = Self::connect(&mut io, &mut clients, None);
+        Self { io, clients, theirs }
+    }
+
+    /// One more client.
+    fn connect(io: &mut Context, clients: &mut Clients, device: Option<Device>) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
         let parameters = SessionParameters {
@@ -46,10 +53,43 @@ impl Bench {
             size: 1 << 30,
             client_asked_block_size: false,
             block: BlockSizes::default(),
+            device,
         };
-        let mut clients = Clients::default();
-        clients.open(&mut io, ours.into(), 0, parameters, "test".to_owned());
-        Self { io, clients, theirs }
+        clients.open(io, ours.into(), 0, parameters, "test".to_owned());
+        theirs
+    }
+
+    /// With a connection of a device for each of these: the token, the connection, its siblings.
+    fn of_devices(devices: &[(u64, u64, &[u64])]) -> (Self, Vec<UnixStream>) {
+        let mut bench = Self::new();
+        let theirs = devices.iter().map(|device| bench.join(*device)).collect();
+        (bench, theirs)
+    }
+
+    fn join(&mut self, (token, connection, siblings): (u64, u64, &[u64])) -> UnixStream {
+        let device = Device { token, connection, siblings: siblings.to_vec() };
+        Self::connect(&mut self.io, &mut self.clients, Some(device))
+    }
+
+    /// The connections that are open, and the requests of each that were begun.
+    fn begun(&mut self) -> Vec<(u64, usize)> {
+        let open = self.clients.sessions.values();
+        let of = |one: &Client| {
+            let begun = |event: &&Event| matches!(event, Event::Request { session, .. } if *session == one.id);
+            let device = one.parameters.device.as_ref();
+            let count = self.io.events.iter().filter(begun).count();
+            (device.map_or(0, |device| device.connection), count)
+        };
+        open.map(of).collect()
+    }
+
+    /// The core has done all that it was given.
+    fn answer_all(&mut self) {
+        for event in std::mem::take(&mut self.io.events) {
+            if let Event::Request { request, .. } = event {
+                self.clients.reply(&mut self.io, request, Ok(None));
+            }
+        }
     }
 
     /// What has been sent is taken in and answered, until nothing moves; then so much time passes.
@@ -337,4 +377,89 @@ fn who_is_told_to_go_in_the_middle_of_a_long_request_hears_no_error() {
     assert!(bytes.len() > 16 * 1000);
     let errors = bytes.chunks(16).filter(|reply| reply[4..8] != [0; 4]).count();
     assert_eq!(errors, 0);
+}
+
+#[test]
+fn the_first_request_of_a_connection_ends_those_that_its_device_has_left() {
+    let (mut bench, mut theirs) = Bench::of_devices(&[(7, 1, &[]), (7, 2, &[1]), (8, 1, &[])]);
+    // The first two live together, though the first does not know the second.
+    // More than is begun of one client: the rest is there, and unread.
+    for one in &mut theirs {
+        one.write_all(&request(NBD_CMD_FLUSH, 0).repeat(REQUESTS_MAX + 9)).unwrap();
+    }
+    bench.pass(0);
+    let full = REQUESTS_MAX;
+    assert_eq!(bench.begun(), [(0, 0), (1, full), (2, full), (1, full)]);
+    // A new one that only looks ends nobody, nor does who knows not the token.
+    let mut new = bench.join((7, 3, &[2]));
+    let mut stranger = bench.join((9, 1, &[]));
+    stranger.write_all(&request(NBD_CMD_FLUSH, 0)).unwrap();
+    bench.pass(0);
+    assert_eq!(bench.clients.sessions.len(), 6);
+    new.write_all(&request(NBD_CMD_FLUSH, 0)).unwrap();
+    bench.pass(0);
+    assert_eq!(bench.begun(), [(0, 0), (2, full), (1, full), (3, 1), (1, 1)]);
+    let begun = |event: &&Event| matches!(event, Event::Request { .. });
+    let before = bench.io.events.iter().filter(begun).count();
+    assert_eq!(before, 3 * full + 2, "what was unread of the old one is not begun");
+    // Its own next requests end nobody.
+    let _sibling = bench.join((7, 4, &[2, 3]));
+    new.write_all(&request(NBD_CMD_FLUSH, 0)).unwrap();
+    bench.pass(0);
+    assert_eq!(bench.clients.sessions.len(), 6);
+}
+
+#[test]
+fn a_client_that_comes_back_after_its_device_went_on_is_closed_unread() {
+    let (mut bench, mut theirs) = Bench::of_devices(&[(7, 1, &[]), (7, 2, &[1])]);
+    bench.clients.hold(&mut bench.io);
+    bench.pass(0);
+    theirs[0].write_all(&request(NBD_CMD_FLUSH, 0)).unwrap();
+    let held = bench.clients.take_all(&mut bench.io);
+    bench.clients.go_on();
+    assert!(held[1].is_fresh);
+    // The device has gone on with 3, and kept 2.
+    let mut new = bench.join((7, 3, &[2]));
+    new.write_all(&request(NBD_CMD_FLUSH, 0)).unwrap();
+    bench.pass(0);
+    for one in held {
+        bench.clients.reopen(&mut bench.io, one);
+    }
+    bench.pass(0);
+    let open: Vec<u64> = bench.begun().into_iter().map(|(one, _)| one).collect();
+    assert_eq!(open, [3, 0, 2]);
+    assert_eq!(bench.begun().into_iter().map(|(_, begun)| begun).sum::<usize>(), 1);
+}
+
+#[test]
+fn nothing_is_begun_of_a_client_that_has_hung_up_while_it_was_not_read() {
+    for hangs_up in [false, true] {
+        let mut bench = Bench::new();
+        bench.theirs.write_all(&request(NBD_CMD_FLUSH, 0).repeat(REQUESTS_MAX + 9)).unwrap();
+        bench.pass(0);
+        assert_eq!(bench.begun(), [(0, REQUESTS_MAX)]);
+        if hangs_up {
+            bench.theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        bench.answer_all();
+        bench.pass(0);
+        let expected = if hangs_up { vec![] } else { vec![(0, 9)] };
+        assert_eq!(bench.begun(), expected);
+        let begun = |event: &Event| matches!(event, Event::Request { .. });
+        assert_eq!(bench.io.events.iter().any(begun), !hangs_up);
+    }
+}
+
+#[test]
+fn a_device_that_was_there_when_its_volume_lost_its_cache_is_known() {
+    let (mut bench, _theirs) = Bench::of_devices(&[(7, 1, &[])]);
+    assert!(!bench.clients.has_lost(0, 7));
+    bench.clients.lose_cache(1);
+    assert!(!bench.clients.has_lost(0, 7), "another volume");
+    bench.clients.drop_all(&mut bench.io);
+    bench.clients.lose_cache(0);
+    assert!(bench.clients.has_lost(0, 7), "it has no connection at the moment");
+    bench.join((7, 2, &[]));
+    bench.join((8, 1, &[]));
+    assert!(bench.clients.has_lost(0, 7) && !bench.clients.has_lost(0, 8), "one that is new");
 }

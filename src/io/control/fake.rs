@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use tokio::sync::broadcast;
 
 use super::data_thread::{DataThread, Shell};
-use crate::io::{Order, OrderError, Setup};
+use crate::io::{Exported, Order, OrderError, Setup};
 use crate::resource::{
     AdminResult, Command, ConnectionState, ConnectionStatus, DeviceStatus, DiskState,
     PeerDeviceStatus, Reason, Refusal, ReplicationState, Role, Status,
@@ -219,7 +219,7 @@ impl DataThread for Fake {
             }
             Order::Export { reply, .. } => {
                 let _ = reply.send(match self.status().role {
-                    Role::Primary => Ok(1 << 20),
+                    Role::Primary => Ok(Exported { size: 1 << 20, keepers: Vec::new() }),
                     Role::Secondary | Role::Unknown => Err("not Primary".to_owned()),
                 });
             }

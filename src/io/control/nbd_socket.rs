@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use nbd::{BlockSizes, ExportInfo, ListedExport, LookupError, Negotiation, Step};
 use nix::sys::socket::{getsockopt, sockopt};
+use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_uring::net::{TcpStream, UnixStream};
 use tracing::{debug, info, warn};
@@ -20,7 +21,7 @@ use tracing::{debug, info, warn};
 use super::accept::Acceptor;
 use super::places::{Place, Places};
 use super::registry::{Entry, Registry};
-use crate::io::Order;
+use crate::io::{Exported, Order};
 use crate::resource::{Command, Role, Status, VolumeNumber};
 
 /// A negotiation that takes longer is ended.
@@ -106,6 +107,15 @@ fn unix_client(stream: &StdUnixStream) -> String {
     format!("{name} pid {} uid {}", peer.pid(), peer.uid())
 }
 
+/// A client and its device: `10.0.0.7:51234 device 0123456789abcdef`. What stands there is made of the
+/// token, and tells it to nobody.
+fn of_device(client: &str, device: Option<&nbd::Device>) -> String {
+    let Some(device) = device else { return client.to_owned() };
+    let digest = Sha256::digest([b"tandem device ", &device.token.to_be_bytes()[..]].concat());
+    let name: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{client} device {name}")
+}
+
 /// The ring's end of a connection. The descriptor that moves on is a second one of the same socket.
 enum Socket {
     Tcp(TcpStream),
@@ -165,6 +175,7 @@ async fn negotiate(
     drop(place);
     match entered {
         Ok(Some(Entered { entry, volume, session })) if in_time => {
+            let client = of_device(&client, session.device.as_ref());
             info!(resource = %entry.config.name, "{}/{volume}: {client} connected", entry.config.name);
             let order =
                 Order::Client { fd: descriptor, volume, parameters: session, description: client };
@@ -205,7 +216,9 @@ async fn drive(
             }
             Step::Lookup { name, go } => {
                 place.enters(go);
-                let answer = look_up(registry, &name, go, client).await;
+                let client = of_device(client, negotiation.device());
+                let device = negotiation.device().map(|device| device.token);
+                let answer = look_up(registry, &name, go, &client, device).await;
                 // Refused, it negotiates on.
                 place.enters(answer.is_ok() && go);
                 found = answer.as_ref().ok().map(|(entry, volume, _)| (entry.clone(), *volume));
@@ -295,6 +308,7 @@ async fn look_up(
     name: &str,
     go: bool,
     client: &str,
+    device: Option<u64>,
 ) -> Result<(Rc<Entry>, VolumeNumber, ExportInfo), LookupError> {
     let (entry, volume) = resolve(registry, name).ok_or(LookupError::Unknown)?;
     if registry.is_closing() {
@@ -312,15 +326,15 @@ async fn look_up(
         }
     }
     let opener = go.then(|| client.to_owned());
-    let served = entry.ask(|reply| Order::Export { volume, client: opener, reply }).await;
+    let served = entry.ask(|reply| Order::Export { volume, client: opener, device, reply }).await;
     let status = entry.status();
-    let size = match served.unwrap_or_else(|refusal| Err(refusal.hint)) {
-        Ok(size) => size,
+    let Exported { size, keepers } = match served.unwrap_or_else(|refusal| Err(refusal.hint)) {
+        Ok(exported) => exported,
         // A question is answered also where the export is not served: tools that list stop at the
         // first refusal.
         Err(_) if !go => {
             let device = status.devices.iter().find(|device| device.volume == volume);
-            device.map_or(0, |device| device.size)
+            Exported { size: device.map_or(0, |device| device.size), keepers: Vec::new() }
         }
         Err(why) if status.role == Role::Primary => return Err(LookupError::Policy(why)),
         Err(_) => {
@@ -330,5 +344,5 @@ async fn look_up(
     };
     let description = describe(&entry, &status, volume);
     let block = BlockSizes::default();
-    Ok((entry, volume, ExportInfo { size, read_only: false, description, block }))
+    Ok((entry, volume, ExportInfo { size, read_only: false, description, block, keepers }))
 }

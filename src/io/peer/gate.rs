@@ -121,10 +121,11 @@ impl Peers {
     pub(super) fn features_sent(&self, id: SocketId, packet: &Packet) -> Option<Packet> {
         let socket = self.sockets.get(&id)?;
         match packet {
-            Packet::Features(features) if !matches!(socket.gate, Gate::Open) => {
-                let features =
-                    Features { features: features.features | FEATURE_SECRET, ..features.clone() };
-                Some(Packet::Features(features))
+            Packet::Features(features) => {
+                let secret = if matches!(socket.gate, Gate::Open) { 0 } else { FEATURE_SECRET };
+                let (features, system) = (features.clone(), self.own.system);
+                let bits = features.features | secret;
+                Some(Packet::Features(Features { features: bits, system, ..features }))
             }
             _ => None,
         }
@@ -226,6 +227,9 @@ impl Socket {
             return Ok(());
         }
         if let Packet::Features(features) = &packet {
+            if self.greeting.is_none() {
+                self.system = features.system;
+            }
             self.greeting.get_or_insert(features.features);
         }
         let (answer, passed) = match self.gate.take(packet, self.greeting.is_some())? {

@@ -61,7 +61,12 @@ impl<C: Core> Shell<C> {
                 self.report(released);
             }
             Action::Reply { request, result } => self.clients.reply(io, request, result),
-            Action::CloseSessions { volume } => self.clients.dismiss(io, Some(volume)),
+            Action::CloseSessions { volume, lost } => {
+                self.clients.dismiss(io, Some(volume));
+                if lost {
+                    self.clients.lose_cache(volume);
+                }
+            }
             Action::AdminReply { id, result } => self.admin_reply(id, result),
             Action::RunHandler { number, call } => self.handlers.run(number, call),
             Action::Log { level, text } => log(&io.name, level, &text),

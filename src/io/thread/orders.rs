@@ -7,10 +7,14 @@ use std::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::io::Exported;
 use crate::resource::{
-    Command, DiskError, DiskOptions, DiskState, Options, Refusal, ResourceConfig, Tag,
+    Command, DeviceStatus, DiskError, DiskOptions, DiskState, Options, PeerDeviceStatus, Refusal,
+    ReplicationState, ResourceConfig, Tag,
 };
 
+/// The keeper of what is lost: no system has this name.
+const NOBODY: [u8; 16] = [0xff; 16];
 /// DRBD's number for a request that cannot be carried out in this state of things.
 const INVALID_REQUEST: i32 = 162;
 
@@ -133,11 +137,16 @@ impl<C: Core> Shell<C> {
             Order::ReturnClients(clients) => {
                 clients.into_iter().for_each(|one| self.clients.reopen(&mut self.io, one));
             }
-            Order::Export { volume, client, reply } => {
+            Order::Export { volume, client, device, reply } => {
                 let admitted = client.map_or(Ok(()), |client| self.core.admits(volume, &client));
                 let size = self.core.export(volume);
                 // Nobody may wait, here and below.
-                let _ = reply.send(size.and_then(|size| admitted.map(|()| size)));
+                let keepers = match device.filter(|token| self.clients.has_lost(volume, *token)) {
+                    Some(_) => vec![NOBODY],
+                    None => size.as_ref().map_or(Vec::new(), |_| self.keepers(volume)),
+                };
+                let exported = size.map(|size| Exported { size, keepers });
+                let _ = reply.send(exported.and_then(|exported| admitted.map(|()| exported)));
             }
             Order::Paths { paths, reply } => {
                 let _ = reply.send(self.peers.set_paths(&mut self.io, paths));
@@ -155,6 +164,25 @@ impl<C: Core> Shell<C> {
             Order::Stop { reply } => self.stop = Some(reply),
         }
         self.pump();
+    }
+
+    /// The runs of systems that have all that was answered, on their disks or in their caches: this one
+    /// and its peers, where the disk is UpToDate. Empty: that cannot be told.
+    fn keepers(&self, volume: VolumeNumber) -> Vec<[u8; 16]> {
+        let status = self.core.status(self.io.now);
+        let is_good =
+            |one: &&DeviceStatus| one.volume == volume && one.disk_state == DiskState::UpToDate;
+        let own = status.devices.iter().find(is_good).map(|_| self.peers.own_system());
+        let in_sync = |one: &PeerDeviceStatus| {
+            one.volume == volume
+                && one.peer_disk_state == DiskState::UpToDate
+                && one.replication_state == ReplicationState::Established
+        };
+        let peers = status.connections.iter().filter(|one| one.peer_devices.iter().any(in_sync));
+        let peers = peers.filter_map(|one| Some(self.peers.system(one.socket?)));
+        let all: Vec<_> = own.into_iter().chain(peers).collect();
+        // One whose name is not known could be any.
+        if all.contains(&[0; 16]) { Vec::new() } else { all }
     }
 
     /// The core's snapshot, and the address that each session is with.

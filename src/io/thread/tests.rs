@@ -225,7 +225,8 @@ fn negotiate(stream: &mut UnixStream, size: u64) -> SessionParameters {
         if matches!(step, Step::Lookup { .. }) {
             let description = String::new();
             let block = BlockSizes::default();
-            let info = ExportInfo { size, read_only: false, description, block };
+            let info =
+                ExportInfo { size, read_only: false, description, block, keepers: Vec::new() };
             step = negotiation.answer(Ok(info));
         }
         match step {
@@ -281,7 +282,7 @@ fn a_snapshot_is_published_when_the_state_changes() {
     node.handle.send(Order::Statistics { reply }).unwrap();
     assert_eq!(answer.blocking_recv().unwrap().role, Role::Primary);
     let (reply, answer) = oneshot::channel();
-    node.handle.send(Order::Export { volume: 3, client: None, reply }).unwrap();
+    node.handle.send(Order::Export { volume: 3, client: None, device: None, reply }).unwrap();
     assert_eq!(answer.blocking_recv().unwrap(), Err("no such volume".to_owned()));
     let handle = node.handle.clone();
     node.stop();

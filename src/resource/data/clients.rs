@@ -1,7 +1,7 @@
 //! Who has a volume open: identities, and `nbd-clients`.
 //!
 //! Invariants:
-//! - An identity is a process and its user, or a host: however many connections it makes.
+//! - An identity is a device, a process and its user, or a host: however many connections it makes.
 //! - A second identity on a volume is told in the log, once when it comes; with `nbd-clients
 //!   exclusive` it is not let in, and whoever is in stays.
 //! - Nobody has a volume open that is not served: who comes too late is closed.
@@ -12,8 +12,13 @@ use crate::resource::{
     Action, ClientStatus, Command, Gap, LogLevel, Resource, Role, SessionId, VolumeNumber,
 };
 
-/// What stays the same over the connections of a client: of an address, its host.
+/// What stays the same over the connections of a client: its device, if it has said that it is one; of
+/// an address, its host.
 fn identity(client: &str) -> &str {
+    let is_name = |name: &str| name.len() == 16 && name.bytes().all(|b| b.is_ascii_hexdigit());
+    if let Some((_, name)) = client.rsplit_once(" device ").filter(|(_, name)| is_name(name)) {
+        return name;
+    }
     match client.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
         _ => client,
@@ -58,7 +63,7 @@ impl Resource {
                 self.of_volume(volume)
             );
             self.log(LogLevel::Warning, text);
-            return self.emit(Action::CloseSessions { volume });
+            return self.emit(Action::CloseSessions { volume, lost: false });
         }
         let device = &self.devices[&volume];
         let is_new = device.clients.iter().all(|one| identity(&one.name) != identity(&client));
@@ -93,6 +98,8 @@ impl Resource {
         let of_volume =
             |(session, of): (&SessionId, &VolumeNumber)| (*of == volume).then_some(*session);
         let sessions: Vec<SessionId> = self.sessions.iter().filter_map(of_volume).collect();
+        // Also of a device that has no connection at the moment.
+        self.emit(Action::CloseSessions { volume, lost: true });
         if sessions.is_empty() {
             return;
         }
@@ -101,7 +108,6 @@ impl Resource {
             self.of_volume(volume)
         );
         self.log(LogLevel::Warning, text);
-        self.emit(Action::CloseSessions { volume });
         for session in sessions {
             self.session_closed(session, false);
         }
@@ -134,6 +140,18 @@ mod tests {
             ("10.0.0.7:51234", "10.0.0.7:51235", true),
             ("10.0.0.7:51234", "10.0.0.8:51234", false),
             ("[::1]:1", "[::1]:2", true),
+            ("10.0.0.7:1 device 00000000000000ab", "10.0.0.8:2 device 00000000000000ab", true),
+            (
+                "a pid 7 uid 0 device 00000000000000ab",
+                "a pid 9 uid 0 device 00000000000000ab",
+                true,
+            ),
+            (
+                "a pid 7 uid 0 device 00000000000000ab",
+                "a pid 7 uid 0 device 00000000000000ac",
+                false,
+            ),
+            ("10.0.0.7:1 device 00000000000000ab", "10.0.0.7:2", false),
         ] {
             assert_eq!(identity(one) == identity(other), same, "{one} {other}");
         }

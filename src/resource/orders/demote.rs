@@ -103,7 +103,7 @@ impl Resource {
         }
         for volume in self.volumes() {
             if !self.devices[&volume].clients.is_empty() {
-                self.emit(Action::CloseSessions { volume });
+                self.emit(Action::CloseSessions { volume, lost: false });
             }
         }
         for session in self.sessions.keys().copied().collect::<Vec<_>>() {

@@ -447,7 +447,7 @@ impl Resource {
         for volume in self.volumes() {
             self.give_withheld(volume, true);
             if !self.devices[&volume].clients.is_empty() {
-                self.emit(Action::CloseSessions { volume });
+                self.emit(Action::CloseSessions { volume, lost: false });
             }
         }
         for session in self.sessions.keys().copied().collect::<Vec<_>>() {

@@ -69,6 +69,7 @@ impl Resource {
             resource: self.config.name.clone(),
             dialled: connection.sockets[&socket].dialled,
             primary: self.role == Role::Primary,
+            system: [0; 16],
         };
         self.emit(Action::Send { socket, packet: Packet::Features(features), payload: None });
     }

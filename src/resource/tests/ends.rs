@@ -317,6 +317,7 @@ fn a_refusal_on_its_way_is_not_lost_to_a_connection_that_crosses() {
         resource: "r0".into(),
         dialled: true,
         primary: true,
+        system: [0; 16],
     });
     let greet = |pair: &mut Pair, socket| {
         pair.event(0, Event::Accepted { peer: 1, socket });
@@ -519,13 +520,13 @@ fn clients_of_an_only_disk_that_failed_are_disconnected_when_it_is_back() {
     };
     // The peer has all that was answered, and goes on.
     assert_eq!(fails_and_is_back(&mut pair), Ok(None));
-    assert_eq!(clients(&pair), 1);
+    assert_eq!((clients(&pair), pair.nodes[0].lost_caches), (1, 0));
     pair.synced();
     // Alone: what was not flushed may be gone, and a flush must not be answered.
     pair.lose_link();
     assert_eq!(pair.write(0, 1, 1), Ok(None));
     assert_eq!(fails_and_is_back(&mut pair), Err(ReplyError::Io));
-    assert_eq!(clients(&pair), 0);
+    assert_eq!((clients(&pair), pair.nodes[0].lost_caches), (0, 1));
     let log = pair.nodes[0].log.join("\n");
     assert!(log.contains("its clients are disconnected"), "{log}");
 }

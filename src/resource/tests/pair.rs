@@ -35,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) admin: BTreeMap<u64, AdminResult>,
     pub(crate) sockets: BTreeMap<SocketId, (usize, SocketId)>,
     pub(crate) log: Vec<String>,
+    /// The clients were closed because what they had not flushed may be gone.
+    pub(crate) lost_caches: usize,
     /// Actions on the disk that fail.
     pub(crate) fail: fn(&Action) -> bool,
     /// Writes that find the disk full.
@@ -126,6 +128,7 @@ impl Pair {
             admin: BTreeMap::new(),
             sockets: BTreeMap::new(),
             log: Vec::new(),
+            lost_caches: 0,
             fail: |_| false,
             full: |_| false,
             stall: |_| false,
@@ -456,7 +459,8 @@ impl Pair {
                 let digests = values.iter().flat_map(|v| alg.digests(&v.to_be_bytes())).collect();
                 node.done.push_back(Event::BlocksDigested { tag, digests });
             }
-            Action::Merge { .. } | Action::CloseSessions { .. } => {}
+            Action::CloseSessions { lost, .. } => node.lost_caches += usize::from(lost),
+            Action::Merge { .. } => {}
             Action::Release(payload) => {
                 node.values.remove(&payload.slot).expect("released once");
             }

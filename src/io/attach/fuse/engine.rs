@@ -1,9 +1,10 @@
 //! Requests on their way to a server: sent, sent again when the server has gone, answered once.
 //!
 //! Invariants:
-//! - A request stays here until it is answered. When a session has ended, by its socket and for the
-//!   thread that reads it, all that is unanswered is sent over the next one, in its order. The server
-//!   lets an old session's requests end before a new session's start, so no write lands late.
+//! - A request stays here until it is answered. A session that ends is aborted: what it had not sent is
+//!   thrown away. Then all that is unanswered is sent over the next one, in its order.
+//! - What an old session had sent does not land late: a server of ours begins nothing of it once the first
+//!   request of the next session has come (`io/client/devices.rs`), and what it had begun goes first.
 //! - At most `ROOM` requests are held; the next one waits in the kernel.
 //! - Nothing is written or read under the lock.
 
@@ -18,6 +19,8 @@ use nbd::constants::{NBD_REQUEST_MAGIC, NBD_SIMPLE_REPLY_MAGIC};
 use nbd::request::Command;
 use nix::sys::eventfd::EventFd;
 use nix::sys::socket::{Shutdown, shutdown};
+
+use crate::io::attach::dial::abort;
 
 /// Requests that are held at most.
 pub(super) const ROOM: usize = 128;
@@ -198,6 +201,10 @@ impl Engine {
             drop(state);
             while self.reply(&session).is_ok() {}
             let _ = shutdown(session.as_raw_fd(), Shutdown::Both);
+            // Whoever is in a call is told by the shutdown.
+            while !abort(&*session) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             drop(session);
             state = self.state();
             state.session = None;

@@ -13,7 +13,7 @@ mod orders;
 mod tests;
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::attach::{Action, AttachArguments, Event, FuseRecord, Guard, Server, Terms};
 
-use super::dial::{Answer, Dialers};
+use super::dial::{Answer, Dialers, Dialling, Link};
 use super::guard::Log;
 use super::{Trouble, first, system};
 use engine::Engine;
@@ -53,7 +53,9 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
     // Before there are threads.
     let missing = crate::io::memory::keep();
     let servers = arguments.servers();
-    let dialers = Dialers::start(&servers, &arguments.volume.to_string())?;
+    let token = system::token().map_err(|error| Trouble::failed(error.to_string()))?;
+    let dialling = Dialling::new(token, options.timeout)?;
+    let dialers = Dialers::start(&servers, &arguments.volume.to_string(), dialling)?;
     let (server, export, mut sockets) = first(&servers, &dialers, 1)?;
     let unfit = |unfit| Trouble::failed(format!("{}: {unfit}", servers[server]));
     let terms = Terms::of(&export, None, 1).map_err(unfit)?;
@@ -77,7 +79,7 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
             folder.display()
         ))
     })?;
-    engine.go_on(sockets.remove(0));
+    engine.go_on(sockets.remove(0).socket);
     let path = folder.join(file::NAME);
     let record = FuseRecord {
         volume: arguments.volume.to_string(),
@@ -88,9 +90,11 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
         server: servers[server].to_string(),
         lost_at: None,
         refusals: Vec::new(),
+        failed: None,
+        keepers: export.keepers.clone(),
     };
     let dead = Duration::from_secs(record.dead_conn_timeout);
-    let guard = Guard::attached(servers.clone(), server, terms, 1, dead);
+    let guard = Guard::attached(servers.clone(), server, terms, 1, dead).kept_by(export.keepers);
     let mut device = Device {
         guard,
         engine,
@@ -149,7 +153,7 @@ struct Device {
     engine: Arc<Engine>,
     dialers: Dialers,
     /// By server: what its last attempt has brought.
-    socket: Vec<Option<OwnedFd>>,
+    socket: Vec<Option<Link>>,
     servers: Vec<Server>,
     size: Arc<AtomicU64>,
     timeout: Duration,
@@ -230,7 +234,10 @@ impl Device {
         self.guard.handle(system::now(), event);
         while let Some(action) = self.guard.next_action() {
             match action {
-                Action::Dial { server, connections } => self.dialers.dial(server, connections),
+                Action::Dial { server, connections } => {
+                    // The one before has ended.
+                    self.dialers.dial(server, connections, Vec::new());
+                }
                 Action::Drop { server } => self.socket[server] = None,
                 Action::Close => self.engine.close(),
                 Action::HandOver { server, size, .. } => {
@@ -238,7 +245,7 @@ impl Device {
                         None => Err("the connection is gone".to_owned()),
                         Some(socket) => {
                             size.into_iter().for_each(|size| self.grow(size));
-                            self.engine.go_on(socket);
+                            self.engine.go_on(socket.socket);
                             self.was_connected = true;
                             Ok(())
                         }
@@ -250,6 +257,7 @@ impl Device {
                     self.guard.handle(system::now(), Event::Resized(Ok(())));
                 }
                 Action::Log(text) => log.say(&format!("{}: {text}", self.record.volume)),
+                Action::Fail => self.engine.fail(),
                 Action::Changed => self.write_record(log),
                 Action::End => {}
             }
@@ -271,6 +279,8 @@ impl Device {
         self.record.server = name(progress.server);
         self.record.lost_at = progress.lost_at.map(|lost_at| lost_at.as_secs());
         self.record.size = progress.size;
+        self.record.failed = progress.failed;
+        self.record.keepers = progress.keepers;
         self.record.refusals =
             progress.refusals.into_iter().map(|(server, text)| (name(server), text)).collect();
         let new = self.record_path.with_extension("device.new");

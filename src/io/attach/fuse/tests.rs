@@ -213,3 +213,32 @@ fn without_a_server_for_too_long_all_fails_until_there_is_one() {
     reply(&mut server, cookie, 0, &[]);
     assert_eq!(heard(&answer), Ok(Vec::new()));
 }
+
+/// What its server has not read is in two buffers: that of the server, and its own behind it.
+#[test]
+fn what_a_session_has_not_sent_is_thrown_away_when_it_ends() {
+    let stage = Stage::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let ours = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("there");
+    let (mut theirs, _) = listener.accept().expect("a connection");
+    stage.engine.go_on(OwnedFd::from(ours));
+    let answers: Vec<_> =
+        (0..64).map(|number| stage.order(Command::Write, number << 20, 1 << 20)).collect();
+    // Nothing moves any more: both buffers are full.
+    let waits = |stage: &Stage| stage.engine.is_late(Duration::from_millis(500));
+    while !waits(&stage) {
+        std::thread::yield_now();
+    }
+    stage.engine.close();
+    stage.wait_for_bell();
+    theirs.set_read_timeout(Some(Duration::from_secs(60))).expect("a time limit");
+    let mut late = Vec::new();
+    let end = theirs.read_to_end(&mut late).expect_err("it was aborted").kind();
+    assert_eq!(end, std::io::ErrorKind::ConnectionReset, "after {} bytes", late.len());
+    let mut next = stage.session();
+    for (number, answer) in answers.iter().enumerate() {
+        assert_eq!(read_request(&mut next).1, number as u64);
+        reply(&mut next, number as u64, 0, &[]);
+        assert_eq!(heard(answer), Ok(Vec::new()));
+    }
+}

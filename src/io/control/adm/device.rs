@@ -187,6 +187,7 @@ fn as_value(device: &Listed) -> serde_json::Value {
         "dead-conn-timeout": record.map(|record| record.dead_conn_timeout),
         "lost-seconds": device.lost_for(),
         "refusals": record.map(|record| &record.refusals),
+        "failed": record.and_then(|record| record.failed.as_ref()),
     })
 }
 
@@ -203,5 +204,6 @@ fn file_as_value(file: &FuseListed) -> serde_json::Value {
         "dead-conn-timeout": record.dead_conn_timeout,
         "lost-seconds": file.lost_for(),
         "refusals": record.refusals,
+        "failed": record.failed,
     })
 }

@@ -231,6 +231,7 @@ impl Asking<'_> {
             resource: name.clone(),
             dialled: true,
             primary: false,
+            system: [0; 16],
         }))?;
         let Packet::Features(said) = link.next("its first packet")? else {
             return other("it does not say who it is", "is it a tandemd?");

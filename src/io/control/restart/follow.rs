@@ -122,6 +122,7 @@ impl Inherited {
                 volume: seat.volume,
                 parameters: seat.parameters,
                 description: seat.description,
+                is_fresh: seat.is_fresh,
                 unread: seat.unread,
             };
             passengers.push(Passenger { resource: seat.resource, client });

@@ -12,7 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use nbd::{BlockSizes, SessionParameters};
+use nbd::constants::SIBLINGS_LIMIT;
+use nbd::{BlockSizes, Device, SessionParameters};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Definition;
@@ -20,7 +21,7 @@ use crate::io::HeldClient;
 use crate::resource::{NodeId, VolumeNumber};
 
 /// The form of the record, and what it means.
-pub(in crate::io::control) const VERSION: u32 = 2;
+pub(in crate::io::control) const VERSION: u32 = 3;
 const MAGIC: &[u8; 8] = b"TNDMHAND";
 /// Bytes before the JSON.
 const HEAD: usize = 24;
@@ -118,6 +119,9 @@ struct Guest {
     asked_block_size: bool,
     /// Minimum, preferred, maximum.
     block: [u32; 3],
+    /// Its device: token, connection, siblings.
+    device: Option<(u64, u64, Vec<u64>)>,
+    fresh: bool,
     unread: u32,
 }
 
@@ -135,6 +139,7 @@ pub(super) struct Seat {
     pub(super) volume: VolumeNumber,
     pub(super) description: String,
     pub(super) parameters: SessionParameters,
+    pub(super) is_fresh: bool,
     pub(super) unread: Vec<u8>,
 }
 
@@ -171,6 +176,7 @@ impl Seat {
             volume: client.volume,
             description: client.description.clone(),
             parameters: client.parameters.clone(),
+            is_fresh: client.is_fresh,
             unread: client.unread.clone(),
         }
     }
@@ -185,7 +191,9 @@ impl Seat {
             size,
             client_asked_block_size,
             block,
+            device,
         } = &self.parameters;
+        let device = device.as_ref();
         Guest {
             resource: self.resource.clone(),
             volume: self.volume,
@@ -198,6 +206,8 @@ impl Seat {
             size: *size,
             asked_block_size: *client_asked_block_size,
             block: [block.minimum(), block.preferred(), block.maximum()],
+            device: device.map(|one| (one.token, one.connection, one.siblings.clone())),
+            fresh: self.is_fresh,
             // At most HeldClient::UNREAD_MAX.
             unread: self.unread.len() as u32,
         }
@@ -222,6 +232,14 @@ impl Seat {
         let [minimum, preferred, maximum] = guest.block;
         let block = BlockSizes::new(minimum, preferred, maximum);
         let block = block.map_err(|error| wrong(error.to_string()))?;
+        let device = guest.device.map(|(token, connection, siblings)| Device {
+            token,
+            connection,
+            siblings,
+        });
+        if device.as_ref().is_some_and(|one| one.siblings.len() > SIBLINGS_LIMIT) {
+            return Err(RecordError::Content("a device with very many connections".to_owned()));
+        }
         Ok(Self {
             resource: guest.resource,
             volume: guest.volume,
@@ -235,7 +253,9 @@ impl Seat {
                 size: guest.size,
                 client_asked_block_size: guest.asked_block_size,
                 block,
+                device,
             },
+            is_fresh: guest.fresh,
             unread: unread.to_vec(),
         })
     }
@@ -269,7 +289,9 @@ impl Record {
                 size: 4096,
                 client_asked_block_size: true,
                 block: BlockSizes::default(),
+                device: Some(Device { token: 1, connection: 1, siblings: vec![1] }),
             },
+            is_fresh: true,
             unread: vec![0],
         };
         let any = SocketAddr::from(([127, 0, 0, 1], 1));
@@ -437,7 +459,9 @@ pub(super) mod tests {
                 size: 1 << 40,
                 client_asked_block_size: true,
                 block: BlockSizes::new(512, 4096, 1 << 20).unwrap(),
+                device: Some(Device { token: u64::MAX, connection: 5, siblings: vec![6, 7] }),
             },
+            is_fresh: false,
             unread: unread.to_vec(),
         }
     }
@@ -485,7 +509,7 @@ pub(super) mod tests {
     fn the_head_is_as_drawn() {
         let bytes = record().encode().unwrap();
         assert_eq!(bytes[..8], *b"TNDMHAND");
-        assert_eq!(bytes[8..12], [0, 0, 0, 2]);
+        assert_eq!(bytes[8..12], [0, 0, 0, 3]);
         assert_eq!(bytes[16..24], (70_014_u64).to_be_bytes());
     }
 
@@ -501,8 +525,8 @@ pub(super) mod tests {
             assert!(Record::decode(&bytes).is_err(), "byte {at}");
         }
         let mut newer = whole.clone();
-        newer[11] = 3;
-        assert_eq!(Record::decode(&newer), Err(RecordError::Version(3)));
+        newer[11] = 4;
+        assert_eq!(Record::decode(&newer), Err(RecordError::Version(4)));
         let mut more = whole;
         more.push(0);
         assert_eq!(Record::decode(&more), Err(RecordError::Length));

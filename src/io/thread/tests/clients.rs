@@ -302,7 +302,10 @@ fn clients_of_a_volume_are_closed_by_order_after_their_answers() {
     client.send_request(Nbd::Flush, 0, 0, 0, &[]).unwrap();
     let request = node.wait("held", |script| script.held.first().map(|held| held.0));
     let result = Err(ReplyError::Shutdown);
-    node.inject([Action::Reply { request, result }, Action::CloseSessions { volume: 0 }]);
+    node.inject([
+        Action::Reply { request, result },
+        Action::CloseSessions { volume: 0, lost: false },
+    ]);
     let reply = client.read_reply().unwrap();
     assert_eq!(reply.code, Errno::ESHUTDOWN.code());
     assert!(client.at_end().unwrap());
