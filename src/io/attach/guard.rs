@@ -252,8 +252,8 @@ impl Device {
                         let _ = shutdown(std::os::fd::AsRawFd::as_raw_fd(socket), Shutdown::Both);
                     }
                 }
-                Action::HandOver { server, places, watch, size } => {
-                    let event = self.hand_over(server, &places, watch, size);
+                Action::HandOver { server, places, watch } => {
+                    let event = self.hand_over(server, &places, watch);
                     self.guard.handle(system::now(), event);
                 }
                 Action::Resize(size) => {
@@ -269,17 +269,11 @@ impl Device {
         }
     }
 
-    fn hand_over(
-        &mut self,
-        server: usize,
-        places: &[usize],
-        watch: bool,
-        size: Option<u64>,
-    ) -> Event {
+    fn hand_over(&mut self, server: usize, places: &[usize], watch: bool) -> Event {
         let mut sockets = std::mem::take(&mut self.dialled[server]);
         sockets.truncate(places.len());
         let numbers = numbers(&sockets);
-        let message = Message::reconfigure(self.record.index, &self.record.backend, &numbers, size);
+        let message = Message::reconfigure(self.record.index, &self.record.backend, &numbers);
         if let Err(error) = self.driver.order(message) {
             return Event::Handed(Err(error.to_string()));
         }

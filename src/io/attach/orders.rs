@@ -52,8 +52,7 @@ impl Listed {
 /// The devices that are attached, by number.
 pub(crate) fn list(run_dir: &Path) -> Vec<Listed> {
     let of_device = |(index, backend): (u32, Backend)| {
-        let record = system::record(run_dir, index);
-        let record = record.filter(|record| record.backend == backend.to_string());
+        let record = system::record_of(run_dir, index, &backend);
         Listed { index, guard: system::guard(run_dir, index), record, backend }
     };
     system::attached().into_iter().map(of_device).collect()
