@@ -231,7 +231,13 @@ impl Device {
     /// Looks whether the device is still attached under our identifier.
     fn look(&mut self, log: &Log) {
         let why = match system::backend(self.record.index) {
-            Some(backend) if backend == self.record.backend => return,
+            Some(backend) if backend == self.record.backend => {
+                let is_lost = self.guard.progress().lost_at.is_some();
+                match is_lost && self.is_let_go() {
+                    true => format!("{} is detached", self.node()),
+                    false => return,
+                }
+            }
             Some(backend) if !backend.is_empty() => {
                 format!("{} is now attached as '{backend}'", self.node())
             }
@@ -269,9 +275,16 @@ impl Device {
         }
     }
 
+    fn is_let_go(&self) -> bool {
+        system::is_detached(&self.run_dir, self.record.index, &self.record.backend)
+    }
+
     fn hand_over(&mut self, server: usize, places: &[usize], watch: bool) -> Event {
         let mut sockets = std::mem::take(&mut self.dialled[server]);
         sockets.truncate(places.len());
+        if self.is_let_go() {
+            return Event::Gone(format!("{} is detached", self.node()));
+        }
         let numbers = numbers(&sockets);
         let message = Message::reconfigure(self.record.index, &self.record.backend, &numbers);
         if let Err(error) = self.driver.order(message) {

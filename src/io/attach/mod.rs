@@ -283,6 +283,9 @@ fn adopt(
             "attached already, as /dev/nbd{index}; its guard is process {guard}"
         )));
     }
+    if system::is_detached(run_dir, index, &backend.to_string()) {
+        return Err(Trouble::failed(system::still_in_use(index)));
+    }
     if arguments.options.device.is_some_and(|wanted| wanted != index) {
         return Err(Trouble::failed(format!(
             "attached already, as /dev/nbd{index}: detach it first"

@@ -188,6 +188,35 @@ impl Attaching {
     }
 }
 
+fn mark_path(run_dir: &Path, index: u32) -> PathBuf {
+    run_dir.join(format!("nbd{index}.detached"))
+}
+
+/// Writes down that a device is let go of: the kernel may keep it until it is closed, and no guard gives it
+/// a server from now on.
+pub(super) fn mark_detached(run_dir: &Path, index: u32, backend: &str) -> io::Result<()> {
+    fs::write(mark_path(run_dir, index), backend)
+}
+
+/// It was not let go of, or has gone.
+pub(super) fn unmark_detached(run_dir: &Path, index: u32) {
+    let _ = fs::remove_file(mark_path(run_dir, index));
+}
+
+/// Whether a device that is still attached under this identifier was let go of.
+pub(super) fn is_detached(run_dir: &Path, index: u32, backend: &str) -> bool {
+    fs::read_to_string(mark_path(run_dir, index)).is_ok_and(|marked| marked == backend)
+}
+
+/// Why a device that was let go of is not attached: for a sentence.
+pub(super) fn still_in_use(index: u32) -> String {
+    format!(
+        "/dev/nbd{index} was detached by force and is still {}: its I/O fails until it is closed, and \
+         only then it can be attached again",
+        users(index)
+    )
+}
+
 /// The device is detached.
 pub(super) fn remove_record(run_dir: &Path, index: u32) {
     let _ = fs::remove_file(record_path(run_dir, index));

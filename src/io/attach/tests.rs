@@ -60,6 +60,19 @@ fn what_an_attach_is_about_to_do_is_remembered_by_its_token() {
 }
 
 #[test]
+fn a_device_is_let_go_of_by_its_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, backend) = (folder.path(), record().backend);
+    assert!(!system::is_detached(dir, 3, &backend));
+    system::mark_detached(dir, 3, &backend).unwrap();
+    assert!(system::is_detached(dir, 3, &backend));
+    assert!(!system::is_detached(dir, 3, "tandem:r0/0:0000000000000002"));
+    assert!(!system::is_detached(dir, 4, &backend));
+    system::unmark_detached(dir, 3);
+    assert!(!system::is_detached(dir, 3, &backend));
+}
+
+#[test]
 fn one_attach_of_a_volume_waits_for_the_other() {
     let (folder, wait) = (tempfile::tempdir().unwrap(), Duration::from_millis(500));
     let volume: crate::attach::Volume = "r0/0".parse().unwrap();

@@ -11,11 +11,13 @@
 //! - Only a device that its record in this run folder gives this daemon as its server is touched.
 //! - A guard that has died is replaced: the devices of a Primary are looked at again and again. Not while
 //!   an order takes them away.
+//! - A device that was detached by force and is still in use counts as not attached. It is attached when it
+//!   has been closed.
 //! - The end of the daemon leaves devices attached: their I/O waits for the next one.
 //! - Nothing here keeps the control thread waiting.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Program, Stdio};
@@ -36,6 +38,8 @@ const FORCE_LIMIT: Duration = Duration::from_secs(2);
 /// How often a device in use is looked at again, where somebody is given time to leave.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// In what is said of a device that was let go of and is still there.
+const BY_FORCE: &str = "was detached by force";
 /// How often it is looked whether each device of a Primary has its guard.
 const WATCH: Duration = Duration::from_secs(2);
 
@@ -76,6 +80,8 @@ impl Hands for Kernel {
 #[derive(Debug, Default)]
 pub(super) struct Devices {
     failed: RefCell<BTreeMap<VolumeNumber, String>>,
+    /// The device was detached by force and is still in use.
+    in_use: RefCell<BTreeSet<VolumeNumber>>,
     /// They are being detached for a hand-over.
     hands_over: Cell<bool>,
     /// An order takes them away.
@@ -155,20 +161,29 @@ fn attach_one(
 ) -> Result<Option<String>, String> {
     let is_this = |one: &Listed| one.backend.volume.to_string() == volume;
     match hands.list(&run_dir).iter().find(|one| is_this(one)) {
+        Some(one) if one.is_let_go => Err(one.why_let_go()),
         Some(one) if one.guard.is_some() => Ok(None),
         _ => hands.attach(&run_dir, &volume, &device).map(Some),
     }
 }
 
-/// Volumes of a resource whose device is there and has lost its guard. Blocks.
+/// Volumes of a resource whose device is there and has lost its guard; and of those that could not be
+/// attached, as the device was in use, what is free now. Blocks.
 fn without_guard(
-    (hands, run_dir, resource): (Arc<dyn Hands>, PathBuf, String),
+    (hands, run_dir, resource, in_use): (Arc<dyn Hands>, PathBuf, String, BTreeSet<VolumeNumber>),
 ) -> Result<Vec<VolumeNumber>, String> {
-    let is_meant = |one: &Listed| {
-        one.backend.volume.resource == resource && one.guard.is_none() && is_own(&run_dir, one)
+    let all = hands.list(&run_dir);
+    let of_volume = |one: &Listed, number: VolumeNumber| {
+        one.backend.volume.resource == resource && one.backend.volume.number == number
     };
-    let all = hands.list(&run_dir).into_iter().filter(is_meant);
-    Ok(all.map(|one| one.backend.volume.number).collect())
+    let is_free = |number: &VolumeNumber| !all.iter().any(|one| of_volume(one, *number));
+    let mut left: Vec<VolumeNumber> = in_use.into_iter().filter(is_free).collect();
+    let is_meant = |one: &Listed| {
+        let is_left = one.guard.is_none() && !one.is_let_go;
+        one.backend.volume.resource == resource && is_left && is_own(&run_dir, one)
+    };
+    left.extend(all.iter().filter(|one| is_meant(one)).map(|one| one.backend.volume.number));
+    Ok(left)
 }
 
 /// Runs `tandem-attach` until it says that the device is there. Blocks.
@@ -320,6 +335,7 @@ impl Registry {
             match outcome {
                 Ok(said) => {
                     entry.devices.failed.borrow_mut().remove(&number);
+                    entry.devices.in_use.borrow_mut().remove(&number);
                     if let Some(said) = said {
                         info!(resource = %name, "{said} (device-attach)");
                     }
@@ -327,6 +343,10 @@ impl Registry {
                 Err(why) => {
                     warn!(resource = %name, "{volume}: not attached as a device (device-attach): {why}");
                     entry.devices.failed.borrow_mut().insert(number, why.clone());
+                    match why.contains(BY_FORCE) {
+                        true => entry.devices.in_use.borrow_mut().insert(number),
+                        false => entry.devices.in_use.borrow_mut().remove(&number),
+                    };
                     missing.push((number, why));
                 }
             }
@@ -347,12 +367,13 @@ impl Registry {
                     continue;
                 }
                 let name = entry.config.name.clone();
-                let all = (registry.hands(), registry.device_dir(), name.clone());
+                let in_use = devices.in_use.borrow().clone();
+                let all = (registry.hands(), registry.device_dir(), name.clone(), in_use);
                 let left = blocking(without_guard, all).await.unwrap_or_default();
                 if left.is_empty() || devices.hands_over.get() {
                     continue;
                 }
-                warn!(resource = %name, "{name}: the guard of a device has died, and is replaced (device-attach)");
+                warn!(resource = %name, "{name}: a device has lost its guard, or is free again: it is attached (device-attach)");
                 registry.attach_some(&entry, |volume| left.contains(&volume)).await;
             }
         });

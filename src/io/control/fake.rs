@@ -58,7 +58,7 @@ pub(super) fn device(volume: &str, index: u32, server: Option<String>) -> Listed
         lost_at: None,
         refusals: Vec::new(),
     });
-    Listed { index, backend, guard: Some(1), record }
+    Listed { index, backend, guard: Some(1), record, is_let_go: false }
 }
 
 impl Hands for FakeDevices {

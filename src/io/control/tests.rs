@@ -592,3 +592,22 @@ fn a_guard_that_has_died_is_replaced_but_not_a_device_that_was_detached() {
     client.command("r0", secondary).unwrap().unwrap();
     assert_eq!(devices(&daemon), []);
 }
+
+#[test]
+fn a_device_that_was_detached_by_force_is_not_attached_until_it_is_closed() {
+    let (daemon, mut client) = primary_with_devices();
+    {
+        let mut attached = daemon.devices.attached.lock().unwrap();
+        attached.retain(|one| one.index == 0);
+        attached[0].is_let_go = true;
+    }
+    let said = client.command("r0", Command::Primary { force: None }).unwrap().unwrap();
+    assert!(said.contains("r0/0 is not attached as a device: /dev/nbd0 was detached"), "{said}");
+    assert_eq!(report(&mut client).device_failed.len(), 1);
+    daemon.devices.attached.lock().unwrap().clear();
+    let until = Instant::now() + PATIENCE;
+    while !report(&mut client).device_failed.is_empty() {
+        assert!(Instant::now() < until);
+    }
+    assert_eq!(devices(&daemon), [("r0/0".to_owned(), 0, true)]);
+}
