@@ -78,12 +78,12 @@ impl Message {
         Self { command: CONNECT, attributes }
     }
 
-    /// Gives an attached device new sockets in place of dead ones, and a new size.
+    /// Gives an attached device new sockets in place of dead ones. Never with a size: the kernel (6.9 and
+    /// later) sets that first, and waits with it for the requests that wait for the sockets.
     #[must_use]
-    pub fn reconfigure(index: u32, backend: &str, fds: &[u32], size: Option<u64>) -> Self {
-        let mut attributes = vec![number(INDEX, index), text(BACKEND_IDENTIFIER, backend)];
-        attributes.extend(size.map(|size| large(SIZE_BYTES, size)));
-        attributes.push(sockets(fds));
+    pub fn reconfigure(index: u32, backend: &str, fds: &[u32]) -> Self {
+        let attributes =
+            vec![number(INDEX, index), text(BACKEND_IDENTIFIER, backend), sockets(fds)];
         Self { command: RECONFIGURE, attributes }
     }
 
@@ -240,8 +240,8 @@ mod tests {
             &[12, 0, 2, 0, 0, 2, 0, 0, 0, 0, 0, 0],
             &[16, 0, 7, 0x80, 12, 0, 1, 0x80, 8, 0, 1, 0, 9, 0, 0, 0],
         ];
-        let message = Message::reconfigure(3, "ab", &[9], Some(512));
-        assert_eq!(bytes(message), expected.concat());
+        let sockets = [expected[0], expected[1], expected[3]].concat();
+        assert_eq!(bytes(Message::reconfigure(3, "ab", &[9])), sockets);
         assert_eq!(bytes(Message::resize(3, "ab", 512)), expected[..3].concat());
         assert_eq!(bytes(Message::disconnect(3)), [8, 0, 1, 0, 3, 0, 0, 0]);
     }

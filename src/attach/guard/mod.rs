@@ -111,8 +111,6 @@ pub enum Action {
         places: Vec<usize>,
         /// Whether the kernel takes them for certain: then they are watched.
         watch: bool,
-        /// The new size of the device, bytes.
-        size: Option<u64>,
     },
     /// Tell the kernel a new size, bytes. Answered by `Resized`.
     Resize(u64),
@@ -181,8 +179,8 @@ pub struct Guard {
     is_failing: bool,
     /// Live connections are being closed, for the device moves.
     is_closing: bool,
-    /// The server and the places of the hand-over that the kernel has not answered, with the size.
-    handing: Option<(usize, Vec<usize>, Option<u64>)>,
+    /// The server and the places of the hand-over that the kernel has not answered.
+    handing: Option<(usize, Vec<usize>)>,
     /// The size that the kernel is being told.
     resizing: Option<u64>,
     /// With unknown connections: when a socket is handed over in any case.
@@ -194,6 +192,8 @@ pub struct Guard {
     /// Empty: nobody has told.
     keepers: Vec<Keeper>,
     failed: Option<String>,
+    /// When it told the last one.
+    death_at: Duration,
     has_ended: bool,
     actions: VecDeque<Action>,
 }
@@ -232,12 +232,14 @@ impl Guard {
             deaths: 0,
             keepers: Vec::new(),
             failed: None,
+            death_at: Duration::ZERO,
             has_ended: false,
             actions: VecDeque::new(),
         }
     }
 
-    /// The guard of a device that another guard has attached, and left.
+    /// The guard of a device that another guard has attached, and left; `lost_at`: without a server, since
+    /// when.
     #[must_use]
     pub fn adopted(
         servers: Vec<Server>,
@@ -245,9 +247,13 @@ impl Guard {
         terms: Terms,
         connections: usize,
         dead_conn_timeout: Duration,
+        lost_at: Option<Duration>,
     ) -> Self {
         let mut guard = Self::attached(servers, current, terms, connections, dead_conn_timeout);
         guard.places.fill(Place::Unknown);
+        guard.lost_at = lost_at;
+        // Whoever had it last need not be the one that has it next.
+        guard.asks_all = lost_at.is_some();
         guard
     }
 
@@ -302,7 +308,8 @@ impl Guard {
             Place::HungUp(at) => Some(*at + WORD),
             _ => None,
         });
-        dials.filter(|_| wanted).chain(failing).chain(check).chain(words).min()
+        let stranger = Some(self.death_at + WORD).filter(|_| self.has_stranger());
+        dials.filter(|_| wanted).chain(failing).chain(check).chain(words).chain(stranger).min()
     }
 
     /// How the device is doing.
@@ -368,6 +375,7 @@ impl Guard {
             return self.die(now, place);
         }
         self.deaths += 1;
+        self.death_at = now;
         if !self.places.contains(&Place::Unknown) {
             return;
         }
@@ -376,6 +384,13 @@ impl Guard {
             self.places.fill(Place::Dead);
             self.lose(now);
         }
+    }
+
+    /// The kernel has told of an end, and every connection that is watched is in use. Where the word is not
+    /// that of an earlier end, the kernel did not take what it was given: what it has is not known.
+    fn has_stranger(&self) -> bool {
+        let is_watched = |place: &Place| matches!(place, Place::Live);
+        self.deaths > 0 && self.handing.is_none() && self.places.iter().any(is_watched)
     }
 
     fn closed(&mut self, now: Duration, place: usize) {
@@ -421,14 +436,13 @@ impl Guard {
         if self.wanted() == 0 {
             return self.actions.push_back(Action::Drop { server });
         }
-        let size = match self.terms.replace(export) {
-            Ok(size) => size,
-            Err(unfit) => {
-                self.actions.push_back(Action::Drop { server });
-                self.candidates[server].next_at = now + PAUSE_UNFIT;
-                return self.say(server, &format!("not taken: {unfit}"));
-            }
-        };
+        // A new size waits until the server is asked for it. The kernel stops all requests to set one, and
+        // those that wait for this very connection would never end.
+        if let Err(unfit) = self.terms.replace(export) {
+            self.actions.push_back(Action::Drop { server });
+            self.candidates[server].next_at = now + PAUSE_UNFIT;
+            return self.say(server, &format!("not taken: {unfit}"));
+        }
         if self.has_lost(export) {
             self.actions.push_back(Action::Drop { server });
             let name = self.name(server);
@@ -454,8 +468,8 @@ impl Guard {
         let dead = |place: &usize| matches!(self.places[*place], Place::Dead | Place::Unknown);
         let places: Vec<usize> = (0..self.places.len()).filter(dead).take(ordered).collect();
         self.keep(export);
-        self.handing = Some((server, places.clone(), size));
-        self.actions.push_back(Action::HandOver { server, places, watch, size });
+        self.handing = Some((server, places.clone()));
+        self.actions.push_back(Action::HandOver { server, places, watch });
     }
 
     /// Whether an export may lack what was answered: none of those that had it is among its keepers.
@@ -528,16 +542,12 @@ impl Guard {
     }
 
     fn handed(&mut self, now: Duration, result: Result<(), String>) {
-        let Some((server, places, size)) = self.handing.take() else { return };
+        let Some((server, places)) = self.handing.take() else { return };
         if let Err(error) = result {
             self.candidates[server].next_at = now + PAUSE_UNFIT;
             return self.say(server, &format!("the kernel did not take its connection: {error}"));
         }
         let name = self.name(server);
-        if let Some(size) = size {
-            self.terms.size = size;
-            self.log(format!("the device has grown to {size} bytes"));
-        }
         let is_known = !self.places.contains(&Place::Unknown);
         if let Some(lost_at) = self.lost_at.take() {
             let seconds = now.saturating_sub(lost_at).as_secs_f32();
@@ -596,6 +606,12 @@ impl Guard {
             if matches!(self.places[place], Place::HungUp(at) if at + WORD <= now) {
                 self.die(now, place);
             }
+        }
+        if self.has_stranger() && self.death_at + WORD <= now {
+            self.log("the kernel has lost a connection that is not known here".to_owned());
+            self.deaths = 0;
+            self.places.fill(Place::Unknown);
+            self.check_at = Duration::ZERO;
         }
         if self.places.contains(&Place::Unknown) && self.check_at <= now {
             self.check_at = Duration::ZERO;

@@ -26,7 +26,27 @@ fn attached(connections: usize) -> Guard {
 
 fn adopted(connections: usize) -> Guard {
     let servers = SERVERS.map(|server| server.parse().unwrap()).to_vec();
-    Guard::adopted(servers, 0, terms(), connections, Duration::from_secs(30))
+    Guard::adopted(servers, 0, terms(), connections, Duration::from_secs(30), None)
+}
+
+/// The kernel tells of an end once: what the guard before it has heard is not heard again.
+#[test]
+fn an_adopted_device_without_a_server_stays_one_until_a_connection_is_taken() {
+    let servers = SERVERS.map(|server| server.parse().unwrap()).to_vec();
+    let wait = Duration::from_secs(30);
+    let mut guard = Guard::adopted(servers, 0, terms(), 1, wait, Some(ms(1000)));
+    assert_eq!(guard.progress().lost_at, Some(ms(1000)));
+    story(
+        &mut guard,
+        &[
+            (20_000, "tick", "dial alice 1; dial bob 1", Some(31_000)),
+            (20_010, "alice silent", "\"alice:10809: silent\"", Some(20_210)),
+            (31_000, "tick", "\"no server for 30 s: I/O fails\"; dial alice 1", None),
+            (31_010, "bob serves", "hand bob [0] unwatched", None),
+            (31_011, "taken", "\"goes on with bob:10809 after 30.0 s\"", Some(36_011)),
+        ],
+    );
+    assert_eq!(guard.progress().lost_at, None);
 }
 
 fn ms(millis: u64) -> Duration {
@@ -69,10 +89,9 @@ fn actions(guard: &mut Guard) -> String {
             Action::Dial { server, connections } => format!("dial {} {connections}", name(server)),
             Action::Drop { server } => format!("drop {}", name(server)),
             Action::Close => "close".to_owned(),
-            Action::HandOver { server, places, watch, size } => {
+            Action::HandOver { server, places, watch } => {
                 let watch = if watch { "" } else { " unwatched" };
-                let size = size.map_or(String::new(), |size| format!(" size {size}"));
-                format!("hand {} {places:?}{watch}{size}", name(server))
+                format!("hand {} {places:?}{watch}", name(server))
             }
             Action::Log(text) => format!("\"{text}\""),
             Action::Resize(size) => format!("resize {size}"),
@@ -238,18 +257,36 @@ fn an_export_that_does_not_fit_is_never_handed_over() {
             (1020, "alice silent", "\"alice:10809: silent\"", Some(1220)),
             (6010, "tick", "dial alice 1; dial bob 1", Some(31_000)),
             (6020, "bob shrunk", "drop bob", Some(11_020)),
-            (6030, "alice grown", "hand alice [0] size 2097152", Some(31_000)),
-            (
-                6040,
-                "taken",
-                "\"the device has grown to 2097152 bytes\"; \"goes on with alice:10809 after 5.0 s\"",
-                None,
-            ),
+            // Its size is told when requests are answered again.
+            (6030, "alice grown", "hand alice [0]", Some(31_000)),
+            (6040, "taken", "\"goes on with alice:10809 after 5.0 s\"", None),
+            (6050, "described 2097152", "resize 2097152", None),
+            (6060, "resized", "\"the device has grown to 2097152 bytes\"", None),
             // From now on the larger size counts.
             (7000, "closed 0", LOST, Some(37_000)),
         ],
     );
     assert_eq!(guard.progress().size, 2 * SIZE);
+}
+
+/// The kernel throws away a connection that comes before it has noticed the end of the old one.
+#[test]
+fn an_end_of_none_that_is_watched_makes_the_guard_look_into_all() {
+    let lost = "\"the kernel has lost a connection that is not known here\"; dial alice 1";
+    let mut guard = attached(1);
+    story(
+        &mut guard,
+        &[
+            (1000, "dead", "", Some(1300)),
+            (1299, "tick", "", Some(1300)),
+            (1300, "tick", lost, None),
+            (1310, "alice serves", "hand alice [0] unwatched", None),
+            (1311, "taken", "", Some(6311)),
+        ],
+    );
+    // Its own end comes right after the word.
+    let mut guard = attached(1);
+    story(&mut guard, &[(1000, "dead", "", Some(1300)), (1001, "hang-up 0", LOST, Some(31_001))]);
 }
 
 #[test]

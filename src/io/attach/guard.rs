@@ -246,7 +246,13 @@ impl Device {
     /// Looks whether the device is still attached under our identifier.
     fn look(&mut self, log: &Log) {
         let why = match system::backend(self.record.index) {
-            Some(backend) if backend == self.record.backend => return,
+            Some(backend) if backend == self.record.backend => {
+                let is_lost = self.guard.progress().lost_at.is_some();
+                match is_lost && self.is_let_go() {
+                    true => format!("{} is detached", self.node()),
+                    false => return,
+                }
+            }
             Some(backend) if !backend.is_empty() => {
                 format!("{} is now attached as '{backend}'", self.node())
             }
@@ -269,8 +275,8 @@ impl Device {
                         let _ = shutdown(socket.socket.as_raw_fd(), Shutdown::Both);
                     }
                 }
-                Action::HandOver { server, places, watch, size } => {
-                    let event = self.hand_over(server, &places, watch, size);
+                Action::HandOver { server, places, watch } => {
+                    let event = self.hand_over(server, &places, watch);
                     self.guard.handle(system::now(), event);
                 }
                 Action::Resize(size) => {
@@ -291,18 +297,19 @@ impl Device {
         }
     }
 
-    fn hand_over(
-        &mut self,
-        server: usize,
-        places: &[usize],
-        watch: bool,
-        size: Option<u64>,
-    ) -> Event {
+    fn is_let_go(&self) -> bool {
+        system::is_detached(&self.run_dir, self.record.index, &self.record.backend)
+    }
+
+    fn hand_over(&mut self, server: usize, places: &[usize], watch: bool) -> Event {
         self.abort();
         let mut sockets = std::mem::take(&mut self.dialled[server]);
         sockets.truncate(places.len());
+        if self.is_let_go() {
+            return Event::Gone(format!("{} is detached", self.node()));
+        }
         let numbers = numbers(&sockets);
-        let message = Message::reconfigure(self.record.index, &self.record.backend, &numbers, size);
+        let message = Message::reconfigure(self.record.index, &self.record.backend, &numbers);
         if let Err(error) = self.driver.order(message) {
             return Event::Handed(Err(error.to_string()));
         }

@@ -14,8 +14,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use crate::attach::{
-    AttachArguments, Backend, Connect, DialError, Guard, Keeper, Message, Record, Server, Terms,
-    parse,
+    AttachArguments, Backend, Connect, DialError, Guard, Message, Record, Server, Terms, parse,
 };
 
 use dial::{Dialers, Dialling, Link};
@@ -23,6 +22,9 @@ use guard::{Device, Log};
 use netlink::{Driver, Events};
 
 pub(crate) use orders::{Listed, detach, list};
+
+/// How long another attach of the same volume may take.
+const ATTACH: Duration = Duration::from_secs(10);
 
 /// Why something was not done, and the exit code that says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +52,8 @@ where
     I: IntoIterator<Item = T>,
     T: Into<std::ffi::OsString> + Clone,
 {
+    // Of a daemon as its parent it has the mask, in which the signals that end it are blocked.
+    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
     let complain = |text: &str| {
         let _ = writeln!(std::io::stderr(), "{}", text.trim_end());
     };
@@ -81,6 +85,14 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
     if arguments.options.fuse {
         return fuse::attach_and_serve(arguments);
     }
+    let run_dir = &arguments.run_dir;
+    let mut attaching = system::Attaching::begin(run_dir, &arguments.volume, ATTACH)?;
+    if let Some(guard) = fuse::guard(run_dir, &arguments.volume) {
+        return Err(Trouble::failed(format!(
+            "attached already, as a file of FUSE: two caches over one volume would spoil it; its guard \
+             is process {guard}"
+        )));
+    }
     let mut driver = Driver::open()?;
     // Before anything is attached: an event is sent once, and kept nowhere.
     let events = driver.events()?;
@@ -99,11 +111,12 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
             (adopt(arguments, driver, events, dialers, index, &backend)?, "taken over")
         }
         None => (
-            attach(arguments, &mut driver, &dialers, token)
+            attach(arguments, &mut driver, &dialers, token, &mut attaching)
                 .and_then(|attached| attached.into_device(arguments, driver, events, dialers))?,
             "attached",
         ),
     };
+    drop(attaching);
     let ready = format!("{} is {} ({said})\n", arguments.volume, device.node());
     let log = Log::of_guard(arguments.background, &ready);
     log.say(&format!("{}{}", ready.trim_end(), device.detail()));
@@ -116,12 +129,9 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
 
 /// A device that was just attached.
 struct Attached {
-    index: u32,
-    backend: Backend,
-    terms: Terms,
+    record: Record,
     server: usize,
     sockets: Vec<Link>,
-    keepers: Vec<Keeper>,
 }
 
 /// Finds a server that serves the volume, and gives the kernel its connections.
@@ -130,6 +140,7 @@ fn attach(
     driver: &mut Driver,
     dialers: &Dialers,
     token: u64,
+    attaching: &mut system::Attaching,
 ) -> Result<Attached, Trouble> {
     let options = &arguments.options;
     if let Some(index) = options.device
@@ -143,6 +154,21 @@ fn attach(
     let unfit = |unfit| Trouble::failed(format!("{}: {unfit}", servers[server]));
     let terms = Terms::of(&export, options.block_size, connections).map_err(unfit)?;
     let backend = Backend { volume: arguments.volume.clone(), token };
+    let mut record = Record {
+        volume: arguments.volume.to_string(),
+        index: options.device.unwrap_or(0),
+        backend: backend.to_string(),
+        terms,
+        connections: sockets.len(),
+        dead_conn_timeout: u64::from(options.dead_conn_timeout),
+        server: servers[server].to_string(),
+        lost_at: None,
+        refusals: Vec::new(),
+        failed: None,
+        keepers: export.keepers,
+    };
+    // Of a device that the kernel has and nobody remembers no guard could take care.
+    attaching.remember(&record).map_err(|error| not_remembered(&arguments.run_dir, &error))?;
     let answers = driver.order(Message::connect(&Connect {
         index: options.device,
         terms,
@@ -156,7 +182,15 @@ fn attach(
     let Some(index) = index else {
         return Err(Trouble::failed("the kernel did not say which device it took"));
     };
-    Ok(Attached { index, backend, terms, server, sockets, keepers: export.keepers })
+    record.index = index;
+    Ok(Attached { record, server, sockets })
+}
+
+fn not_remembered(run_dir: &std::path::Path, error: &std::io::Error) -> Trouble {
+    Trouble::failed(format!(
+        "{}: what is attached cannot be written down: {error}",
+        run_dir.display()
+    ))
 }
 
 /// The numbers of descriptors, as the driver takes them.
@@ -218,34 +252,24 @@ impl Attached {
         events: Events,
         dialers: Dialers,
     ) -> Result<Device, Trouble> {
-        let lock = system::become_guard(&arguments.run_dir, self.index).inspect_err(|_| {
+        let (run_dir, record) = (&arguments.run_dir, self.record);
+        let lock = system::become_guard(run_dir, record.index).and_then(|lock| {
+            let written = system::write_record(run_dir, &record);
+            written.map(|()| lock).map_err(|error| not_remembered(run_dir, &error))
+        });
+        let lock = lock.inspect_err(|_| {
             // Without a guard there shall be no device.
-            let _ = driver.order(Message::disconnect(self.index));
+            let _ = driver.order(Message::disconnect(record.index));
         })?;
         let servers = arguments.servers();
-        let options = &arguments.options;
-        let dead = u64::from(options.dead_conn_timeout);
-        let record = Record {
-            volume: self.backend.volume.to_string(),
-            index: self.index,
-            backend: self.backend.to_string(),
-            terms: self.terms,
-            connections: self.sockets.len(),
-            dead_conn_timeout: dead,
-            server: servers[self.server].to_string(),
-            lost_at: None,
-            refusals: Vec::new(),
-            failed: None,
-            keepers: self.keepers.clone(),
-        };
         let guard = Guard::attached(
             servers.clone(),
             self.server,
-            self.terms,
+            record.terms,
             self.sockets.len(),
-            Duration::from_secs(dead),
+            Duration::from_secs(record.dead_conn_timeout),
         )
-        .kept_by(self.keepers);
+        .kept_by(record.keepers.clone());
         let run_dir = arguments.run_dir.clone();
         let sockets = self.sockets.into_iter().map(Some).collect();
         Ok(Device::new(guard, driver, events, dialers, sockets, servers, record, run_dir, lock))
@@ -267,13 +291,15 @@ fn adopt(
             "attached already, as /dev/nbd{index}; its guard is process {guard}"
         )));
     }
+    if system::is_detached(run_dir, index, &backend.to_string()) {
+        return Err(Trouble::failed(system::still_in_use(index)));
+    }
     if arguments.options.device.is_some_and(|wanted| wanted != index) {
         return Err(Trouble::failed(format!(
             "attached already, as /dev/nbd{index}: detach it first"
         )));
     }
-    let record = system::record(run_dir, index);
-    let Some(mut record) = record.filter(|record| record.backend == backend.to_string()) else {
+    let Some(record) = system::record_of(run_dir, index, backend) else {
         return Err(Trouble::failed(format!(
             "/dev/nbd{index} is attached as '{backend}', of which nothing is remembered in {}: \
              it is another one's, or that folder was emptied. `tandemadm device detach {}` lets go \
@@ -297,9 +323,9 @@ fn adopt(
         record.terms,
         record.connections,
         Duration::from_secs(record.dead_conn_timeout),
+        record.lost_at.map(Duration::from_secs),
     )
     .kept_by(record.keepers.clone());
-    record.lost_at = None;
     let sockets = (0..record.connections).map(|_| None).collect();
     Ok(Device::new(guard, driver, events, dialers, sockets, servers, record, run_dir.clone(), lock))
 }

@@ -28,18 +28,26 @@ pub(crate) struct Listed {
     pub(crate) guard: Option<u32>,
     /// What its guard wrote down, if it is of this attach.
     pub(crate) record: Option<Record>,
+    /// It was detached by force, and is not closed yet: its I/O fails.
+    pub(crate) is_let_go: bool,
 }
 
 impl Listed {
     /// For people.
     pub(crate) fn lines(&self) -> String {
         match &self.record {
+            _ if self.is_let_go => format!("{}\n  {}\n", self.backend.volume, self.why_let_go()),
             Some(record) => record.lines(system::now().as_secs(), self.guard),
             None => format!(
                 "{} /dev/nbd{}\n  guard: none, and nothing is remembered of it: detach it\n",
                 self.backend.volume, self.index
             ),
         }
+    }
+
+    /// Why one that was let go of is not attached again.
+    pub(crate) fn why_let_go(&self) -> String {
+        system::still_in_use(self.index)
     }
 
     /// Seconds without a server.
@@ -52,9 +60,9 @@ impl Listed {
 /// The devices that are attached, by number.
 pub(crate) fn list(run_dir: &Path) -> Vec<Listed> {
     let of_device = |(index, backend): (u32, Backend)| {
-        let record = system::record(run_dir, index);
-        let record = record.filter(|record| record.backend == backend.to_string());
-        Listed { index, guard: system::guard(run_dir, index), record, backend }
+        let record = system::record_of(run_dir, index, &backend);
+        let is_let_go = system::is_detached(run_dir, index, &backend.to_string());
+        Listed { index, guard: system::guard(run_dir, index), record, backend, is_let_go }
     };
     system::attached().into_iter().map(of_device).collect()
 }
@@ -101,10 +109,18 @@ pub(crate) fn detach(run_dir: &Path, device: &Listed, is_forced: bool) -> Result
             Some(file)
         }
     };
-    driver.order(Message::disconnect(index)).map_err(|error| not_detached(&node, &error))?;
+    // Before it: a guard that sees the connections end is not to give the kernel others, which some kernels
+    // take for a device that was let go of.
+    let backend = device.backend.to_string();
+    system::mark_detached(run_dir, index, &backend)
+        .map_err(|error| Trouble::failed(format!("{}: {error}", run_dir.display())))?;
+    driver.order(Message::disconnect(index)).map_err(|error| {
+        system::unmark_detached(run_dir, index);
+        not_detached(&node, &error)
+    })?;
     drop(_held);
     let deadline = system::now() + PATIENCE;
-    let is_ours = || system::backend(index).is_some_and(|one| one == device.backend.to_string());
+    let is_ours = || system::backend(index).is_some_and(|one| one == backend);
     while system::now() < deadline && (is_ours() || system::guard(run_dir, index).is_some()) {
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -114,6 +130,7 @@ pub(crate) fn detach(run_dir: &Path, device: &Listed, is_forced: bool) -> Result
             system::users(index)
         ))),
         false => {
+            system::unmark_detached(run_dir, index);
             if system::guard(run_dir, index).is_none() {
                 system::remove_record(run_dir, index);
             }

@@ -4,6 +4,9 @@
 //! - Whether a device is ours is read from the kernel (`/sys/block/nbdN/backend`), never from a
 //!   file of ours alone.
 //! - One guard a device: it holds a lock on `DIR/nbdN.guard`, which ends with its process.
+//! - One attach of a volume at a time: it holds a lock on `DIR/RES-VOL.attach` until the device is
+//!   remembered. There stands the token before the kernel gets it, so that a device whose guard was killed
+//!   right after the attach is taken over too.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -138,6 +141,82 @@ pub(super) fn write_record(run_dir: &Path, record: &Record) -> io::Result<()> {
     fs::rename(new, path)
 }
 
+/// What is remembered of a device that is attached under this identifier: by its number, or by its
+/// volume where its guard did not come so far.
+pub(super) fn record_of(run_dir: &Path, index: u32, backend: &Backend) -> Option<Record> {
+    let is_of_it = |record: &Record| record.backend == backend.to_string();
+    record(run_dir, index).filter(is_of_it).or_else(|| {
+        let text = fs::read_to_string(attach_path(run_dir, &backend.volume)).ok()?;
+        let record = serde_json::from_str::<Record>(&text).ok().filter(is_of_it)?;
+        Some(Record { index, ..record })
+    })
+}
+
+fn attach_path(run_dir: &Path, volume: &Volume) -> PathBuf {
+    run_dir.join(format!("{}-{}.attach", volume.resource, volume.number))
+}
+
+/// An attach of a volume that is under way, for as long as the value lives.
+pub(super) struct Attaching(Flock<File>);
+
+impl Attaching {
+    /// Begins one. One that is under way gets so long: what it attaches is found afterwards.
+    ///
+    /// # Errors
+    /// It takes longer, or the folder cannot be written.
+    pub(super) fn begin(
+        run_dir: &Path,
+        volume: &Volume,
+        patience: Duration,
+    ) -> Result<Self, Trouble> {
+        let path = attach_path(run_dir, volume);
+        match lock(run_dir, &path, patience)? {
+            Some(lock) => Ok(Self(lock)),
+            None => Err(Trouble::failed("another attach of it is under way")),
+        }
+    }
+
+    /// Writes down what the kernel is about to be told; of the number only the guard knows.
+    ///
+    /// # Errors
+    /// Then there shall be no device.
+    pub(super) fn remember(&mut self, record: &Record) -> io::Result<()> {
+        let text = serde_json::to_vec(record).map_err(io::Error::other)?;
+        self.0.set_len(0)?;
+        io::Seek::rewind(&mut *self.0)?;
+        self.0.write_all(&text)
+    }
+}
+
+fn mark_path(run_dir: &Path, index: u32) -> PathBuf {
+    run_dir.join(format!("nbd{index}.detached"))
+}
+
+/// Writes down that a device is let go of: the kernel may keep it until it is closed, and no guard gives it
+/// a server from now on.
+pub(super) fn mark_detached(run_dir: &Path, index: u32, backend: &str) -> io::Result<()> {
+    fs::write(mark_path(run_dir, index), backend)
+}
+
+/// It was not let go of, or has gone.
+pub(super) fn unmark_detached(run_dir: &Path, index: u32) {
+    let _ = fs::remove_file(mark_path(run_dir, index));
+}
+
+/// Whether a device that is still attached under this identifier was let go of.
+pub(super) fn is_detached(run_dir: &Path, index: u32, backend: &str) -> bool {
+    fs::read_to_string(mark_path(run_dir, index)).is_ok_and(|marked| marked == backend)
+}
+
+/// Why a device that was let go of is not attached: for a sentence.
+pub(super) fn still_in_use(index: u32) -> String {
+    format!(
+        "/dev/nbd{index} was detached by force and is still {}: its I/O fails until it is closed, and \
+         only then it can be attached again",
+        users(index)
+    )
+}
+
 /// The device is detached.
 pub(super) fn remove_record(run_dir: &Path, index: u32) {
     let _ = fs::remove_file(record_path(run_dir, index));
@@ -160,22 +239,27 @@ pub(super) fn become_guard(run_dir: &Path, index: u32) -> Result<Flock<File>, Tr
 pub(super) fn lock_guard(run_dir: &Path, name: &str, what: &str) -> Result<Flock<File>, Trouble> {
     let path = guard_path(run_dir, name);
     let cannot = |error: io::Error| Trouble::failed(format!("{}: {error}", path.display()));
+    let Some(mut lock) = lock(run_dir, &path, Duration::from_secs(5))? else {
+        return Err(Trouble::failed(format!("{what} has another guard")));
+    };
+    lock.set_len(0).map_err(cannot)?;
+    lock.write_all(std::process::id().to_string().as_bytes()).map_err(cannot)?;
+    Ok(lock)
+}
+
+/// The lock on a file that is made for it. `None`: another one has it, for longer than that.
+fn lock(run_dir: &Path, path: &Path, patience: Duration) -> Result<Option<Flock<File>>, Trouble> {
+    let cannot = |error: io::Error| Trouble::failed(format!("{}: {error}", path.display()));
     fs::create_dir_all(run_dir).map_err(cannot)?;
     let open =
-        || OpenOptions::new().create(true).truncate(false).write(true).mode(0o644).open(&path);
+        || OpenOptions::new().create(true).truncate(false).write(true).mode(0o644).open(path);
     let mut file = open().map_err(cannot)?;
-    let deadline = now() + Duration::from_secs(5);
+    let deadline = now() + patience;
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut lock) => {
-                lock.set_len(0).map_err(cannot)?;
-                lock.write_all(std::process::id().to_string().as_bytes()).map_err(cannot)?;
-                return Ok(lock);
-            }
+            Ok(lock) => return Ok(Some(lock)),
             Err((back, _)) if now() < deadline => file = back,
-            Err(_) => {
-                return Err(Trouble::failed(format!("{what} has another guard")));
-            }
+            Err(_) => return Ok(None),
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -8,7 +8,7 @@ use nbd::constants::*;
 
 use super::dial::{Dialers, Dialling};
 use super::{first, system};
-use crate::attach::{Record, Server, Terms};
+use crate::attach::{Backend, Record, Server, Terms};
 
 fn record() -> Record {
     Record {
@@ -39,6 +39,63 @@ fn what_a_guard_writes_down_is_found_again_and_nonsense_is_not() {
     system::remove_record(dir, 1_000_000);
     system::remove_record(dir, 1_000_000);
     assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0);
+}
+
+/// Killed between the attach and its first record, a guard leaves a device that the next one knows.
+#[test]
+fn what_an_attach_is_about_to_do_is_remembered_by_its_token() {
+    let (folder, wait) = (tempfile::tempdir().unwrap(), Duration::ZERO);
+    let dir = folder.path().join("run");
+    let backend: Backend = record().backend.parse().unwrap();
+    let mut attaching = system::Attaching::begin(&dir, &backend.volume, wait).unwrap();
+    assert_eq!(system::record_of(&dir, 5, &backend), None);
+    let long = Record { server: "a".repeat(100), ..record() };
+    attaching.remember(&long).unwrap();
+    attaching.remember(&Record { index: 0, ..record() }).unwrap();
+    drop(attaching);
+    assert_eq!(system::record_of(&dir, 5, &backend), Some(Record { index: 5, ..record() }));
+    let other = Backend { token: 2, ..backend.clone() };
+    assert_eq!(system::record_of(&dir, 5, &other), None);
+    // The guard has written its own.
+    system::write_record(&dir, &Record { index: 5, connections: 3, ..record() }).unwrap();
+    assert_eq!(system::record_of(&dir, 5, &backend).unwrap().connections, 3);
+}
+
+#[test]
+fn a_device_is_let_go_of_by_its_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, backend) = (folder.path(), record().backend);
+    assert!(!system::is_detached(dir, 3, &backend));
+    system::mark_detached(dir, 3, &backend).unwrap();
+    assert!(system::is_detached(dir, 3, &backend));
+    assert!(!system::is_detached(dir, 3, "tandem:r0/0:0000000000000002"));
+    assert!(!system::is_detached(dir, 4, &backend));
+    system::unmark_detached(dir, 3);
+    assert!(!system::is_detached(dir, 3, &backend));
+}
+
+#[test]
+fn one_attach_of_a_volume_waits_for_the_other() {
+    let (folder, wait) = (tempfile::tempdir().unwrap(), Duration::from_millis(500));
+    let volume: crate::attach::Volume = "r0/0".parse().unwrap();
+    let first = system::Attaching::begin(folder.path(), &volume, wait).unwrap();
+    let _other = system::Attaching::begin(folder.path(), &"r0/1".parse().unwrap(), wait).unwrap();
+    let (begun, begins) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| {
+            begun.send(()).unwrap();
+            let second =
+                system::Attaching::begin(folder.path(), &volume, Duration::from_secs(60)).unwrap();
+            (Instant::now(), second)
+        });
+        begins.recv().unwrap();
+        let let_go = Instant::now();
+        drop(first);
+        assert!(second.join().unwrap().0 >= let_go);
+    });
+    let _held = system::Attaching::begin(folder.path(), &volume, wait).unwrap();
+    let trouble = system::Attaching::begin(folder.path(), &volume, wait).err().unwrap();
+    assert!(trouble.text.contains("another attach of it is under way"), "{}", trouble.text);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
+use super::devices::Hands;
 use crate::config::MetaDisk;
 use crate::io::backing::{self, Identity, OpenDisk, OpenError, OpenOptions};
 use crate::io::{Handle, Order, OrderError, Setup};
@@ -68,17 +69,19 @@ impl DiskRequest {
 
 type Spawn = dyn Fn(Setup) -> io::Result<Rc<dyn DataThread>>;
 
-/// How data threads are made.
+/// How data threads are made, and who has devices.
 pub(crate) struct Shell {
     /// Starts a data thread.
     pub(crate) spawn: Box<Spawn>,
+    /// For `device-attach auto`.
+    pub(super) hands: Arc<dyn Hands>,
 }
 
 impl Shell {
-    /// Real threads.
+    /// Real threads, and the kernel's devices.
     pub(crate) fn real() -> Self {
         let spawn = |setup| Ok(Rc::new(crate::io::spawn(setup)?) as Rc<dyn DataThread>);
-        Self { spawn: Box::new(spawn) }
+        Self { spawn: Box::new(spawn), hands: Arc::new(super::devices::Kernel) }
     }
 }
 

@@ -6,16 +6,23 @@
 //!   kept Primary by a device of its own.
 //! - A promotion stands where a device cannot be attached; the log, `status` and `why` say why.
 //! - Before a demotion a device is flushed and detached. One in use is in the way and named; by force
-//!   its I/O fails from then on. A demotion that is refused after that attaches it again.
+//!   its I/O fails from then on. A demotion that is refused, by a device or after that, attaches again what
+//!   was detached.
+//! - Only a device that its record in this run folder gives this daemon as its server is touched.
+//! - A guard that has died is replaced: the devices of a Primary are looked at again and again. Not while
+//!   an order takes them away.
+//! - A device that was detached by force and is still in use counts as not attached. It is attached when it
+//!   has been closed.
 //! - The end of the daemon leaves devices attached: their I/O waits for the next one.
 //! - Nothing here keeps the control thread waiting.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Program, Stdio};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -31,12 +38,56 @@ const FORCE_LIMIT: Duration = Duration::from_secs(2);
 /// How often a device in use is looked at again, where somebody is given time to leave.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// In what is said of a device that was let go of and is still there.
+const BY_FORCE: &str = "was detached by force";
+/// How often it is looked whether each device of a Primary has its guard.
+const WATCH: Duration = Duration::from_secs(2);
+
+/// What has devices, and what attaches and detaches them: the kernel, or a test. All of it blocks.
+pub(super) trait Hands: Send + Sync {
+    /// What is attached.
+    fn list(&self, run_dir: &Path) -> Vec<Listed>;
+    /// Flushed and detached, or by force.
+    ///
+    /// # Errors
+    /// It is in use (exit code 11), or the kernel refuses.
+    fn detach(&self, run_dir: &Path, device: &Listed, force: bool) -> Result<(), Trouble>;
+    /// Attaches, or takes over what a guard has left; what was said of it.
+    ///
+    /// # Errors
+    /// Why not.
+    fn attach(&self, run_dir: &Path, volume: &str, device: &str) -> Result<String, String>;
+}
+
+/// The kernel's devices, and `tandem-attach`.
+pub(super) struct Kernel;
+
+impl Hands for Kernel {
+    fn list(&self, run_dir: &Path) -> Vec<Listed> {
+        list(run_dir)
+    }
+
+    fn detach(&self, run_dir: &Path, device: &Listed, force: bool) -> Result<(), Trouble> {
+        detach(run_dir, device, force)
+    }
+
+    fn attach(&self, run_dir: &Path, volume: &str, device: &str) -> Result<String, String> {
+        start_guard(run_dir, volume, device)
+    }
+}
+
 /// What became of a resource's devices.
 #[derive(Debug, Default)]
 pub(super) struct Devices {
     failed: RefCell<BTreeMap<VolumeNumber, String>>,
+    /// The device was detached by force and is still in use.
+    in_use: RefCell<BTreeSet<VolumeNumber>>,
     /// They are being detached for a hand-over.
     hands_over: Cell<bool>,
+    /// An order takes them away.
+    demotes: Cell<bool>,
+    /// Held while they are attached, and while it begins to take them away.
+    one_at_a_time: tokio::sync::Mutex<()>,
 }
 
 impl Devices {
@@ -66,24 +117,24 @@ impl After {
     }
 }
 
-/// The devices of a resource that have the daemon of this run folder as their server.
-fn of_resource(run_dir: &Path, resource: &str) -> Vec<Listed> {
+/// Whether a device has the daemon of this run folder as its server. What nothing is remembered of here
+/// is another daemon's.
+fn is_own(run_dir: &Path, one: &Listed) -> bool {
     let own = format!("unix:{}", run_dir.join("nbd.sock").display());
-    let is_own = |one: &Listed| one.record.as_ref().is_none_or(|record| record.server == own);
-    let all = list(run_dir).into_iter();
-    all.filter(|one| one.backend.volume.resource == resource && is_own(one)).collect()
+    one.record.as_ref().is_some_and(|record| record.server == own)
 }
 
-/// Detaches them, at once or until that time. Blocks.
+/// Detaches those of a resource, at once or until that time. Blocks.
 fn detach_all(
-    (run_dir, resource, force, until): (PathBuf, String, bool, Instant),
+    (hands, run_dir, resource, force, until): (Arc<dyn Hands>, PathBuf, String, bool, Instant),
 ) -> Result<Vec<String>, String> {
     let run_dir = &run_dir;
     let mut done = Vec::new();
-    for device in of_resource(run_dir, &resource) {
+    let is_meant = |one: &Listed| one.backend.volume.resource == resource && is_own(run_dir, one);
+    for device in hands.list(run_dir).into_iter().filter(is_meant) {
         let volume = &device.backend.volume;
         loop {
-            match detach(run_dir, &device, force) {
+            match hands.detach(run_dir, &device, force) {
                 Ok(()) => break done.push(format!("{volume} from /dev/nbd{}", device.index)),
                 Err(Trouble { exit_code: 11, .. }) if Instant::now() < until => {
                     std::thread::sleep(LOOK);
@@ -106,13 +157,37 @@ async fn blocking<A: Send + 'static, T: Send + 'static>(
 
 /// Attaches one, unless it is. `None`: it was attached, and has its guard. Blocks.
 fn attach_one(
-    (run_dir, volume, device): (PathBuf, String, String),
+    (hands, run_dir, volume, device): (Arc<dyn Hands>, PathBuf, String, String),
 ) -> Result<Option<String>, String> {
-    let (run_dir, volume) = (&run_dir, volume.as_str());
     let is_this = |one: &Listed| one.backend.volume.to_string() == volume;
-    if list(run_dir).iter().any(|one| is_this(one) && one.guard.is_some()) {
-        return Ok(None);
+    match hands.list(&run_dir).iter().find(|one| is_this(one)) {
+        Some(one) if one.is_let_go => Err(one.why_let_go()),
+        Some(one) if one.guard.is_some() => Ok(None),
+        _ => hands.attach(&run_dir, &volume, &device).map(Some),
     }
+}
+
+/// Volumes of a resource whose device is there and has lost its guard; and of those that could not be
+/// attached, as the device was in use, what is free now. Blocks.
+fn without_guard(
+    (hands, run_dir, resource, in_use): (Arc<dyn Hands>, PathBuf, String, BTreeSet<VolumeNumber>),
+) -> Result<Vec<VolumeNumber>, String> {
+    let all = hands.list(&run_dir);
+    let of_volume = |one: &Listed, number: VolumeNumber| {
+        one.backend.volume.resource == resource && one.backend.volume.number == number
+    };
+    let is_free = |number: &VolumeNumber| !all.iter().any(|one| of_volume(one, *number));
+    let mut left: Vec<VolumeNumber> = in_use.into_iter().filter(is_free).collect();
+    let is_meant = |one: &Listed| {
+        let is_left = one.guard.is_none() && !one.is_let_go;
+        one.backend.volume.resource == resource && is_left && is_own(&run_dir, one)
+    };
+    left.extend(all.iter().filter(|one| is_meant(one)).map(|one| one.backend.volume.number));
+    Ok(left)
+}
+
+/// Runs `tandem-attach` until it says that the device is there. Blocks.
+fn start_guard(run_dir: &Path, volume: &str, device: &str) -> Result<String, String> {
     let own = std::env::current_exe().map_err(|error| format!("/proc/self/exe: {error}"))?;
     let path = own.with_file_name("tandem-attach");
     let mut program = Program::new(&path);
@@ -137,7 +212,7 @@ fn attach_one(
     }
     match said.trim() {
         "" => Err(why.trim().strip_prefix(&format!("{volume}: ")).unwrap_or(why.trim()).to_owned()),
-        said => Ok(Some(said.to_owned())),
+        said => Ok(said.to_owned()),
     }
 }
 
@@ -145,6 +220,10 @@ impl Registry {
     /// The folder of the sockets, where it is also remembered what is attached.
     fn device_dir(&self) -> PathBuf {
         self.settings.run_dir.clone()
+    }
+
+    fn hands(&self) -> Arc<dyn Hands> {
+        self.shell.hands.clone()
     }
 
     /// An order that demotes this node: its devices go first.
@@ -162,10 +241,16 @@ impl Registry {
             return Ok(());
         }
         let wait = Duration::from_millis(wait_ms);
-        self.detach_devices(entry, force, wait).await.map_err(|why| {
-            let next = "Stop what uses it first; `secondary --force` fails its I/O.";
-            refusal(-12, "Device is held open by someone", format!("{why}. {next}"))
-        })
+        // Who attaches just now does so before it.
+        let attaching = entry.devices.one_at_a_time.lock().await;
+        entry.devices.demotes.set(true);
+        drop(attaching);
+        let Err(why) = self.detach_devices(entry, force, wait).await else { return Ok(()) };
+        entry.devices.demotes.set(false);
+        // This node stays Primary, and the other volumes stay in use.
+        self.attach_devices(entry).await;
+        let next = "Stop what uses it first; `secondary --force` fails its I/O.";
+        Err(refusal(-12, "Device is held open by someone", format!("{why}. {next}")))
     }
 
     async fn detach_devices(
@@ -174,15 +259,17 @@ impl Registry {
         force: bool,
         wait: Duration,
     ) -> Result<(), String> {
-        let (run_dir, name) = (self.device_dir(), entry.config.name.clone());
+        let (hands, run_dir) = (self.hands(), self.device_dir());
+        let name = entry.config.name.clone();
         let until = Instant::now() + wait;
-        let detached = blocking(detach_all, (run_dir.clone(), name.clone(), false, until)).await;
+        let all = (hands.clone(), run_dir.clone(), name.clone(), false, until);
+        let detached = blocking(detach_all, all).await;
         if let Err(why) = &detached
             && force
         {
             warn!(resource = %name, "{name}: {why}; by force (device-attach)");
             // A mounted device stays until it is unmounted. Its I/O fails at once.
-            let forced = blocking(detach_all, (run_dir, name.clone(), true, until));
+            let forced = blocking(detach_all, (hands, run_dir, name.clone(), true, until));
             let _ = tokio::time::timeout(FORCE_LIMIT, forced).await;
             return Ok(());
         }
@@ -203,6 +290,7 @@ impl Registry {
         if after == After::Nothing {
             return result;
         }
+        entry.devices.demotes.set(false);
         let missing = self.attach_devices(entry).await;
         let mut text = result?;
         for (volume, why) in missing {
@@ -214,20 +302,32 @@ impl Registry {
 
     /// Attaches what is not attached; what could not be, and why.
     pub(super) async fn attach_devices(&self, entry: &Rc<Entry>) -> Vec<(VolumeNumber, String)> {
-        if !entry.attaches_devices() || entry.status().role != Role::Primary {
+        self.attach_some(entry, |_| true).await
+    }
+
+    async fn attach_some(
+        &self,
+        entry: &Rc<Entry>,
+        is_meant: impl Fn(VolumeNumber) -> bool,
+    ) -> Vec<(VolumeNumber, String)> {
+        let _one = entry.devices.one_at_a_time.lock().await;
+        let goes = entry.devices.demotes.get() || entry.status().role != Role::Primary;
+        if !entry.attaches_devices() || goes {
             return Vec::new();
         }
         let devices: Vec<(VolumeNumber, String)> = {
             let running = entry.running.borrow();
             let own = running.local(&self.settings.node);
             let volumes = own.map(|own| own.volumes.iter()).into_iter().flatten();
-            volumes.map(|(number, volume)| (*number, volume.nbd_device())).collect()
+            let meant = volumes.filter(|(number, _)| is_meant(**number));
+            meant.map(|(number, volume)| (*number, volume.nbd_device())).collect()
         };
         let name = &entry.config.name;
         let mut missing = Vec::new();
         for (number, device) in devices {
             let (run_dir, volume) = (self.device_dir(), format!("{name}/{number}"));
-            let attached = blocking(attach_one, (run_dir, volume.clone(), device));
+            let one = (self.hands(), run_dir, volume.clone(), device);
+            let attached = blocking(attach_one, one);
             let outcome = match tokio::time::timeout(ATTACH_LIMIT, attached).await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(format!("no answer in {} s", ATTACH_LIMIT.as_secs())),
@@ -235,6 +335,7 @@ impl Registry {
             match outcome {
                 Ok(said) => {
                     entry.devices.failed.borrow_mut().remove(&number);
+                    entry.devices.in_use.borrow_mut().remove(&number);
                     if let Some(said) = said {
                         info!(resource = %name, "{said} (device-attach)");
                     }
@@ -242,11 +343,40 @@ impl Registry {
                 Err(why) => {
                     warn!(resource = %name, "{volume}: not attached as a device (device-attach): {why}");
                     entry.devices.failed.borrow_mut().insert(number, why.clone());
+                    match why.contains(BY_FORCE) {
+                        true => entry.devices.in_use.borrow_mut().insert(number),
+                        false => entry.devices.in_use.borrow_mut().remove(&number),
+                    };
                     missing.push((number, why));
                 }
             }
         }
         missing
+    }
+
+    /// Guards that have died are replaced, until the resource goes down. They are looked for: one that the
+    /// daemon before this one has started is nobody's child.
+    pub(super) fn watch_devices(self: &Rc<Self>, entry: &Rc<Entry>) {
+        let (registry, entry) = (self.clone(), entry.clone());
+        tokio_uring::spawn(async move {
+            while !entry.ends.get() && !registry.is_closing() {
+                tokio::time::sleep(WATCH).await;
+                let (devices, status) = (&entry.devices, entry.status());
+                let goes = devices.demotes.get() || devices.hands_over.get();
+                if goes || !entry.attaches_devices() || status.role != Role::Primary {
+                    continue;
+                }
+                let name = entry.config.name.clone();
+                let in_use = devices.in_use.borrow().clone();
+                let all = (registry.hands(), registry.device_dir(), name.clone(), in_use);
+                let left = blocking(without_guard, all).await.unwrap_or_default();
+                if left.is_empty() || devices.hands_over.get() {
+                    continue;
+                }
+                warn!(resource = %name, "{name}: a device has lost its guard, or is free again: it is attached (device-attach)");
+                registry.attach_some(&entry, |volume| left.contains(&volume)).await;
+            }
+        });
     }
 
     /// The state machine hands over, and waits until no device is in the way of that.
@@ -258,6 +388,8 @@ impl Registry {
         let (registry, entry) = (self.clone(), entry.clone());
         tokio_uring::spawn(async move {
             let name = &entry.config.name;
+            // Who attaches just now does so before it.
+            drop(entry.devices.one_at_a_time.lock().await);
             let detached = registry.detach_devices(&entry, false, Duration::ZERO).await;
             if let Err(why) = &detached {
                 warn!(resource = %name, "{name}: not handed over (device-attach): {why}");

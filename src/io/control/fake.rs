@@ -1,16 +1,20 @@
 //! A data thread that obeys: it has a status and changes it as it is told, without ring and disk.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, mpsc};
 
 use tokio::sync::broadcast;
 
 use super::data_thread::{DataThread, Shell};
+use super::devices::Hands;
+use crate::attach::{Backend, Record, Terms};
+use crate::io::attach::{Listed, Trouble};
 use crate::io::{Exported, Order, OrderError, Setup};
 use crate::resource::{
     AdminResult, Command, ConnectionState, ConnectionStatus, DeviceStatus, DiskState,
-    PeerDeviceStatus, Reason, Refusal, ReplicationState, Role, Status,
+    PeerDeviceStatus, Reason, Refusal, ReplicationState, Role, Status, VolumeNumber,
 };
 
 /// What the test is told of.
@@ -31,8 +35,59 @@ struct Fake {
     disks: Mutex<Vec<crate::io::backing::OpenDisk>>,
 }
 
+/// Devices without a kernel.
+#[derive(Default)]
+pub(super) struct FakeDevices {
+    /// What is attached.
+    pub(super) attached: Mutex<Vec<Listed>>,
+    /// It is in use.
+    pub(super) mounted: Mutex<Option<VolumeNumber>>,
+}
+
+/// A device; with `server` it is remembered, with that one.
+pub(super) fn device(volume: &str, index: u32, server: Option<String>) -> Listed {
+    let backend = Backend { volume: volume.parse().unwrap(), token: 7 };
+    let record = server.map(|server| Record {
+        volume: volume.to_owned(),
+        index,
+        backend: backend.to_string(),
+        terms: Terms { size: 1 << 20, flags: 1, block: 512 },
+        connections: 1,
+        dead_conn_timeout: 300,
+        server,
+        lost_at: None,
+        refusals: Vec::new(),
+        failed: None,
+        keepers: Vec::new(),
+    });
+    Listed { index, backend, guard: Some(1), record, is_let_go: false }
+}
+
+impl Hands for FakeDevices {
+    fn list(&self, _run_dir: &Path) -> Vec<Listed> {
+        self.attached.lock().unwrap().clone()
+    }
+
+    fn detach(&self, _run_dir: &Path, device: &Listed, _force: bool) -> Result<(), Trouble> {
+        if *self.mounted.lock().unwrap() == Some(device.backend.volume.number) {
+            return Err(Trouble { text: "mounted".to_owned(), exit_code: 11 });
+        }
+        self.attached.lock().unwrap().retain(|one| one.backend != device.backend);
+        Ok(())
+    }
+
+    fn attach(&self, run_dir: &Path, volume: &str, name: &str) -> Result<String, String> {
+        let index = name.trim_start_matches("/dev/nbd").parse().unwrap();
+        let server = format!("unix:{}", run_dir.join("nbd.sock").display());
+        let mut attached = self.attached.lock().unwrap();
+        attached.retain(|one| one.index != index);
+        attached.push(device(volume, index, Some(server)));
+        Ok(format!("{volume} is {name}"))
+    }
+}
+
 /// Makes fake threads; what they see goes to `seen`.
-pub(super) fn shell(seen: mpsc::Sender<Seen>) -> Shell {
+pub(super) fn shell(seen: mpsc::Sender<Seen>, hands: Arc<FakeDevices>) -> Shell {
     let spawn = move |setup: Setup| {
         let fake: Rc<dyn DataThread> = Rc::new(Fake {
             status: Mutex::new(Arc::new(status(&setup))),
@@ -42,7 +97,7 @@ pub(super) fn shell(seen: mpsc::Sender<Seen>) -> Shell {
         });
         Ok(fake)
     };
-    Shell { spawn: Box::new(spawn) }
+    Shell { spawn: Box::new(spawn), hands }
 }
 
 fn status(setup: &Setup) -> Status {

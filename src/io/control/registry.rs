@@ -110,7 +110,7 @@ pub(super) struct But {
 /// All resources of this node.
 pub(crate) struct Registry {
     pub(super) settings: Settings,
-    shell: Shell,
+    pub(super) shell: Shell,
     entries: RefCell<BTreeMap<String, Rc<Entry>>>,
     locks: RefCell<BTreeMap<String, Rc<Mutex<()>>>>,
     changes: broadcast::Sender<Change>,
@@ -379,6 +379,7 @@ impl Registry {
         self.entries.borrow_mut().insert(name.clone(), entry.clone());
         info!(resource = %name, "{name}: up at {local}");
         self.forward(&entry);
+        self.watch_devices(&entry);
         Ok(entry)
     }
 

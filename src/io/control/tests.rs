@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::adm::client::Client;
 use super::admin_socket::WATCHERS_MAX;
 use super::daemon::{Sockets, serve};
 use super::doors::Listeners;
-use super::fake::{Seen, shell};
+use super::fake::{FakeDevices, Seen, device, shell};
 use super::places::PLACES_MAX;
 use super::registry::Settings;
 use super::remembered::Remembered;
@@ -34,6 +34,7 @@ struct Daemon {
     signal: Option<oneshot::Sender<Signal>>,
     thread: Option<JoinHandle<std::io::Result<()>>>,
     tcp: SocketAddr,
+    devices: Arc<FakeDevices>,
 }
 
 impl Daemon {
@@ -67,9 +68,12 @@ impl Daemon {
             max_parallel_resyncs: 0,
         };
         std::fs::create_dir(&settings.state_dir).unwrap();
-        let thread =
-            std::thread::spawn(move || tokio_uring::start(serve(settings, shell(tell), sockets)));
-        Self { dir, seen, signal: Some(signal), thread: Some(thread), tcp: address }
+        let devices = Arc::<FakeDevices>::default();
+        let hands = devices.clone();
+        let thread = std::thread::spawn(move || {
+            tokio_uring::start(serve(settings, shell(tell, hands), sockets))
+        });
+        Self { dir, seen, signal: Some(signal), thread: Some(thread), tcp: address, devices }
     }
 
     fn client(&self) -> Client {
@@ -517,4 +521,93 @@ fn a_signal_takes_everything_down_in_order() {
     let mut last = seen.iter().rev();
     assert!(matches!(last.next(), Some(Seen::Stopped)));
     assert!(matches!(last.next(), Some(Seen::Command(Command::Down { shutdown: true }, true))));
+}
+
+/// The devices that are attached: volume, number, and whether a guard runs.
+fn devices(daemon: &Daemon) -> Vec<(String, u32, bool)> {
+    let attached = daemon.devices.attached.lock().unwrap();
+    let line = |one: &crate::io::attach::Listed| {
+        (one.backend.volume.to_string(), one.index, one.guard.is_some())
+    };
+    attached.iter().map(line).collect()
+}
+
+/// Primary, with its device; and one of volume 1, which the definition does not have.
+fn primary_with_devices() -> (Daemon, Client) {
+    let daemon = Daemon::start();
+    let mut client = daemon.up("device-attach auto;");
+    let own = format!("unix:{}", daemon.dir.path().join("nbd.sock").display());
+    client.command("r0", Command::Primary { force: None }).unwrap().unwrap();
+    assert_eq!(devices(&daemon), [("r0/0".to_owned(), 0, true)]);
+    daemon.devices.attached.lock().unwrap().push(device("r0/1", 1, Some(own)));
+    (daemon, client)
+}
+
+#[test]
+fn a_demotion_that_a_device_refuses_attaches_again_what_was_detached() {
+    let (daemon, mut client) = primary_with_devices();
+    *daemon.devices.mounted.lock().unwrap() = Some(1);
+    let secondary = Request::Order {
+        resource: "r0".to_owned(),
+        command: Command::Secondary { force: false, wait_ms: 0 },
+    };
+    let both = [("r0/1".to_owned(), 1, true), ("r0/0".to_owned(), 0, true)];
+    for order in [secondary.clone(), Request::Down { resource: "r0".to_owned() }] {
+        let refused = client.order(&order).unwrap().unwrap_err();
+        assert!(refused.code == -12 && refused.hint.contains("r0/1: mounted"), "{refused:?}");
+        assert_eq!(devices(&daemon), both);
+        assert_eq!(report(&mut client).status.role, Role::Primary);
+    }
+    *daemon.devices.mounted.lock().unwrap() = None;
+    client.order(&secondary).unwrap().unwrap();
+    assert_eq!(devices(&daemon), []);
+}
+
+#[test]
+fn a_demotion_leaves_devices_of_others_alone() {
+    let (daemon, mut client) = primary_with_devices();
+    let others = [device("r0/2", 2, None), device("r0/3", 3, Some("alice:10809".to_owned()))];
+    daemon.devices.attached.lock().unwrap().extend(others);
+    let secondary = Command::Secondary { force: false, wait_ms: 0 };
+    client.command("r0", secondary).unwrap().unwrap();
+    assert_eq!(devices(&daemon), [("r0/2".to_owned(), 2, true), ("r0/3".to_owned(), 3, true)]);
+}
+
+#[test]
+fn a_guard_that_has_died_is_replaced_but_not_a_device_that_was_detached() {
+    let (daemon, mut client) = primary_with_devices();
+    {
+        let mut attached = daemon.devices.attached.lock().unwrap();
+        attached.retain(|one| one.index == 0);
+        attached[0].guard = None;
+    }
+    let until = Instant::now() + PATIENCE;
+    while devices(&daemon) != [("r0/0".to_owned(), 0, true)] {
+        assert!(Instant::now() < until, "{:?}", devices(&daemon));
+        std::thread::yield_now();
+    }
+    // As `device detach` does: nothing is left of it to take over.
+    daemon.devices.attached.lock().unwrap().clear();
+    let secondary = Command::Secondary { force: false, wait_ms: 0 };
+    client.command("r0", secondary).unwrap().unwrap();
+    assert_eq!(devices(&daemon), []);
+}
+
+#[test]
+fn a_device_that_was_detached_by_force_is_not_attached_until_it_is_closed() {
+    let (daemon, mut client) = primary_with_devices();
+    {
+        let mut attached = daemon.devices.attached.lock().unwrap();
+        attached.retain(|one| one.index == 0);
+        attached[0].is_let_go = true;
+    }
+    let said = client.command("r0", Command::Primary { force: None }).unwrap().unwrap();
+    assert!(said.contains("r0/0 is not attached as a device: /dev/nbd0 was detached"), "{said}");
+    assert_eq!(report(&mut client).device_failed.len(), 1);
+    daemon.devices.attached.lock().unwrap().clear();
+    let until = Instant::now() + PATIENCE;
+    while !report(&mut client).device_failed.is_empty() {
+        assert!(Instant::now() < until);
+    }
+    assert_eq!(devices(&daemon), [("r0/0".to_owned(), 0, true)]);
 }

@@ -28,10 +28,11 @@ use crate::attach::{Action, AttachArguments, Event, FuseRecord, Guard, Server, T
 
 use super::dial::{Answer, Dialers, Dialling, Link};
 use super::guard::Log;
-use super::{Trouble, first, system};
+use super::{ATTACH, Trouble, first, system};
 use engine::Engine;
 use file::Volume;
 
+pub(super) use orders::guard;
 pub(crate) use orders::{FuseListed, detach, list};
 
 /// How often it is looked whether an answer is late.
@@ -43,7 +44,15 @@ const ASK: Duration = Duration::from_secs(5);
 pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Trouble> {
     let options = &arguments.options;
     let name = orders::name(&arguments.volume);
+    // Until the file has its guard, whom the next attach finds.
+    let attaching = system::Attaching::begin(&arguments.run_dir, &arguments.volume, ATTACH)?;
+    if let Some((index, _)) = system::device_of(&arguments.volume) {
+        return Err(Trouble::failed(format!(
+            "attached already, as /dev/nbd{index}: two caches over one volume would spoil it"
+        )));
+    }
     let lock = system::lock_guard(&arguments.run_dir, &name, &arguments.volume.to_string())?;
+    drop(attaching);
     orders::clear_remains(&arguments.run_dir, &name)?;
     if let Err(error) = fs::File::options().read(true).write(true).open("/dev/fuse") {
         return Err(Trouble::failed(format!(
@@ -240,11 +249,10 @@ impl Device {
                 }
                 Action::Drop { server } => self.socket[server] = None,
                 Action::Close => self.engine.close(),
-                Action::HandOver { server, size, .. } => {
+                Action::HandOver { server, .. } => {
                     let result = match self.socket[server].take() {
                         None => Err("the connection is gone".to_owned()),
                         Some(socket) => {
-                            size.into_iter().for_each(|size| self.grow(size));
                             self.engine.go_on(socket.socket);
                             self.was_connected = true;
                             Ok(())

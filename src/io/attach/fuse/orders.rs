@@ -88,6 +88,11 @@ fn let_go_of_loop(record: &FuseRecord) -> Result<(), Trouble> {
     }
 }
 
+/// The guard of a volume that is attached as a file, if one runs.
+pub(in crate::io::attach) fn guard(run_dir: &Path, volume: &Volume) -> Option<u32> {
+    system::guard_of(run_dir, &name(volume))
+}
+
 /// Lets go of what a killed guard has left.
 pub(super) fn clear_remains(run_dir: &Path, name: &str) -> Result<(), Trouble> {
     let Some(record) = record(run_dir, name) else { return Ok(()) };
