@@ -450,7 +450,7 @@ impl Guard {
                 "{name} may lack what was answered and not flushed: no system that had it in its cache has \
                  run on"
             );
-            if self.places.iter().all(|place| *place == Place::Dead) {
+            if self.lost_at.is_some() {
                 return self.fail(&why);
             }
             self.candidates[server].next_at = now + PAUSE_UNFIT;
