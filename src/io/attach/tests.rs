@@ -1,12 +1,15 @@
 //! What a guard leaves in the run folder, and attempts at servers that are not what they should be.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use nbd::constants::*;
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use nix::sys::time::TimeVal;
 
-use super::dial::{Dialers, Dialling};
+use super::dial::{Dialers, Dialling, Link};
 use super::{first, system};
 use crate::attach::{Backend, Record, Server, Terms};
 
@@ -166,6 +169,15 @@ fn the_one_server_that_lets_us_in_is_found_among_others() {
     let dialers = Dialers::start(&servers, "r0/0", Dialling::new(1, 5).unwrap()).unwrap();
     let (number, export, sockets) = first(&servers, &dialers, 3).unwrap();
     assert_eq!((number, export.size, export.flags, sockets.len()), (4, 1 << 20, 0x17d, 3));
+    // TCP gives up before the kernel sends a request elsewhere, and no two have the same number.
+    let limits = sockets.iter().map(|link| getsockopt(&link.socket, sockopt::TcpUserTimeout));
+    assert!(limits.into_iter().all(|limit| limit == Ok(4000)));
+    let numbers: BTreeSet<u64> = sockets.iter().map(|link| link.number).collect();
+    assert_eq!(numbers.len(), 3);
+    // One that the kernel's driver takes has a limit to its sends.
+    assert!(!sockets.iter().any(Link::is_taken));
+    setsockopt(&sockets[1].socket, sockopt::SendTimeout, &TimeVal::new(5, 0)).unwrap();
+    assert!(sockets[1].is_taken());
     // The silent one is not waited for.
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 
