@@ -35,14 +35,17 @@ pub(crate) struct Listed {
 impl Listed {
     /// For people.
     pub(crate) fn lines(&self) -> String {
-        match &self.record {
-            _ if self.is_let_go => format!("{}\n  {}\n", self.backend.volume, self.why_let_go()),
+        let mut text = match &self.record {
             Some(record) => record.lines(system::now().as_secs(), self.guard),
             None => format!(
                 "{} /dev/nbd{}\n  guard: none, and nothing is remembered of it: detach it\n",
                 self.backend.volume, self.index
             ),
+        };
+        if self.is_let_go {
+            text += &format!("  {}\n", self.why_let_go());
         }
+        text
     }
 
     /// Why one that was let go of is not attached again.

@@ -289,15 +289,18 @@ fn a_survivor_that_is_outdated_while_it_deals_with_the_loss_is_not_overwritten()
 
 #[test]
 fn of_a_disk_that_a_session_refuses_nothing_is_remembered() {
-    let mut pair = Pair::new();
-    pair.run(2_000);
+    let mut pair = synced_pair();
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
     pair.admin(0, Command::Detach { volume: 0, force: true }).unwrap();
     // In its place comes one that was forced alone, with data of its own.
     let mut other = Pair::new();
     other.link = false;
     other.primary(0, true);
     pair.nodes[0].disk.superblock = other.nodes[0].disk.superblock.clone();
-    pair.nodes[0].disk.superblock.as_mut().unwrap().number = 7;
+    let superblock = pair.nodes[0].disk.superblock.as_mut().unwrap();
+    superblock.number = 7;
+    // Both pairs draw the same one.
+    superblock.current_uuid ^= 0x1000;
     let seen = pair.nodes[1].disk.seen;
     pair.attach(0).unwrap();
     pair.run(2_000);
