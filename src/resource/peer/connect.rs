@@ -449,7 +449,7 @@ impl Resource {
     }
 
     /// The peer has to say within ping-timeout that it is there.
-    pub(crate) fn ping(&mut self, c: usize) {
+    fn ping(&mut self, c: usize) {
         if self.connections[c].ping_sent.is_none() {
             self.connections[c].ping_sent = Some(self.now);
             self.send(c, Packet::Ping, None);
