@@ -288,11 +288,15 @@ impl Clients {
         io.reclaim(memory);
         let Some(client) = self.sessions.get_mut(&session) else { return };
         let outcome = client.take_bytes(io, result);
-        self.advance(io, session, outcome);
+        if client.is_fresh {
+            return self.advance_fresh(io, session, outcome);
+        }
+        let outcome = outcome.and_then(|()| client.advance(io, &mut self.desk));
+        self.settle(io, session, outcome);
     }
 
-    /// Begins what has come of a client, if that went well.
-    fn advance(&mut self, io: &mut Context, session: SessionId, outcome: Result<(), End>) {
+    /// Before the first request of a client the connections end that its device has left.
+    fn advance_fresh(&mut self, io: &mut Context, session: SessionId, outcome: Result<(), End>) {
         let outcome = outcome.and_then(|()| {
             self.sweep(io, session);
             let client = self.sessions.get_mut(&session);
@@ -363,11 +367,15 @@ impl Clients {
     }
 
     fn resume_one(&mut self, io: &mut Context, session: SessionId) {
-        if !self.sessions.contains_key(&session) {
+        let Some(client) = self.sessions.get_mut(&session) else {
             self.desk.waiting.retain(|waiting| *waiting != session);
             return;
+        };
+        if client.is_fresh {
+            return self.advance_fresh(io, session, Ok(()));
         }
-        self.advance(io, session, Ok(()));
+        let outcome = client.advance(io, &mut self.desk);
+        self.settle(io, session, outcome);
     }
 
     /// A volume has this size now, bytes. Requests of clients that are connected may go as far, too:

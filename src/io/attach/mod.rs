@@ -309,10 +309,7 @@ fn adopt(
         )));
     };
     if let Some(why) = &record.failed {
-        return Err(Trouble::failed(format!(
-            "/dev/nbd{index} was let go of, and its I/O fails: {why}; unmount it, check the file system, \
-             and attach it again"
-        )));
+        return Err(Trouble::failed(system::has_failed(index, why)));
     }
     let lock = system::become_guard(run_dir, index)?;
     let servers = arguments.servers();

@@ -28,7 +28,7 @@ pub(crate) struct Listed {
     pub(crate) guard: Option<u32>,
     /// What its guard wrote down, if it is of this attach.
     pub(crate) record: Option<Record>,
-    /// It was detached by force, and is not closed yet: its I/O fails.
+    /// It was detached by force, or let go of by its guard, and is not closed yet: its I/O fails.
     pub(crate) is_let_go: bool,
 }
 
@@ -42,7 +42,8 @@ impl Listed {
                 self.backend.volume, self.index
             ),
         };
-        if self.is_let_go {
+        // Else the record says it.
+        if self.is_let_go && self.failed().is_none() {
             text += &format!("  {}\n", self.why_let_go());
         }
         text
@@ -50,7 +51,15 @@ impl Listed {
 
     /// Why one that was let go of is not attached again.
     pub(crate) fn why_let_go(&self) -> String {
-        system::still_in_use(self.index)
+        self.failed().map_or_else(
+            || system::still_in_use(self.index),
+            |why| system::has_failed(self.index, why),
+        )
+    }
+
+    /// Why its guard has let go of it.
+    fn failed(&self) -> Option<&str> {
+        self.record.as_ref()?.failed.as_deref()
     }
 
     /// Seconds without a server.
@@ -64,7 +73,8 @@ impl Listed {
 pub(crate) fn list(run_dir: &Path) -> Vec<Listed> {
     let of_device = |(index, backend): (u32, Backend)| {
         let record = system::record_of(run_dir, index, &backend);
-        let is_let_go = system::is_detached(run_dir, index, &backend.to_string());
+        let has_failed = record.as_ref().is_some_and(|record| record.failed.is_some());
+        let is_let_go = has_failed || system::is_detached(run_dir, index, &backend.to_string());
         Listed { index, guard: system::guard(run_dir, index), record, backend, is_let_go }
     };
     system::attached().into_iter().map(of_device).collect()

@@ -217,6 +217,14 @@ pub(super) fn still_in_use(index: u32) -> String {
     )
 }
 
+/// Why a device that its guard has let go of is not attached: for a sentence.
+pub(super) fn has_failed(index: u32, why: &str) -> String {
+    format!(
+        "/dev/nbd{index} was let go of, and its I/O fails: {why}; unmount it, check the file system, and \
+         attach it again"
+    )
+}
+
 /// The device is detached.
 pub(super) fn remove_record(run_dir: &Path, index: u32) {
     let _ = fs::remove_file(record_path(run_dir, index));

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Client, Clients};
+use super::{Client, Clients, End};
 use crate::io::context::Context;
 use crate::io::ring::Descriptor;
 use crate::resource::{SessionId, VolumeNumber};
@@ -131,8 +131,17 @@ fn client_name(
     sessions.get(&session).map_or_else(String::new, |one| one.description.clone())
 }
 
+/// What has waited to be begun is begun only if its client is there: it may have sent it again elsewhere,
+/// and written something newer since. Whoever begins is not `paused` any more.
+pub(super) fn still_there(paused: &mut bool, fd: &Descriptor) -> Result<(), End> {
+    match std::mem::take(paused) && has_hung_up(fd) {
+        true => Err(End::Lost("it closed the connection".to_owned())),
+        false => Ok(()),
+    }
+}
+
 /// Whether the other side has closed the connection, whatever there is still to be read.
-pub(super) fn has_hung_up(fd: &Descriptor) -> bool {
+fn has_hung_up(fd: &Descriptor) -> bool {
     // Each of the three says that it sends no more.
     let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
     let mut one = [PollFd::new(fd, PollFlags::RDHUP)];

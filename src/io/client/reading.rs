@@ -5,7 +5,7 @@ use nbd::{Checked, Errno, request};
 
 use crate::resource::{Event, Op, PAYLOAD_MAX, Payload};
 
-use super::devices::has_hung_up;
+use super::devices::still_there;
 use super::ready::Ready;
 use super::request::{Kind, Piece, Request, Zeroes};
 use super::{Client, Desk, End, STAGING, StatusAsked, UnderWay};
@@ -161,7 +161,7 @@ impl Client {
         let to = request.reply_to();
         let judged = judge(&request, &self.parameters);
         if !matches!(judged, Ok(Checked::Disconnect)) {
-            self.is_still_there()?;
+            still_there(&mut self.paused, &self.fd)?;
         }
         match judged {
             Ok(checked) => self.begin(io, desk, to, checked)?,
@@ -171,15 +171,6 @@ impl Client {
             Err(refusal) => self.refuse(to, refusal.errno, refusal.why),
         }
         Ok(true)
-    }
-
-    /// What has waited to be begun is begun only if its client is there: it may have sent it again
-    /// elsewhere, and written something newer since.
-    fn is_still_there(&mut self) -> Result<(), End> {
-        match std::mem::take(&mut self.paused) && has_hung_up(&self.fd) {
-            true => Err(End::Lost("it closed the connection".to_owned())),
-            false => Ok(()),
-        }
     }
 
     pub(super) fn refuse(&mut self, to: ReplyTo, errno: Errno, why: &str) {
@@ -295,7 +286,7 @@ impl Client {
             return Ok(false);
         }
         let (offset, length) = std::mem::take(part);
-        self.is_still_there()?;
+        still_there(&mut self.paused, &self.fd)?;
         let buffer = io.pool.take(Part::Client, PAGE);
         let head = (offset % PAGE as u64) as u32;
         let payload = Payload { offset: head, length, ..buffer };
@@ -349,9 +340,7 @@ impl Client {
                     self.paused = true;
                     return Ok(false);
                 }
-                if std::mem::take(&mut self.paused) && has_hung_up(&self.fd) {
-                    return Err(End::Lost("it closed the connection".to_owned()));
-                }
+                still_there(&mut self.paused, &self.fd)?;
                 let buffer = io.pool.take(Part::Client, bytes);
                 upload.filled = 0;
                 *upload.payload.insert(Payload { offset: head, length, ..buffer })

@@ -11,7 +11,7 @@
 //! - Only a device that its record in this run folder gives this daemon as its server is touched.
 //! - A guard that has died is replaced: the devices of a Primary are looked at again and again. Not while
 //!   an order takes them away.
-//! - A device that was detached by force and is still in use counts as not attached. It is attached when it
+//! - A device that was let go of (by force, or by its guard) and is still in use counts as not attached. It is attached when it
 //!   has been closed.
 //! - The end of the daemon leaves devices attached: their I/O waits for the next one.
 //! - Nothing here keeps the control thread waiting.
@@ -38,8 +38,6 @@ const FORCE_LIMIT: Duration = Duration::from_secs(2);
 /// How often a device in use is looked at again, where somebody is given time to leave.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// In what is said of a device that was let go of and is still there.
-const BY_FORCE: &str = "was detached by force";
 /// How often it is looked whether each device of a Primary has its guard.
 const WATCH: Duration = Duration::from_secs(2);
 
@@ -155,15 +153,25 @@ async fn blocking<A: Send + 'static, T: Send + 'static>(
     done.unwrap_or_else(|_| Err("it has ended with a panic".to_owned()))
 }
 
-/// Attaches one, unless it is. `None`: it was attached, and has its guard. Blocks.
+/// What an attach has found or done.
+enum Outcome {
+    /// It was attached, and has its guard.
+    There,
+    /// It is attached now; what was said of it.
+    Attached(String),
+    /// It was let go of and is still in use: why that is no device.
+    LetGo(String),
+}
+
+/// Attaches one, unless it is. Blocks.
 fn attach_one(
     (hands, run_dir, volume, device): (Arc<dyn Hands>, PathBuf, String, String),
-) -> Result<Option<String>, String> {
+) -> Result<Outcome, String> {
     let is_this = |one: &Listed| one.backend.volume.to_string() == volume;
     match hands.list(&run_dir).iter().find(|one| is_this(one)) {
-        Some(one) if one.is_let_go => Err(one.why_let_go()),
-        Some(one) if one.guard.is_some() => Ok(None),
-        _ => hands.attach(&run_dir, &volume, &device).map(Some),
+        Some(one) if one.is_let_go => Ok(Outcome::LetGo(one.why_let_go())),
+        Some(one) if one.guard.is_some() => Ok(Outcome::There),
+        _ => hands.attach(&run_dir, &volume, &device).map(Outcome::Attached),
     }
 }
 
@@ -332,24 +340,24 @@ impl Registry {
                 Ok(outcome) => outcome,
                 Err(_) => Err(format!("no answer in {} s", ATTACH_LIMIT.as_secs())),
             };
-            match outcome {
-                Ok(said) => {
+            let is_in_use = matches!(outcome, Ok(Outcome::LetGo(_)));
+            match is_in_use {
+                true => entry.devices.in_use.borrow_mut().insert(number),
+                false => entry.devices.in_use.borrow_mut().remove(&number),
+            };
+            let why = match outcome {
+                Ok(Outcome::LetGo(why)) | Err(why) => why,
+                Ok(done) => {
                     entry.devices.failed.borrow_mut().remove(&number);
-                    entry.devices.in_use.borrow_mut().remove(&number);
-                    if let Some(said) = said {
+                    if let Outcome::Attached(said) = done {
                         info!(resource = %name, "{said} (device-attach)");
                     }
+                    continue;
                 }
-                Err(why) => {
-                    warn!(resource = %name, "{volume}: not attached as a device (device-attach): {why}");
-                    entry.devices.failed.borrow_mut().insert(number, why.clone());
-                    match why.contains(BY_FORCE) {
-                        true => entry.devices.in_use.borrow_mut().insert(number),
-                        false => entry.devices.in_use.borrow_mut().remove(&number),
-                    };
-                    missing.push((number, why));
-                }
-            }
+            };
+            warn!(resource = %name, "{volume}: not attached as a device (device-attach): {why}");
+            entry.devices.failed.borrow_mut().insert(number, why.clone());
+            missing.push((number, why));
         }
         missing
     }

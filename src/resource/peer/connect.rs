@@ -448,14 +448,6 @@ impl Resource {
         self.check_space();
     }
 
-    /// The peer has to say within ping-timeout that it is there.
-    fn ping(&mut self, c: usize) {
-        if self.connections[c].ping_sent.is_none() {
-            self.connections[c].ping_sent = Some(self.now);
-            self.send(c, Packet::Ping, None);
-        }
-    }
-
     fn check_connection(&mut self, c: usize) {
         self.check_tentative(c);
         self.check_come_back(c);
@@ -492,7 +484,10 @@ impl Resource {
                 self.drop_connection(c, ConnectionState::NetworkFailure, Reason::Lost, detail);
                 return self.challenger_takes_over(c, challenger);
             }
-            None if now.ms_since(connection.last_received) >= ping_int => self.ping(c),
+            None if now.ms_since(connection.last_received) >= ping_int => {
+                self.connections[c].ping_sent = Some(now);
+                self.send(c, Packet::Ping, None);
+            }
             _ => {}
         }
         let connection = &self.connections[c];

@@ -5,7 +5,7 @@ use crate::meta::DeviceFlags;
 use crate::resource::*;
 
 /// Nobody is Primary, and both disks are equal.
-fn idle_pair() -> Pair {
+pub(super) fn idle_pair() -> Pair {
     let mut pair = synced_pair();
     pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: true });
     pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap();

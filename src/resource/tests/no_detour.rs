@@ -1,17 +1,9 @@
 //! Stories in which an administrator's next order works, and needs no detour: what was refused once although
 //! nothing spoke against it.
 
+use super::give_up::idle_pair;
 use super::pair::{Pair, synced_pair};
 use crate::resource::*;
-
-/// Nobody is Primary, and both disks are equal.
-fn idle_pair() -> Pair {
-    let mut pair = synced_pair();
-    pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: true });
-    pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
-    pair.synced();
-    pair
-}
 
 fn detach(force: bool) -> Command {
     Command::Detach { volume: 0, force }
@@ -26,9 +18,8 @@ impl Pair {
     }
 }
 
-/// Node 1 is in the middle of a resync when its source loses its disk; nobody is Primary.
-fn target_without_a_source() -> Pair {
-    let mut pair = idle_pair();
+/// Node 1 is in the middle of a resync when its source loses its disk.
+fn target_without_a_source(mut pair: Pair) -> Pair {
     pair.nodes[1].stall = |action| matches!(action, Action::DiskWrite { .. });
     pair.admin(1, Command::Invalidate { volume: 0 }).unwrap();
     pair.run(2_000);
@@ -41,7 +32,7 @@ fn target_without_a_source() -> Pair {
 
 #[test]
 fn the_only_good_disk_is_attached_again_beside_a_target_that_waits_for_it() {
-    let mut pair = target_without_a_source();
+    let mut pair = target_without_a_source(idle_pair());
     pair.attach(0).unwrap();
     pair.synced();
     assert_eq!((pair.disk(0), pair.disk(1)), (DiskState::UpToDate, DiskState::UpToDate));
@@ -80,13 +71,7 @@ fn what_one_wrote_while_the_other_had_no_disk_is_copied_to_whoever_is_attached_f
 
 #[test]
 fn a_primary_whose_peer_has_no_good_disk_may_leave_it() {
-    let mut pair = synced_pair();
-    pair.nodes[1].stall = |action| matches!(action, Action::DiskWrite { .. });
-    pair.admin(1, Command::Invalidate { volume: 0 }).unwrap();
-    pair.run(2_000);
-    pair.admin(0, detach(true)).unwrap();
-    pair.nodes[1].unstall();
-    pair.run(2_000);
+    let mut pair = target_without_a_source(synced_pair());
     // Nothing is read there: its disk is a mix of old and new.
     pair.admin(0, Command::Disconnect { peer: 1, force: false, for_ms: None }).unwrap();
     pair.attach(0).unwrap();

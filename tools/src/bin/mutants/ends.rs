@@ -143,4 +143,28 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         old: "        self.resize_yields(c, volume);\n",
         new: "",
     },
+    Mutant {
+        name: "device-left-open",
+        breaks: "promise 10: connections that a device has left go on beside its next one",
+        by: By::Tests(&["--lib", "io::client"]),
+        file: "src/io/client/devices.rs",
+        old: "            self.remove(io, session);\n",
+        new: "            let _ = (&io, session);\n",
+    },
+    Mutant {
+        name: "hung-up-begun",
+        breaks: "promise 10: what has waited is begun though its client has closed the connection",
+        by: By::Tests(&["--lib", "io::client"]),
+        file: "src/io/client/devices.rs",
+        old: "    match std::mem::take(paused) && has_hung_up(fd) {",
+        new: "    match std::mem::take(paused) && has_hung_up(fd) && false {",
+    },
+    Mutant {
+        name: "keepers-unasked",
+        breaks: "a device goes on with a server that may lack what was answered",
+        by: By::Tests(&["--lib", "attach::guard"]),
+        file: "src/attach/guard/mod.rs",
+        old: "        is_told && !export.keepers",
+        new: "        false && is_told && !export.keepers",
+    },
 ];
