@@ -11,6 +11,7 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::meta::{DeviceFlags, Superblock};
 use crate::resource::data::activity_log::ActivityLog;
 use crate::resource::data::interval::Intervals;
+use crate::resource::disk::came_back::{CameBack, OnlyHung};
 use crate::resource::disk::parting::Parting;
 use crate::resource::ids::{
     BLOCK_SIZE, NodeId, Payload, RequestId, SessionId, Tag, Time, VolumeNumber,
@@ -48,6 +49,8 @@ pub(crate) struct Backing {
     pub(crate) parting: Parting,
     /// The disk was given up because it does not answer: nobody waits for what is under way on it.
     pub(crate) abandoned: bool,
+    /// It was given up for that alone, now or before it was attached again: nothing has failed on it.
+    pub(crate) only_hung: Option<OnlyHung>,
 }
 
 impl Backing {
@@ -218,6 +221,8 @@ pub(crate) struct Device {
     pub(crate) raise_at: Option<Time>,
     /// The start of its oldest operation, where that takes too long.
     pub(crate) hung_since: Option<Time>,
+    /// The disk that was closed last only hung.
+    pub(crate) came_back: Option<CameBack>,
     /// The only copy that clients could reach has failed under a Primary: what they had not flushed may
     /// be gone when it is back.
     pub(crate) cut_off: bool,
@@ -259,6 +264,7 @@ impl Device {
             last_try: false,
             raise_at: None,
             hung_since: None,
+            came_back: None,
             cut_off: false,
             degraded: false,
             note: String::new(),

@@ -142,11 +142,15 @@ impl Resource {
     /// The disk hangs, and is left as after an I/O error. What an order waits for goes on without
     /// it; an attach has failed.
     pub(crate) fn give_disk_up_as_hung(&mut self, volume: VolumeNumber, note: String) {
+        let only_hung = self.only_hangs(volume);
         if !self.devices[&volume].gone() {
             self.give_disk_up(volume, note, "given up");
             self.drop_handshakes();
         }
         self.abandon_operations(volume);
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            backing.only_hung = only_hung;
+        }
         self.attach_failed(volume);
     }
 

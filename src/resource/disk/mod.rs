@@ -2,6 +2,7 @@
 //! hangs.
 
 pub(in crate::resource) mod bitmap;
+pub(in crate::resource) mod came_back;
 pub(in crate::resource) mod device;
 pub(in crate::resource) mod hung_disk;
 pub(in crate::resource) mod number;

@@ -297,6 +297,7 @@ impl Resource {
         let Some(backing) = self.device(volume).backing.as_mut() else { return };
         backing.outstanding -= 1;
         backing.meta_writes -= 1;
+        backing.only_hung = backing.only_hung.filter(|_| result.is_ok());
         self.pump_growing(volume);
         if matches!(pending, Pending::LastMark) {
             return self.last_mark_done(volume, result);
@@ -343,6 +344,7 @@ impl Resource {
         self.disk_has_answered(volume);
         if let Some(backing) = self.device(volume).backing.as_mut() {
             backing.outstanding -= 1;
+            backing.only_hung = backing.only_hung.filter(|_| result.is_ok());
         }
         self.disk_answered(volume, pending, result);
     }

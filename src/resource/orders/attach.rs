@@ -112,7 +112,10 @@ impl Resource {
             growing: None,
             parting: Parting::None,
             abandoned: false,
+            only_hung: None,
         };
+        let away = self.device(volume).came_back.take();
+        backing.only_hung = away.and_then(|away| away.as_attached(&backing.superblock));
         if meta.written_behind {
             backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
         }
@@ -193,6 +196,7 @@ impl Resource {
             );
             self.log(LogLevel::Info, text);
         }
+        self.vouch_for_hung(volume);
         self.save_superblock(volume, Then::AttachSaved { id });
     }
 

@@ -8,6 +8,7 @@
 
 use crate::meta::DeviceFlags;
 use crate::resource::disk::bitmap::Bitmap;
+use crate::resource::disk::came_back::CameBack;
 use crate::resource::disk::device::{Loss, Progress};
 use crate::resource::peer::connection::{SentKind, Side, Stage};
 use crate::resource::{
@@ -558,8 +559,9 @@ impl Resource {
         volume: VolumeNumber,
         superblock: Option<Box<crate::meta::Superblock>>,
     ) {
-        self.device(volume).backing = None;
-        self.device(volume).raise_at = None;
+        let device = self.device(volume);
+        device.came_back = device.backing.take().as_ref().and_then(CameBack::of);
+        device.raise_at = None;
         // The next time without a disk makes a new current UUID of its own.
         self.device(volume).peer_keeps_uuid = false;
         for key in self.requests.keys() {

@@ -313,6 +313,7 @@ impl Resource {
         if connection.stage != Stage::Opening || !all {
             return;
         }
+        self.others_may_go_on();
         let connection = &mut self.connections[c];
         connection.stage = Stage::Open;
         connection.attempts = 0;

@@ -3,6 +3,7 @@
 mod auto;
 mod between;
 mod cache;
+mod came_back;
 mod crossing;
 mod disks;
 mod ends;

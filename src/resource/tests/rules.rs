@@ -18,7 +18,7 @@ fn leave(peer: u8) -> Command {
 }
 
 impl Pair {
-    fn has(&self, n: usize, flag: u32) -> bool {
+    pub(super) fn has(&self, n: usize, flag: u32) -> bool {
         self.nodes[n].disk.superblock.as_ref().unwrap().flags & flag != 0
     }
 

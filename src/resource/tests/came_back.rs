@@ -1,0 +1,180 @@
+//! Stories of disks that were given up because they hung, and came back to the same process.
+
+use super::pair::{Pair, synced_pair};
+use crate::meta::DeviceFlags;
+use crate::resource::*;
+
+/// When the disk of the Secondary is given up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum GivenUp {
+    /// In the session, of which nobody knows yet that it has ended.
+    Silently,
+    /// In the middle of the loss.
+    InTheLoss,
+}
+
+/// What becomes of the operations that were under way on it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Late {
+    Done,
+    FlushFails,
+    WriteFails,
+}
+
+fn is_disk(action: &Action) -> bool {
+    matches!(action, Action::DiskWrite { .. } | Action::DiskFlush { .. } | Action::Meta { .. })
+}
+
+impl Pair {
+    /// What was under way on the disk of node 1 ends.
+    fn late(&mut self, late: Late) {
+        let mut writes = 0;
+        for event in &mut self.nodes[1].stalled {
+            if let Event::DiskDone { result, .. } = event {
+                writes += 1;
+                if late != Late::Done {
+                    *result = Err(DiskError::Io(5));
+                }
+            }
+        }
+        assert!(writes > 0, "{}", self.told(1));
+        self.nodes[1].unstall();
+        self.run(100);
+        assert_eq!(self.disk(1), DiskState::Diskless);
+    }
+
+    fn stored(&self) -> [u64; 2] {
+        [self.block(0, 9), self.block(1, 9)]
+    }
+}
+
+/// Both have acknowledged block 9, and have not flushed it. The Secondary's disk hangs.
+fn slow_pair() -> Pair {
+    let mut pair = synced_pair();
+    for n in [0, 1] {
+        let timeout = if n == 1 { 3_000 } else { 0 };
+        let options = Options {
+            ko_count: 0,
+            disk_timeout_ms: timeout,
+            ..pair.core(n).config.options.clone()
+        };
+        let command =
+            Command::SetOptions { options: Box::new(options), volumes: Default::default() };
+        pair.admin(n, command).unwrap();
+    }
+    assert_eq!(pair.write(0, 9, 99), Ok(None));
+    pair.nodes[1].stall = is_disk;
+    pair
+}
+
+/// The Primary has lost its power, and with it what it had not flushed; the other node's disk hung then,
+/// and was given up.
+fn given_up(when: GivenUp, late: Late) -> Pair {
+    let mut pair = slow_pair();
+    if when == GivenUp::Silently || late == Late::WriteFails {
+        pair.start_write(0, 10, 100);
+    }
+    pair.link = false;
+    if when == GivenUp::Silently {
+        pair.run(2_900);
+        pair.nodes[1].sockets.clear();
+        pair.lose_power(0);
+        pair.run(200);
+        let state = pair.status(1).connections[0].connection_state;
+        assert_eq!((state, pair.disk(1)), (ConnectionState::Connected, DiskState::Failed));
+        pair.event(
+            1,
+            Event::SocketLost {
+                socket: pair.core(1).connections[0].active.unwrap(),
+                error: SocketError::Io(110),
+            },
+        );
+    } else {
+        pair.lose_power(0);
+    }
+    pair.run(4_000);
+    assert_eq!(pair.stored(), [0, 99], "one has lost its cache");
+    assert_eq!(pair.disk(1), DiskState::Failed);
+    pair.late(late);
+    pair
+}
+
+#[test]
+fn a_disk_that_only_hung_keeps_what_its_primary_lost_with_its_cache() {
+    for when in [GivenUp::Silently, GivenUp::InTheLoss] {
+        for attached_first in [true, false] {
+            let mut pair = given_up(when, Late::Done);
+            pair.link = true;
+            if !attached_first {
+                pair.up(0);
+                pair.run(5_000);
+            }
+            pair.attach(1).unwrap();
+            if attached_first {
+                let state = pair.disk(1);
+                let doubt = when == GivenUp::Silently;
+                let shall = if doubt { DiskState::Consistent } else { DiskState::UpToDate };
+                assert_eq!(state, shall, "{when:?}: the Primary may have gone on");
+                pair.up(0);
+            }
+            pair.run(20_000);
+            let story = format!("{when:?} {attached_first}\n{}", pair.told(1));
+            assert_eq!(pair.stored(), [99, 99], "{story}");
+            pair.synced();
+            assert!(!pair.has(1, DeviceFlags::IN_DOUBT), "they have met");
+        }
+    }
+}
+
+#[test]
+fn a_disk_on_which_an_operation_failed_late_vouches_for_nothing() {
+    for late in [Late::FlushFails, Late::WriteFails] {
+        let mut pair = given_up(GivenUp::InTheLoss, late);
+        pair.attach(1).unwrap();
+        assert_eq!(pair.disk(1), DiskState::Consistent, "{late:?}");
+        assert!(!pair.has(1, DeviceFlags::SURVIVED), "{late:?}");
+    }
+}
+
+#[test]
+fn another_image_or_another_process_vouches_for_nothing() {
+    for restarted in [false, true] {
+        let mut pair = given_up(GivenUp::InTheLoss, Late::Done);
+        if restarted {
+            pair.kill(1);
+            pair.up(1);
+        } else {
+            pair.nodes[1].disk.superblock.as_mut().unwrap().sequence -= 1;
+            pair.attach(1).unwrap();
+        }
+        assert!(!pair.has(1, DeviceFlags::SURVIVED), "restarted: {restarted}");
+    }
+}
+
+#[test]
+fn a_disk_that_hung_while_the_primary_goes_on_is_in_doubt_and_then_overwritten() {
+    for met in [false, true] {
+        let mut pair = slow_pair();
+        pair.lose_link();
+        pair.run(4_000);
+        assert_eq!(pair.disk(1), DiskState::Failed);
+        pair.late(Late::Done);
+        if met {
+            pair.link = true;
+            pair.run(5_000);
+            assert_eq!(pair.write(0, 9, 77), Ok(None));
+            pair.lose_link();
+            pair.run(1_000);
+        }
+        pair.attach(1).unwrap();
+        let state = if met { DiskState::Consistent } else { DiskState::UpToDate };
+        assert_eq!(pair.disk(1), state, "{}", pair.told(1));
+        let promoted = pair.admin(1, Command::Primary { force: None });
+        assert_eq!(promoted.is_ok(), !met, "{promoted:?}");
+        if met {
+            pair.link = true;
+            pair.synced();
+            assert_eq!(pair.stored(), [77, 77]);
+        }
+    }
+}
