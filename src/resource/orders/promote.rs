@@ -48,6 +48,13 @@ impl Resource {
             }
             return self.reply(id, Ok(String::new()));
         }
+        let primary = |c: &&Connection| c.peer_role == Role::Primary && c.stage == Stage::Open;
+        if self.connections.iter().any(|c| primary(&c)) {
+            // It may be dead since a moment ago: the peer is asked, and if it is lost instead, the
+            // order is judged anew (`promote_unanswered`).
+            self.run(id, command, Step::AskPeer);
+            return self.ask_peers();
+        }
         let unfenced = self.unfenced();
         if let Err(refusal) = self.may_promote_fenced(force_of(&command), !unfenced.is_empty()) {
             return self.reply(id, Err(refusal));
@@ -85,7 +92,8 @@ impl Resource {
         self.ask_peers();
     }
 
-    /// The peers that are connected have to agree.
+    /// The peers that are connected have to agree. Who does not answer is lost after ping-timeout: nobody
+    /// waits for the next ping of the idle connection.
     fn ask_peers(&mut self) {
         let mut asked = 0;
         for c in self.peers() {
@@ -93,6 +101,7 @@ impl Resource {
                 let step = self.order_step;
                 let sequence = self.track(c, 0, SentKind::Promote, 0, 0, 0, step);
                 self.send(c, Packet::PromoteRequest { sequence }, None);
+                self.ping(c);
                 asked += 1;
             }
         }

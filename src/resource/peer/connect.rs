@@ -448,6 +448,14 @@ impl Resource {
         self.check_space();
     }
 
+    /// The peer has to say within ping-timeout that it is there.
+    pub(crate) fn ping(&mut self, c: usize) {
+        if self.connections[c].ping_sent.is_none() {
+            self.connections[c].ping_sent = Some(self.now);
+            self.send(c, Packet::Ping, None);
+        }
+    }
+
     fn check_connection(&mut self, c: usize) {
         self.check_tentative(c);
         self.check_come_back(c);

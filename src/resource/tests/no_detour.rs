@@ -81,6 +81,16 @@ fn a_primary_whose_peer_has_no_good_disk_may_leave_it() {
 }
 
 #[test]
+fn a_primary_that_has_just_died_stands_in_the_way_of_a_promotion_for_a_ping_only() {
+    let mut pair = synced_pair();
+    pair.nodes[0].mute = true;
+    let id = pair.order(1, Command::Primary { force: None });
+    pair.run(1_000);
+    assert_eq!(pair.nodes[1].admin.remove(&id), Some(Ok(String::new())));
+    assert_eq!(pair.status(1).role, Role::Primary);
+}
+
+#[test]
 fn a_primary_that_lives_refuses_at_once() {
     let mut pair = synced_pair();
     let refusal = pair.admin(1, Command::Primary { force: None }).unwrap_err();

@@ -136,6 +136,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         new: "            Some(refused) if renegotiating || !renegotiating => {\n                return self.refuse(c, refused.clone());\n            }",
     },
     Mutant {
+        name: "dead-primary-refuses",
+        breaks: "orders: a Primary that has just died is believed",
+        by: By::Tests(&["--lib", "resource::tests::no_detour"]),
+        file: "src/resource/orders/promote.rs",
+        old: "                self.ping(c);\n",
+        new: "",
+    },
+    Mutant {
         name: "resize-never-yields",
         breaks: "orders: of two orders to resize at once neither is done",
         by: By::Tests(&["--lib", "resource::tests::resize"]),
