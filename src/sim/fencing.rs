@@ -29,6 +29,8 @@ pub(super) struct FencingWorld {
     alone: BTreeMap<(VolumeNumber, u64), Alone>,
     /// A handler has forbidden a resync: the nodes are apart for that, until they are connected again.
     forbidden: bool,
+    /// A node has lost its power or its process since both were connected last.
+    fallen: [bool; 2],
     /// Somebody has vouched for the peer, or given an identifier by hand: nothing is to be said of
     /// the run any more.
     vouched: bool,
@@ -165,6 +167,10 @@ impl Cluster {
     /// as a force, for the checkers.
     pub(super) fn spoken_for(&mut self, node: usize, old: &Status) {
         let Some(new) = &self.nodes[node].status else { return };
+        // Under Pacemaker only where both have failed: who has all is waited for otherwise.
+        if self.pacemaker.is_some() && self.fencing.fallen != [true; 2] {
+            return;
+        }
         let away = new.connections.iter().all(|c| c.peer_role == Role::Unknown);
         let promotes = self.options.core.fencing != Fencing::DontCare
             && self.nodes[node].orders.values().any(|order| {
@@ -207,6 +213,11 @@ impl Cluster {
         }
     }
 
+    /// A node has failed.
+    pub(super) fn watch_fall(&mut self, node: usize) {
+        self.fencing.fallen[node] = true;
+    }
+
     /// A node's connection has changed.
     pub(super) fn watch_forbidden(&mut self, node: usize) {
         let Some(connection) = self.nodes[node].connection() else { return };
@@ -214,7 +225,10 @@ impl Cluster {
         let connected = |n: &super::node::Node| {
             n.connection().is_some_and(|c| c.connection_state == ConnectionState::Connected)
         };
-        self.fencing.forbidden &= !self.nodes.iter().all(connected);
+        if self.nodes.iter().all(connected) {
+            self.fencing.forbidden = false;
+            self.fencing.fallen = [false; 2];
+        }
     }
 
     /// A handler that a resync waits for keeps the nodes apart just now.

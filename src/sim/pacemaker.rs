@@ -12,7 +12,7 @@ mod handler;
 
 use std::cmp::Ordering;
 
-use crate::resource::{Command, Event, Handler, Options, Role, Time, VolumeNumber};
+use crate::resource::{Command, DiskState, Event, Handler, Options, Role, Time, VolumeNumber};
 
 use super::cluster::{Cluster, Happening};
 use super::faults::{Fault, Order};
@@ -126,6 +126,8 @@ struct Member {
     role: Option<Role>,
     /// A demotion was ordered.
     demoted: bool,
+    /// `tandem-RES-disk`, a transient attribute: its disks are UpToDate. It goes with Pacemaker, not with the resource.
+    is_up_to_date: bool,
 }
 
 impl Member {
@@ -579,12 +581,16 @@ impl Cluster {
             return;
         };
         let before = world.members[node].role.replace(role);
+        if before.is_none() || world.members[node].monitor_at <= self.now {
+            world.members[node].is_up_to_date = self.are_disks(node, DiskState::UpToDate);
+        }
         let demoted = std::mem::take(&mut world.members[node].demoted);
         let own = world.copies[node].marks[peer].clone().filter(|mark| mark.by == node);
         if (before == Some(Role::Primary) || demoted) && role == Role::Secondary {
             let unchanged = |(volume, from): (VolumeNumber, &u64)| {
                 let generations = self.generations(node, volume);
                 generations.is_some_and(|[current, bitmap, ..]| bitmap == 0 && current == *from)
+                    && !self.has_more(node, volume)
             };
             if own.is_some_and(|mark| (0..).zip(&mark.from).all(unchanged)) {
                 // The next look finds what was not done.

@@ -64,6 +64,7 @@ impl Cluster {
             return;
         }
         self.end_life(node, true);
+        self.watch_fall(node);
         self.lose_caches(node);
         self.nodes[node].host_up = false;
         self.nodes[node].boot += 1;
@@ -83,6 +84,7 @@ impl Cluster {
             return;
         }
         self.end_life(node, false);
+        self.watch_fall(node);
         for volume in 0..self.options.volumes {
             self.history.crashed(node, volume);
         }
@@ -100,7 +102,6 @@ impl Cluster {
         self.discard[node] = false;
         self.nodes[node].forget_life();
         self.nodes[node].life += 1;
-        self.node_gone(node);
     }
 
     /// The host has power again, and the daemon is started and told to come up.

@@ -428,9 +428,6 @@ impl Cluster {
         }
     }
 
-    /// A node is gone.
-    pub(super) fn node_gone(&mut self, _node: usize) {}
-
     /// An order that gives up somebody's data.
     pub(super) fn watch_order(&mut self, node: usize, command: &Command) {
         self.watch_vouching(node, command);

@@ -25,7 +25,12 @@ const DEGRADED_PROMOTED: i32 = 191;
 const TOOLS: &str = r#"#!/bin/sh
 cluster=DIR
 case ${0##*/} in
-attrd_updater) echo "$*" >"$cluster/state-$TANDEM_NODE" ;;
+attrd_updater)
+    case $2 in
+    *-disk) echo "$4" >"$cluster/disk-$TANDEM_NODE" ;;
+    *) echo "$*" >"$cluster/state-$TANDEM_NODE" ;;
+    esac
+    ;;
 corosync-cmapctl) echo "$2 (u32) = 100" ;;
 crm_node)
     case $1 in
@@ -60,6 +65,7 @@ cibadmin)
     ;;
 crm_attribute)
     case $1 in -p) shift; echo "$TANDEM_NODE $*" >>"$cluster/scores"; exit ;; esac
+    case $* in *tandem-r0-disk*) cat "$cluster/disk-$4" 2>/dev/null || echo none; exit ;; esac
     case $* in *tandem-r0-outlasts*)
         echo "$8" >"$cluster/outlasts"
         # It is answered before it is on the disk.
@@ -404,4 +410,56 @@ fn a_stale_secondary_is_never_promoted_and_no_mark_is_left_behind() {
     assert!(ledger.write(&mut client, &Burst::Count(100)));
     assert!(agent.mark(&pair.alice).is_some_and(|mark| mark.starts_with("bob:0=")));
     assert_eq!(agent.mark(&pair.bob), None);
+}
+
+/// What both have acknowledged and the lost node had not flushed is in no generation.
+#[test]
+fn who_may_have_lost_what_both_had_is_not_promoted_beside_who_has_it() {
+    const TEST: &str = "who_may_have_lost_what_both_had_is_not_promoted_beside_who_has_it";
+    let agent = match Agent::new() {
+        Ok(agent) => agent,
+        Err(why) => return skip(TEST, &why),
+    };
+    let mut pair = agent.promoted_pair();
+    let mut client = pair.alice.client();
+    let mut ledger = Ledger::seeded(93);
+    agent.is(&pair.bob, "monitor", 0);
+
+    // bob is lost before anything is flushed, and nothing is written from then on.
+    assert!(ledger.write(&mut client, &Burst::Count(20)));
+    pair.bob.kill();
+    until("alice goes on", || {
+        let log = pair.alice.log_text();
+        log.contains("fence-peer helper returned 4").then_some(())
+    });
+    drop(client);
+    until("nobody uses it", || {
+        let open = pair.alice.status()["devices"][0]["open"].as_bool();
+        (open == Some(false)).then_some(())
+    });
+    agent.is(&pair.alice, "demote", 0);
+    assert!(agent.mark(&pair.bob).is_some(), "bob lacks it, perhaps");
+
+    // bob is back while the two do not reach each other; the cluster does.
+    pair.alice.ok(&["disconnect", "r0"]);
+    pair.bob.start();
+    agent.is(&pair.bob, "start", 0);
+    agent.refuses(&pair.bob, "promote", &[], 1, "alice went on without bob");
+
+    // Nor where no mark says so, as long as alice's disk is UpToDate.
+    agent.remove("mark-bob");
+    assert_eq!(pair.bob.status()["devices"][0]["disk-state"], "Consistent");
+    agent.put("disk-alice", "UpToDate\n");
+    agent.refuses(&pair.bob, "promote", &[], 1, "");
+    let log = pair.bob.log_text();
+    assert!(
+        log.contains("the disk of alice is UpToDate, and this one may lack what it has"),
+        "{log}"
+    );
+    assert_eq!(pair.bob.ok(&["role", "r0"]).trim(), "Secondary");
+
+    pair.alice.ok(&["connect", "r0"]);
+    pair.wait_synced();
+    agent.is(&pair.bob, "promote", 0);
+    ledger.check(&mut pair.bob.client());
 }

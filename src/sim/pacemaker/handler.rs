@@ -71,6 +71,21 @@ impl Cluster {
         Some([block.current_uuid, bitmap, block.history[0], block.history[1]].map(|one| one & !1))
     }
 
+    /// Whether this disk has what the peer's may lack: also what both have acknowledged, and the peer had not
+    /// flushed when it was lost. No generation says so.
+    pub(super) fn has_more(&self, node: usize, volume: VolumeNumber) -> bool {
+        let status = self.nodes[node].status.as_ref();
+        let peers = status.and_then(|status| status.connections.first()).map(|c| &c.peer_devices);
+        let peer = peers.and_then(|peers| peers.iter().find(|peer| peer.volume == volume));
+        peer.is_none_or(|peer| peer.out_of_sync != 0)
+    }
+
+    /// Every disk of the node is so.
+    pub(super) fn are_disks(&self, node: usize, state: DiskState) -> bool {
+        let mut disks = (0..self.options.volumes).map(|volume| self.nodes[node].device(volume));
+        disks.all(|device| device.is_some_and(|device| device.disk_state == state))
+    }
+
     // --- crm-store-uuid ------------------------------------------------------------------------------
 
     /// `stale`: whether the node's own copy says so of its disk; where tandemd does not answer, yes.
@@ -195,6 +210,11 @@ impl Cluster {
         let member = world.members[node];
         if !member.up || world.chance.one_in(40) {
             return Err(());
+        }
+        // It may have lost what the peer has.
+        let better = member.joined && world.members[peer].is_up_to_date && !self.is_alone(node);
+        if better && call.role == Role::Secondary && !self.are_disks(node, DiskState::UpToDate) {
+            return Ok(Some(1));
         }
         let off = self.counts_as_off(world, node);
         let settled = self.now.ms_since(call.since) >= SETTLE_MS;
