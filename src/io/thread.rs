@@ -16,6 +16,7 @@
 //!   still write there; the locks stay), and orders are answered with the message.
 
 mod actions;
+mod beat;
 mod clocks;
 mod digests;
 mod orders;
@@ -43,6 +44,7 @@ use super::handler::HandlerRuns;
 use super::peer::Peers;
 use super::record::{Recorder, Start};
 use super::ring::{Completion, Descriptor, Ring};
+use beat::Beat;
 use clocks::{WallClock, Watch, clock, wall_clock_ms};
 use digests::Digests;
 
@@ -212,6 +214,7 @@ struct Shell<C> {
     version: u64,
     flushes: BTreeMap<VolumeNumber, Flushes>,
     watch: Watch,
+    beat: Option<&'static Beat>,
     /// As the core has it.
     role: Role,
     /// `busy-poll`.
@@ -278,6 +281,7 @@ impl<C: Core> Shell<C> {
             recorder,
             flushes: orders::flushes(config),
             watch: Watch::new(options),
+            beat: Beat::of_process(),
             role,
             busy_poll: Duration::from_micros(u64::from(options.busy_poll_us)),
             was_busy: false,
@@ -320,7 +324,8 @@ impl<C: Core> Shell<C> {
         #[cfg(test)]
         self.shared.enters.store(self.io.ring.enters(), std::sync::atomic::Ordering::Release);
         self.io.now = clock();
-        if let Some(gap_ms) = self.watch.gap(wait_ms, self.io.now.ms_since(before)) {
+        let gap_ms = self.watch.gap(wait_ms, self.io.now.ms_since(before));
+        if let Some(gap_ms) = gap_ms.or_else(|| self.frozen_ms(wait_ms, before)) {
             self.gap(gap_ms);
         }
         let set = self.wall_clock.was_set(self.io.now, clocks::wall_clock_ms);
@@ -359,12 +364,26 @@ impl<C: Core> Shell<C> {
         if self.clients.is_asking() || self.digests.is_waiting() {
             return Duration::ZERO;
         }
-        let idle = self.clients.is_empty() && self.role != Role::Primary;
+        let rests = self.role != Role::Primary || self.beat().is_some();
+        let idle = self.clients.is_empty() && rests;
         // The end of a small send wakes nobody, and a hold waits for just that.
         let longest = if self.holding.is_some() { 1 } else { self.watch.longest_ms(idle) };
         let longest = now.after_ms(longest);
         let next = deadlines.into_iter().flatten().min().map_or(longest, |t| t.min(longest));
         Duration::from_nanos(next.0.saturating_sub(now.0))
+    }
+
+    /// What looks at the clock for a Primary that nobody uses.
+    fn beat(&self) -> Option<&'static Beat> {
+        self.beat.filter(|_| self.watch.ping_timeout_ms >= beat::SHORTEST_MS)
+    }
+
+    /// For how long a Primary stood still in a long wait, with the whole process, if that counts.
+    fn frozen_ms(&self, wait_ms: u64, since: Time) -> Option<u64> {
+        let beat = self.beat().filter(|_| self.watch.is_long(wait_ms))?;
+        let frozen_ms = beat.longest_ms(since, self.io.now);
+        let counts = self.role == Role::Primary && frozen_ms > self.watch.ping_timeout_ms;
+        counts.then_some(frozen_ms)
     }
 
     /// The process did not run: what waits in the clients' sockets is not executed any more.

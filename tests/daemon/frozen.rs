@@ -1,5 +1,7 @@
 //! A node that stands still and wakes up again.
 
+use std::time::{Duration, Instant};
+
 use nbd::constants::NBD_CMD_FLAG_FUA;
 
 use crate::ledger::{Burst, Ledger};
@@ -63,6 +65,31 @@ fn a_frozen_primary_that_wakes_up_writes_nothing_over_its_successor() {
     ledger.check(&mut served);
     served.flush().expect("a flush of both");
     pair.assert_equal_disks();
+}
+
+/// It sleeps for longer than a freeze that counts: what the whole process has slept through is not taken for that.
+#[test]
+fn a_frozen_primary_without_a_client_is_told_of_it_before_its_first() {
+    let pair = Pair::in_sync();
+    let mut ledger = Ledger::seeded(16);
+    let mut client = pair.alice.client();
+    assert!(ledger.write(&mut client, &Burst::Count(20)));
+    drop(client);
+    until("nobody uses it", || {
+        let open = pair.alice.status()["devices"][0]["open"].as_bool();
+        (open == Some(false)).then_some(())
+    });
+    pair.alice.freeze();
+    let begun = Instant::now();
+    until("twice ping-timeout is over", || {
+        (begun.elapsed() > Duration::from_secs(1)).then_some(())
+    });
+    pair.alice.wake();
+    until("alice knows", || {
+        pair.alice.log_text().contains("this process did not run").then_some(())
+    });
+    pair.wait_connected();
+    ledger.check(&mut pair.alice.client());
 }
 
 /// The last row of the table of what the kernel's driver does with a server that was stopped and goes on: with FUA,

@@ -3,7 +3,8 @@
 //!
 //! Invariants:
 //! - A Primary, and whoever has a client, sees every freeze that is longer than ping-timeout; any
-//!   other node every one that is longer than timeout. None is told for shorter than it was.
+//!   other node every one that is longer than timeout. None is told for shorter than it was. A Primary without
+//!   a client sleeps as long as a Secondary: that the whole process stood still the beat says ([`super::beat`]).
 //! - Every time-out and every order of events is CLOCK_BOOTTIME's, which nobody can set.
 //! - The wall clock is only shown: since when a node is alone, when a client came, when a verify
 //!   ended. A core gets it once, and anew when somebody has set it.
@@ -62,6 +63,11 @@ impl Watch {
         }
         let rest_ms = self.ping_timeout_ms.saturating_sub(watchful_ms);
         IDLE_MS.min(self.timeout_ms.saturating_sub(rest_ms)).max(watchful_ms)
+    }
+
+    /// Whether so long a wait is longer than one in which a freeze of `ping-timeout` must be seen.
+    pub(super) fn is_long(self, wait_ms: u64) -> bool {
+        wait_ms > self.watchful_ms()
     }
 
     /// For how long this process may not have run, if that counts: `elapsed_ms` after the start of a
