@@ -52,9 +52,8 @@ pub(super) struct Dialling {
 }
 
 impl Dialling {
-    pub(super) fn new(token: u64, timeout: u32) -> Result<Self, Trouble> {
+    pub(super) fn new(token: u64, timeout: Duration) -> Result<Self, Trouble> {
         let first = system::token().map_err(|error| Trouble::failed(error.to_string()))?;
-        let timeout = Duration::from_secs(u64::from(timeout));
         Ok(Self { token, next: AtomicU64::new(first), timeout })
     }
 

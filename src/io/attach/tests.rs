@@ -166,7 +166,7 @@ fn the_one_server_that_lets_us_in_is_found_among_others() {
     let silent_one = Server::Tcp("127.0.0.1".to_owned(), silent_port);
     let servers = [silent_one, gone.clone(), server(REFUSES), server(NONSENSE), server(SERVES)];
     let begun = Instant::now();
-    let dialers = Dialers::start(&servers, "r0/0", Dialling::new(1, 5).unwrap()).unwrap();
+    let dialers = Dialers::start(&servers, "r0/0", dialling()).unwrap();
     let (number, export, sockets) = first(&servers, &dialers, 3).unwrap();
     assert_eq!((number, export.size, export.flags, sockets.len()), (4, 1 << 20, 0x17d, 3));
     // TCP gives up before the kernel sends a request elsewhere, and no two have the same number.
@@ -183,13 +183,17 @@ fn the_one_server_that_lets_us_in_is_found_among_others() {
 
     // Nobody: each one's reason; whoever answers at all makes it a refusal.
     let servers = [gone.clone(), server(REFUSES), server(NONSENSE)];
-    let dialers = Dialers::start(&servers, "r0/0", Dialling::new(1, 5).unwrap()).unwrap();
+    let dialers = Dialers::start(&servers, "r0/0", dialling()).unwrap();
     let trouble = first(&servers, &dialers, 1).unwrap_err();
     assert_eq!(trouble.exit_code, 10);
     for what in ["refused (os error", "r0: bob is Primary; connect there", "malformed"] {
         assert!(trouble.text.contains(what), "{}", trouble.text);
     }
     let servers = [gone];
-    let dialers = Dialers::start(&servers, "r0/0", Dialling::new(1, 5).unwrap()).unwrap();
+    let dialers = Dialers::start(&servers, "r0/0", dialling()).unwrap();
     assert_eq!(first(&servers, &dialers, 1).unwrap_err().exit_code, 20);
+}
+
+fn dialling() -> Dialling {
+    Dialling::new(1, Duration::from_secs(5)).unwrap()
 }

@@ -63,7 +63,8 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
     let missing = crate::io::memory::keep();
     let servers = arguments.servers();
     let token = system::token().map_err(|error| Trouble::failed(error.to_string()))?;
-    let dialling = Dialling::new(token, options.timeout)?;
+    let timeout = Duration::from_secs(u64::from(options.timeout()));
+    let dialling = Dialling::new(token, timeout)?;
     let dialers = Dialers::start(&servers, &arguments.volume.to_string(), dialling)?;
     let (server, export, mut sockets) = first(&servers, &dialers, 1)?;
     let unfit = |unfit| Trouble::failed(format!("{}: {unfit}", servers[server]));
@@ -95,7 +96,7 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
         file: path.clone(),
         loop_device: None,
         size: terms.size,
-        dead_conn_timeout: u64::from(options.dead_conn_timeout),
+        dead_conn_timeout: u64::from(options.dead_conn_timeout()),
         server: servers[server].to_string(),
         lost_at: None,
         refusals: Vec::new(),
@@ -111,7 +112,7 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
         socket: servers.iter().map(|_| None).collect(),
         servers,
         size,
-        timeout: Duration::from_secs(u64::from(options.timeout)),
+        timeout,
         dead,
         record,
         record_path: arguments.run_dir.join(format!("{name}.device")),
