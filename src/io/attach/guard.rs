@@ -179,7 +179,9 @@ impl Device {
                         let keep = |(export, sockets)| self.keep(server, export, sockets);
                         Event::Dialled { server, result: outcome.map(keep) }
                     }
-                    Answer::Described(server, export) => Event::Described { server, export },
+                    Answer::Described(server, Ok(export)) => Event::Described { server, export },
+                    // If it has gone, that is seen by its connections.
+                    Answer::Described(_, Err(_)) => continue,
                 };
                 self.feed(log, event);
             }

@@ -217,7 +217,9 @@ impl Device {
         }
         while let Some(answer) = self.dialers.answer() {
             let event = match answer {
-                Answer::Described(server, export) => Event::Described { server, export },
+                Answer::Described(server, Ok(export)) => Event::Described { server, export },
+                // If it has gone, that is seen by its connection.
+                Answer::Described(_, Err(_)) => continue,
                 Answer::Dialled(server, outcome) => {
                     let result = outcome.map(|(export, sockets)| {
                         self.socket[server] = sockets.into_iter().next();
