@@ -114,9 +114,7 @@ impl Socket {
                 let addresses: Vec<SocketAddr> = host.to_socket_addrs()?.collect();
                 Stream::Tcp(connect_tcp(&addresses, timeout, deadline)?)
             }
-            Address::Resolved(addresses) => {
-                Stream::Tcp(connect_tcp(addresses, timeout, deadline)?)
-            }
+            Address::Resolved(addresses) => Stream::Tcp(connect_tcp(addresses, timeout, deadline)?),
         };
         let socket = Socket { stream, deadline };
         socket.set_timeout(timeout)?;

@@ -84,13 +84,11 @@ impl AsFd for Link {
     }
 }
 
-impl Link {
-    /// Whether the kernel's driver has taken it, and not thrown it away: it limits how long a send may
-    /// take, and nobody else does.
-    pub(super) fn is_taken(&self) -> bool {
-        getsockopt(&self.socket, sockopt::SendTimeout)
-            .is_ok_and(|limit| limit.tv_sec() > 0 || limit.tv_usec() > 0)
-    }
+/// Whether the kernel's driver has taken a connection, and not thrown it away: it limits how long a send
+/// may take, and nobody else does.
+pub(super) fn is_taken(socket: &impl AsFd) -> bool {
+    getsockopt(&socket.as_fd(), sockopt::SendTimeout)
+        .is_ok_and(|limit| limit.tv_sec() > 0 || limit.tv_usec() > 0)
 }
 
 /// Ends a connection, and throws away what it has not sent or what was not acknowledged: a shutdown alone

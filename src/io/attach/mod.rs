@@ -11,6 +11,7 @@ mod orders;
 mod system;
 
 use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::time::Duration;
 
 use crate::attach::{
@@ -211,10 +212,10 @@ fn not_remembered(run_dir: &std::path::Path, error: &std::io::Error) -> Trouble 
 }
 
 /// The numbers of descriptors, as the driver takes them.
-fn numbers(links: &[Link]) -> Vec<u32> {
-    use std::os::fd::AsRawFd as _;
+fn numbers<'a, T: AsFd + 'a>(links: impl IntoIterator<Item = &'a T>) -> Vec<u32> {
     // An open descriptor is never negative.
-    links.iter().filter_map(|link| u32::try_from(link.socket.as_raw_fd()).ok()).collect()
+    let number = |link: &T| u32::try_from(link.as_fd().as_raw_fd()).ok();
+    links.into_iter().filter_map(number).collect()
 }
 
 /// The first server that lets us in.
@@ -342,7 +343,7 @@ fn adopt(
     let current = servers.iter().position(|server| server.to_string() == record.server);
     let guard = Guard::adopted(
         servers.clone(),
-        current.unwrap_or(0),
+        current,
         record.terms,
         record.connections,
         Duration::from_secs(record.dead_conn_timeout),

@@ -11,7 +11,7 @@ use nbd::constants::*;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::dial::{Answer, Dialers, Dialling, Link};
+use super::dial::{Answer, Dialers, Dialling, is_taken};
 use super::{first, system};
 use crate::attach::{Backend, DialError, Record, Server, Terms};
 
@@ -179,9 +179,9 @@ fn the_one_server_that_lets_us_in_is_found_among_others() {
     let numbers: BTreeSet<u64> = sockets.iter().map(|link| link.number).collect();
     assert_eq!(numbers.len(), 3);
     // One that the kernel's driver takes has a limit to its sends.
-    assert!(!sockets.iter().any(Link::is_taken));
+    assert!(!sockets.iter().any(is_taken));
     setsockopt(&sockets[1].socket, sockopt::SendTimeout, &TimeVal::new(5, 0)).unwrap();
-    assert!(sockets[1].is_taken());
+    assert!(is_taken(&sockets[1]));
     // The silent one is not waited for.
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 

@@ -231,11 +231,11 @@ impl Device {
             self.feed(log, event);
         }
         let (now, progress) = (system::now(), self.guard.progress());
-        match progress.lost_at {
-            Some(lost_at) if lost_at + self.dead <= now => self.engine.fail(),
-            None if now >= self.ask_at => {
+        match (progress.lost_at, progress.server) {
+            (Some(lost_at), _) if lost_at + self.dead <= now => self.engine.fail(),
+            (None, Some(server)) if now >= self.ask_at => {
                 self.ask_at = now + ASK;
-                self.dialers.describe(progress.server);
+                self.dialers.describe(server);
             }
             _ => {}
         }
@@ -258,11 +258,13 @@ impl Device {
                         Some(socket) => {
                             self.engine.go_on(socket.socket);
                             self.was_connected = true;
-                            Ok(())
+                            Ok(1)
                         }
                     };
                     self.guard.handle(system::now(), Event::Handed(result));
                 }
+                // The engine has one connection, and tells of its end.
+                Action::Look(_) => self.guard.handle(system::now(), Event::Looked(Ok(0))),
                 Action::Resize(size) => {
                     self.grow(size);
                     self.guard.handle(system::now(), Event::Resized(Ok(())));
@@ -287,7 +289,7 @@ impl Device {
     fn write_record(&mut self, log: &Log) {
         let progress = self.guard.progress();
         let name = |server: usize| self.servers[server].to_string();
-        self.record.server = name(progress.server);
+        self.record.server = progress.server.map_or_else(|| self.record.server.clone(), name);
         self.record.lost_at = progress.lost_at.map(|lost_at| lost_at.as_secs());
         self.record.size = progress.size;
         self.record.failed = progress.failed;
