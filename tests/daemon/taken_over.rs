@@ -87,7 +87,7 @@ fn what_a_guard_finds_is_taken_over_and_what_may_be_lost_is_let_go_of() {
     guest.ok("shown /sys/block/nbd0/queue/io_timeout");
     assert_eq!(guest.read("said").trim(), "3000");
     guest.ok("device status --json");
-    assert!(guest.read("said").contains("\"dead-conn-timeout\": 50"), "{}", guest.read("said"));
+    assert!(guest.read("said").contains("\"dead-conn-timeout\":50"), "{}", guest.read("said"));
     let begun = Instant::now();
     until("two looks are over", || (begun.elapsed() > Duration::from_secs(11)).then_some(()));
     goes_on(&guest);
