@@ -153,6 +153,13 @@ impl Device {
     /// Watches over the device until it is detached.
     pub(super) fn watch(mut self, log: &Log) {
         self.write_record(log);
+        if self.guard.progress().server.is_none() {
+            let Record { volume, server, .. } = &self.record;
+            log.say(&format!(
+                "{volume}: its server {server} is none of those that were given: they are asked when the \
+                 connection to it has ended"
+            ));
+        }
         self.feed(log, Event::Tick);
         while !self.has_ended {
             if let Err(error) = self.wait() {
@@ -328,6 +335,10 @@ impl Device {
 
     /// How many of these connections that lead nowhere the kernel takes. They end with this.
     fn look_at_kernel(&mut self, connections: usize) -> Event {
+        if self.is_let_go() {
+            // That is another one's work, and comes to its end or not.
+            return Event::Looked(Ok(0));
+        }
         let pairs = (0..connections).map(|_| UnixStream::pair()).collect::<io::Result<Vec<_>>>();
         let pairs = match pairs {
             Ok(pairs) => pairs,

@@ -272,10 +272,11 @@ fn a_look_that_is_not_answered_is_one_and_holds_up_no_attempt() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let servers = [Server::Tcp("127.0.0.1".to_owned(), listener.local_addr().unwrap().port())];
     let dialers = Dialers::start(&servers, "r0/0", dialling()).unwrap();
+    dialers.describe(0);
+    let silent = listener.accept().unwrap();
     for _ in 0..10 {
         dialers.describe(0);
     }
-    let silent = listener.accept().unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| serve(listener.accept().unwrap().0, SERVES));
         dialers.dial(0, 1, Vec::new());
