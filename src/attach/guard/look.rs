@@ -38,7 +38,7 @@ impl Guard {
     /// Whether the kernel can be looked at. One that has hung up may be dead for it or not.
     pub(super) fn may_look(&self) -> bool {
         let hangs = self.places.iter().any(|place| matches!(place, Place::HungUp(_)));
-        self.has_blind() && !self.is_busy() && !hangs
+        (self.has_blind() || self.is_in_doubt) && !self.is_busy() && !hangs
     }
 
     pub(super) fn link_dead(&mut self, now: Duration) {
@@ -90,13 +90,21 @@ impl Guard {
         self.look = Look::None;
         self.quiet_at = now + WORD;
         self.deaths = 0;
-        let of = |kind| {
-            let all = self.places.iter().enumerate();
-            all.filter(move |(_, place)| **place == kind).map(|(number, _)| number)
+        let of = |places: &[Place], kind| -> Vec<usize> {
+            let all = places.iter().enumerate();
+            all.filter(|(_, place)| **place == kind).map(|(number, _)| number).collect()
         };
+        let mut not_held = of(&self.places, Place::Dead);
+        let were_dead = not_held.len();
+        if self.is_in_doubt && taken > were_dead {
+            self.places
+                .iter_mut()
+                .filter(|place| **place == Place::Live)
+                .for_each(|place| *place = Place::Blind);
+        }
+        self.is_in_doubt = false;
         // Those that are known to be dead are among them.
-        let not_held: Vec<usize> = of(Place::Dead).chain(of(Place::Blind)).collect();
-        let were_dead = of(Place::Dead).count();
+        not_held.extend(of(&self.places, Place::Blind));
         for (number, place) in not_held.into_iter().enumerate() {
             self.places[place] = if number < taken { Place::Dead } else { Place::Blind };
         }
@@ -140,8 +148,7 @@ impl Guard {
             if !self.has_blind() {
                 self.log("the kernel has lost a connection that is not known here".to_owned());
                 self.deaths = 0;
-                self.is_closing = false;
-                self.places.fill(Place::Blind);
+                self.is_in_doubt = true;
                 self.look_at = now;
             }
             self.blind_dead(now);

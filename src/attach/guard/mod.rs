@@ -87,6 +87,8 @@ pub struct Guard {
     /// The size that the kernel is being told.
     resizing: Option<u64>,
     look: Look,
+    /// The kernel has told of an end of none that is held: they are looked at too.
+    is_in_doubt: bool,
     /// With blind connections: when the kernel is looked at.
     look_at: Duration,
     /// The last error of a look.
@@ -136,6 +138,7 @@ impl Guard {
             handing: None,
             resizing: None,
             look: Look::None,
+            is_in_doubt: false,
             look_at: Duration::ZERO,
             look_said: String::new(),
             quiet_at: Duration::ZERO,

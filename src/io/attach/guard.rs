@@ -324,7 +324,7 @@ impl Device {
             return event;
         }
         // In their order, as long as it has a place for one.
-        let taken = sockets.into_iter().take_while(|link| is_taken(link));
+        let taken = sockets.into_iter().take_while(is_taken);
         let mut count = 0;
         for (place, socket) in places.iter().zip(taken) {
             self.sockets[*place] = Some(socket);

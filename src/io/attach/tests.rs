@@ -256,9 +256,9 @@ fn a_silent_name_service_holds_up_no_server_that_was_found_before() {
     dialers.dial(2, 1, Vec::new());
     assert!(matches!(next(&dialers, SOON), Answer::Dialled(2, Ok(_))));
     for _ in 0..2 {
-        let why = match next(&dialers, LATE) {
-            Answer::Dialled(1, Err(why)) | Answer::Described(1, Err(why)) => why,
-            _ => panic!("an answer of another one"),
+        let answer = next(&dialers, LATE);
+        let (Answer::Dialled(1, Err(why)) | Answer::Described(1, Err(why))) = answer else {
+            panic!("an answer of another one");
         };
         let silent = DialError::Failed("the name service does not answer".to_owned());
         assert_eq!(why, silent);

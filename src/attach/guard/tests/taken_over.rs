@@ -253,6 +253,23 @@ fn an_end_of_none_that_is_held_makes_the_guard_look_into_all() {
             (1331, "taken", "\"goes on with alice:10809 after 0.0 s\"", None),
         ],
     );
+    // It was the late word of an earlier end: nothing has changed, and the connections can be closed.
+    let mut guard = attached(2);
+    story(
+        &mut guard,
+        &[
+            (1000, "dead", "", Some(1300)),
+            (1300, "tick", &lost.replace('1', "2"), None),
+            (1310, "looked 0", "", None),
+            (9000, "closed 0", "dial alice 1; dial bob 1", None),
+            (
+                9001,
+                "bob serves",
+                "drop bob; \"bob:10809 is Primary: the connections to alice:10809 are closed\"; close",
+                None,
+            ),
+        ],
+    );
     // Its own end comes right after the word.
     let mut guard = attached(1);
     story(&mut guard, &[(1000, "dead", "", Some(1300)), (1001, "hang-up 0", LOST, Some(31_001))]);
