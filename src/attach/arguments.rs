@@ -58,19 +58,21 @@ pub struct AttachOptions {
     /// configuration].
     #[arg(long, value_name = "/dev/nbdN", value_parser = device_index)]
     pub device: Option<u32>,
-    /// So many connections to the server.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    /// So many connections to the server [default: 1].
+    #[arg(long, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u8).range(1..=16))]
-    pub connections: u8,
+    pub connections: Option<u8>,
     /// A request that is not answered in this time ends its connection and is sent again over a new
-    /// one: the longest that a crash of the server adds to a promotion.
-    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    /// one: the longest that a crash of the server adds to a promotion [default: 5; what a device has that
+    /// is taken over].
+    #[arg(long, value_name = "SECONDS")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=3600))]
-    pub timeout: u32,
-    /// Without any server, I/O waits so long, and fails after it.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub timeout: Option<u32>,
+    /// Without any server, I/O waits so long, and fails after it [default: 300; what a device has that is
+    /// taken over].
+    #[arg(long, value_name = "SECONDS")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=31_536_000))]
-    pub dead_conn_timeout: u32,
+    pub dead_conn_timeout: Option<u32>,
     /// The logical block size: 512, 1024, 2048 or 4096 [default: 512, as with nbd-client, or the
     /// smallest that the server takes].
     #[arg(long, value_name = "BYTES", value_parser = block_size)]
@@ -85,17 +87,34 @@ pub struct AttachOptions {
 }
 
 impl AttachOptions {
-    /// The same as words of a command line.
+    /// Connections of a new device.
+    #[must_use]
+    pub fn connections(&self) -> u8 {
+        self.connections.unwrap_or(1)
+    }
+
+    /// Seconds that a request of a new device may take.
+    #[must_use]
+    pub fn timeout(&self) -> u32 {
+        self.timeout.unwrap_or(5)
+    }
+
+    /// Seconds that I/O of a new device waits without any server.
+    #[must_use]
+    pub fn dead_conn_timeout(&self) -> u32 {
+        self.dead_conn_timeout.unwrap_or(300)
+    }
+
+    /// The same as words of a command line. What was not given is not among them: a device that is taken
+    /// over keeps what it has of that.
     #[must_use]
     pub fn words(&self) -> Vec<String> {
-        let mut words = vec![
-            format!("--timeout={}", self.timeout),
-            format!("--dead-conn-timeout={}", self.dead_conn_timeout),
-        ];
-        match self.fuse {
-            true => words.push("--fuse".to_owned()),
-            false => words.insert(0, format!("--connections={}", self.connections)),
-        }
+        let mut words = Vec::new();
+        words.extend(self.connections.map(|connections| format!("--connections={connections}")));
+        words.extend(self.timeout.map(|seconds| format!("--timeout={seconds}")));
+        let dead = self.dead_conn_timeout;
+        words.extend(dead.map(|seconds| format!("--dead-conn-timeout={seconds}")));
+        words.extend(self.fuse.then(|| "--fuse".to_owned()));
         words.extend(self.no_loop.then(|| "--no-loop".to_owned()));
         if !self.servers.is_empty() {
             let servers: Vec<String> = self.servers.iter().map(Server::to_string).collect();
@@ -184,6 +203,9 @@ mod tests {
         let second = read(&format!("{words} r0/1")).unwrap();
         assert_eq!(second.options.words(), first.options.words());
         assert_eq!(first.options.words().len(), 6);
+        let none = read("r0").unwrap().options;
+        assert_eq!(none.words(), [""; 0], "what is not given changes no device");
+        assert_eq!((none.connections(), none.timeout(), none.dead_conn_timeout()), (1, 5, 300));
     }
 
     #[test]

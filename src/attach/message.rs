@@ -9,7 +9,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_generic::{GenlFamily, GenlHeader};
 
-use super::Terms;
+use super::{Terms, Times};
 
 /// The driver's name in the directory of families.
 const FAMILY: &str = "nbd";
@@ -92,6 +92,15 @@ impl Message {
     pub fn resize(index: u32, backend: &str, size: u64) -> Self {
         let attributes =
             vec![number(INDEX, index), text(BACKEND_IDENTIFIER, backend), large(SIZE_BYTES, size)];
+        Self { command: RECONFIGURE, attributes }
+    }
+
+    /// Tells an attached device other times, in seconds. The kernel waits for nothing with that.
+    #[must_use]
+    pub fn times(index: u32, backend: &str, times: Times) -> Self {
+        let mut attributes = vec![number(INDEX, index), text(BACKEND_IDENTIFIER, backend)];
+        attributes.extend(times.timeout.map(|seconds| large(TIMEOUT, seconds)));
+        attributes.extend(times.dead_conn_timeout.map(|seconds| large(DEAD_CONN_TIMEOUT, seconds)));
         Self { command: RECONFIGURE, attributes }
     }
 
@@ -243,6 +252,13 @@ mod tests {
         let sockets = [expected[0], expected[1], expected[3]].concat();
         assert_eq!(bytes(Message::reconfigure(3, "ab", &[9])), sockets);
         assert_eq!(bytes(Message::resize(3, "ab", 512)), expected[..3].concat());
+        let times = |timeout, dead_conn_timeout| {
+            bytes(Message::times(3, "ab", Times { timeout, dead_conn_timeout }))
+        };
+        let two: &[u8] =
+            &[12, 0, 4, 0, 7, 0, 0, 0, 0, 0, 0, 0, 12, 0, 8, 0, 9, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(times(Some(7), Some(9)), [&expected[..2].concat(), two].concat());
+        assert_eq!(times(None, Some(9)), [&expected[..2].concat(), &two[12..]].concat());
         assert_eq!(bytes(Message::disconnect(3)), [8, 0, 1, 0, 3, 0, 0, 0]);
     }
 

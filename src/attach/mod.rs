@@ -10,6 +10,7 @@
 //! - A device is given a socket only under the identifier it was attached with (`backend`), and
 //!   only one of an export that is no smaller and can do what the kernel was told (`terms`).
 
+mod adoption;
 mod arguments;
 mod backend;
 mod fuse_record;
@@ -19,6 +20,7 @@ mod record;
 mod server;
 mod terms;
 
+pub use adoption::Times;
 pub use arguments::{AttachArguments, AttachOptions, Volume, command, parse};
 pub use backend::Backend;
 pub use fuse_record::FuseRecord;

@@ -60,10 +60,8 @@ impl Handshake {
     /// As [`connect`](Self::connect), but the whole negotiation, and what the client reads and
     /// writes after it, ends when `limit` is over.
     pub fn connect_within(address: &Address, limit: Duration) -> Result<Handshake, ClientError> {
-        let deadline = Instant::now() + limit;
-        let mut handshake = Handshake::connect(address, limit)?;
-        handshake.socket.deadline = Some(deadline);
-        Ok(handshake)
+        let flags = NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES;
+        Handshake::greet(Socket::connect(address, limit, Some(Instant::now() + limit))?, flags)
     }
 
     /// As [`connect`](Self::connect), with client flags of the caller's choice.
@@ -72,7 +70,10 @@ impl Handshake {
         timeout: Duration,
         client_flags: u32,
     ) -> Result<Handshake, ClientError> {
-        let mut socket = Socket::connect(address, timeout)?;
+        Handshake::greet(Socket::connect(address, timeout, None)?, client_flags)
+    }
+
+    fn greet(mut socket: Socket, client_flags: u32) -> Result<Handshake, ClientError> {
         let greeting = socket.array::<GREETING_LENGTH>()?;
         let mut fields = Fields::new(&greeting);
         if fields.u64() != Some(NBD_MAGIC) || fields.u64() != Some(NBD_OPTS_MAGIC) {

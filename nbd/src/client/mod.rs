@@ -12,7 +12,7 @@ mod handshake;
 mod transmission;
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -32,8 +32,10 @@ pub const CHUNK_LIMIT: u32 = PAYLOAD_LIMIT + 4096;
 pub enum Address {
     /// A Unix stream socket.
     Unix(PathBuf),
-    /// `host:port`.
+    /// `host:port`. The name is looked up at each connect, and that has no limit of ours.
     Tcp(String),
+    /// The addresses of a host, looked up before; the first one that answers.
+    Resolved(Vec<SocketAddr>),
 }
 
 /// The headers and replies to negotiate.
@@ -101,12 +103,20 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    fn connect(address: &Address, timeout: Duration) -> io::Result<Socket> {
+    fn connect(
+        address: &Address,
+        timeout: Duration,
+        deadline: Option<Instant>,
+    ) -> io::Result<Socket> {
         let stream = match address {
             Address::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
-            Address::Tcp(host) => Stream::Tcp(connect_tcp(host, timeout)?),
+            Address::Tcp(host) => {
+                let addresses: Vec<SocketAddr> = host.to_socket_addrs()?.collect();
+                Stream::Tcp(connect_tcp(&addresses, timeout, deadline)?)
+            }
+            Address::Resolved(addresses) => Stream::Tcp(connect_tcp(addresses, timeout, deadline)?),
         };
-        let socket = Socket { stream, deadline: None };
+        let socket = Socket { stream, deadline };
         socket.set_timeout(timeout)?;
         Ok(socket)
     }
@@ -172,10 +182,23 @@ impl Socket {
     }
 }
 
-fn connect_tcp(host: &str, timeout: Duration) -> io::Result<TcpStream> {
+/// Each address gets the time-out; with a deadline its share of what is left.
+fn connect_tcp(
+    addresses: &[SocketAddr],
+    timeout: Duration,
+    deadline: Option<Instant>,
+) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
-    for address in host.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, timeout) {
+    for (number, address) in addresses.iter().enumerate() {
+        let share = deadline.map(|deadline| {
+            let others = u32::try_from(addresses.len() - number).unwrap_or(u32::MAX);
+            deadline.saturating_duration_since(Instant::now()) / others
+        });
+        let timeout = share.map_or(timeout, |share| share.min(timeout));
+        if timeout.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match TcpStream::connect_timeout(address, timeout) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 return Ok(stream);

@@ -10,14 +10,18 @@
 //!   that live are closed, and the kernel has said so. Two servers would each have a part of the
 //!   writes.
 //! - A connection counts as dead when it has hung up and the kernel has told that it let go of one.
-//!   A socket that is handed over before is thrown away by the kernel without a word.
+//!   A socket that is handed over before is thrown away by the kernel without a word, and the shell says so.
 //! - A device gets only a server that has all that it was answered: one of the systems whose caches held
 //!   it has run on since, or the server is in sync with one that has. A flush would else succeed over what
 //!   a power loss has taken. A device that cannot have that any more is let go of.
 //! - The device of a node itself (its own daemon's socket is the only server) is let go of where another
 //!   node is Primary: what is written there is not known to whoever has it mounted.
-//! - After a guard was killed, the next one does not hold the connections. It cannot see them end, so
-//!   it also hands over a socket every few seconds: the kernel takes it only where one is dead.
+//! - After a guard was killed, the next one does not hold the connections, and cannot close them. How many
+//!   are dead it learns by a look: the kernel takes a socket only where one is dead, and one that leads
+//!   nowhere tells as much, at no server's cost. As long as one of them may live, only its server replaces others.
+
+mod look;
+mod words;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -25,6 +29,9 @@ use std::time::Duration;
 use nbd::client::Description;
 
 use super::{Server, Terms, primary_named};
+
+use look::Look;
+pub use words::{Action, DialError, Event, Keeper, Progress};
 
 /// Between two attempts at a server that answers.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -35,114 +42,8 @@ const PAUSE_UNFIT: Duration = Duration::from_secs(5);
 /// How long the kernel may take to tell that it let go of a connection that has hung up. Its word may
 /// be lost.
 const WORD: Duration = Duration::from_millis(300);
-/// How often a socket is handed over while the connections are not known.
-const CHECK: Duration = Duration::from_secs(5);
-
-/// Why an attempt at a server came to nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DialError {
-    /// It answers, and lets nobody in: its sentence.
-    Refused(String),
-    /// It does not answer, or not as it should.
-    Failed(String),
-}
-
-impl DialError {
-    fn text(&self) -> &str {
-        match self {
-            Self::Refused(text) | Self::Failed(text) => text,
-        }
-    }
-}
-
-/// What has happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Time has passed.
-    Tick,
-    /// The kernel says that a connection of the device has ended.
-    LinkDead,
-    /// The connection in this place has hung up.
-    Closed(usize),
-    /// An attempt is over. Its connections are kept by the shell, under the server's number.
-    Dialled {
-        /// The server's number.
-        server: usize,
-        /// What it said of the export.
-        result: Result<Description, DialError>,
-    },
-    /// A server was asked, while all is well, what its export is like.
-    Described {
-        /// The server's number.
-        server: usize,
-        /// What it said.
-        export: Description,
-    },
-    /// The kernel has answered the last `Resize`.
-    Resized(Result<(), String>),
-    /// The kernel has answered the last hand-over.
-    Handed(Result<(), String>),
-    /// The device is not, or no longer, attached under our identifier.
-    Gone(String),
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Ask a server for so many connections. Answered by `Dialled`.
-    Dial {
-        /// The server's number.
-        server: usize,
-        /// Connections.
-        connections: usize,
-    },
-    /// Close the connections of an attempt: they are not needed.
-    Drop {
-        /// The server's number.
-        server: usize,
-    },
-    /// Shut down the connections that live. Each is answered by `Closed`.
-    Close,
-    /// Give the kernel the connections of an attempt, one for each place. Answered by `Handed`.
-    HandOver {
-        /// The server's number.
-        server: usize,
-        /// The places of the connections that they replace.
-        places: Vec<usize>,
-        /// Whether the kernel takes them for certain: then they are watched.
-        watch: bool,
-    },
-    /// Tell the kernel a new size, bytes. Answered by `Resized`.
-    Resize(u64),
-    /// A line for the log.
-    Log(String),
-    /// Let go of the device: its I/O fails from now on. Nothing is handed over any more.
-    Fail,
-    /// `progress` is another one.
-    Changed,
-    /// The device is no longer ours.
-    End,
-}
-
-/// How a device is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// The server that the kernel got last: its number.
-    pub server: usize,
-    /// Since when there is no connection.
-    pub lost_at: Option<Duration>,
-    /// Bytes.
-    pub size: u64,
-    /// What each server said last that could not be used: number and sentence.
-    pub refusals: Vec<(usize, String)>,
-    /// Why the device was let go of.
-    pub failed: Option<String>,
-    /// The runs of systems whose caches held all that was answered when it was asked last.
-    pub keepers: Vec<Keeper>,
-}
-
-/// What a server calls the run of a system.
-pub type Keeper = [u8; 16];
+/// How long a device without a server looks for one as fast as it can.
+const URGENT: Duration = Duration::from_secs(60);
 
 /// A connection of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,8 +52,9 @@ enum Place {
     /// It has hung up, at that time; the kernel has not told yet.
     HungUp(Duration),
     Dead,
-    /// It was given to the kernel by another guard.
-    Unknown,
+    /// It was given to the kernel by another guard, and lives as far as the kernel has told. It cannot be
+    /// closed, and nothing hangs up here when it ends.
+    Blind,
 }
 
 /// A server, and when it is asked again.
@@ -172,7 +74,8 @@ pub struct Guard {
     candidates: Vec<Candidate>,
     places: Vec<Place>,
     terms: Terms,
-    current: usize,
+    /// The server of the connections that live, or that the kernel got last. `None`: it is none of ours.
+    current: Option<usize>,
     dead_conn_timeout: Duration,
     lost_at: Option<Duration>,
     /// It has been said that I/O fails.
@@ -183,9 +86,16 @@ pub struct Guard {
     handing: Option<(usize, Vec<usize>)>,
     /// The size that the kernel is being told.
     resizing: Option<u64>,
-    /// With unknown connections: when a socket is handed over in any case.
-    check_at: Duration,
-    /// The server of the unknown connections did not take us: all are asked.
+    look: Look,
+    /// The kernel has told of an end of none that is held: they are looked at too.
+    is_in_doubt: bool,
+    /// With blind connections: when the kernel is looked at.
+    look_at: Duration,
+    /// The last error of a look.
+    look_said: String,
+    /// Until then an end that the kernel tells of may be of before the last look or hand-over.
+    quiet_at: Duration,
+    /// The server of the blind connections did not take us: all are asked.
     asks_all: bool,
     /// Ends that the kernel has told of, and that are not known to be of which connection.
     deaths: usize,
@@ -220,14 +130,18 @@ impl Guard {
             candidates: servers.into_iter().map(candidate).collect(),
             places: vec![Place::Live; connections],
             terms,
-            current,
+            current: Some(current),
             dead_conn_timeout,
             lost_at: None,
             is_failing: false,
             is_closing: false,
             handing: None,
             resizing: None,
-            check_at: Duration::ZERO,
+            look: Look::None,
+            is_in_doubt: false,
+            look_at: Duration::ZERO,
+            look_said: String::new(),
+            quiet_at: Duration::ZERO,
             asks_all: false,
             deaths: 0,
             keepers: Vec::new(),
@@ -238,22 +152,23 @@ impl Guard {
         }
     }
 
-    /// The guard of a device that another guard has attached, and left; `lost_at`: without a server, since
-    /// when.
+    /// The guard of a device that another guard has attached, and left. `current`: the server that the kernel
+    /// got last, if it is one of these; `lost_at`: without a server, since when.
     #[must_use]
     pub fn adopted(
         servers: Vec<Server>,
-        current: usize,
+        current: Option<usize>,
         terms: Terms,
         connections: usize,
         dead_conn_timeout: Duration,
         lost_at: Option<Duration>,
     ) -> Self {
-        let mut guard = Self::attached(servers, current, terms, connections, dead_conn_timeout);
-        guard.places.fill(Place::Unknown);
+        let mut guard = Self::attached(servers, 0, terms, connections, dead_conn_timeout);
+        guard.current = current;
+        // Of the ends that are known already the kernel does not tell again. Where the guard before it has
+        // replaced one since, the kernel throws ours away, and that is said.
+        guard.places.fill(if lost_at.is_some() { Place::Dead } else { Place::Blind });
         guard.lost_at = lost_at;
-        // Whoever had it last need not be the one that has it next.
-        guard.asks_all = lost_at.is_some();
         guard
     }
 
@@ -275,6 +190,8 @@ impl Guard {
             Event::Described { server, export } => self.described(server, &export),
             Event::Resized(result) => self.resized(result),
             Event::Handed(result) => self.handed(now, result),
+            Event::Looked(result) => self.looked(now, result),
+            Event::Missed => self.look_at = now,
             Event::Gone(why) => {
                 if !self.has_ended {
                     self.log(why);
@@ -298,8 +215,10 @@ impl Guard {
             return None;
         }
         let failing = self.fails_at().filter(|_| !self.is_failing);
-        let check = Some(self.check_at);
-        let check = check.filter(|_| self.places.contains(&Place::Unknown) && !self.checks());
+        let look = match self.look {
+            Look::Clearing { until, .. } => Some(until),
+            _ => Some(self.look_at).filter(|_| self.may_look()),
+        };
         let dials = (0..self.candidates.len())
             .filter(|server| self.is_asked(*server))
             .map(|server| self.candidates[server].next_at);
@@ -309,7 +228,7 @@ impl Guard {
             _ => None,
         });
         let stranger = Some(self.death_at + WORD).filter(|_| self.has_stranger());
-        dials.filter(|_| wanted).chain(failing).chain(check).chain(words).chain(stranger).min()
+        dials.filter(|_| wanted).chain(failing).chain(look).chain(words).chain(stranger).min()
     }
 
     /// How the device is doing.
@@ -336,28 +255,28 @@ impl Guard {
 
     /// How many connections are to be made.
     fn wanted(&self) -> usize {
+        match self.is_busy() {
+            true => 0,
+            false => self.places.iter().filter(|place| **place == Place::Dead).count(),
+        }
+    }
+
+    /// Whether nothing is begun, for something else has to end first, or all is over.
+    fn is_busy(&self) -> bool {
         let is_over = self.has_ended || self.failed.is_some();
-        if self.handing.is_some() || self.is_closing || is_over {
-            return 0;
-        }
-        let of = |kind| self.places.iter().filter(|place| **place == kind).count();
-        match of(Place::Unknown) {
-            0 => of(Place::Dead),
-            // One for each: the kernel throws away what it does not need.
-            _ if self.checks() => self.places.len(),
-            _ => 0,
-        }
+        self.handing.is_some() || self.is_closing || is_over || self.look != Look::None
     }
 
-    /// Whether the unknown connections are looked into: it was time, or the kernel told of an end.
-    fn checks(&self) -> bool {
-        self.check_at == Duration::ZERO
+    /// Whether a connection lives, or may live, that is held here.
+    fn has_held(&self) -> bool {
+        self.places.iter().any(|place| matches!(place, Place::Live | Place::HungUp(_)))
     }
 
-    /// Whether a server is one to ask now, and is not being asked.
+    /// Whether a server is one to ask now, and is not being asked. Another one than that of the blind
+    /// connections might be promoted by being asked.
     fn is_asked(&self, server: usize) -> bool {
-        let all = self.asks_all || !self.places.contains(&Place::Unknown);
-        !self.candidates[server].under_way && (all || server == self.current)
+        let all = self.asks_all || self.current.is_none() || !self.has_blind();
+        !self.candidates[server].under_way && (all || self.current == Some(server))
     }
 
     /// The device is of this node's own daemon.
@@ -369,28 +288,8 @@ impl Guard {
         self.candidates[server].server.to_string()
     }
 
-    fn link_dead(&mut self, now: Duration) {
-        let hung_up = |place: &Place| matches!(place, Place::HungUp(_));
-        if let Some(place) = self.places.iter().position(hung_up) {
-            return self.die(now, place);
-        }
-        self.deaths += 1;
-        self.death_at = now;
-        if !self.places.contains(&Place::Unknown) {
-            return;
-        }
-        self.check_at = Duration::ZERO;
-        if self.deaths >= self.places.len() {
-            self.places.fill(Place::Dead);
-            self.lose(now);
-        }
-    }
-
-    /// The kernel has told of an end, and every connection that is watched is in use. Where the word is not
-    /// that of an earlier end, the kernel did not take what it was given: what it has is not known.
-    fn has_stranger(&self) -> bool {
-        let is_watched = |place: &Place| matches!(place, Place::Live);
-        self.deaths > 0 && self.handing.is_none() && self.places.iter().any(is_watched)
+    fn current_name(&self) -> String {
+        self.current.map_or_else(|| "its server".to_owned(), |server| self.name(server))
     }
 
     fn closed(&mut self, now: Duration, place: usize) {
@@ -407,22 +306,26 @@ impl Guard {
     /// The kernel has let go of a connection.
     fn die(&mut self, now: Duration, place: usize) {
         self.places[place] = Place::Dead;
+        self.is_closing &= self.has_held();
         if self.places.iter().all(|place| *place == Place::Dead) {
-            self.is_closing = false;
             self.lose(now);
         }
     }
 
     /// There is no connection any more.
     fn lose(&mut self, now: Duration) {
-        self.lost_at = Some(now);
-        self.is_failing = false;
+        let is_known = self.lost_at.is_some();
+        self.lost_at.get_or_insert(now);
         for candidate in &mut self.candidates {
             candidate.next_at = now;
             candidate.pause = PAUSE;
             candidate.said.clear();
         }
-        let name = self.name(self.current);
+        if is_known {
+            return;
+        }
+        self.is_failing = false;
+        let name = self.current_name();
         let wait = self.dead_conn_timeout.as_secs();
         self.log(format!("the connection to {name} has ended; I/O waits, {wait} s at most"));
         self.actions.push_back(Action::Changed);
@@ -456,20 +359,28 @@ impl Guard {
             self.candidates[server].next_at = now + PAUSE_UNFIT;
             return self.say(server, &format!("not taken: {why}"));
         }
-        let lives = |place: &Place| matches!(place, Place::Live | Place::HungUp(_));
-        if server != self.current && self.places.iter().any(lives) {
+        let moves = self.current != Some(server);
+        if moves && self.has_blind() {
             self.actions.push_back(Action::Drop { server });
-            let (old, new) = (self.name(self.current), self.name(server));
+            self.candidates[server].next_at = now + PAUSE_UNFIT;
+            let old = self.current_name();
+            return self.say(server, &format!(
+                "not taken: a connection to {old} lives that an earlier guard has made. It cannot be closed \
+                 here, and no device has two servers"
+            ));
+        }
+        if moves && self.has_held() {
+            self.actions.push_back(Action::Drop { server });
+            let (old, new) = (self.current_name(), self.name(server));
             self.log(format!("{new} is Primary: the connections to {old} are closed"));
             self.is_closing = true;
             return self.actions.push_back(Action::Close);
         }
-        let watch = !self.places.contains(&Place::Unknown);
-        let dead = |place: &usize| matches!(self.places[*place], Place::Dead | Place::Unknown);
+        let dead = |place: &usize| self.places[*place] == Place::Dead;
         let places: Vec<usize> = (0..self.places.len()).filter(dead).take(ordered).collect();
         self.keep(export);
         self.handing = Some((server, places.clone()));
-        self.actions.push_back(Action::HandOver { server, places, watch });
+        self.actions.push_back(Action::HandOver { server, places });
     }
 
     /// Whether an export may lack what was answered: none of those that had it is among its keepers.
@@ -499,14 +410,16 @@ impl Guard {
     }
 
     fn refused(&mut self, now: Duration, server: usize, error: &DialError) {
+        let is_urgent = self.lost_at.is_some_and(|lost_at| now < lost_at + URGENT);
         let pause = match error {
-            DialError::Refused(_) => PAUSE,
-            DialError::Failed(_) => self.candidates[server].pause,
+            DialError::Refused(_) if is_urgent => PAUSE,
+            _ => self.candidates[server].pause,
         };
+        let longest = if self.lost_at.is_some() { PAUSE_MAX } else { PAUSE_UNFIT };
         let asked = &mut self.candidates[server];
         asked.under_way = false;
         asked.next_at = now + pause;
-        asked.pause = (pause * 2).min(PAUSE_MAX);
+        asked.pause = (pause * 2).min(longest);
         if self.wanted() == 0 {
             return;
         }
@@ -541,27 +454,43 @@ impl Guard {
         }
     }
 
-    fn handed(&mut self, now: Duration, result: Result<(), String>) {
+    fn handed(&mut self, now: Duration, result: Result<usize, String>) {
         let Some((server, places)) = self.handing.take() else { return };
-        if let Err(error) = result {
-            self.candidates[server].next_at = now + PAUSE_UNFIT;
-            return self.say(server, &format!("the kernel did not take its connection: {error}"));
+        let taken = match result {
+            Ok(taken) => taken.min(places.len()),
+            Err(error) => {
+                self.candidates[server].next_at = now + PAUSE_UNFIT;
+                let why = format!("the kernel did not take its connection: {error}");
+                return self.say(server, &why);
+            }
+        };
+        self.deaths = 0;
+        self.quiet_at = now + WORD;
+        let (live, others) = places.split_at(taken);
+        live.iter().for_each(|place| self.places[*place] = Place::Live);
+        others.iter().for_each(|place| self.places[*place] = Place::Blind);
+        let is_mixed = !others.is_empty() && self.current != Some(server);
+        if !others.is_empty() {
+            self.log("the kernel has a connection that is not known here".to_owned());
+            self.look_at = now;
+        }
+        if is_mixed && taken > 0 {
+            // What it has is of whoever had the device before.
+            self.is_closing = true;
+            self.actions.push_back(Action::Close);
+        }
+        if taken == 0 || is_mixed {
+            return;
         }
         let name = self.name(server);
-        let is_known = !self.places.contains(&Place::Unknown);
         if let Some(lost_at) = self.lost_at.take() {
             let seconds = now.saturating_sub(lost_at).as_secs_f32();
             self.log(format!("goes on with {name} after {seconds:.1} s"));
-        } else if server != self.current {
+        } else if self.current != Some(server) {
             self.log(format!("goes on with {name}"));
         }
-        self.current = server;
-        match is_known {
-            true => places.into_iter().for_each(|place| self.places[place] = Place::Live),
-            false => self.check_at = now + CHECK,
-        }
+        self.current = Some(server);
         self.asks_all = false;
-        self.deaths = 0;
         for candidate in &mut self.candidates {
             candidate.said.clear();
         }
@@ -571,7 +500,7 @@ impl Guard {
     /// A volume that has grown: its server takes requests behind the old end at once.
     fn described(&mut self, server: usize, export: &Description) {
         let is_well = self.lost_at.is_none() && self.handing.is_none() && !self.has_ended;
-        if !is_well || server != self.current || self.has_lost(export) {
+        if !is_well || self.current != Some(server) || self.has_lost(export) {
             return;
         }
         self.keep(export);
@@ -607,15 +536,7 @@ impl Guard {
                 self.die(now, place);
             }
         }
-        if self.has_stranger() && self.death_at + WORD <= now {
-            self.log("the kernel has lost a connection that is not known here".to_owned());
-            self.deaths = 0;
-            self.places.fill(Place::Unknown);
-            self.check_at = Duration::ZERO;
-        }
-        if self.places.contains(&Place::Unknown) && self.check_at <= now {
-            self.check_at = Duration::ZERO;
-        }
+        self.settle_blind(now);
         let connections = self.wanted();
         if connections == 0 {
             return;

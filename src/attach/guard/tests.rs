@@ -1,5 +1,7 @@
 //! Stories of a guard: what happens at which time, and what it does about it.
 
+mod taken_over;
+
 use std::time::Duration;
 
 use nbd::client::Description;
@@ -24,31 +26,6 @@ fn attached(connections: usize) -> Guard {
     Guard::attached(servers, 0, terms(), connections, Duration::from_secs(30))
 }
 
-fn adopted(connections: usize) -> Guard {
-    let servers = SERVERS.map(|server| server.parse().unwrap()).to_vec();
-    Guard::adopted(servers, 0, terms(), connections, Duration::from_secs(30), None)
-}
-
-/// The kernel tells of an end once: what the guard before it has heard is not heard again.
-#[test]
-fn an_adopted_device_without_a_server_stays_one_until_a_connection_is_taken() {
-    let servers = SERVERS.map(|server| server.parse().unwrap()).to_vec();
-    let wait = Duration::from_secs(30);
-    let mut guard = Guard::adopted(servers, 0, terms(), 1, wait, Some(ms(1000)));
-    assert_eq!(guard.progress().lost_at, Some(ms(1000)));
-    story(
-        &mut guard,
-        &[
-            (20_000, "tick", "dial alice 1; dial bob 1", Some(31_000)),
-            (20_010, "alice silent", "\"alice:10809: silent\"", Some(20_210)),
-            (31_000, "tick", "\"no server for 30 s: I/O fails\"; dial alice 1", None),
-            (31_010, "bob serves", "hand bob [0] unwatched", None),
-            (31_011, "taken", "\"goes on with bob:10809 after 30.0 s\"", Some(36_011)),
-        ],
-    );
-    assert_eq!(guard.progress().lost_at, None);
-}
-
 fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
@@ -63,7 +40,13 @@ fn event(words: &str) -> Event {
         ("tick", _) => Event::Tick,
         ("dead", _) => Event::LinkDead,
         ("closed" | "hang-up", place) => Event::Closed(place.parse().unwrap()),
-        ("taken", _) => Event::Handed(Ok(())),
+        ("taken", "") => Event::Handed(Ok(usize::MAX)),
+        ("taken", number) => Event::Handed(Ok(number.parse().unwrap())),
+        ("looked", number) => match number.parse() {
+            Ok(number) => Event::Looked(Ok(number)),
+            Err(_) => Event::Looked(Err(number.to_owned())),
+        },
+        ("missed", _) => Event::Missed,
         ("error", text) => Event::Handed(Err(text.to_owned())),
         ("described" | "elsewhere", size) => {
             let server = usize::from(word == "elsewhere");
@@ -89,10 +72,8 @@ fn actions(guard: &mut Guard) -> String {
             Action::Dial { server, connections } => format!("dial {} {connections}", name(server)),
             Action::Drop { server } => format!("drop {}", name(server)),
             Action::Close => "close".to_owned(),
-            Action::HandOver { server, places, watch } => {
-                let watch = if watch { "" } else { " unwatched" };
-                format!("hand {} {places:?}{watch}", name(server))
-            }
+            Action::HandOver { server, places } => format!("hand {} {places:?}", name(server)),
+            Action::Look(connections) => format!("look {connections}"),
             Action::Log(text) => format!("\"{text}\""),
             Action::Resize(size) => format!("resize {size}"),
             Action::Changed => continue,
@@ -140,7 +121,7 @@ fn a_crash_ends_with_the_server_that_is_promoted() {
             (1502, "hang-up 7", "", None),
         ],
     );
-    assert_eq!(guard.progress().server, 1);
+    assert_eq!(guard.progress().server, Some(1));
     assert!(guard.progress().refusals.is_empty());
 }
 
@@ -269,26 +250,6 @@ fn an_export_that_does_not_fit_is_never_handed_over() {
     assert_eq!(guard.progress().size, 2 * SIZE);
 }
 
-/// The kernel throws away a connection that comes before it has noticed the end of the old one.
-#[test]
-fn an_end_of_none_that_is_watched_makes_the_guard_look_into_all() {
-    let lost = "\"the kernel has lost a connection that is not known here\"; dial alice 1";
-    let mut guard = attached(1);
-    story(
-        &mut guard,
-        &[
-            (1000, "dead", "", Some(1300)),
-            (1299, "tick", "", Some(1300)),
-            (1300, "tick", lost, None),
-            (1310, "alice serves", "hand alice [0] unwatched", None),
-            (1311, "taken", "", Some(6311)),
-        ],
-    );
-    // Its own end comes right after the word.
-    let mut guard = attached(1);
-    story(&mut guard, &[(1000, "dead", "", Some(1300)), (1001, "hang-up 0", LOST, Some(31_001))]);
-}
-
 #[test]
 fn an_error_of_the_kernel_is_said_and_tried_again() {
     let mut guard = attached(1);
@@ -359,57 +320,31 @@ fn no_device_has_connections_to_two_servers() {
     );
 }
 
+/// A refusal that nothing changes: `nbd-clients exclusive`, or another server's.
 #[test]
-fn a_guard_that_takes_over_hands_a_socket_over_in_any_case_and_then_now_and_then() {
-    let mut guard = adopted(1);
-    story(
-        &mut guard,
-        &[
-            // Only the server that it had: another one might be promoted by being asked.
-            (1000, "tick", "dial alice 1", None),
-            (1010, "alice serves", "hand alice [0] unwatched", None),
-            (1011, "taken", "", Some(6011)),
-            (6011, "tick", "dial alice 1", None),
-            (
-                6012,
-                "alice r0: bob is Primary",
-                "\"alice:10809: r0: bob is Primary\"; dial bob 1",
-                Some(6212),
-            ),
-            (6013, "bob serves", "hand bob [0] unwatched", None),
-            (6014, "taken", "\"goes on with bob:10809\"", Some(11_014)),
-        ],
-    );
-}
-
-#[test]
-fn an_event_makes_what_was_taken_over_known() {
-    let mut guard = adopted(1);
-    story(
-        &mut guard,
-        &[
-            (1000, "tick", "dial alice 1", None),
-            (1010, "alice serves", "hand alice [0] unwatched", None),
-            (1011, "taken", "", Some(6011)),
-            (2000, "dead", LOST, Some(32_000)),
-            (2001, "bob serves", "hand bob [0]", Some(32_000)),
-            (2002, "taken", "\"goes on with bob:10809 after 0.0 s\"", None),
-        ],
-    );
-    // Two of three have ended: the third may live, so it stays unknown.
-    let mut guard = adopted(3);
-    story(
-        &mut guard,
-        &[
-            (1000, "tick", "dial alice 3", None),
-            (1010, "alice serves", "hand alice [0, 1, 2] unwatched", None),
-            (1011, "taken", "", Some(6011)),
-            (2000, "dead", "dial alice 3", None),
-            (2001, "dead", "", None),
-            (2002, "alice serves", "hand alice [0, 1, 2] unwatched", None),
-            (2003, "taken", "", Some(7003)),
-        ],
-    );
+fn who_refuses_is_asked_less_and_less_often() {
+    let asked = |guard: &mut Guard, from: u64, to: u64| {
+        let (mut now, mut count) = (from, 0);
+        while now < to {
+            guard.handle(ms(now), event("alice no"));
+            guard.handle(ms(now), event("bob no"));
+            while let Some(action) = guard.next_action() {
+                count += usize::from(matches!(action, Action::Dial { server: 0, .. }));
+            }
+            now = u64::try_from(guard.next_timeout().unwrap().as_millis()).unwrap();
+            guard.handle(ms(now), Event::Tick);
+        }
+        count
+    };
+    // One of two connections is replaced by nobody.
+    let mut guard = attached(2);
+    story(&mut guard, &[(0, "closed 0", "dial alice 1; dial bob 1", None)]);
+    assert!((20..=26).contains(&asked(&mut guard, 0, 100_000)));
+    // Without a server a promotion is not to be waited for: five times a second, and later once.
+    let mut guard = attached(1);
+    story(&mut guard, &[(0, "closed 0", LOST, Some(30_000))]);
+    let (first, later) = (asked(&mut guard, 0, 60_000), asked(&mut guard, 60_000, 120_000));
+    assert!((290..=302).contains(&first) && (58..=63).contains(&later), "{first} {later}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Connections to the servers: one thread each, so that a silent one holds up nobody.
+//! Connections to the servers: threads for each, so that a silent one holds up nobody.
 //!
 //! The threads are there from the start: while I/O waits, memory may be short, and a new thread
 //! could have to wait for that very I/O.
@@ -6,15 +6,20 @@
 //! Invariants:
 //! - Each connection says which device it is of, and which other ones of it live: a server that knows
 //!   that word ends the others before it begins the first request (PROTOCOL.md, 6).
+//! - At each server one attempt to connect and one look at its export are under way at most, neither waits
+//!   for the other, and each has an answer within `LIMIT`, whatever the name service does (`resolve`).
 //! - What a server has not acknowledged is thrown away before the kernel gives it to another connection:
 //!   TCP's own time-out is shorter than that of a request.
 
+mod resolve;
+
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
 use nbd::client::{ClientError, Description, Handshake};
 use nbd::constants::{NBD_INFO_BLOCK_SIZE, TANDEM_INFO_KEEPERS};
@@ -24,6 +29,7 @@ use nix::sys::socket::{Shutdown, getsockopt, setsockopt, shutdown, sockopt};
 use crate::attach::{DialError, Server};
 
 use super::{Trouble, system};
+use resolve::{LookUp, Place};
 
 /// An attempt, with all its connections, ends by then.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -52,9 +58,8 @@ pub(super) struct Dialling {
 }
 
 impl Dialling {
-    pub(super) fn new(token: u64, timeout: u32) -> Result<Self, Trouble> {
+    pub(super) fn new(token: u64, timeout: Duration) -> Result<Self, Trouble> {
         let first = system::token().map_err(|error| Trouble::failed(error.to_string()))?;
-        let timeout = Duration::from_secs(u64::from(timeout));
         Ok(Self { token, next: AtomicU64::new(first), timeout })
     }
 
@@ -79,13 +84,11 @@ impl AsFd for Link {
     }
 }
 
-impl Link {
-    /// Whether the kernel's driver has taken it, and not thrown it away: it limits how long a send may
-    /// take, and nobody else does.
-    pub(super) fn is_taken(&self) -> bool {
-        getsockopt(&self.socket, sockopt::SendTimeout)
-            .is_ok_and(|limit| limit.tv_sec() > 0 || limit.tv_usec() > 0)
-    }
+/// Whether the kernel's driver has taken a connection, and not thrown it away: it limits how long a send
+/// may take, and nobody else does.
+pub(super) fn is_taken(socket: &impl AsFd) -> bool {
+    getsockopt(&socket.as_fd(), sockopt::SendTimeout)
+        .is_ok_and(|limit| limit.tv_sec() > 0 || limit.tv_usec() > 0)
 }
 
 /// Ends a connection, and throws away what it has not sent or what was not acknowledged: a shutdown alone
@@ -111,12 +114,15 @@ pub(super) enum Answer {
     /// Of an attempt to connect: the server's number, and the outcome.
     Dialled(usize, Dialled),
     /// Of a server that has said what its export is like.
-    Described(usize, Description),
+    Described(usize, Result<Description, DialError>),
 }
 
-/// A thread for each server.
+/// The threads of each server.
 pub(super) struct Dialers {
-    orders: Vec<Sender<Order>>,
+    connects: Vec<SyncSender<Order>>,
+    describes: Vec<SyncSender<Order>>,
+    /// By server: whether a look is under way.
+    describing: RefCell<Vec<bool>>,
     answers: Receiver<Answer>,
     /// Readable when there are answers.
     pub(super) bell: Arc<EventFd>,
@@ -128,85 +134,119 @@ impl Dialers {
         export: &str,
         dialling: Dialling,
     ) -> Result<Self, Trouble> {
+        Self::start_with(servers, export, dialling, Arc::new(resolve::by_system))
+    }
+
+    /// With another name service.
+    pub(super) fn start_with(
+        servers: &[Server],
+        export: &str,
+        dialling: Dialling,
+        look_up: Arc<LookUp>,
+    ) -> Result<Self, Trouble> {
         let dialling = Arc::new(dialling);
         let cannot = |error: io::Error| Trouble::failed(format!("threads: {error}"));
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         let bell = EventFd::from_flags(flags).map_err(|error| cannot(error.into()))?;
         let bell = Arc::new(bell);
-        let (sender, answers) = channel();
-        let mut orders = Vec::new();
+        // One of each thread.
+        let (sender, answers) = sync_channel(2 * servers.len());
+        let (mut connects, mut describes) = (Vec::new(), Vec::new());
         for (number, server) in servers.iter().enumerate() {
-            let (order, ordered) = channel::<Order>();
-            let (server, export) = (server.clone(), export.to_owned());
-            let (sender, bell, dialling) = (sender.clone(), bell.clone(), dialling.clone());
-            let thread = std::thread::Builder::new().name(format!("dial-{number}"));
-            let work = move || {
-                for order in ordered {
-                    let answer = match order {
-                        Order::Connect(connections, siblings) => {
-                            let outcome = dial(&server, &export, connections, siblings, &dialling);
-                            Answer::Dialled(number, outcome)
+            let place = Place::of(server, &look_up).map_err(cannot)?;
+            for (orders, what) in [(&mut connects, "dial"), (&mut describes, "look")] {
+                let (order, ordered) = sync_channel::<Order>(1);
+                let (place, export) = (place.clone(), export.to_owned());
+                let (sender, bell, dialling) = (sender.clone(), bell.clone(), dialling.clone());
+                let work = move || {
+                    for order in ordered {
+                        let answer = match order {
+                            Order::Connect(connections, siblings) => {
+                                let made = dial(&place, &export, connections, siblings, &dialling);
+                                Answer::Dialled(number, made)
+                            }
+                            Order::Describe => Answer::Described(number, describe(&place, &export)),
+                        };
+                        if sender.send(answer).is_err() {
+                            return;
                         }
-                        Order::Describe => match describe(&server, &export) {
-                            Ok(export) => Answer::Described(number, export),
-                            // If it has gone, that is seen by its connections.
-                            Err(_) => continue,
-                        },
-                    };
-                    if sender.send(answer).is_err() {
-                        return;
+                        // A bell that cannot take another ring is ringing.
+                        let _ = bell.write(1);
                     }
-                    // A bell that cannot take another ring is ringing.
-                    let _ = bell.write(1);
-                }
-            };
-            thread.stack_size(STACK).spawn(work).map_err(cannot)?;
-            orders.push(order);
+                };
+                let thread = std::thread::Builder::new().name(format!("{what}-{number}"));
+                thread.stack_size(STACK).spawn(work).map_err(cannot)?;
+                orders.push(order);
+            }
         }
-        Ok(Self { orders, answers, bell })
+        let describing = RefCell::new(vec![false; servers.len()]);
+        Ok(Self { connects, describes, describing, answers, bell })
     }
 
-    /// Begins an attempt. `siblings`: the device's connections that live.
+    /// Begins an attempt; there is none under way at that server. `siblings`: the device's connections that
+    /// live.
     pub(super) fn dial(&self, server: usize, connections: usize, siblings: Vec<u64>) {
-        // The thread lives as long as its sender.
-        let _ = self.orders[server].send(Order::Connect(connections, siblings));
+        // So there is room, and the thread lives as long as its sender.
+        let _ = self.connects[server].try_send(Order::Connect(connections, siblings));
     }
 
-    /// Asks what the export is like. That promotes nobody.
+    /// Asks what the export is like, if it is not being asked. That promotes nobody.
     pub(super) fn describe(&self, server: usize) {
-        let _ = self.orders[server].send(Order::Describe);
+        if !std::mem::replace(&mut self.describing.borrow_mut()[server], true) {
+            let _ = self.describes[server].try_send(Order::Describe);
+        }
     }
 
     /// An attempt that is over, if there is one.
     pub(super) fn answer(&self) -> Option<Answer> {
-        self.answers.try_recv().ok()
+        self.answers.try_recv().ok().inspect(|answer| self.heard(answer))
     }
 
     /// The next attempt that is over: the server's number, and the outcome.
     pub(super) fn wait(&self) -> Option<(usize, Dialled)> {
         loop {
-            if let Answer::Dialled(server, outcome) = self.answers.recv().ok()? {
+            let answer = self.answers.recv().ok()?;
+            self.heard(&answer);
+            if let Answer::Dialled(server, outcome) = answer {
                 return Some((server, outcome));
             }
         }
     }
+
+    fn heard(&self, answer: &Answer) {
+        if let Answer::Described(server, _) = answer {
+            self.describing.borrow_mut()[*server] = false;
+        }
+    }
 }
 
-fn describe(server: &Server, export: &str) -> Result<Description, ClientError> {
-    let mut handshake = Handshake::connect_within(&server.address(), LIMIT)?;
-    let description = handshake.info(export, ASKED)?;
-    handshake.abort()?;
-    Ok(description)
+/// A connection in negotiation, which ends with its attempt.
+fn connect(place: &Place, deadline: Instant) -> Result<Handshake, ClientError> {
+    let address = place.address(deadline)?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    match left.is_zero() {
+        true => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+        false => Handshake::connect_within(&address, left),
+    }
+}
+
+fn describe(place: &Place, export: &str) -> Result<Description, DialError> {
+    let described = connect(place, Instant::now() + LIMIT).and_then(|mut handshake| {
+        let description = handshake.info(export, ASKED)?;
+        handshake.abort()?;
+        Ok(description)
+    });
+    described.map_err(|error| sorted(&error))
 }
 
 fn dial(
-    server: &Server,
+    place: &Place,
     export: &str,
     connections: usize,
     siblings: Vec<u64>,
     dialling: &Dialling,
 ) -> Dialled {
-    let address = server.address();
+    let deadline = Instant::now() + LIMIT;
     let mut first: Option<Description> = None;
     let mut sockets = Vec::new();
     // Those of one attempt live together, whichever is used first.
@@ -214,7 +254,7 @@ fn dial(
     let together: Vec<u64> = devices.iter().map(|device| device.connection).collect();
     devices.iter_mut().for_each(|device| device.siblings.extend(&together));
     for device in devices {
-        let client = Handshake::connect_within(&address, LIMIT)
+        let client = connect(place, deadline)
             .and_then(|mut handshake| {
                 // A server that does not know the word lets old connections go by themselves.
                 handshake.device(&device)?;

@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::attach::{Action, Event, Guard, Message, Record, Server};
 
-use super::dial::{Answer, Dialers, Link, abort};
+use super::dial::{Answer, Dialers, Link, abort, is_taken};
 use super::netlink::{Driver, Events};
 use super::{numbers, system};
 
@@ -94,8 +94,6 @@ pub(super) struct Device {
     dialers: Dialers,
     /// The connections that the kernel has, as far as they are known.
     sockets: Vec<Option<Link>>,
-    /// Those of unknown places that the kernel has taken from us.
-    taken: Vec<Link>,
     /// Those that it has let go of, and that could not be aborted yet.
     parting: Vec<Link>,
     /// By server: what its last attempt has brought.
@@ -131,7 +129,6 @@ impl Device {
             events,
             dialers,
             sockets,
-            taken: Vec::new(),
             parting: Vec::new(),
             dialled,
             servers,
@@ -156,6 +153,13 @@ impl Device {
     /// Watches over the device until it is detached.
     pub(super) fn watch(mut self, log: &Log) {
         self.write_record(log);
+        if self.guard.progress().server.is_none() {
+            let Record { volume, server, .. } = &self.record;
+            log.say(&format!(
+                "{volume}: its server {server} is none of those that were given: they are asked when the \
+                 connection to it has ended"
+            ));
+        }
         self.feed(log, Event::Tick);
         while !self.has_ended {
             if let Err(error) = self.wait() {
@@ -163,15 +167,18 @@ impl Device {
                 log.say(&format!("{}: waiting: {error}", self.record.volume));
                 std::thread::sleep(Duration::from_secs(1));
             }
-            for _ in 0..self.events.dead_links(self.record.index) {
+            let (dead, is_missed) = self.events.dead_links(self.record.index);
+            for _ in 0..dead {
                 self.feed(log, Event::LinkDead);
+            }
+            if is_missed {
+                self.feed(log, Event::Missed);
             }
             for place in self.closed() {
                 self.parting.extend(self.sockets[place].take());
                 self.abort();
                 self.feed(log, Event::Closed(place));
             }
-            self.parting.extend(self.taken.extract_if(.., |link| has_ended(link)));
             self.abort();
             while let Some(answer) = self.dialers.answer() {
                 let event = match answer {
@@ -179,7 +186,9 @@ impl Device {
                         let keep = |(export, sockets)| self.keep(server, export, sockets);
                         Event::Dialled { server, result: outcome.map(keep) }
                     }
-                    Answer::Described(server, export) => Event::Described { server, export },
+                    Answer::Described(server, Ok(export)) => Event::Described { server, export },
+                    // If it has gone, that is seen by its connections.
+                    Answer::Described(_, Err(_)) => continue,
                 };
                 self.feed(log, event);
             }
@@ -194,9 +203,11 @@ impl Device {
     fn ask(&mut self) {
         let progress = self.guard.progress();
         let now = system::now();
-        if progress.lost_at.is_none() && now >= self.ask_at {
+        if let (None, Some(server)) = (progress.lost_at, progress.server)
+            && now >= self.ask_at
+        {
             self.ask_at = now + ASK;
-            self.dialers.describe(progress.server);
+            self.dialers.describe(server);
         }
     }
 
@@ -207,7 +218,7 @@ impl Device {
 
     /// What servers know those connections by that live, as far as they are known here.
     fn living(&self) -> Vec<u64> {
-        self.sockets.iter().flatten().chain(&self.taken).map(|link| link.number).collect()
+        self.sockets.iter().flatten().map(|link| link.number).collect()
     }
 
     fn keep(&mut self, server: usize, export: Description, sockets: Vec<Link>) -> Description {
@@ -222,7 +233,7 @@ impl Device {
             PollFd::new(self.dialers.bell.as_fd(), PollFlags::POLLIN),
         ];
         // A hang-up is told without being asked for.
-        let known = self.sockets.iter().flatten().chain(&self.taken);
+        let known = self.sockets.iter().flatten();
         descriptors.extend(known.map(|socket| PollFd::new(socket.as_fd(), PollFlags::empty())));
         let next = self.guard.next_timeout().map(|at| at.saturating_sub(system::now()));
         // Rounded up, so that the time-out is over then.
@@ -275,8 +286,12 @@ impl Device {
                         let _ = shutdown(socket.socket.as_raw_fd(), Shutdown::Both);
                     }
                 }
-                Action::HandOver { server, places, watch } => {
-                    let event = self.hand_over(server, &places, watch);
+                Action::HandOver { server, places } => {
+                    let event = self.hand_over(server, &places);
+                    self.guard.handle(system::now(), event);
+                }
+                Action::Look(connections) => {
+                    let event = self.look_at_kernel(connections);
                     self.guard.handle(system::now(), event);
                 }
                 Action::Resize(size) => {
@@ -301,33 +316,59 @@ impl Device {
         system::is_detached(&self.run_dir, self.record.index, &self.record.backend)
     }
 
-    fn hand_over(&mut self, server: usize, places: &[usize], watch: bool) -> Event {
+    fn hand_over(&mut self, server: usize, places: &[usize]) -> Event {
         self.abort();
         let mut sockets = std::mem::take(&mut self.dialled[server]);
         sockets.truncate(places.len());
+        if let Some(event) = self.give(&numbers(&sockets), Event::Handed) {
+            return event;
+        }
+        // In their order, as long as it has a place for one.
+        let taken = sockets.into_iter().take_while(is_taken);
+        let mut count = 0;
+        for (place, socket) in places.iter().zip(taken) {
+            self.sockets[*place] = Some(socket);
+            count += 1;
+        }
+        Event::Handed(Ok(count))
+    }
+
+    /// How many of these connections that lead nowhere the kernel takes. They end with this.
+    fn look_at_kernel(&mut self, connections: usize) -> Event {
         if self.is_let_go() {
-            return Event::Gone(format!("{} is detached", self.node()));
+            // That is another one's work, and comes to its end or not.
+            return Event::Looked(Ok(0));
         }
-        let numbers = numbers(&sockets);
-        let message = Message::reconfigure(self.record.index, &self.record.backend, &numbers);
-        if let Err(error) = self.driver.order(message) {
-            return Event::Handed(Err(error.to_string()));
+        let pairs = (0..connections).map(|_| UnixStream::pair()).collect::<io::Result<Vec<_>>>();
+        let pairs = match pairs {
+            Ok(pairs) => pairs,
+            Err(error) => return Event::Looked(Err(error.to_string())),
+        };
+        let given = self.give(&numbers(pairs.iter().map(|(one, _)| one)), Event::Looked);
+        given.unwrap_or_else(|| {
+            Event::Looked(Ok(pairs.iter().take_while(|(one, _)| is_taken(one)).count()))
+        })
+    }
+
+    /// Gives the kernel connections, unless the device was let go of; what the guard hears if it does not
+    /// take them.
+    fn give(
+        &mut self,
+        numbers: &[u32],
+        answer: fn(Result<usize, String>) -> Event,
+    ) -> Option<Event> {
+        if self.is_let_go() {
+            return Some(Event::Gone(format!("{} is detached", self.node())));
         }
-        if watch {
-            for (place, socket) in places.iter().zip(sockets) {
-                self.sockets[*place] = Some(socket);
-            }
-        } else {
-            // Those that it needed.
-            self.taken.extend(sockets.into_iter().filter(Link::is_taken));
-        }
-        Event::Handed(Ok(()))
+        let message = Message::reconfigure(self.record.index, &self.record.backend, numbers);
+        self.driver.order(message).err().map(|error| answer(Err(error.to_string())))
     }
 
     fn write_record(&mut self, log: &Log) {
         let progress = self.guard.progress();
         let name = |server: usize| self.servers[server].to_string();
-        self.record.server = name(progress.server);
+        // One that is none of ours stays what it was.
+        self.record.server = progress.server.map_or_else(|| self.record.server.clone(), name);
         self.record.lost_at = progress.lost_at.map(|lost_at| lost_at.as_secs());
         self.record.terms.size = progress.size;
         self.record.failed = progress.failed;

@@ -11,10 +11,12 @@ mod orders;
 mod system;
 
 use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::time::Duration;
 
 use crate::attach::{
-    AttachArguments, Backend, Connect, DialError, Guard, Message, Record, Server, Terms, parse,
+    AttachArguments, Backend, Connect, DialError, Guard, Message, Record, Server, Terms, Times,
+    parse,
 };
 
 use dial::{Dialers, Dialling, Link};
@@ -104,22 +106,38 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
         Some((_, backend)) => backend.token,
         None => system::token().map_err(|error| Trouble::failed(error.to_string()))?,
     };
-    let dialling = Dialling::new(token, arguments.options.timeout)?;
+    // Of one that is taken over: what it has, if no other one is asked for.
+    let has = found.as_ref().and_then(|(index, _)| system::timeout(*index));
+    let asked = arguments.options.timeout.map(|seconds| Duration::from_secs(u64::from(seconds)));
+    let default = Duration::from_secs(u64::from(arguments.options.timeout()));
+    let dialling = Dialling::new(token, asked.or(has).unwrap_or(default))?;
     let dialers = Dialers::start(&servers, &arguments.volume.to_string(), dialling)?;
-    let (device, said) = match found {
+    let (device, said, changed) = match found {
         Some((index, backend)) => {
-            (adopt(arguments, driver, events, dialers, index, &backend)?, "taken over")
+            let (device, changed) =
+                adopt(arguments, driver, events, dialers, index, &backend, has)?;
+            (device, "taken over", changed)
         }
-        None => (
-            attach(arguments, &mut driver, &dialers, token, &mut attaching)
-                .and_then(|attached| attached.into_device(arguments, driver, events, dialers))?,
-            "attached",
-        ),
+        None => {
+            let attached = attach(arguments, &mut driver, &dialers, token, &mut attaching)?;
+            (
+                attached.into_device(arguments, driver, events, dialers)?,
+                "attached",
+                Times::default(),
+            )
+        }
     };
     drop(attaching);
     let ready = format!("{} is {} ({said})\n", arguments.volume, device.node());
     let log = Log::of_guard(arguments.background, &ready);
     log.say(&format!("{}{}", ready.trim_end(), device.detail()));
+    for (what, seconds) in
+        [("--timeout", changed.timeout), ("--dead-conn-timeout", changed.dead_conn_timeout)]
+    {
+        if let Some(seconds) = seconds {
+            log.say(&format!("{}: {what} is {seconds} s now", arguments.volume));
+        }
+    }
     if let Some(missing) = missing {
         log.say(&missing);
     }
@@ -148,7 +166,7 @@ fn attach(
     {
         return Err(busy(index, &holder));
     }
-    let connections = usize::from(options.connections);
+    let connections = usize::from(options.connections());
     let servers = arguments.servers();
     let (server, export, sockets) = first(&servers, dialers, connections)?;
     let unfit = |unfit| Trouble::failed(format!("{}: {unfit}", servers[server]));
@@ -160,7 +178,7 @@ fn attach(
         backend: backend.to_string(),
         terms,
         connections: sockets.len(),
-        dead_conn_timeout: u64::from(options.dead_conn_timeout),
+        dead_conn_timeout: u64::from(options.dead_conn_timeout()),
         server: servers[server].to_string(),
         lost_at: None,
         refusals: Vec::new(),
@@ -173,8 +191,8 @@ fn attach(
         index: options.device,
         terms,
         backend: &backend.to_string(),
-        timeout: u64::from(options.timeout),
-        dead_conn_timeout: u64::from(options.dead_conn_timeout),
+        timeout: u64::from(options.timeout()),
+        dead_conn_timeout: u64::from(options.dead_conn_timeout()),
         sockets: &numbers(&sockets),
     }));
     let answers = answers.map_err(|error| not_attached(&error, options.device))?;
@@ -194,10 +212,10 @@ fn not_remembered(run_dir: &std::path::Path, error: &std::io::Error) -> Trouble 
 }
 
 /// The numbers of descriptors, as the driver takes them.
-fn numbers(links: &[Link]) -> Vec<u32> {
-    use std::os::fd::AsRawFd as _;
+fn numbers<'a, T: AsFd + 'a>(links: impl IntoIterator<Item = &'a T>) -> Vec<u32> {
     // An open descriptor is never negative.
-    links.iter().filter_map(|link| u32::try_from(link.socket.as_raw_fd()).ok()).collect()
+    let number = |link: &T| u32::try_from(link.as_fd().as_raw_fd()).ok();
+    links.into_iter().filter_map(number).collect()
 }
 
 /// The first server that lets us in.
@@ -276,15 +294,16 @@ impl Attached {
     }
 }
 
-/// Takes over what another guard has left.
+/// Takes over what another guard has left; the times that are other ones now. `timeout`: of its requests.
 fn adopt(
     arguments: &AttachArguments,
-    driver: Driver,
+    mut driver: Driver,
     events: Events,
     dialers: Dialers,
     index: u32,
     backend: &Backend,
-) -> Result<Device, Trouble> {
+    timeout: Option<Duration>,
+) -> Result<(Device, Times), Trouble> {
     let run_dir = &arguments.run_dir;
     if let Some(guard) = system::guard(run_dir, index) {
         return Err(Trouble::failed(format!(
@@ -299,7 +318,7 @@ fn adopt(
             "attached already, as /dev/nbd{index}: detach it first"
         )));
     }
-    let Some(record) = system::record_of(run_dir, index, backend) else {
+    let Some(mut record) = system::record_of(run_dir, index, backend) else {
         return Err(Trouble::failed(format!(
             "/dev/nbd{index} is attached as '{backend}', of which nothing is remembered in {}: \
              it is another one's, or that folder was emptied. `tandemadm device detach {}` lets go \
@@ -311,12 +330,20 @@ fn adopt(
     if let Some(why) = &record.failed {
         return Err(Trouble::failed(system::has_failed(index, why)));
     }
+    let times = arguments.options.changes(&record, timeout).map_err(Trouble::failed)?;
     let lock = system::become_guard(run_dir, index)?;
+    if !times.is_empty() {
+        let told = driver.order(Message::times(index, &record.backend, times));
+        told.map_err(|error| {
+            Trouble::failed(format!("/dev/nbd{index}: the kernel takes no other times: {error}"))
+        })?;
+        record.dead_conn_timeout = times.dead_conn_timeout.unwrap_or(record.dead_conn_timeout);
+    }
     let servers = arguments.servers();
     let current = servers.iter().position(|server| server.to_string() == record.server);
     let guard = Guard::adopted(
         servers.clone(),
-        current.unwrap_or(0),
+        current,
         record.terms,
         record.connections,
         Duration::from_secs(record.dead_conn_timeout),
@@ -324,7 +351,10 @@ fn adopt(
     )
     .kept_by(record.keepers.clone());
     let sockets = (0..record.connections).map(|_| None).collect();
-    Ok(Device::new(guard, driver, events, dialers, sockets, servers, record, run_dir.clone(), lock))
+    let run_dir = run_dir.clone();
+    let device =
+        Device::new(guard, driver, events, dialers, sockets, servers, record, run_dir, lock);
+    Ok((device, times))
 }
 
 #[cfg(test)]

@@ -177,10 +177,10 @@ impl Events {
         self.socket.as_fd()
     }
 
-    /// How often the driver has told since the last call that a connection of this device ended.
-    /// Events that were lost count as one.
-    pub(super) fn dead_links(&self, index: u32) -> usize {
-        let mut count = 0;
+    /// How often the driver has told since the last call that a connection of this device ended, and
+    /// whether events were lost.
+    pub(super) fn dead_links(&self, index: u32) -> (usize, bool) {
+        let (mut count, mut is_missed) = (0, false);
         loop {
             match receive(&self.socket) {
                 Ok(bytes) => {
@@ -191,8 +191,8 @@ impl Events {
                     });
                     count += dead.count();
                 }
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => count += 1,
-                Err(_) => return count,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => is_missed = true,
+                Err(_) => return (count, is_missed),
             }
         }
     }

@@ -32,6 +32,12 @@ pub(super) fn backend(index: u32) -> Option<String> {
     attribute(index, "backend")
 }
 
+/// How long a request of a device may take.
+pub(super) fn timeout(index: u32) -> Option<Duration> {
+    let millis = attribute(index, "queue/io_timeout")?.parse().ok()?;
+    Some(Duration::from_millis(millis))
+}
+
 /// Who has attached a device: for a sentence. `None`: nobody.
 pub(super) fn holder(index: u32) -> Option<String> {
     let pid = attribute(index, "pid")?;

@@ -2,16 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use nbd::constants::*;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::dial::{Dialers, Dialling, Link};
+use super::dial::{Answer, Dialers, Dialling, is_taken};
 use super::{first, system};
-use crate::attach::{Backend, Record, Server, Terms};
+use crate::attach::{Backend, DialError, Record, Server, Terms};
 
 fn record() -> Record {
     Record {
@@ -123,32 +127,34 @@ fn server(replies: &'static [(u32, &[u8])]) -> Server {
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            stream.write_all(b"NBDMAGICIHAVEOPT\0\x03").unwrap();
-            if stream.read_exact(&mut [0; 4]).is_err() {
-                continue;
-            }
-            let unknown: &[(u32, &[u8])] = &[(NBD_REP_ERR_UNSUP, b"")];
-            for (option, replies) in [(TANDEM_OPT_DEVICE, unknown), (NBD_OPT_GO, replies)] {
-                let mut asked = [0; 16];
-                stream.read_exact(&mut asked).unwrap();
-                let number = |at: usize| {
-                    asked[at..at + 4].iter().fold(0, |n, byte| n << 8 | u32::from(*byte))
-                };
-                assert_eq!(number(8), option);
-                stream.read_exact(&mut vec![0; number(12) as usize]).unwrap();
-                for (kind, data) in replies {
-                    let mut reply = NBD_REP_MAGIC.to_be_bytes().to_vec();
-                    reply.extend(option.to_be_bytes());
-                    reply.extend(kind.to_be_bytes());
-                    reply.extend(u32::try_from(data.len()).unwrap().to_be_bytes());
-                    reply.extend(*data);
-                    stream.write_all(&reply).unwrap();
-                }
-            }
+            serve(stream.unwrap(), replies);
         }
     });
     Server::Tcp("127.0.0.1".to_owned(), port)
+}
+
+fn serve(mut stream: TcpStream, replies: &[(u32, &[u8])]) {
+    stream.write_all(b"NBDMAGICIHAVEOPT\0\x03").unwrap();
+    if stream.read_exact(&mut [0; 4]).is_err() {
+        return;
+    }
+    let unknown: &[(u32, &[u8])] = &[(NBD_REP_ERR_UNSUP, b"")];
+    for (option, replies) in [(TANDEM_OPT_DEVICE, unknown), (NBD_OPT_GO, replies)] {
+        let mut asked = [0; 16];
+        stream.read_exact(&mut asked).unwrap();
+        let number =
+            |at: usize| asked[at..at + 4].iter().fold(0, |n, byte| n << 8 | u32::from(*byte));
+        assert_eq!(number(8), option);
+        stream.read_exact(&mut vec![0; number(12) as usize]).unwrap();
+        for (kind, data) in replies {
+            let mut reply = NBD_REP_MAGIC.to_be_bytes().to_vec();
+            reply.extend(option.to_be_bytes());
+            reply.extend(kind.to_be_bytes());
+            reply.extend(u32::try_from(data.len()).unwrap().to_be_bytes());
+            reply.extend(*data);
+            stream.write_all(&reply).unwrap();
+        }
+    }
 }
 
 const SERVES: &[(u32, &[u8])] =
@@ -166,7 +172,7 @@ fn the_one_server_that_lets_us_in_is_found_among_others() {
     let silent_one = Server::Tcp("127.0.0.1".to_owned(), silent_port);
     let servers = [silent_one, gone.clone(), server(REFUSES), server(NONSENSE), server(SERVES)];
     let begun = Instant::now();
-    let dialers = Dialers::start(&servers, "r0/0", Dialling::new(1, 5).unwrap()).unwrap();
+    let dialers = Dialers::start(&servers, "r0/0", dialling()).unwrap();
     let (number, export, sockets) = first(&servers, &dialers, 3).unwrap();
     assert_eq!((number, export.size, export.flags, sockets.len()), (4, 1 << 20, 0x17d, 3));
     // TCP gives up before the kernel sends a request elsewhere, and no two have the same number.
@@ -175,21 +181,150 @@ fn the_one_server_that_lets_us_in_is_found_among_others() {
     let numbers: BTreeSet<u64> = sockets.iter().map(|link| link.number).collect();
     assert_eq!(numbers.len(), 3);
     // One that the kernel's driver takes has a limit to its sends.
-    assert!(!sockets.iter().any(Link::is_taken));
+    assert!(!sockets.iter().any(is_taken));
     setsockopt(&sockets[1].socket, sockopt::SendTimeout, &TimeVal::new(5, 0)).unwrap();
-    assert!(sockets[1].is_taken());
+    assert!(is_taken(&sockets[1]));
     // The silent one is not waited for.
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 
     // Nobody: each one's reason; whoever answers at all makes it a refusal.
     let servers = [gone.clone(), server(REFUSES), server(NONSENSE)];
-    let dialers = Dialers::start(&servers, "r0/0", Dialling::new(1, 5).unwrap()).unwrap();
+    let dialers = Dialers::start(&servers, "r0/0", dialling()).unwrap();
     let trouble = first(&servers, &dialers, 1).unwrap_err();
     assert_eq!(trouble.exit_code, 10);
     for what in ["refused (os error", "r0: bob is Primary; connect there", "malformed"] {
         assert!(trouble.text.contains(what), "{}", trouble.text);
     }
     let servers = [gone];
-    let dialers = Dialers::start(&servers, "r0/0", Dialling::new(1, 5).unwrap()).unwrap();
+    let dialers = Dialers::start(&servers, "r0/0", dialling()).unwrap();
     assert_eq!(first(&servers, &dialers, 1).unwrap_err().exit_code, 20);
+}
+
+fn dialling() -> Dialling {
+    Dialling::new(1, Duration::from_secs(5)).unwrap()
+}
+
+/// The next answer, which may take so long.
+fn next(dialers: &Dialers, within: Duration) -> Answer {
+    loop {
+        if let Some(answer) = dialers.answer() {
+            return answer;
+        }
+        let mut bell = [PollFd::new(dialers.bell.as_fd(), PollFlags::POLLIN)];
+        let rings = poll(&mut bell, PollTimeout::try_from(within).unwrap());
+        assert_eq!(rings, Ok(1), "no answer in {within:?}");
+        dialers.bell.read().unwrap();
+    }
+}
+
+fn is_made(answer: &Answer) -> bool {
+    matches!(answer, Answer::Dialled(_, Ok(_)))
+}
+
+const SOON: Duration = Duration::from_secs(3);
+/// An attempt has ended by then.
+const LATE: Duration = Duration::from_secs(7);
+
+#[test]
+fn a_silent_name_service_holds_up_no_server_that_was_found_before() {
+    let Server::Tcp(_, port) = server(SERVES) else { unreachable!() };
+    let named = |name: &str| Server::Tcp(name.to_owned(), port);
+    let servers = [named("alice.test"), named("bob.test"), server(SERVES)];
+    // It knows alice, once, and is silent from then on.
+    let (asked, under_way) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (silence, silent) = mpsc::channel::<()>();
+    let silent = Mutex::new(silent);
+    let counts = (asked.clone(), under_way.clone());
+    let look_up = move |name: &str| {
+        let (asked, under_way) = &counts;
+        if name.starts_with("alice") && asked.fetch_add(1, Ordering::SeqCst) == 0 {
+            return Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))]);
+        }
+        under_way.fetch_add(1, Ordering::SeqCst);
+        let _ = silent.lock().unwrap().recv();
+        Err(std::io::Error::other("gone"))
+    };
+    let dialers = Dialers::start_with(&servers, "r0/0", dialling(), Arc::new(look_up)).unwrap();
+    dialers.dial(0, 1, Vec::new());
+    assert!(is_made(&next(&dialers, SOON)));
+    // What was found is the answer, several times, and no second look-up is begun.
+    for _ in 0..3 {
+        dialers.dial(0, 1, Vec::new());
+        assert!(is_made(&next(&dialers, SOON)));
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    // A server that was never found holds up no other one, and its attempt ends.
+    dialers.dial(1, 1, Vec::new());
+    dialers.describe(1);
+    dialers.dial(2, 1, Vec::new());
+    assert!(matches!(next(&dialers, SOON), Answer::Dialled(2, Ok(_))));
+    for _ in 0..2 {
+        let answer = next(&dialers, LATE);
+        let (Answer::Dialled(1, Err(why)) | Answer::Described(1, Err(why))) = answer else {
+            panic!("an answer of another one");
+        };
+        let silent = DialError::Failed("the name service does not answer".to_owned());
+        assert_eq!(why, silent);
+    }
+    assert_eq!(under_way.load(Ordering::SeqCst), 2, "one of each name");
+    drop(silence);
+}
+
+#[test]
+fn a_look_that_is_not_answered_is_one_and_holds_up_no_attempt() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let servers = [Server::Tcp("127.0.0.1".to_owned(), listener.local_addr().unwrap().port())];
+    let dialers = Dialers::start(&servers, "r0/0", dialling()).unwrap();
+    dialers.describe(0);
+    let silent = listener.accept().unwrap();
+    for _ in 0..10 {
+        dialers.describe(0);
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| serve(listener.accept().unwrap().0, SERVES));
+        dialers.dial(0, 1, Vec::new());
+        assert!(is_made(&next(&dialers, SOON)));
+    });
+    // It has an answer too, and then there may be another one.
+    assert!(matches!(next(&dialers, LATE), Answer::Described(0, Err(_))));
+    drop(silent);
+    dialers.describe(0);
+    drop(listener.accept().unwrap());
+    assert!(matches!(next(&dialers, SOON), Answer::Described(0, Err(_))));
+    // Those were all.
+    std::thread::scope(|scope| {
+        scope.spawn(|| serve(listener.accept().unwrap().0, SERVES));
+        dialers.dial(0, 1, Vec::new());
+        assert!(is_made(&next(&dialers, SOON)));
+    });
+}
+
+/// An address that takes no connection and refuses none.
+fn black_hole() -> (SocketAddr, TcpStream, std::os::fd::OwnedFd) {
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
+    };
+    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
+    use std::os::fd::AsRawFd as _;
+    bind(fd.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    listen(&fd, Backlog::new(0).unwrap()).unwrap();
+    let port = getsockname::<SockaddrIn>(fd.as_raw_fd()).unwrap().port();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    // Its queue has room for one, and the handshake of another one is never finished.
+    let first = TcpStream::connect(address).unwrap();
+    (address, first, fd)
+}
+
+#[test]
+fn several_addresses_of_a_server_share_the_time_of_an_attempt() {
+    let Server::Tcp(_, port) = server(SERVES) else { unreachable!() };
+    let (hole, _stream, _fd) = black_hole();
+    let serves = SocketAddr::from(([127, 0, 0, 1], port));
+    let limit = Duration::from_millis(300);
+    assert!(TcpStream::connect_timeout(&hole, limit).is_err(), "it is one");
+    let servers = [Server::Tcp("alice.test".to_owned(), port)];
+    let look_up = move |_: &str| Ok(vec![hole, hole, serves]);
+    let dialers = Dialers::start_with(&servers, "r0/0", dialling(), Arc::new(look_up)).unwrap();
+    dialers.dial(0, 1, Vec::new());
+    assert!(is_made(&next(&dialers, LATE)));
 }

@@ -63,7 +63,8 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
     let missing = crate::io::memory::keep();
     let servers = arguments.servers();
     let token = system::token().map_err(|error| Trouble::failed(error.to_string()))?;
-    let dialling = Dialling::new(token, options.timeout)?;
+    let timeout = Duration::from_secs(u64::from(options.timeout()));
+    let dialling = Dialling::new(token, timeout)?;
     let dialers = Dialers::start(&servers, &arguments.volume.to_string(), dialling)?;
     let (server, export, mut sockets) = first(&servers, &dialers, 1)?;
     let unfit = |unfit| Trouble::failed(format!("{}: {unfit}", servers[server]));
@@ -95,7 +96,7 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
         file: path.clone(),
         loop_device: None,
         size: terms.size,
-        dead_conn_timeout: u64::from(options.dead_conn_timeout),
+        dead_conn_timeout: u64::from(options.dead_conn_timeout()),
         server: servers[server].to_string(),
         lost_at: None,
         refusals: Vec::new(),
@@ -111,7 +112,7 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
         socket: servers.iter().map(|_| None).collect(),
         servers,
         size,
-        timeout: Duration::from_secs(u64::from(options.timeout)),
+        timeout,
         dead,
         record,
         record_path: arguments.run_dir.join(format!("{name}.device")),
@@ -216,7 +217,9 @@ impl Device {
         }
         while let Some(answer) = self.dialers.answer() {
             let event = match answer {
-                Answer::Described(server, export) => Event::Described { server, export },
+                Answer::Described(server, Ok(export)) => Event::Described { server, export },
+                // If it has gone, that is seen by its connection.
+                Answer::Described(_, Err(_)) => continue,
                 Answer::Dialled(server, outcome) => {
                     let result = outcome.map(|(export, sockets)| {
                         self.socket[server] = sockets.into_iter().next();
@@ -228,11 +231,11 @@ impl Device {
             self.feed(log, event);
         }
         let (now, progress) = (system::now(), self.guard.progress());
-        match progress.lost_at {
-            Some(lost_at) if lost_at + self.dead <= now => self.engine.fail(),
-            None if now >= self.ask_at => {
+        match (progress.lost_at, progress.server) {
+            (Some(lost_at), _) if lost_at + self.dead <= now => self.engine.fail(),
+            (None, Some(server)) if now >= self.ask_at => {
                 self.ask_at = now + ASK;
-                self.dialers.describe(progress.server);
+                self.dialers.describe(server);
             }
             _ => {}
         }
@@ -255,11 +258,13 @@ impl Device {
                         Some(socket) => {
                             self.engine.go_on(socket.socket);
                             self.was_connected = true;
-                            Ok(())
+                            Ok(1)
                         }
                     };
                     self.guard.handle(system::now(), Event::Handed(result));
                 }
+                // The engine has one connection, and tells of its end.
+                Action::Look(_) => self.guard.handle(system::now(), Event::Looked(Ok(0))),
                 Action::Resize(size) => {
                     self.grow(size);
                     self.guard.handle(system::now(), Event::Resized(Ok(())));
@@ -284,7 +289,7 @@ impl Device {
     fn write_record(&mut self, log: &Log) {
         let progress = self.guard.progress();
         let name = |server: usize| self.servers[server].to_string();
-        self.record.server = name(progress.server);
+        self.record.server = progress.server.map_or_else(|| self.record.server.clone(), name);
         self.record.lost_at = progress.lost_at.map(|lost_at| lost_at.as_secs());
         self.record.size = progress.size;
         self.record.failed = progress.failed;

@@ -207,4 +207,20 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         old: "        is_told && !export.keepers",
         new: "        false && is_told && !export.keepers",
     },
+    Mutant {
+        name: "device-split",
+        breaks: "a device that was taken over has connections to two servers",
+        by: By::Tests(&["--lib", "attach::guard"]),
+        file: "src/attach/guard/mod.rs",
+        old: "        if moves && self.has_blind() {",
+        new: "        if moves && self.has_blind() && self.has_ended {",
+    },
+    Mutant {
+        name: "taken-unasked",
+        breaks: "a device has connections to two servers, for the kernel had one that lives",
+        by: By::Tests(&["--lib", "attach::guard"]),
+        file: "src/attach/guard/mod.rs",
+        old: "        if is_mixed && taken > 0 {",
+        new: "        if is_mixed && taken > 0 && self.has_ended {",
+    },
 ];
