@@ -3,7 +3,8 @@
 //! Invariants:
 //! - An option that is not given keeps what the device has.
 //! - The kernel takes other times while the device is in use. Other connections and another block size it
-//!   does not take: they are refused, and never silently dropped.
+//!   does not take: they are refused where somebody waits for the answer, and said by a guard of a unit, which
+//!   takes the device over all the same: one without a guard loses its I/O with its server.
 
 use std::time::Duration;
 
@@ -27,6 +28,28 @@ impl Times {
 }
 
 impl AttachOptions {
+    /// The same options for a guard that has nobody to ask: without what the device cannot have while it is
+    /// attached, and what there is to say of that.
+    #[must_use]
+    pub fn as_far_as_possible(mut self, record: &Record) -> (Self, Vec<String>) {
+        let mut said = Vec::new();
+        let mut say = |option: &str, has: String| {
+            said.push(format!(
+                "{option} is not what /dev/nbd{} has, {has}: it will be when it is attached anew",
+                record.index
+            ));
+        };
+        if self.connections.is_some_and(|wanted| usize::from(wanted) != record.connections) {
+            say("--connections", record.connections.to_string());
+            self.connections = None;
+        }
+        if self.block_size.is_some_and(|wanted| wanted != record.terms.block) {
+            say("--block-size", record.terms.block.to_string());
+            self.block_size = None;
+        }
+        (self, said)
+    }
+
     /// What changes of a device that is taken over; `timeout`: that of its requests, as far as it is known.
     ///
     /// # Errors
@@ -95,6 +118,19 @@ mod tests {
         assert!(changes(same).unwrap().is_empty() && !changes("--timeout 2").unwrap().is_empty());
         let options = parse(["tandem-attach", "--timeout=5", "r0"]).unwrap().options;
         assert_eq!(options.changes(&record(), None), times(Some(5), None), "it is not known");
+    }
+
+    #[test]
+    fn a_guard_of_a_unit_takes_over_what_it_cannot_change() {
+        let words = "tandem-attach --connections 1 --block-size 4096 --timeout 2 r0";
+        let options = parse(words.split_whitespace()).unwrap().options;
+        let (options, said) = options.as_far_as_possible(&record());
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].starts_with("--connections is not what /dev/nbd3 has, 2:"), "{said:?}");
+        let changes = options.changes(&record(), None);
+        assert_eq!(changes, Ok(Times { timeout: Some(2), dead_conn_timeout: None }));
+        let same = parse(["tandem-attach", "--connections=2", "r0"]).unwrap().options;
+        assert_eq!(same.as_far_as_possible(&record()).1, Vec::<String>::new());
     }
 
     #[test]

@@ -123,7 +123,7 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
             (
                 attached.into_device(arguments, driver, events, dialers)?,
                 "attached",
-                Times::default(),
+                Changed::default(),
             )
         }
     };
@@ -131,8 +131,12 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
     let ready = format!("{} is {} ({said})\n", arguments.volume, device.node());
     let log = Log::of_guard(arguments.background, &ready);
     log.say(&format!("{}{}", ready.trim_end(), device.detail()));
+    let Changed { times, stays } = changed;
+    for text in stays {
+        log.say(&format!("{}: {text}", arguments.volume));
+    }
     for (what, seconds) in
-        [("--timeout", changed.timeout), ("--dead-conn-timeout", changed.dead_conn_timeout)]
+        [("--timeout", times.timeout), ("--dead-conn-timeout", times.dead_conn_timeout)]
     {
         if let Some(seconds) = seconds {
             log.say(&format!("{}: {what} is {seconds} s now", arguments.volume));
@@ -294,6 +298,14 @@ impl Attached {
     }
 }
 
+/// What becomes of the options of a device that is taken over.
+#[derive(Default)]
+struct Changed {
+    times: Times,
+    /// What cannot be changed, as it is to be said.
+    stays: Vec<String>,
+}
+
 /// Takes over what another guard has left; the times that are other ones now. `timeout`: of its requests.
 fn adopt(
     arguments: &AttachArguments,
@@ -303,7 +315,7 @@ fn adopt(
     index: u32,
     backend: &Backend,
     timeout: Option<Duration>,
-) -> Result<(Device, Times), Trouble> {
+) -> Result<(Device, Changed), Trouble> {
     let run_dir = &arguments.run_dir;
     if let Some(guard) = system::guard(run_dir, index) {
         return Err(Trouble::failed(format!(
@@ -330,7 +342,12 @@ fn adopt(
     if let Some(why) = &record.failed {
         return Err(Trouble::failed(system::has_failed(index, why)));
     }
-    let times = arguments.options.changes(&record, timeout).map_err(Trouble::failed)?;
+    let mut options = arguments.options.clone();
+    let mut stays = Vec::new();
+    if !arguments.background {
+        (options, stays) = options.as_far_as_possible(&record);
+    }
+    let times = options.changes(&record, timeout).map_err(Trouble::failed)?;
     let lock = system::become_guard(run_dir, index)?;
     if !times.is_empty() {
         let told = driver.order(Message::times(index, &record.backend, times));
@@ -354,7 +371,7 @@ fn adopt(
     let run_dir = run_dir.clone();
     let device =
         Device::new(guard, driver, events, dialers, sockets, servers, record, run_dir, lock);
-    Ok((device, times))
+    Ok((device, Changed { times, stays }))
 }
 
 #[cfg(test)]
