@@ -450,6 +450,8 @@ fn who_may_have_lost_what_both_had_is_not_promoted_beside_who_has_it() {
     agent.remove("mark-bob");
     assert_eq!(pair.bob.status()["devices"][0]["disk-state"], "Consistent");
     agent.put("disk-alice", "UpToDate\n");
+    // What it marked itself before it crashed, and nothing has followed, keeps nobody from being promoted.
+    agent.put("mark-alice", "bob:0=0000000000000006\n");
     agent.refuses(&pair.bob, "promote", &[], 1, "");
     let log = pair.bob.log_text();
     assert!(
@@ -457,6 +459,7 @@ fn who_may_have_lost_what_both_had_is_not_promoted_beside_who_has_it() {
         "{log}"
     );
     assert_eq!(pair.bob.ok(&["role", "r0"]).trim(), "Secondary");
+    assert_eq!(agent.mark(&pair.alice), None);
 
     pair.alice.ok(&["connect", "r0"]);
     pair.wait_synced();

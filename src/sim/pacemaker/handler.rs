@@ -214,6 +214,11 @@ impl Cluster {
         // It may have lost what the peer has.
         let better = member.joined && world.members[peer].is_up_to_date && !self.is_alone(node);
         if better && call.role == Role::Secondary && !self.are_disks(node, DiskState::UpToDate) {
+            let own = world.copies[node].marks[peer].as_ref().is_some_and(|mark| mark.by == node);
+            if own {
+                // Nothing has followed it; or neither would be promoted.
+                self.write(world, node, Change::Mark { target: peer, mark: None }).ok();
+            }
             return Ok(Some(1));
         }
         let off = self.counts_as_off(world, node);
