@@ -215,6 +215,8 @@ struct Shell<C> {
     flushes: BTreeMap<VolumeNumber, Flushes>,
     watch: Watch,
     beat: Option<&'static Beat>,
+    /// What was told of a freeze was told then, of all that had begun.
+    gap_told: Time,
     /// As the core has it.
     role: Role,
     /// `busy-poll`.
@@ -282,6 +284,7 @@ impl<C: Core> Shell<C> {
             flushes: orders::flushes(config),
             watch: Watch::new(options),
             beat: Beat::of_process(),
+            gap_told: Time(0),
             role,
             busy_poll: Duration::from_micros(u64::from(options.busy_poll_us)),
             was_busy: false,
@@ -381,13 +384,14 @@ impl<C: Core> Shell<C> {
     /// For how long a Primary stood still in a long wait, with the whole process, if that counts.
     fn frozen_ms(&self, wait_ms: u64, since: Time) -> Option<u64> {
         let beat = self.beat().filter(|_| self.watch.is_long(wait_ms))?;
-        let frozen_ms = beat.longest_ms(since, self.io.now);
+        let frozen_ms = beat.longest_ms(since, self.gap_told, self.io.now);
         let counts = self.role == Role::Primary && frozen_ms > self.watch.ping_timeout_ms;
         counts.then_some(frozen_ms)
     }
 
     /// The process did not run: what waits in the clients' sockets is not executed any more.
     fn gap(&mut self, gap_ms: u64) {
+        self.gap_told = self.io.now;
         tracing::warn!(target: "tandem", resource = %self.io.name,
             "this process did not run for {gap_ms} ms: clients are closed and the peers are asked \
              before anything is served");

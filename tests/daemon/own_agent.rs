@@ -451,15 +451,19 @@ fn who_may_have_lost_what_both_had_is_not_promoted_beside_who_has_it() {
     assert_eq!(pair.bob.status()["devices"][0]["disk-state"], "Consistent");
     agent.put("disk-alice", "UpToDate\n");
     // What it marked itself before it crashed, and nothing has followed, keeps nobody from being promoted.
-    agent.put("mark-alice", "bob:0=0000000000000006\n");
-    agent.refuses(&pair.bob, "promote", &[], 1, "");
+    let generations = pair.bob.ok(&["get-gi", "r0/0"]);
+    let current = u64::from_str_radix(&generations[..16], 16).expect("a UUID") & !1;
+    for (marked, stays) in [(current ^ 0x100, true), (current, false)] {
+        agent.put("mark-alice", &format!("bob:0={marked:016X}\n"));
+        agent.refuses(&pair.bob, "promote", &[], 1, "");
+        assert_eq!(agent.mark(&pair.alice).is_some(), stays);
+    }
     let log = pair.bob.log_text();
     assert!(
         log.contains("the disk of alice is UpToDate, and this one may lack what it has"),
         "{log}"
     );
     assert_eq!(pair.bob.ok(&["role", "r0"]).trim(), "Secondary");
-    assert_eq!(agent.mark(&pair.alice), None);
 
     pair.alice.ok(&["connect", "r0"]);
     pair.wait_synced();

@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! - A freeze of the process (a stop, a suspend, a host that does not schedule it) is seen by the first that looks
-//!   after it, whether the beat has gone on by then or not; none is told for shorter than it was.
+//!   after it, whether the beat has gone on by then or not; none is told for shorter than it was, nor twice.
 //! - It is remembered for longer than any wait: [`KEPT`] freezes, of [`NOTED_MS`] or more each.
 
 use std::collections::VecDeque;
@@ -69,15 +69,15 @@ impl Beat {
         self.last.store(now.0, Ordering::Release);
     }
 
-    /// The longest time, ms, in which the process did not run, of what was not over by `since`. At `now` the beat
-    /// may be late itself.
-    pub(super) fn longest_ms(&self, since: Time, now: Time) -> u64 {
+    /// For how long nothing ran, ms, in the longest freeze of those that were not over by `since` and began after
+    /// `told`. At `now` the beat may be late itself.
+    pub(super) fn longest_ms(&self, since: Time, told: Time, now: Time) -> u64 {
         // Before the list: what is noted meanwhile is then in it.
         let last = Time(self.last.load(Ordering::Acquire));
         let freezes = self.freezes();
-        let noted = freezes.iter().filter(|(_, end)| *end > since);
-        let noted = noted.map(|(start, end)| end.ms_since(*start)).max().unwrap_or(0);
-        noted.max(now.ms_since(last))
+        let noted = freezes.iter().filter(|(_, end)| *end > since).copied();
+        let new = noted.chain([(last, now)]).filter(|(start, _)| *start > told);
+        new.map(|(start, end)| end.ms_since(start)).max().unwrap_or(0)
     }
 }
 
@@ -89,23 +89,25 @@ mod tests {
         Time(1_000_000_000_000).after_ms(ms)
     }
 
+    fn longest_ms(beat: &Beat, since: u64, now: u64) -> u64 {
+        beat.longest_ms(at(since), Time(0), at(now))
+    }
+
     #[test]
     fn a_freeze_is_seen_once_by_who_has_waited_through_it() {
         let beat = Beat::new(at(0));
         for ms in [100, 200, 300] {
             beat.beats(at(ms));
         }
-        assert_eq!(beat.longest_ms(at(0), at(350)), 50);
+        assert_eq!(longest_ms(&beat, 0, 350), 50);
         // From 350 on nothing runs. Who looks first sees it, before the beat and after it.
-        assert_eq!(beat.longest_ms(at(50), at(1_350)), 1_050);
+        assert_eq!(longest_ms(&beat, 50, 1_350), 1_050);
         beat.beats(at(1_351));
-        assert_eq!(beat.longest_ms(at(50), at(1_352)), 1_051);
-        assert_eq!(
-            beat.longest_ms(at(1_350), at(1_360)),
-            1_051,
-            "it was not over when the wait began"
-        );
-        assert_eq!(beat.longest_ms(at(1_351), at(1_400)), 49, "it was");
+        assert_eq!(longest_ms(&beat, 50, 1_352), 1_051);
+        assert_eq!(longest_ms(&beat, 1_351, 1_400), 49, "it was over when the wait began");
+        // It was not, by a hair; and it was told.
+        assert_eq!(longest_ms(&beat, 1_350, 1_360), 1_051);
+        assert_eq!(beat.longest_ms(at(1_350), at(1_350), at(1_360)), 9);
     }
 
     #[test]
@@ -114,8 +116,8 @@ mod tests {
         for ms in [700, 1_000, 1_100, 2_000, 2_100] {
             beat.beats(at(ms));
         }
-        assert_eq!(beat.longest_ms(at(0), at(2_100)), 900);
-        assert_eq!(beat.longest_ms(at(2_050), at(2_100)), 0);
+        assert_eq!(longest_ms(&beat, 0, 2_100), 900);
+        assert_eq!(longest_ms(&beat, 2_050, 2_100), 0);
         for turn in 0..100 {
             beat.beats(at(3_000 + turn * 300));
         }

@@ -71,18 +71,24 @@ impl Resource {
     /// A session with a peer opens: from here on it may go on without the disk that is away.
     pub(crate) fn others_may_go_on(&mut self) {
         for device in self.devices.values_mut() {
-            if let Some(away) = device.came_back.as_mut() {
-                away.hung.doubt = true;
+            let away = device.came_back.as_mut().map(|away| &mut away.hung);
+            // Given up, and not closed yet.
+            let hangs = device.backing.as_mut().and_then(|backing| backing.only_hung.as_mut());
+            for hung in away.into_iter().chain(hangs) {
+                hung.doubt = true;
             }
         }
     }
 
     /// The attach has flushed the disk: it has survived, if it only hung.
     pub(crate) fn vouch_for_hung(&mut self, volume: VolumeNumber) {
-        let open = self.connections.iter().filter(|c| c.stage == Stage::Open);
-        let (beside, primary) = open.fold((false, false), |(_, primary), c| {
-            (true, primary || c.peer_role == Role::Primary || self.role == Role::Primary)
-        });
+        // Also in a session that waits for a new handshake.
+        let met =
+            |c: &usize| self.connections[*c].stage == Stage::Open || self.is_renegotiating(*c);
+        let met: Vec<usize> = self.peers().filter(met).collect();
+        let theirs = met.iter().any(|c| self.connections[*c].peer_role == Role::Primary);
+        let beside = !met.is_empty();
+        let primary = beside && (theirs || self.role == Role::Primary);
         let prefix = self.of_volume(volume);
         let Some(backing) = self.device(volume).backing.as_mut() else { return };
         let Some(hung) = backing.only_hung.take() else { return };

@@ -49,9 +49,11 @@ impl Resource {
             return self.reply(id, Ok(String::new()));
         }
         let primary = |c: &&Connection| c.peer_role == Role::Primary && c.stage == Stage::Open;
-        if self.connections.iter().any(|c| primary(&c)) {
+        let plain = command == Command::Primary { force: None };
+        if plain && self.connections.iter().any(|c| primary(&c)) {
             // It may be dead since a moment ago: the peer is asked, and if it is lost instead, the
-            // order is judged anew (`promote_unanswered`).
+            // order is judged anew (`promote_unanswered`). Not for a client that knocks, nor by force: a
+            // link that is silent for a moment shall not make a second Primary by their hand.
             self.run(id, command, Step::AskPeer);
             return self.ask_peers();
         }

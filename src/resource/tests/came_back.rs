@@ -153,18 +153,24 @@ fn another_image_or_another_process_vouches_for_nothing() {
 
 #[test]
 fn a_disk_that_hung_while_the_primary_goes_on_is_in_doubt_and_then_overwritten() {
-    for met in [false, true] {
+    for (met, first) in [(false, true), (true, true), (true, false)] {
         let mut pair = slow_pair();
         pair.lose_link();
         pair.run(4_000);
         assert_eq!(pair.disk(1), DiskState::Failed);
-        pair.late(Late::Done);
+        if first {
+            pair.late(Late::Done);
+        }
         if met {
             pair.link = true;
             pair.run(5_000);
             assert_eq!(pair.write(0, 9, 77), Ok(None));
             pair.lose_link();
             pair.run(1_000);
+        }
+        if !first {
+            // The session was there before the disk was closed.
+            pair.late(Late::Done);
         }
         pair.attach(1).unwrap();
         let state = if met { DiskState::Consistent } else { DiskState::UpToDate };

@@ -91,6 +91,21 @@ fn a_primary_that_has_just_died_stands_in_the_way_of_a_promotion_for_a_ping_only
 }
 
 #[test]
+fn a_client_that_knocks_and_a_force_make_no_loss_of_a_silent_moment() {
+    for command in [Command::AutoPromote, Command::Primary { force: Some(Force::Plain) }] {
+        let mut pair = synced_pair();
+        pair.nodes[0].mute = true;
+        let id = pair.order(1, command.clone());
+        let refusal = pair.nodes[1].admin.remove(&id).expect("at once").unwrap_err();
+        assert_eq!(refusal.code, -1, "{command:?}");
+        pair.run(600);
+        assert_eq!(pair.status(1).role, Role::Secondary, "{command:?}");
+        let state = pair.status(1).connections[0].connection_state;
+        assert_eq!(state, ConnectionState::Connected, "{command:?}");
+    }
+}
+
+#[test]
 fn a_primary_that_lives_refuses_at_once() {
     let mut pair = synced_pair();
     let refusal = pair.admin(1, Command::Primary { force: None }).unwrap_err();

@@ -164,8 +164,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "it is promoted alone though its peer may have gone on",
         by: By::Tests(&["--lib", "resource::tests::came_back"]),
         file: "src/resource/disk/came_back.rs",
-        old: "                away.hung.doubt = true;",
-        new: "                away.hung.doubt |= false;",
+        old: "                hung.doubt = true;",
+        new: "                hung.doubt |= false;",
     },
     Mutant {
         name: "dead-primary-refuses",
