@@ -97,17 +97,30 @@ init() { # MACHINE
     done
 }
 
-# tandemd, as its unit has it: started at boot, and again when it has crashed.
+# tandemd, as its unit has it: started at boot, and again when it has crashed; with the rights that the unit
+# leaves it, which are those of its handlers as well.
 supervise() { # NODE
+    local rights
+    rights=$(unit_rights) || fail "tools/debian/tandemd.service has no CapabilityBoundingSet="
     # No process outside waits for it: one that is frozen with it would hold up the machine's end.
     # shellcheck disable=SC2016
-    on "$1" bash -c 'setsid bash -c "$1" supervise "$2" </dev/null >/dev/null 2>&1 &' start \
+    on "$1" bash -c 'setsid bash -c "$1" supervise "$2" "$3" </dev/null >/dev/null 2>&1 &' start \
         'while :; do
-            tandemd --state-dir "$1" --metrics-listen 0.0.0.0:9942 --metrics-insecure 2>>/var/log/tandemd
+            setpriv --bounding-set="$2" --no-new-privs \
+                tandemd --state-dir "$1" --metrics-listen 0.0.0.0:9942 --metrics-insecure 2>>/var/log/tandemd
             [[ $? -ne 0 ]] || break
             sleep 1
-        done' "$lab/$1/state"
+        done' "$lab/$1/state" "$rights"
     until_true 20 answers "$1" || fail "$1: tandemd does not answer: $lab/$1/log/tandemd"
+}
+# The unit's bounding set, as setpriv has it.
+unit_rights() {
+    local line words
+    line=$(grep '^CapabilityBoundingSet=CAP_' "$(dirname "$self")/debian/tandemd.service") || return 1
+    read -r -a words <<<"${line#*=}"
+    words=("${words[@]#CAP_}")
+    words=("${words[@],,}")
+    printf '%s' -all "${words[@]/#/,+}"
 }
 answers() { on "$1" tandemadm status >/dev/null 2>&1; }
 
