@@ -62,7 +62,18 @@ cibadmin)
         echo "<nvpair id=\"x\" name=\"tandem-r0-stale\" value=\"$(cat "$cluster/mark-$2")\"/>"
         echo "<nvpair id=\"y\" name=\"tandem-r0-outlasts\" value=\"$(cat "$cluster/outlasts")\"/>"
         ;;
-    --query) echo "<cib epoch=\"3\" admin_epoch=\"$epoch\" num_updates=\"1\"/>" ;;
+    --query)
+        case $* in *node_state*)
+            if grep -qx "$(echo "$*" | cut -d"'" -f2)" "$cluster/left" 2>/dev/null; then
+                echo '<node_state in_ccm="true" crmd="offline" join="down" expected="down"/>'
+            else
+                echo '<node_state in_ccm="true" crmd="online" join="down" expected="down"/>'
+            fi
+            exit
+            ;;
+        esac
+        echo "<cib epoch=\"3\" admin_epoch=\"$epoch\" num_updates=\"1\"/>"
+        ;;
     --modify) echo "$3" | tr -dc 0-9 >"$cluster/admin-epoch" ;;
     *) exit 64 ;;
     esac
@@ -323,21 +334,32 @@ fn the_own_agent_goes_through_its_cycle_and_a_silent_daemon_is_not_a_stopped_one
     assert_eq!(pair.alice.ok(&["role", "r0"]).trim(), "Secondary");
     // A Pacemaker that was started since has not heard what bob's may know; and while bob's is about to join, the
     // promotion makes way.
+    let later = [("OCF_RESKEY_CRM_meta_timeout", "12000")];
     agent.put("off", "bob\n");
     agent.put("pacemaker", "1\n");
-    agent.refuses(&pair.alice, "promote", &soon, 1, "fence-peer returned 1");
+    agent.refuses(&pair.alice, "promote", &later, 1, "fence-peer returned 1");
     let log = pair.alice.log_text();
     assert!(log.contains("has not met bob's since it was started"), "{log}");
-    agent.put("pacemaker", &std::process::id().to_string());
+    // Nor where bob's has left in order and its Corosync still runs.
+    agent.put("off", "");
+    agent.put("members", "alice\nbob\n");
     agent.put("late", "bob\n");
-    agent.refuses(&pair.alice, "promote", &soon, 1, "fence-peer returned 1");
-    assert!(pair.alice.log_text().contains("Pacemaker on bob has not joined"));
-    agent.remove("late");
+    agent.put("left", "bob\n");
+    agent.refuses(&pair.alice, "promote", &later, 1, "fence-peer returned 1");
+    let log = pair.alice.log_text();
+    assert!(log.contains("Pacemaker on bob has not joined"), "{log}");
+    agent.put("pacemaker", &std::process::id().to_string());
+    agent.remove("left");
+    agent.refuses(&pair.alice, "promote", &later, 1, "fence-peer returned 1");
+    // But where it was met since: nobody there has decided anything, or confirms anything.
+    agent.put("left", "bob\n");
+    agent.put("cut", "");
     // And until the mark is on the disk, in a configuration that no change of bob's can outdo.
     agent.put("full", "");
     agent.refuses(&pair.alice, "promote", &soon, 1, "fence-peer had no answer in time");
     agent.remove("full");
     agent.is(&pair.alice, "promote", 0);
+    agent.remove("cut");
     let stored = fs::read_to_string(agent.cluster.path().join("cib.xml")).expect("it is written");
     assert!(!stored.contains("admin_epoch=\"0\"") && stored.contains("alice:0="), "{stored}");
     agent.is(&pair.alice, "monitor", DEGRADED_PROMOTED);

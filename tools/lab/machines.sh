@@ -128,6 +128,9 @@ answers() { on "$1" tandemadm status >/dev/null 2>&1; }
 join() { # NODE
     on "$1" setsid corosync </dev/null >>"$lab/$1/log/console" 2>&1 ||
         fail "corosync on $1: $lab/$1/log"
+    join_pacemaker "$1"
+}
+join_pacemaker() { # NODE
     on "$1" bash -c 'PCMK_logfile=/var/log/pacemaker/pacemaker.log HA_LOGFACILITY=none \
         setsid pacemakerd >>/var/log/console 2>&1 </dev/null &'
 }
