@@ -472,6 +472,20 @@ fn the_daemons_unit_leaves_devices_and_folders_open() {
 }
 
 #[test]
+fn the_daemon_starts_before_a_cluster_and_stops_after_it() {
+    let mut found = Vec::new();
+    let units = ["debian/tandemd.service", "debian/tandem@.service"];
+    for source in sources().iter().filter(|s| units.iter().any(|unit| s.path.ends_with(unit))) {
+        let before = source.text.lines().filter_map(|line| line.strip_prefix("Before="));
+        let names: Vec<&str> = before.flat_map(str::split_whitespace).collect();
+        let lacks = |name: &&str| !names.contains(name);
+        let cluster = ["pacemaker.service", "pacemaker_remote.service"].into_iter();
+        found.extend(cluster.filter(lacks).map(|name| format!("{}: {name}", source.path)));
+    }
+    assert_none(&found, "a shutdown takes the device from under the cluster's resources");
+}
+
+#[test]
 fn the_checks_see_code_only() {
     let text =
         "/* a /* b */ c */ x 'y' '\\'' '\\u{41}' \"s \\\" t\" r#\"u \" v\"# b\"w\" // z\n'a q";
