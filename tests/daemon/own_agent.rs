@@ -150,13 +150,17 @@ impl Agent {
 
     /// What the configuration has to have for it.
     fn plan(&self) -> Plan {
+        self.handled(Plan::new().impatient())
+    }
+
+    fn handled(&self, plan: Plan) -> Plan {
         let marks = of_the_tree("crm-store-uuid");
         let line = |verb: &str| {
             let stored = self.cluster.path().join("cib.xml").display().to_string();
             let environment = format!("PATH={}:$PATH TANDEM_CIB={stored}", self.tools());
             format!("{environment} exec {} {verb}", marks.display())
         };
-        Plan::new().impatient().net("fencing resource-and-stonith;").sections(&format!(
+        plan.net("fencing resource-and-stonith;").sections(&format!(
             "handlers {{ fence-peer \"{}\"; unfence-peer \"{}\"; }}",
             line("fence"),
             line("unfence"),
@@ -235,7 +239,11 @@ impl Agent {
 
     /// Both are started, in sync, and alice is promoted.
     fn promoted_pair(&self) -> Pair {
-        let pair = down_pair(self.plan());
+        self.promoted(self.plan())
+    }
+
+    fn promoted(&self, plan: Plan) -> Pair {
+        let pair = down_pair(plan);
         for node in [&pair.alice, &pair.bob] {
             self.is(node, "start", 0);
         }
@@ -499,4 +507,24 @@ fn who_may_have_lost_what_both_had_is_not_promoted_beside_who_has_it() {
     pair.wait_synced();
     agent.is(&pair.bob, "promote", 0);
     ledger.check(&mut pair.bob.client());
+}
+
+/// With a ping every 10 s, and no configuration that says otherwise: fencing is quicker.
+#[test]
+fn a_promotion_beside_a_primary_that_was_just_fenced_does_not_fail_first() {
+    const TEST: &str = "a_promotion_beside_a_primary_that_was_just_fenced_does_not_fail_first";
+    let agent = match Agent::new() {
+        Ok(agent) => agent,
+        Err(why) => return skip(TEST, &why),
+    };
+    let mut pair = agent.promoted(agent.handled(Plan::new()));
+    agent.is(&pair.bob, "monitor", 0);
+    // Its connection stands, and nobody answers there any more.
+    pair.alice.freeze();
+    agent.put("off", "alice\n");
+    assert_eq!(pair.bob.status()["connections"][0]["peer-role"], "Primary");
+    let limit = [("OCF_RESKEY_CRM_meta_timeout", "8000")];
+    let said = agent.run(&pair.bob, "promote", &limit);
+    assert_eq!(said.code, 0, "{said:?}");
+    pair.alice.kill();
 }
