@@ -96,7 +96,7 @@ fn what(name: &str) -> &'static str {
             "What follows an error of the backing disk. detach: the disk is let go of, the peer's serves. pass_on: the client gets the error. call-local-io-error: as detach, and the handler local-io-error runs."
         }
         "fencing" => {
-            "What a Primary that loses its peer does. dont-care: nothing. resource-only: the handler fence-peer runs, also before a promotion without the peer. resource-and-stonith: and I/O is frozen until its answer, or until the peer is back."
+            "What a Primary that loses its peer does. dont-care: nothing. resource-only: the handler fence-peer runs, also before a promotion without the peer. resource-and-stonith: and I/O is frozen until its answer, or until the peer is back; where it gives none it is asked again, in pauses of 5 s that grow to 60 s."
         }
         "handler-timeout" => {
             "A handler that has not ended by then is killed, with all that it has started. Those before a resync have three quarters of ko-count x timeout at most: clients wait for them."

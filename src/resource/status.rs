@@ -187,6 +187,9 @@ pub struct FencingStatus {
     pub configured: bool,
     /// When it is killed, ms after its start.
     pub limit_ms: u64,
+    /// It gave no answer, and is asked again in so long, ms.
+    #[serde(default)]
+    pub again_ms: Option<u64>,
 }
 
 /// What a handshake found of one volume, for people.

@@ -396,6 +396,9 @@ fn a_stale_secondary_is_never_promoted_and_no_mark_is_left_behind() {
     until("bob is marked", || agent.mark(&pair.bob));
     let said = agent.is(&pair.alice, "monitor", DEGRADED_PROMOTED);
     assert!(said.stderr.contains("I/O is suspended (fencing)"), "{said:?}");
+    // Frozen is said also where the exit code is the usual one.
+    let plain = [("OCF_RESKEY_degraded", "false")];
+    agent.refuses(&pair.alice, "monitor", &plain, PROMOTED, "I/O is suspended (fencing)");
     let waits = std::thread::spawn(move || {
         assert!(ledger.write(&mut client, &Burst::Count(100)));
         (client, ledger)

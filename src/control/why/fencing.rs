@@ -63,6 +63,12 @@ fn said(fencing: &FencingStatus) -> String {
         FencingStatus { outcome, .. } if outcome.is_empty() => {
             "the handler fence-peer is started when the own disk has flushed".to_owned()
         }
+        FencingStatus { outcome, again_ms: Some(again), .. } => {
+            let again = age(again / 1000);
+            format!(
+                "the handler fence-peer {outcome}, {since} ago: not an answer; it is asked again in {again}"
+            )
+        }
         FencingStatus { outcome, .. } => {
             format!("the handler fence-peer {outcome}, {since} ago: not an answer")
         }

@@ -385,6 +385,7 @@ fn every_text_is_as_written() {
         outcome: String::new(),
         configured: true,
         limit_ms: 300_000,
+        again_ms: None,
     });
     let mut unfenced = fencing.clone();
     unfenced.status.connections[0].fencing = Some(FencingStatus {
@@ -393,6 +394,7 @@ fn every_text_is_as_written() {
         outcome: "did not end in time and was killed".to_owned(),
         configured: true,
         limit_ms: 300_000,
+        again_ms: Some(25_000),
     });
     let mut paused = fixtures::resync_target();
     let peer = &mut paused.status.connections[0].peer_devices[0];

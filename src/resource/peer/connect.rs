@@ -551,6 +551,7 @@ impl Resource {
             self.come_back_timeout(),
             self.clients_timeout(),
             self.hand_over_timeout(),
+            self.fencing_timeout(),
         ];
         let others = others.into_iter().flatten();
         let mut next: Option<Time> = others.chain(self.order_timeout()).min();

@@ -10,6 +10,8 @@
 //!   is known of the peer's disk, and nothing else lifts the freeze but the peer itself, `resume-io`
 //!   or the end of being Primary.
 //! - fence-peer and unfence-peer of a peer never run at once.
+//! - While I/O is frozen and the peer is away, a fence-peer that gave no answer is asked again and again, in
+//!   pauses that grow to [`LONGEST_PAUSE_MS`]: the peer may have been fenced meanwhile.
 
 use crate::meta::DeviceFlags;
 use crate::resource::disk::device::{Loss, Progress};
@@ -20,6 +22,10 @@ use crate::resource::{
     DiskState, Fencing, FencingStatus, Gap, Handler, HandlerOutcome, LogLevel, Refusal,
     ReplicationState, ReplyError, Resource, Role, Then, Time, VolumeNumber,
 };
+
+/// From no answer of fence-peer to the next time it is asked: twice as long after each.
+const FIRST_PAUSE_MS: u64 = 5_000;
+const LONGEST_PAUSE_MS: u64 = 60_000;
 
 /// How far fencing a peer is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +61,8 @@ pub(crate) struct PeerFencing {
     pub(crate) since: Time,
     /// How fence-peer ended, where that was no answer.
     pub(crate) outcome: Option<HandlerOutcome>,
+    /// How often it was asked for nothing.
+    pub(crate) unanswered: u32,
 }
 
 impl Resource {
@@ -93,6 +101,7 @@ impl Resource {
         }
         let frozen = self.io_frozen();
         self.set_phase(c, Phase::Due);
+        self.connections[c].fencing.unanswered = 0;
         self.connections[c].fencing.holds = true;
         self.frozen_or_not(frozen);
     }
@@ -182,6 +191,9 @@ impl Resource {
     pub(crate) fn pump_fencing(&mut self) {
         self.record_what_nobody_heard();
         for c in self.peers() {
+            if self.ask_again_at(c).is_some_and(|at| at <= self.now) {
+                self.set_phase(c, Phase::Due);
+            }
             let fencing = &self.connections[c].fencing;
             if fencing.phase == Phase::Idle && !fencing.unfence_due {
                 continue;
@@ -195,6 +207,23 @@ impl Resource {
                 self.unfence(c);
             }
         }
+    }
+
+    /// I/O is frozen, and fence-peer gave no answer. Who has no good disk has nothing to go on with.
+    fn ask_again_at(&self, c: usize) -> Option<Time> {
+        let fencing = &self.connections[c].fencing;
+        let good = self.devices.values().all(|device| device.disk >= DiskState::Consistent);
+        let again = fencing.phase == Phase::Unanswered && fencing.holds && good;
+        if !again || !self.io_frozen() || !self.has_handler(Handler::FencePeer) {
+            return None;
+        }
+        let doubled = FIRST_PAUSE_MS << fencing.unanswered.saturating_sub(1).min(8);
+        Some(fencing.since.after_ms(doubled.min(LONGEST_PAUSE_MS)))
+    }
+
+    /// When it is time to ask again.
+    pub(crate) fn fencing_timeout(&self) -> Option<Time> {
+        self.peers().filter_map(|c| self.ask_again_at(c)).min()
     }
 
     fn may_ask_fence_peer(&mut self, c: usize) {
@@ -226,6 +255,8 @@ impl Resource {
             );
             self.log(LogLevel::Error, text);
         }
+        let fencing = &mut self.connections[c].fencing;
+        fencing.unanswered += u32::from(number.is_none());
         let phase = if number.is_some() { Phase::Asked } else { Phase::Unanswered };
         self.set_phase(c, phase);
     }
@@ -283,11 +314,16 @@ impl Resource {
         if !self.may_be_promoted_there(c) {
             return self.end_fencing(c);
         }
-        self.connections[c].fencing.outcome = Some(outcome);
+        let fencing = &mut self.connections[c].fencing;
+        fencing.outcome = Some(outcome);
+        fencing.unanswered += 1;
         self.set_phase(c, Phase::Unanswered);
         if self.io_frozen() {
+            let again = self.ask_again_at(c).map_or(String::new(), |at| {
+                format!(", fence-peer is asked again in {} s", at.ms_since(self.now) / 1000)
+            });
             let name = &self.config.name;
-            let text = format!("{prefix}I/O stays frozen; next: tandemadm why {name}");
+            let text = format!("{prefix}I/O stays frozen{again}; next: tandemadm why {name}");
             self.log(LogLevel::Error, text);
         }
     }
@@ -483,6 +519,7 @@ impl Resource {
             outcome: fencing.outcome.map(|outcome| outcome.to_string()).unwrap_or_default(),
             configured: self.has_handler(Handler::FencePeer),
             limit_ms: self.config.options.handler_timeout_ms,
+            again_ms: self.ask_again_at(c).map(|at| at.ms_since(now)),
         })
     }
 }

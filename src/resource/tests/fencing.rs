@@ -105,16 +105,84 @@ fn an_answer_that_is_none_keeps_it_frozen_and_resume_io_ends_that() {
         let write = pair.write_later(0, 6, 60);
         pair.run(100);
         pair.answers(0, outcome);
-        pair.run(100_000);
+        pair.run(4_000);
         assert!(pair.is_fenced_off(0) && !pair.nodes[0].replies.contains_key(&write));
         assert_eq!((pair.disk(0), pair.peer_disk(0)), (DiskState::UpToDate, DiskState::DUnknown));
-        assert!(pair.calls(0).is_empty(), "it is not asked again and again");
+        assert!(pair.calls(0).is_empty(), "not at once");
         let fencing = pair.status(0).connections[0].fencing.clone().unwrap();
         assert!(!fencing.running && fencing.outcome == outcome.to_string(), "{fencing:?}");
         pair.admin(0, Command::SuspendIo { suspend: false }).unwrap();
         assert_eq!((pair.is_fenced_off(0), pair.nodes[0].replies[&write]), (false, Ok(None)));
+        pair.run(200_000);
+        assert!(pair.calls(0).is_empty(), "nothing waits for it any more");
         pair.link = true;
         pair.synced();
+    }
+}
+
+#[test]
+fn a_frozen_primary_asks_again_in_pauses_that_grow_until_there_is_an_answer() {
+    let mut pair = lonely(ResourceAndStonith);
+    let before = pair.uuid(0);
+    let write = pair.write_later(0, 6, 60);
+    for pause in [5_000, 10_000, 20_000, 40_000, 60_000, 60_000] {
+        pair.answers(0, HandlerOutcome::TimedOut);
+        let again = pair.status(0).connections[0].fencing.clone().unwrap().again_ms;
+        assert_eq!(again, Some(pause - 50));
+        pair.run(pause - 100);
+        assert!(pair.calls(0).is_empty(), "it is early");
+        pair.run(100);
+        assert_eq!(pair.calls(0), [Handler::FencePeer], "after {pause} ms");
+        assert!(pair.is_fenced_off(0) && !pair.nodes[0].replies.contains_key(&write));
+        assert_eq!(pair.uuid(0), before);
+    }
+    // It is off by now.
+    pair.answers(0, Exited(7));
+    assert_eq!((pair.is_fenced_off(0), pair.nodes[0].replies[&write]), (false, Ok(None)));
+    assert_ne!(pair.uuid(0), before);
+    pair.link = true;
+    pair.synced();
+}
+
+#[test]
+fn a_peer_that_is_back_makes_a_later_answer_void_and_is_not_asked_about() {
+    for while_it_runs in [true, false] {
+        let mut pair = lonely(ResourceAndStonith);
+        let before = pair.uuid(0);
+        let write = pair.write_later(0, 6, 60);
+        pair.answers(0, Exited(1));
+        if while_it_runs {
+            pair.run(6_000);
+            assert_eq!(pair.calls(0), [Handler::FencePeer]);
+        }
+        pair.link = true;
+        pair.run(20_000);
+        assert_eq!(pair.nodes[0].replies[&write], Ok(None), "it goes on with both");
+        if while_it_runs {
+            pair.answers(0, Exited(7));
+            assert!(pair.says(0, "Ignoring fence-peer exit code"));
+        }
+        pair.run(100_000);
+        assert_eq!(pair.calls(0), [Handler::UnfencePeer]);
+        assert_eq!((pair.uuid(0) & !1, pair.is_fenced_off(0)), (before & !1, false));
+        assert_eq!(pair.peer_disk(0), DiskState::UpToDate);
+        pair.synced();
+    }
+}
+
+#[test]
+fn a_primary_that_is_demoted_or_has_lost_its_disk_asks_no_more() {
+    for detached in [true, false] {
+        let mut pair = lonely(ResourceAndStonith);
+        pair.answers(0, Exited(1));
+        let command = match detached {
+            true => Command::Detach { volume: 0, force: true },
+            false => Command::Secondary { force: true, wait_ms: 0 },
+        };
+        pair.admin(0, command).unwrap();
+        pair.run(200_000);
+        assert!(pair.calls(0).is_empty());
+        assert_eq!(pair.is_fenced_off(0), detached, "its disk may be back");
     }
 }
 
