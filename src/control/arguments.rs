@@ -313,6 +313,8 @@ pub enum Verb {
     InvalidateRemote(Targets),
     /// Mark the own disk Outdated.
     Outdate(Targets),
+    /// Run the handler unfence-peer, where all disks of both nodes are UpToDate.
+    UnfencePeer(Targets),
     /// Hold a running resync back, and later ones.
     PauseSync(Targets),
     /// Let resyncs go on.

@@ -177,6 +177,7 @@ pub fn word(verb: &Verb) -> Option<(String, &[Target])> {
             (format!("verify{start}{stop}{repair}{from}"), &targets.targets)
         }
         Verb::Outdate(targets) => ("outdate".to_owned(), &targets.targets),
+        Verb::UnfencePeer(targets) => ("unfence-peer".to_owned(), &targets.targets),
         Verb::PauseSync(targets) => ("pause-sync".to_owned(), &targets.targets),
         Verb::ResumeSync(targets) => ("resume-sync".to_owned(), &targets.targets),
         Verb::SuspendIo(targets) => ("suspend-io".to_owned(), &targets.targets),

@@ -63,9 +63,10 @@ fn scope(verb: &Verb) -> Option<(&[Target], Scope)> {
         Verb::Connect { targets, .. }
         | Verb::Disconnect { targets, .. }
         | Verb::ForgetPeer { targets, .. } => (&targets.targets, Scope::PEER),
-        Verb::Cstate(targets) | Verb::PeerRole(targets) | Verb::Ping(targets) => {
-            (&targets.targets, Scope::PEER)
-        }
+        Verb::Cstate(targets)
+        | Verb::PeerRole(targets)
+        | Verb::Ping(targets)
+        | Verb::UnfencePeer(targets) => (&targets.targets, Scope::PEER),
         Verb::Attach(targets) | Verb::Outdate(targets) | Verb::Invalidate(targets) => {
             (&targets.targets, Scope::VOLUME)
         }

@@ -169,6 +169,11 @@ pub enum Command {
         /// The peer, which may be none of the configuration.
         peer: NodeId,
     },
+    /// Run the handler unfence-peer, if all disks of both are UpToDate.
+    UnfencePeer {
+        /// The peer.
+        peer: NodeId,
+    },
     /// The options are these from now on, as far as they act at once.
     SetOptions {
         /// All of them, checked.
@@ -209,6 +214,7 @@ impl Command {
             Self::SuspendIo { suspend: true } => "suspend-io",
             Self::SuspendIo { suspend: false } => "resume-io",
             Self::ForgetPeer { .. } => "forget-peer",
+            Self::UnfencePeer { .. } => "unfence-peer",
             Self::SetOptions { .. } => "adjust",
             Self::Down { shutdown: false } => "down",
             Self::Down { shutdown: true } => "shutdown",

@@ -276,6 +276,7 @@ pub(super) fn order_name(command: &Command) -> &'static str {
         Command::SuspendIo { suspend: true } => "suspend-io",
         Command::SuspendIo { suspend: false } => "resume-io",
         Command::ForgetPeer { .. } => "forget-peer",
+        Command::UnfencePeer { .. } => "unfence-peer",
         Command::SetOptions { .. } => "adjust",
         Command::Down { shutdown: false } => "down",
         Command::Down { shutdown: true } => "SIGTERM",

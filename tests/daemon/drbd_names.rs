@@ -183,7 +183,6 @@ fn the_steps_of_an_agent_are_separate_and_repeatable() {
         (10, "drbdsetup status nope"),
         (10, "drbdsetup events2 --diff"),
         (10, "drbdadm --peer=bob up r0"),
-        (10, "drbdadm unfence-peer r0"),
         (10, "drbdadm new-peer r0"),
         (1, "drbdadm frob r0"),
         (20, "drbdsetup primary"),

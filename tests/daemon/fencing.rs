@@ -66,6 +66,10 @@ fn a_client_waits_until_the_handler_has_answered_and_the_admin_socket_does_not()
     pair.bob.start_up();
     pair.wait_synced();
     until("bob is unfenced", || calls().contains("unfenced").then_some(()));
+    // By hand, as DRBD's agent does for a constraint that was left behind.
+    fs::remove_file(dir.path().join("calls")).expect("it is there");
+    pair.alice.ok(&["unfence-peer", "r0"]);
+    until("bob is unfenced again", || calls().contains("unfenced").then_some(()));
     pair.assert_equal_disks();
 }
 

@@ -237,6 +237,7 @@ const DRBDS: &[&str] = &[
     "show-gi",
     "status",
     "suspend-io",
+    "unfence-peer",
     "up",
     "verify",
     "wait-con-int",

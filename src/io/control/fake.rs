@@ -232,6 +232,7 @@ impl Fake {
             | Command::NewCurrentUuid { .. }
             | Command::Resize { .. }
             | Command::DevicesDetached { .. }
+            | Command::UnfencePeer { .. }
             | Command::ForgetPeer { .. } => {}
         }
         Ok(String::new())

@@ -311,6 +311,7 @@ impl Resource {
             }
             Command::SuspendIo { suspend } => self.suspend_io(id, suspend),
             Command::ForgetPeer { peer } => self.forget_peer(id, peer),
+            Command::UnfencePeer { peer } => self.unfence_by_order(id, peer),
             Command::SetOptions { options, volumes } => {
                 self.set_options(id, *options, &volumes);
             }

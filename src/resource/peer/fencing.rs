@@ -19,7 +19,7 @@ use crate::resource::orders::order::{Step, refuse};
 use crate::resource::peer::connection::{PeerDevice, Stage};
 use crate::resource::peer::handlers::Called;
 use crate::resource::{
-    DiskState, Fencing, FencingStatus, Gap, Handler, HandlerOutcome, LogLevel, Refusal,
+    DiskState, Fencing, FencingStatus, Gap, Handler, HandlerOutcome, LogLevel, NodeId, Refusal,
     ReplicationState, ReplyError, Resource, Role, Then, Time, VolumeNumber,
 };
 
@@ -372,6 +372,26 @@ impl Resource {
         let fencing = &mut self.connections[c].fencing;
         fencing.unfencing = number.is_some();
         (fencing.unfence_due, fencing.called) = (false, false);
+    }
+
+    /// `unfence-peer`: what a handler left behind that failed, DRBD's agent has removed so.
+    pub(crate) fn unfence_by_order(&mut self, id: u64, peer: NodeId) {
+        let name = self.config.name.clone();
+        let Some(c) = self.peers().find(|c| self.connections[*c].peer == peer) else {
+            return self.reply(id, Err(refuse(127, "No such peer in this resource")));
+        };
+        if !self.has_handler(Handler::UnfencePeer) {
+            return self.reply(id, Ok(format!("{name} has no handler unfence-peer")));
+        }
+        if !self.is_in_sync(c) {
+            let hint = format!(
+                "Not every disk of both nodes is UpToDate and connected: it stays fenced. When the resync \
+                 has ended the handler runs by itself (`tandemadm status {name}`)."
+            );
+            return self.reply(id, Err(refuse(-2, &hint)));
+        }
+        self.connections[c].fencing.unfence_due = true;
+        self.reply(id, Ok(String::new()));
     }
 
     pub(crate) fn unfence_answered(&mut self, c: usize, outcome: HandlerOutcome) {

@@ -145,6 +145,26 @@ fn a_frozen_primary_asks_again_in_pauses_that_grow_until_there_is_an_answer() {
 }
 
 #[test]
+fn an_order_unfences_a_peer_that_is_in_sync_and_no_other() {
+    let mut pair = synced_pair();
+    fences(&mut pair, Fencing::DontCare);
+    pair.admin(0, Command::UnfencePeer { peer: 1 }).unwrap();
+    assert_eq!(pair.calls(0), [Handler::UnfencePeer], "also where nothing is fenced by itself");
+    pair.admin(0, Command::UnfencePeer { peer: 1 }).unwrap();
+    assert_eq!(pair.calls(0), [Handler::UnfencePeer], "one after the other");
+    pair.answers(0, Exited(1));
+    assert_eq!(pair.calls(0), [Handler::UnfencePeer]);
+    pair.answers(0, Exited(0));
+    assert_eq!(pair.admin(0, Command::UnfencePeer { peer: 7 }).unwrap_err().code, 127);
+    pair.lose_link();
+    assert_eq!(pair.admin(0, Command::UnfencePeer { peer: 1 }).unwrap_err().code, -2);
+    assert!(pair.calls(0).is_empty());
+    let mut pair = synced_pair();
+    let said = pair.admin(0, Command::UnfencePeer { peer: 1 }).unwrap();
+    assert!(said.contains("no handler unfence-peer"), "{said}");
+}
+
+#[test]
 fn a_peer_that_is_back_makes_a_later_answer_void_and_is_not_asked_about() {
     for while_it_runs in [true, false] {
         let mut pair = lonely(ResourceAndStonith);

@@ -285,6 +285,12 @@ fn plain(verb: &Verb) -> Option<Plain> {
             };
             (targets.targets.clone(), Wide::Volume, Box::new(command))
         }
+        Verb::UnfencePeer(targets) => {
+            let command = |_: Option<u16>, peer: Option<u8>| Command::UnfencePeer {
+                peer: peer.unwrap_or_default(),
+            };
+            (targets.targets.clone(), Wide::Peer, Box::new(command))
+        }
         Verb::PauseSync(targets) | Verb::ResumeSync(targets) => {
             let pause = matches!(verb, Verb::PauseSync(_));
             let command = move |volume: Option<u16>, peer: Option<u8>| Command::PauseSync {

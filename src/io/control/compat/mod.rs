@@ -158,11 +158,6 @@ impl Compat {
             (Tool::Drbdadm, "sh-resources") => self.names(),
             (Tool::Drbdadm, "sh-dev") => self.devices(),
             (Tool::Drbdadm, verb) if is_shell_verb(verb) => self.words(),
-            (Tool::Drbdadm, "unfence-peer") => {
-                let text =
-                    "drbdadm: unfence-peer is not ordered by hand: the handler runs after a resync";
-                Err(Failure::new(10, text))
-            }
             (_, "events2") => self.events(),
             (_, "status") => self.status(),
             (Tool::Drbdsetup, "show") => self.show(),
