@@ -31,7 +31,12 @@ attrd_updater)
     *) echo "$*" >"$cluster/state-$TANDEM_NODE" ;;
     esac
     ;;
-corosync-cmapctl) echo "$2 (u32) = 100" ;;
+corosync-cmapctl)
+    case $1 in
+    nodelist.node) sed 's/^/nodelist.node.0.name (str) = /' "$cluster/nodes" ;;
+    *) echo "$2 (u32) = 100" ;;
+    esac
+    ;;
 crm_node)
     case $1 in
     --partition) grep -vxf "$cluster/off" "$cluster/members" | tr '\n' ' ' ;;
@@ -74,12 +79,18 @@ cibadmin)
         esac
         echo "<cib epoch=\"3\" admin_epoch=\"$epoch\" num_updates=\"1\"/>"
         ;;
-    --modify) echo "$3" | tr -dc 0-9 >"$cluster/admin-epoch" ;;
+    --modify)
+        echo "$3" | tr -dc 0-9 >"$cluster/admin-epoch"
+        # Another resource's handler was quicker.
+        test ! -e "$cluster/raced" || exit 103
+        ;;
     *) exit 64 ;;
     esac
     ;;
 crm_attribute)
     case $1 in -p) shift; echo "$TANDEM_NODE $*" >>"$cluster/scores"; exit ;; esac
+    case $* in *master-r0*) echo "$4 -v $8" >>"$cluster/scores"; exit ;; esac
+    case $* in *stonith-enabled*) cat "$cluster/stonith"; exit ;; esac
     case $* in *tandem-r0-disk*) cat "$cluster/disk-$4" 2>/dev/null || echo none; exit ;; esac
     case $* in *tandem-r0-outlasts*)
         echo "$8" >"$cluster/outlasts"
@@ -138,6 +149,8 @@ impl Agent {
         symlink(env!("CARGO_BIN_EXE_tandemadm"), tools.join("tandemadm")).expect("a link");
         fs::write(cluster.path().join("members"), "alice\nbob\n").expect("a file");
         fs::write(cluster.path().join("off"), "").expect("a file");
+        fs::write(cluster.path().join("nodes"), "alice\nbob\n").expect("a file");
+        fs::write(cluster.path().join("stonith"), "true\n").expect("a file");
         let own = std::process::id().to_string();
         fs::write(cluster.path().join("pacemaker"), own).expect("a file");
         let root = functions.ancestors().nth(3).expect("a folder").to_owned();
@@ -176,7 +189,7 @@ impl Agent {
             &format!("OCF_ROOT={}", self.root.display()),
             &format!("OCF_RESKEY_config={}", node.config.display()),
             &format!("OCF_RESKEY_run_dir={}", node.run_dir.display()),
-            &format!("OCF_RESKEY_node={}", node.name),
+            &format!("OCF_RESKEY_CRM_meta_on_node={}", node.name),
             &format!("OCF_RESKEY_marks={}", of_the_tree("crm-store-uuid").display()),
         ]);
         command.args([
@@ -274,8 +287,28 @@ fn the_own_agent_goes_through_its_cycle_and_a_silent_daemon_is_not_a_stopped_one
     agent.is(&pair.alice, "validate-all", 0);
     let nope = [("OCF_RESKEY_resource", "nope")];
     agent.refuses(&pair.alice, "start", &nope, 2, "nope");
+    // The cluster's names are those of the configuration, and it fences.
+    let long = [("OCF_RESKEY_CRM_meta_on_node", "alice.example.org")];
+    agent.refuses(&pair.alice, "start", &long, 2, "no section \"on alice.example.org\"");
+    agent.put("nodes", "alice\nrobert\n");
+    agent.refuses(&pair.alice, "start", &[], 2, "\"on bob\" of r0 is no node of the cluster");
+    agent.put("nodes", "");
+    agent.put("stonith", "false\n");
+    agent.refuses(&pair.alice, "validate-all", &[], 2, "stonith-enabled is false");
+    let own_risk = [("OCF_RESKEY_require_fencing", "false")];
+    assert_eq!(agent.run(&pair.alice, "validate-all", &own_risk).code, 0);
+    agent.put("stonith", "true\n");
+    let program = agent.cluster.path().join("tools/cibadmin");
+    let aside = agent.cluster.path().join("cibadmin");
+    fs::rename(&program, &aside).expect("it is there");
+    if !Path::new("/usr/sbin/cibadmin").exists() {
+        agent.refuses(&pair.alice, "start", &[], 5, "there is no cibadmin");
+    }
+    fs::rename(&aside, &program).expect("it is there");
     // The peer is not there yet: it goes on without it.
     agent.is(&pair.alice, "start", 0);
+    // bob's Pacemaker was met: there may be no monitor before that is what counts.
+    assert!(pair.alice.run_dir.join("crm-r0.met").exists());
     agent.is(&pair.alice, "monitor", DEGRADED);
     assert_eq!(agent.score(&pair.alice), None, "both disks are new");
     agent.refuses(&pair.alice, "promote", &[], 1, "Need access to UpToDate data");
@@ -289,6 +322,13 @@ fn the_own_agent_goes_through_its_cycle_and_a_silent_daemon_is_not_a_stopped_one
     }
     agent.is(&pair.alice, "promote", 0);
     agent.is(&pair.alice, "promote", 0);
+    // A handler that is at it for long does not hold the monitor up.
+    let lock = fs::File::create(pair.alice.run_dir.join("crm-r0.lock")).expect("a file");
+    lock.lock().expect("nobody has it");
+    let begun = std::time::Instant::now();
+    agent.is(&pair.alice, "monitor", PROMOTED);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(8), "{:?}", begun.elapsed());
+    drop(lock);
     agent.is(&pair.alice, "monitor", PROMOTED);
     agent.is(&pair.bob, "monitor", 0);
     agent.refuses(&pair.bob, "promote", &[], 1, "r0 is not promoted on bob");
@@ -359,9 +399,10 @@ fn the_own_agent_goes_through_its_cycle_and_a_silent_daemon_is_not_a_stopped_one
     agent.put("pacemaker", &std::process::id().to_string());
     agent.remove("left");
     agent.refuses(&pair.alice, "promote", &later, 1, "fence-peer returned 1");
-    // But where it was met since: nobody there has decided anything, or confirms anything.
+    // But where it was met since, also where another resource raises the epoch at the same moment: nobody there has decided anything, or confirms anything.
     agent.put("left", "bob\n");
     agent.put("cut", "");
+    agent.put("raced", "");
     // And until the mark is on the disk, in a configuration that no change of bob's can outdo.
     agent.put("full", "");
     agent.refuses(&pair.alice, "promote", &soon, 1, "fence-peer had no answer in time");
@@ -439,6 +480,8 @@ fn a_stale_secondary_is_never_promoted_and_no_mark_is_left_behind() {
     ledger.check(&mut pair.alice.client());
     agent.is(&pair.alice, "monitor", PROMOTED);
     until("no mark is left", || agent.mark(&pair.bob).is_none().then_some(()));
+    // Before its next monitor.
+    until("bob may be promoted", || (agent.score(&pair.bob) == Some(10_000)).then_some(()));
     agent.is(&pair.bob, "monitor", 0);
     assert_eq!(agent.score(&pair.bob), Some(10_000));
 
