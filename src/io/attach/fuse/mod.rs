@@ -127,6 +127,8 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
         })?;
         device.record.loop_device = Some(looped);
     }
+    // Who hears that it is attached finds it.
+    device.write_record(&Log::Syslog(None));
     let ready = format!("{} is {} (attached)\n", device.record.volume, device.record.device());
     let log = Log::of_guard(arguments.background, &ready);
     log.say(ready.trim_end());
@@ -191,7 +193,6 @@ impl Device {
 
     /// Serves until the file is unmounted.
     fn watch(mut self, log: &Log, session: &BackgroundSession) {
-        self.write_record(log);
         while !session.guard.is_finished() {
             self.turn(log, LOOK);
         }
