@@ -46,7 +46,7 @@ crm_node)
 crm_mon)
     echo '<current_dc present="true" name="alice" with_quorum="true"/>'
     echo '<cluster_options stonith-enabled="true"/>'
-    for node in alice bob; do
+    for node in alice bob $(cat "$cluster/third" 2>/dev/null); do
         online=true
         grep -qx $node "$cluster/off" && online=false
         pending=false
@@ -64,7 +64,7 @@ cibadmin)
     case $1 in
     --node)
         test ! -e "$cluster/cut" || exit 1
-        echo "<nvpair id=\"x\" name=\"tandem-r0-stale\" value=\"$(cat "$cluster/mark-$2")\"/>"
+        echo "<nvpair id=\"x\" name=\"tandem-r0-stale\" value=\"$(cat "$cluster/mark-$2" 2>/dev/null || cat "$cluster/mark-bob")\"/>"
         echo "<nvpair id=\"y\" name=\"tandem-r0-outlasts\" value=\"$(cat "$cluster/outlasts")\"/>"
         ;;
     --query)
@@ -573,4 +573,48 @@ fn a_promotion_beside_a_primary_that_was_just_fenced_does_not_fail_first() {
     let said = agent.run(&pair.bob, "promote", &limit);
     assert_eq!(said.code, 0, "{said:?}");
     pair.alice.kill();
+}
+
+/// Who has left in order, and only its Corosync still runs, confirms nothing: with three nodes that counts for
+/// nothing where a majority has joined, and for a node that is not there yet where none has.
+#[test]
+fn a_third_node_that_has_left_hides_nobody_and_vouches_for_nobody() {
+    const TEST: &str = "a_third_node_that_has_left_hides_nobody_and_vouches_for_nobody";
+    let agent = match Agent::new() {
+        Ok(agent) => agent,
+        Err(why) => return skip(TEST, &why),
+    };
+    let mut pair = agent.promoted_pair();
+    agent.put("third", "carol");
+    agent.put("members", "alice\nbob\ncarol\n");
+    for file in ["late", "left"] {
+        agent.put(file, "carol\n");
+    }
+    // bob is a member: with alice the majority.
+    pair.bob.kill();
+    until("bob has his mark", || {
+        let log = pair.alice.log_text();
+        log.contains("fence-peer helper returned 4").then_some(())
+    });
+    pair.bob.start();
+    agent.is(&pair.bob, "start", 0);
+    pair.wait_synced();
+    agent.is(&pair.alice, "monitor", PROMOTED);
+
+    // And now alice is alone, with Corosync's quorum by carol's.
+    agent.put("off", "bob\n");
+    pair.bob.kill();
+    until("alice waits for carol", || {
+        let log = pair.alice.log_text();
+        log.contains("Pacemaker on carol has not joined").then_some(())
+    });
+    assert!(!pair.alice.log_text().contains("fence-peer helper returned 7"));
+    for file in ["late", "left"] {
+        agent.remove(file);
+    }
+    until("bob is off", || {
+        let log = pair.alice.log_text();
+        log.contains("fence-peer helper returned 7").then_some(())
+    });
+    assert!(agent.mark(&pair.bob).is_some_and(|mark| mark.starts_with("alice:0=")));
 }

@@ -212,7 +212,7 @@ impl Resource {
     /// I/O is frozen, and fence-peer gave no answer. Who has no good disk has nothing to go on with.
     fn ask_again_at(&self, c: usize) -> Option<Time> {
         let fencing = &self.connections[c].fencing;
-        let good = self.devices.values().all(|device| device.disk >= DiskState::Consistent);
+        let good = self.devices.values().any(|device| device.disk >= DiskState::Consistent);
         let again = fencing.phase == Phase::Unanswered && fencing.holds && good;
         if !again || !self.io_frozen() || !self.has_handler(Handler::FencePeer) {
             return None;
