@@ -121,6 +121,24 @@ impl Geometry {
         Self::with_covered(placement, round_down(disk_size), al_block_size, max_peers, device_uuid)
     }
 
+    /// How large the disk is whose internal metadata a superblock belongs to, in whole blocks. `None`: none fits it.
+    #[must_use]
+    pub fn disk_size_of(superblock: &Superblock) -> Option<u64> {
+        let max_peers = u8::try_from(superblock.peers.len()).ok()?;
+        let (block, device) = (superblock.al_block_size, superblock.device_uuid);
+        let mut size = superblock.data_size;
+        // Metadata is sized for the whole disk, itself included: a larger one may take a page more.
+        for _ in 0..4 {
+            let placement = Placement::Internal { disk_size: size };
+            if Self::of(placement, superblock).is_ok() {
+                return Some(size);
+            }
+            let meta_bytes = Self::new(placement, block, max_peers, device).ok()?.meta_bytes;
+            size = superblock.data_size.checked_add(meta_bytes)?;
+        }
+        None
+    }
+
     /// The layout that a superblock describes, on disks of these sizes. An external layout keeps
     /// the recorded size when the data disk has grown.
     ///

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Identity;
 
+/// A longer name leaves no room for what stands around it, bytes: 255 are a file name.
+const FILE_NAME_MAX: usize = 160;
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     resource: String,
@@ -82,7 +85,8 @@ fn file_name(who: &Identity, disk: &Path) -> String {
     format!("size-{resource}-{}-node{}-{path:08x}.json", who.volume, who.node_id)
 }
 
-/// A name that is one component of a path: letters, digits, `-` and `_` stay.
+/// A name that is one component of a path: letters, digits, `-` and `_` stay. One that would be too long for that
+/// ends with its checksum.
 pub(crate) fn file_safe(name: &str) -> String {
     let mut out = String::new();
     for byte in name.bytes() {
@@ -91,6 +95,10 @@ pub(crate) fn file_safe(name: &str) -> String {
         } else {
             out.push_str(&format!("%{byte:02x}"));
         }
+    }
+    if out.len() > FILE_NAME_MAX {
+        out.truncate(FILE_NAME_MAX);
+        out.push_str(&format!("-{:08x}", crc32fast::hash(name.as_bytes())));
     }
     out
 }

@@ -15,8 +15,8 @@ use super::saved::{Save, SavedBefore};
 use super::signatures::scan;
 use super::{Identity, MetaDisk, record};
 use crate::meta::{
-    DeviceFlags, Dumped, Geometry, MetaError, MetaOp, Placement, read_superblock, repair,
-    restore_stages, stages, wipe_piece, wipe_superblocks,
+    DeviceFlags, Dumped, Geometry, MetaError, MetaOp, Placement, Superblock, read_superblock,
+    repair, restore_stages, stages, wipe_piece, wipe_superblocks,
 };
 use crate::resource::NodeId;
 
@@ -126,6 +126,9 @@ pub fn restore_md(
     options: &RestoreOptions,
 ) -> Result<Restored, CreateError> {
     let source = dumped.superblock.device_uuid;
+    // Where the image's own metadata is, if any came with it.
+    let came_at = Some(&dumped).filter(|dumped| options.seed.is_some() && !dumped.external);
+    let came_at = came_at.and_then(|dumped| Geometry::disk_size_of(&dumped.superblock));
     if let Some(device_uuid) = options.seed {
         let device_uuid = device_uuid.max(1);
         dumped = dumped
@@ -154,6 +157,25 @@ pub fn restore_md(
         );
         return Err(CreateError::Dump(text));
     }
+    let mut warnings = Vec::new();
+    if options.seed.is_some() {
+        match came_with_the_image(&disks, came_at, source) {
+            Some(old) if !dumped.starts_from(&old) => {
+                let text = format!(
+                    "the image on {}, or this dump, was copied before the order that cleared \
+                     this node's slot (new-current-uuid --clear-bitmap): copy it anew",
+                    path.display()
+                );
+                return Err(CreateError::Dump(text));
+            }
+            Some(_) => {}
+            None => warnings.push(format!(
+                "{} has no metadata that came with the image: that it was copied after the order that cleared \
+                 this node's slot (new-current-uuid --clear-bitmap) is not checked",
+                path.display()
+            )),
+        }
+    }
     let (mut found, cut) = look_overwritten(&disks, &geometry)?;
     if let Ok(old) = read_superblock(disks.placement(), &mut device.reader()) {
         let (old, new) = (&old.superblock, &dumped.superblock);
@@ -161,14 +183,6 @@ pub fn restore_md(
         match ours {
             // It came with the image.
             Some(at) if options.seed.is_some() && old.device_uuid == source => {
-                if !dumped.starts_from(old) {
-                    let text = format!(
-                        "the image on {}, or this dump, was copied before the order that cleared \
-                         this node's slot (new-current-uuid --clear-bitmap): copy it anew",
-                        path.display()
-                    );
-                    return Err(CreateError::Dump(text));
-                }
                 found.remove(at);
             }
             Some(at) if old.device_uuid == new.device_uuid && old.sequence > new.sequence => {
@@ -195,12 +209,22 @@ pub fn restore_md(
         let written = device.write_stages(&[stage]);
         written.map_err(|error| device.io_error("writing the metadata", error))?;
     }
-    let mut warnings = Vec::new();
     if let Err(error) = record::store(&options.state_dir, who, path, disks.data.size, None) {
         let folder = options.state_dir.display();
         warnings.push(format!("{folder}: the disk's size was not recorded: {error}"));
     }
     Ok(Restored { saved, warnings })
+}
+
+/// The superblock of the disk that an image is of, where that disk ended, or where this one does.
+fn came_with_the_image(disks: &Disks, came_at: Option<u64>, source: u64) -> Option<Superblock> {
+    let there = came_at.filter(|size| *size <= disks.data.size);
+    let there = there.map(|disk_size| (Placement::Internal { disk_size }, &disks.data));
+    let looked = [Some((disks.placement(), disks.meta())), there];
+    looked.into_iter().flatten().find_map(|(placement, device)| {
+        let found = read_superblock(placement, &mut device.reader()).ok()?.superblock;
+        (found.device_uuid == source).then_some(found)
+    })
 }
 
 /// Frees the slot of a peer on a disk that nobody has. `None`: it has none. Blocks.

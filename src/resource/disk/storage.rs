@@ -297,7 +297,9 @@ impl Resource {
         let Some(backing) = self.device(volume).backing.as_mut() else { return };
         backing.outstanding -= 1;
         backing.meta_writes -= 1;
-        backing.only_hung = backing.only_hung.filter(|_| result.is_ok());
+        if result.is_err() {
+            backing.only_hung = None;
+        }
         self.pump_growing(volume);
         if matches!(pending, Pending::LastMark) {
             return self.last_mark_done(volume, result);
@@ -344,7 +346,9 @@ impl Resource {
         self.disk_has_answered(volume);
         if let Some(backing) = self.device(volume).backing.as_mut() {
             backing.outstanding -= 1;
-            backing.only_hung = backing.only_hung.filter(|_| result.is_ok());
+            if result.is_err() {
+                backing.only_hung = None;
+            }
         }
         self.disk_answered(volume, pending, result);
     }

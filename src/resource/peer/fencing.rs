@@ -212,9 +212,11 @@ impl Resource {
     /// I/O is frozen, and fence-peer gave no answer. Who has no good disk has nothing to go on with.
     fn ask_again_at(&self, c: usize) -> Option<Time> {
         let fencing = &self.connections[c].fencing;
+        if fencing.phase != Phase::Unanswered || !fencing.holds {
+            return None;
+        }
         let good = self.devices.values().any(|device| device.disk >= DiskState::Consistent);
-        let again = fencing.phase == Phase::Unanswered && fencing.holds && good;
-        if !again || !self.io_frozen() || !self.has_handler(Handler::FencePeer) {
+        if !good || !self.io_frozen() || !self.has_handler(Handler::FencePeer) {
             return None;
         }
         let doubled = FIRST_PAUSE_MS << fencing.unanswered.saturating_sub(1).min(8);

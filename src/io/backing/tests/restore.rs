@@ -246,6 +246,29 @@ fn an_image_from_before_the_seed_began_is_no_seed() {
     let dump = dumped(&text_of(&source));
     let error = restore_md(&image, &MetaDisk::Internal, &bob, dump, &options).unwrap_err();
     assert!(error.to_string().contains("copied before the order"), "{error}");
+    // bob's disk is larger, so the image ends before it does; or his metadata has a place of its own.
+    File::options().write(true).open(&image).unwrap().set_len(24 * MIB).unwrap();
+    for meta_disk in [MetaDisk::Internal, MetaDisk::External(lab.path("bob.meta"))] {
+        for force in [false, true] {
+            let options = RestoreOptions { force, ..options.clone() };
+            let dump = dumped(&text_of(&source));
+            let error = restore_md(&image, &meta_disk, &bob, dump, &options).unwrap_err();
+            assert!(error.to_string().contains("copied before the order"), "{error}");
+        }
+    }
+    // An image that was begun after it is one, and one without metadata cannot be judged, which is said.
+    for with_metadata in [true, false] {
+        std::fs::copy(&source, &image).unwrap();
+        let file = File::options().write(true).open(&image).unwrap();
+        if !with_metadata {
+            file.set_len(8 * MIB).unwrap();
+        }
+        file.set_len(24 * MIB).unwrap();
+        let dump = dumped(&text_of(&source));
+        let restored = restore_md(&image, &MetaDisk::Internal, &bob, dump, &options).unwrap();
+        let warned = restored.warnings.iter().any(|text| text.contains("is not checked"));
+        assert_eq!(warned, !with_metadata, "{:?}", restored.warnings);
+    }
 }
 
 /// What is on a disk after a power cut.

@@ -148,7 +148,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "R2: it vouches for what a failed flush may have cost",
         by: By::Tests(&["--lib", "resource::tests::came_back"]),
         file: "src/resource/disk/storage.rs",
-        old: "            backing.only_hung = backing.only_hung.filter(|_| result.is_ok());\n        }\n        self.disk_answered",
+        old: "            if result.is_err() {\n                backing.only_hung = None;\n            }\n        }\n        self.disk_answered",
         new: "        }\n        self.disk_answered",
     },
     Mutant {
