@@ -28,80 +28,45 @@ impl Times {
 }
 
 impl AttachOptions {
-    /// The same options for a guard that has nobody to ask: without what the device cannot have while it is
-    /// attached, and what there is to say of that.
+    /// What becomes of these options where a device is taken over: the times that are other ones, and what it
+    /// cannot have while it is attached, each with the next step. `timeout`: that of its requests, as far as it
+    /// is known.
     #[must_use]
-    pub fn as_far_as_possible(mut self, record: &Record) -> (Self, Vec<String>) {
-        let mut said = Vec::new();
-        let mut say = |option: &str, has: String| {
-            said.push(format!(
-                "{option} is not what /dev/nbd{} has, {has}: it will be when it is attached anew",
-                record.index
-            ));
-        };
-        if self.connections.is_some_and(|wanted| usize::from(wanted) != record.connections) {
-            say("--connections", record.connections.to_string());
-            self.connections = None;
-        }
-        if self.block_size.is_some_and(|wanted| wanted != record.terms.block) {
-            say("--block-size", record.terms.block.to_string());
-            self.block_size = None;
-        }
-        (self, said)
-    }
-
-    /// What changes of a device that is taken over; `timeout`: that of its requests, as far as it is known.
-    ///
-    /// # Errors
-    /// What cannot be changed while the device is there, and the next step.
-    pub fn changes(&self, record: &Record, timeout: Option<Duration>) -> Result<Times, String> {
+    pub fn changes(&self, record: &Record, timeout: Option<Duration>) -> (Times, Vec<String>) {
         let Record { volume, index, connections, terms, .. } = record;
-        let refuse = |option: &str, has: String| {
-            Err(format!(
+        let stays = |option: &str, has: String| {
+            format!(
                 "attached already, as /dev/nbd{index} with {has}, which {option} cannot change while it is \
                  attached: leave {option} out to take it over, or `tandemadm device detach {volume}` first"
-            ))
+            )
         };
+        let mut kept = Vec::new();
         if self.connections.is_some_and(|wanted| usize::from(wanted) != *connections) {
             let s = if *connections == 1 { "" } else { "s" };
-            return refuse("--connections", format!("{connections} connection{s}"));
+            kept.push(stays("--connections", format!("{connections} connection{s}")));
         }
         if self.block_size.is_some_and(|wanted| wanted != terms.block) {
-            return refuse("--block-size", format!("blocks of {} bytes", terms.block));
+            kept.push(stays("--block-size", format!("blocks of {} bytes", terms.block)));
         }
         let has = timeout.map(|time| time.as_secs());
         let dead = Some(record.dead_conn_timeout);
         let other =
             |wanted: Option<u32>, has| wanted.map(u64::from).filter(|one| Some(*one) != has);
-        Ok(Times {
+        let times = Times {
             timeout: other(self.timeout, has),
             dead_conn_timeout: other(self.dead_conn_timeout, dead),
-        })
+        };
+        (times, kept)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attach::{Terms, parse};
+    use crate::attach::a_record as record;
+    use crate::attach::parse;
 
-    fn record() -> Record {
-        Record {
-            volume: "r0/0".to_owned(),
-            index: 3,
-            backend: "tandem:r0/0:0000000000000001".to_owned(),
-            terms: Terms { size: 1 << 20, flags: 1, block: 512 },
-            connections: 2,
-            dead_conn_timeout: 300,
-            server: "alice:10809".to_owned(),
-            lost_at: None,
-            refusals: Vec::new(),
-            failed: None,
-            keepers: Vec::new(),
-        }
-    }
-
-    fn changes(words: &str) -> Result<Times, String> {
+    fn changes(words: &str) -> (Times, Vec<String>) {
         let words = format!("tandem-attach {words} r0");
         let options = parse(words.split_whitespace()).unwrap().options;
         options.changes(&record(), Some(Duration::from_secs(5)))
@@ -109,39 +74,29 @@ mod tests {
 
     #[test]
     fn times_are_changed_where_others_are_given() {
-        let times = |timeout, dead_conn_timeout| Ok(Times { timeout, dead_conn_timeout });
+        let times = |timeout, dead_conn_timeout| (Times { timeout, dead_conn_timeout }, Vec::new());
         assert_eq!(changes(""), times(None, None));
         let same = "--timeout 5 --dead-conn-timeout 300 --connections 2 --block-size 512";
         assert_eq!(changes(same), times(None, None));
         assert_eq!(changes("--timeout 2"), times(Some(2), None));
         assert_eq!(changes("--dead-conn-timeout 60"), times(None, Some(60)));
-        assert!(changes(same).unwrap().is_empty() && !changes("--timeout 2").unwrap().is_empty());
+        assert!(changes(same).0.is_empty() && !changes("--timeout 2").0.is_empty());
         let options = parse(["tandem-attach", "--timeout=5", "r0"]).unwrap().options;
         assert_eq!(options.changes(&record(), None), times(Some(5), None), "it is not known");
     }
 
     #[test]
-    fn a_guard_of_a_unit_takes_over_what_it_cannot_change() {
-        let words = "tandem-attach --connections 1 --block-size 4096 --timeout 2 r0";
-        let options = parse(words.split_whitespace()).unwrap().options;
-        let (options, said) = options.as_far_as_possible(&record());
-        assert_eq!(said.len(), 2, "{said:?}");
-        assert!(said[0].starts_with("--connections is not what /dev/nbd3 has, 2:"), "{said:?}");
-        let changes = options.changes(&record(), None);
-        assert_eq!(changes, Ok(Times { timeout: Some(2), dead_conn_timeout: None }));
-        let same = parse(["tandem-attach", "--connections=2", "r0"]).unwrap().options;
-        assert_eq!(same.as_far_as_possible(&record()).1, Vec::<String>::new());
-    }
-
-    #[test]
-    fn what_cannot_be_changed_is_refused_by_name() {
-        for (words, has) in [
-            ("--connections 1", "with 2 connections, which --connections cannot"),
-            ("--block-size 4096", "with blocks of 512 bytes, which --block-size cannot"),
-        ] {
-            let why = changes(words).unwrap_err();
-            assert!(why.contains(has), "{why}");
-            assert!(why.ends_with("or `tandemadm device detach r0/0` first"), "{why}");
+    fn what_cannot_be_changed_is_named_and_the_times_are_changed_all_the_same() {
+        let (times, kept) = changes("--connections 1 --block-size 4096 --timeout 2");
+        assert_eq!(times, Times { timeout: Some(2), dead_conn_timeout: None });
+        assert_eq!(kept.len(), 2, "{kept:?}");
+        let has = [
+            "with 2 connections, which --connections cannot",
+            "with blocks of 512 bytes, which --block-size cannot",
+        ];
+        for (text, has) in kept.iter().zip(has) {
+            assert!(text.contains(has), "{text}");
+            assert!(text.ends_with("or `tandemadm device detach r0/0` first"), "{text}");
         }
     }
 }

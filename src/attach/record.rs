@@ -93,25 +93,27 @@ pub(super) fn failed_line(why: Option<&str>) -> String {
     })
 }
 
+/// A record, for tests.
+#[cfg(test)]
+pub(crate) fn record() -> Record {
+    Record {
+        volume: "r0/0".to_owned(),
+        index: 3,
+        backend: "tandem:r0/0:0000000000000001".to_owned(),
+        terms: Terms { size: 1 << 20, flags: 1, block: 512 },
+        connections: 2,
+        dead_conn_timeout: 300,
+        server: "alice:10809".to_owned(),
+        lost_at: None,
+        refusals: Vec::new(),
+        failed: None,
+        keepers: vec![[7; 16]],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn record() -> Record {
-        Record {
-            volume: "r0/0".to_owned(),
-            index: 3,
-            backend: "tandem:r0/0:0000000000000001".to_owned(),
-            terms: Terms { size: 1 << 20, flags: 1, block: 512 },
-            connections: 2,
-            dead_conn_timeout: 300,
-            server: "alice:10809".to_owned(),
-            lost_at: None,
-            refusals: Vec::new(),
-            failed: None,
-            keepers: vec![[7; 16]],
-        }
-    }
 
     #[test]
     fn people_are_told_the_server_or_for_how_long_there_is_none() {

@@ -121,22 +121,35 @@ impl Geometry {
         Self::with_covered(placement, round_down(disk_size), al_block_size, max_peers, device_uuid)
     }
 
-    /// How large the disk is whose internal metadata a superblock belongs to, in whole blocks. `None`: none fits it.
+    /// How large the disk may be, in whole blocks, whose internal metadata a superblock belongs to. Metadata is sized
+    /// for the whole disk, itself included: where the larger disk needs pages more for its bitmaps, two sizes leave the
+    /// same room.
     #[must_use]
-    pub fn disk_size_of(superblock: &Superblock) -> Option<u64> {
-        let max_peers = u8::try_from(superblock.peers.len()).ok()?;
-        let (block, device) = (superblock.al_block_size, superblock.device_uuid);
-        let mut size = superblock.data_size;
-        // Metadata is sized for the whole disk, itself included: a larger one may take a page more.
-        for _ in 0..4 {
-            let placement = Placement::Internal { disk_size: size };
-            if Self::of(placement, superblock).is_ok() {
-                return Some(size);
+    pub fn disk_sizes_of(superblock: &Superblock) -> Vec<u64> {
+        let data_size = superblock.data_size;
+        let meta_bytes = |disk_size| {
+            let max_peers = u8::try_from(superblock.peers.len()).ok()?;
+            let (block, device) = (superblock.al_block_size, superblock.device_uuid);
+            // As much of it as internal metadata, and wherever there is room for it.
+            let placement = Placement::External { disk_size, meta_size: DISK_MAX };
+            Some(Self::new(placement, block, max_peers, device).ok()?.meta_bytes)
+        };
+        let Some(least) = meta_bytes(data_size) else { return Vec::new() };
+        // From too little and from too much: either comes to the size next to it that fits.
+        let near = |bytes: u64| {
+            let mut size = data_size.checked_add(bytes)?;
+            for _ in 0..8 {
+                let next = data_size.checked_add(meta_bytes(size)?)?;
+                if next == size {
+                    return Some(size);
+                }
+                size = next;
             }
-            let meta_bytes = Self::new(placement, block, max_peers, device).ok()?.meta_bytes;
-            size = superblock.data_size.checked_add(meta_bytes)?;
-        }
-        None
+            None
+        };
+        let mut sizes: Vec<u64> = [near(least), near(2 * least)].into_iter().flatten().collect();
+        sizes.dedup();
+        sizes
     }
 
     /// The layout that a superblock describes, on disks of these sizes. An external layout keeps

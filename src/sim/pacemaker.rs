@@ -12,7 +12,7 @@ mod handler;
 
 use std::cmp::Ordering;
 
-use crate::resource::{Command, DiskState, Event, Handler, Options, Role, Time, VolumeNumber};
+use crate::resource::{Command, Event, Handler, Options, Role, Time, VolumeNumber};
 
 use super::cluster::{Cluster, Happening};
 use super::faults::{Fault, Order};
@@ -582,7 +582,7 @@ impl Cluster {
         };
         let before = world.members[node].role.replace(role);
         if before.is_none() || world.members[node].monitor_at <= self.now {
-            world.members[node].is_up_to_date = self.are_disks(node, DiskState::UpToDate);
+            world.members[node].is_up_to_date = self.is_up_to_date(node);
         }
         let demoted = std::mem::take(&mut world.members[node].demoted);
         let own = world.copies[node].marks[peer].clone().filter(|mark| mark.by == node);

@@ -129,6 +129,11 @@ pub(crate) fn of_the_tree(name: &str) -> PathBuf {
 }
 
 impl Agent {
+    /// `None`: the test is skipped.
+    fn or_skip(test: &str) -> Option<Self> {
+        Self::new().inspect_err(|why| skip(test, why)).ok()
+    }
+
     fn new() -> Result<Self, String> {
         let functions = file_of("resource-agents", "usr/lib/ocf/lib/heartbeat/ocf-shellfuncs");
         let functions = functions.ok_or("ocf-shellfuncs: the package resource-agents")?;
@@ -419,10 +424,10 @@ fn the_own_agent_goes_through_its_cycle_and_a_silent_daemon_is_not_a_stopped_one
 
 #[test]
 fn a_stale_secondary_is_never_promoted_and_no_mark_is_left_behind() {
-    const TEST: &str = "a_stale_secondary_is_never_promoted_and_no_mark_is_left_behind";
-    let agent = match Agent::new() {
-        Ok(agent) => agent,
-        Err(why) => return skip(TEST, &why),
+    let Some(agent) =
+        Agent::or_skip("a_stale_secondary_is_never_promoted_and_no_mark_is_left_behind")
+    else {
+        return;
     };
     let mut pair = agent.promoted_pair();
     let mut client = pair.alice.client();
@@ -499,10 +504,10 @@ fn a_stale_secondary_is_never_promoted_and_no_mark_is_left_behind() {
 /// What both have acknowledged and the lost node had not flushed is in no generation.
 #[test]
 fn who_may_have_lost_what_both_had_is_not_promoted_beside_who_has_it() {
-    const TEST: &str = "who_may_have_lost_what_both_had_is_not_promoted_beside_who_has_it";
-    let agent = match Agent::new() {
-        Ok(agent) => agent,
-        Err(why) => return skip(TEST, &why),
+    let Some(agent) =
+        Agent::or_skip("who_may_have_lost_what_both_had_is_not_promoted_beside_who_has_it")
+    else {
+        return;
     };
     let mut pair = agent.promoted_pair();
     let mut client = pair.alice.client();
@@ -558,10 +563,10 @@ fn who_may_have_lost_what_both_had_is_not_promoted_beside_who_has_it() {
 /// With a ping every 10 s, and no configuration that says otherwise: fencing is quicker.
 #[test]
 fn a_promotion_beside_a_primary_that_was_just_fenced_does_not_fail_first() {
-    const TEST: &str = "a_promotion_beside_a_primary_that_was_just_fenced_does_not_fail_first";
-    let agent = match Agent::new() {
-        Ok(agent) => agent,
-        Err(why) => return skip(TEST, &why),
+    let Some(agent) =
+        Agent::or_skip("a_promotion_beside_a_primary_that_was_just_fenced_does_not_fail_first")
+    else {
+        return;
     };
     let mut pair = agent.promoted(agent.handled(Plan::new()));
     agent.is(&pair.bob, "monitor", 0);
@@ -579,10 +584,10 @@ fn a_promotion_beside_a_primary_that_was_just_fenced_does_not_fail_first() {
 /// nothing where a majority has joined, and for a node that is not there yet where none has.
 #[test]
 fn a_third_node_that_has_left_hides_nobody_and_vouches_for_nobody() {
-    const TEST: &str = "a_third_node_that_has_left_hides_nobody_and_vouches_for_nobody";
-    let agent = match Agent::new() {
-        Ok(agent) => agent,
-        Err(why) => return skip(TEST, &why),
+    let Some(agent) =
+        Agent::or_skip("a_third_node_that_has_left_hides_nobody_and_vouches_for_nobody")
+    else {
+        return;
     };
     let mut pair = agent.promoted_pair();
     agent.put("third", "carol");

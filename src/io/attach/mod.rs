@@ -342,12 +342,11 @@ fn adopt(
     if let Some(why) = &record.failed {
         return Err(Trouble::failed(system::has_failed(index, why)));
     }
-    let mut options = arguments.options.clone();
-    let mut stays = Vec::new();
-    if !arguments.background {
-        (options, stays) = options.as_far_as_possible(&record);
+    let (times, stays) = arguments.options.changes(&record, timeout);
+    // Whoever waits for the answer gives other words. The guard of a unit has nobody to ask.
+    if let Some(first) = stays.first().filter(|_| arguments.background) {
+        return Err(Trouble::failed(first.clone()));
     }
-    let times = options.changes(&record, timeout).map_err(Trouble::failed)?;
     let lock = system::become_guard(run_dir, index)?;
     if !times.is_empty() {
         let told = driver.order(Message::times(index, &record.backend, times));

@@ -15,22 +15,11 @@ use nix::sys::time::TimeVal;
 
 use super::dial::{Answer, Dialers, Dialling, is_taken};
 use super::{first, system};
-use crate::attach::{Backend, DialError, Record, Server, Terms};
+use crate::attach::{Backend, DialError, Record, Server, a_record};
 
 fn record() -> Record {
-    Record {
-        volume: "r0/0".to_owned(),
-        index: 1_000_000,
-        backend: "tandem:r0/0:0000000000000001".to_owned(),
-        terms: Terms { size: 1 << 20, flags: 1, block: 512 },
-        connections: 1,
-        dead_conn_timeout: 300,
-        server: "alice:10809".to_owned(),
-        lost_at: Some(7),
-        refusals: Vec::new(),
-        failed: None,
-        keepers: Vec::new(),
-    }
+    let of_none = Record { index: 1_000_000, lost_at: Some(7), ..a_record() };
+    Record { keepers: Vec::new(), ..of_none }
 }
 
 #[test]

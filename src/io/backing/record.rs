@@ -102,3 +102,23 @@ pub(crate) fn file_safe(name: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_of_a_resource_makes_a_name_of_a_file_of_its_own() {
+        assert_eq!(file_safe("r0-a_B"), "r0-a_B");
+        assert_eq!(file_safe("r.0"), "r%2e0");
+        let longest = "\u{44f}".repeat(63);
+        let other = format!("{}\u{44e}", "\u{44f}".repeat(62));
+        let file = |resource: &str| {
+            let who = Identity { resource: resource.to_owned(), volume: u16::MAX, node_id: 31 };
+            file_name(&who, Path::new("/dev/sdb"))
+        };
+        assert!(file(&longest).len() <= 255, "{}", file(&longest));
+        assert_ne!(file(&longest), file(&other));
+        assert_eq!(file_safe(&"r".repeat(127)), "r".repeat(127), "as ever");
+    }
+}

@@ -127,8 +127,10 @@ pub fn restore_md(
 ) -> Result<Restored, CreateError> {
     let source = dumped.superblock.device_uuid;
     // Where the image's own metadata is, if any came with it.
-    let came_at = Some(&dumped).filter(|dumped| options.seed.is_some() && !dumped.external);
-    let came_at = came_at.and_then(|dumped| Geometry::disk_size_of(&dumped.superblock));
+    let came_at = match options.seed.is_some() && !dumped.external {
+        true => Geometry::disk_sizes_of(&dumped.superblock),
+        false => Vec::new(),
+    };
     if let Some(device_uuid) = options.seed {
         let device_uuid = device_uuid.max(1);
         dumped = dumped
@@ -159,7 +161,7 @@ pub fn restore_md(
     }
     let mut warnings = Vec::new();
     if options.seed.is_some() {
-        match came_with_the_image(&disks, came_at, source) {
+        match came_with_the_image(&disks, &came_at, source) {
             Some(old) if !dumped.starts_from(&old) => {
                 let text = format!(
                     "the image on {}, or this dump, was copied before the order that cleared \
@@ -217,14 +219,15 @@ pub fn restore_md(
 }
 
 /// The superblock of the disk that an image is of, where that disk ended, or where this one does.
-fn came_with_the_image(disks: &Disks, came_at: Option<u64>, source: u64) -> Option<Superblock> {
-    let there = came_at.filter(|size| *size <= disks.data.size);
+fn came_with_the_image(disks: &Disks, came_at: &[u64], source: u64) -> Option<Superblock> {
+    let there = came_at.iter().copied().filter(|size| *size <= disks.data.size);
     let there = there.map(|disk_size| (Placement::Internal { disk_size }, &disks.data));
-    let looked = [Some((disks.placement(), disks.meta())), there];
-    looked.into_iter().flatten().find_map(|(placement, device)| {
-        let found = read_superblock(placement, &mut device.reader()).ok()?.superblock;
-        (found.device_uuid == source).then_some(found)
-    })
+    std::iter::once((disks.placement(), disks.meta())).chain(there).find_map(
+        |(placement, device)| {
+            let found = read_superblock(placement, &mut device.reader()).ok()?.superblock;
+            (found.device_uuid == source).then_some(found)
+        },
+    )
 }
 
 /// Frees the slot of a peer on a disk that nobody has. `None`: it has none. Blocks.

@@ -362,3 +362,24 @@ fn a_dump_is_placed_where_the_exported_size_has_room() {
     outside.place(external(size), 512).unwrap();
     assert_eq!(outside.place(external(size + MIB), 512).unwrap().data_size, size);
 }
+
+/// Also about the sizes at which the bitmaps, or the log, grow by what two disks then differ in.
+#[test]
+fn the_size_of_a_disk_is_found_from_its_superblock() {
+    let page = PAGE_BITS * 4096;
+    let mut twice = 0;
+    for (block, peers) in [(512, 1), (512, 31), (4096, 3)] {
+        for edge in [MIB, 8 * MIB, page, 2 * page, 120 * page, 1 << 40] {
+            for blocks in 0..200 {
+                let size = edge + (blocks + u64::from(peers) * 2) * 4096
+                    - 100 * 4096 * u64::from(edge > MIB);
+                let Ok(geometry) = Geometry::new(internal(size), block, peers, 1) else { continue };
+                let (superblock, _) = format_new(&geometry, &new_disk()).unwrap();
+                let found = Geometry::disk_sizes_of(&superblock);
+                assert!(found.contains(&size), "{block} {peers} {size}: {found:?}");
+                twice += u32::from(found.len() > 1);
+            }
+        }
+    }
+    assert!(twice > 0, "some are of two sizes");
+}

@@ -68,6 +68,13 @@ impl Resource {
         }
     }
 
+    /// An operation has failed on it, before it was given up or late.
+    pub(crate) fn has_not_only_hung(&mut self, volume: VolumeNumber) {
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            backing.only_hung = None;
+        }
+    }
+
     /// A session with a peer opens: from here on it may go on without the disk that is away.
     pub(crate) fn others_may_go_on(&mut self) {
         for device in self.devices.values_mut() {

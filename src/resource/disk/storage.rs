@@ -297,9 +297,6 @@ impl Resource {
         let Some(backing) = self.device(volume).backing.as_mut() else { return };
         backing.outstanding -= 1;
         backing.meta_writes -= 1;
-        if result.is_err() {
-            backing.only_hung = None;
-        }
         self.pump_growing(volume);
         if matches!(pending, Pending::LastMark) {
             return self.last_mark_done(volume, result);
@@ -346,9 +343,6 @@ impl Resource {
         self.disk_has_answered(volume);
         if let Some(backing) = self.device(volume).backing.as_mut() {
             backing.outstanding -= 1;
-            if result.is_err() {
-                backing.only_hung = None;
-            }
         }
         self.disk_answered(volume, pending, result);
     }
@@ -388,6 +382,9 @@ impl Resource {
         result: Result<Option<Payload>, DiskError>,
     ) {
         if matches!(pending, Pending::Abandoned) {
+            if result.is_err() {
+                self.has_not_only_hung(volume);
+            }
             return self.release(result.ok().flatten());
         }
         if let Err(error) = result {

@@ -551,7 +551,6 @@ impl Resource {
             self.come_back_timeout(),
             self.clients_timeout(),
             self.hand_over_timeout(),
-            self.fencing_timeout(),
         ];
         let others = others.into_iter().flatten();
         let mut next: Option<Time> = others.chain(self.order_timeout()).min();
@@ -560,6 +559,7 @@ impl Resource {
         for (c, connection) in self.connections.iter().enumerate() {
             connection.next_dial.into_iter().for_each(&mut sooner);
             self.tentative_timeout(c).into_iter().for_each(&mut sooner);
+            self.ask_again_at(c).into_iter().for_each(&mut sooner);
             for (id, entry) in &connection.sockets {
                 if connection.active != Some(*id) && entry.connected {
                     sooner(entry.since.after_ms(options.timeout_ms));

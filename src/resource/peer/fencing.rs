@@ -191,13 +191,14 @@ impl Resource {
     pub(crate) fn pump_fencing(&mut self) {
         self.record_what_nobody_heard();
         for c in self.peers() {
-            if self.ask_again_at(c).is_some_and(|at| at <= self.now) {
-                self.set_phase(c, Phase::Due);
-            }
             let fencing = &self.connections[c].fencing;
             if fencing.phase == Phase::Idle && !fencing.unfence_due {
                 continue;
             }
+            if self.ask_again_at(c).is_some_and(|at| at <= self.now) {
+                self.set_phase(c, Phase::Due);
+            }
+            let fencing = &self.connections[c].fencing;
             if fencing.running.is_some() || fencing.unfencing {
                 continue;
             }
@@ -209,23 +210,21 @@ impl Resource {
         }
     }
 
-    /// I/O is frozen, and fence-peer gave no answer. Who has no good disk has nothing to go on with.
-    fn ask_again_at(&self, c: usize) -> Option<Time> {
+    /// When fence-peer is asked again: I/O is frozen, and it gave no answer. Who has no good disk has nothing to go on with.
+    pub(crate) fn ask_again_at(&self, c: usize) -> Option<Time> {
         let fencing = &self.connections[c].fencing;
         if fencing.phase != Phase::Unanswered || !fencing.holds {
             return None;
         }
-        let good = self.devices.values().any(|device| device.disk >= DiskState::Consistent);
-        if !good || !self.io_frozen() || !self.has_handler(Handler::FencePeer) {
+        if !self.has_good_disk() || !self.io_frozen() || !self.has_handler(Handler::FencePeer) {
             return None;
         }
         let doubled = FIRST_PAUSE_MS << fencing.unanswered.saturating_sub(1).min(8);
         Some(fencing.since.after_ms(doubled.min(LONGEST_PAUSE_MS)))
     }
 
-    /// When it is time to ask again.
-    pub(crate) fn fencing_timeout(&self) -> Option<Time> {
-        self.peers().filter_map(|c| self.ask_again_at(c)).min()
+    fn has_good_disk(&self) -> bool {
+        self.devices.values().any(|device| device.disk >= DiskState::Consistent)
     }
 
     fn may_ask_fence_peer(&mut self, c: usize) {
@@ -234,8 +233,7 @@ impl Resource {
         if !away || !settled || self.gap != Gap::None {
             return;
         }
-        let own = self.devices.values().map(|device| device.disk).max();
-        if own.is_none_or(|disk| disk < DiskState::Consistent) {
+        if !self.has_good_disk() {
             let text =
                 format!("{}Not fencing peer, I'm not even Consistent myself.", self.of_peer(c));
             self.log(LogLevel::Warning, text);

@@ -445,6 +445,7 @@ impl Resource {
 
     /// The disk is not used any more (on-io-error detach; a failed fsync is a failed disk).
     pub(crate) fn disk_failed(&mut self, volume: VolumeNumber, error: DiskError, what: &str) {
+        self.has_not_only_hung(volume);
         if matches!(self.device(volume).disk, DiskState::Failed | DiskState::Diskless) {
             return;
         }

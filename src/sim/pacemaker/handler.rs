@@ -80,10 +80,10 @@ impl Cluster {
         peer.is_none_or(|peer| peer.out_of_sync != 0)
     }
 
-    /// Every disk of the node is so.
-    pub(super) fn are_disks(&self, node: usize, state: DiskState) -> bool {
+    /// Every disk of the node is UpToDate.
+    pub(super) fn is_up_to_date(&self, node: usize) -> bool {
         let mut disks = (0..self.options.volumes).map(|volume| self.nodes[node].device(volume));
-        disks.all(|device| device.is_some_and(|device| device.disk_state == state))
+        disks.all(|device| device.is_some_and(|one| one.disk_state == DiskState::UpToDate))
     }
 
     // --- crm-store-uuid ------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ impl Cluster {
         }
         // It may have lost what the peer has.
         let better = member.joined && world.members[peer].is_up_to_date && !self.is_alone(node);
-        if better && call.role == Role::Secondary && !self.are_disks(node, DiskState::UpToDate) {
+        if better && call.role == Role::Secondary && !self.is_up_to_date(node) {
             let own = world.copies[node].marks[peer].as_ref().is_some_and(|mark| mark.by == node);
             if own {
                 // Nothing has followed it; or neither would be promoted.

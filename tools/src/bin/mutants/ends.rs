@@ -148,8 +148,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "R2: it vouches for what a failed flush may have cost",
         by: By::Tests(&["--lib", "resource::tests::came_back"]),
         file: "src/resource/disk/storage.rs",
-        old: "            if result.is_err() {\n                backing.only_hung = None;\n            }\n        }\n        self.disk_answered",
-        new: "        }\n        self.disk_answered",
+        old: "            if result.is_err() {\n                self.has_not_only_hung(volume);\n            }\n            return",
+        new: "            return",
     },
     Mutant {
         name: "hung-other-image",
