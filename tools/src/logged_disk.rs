@@ -9,7 +9,8 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -84,14 +85,16 @@ impl LoggedDisk {
             Ok(fs::metadata(&disk.mount).is_ok_and(|file| file.len() == size).then_some(()))
         })?;
         let stream = soon("the monitor", || Ok(UnixStream::connect(&socket).ok()))?;
+        let limited = stream.set_read_timeout(Some(PATIENCE));
+        let limited = limited.and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
+        limited.map_err(|error| format!("the monitor: {error}"))?;
         let reader = BufReader::new(stream.try_clone().map_err(|error| error.to_string())?);
         disk.monitor = Some((stream, reader));
         disk.line()?;
         disk.order("qmp_capabilities", &json!({}))?;
         let mut losetup = losetup();
         losetup.args(["-f", "--show", "--direct-io=off"]).arg(&disk.mount);
-        let said = losetup.output().map_err(|error| format!("losetup: {error}"))?;
-        let device = said_by("losetup", &said)?;
+        let device = said_by("losetup", losetup)?;
         made(&format!("loop {device}"));
         disk.device = device.into();
         Ok(disk)
@@ -139,8 +142,9 @@ impl LoggedDisk {
         let file = File::options().write(true).open(&self.mount);
         let longer = file.and_then(|file| file.set_len(size));
         longer.map_err(|error| format!("{}: {error}", self.mount.display()))?;
-        let said = losetup().arg("-c").arg(&self.device).output();
-        said_by("losetup -c", &said.map_err(|error| error.to_string())?).map(drop)
+        let mut losetup = losetup();
+        losetup.arg("-c").arg(&self.device);
+        said_by("losetup -c", losetup).map(drop)
     }
 
     /// All that has reached the disk so far, as the file has it.
@@ -166,14 +170,18 @@ fn losetup() -> Command {
     command
 }
 
-fn said_by(what: &str, output: &Output) -> Result<String, String> {
-    let said = String::from_utf8_lossy(if output.status.success() {
-        &output.stdout
-    } else {
-        &output.stderr
-    });
+/// What a command said. It hangs where what is below the device does: then it is given up.
+fn said_by(what: &str, mut command: Command) -> Result<String, String> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().map_err(|error| format!("{what}: {error}"))?;
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || tell.send(child.wait_with_output()));
+    let output = told.recv_timeout(PATIENCE).map_err(|_| format!("{what} does not end"))?;
+    let output = output.map_err(|error| format!("{what}: {error}"))?;
+    let done = output.status.success();
+    let said = String::from_utf8_lossy(if done { &output.stdout } else { &output.stderr });
     let said = said.trim().to_owned();
-    if output.status.success() { Ok(said) } else { Err(format!("{what}: {said}")) }
+    if done { Ok(said) } else { Err(format!("{what}: {said}")) }
 }
 
 /// Asks again and again.
@@ -195,7 +203,9 @@ impl Drop for LoggedDisk {
         if self.device.as_os_str().is_empty() {
             let _ = self.daemon.kill();
         } else {
-            let _ = losetup().arg("-d").arg(&self.device).output();
+            let mut losetup = losetup();
+            losetup.arg("-d").arg(&self.device);
+            let _ = said_by("losetup -d", losetup);
             // It may get the signal just before it goes to sleep, and then sleeps on: until the next one.
             let ended = soon("its end", || {
                 if let Ok(pid) = i32::try_from(self.daemon.id()) {
@@ -208,8 +218,10 @@ impl Drop for LoggedDisk {
                 let _ = self.daemon.kill();
             }
         }
-        let _ = self.daemon.wait();
+        let _ = soon("its end", || Ok(self.daemon.try_wait().ok().flatten()));
         // Where it was killed the mount is left.
-        let _ = Command::new("umount").arg("-lq").arg(&self.mount).output();
+        let mut umount = Command::new("umount");
+        umount.arg("-lq").arg(&self.mount);
+        let _ = said_by("umount", umount);
     }
 }

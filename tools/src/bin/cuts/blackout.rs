@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tandem::sim::Prng;
 
-use crate::common::{Outcome, at, folder, until};
+use crate::common::{Outcome, at, folder, now, until};
 use crate::image::{Cache, build};
 use crate::load::End;
 use crate::node::{pair, rest_of, synced, tails};
@@ -48,7 +48,8 @@ pub(crate) fn blackouts(dir: &Path, count: u64, seed: u64) -> Outcome<u64> {
     let mut rounds = || {
         stage.begin()?;
         let (mut primary, mut twice) = (0, 0);
-        for _ in 0..count {
+        for number in 1..=count {
+            println!("power loss {number} of one node, at {} ms", now() / 1_000_000);
             let again = prng.one_in(2) || twice == 0;
             primary = round(&mut stage, &mut disks, (primary, again), &mut prng)?;
             twice += u64::from(again);

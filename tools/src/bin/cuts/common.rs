@@ -10,8 +10,11 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// What is not as it was promised, or a tool that does not work.
 pub(crate) type Outcome<T> = Result<T, String>;
@@ -58,9 +61,22 @@ pub(crate) struct Said {
     pub(crate) stderr: String,
 }
 
-/// Runs a command to its end.
+/// How long a command may take: longer than `tandemadm` itself waits for an answer.
+const COMMAND: Duration = Duration::from_secs(200);
+
+/// Runs a command to its end, which comes in time: nothing is waited for for ever here, neither by
+/// this program nor by what it calls.
 pub(crate) fn run(command: &mut Command) -> Outcome<Said> {
-    let out = command.stdin(Stdio::null()).output().map_err(at(format!("{command:?}")))?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().map_err(at(format!("{command:?}")))?;
+    let pid = i32::try_from(child.id()).expect("a process id fits");
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || tell.send(child.wait_with_output()));
+    let Ok(out) = told.recv_timeout(COMMAND) else {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        return Err(format!("{command:?} has not ended after {COMMAND:?}"));
+    };
+    let out = out.map_err(at(format!("{command:?}")))?;
     Ok(Said {
         code: out.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&out.stdout).into_owned(),

@@ -12,7 +12,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use serde_json::{Value, json};
 use tandem::sim::Prng;
 
-use crate::common::{Outcome, at, folder, until};
+use crate::common::{Outcome, at, folder, now, until};
 use crate::load::{End, SLOT};
 use crate::node::{pair, synced, tails};
 use crate::point::{equal, probe};
@@ -119,6 +119,7 @@ pub(crate) fn faults(dir: &Path, count: u64, seed: u64) -> Outcome<Met> {
         for number in 0..count {
             // Both nodes in turn, so that a short run has both.
             let fault = Fault::draw(usize::from(number % 2 == 1), &mut prng);
+            println!("fault {}, {fault:?}, at {} ms", number + 1, now() / 1_000_000);
             let was = round(&mut stage, &mut rigs, fault, &mut prng);
             let was = was.map_err(|error| format!("{fault:?}: {error}"))?;
             let kind = format!("{:?} {}", fault.what, if fault.once { "once" } else { "for ever" });

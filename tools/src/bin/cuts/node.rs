@@ -129,8 +129,12 @@ impl Node {
     /// kill -9.
     pub(crate) fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
-        if let Some(mut daemon) = self.daemon.take() {
-            let _ = daemon.wait();
+        let Some(mut daemon) = self.daemon.take() else { return };
+        // Where the kernel does not let go of it, the disk below hangs: whoever needs it says so.
+        let ended =
+            until(format!("{} is dead", self.name), || Ok(daemon.try_wait().ok().flatten()));
+        if let Err(error) = ended {
+            eprintln!("{error}");
         }
     }
 

@@ -11,6 +11,7 @@ use crate::book::{self, Book, Duty, Instant};
 use crate::common::{Outcome, at, now, until};
 use crate::load::{End, Load, SLOT, Slots};
 use crate::node::{CALM, Node, Options, rest_of, synced};
+use crate::record::Stop;
 use crate::rig::Rig;
 
 /// Where a recording is made.
@@ -217,6 +218,8 @@ impl Stage {
         let load = Load { book, slots, flushes, node, stop: &stop, answered: &answered };
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| load.run(&mut client, u64::MAX, prng));
+            // Also where it panics.
+            let end_of_load = Stop(&stop);
             let more = |count: u64| {
                 let wanted = answered.load(Ordering::Relaxed) + count;
                 until("the load goes on", || {
@@ -226,7 +229,7 @@ impl Stage {
             };
             let did = more(40).and_then(|()| what(nodes));
             let went_on = if end == End::Done { more(40) } else { Ok(()) };
-            stop.store(true, Ordering::Relaxed);
+            drop(end_of_load);
             let ended = writer.join().expect("it does not panic")?;
             went_on?;
             let did = did?;
