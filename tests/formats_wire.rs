@@ -4,7 +4,7 @@
 mod limits;
 
 use proptest::prelude::*;
-use tandem::meta::HISTORY;
+use tandem::meta::{COUNTER_MAX, HISTORY};
 use tandem::resource::{DiskState, PAYLOAD_MAX, Reason, Role, VerifyAlg, ZEROES_MAX};
 use tandem::secret::Algorithm;
 use tandem::wire::*;
@@ -53,7 +53,7 @@ fn make(kind: Kind, n: [u64; 8], text: &str) -> Packet {
         Kind::BitmapEnd => Packet::BitmapEnd { volume, bits: n[1] % (1 << 40) },
         Kind::Adopted => Packet::Adopted { volume },
         Kind::Opened => Packet::Opened { volume },
-        Kind::Number => Packet::Number { volume, number: n[1] },
+        Kind::Number => Packet::Number { volume, number: n[1] % (COUNTER_MAX + 1) },
         Kind::Data => Packet::Data { volume, sequence, offset, length, fua: flag },
         Kind::Zeroes => Packet::Zeroes {
             volume,
@@ -190,8 +190,8 @@ fn make_volume(i: u64, n: [u64; 8], text: &str) -> VolumeInfo {
         flags: n[3] as u32,
         crashed_primary: n[4].is_multiple_of(2),
         bits: n[5] % (1 << 50),
-        number: n[6].is_multiple_of(3).then_some(n[6]),
-        seen_number: n[7].is_multiple_of(3).then_some(n[7]),
+        number: n[6].is_multiple_of(3).then_some(n[6] % (COUNTER_MAX + 1)),
+        seen_number: n[7].is_multiple_of(3).then_some(n[7] % (COUNTER_MAX + 1)),
         created_found: text.to_owned(),
         generation_time: n[0],
         alone_time: n[1],
@@ -265,16 +265,16 @@ const GOLDEN: &[(&str, &str)] = &[
          c3b60000000000000002c3b600000000 00000003000000000006000000000004 \
          50000000055556666000010000100070 71727374757677000000000000010211 \
          121314151617180000002122232425 00*195 2122232425 00*59 \
-         33010000000055556666000170717273 747576770000000000000002c3b60000 \
+         33010000000055556666000130717273 747576760000000000000002c3b60000 \
          00000000010211121314151617180100 00002122232425000000000004500000 \
          00070000000800000000000450000000 05555666600001000010007071727374 \
          75767700000000000001021112131415 1617180000002122232425 00*195 \
-         2122232425 00*59 33010000000055556666000170717273 \
-         747576770000000000000002c3b60000 00000000010211121314151617180000 \
+         2122232425 00*59 33010000000055556666000130717273 \
+         747576760000000000000002c3b60000 00000000010211121314151617180000 \
          0000000004500000000e000000090000 00000004500000000555566660000100 \
          00100070717273747576770000000000 00010211121314151617180000002122 232425 \
-         00*195 2122232425 00*59 33010000000055556666000170717273 \
-         747576770000000000000002c3b60000 00000000010211121314151617180100 \
+         00*195 2122232425 00*59 33010000000055556666000130717273 \
+         747576760000000000000002c3b60000 00000000010211121314151617180100 \
          00002122232425000000000004500000",
     ),
     (
@@ -530,6 +530,8 @@ fn fields_out_of_range_are_refused() {
     handshake(&|h| h.volumes[0].effective_size = 1 << 63);
     handshake(&|h| h.volumes[0].logical_block_size = 1024);
     handshake(&|h| h.volumes[0].bits = u64::MAX);
+    handshake(&|h| h.volumes[0].number = Some(COUNTER_MAX + 1));
+    handshake(&|h| h.volumes[0].seen_number = Some(u64::MAX));
     handshake(&|h| h.volumes[0].created_found = "x".repeat(256));
     handshake(&|h| {
         h.volumes = (0..=VOLUMES_MAX as u16)
@@ -539,6 +541,7 @@ fn fields_out_of_range_are_refused() {
 
     assert!(!check(&Packet::Response { proofs: Vec::new() }));
     assert!(!check(&Packet::Response { proofs: vec![0; 129] }));
+    assert!(!check(&Packet::Number { volume: 0, number: COUNTER_MAX + 1 }));
     assert!(!check(&Packet::NewUuid { volume: 0, uuid: 0 }));
     assert!(!check(&Packet::ClearBitmap { volume: 0, uuid: 5 }));
     assert!(!check(&Packet::Adopted { volume: u16::MAX }));

@@ -13,7 +13,7 @@
 use bytes::Bytes;
 
 use super::geometry::{AL_HEADER, Geometry, SUPERBLOCK_BYTES};
-use super::{AlBlock, BitmapPage, COUNTER_MAX, PAGE_WORDS};
+use super::{AlBlock, BitmapPage, COUNTER_BELIEVED, PAGE_WORDS};
 
 const AL_MAGIC: [u8; 4] = *b"TdAL";
 const PAGE_MAGIC: [u8; 4] = *b"TdBM";
@@ -121,7 +121,7 @@ pub(super) fn decode_al(geometry: &Geometry, index: u32, block: &[u8]) -> Option
     let whole = block.len() == geometry.al_block_size as usize
         && is_whole(block, AL_MAGIC, index, geometry);
     let decoded = whole.then(|| AlBlock { index, number: u64_at(block, 16), words: words(block) });
-    decoded.filter(|log| log.number <= COUNTER_MAX)
+    decoded.filter(|log| log.number <= COUNTER_BELIEVED)
 }
 
 pub(super) fn encode_page(geometry: &Geometry, slot: u8, epoch: u32, page: &BitmapPage) -> Bytes {
@@ -161,5 +161,5 @@ pub(super) fn decode_seen(geometry: &Geometry, slot: u8, copy: u8, block: &[u8])
     let whole = block.len() == geometry.al_block_size as usize
         && is_whole(block, SEEN_MAGIC, u32::from(slot), geometry)
         && u32_at(block, 24) == u32::from(copy);
-    whole.then(|| u64_at(block, 16))
+    whole.then(|| u64_at(block, 16)).filter(|number| *number <= COUNTER_BELIEVED)
 }

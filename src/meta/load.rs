@@ -6,7 +6,9 @@ use super::error::{CopyDamage, MetaError};
 use super::geometry::{Geometry, Placement, SUPERBLOCK_BYTES};
 use super::stages::{Stage, one_stage};
 use super::superblock::{VERSION, decode_superblock, encode_superblock};
-use super::{BitmapState, LoadedMeta, LoadedSlot, PAGE_BITS, PeerSlot, Superblock};
+use super::{
+    BitmapState, COUNTER_BELIEVED, LoadedMeta, LoadedSlot, PAGE_BITS, PeerSlot, Superblock,
+};
 use crate::resource::{BLOCK_SIZE, DiskError};
 
 /// How the loader reads: offset and length in bytes, both multiples of the logical block; it
@@ -255,7 +257,7 @@ fn load_pages(
 }
 
 /// The highest of both blocks and the superblock. A torn write of one block was not durable, so the
-/// other one is right; both damaged means unknown.
+/// other one is right; both damaged means unknown, and so does a number that no disk reaches.
 fn load_seen(
     geometry: &Geometry,
     read: &mut Read<'_>,
@@ -275,6 +277,10 @@ fn load_seen(
     let (first, second) = (one(0)?, one(1)?);
     // `None` is less than any `Some`: the valid one, or the higher one.
     let copy = u8::from(second > first);
+    if in_superblock > COUNTER_BELIEVED {
+        notes.push(format!("slot {slot}: the seen number is none that a disk reaches"));
+        return Ok((None, copy));
+    }
     Ok((first.max(second).map(|number| number.max(in_superblock)), copy))
 }
 

@@ -43,9 +43,11 @@ pub const JUST_CREATED: u64 = 4;
 pub const BLANK: &str = "blank";
 /// History entries.
 pub const HISTORY: usize = 32;
-/// The highest count that is believed, of a sequence or of a rollback number: a thousand a second
-/// for a hundred million years. What is read can be counted on without an overflow.
+/// The highest count that is written, of a sequence or of a rollback number.
 pub const COUNTER_MAX: u64 = 1 << 62;
+/// The highest one that is believed, whoever says it (a disk, a dump, a peer): a thousand a second for
+/// seventy million years. What was read can be counted on, and does not come to [`COUNTER_MAX`].
+pub const COUNTER_BELIEVED: u64 = 1 << 61;
 /// 64-bit words of bitmap in one bitmap page (4096 bytes less 32 of header).
 pub const PAGE_WORDS: usize = 508;
 /// Bits in one bitmap page.

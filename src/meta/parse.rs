@@ -10,10 +10,10 @@ use std::num::IntErrorKind;
 
 use thiserror::Error;
 
-use super::superblock::check;
+use super::superblock::check_read;
 use super::{
-    BitmapState, COUNTER_MAX, DeviceFlags, HISTORY, LoadedSlot, PEERS_MAX, PeerSlot, Superblock,
-    VERSION,
+    BitmapState, COUNTER_BELIEVED, DeviceFlags, HISTORY, LoadedSlot, PEERS_MAX, PeerSlot,
+    Superblock, VERSION,
 };
 use crate::resource::{BLOCK_SIZE, EXTENT_SIZE};
 
@@ -90,7 +90,7 @@ pub fn parse_dump(text: &str) -> Result<Dumped, DumpError> {
     let history = scan.history()?;
     let number = scan.number("number")?;
     let number_with_log = scan.optional("number-with-log")?;
-    if number_with_log.is_some_and(|with| with < number || with > COUNTER_MAX) {
+    if number_with_log.is_some_and(|with| with < number || with > COUNTER_BELIEVED) {
         return scan.wrong("number-with-log is less than number, or none that a disk reaches");
     }
     let generation_time = scan.number("generation-time")?;
@@ -137,7 +137,7 @@ pub fn parse_dump(text: &str) -> Result<Dumped, DumpError> {
         clean_digest,
         peers,
     };
-    if let Err(what) = check(&superblock) {
+    if let Err(what) = check_read(&superblock) {
         return scan.wrong(what);
     }
     if device_uuid == 0 || superblock.created_found.chars().any(char::is_control) {
@@ -381,7 +381,8 @@ impl<'a> Scan<'a> {
         let seen_number = self.number("seen-number")?;
         let with_blocks = self.optional("seen-number-with-blocks")?;
         let seen_copy: u8 = self.number("seen-block")?;
-        if with_blocks.is_some_and(|with| with < seen_number) || seen_copy > 1 {
+        let most = with_blocks.unwrap_or(seen_number);
+        if most < seen_number || most > COUNTER_BELIEVED || seen_copy > 1 {
             return self.wrong("seen numbers that cannot be");
         }
         self.mark('}')?;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::block::{AlignedBlock, checksum, u32_at};
 use super::error::CopyDamage;
 use super::geometry::{PEERS_MAX, SUPERBLOCK_BYTES};
-use super::{COUNTER_MAX, DeviceFlags, PeerSlot, Superblock};
+use super::{COUNTER_BELIEVED, COUNTER_MAX, DeviceFlags, PeerSlot, Superblock};
 use crate::resource::BLOCK_SIZE;
 
 /// Version of the layout. A program refuses metadata of any other.
@@ -81,8 +81,18 @@ pub fn decode_superblock(block: &[u8], copy: u8) -> Result<Superblock, CopyDamag
     if used != length {
         return Err(CopyDamage::Content("impossible length"));
     }
-    check(&superblock).map_err(CopyDamage::Content)?;
+    check_read(&superblock).map_err(CopyDamage::Content)?;
     Ok(superblock)
+}
+
+/// The limits of what is read: it is counted on from there, and must be within the limits of what is written then.
+pub(super) fn check_read(superblock: &Superblock) -> Result<(), &'static str> {
+    check(superblock)?;
+    // Not what a peer has said: that is only compared, and must not make the disk unreadable.
+    if superblock.sequence.max(superblock.number) > COUNTER_BELIEVED {
+        return Err("a counter that no disk reaches");
+    }
+    Ok(())
 }
 
 /// The limits of the layout, when it is written and when it is read.
@@ -108,6 +118,9 @@ pub(super) fn check(superblock: &Superblock) -> Result<(), &'static str> {
     {
         return Err("the effective size is not a multiple of 4096, or more than there is");
     }
+    if !superblock.clean_size.is_multiple_of(BLOCK_SIZE) {
+        return Err("the size at the last end in order is not a multiple of 4096");
+    }
     if superblock.flags & !DeviceFlags::ALL != 0 {
         return Err("a flag that this layout does not have");
     }
@@ -117,7 +130,6 @@ pub(super) fn check(superblock: &Superblock) -> Result<(), &'static str> {
     if superblock.peers.is_empty() || superblock.peers.len() > usize::from(PEERS_MAX) {
         return Err("the number of peer slots is not 1 to 31");
     }
-    // Not what a peer has said: that is only compared, and must not make the disk unreadable.
     if superblock.sequence.max(superblock.number) > COUNTER_MAX {
         return Err("a counter that no disk reaches");
     }

@@ -530,7 +530,7 @@ proptest! {
 
     #[test]
     fn log_blocks_and_seen_numbers_round_trip(
-        words in proptest::collection::vec(any::<u64>(), 60), number in 0..=COUNTER_MAX,
+        words in proptest::collection::vec(any::<u64>(), 60), number in 0..=COUNTER_BELIEVED,
     ) {
         let geometry = Geometry::new(internal(20 << 30), 512, 2, number).unwrap();
         let block = AlBlock { index: 1, number, words };
@@ -549,12 +549,12 @@ proptest! {
         let (_, mut superblock) = Image::new(MIB, 512, 1);
         superblock.resource = name;
         superblock.created_found = printable(&found, 255);
-        superblock.sequence = ids[0] >> 2;
+        superblock.sequence = ids[0] >> 3;
         superblock.device_uuid = ids[1];
         superblock.current_uuid = ids[2];
         superblock.history[31] = ids[3];
-        superblock.number = ids[4] >> 2;
-        superblock.clean_size = ids[5];
+        superblock.number = ids[4] >> 3;
+        superblock.clean_size = ids[5] / 4096 * 4096;
         superblock.flags = flags;
         superblock.node_id = node;
         let peer = PeerSlot {

@@ -4,7 +4,7 @@ use super::{
     BITMAP_WORDS_MAX, BODY_MAX, Description, Features, Handshake, Packet, Refused,
     VERIFY_BLOCKS_MAX, VERIFY_DIGESTS_MAX, VolumeInfo,
 };
-use crate::meta::JUST_CREATED;
+use crate::meta::{COUNTER_MAX, JUST_CREATED};
 use crate::resource::{BLOCK_SIZE, DiskState, PAYLOAD_MAX, Role, VolumeNumber, ZEROES_MAX};
 
 /// Most volumes of a resource.
@@ -93,6 +93,7 @@ pub fn check(packet: &Packet) -> bool {
         Packet::ResizeAnswer { size, code, .. } => {
             whole(*size) && ((-99..=0).contains(code) || (100..=255).contains(code))
         }
+        Packet::Number { number, .. } => *number <= COUNTER_MAX,
         Packet::Leave { kind } => *kind <= 2,
         Packet::NewUuid { uuid, .. } | Packet::NewUuidAck { uuid, .. } => real_uuid(*uuid),
         // 1 is the refusal.
@@ -100,7 +101,6 @@ pub fn check(packet: &Packet) -> bool {
         Packet::Resize { .. }
         | Packet::Adopted { .. }
         | Packet::Opened { .. }
-        | Packet::Number { .. }
         | Packet::WriteAck { .. }
         | Packet::NegAck { .. }
         | Packet::NoSpace { .. }
@@ -282,6 +282,7 @@ fn check_volume(v: &VolumeInfo) -> bool {
         && block
         && (diskless || v.device_uuid != 0)
         && v.bits <= BLOCKS_MAX
+        && v.number.max(v.seen_number).is_none_or(|number| number <= COUNTER_MAX)
         && text(&v.created_found, NAME_MAX)
 }
 

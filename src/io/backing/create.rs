@@ -82,7 +82,7 @@ pub fn create_md(
         .map_err(|error| layout_error(&disks, error))?;
     let (mut found, blank) = look(&disks, &geometry)?;
     let old = disks.old_end(&options.state_dir, who);
-    if let Some(Placement::Internal { disk_size }) = old {
+    if let Some(disk_size) = old {
         found.retain(|found| found.in_data && found.kind != UNKNOWN_DATA);
         found.push(old_end(disk_size));
     }
@@ -107,7 +107,7 @@ pub fn create_md(
         verb: SavedBefore::CreateMd,
         wall_clock: options.wall_clock,
     };
-    let saved = save_old(&disks, old.unwrap_or(disks.placement()), &save)?;
+    let saved = save_old(&disks, old, &save)?;
     let mut warnings = prepare(&disks, &geometry, options)?;
     if cut {
         warnings.push(
@@ -227,9 +227,20 @@ fn describe(found: &[Found]) -> String {
     found.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The dump of the metadata that is there, into the state folder. `None`: there is none that is
-/// whole.
+/// The dump of the metadata that is there, into the state folder; `old`: also of that where a disk of this size
+/// ended, and that is the one that is told. `None`: there is none that is whole.
 pub(super) fn save_old(
+    disks: &Disks,
+    old: Option<u64>,
+    save: &Save<'_>,
+) -> Result<Option<PathBuf>, CreateError> {
+    let at_end = save_at(disks, disks.placement(), save)?;
+    let Some(disk_size) = old else { return Ok(at_end) };
+    Ok(save_at(disks, Placement::Internal { disk_size }, save)?.or(at_end))
+}
+
+/// The dump of the metadata at that place.
+pub(super) fn save_at(
     disks: &Disks,
     placement: Placement,
     save: &Save<'_>,

@@ -9,11 +9,14 @@
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom};
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::create::save_at;
 use super::device::Device;
 use super::error::disk_error;
 use super::open::Disks;
 use super::preallocate::reserve;
+use super::saved::{Save, SavedBefore};
 use super::{Identity, record};
 use crate::meta::{
     Geometry, MetaError, Placement, SUPERBLOCK_BYTES, grown, load, move_stages, zeroed_end,
@@ -65,7 +68,11 @@ pub(super) fn take_room(
         return Ok(Err(refusal(0, device, &what)));
     }
     if !planned.external {
-        // Metadata of a time when the disk was that large before would count from the note on.
+        // Metadata of a time when the disk was that large before would count from the note on. Where the state
+        // folder is older than the disk, it is what counts: it goes, and must not be gone.
+        if let Err(refusal) = save_stale(disks, home, &planned) {
+            return Ok(Err(refusal));
+        }
         let stale = device.write_stages(&[zeroed_end(planned.superblocks)]);
         stale.map_err(|error| disk_error(&error))?;
     }
@@ -119,20 +126,32 @@ fn reserve_end(device: &Device, new: &Geometry) -> io::Result<()> {
     reserve(device, start, new.meta_bytes)
 }
 
+/// A copy of the metadata at the new place, if there is any.
+fn save_stale(disks: &Disks, home: &Home, new: &Geometry) -> Result<(), Refusal> {
+    let Some(state_dir) = &home.state_dir else { return Ok(()) };
+    let wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let save = Save { state_dir, verb: SavedBefore::Resize, wall_clock };
+    let saved = save_at(disks, Placement::Internal { disk_size: end_of(new) }, &save);
+    saved.map(drop).map_err(|error| no_note(home, &format!("{error}")))
+}
+
 /// From here on the metadata may be at the new place.
 fn note_move(disks: &Disks, home: &Home, old: &Geometry, new: &Geometry) -> Result<(), Refusal> {
     let older = (!new.external).then(|| end_of(old));
-    note_end(disks, home, new, older).map_err(|error| {
-        let folder = home.state_dir.as_deref().map(|folder| folder.display().to_string());
-        Refusal {
-            code: 162,
-            text: "Invalid configuration request".to_owned(),
-            hint: format!(
-                "{}: where the metadata is could not be noted: {error}. Make room there first.",
-                folder.unwrap_or_default()
-            ),
-        }
+    let noted = note_end(disks, home, new, older);
+    noted.map_err(|error| {
+        no_note(home, &format!("where the metadata is could not be noted: {error}"))
     })
+}
+
+/// The state folder does not take what must stand in it.
+fn no_note(home: &Home, what: &str) -> Refusal {
+    let folder = home.state_dir.as_deref().map(|folder| folder.display().to_string());
+    Refusal {
+        code: 162,
+        text: "Invalid configuration request".to_owned(),
+        hint: format!("{}: {what}. Make room there first.", folder.unwrap_or_default()),
+    }
 }
 
 /// Notes where the metadata is, or may be.

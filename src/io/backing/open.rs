@@ -356,11 +356,7 @@ impl Disks {
             let found = self.superblock(state_dir, who)?;
             return Ok(Located { placement: self.placement(), found, left: None });
         }
-        let ends = state_dir.map(|folder| record::ends(folder, who, &self.data.path));
-        let ends = ends.unwrap_or_default();
-        // Before a move begins the new end is noted beside the old one.
-        let settled = ends.len() == 1;
-        match locate(self.data.size, &ends, settled, &mut self.data.reader()) {
+        match self.find(state_dir, who) {
             Ok(located) => Ok(located),
             // It has the words for what is missing.
             Err(MetaError::NoMetadata | MetaError::TooSmall { .. }) => {
@@ -369,6 +365,15 @@ impl Disks {
             }
             Err(error) => Err(self.bad(error)),
         }
+    }
+
+    /// As [`Self::locate`], of internal metadata.
+    fn find(&self, state_dir: Option<&Path>, who: &Identity) -> Result<Located, MetaError> {
+        let ends = state_dir.map(|folder| record::ends(folder, who, &self.data.path));
+        let ends = ends.unwrap_or_default();
+        // Before a move begins the new end is noted beside the old one.
+        let settled = ends.len() == 1;
+        locate(self.data.size, &ends, settled, &mut self.data.reader())
     }
 
     pub(super) fn superblock(
@@ -383,9 +388,6 @@ impl Disks {
         let missing = matches!(error, MetaError::NoMetadata | MetaError::TooSmall { .. });
         let (Some(folder), true) = (state_dir, missing) else { return Err(self.bad(error)) };
         let (path, actual) = (self.data.path.clone(), self.data.size);
-        if let Some(Placement::Internal { disk_size }) = self.old_end(folder, who) {
-            return Err(OpenError::Grew { path, recorded: disk_size, actual });
-        }
         match record::last_size(folder, who, &path) {
             Some(recorded) if recorded > actual => {
                 Err(OpenError::Shrank { path, recorded, actual })
@@ -394,18 +396,32 @@ impl Disks {
         }
     }
 
-    /// Where metadata is, if it is not at the end of the disk but where the end was when the disk
-    /// was attached last.
-    pub(super) fn old_end(&self, state_dir: &Path, who: &Identity) -> Option<Placement> {
-        let disk_size = record::last_size(state_dir, who, &self.data.path)?;
-        if self.external.is_some() || disk_size >= self.data.size {
+    /// The size of the disk at whose end the metadata is that counts, if that is not the end of the disk as it
+    /// is now: it has grown, and the metadata has not moved yet, or not all of it.
+    pub(super) fn old_end(&self, state_dir: &Path, who: &Identity) -> Option<u64> {
+        if self.external.is_some() {
             return None;
         }
-        let (now, old) = (self.placement(), Placement::Internal { disk_size });
-        if read_superblock(now, &mut self.data.reader()).is_ok() {
-            return None;
+        match self.find(Some(state_dir), who).ok()?.placement {
+            Placement::Internal { disk_size } if disk_size != self.data.size => Some(disk_size),
+            _ => None,
         }
-        read_superblock(old, &mut self.data.reader()).is_ok().then_some(old)
+    }
+
+    /// The superblock at the end of the disk, which is where the metadata is.
+    ///
+    /// # Errors
+    /// It is not there; or it is at an older end, and an attach moves it first.
+    pub(super) fn settled_superblock(
+        &self,
+        state_dir: &Path,
+        who: &Identity,
+    ) -> Result<SuperblockRead, OpenError> {
+        if let Some(recorded) = self.old_end(state_dir, who) {
+            let (path, actual) = (self.data.path.clone(), self.data.size);
+            return Err(OpenError::Grew { path, recorded, actual });
+        }
+        self.superblock(Some(state_dir), who)
     }
 
     pub(super) fn geometry(&self, superblock: &Superblock) -> Result<Geometry, OpenError> {

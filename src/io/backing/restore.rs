@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::create::{is_blank, look_overwritten, make_missing_meta_file, old_end, save_old};
 use super::device::{Access, Device};
-use super::error::CreateError;
+use super::error::{CreateError, OpenError};
 use super::open::{Disks, owner};
 use super::preallocate::reserve;
 use super::saved::{Save, SavedBefore};
@@ -62,21 +62,20 @@ pub fn wipe_md(
 ) -> Result<Restored, CreateError> {
     let disks = Disks::open(path, meta_disk, Access::Exclusive, options.lock_wait)?;
     let (device, placement) = (disks.meta(), disks.placement());
-    let geometry = match read_superblock(placement, &mut device.reader()) {
+    let geometry = match disks.settled_superblock(&options.state_dir, who) {
         Ok(found) => Geometry::of(placement, &found.superblock).ok(),
-        Err(MetaError::BothDamaged { .. } | MetaError::Version { .. }) => None,
-        // It may be where the disk ended before it grew.
-        Err(_) => {
-            let found = disks.superblock(Some(&options.state_dir), who)?;
-            Geometry::of(placement, &found.superblock).ok()
-        }
+        Err(OpenError::Metadata {
+            error: MetaError::BothDamaged { .. } | MetaError::Version { .. },
+            ..
+        }) => None,
+        Err(error) => return Err(error.into()),
     };
     if !options.force {
         let mut found = scan(device).map_err(|error| device.io_error("reading", error))?;
         found.retain(|found| !found.in_data);
         return Err(CreateError::Found { path: path.to_owned(), found, cut: false });
     }
-    let saved = save_old(&disks, placement, &save(options, SavedBefore::WipeMd))?;
+    let saved = save_old(&disks, None, &save(options, SavedBefore::WipeMd))?;
     let mut warnings = Vec::new();
     if saved.is_none() {
         warnings.push("the metadata is damaged: there was nothing whole to save".to_owned());
@@ -196,13 +195,10 @@ pub fn restore_md(
         }
     }
     let old = disks.old_end(&options.state_dir, who);
-    if let Some(Placement::Internal { disk_size }) = old {
-        found.push(old_end(disk_size));
-    }
+    found.extend(old.map(old_end));
     if !found.is_empty() && !options.force {
         return Err(CreateError::Found { path: path.to_owned(), found, cut });
     }
-    let old = old.unwrap_or(disks.placement());
     let saved = save_old(&disks, old, &save(options, SavedBefore::RestoreMd))?;
     let start = if geometry.external { 0 } else { geometry.data_size };
     reserve(device, start, geometry.meta_bytes)
@@ -243,19 +239,19 @@ pub fn forget_peer(
     lock_wait: Duration,
 ) -> Result<Option<PathBuf>, CreateError> {
     let disks = Disks::open(path, meta_disk, Access::Exclusive, lock_wait)?;
-    let (device, placement) = (disks.meta(), disks.placement());
-    let found = disks.superblock(Some(save.state_dir), who)?;
+    let device = disks.meta();
+    let found = disks.settled_superblock(save.state_dir, who)?;
     let of = owner(&found.superblock);
     if of != *who {
         let (path, expected) = (device.path.clone(), who.clone());
-        return Err(super::OpenError::Foreign { path, found: of, expected }.into());
+        return Err(OpenError::Foreign { path, found: of, expected }.into());
     }
     let geometry = disks.geometry(&found.superblock)?;
     let mut superblock = found.superblock;
     let Some(slot) = superblock.peers.iter().position(|slot| slot.node_id == Some(peer)) else {
         return Ok(None);
     };
-    let saved = save_old(&disks, placement, save)?;
+    let saved = save_old(&disks, None, save)?;
     let fix = repair(&geometry, &mut device.reader()).map_err(|error| disks.bad(error))?;
     superblock.forget_slot(slot);
     superblock.sequence += 1;

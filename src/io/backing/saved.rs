@@ -41,9 +41,12 @@ pub enum SavedBefore {
     NewCurrentUuid,
     /// `forget-peer`.
     ForgetPeer,
+    /// Metadata moves to the end of a disk that has grown (`resize`, and at an attach): what an earlier time has
+    /// left there.
+    Resize,
 }
 
-const ALL: [SavedBefore; 8] = [
+const ALL: [SavedBefore; 9] = [
     SavedBefore::CreateMd,
     SavedBefore::WipeMd,
     SavedBefore::RestoreMd,
@@ -52,6 +55,7 @@ const ALL: [SavedBefore; 8] = [
     SavedBefore::Connect,
     SavedBefore::NewCurrentUuid,
     SavedBefore::ForgetPeer,
+    SavedBefore::Resize,
 ];
 
 impl SavedBefore {
@@ -67,6 +71,7 @@ impl SavedBefore {
             Self::Connect => "connect",
             Self::NewCurrentUuid => "new-current-uuid",
             Self::ForgetPeer => "forget-peer",
+            Self::Resize => "resize",
         }
     }
 }

@@ -725,8 +725,18 @@ fn metadata_of_a_time_when_the_disk_was_larger_is_never_taken_for_the_current() 
     let open = lab.open(&disk).unwrap();
     resize(&disk, 32 * MIB);
     poke(&disk, 16 * MIB, &bytes[tail..]);
-    std::fs::remove_dir_all(lab.path("state")).unwrap();
+    // Where no copy of it can be made, nothing is done. Where it cannot be noted that a move begins, it is gone.
+    std::fs::rename(lab.path("state"), lab.path("aside")).unwrap();
     std::fs::write(lab.path("state"), "no folder").unwrap();
+    open.growing().run().unwrap().unwrap_err();
+    assert!(std::fs::read(&disk).unwrap()[tail..] == bytes[tail..], "something was written");
+    std::fs::remove_file(lab.path("state")).unwrap();
+    std::fs::rename(lab.path("aside"), lab.path("state")).unwrap();
+    let notes = std::fs::read_dir(lab.path("state")).unwrap();
+    let mut notes = notes.map(|note| note.unwrap().file_name().into_string().unwrap());
+    let note = notes.find(|name| name.starts_with("size-")).unwrap();
+    let part = format!("{note}.{}.part", std::process::id());
+    std::fs::create_dir(lab.path("state").join(part)).unwrap();
     open.growing().run().unwrap().unwrap_err();
     let placement = Placement::Internal { disk_size: 32 * MIB };
     let bytes = std::fs::read(&disk).unwrap();

@@ -313,10 +313,45 @@ fn a_superblock_is_within_the_limits_of_its_layout() {
     };
     assert!(allowed(|s| s.node_id = 31) && !allowed(|s| s.node_id = 32));
     assert!(allowed(|s| s.number = COUNTER_MAX) && !allowed(|s| s.number = COUNTER_MAX + 1));
+    assert!(allowed(|s| s.clean_size = 8192) && !allowed(|s| s.clean_size = 8191));
     assert!(!allowed(|s| s.data_size = 0) && !allowed(|s| s.data_size += 1));
     assert!(allowed(|s| s.effective_size = s.data_size) && !allowed(|s| s.effective_size = 1));
     assert!(!allowed(|s| s.effective_size = s.data_size + 4096));
     assert!(!allowed(|s| s.peers.clear()) && !allowed(|s| s.peers.resize(32, PeerSlot::free())));
+}
+
+/// What is written next is one more: it must not be what the layout refuses.
+#[test]
+fn a_counter_that_is_read_can_be_counted_on() {
+    let (_, good) = Image::new(MIB, 512, 1);
+    let read = |sequence, number| {
+        let block = encode_superblock(&Superblock { sequence, number, ..good.clone() }, 0);
+        decode_superblock(&block, 0)
+    };
+    let refused = Err(CopyDamage::Content("a counter that no disk reaches"));
+    let mut highest = read(COUNTER_BELIEVED, COUNTER_BELIEVED).unwrap();
+    assert_eq!(read(COUNTER_BELIEVED + 1, 1), refused);
+    assert_eq!(read(1, COUNTER_BELIEVED + 1), refused);
+    (highest.sequence, highest.number) = (highest.sequence + 1, highest.number + 1);
+    let _ = encode_superblock(&highest, 1);
+    // In the blocks of their own, and in a dump.
+    let (image, _) = busy();
+    let geometry = &image.geometry;
+    let log = |number| {
+        let words = vec![0; (geometry.al_block_size as usize - 32) / 8];
+        let block = encode_al(geometry, &AlBlock { index: 0, number, words });
+        decode_al(geometry, 0, &block).map(|log| log.number)
+    };
+    assert_eq!((log(COUNTER_BELIEVED), log(COUNTER_BELIEVED + 1)), (Some(COUNTER_BELIEVED), None));
+    let seen = |number| decode_seen(geometry, 0, 0, &encode_seen(geometry, 0, 0, number));
+    assert_eq!(
+        (seen(COUNTER_BELIEVED), seen(COUNTER_BELIEVED + 1)),
+        (Some(COUNTER_BELIEVED), None)
+    );
+    let mut meta = image.load().unwrap();
+    meta.superblock.peers[0].seen_number = COUNTER_BELIEVED + 1;
+    meta.slots[0].seen_number = Some(COUNTER_BELIEVED + 1);
+    assert!(parse_dump(&dump(&meta, geometry)).is_err());
 }
 
 /// Who holds the superblock in memory counts on it: an update with a sequence that the disk has had

@@ -18,7 +18,7 @@ fn arbitrary() -> impl Strategy<Value = Image> {
             superblock.history[5] = uuid.rotate_left(7);
             superblock.number = log / 2;
             superblock.effective_size = image.geometry.data_size / 2 / 4096 * 4096;
-            superblock.clean_size = u64::from(time);
+            superblock.clean_size = u64::from(time) * 4096;
             superblock.clean_digest = sequence;
             let slot = &mut superblock.peers[0];
             slot.node_id = Some(0);
@@ -138,6 +138,7 @@ fn texts_that_cannot_be_are_refused_with_their_line() {
         ("sequence 2;", "sequence 99999999999999999999;", 0, "too large"),
         ("sequence 2;", "sequence 18446744073709551615;", 0, "a counter that no disk reaches"),
         ("number-with-log 41;", "number-with-log 18446744073709551615;", 0, "a disk reaches"),
+        ("number-with-log 41;", "number-with-log 2305843009213693953;", 0, "a disk reaches"),
         ("sequence 2;", "\u{3000}sequence 2;", 0, "\"sequence\" is expected"),
         ("al-block-size 512;", "al-block-size 513;", 0, "512 or 4096"),
         ("flags 0x", "flags 0xF", 0, "flags"),
@@ -175,7 +176,7 @@ fn texts_that_cannot_be_are_refused_with_their_line() {
     }
     for (from, to) in [
         ("number-with-log 41;", "number-with-log 0;"),
-        ("number-with-log 41;", "number-with-log 4611686018427387904;"),
+        ("number-with-log 41;", "number-with-log 2305843009213693952;"),
         ("created-found \"blank\";", "created-found \"a \\\"b\\\" \\\\ c\";"),
     ] {
         assert!(text.contains(from) && parse_dump(&text.replacen(from, to, 1)).is_ok(), "{to}");

@@ -9,7 +9,7 @@
 //!   says Opened; no resync data before that.
 //! - A write is replicated only after both sides of its volume are open.
 
-use crate::meta::{BitmapState, DeviceFlags};
+use crate::meta::{BitmapState, COUNTER_BELIEVED, DeviceFlags};
 use crate::resource::disk::device::Backing;
 use crate::resource::peer::connection::{Opening, Save, Side, Stage};
 use crate::resource::peer::generation::is_just_created;
@@ -259,7 +259,8 @@ impl Resource {
         let info = self.peer_device(c, volume).peer_info.as_ref();
         // A peer without a disk has nothing to compare with, and notes nothing.
         let Some(seen) = info.and_then(|info| info.seen_number) else { return };
-        let seen = seen.min(u64::MAX >> 1);
+        // What no disk reaches is not believed: this one's own number would be one that nobody reads.
+        let seen = seen.min(COUNTER_BELIEVED / 2);
         if let Some(backing) = self.device(volume).backing.as_mut() {
             let number = &mut backing.activity_log.number;
             *number = (*number).max(seen) + 1;

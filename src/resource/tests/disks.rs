@@ -1,6 +1,7 @@
 //! Stories of disks: the wrong one, an empty one, an old one, a full one.
 
 use super::pair::{Disk, Pair, SIZE, superblock, synced_pair};
+use crate::meta::{COUNTER_BELIEVED, COUNTER_MAX};
 use crate::resource::*;
 
 #[test]
@@ -337,6 +338,23 @@ fn a_disk_that_was_set_back_stays_noticed_when_a_session_has_refused_the_other_o
         let refused = pair.nodes[1].log.iter().any(|line| line.contains("rule=rolled-back"));
         assert!(refused, "{:?}", pair.nodes[1].log);
     }
+}
+
+/// The own number grows above what the peer says that it has seen; a peer that says nonsense must not make
+/// it one with which nobody reads this disk again.
+#[test]
+fn a_number_that_no_disk_reaches_is_not_believed_of_a_peer() {
+    let mut pair = Pair::new();
+    pair.run(2000);
+    pair.admin(1, Command::Detach { volume: 0, force: false }).unwrap();
+    let slots = &mut pair.nodes[1].disk.superblock.as_mut().unwrap().peers;
+    slots.iter_mut().for_each(|slot| slot.seen_number = COUNTER_MAX);
+    pair.attach(1).unwrap();
+    pair.primary(1, true);
+    pair.write(1, 5, 55).unwrap();
+    pair.synced();
+    let number = pair.nodes[0].disk.superblock.as_ref().unwrap().number;
+    assert!((1 << 32..COUNTER_BELIEVED).contains(&number), "{number}");
 }
 
 #[test]

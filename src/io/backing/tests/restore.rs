@@ -226,6 +226,60 @@ fn a_disk_that_grew_is_neither_wiped_nor_restored_unseen() {
     assert!(saved.unwrap().is_none());
 }
 
+/// Its new end is noted beside the old one, where the metadata still is.
+#[test]
+fn a_growth_that_was_cut_off_is_seen_by_every_order() {
+    let lab = Lab::new();
+    let disk = lab.busy("d");
+    let text = text_of(&disk);
+    drop(lab.open(&disk).unwrap());
+    resize(&disk, 32 * MIB);
+    record::store(&lab.path("state"), &who(), &disk, 32 * MIB, Some(16 * MIB)).unwrap();
+    let before = std::fs::read(&disk).unwrap();
+    let there = "at the old end of the disk, 16777216 bytes";
+    for error in [lab.restore(&disk, &text, false).unwrap_err(), lab.create(&disk).unwrap_err()] {
+        assert!(error.to_string().contains(there), "{error}");
+    }
+    let error = lab.wipe(&disk, true).unwrap_err();
+    assert!(matches!(error, CreateError::Disk(OpenError::Grew { .. })), "{error}");
+    let save = Save { state_dir: &lab.path("state"), verb: SavedBefore::ForgetPeer, wall_clock: 1 };
+    let forgotten = forget_peer(&disk, &MetaDisk::Internal, &who(), 0, &save, Duration::ZERO);
+    assert!(matches!(forgotten, Err(CreateError::Disk(OpenError::Grew { .. }))));
+    assert_eq!(std::fs::read(&disk).unwrap(), before);
+    let saved = lab.restore(&disk, &text, true).unwrap().saved.unwrap();
+    assert_eq!(body(&std::fs::read_to_string(saved).unwrap()), body(&text));
+}
+
+/// The state folder came back from a time before the disk grew, and so did the old end: what stands at the
+/// new end is the newer one.
+#[test]
+fn metadata_that_a_growth_writes_over_is_kept_as_a_copy() {
+    let lab = Lab::new();
+    let disk = lab.busy("d");
+    drop(lab.open(&disk).unwrap());
+    let old = std::fs::read(&disk).unwrap();
+    resize(&disk, 32 * MIB);
+    let open = lab.open(&disk).unwrap();
+    let mut superblock = open.attached.meta.superblock.clone();
+    superblock.sequence += 1;
+    superblock.current_uuid = 0x1111_2222_3333_4444;
+    let op = MetaOp::Superblock(Box::new(superblock));
+    open.write_stages(&stages(&open.geometry(), &op)).unwrap();
+    drop(open);
+    let newer = text_of(&disk);
+    poke(&disk, 15 * MIB, &old[15 * MIB as usize..]);
+    record::store(&lab.path("state"), &who(), &disk, 16 * MIB, None).unwrap();
+    let open = lab.open(&disk).unwrap();
+    assert_eq!(open.attached.meta.superblock.current_uuid, 0x5435_911C_ABE7_ED02);
+    let copies: Vec<String> = std::fs::read_dir(lab.path("state"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_string_lossy().contains("-resize-"))
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
+    assert_eq!(copies.iter().map(|text| body(text)).collect::<Vec<_>>(), [body(&newer)]);
+}
+
 #[test]
 fn an_image_from_before_the_seed_began_is_no_seed() {
     let lab = Lab::new();
