@@ -19,9 +19,13 @@ mod ids {
 mod interval;
 mod meta {
     pub(crate) use tandem::meta::{BitmapPage, JUST_CREATED, PAGE_BITS, PAGE_WORDS};
+
+    pub(crate) use crate::set_blocks::{Piece, SetBlocks};
 }
 #[path = "../src/resource/prng.rs"]
 mod prng;
+#[path = "../src/meta/set_blocks.rs"]
+mod set_blocks;
 #[path = "../src/resource/sorted.rs"]
 mod sorted;
 mod resource {
@@ -30,6 +34,7 @@ mod resource {
 
 use bitmap::Bitmap;
 use interval::{Intervals, Kind, LockId};
+use meta::{PAGE_BITS, PAGE_WORDS};
 use prng::Prng;
 
 /// Blocks of a 1 TiB disk.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tandem::meta::{
     AlBlock, BitmapPage, BitmapState, DeviceFlags, Geometry, HISTORY, MetaOp, PAGE_WORDS, PeerSlot,
-    Placement, Superblock, VERSION, decode_superblock, encode_superblock, load, stages,
+    Placement, SetBlocks, Superblock, VERSION, decode_superblock, encode_superblock, load, stages,
 };
 use tandem::resource::DiskError;
 
@@ -255,8 +255,8 @@ fn zeroes_where_metadata_should_be_count_as_everything_may_differ() {
     assert_eq!(meta.hot_extents, [0, 1]);
     assert_eq!(meta.number, None);
     // Pages have a meaning up to the exported size.
-    assert_eq!(meta.slots[0].runs, [(0, superblock().effective_size / 4096)]);
-    assert_eq!(meta.slots[1].runs, [(0, g.blocks())]);
+    assert_eq!(meta.slots[0].set, SetBlocks::run(0, superblock().effective_size / 4096));
+    assert_eq!(meta.slots[1].set, SetBlocks::run(0, g.blocks()));
     assert!(meta.slots.iter().all(|slot| slot.seen_number.is_none()));
     assert_eq!(meta.slots[0].damaged_pages, 1);
     assert_eq!(meta.notes.len(), 2 + 2 * 2);

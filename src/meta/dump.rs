@@ -111,10 +111,11 @@ fn write_slot(
         writeln!(out, "    # damaged-pages {}", slot.damaged_pages)?;
     }
     writeln!(out, "}}\nbitmap[{index}] {{")?;
-    for (first, count) in &slot.runs {
+    let mut set = 0;
+    for (first, count) in slot.set.runs() {
         writeln!(out, "    {first} {count};")?;
+        set += count;
     }
-    let set: u64 = slot.runs.iter().map(|(_, count)| count).sum();
     writeln!(out, "}}\n# bits-set {set};\n")
 }
 

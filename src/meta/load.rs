@@ -7,7 +7,8 @@ use super::geometry::{Geometry, Placement, SUPERBLOCK_BYTES};
 use super::stages::{Stage, one_stage};
 use super::superblock::{VERSION, decode_superblock, encode_superblock};
 use super::{
-    BitmapState, COUNTER_BELIEVED, LoadedMeta, LoadedSlot, PAGE_BITS, PeerSlot, Superblock,
+    BitmapState, COUNTER_BELIEVED, LoadedMeta, LoadedSlot, PAGE_BITS, PeerSlot, SetBlocks,
+    Superblock,
 };
 use crate::resource::{BLOCK_SIZE, DiskError};
 
@@ -204,17 +205,13 @@ fn load_slot(
     used: u64,
     notes: &mut Vec<String>,
 ) -> Result<LoadedSlot, MetaError> {
-    let mut runs = Runs::new(geometry.blocks());
-    let mut damaged_pages = 0;
+    let (mut set, mut damaged_pages) = (SetBlocks::new(), 0);
     match peer.bitmap_state {
         BitmapState::AllClear => {}
-        BitmapState::AllSet => runs.set(0, geometry.blocks()),
+        BitmapState::AllSet => set.push(0, geometry.blocks()),
         BitmapState::Pages => {
-            runs.end = used / BLOCK_SIZE;
-            let pages = u32::try_from(runs.end.div_ceil(PAGE_BITS)).expect("at most 2^24");
-            let pages = pages.min(geometry.bitmap_pages);
-            damaged_pages =
-                load_pages(geometry, read, slot, (peer.bitmap_epoch, pages), &mut runs)?;
+            (set, damaged_pages) =
+                load_pages(geometry, read, slot, peer.bitmap_epoch, used / BLOCK_SIZE)?;
         }
     }
     if damaged_pages > 0 {
@@ -224,18 +221,21 @@ fn load_slot(
         ));
     }
     let (seen_number, seen_copy) = load_seen(geometry, read, slot, peer.seen_number, notes)?;
-    Ok(LoadedSlot { runs: runs.runs, damaged_pages, seen_number, seen_copy })
+    Ok(LoadedSlot { set: set.closed(), damaged_pages, seen_number, seen_copy })
 }
 
+/// The blocks that are set before `end`, and how many pages were damaged.
 fn load_pages(
     geometry: &Geometry,
     read: &mut Read<'_>,
     slot: u8,
-    (epoch, pages): (u32, u32),
-    runs: &mut Runs,
-) -> Result<u32, MetaError> {
+    epoch: u32,
+    end: u64,
+) -> Result<(SetBlocks, u32), MetaError> {
     let page_bytes = SUPERBLOCK_BYTES as usize;
-    let mut damaged = 0;
+    let pages = u32::try_from(end.div_ceil(PAGE_BITS)).expect("at most 2^24");
+    let pages = pages.min(geometry.bitmap_pages);
+    let (mut set, mut damaged) = (SetBlocks::new(), 0);
     let mut first = 0;
     while first < pages {
         let count = PAGES_AT_ONCE.min(pages - first);
@@ -244,16 +244,16 @@ fn load_pages(
         for (index, page) in (first..).zip(bytes.chunks_exact(page_bytes)) {
             let base = u64::from(index) * PAGE_BITS;
             match decode_page(geometry, slot, epoch, index, page) {
-                Some(words) => runs.set_words(base, &words),
+                Some(words) => set.push_words(base, &words, end),
                 None => {
                     damaged += 1;
-                    runs.set(base, PAGE_BITS);
+                    set.push(base, PAGE_BITS.min(end - base));
                 }
             }
         }
         first += count;
     }
-    Ok(damaged)
+    Ok((set, damaged))
 }
 
 /// The highest of both blocks and the superblock. A torn write of one block was not durable, so the
@@ -290,44 +290,4 @@ fn exact(read: &mut Read<'_>, offset: u64, length: usize) -> Result<Vec<u8>, Met
         return Err(MetaError::Read(DiskError::Metadata));
     }
     Ok(bytes)
-}
-
-/// Ascending runs of set blocks, joined where they touch, cut at `end`.
-struct Runs {
-    end: u64,
-    runs: Vec<(u64, u64)>,
-}
-
-impl Runs {
-    fn new(end: u64) -> Self {
-        Self { end, runs: Vec::new() }
-    }
-
-    /// `first` is not before any block that was set already.
-    fn set(&mut self, first: u64, count: u64) {
-        let count = count.min(self.end.saturating_sub(first));
-        if count == 0 {
-            return;
-        }
-        match self.runs.last_mut() {
-            Some((start, length)) if *start + *length == first => *length += count,
-            _ => self.runs.push((first, count)),
-        }
-    }
-
-    fn set_words(&mut self, base: u64, words: &[u64]) {
-        for (word, first) in words.iter().zip((base..).step_by(64)) {
-            let mut rest = *word;
-            let mut at = 0;
-            while rest != 0 {
-                let gap = rest.trailing_zeros();
-                rest >>= gap;
-                at += gap;
-                let length = rest.trailing_ones();
-                self.set(first + u64::from(at), u64::from(length));
-                rest = rest.checked_shr(length).unwrap_or(0);
-                at += length;
-            }
-        }
-    }
 }

@@ -20,6 +20,7 @@ mod grow;
 mod load;
 mod parse;
 mod restore;
+mod set_blocks;
 mod stages;
 mod superblock;
 
@@ -31,6 +32,8 @@ pub use grow::{Left, Located, MOVE_SEQUENCES, grown, locate, move_stages, zeroed
 pub use load::{SuperblockRead, load, read_superblock, repair};
 pub use parse::{DumpError, Dumped, parse_dump};
 pub use restore::{restore_stages, wipe_piece, wipe_superblocks};
+pub(crate) use set_blocks::Piece;
+pub use set_blocks::SetBlocks;
 pub use stages::{Stage, stages};
 pub use superblock::{RESOURCE_NAME_MAX, VERSION, decode_superblock, encode_superblock};
 
@@ -265,8 +268,8 @@ pub enum MetaOp {
 /// What was read from a slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadedSlot {
-    /// The bitmap as set runs of blocks (first, count), ascending; damaged pages count as set.
-    pub runs: Vec<(u64, u64)>,
+    /// The blocks whose bits are set; those of damaged pages count as set.
+    pub set: SetBlocks,
     /// Pages that were damaged.
     pub damaged_pages: u32,
     /// The highest number that this peer has shown; `None`: both blocks damaged.

@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::superblock::check_read;
 use super::{
     BitmapState, COUNTER_BELIEVED, DeviceFlags, HISTORY, LoadedSlot, PEERS_MAX, PeerSlot,
-    Superblock, VERSION,
+    SetBlocks, Superblock, VERSION,
 };
 use crate::resource::{BLOCK_SIZE, EXTENT_SIZE};
 
@@ -113,7 +113,7 @@ pub fn parse_dump(text: &str) -> Result<Dumped, DumpError> {
         slots.push(slot);
     }
     scan.word("activity-log")?;
-    let hot = scan.runs(data_size.div_ceil(EXTENT_SIZE))?;
+    let hot = scan.runs(data_size.div_ceil(EXTENT_SIZE))?.runs().collect();
     scan.end()?;
     let superblock = Superblock {
         sequence,
@@ -387,10 +387,10 @@ impl<'a> Scan<'a> {
         }
         self.mark('}')?;
         self.word(&format!("bitmap[{index}]"))?;
-        let runs = self.runs(blocks)?;
+        let set = self.runs(blocks)?;
         let fits = match bitmap_state {
-            BitmapState::AllClear => runs.is_empty(),
-            BitmapState::AllSet => runs == [(0, blocks)],
+            BitmapState::AllClear => set.is_empty(),
+            BitmapState::AllSet => set == SetBlocks::run(0, blocks),
             BitmapState::Pages => true,
         };
         if !fits {
@@ -398,29 +398,32 @@ impl<'a> Scan<'a> {
         }
         let peer =
             PeerSlot { node_id, bitmap_uuid, bitmap_state, bitmap_epoch, seen_number, device_uuid };
-        let slot = LoadedSlot { runs, damaged_pages: 0, seen_number: with_blocks, seen_copy };
+        let slot = LoadedSlot { set, damaged_pages: 0, seen_number: with_blocks, seen_copy };
         Ok((peer, slot))
     }
 
     /// `{ FIRST COUNT; ... }`, ascending, with a gap between two, all below `end`.
-    fn runs(&mut self, end: u64) -> Result<Vec<(u64, u64)>, DumpError> {
+    fn runs(&mut self, end: u64) -> Result<SetBlocks, DumpError> {
         self.mark('{')?;
-        let mut runs: Vec<(u64, u64)> = Vec::new();
+        let mut runs = SetBlocks::new();
+        // What comes next is behind this one, with a gap.
+        let mut behind = None;
         loop {
             let first: u64 = match self.next()? {
-                Token::Mark('}') => return Ok(runs),
+                Token::Mark('}') => return Ok(runs.closed()),
                 Token::Word(word) => self.as_number("the first of a run", word)?,
                 other => return self.wrong(format!("{other} where a run is expected")),
             };
             let word = self.value()?;
             let count: u64 = self.as_number("the count of a run", word)?;
             self.mark(';')?;
-            let behind = runs.last().is_none_or(|(last, count)| first > last + count);
-            let fits = first.checked_add(count).is_some_and(|last| last <= end);
-            if count == 0 || !behind || !fits {
+            let last = first.checked_add(count).filter(|last| *last <= end);
+            let (true, Some(last)) = (count > 0 && behind.is_none_or(|end| first > end), last)
+            else {
                 return self.wrong("a run that is empty, not behind the one before, or too far");
-            }
-            runs.push((first, count));
+            };
+            runs.push(first, count);
+            behind = Some(last);
         }
     }
 }

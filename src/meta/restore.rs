@@ -13,8 +13,8 @@ use super::geometry::{Geometry, Placement, SUPERBLOCK_BYTES};
 use super::parse::Dumped;
 use super::stages::{Stage, stages};
 use super::{
-    AlBlock, BitmapPage, BitmapState, DeviceFlags, LoadedSlot, MetaError, MetaOp, PAGE_BITS,
-    PAGE_WORDS, PeerSlot, Superblock,
+    AlBlock, BitmapPage, BitmapState, DeviceFlags, LoadedSlot, MetaError, MetaOp, PeerSlot,
+    SetBlocks, Superblock,
 };
 use crate::resource::NodeId;
 
@@ -90,9 +90,8 @@ impl Dumped {
         let current = if source.bitmap_uuid == 0 { old.current_uuid } else { source.bitmap_uuid };
         let free = PeerSlot::free();
         let blocks = old.data_size / crate::resource::BLOCK_SIZE;
-        let empty =
-            |runs| LoadedSlot { runs, damaged_pages: 0, seen_number: Some(0), seen_copy: 0 };
-        let mirrored = empty(slot.runs.clone());
+        let empty = |set| LoadedSlot { set, damaged_pages: 0, seen_number: Some(0), seen_copy: 0 };
+        let mirrored = empty(slot.set.clone());
         // A disk of this node was seen there before it was forgotten: this one is not older.
         let number = slot.seen_number.unwrap_or(0);
         let superblock = &mut self.superblock;
@@ -110,7 +109,7 @@ impl Dumped {
         for (index, (one, loaded)) in superblock.peers.iter_mut().zip(&mut self.slots).enumerate() {
             let (new, bits) = match index == at {
                 true => (peer.clone(), mirrored.clone()),
-                false => (free.clone(), empty(vec![(0, blocks)])),
+                false => (free.clone(), empty(SetBlocks::run(0, blocks))),
             };
             (*one, *loaded) = (new, bits);
         }
@@ -221,10 +220,7 @@ fn bitmap<'a>(
     (0..pages).step_by(PAGES_AT_ONCE as usize).map(move |first| {
         let end = pages.min(first + PAGES_AT_ONCE);
         let writes = (first..end).map(|index| {
-            let mut words = vec![0; PAGE_WORDS];
-            let base = u64::from(index) * PAGE_BITS;
-            set_bits(&mut words, base, base + PAGE_BITS, &loaded.runs);
-            let page = BitmapPage { index, words };
+            let page = BitmapPage { index, words: loaded.set.page(u64::from(index)).into_vec() };
             let offset = geometry.bitmap_page_offset(slot, index);
             (offset, encode_page(geometry, slot, peer.bitmap_epoch, &page))
         });

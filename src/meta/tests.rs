@@ -108,9 +108,9 @@ fn what_was_written_comes_back() {
     assert_eq!(meta.superblock, superblock);
     assert_eq!(meta.hot_extents, [0]);
     assert_eq!(meta.number, Some(41));
-    assert_eq!(meta.slots[0].runs, [(0, 2), (3, 1), (192, 64)]);
+    assert!(meta.slots[0].set.runs().eq([(0, 2), (3, 1), (192, 64)]));
     assert_eq!((meta.slots[0].seen_number, meta.slots[0].seen_copy), (Some(6), 1));
-    assert_eq!(meta.slots[1].runs, [(0, image.geometry.blocks())]);
+    assert!(meta.slots[1].set.runs().eq([(0, image.geometry.blocks())]));
     assert!(meta.same_boot && !meta.written_behind && meta.notes.is_empty());
     let other = load(&image.geometry, &mut image.reader(), [8; 16]).unwrap();
     assert!(!other.same_boot);
@@ -124,7 +124,7 @@ fn a_fresh_disk_is_just_created_and_differs_everywhere() {
     assert_eq!(meta.superblock, superblock);
     assert_eq!(superblock.current_uuid, JUST_CREATED);
     assert_eq!(superblock.flags, DeviceFlags::CLEAN | DeviceFlags::CREATED_BLANK);
-    assert_eq!(meta.slots[0].runs, [(0, image.geometry.blocks())]);
+    assert!(meta.slots[0].set.runs().eq([(0, image.geometry.blocks())]));
     assert_eq!((meta.number, meta.slots[0].seen_number), (Some(0), Some(0)));
     assert!(meta.hot_extents.is_empty());
 }
@@ -154,8 +154,8 @@ fn every_flipped_bit_is_detected_or_harmless() {
             assert_eq!(meta.superblock, superblock, "bit {bit}");
             assert_eq!(meta.hot_extents, [0], "bit {bit}");
             for (slot, before) in meta.slots.iter().zip(&whole.slots) {
-                let all = [(0, geometry.blocks())];
-                assert!(slot.runs == before.runs || slot.runs == all, "bit {bit}");
+                let all = SetBlocks::run(0, geometry.blocks());
+                assert!(slot.set == before.set || slot.set == all, "bit {bit}");
             }
             let damaged =
                 meta.number.is_none() || meta.slots[0].damaged_pages == 1 || !meta.notes.is_empty();
@@ -287,7 +287,7 @@ fn a_zeroed_page_and_a_page_of_another_epoch_or_slot_count_as_all_set() {
     let at = usize::try_from(geometry.bitmap_page_offset(0, 0)).unwrap();
     image.bytes[at..at + 4096].fill(0);
     let slot = &image.load().unwrap().slots[0];
-    assert_eq!((slot.damaged_pages, slot.runs.as_slice()), (1, &[(0, geometry.blocks())][..]));
+    assert_eq!((slot.damaged_pages, &slot.set), (1, &SetBlocks::run(0, geometry.blocks())));
 }
 
 #[test]
@@ -517,8 +517,8 @@ proptest! {
         superblock.peers[0].bitmap_epoch = 3;
         image.apply(&MetaOp::Superblock(Box::new(superblock)));
         let mut set = Vec::new();
-        for (first, count) in &image.load().unwrap().slots[0].runs {
-            set.extend(*first..first + count);
+        for (first, count) in image.load().unwrap().slots[0].set.runs() {
+            set.extend(first..first + count);
         }
         let bit = |block: u64| {
             let word = words[usize::try_from(block % PAGE_BITS / 64).unwrap()];

@@ -186,12 +186,12 @@ pub(crate) fn metadata(bytes: &[u8]) -> String {
     let text = meta::dump(&loaded, &own);
     if let Ok(mut dumped) = meta::parse_dump(&text) {
         assert_eq!(dumped.place(placement, own.al_block_size), Ok(own));
-        let runs = dumped.slots.iter().map(|slot| &slot.runs);
-        assert!(runs.eq(loaded.slots.iter().map(|slot| &slot.runs)), "bits in\n{text}");
+        let sets = dumped.slots.iter().map(|slot| &slot.set);
+        assert!(sets.eq(loaded.slots.iter().map(|slot| &slot.set)), "bits in\n{text}");
     }
     let blocks = own.blocks();
-    for (first, count) in loaded.slots.iter().flat_map(|slot| &slot.runs) {
-        assert!(first.checked_add(*count).is_some_and(|end| end <= blocks), "{first}+{count}");
+    for (first, count) in loaded.slots.iter().flat_map(|slot| slot.set.runs()) {
+        assert!(first.checked_add(count).is_some_and(|end| end <= blocks), "{first}+{count}");
     }
     assert!(loaded.hot_extents.iter().all(|extent| *extent < own.extents()));
     let _ = meta::repair(&own, &mut read);

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use tandem::meta::{Geometry, LoadedMeta, LoadedSlot, NewDisk, Placement, format_new};
+use tandem::meta::{Geometry, LoadedMeta, LoadedSlot, NewDisk, Placement, SetBlocks, format_new};
 use tandem::resource::{
     Action, AttachedDisk, Command, Event, Force, Op, Options, Payload, PeerConfig, RequestId,
     Resource, ResourceConfig, SessionId, SocketId, Time, VolumeConfig,
@@ -58,7 +58,7 @@ fn disk(node: u8) -> AttachedDisk {
     };
     let (superblock, _) = format_new(&geometry, &new).expect("a name and a node id that fit");
     let slot =
-        LoadedSlot { runs: Vec::new(), damaged_pages: 0, seen_number: Some(0), seen_copy: 0 };
+        LoadedSlot { set: SetBlocks::new(), damaged_pages: 0, seen_number: Some(0), seen_copy: 0 };
     let data_size = superblock.data_size;
     let meta = LoadedMeta {
         superblock,

@@ -117,7 +117,7 @@ fn updates_are_there_after_the_next_open_and_a_clean_end_is_checked() {
     drop(open);
     let open = lab.open(&disk).unwrap();
     assert_eq!(open.attached.meta.superblock, superblock);
-    assert_eq!(open.attached.meta.slots[0].runs, []);
+    assert!(open.attached.meta.slots[0].set.is_empty());
     superblock.sequence += 1;
     superblock.flags |= DeviceFlags::CLEAN;
     open.close_clean(superblock).unwrap();

@@ -14,7 +14,7 @@ fn said(meta: &LoadedMeta) -> LoadedMeta {
     for (slot, peer) in meta.slots.iter_mut().zip(&meta.superblock.peers) {
         if peer.bitmap_state == BitmapState::AllSet {
             // Of however many there are.
-            slot.runs.clear();
+            slot.set = SetBlocks::new();
         }
     }
     meta
@@ -165,11 +165,15 @@ fn external_metadata_is_laid_out_anew_at_every_power_cut() {
         for (slot, was) in meta.slots.iter().zip(&before.slots) {
             assert_eq!(slot.damaged_pages, 0, "stage {number}");
             assert_eq!(slot.seen_number, was.seen_number);
-            if slot.runs == was.runs {
+            if slot.set == was.set {
                 is += 1;
             } else {
                 all_set += 1;
-                assert_eq!((slot.runs.len(), slot.runs[0].0), (1, 0), "stage {number}");
+                assert_eq!(
+                    (slot.set.runs().count(), slot.set.runs().next().unwrap().0),
+                    (1, 0),
+                    "stage {number}"
+                );
             }
         }
         (said(&meta), meta.superblock.data_size)

@@ -253,7 +253,7 @@ fn a_large_bitmap_is_read_in_pieces_and_to_its_end() {
     let (meta, longest) = disk.load(&geometry);
     let mut expected = vec![(0, 129), (PAGE_BITS - 1, 130)];
     expected.extend((2..u64::from(geometry.bitmap_pages)).map(|at| (at * PAGE_BITS, 129)));
-    assert!(meta.slots[0].runs == expected && meta.slots[0].damaged_pages == 0);
+    assert!(meta.slots[0].set.runs().eq(expected) && meta.slots[0].damaged_pages == 0);
     assert_eq!((longest, geometry.bitmap_pages), (1 << 20, 388), "a MiB at once, and the rest");
 }
 
@@ -280,8 +280,8 @@ fn a_restore_puts_bits_and_extents_into_the_blocks_that_they_belong_to() {
     let geometry = Geometry::new(internal(16 << 30), 512, 1, 7).unwrap();
     let (mut superblock, _) = format_new(&geometry, &new_disk()).unwrap();
     superblock.peers[0].bitmap_state = BitmapState::Pages;
-    let runs = vec![(0, 1), (2 * PAGE_BITS + 5, 3)];
-    let slot = LoadedSlot { runs, damaged_pages: 0, seen_number: Some(4), seen_copy: 0 };
+    let set = [(0, 1), (2 * PAGE_BITS + 5, 3)].into_iter().collect();
+    let slot = LoadedSlot { set, damaged_pages: 0, seen_number: Some(4), seen_copy: 0 };
     let ascending = |runs: &[(u32, u32)]| -> Vec<u32> {
         runs.iter().flat_map(|(first, count)| *first..first + count).collect()
     };

@@ -276,11 +276,11 @@ fn a_power_cut_in_a_create_never_leaves_fewer_bits_under_old_identifiers() {
         let geometry = Geometry::of(internal(4 * MIB), &found.superblock).unwrap();
         let meta = load(&geometry, &mut image.reader(), BOOT).unwrap();
         if meta.superblock == superblock {
-            assert_eq!(meta.slots[0].runs, [(0, geometry.blocks())]);
+            assert_eq!(meta.slots[0].set, SetBlocks::run(0, geometry.blocks()));
             return;
         }
         assert_eq!(meta.superblock, old.superblock, "stage {number}");
-        assert_eq!(meta.slots[0].runs, old.slots[0].runs, "stage {number}");
+        assert_eq!(meta.slots[0].set, old.slots[0].set, "stage {number}");
         assert!(old.hot_extents.iter().all(|hot| meta.hot_extents.contains(hot)), "{number}");
     });
 }
@@ -306,8 +306,8 @@ fn a_seed_is_the_mirror_image_and_inconsistent() {
     assert_eq!(made.peers[0].device_uuid, superblock.device_uuid);
     assert_eq!((made.peers[0].bitmap_uuid, made.peers[0].seen_number), (0, 0));
     assert_eq!(made.peers[1].node_id, None);
-    assert_eq!(seed.slots[1].runs, [(0, superblock.data_size / 4096)]);
-    assert_eq!(seed.slots[0].runs, [(0, 2), (3, 1), (192, 64)]);
+    assert_eq!(seed.slots[1].set, SetBlocks::run(0, superblock.data_size / 4096));
+    assert!(seed.slots[0].set.runs().eq([(0, 2), (3, 1), (192, 64)]));
     let mut new = dumped.clone();
     new.superblock.flags = 0;
     assert!(new.seeded(0, 1, 7, [9; 16]).is_err(), "of a disk that is no source");

@@ -18,7 +18,7 @@
 
 use std::fmt;
 
-use crate::meta::{BitmapPage, PAGE_BITS, PAGE_WORDS};
+use crate::meta::{BitmapPage, PAGE_BITS, PAGE_WORDS, Piece, SetBlocks};
 
 /// Runs handed out for resync never cross a multiple of so many blocks (1 MiB).
 const RUN_ALIGN_BLOCKS: u64 = 256;
@@ -203,11 +203,15 @@ impl Bitmap {
         })
     }
 
-    /// Sets every run (first, count), beside what is set already.
-    pub(crate) fn set_runs(&mut self, runs: &[(u64, u64)]) {
-        for &(first, count) in runs {
-            self.set(first, count);
+    /// Sets these blocks, beside what is set already.
+    pub(crate) fn set_blocks(&mut self, set: &SetBlocks) {
+        for piece in set.pieces() {
+            match piece {
+                Piece::Run(first, count) => self.mark(*first, *count),
+                Piece::Page(page, words) => self.unite_words(page * PAGE_BITS, words),
+            };
         }
+        self.losses |= set.runs().next().is_some_and(|(first, _)| first < self.blocks);
     }
 
     /// Sets every bit.

@@ -133,7 +133,7 @@ impl Resource {
             let Some(index) = slot.map(usize::from) else { continue };
             match (state, meta.slots.get(index)) {
                 (Some(BitmapState::AllSet), _) => peer.bitmap.set_all(),
-                (Some(BitmapState::Pages), Some(loaded)) => peer.bitmap.set_runs(&loaded.runs),
+                (Some(BitmapState::Pages), Some(loaded)) => peer.bitmap.set_blocks(&loaded.set),
                 (Some(BitmapState::AllClear) | None, _) => {}
                 (Some(BitmapState::Pages), None) => peer.bitmap.set_all(),
             }

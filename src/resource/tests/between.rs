@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::pair::{Pair, SIZE, config, superblock, synced_pair};
-use crate::meta::{DeviceFlags, LoadedMeta, LoadedSlot};
+use crate::meta::{DeviceFlags, LoadedMeta, LoadedSlot, SetBlocks};
 use crate::resource::*;
 
 fn demote(wait_ms: u64) -> Command {
@@ -342,7 +342,7 @@ fn two_volumes(met: bool) -> Resource {
             superblock.flags = DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE;
         }
         let slot =
-            LoadedSlot { runs: Vec::new(), damaged_pages: 0, seen_number: None, seen_copy: 0 };
+            LoadedSlot { set: SetBlocks::new(), damaged_pages: 0, seen_number: None, seen_copy: 0 };
         let meta = LoadedMeta {
             superblock,
             hot_extents: Vec::new(),

@@ -232,7 +232,8 @@ impl Pair {
         let [first, second] = node.disk.seen;
         let seen = first.max(second).max(superblock.peers[0].seen_number);
         let seen_copy = u8::from(second > first);
-        let slot = LoadedSlot { runs, damaged_pages: 0, seen_number: Some(seen), seen_copy };
+        let set = runs.into_iter().collect();
+        let slot = LoadedSlot { set, damaged_pages: 0, seen_number: Some(seen), seen_copy };
         let meta = LoadedMeta {
             superblock,
             hot_extents: hot,

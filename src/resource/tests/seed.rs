@@ -2,7 +2,7 @@
 
 use super::crossing::{is_flush, is_write};
 use super::pair::{Disk, Pair, superblock, synced_pair};
-use crate::meta::{BitmapState, Dumped, LoadedSlot, Superblock};
+use crate::meta::{BitmapState, Dumped, LoadedSlot, SetBlocks, Superblock};
 use crate::resource::*;
 
 const CLEAR: Command = Command::NewCurrentUuid { volume: 0, clear_bitmap: true };
@@ -32,7 +32,7 @@ fn out_of_sync(pair: &Pair, n: usize) -> u64 {
 /// What `restore-md --seed` makes of the metadata of node 0.
 fn seed_of(from: &Superblock) -> Superblock {
     let slot =
-        LoadedSlot { runs: Vec::new(), damaged_pages: 0, seen_number: Some(0), seen_copy: 0 };
+        LoadedSlot { set: SetBlocks::new(), damaged_pages: 0, seen_number: Some(0), seen_copy: 0 };
     let mut superblock = from.clone();
     superblock.peers[0].bitmap_state = BitmapState::AllClear;
     let dumped = Dumped {

@@ -148,7 +148,7 @@ fn metadata(
         text.push(names.of(peer.bitmap_uuid));
         text.push(u8::from(peer.node_id.is_some()));
         text.push(peer.bitmap_state as u8);
-        for run in &slot.runs {
+        for run in slot.set.runs() {
             text.extend(format!("{run:?}").bytes());
         }
         // Counters by order only: what is remembered of the other disk, against what it has.

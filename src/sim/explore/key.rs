@@ -83,7 +83,7 @@ fn describe(cluster: &Cluster) -> String {
                 text.push_str(&format!(
                     "{:?} {:?} {} ",
                     peer.bitmap_state,
-                    slot.runs,
+                    slot.set,
                     peer.node_id.is_some()
                 ));
                 // Counters by order only: what is remembered of the other disk, against what it has.

@@ -1,7 +1,7 @@
 //! Metadata wiped, restored and seeded on real files, with the power cut at every write.
 
 use super::*;
-use crate::meta::{Dumped, Stage, parse_dump, restore_stages, wipe_superblocks};
+use crate::meta::{Dumped, SetBlocks, Stage, parse_dump, restore_stages, wipe_superblocks};
 
 impl Lab {
     fn restore_options(&self, force: bool) -> RestoreOptions {
@@ -161,13 +161,13 @@ fn a_dump_fits_a_larger_disk_and_external_metadata() {
     lab.restore(&large, &text, false).unwrap();
     let open = lab.open(&large).unwrap();
     assert!(open.attached.data_size > 19 * MIB);
-    assert_eq!(open.attached.meta.slots[0].runs, [(128, 3)]);
+    assert_eq!(open.attached.meta.slots[0].set, SetBlocks::run(128, 3));
     let data = lab.file("data", 16 * MIB);
     let meta = MetaDisk::External(lab.path("meta"));
     let options = lab.restore_options(false);
     restore_md(&data, &meta, &who(), dumped(&text), &options).unwrap();
     let open = open_disk(&data, &meta, &who(), BOOT, &lab.open_options()).unwrap();
-    assert_eq!(open.attached.meta.slots[0].runs, [(128, 3)]);
+    assert_eq!(open.attached.meta.slots[0].set, SetBlocks::run(128, 3));
 }
 
 #[test]

@@ -199,7 +199,7 @@ proptest! {
         }
         prop_assert_eq!(bitmap.runs().collect::<Vec<_>>(), model.runs());
         let mut copy = Bitmap::new(BLOCKS);
-        copy.set_runs(&model.runs());
+        copy.set_blocks(&model.runs().into_iter().collect());
         prop_assert_eq!(&copy.words, &bitmap.words);
         prop_assert_eq!(&copy.page_counts, &bitmap.page_counts);
     }
@@ -210,7 +210,9 @@ proptest! {
         sizes in prop::collection::vec(prop_oneof![0..BLOCKS + 900, Just(PAGE_BITS), Just(64)], 1..5),
     ) {
         let mut bitmap = Bitmap::new(BLOCKS);
-        bitmap.set_runs(&runs);
+        for (first, count) in runs {
+            bitmap.set(first, count);
+        }
         for size in sizes {
             let kept: Vec<u64> = (0..size).filter(|&block| bitmap.is_set(block)).collect();
             bitmap.resize(size);
