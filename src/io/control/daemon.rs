@@ -232,6 +232,7 @@ pub(super) async fn serve(
         tokio_uring::spawn(dependencies::serve(registry.clone())),
         tokio_uring::spawn(remind(registry.clone())),
         tokio_uring::spawn(registry.clone().watch_paths()),
+        tokio_uring::spawn(registry.clone().watch_devices()),
         tokio_uring::spawn(registry.clone().settle()),
     ];
     info!("NBD clients: {}", nbd_path.display());

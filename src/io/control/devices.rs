@@ -84,6 +84,8 @@ pub(super) struct Devices {
     hands_over: Cell<bool>,
     /// An order takes them away.
     demotes: Cell<bool>,
+    /// It is being looked whether their guards live.
+    looked_at: Cell<bool>,
     /// Held while they are attached, and while it begins to take them away.
     one_at_a_time: tokio::sync::Mutex<()>,
 }
@@ -362,29 +364,39 @@ impl Registry {
         missing
     }
 
-    /// Guards that have died are replaced, until the resource goes down. They are looked for: one that the
-    /// daemon before this one has started is nobody's child.
-    pub(super) fn watch_devices(self: &Rc<Self>, entry: &Rc<Entry>) {
-        let (registry, entry) = (self.clone(), entry.clone());
-        tokio_uring::spawn(async move {
-            while !entry.ends.get() && !registry.is_closing() {
-                tokio::time::sleep(WATCH).await;
-                let (devices, status) = (&entry.devices, entry.status());
-                let goes = devices.demotes.get() || devices.hands_over.get();
-                if goes || !entry.attaches_devices() || status.role != Role::Primary {
-                    continue;
+    /// Guards that have died are replaced, until the task is dropped. They are looked for: one that the daemon before
+    /// this one has started is nobody's child.
+    pub(super) async fn watch_devices(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(WATCH).await;
+            for entry in self.chosen(None) {
+                let attaches = entry.attaches_devices() && !entry.ends.get() && !self.is_closing();
+                if attaches && !entry.devices.looked_at.replace(true) {
+                    let registry = self.clone();
+                    tokio_uring::spawn(async move {
+                        registry.replace_guards(&entry).await;
+                        entry.devices.looked_at.set(false);
+                    });
                 }
-                let name = entry.config.name.clone();
-                let in_use = devices.in_use.borrow().clone();
-                let all = (registry.hands(), registry.device_dir(), name.clone(), in_use);
-                let left = blocking(without_guard, all).await.unwrap_or_default();
-                if left.is_empty() || devices.hands_over.get() {
-                    continue;
-                }
-                warn!(resource = %name, "{name}: a device has lost its guard, or is free again: it is attached (device-attach)");
-                registry.attach_some(&entry, |volume| left.contains(&volume)).await;
             }
-        });
+        }
+    }
+
+    /// Attaches the devices of a Primary again that have lost their guard.
+    async fn replace_guards(self: &Rc<Self>, entry: &Rc<Entry>) {
+        let (devices, role) = (&entry.devices, entry.status().role);
+        if devices.demotes.get() || devices.hands_over.get() || role != Role::Primary {
+            return;
+        }
+        let name = entry.config.name.clone();
+        let in_use = devices.in_use.borrow().clone();
+        let all = (self.hands(), self.device_dir(), name.clone(), in_use);
+        let left = blocking(without_guard, all).await.unwrap_or_default();
+        if left.is_empty() || devices.hands_over.get() {
+            return;
+        }
+        warn!(resource = %name, "{name}: a device has lost its guard, or is free again: it is attached (device-attach)");
+        self.attach_some(entry, |volume| left.contains(&volume)).await;
     }
 
     /// The state machine hands over, and waits until no device is in the way of that.

@@ -379,7 +379,6 @@ impl Registry {
         self.entries.borrow_mut().insert(name.clone(), entry.clone());
         info!(resource = %name, "{name}: up at {local}");
         self.forward(&entry);
-        self.watch_devices(&entry);
         Ok(entry)
     }
 
