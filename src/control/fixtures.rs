@@ -234,7 +234,7 @@ fn side(role: Role) -> SideStatus {
     }
 }
 
-fn handshake() -> HandshakeStatus {
+pub(crate) fn handshake() -> HandshakeStatus {
     HandshakeStatus {
         volume: 0,
         time: NOW - 32_400,

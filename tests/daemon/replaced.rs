@@ -247,6 +247,25 @@ fn a_node_that_is_alone_is_primary_again_and_what_it_wrote_is_remembered() {
 }
 
 #[test]
+fn a_primary_without_a_disk_is_one_again_where_nobody_else_was_meanwhile() {
+    let pair = Pair::in_sync();
+    let alice = &pair.alice;
+    let mut client = alice.client();
+    client.write(0, &[7; 4096], 0).expect("a write");
+    alice.ok(&["detach", "r0"]);
+    client.write(4096, &[8; 4096], 0).expect("a write at bob");
+    for _ in 0..2 {
+        restart(alice);
+        assert_eq!(client.read(0, 4096).expect("a read"), [7; 4096]);
+        client.write(4096, &[9; 4096], 0).expect("a write at bob");
+    }
+    assert_eq!(alice.ok(&["dstate", "r0"]).trim(), "Diskless/UpToDate");
+    alice.ok(&["attach", "r0"]);
+    pair.wait_synced();
+    pair.assert_equal_disks();
+}
+
+#[test]
 fn half_a_request_goes_over_or_stands_in_the_way_and_is_never_lost() {
     let pair = Pair::in_sync();
     let alice = &pair.alice;

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - It is so by the rules of `primary`, and only where no peer was Primary meanwhile: none is seen as
-//!   one, and each disk that was attached has the current UUID that it had.
+//!   one, each disk that was attached has the current UUID that it had, and of a volume without one every
+//!   peer's disk has that of what was read there.
 //! - Peers that were connected are waited for, but not for long: without them the rules for a node
 //!   that is alone hold.
 
@@ -113,6 +114,16 @@ fn judge(left: &Left, status: &Status) -> Result<(), Refusal> {
         let was = left.attached.get(&device.volume);
         was.is_some_and(|was| *was != data(device))
     });
+    let peers = || status.connections.iter().flat_map(|one| &one.last_handshake);
+    let elsewhere = left.exposed.iter().find(|(volume, was)| {
+        let of_it =
+            peers().filter(|met| met.volume == **volume && met.peer.disk == DiskState::UpToDate);
+        of_it.map(|met| met.peer.current_uuid & !1).any(|uuid| uuid != **was)
+    });
+    if let Some((volume, _)) = elsewhere {
+        let hint = format!("{name}/{volume} was written to on a peer meanwhile.");
+        return Err(refusal(-2, "Need access to UpToDate data", hint));
+    }
     // On its way up it has none.
     match other.filter(|device| device.disk_state > DiskState::Negotiating) {
         None => Ok(()),
@@ -149,6 +160,25 @@ mod tests {
         assert_eq!(judge(&left, &status), Ok(()));
         status.devices[0].disk_state = DiskState::UpToDate;
         left.attached.clear();
+        assert_eq!(judge(&left, &status), Ok(()));
+    }
+
+    #[test]
+    fn what_a_node_without_a_disk_has_read_is_what_its_peers_have_still() {
+        let mut status = fixtures::healthy().status;
+        status.devices[0].disk_state = DiskState::Diskless;
+        let mut met = fixtures::handshake();
+        (met.volume, met.peer.disk, met.peer.current_uuid) = (0, DiskState::UpToDate, 0x1235);
+        status.connections[0].last_handshake = vec![met];
+        let mut left = left("r0", Was::Primary);
+        left.attached.clear();
+        left.exposed = [(0, 0x1234)].into();
+        assert_eq!(judge(&left, &status), Ok(()), "only the mark of a Primary");
+        // Somebody was promoted there, wrote, and has gone.
+        status.connections[0].last_handshake[0].peer.current_uuid = 0x5555;
+        assert_eq!(judge(&left, &status).unwrap_err().code, -2);
+        // A copy that is not whole is nobody's to read.
+        status.connections[0].last_handshake[0].peer.disk = DiskState::Inconsistent;
         assert_eq!(judge(&left, &status), Ok(()));
     }
 }

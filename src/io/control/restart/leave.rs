@@ -299,7 +299,9 @@ impl Left {
         let attached = |device: &&DeviceStatus| {
             status.failed.is_some() || device.disk_state != DiskState::Diskless
         };
-        let devices = status.devices.iter().filter(attached);
+        let (attached, diskless): (Vec<_>, Vec<_>) = status.devices.iter().partition(attached);
+        let primary = status.role == Role::Primary;
+        let read = diskless.into_iter().filter(|device| primary && data(device) != 0);
         let paused = peers.iter().flat_map(|peer| {
             let by_order = peer
                 .peer_devices
@@ -312,7 +314,8 @@ impl Left {
             apart: entry.apart.borrow().clone(),
             back_in_ms: peers.iter().filter_map(back).collect(),
             connected: connected.map(|peer| peer.peer_node_id).collect(),
-            attached: devices.map(|device| (device.volume, data(device))).collect(),
+            attached: attached.into_iter().map(|device| (device.volume, data(device))).collect(),
+            exposed: read.map(|device| (device.volume, data(device))).collect(),
             was,
             suspended: status.suspended_user,
             paused: paused.collect(),

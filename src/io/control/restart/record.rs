@@ -21,7 +21,7 @@ use crate::io::HeldClient;
 use crate::resource::{NodeId, VolumeNumber};
 
 /// The form of the record, and what it means.
-pub(in crate::io::control) const VERSION: u32 = 3;
+pub(in crate::io::control) const VERSION: u32 = 4;
 const MAGIC: &[u8; 8] = b"TNDMHAND";
 /// Bytes before the JSON.
 const HEAD: usize = 24;
@@ -90,6 +90,8 @@ pub(super) struct Left {
     pub(super) connected: BTreeSet<NodeId>,
     /// Volumes whose disk was attached, and the current UUID of its data.
     pub(super) attached: BTreeMap<VolumeNumber, u64>,
+    /// Volumes of a Primary without a disk, and the current UUID of what its clients have read at a peer.
+    pub(super) exposed: BTreeMap<VolumeNumber, u64>,
     pub(super) was: Was,
     /// `suspend-io`.
     pub(super) suspended: bool,
@@ -271,6 +273,7 @@ impl Record {
             back_in_ms: BTreeMap::from([(0, 1)]),
             connected: BTreeSet::from([0]),
             attached: BTreeMap::from([(0, 1)]),
+            exposed: BTreeMap::from([(1, 1)]),
             was: Was::AutoPromoted,
             suspended: true,
             paused: BTreeSet::from([(0, 0)]),
@@ -439,6 +442,7 @@ pub(super) mod tests {
             back_in_ms: BTreeMap::from([(1, 5000)]),
             connected: BTreeSet::new(),
             attached: BTreeMap::from([(0, 0xdead_beef_dead_beee)]),
+            exposed: BTreeMap::new(),
             was,
             suspended: true,
             paused: BTreeSet::from([(0, 1)]),
@@ -495,8 +499,8 @@ pub(super) mod tests {
         assert_eq!(Record::decode(&specimen.encode().unwrap()).unwrap(), specimen);
         for one in &specimen.left {
             let sets = [&one.apart, &one.connected].map(BTreeSet::len);
-            let maps = [one.back_in_ms.len(), one.attached.len(), one.paused.len()];
-            assert!(!sets.contains(&0) && !maps.contains(&0), "{one:?}");
+            let maps = [one.back_in_ms.len(), one.attached.len(), one.exposed.len()];
+            assert!(!sets.contains(&0) && !maps.contains(&0) && !one.paused.is_empty(), "{one:?}");
         }
         assert_eq!(specimen.listeners.len(), 4);
         assert_eq!((specimen.seats.len(), specimen.left.len()), (2, 2));
@@ -509,7 +513,7 @@ pub(super) mod tests {
     fn the_head_is_as_drawn() {
         let bytes = record().encode().unwrap();
         assert_eq!(bytes[..8], *b"TNDMHAND");
-        assert_eq!(bytes[8..12], [0, 0, 0, 3]);
+        assert_eq!(bytes[8..12], [0, 0, 0, 4]);
         assert_eq!(bytes[16..24], (70_014_u64).to_be_bytes());
     }
 
@@ -525,8 +529,8 @@ pub(super) mod tests {
             assert!(Record::decode(&bytes).is_err(), "byte {at}");
         }
         let mut newer = whole.clone();
-        newer[11] = 4;
-        assert_eq!(Record::decode(&newer), Err(RecordError::Version(4)));
+        newer[11] = 5;
+        assert_eq!(Record::decode(&newer), Err(RecordError::Version(5)));
         let mut more = whole;
         more.push(0);
         assert_eq!(Record::decode(&more), Err(RecordError::Length));
