@@ -16,7 +16,7 @@ use nix::time::{ClockId, clock_gettime};
 use crate::resource::{Event, Options, Time};
 
 /// The longest wait of a resource that serves nobody, ms: hundreds of them cost next to nothing.
-const IDLE_MS: u64 = 2_000;
+const IDLE_MS: u64 = 5_000;
 
 /// How often it is looked at, ms.
 const LOOK_MS: u64 = 1_000;
@@ -143,6 +143,6 @@ mod tests {
             }
         }
         let watch = Watch { ping_timeout_ms: 500, timeout_ms: 6_000 };
-        assert_eq!([true, false].map(|idle| watch.longest_ms(idle)), [2_000, 125]);
+        assert_eq!([true, false].map(|idle| watch.longest_ms(idle)), [5_000, 125]);
     }
 }

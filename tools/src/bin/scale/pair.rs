@@ -7,6 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
+
 use crate::link::Link;
 
 /// How long a daemon may take to come up, or an order.
@@ -159,14 +162,13 @@ impl Pair {
         Ok(kib.ok_or("no VmRSS")? << 10)
     }
 
-    /// Processor time of a daemon so far.
+    /// Processor time of a daemon so far, of all its threads. By its own clock: the ticks in /proc are samples, and
+    /// threads that wake up by timers are met by more of them than they use.
     pub(crate) fn processor(&self, node: usize) -> Result<Duration, String> {
-        let stat = self.proc(node, "stat")?;
-        // Behind the name in brackets: state is field 3, utime and stime are 14 and 15.
-        let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let ticks = rest.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok());
-        // In USER_HZ, which is 100 wherever Tandem runs.
-        Ok(Duration::from_millis(ticks.sum::<u64>() * 10))
+        let id = self.nodes[node].as_ref().map(Child::id).ok_or("it does not run")?;
+        let pid = Pid::from_raw(i32::try_from(id).map_err(|error| error.to_string())?);
+        let clock = clock_getcpuclockid(pid).map_err(|error| error.to_string())?;
+        clock.now().map(Duration::from).map_err(|error| error.to_string())
     }
 
     fn proc(&self, node: usize, file: &str) -> Result<String, String> {
