@@ -208,7 +208,7 @@ fn load_slot(
     let (mut set, mut damaged_pages) = (SetBlocks::new(), 0);
     match peer.bitmap_state {
         BitmapState::AllClear => {}
-        BitmapState::AllSet => set.push(0, geometry.blocks()),
+        BitmapState::AllSet => set = SetBlocks::run(0, geometry.blocks()),
         BitmapState::Pages => {
             (set, damaged_pages) =
                 load_pages(geometry, read, slot, peer.bitmap_epoch, used / BLOCK_SIZE)?;

@@ -48,8 +48,8 @@ pub const BLANK: &str = "blank";
 pub const HISTORY: usize = 32;
 /// The highest count that is written, of a sequence or of a rollback number.
 pub const COUNTER_MAX: u64 = 1 << 62;
-/// The highest one that is believed, whoever says it (a disk, a dump, a peer): a thousand a second for
-/// seventy million years. What was read can be counted on, and does not come to [`COUNTER_MAX`].
+/// The highest one that is believed of a disk or a dump, and remembered of a peer: a thousand a second for seventy
+/// million years. What was read is counted on from there, and does not come to [`COUNTER_MAX`].
 pub const COUNTER_BELIEVED: u64 = 1 << 61;
 /// 64-bit words of bitmap in one bitmap page (4096 bytes less 32 of header).
 pub const PAGE_WORDS: usize = 508;

@@ -1,5 +1,5 @@
 //! The set bits of a bitmap as they are read from a disk or a dump: small where there are few of them or
-//! where they lie together, and never larger than the bitmap itself.
+//! where they lie together, and hardly larger than the bitmap itself anywhere.
 //!
 //! Invariants:
 //! - Runs ascend, and two that touch are one. A page with more than [`RUNS_MAX`] runs stands as its words.
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{PAGE_BITS, PAGE_WORDS};
 
 /// Runs of a page that take no more room than its words do.
-const RUNS_MAX: usize = PAGE_WORDS * size_of::<u64>() / size_of::<(u64, u64)>();
+const RUNS_MAX: usize = PAGE_WORDS * size_of::<u64>() / size_of::<Piece>();
 
 /// Blocks whose bits are set, ascending.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +41,8 @@ impl SetBlocks {
     /// One run; `count` 0: none.
     #[must_use]
     pub fn run(first: u64, count: u64) -> Self {
-        [(first, count)].into_iter().collect()
+        let pieces = if count == 0 { Vec::new() } else { vec![Piece::Run(first, count)] };
+        Self { pieces, open: Vec::new() }
     }
 
     /// Puts `count` blocks from `first` on behind what is there. Blocks must ascend; the sum must fit.
@@ -148,6 +149,7 @@ impl SetBlocks {
             Piece::Run(first, count) => first + count <= from,
             Piece::Page(number, _) => *number < page,
         };
+        debug_assert!(self.open.is_empty(), "it is closed");
         let mut runs = Vec::new();
         for piece in &self.pieces[self.pieces.partition_point(behind)..] {
             match piece {

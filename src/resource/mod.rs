@@ -527,6 +527,7 @@ impl Resource {
             return;
         }
         self.peer_device(c, volume).peer_disk = to;
+        self.note_reader(c, volume);
         let text = format!("{}pdsk( {old} -> {to} )", self.of_both(volume, c));
         self.log(LogLevel::Info, text);
         self.changed();
@@ -572,6 +573,9 @@ impl Resource {
             self.connections[c].peer_role = role;
             if role != Role::Unknown {
                 self.connections[c].last_role = role;
+            }
+            for volume in self.volumes() {
+                self.note_reader(c, volume);
             }
             let text = format!("{}peer( {old} -> {role} )", self.of_peer(c));
             self.log(LogLevel::Info, text);

@@ -172,7 +172,7 @@ fn losetup() -> Command {
 
 /// What a command said. It hangs where what is below the device does: then it is given up.
 fn said_by(what: &str, mut command: Command) -> Result<String, String> {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().map_err(|error| format!("{what}: {error}"))?;
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || tell.send(child.wait_with_output()));

@@ -402,16 +402,28 @@ impl Disks {
         if self.external.is_some() {
             return None;
         }
-        match self.find(Some(state_dir), who).ok()?.placement {
-            Placement::Internal { disk_size } if disk_size != self.data.size => Some(disk_size),
-            _ => None,
+        match self.find(Some(state_dir), who) {
+            Ok(Located { placement: Placement::Internal { disk_size }, .. }) => {
+                (disk_size != self.data.size).then_some(disk_size)
+            }
+            Ok(_) => None,
+            // At the end is something that cannot be read, or two disks' metadata is on this one.
+            Err(_) => {
+                let has = |disk_size| {
+                    let placement = Placement::Internal { disk_size };
+                    read_superblock(placement, &mut self.data.reader()).is_ok()
+                };
+                let ends = record::ends(state_dir, who, &self.data.path);
+                let older = ends.into_iter().filter(|end| *end < self.data.size);
+                if has(self.data.size) { None } else { older.into_iter().find(|end| has(*end)) }
+            }
         }
     }
 
     /// The superblock at the end of the disk, which is where the metadata is.
     ///
     /// # Errors
-    /// It is not there; or it is at an older end, and an attach moves it first.
+    /// It is not there; or it is at an older end, from where an attach moves it, once the disk has grown enough.
     pub(super) fn settled_superblock(
         &self,
         state_dir: &Path,

@@ -6,22 +6,23 @@
 //! Invariants:
 //! - A freeze of the process (a stop, a suspend, a host that does not schedule it) is seen by the first that looks
 //!   after it, whether the beat has gone on by then or not; none is told for shorter than it was, nor twice.
-//! - It is remembered for longer than any wait: [`KEPT`] freezes, of [`NOTED_MS`] or more each.
+//! - It is remembered for longer than any wait of a resource that serves nobody: [`KEPT`] freezes, of [`NOTED_MS`]
+//!   or more each.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::clocks::clock;
+use super::clocks::{IDLE_MS, clock};
 use crate::resource::Time;
 
 /// Between two beats, ms.
 const BEAT_MS: u64 = 100;
 /// A shorter silence is no freeze, ms.
 const NOTED_MS: u64 = 2 * BEAT_MS;
-/// In a wait of 3 s there are fewer.
-const KEPT: usize = 16;
+/// In the longest wait there are fewer.
+const KEPT: usize = (IDLE_MS / NOTED_MS) as usize + 2;
 /// A resource with a shorter ping-timeout looks itself, ms.
 pub(super) const SHORTEST_MS: u64 = 2 * NOTED_MS;
 

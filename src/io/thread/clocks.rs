@@ -16,9 +16,9 @@ use nix::time::{ClockId, clock_gettime};
 use crate::resource::{Event, Options, Time};
 
 /// The longest wait of a resource that serves nobody, ms: hundreds of them cost next to nothing.
-const IDLE_MS: u64 = 5_000;
+pub(super) const IDLE_MS: u64 = 5_000;
 
-/// How often it is looked at, ms.
+/// It is not looked at more often, ms.
 const LOOK_MS: u64 = 1_000;
 /// A clock that is slewed drifts so far before it counts as set, ms.
 const DRIFT_MS: u64 = 1_000;
@@ -92,7 +92,7 @@ impl WallClock {
         Self { ms, at, look_at: at.after_ms(LOOK_MS) }
     }
 
-    /// What the core has to hear, where the clock was set since it heard of it. Looks once a second.
+    /// What the core has to hear, where the clock was set since it heard of it. Looks once a second at most.
     pub(super) fn was_set(&mut self, now: Time, clock: impl Fn() -> u64) -> Option<Event> {
         if now < self.look_at {
             return None;

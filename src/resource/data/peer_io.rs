@@ -7,6 +7,7 @@
 //! - An answer goes only to the session that asked.
 //! - While the peer has no disk, its writes set bits here and go through the own activity log (R15).
 
+use crate::meta::COUNTER_BELIEVED;
 use crate::resource::ids::blocks_of;
 use crate::resource::peer::connection::{PeerWrite, Sent, SentKind, Stage};
 use crate::resource::{
@@ -112,6 +113,8 @@ impl Resource {
                 true
             }
             Packet::Number { volume, number } => {
+                // What no disk reaches would not be read again.
+                let number = number.min(COUNTER_BELIEVED);
                 let peer = self.peer_device(c, volume);
                 if peer.seen_number.is_none_or(|seen| seen < number) {
                     peer.seen_number = Some(number);
@@ -528,6 +531,15 @@ impl Resource {
         if old >= DiskState::Inconsistent && disk < DiskState::Inconsistent {
             self.peer_device(c, volume).promised = None;
             self.peer_disk_gone(c, volume);
+        }
+    }
+
+    /// A peer has told its role or its disk.
+    pub(crate) fn note_reader(&mut self, c: usize, volume: VolumeNumber) {
+        let connection = &self.connections[c];
+        let disk = connection.peer_devices[&volume].peer_disk;
+        if connection.peer_role == Role::Primary && disk == DiskState::Diskless {
+            self.device(volume).read_by_peer = true;
         }
     }
 

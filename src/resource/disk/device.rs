@@ -191,6 +191,9 @@ pub(crate) struct Device {
     /// The disk has writes that rest on it alone and were answered to nobody, for their clients were
     /// closed by a gap: no request is admitted until that is recorded, or the peer is back.
     pub(crate) unheard: bool,
+    /// A Primary without a disk has read this generation here, or had it begun (`Packet::NewUuid`): the first
+    /// write of this node alone begins another one, so that the other finds that somebody has written.
+    pub(crate) read_by_peer: bool,
     /// The loss sequence shall set SURVIVED.
     pub(crate) survives: bool,
     /// A new current UUID is being made durable, here or on the peer that has the only disk.
@@ -248,6 +251,7 @@ impl Device {
             loss_round: 0,
             bump_due: false,
             unheard: false,
+            read_by_peer: false,
             survives: false,
             bumping: false,
             waiting_alone: VecDeque::new(),

@@ -267,13 +267,15 @@ impl Resource {
             .filter(|c| !c.peer_devices[&volume].replicates())
             .filter_map(|c| c.peer_devices[&volume].slot)
             .collect();
+        let primary = self.role == Role::Primary;
         let device = self.device(volume);
         if device.bumping || device.loss != Loss::None {
             return false;
         }
         let backing = device.backing.as_ref().expect("a writable disk");
         let recorded = |slot: &u8| backing.superblock.peers[*slot as usize].bitmap_uuid != 0;
-        if missing.iter().all(recorded) {
+        let read = device.read_by_peer && primary && !missing.is_empty();
+        if !read && missing.iter().all(recorded) {
             return true;
         }
         self.device(volume).bumping = true;
@@ -326,6 +328,7 @@ impl Resource {
         backing.superblock.generation_time = wall;
         backing.superblock.generation_node = node;
         device.exposed_uuid = uuid;
+        device.read_by_peer = false;
         self.log(LogLevel::Info, format!("{prefix}new current UUID {uuid:016X}, was {old:016X}"));
         self.changed();
     }

@@ -168,7 +168,8 @@ impl Resource {
     fn meet_number(&mut self, c: usize, volume: VolumeNumber) {
         let peer = self.peer_device(c, volume);
         let info = peer.peer_info.as_ref().expect("a verdict was made");
-        let (number, uuid) = (info.number, info.device_uuid);
+        // What no disk reaches would not be read again.
+        let (number, uuid) = (info.number.map(|n| n.min(COUNTER_BELIEVED)), info.device_uuid);
         // It is never lowered: a rolled-back or replaced disk raises its own (`raise_number`).
         if let Some(number) = number.filter(|number| peer.seen_number.is_none_or(|s| s < *number)) {
             peer.seen_number = Some(number);

@@ -133,3 +133,41 @@ fn a_peer_whose_flush_fails_does_not_go_on() {
     assert_eq!([pair.disk(0), pair.disk(1)], [DiskState::Diskless; 2], "both are closed");
     assert!(!outdated(&pair, 0) && !outdated(&pair, 1));
 }
+
+/// It waits somewhere with what its clients have read and sent, and must not go on over what another one wrote.
+#[test]
+fn who_writes_after_a_primary_without_a_disk_begins_a_generation() {
+    for ended in [true, false] {
+        for written in [true, false] {
+            let mut pair = synced_pair();
+            // Also where this node has gone on alone before: then the peer's slot has its bitmap UUID already.
+            pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+            pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+            pair.primary(1, false);
+            pair.write(1, 5, 55).unwrap();
+            pair.admin(1, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+            pair.primary(0, false);
+            if written {
+                pair.write(0, 6, 66).unwrap();
+            }
+            let uuid =
+                |pair: &Pair| pair.nodes[1].disk.superblock.as_ref().unwrap().current_uuid & !1;
+            let read = uuid(&pair);
+            if ended {
+                pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+            }
+            pair.kill(0);
+            pair.run(1_000);
+            pair.primary(1, false);
+            assert_eq!(uuid(&pair), read, "nobody has written: {ended} {written}");
+            pair.write(1, 7, 77).unwrap();
+            assert_ne!(uuid(&pair), read, "{ended} {written}");
+            let superblock = pair.nodes[1].disk.superblock.as_ref().unwrap();
+            assert!(superblock.history.iter().any(|old| old & !1 == read), "{ended} {written}");
+            // Once is enough.
+            let own = uuid(&pair);
+            pair.write(1, 8, 88).unwrap();
+            assert_eq!(uuid(&pair), own);
+        }
+    }
+}

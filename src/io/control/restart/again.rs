@@ -17,7 +17,9 @@ use tracing::warn;
 use super::leave::data;
 use super::record::{Left, Was};
 use crate::io::control::registry::{Entry, refusal};
-use crate::resource::{Command, ConnectionState, DiskState, NodeId, Reason, Refusal, Role, Status};
+use crate::resource::{
+    Command, ConnectionState, DiskState, NodeId, Reason, Refusal, Role, Status, VolumeNumber,
+};
 
 /// Peers that were connected are waited for so long.
 const PEERS_LIMIT: Duration = Duration::from_secs(5);
@@ -114,23 +116,24 @@ fn judge(left: &Left, status: &Status) -> Result<(), Refusal> {
         let was = left.attached.get(&device.volume);
         was.is_some_and(|was| *was != data(device))
     });
-    let peers = || status.connections.iter().flat_map(|one| &one.last_handshake);
-    let elsewhere = left.exposed.iter().find(|(volume, was)| {
-        let of_it =
-            peers().filter(|met| met.volume == **volume && met.peer.disk == DiskState::UpToDate);
-        of_it.map(|met| met.peer.current_uuid & !1).any(|uuid| uuid != **was)
-    });
-    if let Some((volume, _)) = elsewhere {
+    let written = |volume: VolumeNumber| {
         let hint = format!("{name}/{volume} was written to on a peer meanwhile.");
-        return Err(refusal(-2, "Need access to UpToDate data", hint));
+        Err(refusal(-2, "Need access to UpToDate data", hint))
+    };
+    let peers = || status.connections.iter().flat_map(|one| &one.last_handshake);
+    let written_elsewhere = left.exposed.iter().find(|(volume, was)| {
+        // One that is not whole is nobody's to read; one that is Consistent may become UpToDate.
+        let copies =
+            peers().filter(|met| met.volume == **volume && met.peer.disk >= DiskState::Consistent);
+        copies.map(|met| met.peer.current_uuid & !1).any(|uuid| uuid != **was)
+    });
+    if let Some((volume, _)) = written_elsewhere {
+        return written(*volume);
     }
     // On its way up it has none.
     match other.filter(|device| device.disk_state > DiskState::Negotiating) {
         None => Ok(()),
-        Some(device) => {
-            let hint = format!("{name}/{} was written to on a peer meanwhile.", device.volume);
-            Err(refusal(-2, "Need access to UpToDate data", hint))
-        }
+        Some(device) => written(device.volume),
     }
 }
 

@@ -248,7 +248,7 @@ impl Registry {
             return Ok(None);
         }
         let status = self.fresh(entry).await;
-        let left = Left::of(entry, &status);
+        let mut left = Left::of(entry, &status);
         let clients = entry.ask(|reply| Order::TakeClients { reply }).await.unwrap_or_default();
         entry.ends.set(true);
         let down = entry.order(Command::Down { shutdown: false }).await;
@@ -261,6 +261,12 @@ impl Registry {
             entry.hand_over(Order::ReleaseClients);
             refusal.hint = format!("{name}: {}", refusal.hint);
             return Err(refusal);
+        }
+        // A write that was under way at a peer has begun another generation there until its end.
+        for device in &entry.status().devices {
+            if let Some(read) = left.exposed.get_mut(&device.volume).filter(|_| data(device) != 0) {
+                *read = data(device);
+            }
         }
         self.end(entry).await;
         info!(resource = %name, "{name}: down for a restart, with {} clients", clients.len());

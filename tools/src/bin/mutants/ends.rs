@@ -8,6 +8,14 @@ const BETWEEN: By = By::Tests(&["--lib", "resource::tests::between"]);
 
 pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
+        name: "reader-unnoticed",
+        breaks: "R4: who writes after a Primary without a disk begins no generation",
+        by: PARTING,
+        file: "src/resource/peer/loss.rs",
+        old: "        let read = device.read_by_peer && primary && !missing.is_empty();",
+        new: "        let read = device.read_by_peer && primary && missing.len() > 64;",
+    },
+    Mutant {
         name: "parting-unsaid",
         breaks: "parting: a disk that fails while the peer's goes on does not say so",
         by: PARTING,
