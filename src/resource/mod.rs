@@ -527,7 +527,6 @@ impl Resource {
             return;
         }
         self.peer_device(c, volume).peer_disk = to;
-        self.note_reader(c, volume);
         let text = format!("{}pdsk( {old} -> {to} )", self.of_both(volume, c));
         self.log(LogLevel::Info, text);
         self.changed();
@@ -574,9 +573,7 @@ impl Resource {
             if role != Role::Unknown {
                 self.connections[c].last_role = role;
             }
-            for volume in self.volumes() {
-                self.note_reader(c, volume);
-            }
+            self.connections[c].was_primary |= role == Role::Primary;
             let text = format!("{}peer( {old} -> {role} )", self.of_peer(c));
             self.log(LogLevel::Info, text);
             self.changed();

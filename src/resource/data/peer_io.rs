@@ -534,15 +534,6 @@ impl Resource {
         }
     }
 
-    /// A peer has told its role or its disk.
-    pub(crate) fn note_reader(&mut self, c: usize, volume: VolumeNumber) {
-        let connection = &self.connections[c];
-        let disk = connection.peer_devices[&volume].peer_disk;
-        if connection.peer_role == Role::Primary && disk == DiskState::Diskless {
-            self.device(volume).read_by_peer = true;
-        }
-    }
-
     /// The peer answered that its disk failed, before it told its state.
     fn peer_disk_failed(&mut self, c: usize, volume: VolumeNumber) {
         if self.connections[c].peer_devices[&volume].peer_disk >= DiskState::Inconsistent {

@@ -191,9 +191,10 @@ pub(crate) struct Device {
     /// The disk has writes that rest on it alone and were answered to nobody, for their clients were
     /// closed by a gap: no request is admitted until that is recorded, or the peer is back.
     pub(crate) unheard: bool,
-    /// A Primary without a disk has read this generation here, or had it begun (`Packet::NewUuid`): the first
-    /// write of this node alone begins another one, so that the other finds that somebody has written.
-    pub(crate) read_by_peer: bool,
+    /// Nothing was written alone since this node was promoted: the first such write begins a generation, also
+    /// where one was begun before. A Primary without a disk may have read that one here, and must find that
+    /// somebody has written since.
+    pub(crate) new_stint: bool,
     /// The loss sequence shall set SURVIVED.
     pub(crate) survives: bool,
     /// A new current UUID is being made durable, here or on the peer that has the only disk.
@@ -204,6 +205,8 @@ pub(crate) struct Device {
     pub(crate) peer_keeps_uuid: bool,
     /// The current UUID that clients have seen data of; kept while Diskless.
     pub(crate) exposed_uuid: u64,
+    /// Without a disk: the current UUID that a peer was asked to begin, and has not said that it has; 0: none.
+    pub(crate) asked_uuid: u64,
     pub(crate) clients: Vec<Client>,
     pub(crate) counters: Counters,
     /// The last write that a peer does not have, s of the wall clock (display only).
@@ -251,12 +254,13 @@ impl Device {
             loss_round: 0,
             bump_due: false,
             unheard: false,
-            read_by_peer: false,
+            new_stint: false,
             survives: false,
             bumping: false,
             waiting_alone: VecDeque::new(),
             peer_keeps_uuid: false,
             exposed_uuid: 0,
+            asked_uuid: 0,
             clients: Vec::new(),
             counters: Counters::default(),
             alone_time: 0,

@@ -163,6 +163,7 @@ impl Resource {
                 peer.bitmap.set_all();
             }
         }
+        let role = self.role;
         let device = self.device(volume);
         device.note.clear();
         if meta.written_behind {
@@ -170,7 +171,10 @@ impl Resource {
                            trusted until a full sync"
                 .to_owned();
         }
-        device.exposed_uuid = backing.superblock.current_uuid;
+        // What the clients of a Primary have read stays what it was: this disk may fail on its way, or be refused.
+        if role != Role::Primary || device.exposed_uuid == 0 {
+            device.exposed_uuid = backing.superblock.current_uuid;
+        }
         if effective != 0 {
             device.size = effective;
         }

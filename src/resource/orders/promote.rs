@@ -459,8 +459,13 @@ impl Resource {
                 again = true;
             }
             let own = self.devices[&volume].backing.as_ref().map(|b| b.superblock.current_uuid);
-            if let Some(uuid) = own.or_else(|| self.generation_read(volume)) {
-                self.device(volume).exposed_uuid = uuid;
+            let own = own.filter(|_| self.devices[&volume].writable());
+            let read = own.or_else(|| self.generation_read(volume));
+            let device = self.device(volume);
+            device.new_stint = true;
+            device.asked_uuid = 0;
+            if let Some(uuid) = read {
+                device.exposed_uuid = uuid;
             }
         }
         self.set_role(Role::Primary);
@@ -477,10 +482,12 @@ impl Resource {
         self.finish(Ok(texts.join("\n")));
     }
 
-    /// The generation that clients read at a peer, while there is no own disk.
+    /// The generation that clients read at a peer, while there is no own disk; 0: it is not known, for the peer
+    /// was Primary in this session and may have begun one.
     fn generation_read(&self, volume: VolumeNumber) -> Option<u64> {
-        let c = self.reading_peer(volume)?;
-        Some(self.connections[c].peer_devices[&volume].peer_info.as_ref()?.current_uuid)
+        let connection = &self.connections[self.reading_peer(volume)?];
+        let said = connection.peer_devices[&volume].peer_info.as_ref()?.current_uuid;
+        Some(if connection.was_primary { 0 } else { said })
     }
 
     /// A peer that was lost while this node was promoted is fenced now, unless it was to be gone over

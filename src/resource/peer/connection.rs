@@ -480,6 +480,8 @@ pub(crate) struct Connection {
     pub(crate) peer_devices: BTreeMap<VolumeNumber, PeerDevice>,
     /// The role when it was known last.
     pub(crate) last_role: Role,
+    /// It was Primary since the last handshake: its current UUID may be another than it said there.
+    pub(crate) was_primary: bool,
     pub(crate) last_handshake: Vec<HandshakeStatus>,
     pub(crate) last_complaint: Option<Time>,
     pub(crate) complaints: u64,
@@ -554,6 +556,7 @@ impl Connection {
             peer_leaves_too: false,
             peer_devices: volumes.iter().map(|volume| (*volume, PeerDevice::new())).collect(),
             last_role: Role::Unknown,
+            was_primary: false,
             last_handshake: Vec::new(),
             last_complaint: None,
             complaints: 0,

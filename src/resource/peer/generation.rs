@@ -365,24 +365,24 @@ fn target_in_full(who: Who) -> Strategy {
     target_with_bits(who).in_full()
 }
 
-/// Nothing to compare. But clients never read into the past: a Primary without a disk takes only a
-/// disk that knows the generation which its clients have seen.
+/// Nothing to compare. But clients never read into the past, nor go on over what somebody else has written
+/// meanwhile: a Primary without a disk takes only a disk of the generation that its clients have seen, or of
+/// the one that it has asked for itself and had no answer.
 fn diskless(own: &Side<'_>, peer: &Side<'_>) -> Option<Verdict> {
     if own.has_disk() && peer.has_disk() {
         return None;
     }
-    let knows = |disk: &Side<'_>, uuid: u64| {
-        same(disk.info.current_uuid, uuid) || disk.past().any(|old| same(old, uuid))
-    };
-    let in_the_past = |server: &Side<'_>, disk: &Side<'_>| {
-        let exposed = server.info.current_uuid;
+    let is_other = |server: &Side<'_>, disk: &Side<'_>| {
+        let (exposed, asked) = (server.info.current_uuid, server.info.bitmap_uuid);
+        let current = disk.info.current_uuid;
         server.primary()
             && !server.has_disk()
             && disk.has_disk()
             && is_real(exposed)
-            && !knows(disk, exposed)
+            && !same(current, exposed)
+            && !(is_real(asked) && same(current, asked))
     };
-    if in_the_past(own, peer) || in_the_past(peer, own) {
+    if is_other(own, peer) || is_other(peer, own) {
         return refuse(Rule::ExposedData, Reason::ResyncRefused);
     }
     verdict(Rule::Diskless, Strategy::Diskless)

@@ -147,7 +147,7 @@ impl Resource {
                 device_uuid: 0,
                 peer_device_uuid: 0,
                 current_uuid: device.exposed_uuid,
-                bitmap_uuid: 0,
+                bitmap_uuid: device.asked_uuid,
                 history: [0; HISTORY],
                 flags: 0,
                 crashed_primary: false,
@@ -369,6 +369,7 @@ impl Resource {
         self.connections[c].stage = Stage::Opening;
         self.connections[c].stage_since = self.now;
         self.set_peer_role(c, peer.role);
+        self.connections[c].was_primary = peer.role == Role::Primary;
         self.gap_answered(went_on);
         let stays = !verdicts.iter().any(|(.., judgement)| target(judgement));
         if stays && peer.role != Role::Primary && self.gap == Gap::Closed {
@@ -643,7 +644,7 @@ impl Resource {
         let device = self.device(volume);
         if reads && device.backing.is_none() {
             // What clients read from now on.
-            device.exposed_uuid = uuid;
+            (device.exposed_uuid, device.asked_uuid) = (uuid, 0);
         }
         self.set_peer_disk(c, volume, disk);
         self.begin_opening(c, volume);

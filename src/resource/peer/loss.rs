@@ -274,8 +274,8 @@ impl Resource {
         }
         let backing = device.backing.as_ref().expect("a writable disk");
         let recorded = |slot: &u8| backing.superblock.peers[*slot as usize].bitmap_uuid != 0;
-        let read = device.read_by_peer && primary && !missing.is_empty();
-        if !read && missing.iter().all(recorded) {
+        let anew = device.new_stint && primary && !missing.is_empty();
+        if !anew && missing.iter().all(recorded) {
             return true;
         }
         self.device(volume).bumping = true;
@@ -328,7 +328,7 @@ impl Resource {
         backing.superblock.generation_time = wall;
         backing.superblock.generation_node = node;
         device.exposed_uuid = uuid;
-        device.read_by_peer = false;
+        device.new_stint = false;
         self.log(LogLevel::Info, format!("{prefix}new current UUID {uuid:016X}, was {old:016X}"));
         self.changed();
     }
@@ -349,7 +349,8 @@ impl Resource {
         }
         let Some(c) = self.reading_peer(volume) else { return true };
         let uuid = self.prng.uuid() | u64::from(self.role == Role::Primary);
-        self.device(volume).bumping = true;
+        let device = self.device(volume);
+        (device.bumping, device.asked_uuid) = (true, uuid);
         self.track(c, volume, SentKind::NewUuid, 0, 0, 0, uuid);
         self.send(c, Packet::NewUuid { volume, uuid }, None);
         false
@@ -382,10 +383,14 @@ impl Resource {
             return;
         }
         device.peer_keeps_uuid = true;
-        device.exposed_uuid = uuid;
+        (device.exposed_uuid, device.asked_uuid) = (uuid, 0);
         for connection in &mut self.connections {
             let infos = connection.peer_handshake.iter_mut().flat_map(|h| h.volumes.iter_mut());
             infos.filter(|info| info.volume == volume).for_each(|info| follows(info, uuid));
+            let peer = connection.peer_devices.get_mut(&volume);
+            if let Some(info) = peer.and_then(|peer| peer.peer_info.as_mut()) {
+                follows(info, uuid);
+            }
         }
         self.bumped(volume);
     }

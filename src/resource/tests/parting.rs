@@ -171,3 +171,72 @@ fn who_writes_after_a_primary_without_a_disk_begins_a_generation() {
         }
     }
 }
+
+/// It stays Primary and waits: its clients have read what was there before.
+#[test]
+fn a_primary_without_a_disk_does_not_go_on_over_what_another_node_wrote_meanwhile() {
+    for restarted in [false, true] {
+        for written in [false, true] {
+            let mut pair = synced_pair();
+            pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+            if written {
+                pair.write(0, 6, 66).unwrap();
+            }
+            pair.lose_link();
+            pair.run(1_000);
+            if restarted {
+                pair.kill(1);
+                pair.up(1);
+                pair.run(1_000);
+            }
+            pair.primary(1, false);
+            pair.write(1, 7, 77).unwrap();
+            pair.admin(1, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+            pair.link = true;
+            pair.run(20_000);
+            let connection = &pair.status(0).connections[0];
+            assert_eq!(connection.connection_state, ConnectionState::StandAlone);
+            assert!(connection.detail.contains("exposed-data"), "{}", connection.detail);
+            assert_ne!(pair.write(0, 7, 70), Ok(None), "{restarted} {written}");
+            // The way out that `why` tells.
+            pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+            pair.connect_both();
+            pair.run(2_000);
+            pair.primary(0, false);
+            let read = Op::Read { offset: 7 * 4096, length: 4096 };
+            assert_eq!(pair.request(0, 1000, read), Ok(Some(77)));
+        }
+    }
+}
+
+/// Nobody else has written: its own generation, whether it knows that it was begun or not, is no other one.
+#[test]
+fn a_primary_without_a_disk_comes_back_to_the_disk_that_it_has_read() {
+    for lost in [false, true] {
+        let mut pair = synced_pair();
+        pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+        if lost {
+            // The peer has begun it, and its answer does not arrive.
+            pair.nodes[1].mute = true;
+            pair.start_write(0, 6, 66);
+            pair.run(50);
+        } else {
+            pair.write(0, 6, 66).unwrap();
+        }
+        pair.lose_link();
+        pair.nodes[1].mute = false;
+        pair.run(1_000);
+        pair.link = true;
+        pair.run(20_000);
+        assert_eq!(pair.status(0).connections[0].connection_state, ConnectionState::Connected);
+        assert_eq!(pair.write(0, 7, 70), Ok(None));
+        // Demoted and promoted in one session, it knows its generation still.
+        pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+        pair.primary(0, false);
+        pair.lose_link();
+        pair.run(1_000);
+        pair.link = true;
+        pair.run(20_000);
+        assert_eq!(pair.status(0).connections[0].connection_state, ConnectionState::Connected);
+    }
+}

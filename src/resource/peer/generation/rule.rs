@@ -141,9 +141,10 @@ rules! {
         "At least one side has no disk, so there is nothing to compare. Reads and writes go to \
          the disk that is there.";
     ExposedData = "exposed-data",
-        "The node that serves clients without a disk of its own has shown them data of a \
-         generation that the other node's disk does not know: that disk is older or holds \
-         something else. Its clients would read into the past, so the connection is refused. \
+        "The node that serves clients without a disk of its own has shown them data of another \
+         generation than the other node's disk is of: that disk is older, was written to by \
+         others meanwhile, or holds something else. Its clients would read into the past or \
+         write over what is newer, so the connection is refused. \
          Connect the disk that served last, or stop the clients, demote, and connect again.";
     Clone = "clone",
         "Both disks carry the same identity, so one is a copy of the other (dd, a cloned \

@@ -12,8 +12,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "R4: who writes after a Primary without a disk begins no generation",
         by: PARTING,
         file: "src/resource/peer/loss.rs",
-        old: "        let read = device.read_by_peer && primary && !missing.is_empty();",
-        new: "        let read = device.read_by_peer && primary && missing.len() > 64;",
+        old: "        let anew = device.new_stint && primary && !missing.is_empty();",
+        new: "        let anew = device.new_stint && primary && missing.len() > 64;",
     },
     Mutant {
         name: "parting-unsaid",

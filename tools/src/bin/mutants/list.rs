@@ -61,7 +61,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "promise 3: writes alone go on under the shared current UUID",
         by: By::Seeds,
         file: "src/resource/peer/loss.rs",
-        old: "        if !read && missing.iter().all(recorded) {",
+        old: "        if !anew && missing.iter().all(recorded) {",
         new: "        if missing.iter().all(recorded) || !missing.is_empty() {",
     },
     Mutant {
