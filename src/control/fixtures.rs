@@ -187,7 +187,10 @@ pub(crate) fn refused(reason: Reason) -> Report {
     connection.detail = String::new();
     connection.last_handshake = vec![HandshakeStatus {
         time: NOW - 540,
-        rule: reason.to_string(),
+        rule: match reason {
+            Reason::RolledBack => "rolled-back-peer".to_owned(),
+            other => other.to_string(),
+        },
         meaning: "A sentence of the rule.".to_owned(),
         outcome: reason.to_string(),
         ..handshake()

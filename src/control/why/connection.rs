@@ -222,20 +222,59 @@ fn stopped(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
     }
 }
 
+/// Whose disk was set back, as the rule that refused says; two: both were.
+fn set_back<'a>(report: &'a View<'_>, connection: &'a ConnectionStatus) -> Vec<&'a str> {
+    let status = &report.status;
+    let says = |rule: &str| connection.last_handshake.iter().any(|met| met.rule == rule);
+    let both = says("rolled-back-both");
+    let nodes = [
+        (status.node_name.as_str(), both || says("rolled-back-self")),
+        (connection.name.as_str(), both || says("rolled-back-peer")),
+    ];
+    nodes.into_iter().filter(|(_, back)| *back).map(|(node, _)| node).collect()
+}
+
 fn rolled_back(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
     let status = &report.status;
-    let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
-    let here = status.devices.iter().any(|device| device.disk_state == DiskState::Outdated);
-    let victim = if here { node } else { other };
-    let primary =
-        here && status.role == Role::Primary || !here && connection.peer_role == Role::Primary;
-    let headline = match primary {
-        true => {
+    let (node, resource) = (&status.node_name, &status.name);
+    let victims = set_back(report, connection);
+    let is_primary = |victim: &str| {
+        let role = if victim == node { status.role } else { connection.peer_role };
+        role == Role::Primary
+    };
+    let headline = match victims[..] {
+        [victim] if is_primary(victim) => {
             format!("{resource}: {victim}'s disk is older than it was, and {victim} is Primary")
         }
-        false => format!(
-            "{resource}: one disk (probably {victim}'s) is older than it was: it was set back to \
-             an earlier image (VM snapshot, restore, dd, SAN rollback)"
+        [victim] => format!(
+            "{resource}: {victim}'s disk is older than it was: it was set back to an earlier image \
+             (VM snapshot, restore, dd, SAN rollback)"
+        ),
+        _ => format!(
+            "{resource}: a disk of each node is older than it was: both were set back to an earlier \
+             image (VM snapshot, restore, dd, SAN rollback)"
+        ),
+    };
+    let (data, usual) = match victims[..] {
+        [victim] => (
+            format!(
+                "{victim}'s disk lacks what was written in between; which blocks is not recorded, so \
+                 a full sync ({}) is needed. The other one is complete.",
+                human(size(status))
+            ),
+            format!(
+                "1. usual: on {victim} `tandemadm invalidate {resource}`, then `tandemadm connect \
+                 {resource}` on both."
+            ),
+        ),
+        _ => (
+            "each disk may lack what the other one has; which blocks is not recorded. Look at both \
+             before one is thrown away."
+                .to_owned(),
+            format!(
+                "1. usual: on the node whose data you give up `tandemadm invalidate {resource}`, then \
+                 `tandemadm connect {resource}` on both."
+            ),
         ),
     };
     Finding {
@@ -248,16 +287,9 @@ fn rolled_back(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
         ),
         open: Vec::new(),
         why: verdict(report, connection),
-        data: Some(format!(
-            "the older disk lacks what was written in between; which blocks is not recorded, so a \
-             full sync ({}) is needed. The other one is complete.",
-            human(size(status))
-        )),
+        data: Some(data),
         next: vec![
-            format!(
-                "1. usual: on the node with the older disk `tandemadm invalidate {resource}`, then \
-                 `tandemadm connect {resource}` on both."
-            ),
+            usual,
             "2. you restored it ON PURPOSE and want that state: stop everything and follow \
              docs/OPERATIONS \"Restore a backup\", step by step; it overwrites the other disk."
                 .to_owned(),

@@ -464,6 +464,24 @@ fn every_text_is_as_written() {
     assert!(all == golden, "{path} says otherwise:\n{all}");
 }
 
+/// Which disk is Outdated says nothing of that.
+#[test]
+fn of_a_disk_that_was_set_back_the_rule_says_whose_it_is() {
+    for (rule, told) in [
+        ("rolled-back-self", "on alice `tandemadm invalidate r0`"),
+        ("rolled-back-peer", "on bob `tandemadm invalidate r0`"),
+        ("rolled-back-both", "both were set back"),
+    ] {
+        for state in [DiskState::Outdated, DiskState::Consistent] {
+            let mut report = fixtures::refused(Reason::RolledBack);
+            report.status.devices[0].disk_state = state;
+            report.status.connections[0].last_handshake[0].rule = rule.to_owned();
+            let text = blocks(&report);
+            assert!(text.contains(told), "{rule} {state}: {text}");
+        }
+    }
+}
+
 #[test]
 fn a_text_from_elsewhere_gets_one_full_stop() {
     assert_eq!(sentence("it broke"), "it broke.");

@@ -217,9 +217,18 @@ fn a_primary_without_a_disk_comes_back_to_the_disk_that_it_has_read() {
         pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
         if lost {
             // The peer has begun it, and its answer does not arrive.
-            pair.nodes[1].mute = true;
+            let uuid =
+                |pair: &Pair| pair.nodes[1].disk.superblock.as_ref().unwrap().current_uuid & !1;
+            let before = uuid(&pair);
+            pair.nodes[1].stall =
+                |action| matches!(action, Action::Meta { op: MetaOp::Superblock(_), .. });
             pair.start_write(0, 6, 66);
-            pair.run(50);
+            pair.settle();
+            pair.nodes[1].stall = |_| false;
+            pair.nodes[1].mute = true;
+            pair.nodes[1].unstall();
+            pair.settle();
+            assert_ne!(uuid(&pair), before);
         } else {
             pair.write(0, 6, 66).unwrap();
         }

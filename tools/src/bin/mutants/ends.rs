@@ -16,6 +16,22 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         new: "        let anew = device.new_stint && primary && missing.len() > 64;",
     },
     Mutant {
+        name: "exposed-is-past",
+        breaks: "a Primary without a disk takes a disk that has gone on from what its clients have read",
+        by: PARTING,
+        file: "src/resource/peer/generation.rs",
+        old: "            && !same(current, exposed)\n",
+        new: "            && !same(current, exposed)\n            && !disk.past().any(|old| same(old, exposed))\n",
+    },
+    Mutant {
+        name: "asked-forgotten",
+        breaks: "a Primary without a disk refuses the generation that it has asked for itself",
+        by: PARTING,
+        file: "src/resource/peer/handshake.rs",
+        old: "                bitmap_uuid: device.asked_uuid,",
+        new: "                bitmap_uuid: device.asked_uuid & 1,",
+    },
+    Mutant {
         name: "parting-unsaid",
         breaks: "parting: a disk that fails while the peer's goes on does not say so",
         by: PARTING,
