@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::block::{encode_al, encode_page, encode_seen};
 use super::geometry::{Geometry, Placement, SUPERBLOCK_BYTES};
 use super::parse::Dumped;
+use super::set_blocks::fill;
 use super::stages::{Stage, stages};
 use super::{
     AlBlock, BitmapPage, BitmapState, DeviceFlags, LoadedSlot, MetaError, MetaOp, PeerSlot,
@@ -230,17 +231,11 @@ fn bitmap<'a>(
 
 /// Sets the bits `first..end` that ascending runs hold; bit 0 of word 0 is `first`.
 fn set_bits(words: &mut [u64], first: u64, end: u64, runs: &[(u64, u64)]) {
+    let end = end.min(first + 64 * words.len() as u64);
     let from = runs.partition_point(|(start, count)| start + count <= first);
-    for (start, count) in &runs[from..] {
-        if *start >= end {
-            break;
-        }
-        for bit in (*start).max(first)..(start + count).min(end) {
-            let at = bit - first;
-            if let Some(word) = usize::try_from(at / 64).ok().and_then(|at| words.get_mut(at)) {
-                *word |= 1 << (at % 64);
-            }
-        }
+    for (start, count) in runs[from..].iter().take_while(|(start, _)| *start < end) {
+        let at = (*start).max(first);
+        fill(words, at - first, (start + count).min(end) - at);
     }
 }
 

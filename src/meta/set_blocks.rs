@@ -185,15 +185,20 @@ impl fmt::Debug for SetBlocks {
 fn words_of(page: u64, runs: &[(u64, u64)]) -> Box<[u64]> {
     let mut words = vec![0; PAGE_WORDS].into_boxed_slice();
     for (first, count) in runs {
-        let (mut at, end) = (first - page * PAGE_BITS, first + count - page * PAGE_BITS);
-        while at < end {
-            let length = (end - at).min(64 - at % 64);
-            let word = usize::try_from(at / 64).expect("508 words");
-            words[word] |= (!0 >> (64 - length)) << (at % 64);
-            at += length;
-        }
+        fill(&mut words, first - page * PAGE_BITS, *count);
     }
     words
+}
+
+/// Sets `count` bits from `at` on, all within the words.
+pub(super) fn fill(words: &mut [u64], mut at: u64, count: u64) {
+    let end = at + count;
+    while at < end {
+        let length = (end - at).min(64 - at % 64);
+        let word = usize::try_from(at / 64).expect("an index");
+        words[word] |= (!0 >> (64 - length)) << (at % 64);
+        at += length;
+    }
 }
 
 /// How many runs of set bits there are.

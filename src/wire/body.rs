@@ -73,7 +73,8 @@ pub struct VolumeInfo {
     pub peer_device_uuid: u64,
     /// Current UUID.
     pub current_uuid: u64,
-    /// Bitmap UUID toward the receiver.
+    /// Bitmap UUID toward the receiver; without a disk: the current UUID that was asked for (`Packet::NewUuid`) and
+    /// not answered.
     pub bitmap_uuid: u64,
     /// History.
     pub history: [u64; HISTORY],

@@ -6,10 +6,10 @@
 //! use it, the latter by including this file.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -170,14 +170,26 @@ fn losetup() -> Command {
     command
 }
 
-/// What a command said. It hangs where what is below the device does: then it is given up.
-fn said_by(what: &str, mut command: Command) -> Result<String, String> {
+/// What a command has said and how it ended; it is killed where it has not ended by then.
+///
+/// # Errors
+/// It cannot be started, or has not ended.
+pub fn output_within(command: &mut Command, limit: Duration) -> io::Result<Output> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().map_err(|error| format!("{what}: {error}"))?;
+    let child = command.spawn()?;
+    let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || tell.send(child.wait_with_output()));
-    let output = told.recv_timeout(PATIENCE).map_err(|_| format!("{what} does not end"))?;
-    let output = output.map_err(|error| format!("{what}: {error}"))?;
+    told.recv_timeout(limit).unwrap_or_else(|_| {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("it has not ended after {limit:?}")))
+    })
+}
+
+/// What a command said. It hangs where what is below the device does: then it is given up.
+fn said_by(what: &str, mut command: Command) -> Result<String, String> {
+    let output =
+        output_within(&mut command, PATIENCE).map_err(|error| format!("{what}: {error}"))?;
     let done = output.status.success();
     let said = String::from_utf8_lossy(if done { &output.stdout } else { &output.stderr });
     let said = said.trim().to_owned();

@@ -222,7 +222,10 @@ fn stopped(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
     }
 }
 
-/// Whose disk was set back, as the rule that refused says; two: both were.
+/// What a disk is set back to, and how that happens.
+const EARLIER_IMAGE: &str = "an earlier image (VM snapshot, restore, dd, SAN rollback)";
+
+/// Whose disk was set back, as the rule that refused says; two: both were; none: no handshake here has found it.
 fn set_back<'a>(report: &'a View<'_>, connection: &'a ConnectionStatus) -> Vec<&'a str> {
     let status = &report.status;
     let says = |rule: &str| connection.last_handshake.iter().any(|met| met.rule == rule);
@@ -247,12 +250,14 @@ fn rolled_back(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
             format!("{resource}: {victim}'s disk is older than it was, and {victim} is Primary")
         }
         [victim] => format!(
-            "{resource}: {victim}'s disk is older than it was: it was set back to an earlier image \
-             (VM snapshot, restore, dd, SAN rollback)"
+            "{resource}: {victim}'s disk is older than it was: it was set back to {EARLIER_IMAGE}"
         ),
+        [] => {
+            format!("{resource}: one disk is older than it was: it was set back to {EARLIER_IMAGE}")
+        }
         _ => format!(
-            "{resource}: a disk of each node is older than it was: both were set back to an earlier \
-             image (VM snapshot, restore, dd, SAN rollback)"
+            "{resource}: a disk of each node is older than it was: both were set back to \
+             {EARLIER_IMAGE}"
         ),
     };
     let (data, usual) = match victims[..] {

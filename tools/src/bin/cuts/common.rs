@@ -9,12 +9,11 @@ use std::fmt::Display;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::{OnceLock, mpsc};
+use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use tools::logged_disk::output_within;
 
 /// What is not as it was promised, or a tool that does not work.
 pub(crate) type Outcome<T> = Result<T, String>;
@@ -67,16 +66,7 @@ const COMMAND: Duration = Duration::from_secs(200);
 /// Runs a command to its end, which comes in time: nothing is waited for for ever here, neither by
 /// this program nor by what it calls.
 pub(crate) fn run(command: &mut Command) -> Outcome<Said> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().map_err(at(format!("{command:?}")))?;
-    let pid = i32::try_from(child.id()).expect("a process id fits");
-    let (tell, told) = mpsc::channel();
-    std::thread::spawn(move || tell.send(child.wait_with_output()));
-    let Ok(out) = told.recv_timeout(COMMAND) else {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        return Err(format!("{command:?} has not ended after {COMMAND:?}"));
-    };
-    let out = out.map_err(at(format!("{command:?}")))?;
+    let out = output_within(command, COMMAND).map_err(at(format!("{command:?}")))?;
     Ok(Said {
         code: out.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
