@@ -501,10 +501,11 @@ impl Resource {
         if old == disk {
             return;
         }
-        self.device(volume).disk = disk;
         if disk == DiskState::UpToDate {
+            self.there_is_a_copy(volume);
             self.device(volume).note.clear();
         }
+        self.device(volume).disk = disk;
         let text = format!("{}disk( {old} -> {disk} )", self.of_volume(volume));
         self.log(LogLevel::Info, text);
         self.changed();
@@ -527,6 +528,11 @@ impl Resource {
             return;
         }
         self.peer_device(c, volume).peer_disk = to;
+        if to == DiskState::UpToDate {
+            self.there_is_a_copy(volume);
+        } else if old == DiskState::UpToDate {
+            self.a_copy_is_lost(volume);
+        }
         let text = format!("{}pdsk( {old} -> {to} )", self.of_both(volume, c));
         self.log(LogLevel::Info, text);
         self.changed();
@@ -559,6 +565,8 @@ impl Resource {
             if role == Role::Primary {
                 // Clients write from now on: an order to throw the own data away has lapsed.
                 self.connections.iter_mut().for_each(|c| c.discard_my_data = false);
+                // Nothing was answered since it is Primary.
+                self.devices.values_mut().for_each(|device| device.cut_off = false);
             }
             self.greet_anew();
             self.log(LogLevel::Info, text);

@@ -9,7 +9,8 @@
 use crate::resource::disk::device::Client;
 use crate::resource::orders::order::Step;
 use crate::resource::{
-    Action, ClientStatus, Command, Gap, LogLevel, Resource, Role, SessionId, VolumeNumber,
+    Action, ClientStatus, Command, DiskState, Gap, LogLevel, Resource, Role, SessionId,
+    VolumeNumber,
 };
 
 /// What stays the same over the connections of a client: its device, if it has said that it is one; of
@@ -92,7 +93,21 @@ impl Resource {
         })
     }
 
-    /// The only copy had failed, and is back: what a client had not flushed may be gone, and no flush may
+    /// The copy at a peer cannot be read any more: was it the only one?
+    pub(crate) fn a_copy_is_lost(&mut self, volume: VolumeNumber) {
+        let primary = self.role == Role::Primary;
+        let device = self.device(volume);
+        device.cut_off |= primary && device.disk != DiskState::UpToDate;
+    }
+
+    /// There is a copy to read again. If it is not known to have all that was answered, the clients have to know.
+    pub(crate) fn there_is_a_copy(&mut self, volume: VolumeNumber) {
+        if std::mem::take(&mut self.device(volume).cut_off) {
+            self.cut_clients_off(volume);
+        }
+    }
+
+    /// The only copy was lost, and one is back: what a client had not flushed may be gone, and no flush may
     /// be answered as if it were there. Its connection ends, as the device has ended.
     pub(crate) fn cut_clients_off(&mut self, volume: VolumeNumber) {
         let of_volume =
@@ -104,7 +119,7 @@ impl Resource {
             return;
         }
         let text = format!(
-            "{}its clients are disconnected: what they had not flushed when the disk failed may be gone",
+            "{}its clients are disconnected: what they had not flushed when the only copy was lost may be gone",
             self.of_volume(volume)
         );
         self.log(LogLevel::Warning, text);

@@ -229,8 +229,8 @@ pub(crate) struct Device {
     pub(crate) hung_since: Option<Time>,
     /// The disk that was closed last only hung.
     pub(crate) came_back: Option<CameBack>,
-    /// The only copy that clients could reach has failed under a Primary: what they had not flushed may
-    /// be gone when it is back.
+    /// The only copy that clients could reach has failed under a Primary, or went away with its node: what
+    /// they had not flushed may be gone when one is back.
     pub(crate) cut_off: bool,
     /// This node is Primary, and no good copy can be reached.
     pub(crate) degraded: bool,

@@ -37,7 +37,8 @@ impl Resource {
             return self.reply(id, Err(refusal));
         }
         let open = self.connections.iter().any(|c| c.stage == Stage::Open);
-        let exposed = same(superblock.current_uuid, device.exposed_uuid);
+        let known = [device.exposed_uuid, device.asked_uuid];
+        let exposed = known.into_iter().any(|known| same(superblock.current_uuid, known));
         if self.role == Role::Primary && !open && !exposed {
             return self.reply(id, Err(refuse(150, "Connect the peer first.")));
         }
@@ -214,9 +215,6 @@ impl Resource {
             .any(|c| self.connections[c].stage == Stage::Open || self.is_renegotiating(c));
         let bits: u64 =
             self.connections.iter().map(|c| c.peer_devices[&volume].bitmap.count()).sum();
-        if std::mem::take(&mut self.device(volume).cut_off) {
-            self.cut_clients_off(volume);
-        }
         // While a session is open the peer is asked before anything is read from this disk.
         self.set_disk(volume, if open { DiskState::Negotiating } else { state });
         let text = format!(
@@ -492,6 +490,14 @@ impl Resource {
             let hint =
                 "The peer is connected and has the same data: there is nothing to tell apart.";
             return self.reply(id, Err(refuse(162, hint)));
+        }
+        if let Some(c) = self.connections.iter().find(|c| c.peer_role == Role::Primary) {
+            let hint = format!(
+                "{} is Primary without a disk, and has this one begin a generation when it writes: there is \
+                 nothing to tell apart.",
+                c.name
+            );
+            return self.reply(id, Err(refuse(162, &hint)));
         }
         let command = Command::NewCurrentUuid { volume, clear_bitmap: false };
         if device.loss != Loss::None || device.bumping {

@@ -198,9 +198,10 @@ impl Resource {
         if self.hand_over_is_taken_back() {
             return;
         }
-        self.fence_nobody();
         self.gap = Gap::None;
+        // Before the freeze ends: nobody has seen those writes, and no generation is to tell of them.
         self.forget_unheard();
+        self.fence_nobody();
         self.set_role(Role::Secondary);
         self.part_from_clients();
         for key in std::mem::take(&mut self.held) {

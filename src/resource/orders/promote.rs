@@ -461,6 +461,7 @@ impl Resource {
             let own = self.devices[&volume].backing.as_ref().map(|b| b.superblock.current_uuid);
             let own = own.filter(|_| self.devices[&volume].writable());
             let read = own.or_else(|| self.generation_read(volume));
+            again |= read == Some(0);
             let device = self.device(volume);
             device.new_stint = true;
             device.asked_uuid = 0;
@@ -483,7 +484,7 @@ impl Resource {
     }
 
     /// The generation that clients read at a peer, while there is no own disk; 0: it is not known, for the peer
-    /// was Primary in this session and may have begun one.
+    /// was Primary in this session and may have begun one. It is asked at once.
     fn generation_read(&self, volume: VolumeNumber) -> Option<u64> {
         let connection = &self.connections[self.reading_peer(volume)?];
         let said = connection.peer_devices[&volume].peer_info.as_ref()?.current_uuid;

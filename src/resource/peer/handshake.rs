@@ -642,6 +642,8 @@ impl Resource {
         peer.peer_info = Some(info);
         let reads = self.role == Role::Primary && disk == DiskState::UpToDate;
         let device = self.device(volume);
+        // It has lost nothing, or would have said that it is Consistent.
+        device.cut_off &= !reads;
         if reads && device.backing.is_none() {
             // What clients read from now on.
             (device.exposed_uuid, device.asked_uuid) = (uuid, 0);

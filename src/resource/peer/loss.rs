@@ -327,15 +327,20 @@ impl Resource {
         backing.superblock.current_uuid = uuid;
         backing.superblock.generation_time = wall;
         backing.superblock.generation_node = node;
-        device.exposed_uuid = uuid;
+        // Clients read nothing of it before it is durable (`bumped`), and it may never be.
+        device.asked_uuid = uuid;
         device.new_stint = false;
         self.log(LogLevel::Info, format!("{prefix}new current UUID {uuid:016X}, was {old:016X}"));
         self.changed();
     }
 
     pub(crate) fn bumped(&mut self, volume: VolumeNumber) {
-        self.device(volume).bumping = false;
-        self.device(volume).unheard = false;
+        let device = self.device(volume);
+        device.bumping = false;
+        device.unheard = false;
+        if let Some(backing) = device.backing.as_ref().filter(|_| device.writable()) {
+            (device.exposed_uuid, device.asked_uuid) = (backing.superblock.current_uuid, 0);
+        }
         self.after_alone(volume);
     }
 
@@ -363,6 +368,12 @@ impl Resource {
             self.device(volume).bumping = false;
             self.after_alone(volume);
         }
+    }
+
+    /// A peer was asked to store a new current UUID for us, and has not answered yet.
+    fn awaits_uuid(&self, volume: VolumeNumber) -> bool {
+        let mut sent = self.connections.iter().flat_map(|connection| connection.sent.values());
+        sent.any(|sent| matches!(sent.kind, SentKind::NewUuid) && sent.volume == volume)
     }
 
     /// An answer to NewUuid came, or none will: ko-count waits for it no longer.
@@ -500,11 +511,13 @@ impl Resource {
 
     /// The own disk is out of the game: the peer is told, what waited for its log goes on without.
     pub(crate) fn leave_disk(&mut self, volume: VolumeNumber) {
+        // What the own disk was to store is void; a peer that stores it for us answers yet.
+        let awaited = self.awaits_uuid(volume);
         let device = self.device(volume);
         device.loss = Loss::None;
         device.bump_due = false;
         device.unheard = false;
-        device.bumping = false;
+        device.bumping = awaited;
         device.peer_keeps_uuid = false;
         for c in self.peers() {
             let peer = self.peer_device(c, volume);

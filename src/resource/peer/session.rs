@@ -294,8 +294,10 @@ impl Resource {
         match side {
             Side::NoSync => {
                 self.set_replication(c, volume, ReplicationState::Established);
+                // As `opened` does there. A node without a disk has not said of a Consistent one that it is the newest.
+                let own = self.device(volume).disk;
                 let peer = self.peer_device(c, volume);
-                if peer.peer_disk == DiskState::Consistent {
+                if peer.peer_disk == DiskState::Consistent && own >= DiskState::Inconsistent {
                     self.set_peer_disk(c, volume, DiskState::UpToDate);
                 }
             }

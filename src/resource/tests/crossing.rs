@@ -50,7 +50,7 @@ impl Pair {
         self.nodes[n].disk.superblock.as_ref().unwrap().flags
     }
 
-    fn story(&self) -> String {
+    pub(super) fn story(&self) -> String {
         format!("0:\n{}\n1:\n{}", self.nodes[0].log.join("\n"), self.nodes[1].log.join("\n"))
     }
 }
@@ -509,6 +509,36 @@ fn the_only_disk_of_a_primary_that_lost_its_cache_is_not_taken_for_the_newest() 
     let read = pair.request(0, 5002, Op::Read { offset: 31 * 4096, length: 4096 });
     assert_eq!(read, Err(ReplyError::Io), "{}", pair.nodes[1].log.join("\n"));
     assert_eq!(pair.disk(1), DiskState::Consistent);
+}
+
+/// Its own disk is attached again, and the other one is the source: a flush must not be answered as if what the
+/// other had in its cache were there.
+#[test]
+fn clients_of_a_copy_that_lost_its_cache_are_cut_off_before_it_is_read_again() {
+    for there in [true, false] {
+        let mut pair = synced_pair();
+        pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
+        pair.request(0, 5000, Op::Read { offset: 7 * 4096, length: 4096 }).unwrap();
+        pair.run(100);
+        pair.write(0, 31, 2).unwrap();
+        pair.nodes[0].fail = |_| false;
+        if there {
+            pair.lose_power(1);
+            pair.nodes[1].disk.blocks.remove(&31);
+            pair.run(100);
+            pair.up(1);
+        } else {
+            pair.kill(1);
+            pair.up(1);
+        }
+        pair.run(10_000);
+        pair.attach(0).unwrap();
+        pair.run(10_000);
+        assert_eq!([0, 1].map(|n| pair.disk(n)), [DiskState::UpToDate; 2], "{}", pair.story());
+        let flush = pair.request(0, 5002, Op::Flush);
+        assert_eq!(flush, if there { Err(ReplyError::Shutdown) } else { Ok(None) });
+        assert_eq!(pair.nodes[0].lost_caches, usize::from(there), "{}", pair.story());
+    }
 }
 
 #[test]

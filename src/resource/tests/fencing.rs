@@ -476,6 +476,36 @@ fn a_frozen_primary_is_demoted_and_its_clients_are_let_go() {
     assert_eq!(pair.status(0).connections[0].connection_state, ConnectionState::Connected);
 }
 
+/// The peer goes on in its place. What the frozen one had from clients was answered to nobody: no generation
+/// tells of it, and it is copied over.
+#[test]
+fn a_frozen_primary_that_is_demoted_has_begun_no_generation() {
+    let mut pair = synced_pair();
+    fences(&mut pair, ResourceAndStonith);
+    let before = pair.uuid(0);
+    pair.nodes[1].mute = true;
+    let write = pair.write_later(0, 6, 60);
+    pair.run(10);
+    pair.lose_link();
+    pair.nodes[1].mute = false;
+    pair.run(100);
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+    assert_eq!(pair.nodes[0].replies[&write], Err(ReplyError::Shutdown));
+    assert_eq!(pair.uuid(0) & !1, before & !1, "{}", pair.told(0));
+    let id = pair.order(1, Command::Primary { force: None });
+    pair.run(50);
+    pair.answers(1, Exited(7));
+    assert_eq!(pair.nodes[1].admin.remove(&id), Some(Ok(String::new())));
+    let session = SessionId(2);
+    pair.event(1, Event::SessionOpened { session, volume: 0, client: "test".into() });
+    assert_eq!(pair.write(1, 7, 70), Ok(None));
+    pair.link = true;
+    pair.run(20_000);
+    assert_eq!([0, 1].map(|n| pair.disk(n)), [DiskState::UpToDate; 2], "{}", pair.told(0));
+    assert_eq!([0, 1].map(|n| pair.block(n, 7)), [70, 70], "{}", pair.told(0));
+    assert_eq!(pair.block(0, 6), pair.block(1, 6));
+}
+
 /// The peer has lost its power, and with it what it had not flushed. What both had acknowledged is on the disk that
 /// is in doubt, and nowhere else.
 #[test]

@@ -480,3 +480,20 @@ fn a_disk_that_nobody_has_vouched_for_takes_no_writes() {
     assert_eq!(pair.write(0, 9, 98), Err(ReplyError::Io));
     assert_eq!(pair.nodes[0].disk.superblock.clone().unwrap().current_uuid, before);
 }
+
+#[test]
+fn an_attach_that_fails_while_the_peer_stores_a_generation_ends_no_session() {
+    let mut pair = synced_pair();
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
+    assert_eq!(pair.request(0, 1000, Op::Read { offset: 4096, length: 4096 }), Ok(Some(0)));
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskFlush { .. });
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskFlush { .. });
+    let id = pair.start_write(0, 9, 99);
+    assert_eq!(pair.nodes[0].replies.get(&id), None);
+    assert!(pair.attach(0).is_err());
+    pair.nodes[1].unstall();
+    pair.run(1_000);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)), "{}", pair.story());
+    let lost = pair.nodes[0].log.iter().any(|line| line.contains("conn( Connected ->"));
+    assert!(!lost, "{}", pair.story());
+}

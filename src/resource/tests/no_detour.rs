@@ -53,6 +53,58 @@ fn two_disks_that_were_detached_are_attached_in_either_order() {
 }
 
 #[test]
+fn a_primary_without_a_disk_knows_the_generation_that_the_primary_before_it_began() {
+    let mut pair = idle_pair();
+    pair.admin(0, detach(false)).unwrap();
+    let old = pair.nodes[1].disk.clone();
+    pair.primary(1, false);
+    assert_eq!(pair.write(1, 7, 77), Ok(None));
+    pair.event(1, Event::SessionClosed { session: SessionId(2), disconnect: true });
+    pair.admin(1, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+    // In the same session, whose handshake was before the write.
+    pair.primary(0, false);
+    pair.run(1_000);
+    let read = Op::Read { offset: 7 * 4096, length: 4096 };
+    assert_eq!(pair.request(0, 1000, read), Ok(Some(77)));
+    pair.kill(1);
+    pair.nodes[1].disk = old;
+    pair.up(1);
+    pair.run(20_000);
+    let connection = &pair.status(0).connections[0];
+    assert_eq!(connection.connection_state, ConnectionState::StandAlone, "{}", connection.detail);
+    assert!(connection.detail.contains("exposed-data"), "{}", connection.detail);
+}
+
+#[test]
+fn no_generation_is_begun_by_order_beside_a_primary_that_reads_here() {
+    let mut pair = synced_pair();
+    pair.admin(0, detach(false)).unwrap();
+    let begin = Command::NewCurrentUuid { volume: 0, clear_bitmap: false };
+    assert_eq!(pair.admin(1, begin).unwrap_err().code, 162);
+    pair.cut();
+    pair.run(20_000);
+    assert_eq!(pair.status(0).connections[0].connection_state, ConnectionState::Connected);
+    assert_eq!(pair.write(0, 7, 77), Ok(None));
+}
+
+/// Nothing was answered in it, and nobody has it.
+#[test]
+fn a_generation_that_its_disk_did_not_take_is_not_what_clients_have_read() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    pair.run(1_000);
+    pair.nodes[0].fail =
+        |action| matches!(action, Action::Meta { op: crate::meta::MetaOp::Superblock(_), .. });
+    assert_eq!(pair.write(0, 7, 77), Err(ReplyError::Io));
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+    pair.link = true;
+    pair.run(20_000);
+    let connection = &pair.status(0).connections[0];
+    assert_eq!(connection.connection_state, ConnectionState::Connected, "{}", connection.detail);
+    assert_eq!(pair.write(0, 7, 78), Ok(None));
+}
+
+#[test]
 fn what_one_wrote_while_the_other_had_no_disk_is_copied_to_whoever_is_attached_first() {
     let mut pair = idle_pair();
     pair.admin(1, detach(false)).unwrap();
