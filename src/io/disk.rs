@@ -450,6 +450,9 @@ impl Disk {
 
     fn start_syncs(&mut self, io: &mut Context) {
         if self.data_syncs.start() {
+            if self.is_cut() {
+                return self.sync_done(io, false, -libc::EIO);
+            }
             io.ring.data_sync(&self.data, self.purpose(DiskStep::SyncData));
             self.under_way += 1;
         }
@@ -457,6 +460,17 @@ impl Disk {
             io.ring.data_sync(&self.meta, self.purpose(DiskStep::SyncMeta));
             self.under_way += 1;
         }
+    }
+
+    /// Nothing that may lie behind the end of a file that was made shorter is vouched for, or written there.
+    fn is_cut(&self) -> bool {
+        let cut = self.open.is_cut();
+        if cut {
+            self.open.distrust();
+            let path = &self.open.attached.path;
+            tracing::error!(target: "tandem", "{path} was made shorter while it was attached: it is let go of");
+        }
+        cut
     }
 
     fn sync_done(&mut self, io: &mut Context, meta: bool, result: i32) {

@@ -318,7 +318,9 @@ impl Cluster {
             let result = self.history.survives(node, volume, &v.disk);
             self.judge(result);
         }
-        if cleared & DeviceFlags::CONSISTENT != 0 {
+        // One that was set back into the middle of a resync is Inconsistent already when a person gives it up.
+        let given_up = set & DeviceFlags::INVALIDATED != 0 && old & DeviceFlags::CONSISTENT == 0;
+        if given_up || cleared & DeviceFlags::CONSISTENT != 0 {
             let pair = self.pairs.entry(volume).or_default();
             pair.synced = false;
             pair.resigned[node] = pair.given_up[node];

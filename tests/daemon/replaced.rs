@@ -470,3 +470,22 @@ fn stop_names_the_clients_and_ends_in_order() {
         (pair.bob.connection()["connection-state"] == "Connecting").then_some(())
     });
 }
+
+#[test]
+fn of_restarts_at_once_each_is_done_or_told_to_try_again() {
+    let pair = Pair::in_sync();
+    let (alice, pid) = (&pair.alice, pair.alice.pid());
+    let _client = alice.client();
+    let ends: Vec<_> = std::thread::scope(|scope| {
+        let all: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| alice.adm(&["daemon", "restart"]))).collect();
+        all.into_iter().map(|one| one.join().expect("it ends")).collect()
+    });
+    assert!(ends.iter().any(|said| said.code == 0), "{ends:?}");
+    for said in &ends {
+        let again = said.code == 11 && said.stderr.contains("try again");
+        assert!(said.code == 0 || again, "{said:?}");
+    }
+    assert_eq!(alice.pid(), pid);
+    pair.wait_synced();
+}

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::stat::fstat;
+
 use super::device::{Access, Device};
 use super::error::{OpenError, Part, disk_error};
 use super::grow::{self, Home};
@@ -119,6 +121,22 @@ impl OpenDisk {
         self.geometry.get()
     }
 
+    /// A file of it was made shorter since it was attached: whoever writes behind its end makes a hole of what was
+    /// there, which reads as zeroes. No write makes a block device longer.
+    #[must_use]
+    pub(crate) fn is_cut(&self) -> bool {
+        let geometry = self.geometry.get();
+        let cut = |file: &File, end: u64| {
+            let is_file = |mode| mode & libc::S_IFMT == libc::S_IFREG;
+            fstat(file)
+                .is_ok_and(|stat| is_file(stat.st_mode) && stat.st_size.cast_unsigned() < end)
+        };
+        match &self.meta {
+            None => cut(&self.data, grow::end_of(&geometry)),
+            Some(meta) => cut(&self.data, geometry.data_size) || cut(meta, grow::end_of(&geometry)),
+        }
+    }
+
     /// What takes the room that the disk has gained. Nobody writes its metadata meanwhile.
     pub(crate) fn growing(&self) -> Growing {
         Growing {
@@ -145,6 +163,9 @@ impl OpenDisk {
         self.distrust();
         let geometry = self.geometry.get();
         let ended = (|| {
+            if self.is_cut() {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
             self.data.sync_data()?;
             if superblock.flags & DeviceFlags::CLEAN == 0 {
                 superblock.clean_size = 0;

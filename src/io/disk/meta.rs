@@ -39,6 +39,11 @@ impl Disks {
             io.events.push_back(Event::MetaDone { tag, result });
             return;
         };
+        if disk.is_cut() {
+            let result = Err(DiskError::Io(libc::EIO));
+            io.events.push_back(Event::MetaDone { tag, result });
+            return;
+        }
         let superblock = match op {
             MetaOp::Superblock(superblock) => Some((superblock.flags, superblock.sequence)),
             _ => None,

@@ -124,6 +124,29 @@ fn a_failed_stage_ends_the_update() {
     bench.end();
 }
 
+/// The metadata is at its end: written again, it would leave a hole in front of it, where data was.
+#[test]
+fn a_file_that_was_made_shorter_is_neither_written_at_its_old_end_nor_vouched_for() {
+    let mut bench = Bench::new(true, SAFE);
+    bench.disks.flush(&mut bench.io, Tag(1), 0);
+    bench.complete(None);
+    assert_eq!(bench.event(), data_done(1));
+    let path = bench.folder.path().join("disk");
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(200 << 20).unwrap();
+    let op = bench.superblock();
+    bench.disks.meta(&mut bench.io, Tag(2), 0, &op);
+    let result = Err(DiskError::Io(libc::EIO));
+    assert_eq!(bench.event(), Some(Event::MetaDone { tag: Tag(2), result }));
+    for tag in [3, 4] {
+        bench.disks.flush(&mut bench.io, Tag(tag), 0);
+        let result = Err(DiskError::Io(libc::EIO));
+        assert_eq!(bench.event(), Some(Event::DiskDone { tag: Tag(tag), result }));
+    }
+    bench.end();
+    assert_eq!(file.metadata().unwrap().len(), 200 << 20);
+}
+
 #[test]
 fn many_pages_are_written_and_then_synced_once() {
     let mut bench = Bench::new(true, SAFE);

@@ -202,6 +202,18 @@ impl Client {
         }
     }
 
+    /// The pid of the daemon; empty: its lock does not say.
+    pub(in crate::io::control) fn pid(&self) -> String {
+        holder_of(&self.run_dir)
+    }
+
+    /// The daemon has closed the connection without an answer. Whether that process lives all the same: it was
+    /// replaced (`daemon restart`) by somebody else's order.
+    pub(in crate::io::control) fn was_replaced(&mut self, pid: &str) -> bool {
+        self.is_there = false;
+        !pid.is_empty() && self.knock().is_ok() && self.pid() == pid
+    }
+
     /// An order for the state machine.
     ///
     /// # Errors
@@ -357,18 +369,23 @@ fn silent(run_dir: &Path, error: &io::Error) -> Failure {
         );
         return Failure::new(20, text);
     }
-    let mut holder = String::new();
-    // A pid is short; the file may be anybody's.
-    if let Ok(lock) = std::fs::File::open(run_dir.join("lock")) {
-        let _ = lock.take(32).read_to_string(&mut holder);
-    }
-    let holder = holder.trim();
-    let hint = match process_state(holder) {
+    let holder = holder_of(run_dir);
+    let hint = match process_state(&holder) {
         None | Some('Z' | 'X' | 'x') => "Start it: `systemctl start tandemd`.".to_owned(),
         Some('T' | 't') => format!("Its process {holder} is stopped: `kill -CONT {holder}`."),
         Some(_) => format!("It should run as pid {holder}: look at its log."),
     };
     Failure::new(20, format!("tandemd does not answer on {path}: {error}\n{hint}"))
+}
+
+/// The pid of the daemon of a run folder, as its lock says; empty: none.
+fn holder_of(run_dir: &Path) -> String {
+    let mut holder = String::new();
+    // A pid is short; the file may be anybody's.
+    if let Ok(lock) = std::fs::File::open(run_dir.join("lock")) {
+        let _ = lock.take(32).read_to_string(&mut holder);
+    }
+    holder.trim().to_owned()
 }
 
 #[cfg(test)]

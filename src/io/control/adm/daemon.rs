@@ -29,10 +29,14 @@ impl Session {
         if self.globals.dry_run {
             return Ok(());
         }
+        let pid = client.pid();
         match (client.last_order(&Request::Daemon { order })?, order) {
             (Some(Ok(text)), _) => print(&format!("{text}\n")),
             (Some(Err(refusal)), _) => Err(Failure::refused("tandemd", &refusal)),
             (None, DaemonOrder::Stop { .. }) => Ok(()),
+            (None, DaemonOrder::Restart { .. }) if client.was_replaced(&pid) => {
+                print("tandemd was started anew by another order that was given at the same time\n")
+            }
             (None, DaemonOrder::Restart { .. }) => {
                 let text = "tandemd has ended in the middle of its restart: it is as after a crash; its \
                             log says more";
