@@ -89,11 +89,11 @@ pub(crate) enum Then {
     /// Source: its bitmap UUID is durably in the history.
     SourceSaved { c: usize, socket: SocketId },
     /// Target: the first `count` unflushed ranges are durable.
-    TargetFlushed { c: usize, socket: SocketId, count: usize },
+    TargetFlushed { c: usize, socket: SocketId, round: u64, count: usize },
     /// Target: the last flush.
-    EndFlushed { c: usize, socket: SocketId },
+    EndFlushed { c: usize, socket: SocketId, round: u64 },
     /// Target: UpToDate, durably.
-    EndSaved { c: usize, socket: SocketId },
+    EndSaved { c: usize, socket: SocketId, round: u64 },
     /// The peer's disk is gone: flushed, before its new UUID is stored (R15).
     PeerUuidFlushed { c: usize, socket: SocketId, uuid: u64 },
     /// The peer's new UUID is stored.
@@ -350,6 +350,7 @@ impl Resource {
             self.pump_orders();
             self.pump_auto_demotion();
             self.pump_withheld();
+            self.pump_differing();
             self.pump_handshakes();
             self.pump_leaves();
             self.admit_held();

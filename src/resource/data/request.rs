@@ -48,6 +48,9 @@ impl Resource {
             Progress::Held => {
                 self.held.retain(|held| *held != key);
                 let request = self.requests.remove(key).expect("still there");
+                if request.begun {
+                    self.dropped_begun(volume, request.hull());
+                }
                 self.release(request.payload);
                 return;
             }
@@ -141,6 +144,7 @@ impl Resource {
             edge_lost: false,
             failed: false,
             taken_back: false,
+            begun: false,
         });
         if self.held.is_empty() && self.gate_is_open() {
             self.admit(key);

@@ -7,10 +7,10 @@
 
 use crate::resource::data::interval::LockId;
 use crate::resource::disk::device::{Loss, Progress, RequestKind};
-use crate::resource::peer::connection::{Sent, SentKind};
+use crate::resource::peer::connection::{Sent, SentKind, Stage};
 use crate::resource::{
-    Action, BLOCK_SIZE, DiskError, DiskState, Gap, Payload, Pending, ReplyError, Resource,
-    VolumeNumber,
+    Action, BLOCK_SIZE, ConnectionState, DiskError, DiskState, Gap, Payload, Pending, Reason,
+    ReplyError, Resource, VolumeNumber,
 };
 use crate::wire::{Packet, ZeroMode};
 
@@ -341,7 +341,7 @@ impl Resource {
         let usable = if here { local_done } else { peers_done != 0 };
         if !usable || !self.data_is_reachable(volume) {
             if here && peers_done != 0 {
-                self.peer_has_it_alone(key);
+                self.peer_has_it_alone(key, false);
             }
             return self.answer(key, Err(ReplyError::Io));
         }
@@ -432,14 +432,57 @@ impl Resource {
         }
     }
 
-    /// A peer may have the write, and the own disk has not: the blocks differ.
-    fn peer_has_it_alone(&mut self, key: u64) {
+    /// A peer may have the write, and the own disk has not: the blocks differ, for good or until it `starts_over`.
+    fn peer_has_it_alone(&mut self, key: u64, starts_over: bool) {
         let request = self.requests.get(key).expect("a write under way");
         let (volume, peers, (offset, length)) =
             (request.volume, request.peers_done, request.hull());
         for c in self.peers().filter(|c| peers & 1 << c != 0) {
-            let bitmap = &mut self.peer_device(c, volume).bitmap;
-            bitmap.set(offset / BLOCK_SIZE, length / BLOCK_SIZE);
+            if starts_over {
+                let bitmap = &mut self.peer_device(c, volume).bitmap;
+                bitmap.set(offset / BLOCK_SIZE, length / BLOCK_SIZE);
+            } else {
+                self.differs(c, volume, (offset, length));
+            }
+        }
+    }
+
+    /// Blocks differ from the peer's, and it cannot know: their bits are set. A resync under way goes by the bits of
+    /// its target, and what that one has copied before, or has told of already, would clear these: it begins anew
+    /// with the bits of both. So does a handshake that has told of the bits.
+    fn differs(&mut self, c: usize, volume: VolumeNumber, (offset, length): (u64, u64)) {
+        let peer = self.peer_device(c, volume);
+        let before = peer.bitmap.count();
+        peer.bitmap.set(offset / BLOCK_SIZE, length / BLOCK_SIZE);
+        let (news, copies) =
+            (peer.bitmap.count() != before, peer.source.is_some() || peer.target.is_some());
+        let connection = &mut self.connections[c];
+        let told = matches!(connection.stage, Stage::Handshake | Stage::Opening);
+        connection.differs |= copies || told && news;
+    }
+
+    /// Sessions that go by bits which are not those of both any more begin anew.
+    pub(crate) fn pump_differing(&mut self) {
+        for c in self.peers() {
+            if std::mem::take(&mut self.connections[c].differs)
+                && self.connections[c].active.is_some()
+            {
+                let detail = "a write has ended on one disk only, in the middle of a resync: what differs is \
+                              agreed on anew";
+                self.drop_connection(
+                    c,
+                    ConnectionState::NetworkFailure,
+                    Reason::Lost,
+                    detail.to_owned(),
+                );
+            }
+        }
+    }
+
+    /// A write that was begun, taken back and held is dropped: this disk may have it, and a peer's.
+    pub(crate) fn dropped_begun(&mut self, volume: VolumeNumber, hull: (u64, u64)) {
+        for c in self.peers() {
+            self.differs(c, volume, hull);
         }
     }
 
@@ -476,10 +519,11 @@ impl Resource {
     pub(crate) fn hold_started(&mut self, volume: VolumeNumber, key: u64) {
         self.hold_waiters(volume);
         self.starves_no_more(volume, key, false);
-        self.peer_has_it_alone(key);
+        self.peer_has_it_alone(key, true);
         let epoch = self.device(volume).epoch;
         let request = self.requests.get_mut(key).expect("a write under way");
         request.progress = Progress::Held;
+        request.begun = true;
         (request.failed, request.taken_back) = (false, false);
         (request.local_pending, request.local_done) = (false, false);
         (request.peers_pending, request.peers_done) = (0, 0);

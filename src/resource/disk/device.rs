@@ -368,6 +368,8 @@ pub(crate) struct Request {
     pub(crate) failed: bool,
     /// A peer has given it back, as it waited for space there: it starts over.
     pub(crate) taken_back: bool,
+    /// It was on its way to the disks before, and is held: some may have it.
+    pub(crate) begun: bool,
 }
 
 /// The kinds of requests.

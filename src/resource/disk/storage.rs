@@ -231,9 +231,11 @@ impl Resource {
             BitmapState::Pages => unreachable!("pages are written, not declared"),
         }
         peer.bitmap.mark_all_saved();
-        // Pages under way say nothing any more, and neither does the epoch that they carry.
+        // Pages under way say nothing any more, and neither does the epoch that they carry. Those that have not begun
+        // would take bits along that are set from here on, and count them as saved.
         if let Some(saving) = peer.saving.as_mut() {
             saving.new_epoch = None;
+            saving.pages.truncate(saving.begun);
         }
         let slot = peer.slot;
         self.marks_are_copied(c, volume);
@@ -495,14 +497,14 @@ impl Resource {
             Then::SourceSaved { c, socket } if self.is_current(c, socket) => {
                 self.source_ready(c, volume);
             }
-            Then::TargetFlushed { c, socket, count } if self.is_current(c, socket) => {
-                self.target_flushed(c, volume, count);
+            Then::TargetFlushed { c, socket, round, count } if self.is_current(c, socket) => {
+                self.target_flushed(c, volume, round, count);
             }
-            Then::EndFlushed { c, socket } if self.is_current(c, socket) => {
-                self.target_end_flushed(c, volume);
+            Then::EndFlushed { c, socket, round } if self.is_current(c, socket) => {
+                self.target_end_flushed(c, volume, round);
             }
-            Then::EndSaved { c, socket } if self.is_current(c, socket) => {
-                self.target_end_saved(c, volume);
+            Then::EndSaved { c, socket, round } if self.is_current(c, socket) => {
+                self.target_end_saved(c, volume, round);
             }
             Then::EndSaved { .. } => self.target_end_saved_alone(volume),
             Then::PeerUuidFlushed { c, socket, uuid } if self.is_current(c, socket) => {

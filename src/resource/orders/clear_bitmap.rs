@@ -251,6 +251,13 @@ impl Resource {
         self.sampling.iter_mut().for_each(|sampling| sampling.since = now);
     }
 
+    /// The own disk is not used any more.
+    pub(crate) fn sampling_without_disk(&mut self, volume: VolumeNumber) {
+        if self.sampling.as_ref().is_some_and(|sampling| sampling.volume == volume) {
+            self.sampling_ends(refuse(118, "The disk has failed."));
+        }
+    }
+
     /// The session that the comparison runs in is over.
     pub(crate) fn sampling_lost(&mut self, c: usize) {
         if self.sampling.as_ref().is_some_and(|sampling| sampling.c == c) {

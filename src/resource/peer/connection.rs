@@ -186,6 +186,8 @@ pub(crate) struct SourcePiece {
 /// A running resync on the target.
 #[derive(Clone, Debug)]
 pub(crate) struct SyncTarget {
+    /// Which one it is.
+    pub(crate) round: u64,
     pub(crate) rate: ResyncRate,
     pub(crate) pauses: PauseClock,
     /// Blocks below were asked for in this pass.
@@ -318,6 +320,8 @@ pub(crate) struct PeerDevice {
     /// an order to discard the own data is for these. `None`: for whichever meet first.
     pub(crate) split_pair: Option<(u64, u64)>,
     pub(crate) target: Option<SyncTarget>,
+    /// Counts them: a flush of an earlier one ends nothing of a later one.
+    pub(crate) target_round: u64,
     pub(crate) source: Option<SyncSource>,
     pub(crate) verify: Option<Verify>,
     pub(crate) last_verify: Option<LastVerify>,
@@ -367,6 +371,7 @@ impl PeerDevice {
             seen_copy: 0,
             split_pair: None,
             target: None,
+            target_round: 0,
             source: None,
             verify: None,
             last_verify: None,
@@ -482,6 +487,8 @@ pub(crate) struct Connection {
     pub(crate) last_role: Role,
     /// It was Primary since the last handshake: its current UUID may be another than it said there.
     pub(crate) was_primary: bool,
+    /// Blocks differ, and what a resync or a handshake goes by does not say so: the session begins anew.
+    pub(crate) differs: bool,
     pub(crate) last_handshake: Vec<HandshakeStatus>,
     pub(crate) last_complaint: Option<Time>,
     pub(crate) complaints: u64,
@@ -557,6 +564,7 @@ impl Connection {
             peer_devices: volumes.iter().map(|volume| (*volume, PeerDevice::new())).collect(),
             last_role: Role::Unknown,
             was_primary: false,
+            differs: false,
             last_handshake: Vec::new(),
             last_complaint: None,
             complaints: 0,

@@ -533,6 +533,7 @@ impl Resource {
         self.send_state(volume);
         self.void_followers(volume);
         self.resize_without_disk(volume);
+        self.sampling_without_disk(volume);
         let waiting: Vec<u64> = self
             .requests
             .iter()

@@ -272,7 +272,9 @@ impl Resource {
                 }
                 target
                     .retry_at
+                    // Until a flush under way has ended nothing is tried.
                     .filter(|_| connection.stage == Stage::Open)
+                    .filter(|_| !target.flushing && !target.finishing)
                     .into_iter()
                     .for_each(&mut sooner);
                 if !peer.pause.any()

@@ -37,7 +37,9 @@ impl Resource {
         let total = bits * BLOCK_SIZE;
         let rate = ResyncRate::new(&self.config.disk_options(volume), now, total);
         let peer = self.peer_device(c, volume);
+        peer.target_round += 1;
         peer.target = Some(SyncTarget {
+            round: peer.target_round,
             rate,
             pauses: PauseClock::new(peer.pause.any(), now),
             cursor: 0,
@@ -266,7 +268,8 @@ impl Resource {
                 return self.next_pass(c, volume);
             } else if left == 0 && target.end_received && target.pieces.is_empty() {
                 target.finishing = true;
-                self.flush_disk(volume, Then::EndFlushed { c, socket });
+                let round = target.round;
+                self.flush_disk(volume, Then::EndFlushed { c, socket, round });
             }
             return;
         }
@@ -281,7 +284,8 @@ impl Resource {
             target.flushing = true;
             target.unflushed_blocks = 0;
             target.last_flush = now;
-            self.flush_disk(volume, Then::TargetFlushed { c, socket, count });
+            let round = target.round;
+            self.flush_disk(volume, Then::TargetFlushed { c, socket, round, count });
         }
     }
 
@@ -331,9 +335,18 @@ impl Resource {
         }
     }
 
-    pub(crate) fn target_flushed(&mut self, c: usize, volume: VolumeNumber, count: usize) {
+    /// `round`: of the resync that it was for. Another one may run by now in the same session: the source's disk
+    /// has gone and come back.
+    pub(crate) fn target_flushed(
+        &mut self,
+        c: usize,
+        volume: VolumeNumber,
+        round: u64,
+        count: usize,
+    ) {
         let now = self.now;
-        let Some(target) = self.peer_device(c, volume).target.as_mut() else { return };
+        let target = self.peer_device(c, volume).target.as_mut();
+        let Some(target) = target.filter(|target| target.round == round) else { return };
         target.flushing = false;
         let done: Vec<(u64, u64)> = target.unflushed.drain(..count).collect();
         let save = now.ms_since(target.last_save) >= SAVE_MS;
@@ -351,9 +364,9 @@ impl Resource {
         self.pump_target(c, volume);
     }
 
-    pub(crate) fn target_end_flushed(&mut self, c: usize, volume: VolumeNumber) {
+    pub(crate) fn target_end_flushed(&mut self, c: usize, volume: VolumeNumber, round: u64) {
         let socket = self.connections[c].active.expect("checked by the caller");
-        if self.peer_device(c, volume).target.is_none() {
+        if self.peer_device(c, volume).target.as_ref().is_none_or(|target| target.round != round) {
             return;
         }
         self.slot_whole(c, volume, BitmapState::AllClear);
@@ -362,7 +375,7 @@ impl Resource {
             DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE,
             DeviceFlags::OUTDATED | DeviceFlags::SURVIVED,
         );
-        self.save_superblock(volume, Then::EndSaved { c, socket });
+        self.save_superblock(volume, Then::EndSaved { c, socket, round });
     }
 
     /// The session was lost meanwhile: the disk is whole all the same, durably, and says so before
@@ -380,9 +393,17 @@ impl Resource {
         self.set_disk(volume, state);
     }
 
-    pub(crate) fn target_end_saved(&mut self, c: usize, volume: VolumeNumber) {
+    pub(crate) fn target_end_saved(&mut self, c: usize, volume: VolumeNumber, round: u64) {
         let now = self.now;
-        let Some(target) = self.peer_device(c, volume).target.take() else { return };
+        let target = self.peer_device(c, volume).target.take_if(|target| target.round == round);
+        let Some(target) = target else {
+            // The source's disk has gone meanwhile: this one is whole all the same, and says so durably.
+            if self.is_whole_unsaid(volume) {
+                self.set_disk(volume, DiskState::UpToDate);
+                self.send_state(volume);
+            }
+            return;
+        };
         let progress = target.rate.progress(now, 0);
         let paused_ms = target.pauses.total_ms(now);
         let ran_ms = progress.elapsed_ms.saturating_sub(paused_ms);

@@ -18,6 +18,7 @@ pub(crate) mod pair;
 mod parting;
 mod pause;
 mod resize;
+mod rounds;
 mod rules;
 mod second_look;
 mod secret;

@@ -247,4 +247,20 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         old: "        if is_mixed && taken > 0 {",
         new: "        if is_mixed && taken > 0 && self.has_ended {",
     },
+    Mutant {
+        name: "lost-cache-read-on",
+        breaks: "promise 3: a copy that lost its cache is read on by the clients whose writes were in it, and flushed",
+        by: By::Tests(&["--lib", "resource::tests::crossing"]),
+        file: "src/resource/data/clients.rs",
+        old: "        device.cut_off |= primary && device.disk != DiskState::UpToDate;",
+        new: "        device.cut_off |= primary && device.disk > DiskState::UpToDate;",
+    },
+    Mutant {
+        name: "bump-read-early",
+        breaks: "R4: a generation that no disk took is what clients have read",
+        by: By::Tests(&["--lib", "resource::tests::no_detour"]),
+        file: "src/resource/peer/loss.rs",
+        old: "        device.asked_uuid = uuid;\n        device.new_stint = false;",
+        new: "        device.exposed_uuid = uuid;\n        device.new_stint = false;",
+    },
 ];

@@ -109,8 +109,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "promise 4: a target clears bits before its flush",
         by: By::Seeds,
         file: "src/resource/sync/resync_target.rs",
-        old: "            self.flush_disk(volume, Then::TargetFlushed { c, socket, count });",
-        new: "            let _ = socket;\n            self.target_flushed(c, volume, count);",
+        old: "            self.flush_disk(volume, Then::TargetFlushed { c, socket, round, count });",
+        new: "            let _ = socket;\n            self.target_flushed(c, volume, round, count);",
     },
     Mutant {
         name: "verdict-no-survivor",

@@ -2,6 +2,8 @@
 
 use super::list::{By, Mutant};
 
+const ROUNDS: By = By::Tests(&["--lib", "resource::tests::rounds"]);
+
 pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "hole-let-go-of-early",
@@ -58,5 +60,37 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "src/resource/peer/handshake.rs",
         old: "            self.note_newer_peer(volume, &info);\n",
         new: "",
+    },
+    Mutant {
+        name: "save-goes-on-over-clear",
+        breaks: "bits: a save of a slot that was declared clear takes later bits along, and they count as saved",
+        by: ROUNDS,
+        file: "src/resource/disk/storage.rs",
+        old: "            saving.pages.truncate(saving.begun);\n",
+        new: "",
+    },
+    Mutant {
+        name: "round-unchecked",
+        breaks: "promise 4: a flush of an earlier resync clears bits of the next one",
+        by: ROUNDS,
+        file: "src/resource/sync/resync_target.rs",
+        old: "        let Some(target) = target.filter(|target| target.round == round) else { return };",
+        new: "        let Some(target) = target.filter(|target| target.round >= round) else { return };",
+    },
+    Mutant {
+        name: "failed-write-in-resync-unsaid",
+        breaks: "resync: a write that failed on the source alone is not copied, or copied no more",
+        by: ROUNDS,
+        file: "src/resource/data/write.rs",
+        old: "        connection.differs |= copies || told && news;",
+        new: "        connection.differs |= told && news && !copies;",
+    },
+    Mutant {
+        name: "dropped-begun-unsaid",
+        breaks: "bits: a write that was begun, held and dropped is on one disk, and no bit says so",
+        by: ROUNDS,
+        file: "src/resource/data/request.rs",
+        old: "                if request.begun {",
+        new: "                if request.begun && request.fua {",
     },
 ];

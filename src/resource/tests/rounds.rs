@@ -1,0 +1,194 @@
+//! Stories in which a step of an earlier resync, save or comparison ends in the middle of a later one, or beside a
+//! disk that has gone meanwhile.
+
+use super::crossing::is_flush;
+use super::give_up::idle_pair;
+use super::pair::{Disk, Pair, passing_pair, superblock, synced_pair};
+use crate::meta::{BitmapState, DeviceFlags, MetaOp, Superblock};
+use crate::resource::peer::connection::Save;
+use crate::resource::*;
+use crate::wire::Packet;
+
+const DETACH: Command = Command::Detach { volume: 0, force: true };
+
+fn is_write(action: &Action) -> bool {
+    matches!(action, Action::DiskWrite { .. } | Action::DiskZeroes { .. })
+}
+
+fn is_read(action: &Action) -> bool {
+    matches!(action, Action::DiskRead { .. })
+}
+
+/// A bitmap of so many pages is saved in pieces, and the slot is declared clear between two of them.
+#[test]
+fn bits_that_are_set_after_a_slot_was_declared_clear_are_not_saved_by_a_save_from_before() {
+    let mut pair = Pair::new();
+    pair.kill(0);
+    pair.kill(1);
+    let large = Superblock { data_size: 40 << 30, ..superblock(0) };
+    pair.nodes[0].disk = Disk { superblock: Some(large), ..Disk::default() };
+    pair.up(0);
+    pair.primary(0, true);
+    let core = pair.nodes[0].core.as_mut().unwrap();
+    core.slot_whole(0, 0, BitmapState::AllClear);
+    core.peer_device(0, 0).bitmap.set(0, 1);
+    core.save_superblock(0, Then::Log);
+    core.save_bitmap(0, 0, Save::Unsaved, Then::Log);
+    pair.nodes[0].stall = |action| matches!(action, Action::Meta { op: MetaOp::Bitmap { .. }, .. });
+    pair.event(0, Event::Timeout);
+    pair.settle();
+    assert!(!pair.nodes[0].stalled.is_empty());
+    let core = pair.nodes[0].core.as_mut().unwrap();
+    core.slot_whole(0, 0, BitmapState::AllClear);
+    let last = core.peer_device(0, 0).bitmap.blocks() - 1;
+    core.peer_device(0, 0).bitmap.set(last, 1);
+    core.save_superblock(0, Then::Log);
+    pair.nodes[0].unstall();
+    pair.run(100);
+    let bitmap = &mut pair.nodes[0].core.as_mut().unwrap().peer_device(0, 0).bitmap;
+    assert_eq!(bitmap.unsaved_pages().len(), 1, "what is on the disk says that it is clear");
+}
+
+#[test]
+fn a_flush_of_an_earlier_resync_vouches_for_nothing_of_the_next_one() {
+    let mut pair = idle_pair();
+    pair.nodes[1].stall = is_flush;
+    pair.admin(1, Command::Invalidate { volume: 0 }).unwrap();
+    pair.run(2_000);
+    assert!(!pair.nodes[1].stalled.is_empty(), "{}", pair.story());
+    // A read of it fails.
+    pair.nodes[0].core.as_mut().unwrap().disk_failed(0, DiskError::Io(5), "READ");
+    pair.event(0, Event::Timeout);
+    pair.run(100);
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+    pair.nodes[1].stall = |action| is_flush(action) || is_write(action);
+    pair.attach(0).unwrap();
+    pair.run(1_000);
+    let out_of_sync = |pair: &Pair| pair.status(0).connections[0].peer_devices[0].out_of_sync;
+    let before = out_of_sync(&pair);
+    let flush = pair.nodes[1].stalled.pop_front().unwrap();
+    pair.event(1, flush);
+    pair.run(10);
+    assert_eq!(out_of_sync(&pair), before, "nothing was flushed for this one");
+    pair.nodes[1].unstall();
+    pair.synced();
+}
+
+#[test]
+fn a_target_that_is_whole_is_so_where_the_source_has_lost_its_disk_by_then() {
+    let mut pair = idle_pair();
+    pair.nodes[1].stall = |action| match action {
+        Action::Meta { op: MetaOp::Superblock(superblock), .. } => {
+            superblock.flags & DeviceFlags::CONSISTENT != 0
+        }
+        _ => false,
+    };
+    pair.admin(1, Command::Invalidate { volume: 0 }).unwrap();
+    pair.run(2_000);
+    assert!(!pair.nodes[1].stalled.is_empty(), "{}", pair.story());
+    pair.admin(0, DETACH).unwrap();
+    assert_eq!(pair.disk(1), DiskState::Inconsistent);
+    pair.nodes[1].unstall();
+    pair.run(1_000);
+    assert_eq!(pair.disk(1), DiskState::UpToDate, "{}", pair.story());
+    pair.primary(1, false);
+    assert_eq!(pair.write(1, 7, 77), Ok(None));
+}
+
+/// Both nodes compare; the disk of one fails while it reads for the other.
+#[test]
+fn a_comparison_ends_with_the_disk_that_it_reads() {
+    let mut pair = Pair::new();
+    pair.run(2_000);
+    pair.nodes[1].mute = true;
+    let clear = || Command::NewCurrentUuid { volume: 0, clear_bitmap: true };
+    let id = pair.order(0, clear());
+    pair.order(1, clear());
+    pair.nodes[0].fail = is_read;
+    let air = std::mem::take(&mut pair.nodes[1].air);
+    pair.nodes[1].mute = false;
+    let asks = |event: &Event| matches!(event, Event::Packet { packet: Packet::Sample { .. }, .. });
+    let (asked, answered): (Vec<_>, Vec<_>) = air.into_iter().partition(asks);
+    assert!(!asked.is_empty() && !answered.is_empty());
+    for event in asked {
+        pair.event(0, event);
+    }
+    pair.settle();
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+    for event in answered {
+        pair.event(0, event);
+    }
+    pair.run(1_000);
+    assert_eq!(pair.nodes[0].admin.remove(&id).unwrap().unwrap_err().code, 118);
+}
+
+/// The peer has it, and goes by its own bits: it does not ask for the block, or says that it is in sync.
+#[test]
+fn a_write_that_failed_here_alone_in_the_middle_of_a_resync_is_resynced() {
+    for block in [5, 9] {
+        let mut pair = passing_pair();
+        pair.lose_link();
+        assert_eq!(pair.write(0, 9, 99), Ok(None));
+        pair.nodes[0].stall = is_read;
+        pair.link = true;
+        pair.run(20_000);
+        let state = pair.status(0).connections[0].peer_devices[0].replication_state;
+        assert_eq!(state, ReplicationState::SyncSource, "{}", pair.story());
+        pair.nodes[0].fail = is_write;
+        let id = pair.start_write(0, block, 11);
+        pair.nodes[0].unstall();
+        pair.run(5);
+        assert_eq!(pair.nodes[0].replies.get(&id), Some(&Err(ReplyError::Io)));
+        pair.nodes[0].fail = |_| false;
+        pair.run(20_000);
+        pair.synced();
+    }
+}
+
+#[test]
+fn a_pause_that_is_over_while_the_target_flushes_is_no_timer_that_has_passed() {
+    let mut pair = passing_pair();
+    pair.lose_link();
+    assert_eq!(pair.write(0, 9, 99), Ok(None));
+    assert_eq!(pair.write(0, 20, 99), Ok(None));
+    pair.nodes[1].fail = is_write;
+    pair.link = true;
+    pair.run(5_000);
+    let fails_once_more =
+        |action: &Action| matches!(action, Action::DiskWrite { offset, .. } if *offset == 9 * 4096);
+    pair.nodes[1].fail = fails_once_more;
+    pair.nodes[1].stall = is_flush;
+    let id = pair.start_write(0, 20, 98);
+    pair.run(2_000);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));
+    assert!(!pair.nodes[1].stalled.is_empty(), "{}", pair.story());
+    pair.now = pair.now.after_ms(15_000);
+    pair.event(1, Event::Timeout);
+    let next = pair.core(1).next_timeout();
+    assert!(next.is_none_or(|at| at > pair.now), "{}", pair.story());
+}
+
+/// The own disk has it, and the peer has not. A resync beside it may have cleared the bit meanwhile, when it told of
+/// what the peer had there before.
+#[test]
+fn a_write_that_was_taken_back_and_is_dropped_leaves_its_bits() {
+    let mut pair = synced_pair();
+    assert_eq!(pair.write(0, 5, 51), Ok(None));
+    pair.nodes[1].full = |action| matches!(action, Action::DiskWrite { offset: 36_864, .. });
+    let id = pair.start_write(0, 9, 99);
+    pair.nodes[1].stall = is_flush;
+    pair.nodes[0].core.as_mut().unwrap().renegotiate();
+    pair.event(0, Event::Timeout);
+    pair.settle();
+    let core = pair.nodes[0].core.as_mut().unwrap();
+    assert_eq!(core.held.len(), 1, "the peer's flush is waited for");
+    core.peer_device(0, 0).bitmap.clear(9, 1);
+    pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: false });
+    assert_ne!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));
+    assert!(pair.nodes[0].core.as_mut().unwrap().peer_device(0, 0).bitmap.any(9, 1));
+    pair.nodes[1].full = |_| false;
+    pair.nodes[1].unstall();
+    pair.run(1_000);
+    pair.cut();
+    pair.synced();
+}
