@@ -15,7 +15,7 @@
 
 use crate::meta::DeviceFlags;
 use crate::resource::disk::device::{Loss, Progress};
-use crate::resource::orders::order::{Step, refuse};
+use crate::resource::orders::order::{PATIENCE_MS, Step, refuse};
 use crate::resource::peer::connection::{PeerDevice, Stage};
 use crate::resource::peer::handlers::Called;
 use crate::resource::{
@@ -63,6 +63,8 @@ pub(crate) struct PeerFencing {
     pub(crate) outcome: Option<HandlerOutcome>,
     /// How often it was asked for nothing.
     pub(crate) unanswered: u32,
+    /// An answer did not count, for the peer was met meanwhile, since a promotion has begun to wait for it.
+    pub(crate) voided: bool,
 }
 
 impl Resource {
@@ -233,6 +235,17 @@ impl Resource {
         if !away || !settled || self.gap != Gap::None {
             return;
         }
+        let waits = self.running.as_ref().filter(|order| order.step == Step::Fence);
+        let late = waits.is_some_and(|order| self.now.ms_since(order.since) >= PATIENCE_MS);
+        if late && self.connections[c].fencing.voided {
+            // It comes and goes: a promotion does not wait for one handler after the other.
+            let (peer, name) = (&self.connections[c].name, &self.config.name);
+            let hint = format!(
+                "{peer} was met while fence-peer ran, and is away again: its answer did not count. Try again, or \
+                 see to the link first (`tandemadm why {name}`)."
+            );
+            return self.finish(Err(refuse(-18, &hint)));
+        }
         if !self.has_good_disk() {
             let text =
                 format!("{}Not fencing peer, I'm not even Consistent myself.", self.of_peer(c));
@@ -279,6 +292,7 @@ impl Resource {
             self.log(LogLevel::Info, text);
             if self.connections[c].fencing.phase == Phase::Asked {
                 // It is asked again if the peer is lost before it is connected.
+                self.connections[c].fencing.voided = true;
                 self.set_phase(c, Phase::Due);
             }
             return;
@@ -486,6 +500,7 @@ impl Resource {
         self.step(Step::Fence);
         for c in peers {
             self.connections[c].fencing.outcome = None;
+            self.connections[c].fencing.voided = false;
             self.set_phase(c, Phase::Due);
         }
         self.pump_fencing();

@@ -454,6 +454,31 @@ fn a_peer_that_comes_while_a_promotion_asks_is_asked_itself() {
     assert_eq!(pair.peer_disk(1), DiskState::UpToDate, "void");
 }
 
+/// One handler after the other would make an order that nobody answers.
+#[test]
+fn a_promotion_whose_peer_comes_and_goes_is_refused_after_a_while() {
+    let mut pair = lonely(ResourceOnly);
+    pair.kill(0);
+    pair.run(1_000);
+    pair.nodes[1].core.as_mut().unwrap().config.options.handler_timeout_ms = 300_000;
+    let id = pair.order(1, Command::Primary { force: None });
+    pair.run(40_000);
+    assert!(!pair.nodes[1].admin.contains_key(&id), "the handler runs");
+    // A handshake has begun, and does not come to its end.
+    pair.nodes[1].stall = |action| matches!(action, Action::Meta { .. });
+    pair.up(0);
+    pair.link = true;
+    pair.run(3_000);
+    assert!(pair.core(1).in_handshake(), "{}", pair.told(1));
+    pair.answers(1, Exited(4));
+    pair.kill(0);
+    pair.nodes[1].unstall();
+    pair.run(30_000);
+    let refusal = pair.nodes[1].admin.remove(&id).expect("answered").unwrap_err();
+    assert_eq!(refusal.code, -18, "{refusal:?}");
+    assert!(refusal.hint.contains("is away again"), "{refusal:?}");
+}
+
 #[test]
 fn a_frozen_primary_is_demoted_and_its_clients_are_let_go() {
     let mut pair = lonely(ResourceAndStonith);

@@ -82,8 +82,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "R10: Done is said before the target has said on its disk that it is whole",
         by: By::Seeds,
         file: "src/resource/sync/resync_target.rs",
-        old: "        self.save_superblock(volume, Then::EndSaved { c, socket });",
-        new: "        if true {\n            self.save_superblock(volume, Then::Log);\n            return self.target_end_saved(c, volume);\n        }\n        self.save_superblock(volume, Then::EndSaved { c, socket });",
+        old: "        self.save_superblock(volume, Then::EndSaved { c, socket, round });",
+        new: "        if true {\n            self.save_superblock(volume, Then::Log);\n            return self.target_end_saved(c, volume, round);\n        }\n        self.save_superblock(volume, Then::EndSaved { c, socket, round });",
     },
     Mutant {
         name: "restart-is-up-to-date",
