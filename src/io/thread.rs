@@ -551,7 +551,7 @@ impl<C> Shell<C> {
         self.clients.shut_down_sockets();
         self.peers.shut_down_sockets();
         let Self { shared, orders, mut waiters, held, stop, io, clients, peers, disks, .. } = self;
-        let status = Status { failed: Some(message.to_owned()), ..(*shared.latest()).clone() };
+        let status = (*shared.latest()).clone().after_failure(message);
         shared.publish(status);
         drop(held);
         waiters.drain().for_each(|(_, waiter)| {

@@ -48,6 +48,32 @@ pub struct Status {
     pub connections: Vec<ConnectionStatus>,
 }
 
+impl Status {
+    /// What is left of a resource whose thread has failed, with the message: it serves nobody, is connected to nobody,
+    /// and its disks are not used any more.
+    #[must_use]
+    pub fn after_failure(mut self, message: &str) -> Self {
+        self.failed = Some(message.to_owned());
+        self.role = Role::Unknown;
+        self.order = None;
+        for device in &mut self.devices {
+            if device.disk_state != DiskState::Diskless {
+                device.disk_state = DiskState::Failed;
+            }
+            device.clients.clear();
+        }
+        for connection in &mut self.connections {
+            connection.connection_state = ConnectionState::StandAlone;
+            connection.peer_role = Role::Unknown;
+            for peer in &mut connection.peer_devices {
+                peer.replication_state = ReplicationState::Off;
+                peer.peer_disk_state = DiskState::DUnknown;
+            }
+        }
+        self
+    }
+}
+
 /// The order that runs: whoever gave it may have gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderStatus {

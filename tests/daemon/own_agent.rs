@@ -373,6 +373,8 @@ fn the_own_agent_goes_through_its_cycle_and_a_silent_daemon_is_not_a_stopped_one
     assert_eq!(agent.probe(&pair.bob), NOT_RUNNING);
     agent.is(&pair.bob, "monitor", NOT_RUNNING);
     agent.is(&pair.bob, "stop", 0);
+    let kept = fs::read_dir(pair.bob.run_dir.join("up")).expect("a folder").count();
+    assert_eq!(kept, 0, "a daemon that is started now brings up what the cluster has stopped");
     agent.refuses(&pair.bob, "start", &short, 1, "tandemd does not run");
 
     // alice is promoted as soon as bob is off: until then its fence-peer waits.

@@ -184,7 +184,15 @@ impl Fake {
     }
 
     fn command(&self, command: &Command) -> AdminResult {
+        if let Some(message) = self.status().failed.clone() {
+            let text = "Invalid configuration request".to_owned();
+            return Err(Refusal { code: 162, text, hint: message });
+        }
         match command {
+            // Stands for a defect.
+            Command::Resize { .. } => {
+                self.change(|status| *status = status.clone().after_failure("as the test wishes"));
+            }
             Command::Primary { .. } | Command::AutoPromote | Command::HandOver => {
                 if self.status().devices.iter().any(|one| one.disk_state == DiskState::Diskless) {
                     return Err(Refusal {
@@ -230,7 +238,6 @@ impl Fake {
             | Command::Verify { .. }
             | Command::Repair { .. }
             | Command::NewCurrentUuid { .. }
-            | Command::Resize { .. }
             | Command::DevicesDetached { .. }
             | Command::UnfencePeer { .. }
             | Command::ForgetPeer { .. } => {}

@@ -451,12 +451,19 @@ impl Registry {
             self.settings.remembered.forget(resource);
             return Ok(String::new());
         };
+        if entry.status().failed.is_some() {
+            // Nobody is left there who could refuse, or say goodbye. Its disks stay locked until tandemd ends.
+            self.remove(&entry).await;
+            return Ok(format!(
+                "{resource} had failed: restart tandemd before it is brought up again"
+            ));
+        }
         self.devices_before(&entry, &Command::Down { shutdown: false }).await?;
         entry.ends.set(true);
         let text = match entry.order(Command::Down { shutdown: false }).await {
             Ok(text) => text,
-            // A resource that panicked cannot say goodbye; it can be removed.
-            Err(refusal) if refusal.code == -21 => refusal.hint,
+            // It has failed just now: it can be removed all the same.
+            Err(refusal) if entry.status().failed.is_some() => refusal.hint,
             Err(refusal) => {
                 entry.ends.set(false);
                 let after = super::devices::After::Attach;

@@ -611,3 +611,17 @@ fn a_device_that_was_detached_by_force_is_not_attached_until_it_is_closed() {
     }
     assert_eq!(devices(&daemon), [("r0/0".to_owned(), 0, true)]);
 }
+
+#[test]
+fn a_resource_that_has_failed_is_no_primary_and_can_be_taken_down() {
+    let daemon = Daemon::start();
+    let mut client = daemon.up("");
+    let resize = Command::Resize { volume: 0, size: None, assume_clean: false };
+    let order = Request::Order { resource: "r0".to_owned(), command: resize };
+    let _ = client.order(&order).unwrap();
+    let status = client.reports(Some("r0")).unwrap().remove(0).status;
+    assert!(status.failed.is_some() && status.role == Role::Unknown, "{status:?}");
+    let said = client.order(&Request::Down { resource: "r0".to_owned() }).unwrap();
+    assert!(said.unwrap().contains("restart tandemd"));
+    assert!(client.reports(Some("r0")).unwrap().is_empty());
+}

@@ -257,6 +257,7 @@ fn a_panic_marks_one_resource_failed_and_the_others_go_on() {
     let status = updates.blocking_recv().unwrap();
     assert!(status.failed.as_ref().unwrap().contains("as the test wishes"));
     assert_eq!(bad.handle.status().failed, status.failed);
+    assert_eq!(status.role, crate::resource::Role::Unknown, "it serves nobody");
     let refusal = bad.order(Command::Outdate { volume: 0 }).unwrap_err();
     assert!(refusal.hint.contains("as the test wishes"));
     // The lock stays: nobody may write beside operations that are still under way.

@@ -560,6 +560,7 @@ impl Resource {
             connection.next_dial.into_iter().for_each(&mut sooner);
             self.tentative_timeout(c).into_iter().for_each(&mut sooner);
             self.ask_again_at(c).into_iter().for_each(&mut sooner);
+            self.unfence_again_at(c).into_iter().for_each(&mut sooner);
             for (id, entry) in &connection.sockets {
                 if connection.active != Some(*id) && entry.connected {
                     sooner(entry.since.after_ms(options.timeout_ms));

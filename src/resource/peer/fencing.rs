@@ -53,6 +53,8 @@ pub(crate) struct PeerFencing {
     pub(crate) unfencing: bool,
     /// The peer is to be unfenced once it has all data.
     pub(crate) unfence_due: bool,
+    /// When unfence-peer is tried again, which has failed so often.
+    pub(crate) unfence_again: Option<(Time, u32)>,
     /// fence-peer was started, and nothing has been unfenced since.
     pub(crate) called: bool,
     /// The peer was met since fence-peer was started.
@@ -207,7 +209,10 @@ impl Resource {
             if fencing.phase == Phase::Due {
                 self.may_ask_fence_peer(c);
             } else if fencing.phase == Phase::Idle && self.is_in_sync(c) {
-                self.unfence(c);
+                let again = fencing.unfence_again;
+                if again.is_none_or(|(at, _)| at <= self.now) {
+                    self.unfence(c);
+                }
             }
         }
     }
@@ -221,8 +226,15 @@ impl Resource {
         if !self.has_good_disk() || !self.io_frozen() || !self.has_handler(Handler::FencePeer) {
             return None;
         }
-        let doubled = FIRST_PAUSE_MS << fencing.unanswered.saturating_sub(1).min(8);
-        Some(fencing.since.after_ms(doubled.min(LONGEST_PAUSE_MS)))
+        Some(fencing.since.after_ms(pause_ms(fencing.unanswered)))
+    }
+
+    /// When unfence-peer is tried again: it has failed, and what fence-peer has left behind stays.
+    pub(crate) fn unfence_again_at(&self, c: usize) -> Option<Time> {
+        let fencing = &self.connections[c].fencing;
+        let waits = fencing.unfence_due && !fencing.unfencing && fencing.phase == Phase::Idle;
+        let again = fencing.unfence_again.filter(|_| waits && self.is_in_sync(c));
+        again.map(|(at, _)| at).filter(|at| *at > self.now)
     }
 
     fn has_good_disk(&self) -> bool {
@@ -404,17 +416,32 @@ impl Resource {
             );
             return self.reply(id, Err(refuse(-2, &hint)));
         }
-        self.connections[c].fencing.unfence_due = true;
+        let fencing = &mut self.connections[c].fencing;
+        (fencing.unfence_due, fencing.unfence_again) = (true, None);
         self.reply(id, Ok(String::new()));
     }
 
     pub(crate) fn unfence_answered(&mut self, c: usize, outcome: HandlerOutcome) {
-        self.connections[c].fencing.unfencing = false;
-        let level = match outcome {
-            HandlerOutcome::Exited(0) => LogLevel::Info,
-            _ => LogLevel::Error,
+        let now = self.now;
+        let fencing = &mut self.connections[c].fencing;
+        fencing.unfencing = false;
+        let (level, again) = match outcome {
+            HandlerOutcome::Exited(0) => {
+                fencing.unfence_again = None;
+                (LogLevel::Info, String::new())
+            }
+            // It was ordered meanwhile, or is due again.
+            _ if fencing.unfence_due => (LogLevel::Error, String::new()),
+            _ => {
+                // What is left behind would keep the peer from being promoted.
+                let failed = fencing.unfence_again.map_or(0, |(_, failed)| failed) + 1;
+                let pause = pause_ms(failed);
+                fencing.unfence_again = Some((now.after_ms(pause), failed));
+                fencing.unfence_due = true;
+                (LogLevel::Error, format!(", it is tried again in {} s", pause / 1000))
+            }
         };
-        let text = format!("{}unfence-peer helper {outcome}", self.of_peer(c));
+        let text = format!("{}unfence-peer helper {outcome}{again}", self.of_peer(c));
         self.log(level, text);
         self.changed();
     }
@@ -557,6 +584,11 @@ impl Resource {
             again_ms: self.ask_again_at(c).map(|at| at.ms_since(now)),
         })
     }
+}
+
+/// From one time to the next, after so many in vain, ms.
+fn pause_ms(in_vain: u32) -> u64 {
+    (FIRST_PAUSE_MS << in_vain.saturating_sub(1).min(8)).min(LONGEST_PAUSE_MS)
 }
 
 fn is_on(peer: &PeerDevice) -> bool {

@@ -573,6 +573,25 @@ fn a_primary_that_is_demoted_while_it_loses_its_peer_has_still_survived() {
     }
 }
 
+/// What fence-peer has left behind would keep a peer that has everything from being promoted.
+#[test]
+fn an_unfence_peer_that_fails_is_tried_again() {
+    let mut pair = lonely(ResourceAndStonith);
+    pair.run(100);
+    pair.answers(0, Exited(4));
+    pair.link = true;
+    pair.run(20_000);
+    for _ in 0..3 {
+        assert_eq!(pair.calls(0), [Handler::UnfencePeer]);
+        pair.answers(0, Exited(1));
+        assert!(pair.calls(0).is_empty(), "not at once");
+        pair.run(60_000);
+    }
+    pair.answers(0, Exited(0));
+    pair.run(300_000);
+    assert!(pair.calls(0).is_empty(), "it is done");
+}
+
 #[test]
 fn a_policy_that_does_not_freeze_any_more_lets_go() {
     let mut pair = lonely(ResourceAndStonith);

@@ -4,6 +4,7 @@ use crate::config::{Host, HostVolume, nbd_device};
 use crate::control::arguments::{ForceWord, Verb};
 use crate::control::target::Target;
 use crate::control::{Report, Request, age, human};
+use crate::io::control::remembered::Remembered;
 use crate::resource::{AdminResult, Command, ConnectionState, ConnectionStatus, DiskState, Role};
 
 use super::client::Client;
@@ -64,7 +65,12 @@ impl Session {
     }
 
     fn down(&self, targets: &[Target]) -> Outcome {
-        let mut client = self.client()?;
+        let named = targets.iter().filter_map(Target::resource);
+        let mut client = self.client().inspect_err(|_| {
+            // A daemon that is started later does not bring them up, as it would after a crash.
+            let remembered = Remembered::new(&self.globals.run_dir);
+            named.for_each(|name| remembered.forget(name));
+        })?;
         let mut names: Vec<String> = Vec::new();
         for target in targets {
             match target.resource() {
@@ -77,10 +83,10 @@ impl Session {
             if !is_up {
                 // Nothing to do is done; but a name that nobody knows is a slip.
                 let configuration = self.configuration()?;
-                if configuration.names(&name) || configuration.config().has_errors() {
-                    return Ok(());
+                if !configuration.names(&name) && !configuration.config().has_errors() {
+                    return configuration.for_each(&[target_of(&name)?], |_, _, _| Ok(()));
                 }
-                return configuration.for_each(&[target_of(&name)?], |_, _, _| Ok(()));
+                // It may be on its way up after a crash.
             }
             told(&name, client.order(&Request::Down { resource: name.clone() })?)
         })

@@ -356,7 +356,8 @@ impl Compat {
 
 /// DRBD's configuration, where Tandem's is not there, or defines nothing, and nobody has named one.
 fn drbds_config() -> Option<String> {
-    let named = std::env::var_os("TANDEM_CONFIG").is_some();
+    // A handler has the daemon's own, which is this one where nobody has named another.
+    let named = std::env::var_os("TANDEM_CONFIG").is_some_and(|path| path != OWN_CONFIG);
     (!named && is_in_force(DRBDS_CONFIG, OWN_CONFIG)).then(|| DRBDS_CONFIG.to_owned())
 }
 
