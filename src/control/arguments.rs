@@ -282,9 +282,10 @@ pub enum Verb {
     },
     /// Serve the volumes from this node.
     Primary {
-        /// Accept one danger by name.
-        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "yes")]
-        force: Option<ForceWord>,
+        /// Accept a danger by name; where the volumes have one each, `inconsistent,outdated`.
+        #[arg(long, num_args = 0.., require_equals = true, default_missing_value = "yes")]
+        #[arg(value_delimiter = ',')]
+        force: Vec<ForceWord>,
         /// The connected Primary hands over: its clients get all their answers, both disks are
         /// flushed, its connections to clients are closed, and this node takes its place.
         #[arg(long, conflicts_with = "force")]

@@ -4,7 +4,7 @@
 
 use super::{Report, age, differs, kib, percent};
 use crate::resource::{
-    ConnectionState, ConnectionStatus, DiskState, NodeId, Reason, Status, VolumeNumber,
+    ConnectionState, ConnectionStatus, DiskState, NodeId, Reason, Role, Status, VolumeNumber,
 };
 
 /// So many reconnects within an hour are worth a look at the network.
@@ -91,6 +91,10 @@ fn findings(report: &Report) -> Vec<(Level, String)> {
             DiskState::UpToDate => continue,
             DiskState::Diskless if device.backing_disk == "none" => continue,
             DiskState::Diskless | DiskState::Failed => Level::Critical,
+            // Its clients get errors.
+            _ if status.role == Role::Primary && !good_copy(status, device.volume) => {
+                Level::Critical
+            }
             // Seen below, with its progress.
             DiskState::Inconsistent if resyncs(status, device.volume) => continue,
             DiskState::Inconsistent
@@ -114,6 +118,12 @@ fn findings(report: &Report) -> Vec<(Level, String)> {
         found.push((Level::Warning, format!("{name} runs with another configuration")));
     }
     found
+}
+
+/// A peer has an UpToDate disk of the volume, and is connected.
+fn good_copy(status: &Status, volume: VolumeNumber) -> bool {
+    let mut peers = status.connections.iter().flat_map(|one| &one.peer_devices);
+    peers.any(|peer| peer.volume == volume && peer.peer_disk_state == DiskState::UpToDate)
 }
 
 fn resyncs(status: &Status, volume: VolumeNumber) -> bool {
@@ -218,6 +228,14 @@ mod tests {
         assert!(text.starts_with("WARNING: r0/0 Diskless on bob (1 of 1) | "), "{text}");
         report.peer_clients.push((1, 0));
         assert!(of(&[report]).starts_with("OK: "));
+    }
+
+    #[test]
+    fn a_primary_without_a_good_copy_is_critical() {
+        let mut report = fixtures::peer_down();
+        assert!(report.status.role == Role::Primary);
+        report.status.devices[0].disk_state = DiskState::Outdated;
+        assert!(of(&[report]).starts_with("CRITICAL: r0/0 Outdated"));
     }
 
     #[test]

@@ -4,10 +4,10 @@
 use std::fmt::Write;
 
 use super::Report;
-use super::arguments::{ForceWord, Verb};
+use super::arguments::Verb;
 use super::target::Target;
 use crate::config::{Definition, Host, MetaDisk, same_host};
-use crate::resource::{ConnectionState, DiskState, VolumeNumber};
+use crate::resource::{ConnectionState, DiskState, Force, VolumeNumber};
 
 /// The steps of up, attach and connect, of a resource that may be up.
 pub struct Steps<'a> {
@@ -152,13 +152,8 @@ pub fn word(verb: &Verb) -> Option<(String, &[Target])> {
             ("primary --hand-over".to_owned(), &targets.targets)
         }
         Verb::Primary { force, targets, .. } => {
-            let force = match force {
-                None => "",
-                Some(ForceWord::Plain) => " --force",
-                Some(ForceWord::Inconsistent) => " --force=inconsistent",
-                Some(ForceWord::Outdated) => " --force=outdated",
-                Some(ForceWord::Blank) => " --force=blank",
-            };
+            let force = Force::of(force.iter().map(|word| Force::from(*word)));
+            let force = force.map(|force| format!(" {}", force.option())).unwrap_or_default();
             (format!("primary{force}"), &targets.targets)
         }
         Verb::Secondary { forced, wait, targets } => {

@@ -22,7 +22,7 @@ pub struct AttachedDisk {
     pub meta: LoadedMeta,
 }
 
-/// Which danger a `primary --force` accepts. Force never covers two dangers.
+/// Which danger a `primary --force` accepts. It covers none that is not named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Force {
     /// `--force`: for a JUST_CREATED or a Consistent disk.
@@ -33,6 +33,82 @@ pub enum Force {
     Outdated,
     /// `--force=blank`: this disk is blank, the peer's holds a file system.
     Blank,
+    /// `--force=inconsistent,outdated`: the volumes have one each, and all are named.
+    Several(Dangers),
+}
+
+/// Dangers that are named together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dangers {
+    /// [`Force::Plain`].
+    pub plain: bool,
+    /// [`Force::Inconsistent`].
+    pub inconsistent: bool,
+    /// [`Force::Outdated`].
+    pub outdated: bool,
+    /// [`Force::Blank`].
+    pub blank: bool,
+}
+
+impl Force {
+    /// Each danger by itself, with its word after `--force=`.
+    pub const WORDS: [(Self, &'static str); 4] = [
+        (Self::Plain, "yes"),
+        (Self::Inconsistent, "inconsistent"),
+        (Self::Outdated, "outdated"),
+        (Self::Blank, "blank"),
+    ];
+
+    /// Several dangers; `None`: not one.
+    #[must_use]
+    pub fn of(dangers: impl IntoIterator<Item = Self>) -> Option<Self> {
+        dangers.into_iter().fold(None, |all, one| match all {
+            None => Some(one),
+            Some(all) if all == one => Some(all),
+            Some(all) => Some(Self::Several(all.dangers().and(one.dangers()))),
+        })
+    }
+
+    /// It names this danger.
+    #[must_use]
+    pub fn names(self, danger: Self) -> bool {
+        let (own, other) = (self.dangers(), danger.dangers());
+        own.and(other) == own
+    }
+
+    /// How it is given: `--force`, `--force=outdated`, `--force=yes,outdated`.
+    #[must_use]
+    pub fn option(self) -> String {
+        if self == Self::Plain {
+            return "--force".to_owned();
+        }
+        let named = Self::WORDS.iter().filter(|(danger, _)| self.names(*danger));
+        let words: Vec<&str> = named.map(|(_, word)| *word).collect();
+        format!("--force={}", words.join(","))
+    }
+
+    fn dangers(self) -> Dangers {
+        let none = Dangers::default();
+        match self {
+            Self::Plain => Dangers { plain: true, ..none },
+            Self::Inconsistent => Dangers { inconsistent: true, ..none },
+            Self::Outdated => Dangers { outdated: true, ..none },
+            Self::Blank => Dangers { blank: true, ..none },
+            Self::Several(dangers) => dangers,
+        }
+    }
+}
+
+impl Dangers {
+    fn and(self, other: Self) -> Self {
+        Self {
+            plain: self.plain || other.plain,
+            inconsistent: self.inconsistent || other.inconsistent,
+            outdated: self.outdated || other.outdated,
+            blank: self.blank || other.blank,
+        }
+    }
 }
 
 /// An order of `tandemadm`, already checked for form.

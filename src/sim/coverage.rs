@@ -256,6 +256,9 @@ pub(super) fn order_name(command: &Command) -> &'static str {
         Command::Primary { force: Some(Force::Inconsistent) } => "primary --force=inconsistent",
         Command::Primary { force: Some(Force::Outdated) } => "primary --force=outdated",
         Command::Primary { force: Some(Force::Blank) } => "primary --force=blank",
+        Command::Primary { force: Some(Force::Several(_)) } => {
+            "primary --force=inconsistent,outdated"
+        }
         Command::AutoPromote => "auto-promote",
         Command::HandOver => "primary --hand-over",
         Command::DevicesDetached { .. } => "devices-detached",

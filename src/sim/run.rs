@@ -424,13 +424,16 @@ impl Cluster {
     /// No disk is good: a person forces the one to keep, and the other one loses its data.
     fn keep_one(&mut self) {
         let keep = self.chance.admin.index(2);
-        let device = self.nodes[keep].device(0);
-        let fresh = device.is_some_and(|d| d.current_uuid == crate::meta::JUST_CREATED);
-        let force = match device.map(|d| d.disk_state).filter(|_| !fresh) {
-            Some(DiskState::Inconsistent) => Force::Inconsistent,
-            Some(DiskState::Outdated) => Force::Outdated,
-            _ => Force::Plain,
-        };
+        let status = self.nodes[keep].status.iter();
+        let dangers = status.flat_map(|status| &status.devices).map(|device| {
+            let fresh = device.current_uuid == crate::meta::JUST_CREATED;
+            match device.disk_state {
+                DiskState::Inconsistent if !fresh => Force::Inconsistent,
+                DiskState::Outdated => Force::Outdated,
+                _ => Force::Plain,
+            }
+        });
+        let force = Force::of(dangers).unwrap_or(Force::Plain);
         self.command(
             1 - keep,
             Command::Disconnect { peer: u8::from(keep == 1), force: true, for_ms: None },

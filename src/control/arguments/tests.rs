@@ -39,12 +39,13 @@ fn force_takes_one_danger_by_name() {
         other => panic!("{other:?}"),
     };
     let cases = [
-        ("", None),
-        ("--force", Some(ForceWord::Plain)),
-        ("--force=yes", Some(ForceWord::Plain)),
-        ("--force=inconsistent", Some(ForceWord::Inconsistent)),
-        ("--force=outdated", Some(ForceWord::Outdated)),
-        ("--force=blank", Some(ForceWord::Blank)),
+        ("", vec![]),
+        ("--force", vec![ForceWord::Plain]),
+        ("--force=yes", vec![ForceWord::Plain]),
+        ("--force=inconsistent", vec![ForceWord::Inconsistent]),
+        ("--force=outdated", vec![ForceWord::Outdated]),
+        ("--force=blank", vec![ForceWord::Blank]),
+        ("--force=yes,outdated", vec![ForceWord::Plain, ForceWord::Outdated]),
     ];
     for (word, expected) in cases {
         assert_eq!(force(&format!("tandemadm primary {word} r0")), expected);

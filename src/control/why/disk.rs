@@ -127,6 +127,11 @@ pub(super) fn finding(report: &View<'_>, device: &DeviceStatus) -> Option<Findin
         {
             Some(without_disk(report, device))
         }
+        DiskState::Outdated | DiskState::Inconsistent
+            if report.status.role == Role::Primary && good_peer(report, device).is_none() =>
+        {
+            Some(without_copy(report, device))
+        }
         DiskState::Consistent => Some(undecided(report, device)),
         DiskState::Outdated => Some(outdated(report, device)),
         DiskState::Inconsistent if is_stuck(report, device) => Some(inconsistent(report, device)),
@@ -150,6 +155,50 @@ fn good_peer<'a>(report: &'a View<'_>, device: &DeviceStatus) -> Option<&'a str>
             .any(|peer| peer.volume == device.volume && peer.peer_disk_state == DiskState::UpToDate)
     });
     connected.map(|connection| connection.name.as_str())
+}
+
+/// A Primary whose clients have nothing to read: `next` leads out.
+fn no_copy(report: &View<'_>, device: &DeviceStatus, state: String, next: Vec<String>) -> Finding {
+    let volume = name(&report.status, device);
+    Finding {
+        severity: severity::NO_COPY,
+        headline: format!("{volume}: NO COPY IS REACHABLE on {}", report.status.node_name),
+        state,
+        open: Vec::new(),
+        why: "neither the own disk nor a connected peer holds UpToDate data.".to_owned(),
+        data: Some("reads and writes of clients fail until one of them is back.".to_owned()),
+        next,
+    }
+}
+
+/// The own disk of a Primary is not the newest, as far as is known, and nobody else's is there.
+fn without_copy(report: &View<'_>, device: &DeviceStatus) -> Finding {
+    let note = match device.disk_note.as_str() {
+        "" => String::new(),
+        note => format!(" {}", sentence(note)),
+    };
+    let state = format!("{} ({}).{note}", device.disk_state, device.backing_disk);
+    let gone = "the peer is gone for good:";
+    no_copy(report, device, state, for_a_primary(report, device, gone))
+}
+
+/// The peer has what clients have written there; `own`: what is done for the own disk.
+fn for_a_primary(report: &View<'_>, device: &DeviceStatus, own: &str) -> Vec<String> {
+    let (node, resource) = (&report.status.node_name, &report.status.name);
+    let danger = match device.disk_state {
+        DiskState::Inconsistent => "inconsistent",
+        _ => "outdated",
+    };
+    vec![
+        format!(
+            "1. bring the peer back (`tandemadm why {resource}` there): what clients have written since may be \
+             there alone."
+        ),
+        format!(
+            "2. {own} Where {node}'s disk is not UpToDate then, its clients have to go: `tandemadm secondary \
+             --force {resource}`, `tandemadm primary --force={danger} {resource}`; what only the peer has is lost."
+        ),
+    ]
 }
 
 fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
@@ -185,15 +234,12 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
         human(device.size)
     );
     let Some(peer) = good_peer(report, device) else {
-        return Finding {
-            severity: severity::NO_COPY,
-            headline: format!("{volume}: NO COPY IS REACHABLE on {node}"),
-            state,
-            open: Vec::new(),
-            why: "neither the own disk nor a connected peer holds UpToDate data.".to_owned(),
-            data: Some("reads and writes of clients fail until one of them is back.".to_owned()),
-            next: vec![again, format!("or bring the peer back: `tandemadm why {resource}` there.")],
+        // The clients of a Primary may have gone on on the peer's since.
+        let next = match status.role {
+            Role::Primary => for_a_primary(report, device, &again),
+            _ => vec![again, format!("or bring the peer back: `tandemadm why {resource}` there.")],
         };
+        return no_copy(report, device, state, next);
     };
     let wrong = match device.disk_note.as_str() {
         "" => "has no disk attached",

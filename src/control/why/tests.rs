@@ -26,6 +26,20 @@ fn a_target_names_the_only_good_copy() {
 }
 
 #[test]
+fn a_primary_that_has_nothing_to_read_is_not_told_to_go_on_alone() {
+    for disk in [DiskState::Diskless, DiskState::Outdated] {
+        let mut report = fixtures::peer_down();
+        report.status.devices[0].disk_state = disk;
+        let text = blocks(&report);
+        assert!(text.starts_with("r0/0: NO COPY IS REACHABLE on alice.\n"), "{text}");
+        assert!(!text.contains("goes on alone"), "{text}");
+        assert!(text.contains("1. bring the peer back"), "{text}");
+        let order = "`tandemadm secondary --force r0`, `tandemadm primary --force=outdated r0`";
+        assert!(text.contains(order), "{text}");
+    }
+}
+
+#[test]
 fn a_lost_peer_is_told_with_what_it_lacks() {
     let text = blocks(&fixtures::peer_down());
     assert!(text.starts_with("r0: bob is not reachable; alice goes on alone.\n"), "{text}");

@@ -5,7 +5,7 @@ use super::handshake::last;
 use super::{Finding, View, human, name, out_of_sync, sentence, severity, short, since};
 use crate::control::{age, events};
 use crate::meta::JUST_CREATED;
-use crate::resource::{ConnectionStatus, DeviceStatus, DiskState, Reason, Role};
+use crate::resource::{ConnectionStatus, DeviceStatus, DiskState, Reason, Role, Status};
 
 /// The first line of State: what the network says.
 pub(super) fn network(report: &View<'_>, connection: &ConnectionStatus) -> String {
@@ -138,6 +138,9 @@ pub(super) fn unreachable(report: &View<'_>, connection: &ConnectionStatus) -> F
             true if status.suspended_fencing => {
                 format!("{resource}: {other} is not reachable; {node} waits until it is fenced")
             }
+            true if has_no_copy(status) => {
+                format!("{resource}: {other} is not reachable, and {node} has no good copy")
+            }
             true => format!("{resource}: {other} is not reachable; {node} goes on alone"),
             false if !blocked.is_empty() => {
                 let state = |device: &&DeviceStatus| {
@@ -170,6 +173,11 @@ pub(super) fn unreachable(report: &View<'_>, connection: &ConnectionStatus) -> F
         data: Some(data),
         next,
     }
+}
+
+/// A volume has no good copy here.
+fn has_no_copy(status: &Status) -> bool {
+    status.devices.iter().any(|device| device.disk_state != DiskState::UpToDate)
 }
 
 /// The volumes for which a Secondary without its peer is refused as Primary.

@@ -4,7 +4,7 @@
 //! - A promotion without force needs an UpToDate disk here or at a connected peer, and while a
 //!   session is open a peer that answers.
 //! - PRIMARY_IND is durable before the first client is served.
-//! - Force never covers two dangers; it makes a fresh current UUID and leaves the old one out of the
+//! - Force covers no danger that is not named; it makes a fresh current UUID and leaves the old one out of the
 //!   history, so that the old partner meets split brain and nobody is overwritten.
 
 use crate::meta::{BLANK, BitmapState, DeviceFlags};
@@ -164,40 +164,28 @@ impl Resource {
             let hint = format!("{name}/{v} has no disk here and no UpToDate peer is connected.");
             return Err(refuse(-2, &hint));
         }
-        let created = device.backing.as_ref().is_some_and(Backing::is_just_created);
+        let created = self.is_created(v);
         let overwritten = self.data_that_a_blank_disk_would_overwrite(v).filter(|_| created);
-        let needed = match device.disk {
-            _ if overwritten.is_some() => Force::Blank,
-            _ if created => Force::Plain,
-            DiskState::Consistent => Force::Plain,
-            DiskState::Outdated => Force::Outdated,
-            _ => Force::Inconsistent,
-        };
-        let (word, danger) = match needed {
-            Force::Plain if created => (
-                "primary --force",
-                "this disk was never synced: forcing declares its content to be the data",
-            ),
-            Force::Plain => (
-                "primary --force",
+        let needed = self.danger_of(v).unwrap_or(Force::Plain);
+        let danger = match needed {
+            Force::Plain if created => {
+                "this disk was never synced: forcing declares its content to be the data"
+            }
+            Force::Plain => {
                 "the peer may have newer data. A forced disk starts a history of its own: the \
-                 peer's is never overwritten by itself, it then needs create-md and a full sync",
-            ),
-            Force::Blank => (
-                "primary --force=blank",
+                 peer's is never overwritten by itself, it then needs create-md and a full sync"
+            }
+            Force::Blank => {
                 "create-md found this disk blank, and the peer's not: forcing overwrites what is \
-                 there with nothing. Force the peer's instead",
-            ),
-            Force::Outdated => (
-                "primary --force=outdated",
-                "this disk is known to be old: writes that the peer has would be lost",
-            ),
-            Force::Inconsistent => (
-                "primary --force=inconsistent",
-                "this disk is a mix of old and new blocks: its file system may be broken",
-            ),
+                 there with nothing. Force the peer's instead"
+            }
+            Force::Outdated => {
+                "this disk is known to be old: writes that the peer has would be lost"
+            }
+            _ => "this disk is a mix of old and new blocks: its file system may be broken",
         };
-        if let Some(source) = self.source_of(v).filter(|_| force != Some(needed)) {
+        let is_named = force.is_some_and(|force| force.names(needed));
+        if let Some(source) = self.source_of(v).filter(|_| !is_named) {
             let hint = format!(
                 "{name}/{v} is {}, and is being copied from {source}: wait for the end (`tandemadm \
                  wait-sync {name}`), then promote.",
@@ -206,12 +194,16 @@ impl Resource {
             return Err(refuse(-2, &hint));
         }
         // Its danger may be named before the peer is met.
-        let named = force == Some(Force::Blank) && self.is_blank_and_alone(v);
-        if force != Some(needed) && !named {
+        let early =
+            force.is_some_and(|force| force.names(Force::Blank)) && self.is_blank_and_alone(v);
+        if !is_named && !early {
             let found = overwritten.map(|found| format!(" ({found})")).unwrap_or_default();
             let first = self.before_force(v, created);
+            // Of the other volumes too, or they would refuse it.
+            let all = Force::of(self.devices.keys().filter_map(|v| self.danger_of(*v)));
+            let option = all.unwrap_or(needed).option();
             let hint = format!(
-                "{name}/{v} is {}; {danger}{found}. {first}tandemadm {word} {name}",
+                "{name}/{v} is {}; {danger}{found}. {first}tandemadm primary {option} {name}",
                 device.disk
             );
             return Err(refuse(-2, &hint));
@@ -227,6 +219,27 @@ impl Resource {
             }
         }
         Ok(())
+    }
+
+    fn is_created(&self, v: VolumeNumber) -> bool {
+        self.devices[&v].backing.as_ref().is_some_and(Backing::is_just_created)
+    }
+
+    /// What a promotion with the own disk as it is risks; `None`: nothing, or there is none.
+    fn danger_of(&self, v: VolumeNumber) -> Option<Force> {
+        let device = &self.devices[&v];
+        if device.disk == DiskState::UpToDate || !device.writable() {
+            return None;
+        }
+        let created = self.is_created(v);
+        let overwritten = created && self.data_that_a_blank_disk_would_overwrite(v).is_some();
+        Some(match device.disk {
+            _ if overwritten => Force::Blank,
+            _ if created => Force::Plain,
+            DiskState::Consistent => Force::Plain,
+            DiskState::Outdated => Force::Outdated,
+            _ => Force::Inconsistent,
+        })
     }
 
     /// The peer that the own disk is being copied from.
@@ -370,7 +383,8 @@ impl Resource {
     /// named, with no peer in sight that could hold data, is marked: the first handshake sees it.
     fn force_identity(&mut self, volume: VolumeNumber) {
         let named = self.running.as_ref().and_then(|running| force_of(&running.command));
-        let unseen = named == Some(Force::Plain) && self.is_blank_and_alone(volume);
+        let unseen = named.is_some_and(|force| !force.names(Force::Blank))
+            && self.is_blank_and_alone(volume);
         if self.device(volume).size == 0 {
             let size = self.device(volume).backing.as_ref().map_or(0, |backing| backing.data_size);
             self.set_size(volume, size);

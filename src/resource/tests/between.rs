@@ -325,8 +325,19 @@ fn time_in_which_this_process_did_not_run_is_no_order_s() {
     assert_eq!(pair.disk(0), DiskState::Diskless);
 }
 
-/// One node with two volumes, and nobody else; `met`: the peer has been there once.
+/// One node with two volumes, and nobody else; `met`: the peer has been there once. It is Primary.
 fn two_volumes(met: bool) -> Resource {
+    let mut core = two_resting_volumes(met, [0; 2]);
+    core.handle(
+        Time(1),
+        Event::Admin { id: 3, command: Command::Primary { force: Some(Force::Plain) } },
+    );
+    answer_all(&mut core, |_| true);
+    core
+}
+
+/// As [`two_volumes`], Secondary; `but`: flags that each disk has beside, or lacks.
+fn two_resting_volumes(met: bool, but: [u32; 2]) -> Resource {
     let mut config = config(0);
     let mut second = config.volumes[0].clone();
     second.number = 1;
@@ -340,6 +351,7 @@ fn two_volumes(met: bool) -> Resource {
             superblock.peers[0].device_uuid = 101;
             (superblock.current_uuid, superblock.effective_size) = (0x1000, SIZE);
             superblock.flags = DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE;
+            superblock.flags ^= but[usize::from(volume)];
         }
         let slot =
             LoadedSlot { set: SetBlocks::new(), damaged_pages: 0, seen_number: None, seen_copy: 0 };
@@ -358,12 +370,37 @@ fn two_volumes(met: bool) -> Resource {
         core.handle(Time(1), Event::Admin { id: 1 + u64::from(volume), command });
         answer_all(&mut core, |_| true);
     }
-    core.handle(
-        Time(1),
-        Event::Admin { id: 3, command: Command::Primary { force: Some(Force::Plain) } },
-    );
-    answer_all(&mut core, |_| true);
     core
+}
+
+/// A word covers nothing that it does not name, and the refusal names all that there is.
+#[test]
+fn volumes_with_a_danger_each_are_forced_by_naming_all() {
+    let mut core = two_resting_volumes(true, [DeviceFlags::CONSISTENT, DeviceFlags::OUTDATED]);
+    let mut primary = |force: Option<Force>| {
+        core.handle(Time(1), Event::Admin { id: 9, command: Command::Primary { force } });
+        let mut answer = None;
+        while let Some(action) = core.next_action() {
+            match action {
+                Action::AdminReply { result, .. } => answer = Some(result),
+                Action::DiskFlush { tag, .. } => {
+                    core.handle(Time(1), Event::DiskDone { tag, result: Ok(None) });
+                }
+                Action::Meta { tag, .. } => {
+                    core.handle(Time(1), Event::MetaDone { tag, result: Ok(()) });
+                }
+                _ => {}
+            }
+        }
+        answer.expect("an answer")
+    };
+    let both = Force::of([Force::Outdated, Force::Inconsistent]).unwrap();
+    assert_eq!(both.option(), "--force=inconsistent,outdated");
+    for force in [None, Some(Force::Plain), Some(Force::Inconsistent), Some(Force::Outdated)] {
+        let hint = primary(force).unwrap_err().hint;
+        assert!(hint.contains("tandemadm primary --force=inconsistent,outdated r0"), "{hint}");
+    }
+    assert!(primary(Some(both)).is_ok());
 }
 
 /// The disks of the volumes that `of` names answer at once.

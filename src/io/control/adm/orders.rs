@@ -5,7 +5,9 @@ use crate::control::arguments::{ForceWord, Verb};
 use crate::control::target::Target;
 use crate::control::{Report, Request, age, human};
 use crate::io::control::remembered::Remembered;
-use crate::resource::{AdminResult, Command, ConnectionState, ConnectionStatus, DiskState, Role};
+use crate::resource::{
+    AdminResult, Command, ConnectionState, ConnectionStatus, DiskState, Force, Role,
+};
 
 use super::client::Client;
 use super::{
@@ -40,7 +42,7 @@ impl Session {
                     (&targets.targets, |_: Option<_>, _: Option<_>| Command::HandOver);
                 self.running(targets, Wide::Resource, |_, _, _| Ok(()), &command)
             }
-            Verb::Primary { force, targets, .. } => self.primary(&targets.targets, force),
+            Verb::Primary { force, targets, .. } => self.primary(&targets.targets, &force),
             Verb::Invalidate(targets) => self.invalidate(&targets.targets),
             Verb::InvalidateRemote(targets) => self.invalidate_remote(&targets.targets),
             Verb::Verify { repair: true, from, targets, .. } => {
@@ -155,18 +157,15 @@ impl Session {
         })
     }
 
-    fn primary(&self, targets: &[Target], force: Option<ForceWord>) -> Outcome {
-        let ask = |report: &Report, _: Option<u16>, _: Option<&str>| match force {
-            Some(word) => ask_for_force(report, word),
-            None => match perhaps_primary(report) {
-                Some((what, other)) => {
-                    terminal::confirm(&what, "the node that you have made sure is OFF", &other)
-                }
-                None => Ok(()),
-            },
+    fn primary(&self, targets: &[Target], words: &[ForceWord]) -> Outcome {
+        let ask = |report: &Report, _: Option<u16>, _: Option<&str>| {
+            if let Some((what, other)) = perhaps_primary(report).filter(|_| words.is_empty()) {
+                terminal::confirm(&what, "the node that you have made sure is OFF", &other)?;
+            }
+            words.iter().try_for_each(|word| ask_for_force(report, *word))
         };
-        let command =
-            |_: Option<u16>, _: Option<u8>| Command::Primary { force: force.map(Into::into) };
+        let force = Force::of(words.iter().map(|word| Force::from(*word)));
+        let command = |_: Option<u16>, _: Option<u8>| Command::Primary { force };
         self.running(targets, Wide::Resource, ask, &command)?;
         if terminal::is_person() {
             let configuration = self.configuration().ok();
