@@ -52,7 +52,7 @@ pub use refusals::REFUSALS;
 pub use state::*;
 pub use status::*;
 
-use disk::device::{Device, Request};
+use disk::device::{CutOff, Device, Request};
 use orders::order::{Order, Running};
 use peer::connection::Connection;
 use peer::connection::PeerWrite;
@@ -567,7 +567,7 @@ impl Resource {
                 // Clients write from now on: an order to throw the own data away has lapsed.
                 self.connections.iter_mut().for_each(|c| c.discard_my_data = false);
                 // Nothing was answered since it is Primary.
-                self.devices.values_mut().for_each(|device| device.cut_off = false);
+                self.devices.values_mut().for_each(|device| device.cut_off = CutOff::No);
             }
             self.greet_anew();
             self.log(LogLevel::Info, text);

@@ -601,6 +601,10 @@ impl Entry {
 
     /// Which peers are not dialled, by order, is kept for the time after a crash.
     fn keep_apart(&self, status: &Status) {
+        if status.failed.is_some() {
+            // Its last word says nothing of what was ordered.
+            return;
+        }
         let mut apart = self.apart.borrow_mut();
         let stays = |peer: &&ConnectionStatus| match peer.reason {
             _ if peer.connection_state != ConnectionState::StandAlone => false,

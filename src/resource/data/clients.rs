@@ -6,7 +6,7 @@
 //!   exclusive` it is not let in, and whoever is in stays.
 //! - Nobody has a volume open that is not served: who comes too late is closed.
 
-use crate::resource::disk::device::Client;
+use crate::resource::disk::device::{Client, CutOff};
 use crate::resource::orders::order::Step;
 use crate::resource::{
     Action, ClientStatus, Command, DiskState, Gap, LogLevel, Resource, Role, SessionId,
@@ -97,12 +97,14 @@ impl Resource {
     pub(crate) fn a_copy_is_lost(&mut self, volume: VolumeNumber) {
         let primary = self.role == Role::Primary;
         let device = self.device(volume);
-        device.cut_off |= primary && device.disk != DiskState::UpToDate;
+        if primary && device.disk != DiskState::UpToDate && device.cut_off == CutOff::No {
+            device.cut_off = CutOff::Perhaps;
+        }
     }
 
     /// There is a copy to read again. If it is not known to have all that was answered, the clients have to know.
     pub(crate) fn there_is_a_copy(&mut self, volume: VolumeNumber) {
-        if std::mem::take(&mut self.device(volume).cut_off) {
+        if std::mem::take(&mut self.device(volume).cut_off) != CutOff::No {
             self.cut_clients_off(volume);
         }
     }

@@ -448,27 +448,44 @@ impl Resource {
     }
 
     /// Blocks differ from the peer's, and it cannot know: their bits are set. A resync under way goes by the bits of
-    /// its target, and what that one has copied before, or has told of already, would clear these: it begins anew
-    /// with the bits of both. So does a handshake that has told of the bits.
+    /// its target, and what that one has copied before, or tells of yet, would clear these: they are set once more
+    /// when both have agreed anew on what differs. A handshake that has told of the bits begins anew at once.
     fn differs(&mut self, c: usize, volume: VolumeNumber, (offset, length): (u64, u64)) {
+        let (first, count) = (offset / BLOCK_SIZE, length / BLOCK_SIZE);
         let peer = self.peer_device(c, volume);
         let before = peer.bitmap.count();
-        peer.bitmap.set(offset / BLOCK_SIZE, length / BLOCK_SIZE);
-        let (news, copies) =
-            (peer.bitmap.count() != before, peer.source.is_some() || peer.target.is_some());
+        peer.bitmap.set(first, count);
+        let news = peer.bitmap.count() != before;
+        let copies = peer.source.is_some() || peer.target.is_some();
+        if copies && !peer.differing.contains(&(first, count)) {
+            peer.differing.push((first, count));
+        }
         let connection = &mut self.connections[c];
-        let told = matches!(connection.stage, Stage::Handshake | Stage::Opening);
-        connection.differs |= copies || told && news;
+        match connection.stage {
+            Stage::Open if copies => self.renegotiate_with(c),
+            Stage::Handshake | Stage::Opening => connection.differs |= news || copies,
+            _ => {}
+        }
     }
 
-    /// Sessions that go by bits which are not those of both any more begin anew.
+    /// Sets again what a resync may have cleared since: nothing of it comes any more.
+    pub(crate) fn set_differing(&mut self, c: usize, volume: VolumeNumber, for_good: bool) {
+        let peer = self.peer_device(c, volume);
+        for (first, count) in &peer.differing {
+            peer.bitmap.set(*first, *count);
+        }
+        if for_good {
+            peer.differing.clear();
+        }
+    }
+
+    /// Handshakes that go by bits which are not those of both any more begin anew.
     pub(crate) fn pump_differing(&mut self) {
         for c in self.peers() {
-            if std::mem::take(&mut self.connections[c].differs)
-                && self.connections[c].active.is_some()
-            {
-                let detail = "a write has ended on one disk only, in the middle of a resync: what differs is \
-                              agreed on anew";
+            let differs = std::mem::take(&mut self.connections[c].differs);
+            if differs && self.connections[c].active.is_some() {
+                let detail =
+                    "a write has ended on one disk only during the handshake: it begins anew";
                 self.drop_connection(
                     c,
                     ConnectionState::NetworkFailure,

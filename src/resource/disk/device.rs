@@ -127,6 +127,18 @@ pub(crate) enum Loss {
     Marking,
 }
 
+/// Whether the clients of a Primary are disconnected when there is a copy to read again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum CutOff {
+    /// Nothing that was answered is missing.
+    #[default]
+    No,
+    /// Unless the copy that comes back says that it has lost nothing.
+    Perhaps,
+    /// It has said that it has.
+    Yes,
+}
+
 /// Who waits for a flush: client requests, and what else follows.
 pub(crate) type FlushWaiters = (Vec<u64>, Vec<Then>);
 
@@ -231,7 +243,7 @@ pub(crate) struct Device {
     pub(crate) came_back: Option<CameBack>,
     /// The only copy that clients could reach has failed under a Primary, or went away with its node: what
     /// they had not flushed may be gone when one is back.
-    pub(crate) cut_off: bool,
+    pub(crate) cut_off: CutOff,
     /// This node is Primary, and no good copy can be reached.
     pub(crate) degraded: bool,
     /// What happened to the disk last, for `why`.
@@ -273,7 +285,7 @@ impl Device {
             raise_at: None,
             hung_since: None,
             came_back: None,
-            cut_off: false,
+            cut_off: CutOff::No,
             degraded: false,
             note: String::new(),
         }

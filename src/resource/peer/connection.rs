@@ -325,6 +325,8 @@ pub(crate) struct PeerDevice {
     pub(crate) source: Option<SyncSource>,
     pub(crate) verify: Option<Verify>,
     pub(crate) last_verify: Option<LastVerify>,
+    /// Runs of blocks that differ, in the middle of a resync that may clear their bits; a few: they are agreed on soon.
+    pub(crate) differing: Vec<(u64, u64)>,
     /// Ranges that a resync or a verify holds (true) or waits for.
     pub(crate) resync_locks: BTreeMap<u64, bool>,
     pub(crate) received: u64,
@@ -375,6 +377,7 @@ impl PeerDevice {
             source: None,
             verify: None,
             last_verify: None,
+            differing: Vec::new(),
             resync_locks: BTreeMap::new(),
             received: 0,
             sent: 0,

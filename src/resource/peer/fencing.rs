@@ -19,8 +19,8 @@ use crate::resource::orders::order::{PATIENCE_MS, Step, refuse};
 use crate::resource::peer::connection::{PeerDevice, Stage};
 use crate::resource::peer::handlers::Called;
 use crate::resource::{
-    DiskState, Fencing, FencingStatus, Gap, Handler, HandlerOutcome, LogLevel, NodeId, Refusal,
-    ReplicationState, ReplyError, Resource, Role, Then, Time, VolumeNumber,
+    Command, DiskState, Fencing, FencingStatus, Gap, Handler, HandlerOutcome, LogLevel, NodeId,
+    Refusal, ReplicationState, ReplyError, Resource, Role, Then, Time, VolumeNumber,
 };
 
 /// From no answer of fence-peer to the next time it is asked: twice as long after each.
@@ -250,6 +250,11 @@ impl Resource {
         let waits = self.running.as_ref().filter(|order| order.step == Step::Fence);
         let late = waits.is_some_and(|order| self.now.ms_since(order.since) >= PATIENCE_MS);
         if late && self.connections[c].fencing.voided {
+            let running = self.running.as_ref().map(|order| &order.command);
+            if matches!(running, Some(Command::Primary { force: Some(_) })) {
+                // It goes ahead without an answer.
+                return self.set_phase(c, Phase::Unanswered);
+            }
             // It comes and goes: a promotion does not wait for one handler after the other.
             let (peer, name) = (&self.connections[c].name, &self.config.name);
             let hint = format!(

@@ -8,6 +8,7 @@
 //! - A new handshake in an open session (attach, invalidate, force) goes the same way.
 
 use crate::meta::{DeviceFlags, HISTORY};
+use crate::resource::disk::device::CutOff;
 use crate::resource::orders::order::Step;
 use crate::resource::peer::connection::{Opening, Side, Stage};
 use crate::resource::peer::generation::{Side as GenerationSide, same, went_on_from};
@@ -30,11 +31,15 @@ impl Resource {
     /// Asks for a new handshake in every open session.
     pub(crate) fn renegotiate(&mut self) {
         for c in self.peers() {
-            if self.connections[c].stage == Stage::Open {
-                self.connections[c].stage = Stage::Quiescing;
-                self.connections[c].stage_since = self.now;
-                self.changed();
-            }
+            self.renegotiate_with(c);
+        }
+    }
+
+    pub(crate) fn renegotiate_with(&mut self, c: usize) {
+        if self.connections[c].stage == Stage::Open {
+            self.connections[c].stage = Stage::Quiescing;
+            self.connections[c].stage_since = self.now;
+            self.changed();
         }
     }
 
@@ -92,6 +97,7 @@ impl Resource {
         for volume in self.volumes() {
             // What it rests on is in question now.
             self.pump_verify(c, volume);
+            self.set_differing(c, volume, false);
         }
         let tie = self.prng.next_u64();
         self.connections[c].tie = tie;
@@ -642,13 +648,19 @@ impl Resource {
         peer.peer_info = Some(info);
         let reads = self.role == Role::Primary && disk == DiskState::UpToDate;
         let device = self.device(volume);
-        // It has lost nothing, or would have said that it is Consistent.
-        device.cut_off &= !reads;
+        device.cut_off = match (device.cut_off, disk) {
+            // It has lost nothing, or would have said that it is Consistent.
+            (CutOff::Perhaps, DiskState::UpToDate) if reads => CutOff::No,
+            // It has said so: a resync from it, or what it says later, makes that no better.
+            (CutOff::Perhaps, DiskState::Consistent) => CutOff::Yes,
+            (as_before, _) => as_before,
+        };
         if reads && device.backing.is_none() {
             // What clients read from now on.
             (device.exposed_uuid, device.asked_uuid) = (uuid, 0);
         }
         self.set_peer_disk(c, volume, disk);
+        self.set_differing(c, volume, true);
         self.begin_opening(c, volume);
     }
 }

@@ -9,7 +9,7 @@
 use crate::meta::DeviceFlags;
 use crate::resource::disk::bitmap::Bitmap;
 use crate::resource::disk::came_back::CameBack;
-use crate::resource::disk::device::{Loss, Progress};
+use crate::resource::disk::device::{CutOff, Loss, Progress};
 use crate::resource::peer::connection::{SentKind, Side, Stage};
 use crate::resource::{
     Action, ConnectionState, DiskError, DiskState, Handler, LogLevel, OnIoError, Reason,
@@ -109,6 +109,7 @@ impl Resource {
         self.drop_waiting_peer_writes(c, volume);
         self.forget_copies(c, volume);
         self.verify_over(c, volume, Err("the connection is gone"));
+        self.set_differing(c, volume, true);
         let peer = self.peer_device(c, volume);
         let replication = peer.replication;
         let opening = peer.opening;
@@ -493,7 +494,9 @@ impl Resource {
         let goes_on = self.peer_goes_on(volume);
         let device = self.device(volume);
         device.note = note;
-        device.cut_off |= only_copy;
+        if only_copy {
+            device.cut_off = CutOff::Perhaps;
+        }
         self.set_disk(volume, DiskState::Failed);
         self.leave_disk(volume);
         self.part(volume, goes_on);

@@ -541,6 +541,36 @@ fn clients_of_a_copy_that_lost_its_cache_are_cut_off_before_it_is_read_again() {
     }
 }
 
+/// It was the source of a resync when the link failed again, and says that it is UpToDate by then.
+#[test]
+fn a_copy_that_has_said_that_it_lost_its_cache_does_not_take_that_back() {
+    let mut pair = synced_pair();
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
+    pair.request(0, 5000, Op::Read { offset: 7 * 4096, length: 4096 }).unwrap();
+    pair.run(100);
+    pair.write(0, 31, 2).unwrap();
+    pair.nodes[0].fail = |_| false;
+    pair.lose_power(1);
+    pair.nodes[1].disk.blocks.remove(&31);
+    pair.run(100);
+    pair.up(1);
+    pair.run(10_000);
+    pair.nodes[1].stall = is_flush;
+    pair.attach_later(0);
+    pair.run(500);
+    assert_eq!(pair.disk(0), DiskState::Inconsistent, "{}", pair.story());
+    // Its word that it is UpToDate does not arrive.
+    pair.nodes[1].mute = true;
+    pair.nodes[1].unstall();
+    pair.run(100);
+    assert_eq!(pair.disk(1), DiskState::UpToDate, "{}", pair.story());
+    pair.nodes[1].air.clear();
+    pair.nodes[1].mute = false;
+    pair.cut();
+    pair.run(10_000);
+    assert_eq!(pair.request(0, 5002, Op::Flush), Err(ReplyError::Shutdown), "{}", pair.story());
+}
+
 #[test]
 fn the_only_disk_of_a_primary_whose_node_merely_lost_its_process_goes_on() {
     let mut pair = synced_pair();

@@ -145,6 +145,31 @@ fn a_write_that_failed_here_alone_in_the_middle_of_a_resync_is_resynced() {
     }
 }
 
+/// It never ends, for a block of its target cannot be written; and no other request fails for it.
+#[test]
+fn a_bad_block_of_a_primary_in_the_middle_of_a_resync_fails_no_other_request() {
+    let mut pair = passing_pair();
+    pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+    assert_eq!(pair.write(0, 9, 99), Ok(None));
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskWrite { offset: 36_864, .. });
+    pair.attach(0).unwrap();
+    pair.run(20_000);
+    assert_eq!(pair.disk(0), DiskState::Inconsistent, "{}", pair.story());
+    let sessions = pair.status(0).connections[0].sessions;
+    for round in 1..=3 {
+        let read = Op::Read { offset: 5 * 4096, length: 4096 };
+        pair.request_later(0, 7_000 + round, read);
+        assert_eq!(pair.write(0, 9, 100 + round), Err(ReplyError::Io));
+        pair.run(100);
+        assert!(matches!(pair.nodes[0].replies.get(&(7_000 + round)), Some(Ok(Some(_)))));
+        assert_eq!(pair.write(0, 20, round), Ok(None));
+    }
+    assert_eq!(pair.status(0).connections[0].sessions, sessions, "{}", pair.story());
+    pair.nodes[0].fail = |_| false;
+    pair.run(20_000);
+    pair.synced();
+}
+
 #[test]
 fn a_pause_that_is_over_while_the_target_flushes_is_no_timer_that_has_passed() {
     let mut pair = passing_pair();

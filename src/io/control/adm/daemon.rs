@@ -33,6 +33,10 @@ impl Session {
         match (client.last_order(&Request::Daemon { order })?, order) {
             (Some(Ok(text)), _) => print(&format!("{text}\n")),
             (Some(Err(refusal)), _) => Err(Failure::refused("tandemd", &refusal)),
+            (None, DaemonOrder::Stop { .. }) if client.was_replaced(&pid) => Err(Failure::new(
+                11,
+                "tandemd was restarted by another order that was given at the same time, and runs; try again",
+            )),
             (None, DaemonOrder::Stop { .. }) => Ok(()),
             (None, DaemonOrder::Restart { .. }) if client.was_replaced(&pid) => {
                 print("tandemd was started anew by another order that was given at the same time\n")

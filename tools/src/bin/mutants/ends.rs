@@ -252,8 +252,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "promise 3: a copy that lost its cache is read on by the clients whose writes were in it, and flushed",
         by: By::Tests(&["--lib", "resource::tests::crossing"]),
         file: "src/resource/data/clients.rs",
-        old: "        device.cut_off |= primary && device.disk != DiskState::UpToDate;",
-        new: "        device.cut_off |= primary && device.disk > DiskState::UpToDate;",
+        old: "        if primary && device.disk != DiskState::UpToDate && device.cut_off",
+        new: "        if primary && device.disk > DiskState::UpToDate && device.cut_off",
     },
     Mutant {
         name: "bump-read-early",

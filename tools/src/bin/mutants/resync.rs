@@ -82,8 +82,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "resync: a write that failed on the source alone is not copied, or copied no more",
         by: ROUNDS,
         file: "src/resource/data/write.rs",
-        old: "        connection.differs |= copies || told && news;",
-        new: "        connection.differs |= told && news && !copies;",
+        old: "        if copies && !peer.differing.contains(&(first, count)) {",
+        new: "        if copies && !news && !peer.differing.contains(&(first, count)) {",
     },
     Mutant {
         name: "dropped-begun-unsaid",
