@@ -9,7 +9,7 @@ use super::{
 use crate::control::{age, percent};
 use crate::resource::{
     ConnectionState, ConnectionStatus, DiskState, HandshakeStatus, PeerDeviceStatus, Reason,
-    ReplicationState, ResyncSuspended, Role,
+    ReplicationState, ResyncSuspended, Role, Status,
 };
 
 /// What there is to say of one connection.
@@ -332,6 +332,17 @@ fn refused(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
     }
 }
 
+/// The volumes whose disks are no copies of each other, as an order names them: those of the others stay.
+fn unrelated(status: &Status, connection: &ConnectionStatus) -> String {
+    let all = &connection.last_handshake;
+    let met = all.iter().filter(|met| met.outcome == Reason::UnrelatedData.name());
+    let volumes: Vec<String> = met.map(|met| format!("{}/{}", status.name, met.volume)).collect();
+    match volumes.is_empty() || volumes.len() == all.len() {
+        true => status.name.clone(),
+        false => volumes.join(" "),
+    }
+}
+
 /// What was refused, what is at risk, and what to do.
 fn refusal(
     report: &View<'_>,
@@ -356,8 +367,9 @@ fn refusal(
             vec![
                 format!(
                     "if {node} is the new or wrong disk, on {node}: `tandemadm down {resource}`, \
-                     `tandemadm create-md --force {resource}` (what is on that disk is then lost), \
-                     `tandemadm up {resource}`; if it is {other}, the same there."
+                     `tandemadm create-md --force {0}` (what is on that disk is then lost), \
+                     `tandemadm up {resource}`; if it is {other}, the same there.",
+                    unrelated(status, connection)
                 ),
                 "If you are not sure, stop here: nothing is overwritten while the nodes are \
                  StandAlone."

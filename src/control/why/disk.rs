@@ -1,10 +1,11 @@
 //! Findings about the own disk.
 
+use super::unreachable::force_option;
 use super::{Finding, View, age, connection, human, is_resync, name, sentence, severity};
 use crate::control::ATTACH_FAILED;
 use crate::meta::JUST_CREATED;
 use crate::resource::{
-    ConnectionState, ConnectionStatus, DeviceStatus, DiskState, ONLY_A_NEW_CONNECTION, Role,
+    ConnectionState, ConnectionStatus, DeviceStatus, DiskState, Force, ONLY_A_NEW_CONNECTION, Role,
 };
 
 /// The own disk does not answer.
@@ -353,7 +354,8 @@ fn undecided(report: &View<'_>, device: &DeviceStatus) -> Finding {
             first,
             format!(
                 "2. {peer} is gone for good, or you have made sure that it was not used alone: \
-                 `tandemadm primary --force {resource}` on {node}."
+                 `tandemadm primary {} {resource}` on {node}.",
+                force_option(report, Force::Plain)
             ),
         ],
     }
@@ -417,8 +419,9 @@ fn outdated(report: &View<'_>, device: &DeviceStatus) -> Finding {
         next: vec![
             format!("1. usual: connect to {peer}; {node} is brought up to date by itself."),
             format!(
-                "2. {peer} is lost for good and you accept the loss: `tandemadm primary \
-                 --force=outdated {resource}` on {node}."
+                "2. {peer} is lost for good and you accept the loss: `tandemadm primary {} {resource}` on \
+                 {node}.",
+                force_option(report, Force::Outdated)
             ),
         ],
     }

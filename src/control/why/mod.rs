@@ -17,7 +17,8 @@ mod verify;
 
 use super::{Report, Zone, age, human};
 use crate::resource::{
-    ClientStatus, ConnectionStatus, DeviceStatus, DiskState, ReplicationState, Role, Status,
+    ClientStatus, ConnectionState, ConnectionStatus, DeviceStatus, DiskState, ReplicationState,
+    Role, Status,
 };
 
 /// One thing that a person should know.
@@ -246,6 +247,13 @@ fn suspended(report: &View<'_>) -> Option<Finding> {
     let status = &report.status;
     let node = &status.node_name;
     let resume = format!("`tandemadm resume-io {}`.", status.name);
+    let alone = |one: &ConnectionStatus| one.connection_state == ConnectionState::StandAlone;
+    let went_on = status.connections.iter().any(alone);
+    let secondary = format!(
+        "the peer went on meanwhile: `tandemadm secondary --force {0}` on {node}, then what is said below of the \
+         connection; clients are served by the peer.",
+        status.name
+    );
     let (headline, why, next) = if status.suspended_user {
         ("I/O is frozen by order", "`tandemadm suspend-io` on this node.", resume.as_str())
     } else if status.suspended_fencing {
@@ -256,7 +264,13 @@ fn suspended(report: &View<'_>) -> Option<Finding> {
         (
             "I/O is frozen: this process did not run for a while",
             "the peer may have been promoted meanwhile; it is asked first.",
-            "wait: it ends with the peer's answer, or when one full attempt has failed.",
+            match went_on {
+                // It has answered.
+                true => &secondary,
+                false => {
+                    "wait: it ends with the peer's answer, or when one full attempt has failed."
+                }
+            },
         )
     } else if status.suspended_handshake {
         (

@@ -40,6 +40,52 @@ fn a_primary_that_has_nothing_to_read_is_not_told_to_go_on_alone() {
 }
 
 #[test]
+fn volumes_with_a_danger_each_are_forced_by_one_order_that_names_both() {
+    let mut report = fixtures::mirrored(fixtures::peer_down());
+    report.status.role = Role::Secondary;
+    let mut second = report.status.devices[0].clone();
+    second.volume = 1;
+    report.status.devices.push(second);
+    for connection in &mut report.status.connections {
+        let mut peer = connection.peer_devices[0].clone();
+        peer.volume = 1;
+        connection.peer_devices.push(peer);
+        connection.connection_state = ConnectionState::Connecting;
+    }
+    report.status.devices[0].disk_state = DiskState::Outdated;
+    report.status.devices[1].disk_state = DiskState::Inconsistent;
+    report.status.devices[1].current_uuid = 0x1234_5678;
+    let text = blocks(&report);
+    assert!(text.contains("`tandemadm primary --force=inconsistent,outdated r0`"), "{text}");
+    assert!(!text.contains("--force=outdated r0"), "{text}");
+}
+
+#[test]
+fn after_a_gap_in_which_the_peer_went_on_nobody_waits() {
+    let mut report = fixtures::healthy();
+    report.status.suspended_gap = true;
+    assert!(blocks(&report).contains("wait: it ends with the peer's answer"));
+    report.status.connections[0].connection_state = ConnectionState::StandAlone;
+    let text = blocks(&report);
+    assert!(text.contains("`tandemadm secondary --force r0` on alice"), "{text}");
+}
+
+#[test]
+fn only_the_volumes_that_are_unrelated_are_made_anew() {
+    let mut report = fixtures::healthy();
+    let mut met = fixtures::handshake();
+    (met.volume, met.outcome) = (0, "source-use-bitmap".to_owned());
+    let mut other = met.clone();
+    (other.volume, other.outcome) = (1, Reason::UnrelatedData.name().to_owned());
+    let connection = &mut report.status.connections[0];
+    connection.last_handshake = vec![met, other];
+    (connection.connection_state, connection.reason) =
+        (ConnectionState::StandAlone, Reason::UnrelatedData);
+    let text = blocks(&report);
+    assert!(text.contains("`tandemadm create-md --force r0/1`"), "{text}");
+}
+
+#[test]
 fn a_lost_peer_is_told_with_what_it_lacks() {
     let text = blocks(&fixtures::peer_down());
     assert!(text.starts_with("r0: bob is not reachable; alice goes on alone.\n"), "{text}");

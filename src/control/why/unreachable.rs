@@ -5,7 +5,7 @@ use super::handshake::last;
 use super::{Finding, View, human, name, out_of_sync, sentence, severity, short, since};
 use crate::control::{age, events};
 use crate::meta::JUST_CREATED;
-use crate::resource::{ConnectionStatus, DeviceStatus, DiskState, Reason, Role, Status};
+use crate::resource::{ConnectionStatus, DeviceStatus, DiskState, Force, Reason, Role, Status};
 
 /// The first line of State: what the network says.
 pub(super) fn network(report: &View<'_>, connection: &ConnectionStatus) -> String {
@@ -124,7 +124,10 @@ pub(super) fn unreachable(report: &View<'_>, connection: &ConnectionStatus) -> F
             "bring {other} back: `systemctl status tandemd`, `tandemadm up {resource}` there; what \
              {node} lacks is then copied by itself."
         );
-        let ways = blocked.iter().map(|device| way_out(report, device, other));
+        let ways: Vec<String> = match together(report, &blocked, other) {
+            Some(all) => vec![all],
+            None => blocked.iter().map(|device| way_out(report, device, other)).collect(),
+        };
         numbered(std::iter::once(back).chain(ways))
     } else {
         vec![
@@ -187,6 +190,43 @@ fn blocked<'a>(report: &'a View<'_>) -> Vec<&'a DeviceStatus> {
     }
     let devices = report.status.devices.iter();
     devices.filter(|device| device.disk_state != DiskState::UpToDate).collect()
+}
+
+/// What a promotion with the disk as it is risks; `None`: nothing, or there is none.
+fn danger(device: &DeviceStatus) -> Option<Force> {
+    match device.disk_state {
+        DiskState::Inconsistent if device.current_uuid == JUST_CREATED => Some(Force::Plain),
+        DiskState::Inconsistent => Some(Force::Inconsistent),
+        DiskState::Outdated => Some(Force::Outdated),
+        DiskState::Consistent => Some(Force::Plain),
+        _ => None,
+    }
+}
+
+/// `--force` for this danger, and those of the other volumes: or they would refuse it.
+pub(super) fn force_option(report: &View<'_>, own: Force) -> String {
+    let others = report.status.devices.iter().filter_map(danger);
+    Force::of(std::iter::once(own).chain(others)).unwrap_or(own).option()
+}
+
+/// The order that names the dangers of several volumes, where that is what it takes.
+fn together(report: &View<'_>, blocked: &[&DeviceStatus], other: &str) -> Option<String> {
+    let dangers: Vec<Force> = blocked.iter().map(|one| danger(one)).collect::<Option<_>>()?;
+    let all = Force::of(dangers.iter().copied())?;
+    if dangers.contains(&all) {
+        return None;
+    }
+    let (node, resource) = (&report.status.node_name, &report.status.name);
+    let disks: Vec<String> = blocked
+        .iter()
+        .map(|device| format!("{} is {}", name(&report.status, device), device.disk_state))
+        .collect();
+    Some(format!(
+        "{other} is gone for good: `tandemadm primary {} {resource}` on {node}; {}: what {other} has written since \
+         is lost, and a disk that is Inconsistent is a mix of old and new blocks.",
+        all.option(),
+        disks.join(", ")
+    ))
 }
 
 /// How to go on without the peer, and what that costs.
