@@ -33,11 +33,13 @@ impl Resource {
             let result = self.disconnect_again(c, for_ms);
             return self.reply(id, result);
         }
+        // Also while a new handshake runs.
         let only = self.role == Role::Primary
             && self.volumes().into_iter().any(|v| {
-                self.devices[&v].disk != DiskState::UpToDate && self.reading_peer(v) == Some(c)
+                self.devices[&v].disk != DiskState::UpToDate
+                    && self.connections[c].peer_devices[&v].peer_disk == DiskState::UpToDate
             });
-        if only && !force && self.connections[c].stage == Stage::Open {
+        if only && !force && is_met(&self.connections[c]) {
             let hint = "This Primary reads from that peer; --force ends its data access.";
             return self.reply(id, Err(refuse(-2, hint)));
         }
@@ -53,7 +55,7 @@ impl Resource {
     /// A Primary that has no good disk of its own lives on this one: only force takes it away.
     pub(crate) fn needed_by_a_peer(&self, volumes: &[VolumeNumber]) -> Option<Refusal> {
         let needs = |c: &&Connection| {
-            c.stage == Stage::Open
+            is_met(c)
                 && c.peer_role == Role::Primary
                 && volumes.iter().any(|volume| {
                     self.devices[volume].disk == DiskState::UpToDate
@@ -349,4 +351,9 @@ impl Resource {
             _ => self.finish(Ok(String::new())),
         }
     }
+}
+
+/// The session is open, or is being negotiated anew.
+fn is_met(connection: &Connection) -> bool {
+    connection.stage == Stage::Open || connection.state == ConnectionState::Connected
 }

@@ -75,6 +75,29 @@ fn a_primary_without_a_disk_knows_the_generation_that_the_primary_before_it_bega
     assert!(connection.detail.contains("exposed-data"), "{}", connection.detail);
 }
 
+/// Its generation is asked for then, and that is no moment to leave.
+#[test]
+fn a_primary_without_a_disk_does_not_leave_its_peer_right_after_its_promotion() {
+    let mut pair = idle_pair();
+    pair.admin(0, detach(false)).unwrap();
+    pair.primary(1, false);
+    pair.event(1, Event::SessionClosed { session: SessionId(2), disconnect: true });
+    pair.admin(1, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+    pair.event(0, Event::Admin { id: 9_001, command: Command::Primary { force: None } });
+    while pair.core(0).role != Role::Primary {
+        let mut nodes = pair.nodes.iter_mut().enumerate();
+        let event = nodes.find_map(|(n, node)| Some((n, node.done.pop_front()?)));
+        let (n, event) = event.expect("it is promoted");
+        pair.event(n, event);
+    }
+    let leave = Command::Disconnect { peer: 1, force: false, for_ms: None };
+    pair.event(0, Event::Admin { id: 9_002, command: leave });
+    pair.run(1_000);
+    assert_eq!(pair.nodes[0].admin.remove(&9_002).unwrap().unwrap_err().code, -2);
+    let connection = &pair.status(0).connections[0];
+    assert_eq!(connection.connection_state, ConnectionState::Connected, "{}", connection.detail);
+}
+
 #[test]
 fn no_generation_is_begun_by_order_beside_a_primary_that_reads_here() {
     let mut pair = synced_pair();
