@@ -17,8 +17,8 @@ mod verify;
 
 use super::{Report, Zone, age, human};
 use crate::resource::{
-    ClientStatus, ConnectionState, ConnectionStatus, DeviceStatus, DiskState, ReplicationState,
-    Role, Status,
+    ClientStatus, ConnectionState, ConnectionStatus, DeviceStatus, DiskState, PeerDeviceStatus,
+    ReplicationState, Role, Status,
 };
 
 /// One thing that a person should know.
@@ -412,8 +412,12 @@ fn healthy(report: &View<'_>) -> Finding {
     for one in &status.connections {
         state.push(format!("{} is Connected {}", one.name, since(report, one)));
     }
-    let fresh = super::events::promotion_score(status) == 0
-        && status.devices.iter().any(|device| device.disk_state == DiskState::Inconsistent);
+    let new: Vec<&DeviceStatus> = status
+        .devices
+        .iter()
+        .filter(|device| device.disk_state == DiskState::Inconsistent)
+        .collect();
+    let fresh = super::events::promotion_score(status) == 0 && !new.is_empty();
     let disks: Vec<String> =
         status.devices.iter().map(|device| device.disk_state.to_string()).collect();
     state.push(match status.connections.is_empty() {
@@ -437,19 +441,41 @@ fn healthy(report: &View<'_>) -> Finding {
     let peer = status.connections.first().map_or("the peer", |one| one.name.as_str());
     let peer_is_primary = status.connections.iter().any(|one| one.peer_role == Role::Primary);
     let (severity, headline, data, next) = if fresh {
+        let names: Vec<String> = new.iter().map(|device| name(status, device)).collect();
+        let names = names.join(" ");
+        let peers = || status.connections.iter().flat_map(|one| &one.peer_devices);
+        let is_away = |one: &&PeerDeviceStatus| {
+            let known = one.peer_disk_state > DiskState::Diskless
+                && one.peer_disk_state != DiskState::DUnknown;
+            !known && new.iter().any(|device| device.volume == one.volume)
+        };
+        let which = match new.len() == status.devices.len() {
+            true => "the disks are new".to_owned(),
+            false => format!("the disk of {names} is new"),
+        };
+        let mut next = vec![format!(
+            "on the node with the data to keep: `tandemadm primary --force {resource}`."
+        )];
+        if peers().any(|one| is_away(&one)) {
+            // It may be the one with the data.
+            next.insert(
+                0,
+                format!(
+                    "{peer} has the disk with the data: `tandemadm attach {names}` on {peer}; it is copied \
+                     here then."
+                ),
+            );
+        } else {
+            next.push(format!(
+                "both disks blank and equal: `tandemadm new-current-uuid --clear-bitmap {names}` on \
+                 one node (no sync)."
+            ));
+        }
         (
             severity::FRESH,
-            format!("{resource}: the disks are new; nobody has said whose data is the right one"),
+            format!("{resource}: {which}; nobody has said whose data is the right one"),
             Some("the first `primary --force` decides: the other disk is overwritten.".to_owned()),
-            vec![
-                format!(
-                    "on the node with the data to keep: `tandemadm primary --force {resource}`."
-                ),
-                format!(
-                    "both disks blank and equal: `tandemadm new-current-uuid --clear-bitmap \
-                     {resource}/0` on one node (no sync)."
-                ),
-            ],
+            next,
         )
     } else {
         let next = match status.role {

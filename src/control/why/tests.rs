@@ -61,6 +61,25 @@ fn volumes_with_a_danger_each_are_forced_by_one_order_that_names_both() {
 }
 
 #[test]
+fn a_new_disk_beside_one_that_is_not_attached_is_not_declared_to_be_the_data() {
+    let mut report = fixtures::healthy();
+    report.status.role = Role::Secondary;
+    let mut second = report.status.devices[0].clone();
+    (second.volume, second.disk_state) = (1, DiskState::Inconsistent);
+    second.current_uuid = crate::meta::JUST_CREATED;
+    report.status.devices.push(second);
+    let connection = &mut report.status.connections[0];
+    connection.peer_role = Role::Secondary;
+    let mut peer = connection.peer_devices[0].clone();
+    (peer.volume, peer.peer_disk_state) = (1, DiskState::Diskless);
+    connection.peer_devices.push(peer);
+    let text = blocks(&report);
+    assert!(text.contains("r0: the disk of r0/1 is new"), "{text}");
+    assert!(text.contains("`tandemadm attach r0/1` on bob"), "{text}");
+    assert!(!text.contains("--clear-bitmap"), "{text}");
+}
+
+#[test]
 fn after_a_gap_in_which_the_peer_went_on_nobody_waits() {
     let mut report = fixtures::healthy();
     report.status.suspended_gap = true;
