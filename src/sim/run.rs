@@ -212,7 +212,7 @@ impl Cluster {
     /// asks for one.
     pub(super) fn settle(&mut self) -> End {
         let mut end = End::InSync;
-        let mut refusals = 0;
+        let (mut refusals, mut looks) = (0, 0);
         let deadline = self.in_ms(SETTLE_MS);
         while self.violation.is_none() && self.now < deadline {
             // An order that still runs may take a node down.
@@ -235,7 +235,8 @@ impl Cluster {
                     return self.refused(reason);
                 }
             }
-            self.help(reason, refusals);
+            looks += 1;
+            self.help(reason, refusals, looks);
         }
         if self.violation.is_none() {
             let ms = SETTLE_MS;
@@ -270,6 +271,20 @@ impl Cluster {
         })
     }
 
+    /// Of some volume no disk is good, and one is not attached.
+    fn nothing_good(&self) -> bool {
+        (0..self.options.volumes).any(|volume| {
+            self.nodes.iter().all(|n| {
+                n.device(volume).is_some_and(|d| {
+                    matches!(
+                        d.disk_state,
+                        DiskState::Inconsistent | DiskState::Outdated | DiskState::Diskless
+                    )
+                })
+            })
+        })
+    }
+
     /// Why a connection was refused, if one was.
     fn refusal(&self) -> Reason {
         let of = |n: &super::node::Node| {
@@ -289,8 +304,8 @@ impl Cluster {
         reasons.next().unwrap_or(Reason::None)
     }
 
-    /// What a person does about it.
-    fn help(&mut self, reason: Reason, times: u32) {
+    /// What a person does about it, who has looked so often, and has seen a refusal so many `times`.
+    fn help(&mut self, reason: Reason, times: u32, looks: u32) {
         self.note(&format!("a person looks at it: {reason}"));
         for node in 0..2 {
             self.attach_what_is_missing(node);
@@ -306,7 +321,9 @@ impl Cluster {
             let victim = self.chance.admin.index(2);
             return self.make_anew(victim);
         }
-        if reason != Reason::None || self.both_bad() {
+        // A Primary takes no new disk beside one that is no good: its clients go first.
+        let nothing_good = looks > 5 && self.nothing_good();
+        if reason != Reason::None || self.both_bad() || nothing_good {
             self.clients.stopped = true;
             self.hang_up_all();
             self.run_until(self.in_ms(2_000), |_| false);
@@ -314,7 +331,9 @@ impl Cluster {
                 self.command(node, Command::Secondary { force: true, wait_ms: 0 });
             }
             self.run_until(self.in_ms(2_000), |_| false);
-            if times > 1 || self.both_bad() {
+            if times > 1 || self.both_bad() || nothing_good {
+                // Also a disk that was refused to a Primary.
+                (0..2).for_each(|node| self.attach_what_is_missing(node));
                 self.keep_one();
             }
         }
