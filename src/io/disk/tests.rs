@@ -202,6 +202,32 @@ fn a_durable_write_is_told_after_its_sync_where_the_write_itself_is_not_durable(
     bench.end();
 }
 
+/// The system tells an error of what was acknowledged before once, and only once: not as a lack of space, which is
+/// tried again.
+#[test]
+fn a_durable_write_without_space_is_written_and_synced_apart() {
+    for lost in [false, true] {
+        let mut bench = Bench::new(true, SAFE);
+        bench.write(Tag(1), true);
+        assert_eq!(bench.complete(Some(-libc::ENOSPC)), DiskStep::Write(Tag(1)));
+        assert_eq!(bench.event(), None);
+        assert_eq!(bench.complete(None), DiskStep::Write(Tag(1)));
+        assert_eq!(bench.event(), None, "it is not durable yet");
+        assert_eq!(bench.complete(lost.then_some(-libc::ENOSPC)), DiskStep::SyncData);
+        let result = if lost { Err(DiskError::Io(libc::ENOSPC)) } else { Ok(None) };
+        assert_eq!(bench.event(), Some(Event::DiskDone { tag: Tag(1), result }));
+        bench.end();
+    }
+    // It is full.
+    let mut bench = Bench::new(true, SAFE);
+    bench.write(Tag(1), true);
+    bench.complete(Some(-libc::ENOSPC));
+    bench.complete(Some(-libc::ENOSPC));
+    let result = Err(DiskError::NoSpace);
+    assert_eq!(bench.event(), Some(Event::DiskDone { tag: Tag(1), result }));
+    bench.end();
+}
+
 #[test]
 fn flushes_that_are_switched_off_are_not_done() {
     let mut bench = Bench::new(false, Flushes { disk: false, meta: false });

@@ -16,6 +16,9 @@ pub(super) struct Write {
     length: u32,
     done: u32,
     fua: bool,
+    /// Made durable by a sync of its own: in one operation the disk had no space, and whether for the write or for
+    /// what it had acknowledged before, nobody can tell. A sync tells.
+    apart: bool,
 }
 
 /// How zeroes are made.
@@ -84,7 +87,7 @@ impl Disks {
         match io.pool.lease(payload, Direction::Source) {
             Ok(lease) => {
                 let fua = fua && disk.flushes.disk;
-                let write = Write { offset, length: payload.length, done: 0, fua };
+                let write = Write { offset, length: payload.length, done: 0, fua, apart: false };
                 disk.writes.insert(tag, write);
                 disk.continue_write(io, tag, lease);
             }
@@ -134,7 +137,7 @@ fn again(errno: i32) -> bool {
 impl Disk {
     fn continue_write(&mut self, io: &mut Context, tag: Tag, lease: Lease) {
         let Some(write) = self.writes.get(&tag) else { return io.pool.end(lease) };
-        let durable = write.fua && self.open.dsync;
+        let durable = write.fua && self.open.dsync && !write.apart;
         let (skip, offset) = (write.done as usize, write.offset);
         let purpose = self.purpose(DiskStep::Write(tag));
         io.ring.write(&self.data, Memory::Lease(lease), skip, offset, durable, purpose);
@@ -145,6 +148,11 @@ impl Disk {
         let (Some(write), Memory::Lease(lease)) = (self.writes.get_mut(&tag), memory) else {
             return;
         };
+        let full = result == 0 || result < 0 && disk_error(-result) == DiskError::NoSpace;
+        if full && write.fua && self.open.dsync && !write.apart {
+            write.apart = true;
+            return self.continue_write(io, tag, lease);
+        }
         let failed = match result {
             0 => Some(DiskError::NoSpace),
             n if n < 0 && again(-n) => return self.continue_write(io, tag, lease),
@@ -157,7 +165,7 @@ impl Disk {
                 None
             }
         };
-        let sync = write.fua && !self.open.dsync;
+        let sync = write.fua && (write.apart || !self.open.dsync);
         io.pool.end(lease);
         match failed {
             None if sync => self.sync_data(io, Waiter::Write(tag)),

@@ -185,6 +185,11 @@ impl ActivityLog {
         before != self.waiters.len()
     }
 
+    /// How many of those that wait are of this kind.
+    pub(crate) fn waiting(&self, of: impl Fn(u64) -> bool) -> usize {
+        self.waiters.iter().filter(|waiter| of(waiter.key)).count()
+    }
+
     /// The next waiting write whose extents are all hot, in order; its references are taken.
     pub(crate) fn ready(&mut self) -> Option<u64> {
         let waiter = *self.waiters.front()?;

@@ -206,6 +206,9 @@ impl Resource {
         self.part_from_clients();
         for key in std::mem::take(&mut self.held) {
             if let Some(request) = self.requests.remove(key) {
+                if request.begun {
+                    self.dropped_begun(request.volume, request.hull());
+                }
                 let result = Err(ReplyError::Shutdown);
                 self.emit(Action::Reply { request: request.request, result });
                 self.release(request.payload);

@@ -562,7 +562,9 @@ impl Resource {
             self.ask_again_at(c).into_iter().for_each(&mut sooner);
             self.unfence_again_at(c).into_iter().for_each(&mut sooner);
             for (id, entry) in &connection.sockets {
-                if connection.active != Some(*id) && entry.connected {
+                // As `check_connection` does.
+                let waits = [connection.active, connection.challenger].contains(&Some(*id));
+                if !waits && entry.connected {
                     sooner(entry.since.after_ms(options.timeout_ms));
                 }
             }

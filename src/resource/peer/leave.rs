@@ -280,7 +280,10 @@ impl Resource {
     /// The socket ended while a leave was under way; whether that was its orderly end.
     pub(crate) fn leave_ended(&mut self, c: usize) -> bool {
         match self.connections[c].leaving {
-            Some(Leaving::PeerAsked) if self.connections[c].leave_step == u32::MAX => {
+            // An own order to leave may have come after the answer.
+            Some(own @ (Leaving::PeerAsked | Leaving::Preparing { .. }))
+                if self.connections[c].leave_step == u32::MAX =>
+            {
                 for volume in self.volumes() {
                     let peer = &self.connections[c].peer_devices[&volume];
                     let own = self.devices[&volume].disk == DiskState::UpToDate;
@@ -290,6 +293,11 @@ impl Resource {
                 }
                 self.close_sockets(c, false);
                 self.session_over(c, false);
+                if own != Leaving::PeerAsked {
+                    self.set_connection(c, ConnectionState::StandAlone, Reason::StoppedByAdmin);
+                    self.order_step_check();
+                    return true;
+                }
                 self.set_connection(c, ConnectionState::TearDown, Reason::StoppedByAdmin);
                 self.set_connection(c, ConnectionState::Unconnected, Reason::StoppedByAdmin);
                 self.start_dialling(c);

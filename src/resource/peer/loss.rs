@@ -7,6 +7,7 @@
 //! - A disk that failed takes no new request; it is closed when nothing is under way on it.
 
 use crate::meta::DeviceFlags;
+use crate::resource::data::peer_io::PEER_WRITE;
 use crate::resource::disk::bitmap::Bitmap;
 use crate::resource::disk::came_back::CameBack;
 use crate::resource::disk::device::{CutOff, Loss, Progress};
@@ -189,8 +190,11 @@ impl Resource {
         if device.loss != Loss::Draining {
             return;
         }
-        let busy = self.connections.iter().any(|c| c.peer_devices[&volume].peer_writes > 0);
-        if busy {
+        // Those that wait for the activity log are on their way to no disk, and it waits for the end of this.
+        let log = device.backing.as_ref().map(|backing| &backing.activity_log);
+        let waiting = log.map_or(0, |log| log.waiting(|key| key & PEER_WRITE != 0));
+        let writes = self.connections.iter().map(|c| c.peer_devices[&volume].peer_writes as usize);
+        if writes.sum::<usize>() > waiting {
             return;
         }
         self.device(volume).loss = Loss::Flushing;

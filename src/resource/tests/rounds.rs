@@ -217,3 +217,49 @@ fn a_write_that_was_taken_back_and_is_dropped_leaves_its_bits() {
     pair.cut();
     pair.synced();
 }
+
+/// The log waits for the end of the loss, and the loss for what is on its way to the disk: not for what waits for
+/// the log.
+#[test]
+fn a_loss_does_not_wait_for_writes_that_wait_for_the_log_which_waits_for_it() {
+    let mut pair = Pair::new();
+    for n in 0..2 {
+        pair.kill(n);
+        let node = u8::try_from(n).unwrap();
+        let large = Superblock { data_size: 1 << 30, ..superblock(node) };
+        pair.nodes[n].disk = Disk { superblock: Some(large), ..Disk::default() };
+    }
+    pair.up(0);
+    pair.up(1);
+    pair.run(20_000);
+    pair.primary(0, true);
+    pair.synced();
+    pair.nodes[1].stall = is_write;
+    pair.start_write(0, 5, 55);
+    // The Primary's disk fails, and it goes on with the other one, over more extents than its log has room for.
+    pair.nodes[0].core.as_mut().unwrap().disk_failed(0, DiskError::Io(5), "READ");
+    pair.event(0, Event::Timeout);
+    let writes: Vec<u64> = (1..=100).map(|n| pair.write_later(0, n * 1024, n)).collect();
+    pair.run(500);
+    pair.nodes[1].unstall();
+    pair.run(5_000);
+    for id in writes {
+        assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)), "{}", pair.story());
+    }
+}
+
+/// It has left in order by then: its disk is the older one, and it need not be fenced.
+#[test]
+fn a_peer_that_has_left_in_order_is_not_lost_by_an_own_order_to_leave() {
+    let mut pair = synced_pair();
+    pair.nodes[1].stall = |action| matches!(action, Action::Meta { .. });
+    pair.order(1, Command::Disconnect { peer: 0, force: false, for_ms: None });
+    pair.run(100);
+    let id = pair.order(0, Command::Disconnect { peer: 1, force: false, for_ms: None });
+    pair.nodes[1].unstall();
+    pair.run(2_000);
+    assert!(pair.nodes[0].admin.contains_key(&id), "{}", pair.story());
+    let peer = &pair.status(0).connections[0];
+    assert_eq!(peer.connection_state, ConnectionState::StandAlone);
+    assert_eq!(peer.peer_devices[0].peer_disk_state, DiskState::Outdated, "{}", pair.story());
+}
