@@ -168,8 +168,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "promise 10: a new session opens while writes of the old one are on the disk",
         by: By::Seeds,
         file: "src/resource/peer/loss.rs",
-        old: "        if busy {\n            return;",
-        new: "        if busy && volume == u16::MAX {\n            return;",
+        old: "        if writes.sum::<usize>() > waiting {\n            return;",
+        new: "        if writes.sum::<usize>() > waiting && volume == u16::MAX {\n            return;",
     },
     Mutant {
         name: "overlap-ignored",

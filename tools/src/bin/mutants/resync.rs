@@ -93,4 +93,20 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         old: "                if request.begun {",
         new: "                if request.begun && request.fua {",
     },
+    Mutant {
+        name: "loss-waits-for-log",
+        breaks: "R2: the end of a loss waits for writes that wait for the log, which waits for that end",
+        by: ROUNDS,
+        file: "src/resource/peer/loss.rs",
+        old: "        if writes.sum::<usize>() > waiting {",
+        new: "        if writes.sum::<usize>() > waiting.min(0) {",
+    },
+    Mutant {
+        name: "answered-leave-is-a-loss",
+        breaks: "R3: a peer that has left in order is lost, where an own order to leave has come meanwhile",
+        by: ROUNDS,
+        file: "src/resource/peer/leave.rs",
+        old: "            Some(own @ (Leaving::PeerAsked | Leaving::Preparing { .. }))",
+        new: "            Some(own @ Leaving::PeerAsked)",
+    },
 ];
