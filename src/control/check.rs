@@ -92,7 +92,7 @@ fn findings(report: &Report) -> Vec<(Level, String)> {
             DiskState::Diskless if device.backing_disk == "none" => continue,
             DiskState::Diskless | DiskState::Failed => Level::Critical,
             // Its clients get errors.
-            _ if status.role == Role::Primary && !good_copy(status, device.volume) => {
+            _ if status.role == Role::Primary && status.good_peer(device.volume).is_none() => {
                 Level::Critical
             }
             // Seen below, with its progress.
@@ -118,12 +118,6 @@ fn findings(report: &Report) -> Vec<(Level, String)> {
         found.push((Level::Warning, format!("{name} runs with another configuration")));
     }
     found
-}
-
-/// A peer has an UpToDate disk of the volume, and is connected.
-fn good_copy(status: &Status, volume: VolumeNumber) -> bool {
-    let mut peers = status.connections.iter().flat_map(|one| &one.peer_devices);
-    peers.any(|peer| peer.volume == volume && peer.peer_disk_state == DiskState::UpToDate)
 }
 
 fn resyncs(status: &Status, volume: VolumeNumber) -> bool {

@@ -3,9 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::command::Force;
 use super::ids::{NodeId, VolumeNumber};
 use super::metrics::{DeviceMetrics, PeerDeviceMetrics};
 use super::state::{ConnectionState, DiskState, Reason, ReplicationState, Role};
+use crate::meta::JUST_CREATED;
 
 /// What the note of a disk says that was refused as the source of an open session; `why` looks
 /// for it.
@@ -71,6 +73,32 @@ impl Status {
             }
         }
         self
+    }
+}
+
+impl Status {
+    /// A peer that is connected and has an UpToDate disk of the volume.
+    #[must_use]
+    pub fn good_peer(&self, volume: VolumeNumber) -> Option<&ConnectionStatus> {
+        let good = |one: &PeerDeviceStatus| {
+            one.volume == volume && one.peer_disk_state == DiskState::UpToDate
+        };
+        self.connections.iter().find(|peer| peer.peer_devices.iter().any(good))
+    }
+}
+
+impl DeviceStatus {
+    /// What a promotion with the disk as it is risks, as far as this node's own metadata says; `None`: nothing, or
+    /// there is no disk.
+    #[must_use]
+    pub fn danger(&self) -> Option<Force> {
+        match self.disk_state {
+            DiskState::Inconsistent if self.current_uuid == JUST_CREATED => Some(Force::Plain),
+            DiskState::Inconsistent => Some(Force::Inconsistent),
+            DiskState::Outdated => Some(Force::Outdated),
+            DiskState::Consistent => Some(Force::Plain),
+            _ => None,
+        }
     }
 }
 

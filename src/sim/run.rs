@@ -444,14 +444,7 @@ impl Cluster {
     fn keep_one(&mut self) {
         let keep = self.chance.admin.index(2);
         let status = self.nodes[keep].status.iter();
-        let dangers = status.flat_map(|status| &status.devices).map(|device| {
-            let fresh = device.current_uuid == crate::meta::JUST_CREATED;
-            match device.disk_state {
-                DiskState::Inconsistent if !fresh => Force::Inconsistent,
-                DiskState::Outdated => Force::Outdated,
-                _ => Force::Plain,
-            }
-        });
+        let dangers = status.flat_map(|status| &status.devices).filter_map(|one| one.danger());
         let force = Force::of(dangers).unwrap_or(Force::Plain);
         self.command(
             1 - keep,

@@ -1,6 +1,7 @@
 //! The command line, as a table.
 
 use super::*;
+use crate::resource::Force;
 
 fn parsed(line: &str) -> Result<Invocation, Answer> {
     parse(line.split_whitespace())
@@ -33,7 +34,7 @@ fn options_stand_before_or_after_the_target() {
 }
 
 #[test]
-fn force_takes_one_danger_by_name() {
+fn force_takes_dangers_by_name() {
     let force = |line: &str| match parsed(line).unwrap().verb {
         Verb::Primary { force, .. } => force,
         other => panic!("{other:?}"),
@@ -49,6 +50,10 @@ fn force_takes_one_danger_by_name() {
     ];
     for (word, expected) in cases {
         assert_eq!(force(&format!("tandemadm primary {word} r0")), expected);
+    }
+    for (danger, word) in Force::WORDS {
+        let words = force(&format!("tandemadm primary --force={word} r0"));
+        assert_eq!(words.into_iter().map(Force::from).collect::<Vec<_>>(), [danger], "{word}");
     }
     assert_eq!(parsed("tandemadm primary --force=all r0").unwrap_err().exit_code, 1);
     let both = parsed("tandemadm primary --force --hand-over r0").unwrap_err();

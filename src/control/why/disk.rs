@@ -149,13 +149,7 @@ pub(super) fn finding(report: &View<'_>, device: &DeviceStatus) -> Option<Findin
 
 /// A peer that is connected and UpToDate for this volume.
 fn good_peer<'a>(report: &'a View<'_>, device: &DeviceStatus) -> Option<&'a str> {
-    let connected = report.status.connections.iter().find(|connection| {
-        connection
-            .peer_devices
-            .iter()
-            .any(|peer| peer.volume == device.volume && peer.peer_disk_state == DiskState::UpToDate)
-    });
-    connected.map(|connection| connection.name.as_str())
+    report.status.good_peer(device.volume).map(|connection| connection.name.as_str())
 }
 
 /// A Primary whose clients have nothing to read: `next` leads out.

@@ -192,26 +192,15 @@ fn blocked<'a>(report: &'a View<'_>) -> Vec<&'a DeviceStatus> {
     devices.filter(|device| device.disk_state != DiskState::UpToDate).collect()
 }
 
-/// What a promotion with the disk as it is risks; `None`: nothing, or there is none.
-fn danger(device: &DeviceStatus) -> Option<Force> {
-    match device.disk_state {
-        DiskState::Inconsistent if device.current_uuid == JUST_CREATED => Some(Force::Plain),
-        DiskState::Inconsistent => Some(Force::Inconsistent),
-        DiskState::Outdated => Some(Force::Outdated),
-        DiskState::Consistent => Some(Force::Plain),
-        _ => None,
-    }
-}
-
 /// `--force` for this danger, and those of the other volumes: or they would refuse it.
 pub(super) fn force_option(report: &View<'_>, own: Force) -> String {
-    let others = report.status.devices.iter().filter_map(danger);
+    let others = report.status.devices.iter().filter_map(DeviceStatus::danger);
     Force::of(std::iter::once(own).chain(others)).unwrap_or(own).option()
 }
 
 /// The order that names the dangers of several volumes, where that is what it takes.
 fn together(report: &View<'_>, blocked: &[&DeviceStatus], other: &str) -> Option<String> {
-    let dangers: Vec<Force> = blocked.iter().map(|one| danger(one)).collect::<Option<_>>()?;
+    let dangers: Vec<Force> = blocked.iter().map(|one| one.danger()).collect::<Option<_>>()?;
     let all = Force::of(dangers.iter().copied())?;
     if dangers.contains(&all) {
         return None;

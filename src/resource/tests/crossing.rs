@@ -492,12 +492,19 @@ fn a_new_handshake_beside_a_disk_that_was_given_up_holds_no_request_for_ever() {
     assert_eq!(reply, Some(&Ok(None)), "{:?} for ten minutes", pair.stage(0));
 }
 
-#[test]
-fn the_only_disk_of_a_primary_that_lost_its_cache_is_not_taken_for_the_newest() {
+/// Node 0 is Primary, and its disk has failed.
+fn pair_with_one_disk() -> Pair {
     let mut pair = synced_pair();
     pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
     pair.request(0, 5000, Op::Read { offset: 7 * 4096, length: 4096 }).unwrap();
     pair.run(100);
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+    pair
+}
+
+#[test]
+fn the_only_disk_of_a_primary_that_lost_its_cache_is_not_taken_for_the_newest() {
+    let mut pair = pair_with_one_disk();
     assert_eq!(pair.disk(0), DiskState::Diskless);
     pair.write(0, 31, 2).unwrap();
     // The peer loses power, and with it what was not flushed: the clients have to know.
@@ -516,10 +523,7 @@ fn the_only_disk_of_a_primary_that_lost_its_cache_is_not_taken_for_the_newest() 
 #[test]
 fn clients_of_a_copy_that_lost_its_cache_are_cut_off_before_it_is_read_again() {
     for there in [true, false] {
-        let mut pair = synced_pair();
-        pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
-        pair.request(0, 5000, Op::Read { offset: 7 * 4096, length: 4096 }).unwrap();
-        pair.run(100);
+        let mut pair = pair_with_one_disk();
         pair.write(0, 31, 2).unwrap();
         pair.nodes[0].fail = |_| false;
         if there {
@@ -544,10 +548,7 @@ fn clients_of_a_copy_that_lost_its_cache_are_cut_off_before_it_is_read_again() {
 /// It was the source of a resync when the link failed again, and says that it is UpToDate by then.
 #[test]
 fn a_copy_that_has_said_that_it_lost_its_cache_does_not_take_that_back() {
-    let mut pair = synced_pair();
-    pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
-    pair.request(0, 5000, Op::Read { offset: 7 * 4096, length: 4096 }).unwrap();
-    pair.run(100);
+    let mut pair = pair_with_one_disk();
     pair.write(0, 31, 2).unwrap();
     pair.nodes[0].fail = |_| false;
     pair.lose_power(1);
@@ -573,10 +574,7 @@ fn a_copy_that_has_said_that_it_lost_its_cache_does_not_take_that_back() {
 
 #[test]
 fn the_only_disk_of_a_primary_whose_node_merely_lost_its_process_goes_on() {
-    let mut pair = synced_pair();
-    pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
-    pair.request(0, 5000, Op::Read { offset: 7 * 4096, length: 4096 }).unwrap();
-    pair.run(100);
+    let mut pair = pair_with_one_disk();
     for round in 1..=3 {
         pair.write(0, 31, round).unwrap();
         assert!(pair.flags(1) & crate::meta::DeviceFlags::SURVIVED == 0, "before it is flushed");
@@ -610,10 +608,7 @@ fn the_only_disk_of_a_primary_whose_node_merely_lost_its_process_goes_on() {
 
 #[test]
 fn a_disk_that_stood_in_and_was_the_source_since_stands_in_no_more() {
-    let mut pair = synced_pair();
-    pair.nodes[0].fail = |action| matches!(action, Action::DiskRead { .. });
-    pair.request(0, 5000, Op::Read { offset: 7 * 4096, length: 4096 }).unwrap();
-    pair.run(100);
+    let mut pair = pair_with_one_disk();
     pair.write(0, 31, 1).unwrap();
     assert!(pair.flags(1) & crate::meta::DeviceFlags::STANDS_IN != 0);
     pair.nodes[0].fail = |_| false;

@@ -28,6 +28,17 @@ fn lonely(fencing: Fencing) -> Pair {
     pair
 }
 
+/// As [`lonely`], frozen, with a write under way, which the peer has.
+fn lonely_in_a_write() -> (Pair, u64) {
+    let mut pair = synced_pair();
+    fences(&mut pair, ResourceAndStonith);
+    pair.nodes[1].mute = true;
+    let write = pair.write_later(0, 6, 60);
+    pair.run(10);
+    pair.lose_link();
+    (pair, write)
+}
+
 impl Pair {
     /// The handler that runs, and nothing else does.
     fn only_call(&self, n: usize) -> (u64, HandlerCall) {
@@ -287,13 +298,8 @@ fn a_loss_while_an_old_handler_runs_asks_anew_and_not_before_that_one_has_ended(
 
 #[test]
 fn what_was_under_way_when_the_peer_was_lost_waits_as_well() {
-    let mut pair = synced_pair();
-    fences(&mut pair, ResourceAndStonith);
+    let (mut pair, write) = lonely_in_a_write();
     let before = pair.uuid(0);
-    pair.nodes[1].mute = true;
-    let write = pair.write_later(0, 6, 60);
-    pair.run(10);
-    pair.lose_link();
     pair.run(5_000);
     assert!(!pair.nodes[0].replies.contains_key(&write));
     assert_eq!(pair.uuid(0), before);
@@ -505,13 +511,8 @@ fn a_frozen_primary_is_demoted_and_its_clients_are_let_go() {
 /// tells of it, and it is copied over.
 #[test]
 fn a_frozen_primary_that_is_demoted_has_begun_no_generation() {
-    let mut pair = synced_pair();
-    fences(&mut pair, ResourceAndStonith);
+    let (mut pair, write) = lonely_in_a_write();
     let before = pair.uuid(0);
-    pair.nodes[1].mute = true;
-    let write = pair.write_later(0, 6, 60);
-    pair.run(10);
-    pair.lose_link();
     pair.nodes[1].mute = false;
     pair.run(100);
     pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();

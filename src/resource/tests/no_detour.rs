@@ -2,7 +2,7 @@
 //! nothing spoke against it.
 
 use super::give_up::idle_pair;
-use super::pair::{Pair, synced_pair};
+use super::pair::{Disk, Pair, synced_pair};
 use crate::resource::*;
 
 fn detach(force: bool) -> Command {
@@ -10,6 +10,26 @@ fn detach(force: bool) -> Command {
 }
 
 impl Pair {
+    /// Node 1 is Primary, writes, and is demoted.
+    fn writes_and_goes(&mut self) {
+        self.primary(1, false);
+        assert_eq!(self.write(1, 7, 77), Ok(None));
+        self.event(1, Event::SessionClosed { session: SessionId(2), disconnect: true });
+        self.admin(1, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+    }
+
+    /// Node 1 comes back with an older disk, and clients of node 0 have read a newer one there.
+    fn is_set_back_and_refused(&mut self, old: Disk) {
+        self.kill(1);
+        self.nodes[1].disk = old;
+        self.up(1);
+        self.run(20_000);
+        let connection = &self.status(0).connections[0];
+        let state = connection.connection_state;
+        assert_eq!(state, ConnectionState::StandAlone, "{}", connection.detail);
+        assert!(connection.detail.contains("exposed-data"), "{}", connection.detail);
+    }
+
     fn set_after_sb_0pri(&mut self, n: usize, policy: AfterSb0Pri) {
         let mut options = Box::new(super::pair::config(u8::try_from(n).unwrap()).options);
         options.after_sb_0pri = policy;
@@ -57,22 +77,13 @@ fn a_primary_without_a_disk_knows_the_generation_that_the_primary_before_it_bega
     let mut pair = idle_pair();
     pair.admin(0, detach(false)).unwrap();
     let old = pair.nodes[1].disk.clone();
-    pair.primary(1, false);
-    assert_eq!(pair.write(1, 7, 77), Ok(None));
-    pair.event(1, Event::SessionClosed { session: SessionId(2), disconnect: true });
-    pair.admin(1, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+    pair.writes_and_goes();
     // In the same session, whose handshake was before the write.
     pair.primary(0, false);
     pair.run(1_000);
     let read = Op::Read { offset: 7 * 4096, length: 4096 };
     assert_eq!(pair.request(0, 1000, read), Ok(Some(77)));
-    pair.kill(1);
-    pair.nodes[1].disk = old;
-    pair.up(1);
-    pair.run(20_000);
-    let connection = &pair.status(0).connections[0];
-    assert_eq!(connection.connection_state, ConnectionState::StandAlone, "{}", connection.detail);
-    assert!(connection.detail.contains("exposed-data"), "{}", connection.detail);
+    pair.is_set_back_and_refused(old);
 }
 
 /// Its generation is asked for then, and that is no moment to leave.
@@ -239,20 +250,11 @@ fn a_primary_without_a_disk_that_has_only_read_takes_no_older_disk_for_the_peer_
     let mut pair = idle_pair();
     let old = pair.nodes[1].disk.clone();
     pair.admin(0, detach(false)).unwrap();
-    pair.primary(1, false);
-    assert_eq!(pair.write(1, 7, 77), Ok(None));
-    pair.event(1, Event::SessionClosed { session: SessionId(2), disconnect: true });
-    pair.admin(1, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+    pair.writes_and_goes();
     pair.cut();
     pair.run(20_000);
     pair.primary(0, false);
     let read = Op::Read { offset: 7 * 4096, length: 4096 };
     assert_eq!(pair.request(0, 1000, read), Ok(Some(77)));
-    pair.kill(1);
-    pair.nodes[1].disk = old;
-    pair.up(1);
-    pair.run(20_000);
-    let connection = &pair.status(0).connections[0];
-    assert_eq!(connection.connection_state, ConnectionState::StandAlone, "{}", connection.detail);
-    assert!(connection.detail.contains("exposed-data"), "{}", connection.detail);
+    pair.is_set_back_and_refused(old);
 }

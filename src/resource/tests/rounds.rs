@@ -263,3 +263,25 @@ fn a_peer_that_has_left_in_order_is_not_lost_by_an_own_order_to_leave() {
     assert_eq!(peer.connection_state, ConnectionState::StandAlone);
     assert_eq!(peer.peer_devices[0].peer_disk_state, DiskState::Outdated, "{}", pair.story());
 }
+
+/// As above, where the node is demoted when the session is open again, before the write starts over.
+#[test]
+fn a_write_that_was_taken_back_and_ends_with_a_demotion_leaves_its_bits() {
+    let mut pair = synced_pair();
+    assert_eq!(pair.write(0, 5, 51), Ok(None));
+    pair.nodes[1].full = |action| matches!(action, Action::DiskWrite { offset: 36_864, .. });
+    pair.start_write(0, 9, 99);
+    pair.nodes[1].stall = is_flush;
+    pair.nodes[0].core.as_mut().unwrap().renegotiate();
+    pair.event(0, Event::Timeout);
+    pair.settle();
+    pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: true });
+    let core = pair.nodes[0].core.as_mut().unwrap();
+    assert_eq!(core.held.len(), 1, "the peer's flush is waited for");
+    core.peer_device(0, 0).bitmap.clear(9, 1);
+    let id = pair.order(0, Command::Secondary { force: false, wait_ms: 0 });
+    pair.nodes[1].unstall();
+    pair.run(1_000);
+    assert_eq!(pair.nodes[0].admin.remove(&id), Some(Ok(String::new())), "{}", pair.story());
+    assert!(pair.nodes[0].core.as_mut().unwrap().peer_device(0, 0).bitmap.any(9, 1));
+}

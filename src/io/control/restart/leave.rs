@@ -88,13 +88,9 @@ fn in_the_way(fences: bool, status: &Status) -> Result<(), Refusal> {
         );
         return Err(refusal(-7, "Refusing to be Primary while peer is not outdated", hint));
     }
-    let reads_there = |volume| {
-        let mut peers = status.connections.iter().flat_map(|peer| &peer.peer_devices);
-        peers.any(|one| one.volume == volume && one.peer_disk_state == DiskState::UpToDate)
-    };
     let bad = status.devices.iter().find(|one| match one.disk_state {
         DiskState::UpToDate => false,
-        DiskState::Diskless => !reads_there(one.volume),
+        DiskState::Diskless => status.good_peer(one.volume).is_none(),
         _ => true,
     });
     match bad.filter(|_| status.role == Role::Primary) {
