@@ -255,8 +255,7 @@ pub(super) async fn serve(
             Ok(Some(order)) => {
                 // A signal that came meanwhile is not lost with this program.
                 let ends = || signal.try_recv().ok().map(Signal::as_str);
-                let orders = (order, &mut asked);
-                if let Some(why) = restart::obey(&registry, &mut doors, lock, orders, ends).await {
+                if let Some(why) = restart::obey(&registry, &mut doors, lock, order, ends).await {
                     break why;
                 }
             }

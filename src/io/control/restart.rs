@@ -28,7 +28,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::doors::Doors;
@@ -47,8 +47,6 @@ use record::{Left, Passenger, Record, Seat};
 pub(super) const ORDERS_MAX: usize = 4;
 /// How long a thread may hold the execution up.
 const THREADS_LIMIT: Duration = Duration::from_secs(2);
-/// What the last answers of this program take to be sent.
-const ANSWERS_LEAVE: Duration = Duration::from_millis(50);
 /// How long clients that negotiate may take to be done.
 const NEGOTIATION_LIMIT: Duration = Duration::from_secs(1);
 
@@ -88,7 +86,7 @@ pub(super) async fn obey(
     registry: &Rc<Registry>,
     doors: &mut Doors,
     lock: RawFd,
-    (asked, others): (Asked, &mut mpsc::Receiver<Asked>),
+    asked: Asked,
     ends: impl FnOnce() -> Option<&'static str>,
 ) -> Option<&'static str> {
     let Asked { order, caller, reply } = asked;
@@ -104,7 +102,7 @@ pub(super) async fn obey(
         DaemonOrder::Restart { timeout_ms } => {
             let timeout = Duration::from_millis(timeout_ms);
             let restart = Restart { registry, lock, caller, timeout };
-            match restart.run(doors, others, ends).await {
+            match restart.run(doors, ends).await {
                 Ended::Signal(why) => return Some(why),
                 Ended::Refused(refusal) => refusal,
             }
@@ -118,20 +116,6 @@ pub(super) async fn obey(
     // Nobody may wait any more.
     let _ = reply.send(Err(refused));
     None
-}
-
-/// Orders that were given beside a restart would end with this program, unanswered, and their callers would take it
-/// for a crash.
-async fn turn_away(others: &mut mpsc::Receiver<Asked>) {
-    let mut any = false;
-    while let Ok(other) = others.try_recv() {
-        any = true;
-        let hint = "a restart of tandemd is under way already; try again when it has ended.";
-        let _ = other.reply.send(Err(transient(hint)));
-    }
-    if any {
-        tokio::time::sleep(ANSWERS_LEAVE).await;
-    }
 }
 
 /// How a restart ended that did not take place.
@@ -148,12 +132,7 @@ struct Restart<'a> {
 }
 
 impl Restart<'_> {
-    async fn run(
-        &self,
-        doors: &mut Doors,
-        others: &mut mpsc::Receiver<Asked>,
-        ends: impl FnOnce() -> Option<&'static str>,
-    ) -> Ended {
+    async fn run(&self, doors: &mut Doors, ends: impl FnOnce() -> Option<&'static str>) -> Ended {
         if let Err(refusal) = self.registry.may_restart().await {
             return Ended::Refused(refusal);
         }
@@ -174,7 +153,7 @@ impl Restart<'_> {
         startup::notify(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.as_micros()));
         doors.close().await;
         doors.nobody_negotiates(NEGOTIATION_LIMIT).await;
-        let ended = self.go(doors, others, ends).await;
+        let ended = self.go(doors, ends).await;
         if let Err(error) = doors.open() {
             error!("nobody can connect any more, for no descriptor is left: {error}");
         }
@@ -183,12 +162,7 @@ impl Restart<'_> {
     }
 
     /// With the doors closed.
-    async fn go(
-        &self,
-        doors: &Doors,
-        others: &mut mpsc::Receiver<Asked>,
-        ends: impl FnOnce() -> Option<&'static str>,
-    ) -> Ended {
+    async fn go(&self, doors: &Doors, ends: impl FnOnce() -> Option<&'static str>) -> Ended {
         let registry = self.registry;
         let since_ns = clock_ns();
         if let Err(refusal) = registry.hold_clients(self.timeout).await {
@@ -201,9 +175,6 @@ impl Restart<'_> {
         {
             registry.stands_still.set(false);
             return Ended::Signal(why);
-        }
-        if refused.is_none() {
-            turn_away(others).await;
         }
         let (passengers, refused) = match refused {
             Some(refusal) => (passengers, refusal),
