@@ -63,6 +63,9 @@ impl LoggedDisk {
         nodes.extend(more);
         nodes.push(top("good"));
         let mut command = Command::new("qemu-storage-daemon");
+        // The monitor first: one that is connected to while it is made greets twice, and forgets what it was told.
+        let chardev = format!("socket,id=qmp,path={},server=on,wait=off", socket.display());
+        command.args(["--chardev", &chardev, "--monitor", "chardev=qmp"]);
         command.args(["--object", "throttle-group,id=pace"]);
         for node in nodes {
             command.arg("--blockdev").arg(node.to_string());
@@ -70,8 +73,6 @@ impl LoggedDisk {
         let place = mount.display();
         let export = format!("fuse,id=out,node-name=top,mountpoint={place},writable=on");
         command.arg("--export").arg(export);
-        let chardev = format!("socket,id=qmp,path={},server=on,wait=off", socket.display());
-        command.args(["--chardev", &chardev, "--monitor", "chardev=qmp"]);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(File::create(&errors).map_err(|error| error.to_string())?);
         made(&format!("mount {place}"));
@@ -120,7 +121,8 @@ impl LoggedDisk {
             if answer.get("return").is_some() {
                 return Ok(());
             }
-            if answer.get("event").is_none() {
+            let other = ["event", "QMP"].iter().any(|what| answer.get(what).is_some());
+            if !other {
                 return Err(format!("{command}: {answer}"));
             }
         }
