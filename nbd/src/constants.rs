@@ -212,6 +212,8 @@ pub const NEGOTIATION_BYTES_LIMIT: u64 = 64 << 20;
 /// Tandem's own information about an export ("TD"), where it is asked for: the runs of systems whose caches
 /// hold all that was answered, 16 bytes each.
 pub const TANDEM_INFO_KEEPERS: u16 = 0x5444;
+/// The keeper of what is lost: no system has this name.
+pub const NOBODY: [u8; 16] = [0xff; 16];
 /// Keepers of an export that are told at most.
 pub const KEEPERS_LIMIT: usize = 64;
 /// Siblings that a connection of a device may name.

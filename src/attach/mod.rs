@@ -27,8 +27,8 @@ pub use fuse_record::FuseRecord;
 pub use guard::{Action, DialError, Event, Guard, Keeper, Progress};
 pub(crate) use message::GROUP;
 pub use message::{Connect, Message};
-pub use record::Record;
 #[cfg(test)]
 pub(crate) use record::record as a_record;
+pub use record::{AFTER_LET_GO, Record};
 pub use server::{DEFAULT_PORT, Server, primary_named};
 pub use terms::{Terms, Unfit};

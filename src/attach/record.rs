@@ -86,11 +86,13 @@ pub(super) fn server_lines(
     text
 }
 
+/// What is to be done with a device that was let go of, for a sentence.
+pub const AFTER_LET_GO: &str = "unmount it, have `tandemadm device detach --force` remove what is left of it, attach it \
+                                again, and check the file system before it is mounted";
+
 /// Why the device was let go of, and what to do.
 pub(super) fn failed_line(why: Option<&str>) -> String {
-    why.map_or(String::new(), |why| {
-        format!("  let go of, and I/O fails: {why}; unmount it, check the file system, attach it again\n")
-    })
+    why.map_or(String::new(), |why| format!("  let go of, and I/O fails: {why}; {AFTER_LET_GO}\n"))
 }
 
 /// A record, for tests.

@@ -126,6 +126,9 @@ fn what(name: &str) -> &'static str {
         "pri-on-incon-degr" => "Runs on a Primary that can reach no good copy any more.",
         "out-of-sync" => "Runs when an online verify has found blocks that differ.",
         "disconnected" => "Runs when a connection has ended.",
+        "promotion-score" => {
+            "Runs when what makes this node fit to be promoted has changed (its role, a disk, a connection): one at a time, and one more for all that has changed meanwhile. For a cluster that keeps a score of each node."
+        }
         "al-extents" => {
             "Extents of 4 MiB that may be written without a write to the activity log: what is resynced after a crash, at most."
         }

@@ -382,6 +382,7 @@ pub(super) static OPTIONS: &[Spec] = &[
     spec(Handlers, "out-of-sync", Text, Acts(|o, v| runs(o, Handler::OutOfSync, v))),
     spec(Handlers, "disconnected", Text, Acts(|o, v| runs(o, Handler::Disconnected, v))),
     spec(Handlers, "pri-lost-after-sb", Text, Acts(|o, v| runs(o, Handler::PriLostAfterSb, v))),
+    spec(Handlers, "promotion-score", Text, Acts(|o, v| runs(o, Handler::PromotionScore, v))),
     spec(Handlers, "quorum-lost", Text, Harmless(&[], QUORUM)),
 
     spec(Global, "usage-count", Choice(&["no", "yes", "ask"]), Harmless(&["no"], HOME)),

@@ -28,6 +28,8 @@ pub enum Step {
     Detach(VolumeNumber),
     /// Attach the volume's disk.
     Attach(VolumeNumber),
+    /// Which volumes have no disk by configuration (`disk none`), here and at the peers; their `size` here.
+    Volumes,
     /// Dial the peer.
     Connect(NodeId),
 }
@@ -48,6 +50,8 @@ pub struct Difference {
     options: Vec<Changed>,
     paths: bool,
     disks: Vec<VolumeNumber>,
+    /// Which volumes have no disk by configuration, or how large they are to be.
+    volumes: bool,
     /// What only `down` and `up` can change.
     fixed: Vec<String>,
     /// Each of them in words.
@@ -72,18 +76,34 @@ impl Difference {
             found.paths = true;
             found.words.push("the addresses are others".to_owned());
         }
+        for host in wanted.hosts.iter().filter(|host| host.node_id != own.node_id) {
+            let old = running.hosts.iter().find(|one| one.node_id == host.node_id);
+            for (number, volume) in &host.volumes {
+                let Some(old) = old.and_then(|old| old.volumes.get(number)) else { continue };
+                if old.disk.is_none() != volume.disk.is_none() {
+                    let to_have = match volume.disk {
+                        None => "is to have no disk for volume",
+                        Some(_) => "is to have a disk for volume",
+                    };
+                    found.volumes = true;
+                    found.words.push(format!("{} {to_have} {number}", host.name));
+                }
+            }
+        }
         let Some(here) = here else { return found };
         for (number, volume) in &own.volumes {
             let Some(old) = here.volumes.get(number) else { continue };
-            if (&old.disk, &old.meta_disk, old.size)
-                != (&volume.disk, &volume.meta_disk, volume.size)
-            {
-                found.disks.push(*number);
+            let is_other = (&old.disk, &old.meta_disk) != (&volume.disk, &volume.meta_disk);
+            if is_other || old.size != volume.size {
+                if is_other {
+                    found.disks.push(*number);
+                }
                 found.words.push(format!(
                     "the disk of volume {number} is {}, not {}",
                     disk_words(old),
                     disk_words(volume)
                 ));
+                found.volumes |= volume.disk.is_none() || !is_other;
             }
         }
         found
@@ -262,6 +282,9 @@ impl Difference {
                 steps.push(Step::Attach(device.volume));
             }
         }
+        if self.volumes {
+            steps.push(Step::Volumes);
+        }
         for connection in &report.status.connections {
             if connection.connection_state == ConnectionState::StandAlone {
                 steps.push(Step::Connect(connection.peer_node_id));
@@ -348,6 +371,10 @@ pub fn lines(steps: &[Step], definition: &Definition, own: &Host) -> String {
                     MetaDisk::External { path } => (path.as_str(), "flexible"),
                 };
                 let _ = writeln!(out, "drbdsetup attach {} {disk} {meta} {index}", minor(volume));
+            }
+            // In DRBD a flag of the device and the peer device, and an option of an attach or a resize.
+            Step::Volumes => {
+                let _ = writeln!(out, "# disk none and size of {name}");
             }
             Step::Connect(peer) => {
                 let _ = writeln!(out, "drbdsetup connect {name} {peer}");

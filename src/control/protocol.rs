@@ -98,6 +98,12 @@ pub enum Request {
         /// What the config says.
         definition: Box<Definition>,
     },
+    /// Which volumes of a resource that is up have no disk by configuration (`disk none`), here and at
+    /// the peers; and their `size` here.
+    Volumes {
+        /// What the config says.
+        definition: Box<Definition>,
+    },
     /// What a resource that is up runs with.
     Running {
         /// Its name.

@@ -10,6 +10,7 @@
 //! - The data thread waits for nothing here.
 
 mod environment;
+mod fitness;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{CStr, CString};
@@ -27,8 +28,11 @@ use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 
-use crate::resource::{HandlerCall, HandlerOutcome, ResourceConfig};
+use crate::resource::{
+    Handler, HandlerCall, HandlerOutcome, Options, ResourceConfig, Status, VolumeNumber,
+};
 
+use super::PeerPath;
 use super::handle::{Setup, Shared};
 
 pub use environment::HandlerPlaces;
@@ -58,11 +62,15 @@ pub(crate) struct HandlerRuns {
     /// What waits until the one that runs has ended.
     queue: VecDeque<(u64, Box<HandlerCall>)>,
     telling: Option<u64>,
+    /// Beside the others: the cluster does not wait for a mail.
+    fitness: fitness::Follower,
 }
 
 impl HandlerRuns {
-    pub(crate) fn new(setup: &Setup, shared: Arc<Shared>) -> Self {
+    /// Of a resource that has just begun, with this state.
+    pub(crate) fn new(setup: &Setup, shared: Arc<Shared>, status: &Status) -> Self {
         Self {
+            fitness: fitness::Follower::new(&setup.config.options, status),
             config: setup.config.clone(),
             setup: environment::Origin::of(setup),
             shared,
@@ -89,9 +97,46 @@ impl HandlerRuns {
         self.start(number, *call);
     }
 
-    /// Those that have ended since the last time.
+    /// The options are these from now on.
+    pub(crate) fn set_options(&mut self, options: &Options) {
+        self.fitness.set_options(options);
+    }
+
+    /// The ways to the peers are these from now on, those of one peer in their order.
+    pub(crate) fn set_paths(&mut self, paths: &[PeerPath]) {
+        self.setup.set_paths(paths);
+    }
+
+    /// The volume has this disk now.
+    pub(crate) fn set_disk(&mut self, volume: VolumeNumber, path: &str) {
+        if let Some(own) = self.config.volumes.iter_mut().find(|own| own.number == volume) {
+            path.clone_into(&mut own.disk);
+        }
+    }
+
+    /// The resource's state has changed to this.
+    pub(crate) fn state_changed(&mut self, status: &Status) {
+        self.fitness.look(status);
+        self.tell_fitness();
+    }
+
+    fn tell_fitness(&mut self) {
+        if let Some((number, call)) = self.fitness.next() {
+            self.start(number, call);
+        }
+    }
+
+    /// Those of `Action::RunHandler` that have ended since the last time.
     pub(crate) fn ended(&mut self) -> Vec<Ended> {
-        let ended: Vec<Ended> = self.ended.1.try_iter().collect();
+        let all: Vec<Ended> = self.ended.1.try_iter().collect();
+        let mut ended = Vec::with_capacity(all.len());
+        for (number, outcome) in all {
+            if self.fitness.ended(number) {
+                self.fitness_told(outcome);
+            } else {
+                ended.push((number, outcome));
+            }
+        }
         for (number, _) in &ended {
             if self.telling == Some(*number) {
                 self.telling = self.queue.pop_front().map(|(number, call)| {
@@ -101,6 +146,15 @@ impl HandlerRuns {
             }
         }
         ended
+    }
+
+    /// One that has failed is not tried again: the cluster's own look comes soon.
+    fn fitness_told(&mut self, outcome: HandlerOutcome) {
+        let (resource, handler) = (&self.config.name, Handler::PromotionScore);
+        if outcome != HandlerOutcome::Exited(0) {
+            tracing::warn!(target: "tandem", resource = %resource, "{resource}: {handler} helper {outcome}");
+        }
+        self.tell_fitness();
     }
 
     fn tell(&self, number: u64, outcome: HandlerOutcome) {

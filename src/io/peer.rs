@@ -14,6 +14,7 @@ mod gate;
 mod inquiry;
 mod listen;
 mod receive;
+mod system;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -25,16 +26,14 @@ use nix::sys::socket::{
     getsockname, getsockopt, setsockopt, socket, sockopt,
 };
 
-use crate::resource::{
-    Event, NodeId, Options, Payload, ResourceConfig, SocketError, SocketId, Time,
-};
+use crate::resource::{Event, NodeId, Options, Payload, SocketError, SocketId, Time};
 use crate::secret::Secrets;
 use crate::wire::{Features, Packet, encode_header};
 
 use super::buffer::{Direction, Part};
 use super::client::{CLIENT_BYTES, shut_down};
 use super::context::{Context, Purpose, RateLimit};
-use super::handle::PeerPath;
+use super::handle::{PeerPath, Setup};
 use super::number_map::NumberMap;
 use super::outbox::{Outbox, Sent};
 use super::ring::{Descriptor, Memory, OperationId};
@@ -201,12 +200,9 @@ fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
 
 impl Peers {
     /// No socket yet; [`Peers::start`] opens the listener.
-    pub(crate) fn new(
-        config: &ResourceConfig,
-        local: SocketAddr,
-        addresses: Vec<(NodeId, SocketAddr)>,
-        buffers: SocketBuffers,
-    ) -> Self {
+    pub(crate) fn new(setup: &Setup) -> Self {
+        let Setup { config, local, peers, buffers, places, .. } = setup;
+        let (local, addresses, buffers) = (*local, peers.clone(), *buffers);
         let ping_timeout_ms = config.options.ping_timeout_ms;
         let path = |(peer, remote)| PeerPath { peer, local, remote };
         Self {
@@ -214,7 +210,7 @@ impl Peers {
             attempts: 0,
             buffers,
             secrets: None,
-            own: Own::new(config),
+            own: Own::new(config, &places.run_dir),
             linger_ms: ping_timeout_ms.max(LINGER_MS),
             listeners: vec![Listener::new(0, local)],
             last_listener: 0,
@@ -233,7 +229,18 @@ impl Peers {
 
     /// What this node calls the run of its system; zeroes: it does not know.
     pub(crate) fn own_system(&self) -> [u8; 16] {
-        self.own.system
+        self.own.run.name()
+    }
+
+    /// How it was called in an earlier boot.
+    pub(crate) fn system_of(&self, boot: [u8; 16]) -> [u8; 16] {
+        self.own.run.of_boot(boot)
+    }
+
+    /// What was acknowledged and not flushed may be gone: it is another run from now on. Peers that are
+    /// connected learn of it when they connect anew.
+    pub(crate) fn loses(&mut self) {
+        self.own.run.loses();
     }
 
     /// What the peer calls the run of its system; zeroes: it has not said.

@@ -19,6 +19,7 @@ mod actions;
 mod beat;
 mod clocks;
 mod digests;
+mod keepers;
 mod orders;
 
 use std::collections::{BTreeMap, HashMap};
@@ -211,6 +212,8 @@ struct Shell<C> {
     grown: (Sender<Grown>, Receiver<Grown>),
     handlers: HandlerRuns,
     recorder: Option<Recorder>,
+    /// How the system was called that has left a disk in order, and whose caches are on it.
+    former: BTreeMap<VolumeNumber, [u8; 16]>,
     version: u64,
     flushes: BTreeMap<VolumeNumber, Flushes>,
     watch: Watch,
@@ -247,8 +250,9 @@ impl<C: Core> Shell<C> {
         let status = core.status(now);
         let role = status.role;
         let shared = Arc::new(Shared::new(wake, status));
+        let handlers = HandlerRuns::new(setup, Arc::clone(&shared), &shared.latest());
         let options = &config.options;
-        let mut peers = Peers::new(config, setup.local, setup.peers.clone(), setup.buffers);
+        let mut peers = Peers::new(setup);
         peers.set_secrets(setup.secrets.clone().map(Arc::new));
         Ok(Self {
             version: core.state_version(),
@@ -271,7 +275,7 @@ impl<C: Core> Shell<C> {
             digests: Digests::default(),
             orders,
             wake: Rc::new(Wake(Arc::clone(&shared))),
-            handlers: HandlerRuns::new(setup, Arc::clone(&shared)),
+            handlers,
             shared,
             waiters: HashMap::new(),
             holding: None,
@@ -281,6 +285,7 @@ impl<C: Core> Shell<C> {
             closed: channel(),
             grown: channel(),
             recorder,
+            former: BTreeMap::new(),
             flushes: orders::flushes(config),
             watch: Watch::new(options),
             beat: Beat::of_process(),
@@ -441,6 +446,7 @@ impl<C: Core> Shell<C> {
                 for device in &status.devices {
                     self.clients.grow(device.volume, device.size);
                 }
+                self.handlers.state_changed(&status);
                 self.shared.publish(status);
             }
             while let Some(action) = self.core.next_action() {

@@ -225,6 +225,13 @@ pub enum Command {
         /// The new blocks are equal on both disks: compare samples, and sync nothing.
         assume_clean: bool,
     },
+    /// `size` of the configuration is this from now on.
+    SetSize {
+        /// Of this volume.
+        volume: VolumeNumber,
+        /// How much of the own disk's room is offered to a resize, bytes; `None`: all.
+        size: Option<u64>,
+    },
     /// Hold a resync back, or a later one, or no longer.
     PauseSync {
         /// Of this volume.
@@ -291,7 +298,7 @@ impl Command {
             Self::SuspendIo { suspend: false } => "resume-io",
             Self::ForgetPeer { .. } => "forget-peer",
             Self::UnfencePeer { .. } => "unfence-peer",
-            Self::SetOptions { .. } => "adjust",
+            Self::SetOptions { .. } | Self::SetSize { .. } => "adjust",
             Self::Down { shutdown: false } => "down",
             Self::Down { shutdown: true } => "shutdown",
         }

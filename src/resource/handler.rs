@@ -39,6 +39,9 @@ pub enum Handler {
     OutOfSync,
     /// A connection has ended.
     Disconnected,
+    /// What makes this node fit to be promoted has changed: its role, a disk or a connection. Run by
+    /// whoever runs handlers; no event and no action of the state machine.
+    PromotionScore,
 }
 
 impl Handler {
@@ -57,6 +60,7 @@ impl Handler {
         Self::PriOnInconDegr,
         Self::OutOfSync,
         Self::Disconnected,
+        Self::PromotionScore,
     ];
 
     /// Its name in the configuration.
@@ -76,6 +80,7 @@ impl Handler {
             Self::PriOnInconDegr => "pri-on-incon-degr",
             Self::OutOfSync => "out-of-sync",
             Self::Disconnected => "disconnected",
+            Self::PromotionScore => "promotion-score",
         }
     }
 

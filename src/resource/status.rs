@@ -85,6 +85,16 @@ impl Status {
         };
         self.connections.iter().find(|peer| peer.peer_devices.iter().any(good))
     }
+
+    /// The own node and the peers of which every disk is UpToDate, a bit for each node id (DRBD's UP_TO_DATE_NODES).
+    #[must_use]
+    pub fn up_to_date_nodes(&self) -> u32 {
+        let good = self.connections.iter().filter(|peer| {
+            peer.peer_devices.iter().all(|one| one.peer_disk_state == DiskState::UpToDate)
+        });
+        let nodes = good.map(|peer| peer.peer_node_id).chain([self.node_id]);
+        nodes.filter(|id| *id < 32).fold(0, |mask, id| mask | 1 << id)
+    }
 }
 
 impl DeviceStatus {

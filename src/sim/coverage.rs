@@ -280,7 +280,7 @@ pub(super) fn order_name(command: &Command) -> &'static str {
         Command::SuspendIo { suspend: false } => "resume-io",
         Command::ForgetPeer { .. } => "forget-peer",
         Command::UnfencePeer { .. } => "unfence-peer",
-        Command::SetOptions { .. } => "adjust",
+        Command::SetOptions { .. } | Command::SetSize { .. } => "adjust",
         Command::Down { shutdown: false } => "down",
         Command::Down { shutdown: true } => "SIGTERM",
     }

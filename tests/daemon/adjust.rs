@@ -208,6 +208,63 @@ fn size_is_the_size_of_the_volume_and_the_least_that_its_disk_has() {
 }
 
 #[test]
+fn another_size_is_for_the_next_resize_and_lets_go_of_no_disk() {
+    let mut pair = Plan::new().sections("disk { size 32M; }").in_sync();
+    pair.edit("size 32M", "size 40M");
+    for node in [&pair.alice, &pair.bob] {
+        node.ok(&["adjust", "r0"]);
+        assert!(!node.log_text().contains("Detaching"), "{}", node.name);
+        assert_eq!(node.adm(&["-d", "adjust", "r0"]).stdout, "");
+    }
+    assert_eq!(pair.alice.export_size(), 32 << 20, "nobody has ordered it");
+    pair.alice.ok(&["resize", "r0"]);
+    assert_eq!(pair.bob.export_size(), 40 << 20);
+    // An order goes further, where it is given on the node that stands in its way.
+    let said = pair.alice.refused(10, &["resize", "--size=48M", "r0"]);
+    assert!(said.contains("bob has room for 41943040 bytes"), "{said}");
+    pair.bob.ok(&["resize", "--size=48M", "r0"]);
+    assert_eq!(pair.alice.export_size(), 48 << 20);
+    // What they come back with is what they had.
+    pair.alice.ok(&["daemon", "restart"]);
+    assert_eq!(pair.alice.dstate(), "UpToDate/UpToDate");
+    pair.bob.kill();
+    pair.bob.start();
+    pair.wait_synced();
+    assert_eq!(pair.bob.export_size(), 48 << 20);
+    // The file says less: that is told, and nothing is cut off.
+    let said = pair.alice.refused(10, &["adjust", "r0"]);
+    assert!(said.contains("(170)"), "{said}");
+    assert_eq!(pair.alice.export_size(), 48 << 20);
+}
+
+#[test]
+fn disk_none_is_put_in_force_and_is_no_lost_disk() {
+    let pair = Plan::new().in_sync();
+    let (alice, bob) = (&pair.alice, &pair.bob);
+    let disk = format!("disk {};", bob.disk.display());
+    pair.edit(&disk, "disk none;");
+    for node in [bob, alice] {
+        node.ok(&["adjust", "r0"]);
+        assert_eq!(node.adm(&["-d", "adjust", "r0"]).stdout, "");
+    }
+    assert_eq!(alice.dstate(), "UpToDate/Diskless");
+    // It is meant: nobody is alarmed, and `up` attaches nothing.
+    for node in [bob, alice] {
+        assert_eq!(node.adm(&["check"]).code, 0, "{:?}", node.adm(&["check"]));
+        node.ok(&["wait-sync", "--wfc-timeout", "20", "r0"]);
+    }
+    bob.ok(&["up", "r0"]);
+    assert_eq!(bob.dstate(), "Diskless/UpToDate");
+    // Now it is to have one again, and lacks it.
+    pair.edit("disk none;", &disk);
+    alice.ok(&["adjust", "r0"]);
+    assert_ne!(alice.adm(&["check"]).code, 0);
+    bob.ok(&["adjust", "r0"]);
+    pair.wait_synced();
+    assert_eq!(alice.adm(&["check"]).code, 0);
+}
+
+#[test]
 fn paths_are_tried_in_turn_and_the_one_in_use_is_said() {
     let mut pair = Plan::new().impatient().blank();
     let (a, b) = (pair.alice.port, pair.bob.port);

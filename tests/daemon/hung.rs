@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::namespace::skip;
 use crate::pair::{DISK_SIZE, run, text};
 use crate::plan::Plan;
+use crate::qsd::Rig;
 use crate::wait::until;
 
 /// A loop device over a file in a file system of its own.
@@ -135,4 +136,30 @@ fn a_disk_that_hangs_is_named_and_the_daemon_ends_without_it() {
     pair.alice.start_up();
     pair.wait_synced();
     pair.assert_equal_disks();
+}
+
+/// Whoever waits for it, and everybody else who wants something of its resource.
+#[test]
+fn a_disk_that_hangs_while_it_is_opened_holds_nobody_up() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let Some(rig) = Rig::new("hangs_while_opened", dir.path(), "rig") else { return };
+    let alice = dir.path().join("alice.img");
+    let pair = Plan::new().disks(&alice, &rig.device).connected().sync_skipped();
+    let bob = &pair.bob;
+    bob.ok(&["detach", "r0"]);
+    let still = rig.stand_still();
+    let said = bob.refused(10, &["attach", "r0"]);
+    assert!(said.contains("(118)") && said.contains("was not open after 30 s"), "{said}");
+    let said = bob.refused(10, &["attach", "r0"]);
+    assert!(said.contains("(124)") && said.contains("is still being opened"), "{said}");
+    assert!(bob.ok(&["why", "r0"]).contains("is still being opened"));
+    bob.ok(&["disconnect", "r0"]);
+    bob.ok(&["connect", "r0"]);
+    pair.wait_connected();
+    bob.ok(&["down", "r0"]);
+    drop(still);
+    until("it was closed again, and is attached", || {
+        (bob.adm(&["up", "r0"]).code == 0).then_some(())
+    });
+    pair.wait_synced();
 }

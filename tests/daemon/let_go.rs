@@ -56,6 +56,15 @@ fn keepers(node: &Node) -> usize {
     record["keepers"].as_array().map_or(0, Vec::len)
 }
 
+/// alice's next daemon finds another boot id.
+fn other_system(pair: &mut Pair) {
+    let boot = pair.dir.path().join("boot_id");
+    fs::write(&boot, "01234567-89ab-cdef-0123-456789abcdef\n").expect("a file");
+    let script =
+        format!("mount --bind {} /proc/sys/kernel/random/boot_id && exec \"$@\"", text(&boot));
+    pair.alice.enter = ["unshare", "-m", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
+}
+
 #[test]
 fn after_a_power_loss_of_the_only_copy_no_flush_succeeds() {
     if !is_possible("after_a_power_loss_of_the_only_copy_no_flush_succeeds") {
@@ -83,11 +92,7 @@ fn after_a_power_loss_of_the_only_copy_no_flush_succeeds() {
 
     // Now its system is another one.
     pair.alice.kill();
-    let boot = pair.dir.path().join("boot_id");
-    fs::write(&boot, "01234567-89ab-cdef-0123-456789abcdef\n").expect("a file");
-    let script =
-        format!("mount --bind {} /proc/sys/kernel/random/boot_id && exec \"$@\"", text(&boot));
-    pair.alice.enter = ["unshare", "-m", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
+    other_system(&mut pair);
     pair.alice.start_up();
     let _ = pair.alice.adm(&["primary", "--force", "r0"]);
     assert_eq!(pair.alice.status()["role"], "Primary");
@@ -95,6 +100,54 @@ fn after_a_power_loss_of_the_only_copy_no_flush_succeeds() {
     let status = pair.alice.ok(&["device", "status", "r0"]);
     assert!(status.contains("let go of, and I/O fails: "), "{status}");
     assert!(status.contains("not flushed: no system that had it"), "{status}");
+    drop(detaches);
+}
+
+#[test]
+fn what_a_failed_disk_may_have_lost_is_lost_also_for_the_next_daemon() {
+    if !is_possible("what_a_failed_disk_may_have_lost_is_lost_also_for_the_next_daemon") {
+        return;
+    }
+    let mut pair = Pair::in_sync();
+    let servers = format!("--servers=unix:{}", pair.alice.run_dir.join("nbd.sock").display());
+    let servers = format!("{servers},127.0.0.1:9");
+    let device = Attached::new(&pair.alice, &servers);
+    let detaches = Detaches::from(&pair.alice);
+    pair.bob.kill();
+    until("alice alone has it", || {
+        device.write(2).expect("alice has it");
+        (keepers(&pair.alice) == 1).then_some(())
+    });
+    pair.alice.kill();
+    // As where its disk had failed before.
+    fs::remove_dir_all(pair.alice.run_dir.join("trusted")).expect("it is trusted");
+    pair.alice.start_up();
+    let _ = pair.alice.adm(&["primary", "--force", "r0"]);
+    assert_eq!(pair.alice.status()["role"], "Primary");
+    device.write(3).expect_err("what it had answered may be gone");
+    drop(detaches);
+}
+
+#[test]
+fn an_orderly_reboot_of_the_only_copy_loses_nothing_and_the_device_goes_on() {
+    if !is_possible("an_orderly_reboot_of_the_only_copy_loses_nothing_and_the_device_goes_on") {
+        return;
+    }
+    let mut pair = Pair::in_sync();
+    let servers = format!("--servers=unix:{}", pair.alice.run_dir.join("nbd.sock").display());
+    let servers = format!("{servers},127.0.0.1:9");
+    let device = Attached::new(&pair.alice, &servers);
+    let detaches = Detaches::from(&pair.alice);
+    pair.bob.kill();
+    until("alice alone has it", || {
+        device.write(2).expect("alice has it");
+        (keepers(&pair.alice) == 1).then_some(())
+    });
+    assert!(pair.alice.terminate().success());
+    other_system(&mut pair);
+    pair.alice.start_up();
+    pair.alice.ok(&["primary", "r0"]);
+    device.write(3).expect("it goes on");
     drop(detaches);
 }
 

@@ -64,6 +64,7 @@ mod ping;
 mod plan;
 mod policies;
 mod qsd;
+mod reactor;
 mod refusals;
 mod relay;
 mod replaced;

@@ -107,10 +107,19 @@ impl Drop for Namespace {
 
 /// Says on the terminal that a test did not run, in the words that `tools/test` counts.
 pub(crate) fn skip(test: &str, why: &str) {
+    say("SKIP", test, why);
+}
+
+/// The same of one that takes what only a person can give, and that is not counted.
+pub(crate) fn not_run(test: &str, why: &str) {
+    say("NOT RUN", test, why);
+}
+
+fn say(what: &str, test: &str, why: &str) {
     let why = why.lines().next().unwrap_or_default();
     // Past the harness, which keeps what a test prints while it goes well.
     // The harness may stand in the middle of a line.
-    let line = format!("\nSKIP {test}: {why}\n");
+    let line = format!("\n{what} {test}: {why}\n");
     let out = std::io::stderr();
     let _ = std::io::Write::write_all(&mut out.lock(), line.as_bytes());
 }

@@ -3,6 +3,8 @@
 //! The cluster is a script under the names of Pacemaker's tools: marks, scores, members and who is off
 //! stand in files. `cut` there: the peer's copy of the configuration does not answer.
 
+mod pushed;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -172,17 +174,18 @@ impl Agent {
     }
 
     fn handled(&self, plan: Plan) -> Plan {
-        let marks = of_the_tree("crm-store-uuid");
-        let line = |verb: &str| {
-            let stored = self.cluster.path().join("cib.xml").display().to_string();
-            let environment = format!("PATH={}:$PATH TANDEM_CIB={stored}", self.tools());
-            format!("{environment} exec {} {verb}", marks.display())
-        };
         plan.net("fencing resource-and-stonith;").sections(&format!(
             "handlers {{ fence-peer \"{}\"; unfence-peer \"{}\"; }}",
-            line("fence"),
-            line("unfence"),
+            self.handler("fence"),
+            self.handler("unfence"),
         ))
+    }
+
+    /// The line of a handler that is crm-store-uuid.
+    fn handler(&self, verb: &str) -> String {
+        let stored = self.cluster.path().join("cib.xml").display().to_string();
+        let environment = format!("PATH={}:$PATH TANDEM_CIB={stored}", self.tools());
+        format!("{environment} exec {} {verb}", of_the_tree("crm-store-uuid").display())
     }
 
     /// Runs one action as the cluster does; `more`: of its environment.

@@ -7,6 +7,8 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::dmlog::{Entry, Kind, Log};
@@ -71,6 +73,16 @@ pub(crate) enum Logged {
     Flush,
 }
 
+/// While this lives the disk answers nothing.
+pub(crate) struct StandsStill(Pid);
+
+impl Drop for StandsStill {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
+}
+
 /// The device, and the processes behind it.
 pub(crate) struct Rig {
     pub(crate) device: PathBuf,
@@ -101,6 +113,13 @@ impl Rig {
     /// From now on it fails like this.
     pub(crate) fn fail(&mut self, fault: Fault) {
         self.disk.put_over(&fault.node()).expect("it fails");
+    }
+
+    /// From now on nothing ends, until this is dropped.
+    pub(crate) fn stand_still(&self) -> StandsStill {
+        let pid = Pid::from_raw(i32::try_from(self.disk.pid()).expect("a pid"));
+        kill(pid, Signal::SIGSTOP).expect("it is ours");
+        StandsStill(pid)
     }
 
     /// From now on nothing fails.

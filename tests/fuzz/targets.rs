@@ -251,6 +251,7 @@ pub(crate) fn admin(bytes: &[u8]) -> String {
                 | Request::Attach { definition, .. }
                 | Request::CheckDisk { definition, .. }
                 | Request::Paths { definition }
+                | Request::Volumes { definition }
                 | Request::Connect { definition, .. } => match definition.check() {
                     Ok(()) => " checked".to_owned(),
                     Err(error) => error.to_string().chars().filter(|c| !c.is_numeric()).collect(),

@@ -128,6 +128,12 @@ impl LoggedDisk {
         }
     }
 
+    /// The process that serves the disk.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
     /// From now on what is exported is over this node.
     ///
     /// # Errors

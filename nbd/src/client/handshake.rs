@@ -10,6 +10,8 @@ use crate::session::Device;
 
 /// Replies of one option; a server that sends more is broken.
 const REPLIES_LIMIT: usize = 65536;
+/// Bytes of all of them.
+const REPLIES_BYTES_LIMIT: usize = 4 << 20;
 
 /// One reply packet to an option.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,7 +127,8 @@ impl Handshake {
     pub fn option(&mut self, option: u32, data: &[u8]) -> Result<Vec<OptionReply>, ClientError> {
         self.send_option(option, data)?;
         let mut replies = Vec::new();
-        while replies.len() < REPLIES_LIMIT {
+        let mut bytes = 0;
+        while replies.len() < REPLIES_LIMIT && bytes <= REPLIES_BYTES_LIMIT {
             let reply = self.read_option_reply()?;
             if reply.option != option {
                 return Err(ClientError::Protocol("a reply to another option"));
@@ -137,6 +140,7 @@ impl Handshake {
                 let message = String::from_utf8_lossy(&reply.data).into_owned();
                 return Err(ClientError::Refused { option, kind: reply.kind, message });
             }
+            bytes += reply.data.len();
             replies.push(reply);
         }
         Err(ClientError::Protocol("endless replies to an option"))

@@ -27,7 +27,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use nbd::client::Description;
+use nbd::constants::NOBODY;
 
+use super::record::AFTER_LET_GO;
 use super::{Server, Terms, primary_named};
 
 use look::Look;
@@ -386,7 +388,8 @@ impl Guard {
     /// Whether an export may lack what was answered: none of those that had it is among its keepers.
     fn has_lost(&self, export: &Description) -> bool {
         let is_told = !self.keepers.is_empty() && !export.keepers.is_empty();
-        is_told && !export.keepers.iter().any(|keeper| self.keepers.contains(keeper))
+        export.keepers.contains(&NOBODY)
+            || is_told && !export.keepers.iter().any(|keeper| self.keepers.contains(keeper))
     }
 
     /// Who has all that was answered, from now on. A server that does not tell changes nothing.
@@ -399,10 +402,7 @@ impl Guard {
 
     /// The device is of no use any more.
     fn fail(&mut self, why: &str) {
-        self.log(format!(
-            "the device is let go of, and its I/O fails: {why}. Unmount it, check the file system, and \
-             attach it again"
-        ));
+        self.log(format!("the device is let go of, and its I/O fails: {why}; {AFTER_LET_GO}"));
         self.failed = Some(why.to_owned());
         self.is_failing = true;
         self.actions.push_back(Action::Fail);
@@ -518,6 +518,7 @@ impl Guard {
                 self.log(format!("the device has grown to {size} bytes"));
                 self.actions.push_back(Action::Changed);
             }
+            // The next look at the server has it tried again.
             Err(error) => self.log(format!("the kernel does not take {size} bytes: {error}")),
         }
     }

@@ -401,13 +401,23 @@ fn a_server_that_may_lack_what_was_answered_ends_the_device() {
     assert_eq!(
         serves(&mut guard, 1010, 1, &[3, 4]),
         "drop bob; \"the device is let go of, and its I/O fails: bob:10809 may lack what was answered and \
-         not flushed: no system that had it in its cache has run on. Unmount it, check the file system, \
-         and attach it again\"; fail"
+         not flushed: no system that had it in its cache has run on; unmount it, have `tandemadm device \
+         detach --force` remove what is left of it, attach it again, and check the file system before it \
+         is mounted\"; fail"
     );
     assert!(guard.progress().failed.unwrap().contains("bob:10809 may lack"));
     // Whoever comes later does not change that.
     assert_eq!(serves(&mut guard, 1020, 0, &[1]), "drop alice");
     story(&mut guard, &[(2000, "tick", "", None), (40_000, "tick", "", None)]);
+}
+
+#[test]
+fn a_server_that_says_that_it_is_lost_ends_also_a_device_that_was_told_of_nobody() {
+    let mut guard = attached(1);
+    guard.handle(ms(0), Event::LinkDead);
+    guard.handle(ms(0), Event::Closed(0));
+    actions(&mut guard);
+    assert!(serves(&mut guard, 1010, 1, &[0xff]).ends_with("; fail"));
 }
 
 #[test]

@@ -55,6 +55,39 @@ fn another_disk_is_detached_and_attached() {
 }
 
 #[test]
+fn another_size_lets_go_of_no_disk() {
+    let (words, lines) = changed("disk { c-max", "disk { size 64M; c-max");
+    assert_eq!(words.len(), 1, "{words:?}");
+    assert!(words[0].ends_with("not /dev/vg0/r0 of 67108864 bytes"), "{words:?}");
+    assert_eq!(lines, "# disk none and size of r0\n");
+}
+
+#[test]
+fn disk_none_is_put_in_force_here_and_of_the_peer() {
+    let volume = |disk: &str| format!("volume 0 {{ disk {disk}; meta-disk internal; }} address");
+    let text = |alice: &str, bob: &str| {
+        CONFIG
+            .replace("disk /dev/vg0/r0; meta-disk internal; ", "")
+            .replace("node-id 0; address", &format!("node-id 0; {}", volume(alice)))
+            .replace("node-id 1; address", &format!("node-id 1; {}", volume(bob)))
+    };
+    let difference = |from: &str, to: &str| {
+        let (running, wanted) = (loaded(from), loaded(to));
+        let own = wanted.local("alice").unwrap();
+        let difference = Difference::new(&running, &wanted, own);
+        (difference.words().to_vec(), difference.steps(&fixtures::healthy(), own))
+    };
+    let (words, steps) = difference(&text("/dev/a", "/dev/b"), &text("none", "/dev/b"));
+    assert_eq!(words, ["the disk of volume 0 is /dev/a, not none"]);
+    assert_eq!(steps, [Step::Detach(0), Step::Volumes]);
+    let (words, steps) = difference(&text("/dev/a", "none"), &text("/dev/a", "/dev/b"));
+    assert_eq!(words, ["bob is to have a disk for volume 0"]);
+    assert_eq!(steps, [Step::Volumes]);
+    // What a peer's disk is called is the peer's.
+    assert_eq!(difference(&text("/dev/a", "/dev/b"), &text("/dev/a", "/dev/c")), (vec![], vec![]));
+}
+
+#[test]
 fn what_is_down_is_brought_up() {
     let wanted = loaded(CONFIG);
     let own = wanted.local("alice").unwrap();

@@ -218,20 +218,30 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
         format!("disk there, cause gone: `tandemadm attach {volume}` on {node}.")
     };
     // What the refusal of a disk without metadata says.
-    let is_new = note.starts_with(ATTACH_FAILED) && note.contains("`tandemadm create-md`");
-    let which = match is_new {
-        true => "the disk there has no metadata, so it is a new one",
-        false => "new disk at the same path",
+    let says = |cure: &str| note.starts_with(ATTACH_FAILED) && note.contains(cure);
+    let is_damaged = says("`tandemadm create-md --force`");
+    let is_new = is_damaged || says("`tandemadm create-md`");
+    let (which, force) = match (is_new, is_damaged) {
+        (true, true) => ("the metadata of the disk there is damaged", " --force"),
+        (true, false) => ("the disk there has no metadata, so it is a new one", ""),
+        (false, _) => ("new disk at the same path", ""),
+    };
+    let then = match undialled {
+        true => format!("up {resource}"),
+        false => format!("attach {volume}"),
     };
     let new = format!(
-        "{which}: `tandemadm create-md {volume}`, `tandemadm attach {volume}` \
-         on {node}: {} to copy.",
-        human(device.size)
+        "{which}: `tandemadm create-md{force} {volume}`, `tandemadm {then}` on {node}: {} to copy.",
+        match device.size {
+            0 => "all of it".to_owned(),
+            size => human(size),
+        }
     );
     let Some(peer) = good_peer(report, device) else {
         // The clients of a Primary may have gone on on the peer's since.
         let next = match status.role {
             Role::Primary => for_a_primary(report, device, &again),
+            _ if is_new => vec![format!("1. {new}"), format!("2. {again}")],
             _ => vec![again, format!("or bring the peer back: `tandemadm why {resource}` there.")],
         };
         return no_copy(report, device, state, next);
@@ -291,18 +301,50 @@ fn inconsistent(report: &View<'_>, device: &DeviceStatus) -> Finding {
     let status = &report.status;
     let (node, resource) = (&status.node_name, &status.name);
     let volume = name(status, device);
-    let peer = status.connections.first().map_or("the peer", |one| one.name.as_str());
+    let connection = status.connections.first();
+    let peer = connection.map_or("the peer", |one| one.name.as_str());
+    let theirs = connection
+        .and_then(|one| one.peer_devices.iter().find(|peer| peer.volume == device.volume))
+        .map_or(DiskState::DUnknown, |peer| peer.peer_disk_state);
+    let force =
+        format!("`tandemadm primary {} {resource}`", force_option(report, Force::Inconsistent));
+    let (data, next) = match theirs {
+        DiskState::Diskless | DiskState::Failed | DiskState::Detaching => (
+            format!("the disk of {peer} is {theirs}: no good copy can be reached."),
+            vec![
+                format!(
+                    "1. {peer}'s disk is there, cause gone: `tandemadm attach {volume}` on {peer} (`tandemadm why \
+                     {resource}` there). The resync goes on by itself."
+                ),
+                format!(
+                    "2. {peer}'s disk is gone for good: {force} on {node} takes the mix as it is; check the data \
+                     (fsck), or restore it, first of all."
+                ),
+            ],
+        ),
+        DiskState::Inconsistent => (
+            format!("{peer}'s disk is Inconsistent, too: no copy is good."),
+            vec![format!(
+                "on the node whose disk is to be kept: {force}; check the data (fsck), or restore it, \
+                 first of all."
+            )],
+        ),
+        _ => (
+            format!("{peer} holds the only good copy; {node} cannot be promoted."),
+            vec![format!(
+                "bring the connection to {peer} back: the resync goes on by itself (`tandemadm status \
+                 {resource}` on both nodes)."
+            )],
+        ),
+    };
     Finding {
         severity: severity::DISK,
         headline: format!("{volume}: {node}'s disk is a mix of old and new blocks"),
         state: format!("{volume} is Inconsistent, and no resync runs."),
         open: Vec::new(),
         why: format!("a resync from {peer} was interrupted, or `tandemadm invalidate` was given."),
-        data: Some(format!("{peer} holds the only good copy; {node} cannot be promoted.")),
-        next: vec![format!(
-            "bring the connection to {peer} back: the resync goes on by itself (`tandemadm status \
-             {resource}` on both nodes)."
-        )],
+        data: Some(data),
+        next,
     }
 }
 

@@ -237,6 +237,17 @@ fn an_up_that_stopped_at_a_disk_is_told_by_its_cause_and_ends_with_up() {
     assert!(text.contains("disk there, cause gone: `tandemadm up r0` on alice."), "{text}");
     assert!(text.contains("not dialled: `up` did not get so far."), "{text}");
     assert!(!text.contains("is r0 up on bob?"), "{text}");
+    let first = report.status.devices[0].disk_note.clone();
+    for (cure, order) in [
+        ("Use `tandemadm create-md` to initialize it.", "`tandemadm create-md r0/0`"),
+        ("Run `tandemadm create-md --force` on it.", "`tandemadm create-md --force r0/0`"),
+    ] {
+        let note = &mut report.status.devices[0].disk_note;
+        *note = format!("{}(119) {cure}", crate::control::ATTACH_FAILED);
+        let text = blocks(&report);
+        assert!(text.contains(&format!("{order}, `tandemadm up r0` on alice")), "{text}");
+    }
+    report.status.devices[0].disk_note = first;
     report.status.connections[0].connection_state = ConnectionState::Connected;
     report.status.connections[0].reason = Reason::None;
     report.status.connections[0].peer_devices[0].peer_disk_state = DiskState::UpToDate;
@@ -596,6 +607,24 @@ fn the_log_is_reminded_of_what_stays_wrong_and_of_nothing_else() {
         assert_eq!(all.iter().filter(|line| line.contains(said)).count(), 1, "{said}: {all:?}");
         assert!(all.iter().all(|line| line.ends_with("; next: tandemadm why r0")), "{all:?}");
     }
+}
+
+#[test]
+fn a_target_whose_source_has_lost_its_disk_is_not_told_to_wait_for_the_connection() {
+    let mut report = fixtures::healthy();
+    report.status.role = Role::Secondary;
+    report.status.devices[0].disk_state = DiskState::Inconsistent;
+    report.status.connections[0].peer_devices[0].peer_disk_state = DiskState::Diskless;
+    let text = blocks(&report);
+    assert!(text.contains("the disk of bob is Diskless: no good copy can be reached."), "{text}");
+    assert!(text.contains("`tandemadm attach r0/0` on bob"), "{text}");
+    assert!(
+        text.contains(
+            "2. bob's disk is gone for good: `tandemadm primary --force=inconsistent r0`"
+        ),
+        "{text}"
+    );
+    assert!(!text.contains("only good copy") && !text.contains("connection to bob back"), "{text}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::attach::{Action, Event, Guard, Message, Record, Server};
 
 use super::dial::{Answer, Dialers, Link, abort, is_taken};
 use super::netlink::{Driver, Events};
-use super::{numbers, system};
+use super::{Trouble, numbers, system};
 
 /// How often it is looked whether the device is still ours.
 const LOOK: Duration = Duration::from_secs(2);
@@ -151,7 +151,7 @@ impl Device {
     }
 
     /// Watches over the device until it is detached.
-    pub(super) fn watch(mut self, log: &Log) {
+    pub(super) fn watch(mut self, log: &Log) -> Result<(), Trouble> {
         self.write_record(log);
         if self.guard.progress().server.is_none() {
             let Record { volume, server, .. } = &self.record;
@@ -197,6 +197,13 @@ impl Device {
             self.feed(log, Event::Tick);
         }
         system::remove_record(&self.run_dir, self.record.index);
+        match self.guard.progress().failed {
+            // By order, if it was detached meanwhile.
+            Some(why) if !self.is_let_go() => {
+                Err(Trouble::failed(format!("{} is gone: {why}", self.node())))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Asks now and then whether the volume has grown: a server has no word for that.
@@ -296,11 +303,16 @@ impl Device {
                 }
                 Action::Resize(size) => {
                     let Record { index, backend, .. } = &self.record;
-                    let told = self.driver.order(Message::resize(*index, backend, size));
+                    // It waits for the requests under way, and takes no other server meanwhile.
+                    let told = match system::is_answered(*index) {
+                        true => self.driver.order(Message::resize(*index, backend, size)),
+                        false => Err(io::Error::other("requests get no answer just now")),
+                    };
                     let told = told.map(drop).map_err(|error| error.to_string());
                     self.guard.handle(system::now(), Event::Resized(told));
                 }
                 Action::Log(text) => log.say(&format!("{}: {text}", self.record.volume)),
+                Action::Fail if self.is_anothers() => self.has_ended = true,
                 Action::Fail => {
                     if let Err(error) = self.driver.order(Message::disconnect(self.record.index)) {
                         log.say(&format!("{}: the kernel does not let go: {error}", self.node()));
@@ -310,6 +322,10 @@ impl Device {
                 Action::End => self.has_ended = true,
             }
         }
+    }
+
+    fn is_anothers(&self) -> bool {
+        system::backend(self.record.index).is_some_and(|backend| backend != self.record.backend)
     }
 
     fn is_let_go(&self) -> bool {

@@ -145,8 +145,7 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
     if let Some(missing) = missing {
         log.say(&missing);
     }
-    device.watch(&log);
-    Ok(())
+    device.watch(&log)
 }
 
 /// A device that was just attached.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::attach::{Backend, Record, Volume};
+use crate::attach::{AFTER_LET_GO, Backend, Record, Volume};
 
 use super::Trouble;
 
@@ -30,6 +30,28 @@ fn attribute(index: u32, name: &str) -> Option<String> {
 /// The identifier that the kernel keeps with a device, if it is attached with one.
 pub(super) fn backend(index: u32) -> Option<String> {
     attribute(index, "backend")
+}
+
+/// Whether no request of a device is under way, or one has ended while it was looked at. Takes 0.2 s at most.
+pub(super) fn is_answered(index: u32) -> bool {
+    let rests = || {
+        let under_way = attribute(index, "inflight");
+        under_way.is_none_or(|text| text.split_whitespace().all(|count| count == "0"))
+    };
+    // Reads, writes, discards and flushes that have ended (Documentation/block/stat.rst).
+    let ended = || {
+        let text = attribute(index, "stat").unwrap_or_default();
+        let fields: Vec<&str> = text.split_whitespace().collect();
+        [0, 4, 11, 15].map(|field| fields.get(field).map(|count| (*count).to_owned()))
+    };
+    let before = ended();
+    for _ in 0..20 {
+        if rests() || ended() != before {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
 }
 
 /// How long a request of a device may take.
@@ -225,10 +247,7 @@ pub(super) fn still_in_use(index: u32) -> String {
 
 /// Why a device that its guard has let go of is not attached: for a sentence.
 pub(super) fn has_failed(index: u32, why: &str) -> String {
-    format!(
-        "/dev/nbd{index} was let go of, and its I/O fails: {why}; unmount it, check the file system, and \
-         attach it again"
-    )
+    format!("/dev/nbd{index} was let go of, and its I/O fails: {why}; {AFTER_LET_GO}")
 }
 
 /// The device is detached.

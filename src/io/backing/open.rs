@@ -61,6 +61,8 @@ pub struct OpenDisk {
     pub preallocated: bool,
     /// What the core is told. Its notes are for the log.
     pub attached: AttachedDisk,
+    /// The boot id of the system that has had it last.
+    pub left_by: [u8; 16],
     /// The note that it is attached and well.
     trust: Option<Trust>,
     /// The superblock that is on the disk says that it stands in for a Primary.
@@ -287,7 +289,10 @@ pub fn open_disk(
              as after a power loss"
         ));
     }
-    disks.into_open(geometry, meta, Home { boot_id, ..home }, trust)
+    let left_by = home.boot_id;
+    let mut open = disks.into_open(geometry, meta, Home { boot_id, ..home }, trust)?;
+    open.left_by = left_by;
+    Ok(open)
 }
 
 /// Whose metadata it is.
@@ -526,6 +531,7 @@ impl Disks {
             direct,
             preallocated,
             attached,
+            left_by: home.boot_id,
             trust,
             stands_in: Cell::new(stands_in),
             locks,

@@ -261,6 +261,7 @@ async fn answer(registry: &Rc<Registry>, request: Request) -> Response {
             registry.set_options(&resource, *options, volumes, resync_after, secrets).await
         }
         Request::Paths { definition } => registry.set_paths(&definition).await,
+        Request::Volumes { definition } => registry.set_volumes(&definition).await,
         Request::Running { resource } => {
             return Response::Running(registry.running(&resource).map(Box::new));
         }

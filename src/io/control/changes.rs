@@ -12,7 +12,9 @@ use crate::config::{Definition, HostVolume, ResyncAfter};
 use crate::control::Path;
 use crate::control::adjust::Difference;
 use crate::io::{Order, PeerPath};
-use crate::resource::{AdminResult, Command, DiskOptions, NodeId, Options, Refusal, VolumeNumber};
+use crate::resource::{
+    AdminResult, Command, DiskOptions, DiskState, NodeId, Options, Refusal, Status, VolumeNumber,
+};
 use crate::secret::Secrets;
 
 impl Registry {
@@ -105,6 +107,52 @@ impl Registry {
         self.tell_paths(&entry, definition).await
     }
 
+    /// Volumes have no disk from now on, or are to have one, by configuration; and the own ones this size.
+    ///
+    /// # Errors
+    /// The resource is not up, a disk that is to be none is attached, or a volume would shrink.
+    pub(crate) async fn set_volumes(&self, definition: &Definition) -> AdminResult {
+        let config = self.check(definition)?;
+        let lock = self.lock(&config.name);
+        let _guard = lock.lock().await;
+        let entry = self.entry(&config.name).ok_or_else(|| not_up(&config.name))?;
+        self.same(&entry, definition)?;
+        let name = &config.name;
+        for volume in config.volumes.iter().filter(|volume| volume.disk == "none") {
+            let number = volume.number;
+            if entry.disk_state(number) != DiskState::Diskless {
+                let text = "Device is attached to a disk (use detach first)";
+                return Err(refusal(124, text, format!("`tandemadm detach {name}/{number}`.")));
+            }
+        }
+        let own = definition.hosts.iter().find(|one| one.node_id == config.node_id);
+        for (number, new) in own.into_iter().flat_map(|own| &own.volumes) {
+            let (volume, size) = (*number, new.size);
+            if entry.volume(volume).is_some_and(|old| old.size != size) {
+                entry.order(Command::SetSize { volume, size }).await?;
+            }
+        }
+        entry.change(|running| {
+            for host in &mut running.hosts {
+                let Some(new) = definition.hosts.iter().find(|one| one.node_id == host.node_id)
+                else {
+                    continue;
+                };
+                for (number, volume) in &mut host.volumes {
+                    let Some(new) = new.volumes.get(number) else { continue };
+                    volume.size = new.size;
+                    // The own disk is named when it is attached.
+                    if host.node_id != config.node_id || new.disk.is_none() {
+                        volume.disk.clone_from(&new.disk);
+                        volume.meta_disk.clone_from(&new.meta_disk);
+                    }
+                }
+            }
+        });
+        info!("{name}: which volumes have no disk, and their size, is as the configuration says");
+        Ok(String::new())
+    }
+
     /// Tells the data thread the addresses.
     pub(super) async fn tell_paths(&self, entry: &Entry, definition: &Definition) -> AdminResult {
         let paths = paths(definition, &self.settings.node);
@@ -151,6 +199,16 @@ impl Entry {
         let running = self.running.borrow();
         let own = running.hosts.iter().find(|host| host.node_id == self.config.node_id)?;
         own.volumes.get(&volume).cloned()
+    }
+
+    /// In a snapshot: volumes that have no disk here, by what the resource runs with.
+    pub(super) fn note_clients(&self, status: &mut Status) {
+        for device in &mut status.devices {
+            let is_client = self.volume(device.volume).is_some_and(|volume| volume.disk.is_none());
+            if is_client && device.disk_state == DiskState::Diskless {
+                "none".clone_into(&mut device.backing_disk);
+            }
+        }
     }
 
     /// The volume has this disk now.

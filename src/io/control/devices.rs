@@ -33,6 +33,8 @@ use crate::resource::{AdminResult, Command, DETACHES, Refusal, Role, Status, Vol
 
 /// An attach that takes longer goes on by itself, and the order is answered.
 const ATTACH_LIMIT: Duration = Duration::from_secs(15);
+/// How long a device that is to go by force may take to be flushed, once nobody uses it.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// How long the kernel may take to fail the I/O of a device that is detached by force.
 const FORCE_LIMIT: Duration = Duration::from_secs(2);
 /// How often a device in use is looked at again, where somebody is given time to leave.
@@ -273,7 +275,14 @@ impl Registry {
         let name = entry.config.name.clone();
         let until = Instant::now() + wait;
         let all = (hands.clone(), run_dir.clone(), name.clone(), false, until);
-        let detached = blocking(detach_all, all).await;
+        let gently = blocking(detach_all, all);
+        let detached = match force {
+            // Its flush does not end while I/O is suspended; by force it does.
+            true => tokio::time::timeout(wait + FLUSH_LIMIT, gently).await.unwrap_or_else(|_| {
+                Err(format!("what was written is not flushed in {} s", FLUSH_LIMIT.as_secs()))
+            }),
+            false => gently.await,
+        };
         if let Err(why) = &detached
             && force
         {

@@ -1,7 +1,8 @@
 //! Backing disks of resources that are up: attaching, and what a disk is before it is attached.
 //!
 //! Invariants:
-//! - Opening a disk never blocks the control thread.
+//! - Opening a disk never blocks the control thread, and holds nobody up for ever: one that is opened
+//!   after its time is closed again, and nobody opens it before.
 //! - An attach is answered when it is known whether the disk may be used, also where a connected
 //!   peer is asked first.
 
@@ -16,10 +17,15 @@ use super::registry::{Entry, Registry, ended, not_up, refusal};
 use crate::config::{Definition, HostVolume, MetaDisk};
 use crate::control::ATTACH_FAILED;
 use crate::io::Order;
+use crate::io::backing::OpenDisk;
 use crate::resource::{AdminResult, DiskState, Refusal, Status, VolumeNumber};
 
 /// How long an attach waits for the handshake that decides about the disk (DESIGN 8).
 const VERDICT_LIMIT: Duration = Duration::from_secs(30);
+/// How long a disk may take to be opened. Everything that concerns its resource waits for that.
+const OPEN_LIMIT: Duration = Duration::from_secs(30);
+/// What a disk does that is not opened in time, and what to do: for a sentence.
+const HANGS: &str = "it does not answer; see what holds it up (`dmesg`, cables, the pool under it), then attach it again";
 /// How long the path of a disk in use is waited for.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
@@ -141,7 +147,7 @@ impl Registry {
     /// It cannot be opened, or the state machine refuses it.
     pub(super) async fn open_and_attach(
         &self,
-        entry: &Entry,
+        entry: &Rc<Entry>,
         definition: &Definition,
         volume: VolumeNumber,
     ) -> AdminResult {
@@ -158,14 +164,14 @@ impl Registry {
 
     async fn try_attach(
         &self,
-        entry: &Entry,
+        entry: &Rc<Entry>,
         definition: &Definition,
         volume: VolumeNumber,
     ) -> AdminResult {
         let (own, request) = self.disk_request(entry, definition, volume)?;
         let name = &entry.config.name;
-        let opened = tokio::task::spawn_blocking(move || open_disk(&request)).await;
-        let mut disk = opened.map_err(|_| ended(name))?.inspect_err(|refusal| {
+        let opened = entry.open(volume, request).await;
+        let mut disk = opened.inspect_err(|refusal| {
             warn!(resource = %name, "{name}/{volume}: attach failed: ({}) {}", refusal.code, refusal.text);
         })?;
         if let Err(refusal) = large_enough(own, disk.attached.data_size, &disk.attached.path) {
@@ -173,6 +179,16 @@ impl Registry {
             return Err(refusal);
         }
         if let Some(size) = own.size {
+            let held = disk.attached.meta.superblock.effective_size;
+            if size < held {
+                disk.close();
+                let text = "Implicit device shrinking not allowed.";
+                let hint = format!(
+                    "`size` in the configuration says {size} bytes, which is smaller than the data it held \
+                     ({held} bytes): write at least that, or none."
+                );
+                return Err(refusal(170, text, hint));
+            }
             disk.attached.data_size = size;
         }
         let durable = if disk.dsync { "RWF_DSYNC" } else { "a data sync after each write" };
@@ -187,6 +203,38 @@ impl Registry {
 }
 
 impl Entry {
+    /// Opens a disk, or gives it up.
+    async fn open(
+        self: &Rc<Self>,
+        volume: VolumeNumber,
+        request: DiskRequest,
+    ) -> Result<Box<OpenDisk>, Refusal> {
+        let (name, path) = (&self.config.name, request.disk.clone());
+        if self.opening.borrow().contains(&volume) {
+            let hint = format!("{path} is still being opened: {HANGS}.");
+            let text = "Device is attached to a disk (use detach first)";
+            return Err(refusal(124, text, hint));
+        }
+        let mut opening = tokio::task::spawn_blocking(move || open_disk(&request));
+        if let Ok(opened) = tokio::time::timeout(OPEN_LIMIT, &mut opening).await {
+            return opened.map_err(|_| ended(name))?;
+        }
+        self.opening.borrow_mut().insert(volume);
+        let entry = self.clone();
+        tokio_uring::spawn(async move {
+            if let Ok(Ok(disk)) = opening.await {
+                // It may hang there as well.
+                let _ = tokio::task::spawn_blocking(move || disk.close()).await;
+            }
+            entry.opening.borrow_mut().remove(&volume);
+            let name = &entry.config.name;
+            info!(resource = %name, "{name}/{volume}: the disk that hung while it was opened answers");
+        });
+        let text = "IO error(s) occurred during initial access to meta-data.";
+        let hint = format!("{path} was not open after {} s: {HANGS}.", OPEN_LIMIT.as_secs());
+        Err(refusal(118, text, hint))
+    }
+
     /// Adds to a snapshot why a disk is not attached, where that is all there is to say of it.
     pub(super) fn note_failures(&self, status: &mut Status) {
         let failed = self.attach_failed.borrow();

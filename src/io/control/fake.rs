@@ -229,6 +229,7 @@ impl Fake {
             }),
             Command::Down { .. } => self.disks.lock().unwrap().clear(),
             Command::SetOptions { .. }
+            | Command::SetSize { .. }
             | Command::Attach { .. }
             | Command::Detach { .. }
             | Command::Invalidate { .. }

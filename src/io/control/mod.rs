@@ -23,6 +23,7 @@ mod dependencies;
 mod devices;
 mod disks;
 mod doors;
+mod entry;
 mod journal;
 mod logging;
 mod metrics_socket;

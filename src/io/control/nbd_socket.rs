@@ -87,8 +87,12 @@ fn start(
 
 fn prepare_tcp(stream: &StdTcpStream) -> std::io::Result<StdTcpStream> {
     stream.set_nodelay(true)?;
-    // A client whose host died is noticed at last; its requests have long been answered.
+    // A client whose host died is noticed in 40 s: its requests have long been answered, and it stands in the way of
+    // others, and of its own next life.
     nix::sys::socket::setsockopt(stream, sockopt::KeepAlive, &true)?;
+    nix::sys::socket::setsockopt(stream, sockopt::TcpKeepIdle, &20)?;
+    nix::sys::socket::setsockopt(stream, sockopt::TcpKeepInterval, &5)?;
+    nix::sys::socket::setsockopt(stream, sockopt::TcpKeepCount, &4)?;
     stream.try_clone()
 }
 

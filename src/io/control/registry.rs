@@ -10,25 +10,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Mutex, broadcast, mpsc, oneshot};
+use tokio::sync::{Mutex, broadcast, mpsc};
 use tracing::{error, info};
 
-use super::data_thread::{DataThread, Shell};
+use super::data_thread::Shell;
+pub(crate) use super::entry::Entry;
 use super::remembered::{Remembered, SETTLED, WasUp};
 use crate::config::Definition;
 use crate::control::Report;
-use crate::io::{HandlerPlaces, Order, OrderError, Setup, SocketBuffers};
+use crate::io::{HandlerPlaces, Order, Setup, SocketBuffers};
 use crate::resource::{
-    AdminResult, Command, ConnectionState, ConnectionStatus, DiskState, NodeId, Reason, Refusal,
-    ResourceConfig, Status, VolumeNumber,
+    AdminResult, Command, ConnectionState, DiskState, NodeId, Refusal, ResourceConfig, Status,
+    VolumeNumber,
 };
 
 /// Resources at most; each has a thread and a ring.
 const RESOURCES_MAX: usize = 256;
-/// An order that the state machine does not answer in this time has been lost.
-const ORDER_LIMIT: Duration = Duration::from_secs(120);
 /// How long fresh counters are waited for.
 const STATISTICS_LIMIT: Duration = Duration::from_secs(2);
 /// How long the end of one resource may take when the daemon ends.
@@ -43,34 +42,6 @@ pub(crate) enum Change {
     Status(Rc<Entry>, Arc<Status>),
     /// It was taken down.
     Gone(String),
-}
-
-/// A resource that is up.
-pub(crate) struct Entry {
-    /// What it was made from.
-    pub(crate) config: ResourceConfig,
-    pub(super) thread: Rc<dyn DataThread>,
-    /// What it runs with: as it was made, and as it was changed since. [`Entry::change`] changes it.
-    pub(super) running: RefCell<Definition>,
-    /// Why a volume's disk could not be attached last, for `why`.
-    pub(super) attach_failed: RefCell<BTreeMap<VolumeNumber, String>>,
-    /// What became of the devices (`device-attach auto`).
-    pub(super) devices: super::devices::Devices,
-    pub(super) past: super::past::Memory,
-    /// The files in use.
-    pub(super) disks: super::path_differs::Disks,
-    /// Peers that are not dialled, by order: also after a crash.
-    pub(super) apart: RefCell<BTreeSet<NodeId>>,
-    /// It goes down, or has gone.
-    pub(super) ends: Cell<bool>,
-    /// Where what it runs with is kept for the time after a crash.
-    pub(super) remembered: Remembered,
-}
-
-impl std::fmt::Debug for Entry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Entry").field("config", &self.config).finish_non_exhaustive()
-    }
 }
 
 /// What the daemon was started with.
@@ -228,9 +199,10 @@ impl Registry {
             None => self.new_entry(definition, config, but.apart.clone()).await?,
         };
         let meant = |volume: VolumeNumber| !but.diskless.contains(&volume);
-        let disks = entry.config.volumes.iter();
-        let disks = disks.filter(|volume| volume.disk != "none" && meant(volume.number));
-        for volume in disks.map(|volume| volume.number) {
+        let volumes = entry.config.volumes.iter().map(|volume| volume.number);
+        let has_disk =
+            |volume: VolumeNumber| entry.volume(volume).is_some_and(|volume| volume.disk.is_some());
+        for volume in volumes.filter(|volume| has_disk(*volume) && meant(*volume)) {
             if entry.disk_state(volume) == DiskState::Diskless {
                 let attached = self.open_and_attach(&entry, definition, volume).await;
                 attached.map_err(|refusal| of_volume(&entry, volume, refusal))?;
@@ -369,6 +341,7 @@ impl Registry {
             thread,
             running,
             attach_failed,
+            opening: RefCell::default(),
             devices: Default::default(),
             past,
             disks,
@@ -396,6 +369,7 @@ impl Registry {
                     Err(broadcast::error::RecvError::Closed) => break,
                 };
                 entry.keep_apart(&status);
+                entry.keep_sizes(&status);
                 registry.devices_may_hand_over(&entry, &status);
                 entry.past.with(&status);
                 let _ = changes.send(Change::Status(entry.clone(), status));
@@ -504,7 +478,14 @@ impl Registry {
     pub(crate) async fn order(&self, resource: &str, command: Command) -> AdminResult {
         let entry = self.entry(resource).ok_or_else(|| not_up(resource))?;
         let asks_peer = super::begun::AsksPeer::of(&entry, &command);
+        let begun = Instant::now();
         self.devices_before(&entry, &command).await?;
+        // Devices and clients have one wait together.
+        let mut command = command;
+        if let Command::Secondary { wait_ms, .. } = &mut command {
+            let spent = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            *wait_ms = wait_ms.saturating_sub(spent);
+        }
         let after = super::devices::After::of(&command);
         let result = self.order_saved(&entry, command).await;
         let text = self.devices_after(&entry, after, result).await?;
@@ -541,6 +522,7 @@ impl Registry {
     /// A report of this snapshot.
     pub(crate) fn report_of(&self, entry: &Entry, mut status: Status) -> Report {
         entry.note_failures(&mut status);
+        entry.note_clients(&mut status);
         Report {
             path_differs: entry.disks.differing(&status),
             device_failed: entry.devices.failures(&status),
@@ -588,104 +570,6 @@ impl Registry {
                 error!("the end of a resource failed");
             }
         }
-    }
-}
-
-impl Entry {
-    /// What it runs with becomes another, also for the time after a crash.
-    pub(super) fn change(&self, how: impl FnOnce(&mut Definition)) {
-        let mut running = self.running.borrow_mut();
-        how(&mut running);
-        self.remembered.keep(&running, &self.apart.borrow());
-    }
-
-    /// Which peers are not dialled, by order, is kept for the time after a crash.
-    fn keep_apart(&self, status: &Status) {
-        if status.failed.is_some() {
-            // Its last word says nothing of what was ordered.
-            return;
-        }
-        let mut apart = self.apart.borrow_mut();
-        let stays = |peer: &&ConnectionStatus| match peer.reason {
-            _ if peer.connection_state != ConnectionState::StandAlone => false,
-            Reason::StoppedByAdmin => peer.back_in_ms.is_none(),
-            // On its way up.
-            Reason::NeverConnected => apart.contains(&peer.peer_node_id),
-            _ => false,
-        };
-        let now = status.connections.iter().filter(stays).map(|peer| peer.peer_node_id).collect();
-        // What goes down leaves its peers, too, and its file is gone for good.
-        if *apart != now && !self.ends.get() {
-            *apart = now;
-            self.remembered.keep(&self.running.borrow(), &apart);
-        }
-    }
-
-    /// The newest snapshot.
-    pub(crate) fn status(&self) -> Arc<Status> {
-        self.thread.status()
-    }
-
-    /// Hands something to the data thread that is not answered.
-    pub(crate) fn hand_over(&self, order: Order) -> bool {
-        self.thread.send(order).is_ok()
-    }
-
-    /// Asks the data thread.
-    pub(crate) async fn ask<T>(
-        &self,
-        order: impl FnOnce(oneshot::Sender<T>) -> Order,
-    ) -> Result<T, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.thread.send(order(reply)).map_err(|error| self.not_taken(error))?;
-        answer.await.map_err(|_| ended(&self.config.name))
-    }
-
-    fn not_taken(&self, error: OrderError) -> Refusal {
-        match error {
-            OrderError::Stopped => ended(&self.config.name),
-            OrderError::Full => {
-                let text = "In transient state, retry after next state change";
-                refusal(-18, text, error.to_string())
-            }
-        }
-    }
-
-    /// An order for the state machine.
-    pub(crate) async fn order(&self, command: Command) -> AdminResult {
-        let limit = match command {
-            Command::Secondary { wait_ms, .. } => ORDER_LIMIT + Duration::from_millis(wait_ms),
-            _ => ORDER_LIMIT,
-        };
-        let answer = self.ask(|reply| Order::Admin { command, reply });
-        match tokio::time::timeout(limit, answer).await {
-            Ok(answer) => answer?,
-            Err(_) => {
-                let hint = format!("`tandemadm why {}`, and tandemd's log.", self.config.name);
-                Err(refusal(-23, "Timeout in operation", hint))
-            }
-        }
-    }
-
-    pub(super) fn disk_state(&self, volume: VolumeNumber) -> DiskState {
-        let status = self.thread.status();
-        let device = status.devices.iter().find(|device| device.volume == volume);
-        device.map_or(DiskState::Diskless, |device| device.disk_state)
-    }
-
-    /// A handshake was refused, and that needs a person.
-    fn is_refused(&self, peer: NodeId) -> bool {
-        let status = self.thread.status();
-        let one = status.connections.iter().find(|one| one.peer_node_id == peer);
-        one.is_some_and(|one| {
-            one.connection_state == ConnectionState::StandAlone && one.reason.is_refusal()
-        })
-    }
-
-    fn connection_state(&self, peer: NodeId) -> ConnectionState {
-        let status = self.thread.status();
-        let one = status.connections.iter().find(|one| one.peer_node_id == peer);
-        one.map_or(ConnectionState::StandAlone, |one| one.connection_state)
     }
 }
 

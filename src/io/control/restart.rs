@@ -87,7 +87,7 @@ pub(super) async fn obey(
     doors: &mut Doors,
     lock: RawFd,
     asked: Asked,
-    ends: impl FnOnce() -> Option<&'static str>,
+    ends: impl FnMut() -> Option<&'static str>,
 ) -> Option<&'static str> {
     let Asked { order, caller, reply } = asked;
     let refused = match order {
@@ -132,7 +132,7 @@ struct Restart<'a> {
 }
 
 impl Restart<'_> {
-    async fn run(&self, doors: &mut Doors, ends: impl FnOnce() -> Option<&'static str>) -> Ended {
+    async fn run(&self, doors: &mut Doors, ends: impl FnMut() -> Option<&'static str>) -> Ended {
         if let Err(refusal) = self.registry.may_restart().await {
             return Ended::Refused(refusal);
         }
@@ -162,7 +162,7 @@ impl Restart<'_> {
     }
 
     /// With the doors closed.
-    async fn go(&self, doors: &Doors, ends: impl FnOnce() -> Option<&'static str>) -> Ended {
+    async fn go(&self, doors: &Doors, mut ends: impl FnMut() -> Option<&'static str>) -> Ended {
         let registry = self.registry;
         let since_ns = clock_ns();
         if let Err(refusal) = registry.hold_clients(self.timeout).await {
@@ -170,18 +170,23 @@ impl Restart<'_> {
         }
         registry.stands_still.set(true);
         let (left, passengers, refused) = registry.leave_all().await;
-        if refused.is_none()
-            && let Some(why) = ends()
-        {
+        let quiet = match refused {
+            Some(refusal) => Err(refusal),
+            None => {
+                let quiet = program::nothing_holds_up(THREADS_LIMIT).await;
+                quiet.map_err(|why| self.not_executed(&why))
+            }
+        };
+        // As late as it can be known: the next program does not hear of it.
+        if let Some(why) = ends() {
             registry.stands_still.set(false);
+            // They went down in order.
+            left.iter().for_each(|one| registry.settings.remembered.forget(one.name()));
             return Ended::Signal(why);
         }
-        let (passengers, refused) = match refused {
-            Some(refusal) => (passengers, refusal),
-            None => match program::nothing_holds_up(THREADS_LIMIT).await {
-                Ok(()) => self.execute(doors, since_ns, &left, passengers),
-                Err(why) => (passengers, self.not_executed(&why)),
-            },
+        let (passengers, refused) = match quiet {
+            Ok(()) => self.execute(doors, since_ns, &left, passengers),
+            Err(refusal) => (passengers, refusal),
         };
         let troubles = registry.come_back(left, passengers, since_ns).await;
         registry.stands_still.set(false);

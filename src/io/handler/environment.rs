@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::io::PeerPath;
 use crate::io::handle::Setup;
 use crate::resource::{HandlerCall, NodeId, ResourceConfig, VolumeConfig};
 
@@ -31,6 +32,18 @@ impl Origin {
     pub(super) fn of(setup: &Setup) -> Self {
         let (places, peers) = (setup.places.clone(), setup.peers.clone());
         Self { places, local: setup.local, peers }
+    }
+
+    /// Of several ways to a peer the first one counts.
+    pub(super) fn set_paths(&mut self, paths: &[PeerPath]) {
+        if let Some(first) = paths.first() {
+            self.local = first.local;
+        }
+        for (peer, address) in &mut self.peers {
+            if let Some(path) = paths.iter().find(|path| path.peer == *peer) {
+                *address = path.remote;
+            }
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::*;
 use crate::io::SocketBuffers;
 use crate::resource::{
-    ConnectionState, Handler, Options, PeerConfig, Resource, Time, VolumeConfig,
+    ConnectionState, DiskState, Handler, Options, PeerConfig, Resource, Time, VolumeConfig,
 };
 
 fn setup() -> Setup {
@@ -46,7 +46,7 @@ fn runs() -> HandlerRuns {
     let setup = setup();
     let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap();
     let status = Resource::new(setup.config.clone(), 1, Time(1), 0).status(Time(1));
-    HandlerRuns::new(&setup, Arc::new(Shared::new(wake, status)))
+    HandlerRuns::new(&setup, Arc::new(Shared::new(wake, status.clone())), &status)
 }
 
 fn call(handler: Handler, line: &str) -> Box<HandlerCall> {
@@ -194,4 +194,71 @@ fn the_end_of_a_resource_ends_what_somebody_has_waited_for() {
     }
     runs.end();
     assert_eq!(runs.wait(1), [(1, HandlerOutcome::Signalled(15))]);
+}
+
+#[test]
+fn what_makes_a_node_fit_is_told_one_at_a_time_and_once_for_all_that_changed_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let line = format!(
+        "echo $UP_TO_DATE_NODES >>{}; while ! test -e {}; do sleep 0.01; done",
+        path("told"),
+        path("go"),
+    );
+    let mut runs = runs();
+    let mut options = Options::default();
+    let mut status = (*runs.shared.latest()).clone();
+    let told = || std::fs::read_to_string(path("told")).unwrap_or_default();
+    // Without a line nobody is told; nor of what is as it was, or of no concern.
+    runs.state_changed(&status);
+    options.handlers.insert(Handler::PromotionScore, line);
+    runs.set_options(&options);
+    runs.state_changed(&status);
+    status.connections[0].connection_state = ConnectionState::Connecting;
+    runs.state_changed(&status);
+    assert_eq!(runs.fitness.next(), None);
+    status.role = crate::resource::Role::Primary;
+    runs.state_changed(&status);
+    let until = Instant::now() + Duration::from_secs(20);
+    while told().is_empty() && Instant::now() < until {
+        std::thread::yield_now();
+    }
+    for state in [DiskState::Inconsistent, DiskState::Consistent, DiskState::UpToDate] {
+        status.connections[0].peer_devices.iter_mut().for_each(|one| one.peer_disk_state = state);
+        runs.state_changed(&status);
+    }
+    assert_eq!(told(), "0x1\n");
+    std::fs::write(path("go"), "").unwrap();
+    while told().lines().count() < 2 && Instant::now() < until {
+        // Its end is nobody else's.
+        assert_eq!(runs.ended(), []);
+    }
+    while runs.fitness.is_running() && Instant::now() < until {
+        assert_eq!(runs.ended(), []);
+    }
+    assert_eq!((told().as_str(), runs.fitness.next()), ("0x1\n0x3\n", None));
+}
+
+#[test]
+fn a_handler_is_told_the_addresses_and_disks_of_now() {
+    let mut runs = runs();
+    let path = |remote: &str| PeerPath {
+        peer: 1,
+        local: "10.0.1.1:7789".parse().unwrap(),
+        remote: remote.parse().unwrap(),
+    };
+    runs.set_paths(&[path("10.0.1.2:7789"), path("10.0.2.2:7789")]);
+    runs.set_disk(1, "/other");
+    let environment =
+        environment::environment(&runs.config, &runs.setup, &call(Handler::FencePeer, "true"));
+    for (name, wanted) in [
+        ("DRBD_MY_ADDRESS", "10.0.1.1"),
+        ("DRBD_PEER_ADDRESS", "10.0.1.2"),
+        ("DRBD_PEER_AF", "ipv4"),
+        ("DRBD_BACKING_DEV", "/disk0 /other"),
+    ] {
+        let value =
+            environment.iter().find(|(one, _)| one == name).map(|(_, value)| value.as_str());
+        assert_eq!(value, Some(wanted), "{name}");
+    }
 }

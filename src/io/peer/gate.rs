@@ -123,7 +123,7 @@ impl Peers {
         match packet {
             Packet::Features(features) => {
                 let secret = if matches!(socket.gate, Gate::Open) { 0 } else { FEATURE_SECRET };
-                let (features, system) = (features.clone(), self.own.system);
+                let (features, system) = (features.clone(), self.own.run.name());
                 let bits = features.features | secret;
                 Some(Packet::Features(Features { features: bits, system, ..features }))
             }

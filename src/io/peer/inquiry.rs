@@ -9,10 +9,8 @@
 //!   bounded.
 
 use super::gate::{Stopped, Taken};
+use super::system::Run;
 use super::*;
-use sha2::{Digest as _, Sha256};
-
-use crate::io::backing::host_boot_id;
 use crate::resource::ResourceConfig;
 use crate::secret::SecretError;
 use crate::wire::{Description, FEATURE_INQUIRY, FEATURE_SECRET, VERSIONS};
@@ -28,8 +26,7 @@ const ECHO_MAX: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct Own {
     node_id: NodeId,
-    /// The run of this system; zeroes: not known.
-    pub(super) system: [u8; 16],
+    pub(super) run: Run,
     description: Description,
 }
 
@@ -43,29 +40,20 @@ pub(super) struct Inquiry {
 }
 
 impl Own {
-    pub(super) fn new(config: &ResourceConfig) -> Self {
+    pub(super) fn new(config: &ResourceConfig, run_dir: &std::path::Path) -> Self {
         let description = Description {
             node: config.node_name.clone(),
             software: env!("CARGO_PKG_VERSION").to_owned(),
             must_equal: config.options.must_equal(),
             should_equal: config.options.should_equal(),
         };
-        Self { node_id: config.node_id, system: system(config), description }
+        Self { node_id: config.node_id, run: Run::new(config, run_dir), description }
     }
 
     pub(super) fn set_options(&mut self, options: &Options) {
         self.description.must_equal = options.must_equal();
         self.description.should_equal = options.should_equal();
     }
-}
-
-/// The run of this system as peers and clients are told of it: made of the boot id, which is nobody
-/// else's, for this node of this resource.
-fn system(config: &ResourceConfig) -> [u8; 16] {
-    let Ok(boot) = host_boot_id() else { return [0; 16] };
-    let name = config.name.as_bytes();
-    let digest = Sha256::digest([b"tandem system ", &boot[..], &[config.node_id], name].concat());
-    digest.first_chunk().copied().unwrap_or_default()
 }
 
 impl Peers {

@@ -64,7 +64,7 @@ impl<C: Core> Shell<C> {
             Action::CloseSessions { volume, lost } => {
                 self.clients.dismiss(io, Some(volume));
                 if lost {
-                    self.clients.lose_cache(volume);
+                    self.loses_cache(volume);
                 }
             }
             Action::AdminReply { id, result } => self.admin_reply(id, result),

@@ -9,12 +9,8 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::io::Exported;
 use crate::resource::{
-    Command, DeviceStatus, DiskError, DiskOptions, DiskState, Options, PeerDeviceStatus, Refusal,
-    ReplicationState, ResourceConfig, Tag,
+    Command, DiskError, DiskOptions, DiskState, Options, Refusal, ResourceConfig, Tag,
 };
-
-/// The keeper of what is lost: no system has this name.
-const NOBODY: [u8; 16] = [0xff; 16];
 /// DRBD's number for a request that cannot be carried out in this state of things.
 const INVALID_REQUEST: i32 = 162;
 
@@ -141,15 +137,19 @@ impl<C: Core> Shell<C> {
                 let admitted = client.map_or(Ok(()), |client| self.core.admits(volume, &client));
                 let size = self.core.export(volume);
                 // Nobody may wait, here and below.
-                let keepers = match device.filter(|token| self.clients.has_lost(volume, *token)) {
-                    Some(_) => vec![NOBODY],
-                    None => size.as_ref().map_or(Vec::new(), |_| self.keepers(volume)),
-                };
-                let exported = size.map(|size| Exported { size, keepers });
+                let exported = size.map(|size| {
+                    let keepers = self.keepers_for(volume, device);
+                    Exported { size, keepers }
+                });
                 let _ = reply.send(exported.and_then(|exported| admitted.map(|()| exported)));
             }
             Order::Paths { paths, reply } => {
-                let _ = reply.send(self.peers.set_paths(&mut self.io, paths));
+                let known = paths.clone();
+                let set = self.peers.set_paths(&mut self.io, paths);
+                if set.is_ok() {
+                    self.handlers.set_paths(&known);
+                }
+                let _ = reply.send(set);
             }
             Order::ResyncDependency { volume, peer, paused } => {
                 self.io.events.push_back(Event::ResyncDependency { volume, peer, paused });
@@ -164,25 +164,6 @@ impl<C: Core> Shell<C> {
             Order::Stop { reply } => self.stop = Some(reply),
         }
         self.pump();
-    }
-
-    /// The runs of systems that have all that was answered, on their disks or in their caches: this one
-    /// and its peers, where the disk is UpToDate. Empty: that cannot be told.
-    fn keepers(&self, volume: VolumeNumber) -> Vec<[u8; 16]> {
-        let status = self.core.status(self.io.now);
-        let is_good =
-            |one: &&DeviceStatus| one.volume == volume && one.disk_state == DiskState::UpToDate;
-        let own = status.devices.iter().find(is_good).map(|_| self.peers.own_system());
-        let in_sync = |one: &PeerDeviceStatus| {
-            one.volume == volume
-                && one.peer_disk_state == DiskState::UpToDate
-                && one.replication_state == ReplicationState::Established
-        };
-        let peers = status.connections.iter().filter(|one| one.peer_devices.iter().any(in_sync));
-        let peers = peers.filter_map(|one| Some(self.peers.system(one.socket?)));
-        let all: Vec<_> = own.into_iter().chain(peers).collect();
-        // One whose name is not known could be any.
-        if all.contains(&[0; 16]) { Vec::new() } else { all }
     }
 
     /// The core's snapshot, and the address that each session is with.
@@ -233,10 +214,14 @@ impl<C: Core> Shell<C> {
         disk: Box<OpenDisk>,
         reply: oneshot::Sender<AdminResult>,
     ) {
-        let attached = Box::new(disk.attached.clone());
+        let (attached, left_by) = (Box::new(disk.attached.clone()), disk.left_by);
         let flushes = self.flushes_of(volume);
         let attach = match self.disks.attach(&mut self.io, volume, disk, flushes) {
-            Ok(()) => Attach::Placed(volume),
+            Ok(()) => {
+                self.handlers.set_disk(volume, &attached.path);
+                self.keeps_with(volume, &attached.meta, left_by);
+                Attach::Placed(volume)
+            }
             // The core will refuse; it has the words.
             Err(disk) => Attach::Refused(disk),
         };
@@ -253,6 +238,7 @@ impl<C: Core> Shell<C> {
         self.watch = Watch::new(options);
         self.busy_poll = Duration::from_micros(u64::from(options.busy_poll_us));
         self.peers.set_options(options);
+        self.handlers.set_options(options);
         // Never smaller: a peer may still have as much under way as it was promised.
         let window = u64::from(options.max_buffers) * PAGE as u64;
         self.io.window = self.io.window.max(window);

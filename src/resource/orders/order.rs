@@ -144,7 +144,9 @@ fn taken_down() -> crate::resource::Refusal {
 impl Resource {
     pub(crate) fn order(&mut self, id: u64, command: Command) {
         if self.is_down {
-            return self.reply(id, Err(taken_down()));
+            // Who was not told of it in time asks again.
+            let is_done = matches!(command, Command::Down { .. });
+            return self.reply(id, if is_done { Ok(String::new()) } else { Err(taken_down()) });
         }
         if self.orders.len() >= 256 {
             return self.reply(id, Err(refuse(-18, "Too many orders wait; try again later")));
@@ -306,6 +308,7 @@ impl Resource {
             Command::Resize { volume, size, assume_clean } => {
                 self.resize(id, volume, size, assume_clean);
             }
+            Command::SetSize { volume, size } => self.set_size_option(id, volume, size),
             Command::PauseSync { volume, peer, pause } => {
                 self.pause_sync(id, volume, peer, pause);
             }

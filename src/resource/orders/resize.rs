@@ -48,6 +48,15 @@ pub(crate) struct Resizing {
     agreed: bool,
 }
 
+fn no_shrinking(now: u64) -> Refusal {
+    let hint = format!(
+        "The volume has {now} bytes, and its clients use them. To shrink it: make the file system \
+         smaller, take a dump (`tandemadm dump-md`), and copy what is kept to a new resource on \
+         smaller disks."
+    );
+    refuse(170, &hint)
+}
+
 impl Resource {
     /// Why the volume cannot grow now, together with this peer's.
     fn may_resize(&self, c: usize, volume: VolumeNumber) -> Result<(), Refusal> {
@@ -91,18 +100,30 @@ impl Resource {
         }
         let size = size.map(|size| size / BLOCK_SIZE * BLOCK_SIZE);
         if size.is_some_and(|size| size < now) {
-            let hint = format!(
-                "The volume has {now} bytes, and its clients use them. To shrink it: make the file \
-                 system smaller, take a dump (`tandemadm dump-md`), and copy what is kept to a new \
-                 resource on smaller disks."
-            );
-            return self.reply(id, Err(refuse(170, &hint)));
+            return self.reply(id, Err(no_shrinking(now)));
         }
         let command = Command::Resize { volume, size, assume_clean };
         self.run(id, command, Step::Grow);
         let size = size.unwrap_or(0);
         self.resizing = Some(Resizing { volume, c, size, assume_clean, agreed: false });
         self.grow_disk(volume, Asker::Order(self.order_step));
+    }
+
+    /// How much of the disk's room a resize may take from now on; the size of now stays.
+    pub(crate) fn set_size_option(&mut self, id: u64, volume: VolumeNumber, size: Option<u64>) {
+        let Some(device) = self.devices.get(&volume) else {
+            return self.reply(id, Err(refuse(127, NO_VOLUME)));
+        };
+        let now = device.size;
+        let size = size.map(|size| size / BLOCK_SIZE * BLOCK_SIZE);
+        if size.is_some_and(|size| size < now) {
+            return self.reply(id, Err(no_shrinking(now)));
+        }
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            let room = backing.superblock.data_size;
+            backing.data_size = size.map_or(room, |size| size.min(room));
+        }
+        self.reply(id, Ok(String::new()));
     }
 
     // ---- the own disk ----

@@ -7,13 +7,13 @@
 //!   3, as in DRBD); no block is copied and the target is not Inconsistent before.
 //! - What only tells somebody holds nothing up.
 
-use crate::resource::peer::connection::{Connection, Side, Stage};
+use crate::resource::peer::connection::{Side, Stage};
 use crate::resource::peer::generation::Strategy;
 use crate::resource::peer::split_brain::{Because, Resolution};
 use crate::resource::peer::verdict::Judgement;
 use crate::resource::{
-    Action, DiskState, Handler, HandlerCall, HandlerOutcome, LogLevel, Reason, Resource, Role,
-    RrConflict, SocketId, VolumeNumber,
+    Action, Handler, HandlerCall, HandlerOutcome, LogLevel, Reason, Resource, Role, RrConflict,
+    SocketId, VolumeNumber,
 };
 
 /// What a handler that runs is for.
@@ -54,7 +54,7 @@ impl Resource {
             volume,
             peer: c.map(|c| self.connections[c].peer),
             connection_state: c.map(|c| self.connections[c].state),
-            up_to_date_nodes: self.up_to_date_nodes(),
+            up_to_date_nodes: self.status(self.now).up_to_date_nodes(),
             limit_ms,
         });
         let prefix = match (volume, c) {
@@ -66,16 +66,6 @@ impl Resource {
         self.log(LogLevel::Info, format!("{prefix}helper command: {handler}"));
         self.emit(Action::RunHandler { number, call });
         Some(number)
-    }
-
-    /// The own node, and the peers of which every disk is UpToDate (DRBD's UP_TO_DATE_NODES).
-    fn up_to_date_nodes(&self) -> u32 {
-        let good = |c: &&Connection| {
-            c.peer_devices.values().all(|peer| peer.peer_disk == DiskState::UpToDate)
-        };
-        let peers = self.connections.iter().filter(good).map(|c| c.peer);
-        let nodes = peers.chain([self.config.node_id]);
-        nodes.filter(|id| *id < 32).fold(0, |mask, id| mask | 1 << id)
     }
 
     /// Runs a handler that only tells somebody, if it has a line.

@@ -68,6 +68,38 @@ fn a_volume_grows_with_both_disks_and_the_new_blocks_come_from_the_primary() {
 }
 
 #[test]
+fn another_size_in_the_configuration_bounds_the_next_resize_and_nothing_shrinks() {
+    let mut pair = synced_pair();
+    pair.make_room([MORE, MORE]);
+    let half = SIZE + (1 << 20);
+    let sized = |size| Command::SetSize { volume: 0, size };
+    let refusal = pair.admin(1, sized(Some(SIZE - 4096))).unwrap_err();
+    assert_eq!(refusal.code, 170, "{refusal:?}");
+    assert_eq!(
+        pair.admin(9 % 2, Command::SetSize { volume: 9, size: None }).unwrap_err().code,
+        127
+    );
+    for n in 0..2 {
+        pair.admin(n, sized(Some(half))).unwrap();
+    }
+    assert_eq!([pair.size(0), pair.size(1)], [SIZE; 2], "no order to grow was given");
+    pair.admin(0, Command::Resize { volume: 0, size: Some(half), assume_clean: false }).unwrap();
+    pair.synced();
+    assert_eq!([pair.size(0), pair.size(1)], [half; 2]);
+    // The room is there: `size` no longer stands in its way.
+    for n in 0..2 {
+        pair.admin(n, sized(Some(half))).unwrap();
+    }
+    let refusal =
+        pair.admin(0, Command::Resize { volume: 0, size: Some(MORE), assume_clean: false });
+    assert_eq!(refusal.unwrap_err().code, 111, "bob offers no more");
+    pair.admin(1, sized(None)).unwrap();
+    pair.admin(0, Command::Resize { volume: 0, size: Some(MORE), assume_clean: false }).unwrap();
+    pair.synced();
+    assert_eq!([pair.size(0), pair.size(1)], [MORE; 2]);
+}
+
+#[test]
 fn of_two_orders_at_once_one_has_its_way_wherever_they_meet() {
     for ahead in 0..60 {
         let mut pair = synced_pair();

@@ -62,7 +62,7 @@ impl Skip {
         match step {
             Step::Connect(id) => self.net || peer.is_some_and(|peer| peer != *id),
             Step::Paths => self.net,
-            Step::Detach(_) | Step::Attach(_) => self.disk,
+            Step::Detach(_) | Step::Attach(_) | Step::Volumes => self.disk,
             Step::Up | Step::Options(_) => false,
         }
     }
@@ -323,6 +323,8 @@ impl Run<'_> {
                 done
             }
             Step::Attach(volume) if kept.contains(&volume) => Ok(()),
+            // One of them may be a volume that was to have none.
+            Step::Volumes if !kept.is_empty() => Ok(()),
             Step::Attach(volume) if steps.contains(&Step::Detach(volume)) => {
                 self.step(Step::Attach(volume)).map_err(|failure| self.restore(volume, failure))
             }
@@ -355,6 +357,7 @@ impl Run<'_> {
                 secrets: definition.secrets.clone(),
             },
             Step::Paths => Request::Paths { definition },
+            Step::Volumes => Request::Volumes { definition },
             Step::Detach(volume) => {
                 Request::Order { resource: name, command: Command::Detach { volume, force: false } }
             }

@@ -17,8 +17,10 @@ use crate::resource::{AdminResult, Command, Refusal};
 use super::super::startup::process_state;
 use super::Failure;
 
-/// The daemon carries out every order within this time, or it is stuck.
+/// The daemon carries out every order within this time, and what the order itself waits for, or it is stuck.
 const ORDER_LIMIT: Duration = Duration::from_secs(180);
+/// `handler-timeout` at most.
+const HANDLER_LIMIT: Duration = Duration::from_secs(3600);
 /// An answer may be longer than a request: it may hold the reports of all resources.
 const ANSWER_MAX: u64 = 64 << 20;
 
@@ -124,6 +126,18 @@ impl Client {
         }
     }
 
+    /// The answer to an order that may take so long. A daemon that falls silent meanwhile is not waited for.
+    fn answer(&mut self, limit: Duration) -> Result<Option<Response>, Failure> {
+        let until = Instant::now() + limit;
+        loop {
+            let answer = self.receive(Some(until.min(Instant::now() + ORDER_LIMIT)))?;
+            if answer.is_some() || Instant::now() >= until {
+                return Ok(answer);
+            }
+            Self::connect(&self.run_dir, self.patience)?.knock()?;
+        }
+    }
+
     fn response(&mut self, line: &[u8]) -> Result<Response, Failure> {
         let response = serde_json::from_slice(line).map_err(|error| {
             let path = self.path.display();
@@ -153,7 +167,7 @@ impl Client {
             _ => {
                 self.knock()?;
                 self.send(request)?;
-                (ORDER_LIMIT, self.receive(Some(Instant::now() + ORDER_LIMIT))?)
+                (limit_of(request), self.answer(limit_of(request))?)
             }
         };
         match response {
@@ -312,6 +326,19 @@ impl Client {
             next => Ok(Some(next)),
         }
     }
+}
+
+/// How long the daemon may take for an order.
+fn limit_of(request: &Request) -> Duration {
+    let more = match request {
+        Request::Order { command: Command::Secondary { wait_ms, .. }, .. } => {
+            Duration::from_millis(*wait_ms)
+        }
+        // fence-peer may run first, for as long as `handler-timeout` lets it.
+        Request::Order { command: Command::Primary { .. }, .. } => HANDLER_LIMIT,
+        _ => Duration::ZERO,
+    };
+    ORDER_LIMIT + more
 }
 
 /// A request as it is sent.

@@ -272,6 +272,9 @@ impl Compat {
             let Some(own) = own.filter(|_| named.iter().any(is_named)) else { continue };
             let minors: Vec<u32> = own.volumes.values().map(|volume| volume.minor).collect();
             if let Some(what) = kernel::knows(root, &definition.name, &minors) {
+                if self.is_ours(&definition.name)? {
+                    continue;
+                }
                 let text = format!(
                     "{}: the kernel's DRBD has it ({what}): its own tools are for that, those of \
                      drbd-utils",
@@ -281,6 +284,20 @@ impl Compat {
             }
         }
         Ok(())
+    }
+
+    /// Whether the order ends or looks at what tandemd has up, whatever the module has of the same minor: a
+    /// Primary is not to be taken for one that is not there.
+    fn is_ours(&self, resource: &str) -> Result<bool, Failure> {
+        if !matches!(self.line.verb.as_str(), "secondary" | "down" | "role" | "cstate" | "dstate") {
+            return Ok(false);
+        }
+        match settle(self.run_dir(), PATIENCE)? {
+            Some(Presence::There(mut client)) => Ok(client.running(resource)?.is_some()),
+            Some(Presence::Absent) => Ok(false),
+            // It may have it.
+            None => Ok(true),
+        }
     }
 
     /// `sh-resources`: all on one line.

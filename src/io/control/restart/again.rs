@@ -95,7 +95,16 @@ impl Watched<'_> {
                 Was::Primary | Was::Secondary => Command::Primary { force: None },
             };
             match self.entry.order(command).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    // What came between the last look and the order.
+                    let judged = self.judge_all();
+                    if judged.is_err() {
+                        let back = Command::Secondary { force: true, wait_ms: 0 };
+                        // It has no client.
+                        let _ = self.entry.order(back).await;
+                    }
+                    return judged;
+                }
                 Err(refusal) if refusal.code == -18 && begun.elapsed() < PROMOTION_LIMIT => {}
                 Err(refusal) => return Err(refusal),
             }

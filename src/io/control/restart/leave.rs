@@ -19,6 +19,8 @@ use crate::resource::{
 
 /// How long an order that makes or changes a resource may take until it stands in the way.
 const ORDER_LIMIT: Duration = Duration::from_secs(5);
+/// Between two tries of an order that is not taken.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Clients that have volumes open: `r0/0 by qemu pid 7 uid 0 (2 connections)`.
 pub(in crate::io::control) fn open_by(statuses: &[Status]) -> String {
@@ -191,8 +193,8 @@ impl Registry {
         let mut busy = Vec::new();
         for (entry, taken, quiet) in asked {
             let name = &entry.config.name;
-            let released = entry.thread.send(Order::ReleaseClients);
-            if taken.is_err() || released.is_err() {
+            let released = go_on(&entry);
+            if taken.is_err() || !released {
                 busy.push(format!("{name}: its orders wait"));
                 continue;
             }
@@ -239,7 +241,10 @@ impl Registry {
     async fn leave(&self, entry: &Rc<Entry>) -> Result<Option<(Left, Vec<Passenger>)>, Refusal> {
         let name = &entry.config.name;
         let lock = self.lock(name);
-        let _guard = lock.lock().await;
+        let Ok(_guard) = tokio::time::timeout(ORDER_LIMIT, lock.lock()).await else {
+            go_on(entry);
+            return Err(transient(format!("{name}: an order for it (attach, up) is under way.")));
+        };
         if !self.entry(name).is_some_and(|up| Rc::ptr_eq(&up, entry)) {
             return Ok(None);
         }
@@ -254,7 +259,7 @@ impl Registry {
             entry.ends.set(false);
             entry.hand_over(Order::ReturnClients(clients));
             // Those that could not be taken are held as yet.
-            entry.hand_over(Order::ReleaseClients);
+            go_on(entry);
             refusal.hint = format!("{name}: {}", refusal.hint);
             return Err(refusal);
         }
@@ -277,6 +282,20 @@ impl Registry {
             Ok(Err(_)) | Err(_) => (*entry.status()).clone(),
         }
     }
+}
+
+/// Clients that were held go on; false: later, when the resource's thread takes orders again.
+fn go_on(entry: &Rc<Entry>) -> bool {
+    let taken = entry.thread.send(Order::ReleaseClients);
+    if taken == Err(OrderError::Full) {
+        let entry = entry.clone();
+        tokio_uring::spawn(async move {
+            while entry.thread.send(Order::ReleaseClients) == Err(OrderError::Full) {
+                tokio::time::sleep(AGAIN).await;
+            }
+        });
+    }
+    taken.is_ok()
 }
 
 /// The current UUID without its lowest bit, which only says whether the node is Primary.
