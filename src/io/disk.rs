@@ -475,7 +475,7 @@ impl Disk {
 
     fn sync_done(&mut self, io: &mut Context, meta: bool, result: i32) {
         let syncs = if meta { &mut self.meta_syncs } else { &mut self.data_syncs };
-        let waiters = syncs.done();
+        let (waiters, result) = syncs.done(result);
         // EINTR and all others alike: a sync that did not succeed is a failed disk.
         // Never NoSpace, which is tried again: the next sync would not tell of it any more.
         let result = if result < 0 { Err(DiskError::Io(-result)) } else { Ok(()) };

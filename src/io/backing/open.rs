@@ -164,6 +164,7 @@ impl OpenDisk {
     pub fn close_clean(self, mut superblock: Superblock) -> Result<(), DiskError> {
         self.distrust();
         let geometry = self.geometry.get();
+        let mut unread = None;
         let ended = (|| {
             if self.is_cut() {
                 return Err(io::Error::from_raw_os_error(libc::EIO));
@@ -174,13 +175,20 @@ impl OpenDisk {
                 superblock.clean_digest = 0;
             } else {
                 superblock.clean_size = geometry.data_size;
-                superblock.clean_digest = digest(&self.data, geometry.data_size)?;
+                superblock.clean_digest =
+                    digest(&self.data, geometry.data_size).or_else(|error| {
+                        // What the superblock says besides has to be said all the same.
+                        unread = Some(error);
+                        superblock.flags &= !DeviceFlags::CLEAN;
+                        superblock.clean_size = 0;
+                        Ok::<_, io::Error>(0)
+                    })?;
             }
             let op = MetaOp::Superblock(Box::new(superblock));
             write_stages(self.meta_file(), &stages(&geometry, &op))
         })();
         drop(self);
-        ended.map_err(|error: io::Error| disk_error(&error))
+        ended.and(unread.map_or(Ok(()), Err)).map_err(|error: io::Error| disk_error(&error))
     }
 
     /// Closes at once.

@@ -1,5 +1,7 @@
 //! What of a range is a hole: for NBD_CMD_BLOCK_STATUS, and for a resync.
 
+use std::fs::File;
+
 use nbd::constants::{NBD_STATE_HOLE, NBD_STATE_ZERO};
 use nbd::reply::Extent;
 use nix::errno::Errno;
@@ -12,9 +14,14 @@ use crate::resource::{BLOCK_SIZE, VolumeNumber};
 /// Extents of one answer: each is two system calls on the data thread. The client asks again.
 const EXTENTS_MAX: usize = 256;
 
-/// File systems whose holes a resync believes in: ext4, XFS, Btrfs, F2FS, tmpfs (`statfs(2)`). Others
+/// File systems whose holes are believed in: ext4, XFS, Btrfs, F2FS, tmpfs (`statfs(2)`). Others
 /// have called data a hole that was just written, or ask a network.
 const KNOWS_HOLES: [u32; 5] = [0xEF53, 0x5846_5342, 0x9123_683E, 0xF2F5_2010, 0x0102_1994];
+
+fn knows_holes(file: &File) -> bool {
+    let kind = fstatfs(file).map(|fs| fs.filesystem_type().0 as u32);
+    kind.is_ok_and(|kind| KNOWS_HOLES.contains(&kind))
+}
 
 impl Disks {
     /// `Action::FindHole`: bytes from the start of the range that are a hole, whole blocks. 0 where the
@@ -24,9 +31,9 @@ impl Disks {
         let (file, end) = (disk.file(), offset.saturating_add(u64::from(length)));
         // What somebody has cut off is no hole: the read of it fails.
         let is_whole = file.metadata().is_ok_and(|file| file.len() >= end);
-        let kind = fstatfs(file).map(|fs| fs.filesystem_type().0 as u32);
-        let knows = kind.is_ok_and(|kind| KNOWS_HOLES.contains(&kind));
-        let (true, true, Ok(at)) = (is_whole, knows, i64::try_from(offset)) else { return 0 };
+        let (true, true, Ok(at)) = (is_whole, knows_holes(file), i64::try_from(offset)) else {
+            return 0;
+        };
         let found = match lseek(file, at, Whence::SeekData) {
             Ok(data) => u64::try_from(data).unwrap_or(0).saturating_sub(offset),
             // Nothing but a hole from here on.
@@ -41,7 +48,9 @@ impl Disks {
     /// here, or cannot say, is one extent of data.
     pub(crate) fn extents(&self, volume: VolumeNumber, offset: u64, length: u64) -> Vec<Extent> {
         let all = vec![Extent { length, flags: 0 }];
-        let Some(disk) = self.disks.get(&volume) else { return all };
+        let Some(disk) = self.disks.get(&volume).filter(|disk| knows_holes(disk.file())) else {
+            return all;
+        };
         let end = offset.saturating_add(length);
         let seek = |at: u64, whence| -> Option<u64> {
             let at = i64::try_from(at).ok()?;

@@ -9,6 +9,8 @@ pub(super) struct Syncs {
     waiting: Vec<Waiter>,
     /// Room for those who wait next.
     spare: Vec<Waiter>,
+    /// One has failed: what it was to make durable may be gone, and no later one brings it back.
+    failed: Option<i32>,
 }
 
 impl Syncs {
@@ -27,9 +29,16 @@ impl Syncs {
         true
     }
 
-    /// The running sync has ended, for these.
-    pub(super) fn done(&mut self) -> Vec<Waiter> {
-        self.running.take().unwrap_or_default()
+    /// The running sync has ended like this (an errno below 0), and how it counts: for these, and after a
+    /// failure also for those that have waited for the next one.
+    pub(super) fn done(&mut self, result: i32) -> (Vec<Waiter>, i32) {
+        let mut waiters = self.running.take().unwrap_or_default();
+        if result < 0 {
+            self.failed.get_or_insert(result);
+        }
+        let Some(failed) = self.failed else { return (waiters, result) };
+        waiters.append(&mut self.waiting);
+        (waiters, failed)
     }
 
     /// They have been told: their list is used again.
@@ -54,11 +63,25 @@ mod tests {
         syncs.wait(flush(2));
         syncs.wait(flush(3));
         assert!(!syncs.start(), "one at a time");
-        let done = syncs.done();
-        assert_eq!(done, [flush(1)]);
+        let (done, result) = syncs.done(0);
+        assert_eq!((&done[..], result), (&[flush(1)][..], 0));
         syncs.told(done);
         assert!(syncs.start());
-        assert_eq!(syncs.done(), [flush(2), flush(3)]);
+        assert_eq!(syncs.done(0), (vec![flush(2), flush(3)], 0));
         assert!(!syncs.start());
+    }
+
+    #[test]
+    fn after_one_that_has_failed_none_succeeds() {
+        let flush = |n| Waiter::Flush(Tag(n));
+        let mut syncs = Syncs::default();
+        syncs.wait(flush(1));
+        assert!(syncs.start());
+        syncs.wait(flush(2));
+        assert_eq!(syncs.done(-5), (vec![flush(1), flush(2)], -5));
+        assert!(!syncs.start(), "nobody waits");
+        syncs.wait(flush(3));
+        assert!(syncs.start());
+        assert_eq!(syncs.done(0), (vec![flush(3)], -5));
     }
 }

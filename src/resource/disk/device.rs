@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::meta::{DeviceFlags, Superblock};
+use crate::meta::{BitmapState, DeviceFlags, Superblock};
 use crate::resource::data::activity_log::ActivityLog;
 use crate::resource::data::interval::Intervals;
 use crate::resource::disk::came_back::{CameBack, OnlyHung};
@@ -71,6 +71,22 @@ impl Backing {
     /// Puts an identifier in front of the history; 0 and what stands there already are left out.
     pub(crate) fn remember(&mut self, uuid: u64) {
         self.superblock.remember(uuid);
+    }
+
+    /// A superblock is on its way to the disk, or waits to be.
+    pub(crate) fn is_saving(&self) -> bool {
+        self.saving.is_some() || self.unsaved.is_some()
+    }
+
+    /// All blocks may differ from those of the nodes that are meant: they are synced in full when they come
+    /// back. In the superblock alone; the caller saves it.
+    pub(crate) fn set_all_toward(&mut self, is_meant: impl Fn(NodeId) -> bool) {
+        let slots = self.superblock.peers.iter_mut();
+        let meant = slots.filter(|slot| slot.node_id.is_some_and(&is_meant));
+        for slot in meant.filter(|slot| slot.bitmap_state != BitmapState::AllSet) {
+            slot.bitmap_state = BitmapState::AllSet;
+            slot.bitmap_epoch = slot.bitmap_epoch.wrapping_add(2);
+        }
     }
 
     /// The slot of a peer, made if there is a free one.

@@ -66,7 +66,8 @@ impl Resource {
             }
         }
         CleanExtents {
-            none: device.loss != Loss::None,
+            // Bits that count as saved may be so in a superblock only that is not durable yet.
+            none: device.loss != Loss::None || backing.is_saving(),
             flushed_epoch: device.flushed_epoch,
             replicating,
             unsaved,
@@ -319,6 +320,8 @@ impl Resource {
                     self.follow(volume, then);
                 }
                 self.pump_superblock(volume);
+                // It may have waited for this ([`CleanExtents`]).
+                self.pump_log(volume);
             }
             Pending::ActivityLog => {
                 let backing = self.device(volume).backing.as_mut().expect("seen above");

@@ -22,6 +22,9 @@ use crate::resource::{
     ReplicationState, Resource, Role, Then, VolumeNumber,
 };
 
+/// How far beyond the last known rollback number one that is not known may be.
+const NUMBER_GAP: u64 = 1 << 32;
+
 impl Resource {
     pub(crate) fn attach(&mut self, id: u64, volume: VolumeNumber, disk: AttachedDisk) {
         let Some(device) = self.devices.get(&volume) else {
@@ -90,9 +93,12 @@ impl Resource {
         let superblock = meta.superblock;
         let effective = superblock.effective_size;
         let size = if effective == 0 { disk.data_size } else { effective };
-        let number = meta.number.unwrap_or(superblock.number).max(superblock.number);
+        // One that is not known is beyond whatever it was: what is written from now on is no older.
+        let number = meta
+            .number
+            .map_or(superblock.number + NUMBER_GAP, |number| number.max(superblock.number));
         let activity_log = ActivityLog::new(
-            disk.data_size,
+            superblock.data_size,
             capacity,
             superblock.al_block_size,
             &meta.hot_extents,
@@ -162,8 +168,12 @@ impl Resource {
             }
             if meta.written_behind {
                 peer.bitmap.set_all();
+                peer.bitmap.mark_all_saved();
             }
         }
+        // Nobody keeps count for a node that is none of the configuration.
+        let known: Vec<_> = self.connections.iter().map(|c| c.peer).collect();
+        backing.set_all_toward(|node| meta.written_behind || !known.contains(&node));
         let role = self.role;
         let device = self.device(volume);
         device.note.clear();

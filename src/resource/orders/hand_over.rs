@@ -11,7 +11,7 @@
 //! - A reply that was held back while the peer was lost is given when the loss has been dealt with, as
 //!   any other that rests on one disk.
 
-use crate::resource::disk::device::Loss;
+use crate::resource::disk::device::{CutOff, Loss};
 use crate::resource::orders::order::{OWN_ORDER, Order, PATIENCE_MS, Step, refuse};
 use crate::resource::peer::connection::{Connection, SentKind, Stage};
 use crate::resource::{
@@ -541,7 +541,9 @@ impl Resource {
             // Who has gone does not wait.
             let waits = !device.clients.is_empty() && (alone || device.loss != Loss::None);
             let any = self.withheld.iter().any(|withheld| withheld.volume == volume);
-            let rests = device.writable() || !self.connections.iter().all(lacks);
+            // Nor does a copy count that may have lost what the only one had.
+            let rests = device.cut_off == CutOff::No
+                && (device.writable() || !self.connections.iter().all(lacks));
             if any && !(waits && (device.loss != Loss::None || !self.alone_is_recorded(volume))) {
                 self.give_withheld(volume, rests);
             }

@@ -124,12 +124,7 @@ impl Resource {
         // A node that is none of the configuration any more is synced in full when it comes back.
         let known: Vec<_> = self.connections.iter().map(|c| c.peer).collect();
         if let Some(backing) = self.device(volume).backing.as_mut() {
-            let slots = backing.superblock.peers.iter_mut();
-            let others = slots.filter(|slot| slot.node_id.is_some_and(|id| !known.contains(&id)));
-            for slot in others.filter(|slot| slot.bitmap_state != BitmapState::AllSet) {
-                slot.bitmap_state = BitmapState::AllSet;
-                slot.bitmap_epoch = slot.bitmap_epoch.wrapping_add(2);
-            }
+            backing.set_all_toward(|node| !known.contains(&node));
         }
     }
 
@@ -453,6 +448,8 @@ impl Resource {
             Side::Source => {
                 if full {
                     self.slot_whole(c, volume, BitmapState::AllSet);
+                    // The bits count as saved: no extent of the log gets cold before this is durable.
+                    self.save_superblock(volume, Then::Log);
                 }
                 self.set_replication(c, volume, ReplicationState::WFSyncUUID);
             }

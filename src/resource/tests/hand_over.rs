@@ -224,6 +224,29 @@ fn an_answer_that_was_held_back_until_no_copy_is_left_is_an_error() {
     assert_eq!(pair.nodes[0].replies.get(&read), Some(&Ok(Some(55))), "it was there");
 }
 
+/// Seed 400007: a copy is there again, and its system has lost what it had not flushed.
+#[test]
+fn an_answer_that_was_held_back_is_an_error_where_the_copy_that_comes_back_may_lack_it() {
+    let mut pair = synced_pair();
+    pair.options(0, |options| {
+        options.disk_timeout_ms = 2_000;
+        options.fencing = Fencing::ResourceAndStonith;
+    });
+    pair.order(1, Command::HandOver);
+    let held = pair.start_write(0, 21, 9);
+    pair.settle();
+    assert_eq!(pair.nodes[0].replies.get(&held), None);
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskFlush { .. });
+    pair.lose_power(1);
+    pair.up(1);
+    pair.run(100);
+    assert_eq!(pair.nodes[0].replies.get(&held), None, "the loss is not recorded");
+    // The disk hangs, and is given up.
+    pair.run(10_000);
+    assert_eq!(pair.disk(1), DiskState::Consistent, "{}", pair.said(0));
+    assert_eq!(pair.nodes[0].replies.get(&held), Some(&Err(ReplyError::Io)), "{}", pair.said(0));
+}
+
 #[test]
 fn a_connection_that_is_lost_as_the_marks_are_written_leaves_the_primary() {
     let mut pair = synced_pair();

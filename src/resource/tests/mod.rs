@@ -25,6 +25,7 @@ mod secret;
 mod seed;
 mod space;
 mod stuck_disk;
+mod taken;
 mod tentative;
 mod thread;
 mod verify;

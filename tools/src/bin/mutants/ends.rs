@@ -5,6 +5,9 @@ use super::list::{By, Mutant};
 
 const PARTING: By = By::Tests(&["--lib", "resource::tests::parting"]);
 const BETWEEN: By = By::Tests(&["--lib", "resource::tests::between"]);
+const TAKEN: By = By::Tests(&["--lib", "resource::tests::taken"]);
+const HAND_OVER: By = By::Tests(&["--lib", "resource::tests::hand_over"]);
+const SYNC: By = By::Tests(&["--lib", "io::disk::sync"]);
 
 pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -68,8 +71,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "down: an order that comes later starts on a resource that the shell lets go of",
         by: BETWEEN,
         file: "src/resource/orders/order.rs",
-        old: "        if self.is_down {\n            return self.reply(id, Err(taken_down()));",
-        new: "        if self.is_down && self.suspended {\n            return self.reply(id, Err(taken_down()));",
+        old: "        if self.is_down {\n            // Who was not told",
+        new: "        if self.is_down && self.suspended {\n            // Who was not told",
     },
     Mutant {
         name: "down-keeps-orders",
@@ -228,8 +231,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "a device goes on with a server that may lack what was answered",
         by: By::Tests(&["--lib", "attach::guard"]),
         file: "src/attach/guard/mod.rs",
-        old: "        is_told && !export.keepers",
-        new: "        false && is_told && !export.keepers",
+        old: "            || is_told && !export.keepers",
+        new: "            || false && is_told && !export.keepers",
     },
     Mutant {
         name: "device-split",
@@ -262,5 +265,61 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "src/resource/peer/loss.rs",
         old: "        device.asked_uuid = uuid;\n        device.new_stint = false;",
         new: "        device.exposed_uuid = uuid;\n        device.new_stint = false;",
+    },
+    Mutant {
+        name: "written-behind-in-memory",
+        breaks: "attach: that a disk was written behind Tandem is forgotten by a crash before its peer is met",
+        by: TAKEN,
+        file: "src/resource/orders/attach.rs",
+        old: "|node| meta.written_behind || !known.contains(&node)",
+        new: "|node| !known.contains(&node)",
+    },
+    Mutant {
+        name: "nobodys-slot-clean",
+        breaks: "attach: a node that is none of the configuration is taken for in sync when it comes back",
+        by: TAKEN,
+        file: "src/resource/orders/attach.rs",
+        old: "|node| meta.written_behind || !known.contains(&node)",
+        new: "|_| meta.written_behind",
+    },
+    Mutant {
+        name: "number-falls-back",
+        breaks: "attach: a rollback number that is not known goes on from an older one",
+        by: TAKEN,
+        file: "src/resource/orders/attach.rs",
+        old: "superblock.number + NUMBER_GAP",
+        new: "superblock.number + (NUMBER_GAP >> 32)",
+    },
+    Mutant {
+        name: "log-too-short",
+        breaks: "attach: the log has the room of `size` and not of the disk",
+        by: TAKEN,
+        file: "src/resource/orders/attach.rs",
+        old: "            superblock.data_size,\n            capacity,",
+        new: "            disk.data_size,\n            capacity,",
+    },
+    Mutant {
+        name: "all-set-unsaved",
+        breaks: "R11: the source of a full sync has not stored that all blocks may differ when its target begins",
+        by: TAKEN,
+        file: "src/resource/peer/session.rs",
+        old: "                    self.save_superblock(volume, Then::Log);\n                }\n                self.set_replication",
+        new: "                }\n                self.set_replication",
+    },
+    Mutant {
+        name: "sync-forgets",
+        breaks: "flush: the sync after one that has failed is believed",
+        by: SYNC,
+        file: "src/io/disk/sync.rs",
+        old: "        let Some(failed) = self.failed else",
+        new: "        let Some(failed) = Some(result).filter(|result| *result < 0) else",
+    },
+    Mutant {
+        name: "withheld-rests-on-a-loss",
+        breaks: "hand-over: an answer that was held back is given though the copy that is left may lack it",
+        by: HAND_OVER,
+        file: "src/resource/orders/hand_over.rs",
+        old: "            let rests = device.cut_off == CutOff::No\n                && (device",
+        new: "            let rests = device.size != 1\n                && (device",
     },
 ];
