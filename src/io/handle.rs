@@ -42,6 +42,8 @@ pub struct Setup {
     pub seed: u64,
     /// Where handlers find the daemon.
     pub places: HandlerPlaces,
+    /// Where what outlives a boot is kept.
+    pub state_dir: PathBuf,
 }
 
 /// A way to a peer: an address here and one there.

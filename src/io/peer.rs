@@ -201,7 +201,7 @@ fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
 impl Peers {
     /// No socket yet; [`Peers::start`] opens the listener.
     pub(crate) fn new(setup: &Setup) -> Self {
-        let Setup { config, local, peers, buffers, places, .. } = setup;
+        let Setup { config, local, peers, buffers, state_dir, .. } = setup;
         let (local, addresses, buffers) = (*local, peers.clone(), *buffers);
         let ping_timeout_ms = config.options.ping_timeout_ms;
         let path = |(peer, remote)| PeerPath { peer, local, remote };
@@ -210,7 +210,7 @@ impl Peers {
             attempts: 0,
             buffers,
             secrets: None,
-            own: Own::new(config, &places.run_dir),
+            own: Own::new(config, state_dir),
             linger_ms: ping_timeout_ms.max(LINGER_MS),
             listeners: vec![Listener::new(0, local)],
             last_listener: 0,

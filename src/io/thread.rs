@@ -175,7 +175,7 @@ type ChangedOptions = (Box<crate::resource::Options>, BTreeMap<VolumeNumber, Flu
 /// What an order to attach brought.
 enum Attach {
     /// The disk is in its place.
-    Placed(VolumeNumber),
+    Placed(VolumeNumber, keepers::Left),
     /// There is another disk; this one is closed with the answer.
     Refused(Box<OpenDisk>),
 }
@@ -212,8 +212,8 @@ struct Shell<C> {
     grown: (Sender<Grown>, Receiver<Grown>),
     handlers: HandlerRuns,
     recorder: Option<Recorder>,
-    /// How the system was called that has left a disk in order, and whose caches are on it.
-    former: BTreeMap<VolumeNumber, [u8; 16]>,
+    /// How the system was called before, of each volume that has lost nothing since.
+    former: BTreeMap<VolumeNumber, Vec<[u8; 16]>>,
     version: u64,
     flushes: BTreeMap<VolumeNumber, Flushes>,
     watch: Watch,

@@ -217,6 +217,11 @@ fn another_size_is_for_the_next_resize_and_lets_go_of_no_disk() {
         assert_eq!(node.adm(&["-d", "adjust", "r0"]).stdout, "");
     }
     assert_eq!(pair.alice.export_size(), 32 << 20, "nobody has ordered it");
+    // More than there is would stand in the way of the next attach.
+    pair.edit("size 40M", "size 640M");
+    let said = pair.alice.refused(10, &["adjust", "r0"]);
+    assert!(said.contains("(111)"), "{said}");
+    pair.edit("size 640M", "size 40M");
     pair.alice.ok(&["resize", "r0"]);
     assert_eq!(pair.bob.export_size(), 40 << 20);
     // An order goes further, where it is given on the node that stands in its way.

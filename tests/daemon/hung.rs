@@ -150,8 +150,9 @@ fn a_disk_that_hangs_while_it_is_opened_holds_nobody_up() {
     let still = rig.stand_still();
     let said = bob.refused(10, &["attach", "r0"]);
     assert!(said.contains("(118)") && said.contains("was not open after 30 s"), "{said}");
-    let said = bob.refused(10, &["attach", "r0"]);
-    assert!(said.contains("(124)") && said.contains("is still being opened"), "{said}");
+    let said = bob.refused(11, &["attach", "r0"]);
+    assert!(said.contains("(-18)") && said.contains("is still being opened"), "{said}");
+    bob.refused(11, &["adjust", "r0"]);
     assert!(bob.ok(&["why", "r0"]).contains("is still being opened"));
     bob.ok(&["disconnect", "r0"]);
     bob.ok(&["connect", "r0"]);

@@ -104,10 +104,16 @@ fn after_a_power_loss_of_the_only_copy_no_flush_succeeds() {
 }
 
 #[test]
-fn what_a_failed_disk_may_have_lost_is_lost_also_for_the_next_daemon() {
-    if !is_possible("what_a_failed_disk_may_have_lost_is_lost_also_for_the_next_daemon") {
-        return;
+fn what_a_failed_disk_may_have_lost_is_lost_also_for_the_next_daemon_and_boot() {
+    let test = "what_a_failed_disk_may_have_lost_is_lost_also_for_the_next_daemon_and_boot";
+    for reboots in [false, true] {
+        if is_possible(test) {
+            after_a_failed_disk(reboots);
+        }
     }
+}
+
+fn after_a_failed_disk(reboots: bool) {
     let mut pair = Pair::in_sync();
     let servers = format!("--servers=unix:{}", pair.alice.run_dir.join("nbd.sock").display());
     let servers = format!("{servers},127.0.0.1:9");
@@ -122,6 +128,12 @@ fn what_a_failed_disk_may_have_lost_is_lost_also_for_the_next_daemon() {
     // As where its disk had failed before.
     fs::remove_dir_all(pair.alice.run_dir.join("trusted")).expect("it is trusted");
     pair.alice.start_up();
+    if reboots {
+        // In order, before the device has asked.
+        assert!(pair.alice.terminate().success());
+        other_system(&mut pair);
+        pair.alice.start_up();
+    }
     let _ = pair.alice.adm(&["primary", "--force", "r0"]);
     assert_eq!(pair.alice.status()["role"], "Primary");
     device.write(3).expect_err("what it had answered may be gone");

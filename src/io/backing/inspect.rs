@@ -20,6 +20,8 @@ pub struct Inspected {
     pub meta: LoadedMeta,
     /// Where everything is.
     pub geometry: Geometry,
+    /// Bytes of its data area when it is attached: a disk that has grown takes its room then.
+    pub room: u64,
     /// Somebody holds the disk: what was read may be old.
     pub stale: bool,
 }
@@ -50,6 +52,9 @@ pub fn inspect(
         }
     };
     let geometry = Geometry::of(placement, &found.superblock).map_err(|error| disks.bad(error))?;
+    // What it has when it is attached; metadata that is at an old end moves then.
+    let room = Geometry::of(disks.placement(), &found.superblock).map(|new| new.data_size);
+    let room = room.unwrap_or(geometry.data_size).max(geometry.data_size);
     let boot_id = host_boot_id().unwrap_or_default();
     let mut meta = load(&geometry, &mut device.reader(), boot_id).map_err(|e| disks.bad(e))?;
     // The loader puts the current boot in for the attach; a dump shows what is on the disk.
@@ -58,7 +63,7 @@ pub fn inspect(
     notes.append(&mut meta.notes);
     meta.notes = notes;
     let stale = disks.data.held.is_none() || device.held.is_none();
-    Ok(Inspected { meta, geometry, stale })
+    Ok(Inspected { meta, geometry, room, stale })
 }
 
 /// Whether this device is one that Tandem would take, whoever has it: what `tandemadm probe` tells
@@ -116,7 +121,7 @@ pub fn dump_md(
 
 /// What `dump-md` prints.
 pub(super) fn text(path: &Path, found: &Inspected, wall_clock: u64) -> String {
-    let Inspected { meta, geometry, stale } = found;
+    let Inspected { meta, geometry, stale, .. } = found;
     let warning = if *stale { "# Output might be stale, since the disk is attached\n" } else { "" };
     format!("{}{warning}{}", header(path, wall_clock), dump(meta, geometry))
 }

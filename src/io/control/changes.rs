@@ -4,10 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use tracing::info;
 
-use super::registry::{Entry, Registry, not_up, refusal};
+use super::data_thread::inspect_disk;
+use super::disks::large_enough;
+use super::registry::{Entry, Registry, ended, not_up, refusal};
 use crate::config::{Definition, HostVolume, ResyncAfter};
 use crate::control::Path;
 use crate::control::adjust::Difference;
@@ -16,6 +19,9 @@ use crate::resource::{
     AdminResult, Command, DiskOptions, DiskState, NodeId, Options, Refusal, Status, VolumeNumber,
 };
 use crate::secret::Secrets;
+
+/// How long the disk in use may take to be looked at.
+const LOOK_LIMIT: Duration = Duration::from_secs(30);
 
 impl Registry {
     /// What a resource that is up runs with.
@@ -129,6 +135,9 @@ impl Registry {
         for (number, new) in own.into_iter().flat_map(|own| &own.volumes) {
             let (volume, size) = (*number, new.size);
             if entry.volume(volume).is_some_and(|old| old.size != size) {
+                if entry.disk_state(volume) != DiskState::Diskless && size.is_some() {
+                    self.has_room(&entry, definition, volume).await?;
+                }
                 entry.order(Command::SetSize { volume, size }).await?;
             }
         }
@@ -151,6 +160,27 @@ impl Registry {
         });
         info!("{name}: which volumes have no disk, and their size, is as the configuration says");
         Ok(String::new())
+    }
+
+    /// Whether the disk in use has the room that `size` asks for: the next attach would be refused.
+    async fn has_room(
+        &self,
+        entry: &Entry,
+        definition: &Definition,
+        volume: VolumeNumber,
+    ) -> Result<(), Refusal> {
+        let (own, request) = self.disk_request(entry, definition, volume)?;
+        let looked = tokio::task::spawn_blocking(move || inspect_disk(&request));
+        let path = own.disk.as_deref().unwrap_or_default();
+        match tokio::time::timeout(LOOK_LIMIT, looked).await {
+            Ok(seen) => large_enough(own, seen.map_err(|_| ended(&entry.config.name))??.room, path),
+            Err(_) => {
+                let text = "IO error(s) occurred during initial access to meta-data.";
+                let hint =
+                    format!("{path} does not answer: `tandemadm why {}`.", entry.config.name);
+                Err(refusal(118, text, hint))
+            }
+        }
     }
 
     /// Tells the data thread the addresses.

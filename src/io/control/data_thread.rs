@@ -107,8 +107,8 @@ pub(crate) fn open_disk(request: &DiskRequest) -> Result<Box<OpenDisk>, Refusal>
 
 /// What is known of a disk that was only looked at.
 pub(crate) struct Seen {
-    /// Bytes of its data area.
-    pub(crate) data_size: u64,
+    /// Bytes of its data area, when it is attached.
+    pub(crate) room: u64,
     /// Somebody has it: the volume itself under another name, or somebody else.
     pub(crate) is_held: bool,
 }
@@ -133,5 +133,5 @@ pub(crate) fn inspect_disk(request: &DiskRequest) -> Result<Seen, Refusal> {
         let error = OpenError::Foreign { path: path.to_owned(), found: owner, expected };
         return Err(error.refusal());
     }
-    Ok(Seen { data_size: found.geometry.data_size, is_held: found.stale })
+    Ok(Seen { room: found.room, is_held: found.stale })
 }

@@ -101,12 +101,12 @@ impl Registry {
             let found = inspect_disk(&request)?;
             // Held by this daemon is what the volume has now, perhaps under another name.
             let taken = found.is_held && !old.is_some_and(|old| shares_a_file(&old, &wanted));
-            Ok((found.data_size, taken))
+            Ok((found.room, taken))
         };
         let looked = tokio::task::spawn_blocking(look).await.map_err(|_| ended(&config.name))?;
-        let (data_size, is_taken) = looked?;
+        let (room, is_taken) = looked?;
         let path = own.disk.as_deref().unwrap_or_default();
-        large_enough(own, data_size, path)?;
+        large_enough(own, room, path)?;
         if is_taken {
             let hint = format!("{path} is in use. Stop what uses it first.");
             return Err(refusal(114, "Lower device is already claimed.", hint));
@@ -146,7 +146,7 @@ impl Registry {
     /// # Errors
     /// It cannot be opened, or the state machine refuses it.
     pub(super) async fn open_and_attach(
-        &self,
+        self: &Rc<Self>,
         entry: &Rc<Entry>,
         definition: &Definition,
         volume: VolumeNumber,
@@ -162,26 +162,60 @@ impl Registry {
         result
     }
 
+    /// A disk of the resource is being opened for longer than anybody waits.
+    pub(super) fn is_opening(&self, resource: &str) -> bool {
+        self.opening.borrow().iter().any(|(name, _)| name == resource)
+    }
+
+    /// Opens a disk, or gives it up.
+    async fn open(
+        self: &Rc<Self>,
+        entry: &Rc<Entry>,
+        volume: VolumeNumber,
+        request: DiskRequest,
+    ) -> Result<Box<OpenDisk>, Refusal> {
+        let (name, path) = (entry.config.name.clone(), request.disk.clone());
+        let key = (name.clone(), volume);
+        if self.opening.borrow().contains(&key) {
+            let hint = format!("{path} is still being opened: {HANGS}.");
+            return Err(refusal(-18, "In transient state, retry after next state change", hint));
+        }
+        let mut opening = tokio::task::spawn_blocking(move || open_disk(&request));
+        if let Ok(opened) = tokio::time::timeout(OPEN_LIMIT, &mut opening).await {
+            return opened.map_err(|_| ended(&name))?;
+        }
+        self.opening.borrow_mut().insert(key.clone());
+        let (registry, entry) = (self.clone(), entry.clone());
+        tokio_uring::spawn(async move {
+            // It is closed as it is: what was noted of it at its opening holds. That may hang as well.
+            let opened = opening.await;
+            let _ = tokio::task::spawn_blocking(move || drop(opened)).await;
+            registry.opening.borrow_mut().remove(&key);
+            entry.attach_failed.borrow_mut().remove(&volume);
+            info!(resource = %name, "{name}/{volume}: the disk that hung while it was opened answers");
+        });
+        let text = "IO error(s) occurred during initial access to meta-data.";
+        let hint = format!("{path} was not open after {} s: {HANGS}.", OPEN_LIMIT.as_secs());
+        Err(refusal(118, text, hint))
+    }
+
     async fn try_attach(
-        &self,
+        self: &Rc<Self>,
         entry: &Rc<Entry>,
         definition: &Definition,
         volume: VolumeNumber,
     ) -> AdminResult {
         let (own, request) = self.disk_request(entry, definition, volume)?;
         let name = &entry.config.name;
-        let opened = entry.open(volume, request).await;
+        let opened = self.open(entry, volume, request).await;
         let mut disk = opened.inspect_err(|refusal| {
             warn!(resource = %name, "{name}/{volume}: attach failed: ({}) {}", refusal.code, refusal.text);
         })?;
-        if let Err(refusal) = large_enough(own, disk.attached.data_size, &disk.attached.path) {
-            disk.close();
-            return Err(refusal);
-        }
+        // One that is refused is dropped: what was noted of it at its opening holds.
+        large_enough(own, disk.attached.data_size, &disk.attached.path)?;
         if let Some(size) = own.size {
             let held = disk.attached.meta.superblock.effective_size;
             if size < held {
-                disk.close();
                 let text = "Implicit device shrinking not allowed.";
                 let hint = format!(
                     "`size` in the configuration says {size} bytes, which is smaller than the data it held \
@@ -203,38 +237,6 @@ impl Registry {
 }
 
 impl Entry {
-    /// Opens a disk, or gives it up.
-    async fn open(
-        self: &Rc<Self>,
-        volume: VolumeNumber,
-        request: DiskRequest,
-    ) -> Result<Box<OpenDisk>, Refusal> {
-        let (name, path) = (&self.config.name, request.disk.clone());
-        if self.opening.borrow().contains(&volume) {
-            let hint = format!("{path} is still being opened: {HANGS}.");
-            let text = "Device is attached to a disk (use detach first)";
-            return Err(refusal(124, text, hint));
-        }
-        let mut opening = tokio::task::spawn_blocking(move || open_disk(&request));
-        if let Ok(opened) = tokio::time::timeout(OPEN_LIMIT, &mut opening).await {
-            return opened.map_err(|_| ended(name))?;
-        }
-        self.opening.borrow_mut().insert(volume);
-        let entry = self.clone();
-        tokio_uring::spawn(async move {
-            if let Ok(Ok(disk)) = opening.await {
-                // It may hang there as well.
-                let _ = tokio::task::spawn_blocking(move || disk.close()).await;
-            }
-            entry.opening.borrow_mut().remove(&volume);
-            let name = &entry.config.name;
-            info!(resource = %name, "{name}/{volume}: the disk that hung while it was opened answers");
-        });
-        let text = "IO error(s) occurred during initial access to meta-data.";
-        let hint = format!("{path} was not open after {} s: {HANGS}.", OPEN_LIMIT.as_secs());
-        Err(refusal(118, text, hint))
-    }
-
     /// Adds to a snapshot why a disk is not attached, where that is all there is to say of it.
     pub(super) fn note_failures(&self, status: &mut Status) {
         let failed = self.attach_failed.borrow();
@@ -286,7 +288,7 @@ impl Entry {
 }
 
 /// Whether a disk has the room that `size` asks for.
-fn large_enough(own: &HostVolume, found: u64, path: &str) -> Result<(), Refusal> {
+pub(super) fn large_enough(own: &HostVolume, found: u64, path: &str) -> Result<(), Refusal> {
     let Some(size) = own.size.filter(|size| found < *size) else { return Ok(()) };
     let hint = format!(
         "{path} has room for {found} bytes of data, `size` asks for {size}: grow the disk, or \

@@ -18,8 +18,8 @@ use super::remembered::Remembered;
 use crate::config::Definition;
 use crate::io::{Order, OrderError};
 use crate::resource::{
-    AdminResult, Command, ConnectionState, ConnectionStatus, DiskState, NodeId, Reason, Refusal,
-    ResourceConfig, Status, VolumeNumber,
+    AdminResult, Command, ConnectionState, ConnectionStatus, DeviceStatus, DiskState, NodeId,
+    Reason, Refusal, ResourceConfig, Status, VolumeNumber,
 };
 
 /// An order that the state machine does not answer in this time has been lost.
@@ -37,8 +37,6 @@ pub(crate) struct Entry {
     /// What became of the devices (`device-attach auto`).
     pub(super) devices: super::devices::Devices,
     pub(super) past: super::past::Memory,
-    /// Volumes whose disk is being opened for longer than anybody waits ([`super::disks`]).
-    pub(super) opening: RefCell<BTreeSet<VolumeNumber>>,
     /// The files in use.
     pub(super) disks: super::path_differs::Disks,
     /// Peers that are not dialled, by order: also after a crash.
@@ -87,7 +85,9 @@ impl Entry {
 
     /// A volume that was resized beyond its `size`, by an order here or at the peer, runs with what it has.
     pub(super) fn keep_sizes(&self, status: &Status) {
-        for device in &status.devices {
+        // Without a disk it is what the peer says.
+        let has_disk = |device: &&DeviceStatus| device.disk_state > DiskState::Negotiating;
+        for device in status.devices.iter().filter(has_disk) {
             let size = self.volume(device.volume).and_then(|own| own.size);
             if size.is_some_and(|size| size < device.size) && !self.ends.get() {
                 let id = self.config.node_id;

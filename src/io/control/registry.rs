@@ -32,6 +32,8 @@ const RESOURCES_MAX: usize = 256;
 const STATISTICS_LIMIT: Duration = Duration::from_secs(2);
 /// How long the end of one resource may take when the daemon ends.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
+/// How often it is looked whether a disk that hung while it was opened answers.
+const SLOW_DISK: Duration = Duration::from_secs(1);
 /// Changes that a slow watcher may be behind before it is given whole snapshots instead.
 const CHANGES: usize = 64;
 
@@ -84,6 +86,9 @@ pub(crate) struct Registry {
     pub(super) shell: Shell,
     entries: RefCell<BTreeMap<String, Rc<Entry>>>,
     locks: RefCell<BTreeMap<String, Rc<Mutex<()>>>>,
+    /// Volumes whose disk is being opened for longer than anybody waits ([`super::disks`]), also of a
+    /// resource that has gone down since.
+    pub(super) opening: RefCell<BTreeSet<(String, VolumeNumber)>>,
     changes: broadcast::Sender<Change>,
     pub(super) closing: Cell<bool>,
     /// Resources are on their way down and up again: nobody is told how it looks meanwhile.
@@ -127,6 +132,7 @@ impl Registry {
             shell,
             entries: RefCell::default(),
             locks: RefCell::default(),
+            opening: RefCell::default(),
             changes: broadcast::channel(CHANGES).0,
             closing: Cell::new(false),
             stands_still: Cell::new(false),
@@ -272,9 +278,19 @@ impl Registry {
                     info!(resource = %name, "{name}: was disconnected by order: `tandemadm connect {name}` dials");
                 }
                 let but = But { apart, ..But::default() };
-                if let Err(refusal) = registry.up_but(&definition, &but).await {
+                while let Err(refusal) = registry.up_but(&definition, &but).await {
                     let (code, text, hint) = (refusal.code, refusal.text, refusal.hint);
                     error!(resource = %name, "{name}: up after a crash: ({code}) {text}: {hint}");
+                    if !registry.is_opening(name) {
+                        break;
+                    }
+                    // A disk that is slow then: whoever waits for it is not told of it.
+                    while registry.is_opening(name) {
+                        tokio::time::sleep(SLOW_DISK).await;
+                    }
+                    if registry.entry(name).is_none() || registry.is_closing() {
+                        break;
+                    }
                 }
             });
         }
@@ -318,6 +334,7 @@ impl Registry {
             seed: seed().map_err(|error| {
                 refusal(122, "Out of memory", format!("no random numbers: {error}"))
             })?,
+            state_dir: self.settings.state_dir.clone(),
             places: HandlerPlaces {
                 config: self.settings.config.clone(),
                 node: self.settings.node.clone(),
@@ -341,7 +358,6 @@ impl Registry {
             thread,
             running,
             attach_failed,
-            opening: RefCell::default(),
             devices: Default::default(),
             past,
             disks,

@@ -34,6 +34,7 @@ fn setup() -> Setup {
         secrets: None,
         record: None,
         seed: 1,
+        state_dir: std::path::PathBuf::new(),
         places: HandlerPlaces {
             config: "/etc/tandem.conf".into(),
             node: "alice".into(),

@@ -40,14 +40,14 @@ pub(super) struct Inquiry {
 }
 
 impl Own {
-    pub(super) fn new(config: &ResourceConfig, run_dir: &std::path::Path) -> Self {
+    pub(super) fn new(config: &ResourceConfig, state_dir: &std::path::Path) -> Self {
         let description = Description {
             node: config.node_name.clone(),
             software: env!("CARGO_PKG_VERSION").to_owned(),
             must_equal: config.options.must_equal(),
             should_equal: config.options.should_equal(),
         };
-        Self { node_id: config.node_id, run: Run::new(config, run_dir), description }
+        Self { node_id: config.node_id, run: Run::new(config, state_dir), description }
     }
 
     pub(super) fn set_options(&mut self, options: &Options) {

@@ -2,7 +2,7 @@
 //! acknowledged, in its caches or on its disk.
 //!
 //! Invariants:
-//! - Another boot has another name; so has a run after something that was in its caches may be gone.
+//! - Another boot has another name; and so has a run after something that was in its caches may be gone.
 //! - It outlives tandemd: a crash, an upgrade or a restart loses nothing that the system has, and
 //!   brings nothing back.
 
@@ -14,6 +14,11 @@ use sha2::{Digest as _, Sha256};
 use crate::io::backing::host_boot_id;
 use crate::resource::{NodeId, ResourceConfig};
 
+/// Boots in which something was lost that are remembered: their disks may be attached yet.
+const BOOTS_MAX: usize = 16;
+/// A boot id, and what was drawn at the last loss in that boot.
+const ENTRY: usize = 32;
+
 /// One resource's.
 #[derive(Clone, Debug)]
 pub(super) struct Run {
@@ -21,58 +26,60 @@ pub(super) struct Run {
     node_id: NodeId,
     /// `None`: it cannot be told from any other.
     boot: Option<[u8; 16]>,
-    /// Something may be gone: since then it is another run.
-    epoch: Option<[u8; 16]>,
+    /// Boots in which something may be gone, the newest last: since then each is another run.
+    losses: Vec<[u8; ENTRY]>,
     place: PathBuf,
 }
 
 impl Run {
-    /// Of this boot; `run_dir` is gone with it.
-    pub(super) fn new(config: &ResourceConfig, run_dir: &Path) -> Self {
-        let place = run_dir.join(format!("{}.epoch", config.name));
-        let epoch = std::fs::read(&place).ok().and_then(|bytes| bytes.try_into().ok());
+    /// Of this boot; `state_dir` outlives it.
+    pub(super) fn new(config: &ResourceConfig, state_dir: &Path) -> Self {
+        let place = state_dir.join(format!("{}.losses", config.name));
+        let bytes = std::fs::read(&place).unwrap_or_default();
+        let losses = bytes.as_chunks::<ENTRY>().0.to_vec();
         let boot = host_boot_id().ok();
-        Self { resource: config.name.clone(), node_id: config.node_id, boot, epoch, place }
+        Self { resource: config.name.clone(), node_id: config.node_id, boot, losses, place }
     }
 
     /// Zeroes: not known.
     pub(super) fn name(&self) -> [u8; 16] {
-        let Some(boot) = self.boot else { return [0; 16] };
-        self.digest(boot, self.epoch)
+        self.boot.map_or([0; 16], |boot| self.of_boot(boot))
     }
 
-    /// How it was called in an earlier boot, if nothing was gone in that one.
+    /// How it was called at the end of a boot.
     pub(super) fn of_boot(&self, boot: [u8; 16]) -> [u8; 16] {
-        self.digest(boot, None)
+        let id = [&[self.node_id], self.resource.as_bytes()].concat();
+        let mut bytes = [b"tandem system ", &boot[..], &id].concat();
+        if let Some(loss) = self.losses.iter().find(|loss| loss[..16] == boot) {
+            bytes.push(0);
+            bytes.extend(&loss[16..]);
+        }
+        Sha256::digest(bytes).first_chunk().copied().unwrap_or_default()
     }
 
     /// What was acknowledged and not flushed may be gone.
     pub(super) fn loses(&mut self) {
-        let mut epoch = [0; 16];
-        let drawn =
-            std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut epoch));
-        if drawn.is_err() {
+        let Some(boot) = self.boot else { return };
+        let mut loss = [0; ENTRY];
+        loss[..16].copy_from_slice(&boot);
+        let random = std::fs::File::open("/dev/urandom");
+        if random.and_then(|mut file| file.read_exact(&mut loss[16..])).is_err() {
             // No name is better than the old one.
             self.boot = None;
+            return;
         }
-        self.epoch = Some(epoch);
-        let new = self.place.with_extension("epoch.new");
-        let kept = std::fs::write(&new, epoch).and_then(|()| std::fs::rename(&new, &self.place));
-        if let Err(error) = kept {
+        self.losses.retain(|one| one[..16] != boot);
+        if self.losses.len() >= BOOTS_MAX {
+            self.losses.remove(0);
+        }
+        self.losses.push(loss);
+        let new = self.place.with_extension("losses.new");
+        let kept = std::fs::write(&new, self.losses.as_flattened());
+        if let Err(error) = kept.and_then(|()| std::fs::rename(&new, &self.place)) {
             let (resource, place) = (&self.resource, self.place.display());
             tracing::error!(target: "tandem", resource = %resource, "{place}: {error}: when tandemd is started \
-                anew before the next boot, devices are not told that what they had not flushed may be gone");
+                anew, devices are not told that what they had not flushed may be gone");
         }
-    }
-
-    fn digest(&self, boot: [u8; 16], epoch: Option<[u8; 16]>) -> [u8; 16] {
-        let mut bytes =
-            [b"tandem system ", &boot[..], &[self.node_id], self.resource.as_bytes()].concat();
-        if let Some(epoch) = epoch {
-            bytes.push(0);
-            bytes.extend(epoch);
-        }
-        Sha256::digest(bytes).first_chunk().copied().unwrap_or_default()
     }
 }
 
@@ -94,21 +101,31 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_has_lost_something_has_another_name_also_for_the_next_tandemd() {
+    fn a_run_that_has_lost_something_has_another_name_also_in_the_next_daemon_and_boot() {
         let dir = tempfile::tempdir().unwrap();
-        let mut run = Run::new(&config(), dir.path());
+        let in_boot = |boot: u8| Run { boot: Some([boot; 16]), ..Run::new(&config(), dir.path()) };
+        let mut run = in_boot(1);
         let first = run.name();
-        assert_eq!(Run::new(&config(), dir.path()).name(), first);
-        assert_eq!(run.of_boot(host_boot_id().unwrap()), first);
-        let mut names = vec![first];
+        assert_eq!(in_boot(1).name(), first);
+        assert_eq!(in_boot(2).of_boot([1; 16]), first, "nothing was lost in that one");
+        let mut names = vec![first, in_boot(2).name()];
         for _ in 0..3 {
             run.loses();
             assert!(!names.contains(&run.name()));
             names.push(run.name());
-            assert_eq!(Run::new(&config(), dir.path()).name(), run.name());
+            assert_eq!(in_boot(1).name(), run.name());
+            assert_eq!(in_boot(2).of_boot([1; 16]), run.name());
         }
-        // In the next boot the folder is empty.
-        std::fs::remove_file(dir.path().join("r0.epoch")).unwrap();
-        assert_eq!(Run::new(&config(), dir.path()).name(), first);
+        // Other boots' losses are their own.
+        in_boot(2).loses();
+        assert_eq!(in_boot(1).name(), run.name());
+        assert!(!names.contains(&in_boot(2).name()));
+        for boot in 3..40 {
+            in_boot(boot).loses();
+        }
+        let kept = std::fs::metadata(dir.path().join("r0.losses")).unwrap().len();
+        assert_eq!(kept, (BOOTS_MAX * ENTRY) as u64);
+        let unknown = Run { boot: None, ..in_boot(1) };
+        assert_eq!(unknown.name(), [0; 16]);
     }
 }

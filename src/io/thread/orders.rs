@@ -6,6 +6,7 @@ use std::sync::mpsc::Receiver;
 
 use tokio::sync::oneshot;
 
+use super::keepers::Left;
 use super::*;
 use crate::io::Exported;
 use crate::resource::{
@@ -214,14 +215,10 @@ impl<C: Core> Shell<C> {
         disk: Box<OpenDisk>,
         reply: oneshot::Sender<AdminResult>,
     ) {
-        let (attached, left_by) = (Box::new(disk.attached.clone()), disk.left_by);
+        let (attached, left) = (Box::new(disk.attached.clone()), Left::of(&disk));
         let flushes = self.flushes_of(volume);
         let attach = match self.disks.attach(&mut self.io, volume, disk, flushes) {
-            Ok(()) => {
-                self.handlers.set_disk(volume, &attached.path);
-                self.keeps_with(volume, &attached.meta, left_by);
-                Attach::Placed(volume)
-            }
+            Ok(()) => Attach::Placed(volume, left),
             // The core will refuse; it has the words.
             Err(disk) => Attach::Refused(disk),
         };
@@ -246,12 +243,22 @@ impl<C: Core> Shell<C> {
 
     /// `Action::AdminReply`.
     pub(super) fn admin_reply(&mut self, id: u64, result: AdminResult) {
-        if let (Err(_), Some(Waiter { attach: Some(Attach::Placed(volume)), .. })) =
-            (&result, self.waiters.get(&id))
-        {
+        let placed = match self.waiters.get(&id) {
+            Some(Waiter { attach: Some(Attach::Placed(volume, left)), .. }) => {
+                Some((*volume, *left))
+            }
+            _ => None,
+        };
+        if let (Ok(_), Some((volume, left))) = (&result, placed) {
+            self.keeps_with(volume, left);
+            let status = self.core.status(self.io.now);
+            if let Some(device) = status.devices.iter().find(|one| one.volume == volume) {
+                self.handlers.set_disk(volume, &device.backing_disk);
+            }
+        }
+        if let (Err(_), Some((volume, _))) = (&result, placed) {
             // The core has not taken it; or it has closed it already. A disk that hangs is the core's:
             // it is closed when the system has let go of it.
-            let volume = *volume;
             if self.is_diskless(volume) {
                 self.disks.close(&mut self.io, volume, None);
             }
