@@ -45,11 +45,29 @@ pub(super) fn finding(report: &View<'_>, connection: &ConnectionStatus) -> Optio
         | Reason::Timeout
         | Reason::Refused
         | Reason::NoRoute
-        | Reason::Lost => match split_brain::unresolved(connection) {
-            true => split_brain::finding(report, connection),
-            false => unreachable(report, connection),
-        },
+        | Reason::Lost
+            if split_brain::unresolved(connection) =>
+        {
+            split_brain::finding(report, connection)
+        }
+        // It answers, and hangs up.
+        Reason::None | Reason::NeverConnected | Reason::Lost if refused_last(connection) => {
+            refused(report, connection)
+        }
+        Reason::StoppedByAdmin
+        | Reason::None
+        | Reason::NeverConnected
+        | Reason::Timeout
+        | Reason::Refused
+        | Reason::NoRoute
+        | Reason::Lost => unreachable(report, connection),
     })
+}
+
+/// The peer has ended the last handshake for what both had found, and waits for a person.
+pub(super) fn refused_last(connection: &ConnectionStatus) -> bool {
+    let name = Reason::ResyncRefused.name();
+    connection.last_handshake.iter().any(|found| found.outcome == name)
 }
 
 /// The peer is there, and one of the two said no.
@@ -320,10 +338,14 @@ fn refused(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
         severity: severity::REFUSED,
         headline: format!("{resource}: {node} and {other} do not replicate: {what}"),
         state: format!(
-            "{} {}, reason:{}.",
+            "{} {}, reason:{}.{}",
             connection.connection_state,
             since(report, connection),
             connection.reason,
+            match is_refused(connection) {
+                true => String::new(),
+                false => format!(" {other} stays StandAlone until it is told to connect."),
+            },
         ),
         open: Vec::new(),
         why: detail,
@@ -443,7 +465,8 @@ fn resync_refused(report: &View<'_>, connection: &ConnectionStatus) -> Vec<Strin
     if primaries > 0 && primaries == 2 * connection.last_handshake.len() {
         return vec![two_primaries(report, connection, &connect)];
     }
-    match (primaries > 0, sides().any(|side| bad(side.disk))) {
+    // Who is Primary is the one to be overwritten.
+    match (primaries > 0, sides().any(|side| side.role != Role::Primary && bad(side.disk))) {
         // A source that is no better than the target is the cause that is left.
         (false, _) => vec![source],
         (true, true) => vec![primary, source],
@@ -469,7 +492,7 @@ fn two_primaries(report: &View<'_>, connection: &ConnectionStatus, connect: &str
 /// The handshake that a size has refused.
 fn small(connection: &ConnectionStatus) -> Option<&HandshakeStatus> {
     let found = connection.last_handshake.iter().find(|found| found.rule == "size");
-    found.filter(|_| connection.reason == Reason::ResyncRefused)
+    found.filter(|_| connection.reason == Reason::ResyncRefused || !is_refused(connection))
 }
 
 /// A disk has not the room that the volume is in use with.

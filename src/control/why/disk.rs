@@ -184,11 +184,20 @@ fn for_a_primary(report: &View<'_>, device: &DeviceStatus, own: &str) -> Vec<Str
         DiskState::Inconsistent => "inconsistent",
         _ => "outdated",
     };
+    let refusing = report.status.connections.iter().find(|one| connection::refused_last(one));
     vec![
-        format!(
-            "1. bring the peer back (`tandemadm why {resource}` there): what clients have written since may be \
-             there alone."
-        ),
+        match refusing {
+            // It is there, and is not what clients here have read.
+            Some(peer) => format!(
+                "1. go on with what {0} has: stop what uses {resource} on {node}, `tandemadm secondary --force \
+                 {resource}` on {node}, `tandemadm connect {resource}` on both nodes.",
+                peer.name
+            ),
+            None => format!(
+                "1. bring the peer back (`tandemadm why {resource}` there): what clients have written since may be \
+                 there alone."
+            ),
+        },
         format!(
             "2. {own} Where {node}'s disk is not UpToDate then, its clients have to go: `tandemadm secondary \
              --force {resource}`, `tandemadm primary --force={danger} {resource}`; what only the peer has is lost."

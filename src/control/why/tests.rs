@@ -1,5 +1,7 @@
 //! Golden texts of `why`.
 
+mod disks;
+
 use super::super::fixtures;
 use super::*;
 use crate::resource::{ClientStatus, ConnectionState, FencingStatus, OrderStatus, Reason};
@@ -219,62 +221,6 @@ fn a_client_is_listed_once_with_its_connections() {
     report.status.devices[0].clients = clients.to_vec();
     let text = blocks(&report);
     assert!(text.contains("  Open:  r0/0 by a pid 1 (3 connections) since 2026"), "{text}");
-}
-
-#[test]
-fn an_up_that_stopped_at_a_disk_is_told_by_its_cause_and_ends_with_up() {
-    let mut report = fixtures::peer_down();
-    report.status.role = Role::Secondary;
-    let device = &mut report.status.devices[0];
-    device.disk_state = DiskState::Diskless;
-    device.disk_note =
-        format!("{}(119) No metadata of this volume.", crate::control::ATTACH_FAILED);
-    let connection = &mut report.status.connections[0];
-    connection.connection_state = ConnectionState::StandAlone;
-    connection.reason = Reason::NeverConnected;
-    let text = blocks(&report);
-    assert!(text.contains("attach failed: (119) No metadata of this volume."), "{text}");
-    assert!(text.contains("disk there, cause gone: `tandemadm up r0` on alice."), "{text}");
-    assert!(text.contains("not dialled: `up` did not get so far."), "{text}");
-    assert!(!text.contains("is r0 up on bob?"), "{text}");
-    let first = report.status.devices[0].disk_note.clone();
-    for (cure, order) in [
-        ("Use `tandemadm create-md` to initialize it.", "`tandemadm create-md r0/0`"),
-        ("Run `tandemadm create-md --force` on it.", "`tandemadm create-md --force r0/0`"),
-    ] {
-        let note = &mut report.status.devices[0].disk_note;
-        *note = format!("{}(119) {cure}", crate::control::ATTACH_FAILED);
-        let text = blocks(&report);
-        assert!(text.contains(&format!("{order}, `tandemadm up r0` on alice")), "{text}");
-    }
-    report.status.devices[0].disk_note = first;
-    report.status.connections[0].connection_state = ConnectionState::Connected;
-    report.status.connections[0].reason = Reason::None;
-    report.status.connections[0].peer_devices[0].peer_disk_state = DiskState::UpToDate;
-    assert!(blocks(&report).starts_with("r0/0: alice has no disk attached.\n"));
-    assert!(!blocks(&report).contains("move r0 to bob"), "nobody uses it here");
-    report.status.role = Role::Primary;
-    assert!(blocks(&report).starts_with("r0/0: alice has no disk attached; reads"));
-    assert!(blocks(&report).contains("3. new disk at the same path: `tandemadm create-md r0/0`"));
-    report.status.devices[0].disk_note = format!(
-        "{}(119) No valid meta-data of this resource found. Use `tandemadm create-md` to \
-         initialize it.",
-        crate::control::ATTACH_FAILED
-    );
-    let text = blocks(&report);
-    assert!(text.contains("2. the disk there has no metadata, so it is a new one"), "{text}");
-    assert!(text.contains("3. disk there, cause gone"), "{text}");
-}
-
-#[test]
-fn a_disk_that_only_a_new_connection_takes_is_not_told_to_be_attached_again() {
-    let mut report = fixtures::peer_down();
-    report.status.devices[0].disk_state = DiskState::Diskless;
-    report.status.devices[0].disk_note =
-        format!("attach refused: which {}", crate::resource::ONLY_A_NEW_CONNECTION);
-    let text = blocks(&report);
-    let order = "`tandemadm disconnect r0`, `tandemadm attach r0/0`, `tandemadm connect r0`";
-    assert!(text.contains(order) && !text.contains("cause gone"), "{text}");
 }
 
 #[test]
@@ -607,24 +553,6 @@ fn the_log_is_reminded_of_what_stays_wrong_and_of_nothing_else() {
         assert_eq!(all.iter().filter(|line| line.contains(said)).count(), 1, "{said}: {all:?}");
         assert!(all.iter().all(|line| line.ends_with("; next: tandemadm why r0")), "{all:?}");
     }
-}
-
-#[test]
-fn a_target_whose_source_has_lost_its_disk_is_not_told_to_wait_for_the_connection() {
-    let mut report = fixtures::healthy();
-    report.status.role = Role::Secondary;
-    report.status.devices[0].disk_state = DiskState::Inconsistent;
-    report.status.connections[0].peer_devices[0].peer_disk_state = DiskState::Diskless;
-    let text = blocks(&report);
-    assert!(text.contains("the disk of bob is Diskless: no good copy can be reached."), "{text}");
-    assert!(text.contains("`tandemadm attach r0/0` on bob"), "{text}");
-    assert!(
-        text.contains(
-            "2. bob's disk is gone for good: `tandemadm primary --force=inconsistent r0`"
-        ),
-        "{text}"
-    );
-    assert!(!text.contains("only good copy") && !text.contains("connection to bob back"), "{text}");
 }
 
 #[test]
