@@ -279,7 +279,9 @@ mark() {
     if [[ $own ]]; then
         on "$1" crm_attribute -l forever -N "$1" -n tandem-r0-stale -G -q -d none 2>/dev/null
     else
-        on "$1" cibadmin -Q --scope constraints 2>/dev/null | grep -A 9 'id="drbd-fence-by-handler' || echo none
+        local answer
+        answer=$(on "$1" cibadmin -Q --scope constraints 2>/dev/null) || return
+        grep -A 9 'id="drbd-fence-by-handler' <<<"$answer" || echo none
     fi
 }
 marked() { [[ $(mark "$1") == *:0=* || $(mark "$1") == *drbd-fence-by-handler* ]]; }
