@@ -1,6 +1,6 @@
 //! Attaching: open, lock, flush, repair, load; and what is known of the time before.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
 use std::os::linux::fs::MetadataExt as _;
@@ -65,6 +65,9 @@ pub struct OpenDisk {
     pub left_by: [u8; 16],
     /// The note that it is attached and well.
     trust: Option<Trust>,
+    /// What that is about, until it is given: of a disk that has come without one it is when its first superblock
+    /// is durable, and whoever has to know of a loss was told.
+    ungiven: RefCell<Option<Subject>>,
     /// The superblock that is on the disk says that it stands in for a Primary.
     stands_in: Cell<bool>,
     /// Given back when this is dropped.
@@ -100,6 +103,7 @@ impl OpenDisk {
     /// An operation on the disk has failed, or hangs: what it has acknowledged may be lost, whatever it
     /// says next.
     pub fn distrust(&self) {
+        self.ungiven.take();
         if self.trust.as_ref().is_some_and(|trust| !trust.withdraw()) {
             let path = &self.attached.path;
             tracing::error!("{path}: the note in the run folder that trusts it cannot be removed");
@@ -108,6 +112,11 @@ impl OpenDisk {
 
     /// This superblock is durable on it.
     pub(crate) fn superblock_is_durable(&self, flags: u32, sequence: u64) {
+        if let (Some(subject), Some(trust)) = (self.ungiven.take(), &self.trust)
+            && let Err(error) = trust.give(subject.at(sequence))
+        {
+            tracing::warn!("{}: {}", self.attached.path, not_noted(&error));
+        }
         // Also by the first one that says it no more: an image from before that is an older one.
         let stands_in = flags & DeviceFlags::STANDS_IN != 0;
         let follows = self.stands_in.replace(stands_in) || stands_in;
@@ -290,17 +299,26 @@ pub fn open_disk(
     let subject = Subject::new(boot_id, geometry.device_uuid, &disks.data.file, sequence)
         .map_err(|error| disks.data.io_error("looking at it", error))?;
     meta.same_boot &= trusted.is_some_and(|trusted| trusted.holds_of(&subject));
-    if let Some(Err(error)) = trust.as_ref().map(|trust| trust.give(subject)) {
-        let path = path.display();
-        meta.notes.push(format!(
-            "{path}: not noted in the run folder: {error}; after a crash of tandemd this disk counts \
-             as after a power loss"
-        ));
-    }
+    let ungiven = match trust.as_ref().filter(|_| meta.same_boot) {
+        None => Some(subject),
+        Some(trust) => {
+            if let Err(error) = trust.give(subject) {
+                meta.notes.push(format!("{}: {}", path.display(), not_noted(&error)));
+            }
+            None
+        }
+    };
     let left_by = home.boot_id;
     let mut open = disks.into_open(geometry, meta, Home { boot_id, ..home }, trust)?;
     open.left_by = left_by;
+    open.ungiven = RefCell::new(ungiven);
     Ok(open)
+}
+
+fn not_noted(error: &io::Error) -> String {
+    format!(
+        "not noted in the run folder: {error}; after a crash of tandemd this disk counts as after a power loss"
+    )
 }
 
 /// Whose metadata it is.
@@ -541,6 +559,7 @@ impl Disks {
             attached,
             left_by: home.boot_id,
             trust,
+            ungiven: RefCell::new(None),
             stands_in: Cell::new(stands_in),
             locks,
             same,

@@ -574,7 +574,14 @@ fn a_disk_is_trusted_after_the_mere_end_of_a_process_and_only_then() {
     let disk = lab.file("d", 16 * MIB);
     lab.create(&disk).unwrap();
     let trusted = |open: &OpenDisk| open.attached.meta.same_boot;
+    let attached = |open: OpenDisk| {
+        let sequence = open.attached.meta.superblock.sequence;
+        open.superblock_is_durable(0, sequence);
+    };
     assert!(!trusted(&lab.open(&disk).unwrap()), "it was never attached");
+    let open = lab.open(&disk).unwrap();
+    assert!(!trusted(&open), "nor then: it was refused, or nobody was told of what it has lost");
+    attached(open);
     // Dropped without a word: as a process that is killed does.
     assert!(trusted(&lab.open(&disk).unwrap()));
     let open = lab.open(&disk).unwrap();
@@ -588,7 +595,9 @@ fn a_disk_is_trusted_after_the_mere_end_of_a_process_and_only_then() {
     let open = lab.open(&disk).unwrap();
     assert!(!trusted(&open), "it was let go of");
     open.close_clean(superblock).unwrap();
-    assert!(!trusted(&lab.open(&disk).unwrap()), "in order");
+    let open = lab.open(&disk).unwrap();
+    assert!(!trusted(&open), "in order");
+    attached(open);
     // An attach that fails has flushed all the same.
     let other = Identity { volume: 7, ..who() };
     let options = lab.open_options();
@@ -598,12 +607,14 @@ fn a_disk_is_trusted_after_the_mere_end_of_a_process_and_only_then() {
     let boot = [9; 16];
     let open = open_disk(&disk, &MetaDisk::Internal, &who(), boot, &options).unwrap();
     assert!(!trusted(&open));
-    drop(open);
+    attached(open);
     assert!(!trusted(&lab.open(&disk).unwrap()));
     let copy = lab.path("copy");
     std::fs::copy(&disk, &copy).unwrap();
     std::fs::rename(&copy, &disk).unwrap();
-    assert!(!trusted(&lab.open(&disk).unwrap()));
+    let open = lab.open(&disk).unwrap();
+    assert!(!trusted(&open));
+    attached(open);
     assert!(trusted(&lab.open(&disk).unwrap()));
     // Where the run folder is gone, so is the trust.
     std::fs::remove_dir_all(lab.path("run")).unwrap();

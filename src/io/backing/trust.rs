@@ -55,6 +55,11 @@ impl Subject {
         Ok(Self { boot_id, device_uuid, file, disk_sequence: disk_sequence(&found), sequence })
     }
 
+    /// With this sequence.
+    pub(super) fn at(self, sequence: u64) -> Self {
+        Self { sequence, ..self }
+    }
+
     /// Whether a disk that is `found` is this one, and no older image of it.
     pub(super) fn holds_of(&self, found: &Self) -> bool {
         let same = Self { sequence: found.sequence, ..self.clone() };

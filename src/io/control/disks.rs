@@ -177,7 +177,9 @@ impl Registry {
         let (name, path) = (entry.config.name.clone(), request.disk.clone());
         let key = (name.clone(), volume);
         if self.opening.borrow().contains(&key) {
-            let hint = format!("{path} is still being opened: {HANGS}.");
+            let hint = format!(
+                "{path} is still being opened: {HANGS}. For another disk: `tandemadm daemon stop`, and start tandemd."
+            );
             return Err(refusal(-18, "In transient state, retry after next state change", hint));
         }
         let mut opening = tokio::task::spawn_blocking(move || open_disk(&request));

@@ -34,6 +34,8 @@ const STATISTICS_LIMIT: Duration = Duration::from_secs(2);
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
 /// How often it is looked whether a disk that hung while it was opened answers.
 const SLOW_DISK: Duration = Duration::from_secs(1);
+/// Attempts to bring up what was up when tandemd crashed, where its disk hangs.
+const SLOW_TRIES: u32 = 5;
 /// Changes that a slow watcher may be behind before it is given whole snapshots instead.
 const CHANGES: usize = 64;
 
@@ -277,20 +279,26 @@ impl Registry {
                 if !apart.is_empty() {
                     info!(resource = %name, "{name}: was disconnected by order: `tandemadm connect {name}` dials");
                 }
-                let but = But { apart, ..But::default() };
+                let mut but = But { apart, ..But::default() };
+                let mut tries = SLOW_TRIES;
                 while let Err(refusal) = registry.up_but(&definition, &but).await {
                     let (code, text, hint) = (refusal.code, refusal.text, refusal.hint);
                     error!(resource = %name, "{name}: up after a crash: ({code}) {text}: {hint}");
-                    if !registry.is_opening(name) {
+                    let Some(entry) = registry.entry(name) else { break };
+                    tries -= 1;
+                    if !registry.is_opening(name) || tries == 0 {
                         break;
                     }
-                    // A disk that is slow then: whoever waits for it is not told of it.
+                    // A disk that is slow just now, and nobody there who waits for it.
                     while registry.is_opening(name) {
                         tokio::time::sleep(SLOW_DISK).await;
                     }
-                    if registry.entry(name).is_none() || registry.is_closing() {
+                    let stays = registry.entry(name).is_some_and(|now| Rc::ptr_eq(&now, &entry));
+                    if !stays || registry.is_closing() {
                         break;
                     }
+                    // Who was disconnected by order meanwhile stays so.
+                    but.apart = entry.apart.borrow().clone();
                 }
             });
         }

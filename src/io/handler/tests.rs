@@ -34,7 +34,7 @@ fn setup() -> Setup {
         secrets: None,
         record: None,
         seed: 1,
-        state_dir: std::path::PathBuf::new(),
+        state_dir: "/nowhere".into(),
         places: HandlerPlaces {
             config: "/etc/tandem.conf".into(),
             node: "alice".into(),

@@ -6,7 +6,8 @@
 //! - It outlives tandemd: a crash, an upgrade or a restart loses nothing that the system has, and
 //!   brings nothing back.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
@@ -62,7 +63,7 @@ impl Run {
         let Some(boot) = self.boot else { return };
         let mut loss = [0; ENTRY];
         loss[..16].copy_from_slice(&boot);
-        let random = std::fs::File::open("/dev/urandom");
+        let random = File::open("/dev/urandom");
         if random.and_then(|mut file| file.read_exact(&mut loss[16..])).is_err() {
             // No name is better than the old one.
             self.boot = None;
@@ -74,8 +75,16 @@ impl Run {
         }
         self.losses.push(loss);
         let new = self.place.with_extension("losses.new");
-        let kept = std::fs::write(&new, self.losses.as_flattened());
-        if let Err(error) = kept.and_then(|()| std::fs::rename(&new, &self.place)) {
+        // A disk that is closed in order after this says that all is on it.
+        let kept = (|| {
+            let mut file = File::create(&new)?;
+            file.write_all(self.losses.as_flattened())?;
+            file.sync_all()?;
+            std::fs::rename(&new, &self.place)?;
+            self.place.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+        })();
+        if let Err(error) = kept {
+            let error: std::io::Error = error;
             let (resource, place) = (&self.resource, self.place.display());
             tracing::error!(target: "tandem", resource = %resource, "{place}: {error}: when tandemd is started \
                 anew, devices are not told that what they had not flushed may be gone");

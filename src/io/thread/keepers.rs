@@ -90,7 +90,7 @@ impl<C: Core> Shell<C> {
 }
 
 /// How a disk was left, by the system that has had it last.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Left {
     /// All is on it.
     Clean {

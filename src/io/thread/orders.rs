@@ -218,7 +218,13 @@ impl<C: Core> Shell<C> {
         let (attached, left) = (Box::new(disk.attached.clone()), Left::of(&disk));
         let flushes = self.flushes_of(volume);
         let attach = match self.disks.attach(&mut self.io, volume, disk, flushes) {
-            Ok(()) => Attach::Placed(volume, left),
+            Ok(()) => {
+                if left == Left::Unclean {
+                    // Before anything of it is durable: the next tandemd finds a disk that is trusted.
+                    self.keeps_with(volume, left);
+                }
+                Attach::Placed(volume, left)
+            }
             // The core will refuse; it has the words.
             Err(disk) => Attach::Refused(disk),
         };
@@ -250,7 +256,9 @@ impl<C: Core> Shell<C> {
             _ => None,
         };
         if let (Ok(_), Some((volume, left))) = (&result, placed) {
-            self.keeps_with(volume, left);
+            if left != Left::Unclean {
+                self.keeps_with(volume, left);
+            }
             let status = self.core.status(self.io.now);
             if let Some(device) = status.devices.iter().find(|one| one.volume == volume) {
                 self.handlers.set_disk(volume, &device.backing_disk);

@@ -117,3 +117,23 @@ fn a_source_has_stored_that_all_may_differ_before_its_target_has_begun() {
     let stored = &pair.nodes[0].disk.superblock.as_ref().unwrap().peers[0];
     assert_eq!(stored.bitmap_state, BitmapState::AllSet);
 }
+
+#[test]
+fn no_extent_gets_cold_while_a_superblock_is_on_its_way() {
+    let mut pair = synced_pair();
+    pair.write(0, 5, 66).unwrap();
+    pair.synced();
+    let is_clean = |pair: &Pair| pair.core(0).clean_extents(0, true).is(0, 0);
+    assert!(is_clean(&pair));
+    pair.nodes[0].stall = |action| matches!(action, Action::Meta { .. });
+    // As `slot_whole` has its caller do: what it has said counts as saved already.
+    let core = pair.nodes[0].core.as_mut().unwrap();
+    core.save_superblock(0, crate::resource::Then::Log);
+    assert!(!is_clean(&pair));
+    pair.event(0, Event::Timeout);
+    pair.run(10);
+    assert!(!is_clean(&pair));
+    pair.nodes[0].unstall();
+    pair.run(10);
+    assert!(is_clean(&pair));
+}

@@ -285,7 +285,7 @@ fn a_port_that_is_taken_is_listened_on_when_it_is_free() {
         secrets: None,
         record: None,
         seed: 1,
-        state_dir: std::path::PathBuf::new(),
+        state_dir: "/nowhere".into(),
         places: Default::default(),
     };
     let handle = spawn(setup).unwrap();

@@ -322,4 +322,12 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         old: "            let rests = device.cut_off == CutOff::No\n                && (device",
         new: "            let rests = device.size != 1\n                && (device",
     },
+    Mutant {
+        name: "cold-beside-a-save",
+        breaks: "R11: an extent gets cold by bits that a superblock says, which is not durable yet",
+        by: TAKEN,
+        file: "src/resource/disk/storage.rs",
+        old: "device.loss != Loss::None || backing.is_saving()",
+        new: "device.loss != Loss::None",
+    },
 ];
