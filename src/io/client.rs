@@ -516,6 +516,8 @@ impl Clients {
             }
             piece.session != session
         });
+        // Nor is anything looked up for it.
+        self.desk.asked.retain(|one| one.session != session);
         client.requests.drain().for_each(|(_, request)| request.abandon(io));
         io.reads_reserved -= client.outbox.clear(&mut io.pool);
         io.release(client.staging);

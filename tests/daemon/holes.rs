@@ -138,6 +138,21 @@ fn a_preallocated_disk_gives_nothing_back() {
     assert!(used(&files).into_iter().zip(whole).all(|(now, before)| now + 8 >= before));
 }
 
+/// What somebody has cut off a file is no hole: who copies by extents would have zeroes there.
+#[test]
+fn what_was_cut_off_a_backing_file_is_told_as_data() {
+    let pair = Pair::in_sync();
+    let mut client = pair.alice.client();
+    fill(&mut client);
+    client.trim(OFFSET + LENGTH, LENGTH, 0).expect("a trim");
+    let told = client.block_status(OFFSET, 2 * LENGTH, 0).expect("a status");
+    assert!(told.iter().any(|extent| extent.flags != 0), "there is a hole: {told:?}");
+    let file = std::fs::File::options().write(true).open(&pair.alice.disk).expect("a disk");
+    file.set_len(OFFSET).expect("it is cut");
+    let told = client.block_status(OFFSET, 2 * LENGTH, 0).expect("a status");
+    assert!(told.iter().all(|extent| extent.flags == 0), "{told:?}");
+}
+
 /// tmpfs makes holes, but cannot mark blocks as zero: there zeroes that keep their blocks are written.
 #[test]
 fn fast_zero_is_refused_where_the_zeroes_would_be_written() {

@@ -378,6 +378,8 @@ impl Client {
         let key = download.key;
         let failed = self.requests.get(&key).is_some_and(|request| request.failed.is_some());
         if download.left == 0 || failed {
+            // One that has failed while it waited keeps no place before the others.
+            desk.waiting.retain(|waiting| *waiting != self.id);
             self.reading = Reading::Header;
             self.issued(io, key);
             self.finish_if_done(io, key)?;

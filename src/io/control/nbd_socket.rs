@@ -222,7 +222,12 @@ async fn drive(
                 place.enters(go);
                 let client = of_device(client, negotiation.device());
                 let device = negotiation.device().map(|device| device.token);
-                let answer = look_up(registry, &name, go, &client, device).await;
+                let asked = look_up(registry, &name, go, &client, device);
+                // A data thread that hangs keeps no place: the others' clients need them.
+                let answer = tokio::time::timeout(NEGOTIATION_LIMIT, asked).await;
+                let answer = answer.unwrap_or_else(|_| {
+                    Err(LookupError::Policy("it does not answer: see tandemadm why".to_owned()))
+                });
                 // Refused, it negotiates on.
                 place.enters(answer.is_ok() && go);
                 found = answer.as_ref().ok().map(|(entry, volume, _)| (entry.clone(), *volume));

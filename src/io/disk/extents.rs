@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::statfs::fstatfs;
 use nix::unistd::{Whence, lseek};
 
-use super::Disks;
+use super::{Disk, Disks};
 use crate::resource::{BLOCK_SIZE, VolumeNumber};
 
 /// Extents of one answer: each is two system calls on the data thread. The client asks again.
@@ -23,17 +23,24 @@ fn knows_holes(file: &File) -> bool {
     kind.is_ok_and(|kind| KNOWS_HOLES.contains(&kind))
 }
 
+impl Disk {
+    /// Whether its holes up to there are asked for. Not while something is made one: the system has whoever
+    /// asks wait for the end of that, and so this thread.
+    fn can_say(&self, end: u64) -> bool {
+        let file = self.file();
+        // What somebody has cut off is no hole: the read of it fails.
+        let is_whole = || file.metadata().is_ok_and(|file| file.len() >= end);
+        self.zeroes.is_empty() && knows_holes(file) && is_whole()
+    }
+}
+
 impl Disks {
     /// `Action::FindHole`: bytes from the start of the range that are a hole, whole blocks. 0 where the
     /// disk is not here, or cannot say: a block device has none.
     pub(crate) fn hole(&self, volume: VolumeNumber, offset: u64, length: u32) -> u32 {
         let Some(disk) = self.disks.get(&volume) else { return 0 };
         let (file, end) = (disk.file(), offset.saturating_add(u64::from(length)));
-        // What somebody has cut off is no hole: the read of it fails.
-        let is_whole = file.metadata().is_ok_and(|file| file.len() >= end);
-        let (true, true, Ok(at)) = (is_whole, knows_holes(file), i64::try_from(offset)) else {
-            return 0;
-        };
+        let (true, Ok(at)) = (disk.can_say(end), i64::try_from(offset)) else { return 0 };
         let found = match lseek(file, at, Whence::SeekData) {
             Ok(data) => u64::try_from(data).unwrap_or(0).saturating_sub(offset),
             // Nothing but a hole from here on.
@@ -48,10 +55,10 @@ impl Disks {
     /// here, or cannot say, is one extent of data.
     pub(crate) fn extents(&self, volume: VolumeNumber, offset: u64, length: u64) -> Vec<Extent> {
         let all = vec![Extent { length, flags: 0 }];
-        let Some(disk) = self.disks.get(&volume).filter(|disk| knows_holes(disk.file())) else {
+        let end = offset.saturating_add(length);
+        let Some(disk) = self.disks.get(&volume).filter(|disk| disk.can_say(end)) else {
             return all;
         };
-        let end = offset.saturating_add(length);
         let seek = |at: u64, whence| -> Option<u64> {
             let at = i64::try_from(at).ok()?;
             match lseek(disk.file(), at, whence) {

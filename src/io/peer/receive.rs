@@ -126,9 +126,10 @@ impl Socket {
             return Err("a packet that an inquiry does not have".into());
         }
         // The window counts what the peer sends by itself; the answers to our own requests are
-        // bounded by those. Twice, as a buffer is larger than what it holds.
+        // bounded by those, of which each client has one beyond all bounds. Twice, as a buffer is
+        // larger than what it holds.
         let taken = io.pool.charged(Part::Peer) + u64::from(length);
-        if taken > 2 * io.window + CLIENT_BYTES {
+        if taken > 2 * io.window + CLIENT_BYTES + io.reads_reserved {
             return Err(format!("{taken} bytes are under way, above the receive window").into());
         }
         let payload = io.pool.take(Part::Peer, length as usize);
