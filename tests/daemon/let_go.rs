@@ -56,6 +56,24 @@ fn keepers(node: &Node) -> usize {
     record["keepers"].as_array().map_or(0, Vec::len)
 }
 
+/// alice alone has what the device was answered, and it knows that.
+fn alone_with_a_device() -> (Pair, Attached, Detaches) {
+    let mut pair = Pair::in_sync();
+    let servers = format!("--servers=unix:{}", pair.alice.run_dir.join("nbd.sock").display());
+    // Two names of one server: it is not the device of a node itself.
+    let servers = format!("{servers},127.0.0.1:9");
+    let device = Attached::new(&pair.alice, &servers);
+    let detaches = Detaches::from(&pair.alice);
+    device.write(1).expect("both have it");
+    assert_eq!(keepers(&pair.alice), 2);
+    pair.bob.kill();
+    until("alice alone has it", || {
+        device.write(2).expect("alice has it");
+        (keepers(&pair.alice) == 1).then_some(())
+    });
+    (pair, device, detaches)
+}
+
 /// alice's next daemon finds another boot id.
 fn other_system(pair: &mut Pair) {
     let boot = pair.dir.path().join("boot_id");
@@ -70,19 +88,7 @@ fn after_a_power_loss_of_the_only_copy_no_flush_succeeds() {
     if !is_possible("after_a_power_loss_of_the_only_copy_no_flush_succeeds") {
         return;
     }
-    let mut pair = Pair::in_sync();
-    let servers = format!("--servers=unix:{}", pair.alice.run_dir.join("nbd.sock").display());
-    // Two names of one server: it is not the device of a node itself.
-    let servers = format!("{servers},127.0.0.1:9");
-    let device = Attached::new(&pair.alice, &servers);
-    let detaches = Detaches::from(&pair.alice);
-    device.write(1).expect("both have it");
-    assert_eq!(keepers(&pair.alice), 2);
-    pair.bob.kill();
-    until("alice alone has it", || {
-        device.write(2).expect("alice has it");
-        (keepers(&pair.alice) == 1).then_some(())
-    });
+    let (mut pair, device, detaches) = alone_with_a_device();
 
     // Its daemon is killed, and what it had in the cache is still there.
     pair.alice.kill();
@@ -114,16 +120,7 @@ fn what_a_failed_disk_may_have_lost_is_lost_also_for_the_next_daemon_and_boot() 
 }
 
 fn after_a_failed_disk(reboots: bool) {
-    let mut pair = Pair::in_sync();
-    let servers = format!("--servers=unix:{}", pair.alice.run_dir.join("nbd.sock").display());
-    let servers = format!("{servers},127.0.0.1:9");
-    let device = Attached::new(&pair.alice, &servers);
-    let detaches = Detaches::from(&pair.alice);
-    pair.bob.kill();
-    until("alice alone has it", || {
-        device.write(2).expect("alice has it");
-        (keepers(&pair.alice) == 1).then_some(())
-    });
+    let (mut pair, device, detaches) = alone_with_a_device();
     pair.alice.kill();
     // As where its disk had failed before.
     fs::remove_dir_all(pair.alice.run_dir.join("trusted")).expect("it is trusted");
@@ -145,16 +142,7 @@ fn an_orderly_reboot_of_the_only_copy_loses_nothing_and_the_device_goes_on() {
     if !is_possible("an_orderly_reboot_of_the_only_copy_loses_nothing_and_the_device_goes_on") {
         return;
     }
-    let mut pair = Pair::in_sync();
-    let servers = format!("--servers=unix:{}", pair.alice.run_dir.join("nbd.sock").display());
-    let servers = format!("{servers},127.0.0.1:9");
-    let device = Attached::new(&pair.alice, &servers);
-    let detaches = Detaches::from(&pair.alice);
-    pair.bob.kill();
-    until("alice alone has it", || {
-        device.write(2).expect("alice has it");
-        (keepers(&pair.alice) == 1).then_some(())
-    });
+    let (mut pair, device, detaches) = alone_with_a_device();
     assert!(pair.alice.terminate().success());
     other_system(&mut pair);
     pair.alice.start_up();

@@ -45,23 +45,21 @@ pub(super) fn finding(report: &View<'_>, connection: &ConnectionStatus) -> Optio
         | Reason::Timeout
         | Reason::Refused
         | Reason::NoRoute
-        | Reason::Lost
-            if split_brain::unresolved(connection) =>
-        {
-            split_brain::finding(report, connection)
-        }
-        // It answers, and hangs up.
-        Reason::None | Reason::NeverConnected | Reason::Lost if refused_last(connection) => {
-            refused(report, connection)
-        }
-        Reason::StoppedByAdmin
-        | Reason::None
-        | Reason::NeverConnected
-        | Reason::Timeout
-        | Reason::Refused
-        | Reason::NoRoute
-        | Reason::Lost => unreachable(report, connection),
+        | Reason::Lost => away(report, connection),
     })
+}
+
+/// The peer is dialled, and not there; or there, and waits for a person.
+fn away(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
+    // It answers, and hangs up.
+    let answers = matches!(connection.reason, Reason::None | Reason::NeverConnected | Reason::Lost);
+    if split_brain::unresolved(connection) {
+        split_brain::finding(report, connection)
+    } else if answers && refused_last(connection) {
+        refused(report, connection)
+    } else {
+        unreachable(report, connection)
+    }
 }
 
 /// The peer has ended the last handshake for what both had found, and waits for a person.
@@ -491,8 +489,7 @@ fn two_primaries(report: &View<'_>, connection: &ConnectionStatus, connect: &str
 
 /// The handshake that a size has refused.
 fn small(connection: &ConnectionStatus) -> Option<&HandshakeStatus> {
-    let found = connection.last_handshake.iter().find(|found| found.rule == "size");
-    found.filter(|_| connection.reason == Reason::ResyncRefused || !is_refused(connection))
+    connection.last_handshake.iter().find(|found| found.rule == "size")
 }
 
 /// A disk has not the room that the volume is in use with.

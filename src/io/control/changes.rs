@@ -243,14 +243,10 @@ impl Entry {
 
     /// The volume has this disk now.
     pub(super) fn disk_is(&self, new: &HostVolume, volume: VolumeNumber) {
-        let id = self.config.node_id;
-        self.change(|running| {
-            let own = running.hosts.iter_mut().find(|host| host.node_id == id);
-            if let Some(old) = own.and_then(|own| own.volumes.get_mut(&volume)) {
-                old.disk.clone_from(&new.disk);
-                old.meta_disk.clone_from(&new.meta_disk);
-                old.size = new.size;
-            }
+        self.change_volume(volume, |old| {
+            old.disk.clone_from(&new.disk);
+            old.meta_disk.clone_from(&new.meta_disk);
+            old.size = new.size;
         });
     }
 }

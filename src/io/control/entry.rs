@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::data_thread::DataThread;
 use super::registry::{ended, refusal};
 use super::remembered::Remembered;
-use crate::config::Definition;
+use crate::config::{Definition, HostVolume};
 use crate::io::{Order, OrderError};
 use crate::resource::{
     AdminResult, Command, ConnectionState, ConnectionStatus, DeviceStatus, DiskState, NodeId,
@@ -61,6 +61,15 @@ impl Entry {
         self.remembered.keep(&running, &self.apart.borrow());
     }
 
+    /// The same of a volume as it is here.
+    pub(super) fn change_volume(&self, volume: VolumeNumber, how: impl FnOnce(&mut HostVolume)) {
+        let id = self.config.node_id;
+        self.change(|running| {
+            let own = running.hosts.iter_mut().find(|host| host.node_id == id);
+            own.and_then(|own| own.volumes.get_mut(&volume)).map(how);
+        });
+    }
+
     /// Which peers are not dialled, by order, is kept for the time after a crash.
     pub(super) fn keep_apart(&self, status: &Status) {
         if status.failed.is_some() {
@@ -90,14 +99,7 @@ impl Entry {
         for device in status.devices.iter().filter(has_disk) {
             let size = self.volume(device.volume).and_then(|own| own.size);
             if size.is_some_and(|size| size < device.size) && !self.ends.get() {
-                let id = self.config.node_id;
-                self.change(|running| {
-                    let own = running.hosts.iter_mut().find(|host| host.node_id == id);
-                    let volume = own.and_then(|own| own.volumes.get_mut(&device.volume));
-                    if let Some(volume) = volume {
-                        volume.size = Some(device.size);
-                    }
-                });
+                self.change_volume(device.volume, |own| own.size = Some(device.size));
             }
         }
     }
