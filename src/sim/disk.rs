@@ -14,6 +14,8 @@
 //!   flush makes durable.
 //! - Metadata is durable when its write ends; a write cut short lands in any subset of its sectors.
 
+use smallvec::SmallVec;
+
 use super::area::Area;
 use super::marks::Marks;
 use super::prng::Prng;
@@ -39,7 +41,7 @@ struct Version {
 #[derive(Clone, Debug, Default)]
 struct Dirty {
     durable: Sector,
-    versions: Vec<Version>,
+    versions: SmallVec<[Version; 1]>,
 }
 
 impl Dirty {

@@ -4,12 +4,12 @@
 //! - Writes are in the order in which they began; one that is not of zeroes is known by its value,
 //!   which is the step at which it began.
 
-use std::collections::BTreeSet;
+use smallvec::SmallVec;
 
 use super::super::disk::Sector;
 
-/// Writes of a sector that are kept before old ones are forgotten.
-const ENTRIES: usize = 32;
+/// Writes of a sector that are kept before old ones are looked for, to be forgotten.
+const ENTRIES: usize = 8;
 /// A write that has not ended.
 pub(super) const NEVER: u64 = u64::MAX;
 
@@ -71,15 +71,20 @@ impl Obligation {
     }
 }
 
+/// What a disk must hold of a sector: mostly one write.
+pub(super) type Duties = SmallVec<[Obligation; 1]>;
+
 /// A sector.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Register {
     entries: Vec<Entry>,
+    /// How many entries there may be before old ones are looked for; 0 stands for [`ENTRIES`].
+    room: usize,
     /// Values of writes that every disk has left behind.
-    past: BTreeSet<Sector>,
+    past: Vec<Sector>,
     /// A write that has not ended may have been cut off.
     any_cut: bool,
-    pub(super) obligations: [Vec<Obligation>; 2],
+    pub(super) obligations: [Duties; 2],
 }
 
 impl Register {
@@ -158,17 +163,18 @@ impl Register {
     /// Adds a write, and forgets those that ended before everything that any disk must hold, or that
     /// any request under way may see (they look back to step `open`).
     pub(super) fn push(&mut self, entry: Entry, open: u64) {
-        if self.entries.len() >= ENTRIES {
+        if self.entries.len() >= self.room.max(ENTRIES) {
             let floors =
                 self.obligations.iter().filter_map(|list| list.iter().map(|o| o.start).min());
             let floor = floors.min().unwrap_or(0).min(open);
             let past = &mut self.past;
             self.entries.retain(|e| {
-                if e.finish < floor {
-                    past.insert(e.value());
+                if e.finish < floor && !e.zeroes {
+                    past.push(e.start);
                 }
                 e.finish >= floor
             });
+            self.room = 2 * self.entries.len();
         }
         self.entries.push(entry);
     }
