@@ -4,6 +4,7 @@
 //! stand in files. `cut` there: the peer's copy of the configuration does not answer.
 
 mod pushed;
+mod stops;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -58,7 +59,7 @@ crm_mon)
     ;;
 pgrep)
     # What takes a right that tandemd's unit does not leave: another user's namespaces.
-    case $* in *--ns*) exit 1 ;; esac
+    case $* in *--ns*) exit 1 ;; *tandemd*) exec /usr/bin/pgrep "$@" ;; esac
     cat "$cluster/pacemaker"
     ;;
 cibadmin)
@@ -72,7 +73,9 @@ cibadmin)
     --query)
         case $* in *node_state*)
             if grep -qx "$(echo "$*" | cut -d"'" -f2)" "$cluster/left" 2>/dev/null; then
-                echo '<node_state in_ccm="true" crmd="offline" join="down" expected="down"/>'
+                # From Pacemaker 2.1.7 on: 0, and the times since when.
+                gone=$(cat "$cluster/gone" 2>/dev/null || echo offline)
+                echo "<node_state in_ccm=\"true\" crmd=\"$gone\" join=\"down\" expected=\"down\"/>"
             else
                 echo '<node_state in_ccm="true" crmd="online" join="down" expected="down"/>'
             fi
@@ -417,6 +420,7 @@ fn the_own_agent_goes_through_its_cycle_and_a_silent_daemon_is_not_a_stopped_one
     agent.put("full", "");
     agent.refuses(&pair.alice, "promote", &soon, 1, "fence-peer had no answer in time");
     agent.remove("full");
+    agent.put("gone", "0");
     agent.is(&pair.alice, "promote", 0);
     agent.remove("cut");
     let stored = fs::read_to_string(agent.cluster.path().join("cib.xml")).expect("it is written");

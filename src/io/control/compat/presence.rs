@@ -26,6 +26,8 @@ use crate::control::{Request, Response};
 pub(super) const PATIENCE: Duration = Duration::from_secs(3600);
 /// How long it may be silent before a person is told what is waited for.
 const TOLD_AFTER: Duration = Duration::from_secs(5);
+/// What its process is called.
+const DAEMONS: &[&str] = &["tandemd"];
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -99,7 +101,10 @@ fn may_ask(run_dir: &Path) -> Result<(), Failure> {
 pub(super) fn is_held(run_dir: &Path) -> bool {
     let file = match File::open(run_dir.join("lock")) {
         Ok(file) => file,
-        Err(error) => return error.kind() != ErrorKind::NotFound,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return unlinked_holder(run_dir, DAEMONS).is_some();
+        }
+        Err(_) => return true,
     };
     // Shared, and only for a moment: a daemon that starts just now tries again.
     Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
@@ -123,10 +128,37 @@ pub(super) fn kill_holder(run_dir: &Path, limit: Duration) -> bool {
     true
 }
 
-/// The process that the lock names, if it has the lock open.
+/// The tandemd whose lock was removed under it, with all of the folder: it has it open as before, and serves whom it
+/// served.
+fn unlinked_holder(run_dir: &Path, names: &[&str]) -> Option<Pid> {
+    let folder = fs::canonicalize(run_dir).unwrap_or_else(|_| run_dir.to_path_buf());
+    let mut gone = folder.join("lock").into_os_string();
+    gone.push(" (deleted)");
+    let is_ours = |pid: &i32| {
+        let process = Path::new("/proc").join(pid.to_string());
+        let comm = fs::read_to_string(process.join("comm"));
+        let open = || fs::read_dir(process.join("fd")).ok();
+        comm.is_ok_and(|name| names.contains(&name.trim_end()))
+            && open().is_some_and(|mut open| {
+                open.any(|fd| {
+                    fd.is_ok_and(|fd| fs::read_link(fd.path()).is_ok_and(|file| file == *gone))
+                })
+            })
+    };
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
+    pids.find(is_ours).map(Pid::from_raw)
+}
+
+/// The process that has the lock, as the lock names it and if it has it open.
 fn holder(run_dir: &Path) -> Option<Pid> {
     let path = run_dir.join("lock");
-    let mut file = File::open(&path).ok()?;
+    let mut file = match File::open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return unlinked_holder(run_dir, DAEMONS);
+        }
+        file => file.ok()?,
+    };
     let lock = file.metadata().ok()?;
     let mut text = String::new();
     // A pid is short; the file may be anybody's.
@@ -156,7 +188,13 @@ mod tests {
         assert!(is_held(dir.path()));
         assert!(matches!(settle(dir.path(), short), Ok(None)), "it is held, and nobody answers");
         assert_eq!(holder(dir.path()), Some(Pid::this()));
+        // Its file is removed under it.
+        fs::remove_file(dir.path().join("lock")).unwrap();
+        let comm = fs::read_to_string("/proc/self/comm").unwrap();
+        assert_eq!(unlinked_holder(dir.path(), &[comm.trim_end()]), Some(Pid::this()));
+        assert!(!is_held(dir.path()), "but by no tandemd");
         drop(lock);
+        assert_eq!(unlinked_holder(dir.path(), &[comm.trim_end()]), None);
         let listener = startup::bind_unix(&dir.path().join("control.sock"), None).unwrap();
         assert!(matches!(settle(dir.path(), short), Ok(None)), "somebody listens");
         drop(listener);
