@@ -76,6 +76,15 @@ fn make(kind: Kind, n: [u64; 8], text: &str) -> Packet {
         Kind::TakenBack => Packet::TakenBack { volume, sequence },
         Kind::ResyncRequest => Packet::ResyncRequest { volume, sequence, offset, length },
         Kind::HoleRequest => Packet::HoleRequest { volume, sequence, offset, length },
+        Kind::DigestRequest => {
+            let alg = VerifyAlg::ALL[n[5] as usize % 3];
+            Packet::DigestRequest { volume, sequence, offset, length, alg }
+        }
+        Kind::DigestAnswer => Packet::DigestAnswer {
+            volume,
+            sequence,
+            digests: (0..4 * (1 + n[3] % 300 / 40)).map(|i| (n[2] >> (i % 40)) as u8).collect(),
+        },
         Kind::HoleAnswer => Packet::HoleAnswer { volume, sequence, length },
         Kind::ResyncData => Packet::ResyncData { volume, sequence, length },
         Kind::ResyncZeroes => Packet::ResyncZeroes { volume, sequence },
@@ -317,6 +326,7 @@ const GOLDEN: &[(&str, &str)] = &[
     ("TakenBack", "54444d31 1c00 0102 1112131415161718 0000000000000000 00000000 40973728"),
     ("HoleRequest", "54444d31 1d00 0102 1112131415161718 0002122232425000 00034000 fc4fd9c5"),
     ("HoleAnswer", "54444d31 1e00 0102 1112131415161718 0000000000034000 00000000 a71cebd6"),
+    ("DigestRequest", "54444d31 1f02 0102 1112131415161718 0002122232425000 00034000 c8e2c623"),
     ("ResyncRequest", "54444d31 2000 0102 1112131415161718 0002122232425000 00034000 47dc9f44"),
     ("ResyncData", "54444d31 2100 0102 1112131415161718 0000000000000000 00034000 093b80f5"),
     ("ResyncZeroes", "54444d31 2200 0102 1112131415161718 0000000000000000 00000000 a31ad881"),
@@ -340,6 +350,11 @@ const GOLDEN: &[(&str, &str)] = &[
          0000002122232425 000000424446484a 0000006366696c6f 00000084888c9094",
     ),
     ("VerifyEnd", "54444d31 2e01 0102 0000000000000000 0002122232425000 00000000 1916335c"),
+    (
+        "DigestAnswer",
+        "54444d31 2f00 0102 1112131415161718 0000000000000000 00000008 97ef9775 \
+         2512098442219048",
+    ),
     ("State", "54444d31 3056 0102 0000000000000000 0000000000000000 00000000 b98e5fcb"),
     ("PromoteRequest", "54444d31 3100 0000 1112131415161718 0000000000000000 00000000 77836b29"),
     ("PromoteAnswer", "54444d31 3233 0000 1112131415161718 0000000000000000 00000000 5aef71e8"),

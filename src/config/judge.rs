@@ -14,8 +14,8 @@ use super::definition::{Place, Waits, same_host};
 use super::draft::{Draft, HostDraft};
 use super::finding::{Pos, Report, Scope};
 use super::option_table::{
-    Effect, GO_TOGETHER, OPTIONS, REFUSED_VALUES, Section, Spec, VERIFY_ALGS, Value, WARNED_VALUES,
-    find,
+    CSUMS_ALGS, Effect, GO_TOGETHER, OPTIONS, REFUSED_VALUES, Section, Spec, VERIFY_ALGS, Value,
+    WARNED_VALUES, find,
 };
 use super::resync_after::ResyncAfter;
 use super::setting::{Level, Setting};
@@ -287,6 +287,11 @@ impl Judge<'_> {
                 if name == "verify-alg" && !VERIFY_ALGS.contains(&text.as_str()) {
                     let why = "no such digest here: an online verify compares by sha256";
                     let hint = "write: verify-alg sha256;  or sha512, or crc32c";
+                    self.warn(setting, why, hint);
+                }
+                if name == "csums-alg" && !CSUMS_ALGS.contains(&text.as_str()) {
+                    let why = "no such digest here: a resync compares by sha256";
+                    let hint = "write: csums-alg sha256;  or sha512, or none";
                     self.warn(setting, why, hint);
                 }
                 let warned = WARNED_VALUES.iter().find(|row| (row.0, row.1) == (name, &text));

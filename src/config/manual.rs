@@ -157,6 +157,12 @@ fn what(name: &str) -> &'static str {
         "verify-alg" => {
             "The digest of an online verify: sha256, sha512 or crc32c; any other name is taken for sha256."
         }
+        "csums-alg" => {
+            "Whether a resync compares blocks before it copies them, and by which digest: sha256, sha512 or none; any other name is taken for sha256. Not said: by sha256, after a crash only, where nearly all of what may differ is equal."
+        }
+        "csums-after-crash-only" => {
+            "yes: by a csums-alg that is named a resync compares only where a node has crashed; a resync of all blocks never counts as one."
+        }
         "nbd-clients" => {
             "exclusive: a second identity (process and user, or host) is not let in beside the one that has a volume open."
         }
@@ -191,8 +197,8 @@ mod tests {
             assert!(!option.what.is_empty(), "{} is not described", option.name);
             let by_hand = matches!(option.section, "startup" | "handlers")
                 || option.name.starts_with("shared-secret");
-            let has_default =
-                !by_hand && !matches!(option.name, "size" | "resync-after" | "cram-hmac-alg");
+            let by_nature = ["size", "resync-after", "cram-hmac-alg", "csums-alg"];
+            let has_default = !by_hand && !by_nature.contains(&option.name);
             assert_eq!(option.default.is_some(), has_default, "{}", option.name);
         }
     }

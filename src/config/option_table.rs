@@ -5,8 +5,8 @@
 //! leave out is warned about, and what somebody may count on is refused.
 
 use crate::resource::{
-    AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, Fencing, Handler, OnIoError, Options, RrConflict,
-    VerifyAlg,
+    AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, CsumsAlg, Fencing, Handler, OnIoError, Options,
+    RrConflict, VerifyAlg,
 };
 
 /// A section that holds options.
@@ -256,6 +256,13 @@ pub(super) static OPTIONS: &[Spec] = &[
             "sha512" => VerifyAlg::Sha512,
             _ => VerifyAlg::Sha256,
         })),
+    spec(Net, "csums-alg", Text, Acts(|o, v| o.csums_alg = match v.word() {
+            "" => CsumsAlg::Default,
+            "none" => CsumsAlg::None,
+            "sha512" => CsumsAlg::Digest(VerifyAlg::Sha512),
+            _ => CsumsAlg::Digest(VerifyAlg::Sha256),
+        })),
+    spec(Net, "csums-after-crash-only", Bool, Acts(|o, v| o.csums_after_crash_only = v.yes())),
     spec(Disk, "on-io-error", Choice(&["detach", "pass_on", "call-local-io-error"]),
         Acts(|o, v| o.on_io_error = match v.word() {
             "pass_on" => OnIoError::PassOn,
@@ -304,8 +311,6 @@ pub(super) static OPTIONS: &[Spec] = &[
     spec(Net, "socket-check-timeout", Number(Tenths, 0, 300), Harmless(&["0"], TUNING)),
     spec(Net, "tcp-cork", Bool, Harmless(&["yes"], TUNING)),
     spec(Net, "use-rle", Bool, Harmless(&["yes"], TUNING)),
-    spec(Net, "csums-alg", Text, Harmless(&["", "none"], "no effect, costs bandwidth only")),
-    spec(Net, "csums-after-crash-only", Bool, Harmless(&["no"], "no effect without csums-alg")),
     spec(Net, "allow-remote-read", Bool, Refused(&["yes"],
         "reads go to the peer when the own disk is lost", "allow-remote-read yes;")),
     spec(Net, "resync-without-replication", Bool, Harmless(&["yes"],
@@ -424,6 +429,9 @@ pub(super) static WARNED_VALUES: &[(&str, &str, &str)] = &[
 
 /// What `verify-alg` takes; every other name is taken for the default, with a warning.
 pub(super) const VERIFY_ALGS: &[&str] = &["", "sha256", "sha512", "crc32c"];
+
+/// The same of `csums-alg`: what it takes for equal is not copied, so a CRC is not enough.
+pub(super) const CSUMS_ALGS: &[&str] = &["", "none", "sha256", "sha512"];
 
 /// What `after-sb-0pri` takes beside `discard-node-HOST`.
 pub(super) const AFTER_SB_0PRI: &[&str] = &[

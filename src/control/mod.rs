@@ -29,7 +29,7 @@ pub mod target;
 pub mod version;
 pub mod why;
 
-use crate::resource::{DiskState, PeerDeviceStatus, ReplicationState};
+use crate::resource::{DiskState, PeerDeviceStatus};
 
 pub use clock::Zone;
 pub(crate) use clock::iso;
@@ -41,8 +41,7 @@ pub(crate) const ATTACH_FAILED: &str = "attach failed: ";
 /// Whether blocks of a volume are out of sync on two good disks and nothing mends it by itself: an
 /// online verify has found them.
 pub(crate) fn differs(peer: &PeerDeviceStatus) -> bool {
-    use ReplicationState as R;
-    matches!(peer.replication_state, R::Established | R::VerifyS | R::VerifyT)
+    peer.replication_state.mirrors()
         && peer.peer_disk_state == DiskState::UpToDate
         && peer.out_of_sync > 0
 }

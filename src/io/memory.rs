@@ -33,3 +33,14 @@ pub(crate) fn keep() -> Option<String> {
         )
     })
 }
+
+/// [`keep`] for a guard: it is also the last one that the kernel kills where memory is short, as all I/O of its device
+/// would fail or hang with it. Nobody may have started it by a unit that says so (`OOMScoreAdjust`).
+pub(crate) fn keep_guard() -> Option<String> {
+    let last = std::fs::write("/proc/self/oom_score_adj", "-1000").map_err(|error| {
+        format!(
+            "where memory is short, the kernel may kill it ({error}, oom_score_adj): it takes CAP_SYS_RESOURCE"
+        )
+    });
+    [keep(), last.err()].into_iter().flatten().reduce(|one, other| format!("{one}; {other}"))
+}

@@ -135,6 +135,8 @@ pub(crate) enum Pending {
     SourceRead { c: usize, socket: SocketId, sequence: u64 },
     /// Resync: the source looks for a hole.
     SourceHole { c: usize, socket: SocketId, sequence: u64 },
+    /// Resync: the target reads, to compare.
+    TargetRead { c: usize, socket: SocketId, piece: u64 },
     /// Resync: the target writes.
     TargetWrite { c: usize, socket: SocketId, piece: u64, payload: Option<Payload> },
     /// The own part of a flush of both disks.
@@ -528,7 +530,10 @@ impl Resource {
         if old == to {
             return;
         }
-        self.peer_device(c, volume).peer_disk = to;
+        let peer = self.peer_device(c, volume);
+        peer.peer_disk = to;
+        let lost = [DiskState::Failed, DiskState::Diskless, DiskState::DUnknown].contains(&to);
+        peer.was_whole = to == DiskState::UpToDate || lost && peer.was_whole;
         if to == DiskState::UpToDate {
             self.there_is_a_copy(volume);
         } else if old == DiskState::UpToDate {

@@ -39,6 +39,7 @@ impl WrittenOption {
             "al-extents" => Some("when a disk is attached"),
             "resync-rate" => Some("when a resync starts"),
             "verify-alg" => Some("when a verify starts"),
+            "csums-alg" | "csums-after-crash-only" => Some("when a resync starts"),
             "max-buffers" => Some("at the next handshake"),
             name if MUST_BE_EQUAL.contains(&name) => Some("at the next handshake"),
             _ => None,
@@ -70,6 +71,8 @@ impl Options {
             ("rr-conflict", rr_conflict(&self.rr_conflict).to_owned()),
             ("fencing", self.fencing.name().to_owned()),
             ("verify-alg", self.verify_alg.name().to_owned()),
+            ("csums-alg", self.csums_alg.name().to_owned()),
+            ("csums-after-crash-only", yes_no(self.csums_after_crash_only)),
         ];
         let disk = [
             ("on-io-error", on_io_error(self.on_io_error).to_owned()),
@@ -127,6 +130,8 @@ impl Options {
             rr_conflict,
             fencing,
             verify_alg,
+            csums_alg,
+            csums_after_crash_only,
             on_io_error: _,
             al_extents: _,
             resync_rate: _,
@@ -160,6 +165,8 @@ impl Options {
             rr_conflict,
             fencing,
             verify_alg,
+            csums_alg,
+            csums_after_crash_only,
             ..self.clone()
         }
     }
@@ -291,6 +298,8 @@ mod tests {
             handlers: Handler::ALL.iter().map(|one| (*one, format!("run {one}"))).collect(),
             handler_timeout_ms: 20_000,
             verify_alg: super::super::VerifyAlg::Crc32c,
+            csums_alg: super::super::CsumsAlg::None,
+            csums_after_crash_only: true,
             on_io_error: OnIoError::PassOn,
             auto_promote: true,
             device_attach_auto: true,

@@ -75,6 +75,30 @@ pub enum OnIoError {
     PassOn,
 }
 
+/// `csums-alg`: whether a resync compares blocks before it copies them, and by which digest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CsumsAlg {
+    /// Not said: by SHA-256 after a crash, where nearly all of what may differ is equal.
+    #[default]
+    Default,
+    /// `none`: it never does.
+    None,
+    /// By this one, always or (`csums-after-crash-only`) after a crash.
+    Digest(VerifyAlg),
+}
+
+impl CsumsAlg {
+    /// Its name in the configuration; the default has none, as in DRBD.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "",
+            Self::None => "none",
+            Self::Digest(alg) => alg.name(),
+        }
+    }
+}
+
 /// `verify-alg`: the digest by which an online verify compares blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VerifyAlg {
@@ -250,6 +274,12 @@ pub struct Options {
     /// `verify-alg`. Default sha256; DRBD has none, and refuses to verify without one.
     #[serde(default = "default_verify_alg")]
     pub verify_alg: VerifyAlg,
+    /// `csums-alg`. Default: sha256, after a crash only; DRBD's is none.
+    #[serde(default)]
+    pub csums_alg: CsumsAlg,
+    /// `csums-after-crash-only`: of a `csums-alg` that is named. Default no.
+    #[serde(default)]
+    pub csums_after_crash_only: bool,
     /// `on-io-error`.
     pub on_io_error: OnIoError,
     /// `auto-promote`. Default no.
@@ -316,6 +346,8 @@ impl Default for Options {
             handlers: Handlers::new(),
             handler_timeout_ms: default_handler_timeout_ms(),
             verify_alg: default_verify_alg(),
+            csums_alg: CsumsAlg::Default,
+            csums_after_crash_only: false,
             on_io_error: OnIoError::Detach,
             auto_promote: false,
             device_attach_auto: false,

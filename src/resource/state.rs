@@ -127,6 +127,14 @@ states! {
     }
 }
 
+impl ReplicationState {
+    /// Every write goes to both, and neither disk waits for data of the other one. A verify may run.
+    #[must_use]
+    pub fn mirrors(self) -> bool {
+        matches!(self, Self::Established | Self::VerifyS | Self::VerifyT)
+    }
+}
+
 /// Why a connection is not Connected (outputs.md R1).
 #[derive(
     Clone,

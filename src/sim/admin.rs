@@ -107,8 +107,12 @@ impl Cluster {
                 meta.same_boot &= !v.failed && !v.foreign;
                 if !v.foreign {
                     let failed = std::mem::take(&mut v.failed) | std::mem::take(&mut v.hung);
-                    v.durable = Some(meta.superblock.clone());
+                    let before = v.durable.replace(meta.superblock.clone());
                     held = self.history.attached(node, volume, &v.disk, failed);
+                    if whole && before.is_some_and(|s| s.flags & DeviceFlags::CONSISTENT == 0) {
+                        // The write that said so has ended in an error, and one copy of it is there.
+                        self.history.whole(node, volume, &v.disk);
+                    }
                 }
                 let disk = Box::new(AttachedDisk {
                     data_size: v.geometry.data_size,

@@ -2,7 +2,8 @@
 //! power losses finds other bugs than one with everything.
 
 use crate::resource::{
-    AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, BLOCK_SIZE, OnIoError, Options, RrConflict,
+    AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, BLOCK_SIZE, CsumsAlg, OnIoError, Options, RrConflict,
+    VerifyAlg,
 };
 
 use super::faults::{Fault, Planned};
@@ -129,6 +130,7 @@ impl SimOptions {
         hand_overs(&mut Prng::new(seed, 23), length_ms, &mut options.plan);
         options.narrow_the_log(&mut Prng::new(seed, 8));
         super::fencing::handlers(&mut Prng::new(seed, 22), &mut options.core);
+        options.compare(&mut Prng::new(seed, 26));
         let p = &mut Prng::new(seed, 14);
         options.core.disk_timeout_ms = *p.choose(&[0, 0, 2_000, 6_000]);
         let waits = out_of_patience(&mut Prng::new(seed, 16), &mut options.plan);
@@ -163,6 +165,16 @@ impl SimOptions {
             self.plan.push(Planned { at_ms, wait: None, fault });
         }
         self.plan.sort_by_key(|planned| planned.at_ms);
+    }
+
+    /// Whether a resync compares before it copies.
+    fn compare(&mut self, p: &mut Prng) {
+        (self.core.csums_alg, self.core.csums_after_crash_only) = match p.below(8) {
+            0 | 1 => (CsumsAlg::None, false),
+            2 | 3 => (CsumsAlg::Digest(VerifyAlg::Crc32c), false),
+            4 => (CsumsAlg::Digest(VerifyAlg::Sha256), true),
+            _ => (CsumsAlg::Default, false),
+        };
     }
 
     /// A split brain may be resolved by a policy.

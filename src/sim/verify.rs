@@ -3,6 +3,8 @@
 //! Invariants:
 //! - A block is said to differ exactly if it does: the VerifyT's contents when it sends its digests
 //!   are compared with the VerifyS's when it sends its result, and no write is under way there.
+//! - The same of a resync that compares: no write is under way where the source has answered with
+//!   digests, nor where the target has compared, and neither disk has changed between the two.
 //! - After a verify over a falsified block both nodes have marked it, and nothing else, also when two
 //!   Secondaries have lost and found each other; a repair makes the disks equal.
 
@@ -25,7 +27,7 @@ pub(super) struct Compared {
     /// First sector and count.
     start: u64,
     count: u64,
-    /// What the VerifyT had when it sent its digests.
+    /// What the VerifyT, or the source of a resync, had when it sent its digests.
     theirs: Vec<Sector>,
 }
 
@@ -51,12 +53,14 @@ impl Cluster {
     /// A packet leaves a node.
     pub(super) fn watch_verify(&mut self, node: usize, packet: &Packet) {
         match packet {
-            Packet::VerifyRequest { volume, sequence, offset, length } => {
+            Packet::VerifyRequest { volume, sequence, offset, length }
+            | Packet::DigestRequest { volume, sequence, offset, length, .. } => {
                 let (start, count) = (offset / 512, u64::from(*length) / 512);
                 let piece = Compared { volume: *volume, start, count, theirs: Vec::new() };
                 self.compared.insert((node, *sequence), piece);
             }
-            Packet::VerifyDigests { volume, sequence, .. } => {
+            Packet::VerifyDigests { volume, sequence, .. }
+            | Packet::DigestAnswer { volume, sequence, .. } => {
                 let Some(mut piece) = self.compared.remove(&(1 - node, *sequence)) else { return };
                 self.check_no_write(node, &piece);
                 let disk = &self.nodes[node].volumes[usize::from(*volume)].disk;
@@ -67,6 +71,31 @@ impl Cluster {
                 let Some(piece) = self.compared.remove(&(node, *sequence)) else { return };
                 self.check_no_write(node, &piece);
                 self.check_result(node, &piece, differing);
+            }
+            // What is copied is not compared: the number may be one of an earlier session.
+            Packet::ResyncRequest { sequence, .. } | Packet::HoleRequest { sequence, .. } => {
+                self.compared.remove(&(node, *sequence));
+            }
+            Packet::ResyncAck { sequence, .. } => {
+                let Some(piece) = self.compared.remove(&(node, *sequence)) else { return };
+                // Whose session is over on the source has its writes in the bits of that one.
+                let source = self.nodes[1 - node].peer_device(piece.volume);
+                let sources = [ReplicationState::SyncSource, ReplicationState::PausedSyncS];
+                let is_source = source.is_some_and(|p| sources.contains(&p.replication_state));
+                if piece.theirs.is_empty() || !is_source {
+                    return;
+                }
+                for n in 0..2 {
+                    self.check_no_write(n, &piece);
+                }
+                let source = &self.nodes[1 - node].volumes[usize::from(piece.volume)].disk;
+                if source.read(piece.start, piece.count) != piece.theirs.as_slice() {
+                    let name = self.nodes[1 - node].name;
+                    self.violate(format!(
+                        "{name} writes sectors from {} while they are compared",
+                        piece.start
+                    ));
+                }
             }
             _ => {}
         }
@@ -80,7 +109,7 @@ impl Cluster {
         };
         if self.nodes[node].ops.values().any(overlaps) {
             let name = self.nodes[node].name;
-            self.violate(format!("{name} verifies sectors from {} under a write", piece.start));
+            self.violate(format!("{name} compares sectors from {} under a write", piece.start));
         }
     }
 

@@ -61,6 +61,7 @@ pub fn check(packet: &Packet) -> bool {
         Packet::Data { offset, length, .. }
         | Packet::ReadRequest { offset, length, .. }
         | Packet::ResyncRequest { offset, length, .. }
+        | Packet::DigestRequest { offset, length, .. }
         | Packet::VerifyRequest { offset, length, .. }
         | Packet::Sample { offset, length, .. } => {
             range(*offset, u64::from(*length), u64::from(PAYLOAD_MAX))
@@ -78,7 +79,7 @@ pub fn check(packet: &Packet) -> bool {
             range(*offset, *length, SIZE_MAX)
         }
         Packet::State { role, disk, .. } => own_role(*role) && own_disk(*disk),
-        Packet::VerifyDigests { digests, .. } => {
+        Packet::VerifyDigests { digests, .. } | Packet::DigestAnswer { digests, .. } => {
             digests.len().is_multiple_of(4) && (1..=VERIFY_DIGESTS_MAX).contains(&digests.len())
         }
         Packet::VerifyResult { differing, .. } => {
@@ -173,6 +174,8 @@ pub(super) fn volume(packet: &Packet) -> Option<VolumeNumber> {
         | Packet::ResyncRequest { volume, .. }
         | Packet::HoleRequest { volume, .. }
         | Packet::HoleAnswer { volume, .. }
+        | Packet::DigestRequest { volume, .. }
+        | Packet::DigestAnswer { volume, .. }
         | Packet::ResyncData { volume, .. }
         | Packet::ResyncZeroes { volume, .. }
         | Packet::ResyncError { volume, .. }

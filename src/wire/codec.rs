@@ -126,7 +126,9 @@ fn append_body(packet: &Packet, out: &mut Vec<u8>) {
         | Packet::Echo { bytes, .. }
         | Packet::EchoReply { bytes, .. } => out.extend_from_slice(bytes),
         Packet::Description(description) => append_bincode(&**description, out),
-        Packet::VerifyDigests { digests, .. } => out.extend_from_slice(digests),
+        Packet::VerifyDigests { digests, .. } | Packet::DigestAnswer { digests, .. } => {
+            out.extend_from_slice(digests)
+        }
         Packet::Bitmap { words, .. } | Packet::VerifyResult { differing: words, .. } => {
             out.reserve(words.len() * 8);
             out.extend(words.iter().flat_map(|word| word.to_be_bytes()));
@@ -188,6 +190,9 @@ fn fields(packet: &Packet, body: u32) -> Fields {
         | Packet::ResyncData { sequence, length, .. } => at(sequence, 0, length),
         // The length of a packet is that of what follows it.
         Packet::HoleAnswer { sequence, length, .. } => at(sequence, u64::from(length), 0),
+        Packet::DigestRequest { sequence, offset, length, alg, .. } => {
+            Fields { flags: index(VerifyAlg::ALL, alg), ..at(sequence, offset, length) }
+        }
         Packet::FlushAck { sequence, ok, .. } => {
             Fields { flags: flag(ok, FLAG), ..at(sequence, 0, 0) }
         }
@@ -220,9 +225,9 @@ fn fields(packet: &Packet, body: u32) -> Fields {
             let flags = u8::try_from(code.unsigned_abs()).unwrap_or(u8::MAX);
             Fields { flags, ..Fields::default() }
         }
-        Packet::VerifyDigests { sequence, .. } | Packet::VerifyResult { sequence, .. } => {
-            at(sequence, 0, body)
-        }
+        Packet::VerifyDigests { sequence, .. }
+        | Packet::DigestAnswer { sequence, .. }
+        | Packet::VerifyResult { sequence, .. } => at(sequence, 0, body),
         Packet::VerifyEnd { position, done, .. } => {
             Fields { flags: flag(done, FLAG), ..at(0, position, 0) }
         }
@@ -355,6 +360,11 @@ fn read(header: &Header, body: &[u8]) -> Option<Packet> {
             let length = u32::try_from(offset).ok()?;
             Packet::HoleAnswer { volume, sequence, length }
         }
+        Kind::DigestRequest => {
+            let alg = *VerifyAlg::ALL.get(usize::from(flags))?;
+            Packet::DigestRequest { volume, sequence, offset, length, alg }
+        }
+        Kind::DigestAnswer => Packet::DigestAnswer { volume, sequence, digests: body.to_vec() },
         Kind::ResyncData => Packet::ResyncData { volume, sequence, length },
         Kind::ResyncZeroes => Packet::ResyncZeroes { volume, sequence },
         Kind::ResyncError => Packet::ResyncError { volume, sequence },

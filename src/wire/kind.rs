@@ -96,6 +96,7 @@ kinds! {
     Packet::TakenBack { .. } => TakenBack = 28, Shape::Bare;
     Packet::HoleRequest { .. } => HoleRequest = 29, Shape::Range(ZEROES_MAX as u32);
     Packet::HoleAnswer { .. } => HoleAnswer = 30, Shape::Bare;
+    Packet::DigestRequest { .. } => DigestRequest = 31, Shape::Range(PAYLOAD_MAX);
     Packet::ResyncRequest { .. } => ResyncRequest = 32, Shape::Range(PAYLOAD_MAX);
     Packet::ResyncData { .. } => ResyncData = 33, Shape::Payload;
     Packet::ResyncZeroes { .. } => ResyncZeroes = 34, Shape::Bare;
@@ -111,6 +112,7 @@ kinds! {
     Packet::VerifyError { .. } => VerifyError = 44, Shape::Bare;
     Packet::VerifyResult { .. } => VerifyResult = 45, Shape::Words(VERIFY_BLOCKS_MAX as u32 / 64);
     Packet::VerifyEnd { .. } => VerifyEnd = 46, Shape::Bare;
+    Packet::DigestAnswer { .. } => DigestAnswer = 47, Shape::Body(VERIFY_DIGESTS_MAX as u32);
     Packet::State { .. } => State = 48, Shape::Bare;
     Packet::PromoteRequest { .. } => PromoteRequest = 49, Shape::Bare;
     Packet::PromoteAnswer { .. } => PromoteAnswer = 50, Shape::Bare;

@@ -60,6 +60,9 @@ pub const FEATURE_INQUIRY: u32 = 2;
 /// Feature bit: the sender hands over when it is asked to ([`Packet::HandOver`]).
 pub const FEATURE_HAND_OVER: u32 = 4;
 
+/// Feature bit: the sender gives digests to a target that asks for them ([`Packet::DigestRequest`]).
+pub const FEATURE_DIGESTS: u32 = 8;
+
 /// What became of a hand-over, as the node says that was asked. The place in `ALL` is the number on
 /// the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -331,6 +334,29 @@ pub enum Packet {
         sequence: u64,
         /// Bytes from the start of the range, whole blocks, at most its length.
         length: u32,
+    },
+    /// The target asks for a digest of each block of a piece, and holds the range.
+    DigestRequest {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Repeated by everything about this piece.
+        sequence: u64,
+        /// Where.
+        offset: u64,
+        /// Bytes.
+        length: u32,
+        /// Of every block.
+        alg: VerifyAlg,
+    },
+    /// The digests of a piece's blocks, in order. The source holds the range until the target has
+    /// compared its own, and says so with `ResyncAck`.
+    DigestAnswer {
+        /// Volume.
+        volume: VolumeNumber,
+        /// Of the request.
+        sequence: u64,
+        /// At most [`VERIFY_DIGESTS_MAX`] bytes.
+        digests: Vec<u8>,
     },
     /// The source cannot read the blocks.
     ResyncError {

@@ -155,6 +155,9 @@ fn a_file_system_over_fuse_goes_on_through_a_crash() {
     until("it is said that there is no server", || {
         pair.alice.ok(&["device", "status", "r0"]).contains("server: none for").then_some(())
     });
+    // Nothing can be flushed: that is said, and not waited for.
+    let said = pair.alice.refused(10, &["device", "detach", "r0"]);
+    assert!(said.contains("has had no server for"), "{said}");
     pair.bob.ok(&["primary", "r0"]);
     while heard.try_recv().is_ok() {}
     for _ in 0..20 {

@@ -74,6 +74,31 @@ fn alone_with_a_device() -> (Pair, Attached, Detaches) {
     (pair, device, detaches)
 }
 
+/// A verify takes nothing from either node: the other one is taken when the Primary's daemon is killed.
+#[test]
+fn a_device_goes_on_with_the_other_node_in_the_middle_of_a_verify() {
+    if !is_possible("a_device_goes_on_with_the_other_node_in_the_middle_of_a_verify") {
+        return;
+    }
+    let mut pair = Pair::in_sync();
+    for node in [&pair.alice, &pair.bob] {
+        node.ok(&["disk-options", "--c-max-rate=100k", "r0"]);
+    }
+    pair.alice.ok(&["verify", "r0"]);
+    let socket = |node: &Node| node.run_dir.join("nbd.sock").display().to_string();
+    let servers = format!("unix:{},unix:{}", socket(&pair.alice), socket(&pair.bob));
+    let device = Attached::new(&pair.alice, &format!("--servers={servers}"));
+    let detaches = Detaches::from(&pair.alice);
+    let state =
+        pair.alice.status()["connections"][0]["peer_devices"][0]["replication-state"].clone();
+    assert_eq!((keepers(&pair.alice), state), (2, "VerifyS".into()));
+    device.write(1).expect("both have it");
+    pair.alice.kill();
+    pair.bob.ok(&["primary", "r0"]);
+    device.write(2).expect("it goes on with bob");
+    drop(detaches);
+}
+
 /// alice's next daemon finds another boot id.
 fn other_system(pair: &mut Pair) {
     let boot = pair.dir.path().join("boot_id");

@@ -47,6 +47,10 @@ const WORD: Duration = Duration::from_millis(300);
 /// How long a device without a server looks for one as fast as it can.
 const URGENT: Duration = Duration::from_secs(60);
 
+/// How often the server is asked, and while not every server has all that was answered.
+const ASK: Duration = Duration::from_secs(5);
+const ASK_OFTEN: Duration = Duration::from_secs(1);
+
 /// A connection of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
@@ -383,6 +387,14 @@ impl Guard {
         self.keep(export);
         self.handing = Some((server, places.clone()));
         self.actions.push_back(Action::HandOver { server, places });
+    }
+
+    /// How often the server is asked for the size, and for who has all that was answered: often while that is not every
+    /// server. One that has just been resynced may be the only one a moment later, and has to be known then.
+    #[must_use]
+    pub fn asks_every(&self) -> Duration {
+        let some_lack_it = (1..self.candidates.len()).contains(&self.keepers.len());
+        if some_lack_it { ASK_OFTEN } else { ASK }
     }
 
     /// Whether an export may lack what was answered: none of those that had it is among its keepers.

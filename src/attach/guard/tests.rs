@@ -380,6 +380,15 @@ fn lost() -> Guard {
     guard
 }
 
+/// A server that is in sync again is known soon: the other one may fail next.
+#[test]
+fn who_has_all_is_asked_for_often_while_that_is_not_every_server() {
+    for (keepers, seconds) in [(&[][..], 5), (&[1], 1), (&[1, 2], 5), (&[1, 2, 3], 5)] {
+        let guard = attached(1).kept_by(kept(keepers).keepers);
+        assert_eq!(guard.asks_every(), Duration::from_secs(seconds), "{keepers:?}");
+    }
+}
+
 fn serves(guard: &mut Guard, at: u64, server: usize, keepers: &[u8]) -> String {
     guard.handle(ms(at), Event::Dialled { server, result: Ok(kept(keepers)) });
     actions(guard)

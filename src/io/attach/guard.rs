@@ -28,9 +28,6 @@ use super::{Trouble, numbers, system};
 /// How often it is looked whether the device is still ours.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// How often the server is asked for the size.
-const ASK: Duration = Duration::from_secs(5);
-
 /// Where the log goes.
 pub(super) enum Log {
     /// Standard error, by a thread of its own.
@@ -121,7 +118,7 @@ impl Device {
     ) -> Self {
         let dialled = servers.iter().map(|_| Vec::new()).collect();
         let has_ended = false;
-        let ask_at = system::now() + ASK;
+        let ask_at = system::now() + guard.asks_every();
         let _lock = lock;
         Self {
             guard,
@@ -213,7 +210,7 @@ impl Device {
         if let (None, Some(server)) = (progress.lost_at, progress.server)
             && now >= self.ask_at
         {
-            self.ask_at = now + ASK;
+            self.ask_at = now + self.guard.asks_every();
             self.dialers.describe(server);
         }
     }

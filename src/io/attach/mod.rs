@@ -100,7 +100,7 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
     let events = driver.events()?;
     let servers = arguments.servers();
     // Before there are threads.
-    let missing = crate::io::memory::keep();
+    let missing = crate::io::memory::keep_guard();
     let found = system::device_of(&arguments.volume);
     let token = match &found {
         Some((_, backend)) => backend.token,

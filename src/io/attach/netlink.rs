@@ -48,7 +48,8 @@ impl Driver {
             match error.raw_os_error() {
                 Some(libc::ENOENT) => Trouble::failed(
                     "the kernel has no NBD driver loaded: `modprobe nbd`. Where there is no such \
-                     module: Debian has it in linux-image-amd64, a container uses that of its host",
+                     module: Debian has it in linux-image-amd64, a container uses that of its host. \
+                     `device attach --fuse` does without it",
                 ),
                 _ => cannot(error),
             }

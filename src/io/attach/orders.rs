@@ -15,7 +15,7 @@ use super::{Trouble, system};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long somebody may look into a device without being in the way.
-const GLANCE: Duration = Duration::from_secs(2);
+pub(super) const GLANCE: Duration = Duration::from_secs(2);
 
 /// A device that is attached under an identifier of ours.
 #[derive(Clone, Debug)]
@@ -87,6 +87,9 @@ pub(crate) fn list(run_dir: &Path) -> Vec<Listed> {
 pub(crate) fn detach(run_dir: &Path, device: &Listed, is_forced: bool) -> Result<(), Trouble> {
     let index = device.index;
     let node = format!("/dev/nbd{index}");
+    if let Some(seconds) = device.lost_for().filter(|_| !is_forced) {
+        return Err(no_server(&node, seconds));
+    }
     let mut driver = Driver::open()?;
     // Held to the end, so that nobody mounts it meanwhile.
     let _held = match is_forced {
@@ -125,6 +128,10 @@ pub(crate) fn detach(run_dir: &Path, device: &Listed, is_forced: bool) -> Result
     // Before it: a guard that sees the connections end is not to give the kernel others, which some kernels
     // take for a device that was let go of.
     let backend = device.backend.to_string();
+    if system::backend(index).is_none_or(|now| now != backend) {
+        // It was listed a while ago: whoever has it now keeps it.
+        return Err(Trouble::failed(format!("{node} is no device of {backend} any more")));
+    }
     system::mark_detached(run_dir, index, &backend)
         .map_err(|error| Trouble::failed(format!("{}: {error}", run_dir.display())))?;
     driver.order(Message::disconnect(index)).map_err(|error| {
@@ -150,6 +157,14 @@ pub(crate) fn detach(run_dir: &Path, device: &Listed, is_forced: bool) -> Result
             Ok(())
         }
     }
+}
+
+/// A flush would wait for a server, for as long as the kernel waits for one, and nothing could end it.
+pub(super) fn no_server(what: &str, seconds: u64) -> Trouble {
+    Trouble::failed(format!(
+        "{what} has had no server for {seconds} s: what was written cannot be flushed. Promote a node \
+         first (tandemadm primary), or --force lets go of it all the same"
+    ))
 }
 
 fn not_detached(node: &str, error: &io::Error) -> Trouble {

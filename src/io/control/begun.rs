@@ -7,9 +7,7 @@ use std::time::Duration;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::registry::{Entry, refusal};
-use crate::resource::{
-    Command, ConnectionState, DiskState, NodeId, Refusal, ReplicationState, Status, VolumeNumber,
-};
+use crate::resource::{Command, ConnectionState, DiskState, NodeId, Refusal, Status, VolumeNumber};
 
 /// How long the peer may take. It takes no such order while it carries another one out.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -65,8 +63,7 @@ impl AsksPeer {
             return true;
         };
         one.peer_devices.iter().find(|peer| peer.volume == self.volume).is_none_or(|peer| {
-            use ReplicationState as R;
-            let usual = [R::Established, R::VerifyS, R::VerifyT].contains(&peer.replication_state);
+            let usual = peer.replication_state.mirrors();
             let over = self.repairs && peer.out_of_sync == 0;
             !usual || peer.peer_disk_state != DiskState::UpToDate || over
         })

@@ -6,7 +6,7 @@ use nbd::constants::NOBODY;
 
 use super::*;
 use crate::meta::DeviceFlags;
-use crate::resource::{DeviceStatus, DiskState, PeerDeviceStatus, ReplicationState};
+use crate::resource::{DeviceStatus, DiskState, PeerDeviceStatus};
 
 /// Names that a system had before, of a volume.
 const NAMES_MAX: usize = 8;
@@ -30,7 +30,7 @@ impl<C: Core> Shell<C> {
         let in_sync = |one: &PeerDeviceStatus| {
             one.volume == volume
                 && one.peer_disk_state == DiskState::UpToDate
-                && one.replication_state == ReplicationState::Established
+                && one.replication_state.mirrors()
         };
         let peers = status.connections.iter().filter(|one| one.peer_devices.iter().any(in_sync));
         let peers = peers.filter_map(|one| Some(self.peers.system(one.socket?)));

@@ -565,10 +565,14 @@ impl Resource {
         if device.disk == DiskState::UpToDate {
             device.survives = true;
             device.bump_due |= unflushed && primary;
+        }
+        // Also of a target: what both had is on this disk alone, perhaps in its cache, and nobody flushes with it.
+        if device.writable() {
             device.begin_loss();
             self.pump_loss(volume);
         }
         self.forget_peer_uuid(volume);
+        self.stays_if_needed(c);
     }
 }
 

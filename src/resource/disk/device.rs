@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::meta::{BitmapState, DeviceFlags, Superblock};
+use crate::meta::{BitmapState, DeviceFlags, PeerSlot, Superblock};
 use crate::resource::data::activity_log::ActivityLog;
 use crate::resource::data::interval::Intervals;
 use crate::resource::disk::came_back::{CameBack, OnlyHung};
@@ -114,6 +114,13 @@ impl Backing {
         self.superblock.current_uuid == crate::meta::JUST_CREATED
     }
 
+    /// A peer has had all that this disk has, and neither has begun a generation without the other.
+    pub(crate) fn shares_its_generation(&self) -> bool {
+        let met = |slot: &&PeerSlot| slot.node_id.is_some() && slot.device_uuid != 0;
+        let mut met = self.superblock.peers.iter().filter(met).peekable();
+        met.peek().is_some() && met.all(|slot| slot.bitmap_uuid == 0)
+    }
+
     /// What the flags say of the data (DESIGN 5): after a restart a disk is Consistent, and UpToDate
     /// alone only with SURVIVED.
     pub(crate) fn resting_state(&self) -> DiskState {
@@ -202,6 +209,9 @@ pub(crate) struct Device {
     pub(crate) backing: Option<Backing>,
     /// Exported bytes, 0: not known yet.
     pub(crate) size: u64,
+    /// Extents were hot when the disk was attached after a crash: what they hold may differ, and mostly
+    /// does not. Until a resync has ended.
+    pub(crate) hot_at_attach: bool,
     pub(crate) intervals: Intervals,
     /// Completed writes are stamped with this; a flush of both disks takes it and adds one.
     pub(crate) epoch: u64,
@@ -255,6 +265,9 @@ pub(crate) struct Device {
     pub(crate) raise_at: Option<Time>,
     /// The start of its oldest operation, where that takes too long.
     pub(crate) hung_since: Option<Time>,
+    /// A flush, or a durable write, of this disk (its device_uuid) has failed while it was UpToDate: what was acknowledged and in its
+    /// cache may be gone, and no next sync tells.
+    pub(crate) sync_failed: Option<u64>,
     /// The disk that was closed last only hung.
     pub(crate) came_back: Option<CameBack>,
     /// The only copy that clients could reach has failed under a Primary, or went away with its node: what
@@ -272,6 +285,7 @@ impl Device {
             disk: DiskState::Diskless,
             backing: None,
             size: 0,
+            hot_at_attach: false,
             intervals: Intervals::default(),
             epoch: 1,
             flushed_epoch: 0,
@@ -300,6 +314,7 @@ impl Device {
             last_try: false,
             raise_at: None,
             hung_since: None,
+            sync_failed: None,
             came_back: None,
             cut_off: CutOff::No,
             degraded: false,

@@ -402,7 +402,7 @@ impl Resource {
                 Pending::Write { .. } | Pending::PeerWrite { .. }
                     if self.was_durable(volume, &pending) =>
                 {
-                    self.disk_failed(volume, error, "durable WRITE");
+                    self.sync_failed(volume, error, "durable WRITE");
                 }
                 // An error can be passed on to a client here only. This disk lacks a write that will
                 // be acknowledged without it, and more that follow.
@@ -418,7 +418,9 @@ impl Resource {
                 Pending::Write { .. } | Pending::TargetWrite { .. } => {
                     self.disk_error(volume, error, "WRITE");
                 }
-                _ => self.disk_failed(volume, error, "flush"),
+                // It is to be overwritten, which may mend it.
+                Pending::TargetRead { .. } => {}
+                _ => self.sync_failed(volume, error, "flush"),
             }
         }
         match pending {
@@ -434,6 +436,9 @@ impl Resource {
             }
             Pending::SourceHole { c, socket, sequence } => {
                 self.source_hole_found(c, socket, volume, sequence, 0);
+            }
+            Pending::TargetRead { c, socket, piece } => {
+                self.target_read_done(c, socket, volume, piece, result);
             }
             Pending::TargetWrite { c, socket, piece, payload } => {
                 self.release(payload);

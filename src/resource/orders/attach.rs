@@ -54,6 +54,15 @@ impl Resource {
                 )),
             );
         }
+        if open && disk.data_size < device.size {
+            let hint = format!(
+                "The volume is in use with {} bytes, and this disk offers {}: give it at least {} more.",
+                device.size,
+                disk.data_size,
+                device.size - disk.data_size
+            );
+            return self.reply(id, Err(refuse(111, &hint)));
+        }
         let slots = &superblock.peers;
         let taken = |peer: NodeId| slots.iter().any(|slot| slot.node_id == Some(peer));
         let missing = self.connections.iter().filter(|c| !taken(c.peer)).count();
@@ -126,6 +135,11 @@ impl Resource {
         if meta.written_behind {
             backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
         }
+        let lacks = self.device(volume).sync_failed == Some(backing.superblock.device_uuid);
+        if lacks && backing.shares_its_generation() {
+            // The peer has what this disk may have lost, and both call it by one name.
+            backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
+        }
         if !meta.same_boot {
             backing.flags(0, DeviceFlags::STANDS_IN);
         }
@@ -175,8 +189,15 @@ impl Resource {
         let known: Vec<_> = self.connections.iter().map(|c| c.peer).collect();
         backing.set_all_toward(|node| meta.written_behind || !known.contains(&node));
         let role = self.role;
+        let outdated = lacks && backing.has(DeviceFlags::OUTDATED);
         let device = self.device(volume);
         device.note.clear();
+        if outdated {
+            device.note =
+                "a sync of it has failed: what was acknowledged and in its cache may be gone"
+                    .to_owned();
+        }
+        device.hot_at_attach = !clean && !meta.hot_extents.is_empty();
         if meta.written_behind {
             device.note = "it was written while it was not attached to Tandem: nothing on it is \
                            trusted until a full sync"
@@ -217,6 +238,7 @@ impl Resource {
 
     pub(crate) fn attach_saved(&mut self, volume: VolumeNumber, _id: u64) {
         let device = self.device(volume);
+        device.sync_failed = None;
         let Some(backing) = device.backing.as_ref() else { return };
         let state = backing.resting_state();
         let uuid = backing.superblock.current_uuid;
@@ -258,7 +280,7 @@ impl Resource {
         if device.disk == DiskState::Diskless {
             return self.reply(id, Ok(String::new()));
         }
-        if self.role == Role::Primary && !force && self.reading_peer(volume).is_none() {
+        if self.role == Role::Primary && !force && !self.has_a_peer_that_stays(volume) {
             let hint = "This disk holds the only reachable copy; --force ends the data access.";
             return self.reply(id, Err(refuse(-2, hint)));
         }
@@ -269,6 +291,11 @@ impl Resource {
         }
         self.draining = true;
         self.run(id, Command::Detach { volume, force }, Step::Drain);
+    }
+
+    /// A peer has a good copy, and is not about to leave with it.
+    fn has_a_peer_that_stays(&self, volume: VolumeNumber) -> bool {
+        self.reading_peer(volume).is_some_and(|c| self.connections[c].leaving.is_none())
     }
 
     /// Without this disk the copy on its way would stay a mix of old and new blocks.
@@ -312,7 +339,7 @@ impl Resource {
             .running
             .as_ref()
             .is_some_and(|running| matches!(running.command, Command::Detach { force: true, .. }));
-        let lone = self.order_volumes().into_iter().any(|v| self.reading_peer(v).is_none());
+        let lone = self.order_volumes().into_iter().any(|v| !self.has_a_peer_that_stays(v));
         if self.role == Role::Primary && !force && lone {
             let hint = "The peer was lost: this disk holds the only reachable copy now.";
             return self.finish(Err(refuse(-2, hint)));

@@ -15,8 +15,8 @@ use crate::resource::disk::device::{CutOff, Loss};
 use crate::resource::orders::order::{OWN_ORDER, Order, PATIENCE_MS, Step, refuse};
 use crate::resource::peer::connection::{Connection, SentKind, Stage};
 use crate::resource::{
-    Action, Command, DiskState, Gap, LogLevel, Payload, Refusal, ReplicationState, ReplyError,
-    RequestId, Resource, Role, SocketId, Time, VolumeNumber,
+    Action, Command, DiskState, Gap, LogLevel, Payload, Refusal, ReplyError, RequestId, Resource,
+    Role, SocketId, Time, VolumeNumber,
 };
 use crate::wire::{HandOverOutcome, Packet};
 
@@ -109,7 +109,6 @@ impl Resource {
 
     /// Both nodes have all the data, in a session that nothing changes.
     fn may_move(&self, c: usize) -> Result<(), HandOverOutcome> {
-        use ReplicationState::{Established, VerifyS, VerifyT};
         let connection = &self.connections[c];
         for (volume, device) in &self.devices {
             let peer = &connection.peer_devices[volume];
@@ -119,7 +118,7 @@ impl Resource {
             if device.disk != DiskState::UpToDate || peer.peer_disk != DiskState::UpToDate {
                 return Err(HandOverOutcome::Disks);
             }
-            if !matches!(peer.replication, Established | VerifyS | VerifyT) {
+            if !peer.replication.mirrors() {
                 return Err(HandOverOutcome::Resync);
             }
         }

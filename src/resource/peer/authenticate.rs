@@ -10,7 +10,7 @@
 use crate::resource::peer::handshake::refusal;
 use crate::resource::{Action, ConnectionState, Reason, Resource, SocketId};
 use crate::secret::SecretError;
-use crate::wire::{FEATURE_HAND_OVER, Features};
+use crate::wire::{FEATURE_DIGESTS, FEATURE_HAND_OVER, Features};
 
 /// The rule in the log and in `why`.
 const RULE: &str = "shared-secret";
@@ -22,6 +22,7 @@ impl Resource {
         entry.asked = true;
         entry.peer_primary = features.primary;
         entry.hands_over = features.features & FEATURE_HAND_OVER != 0;
+        entry.gives_digests = features.features & FEATURE_DIGESTS != 0;
         let (own, peer) = (self.config.node_id, self.connections[c].peer);
         self.emit(Action::Authenticate { socket, own, peer });
     }

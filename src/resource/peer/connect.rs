@@ -14,7 +14,7 @@ use crate::resource::{
     Action, ConnectionState, LogLevel, NodeId, Payload, Reason, Resource, Role, SocketError,
     SocketId, Time,
 };
-use crate::wire::{FEATURE_HAND_OVER, Features, Handshake, Packet, VERSIONS};
+use crate::wire::{FEATURE_DIGESTS, FEATURE_HAND_OVER, Features, Handshake, Packet, VERSIONS};
 
 /// The first wait between two attempts, ms.
 const BACKOFF_FIRST_MS: u64 = 500;
@@ -63,7 +63,7 @@ impl Resource {
         let features = Features {
             version_min: *VERSIONS.start(),
             version_max: *VERSIONS.end(),
-            features: FEATURE_HAND_OVER,
+            features: FEATURE_HAND_OVER | FEATURE_DIGESTS,
             node_id: self.config.node_id,
             peer_node_id: connection.peer,
             resource: self.config.name.clone(),

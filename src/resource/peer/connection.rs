@@ -17,10 +17,11 @@ use crate::resource::peer::tentative::Tentative;
 use crate::resource::sorted::Sorted;
 use crate::resource::state::{ConnectionState, DiskState, Reason, ReplicationState, Role};
 use crate::resource::status::LastVerify;
+use crate::resource::sync::csums::Csums;
 use crate::resource::sync::holes::Holes;
 use crate::resource::sync::resync_rate::ResyncRate;
 use crate::resource::sync::verify::Verify;
-use crate::resource::{HandshakeStatus, PAYLOAD_MAX, PeerDeviceMetrics, Then};
+use crate::resource::{HandshakeStatus, PAYLOAD_MAX, PeerDeviceMetrics, Then, VerifyAlg};
 use crate::wire::{Handshake, VolumeInfo};
 
 /// How far the session with the peer is.
@@ -58,6 +59,8 @@ pub(crate) struct Socket {
     pub(crate) peer_primary: bool,
     /// And that it hands over when it is asked to.
     pub(crate) hands_over: bool,
+    /// And that it gives digests to the target of a resync.
+    pub(crate) gives_digests: bool,
     /// Since when it is in this phase.
     pub(crate) since: Time,
 }
@@ -72,6 +75,7 @@ impl Socket {
             greeted: false,
             peer_primary: false,
             hands_over: false,
+            gives_digests: false,
             since,
         }
     }
@@ -160,6 +164,8 @@ pub(crate) struct Piece {
     pub(crate) length: u32,
     /// A hole is asked for, of any length.
     pub(crate) hole: bool,
+    /// The digests of its blocks are asked for.
+    pub(crate) digests: Option<VerifyAlg>,
     /// What it counts in what is in flight, bytes: a hole costs little.
     pub(crate) charge: u32,
     /// Of the request, once it was sent.
@@ -176,6 +182,8 @@ pub(crate) struct SourcePiece {
     pub(crate) length: u32,
     /// Only how much of it is a hole was asked.
     pub(crate) hole: bool,
+    /// Only the digests of its blocks were asked for.
+    pub(crate) digests: Option<VerifyAlg>,
     /// Its lock, and whether the range is held.
     pub(crate) lock: u64,
     pub(crate) held: bool,
@@ -197,6 +205,8 @@ pub(crate) struct SyncTarget {
     pub(crate) in_flight: u64,
     /// Whether a hole is asked for next.
     pub(crate) holes: Holes,
+    /// Whether the next piece is compared.
+    pub(crate) csums: Csums,
     /// Written, not yet flushed: (first block, count).
     pub(crate) unflushed: Vec<(u64, u64)>,
     pub(crate) unflushed_blocks: u64,
@@ -290,6 +300,8 @@ pub(crate) struct Saving {
 pub(crate) struct PeerDevice {
     pub(crate) replication: ReplicationState,
     pub(crate) peer_disk: DiskState,
+    /// It was UpToDate when it was heard of last, and at most lost since.
+    pub(crate) was_whole: bool,
     pub(crate) pause: Pause,
     /// Samples that are being read for the peer.
     pub(crate) samples: u32,
@@ -353,6 +365,7 @@ impl PeerDevice {
         Self {
             replication: ReplicationState::Off,
             peer_disk: DiskState::DUnknown,
+            was_whole: false,
             pause: Pause::default(),
             bitmap: Bitmap::new(0),
             saving: None,
@@ -410,9 +423,7 @@ impl PeerDevice {
 
     /// Connected, and neither disk waits for data of the other one.
     pub(crate) fn is_in_sync(&self) -> bool {
-        let states =
-            [ReplicationState::Established, ReplicationState::VerifyS, ReplicationState::VerifyT];
-        states.contains(&self.replication) && self.peer_disk == DiskState::UpToDate
+        self.replication.mirrors() && self.peer_disk == DiskState::UpToDate
     }
 
     /// Every bit of the blocks is durable.
@@ -485,6 +496,8 @@ pub(crate) struct Connection {
     pub(crate) leave_marked: bool,
     /// The peer has asked to leave while this node prepared to: it waits for an answer.
     pub(crate) peer_leaves_too: bool,
+    /// The peer was told that this node leaves, and needs it since: its answer is void.
+    pub(crate) leave_void: bool,
     pub(crate) peer_devices: BTreeMap<VolumeNumber, PeerDevice>,
     /// The role when it was known last.
     pub(crate) last_role: Role,
@@ -564,6 +577,7 @@ impl Connection {
             leave_step: 0,
             leave_marked: false,
             peer_leaves_too: false,
+            leave_void: false,
             peer_devices: volumes.iter().map(|volume| (*volume, PeerDevice::new())).collect(),
             last_role: Role::Unknown,
             was_primary: false,

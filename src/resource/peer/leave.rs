@@ -23,6 +23,9 @@ enum Mark {
     Outdated,
 }
 
+/// Of a Leave: the daemon ends, and nothing keeps it.
+const ENDS: u8 = 2;
+
 impl Resource {
     pub(crate) fn disconnect(&mut self, id: u64, peer: NodeId, force: bool, for_ms: Option<u64>) {
         let Some(c) = self.peers().find(|c| self.connections[*c].peer == peer) else {
@@ -68,6 +71,34 @@ impl Resource {
              first, or demote it; `disconnect --force` or `detach --force` here end its data access."
         );
         Some(refuse(-2, &hint))
+    }
+
+    /// The peer's disk has gone while this node leaves it: a Primary would have no copy then. Its own order was first, and
+    /// it looks at no request to leave until it has said so ([`Self::peer_leaves`]): the one that leaves stays.
+    pub(crate) fn stays_if_needed(&mut self, c: usize) {
+        let leaving = self.connections[c].leaving;
+        let asked = matches!(leaving, Some(Leaving::Asked { .. }));
+        let order = self.running.as_ref().filter(|running| running.step == Step::Leave);
+        let may_stay = order.is_some_and(|running| {
+            matches!(
+                running.command,
+                Command::Disconnect { force: false, .. } | Command::Down { shutdown: false }
+            )
+        });
+        if !may_stay || !asked && !matches!(leaving, Some(Leaving::Preparing { .. })) {
+            return;
+        }
+        let Some(refusal) = self.needed_by_a_peer(&self.volumes()) else { return };
+        let connection = &mut self.connections[c];
+        connection.leaving = None;
+        connection.leave_void = asked;
+        connection.peer_leaves_too = false;
+        connection.leave_step = 0;
+        connection.leave_marked = false;
+        self.comes_back(c, None);
+        self.set_connection(c, ConnectionState::Connected, Reason::None);
+        self.draining = false;
+        self.finish(Err(refusal));
     }
 
     /// Leaves a connection: in order where its session is open (`kind`), at once otherwise.
@@ -222,7 +253,7 @@ impl Resource {
         }
     }
 
-    pub(crate) fn peer_leaves(&mut self, c: usize, _kind: u8) -> bool {
+    pub(crate) fn peer_leaves(&mut self, c: usize, kind: u8) -> bool {
         if self.connections[c].stage == Stage::Down {
             return false;
         }
@@ -238,6 +269,13 @@ impl Resource {
             }
             Some(Leaving::Preparing { .. }) => self.connections[c].peer_leaves_too = true,
             Some(Leaving::PeerAsked) => {}
+            None if kind != ENDS && self.has_let_go_of_a_disk(c) => {
+                let text = format!(
+                    "{}wants to leave, and has the only good copy: it hears that first",
+                    self.of_peer(c)
+                );
+                self.log(LogLevel::Warning, text);
+            }
             None => {
                 self.connections[c].leaving = Some(Leaving::PeerAsked);
                 self.connections[c].stage_since = self.now;
@@ -249,7 +287,22 @@ impl Resource {
         true
     }
 
+    /// This Primary has a volume whose good copy only this peer has, which it has not heard yet or is about to.
+    fn has_let_go_of_a_disk(&self, c: usize) -> bool {
+        self.role == Role::Primary
+            && self.devices.iter().any(|(volume, device)| {
+                let peer = &self.connections[c].peer_devices[volume];
+                device.disk < DiskState::Inconsistent && peer.peer_disk == DiskState::UpToDate
+            })
+    }
+
     pub(crate) fn leave_answered(&mut self, c: usize) -> bool {
+        if std::mem::take(&mut self.connections[c].leave_void) {
+            // It goes by the leave that was taken back: a new session tells it.
+            let detail = "the peer has answered a leave that was taken back".to_owned();
+            self.drop_connection(c, ConnectionState::NetworkFailure, Reason::Lost, detail);
+            return true;
+        }
         if !matches!(self.connections[c].leaving, Some(Leaving::Asked { .. })) {
             return false;
         }
@@ -317,6 +370,7 @@ impl Resource {
     /// A peer went away while an order was running.
     pub(crate) fn order_lost_peer(&mut self, c: usize) {
         self.connections[c].peer_leaves_too = false;
+        self.connections[c].leave_void = false;
         self.connections[c].leave_step = 0;
         self.connections[c].leave_marked = false;
     }
@@ -347,7 +401,7 @@ impl Resource {
         self.step(Step::Leave);
         let id = self.running.as_ref().map_or(0, |running| running.id);
         for c in self.peers() {
-            self.start_leave(c, Some(if shutdown { 2 } else { 1 }), id);
+            self.start_leave(c, Some(if shutdown { ENDS } else { 1 }), id);
         }
         self.order_step_check();
     }

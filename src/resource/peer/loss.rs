@@ -467,6 +467,17 @@ impl Resource {
         self.disk_failed(volume, error, what);
     }
 
+    /// The disk is not used any more: what it had not made durable may be gone, of writes that were answered long
+    /// ago as well.
+    pub(crate) fn sync_failed(&mut self, volume: VolumeNumber, error: DiskError, what: &str) {
+        let whole = self.connections.iter().any(|c| c.peer_devices[&volume].was_whole);
+        let device = self.device(volume);
+        if device.disk == DiskState::UpToDate && whole {
+            device.sync_failed = device.backing.as_ref().map(|b| b.superblock.device_uuid);
+        }
+        self.disk_failed(volume, error, what);
+    }
+
     /// The disk is not used any more (on-io-error detach; a failed fsync is a failed disk).
     pub(crate) fn disk_failed(&mut self, volume: VolumeNumber, error: DiskError, what: &str) {
         self.has_not_only_hung(volume);

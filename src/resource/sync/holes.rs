@@ -20,6 +20,7 @@ use std::ops::Range;
 
 use crate::resource::data::interval::{Kind, LockId};
 use crate::resource::peer::connection::{SentKind, SourcePiece};
+use crate::resource::sync::resync::PIECES_MAX;
 use crate::resource::{
     BLOCK_SIZE, PAYLOAD_MAX, Pending, Resource, SocketId, VolumeNumber, ZEROES_MAX,
 };
@@ -147,10 +148,11 @@ impl Resource {
             self.send(c, Packet::HoleAnswer { volume, sequence, length: 0 }, None);
             return fits;
         };
-        if !fits || source.pieces.len() >= 4096 || source.pieces.contains_key(&sequence) {
+        if !fits || source.pieces.len() >= PIECES_MAX || source.pieces.contains_key(&sequence) {
             return false;
         }
-        let piece = SourcePiece { offset, length, hole: true, lock, held: false, sent_at: None };
+        let (hole, digests, held, sent_at) = (true, None, false, None);
+        let piece = SourcePiece { offset, length, hole, digests, lock, held, sent_at };
         source.pieces.insert(sequence, piece);
         if !self.hold_now(c, volume, lock, offset..end) {
             self.peer_device(c, volume)

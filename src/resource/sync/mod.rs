@@ -1,5 +1,6 @@
 //! What makes two disks equal, or finds out whether they are: resync and verify.
 
+pub(in crate::resource) mod csums;
 pub(in crate::resource) mod holes;
 pub(in crate::resource) mod repair;
 pub(in crate::resource) mod resync;

@@ -19,6 +19,8 @@ use crate::resource::{
 };
 use crate::wire::Packet;
 
+/// Pieces that a target may have asked for at once.
+pub(in crate::resource) const PIECES_MAX: usize = 4096;
 /// Marks lock ids of resync among those of requests.
 const RESYNC_LOCK: u64 = 1 << 62;
 
@@ -65,9 +67,10 @@ impl Resource {
                 let piece = target.pieces.get_mut(&id).expect("just seen");
                 piece.requested = Some(now);
                 piece.sequence = sequence;
-                let packet = match piece.hole {
-                    true => Packet::HoleRequest { volume, sequence, offset, length },
-                    false => Packet::ResyncRequest { volume, sequence, offset, length },
+                let packet = match piece.digests {
+                    Some(alg) => Packet::DigestRequest { volume, sequence, offset, length, alg },
+                    None if piece.hole => Packet::HoleRequest { volume, sequence, offset, length },
+                    None => Packet::ResyncRequest { volume, sequence, offset, length },
                 };
                 self.send(c, packet, None);
                 return;
@@ -78,19 +81,22 @@ impl Resource {
             if let Some((sequence, piece)) = found {
                 piece.held = true;
                 let (sequence, offset, length) = (*sequence, piece.offset, piece.length);
-                let hole = piece.hole;
+                let (hole, digests) = (piece.hole, piece.digests);
                 let socket = self.connections[c].active.expect("a source has a session");
                 if hole {
                     let tag = self.disk_tag(volume, Pending::SourceHole { c, socket, sequence });
                     return self.emit(Action::FindHole { tag, volume, offset, length });
                 }
                 let tag = self.disk_tag(volume, Pending::SourceRead { c, socket, sequence });
-                let find_zeroes = true;
+                let find_zeroes = digests.is_none();
                 self.emit(Action::DiskRead { tag, volume, offset, length, find_zeroes });
                 return;
             }
         }
         // Nobody's any more.
+        for c in self.peers() {
+            self.peer_device(c, volume).resync_locks.remove(&id);
+        }
         self.device(volume).intervals.release(LockId(id));
     }
 
@@ -122,7 +128,13 @@ impl Resource {
     ) -> bool {
         match packet {
             Packet::ResyncRequest { volume, sequence, offset, length } => {
-                self.source_asked(c, volume, sequence, offset, length)
+                self.source_asked(c, volume, sequence, (offset, length), None)
+            }
+            Packet::DigestRequest { volume, sequence, offset, length, alg } => {
+                self.source_asked(c, volume, sequence, (offset, length), Some(alg))
+            }
+            Packet::DigestAnswer { volume, sequence, digests } => {
+                self.target_hears_digests(c, socket, volume, sequence, digests)
             }
             Packet::HoleRequest { volume, sequence, offset, length } => {
                 self.source_asked_for_hole(c, volume, sequence, (offset, length))
@@ -139,8 +151,8 @@ impl Resource {
                 let piece = sent.epoch;
                 let target = self.peer_device(c, volume).target.as_ref();
                 let asked = target.and_then(|target| target.pieces.get(&piece));
-                let hole = asked.is_some_and(|piece| piece.hole);
-                let (known, fits) = (asked.is_some(), sent.length == u64::from(length) && !hole);
+                let other = asked.is_some_and(|piece| piece.hole || piece.digests.is_some());
+                let (known, fits) = (asked.is_some(), sent.length == u64::from(length) && !other);
                 if !fits || !known || !self.devices[&volume].writable() {
                     self.release(payload);
                     return fits;
@@ -162,7 +174,7 @@ impl Resource {
                 let usable = self.devices[&volume].writable();
                 let Some(target) = self.peer_device(c, volume).target.as_mut() else { return true };
                 match target.pieces.get(&piece) {
-                    Some(piece) if piece.hole => return false,
+                    Some(piece) if piece.hole || piece.digests.is_some() => return false,
                     Some(_) if usable => target.holes.zeroes_came(),
                     _ => return true,
                 }
@@ -175,13 +187,17 @@ impl Resource {
                 let Some(sent) = self.take_sent(c, volume, sequence, is_resync) else {
                     return false;
                 };
-                let text = format!(
-                    "{}the source cannot read {} bytes at {}: they stay out of sync",
-                    self.of_both(volume, c),
-                    sent.length,
-                    sent.offset
-                );
-                self.log(LogLevel::Error, text);
+                // The first of a pass: how much it is in all, the end of the pass says.
+                let target = self.peer_device(c, volume).target.as_ref();
+                if target.is_some_and(|target| target.failed == 0) {
+                    let text = format!(
+                        "{}the source cannot read {} bytes at {}: they stay out of sync",
+                        self.of_both(volume, c),
+                        sent.length,
+                        sent.offset
+                    );
+                    self.log(LogLevel::Error, text);
+                }
                 if let Some(target) = self.peer_device(c, volume).target.as_mut() {
                     if target.pieces.get(&sent.epoch).is_some_and(|piece| piece.hole) {
                         return false;
@@ -212,7 +228,8 @@ impl Resource {
             }
             Packet::ResyncDone { volume } => {
                 let source = self.peer_device(c, volume).source.as_ref();
-                if source.is_some_and(|source| !source.end_sent) {
+                // A target is done when it has acknowledged every piece.
+                if source.is_some_and(|source| !source.end_sent || !source.pieces.is_empty()) {
                     return false;
                 }
                 self.source_done(c, volume);

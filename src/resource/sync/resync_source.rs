@@ -10,10 +10,11 @@ use crate::resource::data::interval::Kind;
 use crate::resource::ids::blocks_of;
 use crate::resource::orders::pause::PauseClock;
 use crate::resource::peer::connection::{Save, SourcePiece, Stage, SyncSource};
+use crate::resource::sync::resync::PIECES_MAX;
 use crate::resource::sync::resync_target::SAVE_MS;
 use crate::resource::{
-    BLOCK_SIZE, DiskError, DiskState, LogLevel, Payload, ReplicationState, Resource, SocketId,
-    Then, VolumeNumber,
+    BLOCK_SIZE, DiskError, DiskState, LogLevel, Payload, Pending, ReplicationState, Resource,
+    SocketId, Then, VerifyAlg, VolumeNumber,
 };
 use crate::wire::Packet;
 
@@ -22,6 +23,12 @@ impl Resource {
         let bits = self.peer_device(c, volume).bitmap.count();
         let started = self.now;
         let total = bits * BLOCK_SIZE;
+        let peer = self.peer_device(c, volume);
+        // The peer may owe acknowledgements of pieces of the one before: they are nobody's now.
+        let owed = peer.source.take().map(|source| source.pieces).unwrap_or_default();
+        for piece in owed.into_values() {
+            self.unlock_resync(c, volume, piece.lock);
+        }
         let peer = self.peer_device(c, volume);
         let pauses = PauseClock::new(peer.pause.any(), started);
         let last_save = started;
@@ -42,8 +49,8 @@ impl Resource {
         c: usize,
         volume: VolumeNumber,
         sequence: u64,
-        offset: u64,
-        length: u32,
+        (offset, length): (u64, u32),
+        digests: Option<VerifyAlg>,
     ) -> bool {
         let end = offset + u64::from(length);
         let fits = end <= self.devices[&volume].size;
@@ -52,10 +59,11 @@ impl Resource {
             self.send(c, Packet::ResyncError { volume, sequence }, None);
             return fits;
         };
-        if !fits || source.pieces.len() >= 4096 || source.pieces.contains_key(&sequence) {
+        if !fits || source.pieces.len() >= PIECES_MAX || source.pieces.contains_key(&sequence) {
             return false;
         }
-        let piece = SourcePiece { offset, length, hole: false, lock, held: false, sent_at: None };
+        let (hole, held, sent_at) = (false, false, None);
+        let piece = SourcePiece { offset, length, hole, digests, lock, held, sent_at };
         source.pieces.insert(sequence, piece);
         self.hold(c, volume, lock, offset..end, Kind::Exclusive);
         true
@@ -71,6 +79,12 @@ impl Resource {
     ) {
         let payload = result.ok().flatten();
         if self.is_current(c, socket) {
+            let source = self.peer_device(c, volume).source.as_ref();
+            let digests = source.and_then(|s| s.pieces.get(&sequence)).and_then(|p| p.digests);
+            if let (Some(alg), Some(payload)) = (digests, payload) {
+                let pending = Pending::SourceRead { c, socket, sequence };
+                return self.source_digests(volume, pending, payload, alg);
+            }
             match result {
                 Ok(payload) => {
                     let length = payload.map_or(0, |payload| payload.length);
@@ -153,6 +167,7 @@ impl Resource {
             return;
         }
         let empty = peer.bitmap.count() == 0;
+        self.device(volume).hot_at_attach = false;
         self.set_peer_disk(c, volume, DiskState::UpToDate);
         self.set_replication(c, volume, ReplicationState::Established);
         if empty {

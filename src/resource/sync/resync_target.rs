@@ -12,7 +12,9 @@ use crate::resource::orders::pause::PauseClock;
 use crate::resource::peer::connection::{
     Connection, PeerDevice, Piece, Save, Side, Stage, SyncTarget,
 };
+use crate::resource::sync::csums::COMPARED_BLOCKS;
 use crate::resource::sync::holes::{HOLE_BLOCKS, HOLE_CHARGE, PIECE_BLOCKS};
+use crate::resource::sync::resync::PIECES_MAX;
 use crate::resource::sync::resync_rate::{REQUEST, ResyncRate};
 use crate::resource::{
     Action, BLOCK_SIZE, DiskState, Handler, LogLevel, PAYLOAD_MAX, Pending, ReplicationState,
@@ -20,6 +22,9 @@ use crate::resource::{
 };
 use crate::wire::Packet;
 
+/// Pieces that are asked for at once. Scattered blocks are pieces of 4 KiB: what the window lets through may be more
+/// than a slow disk answers in the time that the peer has for an answer.
+const ASKED_MAX: usize = PIECES_MAX / 16;
 /// Unflushed bytes after which the target flushes.
 const UNFLUSHED_MAX: u64 = 32 << 20;
 /// The target flushes at least this often while there is something to flush, ms.
@@ -36,6 +41,7 @@ impl Resource {
         let bits = self.peer_device(c, volume).bitmap.count();
         let total = bits * BLOCK_SIZE;
         let rate = ResyncRate::new(&self.config.disk_options(volume), now, total);
+        let csums = self.csums(c, volume);
         let peer = self.peer_device(c, volume);
         peer.target_round += 1;
         peer.target = Some(SyncTarget {
@@ -46,6 +52,7 @@ impl Resource {
             pieces: Default::default(),
             in_flight: 0,
             holes: Default::default(),
+            csums,
             unflushed: Vec::new(),
             unflushed_blocks: 0,
             flushing: false,
@@ -82,6 +89,9 @@ impl Resource {
             if peer.pause.any() || target.finishing || !open || target.in_flight >= window {
                 break;
             }
+            if target.pieces.len() >= ASKED_MAX {
+                break;
+            }
             if target.retry_at.is_some_and(|at| now < at) || target.holes.hears_first() {
                 break;
             }
@@ -93,7 +103,10 @@ impl Resource {
             let long = target.holes.asks().then(|| bitmap.next_long_run(from, HOLE_BLOCKS));
             let long = long.flatten().filter(|(_, count)| *count > PIECE_BLOCKS);
             let hole = long.is_some();
-            let run = long.or_else(|| bitmap.next_run(from, target.holes.piece_blocks()));
+            let digests = target.csums.asks().filter(|_| !hole);
+            let most = target.holes.piece_blocks();
+            let most = if digests.is_some() { most.min(COMPARED_BLOCKS) } else { most };
+            let run = long.or_else(|| bitmap.next_run(from, most));
             let Some((first, count)) = run else { break };
             let wanted = if hole { u64::from(HOLE_CHARGE) } else { count * BLOCK_SIZE };
             // No crumbs: what the rate allows a little later goes in one request.
@@ -108,13 +121,17 @@ impl Resource {
             target.rate.requested(u64::from(charge));
             let offset = first * BLOCK_SIZE;
             let (sequence, requested, making) = (0, None, None);
-            let piece = Piece { offset, length, hole, charge, sequence, requested, making };
+            let piece =
+                Piece { offset, length, hole, digests, charge, sequence, requested, making };
             let id = self.resync_lock();
             let target = self.peer_device(c, volume).target.as_mut().expect("seen above");
             target.pieces.insert(id, piece);
             match hole {
                 true => target.holes.asked(),
-                false => target.holes.piece_asked(),
+                false => {
+                    target.holes.piece_asked();
+                    target.csums.piece_asked(digests.is_some());
+                }
             }
             let range = offset..offset + u64::from(length);
             if !hole {
@@ -328,9 +345,12 @@ impl Resource {
             Some(at) if now < at => {}
             _ => {
                 target.retry_at = None;
+                target.csums.pass_over();
                 target.cursor = 0;
                 target.failed = 0;
                 target.copied = false;
+                // What is free again is asked for at once.
+                self.changed();
             }
         }
     }
@@ -366,7 +386,14 @@ impl Resource {
 
     pub(crate) fn target_end_flushed(&mut self, c: usize, volume: VolumeNumber, round: u64) {
         let socket = self.connections[c].active.expect("checked by the caller");
-        if self.peer_device(c, volume).target.as_ref().is_none_or(|target| target.round != round) {
+        let peer = self.peer_device(c, volume);
+        let Some(target) = peer.target.as_mut().filter(|target| target.round == round) else {
+            return;
+        };
+        if !peer.differing.is_empty() {
+            // A write has ended on one disk only meanwhile: this one stays Inconsistent, the target of the
+            // handshake that is due.
+            target.finishing = false;
             return;
         }
         self.slot_whole(c, volume, BitmapState::AllClear);
@@ -409,16 +436,18 @@ impl Resource {
         let ran_ms = progress.elapsed_ms.saturating_sub(paused_ms);
         let text = format!(
             "{}Resync done (total {} sec; paused {} sec; {} KiB/sec), {} KiB, {} KiB of them \
-             zeroes, {} KiB failed",
+             zeroes, {} KiB equal, {} KiB failed",
             self.of_both(volume, c),
             progress.elapsed_ms / 1000,
             paused_ms / 1000,
             target.total / 1024 * 1000 / ran_ms.max(1),
             target.total / 1024,
             target.zeroes / 1024,
+            target.csums.equal / 1024,
             target.failed / 1024
         );
         self.log(LogLevel::Info, text);
+        self.device(volume).hot_at_attach = false;
         self.set_disk(volume, DiskState::UpToDate);
         self.set_replication(c, volume, ReplicationState::Established);
         self.send(c, Packet::ResyncDone { volume }, None);

@@ -300,9 +300,16 @@ impl Resource {
 
     /// `Event::BlocksDigested`.
     pub(crate) fn blocks_digested(&mut self, tag: Tag, digests: Vec<u8>) {
-        let Some((volume, _, Pending::VerifyRead { c, socket, key })) = self.tags.remove(tag.0)
-        else {
-            return;
+        let Some((volume, _, pending)) = self.tags.remove(tag.0) else { return };
+        let (c, socket, key) = match pending {
+            Pending::VerifyRead { c, socket, key } => (c, socket, key),
+            Pending::SourceRead { c, socket, sequence } if self.is_current(c, socket) => {
+                return self.source_digested(c, volume, sequence, digests);
+            }
+            Pending::TargetRead { c, socket, piece } if self.is_current(c, socket) => {
+                return self.target_compared(c, volume, piece, Some(digests));
+            }
+            _ => return,
         };
         let current = self.is_current(c, socket);
         let Some(verify) = self.peer_device(c, volume).verify.as_ref().filter(|_| current) else {

@@ -7,6 +7,7 @@
 use crate::resource::data::interval::Kind;
 use crate::resource::orders::order::{NO_VOLUME, Step, refuse};
 use crate::resource::peer::connection::{Sent, SentKind};
+use crate::resource::sync::resync_rate::REQUEST;
 use crate::resource::sync::verify::{SECTOR, VerifyPiece, is_verify};
 use crate::resource::{
     Action, BLOCK_SIZE, Command, NodeId, Pending, ReplicationState, Resource, SocketId, Then,
@@ -125,7 +126,9 @@ impl Resource {
                 return;
             }
             let allowance = verify.rate.allowance(now, active);
-            if allowance == 0 {
+            // No crumbs, as in a resync: what the rate allows a little later goes in one piece.
+            let wanted = (verify.stop - verify.cursor).min(PIECE - verify.cursor % PIECE);
+            if allowance < wanted.min(REQUEST) {
                 return;
             }
             let blocks = (allowance / BLOCK_SIZE).clamp(1, PIECE / BLOCK_SIZE);

@@ -184,3 +184,35 @@ fn a_disk_that_hung_while_the_primary_goes_on_is_in_doubt_and_then_overwritten()
         }
     }
 }
+
+/// Both disks fail at once: the Secondary's by a write, the Primary's by the flush that is asked of it then, which
+/// takes what both had acknowledged from its cache. It is no source, though its node is the Primary.
+#[test]
+fn a_disk_whose_flush_failed_is_no_source_for_what_its_cache_has_lost() {
+    let mut pair = synced_pair();
+    assert_eq!(pair.write(0, 9, 99), Ok(None));
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskFlush { .. });
+    pair.nodes[1].fail = |action| matches!(action, Action::DiskWrite { .. });
+    pair.start_write(0, 10, 100);
+    pair.run(100);
+    for n in 0..2 {
+        assert_eq!(pair.disk(n), DiskState::Diskless, "{}", pair.told(n));
+        pair.nodes[n].fail = |_| false;
+    }
+    pair.nodes[0].cache_is_lost();
+    assert_eq!(pair.stored(), [0, 99]);
+    pair.attach(1).unwrap();
+    // As a person does whom the message of a refused attach has told so.
+    pair.admin(0, Command::Disconnect { peer: 1, force: true, for_ms: None }).unwrap();
+    pair.attach(0).unwrap();
+    assert_eq!(pair.disk(0), DiskState::Outdated, "{}", pair.told(0));
+    let flags = pair.nodes[0].disk.superblock.as_ref().unwrap().flags;
+    assert_ne!(flags & DeviceFlags::OUTDATED, 0, "durably");
+    pair.connect_both();
+    pair.run(20_000);
+    assert_eq!(pair.stored(), [0, 99], "refused: it is Primary");
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+    pair.connect_both();
+    pair.run(20_000);
+    assert_eq!(pair.stored(), [99, 99], "{}", pair.told(0));
+}

@@ -544,3 +544,61 @@ fn a_disk_that_failed_is_not_taken_back_where_the_copy_that_served_clients_was_l
     assert_eq!(pair.attach(0).unwrap_err().code, 150);
     assert_eq!(pair.status(0).devices[0].clients.len(), 1);
 }
+
+/// The Primary detaches while its peer leaves, at every step of either: one of the two is refused, and the Primary
+/// has a good copy in reach.
+#[test]
+fn a_detach_and_a_leave_at_once_leave_the_primary_a_copy() {
+    let leaves = [
+        Command::Disconnect { peer: 0, force: false, for_ms: None },
+        Command::Down { shutdown: false },
+    ];
+    let (mut refused, mut done) = ([0, 0], 0);
+    // What of the Primary's disk is slow: nothing, flushes, or its metadata.
+    let slow: [fn(&Action) -> bool; 3] = [
+        |_| false,
+        |action| matches!(action, Action::DiskFlush { .. }),
+        |action| matches!(action, Action::Meta { .. }),
+    ];
+    for (leave, slow) in leaves.iter().flat_map(|leave| slow.map(|slow| (leave, slow))) {
+        for first in 0..2 {
+            for steps in 0..16 {
+                let mut pair = synced_pair();
+                pair.nodes[0].stall = slow;
+                let give = |pair: &mut Pair, n: usize| match n {
+                    0 => pair.order(0, Command::Detach { volume: 0, force: false }),
+                    _ => pair.order(1, leave.clone()),
+                };
+                let mut ids = [0, 0];
+                ids[first] = give(&mut pair, first);
+                for step in 0..steps {
+                    if let Some(event) = pair.nodes[step % 2].done.pop_front() {
+                        pair.event(step % 2, event);
+                    }
+                }
+                ids[1 - first] = give(&mut pair, 1 - first);
+                // One after the other, so that the other node has said everything in between.
+                for _ in 0..20 {
+                    pair.settle();
+                    let one = pair.nodes[0].stalled.pop_front();
+                    pair.nodes[0].done.extend(one);
+                }
+                pair.nodes[0].unstall();
+                pair.run(20_000);
+                let story = pair.story();
+                for n in 0..2 {
+                    match pair.nodes[n].admin.remove(&ids[n]).expect("answered") {
+                        Ok(_) => done += 1,
+                        Err(refusal) => {
+                            assert_eq!(refusal.code, -2, "{story}");
+                            refused[n] += 1;
+                        }
+                    }
+                }
+                let value = steps as u64 + 1;
+                assert_eq!(pair.write(0, 9, value), Ok(None), "{leave:?} {first} {steps} {story}");
+            }
+        }
+    }
+    assert!(refused[0] > 0 && refused[1] > 0 && done > 0, "{refused:?} {done}");
+}

@@ -1,7 +1,7 @@
 //! Stories of disks that grow.
 
-use super::pair::{Pair, SIZE, synced_pair};
-use crate::meta::{DeviceFlags, MetaOp};
+use super::pair::{Disk, Pair, SIZE, superblock, synced_pair};
+use crate::meta::{DeviceFlags, MetaOp, Superblock};
 use crate::resource::*;
 
 const MORE: u64 = SIZE + (3 << 20);
@@ -611,4 +611,18 @@ fn a_peer_that_gives_its_disk_up_before_the_handshake_of_a_growth_is_missed_by_t
     pair.attach(1).unwrap();
     pair.synced();
     assert_eq!(pair.nodes[1].disk.blocks.get(&31), Some(&4));
+}
+
+/// A new disk that is too small for the volume is told so at once, not that it could only be the source.
+#[test]
+fn a_disk_that_is_too_small_for_a_volume_in_use_is_refused_with_its_size() {
+    let mut pair = synced_pair();
+    pair.admin(1, Command::Detach { volume: 0, force: false }).unwrap();
+    let small = SIZE - (1 << 20);
+    let fresh = Superblock { device_uuid: 300, data_size: small, ..superblock(1) };
+    pair.nodes[1].disk = Disk { superblock: Some(fresh), ..Disk::default() };
+    let refusal = pair.attach(1).expect_err("it is too small");
+    assert_eq!(refusal.code, 111, "{refusal:?}");
+    assert!(refusal.hint.contains("at least 1048576 more"), "{refusal:?}");
+    assert_eq!(pair.disk(1), DiskState::Diskless);
 }

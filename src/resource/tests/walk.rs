@@ -42,7 +42,7 @@ fn random_packet(dice: &mut Dice, pair: &Pair, n: usize) -> Packet {
     let disk = disks[dice.roll(7) as usize];
     let role = if dice.roll(2) == 0 { Role::Primary } else { Role::Secondary };
     let uuid = 1000 + dice.roll(4);
-    match dice.roll(50) {
+    match dice.roll(52) {
         48 => Packet::HoleRequest { volume, sequence, offset, length: length << dice.roll(6) },
         49 => Packet::HoleAnswer { volume, sequence, length },
         39 => Packet::Resize { volume },
@@ -99,6 +99,14 @@ fn random_packet(dice: &mut Dice, pair: &Pair, n: usize) -> Packet {
         36 => Packet::VerifyError { volume, sequence },
         37 => Packet::VerifyResult { volume, sequence, differing: vec![dice.0] },
         38 => Packet::VerifyEnd { volume, position: offset, done: dice.roll(2) == 0 },
+        50 => {
+            let alg = VerifyAlg::ALL[dice.roll(3) as usize];
+            Packet::DigestRequest { volume, sequence, offset, length, alg }
+        }
+        51 => {
+            let digests = vec![7; 4 * dice.roll(64) as usize + 4];
+            Packet::DigestAnswer { volume, sequence, digests }
+        }
         46 => Packet::HandOver { sequence, cancel: dice.roll(3) == 0 },
         47 => {
             let all = crate::wire::HandOverOutcome::ALL;

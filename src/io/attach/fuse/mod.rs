@@ -37,8 +37,6 @@ pub(crate) use orders::{FuseListed, detach, list};
 
 /// How often it is looked whether an answer is late.
 const LOOK: Duration = Duration::from_millis(200);
-/// How often the server is asked for the size.
-const ASK: Duration = Duration::from_secs(5);
 
 /// Attaches, and serves the file until it is unmounted.
 pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Trouble> {
@@ -51,7 +49,13 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
             "attached already, as /dev/nbd{index}: two caches over one volume would spoil it"
         )));
     }
-    let lock = system::lock_guard(&arguments.run_dir, &name, &arguments.volume.to_string())?;
+    let lock = system::lock_guard(&arguments.run_dir, &name, &arguments.volume.to_string());
+    let lock = lock.map_err(|trouble| match orders::guard(&arguments.run_dir, &arguments.volume) {
+        Some(guard) => Trouble::failed(format!(
+            "attached already, as a file of FUSE; its guard is process {guard}: nothing is to be done"
+        )),
+        None => trouble,
+    })?;
     drop(attaching);
     orders::clear_remains(&arguments.run_dir, &name)?;
     if let Err(error) = fs::File::options().read(true).write(true).open("/dev/fuse") {
@@ -60,7 +64,7 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
         )));
     }
     // Before there are threads.
-    let missing = crate::io::memory::keep();
+    let missing = crate::io::memory::keep_guard();
     let servers = arguments.servers();
     let token = system::token().map_err(|error| Trouble::failed(error.to_string()))?;
     let timeout = Duration::from_secs(u64::from(options.timeout()));
@@ -105,6 +109,7 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
     };
     let dead = Duration::from_secs(record.dead_conn_timeout);
     let guard = Guard::attached(servers.clone(), server, terms, 1, dead).kept_by(export.keepers);
+    let ask_at = system::now() + guard.asks_every();
     let mut device = Device {
         guard,
         engine,
@@ -117,7 +122,7 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
         record,
         record_path: arguments.run_dir.join(format!("{name}.device")),
         was_connected: true,
-        ask_at: system::now() + ASK,
+        ask_at,
     };
     if !options.no_loop {
         // Without it there shall be no mount; it goes with the session.
@@ -235,7 +240,7 @@ impl Device {
         match (progress.lost_at, progress.server) {
             (Some(lost_at), _) if lost_at + self.dead <= now => self.engine.fail(),
             (None, Some(server)) if now >= self.ask_at => {
-                self.ask_at = now + ASK;
+                self.ask_at = now + self.guard.asks_every();
                 self.dialers.describe(server);
             }
             _ => {}

@@ -12,7 +12,9 @@ use nix::unistd::Pid;
 
 use crate::attach::{FuseRecord, Volume};
 
+use super::super::orders::{GLANCE, no_server};
 use super::super::{Trouble, system};
+use super::file;
 
 /// How long a guard may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -68,18 +70,21 @@ pub(crate) fn list(run_dir: &Path) -> Vec<FuseListed> {
 }
 
 /// Whether a loop device has this file.
-fn has_file(device: &str, record: &FuseRecord) -> bool {
+fn has_file(device: &str, file: &Path) -> bool {
     let name = device.trim_start_matches("/dev/");
-    let file = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file"));
-    file.is_ok_and(|file| {
-        file.trim_end().trim_end_matches(" (deleted)") == record.file.to_string_lossy()
-    })
+    let has = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file"));
+    has.is_ok_and(|has| has.trim_end().trim_end_matches(" (deleted)") == file.to_string_lossy())
 }
 
-fn let_go_of_loop(record: &FuseRecord) -> Result<(), Trouble> {
-    let Some(device) = record.loop_device.as_ref().filter(|one| has_file(one, record)) else {
-        return Ok(());
-    };
+/// The loop devices over this file, also one that nobody has written down: who made it was killed meanwhile.
+fn loops_over(file: &Path) -> Vec<String> {
+    let all = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let names = all.filter_map(|entry| entry.file_name().into_string().ok());
+    let over = names.filter(|name| name.starts_with("loop") && has_file(name, file));
+    over.map(|name| format!("/dev/{name}")).collect()
+}
+
+fn let_go_of_loop(device: &str) -> Result<(), Trouble> {
     let output = Command::new("losetup").args(["-d", device]).output();
     let output = output.map_err(|error| Trouble::failed(format!("losetup: {error}")))?;
     match output.status.success() {
@@ -93,18 +98,21 @@ pub(in crate::io::attach) fn guard(run_dir: &Path, volume: &Volume) -> Option<u3
     system::guard_of(run_dir, &name(volume))
 }
 
-/// Lets go of what a killed guard has left.
+/// Lets go of what a killed guard has left, whether it came to write that down or not.
 pub(super) fn clear_remains(run_dir: &Path, name: &str) -> Result<(), Trouble> {
-    let Some(record) = record(run_dir, name) else { return Ok(()) };
-    let_go_of_loop(&record)?;
-    if let Some(device) = record.loop_device.as_ref().filter(|one| has_file(one, &record)) {
+    let folder = run_dir.join(name);
+    let path = folder.join(file::NAME);
+    for device in loops_over(&path) {
+        let_go_of_loop(&device)?;
+    }
+    if let Some(device) = loops_over(&path).first() {
         return Err(Trouble::failed(format!(
             "{device} is still in use, over the file of a guard that has ended; its I/O fails: \
              unmount it first"
         )));
     }
     // Not mounted is as good.
-    let _ = umount2(&run_dir.join(name), MntFlags::MNT_DETACH);
+    let _ = umount2(&folder, MntFlags::MNT_DETACH);
     let _ = fs::remove_file(run_dir.join(format!("{name}.device")));
     Ok(())
 }
@@ -126,6 +134,9 @@ pub(crate) fn detach(run_dir: &Path, device: &FuseListed, is_forced: bool) -> Re
         await_end(run_dir, &name)?;
         return clear_remains(run_dir, &name);
     }
+    if let Some(seconds) = device.lost_for() {
+        return Err(no_server(&record.file.display().to_string(), seconds));
+    }
     let in_use = |what: &str| Trouble {
         text: format!("{what} is in use; --force fails its I/O from now on"),
         exit_code: 11,
@@ -138,19 +149,30 @@ pub(crate) fn detach(run_dir: &Path, device: &FuseListed, is_forced: bool) -> Re
             ))
         })
     };
-    if let Some(node) = record.loop_device.as_ref().filter(|one| has_file(one, record)) {
+    if let Some(node) = record.loop_device.as_ref().filter(|one| has_file(one, &record.file)) {
         let mut options = fs::OpenOptions::new();
-        let open = options.read(true).custom_flags(libc::O_EXCL).open(node);
-        let open = open.map_err(|error| match error.raw_os_error() {
-            Some(libc::EBUSY) => in_use(node),
-            _ => Trouble::failed(format!("{node}: {error}")),
-        })?;
+        options.read(true).custom_flags(libc::O_EXCL);
+        // udev looks into a device for a moment when it has changed.
+        let deadline = system::now() + GLANCE;
+        let open = loop {
+            match options.open(node) {
+                Ok(open) => break open,
+                Err(error) if error.raw_os_error() != Some(libc::EBUSY) => {
+                    return Err(Trouble::failed(format!("{node}: {error}")));
+                }
+                Err(_) if system::now() > deadline => return Err(in_use(node)),
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
         flushed(node, open.sync_all())?;
-        if !system::openers_of(node).is_empty() {
-            return Err(in_use(node));
+        while !system::openers_of(node).is_empty() {
+            if system::now() > deadline {
+                return Err(in_use(node));
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
         // The kernel lets go of it when the last one closes it: that is us.
-        let_go_of_loop(record)?;
+        let_go_of_loop(node)?;
         drop(open);
     }
     let path = record.file.display().to_string();

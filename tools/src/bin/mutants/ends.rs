@@ -330,4 +330,28 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         old: "device.loss != Loss::None || backing.is_saving()",
         new: "device.loss != Loss::None",
     },
+    Mutant {
+        name: "failed-flush-is-a-source",
+        breaks: "promise 2: a disk whose flush failed is the source of what its cache has lost",
+        by: By::Tests(&["--lib", "resource::tests::came_back"]),
+        file: "src/resource/orders/attach.rs",
+        old: "        if lacks && backing.shares_its_generation() {",
+        new: "        if lacks && backing.superblock.node_id > 31 {",
+    },
+    Mutant {
+        name: "leave-beside-a-detach",
+        breaks: "a peer leaves a Primary that has just let go of its own disk",
+        by: By::Tests(&["--lib", "resource::tests::ends"]),
+        file: "src/resource/peer/leave.rs",
+        old: "            None if kind != ENDS && self.has_let_go_of_a_disk(c) => {",
+        new: "            None if kind > 9 && self.has_let_go_of_a_disk(c) => {",
+    },
+    Mutant {
+        name: "detach-beside-a-leave",
+        breaks: "a Primary lets go of its disk while the peer that has the other copy leaves",
+        by: By::Tests(&["--lib", "resource::tests::ends"]),
+        file: "src/resource/orders/attach.rs",
+        old: "is_some_and(|c| self.connections[c].leaving.is_none())",
+        new: "is_some()",
+    },
 ];

@@ -109,4 +109,38 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         old: "            Some(own @ (Leaving::PeerAsked | Leaving::Preparing { .. }))",
         new: "            Some(own @ Leaving::PeerAsked)",
     },
+    Mutant {
+        name: "compared-is-equal",
+        breaks: "csums: what was compared counts as equal",
+        by: By::Seeds,
+        file: "src/resource/sync/csums.rs",
+        old: "filter(|(_, (theirs, own))| theirs == own)",
+        new: "filter(|_| true)",
+    },
+    Mutant {
+        name: "equal-without-flush",
+        breaks: "csums: the bit of an equal block goes without a flush",
+        by: By::Tests(&["--lib", "resource::tests::csums"]),
+        file: "src/resource/sync/csums.rs",
+        old: "            self.target_wrote(c, volume, run, 0);",
+        new: "            self.peer_device(c, volume).bitmap.clear(run.0, run.1);",
+    },
+    Mutant {
+        name: "compared-range-let-go",
+        breaks: "csums: the source lets go of a range before the target has compared it",
+        by: By::Seeds,
+        file: "src/resource/sync/csums.rs",
+        old: "        self.send(c, Packet::DigestAnswer { volume, sequence, digests }, None);",
+        new: "        let lock = self.peer_device(c, volume).source.as_ref().map_or(0, |s| s.pieces[&sequence].lock);\n        \
+              self.unlock_resync(c, volume, lock);\n        \
+              self.send(c, Packet::DigestAnswer { volume, sequence, digests }, None);",
+    },
+    Mutant {
+        name: "pieces-without-bound",
+        breaks: "resync: scattered blocks are asked for all at once",
+        by: By::Tests(&["--lib", "resource::tests::pieces"]),
+        file: "src/resource/sync/resync_target.rs",
+        old: "            if target.pieces.len() >= ASKED_MAX {",
+        new: "            if target.pieces.len() >= PIECES_MAX * 100 {",
+    },
 ];

@@ -130,6 +130,20 @@ impl Pair {
         Err(format!("{}: tandemadm {}: {complaint}", NODES[node], words.join(" ")))
     }
 
+    /// Bytes that were out of sync when the last resync to this node began, and how many of them were equal.
+    pub(crate) fn resynced(&self, node: usize) -> Result<(u64, u64), String> {
+        let path = self.folder.join(format!("{}.log", NODES[node]));
+        let log = std::fs::read_to_string(&path).map_err(text)?;
+        let kib = |begin: &str, end: &str| {
+            let line = log.lines().rfind(|line| line.contains(begin) && line.contains(end))?;
+            line.split(end).next()?.rsplit([' ', ',']).find(|word| !word.is_empty())?.parse().ok()
+        };
+        let covered: Option<u64> = kib("Began resync as SyncTarget", " KB [");
+        let equal: Option<u64> = kib("Resync done", " KiB equal");
+        let found = covered.zip(equal).map(|(covered, equal)| (covered << 10, equal << 10));
+        found.ok_or_else(|| format!("{}: no resync has ended", path.display()))
+    }
+
     /// The daemon is gone at once.
     pub(crate) fn kill(&mut self, node: usize) {
         if let Some(mut child) = self.nodes[node].take() {
