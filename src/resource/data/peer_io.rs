@@ -67,6 +67,9 @@ impl Resource {
                 let Some(sent) = self.take_sent(c, volume, sequence, flush) else { return false };
                 if !ok {
                     self.peer_disk_failed(c, volume);
+                    // Where both fail in a flush, either may lack what the other one has.
+                    self.peer_device(c, volume).was_whole = false;
+                    self.device(volume).sync_failed = None;
                 }
                 if matches!(sent.kind, SentKind::Parting) {
                     self.parting_answered(volume, sequence, ok);
@@ -532,6 +535,7 @@ impl Resource {
             self.peer_device(c, volume).promised = None;
             self.peer_disk_gone(c, volume);
         }
+        self.stays_if_needed(c);
     }
 
     /// The peer answered that its disk failed, before it told its state.
@@ -540,6 +544,7 @@ impl Resource {
             self.set_peer_disk(c, volume, DiskState::Failed);
             self.peer_disk_gone(c, volume);
         }
+        self.stays_if_needed(c);
     }
 
     /// The peer's disk failed or was let go of in an open session: what it had acknowledged and not
@@ -572,7 +577,6 @@ impl Resource {
             self.pump_loss(volume);
         }
         self.forget_peer_uuid(volume);
-        self.stays_if_needed(c);
     }
 }
 

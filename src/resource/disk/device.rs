@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::meta::{BitmapState, DeviceFlags, PeerSlot, Superblock};
+use crate::meta::{BitmapState, DeviceFlags, Superblock};
 use crate::resource::data::activity_log::ActivityLog;
 use crate::resource::data::interval::Intervals;
 use crate::resource::disk::came_back::{CameBack, OnlyHung};
@@ -115,10 +115,11 @@ impl Backing {
     }
 
     /// A peer has had all that this disk has, and neither has begun a generation without the other.
-    pub(crate) fn shares_its_generation(&self) -> bool {
-        let met = |slot: &&PeerSlot| slot.node_id.is_some() && slot.device_uuid != 0;
-        let mut met = self.superblock.peers.iter().filter(met).peekable();
-        met.peek().is_some() && met.all(|slot| slot.bitmap_uuid == 0)
+    pub(crate) fn shares_its_generation(&self, mut peers: impl Iterator<Item = NodeId>) -> bool {
+        peers.any(|peer| {
+            let slot = self.superblock.peers.iter().find(|slot| slot.node_id == Some(peer));
+            slot.is_some_and(|slot| slot.device_uuid != 0 && slot.bitmap_uuid == 0)
+        })
     }
 
     /// What the flags say of the data (DESIGN 5): after a restart a disk is Consistent, and UpToDate

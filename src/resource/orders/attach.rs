@@ -136,7 +136,8 @@ impl Resource {
             backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
         }
         let lacks = self.device(volume).sync_failed == Some(backing.superblock.device_uuid);
-        if lacks && backing.shares_its_generation() {
+        let peers = self.connections.iter().map(|c| c.peer);
+        if lacks && backing.shares_its_generation(peers) {
             // The peer has what this disk may have lost, and both call it by one name.
             backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
         }
@@ -238,7 +239,8 @@ impl Resource {
 
     pub(crate) fn attach_saved(&mut self, volume: VolumeNumber, _id: u64) {
         let device = self.device(volume);
-        device.sync_failed = None;
+        let attached = device.backing.as_ref().map(|backing| backing.superblock.device_uuid);
+        device.sync_failed = device.sync_failed.filter(|failed| Some(*failed) != attached);
         let Some(backing) = device.backing.as_ref() else { return };
         let state = backing.resting_state();
         let uuid = backing.superblock.current_uuid;
@@ -281,7 +283,8 @@ impl Resource {
             return self.reply(id, Ok(String::new()));
         }
         if self.role == Role::Primary && !force && !self.has_a_peer_that_stays(volume) {
-            let hint = "This disk holds the only reachable copy; --force ends the data access.";
+            let hint = "This disk holds the only reachable copy, or the peer that has the other one is \
+                        about to leave; --force ends the data access.";
             return self.reply(id, Err(refuse(-2, hint)));
         }
         let needed = self.needed_by_a_peer(&[volume]).or_else(|| self.has_promised(volume));
@@ -379,6 +382,7 @@ impl Resource {
                 self.drop_resync_locks(c, volume);
             }
             self.set_disk(volume, DiskState::Detaching);
+            self.keeps_the_peer();
             self.refuse_waiting_peer_writes(volume);
             let then = self.then_order();
             self.flush_disk(volume, then);

@@ -287,7 +287,8 @@ impl Resource {
         });
         let code = if self.role == Role::Primary {
             -1
-        } else if self.connections[c].stage != Stage::Open {
+        } else if self.connections[c].stage != Stage::Open || self.connections[c].leaving.is_some()
+        {
             -18
         } else if contest {
             -10

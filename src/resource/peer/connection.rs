@@ -496,8 +496,8 @@ pub(crate) struct Connection {
     pub(crate) leave_marked: bool,
     /// The peer has asked to leave while this node prepared to: it waits for an answer.
     pub(crate) peer_leaves_too: bool,
-    /// The peer was told that this node leaves, and needs it since: its answer is void.
-    pub(crate) leave_void: bool,
+    /// The peer that leaves ends: nothing keeps it.
+    pub(crate) peer_ends: bool,
     pub(crate) peer_devices: BTreeMap<VolumeNumber, PeerDevice>,
     /// The role when it was known last.
     pub(crate) last_role: Role,
@@ -577,7 +577,7 @@ impl Connection {
             leave_step: 0,
             leave_marked: false,
             peer_leaves_too: false,
-            leave_void: false,
+            peer_ends: false,
             peer_devices: volumes.iter().map(|volume| (*volume, PeerDevice::new())).collect(),
             last_role: Role::Unknown,
             was_primary: false,

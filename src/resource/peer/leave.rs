@@ -73,11 +73,10 @@ impl Resource {
         Some(refuse(-2, &hint))
     }
 
-    /// The peer's disk has gone while this node leaves it: a Primary would have no copy then. Its own order was first, and
-    /// it looks at no request to leave until it has said so ([`Self::peer_leaves`]): the one that leaves stays.
+    /// The peer is Primary and has no good disk any more while this node leaves it: this node stays. The Primary takes back
+    /// what it knows of the leave by itself ([`Self::keeps_the_peer`]), and looks at none that comes late.
     pub(crate) fn stays_if_needed(&mut self, c: usize) {
-        let leaving = self.connections[c].leaving;
-        let asked = matches!(leaving, Some(Leaving::Asked { .. }));
+        let connection = &self.connections[c];
         let order = self.running.as_ref().filter(|running| running.step == Step::Leave);
         let may_stay = order.is_some_and(|running| {
             matches!(
@@ -85,20 +84,38 @@ impl Resource {
                 Command::Disconnect { force: false, .. } | Command::Down { shutdown: false }
             )
         });
-        if !may_stay || !asked && !matches!(leaving, Some(Leaving::Preparing { .. })) {
+        let leaves =
+            matches!(connection.leaving, Some(Leaving::Preparing { .. } | Leaving::Asked { .. }));
+        // Once the answer is there it is too late, and a peer that leaves as well keeps nobody.
+        if !may_stay || !leaves || connection.leave_marked || connection.peer_leaves_too {
             return;
         }
         let Some(refusal) = self.needed_by_a_peer(&self.volumes()) else { return };
         let connection = &mut self.connections[c];
         connection.leaving = None;
-        connection.leave_void = asked;
-        connection.peer_leaves_too = false;
         connection.leave_step = 0;
-        connection.leave_marked = false;
         self.comes_back(c, None);
         self.set_connection(c, ConnectionState::Connected, Reason::None);
-        self.draining = false;
         self.finish(Err(refusal));
+    }
+
+    /// The own disk has gone, and a peer that has asked to leave has the only good copy: it stays, as it hears of it
+    /// before an answer.
+    pub(crate) fn keeps_the_peer(&mut self) {
+        for c in self.peers() {
+            let connection = &self.connections[c];
+            let answered = connection.leave_step == u32::MAX;
+            if connection.leaving != Some(Leaving::PeerAsked) || connection.peer_ends || answered {
+                continue;
+            }
+            if self.has_let_go_of_a_disk(c) {
+                let connection = &mut self.connections[c];
+                connection.leaving = None;
+                connection.leave_step = 0;
+                connection.leave_marked = false;
+                self.changed();
+            }
+        }
     }
 
     /// Leaves a connection: in order where its session is open (`kind`), at once otherwise.
@@ -278,6 +295,7 @@ impl Resource {
             }
             None => {
                 self.connections[c].leaving = Some(Leaving::PeerAsked);
+                self.connections[c].peer_ends = kind == ENDS;
                 self.connections[c].stage_since = self.now;
                 self.connections[c].leave_step = 0;
                 self.connections[c].leave_marked = false;
@@ -297,12 +315,6 @@ impl Resource {
     }
 
     pub(crate) fn leave_answered(&mut self, c: usize) -> bool {
-        if std::mem::take(&mut self.connections[c].leave_void) {
-            // It goes by the leave that was taken back: a new session tells it.
-            let detail = "the peer has answered a leave that was taken back".to_owned();
-            self.drop_connection(c, ConnectionState::NetworkFailure, Reason::Lost, detail);
-            return true;
-        }
         if !matches!(self.connections[c].leaving, Some(Leaving::Asked { .. })) {
             return false;
         }
@@ -370,7 +382,6 @@ impl Resource {
     /// A peer went away while an order was running.
     pub(crate) fn order_lost_peer(&mut self, c: usize) {
         self.connections[c].peer_leaves_too = false;
-        self.connections[c].leave_void = false;
         self.connections[c].leave_step = 0;
         self.connections[c].leave_marked = false;
     }
@@ -398,6 +409,11 @@ impl Resource {
 
     /// The resource is Secondary now: every connection is left.
     pub(crate) fn leave_all(&mut self, shutdown: bool) {
+        let needed = self.needed_by_a_peer(&self.volumes());
+        if let Some(refusal) = needed.filter(|_| !shutdown) {
+            // The peer's disk has gone while this resource came to rest.
+            return self.finish(Err(refusal));
+        }
         self.step(Step::Leave);
         let id = self.running.as_ref().map_or(0, |running| running.id);
         for c in self.peers() {

@@ -549,6 +549,7 @@ impl Resource {
             }
         }
         self.send_state(volume);
+        self.keeps_the_peer();
         self.void_followers(volume);
         self.resize_without_disk(volume);
         self.sampling_without_disk(volume);

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 
 use crate::resource::disk::hung_disk::NEVER;
 use crate::resource::ids::blocks_of;
-use crate::resource::peer::connection::SentKind;
+use crate::resource::sync::resync::is_resync;
 use crate::resource::{
     Action, BLOCK_SIZE, CsumsAlg, DiskError, LogLevel, Payload, Pending, Resource, SocketId, Tag,
     VerifyAlg, VolumeNumber,
@@ -77,6 +77,10 @@ impl Csums {
     /// Of `blocks` blocks so many were equal.
     fn found(&mut self, blocks: u64, equal: u64) {
         self.equal += equal * BLOCK_SIZE;
+        if self.wait > 0 {
+            // It was asked for before the first one that differed was heard.
+            return;
+        }
         if equal * 2 >= blocks {
             (self.wait, self.pause) = (0, 0);
         } else {
@@ -150,7 +154,6 @@ impl Resource {
         sequence: u64,
         digests: Vec<u8>,
     ) -> bool {
-        let is_resync = |kind: &SentKind| matches!(kind, SentKind::Resync);
         let Some(sent) = self.take_sent(c, volume, sequence, is_resync) else { return false };
         let usable = self.devices[&volume].writable();
         let Some(target) = self.peer_device(c, volume).target.as_mut() else { return true };
@@ -258,10 +261,16 @@ mod tests {
                 csums.piece_asked(false);
             }
         }
+        // What was asked for before is no reason to wait longer.
+        csums.found(32, 0);
+        csums.found(32, 0);
+        assert_eq!((csums.wait, csums.pause), (16, 16));
         for _ in 0..20 {
+            csums.wait = 0;
             csums.found(32, 0);
         }
         assert_eq!(csums.wait, PAUSE_MAX);
+        csums.wait = 0;
         csums.found(32, 16);
         assert_eq!((csums.asks(), csums.pause), (Some(VerifyAlg::Sha256), 0));
         assert_eq!(csums.equal, (4 * 15 + 16) * 4096);

@@ -19,8 +19,8 @@
 use std::ops::Range;
 
 use crate::resource::data::interval::{Kind, LockId};
-use crate::resource::peer::connection::{SentKind, SourcePiece};
-use crate::resource::sync::resync::PIECES_MAX;
+use crate::resource::peer::connection::SourcePiece;
+use crate::resource::sync::resync::{PIECES_MAX, is_resync};
 use crate::resource::{
     BLOCK_SIZE, PAYLOAD_MAX, Pending, Resource, SocketId, VolumeNumber, ZEROES_MAX,
 };
@@ -223,7 +223,6 @@ impl Resource {
         sequence: u64,
         found: u32,
     ) -> bool {
-        let is_resync = |kind: &SentKind| matches!(kind, SentKind::Resync);
         let Some(sent) = self.take_sent(c, volume, sequence, is_resync) else { return false };
         let id = sent.epoch;
         if u64::from(found) > sent.length {

@@ -337,6 +337,6 @@ impl Resource {
     }
 }
 
-fn is_resync(kind: &SentKind) -> bool {
+pub(in crate::resource) fn is_resync(kind: &SentKind) -> bool {
     matches!(kind, SentKind::Resync)
 }

@@ -602,3 +602,54 @@ fn a_detach_and_a_leave_at_once_leave_the_primary_a_copy() {
     }
     assert!(refused[0] > 0 && refused[1] > 0 && done > 0, "{refused:?} {done}");
 }
+
+/// The peer that stayed leaves in order later: it is old then, durably, and both have it so.
+#[test]
+fn who_has_stayed_for_a_detach_leaves_in_order_later() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskFlush { .. });
+    let detach = pair.order(0, Command::Detach { volume: 0, force: false });
+    for _ in 0..3 {
+        pair.settle();
+        let one = pair.nodes[0].stalled.pop_front();
+        pair.nodes[0].done.extend(one);
+        if pair.disk(0) == DiskState::Detaching {
+            break;
+        }
+    }
+    assert_eq!(pair.disk(0), DiskState::Detaching, "{}", pair.story());
+    let leave = Command::Disconnect { peer: 0, force: false, for_ms: None };
+    let id = pair.order(1, leave.clone());
+    pair.settle();
+    pair.nodes[0].unstall();
+    pair.run(1_000);
+    assert_eq!(pair.nodes[0].admin.remove(&detach), Some(Ok(String::new())), "{}", pair.story());
+    let refusal = pair.nodes[1].admin.remove(&id).expect("answered").expect_err("it stays");
+    assert_eq!(refusal.code, -2);
+    pair.attach(0).unwrap();
+    pair.synced();
+    pair.admin(1, leave).unwrap();
+    assert_eq!(pair.disk(1), DiskState::Outdated, "{}", pair.story());
+    assert_eq!(pair.status(0).connections[0].peer_devices[0].peer_disk_state, DiskState::Outdated);
+}
+
+/// The Primary's disk fails in the flush that the peer's leave needs: the peer stays.
+#[test]
+fn a_peer_stays_where_the_primarys_disk_fails_in_the_flush_of_its_leave() {
+    let leaves = [
+        Command::Disconnect { peer: 0, force: false, for_ms: None },
+        Command::Down { shutdown: false },
+    ];
+    for leave in leaves {
+        let mut pair = synced_pair();
+        pair.write(0, 9, 98).unwrap();
+        pair.nodes[0].fail = |action| matches!(action, Action::DiskFlush { .. });
+        let id = pair.order(1, leave.clone());
+        pair.run(1_000);
+        let answer = pair.nodes[1].admin.remove(&id).expect("answered at once");
+        assert_eq!(answer.expect_err("it stays").code, -2, "{leave:?} {}", pair.story());
+        assert_eq!(pair.disk(0), DiskState::Diskless);
+        assert_eq!(pair.write(0, 9, 99), Ok(None), "{leave:?} {}", pair.story());
+        assert_eq!(pair.nodes[1].disk.blocks.get(&9), Some(&99));
+    }
+}
