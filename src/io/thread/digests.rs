@@ -1,4 +1,4 @@
-//! Digests of blocks for an online verify: work for the processor, in portions, so that clients do
+//! Digests of blocks, for an online verify and a resync that compares: work for the processor, in portions, so that clients do
 //! not wait for it. A window full of pieces takes 8 ms with instructions for SHA-256, and 40 ms
 //! without.
 //!

@@ -113,8 +113,8 @@ impl Resource {
         Csums::new(alg.filter(|_| crashed && some || !after_crash_only))
     }
 
-    /// The source has read a piece: its digests are wanted.
-    pub(in crate::resource) fn source_digests(
+    /// What was read is taken the digests of, and let go of; they come with `pending`.
+    pub(in crate::resource) fn take_digests(
         &mut self,
         volume: VolumeNumber,
         pending: Pending,
@@ -199,10 +199,7 @@ impl Resource {
             return self.target_compared(c, volume, piece, None);
         };
         self.device(volume).counters.read += u64::from(payload.length);
-        let pending = Pending::TargetRead { c, socket, piece };
-        let tag = Tag(self.tags.insert((volume, NEVER, pending)));
-        self.emit(Action::BlockDigests { tag, payload, alg });
-        self.release(Some(payload));
+        self.take_digests(volume, Pending::TargetRead { c, socket, piece }, payload, alg);
     }
 
     /// The digests of the own blocks of a piece; `None`: they could not be read.

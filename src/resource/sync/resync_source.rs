@@ -83,7 +83,7 @@ impl Resource {
             let digests = source.and_then(|s| s.pieces.get(&sequence)).and_then(|p| p.digests);
             if let (Some(alg), Some(payload)) = (digests, payload) {
                 let pending = Pending::SourceRead { c, socket, sequence };
-                return self.source_digests(volume, pending, payload, alg);
+                return self.take_digests(volume, pending, payload, alg);
             }
             match result {
                 Ok(payload) => {

@@ -23,7 +23,6 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::meta::DeviceFlags;
-use crate::resource::disk::hung_disk::NEVER;
 use crate::resource::orders::order::refuse;
 use crate::resource::peer::connection::{Save, SentKind, Stage};
 use crate::resource::sync::resync_rate::ResyncRate;
@@ -287,9 +286,7 @@ impl Resource {
         match payload {
             Some(payload) => {
                 self.device(volume).counters.read += u64::from(payload.length);
-                let tag = Tag(self.tags.insert((volume, NEVER, pending)));
-                self.emit(Action::BlockDigests { tag, payload, alg });
-                self.release(Some(payload));
+                self.take_digests(volume, pending, payload, alg);
             }
             None => {
                 self.send(c, Packet::VerifyError { volume, sequence }, None);
