@@ -297,7 +297,7 @@ impl Resource {
     }
 
     /// A peer has a good copy, and is not about to leave with it.
-    fn has_a_peer_that_stays(&self, volume: VolumeNumber) -> bool {
+    pub(in crate::resource) fn has_a_peer_that_stays(&self, volume: VolumeNumber) -> bool {
         self.reading_peer(volume).is_some_and(|c| self.connections[c].leaving.is_none())
     }
 
@@ -346,6 +346,11 @@ impl Resource {
         if self.role == Role::Primary && !force && lone {
             let hint = "The peer was lost: this disk holds the only reachable copy now.";
             return self.finish(Err(refuse(-2, hint)));
+        }
+        let needed = self.needed_by_a_peer(&self.order_volumes());
+        if let Some(refusal) = needed.filter(|_| !force) {
+            // The peer's disk has gone while requests drained here.
+            return self.finish(Err(refusal));
         }
         for volume in self.order_volumes() {
             let peer = self.reading_peer(volume).is_some();

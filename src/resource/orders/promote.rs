@@ -158,10 +158,12 @@ impl Resource {
             return Ok(());
         }
         if !device.writable() {
-            if self.reading_peer(v).is_some() {
+            if self.has_a_peer_that_stays(v) {
                 return Ok(());
             }
-            let hint = format!("{name}/{v} has no disk here and no UpToDate peer is connected.");
+            let hint = format!(
+                "{name}/{v} has no disk here and no UpToDate peer is connected that is not about to leave."
+            );
             return Err(refuse(-2, &hint));
         }
         let created = self.is_created(v);
@@ -460,8 +462,9 @@ impl Resource {
     pub(crate) fn promoted(&mut self) {
         for volume in self.volumes() {
             // A disk that was forced has a fresh identity by now: only its failure matters.
-            if !self.devices[&volume].writable() && self.reading_peer(volume).is_none() {
-                let hint = "The disk failed meanwhile: `tandemadm why` names the error; attach a good one.";
+            if !self.devices[&volume].writable() && !self.has_a_peer_that_stays(volume) {
+                let hint = "The disk failed meanwhile, or the peer that has the other one leaves: `tandemadm why` \
+                            names the error; attach a good one.";
                 return self.finish(Err(refuse(-2, hint)));
             }
         }

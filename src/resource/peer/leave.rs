@@ -84,18 +84,24 @@ impl Resource {
                 Command::Disconnect { force: false, .. } | Command::Down { shutdown: false }
             )
         });
-        let leaves =
-            matches!(connection.leaving, Some(Leaving::Preparing { .. } | Leaving::Asked { .. }));
         // Once the answer is there it is too late, and a peer that leaves as well keeps nobody.
-        if !may_stay || !leaves || connection.leave_marked || connection.peer_leaves_too {
+        let leaves = match connection.leaving {
+            Some(Leaving::Preparing { .. }) => !connection.peer_leaves_too,
+            Some(Leaving::Asked { .. }) => !connection.leave_marked,
+            Some(Leaving::PeerAsked) | None => false,
+        };
+        if !may_stay || !leaves {
             return;
         }
         let Some(refusal) = self.needed_by_a_peer(&self.volumes()) else { return };
         let connection = &mut self.connections[c];
         connection.leaving = None;
         connection.leave_step = 0;
+        connection.leave_marked = false;
         self.comes_back(c, None);
         self.set_connection(c, ConnectionState::Connected, Reason::None);
+        // What either has marked for the leave goes as a session opens.
+        self.renegotiate_with(c);
         self.finish(Err(refusal));
     }
 

@@ -27,9 +27,8 @@ use crate::resource::orders::order::refuse;
 use crate::resource::peer::connection::{Save, SentKind, Stage};
 use crate::resource::sync::resync_rate::ResyncRate;
 use crate::resource::{
-    Action, BLOCK_SIZE, DiskError, DiskState, Handler, LastVerify, LogLevel, Payload, Pending,
-    Refusal, ReplicationState, Resource, SocketId, Tag, Then, Time, VerifyAlg, VerifyStatus,
-    VolumeNumber,
+    BLOCK_SIZE, DiskError, DiskState, Handler, LastVerify, LogLevel, Payload, Pending, Refusal,
+    ReplicationState, Resource, SocketId, Tag, Then, Time, VerifyAlg, VerifyStatus, VolumeNumber,
 };
 use crate::wire::Packet;
 

@@ -13,6 +13,7 @@ mod give_up;
 mod hand_over;
 mod handlers;
 mod hung_disk;
+mod leaves;
 mod mid_step;
 mod no_detour;
 pub(crate) mod pair;

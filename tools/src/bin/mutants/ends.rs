@@ -341,7 +341,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "leave-beside-a-detach",
         breaks: "a peer leaves a Primary that has just let go of its own disk",
-        by: By::Tests(&["--lib", "resource::tests::ends"]),
+        by: By::Tests(&["--lib", "resource::tests::leaves"]),
         file: "src/resource/peer/leave.rs",
         old: "            None if kind != ENDS && self.has_let_go_of_a_disk(c) => {",
         new: "            None if kind > 9 && self.has_let_go_of_a_disk(c) => {",
@@ -349,7 +349,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "detach-beside-a-leave",
         breaks: "a Primary lets go of its disk while the peer that has the other copy leaves",
-        by: By::Tests(&["--lib", "resource::tests::ends"]),
+        by: By::Tests(&["--lib", "resource::tests::leaves"]),
         file: "src/resource/orders/attach.rs",
         old: "is_some_and(|c| self.connections[c].leaving.is_none())",
         new: "is_some()",

@@ -1,0 +1,161 @@
+//! Stories in which a node leaves while the other one lets go of its disk, loses it or is promoted without one: the
+//! Primary has a copy in reach afterwards.
+
+use super::pair::{Pair, synced_pair};
+use crate::meta::DeviceFlags;
+use crate::resource::*;
+
+/// The Primary detaches while its peer leaves, at every step of either: one of the two is refused, and the Primary
+/// has a good copy in reach.
+#[test]
+fn a_detach_and_a_leave_at_once_leave_the_primary_a_copy() {
+    let leaves = [
+        Command::Disconnect { peer: 0, force: false, for_ms: None },
+        Command::Down { shutdown: false },
+    ];
+    let (mut refused, mut done) = ([0, 0], 0);
+    // What of the Primary's disk is slow: nothing, flushes, or its metadata.
+    let slow: [fn(&Action) -> bool; 3] = [
+        |_| false,
+        |action| matches!(action, Action::DiskFlush { .. }),
+        |action| matches!(action, Action::Meta { .. }),
+    ];
+    for (leave, slow) in leaves.iter().flat_map(|leave| slow.map(|slow| (leave, slow))) {
+        for first in 0..2 {
+            for steps in 0..16 {
+                let mut pair = synced_pair();
+                pair.nodes[0].stall = slow;
+                let give = |pair: &mut Pair, n: usize| match n {
+                    0 => pair.order(0, Command::Detach { volume: 0, force: false }),
+                    _ => pair.order(1, leave.clone()),
+                };
+                let mut ids = [0, 0];
+                ids[first] = give(&mut pair, first);
+                for step in 0..steps {
+                    if let Some(event) = pair.nodes[step % 2].done.pop_front() {
+                        pair.event(step % 2, event);
+                    }
+                }
+                ids[1 - first] = give(&mut pair, 1 - first);
+                // One after the other, so that the other node has said everything in between.
+                for _ in 0..20 {
+                    pair.settle();
+                    let one = pair.nodes[0].stalled.pop_front();
+                    pair.nodes[0].done.extend(one);
+                }
+                pair.nodes[0].unstall();
+                pair.run(20_000);
+                let story = pair.story();
+                for n in 0..2 {
+                    match pair.nodes[n].admin.remove(&ids[n]).expect("answered") {
+                        Ok(_) => done += 1,
+                        Err(refusal) => {
+                            assert_eq!(refusal.code, -2, "{story}");
+                            refused[n] += 1;
+                        }
+                    }
+                }
+                let value = steps as u64 + 1;
+                assert_eq!(pair.write(0, 9, value), Ok(None), "{leave:?} {first} {steps} {story}");
+            }
+        }
+    }
+    assert!(refused[0] > 0 && refused[1] > 0 && done > 0, "{refused:?} {done}");
+}
+
+/// The peer that stayed leaves in order later: it is old then, durably, and both have it so.
+#[test]
+fn who_has_stayed_for_a_detach_leaves_in_order_later() {
+    let mut pair = synced_pair();
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskFlush { .. });
+    let detach = pair.order(0, Command::Detach { volume: 0, force: false });
+    for _ in 0..3 {
+        pair.settle();
+        let one = pair.nodes[0].stalled.pop_front();
+        pair.nodes[0].done.extend(one);
+        if pair.disk(0) == DiskState::Detaching {
+            break;
+        }
+    }
+    assert_eq!(pair.disk(0), DiskState::Detaching, "{}", pair.story());
+    let leave = Command::Disconnect { peer: 0, force: false, for_ms: None };
+    let id = pair.order(1, leave.clone());
+    pair.settle();
+    pair.nodes[0].unstall();
+    pair.run(1_000);
+    assert_eq!(pair.nodes[0].admin.remove(&detach), Some(Ok(String::new())), "{}", pair.story());
+    let refusal = pair.nodes[1].admin.remove(&id).expect("answered").expect_err("it stays");
+    assert_eq!(refusal.code, -2);
+    pair.attach(0).unwrap();
+    pair.synced();
+    pair.admin(1, leave).unwrap();
+    assert_eq!(pair.disk(1), DiskState::Outdated, "{}", pair.story());
+    assert_eq!(pair.status(0).connections[0].peer_devices[0].peer_disk_state, DiskState::Outdated);
+}
+
+/// The Primary's disk fails in the flush that the peer's leave needs: the peer stays.
+#[test]
+fn a_peer_stays_where_the_primarys_disk_fails_in_the_flush_of_its_leave() {
+    let leaves = [
+        Command::Disconnect { peer: 0, force: false, for_ms: None },
+        Command::Down { shutdown: false },
+        Command::Detach { volume: 0, force: false },
+    ];
+    for leave in leaves {
+        let mut pair = synced_pair();
+        pair.write(0, 9, 98).unwrap();
+        pair.nodes[0].fail = |action| matches!(action, Action::DiskFlush { .. });
+        let id = pair.order(1, leave.clone());
+        pair.run(1_000);
+        let answer = pair.nodes[1].admin.remove(&id).expect("answered at once");
+        assert_eq!(answer.expect_err("it stays").code, -2, "{leave:?} {}", pair.story());
+        assert_eq!(pair.disk(0), DiskState::Diskless);
+        assert_eq!(pair.write(0, 9, 99), Ok(None), "{leave:?} {}", pair.story());
+        assert_eq!(pair.nodes[1].disk.blocks.get(&9), Some(&99));
+    }
+}
+
+/// A node without a disk is promoted while the peer that has it leaves: one of the two is refused, at once, and what
+/// was marked for the leave is not left behind.
+#[test]
+fn a_promotion_without_a_disk_and_a_leave_at_once_leave_the_primary_a_copy() {
+    let (mut promoted, mut left) = (0, 0);
+    for (first, slow) in [(0, true), (0, false), (1, true), (1, false)] {
+        for steps in 0..12 {
+            let mut pair = synced_pair();
+            pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+            pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+            if slow {
+                pair.nodes[1].stall = |action| matches!(action, Action::Meta { .. });
+            }
+            let leave = Command::Disconnect { peer: 0, force: false, for_ms: None };
+            let give = |pair: &mut Pair, n: usize| match n {
+                0 => pair.order(0, Command::Primary { force: None }),
+                _ => pair.order(1, leave.clone()),
+            };
+            let mut ids = [0, 0];
+            ids[first] = give(&mut pair, first);
+            for step in 0..steps {
+                if let Some(event) = pair.nodes[step % 2].done.pop_front() {
+                    pair.event(step % 2, event);
+                }
+            }
+            ids[1 - first] = give(&mut pair, 1 - first);
+            pair.settle();
+            pair.nodes[1].unstall();
+            pair.run(2_000);
+            let [primary, leaving] =
+                [0, 1].map(|n| pair.nodes[n].admin.remove(&ids[n]).expect("answered at once"));
+            assert!(primary.is_ok() != leaving.is_ok(), "{first} {steps} {}", pair.story());
+            promoted += usize::from(primary.is_ok());
+            left += usize::from(leaving.is_ok());
+            if primary.is_ok() {
+                pair.attach(0).unwrap();
+                pair.synced();
+                let flags = pair.nodes[1].disk.superblock.as_ref().unwrap().flags;
+                assert_eq!(flags & DeviceFlags::SURVIVED, 0, "{first} {steps} {}", pair.story());
+            }
+        }
+    }
+    assert!(promoted > 0 && left > 0, "{promoted} {left}");
+}
