@@ -102,8 +102,8 @@ impl Resource {
         let infos = [&peer.own_info, &peer.peer_info];
         let crashed = infos.into_iter().flatten().any(|info| info.crashed_primary);
         let crashed = crashed || self.devices[&volume].hot_at_attach;
-        // Where everything may differ it is not for a crash.
-        let some = peer.bitmap.count() < peer.bitmap.blocks();
+        // A full sync is not for a crash. (Every bit may be set by one, where the disk is small.)
+        let some = !peer.opening.full;
         let options = &self.config.options;
         let (alg, after_crash_only) = match options.csums_alg {
             CsumsAlg::Default => (Some(VerifyAlg::Sha256), true),

@@ -61,6 +61,19 @@ fn after_a_crash_only_what_differs_is_copied() {
 }
 
 #[test]
+fn a_small_disk_that_is_hot_all_over_is_compared_as_well() {
+    let mut pair = full_pair();
+    for extent in 0..SIZE / EXTENT_SIZE {
+        pair.write(0, extent * EXTENT, 7).unwrap();
+    }
+    crashed(&mut pair);
+    pair.up(0);
+    assert_eq!(side(&pair, 0).out_of_sync, SIZE, "{}", log(&pair, 0));
+    pair.synced();
+    assert_eq!(copied(&pair, 0), 1, "{}", log(&pair, 0));
+}
+
+#[test]
 fn the_source_may_be_the_one_that_crashed() {
     let mut pair = full_pair();
     pair.write(0, 7, 77).unwrap();
