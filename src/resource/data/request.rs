@@ -77,8 +77,10 @@ impl Resource {
             && !self.suspended
             && !self.io_frozen()
             // Nothing overtakes a write of a lost peer that is still on its way to the disk.
-            && self.devices.values().all(|device| {
-                device.loss != Loss::Draining && !device.unheard
+            && self.devices.iter().all(|(volume, device)| {
+                device.loss != Loss::Draining
+                    && !device.unheard
+                    && !(device.doubtful && self.reads_in_doubt(*volume))
             })
             && self.connections.iter().all(|connection| {
                 matches!(connection.stage, Stage::Down | Stage::Waiting | Stage::Open)
@@ -157,6 +159,9 @@ impl Resource {
         while !self.held.is_empty() && self.gate_is_open() {
             let key = self.held.pop_front().expect("just seen");
             self.admit(key);
+        }
+        if !self.held.is_empty() {
+            self.end_doubt();
         }
     }
 

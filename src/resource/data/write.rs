@@ -343,6 +343,7 @@ impl Resource {
             if here && peers_done != 0 {
                 self.peer_has_it_alone(key, false);
             }
+            self.device(volume).doubtful = true;
             return self.answer(key, Err(ReplyError::Io));
         }
         // During a loss nothing is answered (model.md R2): who has acknowledged may be gone by now.
@@ -351,7 +352,8 @@ impl Resource {
         if self.nobody_hears(key) && (!settled || self.rests_alone(key)) {
             // After a gap its client is gone: nothing is acknowledged, so nothing is recorded yet, and
             // this node stays on its peer's line of descent. The bits are set.
-            self.device(volume).unheard = true;
+            let device = self.device(volume);
+            (device.unheard, device.doubtful) = (true, true);
             return self.answer(key, Err(ReplyError::Shutdown));
         }
         if (!settled || self.rests_alone(key)) && !self.may_answer_alone(volume, key) {
@@ -498,6 +500,7 @@ impl Resource {
 
     /// A write that was begun, taken back and held is dropped: this disk may have it, and a peer's.
     pub(crate) fn dropped_begun(&mut self, volume: VolumeNumber, hull: (u64, u64)) {
+        self.device(volume).doubtful = true;
         for c in self.peers() {
             self.differs(c, volume, hull);
         }

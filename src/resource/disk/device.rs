@@ -230,6 +230,9 @@ pub(crate) struct Device {
     /// The disk has writes that rest on it alone and were answered to nobody, for their clients were
     /// closed by a gap: no request is admitted until that is recorded, or the peer is back.
     pub(crate) unheard: bool,
+    /// A write under way has ended without a yes: a peer's disk may have it, and the own one not. Without the own
+    /// disk no client reads at that peer before its generation is a new one, which the own disk does not have.
+    pub(crate) doubtful: bool,
     /// Nothing was written alone since this node was promoted: the first such write begins a generation, also
     /// where one was begun before. A Primary without a disk may have read that one here, and must find that
     /// somebody has written since.
@@ -297,6 +300,7 @@ impl Device {
             loss_round: 0,
             bump_due: false,
             unheard: false,
+            doubtful: false,
             new_stint: false,
             survives: false,
             bumping: false,

@@ -342,7 +342,7 @@ impl Resource {
     pub(crate) fn bumped(&mut self, volume: VolumeNumber) {
         let device = self.device(volume);
         device.bumping = false;
-        device.unheard = false;
+        (device.unheard, device.doubtful) = (false, false);
         if let Some(backing) = device.backing.as_ref().filter(|_| device.writable()) {
             (device.exposed_uuid, device.asked_uuid) = (backing.superblock.current_uuid, 0);
         }
@@ -364,6 +364,25 @@ impl Resource {
         self.track(c, volume, SentKind::NewUuid, 0, 0, 0, uuid);
         self.send(c, Packet::NewUuid { volume, uuid }, None);
         false
+    }
+
+    /// Clients would read, at a peer, what a write without an answer has left there: of the same generation
+    /// as the own disk, which may lack it and could be the source one day.
+    pub(crate) fn reads_in_doubt(&self, volume: VolumeNumber) -> bool {
+        let device = &self.devices[&volume];
+        device.doubtful
+            && !device.writable()
+            && !device.peer_keeps_uuid
+            && self.reading_peer(volume).is_some()
+    }
+
+    /// The peer's generation is made a new one where requests wait for that.
+    pub(crate) fn end_doubt(&mut self) {
+        for volume in self.volumes() {
+            if self.reads_in_doubt(volume) {
+                self.peer_keeps_our_uuid(volume);
+            }
+        }
     }
 
     /// Nobody stores a new UUID for us any more: those who wait for it are answered.

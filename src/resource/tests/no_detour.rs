@@ -258,3 +258,30 @@ fn a_primary_without_a_disk_that_has_only_read_takes_no_older_disk_for_the_peer_
     assert_eq!(pair.request(0, 1000, read), Ok(Some(77)));
     pair.is_set_back_and_refused(old);
 }
+
+/// It was answered with an error, and its reader has seen that it has come about: the own disk, which lacks
+/// it, does not come back alone, and is no source.
+#[test]
+fn a_write_without_an_answer_that_a_primary_without_a_disk_has_read_is_not_taken_back() {
+    let mut pair = synced_pair();
+    pair.admin(0, detach(false)).unwrap();
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskWrite { .. });
+    let id = pair.start_write(0, 7, 77);
+    pair.cut();
+    assert_eq!(pair.nodes[0].replies.remove(&id), Some(Err(ReplyError::Io)));
+    pair.nodes[1].unstall();
+    pair.run(20_000);
+    let read = Op::Read { offset: 7 * 4096, length: 4096 };
+    assert_eq!(pair.request(0, 1000, read), Ok(Some(77)));
+    pair.lose_link();
+    assert_eq!(
+        pair.attach(0).unwrap_err().code,
+        150,
+        "the generation that was read is another one"
+    );
+    pair.link = true;
+    pair.run(20_000);
+    pair.attach(0).unwrap();
+    pair.synced();
+    assert_eq!(pair.nodes[0].disk.blocks.get(&7), Some(&77));
+}

@@ -354,4 +354,12 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         old: "is_some_and(|c| self.connections[c].leaving.is_none())",
         new: "is_some()",
     },
+    Mutant {
+        name: "read-without-an-answer",
+        breaks: "promise 3: a Primary without a disk reads what a failed write has left at its peer, under the own disk's generation",
+        by: By::Tests(&["--lib", "resource::tests::no_detour"]),
+        file: "src/resource/peer/loss.rs",
+        old: "        device.doubtful\n            && !device.writable()",
+        new: "        device.bump_due && device.doubtful\n            && !device.writable()",
+    },
 ];
