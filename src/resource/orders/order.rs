@@ -210,9 +210,25 @@ impl Resource {
                 self.reply(order.id, Err(refuse(-18, HANDSHAKE)));
                 continue;
             }
+            if self.leaves_a_negotiation(order)
+                && self.now.ms_since(order.since) < self.config.options.timeout_ms
+            {
+                return;
+            }
             let order = self.orders.pop_front().expect("just seen");
             self.start_order(order);
         }
+    }
+
+    /// The order leaves, without force, a peer whose session is being negotiated anew: it is over in a moment, and
+    /// then both know whose disk is good, and the peer is left in order.
+    fn leaves_a_negotiation(&self, order: &Order) -> bool {
+        let left = |peer: u8| match order.command {
+            Command::Disconnect { peer: left, force, .. } => !force && left == peer,
+            Command::Down { shutdown } => !shutdown,
+            _ => false,
+        };
+        self.peers().any(|c| self.is_renegotiating(c) && left(self.connections[c].peer))
     }
 
     /// Behind an order that does not end nobody waits for ever, and who wants to be rid of a hung
@@ -256,7 +272,10 @@ impl Resource {
         let waiting = self.orders.front().map(|order| order.since);
         let refused = self.running.as_ref().and_then(Self::refused_at);
         let waiting = waiting.map(|since| since.after_ms(PATIENCE_MS));
-        let oldest = waiting.into_iter().chain(refused).chain(self.leave_due()).min();
+        let leaves = self.orders.front().filter(|order| self.leaves_a_negotiation(order));
+        let leaves = leaves.map(|order| order.since.after_ms(self.config.options.timeout_ms));
+        let leaves = leaves.filter(|at| *at > self.now);
+        let oldest = waiting.into_iter().chain(leaves).chain(refused).chain(self.leave_due()).min();
         let patience = self.config.options.timeout_ms;
         let forced = self.running.as_ref().filter(|order| order.is_forced_detach());
         let forced = forced.map(|order| order.since.after_ms(patience));

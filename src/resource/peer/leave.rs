@@ -37,22 +37,27 @@ impl Resource {
             return self.reply(id, result);
         }
         // Also while a new handshake runs.
-        let only = self.role == Role::Primary
-            && self.volumes().into_iter().any(|v| {
-                self.devices[&v].disk != DiskState::UpToDate
-                    && self.connections[c].peer_devices[&v].peer_disk == DiskState::UpToDate
-            });
-        if only && !force && is_met(&self.connections[c]) {
-            let hint = "This Primary reads from that peer; --force ends its data access.";
-            return self.reply(id, Err(refuse(-2, hint)));
-        }
-        if let Some(refusal) = self.needed_by_a_peer(&self.volumes()).filter(|_| !force) {
+        let needed = self.needs_the_peer(c).or_else(|| self.needed_by_a_peer(&self.volumes()));
+        if let Some(refusal) = needed.filter(|_| !force) {
             return self.reply(id, Err(refusal));
         }
         self.comes_back(c, for_ms);
         self.run(id, Command::Disconnect { peer, force, for_ms }, Step::Leave);
         self.start_leave(c, if force { None } else { Some(0) }, id);
         self.order_step_check();
+    }
+
+    /// This Primary has no good disk of its own, and lives on that peer's.
+    fn needs_the_peer(&self, c: usize) -> Option<Refusal> {
+        let connection = &self.connections[c];
+        let only = self.role == Role::Primary
+            && is_met(connection)
+            && self.devices.iter().any(|(volume, device)| {
+                let peer = &connection.peer_devices[volume];
+                device.disk != DiskState::UpToDate && peer.peer_disk == DiskState::UpToDate
+            });
+        let hint = "This Primary reads from that peer; --force ends its data access.";
+        only.then(|| refuse(-2, hint))
     }
 
     /// A Primary that has no good disk of its own lives on this one: only force takes it away.
@@ -73,8 +78,8 @@ impl Resource {
         Some(refuse(-2, &hint))
     }
 
-    /// The peer is Primary and has no good disk any more while this node leaves it: this node stays. The Primary takes back
-    /// what it knows of the leave by itself ([`Self::keeps_the_peer`]), and looks at none that comes late.
+    /// One of the two is Primary and has no good disk any more while this node leaves the other: it stays. A Primary that is
+    /// left takes back what it knows of the leave by itself ([`Self::keeps_the_peer`]), and looks at none that comes late.
     pub(crate) fn stays_if_needed(&mut self, c: usize) {
         let connection = &self.connections[c];
         let order = self.running.as_ref().filter(|running| running.step == Step::Leave);
@@ -84,16 +89,18 @@ impl Resource {
                 Command::Disconnect { force: false, .. } | Command::Down { shutdown: false }
             )
         });
-        // Once the answer is there it is too late, and a peer that leaves as well keeps nobody.
+        // Once the answer is there, or a peer was asked that answers whatever it hears, it is too late; and a peer that
+        // leaves as well keeps nobody.
         let leaves = match connection.leaving {
             Some(Leaving::Preparing { .. }) => !connection.peer_leaves_too,
-            Some(Leaving::Asked { .. }) => !connection.leave_marked,
+            Some(Leaving::Asked { .. }) => self.role != Role::Primary && !connection.leave_marked,
             Some(Leaving::PeerAsked) | None => false,
         };
         if !may_stay || !leaves {
             return;
         }
-        let Some(refusal) = self.needed_by_a_peer(&self.volumes()) else { return };
+        let needed = self.needs_the_peer(c).or_else(|| self.needed_by_a_peer(&self.volumes()));
+        let Some(refusal) = needed else { return };
         let connection = &mut self.connections[c];
         connection.leaving = None;
         connection.leave_step = 0;

@@ -569,6 +569,7 @@ impl Resource {
         }
         self.send_state(volume);
         self.keeps_the_peer();
+        self.peers().for_each(|c| self.stays_if_needed(c));
         self.void_followers(volume);
         self.resize_without_disk(volume);
         self.sampling_without_disk(volume);

@@ -276,6 +276,7 @@ impl Resource {
         }
         let over = pass_over(target);
         let ends = self.ends_in_order(c);
+        let leaves = self.connections[c].leaving.is_some();
         let peer = self.peer_device(c, volume);
         let target = peer.target.as_ref().expect("seen above");
         if target.unflushed.is_empty() {
@@ -283,6 +284,9 @@ impl Resource {
             let target = peer.target.as_mut().expect("seen above");
             if over && left > 0 {
                 return self.next_pass(c, volume);
+            } else if leaves {
+                // Of a connection that is being left no disk becomes UpToDate: what the leave has marked on
+                // those that were is not on this one, and it would pass for the newest.
             } else if left == 0 && target.end_received && target.pieces.is_empty() {
                 target.finishing = true;
                 let round = target.round;

@@ -439,7 +439,7 @@ fn the_bitmaps_of_a_large_disk_do_not_wait_all_at_once_to_be_sent() {
             _ => 0,
         })
         .sum();
-    // io/peer.rs drops a connection on which 2 * window + 2 * CLIENT_BYTES wait to be sent.
+    // Less than that of io/peer.rs, above which a connection is dropped.
     let limit = 2 * (8 << 20) + 2 * (32 << 20);
     assert!(pair.nodes[0].air.iter().any(ended), "{}", pair.story());
     assert!(bytes <= limit, "{bytes} bytes at once, the shell drops the session at {limit}");

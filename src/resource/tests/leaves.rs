@@ -125,6 +125,60 @@ fn a_peer_stays_where_the_primarys_disk_fails_in_the_flush_of_its_leave() {
     }
 }
 
+/// The Primary's own disk fails in the flush of its own leave: it stays with the only copy.
+#[test]
+fn a_primary_whose_disk_fails_as_it_leaves_stays_with_the_other_copy() {
+    let mut pair = synced_pair();
+    pair.write(0, 9, 98).unwrap();
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskFlush { .. });
+    let id = pair.order(0, Command::Disconnect { peer: 1, force: false, for_ms: None });
+    pair.run(1_000);
+    let answer = pair.nodes[0].admin.remove(&id).expect("answered at once");
+    assert_eq!(answer.expect_err("it stays").code, -2, "{}", pair.story());
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+    assert_eq!(pair.write(0, 9, 99), Ok(None), "{}", pair.story());
+    assert_eq!(pair.nodes[1].disk.blocks.get(&9), Some(&99));
+}
+
+/// The session is negotiated anew just then, for a disk has come back: the leave waits for what comes of it, and is an
+/// orderly one, whoever leaves.
+#[test]
+fn a_leave_in_the_middle_of_a_negotiation_is_an_orderly_one() {
+    for leaver in 0..2 {
+        let mut negotiated = 0;
+        for steps in 0..60 {
+            let mut pair = synced_pair();
+            pair.admin(1, Command::Detach { volume: 0, force: false }).unwrap();
+            pair.attach_later(1);
+            for _ in 0..steps {
+                let mut nodes = pair.nodes.iter_mut().enumerate();
+                let Some((n, event)) =
+                    nodes.find_map(|(n, node)| Some((n, node.done.pop_front()?)))
+                else {
+                    break;
+                };
+                pair.event(n, event);
+            }
+            if !pair.core(leaver).is_renegotiating(0) {
+                continue;
+            }
+            negotiated += 1;
+            let peer = u8::from(leaver == 0);
+            let id = pair.order(leaver, Command::Disconnect { peer, force: false, for_ms: None });
+            pair.run(2_000);
+            let story = format!("{leaver} {steps} {}", pair.story());
+            assert_eq!(pair.nodes[leaver].admin.remove(&id), Some(Ok(String::new())), "{story}");
+            // Nor is one that the leave has caught at the end of its resync UpToDate.
+            assert!(pair.disk(1) <= DiskState::Outdated, "{story}");
+            let seen = pair.status(0).connections[0].peer_devices[0].peer_disk_state;
+            assert_ne!(seen, DiskState::UpToDate, "{story}");
+            let orderly = |line: &String| line.contains("conn( Disconnecting -> StandAlone )");
+            assert!(pair.nodes[leaver].log.iter().any(orderly), "{story}");
+        }
+        assert!(negotiated > 3, "{leaver}");
+    }
+}
+
 /// A node without a disk is promoted while the peer that has it leaves: one of the two is refused, at once.
 #[test]
 fn a_promotion_without_a_disk_and_a_leave_at_once_leave_the_primary_a_copy() {
