@@ -285,8 +285,11 @@ pub fn check(request: &Request, session: &SessionParameters) -> Result<Checked, 
 /// alignment (EINVAL), the last only for a client that has asked for block sizes.
 /// proto.md, "Request types" and "Error values".
 pub fn judge(request: &Request, session: &SessionParameters) -> Result<Checked, Refusal> {
-    check_flags(request, session)?;
-    check_payload(request, session)?;
+    if request.command != Command::Disconnect {
+        // That has no reply that could tell of an error. proto.md, "NBD_CMD_DISC".
+        check_flags(request, session)?;
+        check_payload(request, session)?;
+    }
     if !matches!(request.command, Command::Disconnect | Command::Flush) {
         check_range(request, session)?;
     }

@@ -142,6 +142,24 @@ impl Desk {
         false
     }
 
+    /// As [`Desk::reserve`], for a read. Who has some already never has more than is free behind it, and keeps no place:
+    /// one that takes its replies slowly leaves room to all others, however many of its kind there are.
+    fn reserve_read(
+        &mut self,
+        io: &Context,
+        client: (SessionId, u64),
+        bytes: u64,
+        first: bool,
+    ) -> bool {
+        let (session, own) = client;
+        let used = io.pool.charged(Part::Client) + io.reads_reserved;
+        if own > 0 && own + used + 2 * bytes > io.limits.bytes {
+            self.waiting.retain(|waiting| *waiting != session);
+            return false;
+        }
+        self.reserve(io, session, bytes, first)
+    }
+
     fn number(&mut self, piece: Piece) -> RequestId {
         self.last_request += 1;
         let request = RequestId(self.last_request);
@@ -182,6 +200,8 @@ struct Client {
     begun: Option<u64>,
     /// Reads that have data which may not go out yet.
     waiting_reads: usize,
+    /// Bytes that are reserved for its reads, until their data has been sent.
+    reserved: u64,
     sending: Option<UnderWay>,
     /// Since when no byte of a reply was taken, while one is being sent.
     deaf_since: Option<Time>,
@@ -262,6 +282,7 @@ impl Clients {
             outbox: Outbox::default(),
             begun: None,
             waiting_reads: 0,
+            reserved: 0,
             sending: None,
             deaf_since: None,
             requests: NumberMap::default(),
@@ -318,7 +339,7 @@ impl Clients {
         client.sending = None;
         match client.outbox.returned(message, result, &mut io.pool) {
             Sent::Some { note } => {
-                io.reads_reserved -= note;
+                client.give_back(io, note);
                 client.deaf_since = None;
             }
             // No byte was taken, as it was asked how far it is, or there was no room: it goes on until
@@ -546,6 +567,12 @@ impl Client {
         true
     }
 
+    /// So many bytes are reserved for its reads no more.
+    fn give_back(&mut self, io: &mut Context, bytes: u64) {
+        io.reads_reserved -= bytes;
+        self.reserved = self.reserved.saturating_sub(bytes);
+    }
+
     /// No buffer is on its account: nothing is under way, and no reply is queued.
     fn holds_nothing(&self) -> bool {
         self.outbox.is_empty() && self.requests.values().all(|request| request.outstanding == 0)
@@ -557,6 +584,10 @@ impl Client {
     }
 
     fn has_left(&self) -> bool {
+        // A reply that nobody completes any more is in the way of all that is queued behind it.
+        if self.is_dismissed() && self.begun.is_some() && self.outbox.is_stuck() {
+            return true;
+        }
         let answered = self.requests.is_empty() && self.asked == 0;
         self.leaving
             .as_ref()
@@ -586,7 +617,7 @@ impl Client {
         while let Some(mut message) = self.outbox.next(false) {
             let sent = message.send_now(&self.fd);
             match self.outbox.returned(message, sent, &mut io.pool) {
-                Sent::Some { note } => io.reads_reserved -= note,
+                Sent::Some { note } => self.give_back(io, note),
                 // It goes out as any other does.
                 Sent::Failed(_) => return,
             }

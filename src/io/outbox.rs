@@ -177,6 +177,11 @@ impl Outbox {
         !self.under_way && !self.is_pending() && self.behind.is_empty()
     }
 
+    /// Nothing is under way, and what is queued waits for what is still to be pushed before it.
+    pub(crate) fn is_stuck(&self) -> bool {
+        !self.under_way && !self.is_pending()
+    }
+
     fn is_pending(&self) -> bool {
         self.first.is_some() || self.begun.is_some() || !self.queue.is_empty()
     }

@@ -26,12 +26,12 @@ use nix::sys::socket::{
     getsockname, getsockopt, setsockopt, socket, sockopt,
 };
 
-use crate::resource::{Event, NodeId, Options, Payload, SocketError, SocketId, Time};
+use crate::resource::{Event, NodeId, Options, PAYLOAD_MAX, Payload, SocketError, SocketId, Time};
 use crate::secret::Secrets;
 use crate::wire::{Features, Packet, encode_header};
 
 use super::buffer::{Direction, Part};
-use super::client::{CLIENT_BYTES, shut_down};
+use super::client::{CLIENT_BYTES, SESSIONS_MAX, shut_down};
 use super::context::{Context, Purpose, RateLimit};
 use super::handle::{PeerPath, Setup};
 use super::number_map::NumberMap;
@@ -347,9 +347,10 @@ impl Peers {
         if let Packet::Bitmap { words, .. } = packet {
             socket.bitmaps += 8 * words.len() as u64;
         }
-        // The window and the clients' requests bound what is queued besides; beyond that the peer
-        // asks and does not read.
-        let limit = 2 * io.window + 2 * CLIENT_BYTES + socket.bitmaps;
+        // What the clients have under way, however large the peer's window is, and the own window bound what is
+        // queued besides; beyond that the peer asks and does not read.
+        let clients = CLIENT_BYTES + SESSIONS_MAX as u64 * u64::from(PAYLOAD_MAX);
+        let limit = 2 * io.window + CLIENT_BYTES + clients + socket.bitmaps;
         if socket.outbox.bytes() as u64 > limit {
             let remote = socket.remote;
             tracing::warn!(target: "tandem", resource = %io.name,

@@ -45,7 +45,7 @@ pub enum ProbeError {
 /// # Errors
 /// Something that the data plane needs is missing or forbidden.
 pub fn check() -> Result<(), ProbeError> {
-    let ring = ring::create(8, 16).map_err(|error| explain(error, disabled()))?;
+    let (ring, _) = ring::create(8, 16).map_err(|error| explain(error, disabled()))?;
     let parameters = ring.params();
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe).map_err(ProbeError::Setup)?;

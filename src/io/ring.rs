@@ -235,11 +235,14 @@ pub(crate) struct Ring<T> {
     outstanding: usize,
     /// Sends at once that may not have been submitted.
     at_once: Vec<u64>,
+    /// Kernel 6.1 or later: what a transfer of a whole had moved is told when it is cancelled (before, it was
+    /// lost), and completions come only when they are asked for.
+    exact: bool,
     enters: u64,
 }
 
-/// Creates a ring with the best flags that this kernel takes.
-pub(crate) fn create(entries: u32, completion_entries: u32) -> io::Result<IoUring> {
+/// Creates a ring with the best flags that this kernel takes; and whether those are the ones of kernel 6.1.
+pub(crate) fn create(entries: u32, completion_entries: u32) -> io::Result<(IoUring, bool)> {
     let base = || {
         let mut builder = IoUring::builder();
         builder.setup_clamp().setup_cqsize(completion_entries).dontfork();
@@ -261,9 +264,9 @@ pub(crate) fn create(entries: u32, completion_entries: u32) -> io::Result<IoUrin
         &|| base().build(entries),
     ];
     let mut last = io::Error::from_raw_os_error(libc::EINVAL);
-    for attempt in attempts {
+    for (at, attempt) in attempts.iter().enumerate() {
         match attempt() {
-            Ok(ring) => return Ok(ring),
+            Ok(ring) => return Ok((ring, at == 0)),
             // An older kernel does not know the flags; anything else would fail again.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => last = error,
             Err(error) => return Err(error),
@@ -278,14 +281,16 @@ impl<T> Ring<T> {
     /// # Errors
     /// What io_uring_setup says; [`super::probe`] explains it.
     pub(crate) fn new() -> io::Result<Self> {
+        let (ring, exact) = create(ENTRIES, COMPLETION_ENTRIES)?;
         Ok(Self {
-            ring: create(ENTRIES, COMPLETION_ENTRIES)?,
+            ring,
             slots: Vec::new(),
             vacant: Vec::new(),
             backlog: VecDeque::new(),
             taken: VecDeque::new(),
             outstanding: 0,
             at_once: Vec::new(),
+            exact,
             enters: 0,
         })
     }
@@ -295,6 +300,12 @@ impl<T> Ring<T> {
         self.outstanding
     }
 
+    /// As on a kernel before 6.1.
+    #[cfg(test)]
+    pub(crate) fn is_inexact(&mut self) {
+        self.exact = false;
+    }
+
     /// System calls that were made for submitting and waiting.
     #[cfg(test)]
     pub(crate) fn enters(&self) -> u64 {
@@ -302,7 +313,7 @@ impl<T> Ring<T> {
     }
 
     /// Receives at most the lease's length; `whole`: not less either, but at the end of the stream,
-    /// an error, or a cancellation (which then tells how much had come).
+    /// an error, or a cancellation (which then tells how much had come), and where the kernel is an old one.
     pub(crate) fn receive(
         &mut self,
         fd: &Descriptor,
@@ -310,7 +321,7 @@ impl<T> Ring<T> {
         whole: bool,
         purpose: T,
     ) -> OperationId {
-        let flags = if whole { libc::MSG_WAITALL } else { 0 };
+        let flags = if whole && self.exact { libc::MSG_WAITALL } else { 0 };
         let entry =
             opcode::Recv::new(raw(fd), into.pointer(), length_of(&into)).flags(flags).build();
         self.start(entry, Some(fd), Memory::Lease(into), purpose)
@@ -324,9 +335,10 @@ impl<T> Ring<T> {
         mut message: Box<Message>,
         purpose: T,
     ) -> OperationId {
-        let at_once = message.at_once && self.ring.params().is_feature_skip_cqe_on_success();
+        let at_once = message.at_once && self.exact;
         let wait = if at_once { libc::MSG_DONTWAIT } else { 0 };
-        let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL | wait) as u32;
+        let whole = if self.exact { libc::MSG_WAITALL } else { 0 };
+        let flags = (libc::MSG_NOSIGNAL | whole | wait) as u32;
         let entry = opcode::SendMsg::new(raw(fd), message.aim()).flags(flags).build();
         let quiet = if at_once { squeue::Flags::SKIP_SUCCESS } else { squeue::Flags::empty() };
         let memory = Memory::Message(message);

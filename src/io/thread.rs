@@ -463,8 +463,10 @@ impl<C: Core> Shell<C> {
         loop {
             self.pump();
             self.clients.resume(&mut self.io);
+            let mut answered = false;
             for _ in 0..STATUS_MAX {
                 let Some(asked) = self.clients.next_asked() else { break };
+                answered = true;
                 let (volume, offset, length) = (asked.volume, asked.offset, asked.length);
                 let extents = if self.core.reads_locally(volume) {
                     self.disks.extents(volume, offset, length)
@@ -472,6 +474,10 @@ impl<C: Core> Shell<C> {
                     vec![nbd::reply::Extent { length, flags: 0 }]
                 };
                 self.clients.answer_status(&asked, extents);
+            }
+            if answered {
+                // Who had as many under way as may be takes the next ones that it has sent.
+                self.clients.resume(&mut self.io);
             }
             self.disks.resume(&mut self.io);
             self.close_disks();

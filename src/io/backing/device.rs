@@ -102,6 +102,12 @@ impl Device {
         if opened.file_type().is_block_device() != block || (!block && !opened.is_file()) {
             return Err(OpenError::NotADisk { path: at(), part });
         }
+        // It was for what is no disk. A disk whose driver takes no NOWAIT would answer the ring with EAGAIN for ever.
+        let flags = OFlag::from_bits_retain(
+            fcntl(file.as_fd(), FcntlArg::F_GETFL).map_err(|e| failed(e.into()))?,
+        );
+        fcntl(file.as_fd(), FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))
+            .map_err(|e| failed(e.into()))?;
         let held = hold(&file, path, part, block, access, deadline)?;
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
         let rdev = opened.st_rdev();
@@ -328,4 +334,21 @@ fn sysfs_block_size(device: u64) -> Option<u32> {
     let disk = folder.parent()?.join("queue/logical_block_size");
     let text = std::fs::read_to_string(own).or_else(|_| std::fs::read_to_string(disk)).ok()?;
     text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The ring would be told EAGAIN for ever by a driver that takes no NOWAIT.
+    #[test]
+    fn what_is_opened_waits() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        for access in [Access::Exclusive, Access::ReadOnly, Access::Glance] {
+            let device = Device::open(file.path(), Part::Data, access, Duration::ZERO).unwrap();
+            let flags = fcntl(device.file.as_fd(), FcntlArg::F_GETFL).unwrap();
+            assert!(!OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK), "{access:?}");
+        }
+    }
 }

@@ -388,10 +388,12 @@ impl Client {
         let offset = download.offset;
         let length = piece_length(offset, download.left);
         let bytes = class_size(hull(offset, length).0) as u64;
-        if !desk.reserve(io, self.id, bytes, first) {
+        if !desk.reserve_read(io, (self.id, self.reserved), bytes, first) {
+            self.paused = true;
             return Ok(false);
         }
         io.reads_reserved += bytes;
+        self.reserved += bytes;
         download.offset += u64::from(length);
         download.left -= length;
         self.submit(io, desk, key, (offset, length, bytes), Op::Read { offset, length });

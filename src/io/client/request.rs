@@ -140,13 +140,13 @@ impl Client {
         result: Result<Option<Payload>, ReplyError>,
     ) -> Result<(), End> {
         let Some(request) = self.requests.get_mut(&piece.key) else {
-            io.reads_reserved -= piece.reserved;
+            self.give_back(io, piece.reserved);
             return Ok(());
         };
         request.outstanding -= 1;
         if matches!(result, Err(ReplyError::Shutdown)) && self.is_dismissed() {
             // It has not been done, and is asked again elsewhere: nobody is told that it failed.
-            io.reads_reserved -= piece.reserved;
+            self.give_back(io, piece.reserved);
             if let Some(request) = self.requests.remove(&piece.key) {
                 request.abandon(io);
             }
@@ -157,7 +157,7 @@ impl Client {
             Ok(payload) => self.deliver(io, &piece, payload),
         };
         if let Err(errno) = delivered {
-            io.reads_reserved -= piece.reserved;
+            self.give_back(io, piece.reserved);
             if let Some(request) = self.requests.get_mut(&piece.key) {
                 request.failed.get_or_insert((errno, piece.offset));
             }
@@ -309,7 +309,7 @@ impl Client {
             self.waiting_reads -= usize::from(*ordered && !ready.is_empty());
             for (lease, reserved) in std::mem::take(ready).into_data() {
                 io.pool.end(lease);
-                io.reads_reserved -= reserved;
+                self.give_back(io, reserved);
             }
         }
     }

@@ -16,9 +16,17 @@ pub(super) struct Write {
     length: u32,
     done: u32,
     fua: bool,
-    /// Made durable by a sync of its own: in one operation the disk had no space, and whether for the write or for
-    /// what it had acknowledged before, nobody can tell. A sync tells.
-    apart: bool,
+    /// Not in one operation with its sync: that has found no space.
+    apart: Option<Apart>,
+}
+
+/// What a write that was to be durable in one operation has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Apart {
+    /// It was cut short.
+    Short,
+    /// No space, for the write or for what the disk had acknowledged before: the same write without the sync tells.
+    NoSpace,
 }
 
 /// How zeroes are made.
@@ -87,7 +95,7 @@ impl Disks {
         match io.pool.lease(payload, Direction::Source) {
             Ok(lease) => {
                 let fua = fua && disk.flushes.disk;
-                let write = Write { offset, length: payload.length, done: 0, fua, apart: false };
+                let write = Write { offset, length: payload.length, done: 0, fua, apart: None };
                 disk.writes.insert(tag, write);
                 disk.continue_write(io, tag, lease);
             }
@@ -137,7 +145,7 @@ fn again(errno: i32) -> bool {
 impl Disk {
     fn continue_write(&mut self, io: &mut Context, tag: Tag, lease: Lease) {
         let Some(write) = self.writes.get(&tag) else { return io.pool.end(lease) };
-        let durable = write.fua && self.open.dsync && !write.apart;
+        let durable = write.fua && self.open.dsync && write.apart.is_none();
         let (skip, offset) = (write.done as usize, write.offset);
         let purpose = self.purpose(DiskStep::Write(tag));
         io.ring.write(&self.data, Memory::Lease(lease), skip, offset, durable, purpose);
@@ -148,9 +156,9 @@ impl Disk {
         let (Some(write), Memory::Lease(lease)) = (self.writes.get_mut(&tag), memory) else {
             return;
         };
-        let full = result == 0 || result < 0 && disk_error(-result) == DiskError::NoSpace;
-        if full && write.fua && self.open.dsync && !write.apart {
-            write.apart = true;
+        let no_space = result < 0 && disk_error(-result) == DiskError::NoSpace;
+        if (result == 0 || no_space) && write.fua && self.open.dsync && write.apart.is_none() {
+            write.apart = Some(if no_space { Apart::NoSpace } else { Apart::Short });
             return self.continue_write(io, tag, lease);
         }
         let failed = match result {
@@ -162,10 +170,12 @@ impl Disk {
                 if write.done < write.length {
                     return self.continue_write(io, tag, lease);
                 }
-                None
+                // There is space: it was the sync that had none. The kernel says that once, and the next sync,
+                // which may be the one that others wait for, would end well.
+                (write.apart == Some(Apart::NoSpace)).then_some(DiskError::Io(libc::ENOSPC))
             }
         };
-        let sync = write.fua && (write.apart || !self.open.dsync);
+        let sync = write.fua && (write.apart.is_some() || !self.open.dsync);
         io.pool.end(lease);
         match failed {
             None if sync => self.sync_data(io, Waiter::Write(tag)),

@@ -188,13 +188,39 @@ fn trim_and_zeroes_punch_holes_and_block_status_shows_them() {
     node.stop();
 }
 
+/// Those beyond the requests that may be under way were received already, and nothing more comes.
+#[test]
+fn more_questions_than_may_be_under_way_are_answered_when_they_were_sent_at_once() {
+    let node = Node::with_disk(Limits::default());
+    let mut client = node.client(Mode::Structured);
+    client.block_status(0, 4096, 0).unwrap();
+    let count = 300u64;
+    let mut stream = Vec::new();
+    for cookie in 1..=count {
+        stream.extend_from_slice(&NBD_REQUEST_MAGIC.to_be_bytes());
+        stream.extend_from_slice(&0u16.to_be_bytes());
+        stream.extend_from_slice(&NBD_CMD_BLOCK_STATUS.to_be_bytes());
+        stream.extend_from_slice(&cookie.to_be_bytes());
+        stream.extend_from_slice(&0u64.to_be_bytes());
+        stream.extend_from_slice(&4096u32.to_be_bytes());
+    }
+    client.send_raw(&stream).unwrap();
+    // A chunk each: its header, the context, and one extent.
+    for _ in 0..count {
+        let chunk = client.read_raw(20 + 4 + 8).unwrap();
+        assert_eq!(chunk[4..8], [0, 1, 0, 5], "done, and a block status");
+    }
+    node.stop();
+}
+
 #[test]
 fn a_goodbye_lets_the_requests_be_done_first() {
     let node = Node::with_disk(Limits::default());
     let mut client = node.client(Mode::Simple);
     node.script.0.lock().unwrap().hold = true;
     client.send_request(Nbd::Write, 0, 0, 4096, &pattern(9, 4096)).unwrap();
-    client.send_request(Nbd::Disconnect, 0, 0, 0, &[]).unwrap();
+    // Whatever flags it has: it has no reply that could refuse them.
+    client.send_request(Nbd::Disconnect, NBD_CMD_FLAG_DF, 0, 0, &[]).unwrap();
     assert!(closed(&node), "the core hears of it at once");
     node.release();
     assert_eq!(client.read_reply().unwrap().code, 0);
@@ -231,23 +257,25 @@ fn buffers_are_reserved_first_come_first_served() {
     let limits = Limits { bytes: 1 << 20, ..Limits::default() };
     let node = Node::with_disk(limits);
     node.script.0.lock().unwrap().hold = true;
-    let mut first = node.client(Mode::Simple);
-    let mut second = node.client(Mode::Simple);
-    let mut third = node.client(Mode::Simple);
+    let [mut first, mut second, mut third, mut fourth] =
+        [(); 4].map(|()| node.client(Mode::Simple));
     first.send_request(Nbd::Read, 0, 0, 1 << 20, &[]).unwrap();
     node.wait("the first has all", |script| (script.held.len() == 1).then_some(()));
     second.send_request(Nbd::Read, 0, 0, 1 << 20, &[]).unwrap();
     // Who holds nothing gets one piece at once: clients that never read do not stop the others.
     node.wait("one piece of the second", |script| (script.held.len() == 2).then_some(()));
-    second.send_request(Nbd::Read, 0, 0, 1 << 20, &[]).unwrap();
-    third.send_request(Nbd::Flush, 0, 0, 0, &[]).unwrap();
-    // A flush needs no buffer: it passes by.
-    node.wait("the flush", |script| (script.held.len() == 3).then_some(()));
-    third.send_request(Nbd::Write, 0, 0, 4096, &pattern(1, 4096)).unwrap();
+    for (client, held) in [(&mut third, 3), (&mut fourth, 4)] {
+        client.send_request(Nbd::Flush, 0, 0, 0, &[]).unwrap();
+        // A flush needs no buffer: it passes by.
+        node.wait("the flush", |script| (script.held.len() == held).then_some(()));
+    }
+    third.send_request(Nbd::Read, 0, 0, 1 << 20, &[]).unwrap();
     // Whatever was sent before this was seen.
     node.order(Command::Outdate { volume: 0 }).unwrap();
-    assert_eq!(node.script.0.lock().unwrap().held.len(), 3, "the second and the third wait");
-    // The flush is not answered before the end: the third would hold nothing, and not wait.
+    fourth.send_request(Nbd::Write, 0, 0, 4096, &pattern(1, 4096)).unwrap();
+    node.order(Command::Outdate { volume: 0 }).unwrap();
+    assert_eq!(node.script.0.lock().unwrap().held.len(), 4, "the third and the fourth wait");
+    // The flushes are not answered before the end: who holds nothing does not wait.
     let refuse = |number: usize| {
         let mut script = node.script.0.lock().unwrap();
         let request = script.held[number].0;
@@ -259,16 +287,17 @@ fn buffers_are_reserved_first_come_first_served() {
     assert_eq!(first.read_reply().unwrap().code, Errno::EIO.code());
     refuse(0);
     assert_eq!(second.read_reply().unwrap().code, Errno::EIO.code());
-    let read = |script: &mut Script| script.held.get(1).map(|(.., op)| *op);
-    let next = node.wait("the next of the second", read);
-    assert!(matches!(next, Op::Read { .. }), "the small one does not overtake: {next:?}");
-    refuse(1);
-    let next = node.wait("the third", read);
-    assert!(matches!(next, Op::Write { .. }), "{next:?}");
+    let next = |script: &mut Script| script.held.get(2).map(|(.., op)| *op);
+    let op = node.wait("the read of the third", next);
+    assert!(matches!(op, Op::Read { .. }), "the small one does not overtake: {op:?}");
+    refuse(2);
+    let op = node.wait("the fourth", next);
+    assert!(matches!(op, Op::Write { .. }), "{op:?}");
     node.release();
-    assert_eq!(second.read_reply().unwrap().code, Errno::EIO.code());
+    assert_eq!(third.read_reply().unwrap().code, Errno::EIO.code());
     third.read_reply().unwrap().ok().unwrap();
-    third.read_reply().unwrap().ok().unwrap();
+    fourth.read_reply().unwrap().ok().unwrap();
+    fourth.read_reply().unwrap().ok().unwrap();
     node.stop();
 }
 
