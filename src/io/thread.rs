@@ -398,8 +398,7 @@ impl<C: Core> Shell<C> {
     fn gap(&mut self, gap_ms: u64) {
         self.gap_told = self.io.now;
         tracing::warn!(target: "tandem", resource = %self.io.name,
-            "this process did not run for {gap_ms} ms: clients are closed and the peers are asked \
-             before anything is served");
+            "this process did not run for {gap_ms} ms");
         // First: any other event would have the core take the gap for the silence of peers and disks.
         self.io.events.push_back(Event::ClockGap { gap_ms });
         self.clients.drop_all(&mut self.io);

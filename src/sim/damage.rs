@@ -221,6 +221,7 @@ impl Cluster {
             (v.disk, v.geometry) = (disk, geometry);
             (v.failed, v.hung) = (false, false);
             self.history.rolled_back(node, volume, &v.disk, image.taken);
+            self.fencing_is_set_back(node, volume);
             if let Some(pair) = self.pairs.get_mut(&volume) {
                 pair.synced = false;
                 pair.behind[node] = true;

@@ -79,6 +79,14 @@ impl Cluster {
         self.fencing.alone.retain(|(of, _), who| *of != volume || who.node != node);
     }
 
+    /// The disk of a node was set back: what it had been told of the other one's going on is gone. Pacemaker
+    /// remembers it outside of the disks.
+    pub(super) fn fencing_is_set_back(&mut self, node: usize, volume: VolumeNumber) {
+        if self.pacemaker.is_none() {
+            self.fencing.alone.retain(|(of, _), who| *of != volume || who.node == node);
+        }
+    }
+
     /// `Action::RunHandler`: it takes its time, and now and then all of it.
     pub(super) fn run_handler(&mut self, node: usize, number: u64, call: HandlerCall) {
         if self.pacemaker.is_some() && call.handler == Handler::FencePeer {

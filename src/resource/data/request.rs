@@ -372,10 +372,15 @@ impl Resource {
     /// After a gap (DESIGN 7): the shell has closed the clients unread; every connection counts as
     /// lost, and nothing runs until a peer has answered or one attempt has failed.
     pub(crate) fn clock_gap(&mut self, gap_ms: u64) {
-        let text = format!(
-            "{}: did not run for {gap_ms} ms; clients are disconnected and the peer is asked first",
-            self.config.name
-        );
+        // A Secondary serves nobody, and its peer waits for it for so long: to it this was a slow moment.
+        let missed = gap_ms > self.config.options.timeout_ms;
+        let breaks = self.role == Role::Primary || missed;
+        let does = if breaks {
+            "clients are disconnected and the peer is asked first"
+        } else {
+            "the connections stay, unless the peer has given them up"
+        };
+        let text = format!("{}: did not run for {gap_ms} ms; {does}", self.config.name);
         self.log(LogLevel::Warning, text);
         self.disks_start_anew();
         self.orders_start_anew();
@@ -389,12 +394,14 @@ impl Resource {
         self.changed();
         // A Secondary that slept so long may have been left alone: the peer may have gone on since.
         // If it has not, then because it died, and what both have acknowledged is here.
-        let missed = self.role == Role::Secondary && gap_ms > self.config.options.timeout_ms;
         let open = self.connections.iter().any(|c| c.stage > Stage::Waiting);
-        if missed && open {
+        if self.role == Role::Secondary && missed && open {
             for volume in self.volumes() {
                 self.doubt(volume);
             }
+        }
+        if !breaks {
+            return self.connections_start_anew();
         }
         for c in self.peers() {
             if self.connections[c].active.is_some() {

@@ -448,6 +448,15 @@ impl Resource {
         self.check_space();
     }
 
+    /// This process did not run for a moment: no peer has been silent meanwhile.
+    pub(crate) fn connections_start_anew(&mut self) {
+        let now = self.now;
+        for connection in &mut self.connections {
+            connection.ping_sent = None;
+            (connection.last_received, connection.stage_since) = (now, now);
+        }
+    }
+
     /// The peer has to say within ping-timeout that it is there.
     pub(crate) fn ping(&mut self, c: usize) {
         if self.connections[c].ping_sent.is_none() {

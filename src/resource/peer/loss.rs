@@ -142,7 +142,9 @@ impl Resource {
         if self.device(volume).disk == DiskState::Negotiating {
             // Nobody has said whether this disk may be used: a Primary goes on without it.
             if self.role == Role::Primary {
-                self.disk_failed(volume, DiskError::Metadata, "attach: the peer was lost;");
+                let note = "the peer was lost before it had said whether this disk may be used: \
+                            connect it, and attach the disk again";
+                self.give_disk_up(volume, note.to_owned(), "detached");
             } else {
                 let state = self.device(volume).asked_state();
                 self.set_disk(volume, state);

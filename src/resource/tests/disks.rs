@@ -51,6 +51,25 @@ fn pieces_of_nothing_but_zeroes_are_synced_without_a_payload_and_replace_what_th
     assert_eq!(pair.nodes[1].disk.blocks.get(&5000), Some(&50));
 }
 
+/// The target is Primary: a client's write to blocks that are just being made zeroes comes after them.
+#[test]
+fn a_write_waits_for_the_zeroes_that_a_resync_makes_of_its_blocks() {
+    let mut pair = synced_pair();
+    pair.write(0, 700, 70).unwrap();
+    pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+    pair.write(0, 700, 0).unwrap();
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskZeroes { .. });
+    pair.attach_later(0);
+    pair.run(1_000);
+    let id = pair.start_write(0, 700, 7);
+    pair.run(100);
+    assert!(!pair.nodes[0].replies.contains_key(&id), "{}", pair.story());
+    pair.nodes[0].unstall();
+    pair.synced();
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));
+    assert_eq!([0, 1].map(|n| pair.nodes[n].disk.blocks.get(&700).copied()), [Some(7); 2]);
+}
+
 #[test]
 fn a_write_into_a_hole_that_is_asked_for_waits_until_the_target_has_made_it() {
     let mut pair = Pair::new();

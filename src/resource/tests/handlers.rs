@@ -157,9 +157,41 @@ fn a_failed_disk_and_the_last_copy_are_told() {
     assert_eq!(pair.write(0, 6, 60), Ok(None), "the peer has it");
     assert_eq!(pair.disk(0), DiskState::Diskless);
     assert_eq!(pair.end_all(0, HandlerOutcome::Exited(0)), [Handler::LocalIoError]);
+    // A disk that comes back is negotiated: the peer's is in reach all the while.
+    pair.nodes[0].fail = |_| false;
+    pair.attach_later(0);
+    let mut told = Vec::new();
+    for n in [0, 1, 0, 1, 0, 1] {
+        pair.run(100);
+        told.extend(pair.end_all(n, HandlerOutcome::Exited(0)));
+    }
+    pair.synced();
+    assert!(!told.contains(&Handler::PriOnInconDegr), "{told:?}");
+    pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
     pair.lose_link();
     let told = pair.end_all(0, HandlerOutcome::Exited(0));
     assert_eq!(told, [Handler::Disconnected, Handler::PriOnInconDegr]);
+}
+
+/// Nothing is wrong with the disk: nobody has said whether it may be used.
+#[test]
+fn a_disk_that_is_attached_as_the_peer_is_lost_has_not_failed() {
+    let mut pair = synced_pair();
+    handled(&mut pair);
+    pair.nodes[0].core.as_mut().unwrap().config.options.on_io_error = OnIoError::CallLocalIoError;
+    pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+    pair.attach_later(0);
+    while pair.disk(0) != DiskState::Negotiating {
+        let event = pair.nodes[0].done.pop_front().expect("it comes so far");
+        pair.event(0, event);
+    }
+    pair.lose_link();
+    pair.run(100);
+    assert_eq!(pair.disk(0), DiskState::Diskless);
+    let told = pair.end_all(0, HandlerOutcome::Exited(0));
+    assert!(!told.contains(&Handler::LocalIoError), "{told:?}");
+    let note = &pair.status(0).devices[0].disk_note;
+    assert!(note.contains("the peer was lost before"), "{note}");
 }
 
 #[test]

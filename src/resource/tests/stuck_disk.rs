@@ -226,6 +226,28 @@ fn a_secondary_that_slept_while_its_primary_went_on_is_not_promoted_without_forc
     assert_eq!(pair.nodes[1].disk.blocks.get(&9), Some(&9));
 }
 
+/// The Primary has no other copy, and waits for its answer as it does for a slow one.
+#[test]
+fn a_secondary_that_stood_still_for_a_moment_keeps_its_connections() {
+    for silent_ms in [1_600, 5_900] {
+        let mut pair = synced_pair();
+        pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+        pair.write(0, 9, 8).unwrap();
+        let before = pair.status(1).connections[0].sessions;
+        // It had just asked whether the Primary is there, say.
+        pair.nodes[1].core.as_mut().unwrap().ping(0);
+        pair.nodes[1].stall = |_| true;
+        let id = pair.start_write(0, 9, 9);
+        pair.now = pair.now.after_ms(silent_ms);
+        pair.event(1, Event::ClockGap { gap_ms: silent_ms });
+        pair.nodes[1].unstall();
+        pair.run(100);
+        assert_eq!(pair.nodes[0].replies.remove(&id), Some(Ok(None)), "{}", pair.story());
+        let after = pair.status(1).connections[0].sessions;
+        assert_eq!(before, after, "{}", pair.story());
+    }
+}
+
 #[test]
 fn a_frozen_primary_serves_again_when_its_data_was_chosen_and_not_before() {
     let mut pair = frozen_pair();

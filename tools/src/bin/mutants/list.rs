@@ -230,7 +230,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "zeroes-over-newer-write",
         breaks: "order: a piece of zeroes lands on a write that came after it",
-        by: By::Seeds,
+        by: By::Tests(&["--lib", "resource::tests::disks"]),
         file: "src/resource/sync/resync_target.rs",
         old: "        self.target_write_starts(c, volume, piece, (offset, u64::from(length)));\n        let tag = self.disk_tag(volume, pending);",
         new: "        self.target_write_starts(c, volume, piece, (offset, u64::from(length)));\n        self.unlock_resync(c, volume, piece);\n        let tag = self.disk_tag(volume, pending);",
