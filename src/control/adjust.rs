@@ -114,7 +114,7 @@ impl Difference {
         for (old, new) in pairs.filter(|(old, new)| old != new && new.section != "disk") {
             self.words.push(match new.section {
                 "handlers" => format!("the handler {} is another one", new.name),
-                _ => format!("{} is {}, not {}", new.name, old.value, new.value),
+                _ => format!("{} is {}, not {}", new.name, shown(&old.value), shown(&new.value)),
             });
             let (section, name, value) = (new.section, new.name, new.value);
             self.options.push(Changed { section, name, value, volume: None });
@@ -144,7 +144,8 @@ impl Difference {
             let (before, after) = (in_force(running, old), in_force(wanted, volume));
             let pairs = before.into_iter().zip(after);
             for (old, new) in pairs.filter(|(old, new)| old != new && new.section == "disk") {
-                self.words.push(format!("{}{place} is {}, not {}", new.name, old.value, new.value));
+                let (is, wanted) = (shown(&old.value), shown(&new.value));
+                self.words.push(format!("{}{place} is {is}, not {wanted}", new.name));
                 let (section, name, value) = (new.section, new.name, new.value);
                 self.options.push(Changed { section, name, value, volume: Some(*number) });
             }
@@ -382,6 +383,11 @@ pub fn lines(steps: &[Step], definition: &Definition, own: &Host) -> String {
         }
     }
     out
+}
+
+/// A value as words: of an option that has no name for what it is by default, that.
+fn shown(value: &str) -> &str {
+    if value.is_empty() { "as by default" } else { value }
 }
 
 #[cfg(test)]

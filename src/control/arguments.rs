@@ -638,8 +638,13 @@ where
         let word = words.first().map(|word| word.to_string_lossy().into_owned());
         let word = word.unwrap_or_default();
         if NOT_SUPPORTED.contains(&word.as_str()) || word.ends_with("-options") {
+            let instead = match word.as_str() {
+                "adjust-with-progress" => "; use `adjust`, then `wait-sync`",
+                "apply-al" => "; it is needless: `attach` does it",
+                _ => "",
+            };
             return Err(Answer {
-                text: format!("tandemadm: '{word}' is not supported yet\n"),
+                text: format!("tandemadm: '{word}' is not supported yet{instead}\n"),
                 is_error: true,
                 exit_code: 10,
             });

@@ -40,6 +40,9 @@ pub struct PendingOrder {
     pub then: VecDeque<Step>,
     /// It has waited for a stalled disk longer than an order may.
     pub excused: bool,
+    /// A Primary with a good disk is left by it, or leaves: the other node's disk is old in the end. How many faults
+    /// had struck by then.
+    pub leaves: Option<u64>,
 }
 
 impl Cluster {
@@ -64,9 +67,52 @@ impl Cluster {
         let (name, at) = (self.nodes[node].name, self.now);
         self.note(&format!("order {id} to {name}: {}", super::transcript::brief(&command)));
         self.watch_order(node, &command);
-        let pending = PendingOrder { command: command.clone(), at, then: steps, excused: false };
+        let leaves = matches!(command, Command::Disconnect { force: false, .. })
+            .then_some(self.strikes)
+            .filter(|_| self.left_by_a_primary().is_some());
+        let pending =
+            PendingOrder { command: command.clone(), at, then: steps, excused: false, leaves };
         self.nodes[node].orders.insert(id, pending);
         self.input(node, Input::Event(Event::Admin { id, command }));
+    }
+
+    /// Of two connected nodes one is Primary, and its disks are good: the other one.
+    fn left_by_a_primary(&self) -> Option<usize> {
+        let status = |node: usize| self.nodes[node].status.as_ref();
+        let connected = |node: &usize| {
+            let connection = status(*node).and_then(|s| s.connections.first());
+            connection.is_some_and(|c| c.connection_state == ConnectionState::Connected)
+        };
+        let mut primaries = (0..2).filter(|n| status(*n).is_some_and(|s| s.role == Role::Primary));
+        let primary = primaries.next().filter(|_| primaries.next().is_none())?;
+        let good = |n: usize| {
+            status(n)?.devices.iter().all(|d| d.disk_state == DiskState::UpToDate).then_some(())
+        };
+        (0..2).all(|n| connected(&n)).then_some(())?;
+        good(primary)?;
+        Some(1 - primary)
+    }
+
+    /// The order was done, and nothing else has happened: nobody takes the disk that was left for the newest, once
+    /// the Primary goes on (promise 6).
+    fn check_left(&mut self) {
+        let status = |node: usize| self.nodes[node].status.as_ref();
+        let primary = (0..2).find(|n| status(*n).is_some_and(|s| s.role == Role::Primary));
+        let Some(primary) = primary else { return };
+        let left = 1 - primary;
+        for volume in 0..self.options.volumes {
+            let disk = |node: usize| self.nodes[node].device(volume).map(|d| d.disk_state);
+            let v = &self.nodes[left].volumes[usize::from(volume)];
+            let flags = v.durable.as_ref().map_or(0, |s| s.flags);
+            let newest = flags & DeviceFlags::CONSISTENT != 0 && flags & DeviceFlags::OUTDATED == 0;
+            let in_use = disk(left).is_some_and(|disk| disk > DiskState::Failed);
+            if newest && in_use && disk(primary) == Some(DiskState::UpToDate) {
+                let name = self.nodes[left].name;
+                self.violate(format!(
+                    "{name} was left in order, and its disk {volume} is not Outdated"
+                ));
+            }
+        }
     }
 
     /// The shell's part of an attach: `None` if the disk is in use.
@@ -152,6 +198,13 @@ impl Cluster {
         }
         if let (Command::Resize { volume, .. }, Ok(_)) = (&order.command, &result) {
             self.tell_clients(*volume);
+        }
+        if order.leaves == Some(self.strikes) && result.as_ref().is_ok_and(String::is_empty) {
+            self.check_left();
+        }
+        if let (Command::Connect { discard_my_data: true, .. }, Err(_)) = (&order.command, &result)
+        {
+            self.discard[node] = false;
         }
         match result {
             Ok(_) if matches!(order.command, Command::Down { .. }) => self.went_down(node),

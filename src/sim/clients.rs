@@ -8,12 +8,16 @@ use std::collections::BTreeMap;
 
 use crate::resource::{
     ConnectionState, DiskState, Event, Op, Payload, ReplicationState, ReplyError, RequestId,
-    SessionId, VolumeNumber,
+    SessionId, Time, VolumeNumber,
 };
 
 use super::cluster::{Cluster, Happening};
 use super::history::{Operation, Rests};
 use super::node::Input;
+use super::prng::Prng;
+
+/// The stream of chance for load around faults.
+const BURSTS: u64 = 27;
 
 /// Sectors of a MiB: no request crosses a multiple of it.
 const MIB: u64 = 2048;
@@ -148,6 +152,36 @@ impl Cluster {
         let pending = self.clients.requests.values().filter(mine).count();
         if pending < self.options.depth {
             self.issue(worker, session);
+        }
+    }
+
+    /// Around a third of the faults there is load, whatever a client has done by then: else most would strike
+    /// nodes on which nothing is under way.
+    pub(super) fn load_around_faults(&mut self, start: Time) {
+        let mut p = Prng::new(self.options.seed, BURSTS);
+        for planned in &self.options.plan.clone() {
+            if !p.one_in(3) {
+                continue;
+            }
+            let before_us = p.skewed(100, 5_000);
+            let at = start.after_ms(planned.at_ms).0.saturating_sub(before_us * 1000);
+            for worker in 0..self.clients.count() {
+                let left = 3 + u32::try_from(p.below(12)).expect("a few");
+                self.at(Time(at.max(start.0)), Happening::Burst { worker, left });
+            }
+        }
+    }
+
+    pub(super) fn burst(&mut self, worker: usize, left: u32) {
+        let session = self.clients.workers[worker].session;
+        let idle = self.clients.answered > self.options.requests;
+        if let Some(session) = session.filter(|_| idle && !self.clients.stopped && left > 0) {
+            let pending = self.clients.requests.values().filter(|r| r.session.id == session.id);
+            if pending.count() < self.options.depth {
+                self.issue(worker, session);
+            }
+            let pause = self.chance.clients.skewed(20, 800) * 1000;
+            self.after(pause, Happening::Burst { worker, left: left - 1 });
         }
     }
 

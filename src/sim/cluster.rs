@@ -58,6 +58,8 @@ pub(super) enum Happening {
     Timer { node: usize, generation: u64 },
     /// A client does something.
     Worker(usize),
+    /// A client that has time does so many things more at once: a fault is near.
+    Burst { worker: usize, left: u32 },
     /// Cluster software looks.
     Agent,
     /// A planned fault strikes, or begins to wait.
@@ -117,6 +119,8 @@ pub struct Cluster {
     pub(super) compared: BTreeMap<(usize, u64), super::verify::Compared>,
     /// Blocks of volume 0 were changed behind a daemon and are not repaired yet.
     pub(super) falsified: bool,
+    /// How many faults of the plan have struck.
+    pub(super) strikes: u64,
     /// Faults of the plan that wait for their moment.
     pub(super) waiting: BTreeSet<usize>,
     /// When the last operation that a slow disk has begun will have ended.
@@ -189,6 +193,7 @@ impl Cluster {
             compared: BTreeMap::new(),
             falsified: false,
             pairs: (0..options.volumes).map(|volume| (volume, Pair::default())).collect(),
+            strikes: 0,
             waiting: BTreeSet::new(),
             slow_until: Time(0),
             faults_on: false,
@@ -349,6 +354,7 @@ impl Cluster {
             Happening::Dialled { attempt } => self.dialled(attempt),
             Happening::Timer { node, generation } => self.timer(node, generation),
             Happening::Worker(worker) => self.work(worker),
+            Happening::Burst { worker, left } => self.burst(worker, left),
             Happening::Agent => self.agent(),
             Happening::Fault(index) => {
                 if !self.faults_on {

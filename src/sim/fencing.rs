@@ -195,7 +195,7 @@ impl Cluster {
             let disk = &self.nodes[node].volumes[usize::from(volume)].disk;
             self.history.forced(node, volume, disk);
             if let Some(pair) = self.pairs.get_mut(&volume) {
-                pair.forced[node] = true;
+                pair.spoken[node] = true;
             }
         }
     }

@@ -135,6 +135,7 @@ fn phases(c: &mut Cluster) -> End {
         let at = start.after_ms(c.options.plan[index].at_ms);
         c.at(at, Happening::Fault(index));
     }
+    c.load_around_faults(start);
     let end = start.after_ms(c.options.length_ms);
     c.run_until(end, |_| false);
     if c.violation.is_some() {

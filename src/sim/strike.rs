@@ -10,6 +10,7 @@ impl Cluster {
     /// A fault of the plan.
     pub(super) fn strike(&mut self, index: usize) {
         let fault = self.options.plan[index].fault.clone();
+        self.strikes += 1;
         self.note(&format!("fault {index}: {fault:?}"));
         match fault {
             Fault::PowerLoss { node, off_ms } => self.lose_power(node, off_ms),

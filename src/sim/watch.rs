@@ -24,6 +24,8 @@ pub(super) struct Pair {
     pub synced: bool,
     /// A node was forced since then.
     pub forced: [bool; 2],
+    /// A handler has said of a node's peer that it is fenced, and so its disk counts.
+    pub spoken: [bool; 2],
     /// Somebody gave up a node's data.
     pub given_up: [bool; 2],
     /// And its superblock says so, or is about to.
@@ -111,9 +113,12 @@ impl Cluster {
             return;
         }
         self.discard[node] = false;
-        let forced = self.forcing(node).is_some();
+        let forcing = self.forcing(node).is_some();
         for volume in 0..self.options.volumes {
             let own = self.nodes[node].device(volume).map(|d| d.disk_state);
+            // Of a disk that is UpToDate nothing is forced.
+            let before = old.devices.iter().find(|d| d.volume == volume).map(|d| d.disk_state);
+            let forced = forcing && before.is_some_and(|disk| disk != DiskState::UpToDate);
             let disk = &self.nodes[node].volumes[usize::from(volume)].disk;
             if forced {
                 self.history.forced(node, volume, disk);
@@ -130,7 +135,7 @@ impl Cluster {
                 }
                 let pair = self.pairs.get(&volume);
                 // What the other one has was given up when this one was forced.
-                if pair.is_some_and(|pair| pair.forced[node]) {
+                if pair.is_some_and(|pair| pair.forced[node] || pair.spoken[node]) {
                     continue;
                 }
                 let behind = pair.is_some_and(|pair| pair.behind[node]);
@@ -324,8 +329,10 @@ impl Cluster {
             let pair = self.pairs.entry(volume).or_default();
             pair.synced = false;
             pair.resigned[node] = pair.given_up[node];
-            let chosen = self.discard[node] || self.options.policies() || pair.given_up[node];
-            let forced = pair.forced != [false; 2];
+            let given_up = pair.given_up[node];
+            let forced = pair.forced[node] || pair.spoken != [false; 2];
+            let chosen = given_up || self.was_chosen(node, volume);
+            let pair = self.pairs.entry(volume).or_default();
             let other = pair.behind[1 - node] || pair.taken[1 - node];
             // The source of today has no part in it: the one that has spoken is gone.
             let theirs = self.nodes[1 - node].peer_device(volume).map(|p| p.replication_state);
@@ -335,6 +342,14 @@ impl Cluster {
             let result = self.history.adopted(node, volume, source, excuse);
             self.judge(result);
         }
+    }
+
+    /// The node is the victim of a split brain, as a policy or a person has chosen: the verdict says so.
+    fn was_chosen(&self, node: usize, volume: VolumeNumber) -> bool {
+        let verdicts = self.nodes[node].connection().map(|c| &c.last_handshake);
+        let verdict = verdicts.and_then(|all| all.iter().find(|one| one.volume == volume));
+        let solved = verdict.is_some_and(|one| one.because.starts_with("Split-Brain detected"));
+        solved && (self.discard[node] || self.options.policies())
     }
 
     /// A superblock is durable.

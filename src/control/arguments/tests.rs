@@ -121,7 +121,8 @@ fn verbs_that_are_not_built_are_named() {
     for word in NOT_SUPPORTED {
         let answer = parsed(&format!("tandemadm {word} r0")).unwrap_err();
         assert_eq!(answer.exit_code, 10, "{word}");
-        assert_eq!(answer.text, format!("tandemadm: '{word}' is not supported yet\n"));
+        let says = format!("tandemadm: '{word}' is not supported yet");
+        assert!(answer.text.starts_with(&says), "{}", answer.text);
     }
 }
 

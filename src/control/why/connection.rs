@@ -171,6 +171,9 @@ fn resync(report: &View<'_>, connection: &ConnectionStatus, peer: &PeerDeviceSta
     Finding {
         severity: severity::RESYNC,
         headline: match is_target {
+            true if report.status.role == Role::Primary => {
+                format!("{resource}: the disk of {node} is being resynced from {other}")
+            }
             true => format!("{resource}: {node} cannot be promoted while it is being resynced"),
             false => format!("{resource}: {other} is being resynced from {node}"),
         },

@@ -16,8 +16,8 @@ pub(super) fn hung(report: &View<'_>, device: &DeviceStatus) -> Option<Finding> 
     let volume = name(status, device);
     let given_up = matches!(device.disk_state, DiskState::Failed);
     let state = format!(
-        "{} is {}: its oldest operation does not end {} ({} ago); {} operations and {} requests of \
-         clients wait.",
+        "{} is {}: its oldest operation does not end {} ({} ago); under way there: {}; requests of clients \
+         that wait: {}.",
         device.backing_disk,
         device.disk_state,
         format_args!("since {}", report.at(report.taken_at.saturating_sub(seconds))),
@@ -152,6 +152,17 @@ fn good_peer<'a>(report: &'a View<'_>, device: &DeviceStatus) -> Option<&'a str>
     report.status.good_peer(device.volume).map(|connection| connection.name.as_str())
 }
 
+/// A peer that is connected, and whose disk is not attached.
+fn without_its_disk<'a>(report: &'a View<'_>, device: &DeviceStatus) -> Option<&'a str> {
+    let connected = |one: &&ConnectionStatus| one.connection_state == ConnectionState::Connected;
+    let found = report.status.connections.iter().filter(connected).find(|one| {
+        one.peer_devices
+            .iter()
+            .any(|d| d.volume == device.volume && d.peer_disk_state == DiskState::Diskless)
+    });
+    found.map(|one| one.name.as_str())
+}
+
 /// A Primary whose clients have nothing to read: `next` leads out.
 fn no_copy(report: &View<'_>, device: &DeviceStatus, state: String, next: Vec<String>) -> Finding {
     let volume = name(&report.status, device);
@@ -173,13 +184,13 @@ fn without_copy(report: &View<'_>, device: &DeviceStatus) -> Finding {
         note => format!(" {}", sentence(note)),
     };
     let state = format!("{} ({}).{note}", device.disk_state, device.backing_disk);
-    let gone = "the peer is gone for good:";
-    no_copy(report, device, state, for_a_primary(report, device, gone))
+    no_copy(report, device, state, for_a_primary(report, device, None))
 }
 
-/// The peer has what clients have written there; `own`: what is done for the own disk.
-fn for_a_primary(report: &View<'_>, device: &DeviceStatus, own: &str) -> Vec<String> {
+/// The peer has what clients have written there; `own`: how the own disk is attached, where it is not.
+fn for_a_primary(report: &View<'_>, device: &DeviceStatus, own: Option<&str>) -> Vec<String> {
     let (node, resource) = (&report.status.node_name, &report.status.name);
+    let volume = name(&report.status, device);
     let danger = match device.disk_state {
         DiskState::Inconsistent => "inconsistent",
         _ => "outdated",
@@ -187,6 +198,10 @@ fn for_a_primary(report: &View<'_>, device: &DeviceStatus, own: &str) -> Vec<Str
     let refusing = report.status.connections.iter().find(|one| connection::refused_last(one));
     vec![
         match refusing {
+            _ if let Some(peer) = without_its_disk(report, device) => format!(
+                "1. {peer}'s disk may be the newest, and is not attached: stop what uses {resource} on {node}, \
+                 `tandemadm secondary --force {resource}` on {node}, `tandemadm attach {volume}` on {peer}."
+            ),
             // It is there, and is not what clients here have read.
             Some(peer) => format!(
                 "1. go on with what {0} has: stop what uses {resource} on {node}, `tandemadm secondary --force \
@@ -198,10 +213,16 @@ fn for_a_primary(report: &View<'_>, device: &DeviceStatus, own: &str) -> Vec<Str
                  there alone."
             ),
         },
-        format!(
-            "2. {own} Where {node}'s disk is not UpToDate then, its clients have to go: `tandemadm secondary \
-             --force {resource}`, `tandemadm primary --force={danger} {resource}`; what only the peer has is lost."
-        ),
+        match own {
+            Some(own) => format!(
+                "2. {own} Where {node}'s disk is not UpToDate then, its clients have to go: `tandemadm secondary \
+                 --force {resource}`, `tandemadm primary --force={danger} {resource}`; what only the peer has is lost."
+            ),
+            None => format!(
+                "2. the peer is gone for good: {node}'s clients have to go, `tandemadm secondary --force {resource}`, \
+                 `tandemadm primary --force={danger} {resource}`; what only the peer has is lost."
+            ),
+        },
     ]
 }
 
@@ -218,6 +239,11 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
     let undialled = status.connections.iter().any(connection::is_undialled);
     let again = if undialled {
         format!("disk there, cause gone: `tandemadm up {resource}` on {node}.")
+    } else if note.contains("rule outdated-both") {
+        format!(
+            "this disk is the one to keep: `tandemadm disconnect {resource}`, `tandemadm attach {volume}`, `tandemadm \
+             primary --force=outdated {resource}` on {node}, then `connect --discard-my-data` on the other one."
+        )
     } else if note.contains(ONLY_A_NEW_CONNECTION) {
         format!(
             "the disk is the newer one: `tandemadm disconnect {resource}`, `tandemadm attach \
@@ -249,7 +275,7 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
     let Some(peer) = good_peer(report, device) else {
         // The clients of a Primary may have gone on on the peer's since.
         let next = match status.role {
-            Role::Primary => for_a_primary(report, device, &again),
+            Role::Primary => for_a_primary(report, device, Some(&again)),
             _ if is_new => vec![format!("1. {new}"), format!("2. {again}")],
             _ => vec![again, format!("or bring the peer back: `tandemadm why {resource}` there.")],
         };
@@ -462,7 +488,14 @@ fn outdated(report: &View<'_>, device: &DeviceStatus) -> Finding {
         why,
         data: Some(data),
         next: vec![
-            format!("1. usual: connect to {peer}; {node} is brought up to date by itself."),
+            match without_its_disk(report, device) {
+                Some(peer) => format!(
+                    "1. usual: `tandemadm attach {volume}` on {peer}; {node} is brought up to date by itself."
+                ),
+                None => {
+                    format!("1. usual: connect to {peer}; {node} is brought up to date by itself.")
+                }
+            },
             format!(
                 "2. {peer} is lost for good and you accept the loss: `tandemadm primary {} {resource}` on \
                  {node}.",

@@ -224,7 +224,7 @@ pub enum CreateError {
     #[error(transparent)]
     Disk(#[from] OpenError),
     /// Something is there.
-    #[error("{path}: found {}. Nothing was written; --force writes the metadata all the same{}",
+    #[error("{path}: found {}. Nothing was written; --force does it all the same{}",
         list(found), cut_off(*cut))]
     Found {
         /// The disk.

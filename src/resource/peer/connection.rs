@@ -492,6 +492,8 @@ pub(crate) struct Connection {
     pub(crate) leaving: Option<Leaving>,
     /// Volumes that the leave waits for; `u32::MAX`: it was answered.
     pub(crate) leave_step: u32,
+    /// It was lost while this node left it: nobody has answered.
+    pub(crate) left_unanswered: bool,
     /// The disks are marked for the leave.
     pub(crate) leave_marked: bool,
     /// The peer has asked to leave while this node prepared to: it waits for an answer.
@@ -575,6 +577,7 @@ impl Connection {
             peer_handshake: None,
             leaving: None,
             leave_step: 0,
+            left_unanswered: false,
             leave_marked: false,
             peer_leaves_too: false,
             peer_ends: false,

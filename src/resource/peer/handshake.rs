@@ -617,10 +617,18 @@ impl Resource {
         let mut info = info;
         if let Judgement::RefuseDisk { own } = resolution {
             if *own {
-                let note = format!(
-                    "attach refused: in an open session this disk could only be the source, which \
-                     {ONLY_A_NEW_CONNECTION} (disconnect, attach, connect)"
-                );
+                let verdicts = &self.connections[c].last_handshake;
+                let rule = verdicts.iter().find(|one| one.volume == volume).map(|one| &*one.rule);
+                let note = match rule {
+                    Some("outdated-both") => "attach refused: both disks are Outdated, and neither \
+                         can be the source (rule outdated-both); on the node to keep: disconnect, \
+                         attach, primary --force=outdated; on the other one: connect --discard-my-data"
+                        .to_owned(),
+                    _ => format!(
+                        "attach refused: in an open session this disk could only be the source, which \
+                         {ONLY_A_NEW_CONNECTION} (disconnect, attach, connect)"
+                    ),
+                };
                 self.give_disk_up(volume, note, "detached");
             } else {
                 // Nothing of it is remembered: the right disk comes in its place. Nor is the own

@@ -134,6 +134,7 @@ impl Resource {
     /// Leaves a connection: in order where its session is open (`kind`), at once otherwise.
     fn start_leave(&mut self, c: usize, kind: Option<u8>, id: u64) {
         self.connections[c].discard_my_data = false;
+        self.connections[c].left_unanswered = false;
         match kind {
             Some(kind) if self.connections[c].stage == Stage::Open => {
                 let connection = &mut self.connections[c];
@@ -382,6 +383,7 @@ impl Resource {
                 true
             }
             Some(Leaving::Preparing { .. } | Leaving::Asked { .. }) => {
+                self.connections[c].left_unanswered = true;
                 self.close_sockets(c, false);
                 self.session_over(c, true);
                 self.set_connection(c, ConnectionState::StandAlone, Reason::StoppedByAdmin);
@@ -439,6 +441,14 @@ impl Resource {
     pub(crate) fn left_all(&mut self) {
         match self.running.as_ref().map(|running| &running.command) {
             Some(Command::Down { .. }) => self.detach_all(),
+            // Its disk does not know that it is old, say.
+            Some(Command::Disconnect { peer, .. })
+                if self.connections.iter().any(|c| c.peer == *peer && c.left_unanswered) =>
+            {
+                let text =
+                    "left without an answer, as after a lost connection: it was lost meanwhile";
+                self.finish(Ok(text.to_owned()));
+            }
             _ => self.finish(Ok(String::new())),
         }
     }

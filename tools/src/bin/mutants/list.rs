@@ -486,7 +486,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "tie-bit-ignored",
         breaks: "promise 5: each node takes itself for the source",
-        by: By::Tests(&["--lib", "resource::generation"]),
+        by: By::Tests(&["--lib", "resource::peer::generation"]),
         file: "src/resource/peer/generation.rs",
         old: "        (self.tie, self.info.device_uuid) > (other.tie, other.info.device_uuid)",
         new: "        (self.tie, self.info.device_uuid) != (other.tie, other.info.device_uuid)",
@@ -494,7 +494,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "read-overtakes-write",
         breaks: "order: a read runs beside a write of the same range",
-        by: By::Tests(&["--lib", "resource::interval"]),
+        by: By::Tests(&["--lib", "resource::data::interval"]),
         file: "src/resource/data/interval.rs",
         old: "        let exclusive = self.kind == Kind::Exclusive || other.kind == Kind::Exclusive;",
         new: "        let exclusive = self.kind == Kind::Exclusive && other.kind == Kind::Exclusive;",
@@ -521,7 +521,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         by: By::Tests(&["--lib", "resource::tests"]),
         file: "src/resource/orders/demote.rs",
         old: "            self.save_bitmap(c, volume, Save::Unsaved, then);\n        }\n    }\n\n    pub(crate) fn demote_save",
-        new: "            self.save_bitmap(c, volume, Save::Unsaved, Then::Log);\n            self.save_superblock(volume, then);\n        }\n    }\n\n    pub(crate) fn demote_save",
+        new: "            self.save_bitmap(c, volume, Save::Unsaved, crate::resource::Then::Log);\n            self.save_superblock(volume, then);\n        }\n    }\n\n    pub(crate) fn demote_save",
     },
     Mutant {
         name: "volumes-begin-apart",
