@@ -54,8 +54,7 @@ impl Resource {
         let good = self.connections[c].peer_devices[&volume].peer_disk == DiskState::UpToDate;
         if last_try && good {
             let note = "local WRITE of the peer failed: No space left on device".to_owned();
-            self.give_disk_up(volume, note, "let go of, for the peer's has room");
-            self.drop_handshakes();
+            self.let_go_of_full_disk(volume, note);
             return self.peer_write_done(key, false);
         }
         self.peer_writes.get_mut(key).expect("just seen").started = false;
@@ -299,8 +298,18 @@ impl Resource {
         }
         // Whatever on-io-error says: an error of the client's it would be otherwise.
         let note = "local WRITE failed: No space left on device".to_owned();
+        self.let_go_of_full_disk(volume, note);
+    }
+
+    /// What it has acknowledged it has: if the peer's cache loses that, this one is not to be overwritten, as a
+    /// disk that only hung.
+    fn let_go_of_full_disk(&mut self, volume: VolumeNumber, note: String) {
+        let only_hung = self.only_hangs(volume);
         self.give_disk_up(volume, note, "let go of, for the peer's has room");
         self.drop_handshakes();
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            backing.only_hung = only_hung;
+        }
     }
 
     /// The peer's disk is full, and the own one is not.

@@ -1,4 +1,4 @@
-//! A disk that was given up only because it hung, and comes back to the same process.
+//! A disk that was given up only because it hung, or was full, and comes back to the same process.
 //!
 //! It has every write that this node has acknowledged: in a cache that has not lost its power, or the
 //! process would not be the same. Its peer may have lost them with its own, and that this disk was slow is
@@ -104,7 +104,9 @@ impl Resource {
         }
         let doubt = if hung.doubt || beside { DeviceFlags::IN_DOUBT } else { 0 };
         backing.flags(DeviceFlags::SURVIVED | doubt, 0);
-        let text = format!("{prefix}it only hung: all that was acknowledged is on it, and flushed");
+        let text = format!(
+            "{prefix}it only hung, or was full: all that was acknowledged is on it, and flushed"
+        );
         self.log(LogLevel::Info, text);
     }
 }
