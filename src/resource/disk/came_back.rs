@@ -8,7 +8,8 @@
 //! - Nothing has failed on it: what was under way has ended without an error before it was closed, and
 //!   the attach has flushed it. A flush that failed may have cost what the next one does not tell.
 //! - It is the same disk as it was when it was closed (identity and sequence of its superblock).
-//! - It says so beside no Primary: one that lives knows best, and reads its own disk.
+//! - It says so beside no Primary: one that lives knows best, and reads its own disk. If that is lost before it
+//!   has said what becomes of this one, it says so then, in doubt.
 //! - It is in doubt, and promoted alone by force only, unless the loss of the peer had begun before, and
 //!   no session with the peer has opened since: the peer may have gone on without this disk. If it
 //!   has, its identifier says so, and decides before SURVIVED does (docs/GENERATIONS.md).
@@ -99,7 +100,12 @@ impl Resource {
         let prefix = self.of_volume(volume);
         let Some(backing) = self.device(volume).backing.as_mut() else { return };
         let Some(hung) = backing.only_hung.take() else { return };
-        if primary || backing.resting_state() != DiskState::Consistent {
+        if backing.resting_state() != DiskState::Consistent {
+            return;
+        }
+        if primary {
+            // As long as the new handshake runs.
+            backing.only_hung = Some(OnlyHung { doubt: true });
             return;
         }
         let doubt = if hung.doubt || beside { DeviceFlags::IN_DOUBT } else { 0 };

@@ -615,6 +615,8 @@ impl Resource {
         resolution: &Judgement,
     ) {
         let mut info = info;
+        // The peer lives, and it is said what becomes of the own disk.
+        self.has_not_only_hung(volume);
         if let Judgement::RefuseDisk { own } = resolution {
             if *own {
                 let verdicts = &self.connections[c].last_handshake;

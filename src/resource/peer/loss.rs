@@ -146,8 +146,10 @@ impl Resource {
                             connect it, and attach the disk again";
                 self.give_disk_up(volume, note.to_owned(), "detached");
             } else {
+                self.vouch_for_hung(volume);
                 let state = self.device(volume).asked_state();
                 self.set_disk(volume, state);
+                self.save_superblock(volume, Then::Log);
             }
         }
         self.device(volume).peer_keeps_uuid = false;

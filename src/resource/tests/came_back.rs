@@ -220,7 +220,8 @@ fn a_disk_whose_flush_failed_is_no_source_for_what_its_cache_has_lost() {
 /// It was let go of because it was full, and the Primary, which had room, loses its power before its flush ends.
 #[test]
 fn a_disk_that_was_full_keeps_what_its_primary_lost_with_its_cache() {
-    for attached_first in [true, false] {
+    // It is attached while the Primary lives, and has not said yet what becomes of it; or when that has gone.
+    for (beside, attached_first) in [(true, true), (false, true), (false, false)] {
         let mut pair = synced_pair();
         assert_eq!(pair.write(0, 9, 99), Ok(None));
         pair.nodes[1].full = |action| matches!(action, Action::DiskWrite { .. });
@@ -229,13 +230,20 @@ fn a_disk_that_was_full_keeps_what_its_primary_lost_with_its_cache() {
         pair.start_write(0, 10, 100);
         pair.run(30_000);
         assert_eq!(pair.disk(1), DiskState::Diskless, "{}", pair.told(1));
+        pair.nodes[1].full = |_| false;
+        if beside {
+            pair.attach_later(1);
+            pair.run(100);
+            assert_eq!(pair.disk(1), DiskState::Negotiating, "{}", pair.told(1));
+        }
         pair.lose_power(0);
         pair.nodes[0].stall = |_| false;
-        pair.nodes[1].full = |_| false;
         assert_eq!(pair.stored(), [0, 99], "one has lost its cache");
         if attached_first {
             pair.run(1_000);
-            pair.attach(1).unwrap();
+            if !beside {
+                pair.attach(1).unwrap();
+            }
             assert_eq!(pair.disk(1), DiskState::Consistent, "the Primary may have gone on");
         }
         pair.up(0);
