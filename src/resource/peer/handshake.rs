@@ -616,7 +616,9 @@ impl Resource {
     ) {
         let mut info = info;
         // The peer lives, and it is said what becomes of the own disk.
-        self.has_not_only_hung(volume);
+        if self.device(volume).disk == DiskState::Negotiating {
+            self.has_not_only_hung(volume);
+        }
         if let Judgement::RefuseDisk { own } = resolution {
             if *own {
                 let verdicts = &self.connections[c].last_handshake;
