@@ -83,7 +83,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         by: ROUNDS,
         file: "src/resource/data/write.rs",
         old: "        if copies && !peer.differing.contains(&(first, count)) {",
-        new: "        if copies && !news && !peer.differing.contains(&(first, count)) {",
+        new: "        if copies && news && !peer.differing.contains(&(first, count)) {",
     },
     Mutant {
         name: "dropped-begun-unsaid",
