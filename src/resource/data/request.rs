@@ -77,10 +77,10 @@ impl Resource {
             && !self.suspended
             && !self.io_frozen()
             // Nothing overtakes a write of a lost peer that is still on its way to the disk.
-            && self.devices.iter().all(|(volume, device)| {
+            && self.devices.values().all(|device| {
                 device.loss != Loss::Draining
                     && !device.unheard
-                    && !(device.doubtful && self.reads_in_doubt(*volume))
+                    && (!device.doubtful || !self.reads_in_doubt())
             })
             && self.connections.iter().all(|connection| {
                 matches!(connection.stage, Stage::Down | Stage::Waiting | Stage::Open)

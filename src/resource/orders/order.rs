@@ -269,13 +269,15 @@ impl Resource {
     }
 
     pub(crate) fn order_timeout(&self) -> Option<Time> {
-        let waiting = self.orders.front().map(|order| order.since);
+        let waiting = self.orders.front().map(|order| {
+            let leaves = order.since.after_ms(self.config.options.timeout_ms);
+            match leaves > self.now && self.leaves_a_negotiation(order) {
+                true => leaves,
+                false => order.since.after_ms(PATIENCE_MS),
+            }
+        });
         let refused = self.running.as_ref().and_then(Self::refused_at);
-        let waiting = waiting.map(|since| since.after_ms(PATIENCE_MS));
-        let leaves = self.orders.front().filter(|order| self.leaves_a_negotiation(order));
-        let leaves = leaves.map(|order| order.since.after_ms(self.config.options.timeout_ms));
-        let leaves = leaves.filter(|at| *at > self.now);
-        let oldest = waiting.into_iter().chain(leaves).chain(refused).chain(self.leave_due()).min();
+        let oldest = waiting.into_iter().chain(refused).chain(self.leave_due()).min();
         let patience = self.config.options.timeout_ms;
         let forced = self.running.as_ref().filter(|order| order.is_forced_detach());
         let forced = forced.map(|order| order.since.after_ms(patience));

@@ -184,11 +184,11 @@ impl Resource {
 
     /// A Primary has just lost the last good copy that it could reach.
     pub(crate) fn check_degraded(&mut self, volume: VolumeNumber) {
+        let degraded = self.role == Role::Primary && !self.data_is_reachable(volume);
         // The session stands, and it is being found out again whose disk is good.
-        if self.peers().any(|c| self.is_renegotiating(c)) {
+        if degraded && self.peers().any(|c| self.is_renegotiating(c)) {
             return;
         }
-        let degraded = self.role == Role::Primary && !self.data_is_reachable(volume);
         let was = std::mem::replace(&mut self.device(volume).degraded, degraded);
         if degraded && !was {
             self.tell(Handler::PriOnInconDegr, Some(volume), None);

@@ -372,7 +372,11 @@ impl Resource {
 
     /// Clients would read, at a peer, what a write without an answer has left there: of the same generation
     /// as the own disk, which may lack it and could be the source one day.
-    pub(crate) fn reads_in_doubt(&self, volume: VolumeNumber) -> bool {
+    pub(crate) fn reads_in_doubt(&self) -> bool {
+        self.devices.keys().any(|volume| self.is_read_in_doubt(*volume))
+    }
+
+    fn is_read_in_doubt(&self, volume: VolumeNumber) -> bool {
         let device = &self.devices[&volume];
         device.doubtful
             && !device.writable()
@@ -383,7 +387,7 @@ impl Resource {
     /// The peer's generation is made a new one where requests wait for that.
     pub(crate) fn end_doubt(&mut self) {
         for volume in self.volumes() {
-            if self.reads_in_doubt(volume) {
+            if self.is_read_in_doubt(volume) {
                 self.peer_keeps_our_uuid(volume);
             }
         }
