@@ -69,36 +69,37 @@ impl Cluster {
         self.watch_order(node, &command);
         let leaves = matches!(command, Command::Disconnect { force: false, .. })
             .then_some(self.strikes)
-            .filter(|_| self.left_by_a_primary().is_some());
+            .filter(|_| self.leaves_a_good_primary());
         let pending =
             PendingOrder { command: command.clone(), at, then: steps, excused: false, leaves };
         self.nodes[node].orders.insert(id, pending);
         self.input(node, Input::Event(Event::Admin { id, command }));
     }
 
-    /// Of two connected nodes one is Primary, and its disks are good: the other one.
-    fn left_by_a_primary(&self) -> Option<usize> {
-        let status = |node: usize| self.nodes[node].status.as_ref();
-        let connected = |node: &usize| {
-            let connection = status(*node).and_then(|s| s.connections.first());
-            connection.is_some_and(|c| c.connection_state == ConnectionState::Connected)
+    fn lone_primary(&self) -> Option<usize> {
+        let is_primary =
+            [0, 1].map(|n| self.nodes[n].status.as_ref().is_some_and(|s| s.role == Role::Primary));
+        (is_primary[0] != is_primary[1]).then(|| usize::from(is_primary[1]))
+    }
+
+    /// The nodes are connected, one is Primary, and its disks are good.
+    fn leaves_a_good_primary(&self) -> bool {
+        let connected = |node: &super::node::Node| {
+            node.connection().is_some_and(|c| c.connection_state == ConnectionState::Connected)
         };
-        let mut primaries = (0..2).filter(|n| status(*n).is_some_and(|s| s.role == Role::Primary));
-        let primary = primaries.next().filter(|_| primaries.next().is_none())?;
-        let good = |n: usize| {
-            status(n)?.devices.iter().all(|d| d.disk_state == DiskState::UpToDate).then_some(())
+        let good = |primary: usize| {
+            (0..self.options.volumes).all(|volume| {
+                let device = self.nodes[primary].device(volume);
+                device.is_some_and(|device| device.disk_state == DiskState::UpToDate)
+            })
         };
-        (0..2).all(|n| connected(&n)).then_some(())?;
-        good(primary)?;
-        Some(1 - primary)
+        self.nodes.iter().all(connected) && self.lone_primary().is_some_and(good)
     }
 
     /// The order was done, and nothing else has happened: nobody takes the disk that was left for the newest, once
     /// the Primary goes on (promise 6).
     fn check_left(&mut self) {
-        let status = |node: usize| self.nodes[node].status.as_ref();
-        let primary = (0..2).find(|n| status(*n).is_some_and(|s| s.role == Role::Primary));
-        let Some(primary) = primary else { return };
+        let Some(primary) = self.lone_primary() else { return };
         let left = 1 - primary;
         for volume in 0..self.options.volumes {
             let disk = |node: usize| self.nodes[node].device(volume).map(|d| d.disk_state);

@@ -329,10 +329,9 @@ impl Cluster {
             let pair = self.pairs.entry(volume).or_default();
             pair.synced = false;
             pair.resigned[node] = pair.given_up[node];
-            let given_up = pair.given_up[node];
+            let pair = *pair;
             let forced = pair.forced[node] || pair.spoken != [false; 2];
-            let chosen = given_up || self.was_chosen(node, volume);
-            let pair = self.pairs.entry(volume).or_default();
+            let chosen = pair.given_up[node] || self.was_chosen(node, volume);
             let other = pair.behind[1 - node] || pair.taken[1 - node];
             // The source of today has no part in it: the one that has spoken is gone.
             let theirs = self.nodes[1 - node].peer_device(volume).map(|p| p.replication_state);

@@ -37,14 +37,18 @@ impl Resource {
             return self.reply(id, result);
         }
         // Also while a new handshake runs.
-        let needed = self.needs_the_peer(c).or_else(|| self.needed_by_a_peer(&self.volumes()));
-        if let Some(refusal) = needed.filter(|_| !force) {
+        if let Some(refusal) = self.may_not_part(c).filter(|_| !force) {
             return self.reply(id, Err(refusal));
         }
         self.comes_back(c, for_ms);
         self.run(id, Command::Disconnect { peer, force, for_ms }, Step::Leave);
         self.start_leave(c, if force { None } else { Some(0) }, id);
         self.order_step_check();
+    }
+
+    /// One of the two lives on the other one's disk.
+    fn may_not_part(&self, c: usize) -> Option<Refusal> {
+        self.needs_the_peer(c).or_else(|| self.needed_by_a_peer(&self.volumes()))
     }
 
     /// This Primary has no good disk of its own, and lives on that peer's.
@@ -99,8 +103,7 @@ impl Resource {
         if !may_stay || !leaves {
             return;
         }
-        let needed = self.needs_the_peer(c).or_else(|| self.needed_by_a_peer(&self.volumes()));
-        let Some(refusal) = needed else { return };
+        let Some(refusal) = self.may_not_part(c) else { return };
         let connection = &mut self.connections[c];
         connection.leaving = None;
         connection.leave_step = 0;

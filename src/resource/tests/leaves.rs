@@ -209,3 +209,21 @@ fn a_promotion_without_a_disk_and_a_leave_at_once_leave_the_primary_a_copy() {
     }
     assert!(promoted > 0 && left > 0, "{promoted} {left}");
 }
+
+/// It is a loss, and the order says so: the peer's disk does not know that it is old.
+#[test]
+fn a_leave_whose_peer_is_lost_before_it_answers_is_told_from_an_orderly_one() {
+    let mut pair = synced_pair();
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskFlush { .. });
+    let id = pair.order(0, Command::Disconnect { peer: 1, force: false, for_ms: None });
+    pair.lose_link();
+    pair.nodes[1].unstall();
+    pair.run(1_000);
+    let said = pair.nodes[0].admin.remove(&id).expect("answered").expect("it is done");
+    assert!(said.starts_with("left without an answer"), "{said:?} {}", pair.story());
+    pair.link = true;
+    pair.connect_both();
+    pair.synced();
+    let orderly = Command::Disconnect { peer: 1, force: false, for_ms: None };
+    assert_eq!(pair.admin(0, orderly), Ok(String::new()));
+}

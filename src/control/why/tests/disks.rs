@@ -111,3 +111,21 @@ fn a_primary_without_a_copy_whose_peer_has_refused_it_is_led_to_the_peers_copy()
     connection.reason = Reason::Timeout;
     assert!(blocks(&report).contains("no answer (host down"));
 }
+
+#[test]
+fn an_outdated_disk_beside_a_peer_without_its_disk_is_led_to_that_disk() {
+    for role in [Role::Secondary, Role::Primary] {
+        let mut report = fixtures::healthy();
+        report.status.role = role;
+        report.status.devices[0].disk_state = DiskState::Outdated;
+        report.status.connections[0].peer_devices[0].peer_disk_state = DiskState::Diskless;
+        let text = blocks(&report);
+        assert!(text.contains("`tandemadm attach r0/0` on bob"), "{text}");
+        assert!(!text.contains("connect to bob"), "{text}");
+        assert_eq!(
+            text.contains("`tandemadm secondary --force r0`"),
+            role == Role::Primary,
+            "{text}"
+        );
+    }
+}

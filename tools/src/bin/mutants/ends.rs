@@ -167,8 +167,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "R2: a disk that was given up as it hung vouches for nothing when it is back",
         by: By::Tests(&["--lib", "resource::tests::came_back"]),
         file: "src/resource/disk/came_back.rs",
-        old: "        if primary || backing",
-        new: "        if !primary || backing",
+        old: "        if primary {",
+        new: "        if !primary {",
     },
     Mutant {
         name: "hung-late-error",
