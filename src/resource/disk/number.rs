@@ -4,7 +4,9 @@
 //! Invariants (docs/decisions/a-rollback-number-grows-only-before-a-peer.md):
 //! - Within `RAISE_MS` of the first write since the number grew last, it grows; on both nodes, each
 //!   for its own disk. A disk that nobody writes to keeps its number: its images are what it is.
-//! - Only in an open session, and only what is durable here is shown.
+//! - Only in an open session, and only beside a peer with a disk, which has compared its own with the number:
+//!   beside one without, a disk that was set back would catch up with what that one's disk has seen of it.
+//! - Only what is durable here is shown.
 
 use crate::resource::peer::connection::Stage;
 use crate::resource::{Resource, Then, Time, VolumeNumber};
@@ -39,12 +41,18 @@ impl Resource {
                 continue;
             }
             device.raise_at = None;
-            let raise = open && device.writable();
+            let raise = open && device.writable() && self.any_replicates(volume);
+            let device = self.device(volume);
             if let Some(backing) = device.backing.as_mut().filter(|b| raise && b.number_known) {
                 backing.activity_log.number += 1;
                 self.save_superblock(volume, Then::NumberRaised);
             }
         }
+    }
+
+    fn any_replicates(&self, volume: VolumeNumber) -> bool {
+        let mut devices = self.connections.iter().filter_map(|c| c.peer_devices.get(&volume));
+        devices.any(|peer| peer.replicates())
     }
 
     /// It is durable: every peer in a session is shown it.

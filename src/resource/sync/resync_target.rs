@@ -359,8 +359,8 @@ impl Resource {
         }
     }
 
-    /// `round`: of the resync that it was for. Another one may run by now in the same session: the source's disk
-    /// has gone and come back.
+    /// `round`: of the resync that it was for. It ends with the source's disk; the next one of the session waits for
+    /// the flush of that loss, and so for this one (`peer_disk_gone`).
     pub(crate) fn target_flushed(
         &mut self,
         c: usize,

@@ -329,26 +329,25 @@ fn of_a_disk_that_a_session_refuses_nothing_is_remembered() {
     assert_eq!(pair.nodes[1].disk.seen, seen);
 }
 
-#[test]
-fn a_disk_that_was_set_back_stays_noticed_when_a_session_has_refused_the_other_one() {
+/// Alice's disk is an older image of itself, and bob, whose disk has seen a higher number of it, has none.
+fn set_back_beside_diskless() -> Pair {
     let mut pair = synced_pair();
     pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
     for n in [1, 0] {
         pair.admin(n, Command::Detach { volume: 0, force: n == 0 }).unwrap();
     }
-    // Alice's disk comes back as an older image of itself; bob has seen a higher number of it.
-    let number = {
-        let superblock = pair.nodes[0].disk.superblock.as_mut().unwrap();
-        superblock.number = 0;
-        pair.nodes[0].disk.hot.values_mut().for_each(|words| words[60] = 0);
-        superblock.number
-    };
+    pair.nodes[0].disk.superblock.as_mut().unwrap().number = 0;
+    pair.nodes[0].disk.hot.values_mut().for_each(|words| words[60] = 0);
     let seen = *pair.nodes[1].disk.seen.iter().max().unwrap();
-    assert!(
-        number < seen.max(pair.nodes[1].disk.superblock.as_ref().unwrap().peers[0].seen_number)
-    );
+    assert!(seen.max(pair.nodes[1].disk.superblock.as_ref().unwrap().peers[0].seen_number) > 0);
     pair.attach(0).unwrap();
     pair.run(2_000);
+    pair
+}
+
+#[test]
+fn a_disk_that_was_set_back_stays_noticed_when_a_session_has_refused_the_other_one() {
+    let mut pair = set_back_beside_diskless();
     for _ in 0..5 {
         // Refused each time: alice's number must not grow past what bob has seen.
         pair.nodes[1].log.clear();
@@ -357,6 +356,21 @@ fn a_disk_that_was_set_back_stays_noticed_when_a_session_has_refused_the_other_o
         let refused = pair.nodes[1].log.iter().any(|line| line.contains("rule=rolled-back"));
         assert!(refused, "{:?}", pair.nodes[1].log);
     }
+}
+
+#[test]
+fn a_disk_that_was_set_back_does_not_catch_up_beside_a_peer_without_a_disk() {
+    let mut pair = set_back_beside_diskless();
+    pair.primary(0, false);
+    for value in 1..6 {
+        pair.write(0, 5, value).unwrap();
+        pair.run(15_000);
+    }
+    pair.nodes[1].log.clear();
+    let _ = pair.attach(1);
+    pair.run(2_000);
+    let refused = pair.nodes[1].log.iter().any(|line| line.contains("rule=rolled-back"));
+    assert!(refused, "{:?}", pair.nodes[1].log);
 }
 
 /// The own number grows above what the peer says that it has seen; a peer that says nonsense must not make

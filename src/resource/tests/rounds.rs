@@ -49,8 +49,9 @@ fn bits_that_are_set_after_a_slot_was_declared_clear_are_not_saved_by_a_save_fro
     assert_eq!(bitmap.unsaved_pages().len(), 1, "what is on the disk says that it is clear");
 }
 
+/// So no flush of it can vouch for blocks of the next one.
 #[test]
-fn a_flush_of_an_earlier_resync_vouches_for_nothing_of_the_next_one() {
+fn a_target_whose_source_loses_its_disk_flushes_before_the_next_resync_begins() {
     let mut pair = idle_pair();
     pair.nodes[1].stall = is_flush;
     pair.admin(1, Command::Invalidate { volume: 0 }).unwrap();
@@ -61,17 +62,22 @@ fn a_flush_of_an_earlier_resync_vouches_for_nothing_of_the_next_one() {
     pair.event(0, Event::Timeout);
     pair.run(100);
     assert_eq!(pair.disk(0), DiskState::Diskless);
-    // The next one has copied, and has flushed nothing yet.
     pair.attach(0).unwrap();
-    pair.run(1_000);
-    let out_of_sync = |pair: &Pair| pair.status(0).connections[0].peer_devices[0].out_of_sync;
-    let before = out_of_sync(&pair);
-    let flush = pair.nodes[1].stalled.pop_front().unwrap();
-    pair.event(1, flush);
-    pair.run(10);
-    assert_eq!(out_of_sync(&pair), before, "nothing was flushed for this one");
+    let began = |pair: &Pair| {
+        let copies = |line: &&String| line.contains("Began resync as SyncTarget");
+        pair.nodes[1].log.iter().filter(copies).count()
+    };
+    let before = began(&pair);
+    // One flush at a time: the resync's comes first, and then that of what both had.
+    for _ in 0..2 {
+        pair.run(1_000);
+        assert_eq!(began(&pair), before, "{}", pair.story());
+        let flush = pair.nodes[1].stalled.pop_front().expect("a flush was begun");
+        pair.event(1, flush);
+    }
     pair.nodes[1].unstall();
     pair.synced();
+    assert_eq!(began(&pair), before + 1);
 }
 
 #[test]
@@ -143,6 +149,30 @@ fn a_write_that_failed_here_alone_in_the_middle_of_a_resync_is_resynced() {
         pair.run(20_000);
         pair.synced();
     }
+}
+
+/// Its bit is still set, and the target's flush, which comes later, clears it on both nodes.
+#[test]
+fn a_write_that_failed_here_alone_behind_the_copy_of_its_block_is_resynced() {
+    let mut pair = passing_pair();
+    pair.lose_link();
+    assert_eq!(pair.write(0, 9, 99), Ok(None));
+    pair.link = true;
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskWrite { offset: 36_864, .. });
+    pair.run(20_000);
+    pair.nodes[1].stall = is_flush;
+    let copied = pair.nodes[1].stalled.pop_front().expect("block 9 is being copied");
+    pair.event(1, copied);
+    pair.run(5);
+    assert!(!pair.nodes[1].stalled.is_empty(), "{}", pair.story());
+    pair.nodes[0].fail = is_write;
+    let id = pair.start_write(0, 9, 11);
+    pair.run(5);
+    assert_eq!(pair.nodes[0].replies.get(&id), Some(&Err(ReplyError::Io)));
+    pair.nodes[0].fail = |_| false;
+    pair.nodes[1].unstall();
+    pair.run(20_000);
+    pair.synced();
 }
 
 /// It never ends, for a block of its target cannot be written; and no other request fails for it.

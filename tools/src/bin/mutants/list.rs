@@ -244,6 +244,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         new: "                let number = backing.activity_log.number;\n                backing.activity_log.number_is_durable(number);\n                self.save_superblock(volume, Then::NumberRaised);\n                self.number_raised(volume);",
     },
     Mutant {
+        name: "number-catches-up",
+        breaks: "set-back disks: the rollback number grows beside a peer that has no disk to compare it with",
+        by: By::Tests(&["--lib", "resource::tests::disks"]),
+        file: "src/resource/disk/number.rs",
+        old: " && self.any_replicates(volume);",
+        new: ";",
+    },
+    Mutant {
         name: "log-number-shown-early",
         breaks: "the rollback number of an update of the log is shown before that is durable",
         by: By::Tests(&["--lib", "resource::tests::disks"]),

@@ -70,12 +70,12 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         new: "",
     },
     Mutant {
-        name: "round-unchecked",
-        breaks: "promise 4: a flush of an earlier resync clears bits of the next one",
+        name: "next-round-unflushed",
+        breaks: "promise 4: a target whose source's disk fails is negotiated anew, and copied to, with its cache unflushed",
         by: ROUNDS,
-        file: "src/resource/sync/resync_target.rs",
-        old: "        let Some(target) = target.filter(|target| target.round == round) else { return };",
-        new: "        let Some(target) = target.filter(|target| target.round >= round) else { return };",
+        file: "src/resource/data/peer_io.rs",
+        old: "        if device.writable() {\n            device.begin_loss();\n            self.pump_loss(volume);\n        }\n        self.forget_peer_uuid(volume);",
+        new: "        if device.writable() && !target {\n            device.begin_loss();\n            self.pump_loss(volume);\n        }\n        self.forget_peer_uuid(volume);",
     },
     Mutant {
         name: "failed-write-in-resync-unsaid",
