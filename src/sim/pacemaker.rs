@@ -64,6 +64,8 @@ struct Copy {
     marks: [Option<Mark>; 2],
     /// `tandem-RES-outlasts`, by node: the `admin_epoch` with which it wanted to go on last.
     outlasts: [u64; 2],
+    /// `tandem-RES-left`, by node: it has left in order with disks that are UpToDate, and without the peer.
+    left: [bool; 2],
 }
 
 /// A change of the configuration: each is one broadcast.
@@ -72,6 +74,7 @@ enum Change {
     Mark { target: usize, mark: Option<Mark> },
     Raise(u64),
     Outlasts { node: usize, value: u64 },
+    Left { node: usize, value: bool },
 }
 
 impl Copy {
@@ -86,6 +89,7 @@ impl Copy {
             // What is lower is refused.
             Change::Raise(to) => self.version.0 = self.version.0.max(*to),
             Change::Outlasts { node, value } => self.outlasts[*node] = *value,
+            Change::Left { node, value } => self.left[*node] = *value,
         }
         self.version.1 += u64::from(!matches!(change, Change::Raise(_)));
     }
@@ -126,6 +130,8 @@ struct Member {
     role: Option<Role>,
     /// A demotion was ordered.
     demoted: bool,
+    /// It says so before it stops.
+    leaves: bool,
     /// `tandem-RES-disk`, a transient attribute: its disks are UpToDate. It goes with Pacemaker, not with the resource.
     is_up_to_date: bool,
 }
@@ -371,6 +377,7 @@ impl Cluster {
                 self.stops(world, node, until);
             } else if self.faults_on && p.one_in(world.stops) {
                 member.stopping = Some(now.after_ms(20_000));
+                member.leaves = self.is_up_to_date(node) && !self.is_in_sync(node);
                 let secondary = Command::Secondary { force: true, wait_ms: 0 };
                 let down = Command::Down { shutdown: false };
                 stops.push((node, p.choose(&[secondary, down]).clone()));
@@ -389,11 +396,22 @@ impl Cluster {
             }
             return;
         }
+        if world.members[node].leaves && until > self.now {
+            let said = self.write(world, node, Change::Left { node, value: true });
+            world.members[node].leaves = said.is_err();
+            return;
+        }
         self.note(&format!("{}: Pacemaker has stopped", self.nodes[node].name));
         let peer = 1 - node;
         let told =
             self.are_linked(world) && world.members[node].joined && world.members[peer].joined;
         if told {
+            // Corosync has one order for all that it delivers: what was said before comes first.
+            for message in std::mem::take(&mut world.messages) {
+                if message.from == node {
+                    world.change(peer, &message.change, self.now);
+                }
+            }
             let member = &mut world.members[peer];
             (member.joined, member.knows_off) = (false, true);
         }
@@ -602,6 +620,10 @@ impl Cluster {
             return;
         }
         world.members[node].monitor_at = self.now.after_ms(MONITOR_MS);
+        if world.copies[node].left[node] && world.members[node].stopping.is_none() {
+            // The next look finds what was not done.
+            self.write(world, node, Change::Left { node, value: false }).ok();
+        }
         if role == Role::Primary && world.copies[node].marks[node].is_some() {
             // The next look finds what was not done.
             self.write(world, node, Change::Mark { target: node, mark: None }).ok();

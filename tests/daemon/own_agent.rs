@@ -97,6 +97,16 @@ crm_attribute)
     case $* in *master-r0*) echo "$4 -v $8" >>"$cluster/scores"; exit ;; esac
     case $* in *stonith-enabled*) cat "$cluster/stonith"; exit ;; esac
     case $* in *tandem-r0-disk*) cat "$cluster/disk-$4" 2>/dev/null || echo none; exit ;; esac
+    case $* in *tandem-r0-left*)
+        case $7 in
+        --query) cat "$cluster/behind-$4" 2>/dev/null || echo none ;;
+        --update) echo "$8" >"$cluster/behind-$4" ;;
+        --delete) rm -f "$cluster/behind-$4" ;;
+        *) exit 64 ;;
+        esac
+        exit
+        ;;
+    esac
     case $* in *tandem-r0-outlasts*)
         echo "$8" >"$cluster/outlasts"
         # It is answered before it is on the disk.
@@ -563,7 +573,21 @@ fn who_may_have_lost_what_both_had_is_not_promoted_beside_who_has_it() {
     );
     assert_eq!(pair.bob.ok(&["role", "r0"]).trim(), "Secondary");
 
-    pair.alice.ok(&["connect", "r0"]);
+    // Nor where alice has left in order, without bob, and with all of it.
+    agent.is(&pair.alice, "stop", 0);
+    agent.put("off", "alice\n");
+    agent.refuses(&pair.bob, "promote", &[], 1, "");
+    let log = pair.bob.log_text();
+    assert!(log.contains("-n tandem-r0-left -D"), "{log}");
+
+    agent.put("off", "");
+    agent.is(&pair.alice, "start", 0);
+    assert!(!agent.cluster.path().join("behind-alice").exists(), "it is here again");
+    pair.wait_synced();
+    // In sync, nobody has more than the other.
+    agent.is(&pair.alice, "stop", 0);
+    assert!(!agent.cluster.path().join("behind-alice").exists());
+    agent.is(&pair.alice, "start", 0);
     pair.wait_synced();
     agent.is(&pair.bob, "promote", 0);
     ledger.check(&mut pair.bob.client());

@@ -212,7 +212,9 @@ impl Cluster {
             return Err(());
         }
         // It may have lost what the peer has.
-        let better = member.joined && world.members[peer].is_up_to_date && !self.is_alone(node);
+        let has_all = member.joined && world.members[peer].is_up_to_date
+            || member.is_off() && world.copies[node].left[peer];
+        let better = has_all && !self.is_alone(node);
         if better && call.role == Role::Secondary && !self.is_up_to_date(node) {
             let own = world.copies[node].marks[peer].as_ref().is_some_and(|mark| mark.by == node);
             if own {
