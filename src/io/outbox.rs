@@ -5,7 +5,8 @@
 //! - What was pushed goes out in order, except what was pushed with [`Outbox::push_first`], which
 //!   goes before everything that is not under way yet, and with [`Outbox::push_behind`], which stays
 //!   until [`Outbox::release_behind`].
-//! - A message holds at most [`PAYLOAD_MAX`] bytes of payload and [`ITEMS_MAX`] items.
+//! - A message holds at most [`PAYLOAD_MAX`] bytes of payload, as many besides, and [`ITEMS_MAX`] items: what is
+//!   pushed first does not wait for more than one message that is under way.
 
 use std::collections::VecDeque;
 
@@ -72,7 +73,9 @@ fn gather(
     let length = payload.as_ref().map_or(0, Lease::length);
     let fits = queue.back().is_some_and(|last| {
         let payload = last.message.payload();
-        last.items < ITEMS_MAX && (payload == 0 || payload + length <= PAYLOAD_MAX)
+        last.items < ITEMS_MAX
+            && (payload == 0 || payload + length <= PAYLOAD_MAX)
+            && last.message.left() - payload < PAYLOAD_MAX
     });
     if !fits {
         let message = spare.pop().unwrap_or_default();
@@ -263,6 +266,17 @@ mod tests {
         assert_eq!(outbox.next(true).unwrap().left(), 4);
         outbox.under_way = false;
         assert_eq!(outbox.next(true).unwrap().left(), 5);
+    }
+
+    /// A bitmap may be many megabytes of bodies.
+    #[test]
+    fn a_ping_waits_for_one_message_and_no_more_than_a_megabyte() {
+        let mut outbox = Outbox::default();
+        for _ in 0..200 {
+            outbox.push(|out| out.resize(out.len() + (64 << 10), 0), None, 0);
+        }
+        let lengths = outbox.queue.iter().map(|gathering| gathering.message.left());
+        assert!(lengths.clone().all(|length| length <= PAYLOAD_MAX), "{:?}", lengths.max());
     }
 
     #[test]

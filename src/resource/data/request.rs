@@ -404,6 +404,7 @@ impl Resource {
             return self.connections_start_anew();
         }
         for c in self.peers() {
+            self.attempts_start_anew(c);
             if self.connections[c].active.is_some() {
                 self.drop_connection(
                     c,

@@ -173,7 +173,7 @@ impl Resource {
         }
         match packet {
             Packet::Ping => self.send(c, Packet::PingAck, None),
-            Packet::PingAck => {}
+            Packet::PingAck => self.bitmap_goes_on(c),
             packet => self.peer_packet(c, socket, packet, payload),
         }
     }
@@ -239,8 +239,7 @@ impl Resource {
                 // peer's verdict may be on its way in it, and comes once only.
                 if connection.challenger.is_none() {
                     self.connections[c].challenger = Some(socket);
-                    self.send(c, Packet::Ping, None);
-                    self.connections[c].ping_sent = Some(self.now);
+                    self.ping(c);
                 } else {
                     self.close_socket(c, socket, false);
                 }
@@ -448,6 +447,19 @@ impl Resource {
         self.check_space();
     }
 
+    /// What was begun before says nothing of the peer as it is now: sockets without a session are made anew.
+    pub(crate) fn attempts_start_anew(&mut self, c: usize) {
+        let connection = &mut self.connections[c];
+        (connection.challenger, connection.challenger_handshake) = (None, None);
+        let active = connection.active;
+        let sockets: Vec<_> = connection.sockets.keys().copied().collect();
+        for socket in sockets.into_iter().filter(|one| active != Some(*one)) {
+            self.close_socket(c, socket, false);
+        }
+        // After a pause: the network may not be there yet, and an attempt that fails counts.
+        self.dial_if_idle(c);
+    }
+
     /// This process did not run for a moment: no peer has been silent meanwhile.
     pub(crate) fn connections_start_anew(&mut self) {
         let now = self.now;
@@ -475,7 +487,7 @@ impl Resource {
         let (timeout, ping_int) = (options.timeout_ms, options.ping_int_ms);
         let ping_timeout = options.ping_timeout_ms;
         let now = self.now;
-        let late: Vec<SocketId> = self.connections[c]
+        let late: Vec<(SocketId, bool)> = self.connections[c]
             .sockets
             .iter()
             .filter(|(id, entry)| {
@@ -484,11 +496,14 @@ impl Resource {
                     && entry.connected
                     && now.ms_since(entry.since) >= timeout
             })
-            .map(|(id, _)| *id)
+            .map(|(id, entry)| (*id, entry.dialled))
             .collect();
-        for socket in late {
+        for (socket, dialled) in late {
             self.forget_socket(c, socket);
-            self.gap_answered(false);
+            // An own attempt has failed. Who has dialled here and says nothing has answered nothing.
+            if dialled && self.connections[c].active.is_none() {
+                self.gap_answered(false);
+            }
         }
         let connection = &self.connections[c];
         if connection.active.is_none() {

@@ -251,6 +251,9 @@ pub(crate) struct Opening {
     pub(crate) full: bool,
     /// The peer's bitmap came whole.
     pub(crate) bits_received: bool,
+    /// So far it came up to this block, with so many bits.
+    pub(crate) bits_to: u64,
+    pub(crate) bits: u64,
     /// This node is durably ready.
     pub(crate) own_open: bool,
     /// The peer said so.
@@ -489,6 +492,8 @@ pub(crate) struct Connection {
     pub(crate) fencing: PeerFencing,
     pub(crate) tie: u64,
     pub(crate) peer_handshake: Option<Box<Handshake>>,
+    /// Of the own bitmap, sent for the opening session and not yet taken by the peer.
+    pub(crate) bitmap_packets: usize,
     pub(crate) leaving: Option<Leaving>,
     /// Volumes that the leave waits for; `u32::MAX`: it was answered.
     pub(crate) leave_step: u32,
@@ -575,6 +580,7 @@ impl Connection {
             peer_role: Role::Unknown,
             tie: 0,
             peer_handshake: None,
+            bitmap_packets: 0,
             leaving: None,
             leave_step: 0,
             left_unanswered: false,

@@ -116,6 +116,7 @@ impl Resource {
             volumes,
         };
         self.connections[c].stage = Stage::Handshake;
+        self.connections[c].bitmap_packets = 0;
         self.connections[c].fencing.met = true;
         self.connections[c].stage_since = self.now;
         for peer in self.connections[c].peer_devices.values_mut() {
@@ -224,10 +225,7 @@ impl Resource {
                 false
             }
             Packet::Handshake(handshake) => self.handshake_received(c, *handshake),
-            Packet::Refused(refused) => {
-                self.refused_by_peer(c, &refused);
-                true
-            }
+            Packet::Refused(refused) => self.refused_by_peer(c, &refused),
             Packet::State { volume, role, disk, paused } => {
                 self.peer_pauses(c, volume, paused);
                 self.peer_state(c, volume, role, disk);
@@ -245,7 +243,8 @@ impl Resource {
             | Packet::BitmapEnd { .. }
             | Packet::Adopted { .. }
             | Packet::Opened { .. }) => self.opening_packet(c, packet),
-            packet if self.connections[c].stage >= Stage::Quiescing => {
+            // Before the own handshake there was none that the peer could have agreed to.
+            packet if self.connections[c].stage >= Stage::Opening || self.is_renegotiating(c) => {
                 self.session_packet(c, packet, payload)
             }
             _ => {
@@ -498,13 +497,17 @@ impl Resource {
         self.stand_alone(c, &refused);
     }
 
-    fn refused_by_peer(&mut self, c: usize, refused: &Refused) {
-        if self.connections[c].stage < Stage::Waiting {
-            return;
+    /// It has said what it goes by.
+    fn refused_by_peer(&mut self, c: usize, refused: &Refused) -> bool {
+        let connection = &self.connections[c];
+        let said = connection.peer_handshake.is_some() || connection.stage >= Stage::Opening;
+        if !said && !self.is_renegotiating(c) {
+            return false;
         }
         if !self.was_tried(c, refused) {
             self.stand_alone(c, refused);
         }
+        true
     }
 
     pub(crate) fn stand_alone(&mut self, c: usize, refused: &Refused) {

@@ -370,6 +370,7 @@ impl Resource {
                 break;
             }
         }
+        self.connections[c].bitmap_packets += packets.len();
         for packet in packets {
             self.send(c, packet, None);
         }
@@ -385,15 +386,27 @@ impl Resource {
             Packet::Bitmap { volume, first_block, words } => {
                 let peer = self.peer_device(c, volume);
                 let end = first_block.saturating_add(64 * words.len() as u64);
-                if first_block % 64 != 0 || end > peer.bitmap.blocks().next_multiple_of(64) {
+                // In order, each block once.
+                if first_block % 64 != 0
+                    || end > peer.bitmap.blocks().next_multiple_of(64)
+                    || peer.opening.bits_received
+                    || first_block < peer.opening.bits_to
+                {
                     return false;
                 }
+                peer.opening.bits_to = end;
+                peer.opening.bits +=
+                    words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
                 peer.bitmap.unite_words(first_block, &words);
+                // A sign of life, and of progress: there may be megabytes of it on a slow link.
+                self.connections[c].stage_since = self.now;
+                self.send(c, Packet::PingAck, None);
                 true
             }
-            Packet::BitmapEnd { volume, .. } => {
+            Packet::BitmapEnd { volume, bits } => {
                 let opening = &mut self.peer_device(c, volume).opening;
-                if std::mem::replace(&mut opening.bits_received, true) {
+                let came = opening.full || opening.bits == bits;
+                if std::mem::replace(&mut opening.bits_received, true) || !came {
                     return false;
                 }
                 if self.connections[c].stage == Stage::Opening {
@@ -417,7 +430,10 @@ impl Resource {
                 true
             }
             Packet::Opened { volume } => {
-                self.peer_device(c, volume).opening.peer_open = true;
+                let opening = &mut self.peer_device(c, volume).opening;
+                if std::mem::replace(&mut opening.peer_open, true) {
+                    return false;
+                }
                 self.meet_disk(c, volume);
                 if self.connections[c].stage == Stage::Opening {
                     self.both_open(c, volume);
@@ -425,6 +441,15 @@ impl Resource {
                 true
             }
             _ => false,
+        }
+    }
+
+    /// The peer has taken a packet of the own bitmap: the session opens as fast as the link lets it.
+    pub(crate) fn bitmap_goes_on(&mut self, c: usize) {
+        let connection = &mut self.connections[c];
+        if connection.stage == Stage::Opening && connection.bitmap_packets > 0 {
+            connection.bitmap_packets -= 1;
+            connection.stage_since = self.now;
         }
     }
 

@@ -307,6 +307,20 @@ fn a_refusal_on_its_way_is_not_lost_to_a_connection_that_crosses() {
     let mut pair = synced_pair();
     pair.lose_link();
     pair.write(0, 7, 1).unwrap();
+    // What bob goes by.
+    pair.nodes[1].mute = true;
+    pair.link = true;
+    let is_greeting =
+        |event: &Event| matches!(event, Event::Packet { packet: Packet::Features(_), .. });
+    let handshake = loop {
+        pair.run(500);
+        match pair.nodes[1].air.pop_front() {
+            Some(Event::Packet { packet: packet @ Packet::Handshake(_), .. }) => break packet,
+            Some(event) if is_greeting(&event) => pair.event(0, event),
+            _ => {}
+        }
+    };
+    pair.lose_link();
     pair.kill(1);
     let hello = Packet::Features(Features {
         version_min: *VERSIONS.start(),
@@ -329,8 +343,9 @@ fn a_refusal_on_its_way_is_not_lost_to_a_connection_that_crosses() {
     greet(&mut pair, second);
     let text = "Split-Brain detected but unresolved".to_owned();
     let refused = Refused { reason: Reason::SplitBrain, rule: "bitmap-both".into(), text };
-    let packet = Packet::Refused(Box::new(refused));
-    pair.event(0, Event::Packet { socket: first, packet, payload: None });
+    for packet in [handshake, Packet::Refused(Box::new(refused))] {
+        pair.event(0, Event::Packet { socket: first, packet, payload: None });
+    }
     let connection = &pair.status(0).connections[0];
     assert_eq!(connection.connection_state, ConnectionState::StandAlone);
     assert_eq!(connection.reason, Reason::SplitBrain, "{}", pair.nodes[0].log.join("\n"));

@@ -15,6 +15,7 @@ mod handlers;
 mod hung_disk;
 mod leaves;
 mod mid_step;
+mod newcomers;
 mod no_detour;
 pub(crate) mod pair;
 mod parting;
