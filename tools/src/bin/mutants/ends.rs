@@ -347,12 +347,12 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         new: "            None if kind > 9 && self.has_let_go_of_a_disk(c) => {",
     },
     Mutant {
-        name: "detach-beside-a-leave",
-        breaks: "a Primary lets go of its disk while the peer that has the other copy leaves",
+        name: "leave-not-taken-back",
+        breaks: "a peer leaves though the Primary has lost its own disk meanwhile",
         by: By::Tests(&["--lib", "resource::tests::leaves"]),
-        file: "src/resource/orders/attach.rs",
-        old: "is_some_and(|c| self.connections[c].leaving.is_none())",
-        new: "is_some()",
+        file: "src/resource/data/peer_io.rs",
+        old: "            self.peer_device(c, volume).promised = None;\n            self.peer_disk_gone(c, volume);\n        }\n        self.stays_if_needed(c);",
+        new: "            self.peer_device(c, volume).promised = None;\n            self.peer_disk_gone(c, volume);\n        }",
     },
     Mutant {
         name: "read-without-an-answer",
