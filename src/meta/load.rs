@@ -275,13 +275,15 @@ fn load_seen(
         Ok(seen)
     };
     let (first, second) = (one(0)?, one(1)?);
-    // `None` is less than any `Some`: the valid one, or the higher one.
+    // `None` is less than any `Some`: the valid one, or the higher one. It is only ever raised, so that what the
+    // superblock has of it accuses no honest disk.
     let copy = u8::from(second > first);
     if in_superblock > COUNTER_BELIEVED {
         notes.push(format!("slot {slot}: the seen number is none that a disk reaches"));
         return Ok((None, copy));
     }
-    Ok((first.max(second).map(|number| number.max(in_superblock)), copy))
+    let known = (in_superblock > 0).then_some(in_superblock);
+    Ok((first.max(second).map(|number| number.max(in_superblock)).or(known), copy))
 }
 
 fn exact(read: &mut Read<'_>, offset: u64, length: usize) -> Result<Vec<u8>, MetaError> {

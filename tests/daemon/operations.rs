@@ -28,13 +28,42 @@ fn a_new_disk_takes_the_place_of_one_that_died() {
     fs::remove_file(&stage.pair.bob.disk).expect("it is there");
     File::create(&stage.pair.bob.disk).and_then(|file| file.set_len(DISK_SIZE)).expect("a disk");
     stage.pair.bob.refused(10, &["attach", "r0/0"]);
-    stage.why(&stage.pair.bob, "the disk there has no metadata, so it is a new one");
+    stage.why(&stage.pair.bob, "the disk there has no metadata; where it is a new one");
     assert!(ledger.write(&mut client, &Burst::Count(100)), "alice goes on");
     stage.run("replace-disk");
     stage.pair.wait_synced();
     assert_eq!(stage.pair.bob.full_syncs(), 2, "of the first disk, and of this one");
     client.flush().expect("a flush of both");
     ledger.check(&mut client);
+    stage.pair.assert_equal_disks();
+}
+
+#[test]
+fn who_wrote_last_keeps_its_data_though_its_metadata_is_damaged() {
+    let mut stage = Stage::new(Plan::new().in_sync());
+    let mut ledger = Ledger::seeded(75);
+    stage.pair.alice.ok(&["secondary", "r0"]);
+    stage.pair.bob.ok(&["primary", "r0"]);
+    let mut client = stage.pair.bob.client();
+    assert!(ledger.write(&mut client, &Burst::Count(100)));
+    client.flush().expect("a flush of both");
+    stage.pair.alice.kill();
+    assert!(ledger.write(&mut client, &Burst::Count(100)), "bob goes on");
+    client.flush().expect("of the own disk");
+    stage.pair.bob.kill();
+    let disk = File::options().write(true).open(&stage.pair.bob.disk).expect("a disk");
+    for copy in [256 << 10, 4096] {
+        disk.write_all_at(&[0x55; 512], DISK_SIZE - copy + 1024)
+            .expect("a block of the superblock");
+    }
+    stage.pair.alice.start();
+    stage.pair.alice.refused(17, &["primary", "r0"]);
+    stage.pair.bob.start();
+    stage.pair.bob.refused(10, &["attach", "r0/0"]);
+    stage.why(&stage.pair.bob, "this is the only copy of that");
+    stage.run("damaged-metadata");
+    stage.pair.wait_synced();
+    ledger.check(&mut stage.pair.bob.client());
     stage.pair.assert_equal_disks();
 }
 

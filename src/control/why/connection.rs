@@ -279,7 +279,29 @@ fn rolled_back(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
              {EARLIER_IMAGE}"
         ),
     };
+    // The last handshake's: the good copy that is left.
+    let other_is_mixed = |victim: &str| {
+        let found =
+            connection.last_handshake.iter().find(|met| met.rule.starts_with("rolled-back"));
+        let other = found.map(|met| if victim == node { met.peer.disk } else { met.own.disk });
+        other == Some(DiskState::Inconsistent)
+    };
     let (data, usual) = match victims[..] {
+        [victim] if other_is_mixed(victim) => {
+            let other = if victim == node { &connection.name } else { node };
+            (
+                format!(
+                    "no complete copy of the newest data is left: {other}'s disk is a mix, in the middle \
+                     of a resync, and {victim}'s lacks what was written after its image was made. \
+                     {victim}'s is the best there is: do not invalidate it."
+                ),
+                format!(
+                    "1. usual: on {other} `tandemadm down {resource}`, `tandemadm create-md --force \
+                     {resource}`, `tandemadm up {resource}`; then on {victim} `tandemadm connect \
+                     {resource}`. A backup may be newer than that."
+                ),
+            )
+        }
         [victim] => (
             format!(
                 "{victim}'s disk lacks what was written in between; which blocks is not recorded, so \
@@ -375,7 +397,7 @@ fn refusal(
     let (node, other, resource) = (&status.node_name, &connection.name, &status.name);
     let both = human(size(status));
     let connect = format!("then `tandemadm connect {resource}` on both nodes.");
-    let forced = new_disk::forced_blank(connection);
+    let forced = new_disk::over_data(connection);
     if let Some(forced) = forced.filter(|_| connection.reason == Reason::ResyncRefused) {
         return new_disk::refusal(report, connection, forced);
     }

@@ -257,8 +257,10 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
     let is_damaged = says("`tandemadm create-md --force`");
     let is_new = is_damaged || says("`tandemadm create-md`");
     let (which, force) = match (is_new, is_damaged) {
-        (true, true) => ("the metadata of the disk there is damaged", " --force"),
-        (true, false) => ("the disk there has no metadata, so it is a new one", ""),
+        (true, true) => {
+            ("its metadata is damaged; where the other disk has everything", " --force")
+        }
+        (true, false) => ("the disk there has no metadata; where it is a new one", ""),
         (false, _) => ("new disk at the same path", ""),
     };
     let then = match undialled {
@@ -272,10 +274,15 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
             size => human(size),
         }
     );
+    let only = format!(
+        "{node} wrote last, without the other node: this is the only copy of that. OPERATIONS, \
+         \"Metadata that is damaged\"."
+    );
     let Some(peer) = good_peer(report, device) else {
         // The clients of a Primary may have gone on on the peer's since.
         let next = match status.role {
             Role::Primary => for_a_primary(report, device, Some(&again)),
+            _ if is_damaged => vec![format!("1. {new}"), format!("or {only}")],
             _ if is_new => vec![format!("1. {new}"), format!("2. {again}")],
             _ => vec![again, format!("or bring the peer back: `tandemadm why {resource}` there.")],
         };

@@ -15,25 +15,34 @@ pub(super) fn found(report: &View<'_>, connection: &ConnectionStatus) -> String 
     )
 }
 
-/// A volume whose blank disk was forced before it met one with data.
-pub(super) fn forced_blank(connection: &ConnectionStatus) -> Option<&HandshakeStatus> {
-    connection.last_handshake.iter().find(|one| one.rule.starts_with("forced-blank-"))
+/// A volume whose blank disk was forced before it met one with data, or whose disk nobody has said to be the newest
+/// and that meets a new one with data.
+pub(super) fn over_data(connection: &ConnectionStatus) -> Option<&HandshakeStatus> {
+    let refused = ["forced-blank-", "unproven-"];
+    let over = |rule: &str| refused.iter().any(|one| rule.starts_with(one));
+    connection.last_handshake.iter().find(|one| over(&one.rule))
 }
 
-/// Headline, what is at risk, and the two ways out of [`forced_blank`].
+/// Headline, what is at risk, and the two ways out of [`over_data`].
 pub(super) fn refusal(
     report: &View<'_>,
     connection: &ConnectionStatus,
-    forced: &HandshakeStatus,
+    refused: &HandshakeStatus,
 ) -> (&'static str, Option<String>, Vec<String>) {
     let (node, other) = (&report.status.node_name, &connection.name);
-    let (blank, full) =
-        if forced.rule == "forced-blank-self" { (node, other) } else { (other, node) };
+    let (blank, full) = if refused.rule.ends_with("-self") { (node, other) } else { (other, node) };
+    let was_forced = refused.rule.starts_with("forced-blank-");
     let resource = &report.status.name;
-    let bytes = forced.own.data_size.min(forced.peer.data_size);
+    let bytes = refused.own.data_size.min(refused.peer.data_size);
+    let has = match was_forced {
+        true => format!("{blank} has what was written to it since it was forced."),
+        false => format!(
+            "{blank}'s is Consistent: it lacks what {full} wrote without it, if {full} was the last to \
+             be Primary."
+        ),
+    };
     let data = format!(
-        "a full sync would overwrite {full}'s disk ({}).{} {blank} has what was written to it since \
-         it was forced.",
+        "a full sync would overwrite {full}'s disk ({}).{} {has}",
         human(bytes),
         found(report, connection)
     );
@@ -50,7 +59,10 @@ pub(super) fn refusal(
         ),
     ];
     (
-        "a disk that was forced while it was blank meets one on which there was data",
+        match was_forced {
+            true => "a disk that was forced while it was blank meets one on which there was data",
+            false => "a disk that may not be the newest meets a new one on which there was data",
+        },
         Some(data),
         next,
     )

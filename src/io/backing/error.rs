@@ -187,10 +187,15 @@ impl OpenError {
             }
             Self::Io { .. } => "See the kernel log, and replace the disk if it is failing.",
             Self::Metadata { error, .. } => match error {
-                MetaError::NoMetadata => "Use `tandemadm create-md` to initialize it.",
+                MetaError::NoMetadata => {
+                    "Use `tandemadm create-md` to initialize it, if it is new. One that was in use and is longer \
+                     now has its metadata at its old end: give it its old size, or its old path."
+                }
                 MetaError::BothDamaged { .. } => {
-                    "The disk cannot be trusted: run `tandemadm create-md --force` on it, and let \
-                     it be resynced from the peer."
+                    "Nothing tells how old it is. If the peer has everything that was written: \
+                     `tandemadm create-md --force` on it, and it is resynced. If this node wrote last, \
+                     without the peer, this is the only copy of that: OPERATIONS, \"Metadata that is \
+                     damaged\"."
                 }
                 MetaError::Version { .. } => "Use the version of Tandem that wrote it.",
                 MetaError::DataSize { .. } => "Give the disk its old size back.",

@@ -422,9 +422,8 @@ impl Disks {
     /// As [`Self::locate`], of internal metadata.
     fn find(&self, state_dir: Option<&Path>, who: &Identity) -> Result<Located, MetaError> {
         let ends = state_dir.map(|folder| record::ends(folder, who, &self.data.path));
-        let ends = ends.unwrap_or_default();
         // Before a move begins the new end is noted beside the old one.
-        let settled = ends.len() == 1;
+        let (ends, settled) = ends.unwrap_or_default();
         locate(self.data.size, &ends, settled, &mut self.data.reader())
     }
 
@@ -465,7 +464,7 @@ impl Disks {
                     let placement = Placement::Internal { disk_size };
                     read_superblock(placement, &mut self.data.reader()).is_ok()
                 };
-                let ends = record::ends(state_dir, who, &self.data.path);
+                let (ends, _) = record::ends(state_dir, who, &self.data.path);
                 let older = ends.into_iter().filter(|end| *end < self.data.size);
                 if has(self.data.size) { None } else { older.into_iter().find(|end| has(*end)) }
             }

@@ -57,20 +57,47 @@ pub(super) fn last_size(folder: &Path, who: &Identity, disk: &Path) -> Option<u6
     read(folder, who, disk).map(|record| record.size)
 }
 
-/// Every size that the metadata may be at the end of, the last one first.
-pub(super) fn ends(folder: &Path, who: &Identity, disk: &Path) -> Vec<u64> {
-    let record = read(folder, who, disk);
-    record.into_iter().flat_map(|one| [Some(one.size), one.older]).flatten().collect()
+/// Every size that the metadata may be at the end of, the last one first; and whether that is settled: no move of the
+/// metadata has begun. A disk of which nothing is noted may have had another path when it was shorter (it was copied to
+/// a longer one): then it is all that is noted of the volume's disks on this node.
+pub(super) fn ends(folder: &Path, who: &Identity, disk: &Path) -> (Vec<u64>, bool) {
+    let sizes = |record: Record| [Some(record.size), record.older].into_iter().flatten();
+    match read(folder, who, disk) {
+        Some(record) => {
+            let ends: Vec<u64> = sizes(record).collect();
+            let settled = ends.len() == 1;
+            (ends, settled)
+        }
+        None => (others(folder, who).into_iter().flat_map(sizes).collect(), false),
+    }
+}
+
+/// What is noted of the volume's disks, whatever their paths.
+fn others(folder: &Path, who: &Identity) -> Vec<Record> {
+    let resource = file_safe(&who.resource);
+    let prefix = format!("size-{resource}-{}-node{}-", who.volume, who.node_id);
+    let Ok(notes) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut names: Vec<PathBuf> = notes.filter_map(|note| Some(note.ok()?.path())).collect();
+    names.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(&prefix) && name.ends_with(".json")
+    });
+    names.sort();
+    let records = names.iter().filter_map(|path| {
+        let record: Record = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        is_of(&record, who).then_some(record)
+    });
+    records.collect()
+}
+
+fn is_of(record: &Record, who: &Identity) -> bool {
+    record.resource == who.resource && record.node_id == who.node_id && record.volume == who.volume
 }
 
 fn read(folder: &Path, who: &Identity, disk: &Path) -> Option<Record> {
     let text = std::fs::read(folder.join(file_name(who, disk))).ok()?;
     let record: Record = serde_json::from_slice(&text).ok()?;
-    let same = record.resource == who.resource
-        && record.node_id == who.node_id
-        && record.volume == who.volume
-        && record.path == disk;
-    same.then_some(record)
+    (is_of(&record, who) && record.path == disk).then_some(record)
 }
 
 /// Nothing is known of the disk any more.

@@ -405,6 +405,11 @@ fn just_created(own: &Side<'_>, peer: &Side<'_>) -> Option<Verdict> {
     if other.forced_blank() && fresh.created_over_data() && !fresh.invalidated() {
         return refuse(Rule::ForcedBlank(who.mirrored()), Reason::ResyncRefused);
     }
+    // It could not be promoted without a force either.
+    let unproven = other.disk() == DiskState::Consistent && !other.primary();
+    if unproven && fresh.created_over_data() && !fresh.invalidated() {
+        return refuse(Rule::Unproven(who.mirrored()), Reason::ResyncRefused);
+    }
     verdict(Rule::JustCreated(who), target_in_full(who))
 }
 

@@ -387,6 +387,42 @@ fn the_file_system_that_a_forced_blank_disk_was_refused_for_can_be_the_one_that_
     assert_eq!(pair.nodes[0].disk.blocks.get(&9), Some(&99));
 }
 
+/// Both copies of its superblock are bad, and create-md is the way out; what it wrote alone is on its disk still.
+#[test]
+fn who_may_lack_what_a_new_disk_holds_does_not_overwrite_it_unasked() {
+    for found in ["ext4 \"data\"", "blank"] {
+        let mut pair = synced_pair();
+        pair.kill(1);
+        assert_eq!(pair.write(0, 9, 99), Ok(None));
+        pair.kill(0);
+        let blocks = pair.nodes[0].disk.blocks.clone();
+        pair.nodes[0].disk = Disk { superblock: Some(superblock(0)), blocks, ..Disk::default() };
+        let new = pair.nodes[0].disk.superblock.as_mut().unwrap();
+        (new.created_found, new.device_uuid) = (found.into(), 779);
+        pair.up(1);
+        assert_eq!(pair.disk(1), DiskState::Consistent);
+        assert_eq!(pair.admin(1, Command::Primary { force: None }).unwrap_err().code, -2);
+        pair.up(0);
+        pair.run(30_000);
+        if found == "blank" {
+            // Nothing is lost by that.
+            pair.synced();
+            continue;
+        }
+        assert_eq!(pair.nodes[0].disk.blocks.get(&9), Some(&99));
+        for n in 0..2 {
+            let reason = pair.status(n).connections[0].reason;
+            assert_eq!(reason, Reason::ResyncRefused, "{}", pair.story());
+        }
+        assert!(pair.nodes[1].log.join("\n").contains("rule=unproven-self"), "{}", pair.story());
+        // A person says that it is not needed.
+        pair.admin(0, Command::Invalidate { volume: 0 }).unwrap();
+        pair.connect_both();
+        pair.synced();
+        assert_eq!(pair.disk(1), DiskState::UpToDate);
+    }
+}
+
 #[test]
 fn a_blank_disk_is_forced_over_what_is_not_there_yet_by_its_word() {
     let (mut pair, told) = forced_alone(Force::Blank);

@@ -20,7 +20,7 @@ fn an_up_that_stopped_at_a_disk_is_told_by_its_cause_and_ends_with_up() {
     assert!(!text.contains("is r0 up on bob?"), "{text}");
     let first = report.status.devices[0].disk_note.clone();
     for (cure, order) in [
-        ("Use `tandemadm create-md` to initialize it.", "`tandemadm create-md r0/0`"),
+        ("Use `tandemadm create-md` to initialize it, if it is new.", "`tandemadm create-md r0/0`"),
         ("Run `tandemadm create-md --force` on it.", "`tandemadm create-md --force r0/0`"),
     ] {
         let note = &mut report.status.devices[0].disk_note;
@@ -43,7 +43,7 @@ fn an_up_that_stopped_at_a_disk_is_told_by_its_cause_and_ends_with_up() {
         crate::control::ATTACH_FAILED
     );
     let text = blocks(&report);
-    assert!(text.contains("2. the disk there has no metadata, so it is a new one"), "{text}");
+    assert!(text.contains("2. the disk there has no metadata; where it is a new one"), "{text}");
     assert!(text.contains("3. disk there, cause gone"), "{text}");
 }
 

@@ -250,6 +250,26 @@ fn a_growth_that_was_cut_off_is_seen_by_every_order() {
     assert_eq!(body(&std::fs::read_to_string(saved).unwrap()), body(&text));
 }
 
+/// Copied to a longer disk, which has another path.
+#[test]
+fn a_longer_disk_with_another_path_has_its_metadata_where_it_ended_before() {
+    let lab = Lab::new();
+    let old = lab.busy("d");
+    drop(lab.open(&old).unwrap());
+    let disk = lab.path("longer");
+    std::fs::rename(&old, &disk).unwrap();
+    resize(&disk, 32 * MIB);
+    let error = lab.create(&disk).unwrap_err();
+    assert!(error.to_string().contains("at the old end of the disk, 16777216 bytes"), "{error}");
+    let open = lab.open(&disk).unwrap();
+    assert!(open.attached.meta.superblock.current_uuid != crate::meta::JUST_CREATED);
+    drop(open);
+    // Of another volume's disk nothing is taken.
+    let blank = lab.file("blank", 32 * MIB);
+    let error = lab.open(&blank).unwrap_err();
+    assert!(error.to_string().contains("no valid metadata"), "{error}");
+}
+
 /// The state folder came back from a time before the disk grew, and so did the old end: what stands at the
 /// new end is the newer one.
 #[test]

@@ -36,6 +36,8 @@ pub enum Rule {
     JustCreated(Who),
     /// This disk was forced while it was blank; the other one is fresh, and was not blank.
     ForcedBlank(Who),
+    /// Nobody has said that this disk is the newest; the other one is fresh, and was not blank.
+    Unproven(Who),
     /// Both disks are older than what the other node has seen of them.
     RolledBackBoth,
     /// This disk is older than what the other node has seen of it.
@@ -95,6 +97,7 @@ impl Rule {
             Self::RolledBack(who) => Self::RolledBack(who.mirrored()),
             Self::Replaced(who) => Self::Replaced(who.mirrored()),
             Self::ForcedBlank(who) => Self::ForcedBlank(who.mirrored()),
+            Self::Unproven(who) => Self::Unproven(who.mirrored()),
             Self::Inconsistent(who) => Self::Inconsistent(who.mirrored()),
             Self::Outdated(who) => Self::Outdated(who.mirrored()),
             Self::OutdatedSurvivor(who) => Self::OutdatedSurvivor(who.mirrored()),
@@ -168,6 +171,16 @@ rules! {
         "The peer was promoted by force while its disk was blank and no disk of self had been met. \
          The disk of self is new as well, but create-md has found something on it: a full sync would \
          overwrite that. Refused: invalidate self, or, where this disk holds the data, primary \
+         --force on self and create-md on the peer.";
+    Unproven(Who::Own) = "unproven-self",
+        "Self is Consistent: nobody has said that it is the newest copy. The peer's disk is new, but \
+         create-md has found something on it, which may be what was written last: a full sync would \
+         overwrite that. Refused: invalidate the peer's disk on the peer, or, where that one holds \
+         the data, primary --force there and create-md on self.";
+    Unproven(Who::Peer) = "unproven-peer",
+        "The peer is Consistent: nobody has said that it is the newest copy. The disk of self is new, \
+         but create-md has found something on it, which may be what was written last: a full sync \
+         would overwrite that. Refused: invalidate self, or, where this disk holds the data, primary \
          --force on self and create-md on the peer.";
     RolledBackBoth = "rolled-back-both",
         "Each disk carries a lower number than the other node has seen of it before: both were \

@@ -127,6 +127,12 @@ const TABLE: &[(&str, &str, &str, &str)] = &[
     ("c1 f", "c4 I", "just-created-peer", "source-set-bitmap"),
     ("c1", "c4 I ext4", "just-created-peer", "source-set-bitmap"),
     ("c1 f", "c2 ext4", "unrelated-data", "unrelated-data"),
+    // The last Primary's metadata was made anew, perhaps.
+    ("c1 C", "c4 I ext4", "unproven-self", "refuse"),
+    ("c4 I ext4", "c1 C", "unproven-peer", "refuse"),
+    ("c4 I ext4 inv", "c1 C", "just-created-self", "target-set-bitmap"),
+    ("c1 C", "c4 I", "just-created-peer", "source-set-bitmap"),
+    ("c1 C P", "c4 I ext4", "just-created-peer", "source-set-bitmap"),
     // Set back.
     ("c1 n4 s3", "c1 n3 s5", "rolled-back-self", "refuse"),
     ("c1 n4 s3", "c1 n2 s4", "rolled-back-peer", "refuse"),

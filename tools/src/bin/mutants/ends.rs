@@ -347,6 +347,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         new: "            None if kind > 9 && self.has_let_go_of_a_disk(c) => {",
     },
     Mutant {
+        name: "unproven-source",
+        breaks: "a disk that may not be promoted unasked overwrites a new one on which there was data",
+        by: By::Tests(&["--lib", "resource::tests::stuck_disk"]),
+        file: "src/resource/peer/generation.rs",
+        old: "    if unproven && fresh.created_over_data() && !fresh.invalidated() {",
+        new: "    if unproven && fresh.created_over_data() && fresh.invalidated() {",
+    },
+    Mutant {
         name: "leave-not-taken-back",
         breaks: "a peer leaves though the Primary has lost its own disk meanwhile",
         by: By::Tests(&["--lib", "resource::tests::leaves"]),
