@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::resource::{AfterSb0Pri, AfterSb1Pri, Fencing, Handler, OnIoError, Options, RrConflict};
 
+mod drbd;
 mod hosts;
 mod parts;
 
