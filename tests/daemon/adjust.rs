@@ -64,6 +64,10 @@ fn options_change_at_run_time_and_wrong_ones_are_refused() {
         assert!(said.contains(what), "{said}");
     }
     alice.refused(1, &["net-options", "--ping-int", "r0"]);
+    // What a file is warned about takes effect here, too.
+    let said = alice.adm(&["disk-options", "--md-flushes=no", "r0"]).stderr;
+    assert!(said.starts_with("r0: warning: md-flushes no: takes effect"), "{said}");
+    assert_eq!(said.matches("warning").count(), 1, "{said}");
     alice.ok(&["adjust", "r0"]);
     assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "");
     assert_eq!(alice.ok(&["cstate", "r0"]), "Connected\n", "nothing was dropped");

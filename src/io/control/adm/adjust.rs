@@ -1,6 +1,6 @@
 //! `adjust`, the verbs that change options, and what differs between the file and what runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::{Definition, Host, ResyncAfter, override_option, same_host};
 use crate::control::adjust::{Difference, Step, lines};
@@ -182,11 +182,17 @@ impl Session {
                     wanted.secrets.clone_from(&definition.secrets);
                 }
             }
-            if target.volume().is_none() {
+            // What a file would be warned about, once for all volumes.
+            let mut warnings = BTreeSet::new();
+            let mut put = |options: &mut Options| {
                 for (option, value) in &given {
-                    override_option(definition, &mut options, section, option, value)
-                        .map_err(refused)?;
+                    let warning = override_option(definition, options, section, option, value);
+                    warnings.extend(warning.map_err(refused)?);
                 }
+                Ok::<_, Failure>(())
+            };
+            if target.volume().is_none() {
+                put(&mut options)?;
             }
             for host in wanted.hosts.iter_mut().filter(is_own) {
                 for (number, volume) in &mut host.volumes {
@@ -208,15 +214,15 @@ impl Session {
                     }
                     let before = volume.disk_options.unwrap_or_else(|| running.options.disk());
                     let mut changed = options.with_disk(before);
-                    for (option, value) in &given {
-                        override_option(definition, &mut changed, section, option, value)
-                            .map_err(refused)?;
-                    }
+                    put(&mut changed)?;
                     let differs = changed.disk() != options.disk();
                     volume.disk_options = differs.then(|| changed.disk());
                 }
             }
             wanted.options = options;
+            for warning in &warnings {
+                complain(&format!("{name}: warning: {warning}"));
+            }
             let Some(own) = wanted.hosts.iter().find(|host| host.node_id == own.node_id) else {
                 return Ok(());
             };
