@@ -49,7 +49,7 @@ fn names_of_hosts_are_one_in_upper_and_lower_case() {
     assert!(said.iter().any(|one| one.contains("a second `on` section for Alice")), "{said:?}");
     // So are what they have.
     let other = pair("").replace("r0", "r1").replace("10.0.0.", "10.0.1.");
-    let other = other.replace("/d0", "/d1").replace("on a", "on A");
+    let other = other.replace("/d0", "/d1").replace("on a", "on A").replace("on b", "on B");
     let said = short(&loaded(&(pair("") + &other)));
     assert!(said[0].contains("r1/0: minor 0 belongs to r0/0 already"), "{said:?}");
 }

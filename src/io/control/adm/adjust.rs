@@ -10,6 +10,7 @@ use crate::control::target::Target;
 use crate::control::{Report, Request, dry_run};
 use crate::resource::{AdminResult, Command, DiskOptions, NodeId, Options, VolumeNumber};
 
+use super::super::path_differs::are_same_files;
 use super::client::Client;
 use super::configuration::Configuration;
 use super::orders::told;
@@ -62,7 +63,7 @@ impl Skip {
         match step {
             Step::Connect(id) => self.net || peer.is_some_and(|peer| peer != *id),
             Step::Paths => self.net,
-            Step::Detach(_) | Step::Attach(_) | Step::Volumes => self.disk,
+            Step::Detach(_) | Step::Attach(_) | Step::Rename(_) | Step::Volumes => self.disk,
             Step::Up | Step::Options(_) => false,
         }
     }
@@ -104,13 +105,29 @@ impl Session {
             let wanted = skip.wanted(&running, definition, own);
             let definition = &wanted;
             let own = definition.hosts.iter().find(|host| host.node_id == own.node_id).unwrap_or(own);
-            let difference = Difference::new(&running, definition, own);
+            let differs = |volume| report.path_differs.iter().any(|(number, _)| *number == volume);
+            let difference = Difference::new(&running, definition, own).without_renamed(
+                &running,
+                own,
+                |volume, old, new| !differs(volume) && are_same_files(old, new),
+            );
             if let Some(refusal) = difference.refusal(name) {
                 return told(name, Err(refusal));
             }
             let mut steps = difference.steps(&report, own);
             steps.retain(|step| !skip.leaves_out(step, peer));
             for (volume, what) in &report.path_differs {
+                let replaces = [Step::Detach(*volume), Step::Attach(*volume)];
+                let is_replaced = replaces.iter().all(|step| steps.contains(step));
+                let client = &mut *client;
+                let mut run = Run { client, running: &running, definition, own };
+                // It was moved, and the file says where to: the daemon knows it by itself.
+                if is_replaced && !self.globals.dry_run && run.order(Step::Rename(*volume))?.is_ok() {
+                    // An attach would have taken the size over.
+                    steps.retain(|step| !replaces.contains(step) && *step != Step::Volumes);
+                    steps.push(Step::Volumes);
+                    continue;
+                }
                 complain(&format!(
                     "{name}/{volume}: {what}, and is not the disk in use; nothing is done about it: \
                      `tandemadm why {name}`."
@@ -352,7 +369,7 @@ impl Run<'_> {
         let name = self.definition.name.clone();
         let definition = Box::new(self.definition.clone());
         // What still differs is for the next step, and no news.
-        let quiet = matches!(step, Step::Attach(_) | Step::Connect(_));
+        let quiet = matches!(step, Step::Attach(_) | Step::Rename(_) | Step::Connect(_));
         let request = match step {
             Step::Up => Request::Up { definition },
             Step::Options(_) => Request::Options {
@@ -367,7 +384,8 @@ impl Run<'_> {
             Step::Detach(volume) => {
                 Request::Order { resource: name, command: Command::Detach { volume, force: false } }
             }
-            Step::Attach(volume) => Request::Attach { definition, volume },
+            // Of what is attached an attach only takes the name.
+            Step::Attach(volume) | Step::Rename(volume) => Request::Attach { definition, volume },
             Step::Connect(peer) => {
                 Request::Connect { definition, peer, discard_my_data: false, tentative: false }
             }

@@ -5,6 +5,46 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::secret::Secret;
 
+impl Daemon {
+    /// r0 with its disk at another path.
+    fn at(&self, path: &std::path::Path) -> Box<Definition> {
+        let mut definition = self.definition("");
+        for host in &mut definition.hosts {
+            host.volumes.get_mut(&0).unwrap().disk = Some(path.display().to_string());
+        }
+        Box::new(definition)
+    }
+}
+
+#[test]
+fn the_disk_in_use_by_another_path_is_only_called_so() {
+    let daemon = Daemon::start();
+    let mut client = daemon.up("");
+    let (disk, link) = (daemon.dir.path().join("r0.img"), daemon.dir.path().join("link"));
+    std::os::unix::fs::symlink(&disk, &link).unwrap();
+    let attach = |path| Request::Attach { definition: daemon.at(path), volume: 0 };
+    assert_eq!(client.order(&attach(&link)).unwrap(), Ok(String::new()));
+    let path = |host: &crate::config::Host| host.volumes[&0].disk.clone();
+    let running = client.running("r0").unwrap().unwrap();
+    assert_eq!(path(&running.hosts[0]), path(&daemon.at(&link).hosts[0]));
+    let now = report(&mut client);
+    assert_eq!(now.status.devices[0].disk_state, DiskState::UpToDate);
+    assert_eq!(now.status.devices[0].backing_disk, link.display().to_string());
+    // By that path it is looked at, and lost.
+    std::fs::rename(&link, daemon.dir.path().join("aside")).unwrap();
+    let refused = client.order(&attach(&link)).unwrap().unwrap_err();
+    assert!(refused.hint.contains("link is not there any more"), "{refused:?}");
+    // Another file is another disk.
+    std::fs::copy(&disk, &link).unwrap();
+    assert_eq!(client.order(&attach(&link)).unwrap().unwrap_err().code, 124);
+    let other = daemon.dir.path().join("other");
+    std::fs::copy(&disk, &other).unwrap();
+    assert_eq!(client.order(&attach(&other)).unwrap().unwrap_err().code, 124);
+    while let Ok(seen) = daemon.seen.try_recv() {
+        assert!(!matches!(seen, Seen::Command(Command::Detach { .. }, _)));
+    }
+}
+
 #[test]
 fn a_minor_or_device_of_what_is_up_is_not_given_twice() {
     let daemon = Daemon::start();
