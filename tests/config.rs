@@ -289,6 +289,9 @@ fn word() -> impl Strategy<Value = String> {
         "[",
         "é",
         "\t",
+        "\\",
+        "\"a \\\" b\\\\\"",
+        "\u{fffd}",
     ];
     prop_oneof![8 => prop::sample::select(KNOWN).prop_map(str::to_owned), 1 => ".{0,6}"]
 }

@@ -41,7 +41,7 @@ impl Claims {
         at: Pos,
         report: &mut Report,
     ) {
-        let short = host.split('.').next().unwrap_or(host).to_owned();
+        let short = host.split('.').next().unwrap_or(host).to_ascii_lowercase();
         let claims = self.taken.entry((short, thing.clone())).or_default();
         if let Some(first) = claims.iter().find(|claim| same_host(&claim.host, host)) {
             let (what, hint) = match thing {

@@ -51,8 +51,10 @@ impl Context<'_> {
         body: &[Statement],
         draft: &mut Draft,
     ) {
+        // A name is DRBD's, and names nothing here.
+        self.too_much(statement.arguments().get(1), "write: connection { ... }");
         let mut connection = ConnectionDraft::new(statement.at());
-        let mut paths = 0;
+        let (mut paths, mut outside) = (0, None);
         for inner in body {
             let allowed = &["net", "disk", "protocol"];
             if read_options(inner, allowed, self.scope, &mut connection.level, self.report) {
@@ -60,13 +62,17 @@ impl Context<'_> {
             }
             match (inner.keyword(), &inner.body) {
                 ("skip", Some(_)) => {}
-                ("host", None) => self.end(inner, &mut connection.ends),
+                ("host", None) => {
+                    outside = outside.or(Some(inner.at()));
+                    self.end(inner, &mut connection.ends);
+                }
                 ("host", Some(_)) => {
                     self.proxy(inner.at());
                     draft.incomplete = true;
                 }
                 ("path", Some(body)) => {
                     paths += 1;
+                    self.too_much(inner.arguments().first(), "write: path { ... }");
                     let mut ends = Vec::new();
                     for inner in body {
                         match (inner.keyword(), &inner.body) {
@@ -84,7 +90,11 @@ impl Context<'_> {
             }
         }
         draft.incomplete |= statement.damaged;
-        if connection.ends.len() != 2 && !draft.incomplete {
+        if let Some(at) = outside.filter(|_| paths > 0) {
+            let text = "this host stands beside a `path` section: which path it is of is not said";
+            let hint = "write: path { host A address IP:PORT; host B address IP:PORT; }";
+            self.error(at, text, hint);
+        } else if connection.ends.len() != 2 && !draft.incomplete {
             let text = match connection.ends.len() {
                 0 => "no host in this connection: it has two ends".to_owned(),
                 1 => "one host in this connection: it has two ends".to_owned(),
@@ -155,6 +165,7 @@ impl Context<'_> {
     }
 
     pub(super) fn mesh(&mut self, statement: &Statement, body: &[Statement], draft: &mut Draft) {
+        self.too_much(statement.arguments().first(), "write: connection-mesh { ... }");
         let mut connection = ConnectionDraft::new(statement.at());
         for inner in body {
             let allowed = &["net", "disk", "protocol"];

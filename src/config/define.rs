@@ -19,6 +19,10 @@ use super::setting::Level;
 use super::volume::{VolumeDraft, Volumes};
 use crate::wire::VOLUMES_MAX;
 
+/// What LINSTOR writes as the disk of every other host: it stands for no disk, and is nobody's. The
+/// host that has it as its own is told at the attach that it is not there.
+const NO_DISK: &str = "/dev/drbd/this/is/not/used";
+
 /// What the resources of a config share.
 pub(super) struct Shared<'a> {
     pub(super) common: &'a Level,
@@ -71,7 +75,7 @@ pub(super) fn define(
     let addresses = define.addresses(&hosts, connection);
     let more = define.more_addresses(&hosts, connection);
     let numbers = define.volume_numbers(&hosts, connection);
-    let minors = Define::minors(&hosts, draft, &numbers, shared);
+    let minors = define.minors(&hosts, &numbers, shared);
     let volumes: Vec<_> =
         hosts.iter().map(|host| define.volumes(host, &minors, shared.common)).collect();
     define.disks(&hosts, &volumes);
@@ -370,20 +374,36 @@ impl<'a> Define<'a> {
     /// The minors of volumes that have none on some host: the other host's, else the lowest that
     /// is free.
     fn minors(
+        &mut self,
         hosts: &[&HostDraft],
-        draft: &Draft,
         numbers: &BTreeSet<VolumeNumber>,
         shared: &mut Shared<'_>,
     ) -> BTreeMap<VolumeNumber, u32> {
+        let draft = self.draft;
         let all = || hosts.iter().map(|host| &host.volumes).chain([&draft.volumes]);
-        let written = |number: VolumeNumber| {
-            let mut volumes = all().filter_map(|volumes| volumes.numbered.get(&number));
-            volumes.find_map(|volume| volume.device.as_ref().map(|(device, _)| device.minor))
-        };
-        let minor = |number: &VolumeNumber| {
-            (*number, written(*number).unwrap_or_else(|| shared.free_minor()))
-        };
-        numbers.iter().map(minor).collect()
+        let mut minors = BTreeMap::new();
+        for number in numbers {
+            let volumes = || all().filter_map(|volumes| volumes.numbered.get(number));
+            let written = volumes().find_map(|volume| volume.device.as_ref());
+            let minor = match written {
+                Some((device, _)) => device.minor,
+                None => shared.free_minor(),
+            };
+            let is_missing = written.is_none() && volumes().all(|volume| !volume.bad_device);
+            if is_missing && !draft.incomplete {
+                // DRBD refuses it.
+                let disk = volumes().find_map(|volume| volume.disk.as_ref());
+                let at = disk.map_or(draft.at, |(_, at)| *at);
+                let text = format!(
+                    "volume {number} has no device: it gets minor {minor}, and another one when a \
+                     resource before it comes or goes"
+                );
+                let hint = format!("write: device minor {minor};");
+                self.report.warning(at, Scope::Resource(&draft.name), text, hint);
+            }
+            minors.insert(*number, minor);
+        }
+        minors
     }
 
     /// Each volume needs a disk on one of the hosts.
@@ -414,7 +434,7 @@ impl<'a> Define<'a> {
             let owner = format!("{name}/{number}");
             let mut things = vec![Thing::Minor(volume.minor)];
             things.extend(volume.device_node.clone().map(Thing::Node));
-            if let Some(disk) = &volume.disk {
+            if let Some(disk) = volume.disk.as_ref().filter(|disk| *disk != NO_DISK) {
                 things.push(Thing::Disk(plain_path(disk)));
                 if let MetaDisk::External { path } = &volume.meta_disk {
                     things.push(Thing::Disk(plain_path(path)));

@@ -15,6 +15,7 @@ use crate::resource::{
 };
 use crate::resource::{VolumeConfig, VolumeNumber};
 
+use super::claims::plain_path;
 use super::option_table;
 use super::resync_after::ResyncAfter;
 use crate::secret::Secrets;
@@ -87,6 +88,19 @@ pub struct HostVolume {
 }
 
 impl HostVolume {
+    /// Whether the disk and its metadata are written as the same paths, but for slashes and dots.
+    #[must_use]
+    pub fn names_same_disk(&self, other: &Self) -> bool {
+        fn names(volume: &HostVolume) -> (Option<String>, Option<String>) {
+            let meta = match &volume.meta_disk {
+                MetaDisk::Internal => None,
+                MetaDisk::External { path } => Some(plain_path(path)),
+            };
+            (volume.disk.as_deref().map(plain_path), meta)
+        }
+        names(self) == names(other)
+    }
+
     /// The NBD device to attach the volume as: as written, else `/dev/nbdMINOR`.
     #[must_use]
     pub fn nbd_device(&self) -> String {
@@ -327,15 +341,18 @@ impl Definition {
     }
 }
 
-/// Whether two host names mean one host: equal, or one is the short form of the other.
+/// Whether two host names mean one host: equal, or one is the short form of the other. As in DRBD,
+/// and as for every name of a host, upper and lower case are one.
 #[must_use]
 pub fn same_host(a: &str, b: &str) -> bool {
     let short_of = |short: &str, full: &str| {
+        let (begin, rest) = full.as_bytes().split_at(short.len().min(full.len()));
         !short.is_empty()
             && !short.contains('.')
-            && full.strip_prefix(short).is_some_and(|rest| rest.starts_with('.'))
+            && begin.eq_ignore_ascii_case(short.as_bytes())
+            && rest.starts_with(b".")
     };
-    a == b || short_of(a, b) || short_of(b, a)
+    a.eq_ignore_ascii_case(b) || short_of(a, b) || short_of(b, a)
 }
 
 /// Whether `name` can be a host's name in targets, messages and events.

@@ -139,6 +139,13 @@ impl<'a> Context<'a> {
         self.report.error(at, self.scope, text, hint);
     }
 
+    /// A word that stands where none is read.
+    pub(super) fn too_much(&mut self, extra: Option<&Word>, hint: &str) {
+        if let Some(extra) = extra {
+            self.error(extra.at, format!("`{}` is too much here", extra.text), hint);
+        }
+    }
+
     pub(super) fn wrong(&mut self, wrong: Wrong) {
         self.error(wrong.at, wrong.text, wrong.hint);
     }

@@ -9,7 +9,7 @@ use crate::resource::{AfterSb0Pri, Options};
 
 use super::Config;
 use super::definition::{Definition, HostVolume, MetaDisk, Waits};
-use super::token::needs_no_quotes;
+use super::token::{quoted, written as word};
 use crate::secret::Secrets;
 
 /// The config as `tandemadm dump` prints it. A refused resource is a comment.
@@ -26,14 +26,14 @@ pub fn dump(config: &Config) -> String {
 }
 
 fn definition_text(definition: &Definition, out: &mut String) {
-    line(out, 0, &format!("resource {} {{", quoted(&definition.name)));
+    line(out, 0, &format!("resource {} {{", word(&definition.name)));
     for (section, options) in sections(definition) {
         line(out, 1, &format!("{section} {{"));
         for (name, value) in options {
             // A secret is always quoted.
             let value = match name.starts_with("shared-secret") {
-                true => format!("\"{value}\""),
-                false => quoted(&value),
+                true => quoted(&value),
+                false => word(&value),
             };
             line(out, 2, &format!("{name:<16} {value};"));
         }
@@ -43,7 +43,7 @@ fn definition_text(definition: &Definition, out: &mut String) {
         let address = written_address(host.address);
         match host.floating {
             true => line(out, 1, &format!("floating {address} {{")),
-            false => line(out, 1, &format!("on {} {{", quoted(&host.name))),
+            false => line(out, 1, &format!("on {} {{", word(&host.name))),
         }
         line(out, 2, &format!("node-id {};", host.node_id));
         if !host.floating {
@@ -124,7 +124,7 @@ fn paths_text(definition: &Definition, out: &mut String) {
         line(out, 2, "path {");
         for host in &definition.hosts {
             if let Some(address) = host.addresses().nth(path) {
-                let (name, address) = (quoted(&host.name), written_address(address));
+                let (name, address) = (word(&host.name), written_address(address));
                 line(out, 3, &format!("host {name} address {address};"));
             }
         }
@@ -139,25 +139,25 @@ fn written_address(address: std::net::SocketAddr) -> String {
 }
 
 fn volume_text(definition: &Definition, volume: &HostVolume, out: &mut String) {
-    let node = volume.device_node.as_ref().map(|node| format!("{} ", quoted(node)));
+    let node = volume.device_node.as_ref().map(|node| format!("{} ", word(node)));
     line(out, 3, &format!("device    {}minor {};", node.unwrap_or_default(), volume.minor));
     let disk = match volume.disk.as_deref() {
         None => "none".to_owned(),
         // Only the bare word means "no disk".
         Some("none") => "\"none\"".to_owned(),
-        Some(path) => quoted(path),
+        Some(path) => word(path),
     };
     line(out, 3, &format!("disk      {disk};"));
     let meta_disk = match &volume.meta_disk {
         MetaDisk::Internal => "internal".to_owned(),
-        MetaDisk::External { path } => quoted(path),
+        MetaDisk::External { path } => word(path),
     };
     line(out, 3, &format!("meta-disk {meta_disk};"));
     let own = own_options(definition, volume);
     if !own.is_empty() {
         line(out, 3, "disk {");
         for (name, value) in own {
-            line(out, 4, &format!("{name:<16} {};", quoted(&value)));
+            line(out, 4, &format!("{name:<16} {};", word(&value)));
         }
         line(out, 3, "}");
     }
@@ -182,10 +182,6 @@ fn victim(definition: &Definition) -> Option<&str> {
     let AfterSb0Pri::DiscardNode(id) = definition.options.after_sb_0pri else { return None };
     let host = definition.hosts.iter().find(|host| host.node_id == id)?;
     Some(&host.name)
-}
-
-fn quoted(word: &str) -> String {
-    if needs_no_quotes(word) { word.to_owned() } else { format!("\"{word}\"") }
 }
 
 fn line(out: &mut String, depth: usize, text: &str) {

@@ -122,9 +122,11 @@ fn without_secrets(text: &str) -> String {
         if out.rsplit('\n').next().is_some_and(|line| line.trim_start().starts_with('#')) {
             continue;
         }
-        let (mut quoted, mut begun) = (false, false);
+        let (mut quoted, mut escaped, mut begun) = (false, false, false);
         let end = after.find(|c: char| {
-            quoted ^= c == '"';
+            quoted ^= c == '"' && !escaped;
+            // As in a token: what follows a backslash ends no quote, on its line.
+            escaped = quoted && c == '\\' && !escaped;
             let ends = match c {
                 '\n' => begun,
                 ';' | '{' | '}' | '#' => !quoted,
@@ -305,6 +307,9 @@ mod tests {
                 "net { shared-secret **** * **; timeout 5; }",
             ),
             ("shared-secret-old \"a\"; b;", "shared-secret-old ***; b;"),
+            (r#"shared-secret "a\"b;c" ; timeout 5;"#, "shared-secret ******** ; timeout 5;"),
+            (r#"shared-secret "a\\"; timeout 5;"#, "shared-secret *****; timeout 5;"),
+            ("shared-secret \"open\\\nping-int 5;", "shared-secret ******\nping-int 5;"),
             ("shared-secret\n  FooFun;\n", "shared-secret\n  ******;\n"),
             ("# the shared-secret\nnet { }", "# the shared-secret\nnet { }"),
             ("shared-secret \"open\nping-int 5;", "shared-secret *****\nping-int 5;"),

@@ -260,6 +260,29 @@ fn in_force<'a>(chain: &Chain<'a>, spec: &Spec) -> Option<(Rank, &'a Setting)> {
     chain.iter().find_map(|(rank, level)| level.get(spec.name).map(|setting| (*rank, setting)))
 }
 
+/// Why a value that takes effect is warned about, and what is right. On a command line too.
+pub(super) fn warned(name: &str, value: &str) -> Option<(&'static str, String)> {
+    let other_digest = |known: &[&str]| !known.contains(&value);
+    match name {
+        "verify-alg" if other_digest(VERIFY_ALGS) => {
+            let why = "no such digest here: an online verify compares by sha256";
+            return Some((why, "verify-alg sha256;  or sha512, or crc32c".to_owned()));
+        }
+        "csums-alg" if other_digest(CSUMS_ALGS) => {
+            let why = "no such digest here: a resync compares by sha256";
+            return Some((why, "csums-alg sha256;  or sha512, or none".to_owned()));
+        }
+        _ => {}
+    }
+    let (_, value, why) = WARNED_VALUES.iter().find(|row| (row.0, row.1) == (name, value))?;
+    let other = match *value {
+        "no" => "yes",
+        "sha1" => Algorithm::Sha256.name(),
+        _ => "no",
+    };
+    Some((why, format!("{name} {other};")))
+}
+
 struct Judge<'a> {
     draft: &'a Draft,
     hosts: &'a [&'a HostDraft],
@@ -284,24 +307,8 @@ impl Judge<'_> {
                 if let Some((_, _, why, hint)) = refused {
                     self.refuse(rank, setting, why, &format!("write: {hint}"));
                 }
-                if name == "verify-alg" && !VERIFY_ALGS.contains(&text.as_str()) {
-                    let why = "no such digest here: an online verify compares by sha256";
-                    let hint = "write: verify-alg sha256;  or sha512, or crc32c";
-                    self.warn(setting, why, hint);
-                }
-                if name == "csums-alg" && !CSUMS_ALGS.contains(&text.as_str()) {
-                    let why = "no such digest here: a resync compares by sha256";
-                    let hint = "write: csums-alg sha256;  or sha512, or none";
-                    self.warn(setting, why, hint);
-                }
-                let warned = WARNED_VALUES.iter().find(|row| (row.0, row.1) == (name, &text));
-                if let Some((_, value, why)) = warned {
-                    let other = match *value {
-                        "no" => "yes",
-                        "sha1" => Algorithm::Sha256.name(),
-                        _ => "no",
-                    };
-                    self.warn(setting, why, &format!("write: {name} {other};"));
+                if let Some((why, right)) = warned(name, &text) {
+                    self.warn(setting, why, &format!("write: {right}"));
                 }
             }
             // 0 is none; less than a block would be none without a word.

@@ -88,9 +88,10 @@ struct File {
 struct Loader<'a> {
     files: &'a dyn Files,
     report: Report,
-    /// Files that have been read: a second include of one says nothing new, as in DRBD.
+    /// Files that have been read, by their one name: a second include of one says nothing new, as in
+    /// DRBD.
     read: BTreeSet<String>,
-    /// The chain of includes that is being read.
+    /// The chain of includes that is being read, by the same names.
     open: Vec<String>,
     top: Vec<File>,
 }
@@ -118,8 +119,9 @@ impl Loader<'_> {
         if self.files.is_public(path) {
             self.report.set_public(file);
         }
-        self.read.insert(path.to_owned());
-        self.open.push(path.to_owned());
+        let name = self.files.canonical(path);
+        self.read.insert(name.clone());
+        self.open.push(name);
         let (tokens, clean) = tokens(file, &text, &mut self.report);
         let parsed = parse(tokens, &mut self.report);
         let broken = parsed.broken || !clean || parsed.statements.iter().any(is_left_over);
@@ -172,14 +174,15 @@ impl Loader<'_> {
             vec![path]
         };
         for path in paths {
-            if self.open.contains(&path) {
+            let name = self.files.canonical(&path);
+            if self.open.contains(&name) {
                 let text = format!("{path} includes itself");
                 self.report.error(word.at, Scope::All, text, "remove this line");
             } else if self.read.len() >= FILES_MAX as usize {
                 let text = format!("more than {FILES_MAX} files");
                 self.report.error(word.at, Scope::All, text, "include fewer");
                 return;
-            } else if !self.read.contains(&path) {
+            } else if !self.read.contains(&name) {
                 self.file(&path, Some(word));
             }
         }

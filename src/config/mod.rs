@@ -56,7 +56,8 @@ pub use resync_after::{Dependencies, ResyncAfter, cycle};
 
 /// Where the text of config files comes from.
 pub trait Files {
-    /// The text of a file. At most [`FILE_MAX`] bytes are used: longer files are an error.
+    /// The text of a file; bytes of it that are not UTF-8 are U+FFFD. At most [`FILE_MAX`] bytes are
+    /// used: longer files are an error.
     ///
     /// # Errors
     /// Why it cannot be read, e.g. `No such file or directory`.
@@ -67,6 +68,12 @@ pub trait Files {
     /// # Errors
     /// Why it is not known what matches, e.g. a folder that may not be read.
     fn glob(&self, pattern: &str) -> Result<Vec<String>, String>;
+
+    /// The one name of the file that a path leads to, by whatever links; the path where that is not
+    /// known.
+    fn canonical(&self, path: &str) -> String {
+        path.to_owned()
+    }
 
     /// Whether everybody on the host can read a file: then it is no place for a secret.
     fn is_public(&self, _path: &str) -> bool {

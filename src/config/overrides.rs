@@ -4,11 +4,13 @@ use crate::resource::{AfterSb0Pri, Options};
 
 use super::definition::{Definition, same_host};
 use super::finding::Pos;
+use super::judge::warned;
 use super::option_table::{Effect, REFUSED_VALUES, Section, Value, find};
 use super::setting::value_of;
 use super::token::Word;
 
 /// Puts `NAME=VALUE` into `options`, checked as in a file. `section` is `net`, `disk` or `options`.
+/// Says what a file would be warned about; mostly nothing.
 ///
 /// # Errors
 /// The option is unknown in the section, does not act, or does not take the value: what is wrong,
@@ -19,7 +21,7 @@ pub fn override_option(
     section: &str,
     name: &str,
     value: &str,
-) -> Result<(), String> {
+) -> Result<Option<String>, String> {
     let here = Section::ALL.into_iter().find(|one| one.name() == section);
     let spec = find(name).filter(|spec| Some(spec.section) == here);
     let spec = spec.ok_or_else(|| match find(name) {
@@ -40,6 +42,7 @@ pub fn override_option(
     }
     let at = Pos { file: 0, line: 0, column: 0 };
     let word = Word { text: value.to_owned(), quoted: false, at, end: at };
+    let warning = warned(name, value);
     let value =
         value_of(spec, &word).map_err(|wrong| format!("{} ({})", wrong.text, wrong.hint))?;
     apply(options, &value);
@@ -51,5 +54,58 @@ pub fn override_option(
         let victim = victim.ok_or_else(|| format!("{text}: {host} is no host of the resource"))?;
         options.after_sb_0pri = AfterSb0Pri::DiscardNode(victim.node_id);
     }
-    Ok(())
+    Ok(warning.map(|(why, right)| {
+        let right = right.trim_end_matches(';').replace(";  ", ", ");
+        format!("{name} {}: {why}; right is: {right}", word.text)
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{OneFile, load};
+    use super::*;
+
+    /// As in a file: some values take effect and void a promise, some names stand for another.
+    #[test]
+    fn a_value_that_a_file_is_warned_about_is_on_a_command_line_too() {
+        let text = "resource r0 { device minor 0; disk /d; on a { address 10.0.0.1:1; } \
+                    on b { address 10.0.0.2:1; } }";
+        let definition = load(&OneFile(text), "x").resources.remove(0);
+        for (section, name, value, said) in [
+            (
+                "net",
+                "verify-alg",
+                "md5",
+                "verify-alg md5: no such digest here: an online verify compares by sha256; right is: \
+                 verify-alg sha256, or sha512, or crc32c",
+            ),
+            (
+                "net",
+                "csums-alg",
+                "md5",
+                "csums-alg md5: no such digest here: a resync compares by sha256; right is: csums-alg \
+                 sha256, or sha512, or none",
+            ),
+            (
+                "net",
+                "always-asbp",
+                "yes",
+                "always-asbp yes: takes effect: the after-sb policies also choose a victim where only \
+                 history is common; right is: always-asbp no",
+            ),
+            (
+                "disk",
+                "disk-flushes",
+                "no",
+                "disk-flushes no: takes effect: a flush that was acknowledged is not durable on both \
+                 disks any more; right is: disk-flushes yes",
+            ),
+            ("disk", "disk-flushes", "yes", ""),
+            ("net", "verify-alg", "sha512", ""),
+        ] {
+            let mut options = definition.options.clone();
+            let warning = override_option(&definition, &mut options, section, name, value);
+            assert_eq!(warning.unwrap().unwrap_or_default(), said);
+        }
+    }
 }

@@ -278,6 +278,12 @@ pub(super) fn value_of(spec: &Spec, word: &Word) -> Result<Value, Wrong> {
             _ => Err(not_one(&["yes", "no"])),
         },
         Kind::Choice(known) if known.contains(&text.as_str()) => Ok(Value::Word(text.clone())),
+        // The one choice that DRBD takes in both cases.
+        Kind::Choice(known)
+            if spec.name == "protocol" && known.contains(&text.to_ascii_uppercase().as_str()) =>
+        {
+            Ok(Value::Word(text.to_ascii_uppercase()))
+        }
         Kind::Choice(known) => Err(not_one(known)),
         Kind::AfterSb0Pri => {
             let host = text.strip_prefix("discard-node-").is_some_and(|host| !host.is_empty());

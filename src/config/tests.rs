@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::resource::{AfterSb0Pri, AfterSb1Pri, Fencing, Handler, OnIoError, Options, RrConflict};
 
+mod drbd;
 mod hosts;
 mod parts;
 
@@ -105,7 +106,7 @@ fn per_host_volumes_and_every_form_of_device_and_address() {
 #[test]
 fn node_ids_do_not_depend_on_the_order_in_the_file() {
     let r0 = clean(
-        "resource r0 { disk /d; on zoe { address 1.1.1.1:1; } on adam { address 1.1.1.2:1; } }",
+        "resource r0 { device minor 0; disk /d; on zoe { address 1.1.1.1:1; } on adam { address 1.1.1.2:1; } }",
     );
     let ids: Vec<_> = r0.hosts.iter().map(|host| (host.name.as_str(), host.node_id)).collect();
     assert_eq!(ids, [("adam", 0), ("zoe", 1)]);
@@ -120,7 +121,14 @@ fn a_volume_without_a_minor_gets_the_lowest_that_is_free() {
     let text = resource("r0", "1", "volume 3 { disk /d0; } volume 5 { disk /d1; }")
         + &resource("r1", "2", "volume 0 { device minor 1; disk /d2; }");
     let config = loaded(&text);
-    assert_eq!(short(&config), Vec::<String>::new());
+    let told: Vec<String> = short(&config).iter().map(|one| one[..48].to_owned()).collect();
+    assert_eq!(
+        told,
+        [
+            "1:26 warning volume 3 has no device: it gets min",
+            "1:49 warning volume 5 has no device: it gets min"
+        ]
+    );
     let minor = |name: &str, volume| config.resource(name).unwrap().hosts[1].volumes[&volume].minor;
     assert_eq!((minor("r0", 3), minor("r0", 5), minor("r1", 0)), (0, 2, 1));
 }
@@ -342,21 +350,21 @@ fn every_wrong_statement_is_named_at_its_place() {
              disk of its own",
         ),
         (
-            "volume 1 { disk /e; meta-disk /d0; }",
+            "volume 1 { disk /e; meta-disk /d0; device minor 1; }",
             "2:21 error r0/1: disk /d0 belongs to r0/0 already (t.conf:3) | give each volume a \
              disk of its own",
         ),
         (
-            "volume 1 { disk /e; meta-disk /m[0]; }",
+            "volume 1 { disk /e; meta-disk /m[0]; device minor 1; }",
             "2:31 error `/m[0]`: indexed metadata does not exist here | write: meta-disk /m;  one \
              device or file for each volume",
         ),
         (
-            "volume 1 { disk r1.img; }",
+            "volume 1 { disk r1.img; device minor 1; }",
             "2:17 error `r1.img` does not begin with `/` | write: disk /PATH;  or  disk none;",
         ),
         (
-            "volume 1 { disk /e; meta-disk internl; }",
+            "volume 1 { disk /e; meta-disk internl; device minor 1; }",
             "2:31 error `internl` does not begin with `/` | write: meta-disk /PATH;  or  meta-disk \
              internal;",
         ),

@@ -1,7 +1,9 @@
 //! Text to tokens: words, quoted or bare, `{`, `}` and `;`, each with its place.
 //!
 //! A bare word is a run of anything but blanks, `{`, `}`, `;`, `"` and `#`; `#` opens a comment to
-//! the end of the line; a quoted word stays on its line and has no escapes, as in DRBD.
+//! the end of the line; a quoted word stays on its line. In it, as in DRBD, a backslash takes the
+//! character after it as it is: `\"` is a quote, `\\` a backslash, `\c` a c. A bare word has no
+//! escapes.
 
 use super::finding::{Pos, Report, Scope};
 
@@ -53,12 +55,16 @@ fn line_tokens(
             '"' => {
                 let mut word = String::new();
                 let mut end = None;
-                for (c, column) in chars.by_ref() {
-                    if c == '"' {
-                        end = Some(Pos { column: column + 1, ..at });
-                        break;
+                while let Some((c, column)) = chars.next() {
+                    match c {
+                        '"' => {
+                            end = Some(Pos { column: column + 1, ..at });
+                            break;
+                        }
+                        // At the end of the line it takes nothing, and the quote stays open.
+                        '\\' => word.extend(chars.next().map(|(c, _)| c)),
+                        c => word.push(c),
                     }
-                    word.push(c);
                 }
                 if end.is_none() {
                     clean = false;
@@ -69,17 +75,19 @@ fn line_tokens(
                         "write the closing \" before the end of the line",
                     );
                 }
-                if let Some(c) = word.chars().find(|c| c.is_control()) {
+                if let Some(c) = word.chars().find(|c| has_no_place(*c)) {
                     clean = false;
-                    report.error(at, Scope::Nothing, control(c), "remove it");
+                    let (text, hint) = no_place(c);
+                    report.error(at, Scope::Nothing, text, hint);
                 }
                 let end = end.unwrap_or(at);
                 out.push(Token::Word(Word { text: word, quoted: true, at, end }));
             }
             c if c.is_whitespace() => {}
-            c if c.is_control() => {
+            c if has_no_place(c) => {
                 clean = false;
-                report.error(at, Scope::Nothing, control(c), "remove it");
+                let (text, hint) = no_place(c);
+                report.error(at, Scope::Nothing, text, hint);
             }
             c => {
                 let mut word = String::from(c);
@@ -96,14 +104,39 @@ fn line_tokens(
 }
 
 fn is_bare(c: char) -> bool {
-    !(c.is_whitespace() || c.is_control() || matches!(c, '{' | '}' | ';' | '"' | '#'))
+    !(c.is_whitespace() || has_no_place(c) || matches!(c, '{' | '}' | ';' | '"' | '#'))
 }
 
-fn control(c: char) -> String {
-    format!("the character U+{:04X} has no place in a config", c as u32)
+/// What no word can have: control characters, and what stands for bytes that are no text.
+fn has_no_place(c: char) -> bool {
+    c.is_control() || c == char::REPLACEMENT_CHARACTER
 }
 
-/// Whether a word can be written without quotes.
-pub(super) fn needs_no_quotes(word: &str) -> bool {
-    !word.is_empty() && word.chars().all(is_bare)
+/// What is said of one, and what to do.
+fn no_place(c: char) -> (String, &'static str) {
+    if c == char::REPLACEMENT_CHARACTER {
+        let hint = "write it anew, or the whole file: iconv -f LATIN1 -t UTF-8 FILE";
+        return ("this is not UTF-8".to_owned(), hint);
+    }
+    (format!("the character U+{:04X} has no place in a config", c as u32), "remove it")
+}
+
+/// A word as it is written in a file: bare where that says the same, in DRBD too.
+pub(super) fn written(word: &str) -> String {
+    // A backslash is no part of a bare word in DRBD.
+    let bare = !word.is_empty() && word.chars().all(|c| is_bare(c) && c != '\\');
+    if bare { word.to_owned() } else { quoted(word) }
+}
+
+/// A word in quotes.
+pub(super) fn quoted(word: &str) -> String {
+    let mut out = String::from("\"");
+    for c in word.chars() {
+        if matches!(c, '"' | '\\') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out.push('"');
+    out
 }

@@ -25,6 +25,8 @@ pub(super) struct Device {
 #[derive(Clone, Default)]
 pub(super) struct VolumeDraft {
     pub(super) device: Option<(Device, Pos)>,
+    /// A device that has been reported as wrong: it is not reported as missing.
+    pub(super) bad_device: bool,
     /// `None` inside: `disk none`.
     pub(super) disk: Option<(Option<String>, Pos)>,
     pub(super) meta_disk: Option<(MetaDisk, Pos)>,
@@ -94,9 +96,13 @@ impl Context<'_> {
         }
         let at = statement.at();
         match (statement.keyword(), &statement.body) {
+            ("skip", Some(_)) => {}
             ("device", None) => match self.device(statement) {
                 Ok(device) => self.once(&mut volume.device, device, at, "device"),
-                Err(wrong) => self.wrong(wrong),
+                Err(wrong) => {
+                    self.wrong(wrong);
+                    volume.bad_device = true;
+                }
             },
             ("disk", None) => match exactly(statement, 1, "PATH|none") {
                 Ok(()) => {
@@ -142,10 +148,24 @@ impl Context<'_> {
         let Some(name) = name else {
             return Ok(Device { node: None, minor: written.unwrap_or(0) });
         };
+        // In DRBD's files `/dev/` may be left out.
+        let in_full = match name.text.starts_with("drbd") {
+            true => format!("/dev/{}", name.text),
+            false => name.text.clone(),
+        };
+        let name = &Word { text: in_full, ..name.clone() };
         let digits = |prefix: &str| name.text.strip_prefix(prefix).map(str::to_owned);
         let nbd = digits("/dev/nbd").filter(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
         let nbd = nbd.filter(|rest| !rest.is_empty());
         let named = nbd.clone().or_else(|| digits("/dev/drbd"));
+        if let (None, Some(minor), Some(digits)) = (&nbd, written, &named)
+            && digits.bytes().all(|b| b.is_ascii_digit())
+            && digits.parse() != Ok(minor)
+        {
+            let text = format!("`{}` is not minor {minor}", name.text);
+            let hint = format!("write: device minor {minor};");
+            return Err(Wrong { at: name.at, text, hint });
+        }
         let minor = match (written, named) {
             (Some(minor), _) => minor,
             (None, Some(digits)) => {
@@ -188,6 +208,7 @@ fn absolute(path: &str, keyword: &str, word: &str) -> Result<(), (String, String
 
 fn is_empty(volume: &VolumeDraft) -> bool {
     volume.device.is_none()
+        && !volume.bad_device
         && volume.disk.is_none()
         && volume.meta_disk.is_none()
         && volume.level.is_empty()

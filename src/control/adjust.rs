@@ -11,7 +11,7 @@
 use std::fmt::Write;
 
 use super::Report;
-use crate::config::{Definition, Host, HostVolume, MetaDisk};
+use crate::config::{Definition, Host, HostVolume, MetaDisk, same_host};
 use crate::resource::{ConnectionState, DiskState, NodeId, Refusal, VolumeNumber};
 use crate::secret::Secrets;
 
@@ -26,6 +26,8 @@ pub enum Step {
     Paths,
     /// The volume's disk is another one: let go of the old.
     Detach(VolumeNumber),
+    /// The volume's disk is the one in use, by another path: nothing but its name changes.
+    Rename(VolumeNumber),
     /// Attach the volume's disk.
     Attach(VolumeNumber),
     /// Which volumes have no disk by configuration (`disk none`), here and at the peers; their `size` here.
@@ -50,6 +52,8 @@ pub struct Difference {
     options: Vec<Changed>,
     paths: bool,
     disks: Vec<VolumeNumber>,
+    /// Volumes whose disk has another path, which leads to the disk in use.
+    renamed: Vec<VolumeNumber>,
     /// Which volumes have no disk by configuration, or how large they are to be.
     volumes: bool,
     /// What only `down` and `up` can change.
@@ -93,7 +97,7 @@ impl Difference {
         let Some(here) = here else { return found };
         for (number, volume) in &own.volumes {
             let Some(old) = here.volumes.get(number) else { continue };
-            let is_other = (&old.disk, &old.meta_disk) != (&volume.disk, &volume.meta_disk);
+            let is_other = !old.names_same_disk(volume);
             if is_other || old.size != volume.size {
                 if is_other {
                     found.disks.push(*number);
@@ -107,6 +111,27 @@ impl Difference {
             }
         }
         found
+    }
+
+    /// Of the disks that have another path, some are the one in use by another name (a link): `same`
+    /// says so of a volume as it runs and as it is wanted. Those are not let go of.
+    #[must_use]
+    pub fn without_renamed(
+        mut self,
+        running: &Definition,
+        own: &Host,
+        same: impl Fn(VolumeNumber, &HostVolume, &HostVolume) -> bool,
+    ) -> Self {
+        let Some(here) = counterpart(running, own) else { return self };
+        let pair = |number| Some((here.volumes.get(&number)?, own.volumes.get(&number)?));
+        let is_same =
+            |number: &VolumeNumber| pair(*number).is_some_and(|(old, new)| same(*number, old, new));
+        let (renamed, disks): (Vec<_>, _) = self.disks.into_iter().partition(is_same);
+        // An attach would have taken the size over.
+        let sizes = renamed.iter().filter_map(|number| pair(*number));
+        self.volumes |= sizes.into_iter().any(|(old, new)| old.size != new.size);
+        (self.renamed, self.disks) = (renamed, disks);
+        self
     }
 
     fn options(&mut self, running: &Definition, wanted: &Definition, own: &Host) {
@@ -193,18 +218,25 @@ impl Difference {
         here: Option<&Host>,
         own: &Host,
     ) -> bool {
-        let ids = |definition: &Definition| -> Vec<(NodeId, String)> {
-            // A floating host's name is its address, until it is found here.
-            let name = |host: &Host| match host.floating {
-                true => String::new(),
-                false => host.name.clone(),
-            };
-            definition.hosts.iter().map(|host| (host.node_id, name(host))).collect()
-        };
         let mut fixed = Vec::new();
-        let same_hosts = ids(running) == ids(wanted);
-        if !same_hosts {
-            fixed.push("the hosts or their node ids are others".to_owned());
+        let ids = |definition: &Definition| -> Vec<NodeId> {
+            definition.hosts.iter().map(|host| host.node_id).collect()
+        };
+        // A floating host's name is its address, until it is found here.
+        let is_same = |(old, new): &(&Host, &Host)| {
+            old.floating == new.floating && (old.floating || same_host(&old.name, &new.name))
+        };
+        let pairs = running.hosts.iter().zip(&wanted.hosts);
+        let others: Vec<(&Host, &Host)> = pairs.filter(|pair| !is_same(pair)).collect();
+        let same_ids = ids(running) == ids(wanted);
+        let same_hosts = same_ids && others.is_empty();
+        match others.as_slice() {
+            [(old, new)] if same_ids && old.node_id != own.node_id => {
+                let id = old.node_id;
+                fixed.push(format!("the peer with node id {id} is {}, not {}", old.name, new.name));
+            }
+            _ if !same_hosts => fixed.push("the hosts or their node ids are others".to_owned()),
+            _ => {}
         }
         let volumes = |host: &Host| -> Vec<(VolumeNumber, u32, Option<String>)> {
             let volumes = host.volumes.iter();
@@ -278,6 +310,9 @@ impl Difference {
             let other = self.disks.contains(&device.volume);
             if attached && other {
                 steps.push(Step::Detach(device.volume));
+            }
+            if attached && self.renamed.contains(&device.volume) {
+                steps.push(Step::Rename(device.volume));
             }
             if volume.disk.is_some() && (other || !attached) {
                 steps.push(Step::Attach(device.volume));
@@ -363,6 +398,11 @@ pub fn lines(steps: &[Step], definition: &Definition, own: &Host) -> String {
             }
             Step::Detach(volume) => {
                 let _ = writeln!(out, "drbdsetup detach {}", minor(volume));
+            }
+            // DRBD knows a disk by its number.
+            Step::Rename(volume) => {
+                let disk = own.volumes.get(volume).map(disk_words).unwrap_or_default();
+                let _ = writeln!(out, "# the disk of {name}/{volume} is {disk} by another path");
             }
             Step::Attach(volume) => {
                 let Some(host) = own.volumes.get(volume) else { continue };

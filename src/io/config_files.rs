@@ -30,8 +30,14 @@ impl Files for ConfigFiles {
         if bytes.len() > FILE_MAX {
             return Err(format!("larger than {FILE_MAX} bytes"));
         }
-        String::from_utf8(bytes)
-            .map_err(|error| format!("not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+        // In a comment anything may stand; elsewhere the place of what is no text is told.
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn canonical(&self, path: &str) -> String {
+        let found =
+            fs::canonicalize(path).ok().and_then(|found| found.into_os_string().into_string().ok());
+        found.unwrap_or_else(|| path.to_owned())
     }
 
     fn is_public(&self, path: &str) -> bool {
@@ -106,7 +112,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
         fs::write(&path, b"ab\xff").unwrap();
-        assert_eq!(ConfigFiles.read(path.to_str().unwrap()), Err("not UTF-8 at byte 2".to_owned()));
+        assert_eq!(ConfigFiles.read(path.to_str().unwrap()), Ok("ab\u{fffd}".to_owned()));
         let text = "x".repeat(FILE_MAX + 1);
         fs::write(&path, text).unwrap();
         assert!(ConfigFiles.read(path.to_str().unwrap()).unwrap_err().contains("larger"));
@@ -115,5 +121,23 @@ mod tests {
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let told = ConfigFiles.read(fifo.to_str().unwrap());
         assert_eq!(told, Err("not a regular file".to_owned()));
+    }
+
+    #[test]
+    fn a_file_that_two_names_lead_to_is_read_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let hosts = "on alice { address 10.0.0.1:1; } on bob { address 10.0.0.2:1; }";
+        let resource = format!("resource r0 {{ device minor 0; disk /d0; {hosts} }}");
+        fs::write(path("real.res"), resource).unwrap();
+        std::os::unix::fs::symlink("real.res", path("link.res")).unwrap();
+        fs::write(path("x.conf"), "include \"*.res\"; include \"./real.res\";").unwrap();
+        let config = crate::config::load(&ConfigFiles, path("x.conf").to_str().unwrap());
+        assert_eq!((config.findings, config.resources.len()), (vec![], 1));
+        // A circle is one by any name.
+        std::os::unix::fs::symlink("x.conf", path("x.res")).unwrap();
+        let config = crate::config::load(&ConfigFiles, path("x.conf").to_str().unwrap());
+        assert_eq!(config.findings.len(), 1, "{:?}", config.findings);
+        assert!(config.findings[0].text.ends_with("x.res includes itself"));
     }
 }

@@ -41,6 +41,7 @@ impl WrittenOption {
             "verify-alg" => Some("when a verify starts"),
             "csums-alg" | "csums-after-crash-only" => Some("when a resync starts"),
             "max-buffers" => Some("at the next handshake"),
+            "sndbuf-size" | "rcvbuf-size" => Some("at the next connection"),
             name if MUST_BE_EQUAL.contains(&name) => Some("at the next handshake"),
             _ => None,
         }

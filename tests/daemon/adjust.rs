@@ -64,6 +64,10 @@ fn options_change_at_run_time_and_wrong_ones_are_refused() {
         assert!(said.contains(what), "{said}");
     }
     alice.refused(1, &["net-options", "--ping-int", "r0"]);
+    // What a file is warned about takes effect here, too.
+    let said = alice.adm(&["disk-options", "--md-flushes=no", "r0"]).stderr;
+    assert!(said.starts_with("r0: warning: md-flushes no: takes effect"), "{said}");
+    assert_eq!(said.matches("warning").count(), 1, "{said}");
     alice.ok(&["adjust", "r0"]);
     assert_eq!(alice.ok(&["-d", "adjust", "r0"]), "");
     assert_eq!(alice.ok(&["cstate", "r0"]), "Connected\n", "nothing was dropped");
@@ -141,8 +145,12 @@ fn a_disk_that_cannot_be_attached_replaces_none() {
     let other_name = pair.dir.path().join("bob-again.img");
     fs::hard_link(&pair.bob.disk, &other_name).expect("a hard link");
     pair.edit(&format!("disk {old};"), &format!("disk {};", text(&other_name)));
+    let left = |node: &crate::pair::Node| node.log_text().matches("Detaching").count();
+    let before = left(&pair.bob);
     assert_eq!(pair.bob.adm(&["adjust", "r0"]).stderr, "");
-    pair.wait_synced();
+    assert_eq!(left(&pair.bob), before, "it was never let go of");
+    assert_eq!(pair.bob.status()["devices"][0]["backing-dev"], text(&other_name));
+    assert_eq!(pair.bob.ok(&["-d", "adjust", "r0"]), "");
     // A disk that somebody else has.
     pair.edit(&format!("disk {};", text(&other_name)), &format!("disk {};", text(&new)));
     pair.bob.ok(&["create-md", "r0"]);
@@ -153,7 +161,30 @@ fn a_disk_that_cannot_be_attached_replaces_none() {
     assert_eq!(pair.bob.dstate(), "UpToDate/UpToDate");
     drop(lock);
     assert_eq!(pair.bob.adm(&["adjust", "r0"]).stderr, "");
+    assert_ne!(left(&pair.bob), before, "that one was");
     pair.wait_synced();
+}
+
+#[test]
+fn a_disk_that_was_moved_stays_in_use_by_its_new_path() {
+    let pair = Pair::in_sync();
+    let (old, new) = (text(&pair.bob.disk).to_owned(), pair.dir.path().join("moved.img"));
+    fs::rename(&old, &new).expect("it is moved");
+    pair.edit(&old, text(&new));
+    // What the daemon sees of the old path is seen now and then, and by an attach at once.
+    let said = pair.bob.adm(&["attach", "r0"]);
+    assert_eq!((said.code, said.stderr.as_str()), (0, ""));
+    assert!(!pair.bob.ok(&["status", "r0"]).contains("config:"));
+    // Moved on, and looked at meanwhile.
+    let newer = pair.dir.path().join("moved-on.img");
+    fs::rename(&new, &newer).expect("it is moved");
+    let why = pair.bob.refused(10, &["attach", "r0"]);
+    assert!(why.contains("moved.img is not there any more"), "{why}");
+    pair.edit(text(&new), text(&newer));
+    assert_eq!(pair.bob.adm(&["adjust", "r0"]).stderr, "");
+    assert_eq!(pair.bob.status()["devices"][0]["backing-dev"], text(&newer));
+    assert!(!pair.bob.log_text().contains("Detaching"));
+    assert_eq!(pair.bob.dstate(), "UpToDate/UpToDate");
 }
 
 #[test]

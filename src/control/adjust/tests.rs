@@ -164,3 +164,46 @@ fn what_is_refused_has_no_step_and_is_not_mixed_up_with_the_peer() {
         assert_eq!(found.refusal("r0").map(|refusal| refusal.code), Some(162));
     }
 }
+
+#[test]
+fn another_spelling_of_a_path_is_no_other_disk() {
+    for path in ["//dev/vg0//r0", "/dev/./vg0/r0"] {
+        assert_eq!(changed("/dev/vg0/r0", path), (vec![], String::new()));
+    }
+}
+
+#[test]
+fn a_path_to_the_disk_in_use_is_its_name_and_nothing_else() {
+    let text = CONFIG.replace("/dev/vg0/r0;", "/dev/mapper/vg0-r0; disk { size 64M; }");
+    let (running, wanted) = (loaded(CONFIG), loaded(&text));
+    let own = wanted.local("alice").unwrap();
+    let difference = |same: bool| {
+        let found = Difference::new(&running, &wanted, own);
+        found.without_renamed(&running, own, |volume, old, new| {
+            assert_eq!((volume, old.disk.as_deref()), (0, Some("/dev/vg0/r0")));
+            assert_eq!(new.disk.as_deref(), Some("/dev/mapper/vg0-r0"));
+            same
+        })
+    };
+    let mut report = fixtures::healthy();
+    // The size is put in force beside the name.
+    let steps = difference(true).steps(&report, own);
+    assert_eq!(steps, [Step::Rename(0), Step::Volumes]);
+    let said = "# the disk of r0/0 is /dev/mapper/vg0-r0 of 67108864 bytes by another path\n";
+    assert!(lines(&steps, &wanted, own).starts_with(said), "{}", lines(&steps, &wanted, own));
+    assert_eq!(difference(true).words().len(), 1);
+    assert_eq!(difference(false).steps(&report, own), [Step::Detach(0), Step::Attach(0)]);
+    // One that is not in use is attached.
+    report.status.devices[0].disk_state = DiskState::Diskless;
+    assert_eq!(difference(true).steps(&report, own), [Step::Attach(0), Step::Volumes]);
+}
+
+#[test]
+fn a_host_by_its_long_name_is_the_same_host() {
+    let nothing = (vec![], String::new());
+    assert_eq!(changed("on bob", "on bob.example.com"), nothing);
+    assert_eq!(changed("on alice", "on Alice.example.com"), nothing);
+    let (words, lines) = changed("on bob", "on carol");
+    assert_eq!(words, ["the peer with node id 1 is bob, not carol"]);
+    assert_eq!(lines, "");
+}

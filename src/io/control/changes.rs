@@ -20,6 +20,8 @@ use crate::resource::{
 };
 use crate::secret::Secrets;
 
+/// When what a connection is opened with takes effect.
+const NEXT_CONNECTION: &str = "at the next connection";
 /// How long the disk in use may take to be looked at.
 const LOOK_LIMIT: Duration = Duration::from_secs(30);
 
@@ -89,15 +91,19 @@ impl Registry {
         self.no_cycle(&changed)?;
         let options = Box::new(changed.options.clone());
         let text = entry.order(Command::SetOptions { options, volumes }).await?;
-        let differ = entry.running.borrow().secrets != changed.secrets;
-        if differ {
+        let mut later = each_once(&text);
+        let differ =
+            changed_secrets(entry.running.borrow().secrets.as_ref(), changed.secrets.as_ref());
+        if !differ.is_empty() {
+            later
+                .extend(differ.iter().map(|name| format!("{name} takes effect {NEXT_CONNECTION}")));
             let secrets = changed.secrets.clone();
             entry.ask(|reply| Order::Secrets { secrets, reply }).await?;
             info!(resource = %resource, "{resource}: shared-secret and cram-hmac-alg act on the next connection");
         }
         entry.change(|running| *running = changed);
         self.hold_resyncs();
-        Ok(text)
+        Ok(later.join("; "))
     }
 
     /// Puts other addresses in force; a connection that stands goes on.
@@ -231,12 +237,15 @@ impl Entry {
         own.volumes.get(&volume).cloned()
     }
 
-    /// In a snapshot: volumes that have no disk here, by what the resource runs with.
+    /// In a snapshot: what disks are called, and which volumes have none here, by what the resource runs with.
     pub(super) fn note_clients(&self, status: &mut Status) {
         for device in &mut status.devices {
-            let is_client = self.volume(device.volume).is_some_and(|volume| volume.disk.is_none());
-            if is_client && device.disk_state == DiskState::Diskless {
-                "none".clone_into(&mut device.backing_disk);
+            let Some(volume) = self.volume(device.volume) else { continue };
+            match (volume.disk, device.disk_state == DiskState::Diskless) {
+                (None, true) => "none".clone_into(&mut device.backing_disk),
+                // By the path that it has now.
+                (Some(disk), false) => device.backing_disk = disk,
+                _ => {}
             }
         }
     }
@@ -249,6 +258,30 @@ impl Entry {
             old.size = new.size;
         });
     }
+}
+
+/// The sentences of an answer, each once: every volume says the same of its own options.
+pub(super) fn each_once(text: &str) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for sentence in text.split("; ").filter(|sentence| !sentence.is_empty()) {
+        if !all.iter().any(|said| said == sentence) {
+            all.push(sentence.to_owned());
+        }
+    }
+    all
+}
+
+/// What of the secret is another than before, by name.
+fn changed_secrets(before: Option<&Secrets>, after: Option<&Secrets>) -> Vec<&'static str> {
+    let algorithm = |secrets: Option<&Secrets>| secrets.map(|one| one.cram_hmac_alg);
+    let secret = |secrets: Option<&Secrets>| secrets.map(|one| one.shared_secret.clone());
+    let old = |secrets: Option<&Secrets>| secrets.and_then(|one| one.shared_secret_old.clone());
+    let all = [
+        ("cram-hmac-alg", algorithm(before) != algorithm(after)),
+        ("shared-secret", secret(before) != secret(after)),
+        ("shared-secret-old", old(before) != old(after)),
+    ];
+    all.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
 
 /// The ways from `node` to its peers.

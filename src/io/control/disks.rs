@@ -50,6 +50,9 @@ impl Registry {
             return Err(refusal(124, text, hint));
         }
         if entry.disk_state(volume) != DiskState::Diskless {
+            if self.is_renamed(&entry, definition, volume).await {
+                return Ok(self.changed_since_up(&entry, definition));
+            }
             let mut hint = format!("`tandemadm detach {}/{volume}` lets go of it.", config.name);
             // One that hangs is not waited for.
             let looker = entry.clone();
@@ -79,6 +82,23 @@ impl Registry {
         }
         allowed?;
         Ok(self.changed_since_up(&entry, definition))
+    }
+
+    /// Whether the definition has another path to the disk in use, which is taken over.
+    async fn is_renamed(
+        &self,
+        entry: &Entry,
+        definition: &Definition,
+        volume: VolumeNumber,
+    ) -> bool {
+        if self.same(entry, definition).is_err() {
+            return false;
+        }
+        let own = definition.local(&self.settings.node).and_then(|own| own.volumes.get(&volume));
+        let (Some(own), Some(now)) = (own, entry.volume(volume)) else { return false };
+        // One that hangs is not waited for.
+        !own.names_same_disk(&now)
+            && tokio::time::timeout(LOOK_LIMIT, entry.take_name(volume, own)).await == Ok(true)
     }
 
     /// Whether a disk could be attached in place of the one that the volume has.

@@ -38,7 +38,33 @@ pub(super) fn identity(found: &Metadata) -> (u64, u64) {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Files(Vec<(PathBuf, (u64, u64))>);
 
+/// The paths of a volume's disk: of its data, and of metadata elsewhere.
+fn paths(volume: &HostVolume) -> impl Iterator<Item = &str> {
+    let meta = match &volume.meta_disk {
+        MetaDisk::Internal => None,
+        MetaDisk::External { path } => Some(path.as_str()),
+    };
+    volume.disk.as_deref().into_iter().chain(meta)
+}
+
+/// Where the paths of a volume's disk lead; `None`: one of them nowhere. Blocks.
+fn led_to(volume: &HostVolume) -> Option<Vec<(u64, u64)>> {
+    paths(volume).map(|path| Some(identity(&std::fs::metadata(path).ok()?))).collect()
+}
+
+/// Whether the paths of one volume lead to the disk of the other, data and metadata. Blocks.
+pub(super) fn are_same_files(one: &HostVolume, other: &HostVolume) -> bool {
+    one.disk.is_some() && led_to(one).is_some_and(|one| led_to(other) == Some(one))
+}
+
 impl Files {
+    /// The same files by the paths of `volume`; `None`: those lead elsewhere. Blocks.
+    fn by(&self, volume: &HostVolume) -> Option<Self> {
+        let open: Vec<(u64, u64)> = self.0.iter().map(|(_, open)| *open).collect();
+        let same = volume.disk.is_some() && led_to(volume)? == open;
+        same.then(|| Self(paths(volume).map(PathBuf::from).zip(open).collect()))
+    }
+
     /// Those of a volume, as it was opened.
     pub(super) fn of(volume: &HostVolume, disk: &OpenDisk) -> Self {
         let meta = match &volume.meta_disk {
@@ -114,6 +140,24 @@ impl Registry {
 }
 
 impl Entry {
+    /// Whether the paths of `wanted` lead to the disk in use: then they are its name from now on.
+    pub(super) async fn take_name(&self, volume: VolumeNumber, wanted: &HostVolume) -> bool {
+        let Some(files) = self.disks.files.borrow().get(&volume).cloned() else { return false };
+        let (open, there) = (files.clone(), wanted.clone());
+        let found = tokio::task::spawn_blocking(move || open.by(&there)).await.ok().flatten();
+        let stays = self.disks.files.borrow().get(&volume) == Some(&files)
+            && self.disk_state(volume) != DiskState::Diskless;
+        let Some(found) = found.filter(|_| stays) else { return false };
+        self.disks.attached(volume, found);
+        self.change_volume(volume, |own| {
+            own.disk.clone_from(&wanted.disk);
+            own.meta_disk.clone_from(&wanted.meta_disk);
+        });
+        let (name, path) = (&self.config.name, wanted.disk.as_deref().unwrap_or_default());
+        info!(resource = %name, "{name}/{volume}: the disk in use is called {path} now");
+        true
+    }
+
     /// Looks at the paths of the disks in use, once.
     pub(super) async fn look_at_paths(&self) {
         if self.disks.busy.replace(true) {

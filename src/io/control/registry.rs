@@ -18,7 +18,7 @@ use tracing::{error, info};
 use super::data_thread::Shell;
 pub(crate) use super::entry::Entry;
 use super::remembered::{Remembered, SETTLED, WasUp};
-use crate::config::Definition;
+use crate::config::{Definition, HostVolume};
 use crate::control::Report;
 use crate::io::{HandlerPlaces, Order, Setup, SocketBuffers};
 use crate::resource::{
@@ -312,6 +312,40 @@ impl Registry {
         }
     }
 
+    /// Nothing that is up has the minors or devices of a resource that is not. Those of one
+    /// configuration differ; but what is up may be of an older one.
+    fn minors_are_free(
+        &self,
+        definition: &Definition,
+        config: &ResourceConfig,
+    ) -> Result<(), Refusal> {
+        let own = definition.hosts.iter().find(|host| host.node_id == config.node_id);
+        for entry in self.entries.borrow().values() {
+            let running = entry.running.borrow();
+            let here = running.hosts.iter().find(|host| host.node_id == entry.config.node_id);
+            let taken = || here.into_iter().flat_map(|host| &host.volumes);
+            for (number, volume) in own.into_iter().flat_map(|own| &own.volumes) {
+                let is_same = |other: &HostVolume| {
+                    let node = volume.device_node.is_some();
+                    other.minor == volume.minor || node && other.device_node == volume.device_node
+                };
+                let Some((of, other)) = taken().find(|(_, other)| is_same(other)) else { continue };
+                let what = match other.minor == volume.minor {
+                    true => format!("minor {}", volume.minor),
+                    false => volume.nbd_device(),
+                };
+                let hint = format!(
+                    "{0}/{number}: {what} is that of {1}/{of}, which is up. Write another `device` for {0}, \
+                     or `tandemadm down {1}` first.",
+                    config.name, running.name
+                );
+                let text = "Minor or volume exists already (delete it first)";
+                return Err(refusal(161, text, hint));
+            }
+        }
+        Ok(())
+    }
+
     fn make(
         self: &Rc<Self>,
         definition: &Definition,
@@ -325,6 +359,7 @@ impl Registry {
             let hint = format!("this tandemd runs {RESOURCES_MAX} resources already.");
             return Err(refusal(122, "Out of memory", hint));
         }
+        self.minors_are_free(definition, &config)?;
         let name = config.name.clone();
         let invalid = || refusal(162, "Invalid configuration request", "the own host is missing");
         let local = definition.local(&self.settings.node).ok_or_else(invalid)?.address;

@@ -25,6 +25,8 @@ use crate::control::{Report, Request, Response};
 use crate::io::backing::{self, CreateOptions, Identity, MetaDisk};
 use crate::resource::{Command, ConnectionState, DiskState, Role};
 
+mod names;
+
 /// Nothing takes so long but a defect.
 const PATIENCE: Duration = Duration::from_secs(20);
 

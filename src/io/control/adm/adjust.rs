@@ -1,6 +1,6 @@
 //! `adjust`, the verbs that change options, and what differs between the file and what runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::{Definition, Host, ResyncAfter, override_option, same_host};
 use crate::control::adjust::{Difference, Step, lines};
@@ -10,6 +10,7 @@ use crate::control::target::Target;
 use crate::control::{Report, Request, dry_run};
 use crate::resource::{AdminResult, Command, DiskOptions, NodeId, Options, VolumeNumber};
 
+use super::super::path_differs::are_same_files;
 use super::client::Client;
 use super::configuration::Configuration;
 use super::orders::told;
@@ -62,7 +63,7 @@ impl Skip {
         match step {
             Step::Connect(id) => self.net || peer.is_some_and(|peer| peer != *id),
             Step::Paths => self.net,
-            Step::Detach(_) | Step::Attach(_) | Step::Volumes => self.disk,
+            Step::Detach(_) | Step::Attach(_) | Step::Rename(_) | Step::Volumes => self.disk,
             Step::Up | Step::Options(_) => false,
         }
     }
@@ -104,13 +105,29 @@ impl Session {
             let wanted = skip.wanted(&running, definition, own);
             let definition = &wanted;
             let own = definition.hosts.iter().find(|host| host.node_id == own.node_id).unwrap_or(own);
-            let difference = Difference::new(&running, definition, own);
+            let differs = |volume| report.path_differs.iter().any(|(number, _)| *number == volume);
+            let difference = Difference::new(&running, definition, own).without_renamed(
+                &running,
+                own,
+                |volume, old, new| !differs(volume) && are_same_files(old, new),
+            );
             if let Some(refusal) = difference.refusal(name) {
                 return told(name, Err(refusal));
             }
             let mut steps = difference.steps(&report, own);
             steps.retain(|step| !skip.leaves_out(step, peer));
             for (volume, what) in &report.path_differs {
+                let replaces = [Step::Detach(*volume), Step::Attach(*volume)];
+                let is_replaced = replaces.iter().all(|step| steps.contains(step));
+                let client = &mut *client;
+                let mut run = Run { client, running: &running, definition, own };
+                // It was moved, and the file says where to: the daemon knows it by itself.
+                if is_replaced && !self.globals.dry_run && run.order(Step::Rename(*volume))?.is_ok() {
+                    // An attach would have taken the size over.
+                    steps.retain(|step| !replaces.contains(step) && *step != Step::Volumes);
+                    steps.push(Step::Volumes);
+                    continue;
+                }
                 complain(&format!(
                     "{name}/{volume}: {what}, and is not the disk in use; nothing is done about it: \
                      `tandemadm why {name}`."
@@ -182,11 +199,17 @@ impl Session {
                     wanted.secrets.clone_from(&definition.secrets);
                 }
             }
-            if target.volume().is_none() {
+            // What a file would be warned about, once for all volumes.
+            let mut warnings = BTreeSet::new();
+            let mut put = |options: &mut Options| {
                 for (option, value) in &given {
-                    override_option(definition, &mut options, section, option, value)
-                        .map_err(refused)?;
+                    let warning = override_option(definition, options, section, option, value);
+                    warnings.extend(warning.map_err(refused)?);
                 }
+                Ok::<_, Failure>(())
+            };
+            if target.volume().is_none() {
+                put(&mut options)?;
             }
             for host in wanted.hosts.iter_mut().filter(is_own) {
                 for (number, volume) in &mut host.volumes {
@@ -208,15 +231,15 @@ impl Session {
                     }
                     let before = volume.disk_options.unwrap_or_else(|| running.options.disk());
                     let mut changed = options.with_disk(before);
-                    for (option, value) in &given {
-                        override_option(definition, &mut changed, section, option, value)
-                            .map_err(refused)?;
-                    }
+                    put(&mut changed)?;
                     let differs = changed.disk() != options.disk();
                     volume.disk_options = differs.then(|| changed.disk());
                 }
             }
             wanted.options = options;
+            for warning in &warnings {
+                complain(&format!("{name}: warning: {warning}"));
+            }
             let Some(own) = wanted.hosts.iter().find(|host| host.node_id == own.node_id) else {
                 return Ok(());
             };
@@ -346,7 +369,7 @@ impl Run<'_> {
         let name = self.definition.name.clone();
         let definition = Box::new(self.definition.clone());
         // What still differs is for the next step, and no news.
-        let quiet = matches!(step, Step::Attach(_) | Step::Connect(_));
+        let quiet = matches!(step, Step::Attach(_) | Step::Rename(_) | Step::Connect(_));
         let request = match step {
             Step::Up => Request::Up { definition },
             Step::Options(_) => Request::Options {
@@ -361,7 +384,8 @@ impl Run<'_> {
             Step::Detach(volume) => {
                 Request::Order { resource: name, command: Command::Detach { volume, force: false } }
             }
-            Step::Attach(volume) => Request::Attach { definition, volume },
+            // Of what is attached an attach only takes the name.
+            Step::Attach(volume) | Step::Rename(volume) => Request::Attach { definition, volume },
             Step::Connect(peer) => {
                 Request::Connect { definition, peer, discard_my_data: false, tentative: false }
             }
