@@ -327,10 +327,16 @@ fn seen_number_is_the_highest_that_is_whole() {
     let meta = image.load().unwrap();
     // The next write goes to the other block: the damaged one.
     assert_eq!((meta.slots[0].seen_number, meta.slots[0].seen_copy), (Some(5), 0));
-    superblock.peers[0].seen_number = 77;
-    image.apply(&MetaOp::Superblock(Box::new(superblock)));
+    let mut store = |image: &mut Image, number| {
+        superblock.peers[0].seen_number = number;
+        image.apply(&MetaOp::Superblock(Box::new(superblock.clone())));
+    };
+    store(&mut image, 77);
     assert_eq!(image.load().unwrap().slots[0].seen_number, Some(77));
     damage(&mut image, 0);
+    // It is only ever raised: so much has been seen.
+    assert_eq!(image.load().unwrap().slots[0].seen_number, Some(77));
+    store(&mut image, 0);
     assert_eq!(image.load().unwrap().slots[0].seen_number, None);
 }
 
