@@ -230,7 +230,7 @@ fn usage_and_names() {
     let node = Node::new();
     assert_eq!(node.told("").0, 1);
     assert_eq!(node.told("foo r0").0, 1);
-    assert_eq!(node.told("apply-al r0").0, 10, "not supported yet");
+    assert_eq!(node.told("apply-al r0").0, 10, "not supported");
     assert_eq!(node.told("--version").0, 0);
     // Never more than was asked for.
     for words in

@@ -13,6 +13,13 @@ fn blocks(report: &Report) -> String {
 }
 
 #[test]
+fn the_first_attempt_is_one() {
+    let mut report = fixtures::peer_down();
+    report.status.connections[0].attempts = 1;
+    assert!(blocks(&report).contains("reason:refused, 1 attempt. bob"));
+}
+
+#[test]
 fn a_target_names_the_only_good_copy() {
     let text = blocks(&fixtures::resync_target());
     assert!(text.starts_with("r0: bob cannot be promoted while it is being resynced.\n"), "{text}");
