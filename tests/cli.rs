@@ -11,6 +11,9 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+#[path = "cli/check.rs"]
+mod check;
+
 /// Nothing takes so long but a defect.
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -591,6 +591,6 @@ fn what_a_verify_has_found_is_said_with_the_way_to_mend_it() {
     report.status.role = Role::Secondary;
     let text = blocks(&report);
     assert!(text.contains("--repair --from alice r0/0`, or --from bob"), "{text}");
-    let (line, _) = crate::control::check::line(&[report], &[]);
+    let (line, _) = crate::control::check::line(&[report], &Default::default());
     assert!(line.starts_with("WARNING: r0/0 8 KiB differ from bob (verify)"), "{line}");
 }
