@@ -13,6 +13,8 @@ use nix::unistd::Pid;
 
 #[path = "cli/check.rs"]
 mod check;
+#[path = "cli/compat.rs"]
+mod compat;
 
 /// Nothing takes so long but a defect.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -58,7 +58,7 @@ fn options_change_at_run_time_and_wrong_ones_are_refused() {
         ("net-options", "--ping-int=0", "ping-int 0 is out of range"),
         ("net-options", "--al-extents=99", "al-extents has its place in disk"),
         ("disk-options", "--nonsense=1", "unknown option nonsense"),
-        ("net-options", "--protocol=A", "it does not act"),
+        ("net-options", "--protocol=A", "only C exists; write: protocol C;"),
     ] {
         let said = alice.refused(10, &[verb, option, "r0"]);
         assert!(said.contains(what), "{said}");

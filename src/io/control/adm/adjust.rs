@@ -1,6 +1,6 @@
 //! `adjust`, the verbs that change options, and what differs between the file and what runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::{Definition, Host, ResyncAfter, override_option, same_host};
 use crate::control::adjust::{Difference, Step, lines};
@@ -159,8 +159,16 @@ impl Session {
         let after = after.last().map(|(_, value)| resync_after(value, &configuration));
         let after = after.transpose()?;
         let mut client = self.client()?;
+        let mut warned = BTreeSet::new();
         configuration.for_each(&targets, |target, definition, own| {
             let name = &definition.name;
+            // Once, however many volumes there are.
+            let mut warn = |said: Option<String>| {
+                let said = said.map(|said| format!("{name}: warning: {said}"));
+                if let Some(said) = said.filter(|said| warned.insert(said.clone())) {
+                    complain(&said);
+                }
+            };
             let mut peers = definition.hosts.iter().filter(|host| host.node_id != own.node_id);
             // With one peer its options are the resource's; but it must be that peer.
             if let Some(peer) = target.peer()
@@ -184,8 +192,8 @@ impl Session {
             }
             if target.volume().is_none() {
                 for (option, value) in &given {
-                    override_option(definition, &mut options, section, option, value)
-                        .map_err(refused)?;
+                    let put = override_option(definition, &mut options, section, option, value);
+                    warn(put.map_err(refused)?);
                 }
             }
             for host in wanted.hosts.iter_mut().filter(is_own) {
@@ -209,8 +217,8 @@ impl Session {
                     let before = volume.disk_options.unwrap_or_else(|| running.options.disk());
                     let mut changed = options.with_disk(before);
                     for (option, value) in &given {
-                        override_option(definition, &mut changed, section, option, value)
-                            .map_err(refused)?;
+                        let put = override_option(definition, &mut changed, section, option, value);
+                        warn(put.map_err(refused)?);
                     }
                     let differs = changed.disk() != options.disk();
                     volume.disk_options = differs.then(|| changed.disk());

@@ -86,6 +86,13 @@ impl Configuration {
         defined.chain(self.config.refused.iter().map(String::as_str)).collect()
     }
 
+    /// The names of the resources of this node, and of those that are refused: whose they are is not known.
+    pub(in crate::io::control) fn own_names(&self) -> Vec<String> {
+        let defined = self.config.resources.iter();
+        let own = defined.filter(|one| one.local(&self.node).is_some()).map(|one| &one.name);
+        own.chain(&self.config.refused).cloned().collect()
+    }
+
     /// What `check` says beside what is up: what should be up here, and what is wrong with the files. `named`:
     /// as far as it concerns one of these resources.
     pub(in crate::io::control) fn beside(&self, up: &[Report], named: Option<&[&str]>) -> Beside {
