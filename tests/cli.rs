@@ -11,6 +11,11 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+#[path = "cli/check.rs"]
+mod check;
+#[path = "cli/compat.rs"]
+mod compat;
+
 /// Nothing takes so long but a defect.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -230,7 +235,7 @@ fn usage_and_names() {
     let node = Node::new();
     assert_eq!(node.told("").0, 1);
     assert_eq!(node.told("foo r0").0, 1);
-    assert_eq!(node.told("apply-al r0").0, 10, "not supported yet");
+    assert_eq!(node.told("apply-al r0").0, 10, "not supported");
     assert_eq!(node.told("--version").0, 0);
     // Never more than was asked for.
     for words in

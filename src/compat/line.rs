@@ -2,6 +2,8 @@
 
 use clap::{Arg, ArgAction, Command};
 
+use crate::config::option_named;
+
 /// Which of the two tools is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tool {
@@ -90,6 +92,9 @@ const NOT_SUPPORTED: &[(&str, &str)] = &[
     ("-E", "--config-to-exclude"),
 ];
 
+/// Options that are known, and refused as such: another is a usage error.
+const REFUSED: &[&str] = &["--diff"];
+
 /// Options of verbs whose value may stand in a word of its own.
 const VALUED: &[&str] = &[
     "--wfc-timeout",
@@ -126,6 +131,15 @@ pub fn parse(tool: Tool, words: &[String]) -> Result<Asked, Misuse> {
         };
         let is_global = tool == Tool::Drbdadm;
         let before = line.verb.is_empty();
+        if let Some((name, is_flag)) = line.option(word) {
+            let value = match word.split_once('=') {
+                Some((_, value)) => value.to_owned(),
+                None if is_flag => yes_or_no(&mut words),
+                None => value(word, words.next())?,
+            };
+            line.options.push(format!("--{name}={value}"));
+            continue;
+        }
         match word.as_str() {
             "--version" | "-V" if before => return Ok(Asked::Version),
             "--help" | "-h" => return Ok(Asked::Help),
@@ -140,6 +154,9 @@ pub fn parse(tool: Tool, words: &[String]) -> Result<Asked, Misuse> {
                 line.config = one.split_once('=').map(|(_, file)| file.to_owned());
             }
             one if is_global && one.starts_with("-c") => line.config = Some(one[2..].to_owned()),
+            "--wait-after-sb" => {
+                line.options.push(format!("{word}={}", yes_or_no(&mut words)));
+            }
             one if VALUED.contains(&one) => {
                 line.options.push(format!("{one}={}", value(one, words.next())?));
             }
@@ -165,7 +182,38 @@ pub fn parse(tool: Tool, words: &[String]) -> Result<Asked, Misuse> {
     }
 }
 
+/// The value of a flag: `yes`, unless the next word is one.
+fn yes_or_no(words: &mut std::slice::Iter<'_, String>) -> String {
+    match words.as_slice().first().map(String::as_str) {
+        Some(word @ ("yes" | "no")) => {
+            words.next();
+            word.to_owned()
+        }
+        _ => "yes".to_owned(),
+    }
+}
+
 impl Line {
+    /// The option of the configuration that a word of drbdsetup changes, and whether it is a flag.
+    fn option(&self, word: &str) -> Option<(&'static str, bool)> {
+        let section = match (self.tool, self.verb.as_str()) {
+            (Tool::Drbdsetup, "net-options") => "net",
+            (Tool::Drbdsetup, "disk-options" | "peer-device-options") => "disk",
+            (Tool::Drbdsetup, "resource-options") => "options",
+            _ => return None,
+        };
+        let word = word.strip_prefix("--").filter(|word| !word.is_empty())?;
+        option_named(section, word.split_once('=').map_or(word, |(name, _)| name))
+    }
+
+    /// Takes an option with a value away: `--wait=3`.
+    pub fn take_value(&mut self, option: &str) -> Option<String> {
+        let is_it =
+            |one: &String| one.strip_prefix(option).is_some_and(|value| value.starts_with('='));
+        let found = self.options.iter().position(is_it)?;
+        Some(self.options.remove(found)[option.len() + 1..].to_owned())
+    }
+
     /// Takes one option away; whether it was there.
     pub fn take(&mut self, option: &str) -> bool {
         let before = self.options.len();
@@ -180,15 +228,24 @@ impl Line {
     pub fn end(&self, operands: std::ops::RangeInclusive<usize>) -> Result<(), Misuse> {
         let (tool, verb) = (self.tool.name(), &self.verb);
         let misuse = |text: String, exit_code| Err(Misuse { text, exit_code });
+        let usage = self.tool.usage_code();
         if let Some(option) = self.options.first() {
-            return misuse(format!("{tool} {verb}: {option} is not supported"), 10);
+            return match REFUSED.contains(&option.as_str()) {
+                true => misuse(format!("{tool} {verb}: {option} is not supported"), 10),
+                false => misuse(format!("{tool} {verb}: unrecognized option '{option}'"), usage),
+            };
         }
-        match operands.contains(&self.operands.len()) {
-            true => Ok(()),
-            false => misuse(
-                format!("{tool} {verb}: {} operands, {operands:?} are needed", self.operands.len()),
-                self.tool.usage_code(),
-            ),
+        let count = self.operands.len();
+        match (operands.contains(&count), self.operands.get(*operands.end())) {
+            (true, _) => Ok(()),
+            (false, Some(word)) => misuse(format!("{tool} {verb}: '{word}' is too much"), usage),
+            (false, None) if count == 0 => {
+                misuse(format!("{tool} {verb}: a target is missing"), usage)
+            }
+            (false, None) => {
+                let needed = operands.start();
+                misuse(format!("{tool} {verb}: {count} words, and {needed} are needed"), usage)
+            }
         }
     }
 }
@@ -278,8 +335,53 @@ mod tests {
         assert!(one.take("--now") && !one.take("--poll"));
         let misuse = one.end(0..=1).unwrap_err();
         assert_eq!(misuse.text, "drbdsetup events2: --diff is not supported");
+        assert_eq!(misuse.exit_code, 10);
         assert!(one.take("--diff"));
         assert_eq!(one.end(0..=1), Ok(()));
         assert_eq!(one.end(0..=0).unwrap_err().exit_code, 20);
+    }
+
+    #[test]
+    fn what_is_no_option_and_no_count_of_operands_is_a_usage_error() {
+        for (tool, text, operands, code, says) in [
+            (Tool::Drbdsetup, "down --frob r0", 1..=1, 20, "unrecognized option '--frob'"),
+            (Tool::Drbdadm, "down --frob r0", 1..=1, 1, "unrecognized option '--frob'"),
+            (Tool::Drbdadm, "down", 1..=usize::MAX, 1, "a target is missing"),
+            (Tool::Drbdsetup, "show r0 r1", 0..=1, 20, "'r1' is too much"),
+            (Tool::Drbdsetup, "new-minor r0 0", 3..=3, 20, "2 words, and 3 are needed"),
+        ] {
+            let misuse = line(tool, text).end(operands).unwrap_err();
+            assert_eq!(misuse.exit_code, code, "{text}");
+            assert!(misuse.text.ends_with(says), "{}", misuse.text);
+        }
+    }
+
+    #[test]
+    fn a_value_may_stand_in_a_word_of_its_own() {
+        for (text, options, operands) in [
+            ("net-options r0 1 --ping-int 4", "--ping-int=4", "r0 1"),
+            ("net-options --ping-i=4 r0 1", "--ping-int=4", "r0 1"),
+            ("net-options r0 1 --tcp-cork", "--tcp-cork=yes", "r0 1"),
+            ("net-options --tcp-cork no r0 1", "--tcp-cork=no", "r0 1"),
+            ("disk-options 0 --al-extents 127", "--al-extents=127", "0"),
+            ("wait-connect-resource --wait-after-sb no r0", "--wait-after-sb=no", "r0"),
+            ("wait-connect-resource --wait-after-sb r0", "--wait-after-sb=yes", "r0"),
+            (
+                "resource-options --on-no-quorum suspend-io --on-no-data suspend-io r0",
+                "--on-no-quorum=suspend-io --on-no-data-accessible=suspend-io",
+                "r0",
+            ),
+            // Of no option of that verb nothing is known.
+            ("primary --ping-int 4", "--ping-int", "4"),
+        ] {
+            let one = line(Tool::Drbdsetup, text);
+            assert_eq!(one.options.join(" "), options, "{text}");
+            assert_eq!(one.operands.join(" "), operands, "{text}");
+        }
+        let cut = parsed(Tool::Drbdsetup, "net-options r0 1 --ping-int").unwrap_err();
+        assert_eq!(
+            (cut.exit_code, cut.text.as_str()),
+            (20, "drbdsetup: --ping-int: a value is missing")
+        );
     }
 }

@@ -47,6 +47,17 @@ pub struct Finding {
     pub resource: Option<String>,
 }
 
+impl Finding {
+    /// Where, and what, on one line.
+    #[must_use]
+    pub fn in_short(&self) -> String {
+        match self.line {
+            0 => format!("{}: {}", self.file, self.text),
+            line => format!("{}:{line}: {}", self.file, self.text),
+        }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let severity = match self.severity {

@@ -51,7 +51,7 @@ pub use finding::{Finding, Severity};
 pub use glob::{is_pattern, matches};
 pub use load::{FILE_MAX, load};
 pub use manual::{ManualOption, manual};
-pub use overrides::override_option;
+pub use overrides::{option_named, override_option};
 pub use resync_after::{Dependencies, ResyncAfter, cycle};
 
 /// Where the text of config files comes from.

@@ -9,15 +9,17 @@ use std::time::Duration;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use self::not_built::NOT_SUPPORTED;
 use self::values::{seconds, sectors, yes_no};
 use super::target::Target;
 use crate::attach::{AttachOptions, Volume};
 use crate::config::Waits;
-use crate::resource::Force;
 
+mod force;
 mod not_built;
 mod values;
+
+pub use force::ForceWord;
+pub use not_built::not_built;
 
 /// Administers the replicated volumes of this node.
 #[derive(Clone, Debug, Parser)]
@@ -72,6 +74,12 @@ impl Globals {
         state_dir(self.state_dir.clone(), &self.run_dir)
     }
 
+    /// The same, with a daemon that may be silent for so many seconds at most.
+    #[must_use]
+    pub fn within(&self, seconds: u32) -> Self {
+        Self { cmd_timeout: self.cmd_timeout.min(seconds), ..self.clone() }
+    }
+
     /// How long the daemon may be silent.
     #[must_use]
     pub fn cmd_timeout(&self) -> Duration {
@@ -86,31 +94,6 @@ pub fn state_dir(given: Option<PathBuf>, run_dir: &std::path::Path) -> PathBuf {
         true => PathBuf::from("/var/lib/tandem"),
         false => run_dir.join("state"),
     })
-}
-
-/// `--force` and its words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ForceWord {
-    /// A new or a Consistent disk.
-    #[value(name = "yes")]
-    Plain,
-    /// A disk in mid-resync.
-    Inconsistent,
-    /// A disk that is known to be old.
-    Outdated,
-    /// This disk is blank, the peer's holds a file system.
-    Blank,
-}
-
-impl From<ForceWord> for Force {
-    fn from(word: ForceWord) -> Self {
-        match word {
-            ForceWord::Plain => Self::Plain,
-            ForceWord::Inconsistent => Self::Inconsistent,
-            ForceWord::Outdated => Self::Outdated,
-            ForceWord::Blank => Self::Blank,
-        }
-    }
 }
 
 /// Whether there are colours.
@@ -388,7 +371,8 @@ pub enum Verb {
     /// Show what is up.
     Status {
         /// Say also what is normal.
-        #[arg(short, long)]
+        // More than one is DRBD's way to ask for more still; there is no more.
+        #[arg(short, long, overrides_with = "verbose")]
         verbose: bool,
         /// Add the counters.
         #[arg(short, long)]
@@ -631,29 +615,51 @@ where
     if arguments.version {
         return Err(Answer { text: super::version::lines(), is_error: false, exit_code: 0 });
     }
-    let Some(verb) = arguments.verb else {
+    let Some(mut verb) = arguments.verb else {
         return Err(usage(format!("{}\nNo command specified\n", help())));
     };
+    if let Verb::Primary { force, .. } = &mut verb {
+        force.retain(|word| *word != ForceWord::Not);
+    }
     if let Verb::Other(words) = &verb {
         let word = words.first().map(|word| word.to_string_lossy().into_owned());
         let word = word.unwrap_or_default();
-        if NOT_SUPPORTED.contains(&word.as_str()) || word.ends_with("-options") {
-            let instead = match word.as_str() {
-                "adjust-with-progress" => "; use `adjust`, then `wait-sync`",
-                "apply-al" => "; it is needless: `attach` does it",
-                _ => "",
-            };
-            return Err(Answer {
-                text: format!("tandemadm: '{word}' is not supported yet{instead}\n"),
-                is_error: true,
-                exit_code: 10,
-            });
+        let is_some_options = || format!("'{word}' is not supported");
+        let refused = not_built(&word).or_else(|| word.ends_with("-options").then(is_some_options));
+        if let Some(why) = refused {
+            let text = format!("tandemadm: {why}\n");
+            return Err(Answer { text, is_error: true, exit_code: 10 });
         }
         return Err(usage(format!(
             "tandemadm: Unknown command '{word}'\n`tandemadm --help` lists all commands\n"
         )));
     }
     Ok(Invocation { globals: arguments.globals, verb })
+}
+
+/// Whether a command line that is not understood was to be `check`, program name first: monitoring reads one
+/// line and an exit code of its own, whatever is wrong.
+#[must_use]
+pub fn is_check(words: &[OsString]) -> bool {
+    const VALUED: [&str; 8] = [
+        "-c",
+        "--config-file",
+        "--config",
+        "-n",
+        "--node",
+        "--run-dir",
+        "--state-dir",
+        "--cmd-timeout",
+    ];
+    let mut words = words.iter().skip(1).map(|word| word.to_string_lossy());
+    while let Some(word) = words.next() {
+        if VALUED.contains(&&*word) {
+            words.next();
+        } else if !word.starts_with('-') {
+            return word == "check";
+        }
+    }
+    false
 }
 
 fn help() -> String {

@@ -7,6 +7,8 @@ use crate::resource::{
     ConnectionState, ConnectionStatus, DiskState, NodeId, Reason, Role, Status, VolumeNumber,
 };
 
+/// A handshake that holds the I/O of a Primary back for so long is none of those that end in a moment, ms.
+const HANDSHAKE_MAX_MS: u64 = 5000;
 /// So many reconnects within an hour are worth a look at the network.
 const RECONNECTS_MAX: u64 = 5;
 
@@ -31,11 +33,24 @@ impl Level {
     }
 }
 
-/// The line, with a line break, and its level. `down`: resources that should be up, and are not.
+/// What no report says, for the configuration alone has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// Resources that should be up, and are not.
+    pub down: Vec<String>,
+    /// What is wrong with the configuration: the file, and what.
+    pub wrong: Option<String>,
+}
+
+/// The line, with a line break, and its level.
 #[must_use]
-pub fn line(reports: &[Report], down: &[String]) -> (String, Level) {
+pub fn line(reports: &[Report], beside: &Beside) -> (String, Level) {
     let mut findings: Vec<(Level, String)> = reports.iter().flat_map(findings).collect();
+    let down = &beside.down;
     findings.extend(down.iter().map(|name| (Level::Warning, format!("{name} is not up"))));
+    // What stands in the file may be anything.
+    let wrong = beside.wrong.iter().map(|text| (Level::Warning, one_line(text)));
+    findings.extend(wrong);
     let level = findings.iter().map(|(level, _)| *level).max().unwrap_or(Level::Ok);
     let data = performance(reports);
     if level == Level::Ok {
@@ -57,8 +72,12 @@ pub fn line(reports: &[Report], down: &[String]) -> (String, Level) {
 /// The line where the daemon does not answer; exit code 3.
 #[must_use]
 pub fn unknown(why: &str) -> String {
-    let why = why.lines().next().unwrap_or_default().replace('|', "/");
-    format!("UNKNOWN: {why} | -\n")
+    format!("UNKNOWN: {} | -\n", one_line(why))
+}
+
+/// The first line, without the bar that begins the performance data.
+fn one_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().replace('|', "/")
 }
 
 fn findings(report: &Report) -> Vec<(Level, String)> {
@@ -79,6 +98,11 @@ fn findings(report: &Report) -> Vec<(Level, String)> {
             let since = age(report.past.frozen_ms.unwrap_or_default() / 1000);
             found.push((Level::Critical, format!("{name} I/O frozen since {since} ({why})")));
         }
+    }
+    let held = report.past.handshake_ms.unwrap_or_default();
+    if status.role == Role::Primary && status.suspended_handshake && held >= HANDSHAKE_MAX_MS {
+        let since = age(held / 1000);
+        found.push((Level::Critical, format!("{name} I/O frozen since {since} (handshake)")));
     }
     for device in &status.devices {
         if let Some(ms) = device.hung_ms {
@@ -204,14 +228,23 @@ mod tests {
     use super::*;
 
     fn of(reports: &[Report]) -> String {
-        line(reports, &[]).0
+        line(reports, &Beside::default()).0
     }
 
     #[test]
     fn what_is_defined_and_not_up_is_a_warning() {
-        let (text, level) = line(&[fixtures::healthy()], &["mail".to_owned()]);
+        let down = vec!["mail".to_owned()];
+        let (text, level) = line(&[fixtures::healthy()], &Beside { down, wrong: None });
         assert_eq!(level, Level::Warning);
         assert!(text.starts_with("WARNING: mail is not up (1 of 2) | oos_kib=0"), "{text}");
+    }
+
+    #[test]
+    fn a_configuration_that_is_not_valid_is_a_warning() {
+        let wrong = Some("/etc/tandem.conf:3: a|b\nmore".to_owned());
+        let (text, level) = line(&[fixtures::healthy()], &Beside { down: Vec::new(), wrong });
+        assert_eq!(level, Level::Warning);
+        assert!(text.starts_with("WARNING: /etc/tandem.conf:3: a/b (0 of 1) | oos"), "{text}");
     }
 
     #[test]
@@ -235,7 +268,7 @@ mod tests {
     #[test]
     fn each_state_has_its_level_and_line() {
         assert_eq!(
-            line(&[fixtures::healthy()], &[]),
+            line(&[fixtures::healthy()], &Beside::default()),
             (
                 "OK: 1 resource, all disks UpToDate | oos_kib=0 standalone=0 diskless=0 reconnects_1h=0\n"
                     .to_owned(),
@@ -247,7 +280,7 @@ mod tests {
             "OK: no resource is up | oos_kib=0 standalone=0 diskless=0 reconnects_1h=0\n"
         );
         assert_eq!(
-            line(&[fixtures::healthy(), fixtures::resync_target()], &[]),
+            line(&[fixtures::healthy(), fixtures::resync_target()], &Beside::default()),
             (
                 "WARNING: r0 resync with alice 61.20 %, 1 min 20 s left (1 of 2) | \
                  oos_kib=8493466 standalone=0 diskless=0 reconnects_1h=0\n"
@@ -256,7 +289,7 @@ mod tests {
             )
         );
         assert_eq!(
-            line(&[fixtures::split_brain(), fixtures::peer_down()], &[]),
+            line(&[fixtures::split_brain(), fixtures::peer_down()], &Beside::default()),
             (
                 "CRITICAL: r0 SPLIT BRAIN with bob since 9 min (2 of 2) | oos_kib=958464 \
                  standalone=1 diskless=0 reconnects_1h=0\n"
@@ -315,6 +348,19 @@ mod tests {
             stopped.starts_with("CRITICAL: r0 StandAlone (stopped-by-admin) since"),
             "{stopped}"
         );
+    }
+
+    #[test]
+    fn a_handshake_that_does_not_end_freezes_a_primary() {
+        let mut report = fixtures::healthy();
+        report.status.suspended_handshake = true;
+        report.past.handshake_ms = Some(4999);
+        assert!(of(std::slice::from_ref(&report)).starts_with("OK: "));
+        report.past.handshake_ms = Some(42_000);
+        let text = of(std::slice::from_ref(&report));
+        assert!(text.starts_with("CRITICAL: r0 I/O frozen since 42 s (handshake) (1 "), "{text}");
+        report.status.role = Role::Secondary;
+        assert!(of(&[report]).starts_with("OK: "), "nobody waits there");
     }
 
     #[test]

@@ -152,7 +152,7 @@ pub fn word(verb: &Verb) -> Option<(String, &[Target])> {
             ("primary --hand-over".to_owned(), &targets.targets)
         }
         Verb::Primary { force, targets, .. } => {
-            let force = Force::of(force.iter().map(|word| Force::from(*word)));
+            let force = Force::of(force.iter().filter_map(|word| word.danger()));
             let force = force.map(|force| format!(" {}", force.option())).unwrap_or_default();
             (format!("primary{force}"), &targets.targets)
         }

@@ -63,7 +63,7 @@ impl Follower {
     }
 
     fn objects(&self, report: &Report) -> Vec<Object> {
-        let mut objects = objects(report, self.form.statistics);
+        let mut objects = objects(report, self.form);
         for object in objects.iter_mut().filter(|_| self.form.plain) {
             object.fields.retain(|(name, _)| !OURS.contains(name));
         }
@@ -189,9 +189,9 @@ fn line(verb: &str, object: &Object, fields: &[(&'static str, String)]) -> Strin
     out
 }
 
-fn objects(report: &Report, statistics: bool) -> Vec<Object> {
-    let status = &report.status;
-    let mut all = vec![resource(status)];
+fn objects(report: &Report, form: Form) -> Vec<Object> {
+    let (status, statistics) = (&report.status, form.statistics);
+    let mut all = vec![resource(status, form)];
     all.extend(status.connections.iter().map(|one| connection(status, one, statistics)));
     all.extend(status.devices.iter().map(|one| device(status, one, statistics)));
     for one in &status.connections {
@@ -220,17 +220,34 @@ fn objects(report: &Report, statistics: bool) -> Vec<Object> {
     all
 }
 
-fn resource(status: &Status) -> Object {
-    Object {
-        key: format!("resource name:{}", status.name),
-        fields: vec![
-            ("role", status.role.to_string()),
-            ("suspended", status_text::suspended(status)),
-            ("force-io-failures", "no".to_owned()),
-            ("may_promote", yes_no(may_promote(status)).to_owned()),
-            ("promotion_score", promotion_score(status).to_string()),
-        ],
+fn resource(status: &Status, form: Form) -> Object {
+    let suspended = match form.plain {
+        true => suspended_in_drbds_words(status),
+        false => status_text::suspended(status),
+    };
+    let mut fields = vec![
+        ("role", status.role.to_string()),
+        ("suspended", suspended),
+        ("force-io-failures", "no".to_owned()),
+    ];
+    if form.statistics {
+        fields.push(("write-ordering", "flush".to_owned()));
     }
+    fields.push(("may_promote", yes_no(may_promote(status)).to_owned()));
+    fields.push(("promotion_score", promotion_score(status).to_string()));
+    Object { key: format!("resource name:{}", status.name), fields }
+}
+
+/// The reasons that DRBD has. No room, and a gap, are no access to data that could be served; a handshake
+/// suspends nothing there.
+fn suspended_in_drbds_words(status: &Status) -> String {
+    let reasons = [
+        (status.suspended_user, "user"),
+        (status.suspended_no_space || status.suspended_gap, "no-data"),
+        (status.suspended_fencing, "fencing"),
+    ];
+    let named: Vec<&str> = reasons.iter().filter(|(is, _)| *is).map(|(_, name)| *name).collect();
+    if named.is_empty() { "no".to_owned() } else { named.join(",") }
 }
 
 fn connection(status: &Status, connection: &ConnectionStatus, statistics: bool) -> Object {
@@ -274,6 +291,8 @@ fn device(status: &Status, device: &DeviceStatus, statistics: bool) -> Object {
         ];
         fields.extend(counters.map(|(name, value)| (name, value.to_string())));
         fields.push(("al-suspended", "no".to_owned()));
+        let blocked = if status_text::suspended(status) == "no" { "no" } else { "upper" };
+        fields.push(("blocked", blocked.to_owned()));
     }
     fields.push(("hung", yes_no(device.hung_ms.is_some()).to_owned()));
     Object {
@@ -378,6 +397,40 @@ mod tests {
         assert_eq!(follower.update(&report), "change resource name:r0 suspended:no-space\n");
         report.status.suspended_no_space = false;
         assert_eq!(follower.update(&report), "change resource name:r0 suspended:no\n");
+    }
+
+    #[test]
+    fn who_reads_drbds_lines_gets_drbds_reasons() {
+        let form = Form { statistics: true, full: true, plain: true };
+        let said = |change: fn(&mut Status)| {
+            let mut report = fixtures::healthy();
+            change(&mut report.status);
+            let text = Follower::formed(form).exists(&report);
+            let words = text.split_whitespace();
+            let is_meant =
+                |word: &&str| word.starts_with("suspended:") || word.starts_with("blocked:");
+            words.filter(is_meant).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(said(|_| {}), "suspended:no blocked:no");
+        assert_eq!(said(|status| status.suspended_handshake = true), "suspended:no blocked:upper");
+        assert_eq!(said(|status| status.suspended_gap = true), "suspended:no-data blocked:upper");
+        let three = said(|status| {
+            status.suspended_user = true;
+            status.suspended_fencing = true;
+            status.suspended_no_space = true;
+        });
+        assert_eq!(three, "suspended:user,no-data,fencing blocked:upper");
+    }
+
+    #[test]
+    fn the_counters_come_with_the_two_words_that_drbd_has_among_them() {
+        let text = Follower::new(true).exists(&fixtures::healthy());
+        let line = |what: &str| text.lines().find(|line| line.starts_with(what)).unwrap();
+        let resource = line("exists resource ");
+        assert!(resource.contains(" force-io-failures:no write-ordering:flush may_promote:"));
+        assert!(line("exists device ").contains(" al-suspended:no blocked:no"), "{text}");
+        let plain = Follower::new(false).exists(&fixtures::healthy());
+        assert!(!plain.contains("write-ordering:") && !plain.contains("blocked:"), "{plain}");
     }
 
     #[test]

@@ -116,7 +116,12 @@ pub(crate) fn healthy() -> Report {
         config_differs: Vec::new(),
         path_differs: Vec::new(),
         device_failed: Vec::new(),
-        past: Past { role_ms: 32_400_000, frozen_ms: None, reconnects_1h: vec![(1, 0)] },
+        past: Past {
+            role_ms: 32_400_000,
+            frozen_ms: None,
+            handshake_ms: None,
+            reconnects_1h: vec![(1, 0)],
+        },
     }
 }
 

@@ -83,11 +83,23 @@ fn request(head: &str) -> Result<Request, u16> {
         "HEAD" => true,
         _ => return Err(405),
     };
-    if !target.starts_with('/') {
-        return Err(400);
-    }
+    let target = origin_form(target).ok_or(400_u16)?;
     let path = target.split(['?', '#']).next().unwrap_or_default().to_owned();
     Ok(Request { path, head_only })
+}
+
+/// The target without scheme and host, which every server has to take (RFC 9112, 3.2.2).
+fn origin_form(target: &str) -> Option<&str> {
+    const SCHEME: &str = "http://";
+    match target.get(..SCHEME.len()) {
+        Some(scheme) if scheme.eq_ignore_ascii_case(SCHEME) => {
+            let rest = &target[SCHEME.len()..];
+            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            let (host, path) = rest.split_at(end);
+            (!host.is_empty()).then_some(if path.is_empty() { "/" } else { path })
+        }
+        _ => target.starts_with('/').then_some(target),
+    }
 }
 
 /// A whole answer.
@@ -132,6 +144,14 @@ mod tests {
         for end in 0..text.len() {
             assert_eq!(parsed(&text[..end]), Parsed::More, "{end}");
         }
+        for (target, path) in [
+            ("http://x:9942/metrics?a", "/metrics"),
+            ("HTTP://[::1]:9942/primary/r0", "/primary/r0"),
+            ("http://x", "/"),
+        ] {
+            let wanted = Request { path: path.to_owned(), head_only: false };
+            assert_eq!(parsed(&format!("GET {target} HTTP/1.1\r\n\r\n")), Parsed::Request(wanted));
+        }
         let wanted = Request { path: "/health".to_owned(), head_only: true };
         assert_eq!(parsed("HEAD /health HTTP/1.0\r\n\r\n"), Parsed::Request(wanted));
     }
@@ -144,6 +164,8 @@ mod tests {
             ("GET /metrics\r\n\r\n", 400),
             ("GET  /metrics HTTP/1.1\r\n\r\n", 400),
             ("GET metrics HTTP/1.1\r\n\r\n", 400),
+            ("GET http:///metrics HTTP/1.1\r\n\r\n", 400),
+            ("GET ftp://x/metrics HTTP/1.1\r\n\r\n", 400),
             ("GET /metrics GARBAGE\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
             ("GET / HTTP/1.1\r\n: x\r\n\r\n", 400),

@@ -163,7 +163,7 @@ fn resource(text: &mut Text, report: &Report) {
         &name,
         status.failed.is_some().into(),
     );
-    let level = check::line(std::slice::from_ref(report), &[]).1 as u64;
+    let level = check::line(std::slice::from_ref(report), &check::Beside::default()).1 as u64;
     text.gauge(
         "tandem_resource_check",
         "What `tandemadm check` says: 0 OK, 1 WARNING, 2 CRITICAL",

@@ -204,6 +204,9 @@ pub struct Past {
     pub role_ms: u64,
     /// How long I/O has been suspended (but for a handshake), ms.
     pub frozen_ms: Option<u64>,
+    /// How long it has been suspended for a handshake, ms.
+    #[serde(default)]
+    pub handshake_ms: Option<u64>,
     /// How often each peer was connected anew within the last hour.
     pub reconnects_1h: Vec<(NodeId, u64)>,
 }
@@ -235,6 +238,19 @@ impl Report {
     #[must_use]
     pub fn is_client(&self, peer: NodeId, volume: VolumeNumber) -> bool {
         self.peer_clients.contains(&(peer, volume))
+    }
+
+    /// A peer that has no disk by configuration lacks nothing: what the bitmap says of it is said of no copy.
+    #[must_use]
+    pub fn without_bits_of_clients(mut self) -> Self {
+        for (id, volume) in &self.peer_clients {
+            let peer = self.status.connections.iter_mut().find(|one| one.peer_node_id == *id);
+            let devices = peer.into_iter().flat_map(|peer| &mut peer.peer_devices);
+            devices
+                .filter(|device| device.volume == *volume)
+                .for_each(|device| device.out_of_sync = 0);
+        }
+        self
     }
 
     /// The first path to a peer.

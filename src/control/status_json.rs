@@ -142,7 +142,9 @@ struct PeerDevice<'a> {
     rate: f64,
     #[serde(rename = "db1/dt1 [MiB/s]")]
     rate_before: f64,
-    estimated_seconds_to_finish: Option<u64>,
+    estimated_seconds_to_finish: u64,
+    #[serde(rename = "db/dt [MiB/s]")]
+    average: f64,
     percent_resync_done: f64,
     ov_start_sector: u64,
     ov_stop_sector: u64,
@@ -295,6 +297,9 @@ fn last_verify(last: &LastVerify) -> LastVerifyJson {
     }
 }
 
+/// DRBD's number of seconds where nothing has been copied yet: readers expect a number.
+const NOT_KNOWN: u64 = 987_654_321;
+
 /// Two digits behind the point, as DRBD prints percents and rates.
 fn hundredths(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
@@ -324,7 +329,7 @@ fn peer_device(peer: &PeerDeviceStatus, peer_client: bool, size: u64) -> PeerDev
         }
     };
     let rate = hundredths(resync.rate as f64 / (1u64 << 20) as f64);
-    let average = match resync.elapsed_ms {
+    let average = |ms: u64| match ms {
         0 => 0.0,
         ms => hundredths(done as f64 / (1u64 << 20) as f64 / (ms as f64 / 1000.0)),
     };
@@ -342,19 +347,21 @@ fn peer_device(peer: &PeerDeviceStatus, peer_client: bool, size: u64) -> PeerDev
         has_sync_details: peer.resync.is_some(),
         has_online_verify_details: peer.verify.is_some(),
         percent_in_sync: in_sync,
-        rs_total: kib(resync.total),
+        // DRBD halves these two nowhere, as it does the sectors of `out-of-sync`.
+        rs_total: resync.total.div_ceil(512),
         rs_dt_start_ms: resync.elapsed_ms,
         rs_paused_ms: resync.paused_ms,
         rs_dt0_ms: if resync.rate > 0 { 1000 } else { 0 },
         rs_db0_sectors: resync.rate / 512,
         rs_dt1_ms: resync.elapsed_ms,
         rs_db1_sectors: done / 512,
-        rs_failed: kib(resync.failed),
+        rs_failed: resync.failed.div_ceil(512),
         rs_same_csum: 0,
         want: 0,
         rate,
-        rate_before: average,
-        estimated_seconds_to_finish: resync.seconds_left,
+        rate_before: average(resync.elapsed_ms),
+        estimated_seconds_to_finish: resync.seconds_left.unwrap_or(NOT_KNOWN),
+        average: average(resync.elapsed_ms.saturating_sub(resync.paused_ms)),
         percent_resync_done: f64::from(resync.done_hundredths) / 100.0,
         ov_start_sector: sectors(|verify| verify.start),
         ov_stop_sector: sectors(|verify| verify.stop),
@@ -411,6 +418,7 @@ mod tests {
             has(&connection["paths"][0]["this_host"], "address port family");
             assert!(connection["peer_devices"][0].get("db0/dt0 [MiB/s]").is_some());
             assert!(connection["peer_devices"][0].get("db1/dt1 [MiB/s]").is_some());
+            assert!(connection["peer_devices"][0].get("db/dt [MiB/s]").is_some());
         }
     }
 
@@ -441,6 +449,36 @@ mod tests {
         assert_eq!(peer["percent-in-sync"], 91.9);
         assert_eq!(peer["db0/dt0 [MiB/s]"], 104.0);
         assert_eq!(peer["estimated-seconds-to-finish"], 80);
+    }
+
+    #[test]
+    fn a_resync_is_counted_in_sectors_and_its_end_is_always_a_number() {
+        let mut report = fixtures::resync_source();
+        let device = &mut report.status.connections[0].peer_devices[0];
+        let resync = device.resync.as_mut().unwrap();
+        (resync.total, resync.left, resync.failed) = (100 << 20, 60 << 20, 8192);
+        (resync.elapsed_ms, resync.paused_ms, resync.seconds_left) = (20_000, 10_000, None);
+        let all = parsed(report);
+        let peer = &all[0]["connections"][0]["peer_devices"][0];
+        assert_eq!((&peer["rs-total"], &peer["rs-failed"]), (&204_800.into(), &16.into()));
+        assert_eq!(peer["estimated-seconds-to-finish"], 987_654_321);
+        assert_eq!((&peer["db1/dt1 [MiB/s]"], &peer["db/dt [MiB/s]"]), (&2.0.into(), &4.0.into()));
+    }
+
+    #[test]
+    fn a_peer_without_a_disk_by_configuration_lacks_nothing() {
+        let mut report = fixtures::peer_down();
+        report.peer_clients.push((1, 0));
+        let peer = |report: Report| parsed(report)[0]["connections"][0]["peer_devices"][0].clone();
+        assert_ne!(peer(report.clone())["out-of-sync"], 0);
+        let without = report.without_bits_of_clients();
+        assert!(
+            crate::control::check::line(std::slice::from_ref(&without), &Default::default())
+                .0
+                .contains("oos_kib=0")
+        );
+        let peer = peer(without);
+        assert_eq!((&peer["out-of-sync"], &peer["percent-in-sync"]), (&0.into(), &100.0.into()));
     }
 
     #[test]

@@ -98,6 +98,9 @@ fn line_of_device(
         words.push(format!("volume:{} minor:{}", device.volume, device.minor));
     }
     words.push(format!("disk:{}", device.disk_state));
+    if device.disk_state == DiskState::Diskless {
+        words.push(format!("client:{}", yes_no(device.backing_disk == "none")));
+    }
     if detail.verbose {
         words.push(format!("backing_dev:{} quorum:yes", device.backing_disk));
     }
@@ -200,10 +203,12 @@ fn line_of_peer_device(
         words.push(format!("replication:{}", peer.replication_state));
     }
     words.push(format!("peer-disk:{}", peer.peer_disk_state));
-    if detail.verbose {
+    if detail.verbose || peer.peer_disk_state == DiskState::Diskless {
         let client = report.is_client(connection.peer_node_id, peer.volume);
-        let held = peer.resync_suspended;
-        words.push(format!("peer-client:{} resync-suspended:{held}", yes_no(client)));
+        words.push(format!("peer-client:{}", yes_no(client)));
+    }
+    if detail.verbose {
+        words.push(format!("resync-suspended:{}", peer.resync_suspended));
     }
     let verify = peer.verify.as_ref();
     if let Some(resync) = peer.resync.as_ref().or(verify.map(|verify| &verify.progress)) {
@@ -327,6 +332,21 @@ mod tests {
         assert!(plain(&report).contains(" open:yes disk-flushes:no\n"), "{}", plain(&report));
         report.status.devices[0].no_md_flushes = true;
         assert!(plain(&report).contains(" disk-flushes:no md-flushes:no\n"), "{}", plain(&report));
+    }
+
+    #[test]
+    fn a_disk_that_is_not_there_is_said_to_be_meant_or_lost() {
+        let mut report = fixtures::healthy();
+        report.status.devices[0].disk_state = DiskState::Diskless;
+        report.status.connections[0].peer_devices[0].peer_disk_state = DiskState::Diskless;
+        let text = plain(&report);
+        assert!(text.contains("  disk:Diskless client:no open:yes\n"), "{text}");
+        assert!(text.ends_with("    peer-disk:Diskless peer-client:no\n"), "{text}");
+        "none".clone_into(&mut report.status.devices[0].backing_disk);
+        report.peer_clients.push((1, 0));
+        let text = plain(&report);
+        assert!(text.contains("  disk:Diskless client:yes open:yes\n"), "{text}");
+        assert!(text.ends_with("    peer-disk:Diskless peer-client:yes\n"), "{text}");
     }
 
     #[test]

@@ -58,7 +58,7 @@ fn options_change_at_run_time_and_wrong_ones_are_refused() {
         ("net-options", "--ping-int=0", "ping-int 0 is out of range"),
         ("net-options", "--al-extents=99", "al-extents has its place in disk"),
         ("disk-options", "--nonsense=1", "unknown option nonsense"),
-        ("net-options", "--protocol=A", "it does not act"),
+        ("net-options", "--protocol=A", "only C exists; write: protocol C;"),
     ] {
         let said = alice.refused(10, &[verb, option, "r0"]);
         assert!(said.contains(what), "{said}");
@@ -284,7 +284,14 @@ fn disk_none_is_put_in_force_and_is_no_lost_disk() {
         assert_eq!(node.adm(&["-d", "adjust", "r0"]).stdout, "");
     }
     assert_eq!(alice.dstate(), "UpToDate/Diskless");
-    // It is meant: nobody is alarmed, and `up` attaches nothing.
+    assert!(alice.ok(&["status", "r0"]).contains("peer-disk:Diskless peer-client:yes\n"));
+    assert!(bob.ok(&["status", "r0"]).contains("  disk:Diskless client:yes open:no\n"));
+    // It is meant: nothing is missing there, nobody is alarmed, and `up` attaches nothing.
+    let mut client = alice.client();
+    client.write(0, &[7; 8192], 0).expect("a write");
+    client.disconnect().expect("a clean end");
+    assert_eq!(alice.peer_kib("out-of-sync"), 0);
+    assert_eq!(alice.status()["connections"][0]["peer_devices"][0]["percent-in-sync"], 100.0);
     for node in [bob, alice] {
         assert_eq!(node.adm(&["check"]).code, 0, "{:?}", node.adm(&["check"]));
         node.ok(&["wait-sync", "--wfc-timeout", "20", "r0"]);
@@ -295,6 +302,7 @@ fn disk_none_is_put_in_force_and_is_no_lost_disk() {
     pair.edit("disk none;", &disk);
     alice.ok(&["adjust", "r0"]);
     assert_ne!(alice.adm(&["check"]).code, 0);
+    assert_ne!(alice.peer_kib("out-of-sync"), 0);
     bob.ok(&["adjust", "r0"]);
     pair.wait_synced();
     assert_eq!(alice.adm(&["check"]).code, 0);

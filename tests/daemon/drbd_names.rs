@@ -266,7 +266,7 @@ fn a_silent_daemon_is_waited_for_and_killed_by_an_order_to_leave() {
     assert_eq!(pair.bob.ok(&["role", "r0"]), "Secondary\n");
 
     pair.bob.freeze();
-    let said = tool(&pair, &pair.bob, &format!("{agent} drbdsetup down r0"));
+    let said = tool(&pair, &pair.bob, &format!("{agent} drbdsetup down all"));
     assert!(said.code == 0 && said.stderr.contains("it is killed"), "{said:?}");
     pair.bob.daemon.take().expect("it ran").wait().expect("ours");
 }
@@ -278,6 +278,9 @@ fn the_agents_demotion_gives_clients_time_and_then_closes_them() {
     client.write(0, &[7; 4096], 0).expect("a write");
     // As DRBD's tool a person is refused.
     assert!(refused(&pair, &pair.alice, 11, "drbdadm secondary r0").contains("(-12)"));
+    let begun = std::time::Instant::now();
+    assert!(refused(&pair, &pair.alice, 11, "drbdadm secondary --wait=1 r0").contains("(-12)"));
+    assert!(begun.elapsed().as_secs() >= 1, "the client was given its time");
     let agent = "OCF_RESKEY_drbd_resource=r0 OCF_RESKEY_CRM_meta_timeout=3000";
     ok(&pair, &pair.alice, &format!("{agent} drbdadm secondary r0"));
     assert_eq!(ok(&pair, &pair.alice, "drbdadm role r0"), "Secondary\n");

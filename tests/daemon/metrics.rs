@@ -117,6 +117,19 @@ fn what_happens_is_counted_and_who_serves_is_told() {
     pair.wait_synced();
     until("it has reconnected", || (sample(&alice, &sessions) == 2.0).then_some(()));
 
+    // What only the configuration says.
+    let written = std::fs::read_to_string(&pair.bob.config).expect("a file");
+    std::fs::write(&pair.bob.config, format!("{written}frob;\n")).expect("a file");
+    let named = format!("WARNING: {}:", pair.bob.config.display());
+    until("/health names the file", || get(&bob, "/health").1.starts_with(&named).then_some(()));
+    std::fs::write(&pair.bob.config, written).expect("a file");
+    pair.bob.ok(&["down", "r0"]);
+    until("/health knows what is down", || {
+        get(&bob, "/health").1.starts_with("WARNING: r0 is not up (1 of 1) | ").then_some(())
+    });
+    pair.bob.ok(&["up", "r0"]);
+    pair.wait_synced();
+
     let text = get(&alice, "/metrics").1;
     let Some((code, said)) = promtool(&["check", "metrics"], &text) else {
         return skip("promtool", "promtool is missing: apt-get install prometheus");
@@ -163,7 +176,16 @@ fn strangers_on_the_metrics_port_disturb_nobody() {
     let mut client = pair.alice.client();
     client.write(0, &[1; 4096], 0).expect("replication goes on");
     client.flush().expect("on both");
+    let begun = std::time::Instant::now();
     assert_eq!(get(&alice, "/health").0, 200);
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
     drop(silent);
+    // One that drips is no better than one that is silent.
+    let mut drips = TcpStream::connect(&alice).expect("it listens");
+    let begun = std::time::Instant::now();
+    until("it is ended", || drips.write_all(b"a").is_err().then_some(()));
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+    let whole = ask(&alice, b"GET http://alice:9942/health HTTP/1.1\r\nHost: alice\r\n\r\n");
+    assert!(whole.starts_with("HTTP/1.1 200 "), "{whole:?}");
     pair.assert_equal_disks();
 }

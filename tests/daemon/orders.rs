@@ -94,7 +94,7 @@ fn orders_that_need_another_state_say_which() {
     refused(bob, 5, &["outdate", "r0"], ["(-16) ", "tandemadm attach r0/0"]);
     for verb in ["apply-al", "sh-list-config-file", "hidden-commands", "set-gi"] {
         let said = alice.refused(10, &[verb, "r0"]);
-        assert!(said.contains(&format!("'{verb}' is not supported yet")), "{said}");
+        assert!(said.contains(&format!("'{verb}' is not supported")), "{said}");
     }
 }
 

@@ -52,7 +52,7 @@ fn unknown_names_usage_and_a_silent_daemon_have_their_exit_codes() {
     pair.alice.refused(10, &["up", "r7"]);
     pair.alice.refused(1, &["up"]);
     let said = pair.alice.refused(10, &["apply-al", "r0"]);
-    assert!(said.contains("not supported yet"), "{said}");
+    assert!(said.contains("is not supported"), "{said}");
     pair.alice.refused(10, &["up", "r0"]);
 }
 

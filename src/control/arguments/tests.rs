@@ -1,5 +1,6 @@
 //! The command line, as a table.
 
+use super::not_built::NOT_SUPPORTED;
 use super::*;
 use crate::resource::Force;
 
@@ -46,6 +47,7 @@ fn force_takes_dangers_by_name() {
         ("--force=inconsistent", vec![ForceWord::Inconsistent]),
         ("--force=outdated", vec![ForceWord::Outdated]),
         ("--force=blank", vec![ForceWord::Blank]),
+        ("--force=no", vec![]),
         ("--force=yes,outdated", vec![ForceWord::Plain, ForceWord::Outdated]),
     ];
     for (word, expected) in cases {
@@ -53,7 +55,11 @@ fn force_takes_dangers_by_name() {
     }
     for (danger, word) in Force::WORDS {
         let words = force(&format!("tandemadm primary --force={word} r0"));
-        assert_eq!(words.into_iter().map(Force::from).collect::<Vec<_>>(), [danger], "{word}");
+        assert_eq!(
+            words.into_iter().filter_map(ForceWord::danger).collect::<Vec<_>>(),
+            [danger],
+            "{word}"
+        );
     }
     assert_eq!(parsed("tandemadm primary --force=all r0").unwrap_err().exit_code, 1);
     let both = parsed("tandemadm primary --force --hand-over r0").unwrap_err();
@@ -62,7 +68,7 @@ fn force_takes_dangers_by_name() {
 
 #[test]
 fn a_wrong_force_lists_its_words_and_suggests_none() {
-    for word in ["no", "outdate", "inconsistant"] {
+    for word in ["none", "outdate", "inconsistant"] {
         let told = parsed(&format!("tandemadm primary --force={word} r0")).unwrap_err().text;
         assert!(told.contains("yes, inconsistent, outdated, blank"), "{told}");
         assert!(!told.contains("similar"), "{told}");
@@ -116,13 +122,23 @@ fn misuse_is_exit_1() {
 #[test]
 fn verbs_that_are_not_built_are_named() {
     for word in ["set-gi", "events", "sh-list-adjustable", "hidden-commands"] {
-        assert!(NOT_SUPPORTED.contains(&word), "{word}");
+        assert!(NOT_SUPPORTED.iter().any(|(one, _)| *one == word), "{word}");
     }
-    for word in NOT_SUPPORTED {
+    for (word, instead) in NOT_SUPPORTED {
         let answer = parsed(&format!("tandemadm {word} r0")).unwrap_err();
         assert_eq!(answer.exit_code, 10, "{word}");
-        let says = format!("tandemadm: '{word}' is not supported yet");
+        let says = format!("tandemadm: '{word}' is not supported");
         assert!(answer.text.starts_with(&says), "{}", answer.text);
+        assert!(answer.text.trim_end().ends_with(instead), "{}", answer.text);
+    }
+}
+
+#[test]
+fn asking_for_more_than_all_is_asking_for_all() {
+    for line in ["-vv r0", "-v -v r0", "-v --verbose r0", "--verbose -v r0"] {
+        let parsed = parsed(&format!("tandemadm status {line}")).unwrap();
+        let Verb::Status { verbose, .. } = parsed.verb else { panic!("{line}") };
+        assert!(verbose, "{line}");
     }
 }
 
@@ -290,10 +306,10 @@ fn built() -> Vec<String> {
 fn every_verb_of_drbd_is_built_or_refused_by_name() {
     let built = built();
     for verb in DRBDS {
-        let not_built = NOT_SUPPORTED.contains(verb);
+        let not_built = NOT_SUPPORTED.iter().any(|(one, _)| one == verb);
         assert!(built.iter().any(|one| one == verb) != not_built, "{verb}");
     }
-    for verb in NOT_SUPPORTED {
+    for (verb, _) in NOT_SUPPORTED {
         assert!(DRBDS.contains(verb), "{verb} is no verb of DRBD: who would type it?");
     }
 }
@@ -308,7 +324,7 @@ fn the_document_has_each_verb_once_with_what_becomes_of_it() {
         .map(|row| row.split('|').map(|cell| cell.trim().trim_end_matches('`')).collect())
         .collect();
     let built = built();
-    let not_built = NOT_SUPPORTED.iter().map(|verb| (*verb).to_owned());
+    let not_built = NOT_SUPPORTED.iter().map(|(verb, _)| (*verb).to_owned());
     for verb in built.iter().cloned().chain(not_built) {
         let found: Vec<_> = rows.iter().filter(|row| row[0] == verb).collect();
         let [row] = found[..] else { panic!("{verb}: {found:?}") };
@@ -319,6 +335,10 @@ fn the_document_has_each_verb_once_with_what_becomes_of_it() {
         };
         assert!(words.contains(&row[1]), "{verb}: {}", row[1]);
         assert!(row[1] != "differs" || !row[2].is_empty(), "{verb}: in what?");
+        // What is typed instead is said in the same words.
+        let said = NOT_SUPPORTED.iter().find(|(one, _)| *one == verb);
+        let same = said.is_none_or(|(_, instead)| instead.trim_end_matches('`') == row[2]);
+        assert!(same, "{verb}: {said:?}");
     }
     assert_eq!(rows.len(), built.len() + NOT_SUPPORTED.len(), "a verb that is none");
 }

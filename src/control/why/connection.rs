@@ -52,7 +52,10 @@ pub(super) fn finding(report: &View<'_>, connection: &ConnectionStatus) -> Optio
 /// The peer is dialled, and not there; or there, and waits for a person.
 fn away(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
     // It answers, and hangs up.
-    let answers = matches!(connection.reason, Reason::None | Reason::NeverConnected | Reason::Lost);
+    let answers = matches!(
+        connection.reason,
+        Reason::None | Reason::NeverConnected | Reason::Lost | Reason::StoppedByAdmin
+    );
     if split_brain::unresolved(connection) {
         split_brain::finding(report, connection)
     } else if answers && refused_last(connection) {

@@ -109,6 +109,22 @@ pub fn findings(report: &Report, zone: Zone) -> Vec<Finding> {
     all
 }
 
+/// A resource that the configuration has for this node, and that is down.
+#[must_use]
+pub fn down(resource: &str, node: &str) -> Finding {
+    Finding {
+        severity: severity::ORDER,
+        headline: format!("{resource} is not up on {node}"),
+        state: format!(
+            "the configuration has it for {node}; here nobody is served from it, and nothing replicated."
+        ),
+        open: Vec::new(),
+        why: "it was taken down, or not brought up since tandemd has started.".to_owned(),
+        data: None,
+        next: vec![format!("`tandemadm up {resource}` on {node}.")],
+    }
+}
+
 /// What stays wrong with a resource, a line each: the log says it every hour, and never at a retry.
 #[must_use]
 pub fn reminders(report: &Report, zone: Zone) -> Vec<String> {

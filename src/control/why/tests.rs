@@ -13,6 +13,13 @@ fn blocks(report: &Report) -> String {
 }
 
 #[test]
+fn the_first_attempt_is_one() {
+    let mut report = fixtures::peer_down();
+    report.status.connections[0].attempts = 1;
+    assert!(blocks(&report).contains("reason:refused, 1 attempt. bob"));
+}
+
+#[test]
 fn a_target_names_the_only_good_copy() {
     let text = blocks(&fixtures::resync_target());
     assert!(text.starts_with("r0: bob cannot be promoted while it is being resynced.\n"), "{text}");
@@ -588,6 +595,6 @@ fn what_a_verify_has_found_is_said_with_the_way_to_mend_it() {
     report.status.role = Role::Secondary;
     let text = blocks(&report);
     assert!(text.contains("--repair --from alice r0/0`, or --from bob"), "{text}");
-    let (line, _) = crate::control::check::line(&[report], &[]);
+    let (line, _) = crate::control::check::line(&[report], &Default::default());
     assert!(line.starts_with("WARNING: r0/0 8 KiB differ from bob (verify)"), "{line}");
 }

@@ -59,6 +59,13 @@ fn generation(report: &View<'_>, connection: &ConnectionStatus) -> String {
     }
 }
 
+fn attempts(count: u64) -> String {
+    match count {
+        1 => "1 attempt".to_owned(),
+        count => format!("{count} attempts"),
+    }
+}
+
 /// The peer is dialled, and not there.
 pub(super) fn unreachable(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
     let status = &report.status;
@@ -162,12 +169,12 @@ pub(super) fn unreachable(report: &View<'_>, connection: &ConnectionStatus) -> F
             ),
         },
         state: format!(
-            "{}, {} {}, reason:{}, {} attempts.{}\n{}",
+            "{}, {} {}, reason:{}, {}.{}\n{}",
             status.role,
             connection.connection_state,
             since(report, connection),
             connection.reason,
-            connection.attempts,
+            attempts(connection.attempts),
             seen(connection),
             network(report, connection),
         ),

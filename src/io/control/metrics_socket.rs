@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - At most [`CONNECTIONS_MAX`] callers at once; the next waits in the backlog. Each has
-//!   [`LIMIT`] for its request and for taking the answer.
+//!   [`REQUEST_LIMIT`] for its request, however it drips, and [`ANSWER_LIMIT`] for taking the answer.
 //! - However often callers ask, the data threads are asked once in [`FRESH`].
 //! - No read is ever dropped: it ends by end of file or by `shutdown`.
 
@@ -16,18 +16,25 @@ use tokio_uring::net::TcpStream;
 use tracing::debug;
 
 use super::accept::Acceptor;
+use super::adm::configuration::Configuration;
 use super::registry::Registry;
-use crate::control::check::{self, Level};
+use crate::control::check::{self, Beside, Level};
 use crate::control::http::{HEAD_MAX, Parsed, answer, parse};
 use crate::control::{Report, metrics};
 use crate::resource::Role;
 
 /// Callers at once.
 const CONNECTIONS_MAX: usize = 16;
-/// For the request, and again for the answer.
-const LIMIT: Duration = Duration::from_secs(10);
+/// For the request: callers that are in no hurry must not keep the check of a load balancer waiting.
+const REQUEST_LIMIT: Duration = Duration::from_secs(2);
+/// For taking the answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Reports are asked for anew when they are older.
 const FRESH: Duration = Duration::from_millis(500);
+/// The configuration is read anew when it is older.
+const CONFIGURATION_FRESH: Duration = Duration::from_secs(5);
+/// How long that may take.
+const CONFIGURATION_LIMIT: Duration = Duration::from_secs(2);
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// Reports, and when they were made.
@@ -39,12 +46,22 @@ pub(super) struct Scrapes {
     registry: Rc<Registry>,
     room: Arc<Semaphore>,
     last: Rc<Mutex<Option<Answered>>>,
+    files: Rc<Mutex<Files>>,
+}
+
+/// The configuration as `/health` knows it.
+#[derive(Default)]
+struct Files {
+    /// And when it was read.
+    read: Option<(Instant, Configuration)>,
+    /// It is being read.
+    reading: Option<tokio::task::JoinHandle<Configuration>>,
 }
 
 impl Scrapes {
     pub(super) fn new(registry: Rc<Registry>) -> Self {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        Self { registry, room, last: Rc::default() }
+        Self { registry, room, last: Rc::default(), files: Rc::default() }
     }
 
     /// Reports that are fresh enough; who comes meanwhile waits for the same.
@@ -58,6 +75,36 @@ impl Scrapes {
         let reports = Rc::new(self.registry.reports(None).await);
         *last = Some((Instant::now(), reports.clone()));
         reports
+    }
+
+    /// What the configuration says beside what is up. The files are read again when what was read is old, and on
+    /// a thread of their own: a file system that does not answer holds up nobody.
+    async fn beside(&self, reports: &[Report]) -> Beside {
+        let mut kept = self.files.lock().await;
+        let is_old = kept.read.as_ref().is_none_or(|(at, _)| at.elapsed() >= CONFIGURATION_FRESH);
+        if is_old {
+            let settings = &self.registry.settings;
+            let (node, path) = (settings.node.clone(), settings.config.clone());
+            // One that hangs is the only one.
+            let reading = kept.reading.get_or_insert_with(|| {
+                tokio::task::spawn_blocking(move || Configuration::of(node, &path))
+            });
+            match tokio::time::timeout(CONFIGURATION_LIMIT, reading).await {
+                Ok(read) => {
+                    kept.reading = None;
+                    kept.read = read.ok().map(|read| (Instant::now(), read));
+                }
+                Err(_) => kept.read = None,
+            }
+        }
+        match &kept.read {
+            Some((_, configuration)) => configuration.beside(reports, None),
+            None => {
+                let path = self.registry.settings.config.display();
+                let wrong = Some(format!("{path}: it cannot be read in time"));
+                Beside { down: Vec::new(), wrong }
+            }
+        }
     }
 
     /// The status, the content type and the text.
@@ -74,7 +121,7 @@ impl Scrapes {
             }
             None if path == "/metrics" => (200, metrics::CONTENT_TYPE, metrics::text(&reports)),
             None => {
-                let (line, level) = check::line(&reports, &[]);
+                let (line, level) = check::line(&reports, &self.beside(&reports).await);
                 (if level == Level::Critical { 503 } else { 200 }, PLAIN, line)
             }
         }
@@ -112,10 +159,10 @@ pub(super) async fn serve(listener: Acceptor<TcpListener>, scrapes: Scrapes) {
 }
 
 /// Ends what is under way on the stream in so long, unless it is aborted before.
-fn shut_down_late(stream: &Rc<TcpStream>) -> tokio::task::JoinHandle<()> {
+fn shut_down_late(stream: &Rc<TcpStream>, limit: Duration) -> tokio::task::JoinHandle<()> {
     let stream = stream.clone();
     tokio_uring::spawn(async move {
-        tokio::time::sleep(LIMIT).await;
+        tokio::time::sleep(limit).await;
         let _ = stream.shutdown(std::net::Shutdown::Both);
     })
 }
@@ -123,7 +170,7 @@ fn shut_down_late(stream: &Rc<TcpStream>) -> tokio::task::JoinHandle<()> {
 /// One request and its answer.
 async fn converse(stream: &Rc<TcpStream>, scrapes: &Scrapes) -> std::io::Result<()> {
     let mut head = Vec::new();
-    let late = shut_down_late(stream);
+    let late = shut_down_late(stream, REQUEST_LIMIT);
     let parsed = loop {
         let (read, chunk) = stream.read(Vec::with_capacity(HEAD_MAX)).await;
         let read = match read {
@@ -149,7 +196,7 @@ async fn converse(stream: &Rc<TcpStream>, scrapes: &Scrapes) -> std::io::Result<
             answer(status, kind, &text, request.head_only)
         }
     };
-    let late = shut_down_late(stream);
+    let late = shut_down_late(stream, ANSWER_LIMIT);
     let (written, _) = stream.write_all(bytes).await;
     late.abort();
     written

@@ -24,6 +24,7 @@ pub(super) struct Memory(RefCell<Kept>);
 struct Kept {
     role: (Role, Instant),
     frozen: Option<Instant>,
+    handshake: Option<Instant>,
     /// Sessions that were seen, and when those began that were not the first.
     sessions: BTreeMap<NodeId, (u64, VecDeque<Instant>)>,
 }
@@ -31,7 +32,7 @@ struct Kept {
 impl Memory {
     pub(super) fn new() -> Self {
         let role = (Role::Secondary, Instant::now());
-        Self(RefCell::new(Kept { role, frozen: None, sessions: BTreeMap::new() }))
+        Self(RefCell::new(Kept { role, frozen: None, handshake: None, sessions: BTreeMap::new() }))
     }
 
     /// Looks at a snapshot, and says what is known with it.
@@ -49,6 +50,7 @@ impl Memory {
             || status.suspended_no_space
             || status.suspended_gap;
         kept.frozen = frozen.then(|| kept.frozen.unwrap_or(now));
+        kept.handshake = status.suspended_handshake.then(|| kept.handshake.unwrap_or(now));
         for one in &status.connections {
             let (seen, times) = kept.sessions.entry(one.peer_node_id).or_default();
             let first = u64::from(*seen == 0);
@@ -69,6 +71,7 @@ impl Memory {
         Past {
             role_ms: ms(kept.role.1),
             frozen_ms: kept.frozen.map(ms),
+            handshake_ms: kept.handshake.map(ms),
             reconnects_1h: kept
                 .sessions
                 .iter()
@@ -116,5 +119,9 @@ mod tests {
         assert_eq!((past.role_ms, past.frozen_ms), (10_000, Some(2000)));
         status.suspended_user = false;
         assert_eq!(memory.at(&status, start + Duration::from_secs(11)).frozen_ms, None);
+        status.suspended_handshake = true;
+        memory.at(&status, start + Duration::from_secs(12));
+        let past = memory.at(&status, start + Duration::from_secs(19));
+        assert_eq!((past.frozen_ms, past.handshake_ms), (None, Some(7000)));
     }
 }

@@ -582,7 +582,7 @@ impl Registry {
     pub(crate) fn report_of(&self, entry: &Entry, mut status: Status) -> Report {
         entry.note_failures(&mut status);
         entry.note_clients(&mut status);
-        Report {
+        let report = Report {
             path_differs: entry.disks.differing(&status),
             device_failed: entry.devices.failures(&status),
             past: entry.past.with(&status),
@@ -593,7 +593,8 @@ impl Registry {
             config_differs: Vec::new(),
             nbd_socket: self.settings.nbd_socket.display().to_string(),
             taken_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
-        }
+        };
+        report.without_bits_of_clients()
     }
 
     /// Ends every resource in order, all at once, each in bounded time.

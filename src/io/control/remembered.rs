@@ -129,6 +129,15 @@ impl Remembered {
         found
     }
 
+    /// The names of what was up, of this boot.
+    pub(super) fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let kept = entries.filter_map(|entry| read(&entry.path()).ok().flatten());
+        let mut names: Vec<String> = kept.map(|(was_up, _)| was_up.definition.name).collect();
+        names.sort();
+        names
+    }
+
     fn path(&self, resource: &str) -> PathBuf {
         self.folder.join(format!("{}.json", file_safe(resource)))
     }

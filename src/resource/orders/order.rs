@@ -13,8 +13,8 @@ use crate::resource::peer::connection::{Leaving, Stage};
 use crate::resource::peer::tentative::Tentative;
 pub(crate) use crate::resource::refusals::refuse;
 use crate::resource::{
-    Action, AdminResult, Command, ConnectionState, DiskOptions, LogLevel, Options, Reason,
-    Resource, Role, Then, Time, VolumeNumber, WrittenOption,
+    Action, AdminResult, Command, ConnectionState, DiskOptions, LogLevel, Options, Resource, Role,
+    Then, Time, VolumeNumber, WrittenOption,
 };
 
 /// The hint of (127).
@@ -616,8 +616,7 @@ impl Resource {
         let since = self.now;
         self.connections[c].tentative = tentative.then_some(Tentative { id, since });
         if self.connections[c].state == ConnectionState::StandAlone {
-            self.set_connection(c, ConnectionState::Unconnected, Reason::NeverConnected);
-            self.start_dialling(c);
+            self.dials_by_order(c);
         }
         self.changed();
         if !tentative {

@@ -48,9 +48,21 @@ impl Resource {
         if by_order {
             let text = format!("{}the time of `disconnect --for` is over", self.of_peer(c));
             self.log(LogLevel::Info, text);
-            self.set_connection(c, ConnectionState::Unconnected, Reason::NeverConnected);
-            self.start_dialling(c);
+            self.dials_by_order(c);
         }
+    }
+
+    /// A connection that is StandAlone is dialled. Until the first attempt is answered the reason is the last one;
+    /// a refusal is no state of what is only being dialled.
+    pub(crate) fn dials_by_order(&mut self, c: usize) {
+        let connection = &self.connections[c];
+        let reason = match connection.reason {
+            _ if connection.sessions == 0 => Reason::NeverConnected,
+            reason if reason.is_refusal() => Reason::Lost,
+            reason => reason,
+        };
+        self.set_connection(c, ConnectionState::Unconnected, reason);
+        self.start_dialling(c);
     }
 
     fn is_going_down(&self) -> bool {

@@ -160,3 +160,32 @@ fn a_demotion_that_waits_for_clients_is_seen_by_everybody() {
     pair.admin(0, demote(false, 0)).expect_err("it ends the wait, and is refused");
     assert_eq!(pair.status(0).order, None);
 }
+
+#[test]
+fn who_was_connected_since_up_is_not_said_to_have_never_been() {
+    // What is said before the peer has answered.
+    let dialled = |pair: &mut Pair, id: u64| {
+        let command = Command::Connect { peer: 0, discard_my_data: false, tentative: false };
+        pair.event(1, Event::Admin { id, command });
+        (pair.standing(1).0, pair.standing(1).1)
+    };
+    let mut pair = synced_pair();
+    pair.kill(0);
+    pair.kill(1);
+    pair.up(1);
+    pair.admin(1, disconnect(None)).unwrap();
+    assert_eq!(dialled(&mut pair, 9000), (ConnectionState::Connecting, Reason::NeverConnected));
+    pair.up(0);
+    pair.run(10_000);
+    assert_eq!(pair.standing(1).0, ConnectionState::Connected);
+    pair.admin(1, disconnect(None)).unwrap();
+    assert_eq!(dialled(&mut pair, 9001), (ConnectionState::Connecting, Reason::StoppedByAdmin));
+    pair.run(3_000);
+    assert_eq!(pair.standing(1).0, ConnectionState::Connected);
+    // The same where it comes back by itself.
+    pair.admin(1, disconnect(Some(1_000))).unwrap();
+    pair.cut();
+    pair.run(1_500);
+    let (state, reason, _) = pair.standing(1);
+    assert_ne!((state, reason), (ConnectionState::Connecting, Reason::NeverConnected));
+}

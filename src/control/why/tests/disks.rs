@@ -88,8 +88,11 @@ fn a_primary_without_a_copy_whose_peer_has_refused_it_is_led_to_the_peers_copy()
     (met.peer.role, met.peer.disk) = (Role::Secondary, DiskState::UpToDate);
     let connection = &mut report.status.connections[0];
     connection.connection_state = ConnectionState::Connecting;
-    connection.reason = Reason::NeverConnected;
     connection.last_handshake = vec![met];
+    // Dialled by order, and nobody has answered yet.
+    connection.reason = Reason::StoppedByAdmin;
+    assert!(blocks(&report).contains("bob stays StandAlone until it is told to connect."));
+    report.status.connections[0].reason = Reason::NeverConnected;
     let text = blocks(&report);
     assert!(text.contains("1. go on with what bob has: stop what uses r0 on alice, `tandemadm secondary --force r0`"), "{text}");
     assert!(text.contains("bob stays StandAlone until it is told to connect."), "{text}");

@@ -405,6 +405,13 @@ fn silent(run_dir: &Path, error: &io::Error) -> Failure {
     Failure::new(20, format!("tandemd does not answer on {path}: {error}\n{hint}"))
 }
 
+/// The process that should answer: it is named by the lock, and runs, or stands still.
+pub(super) fn holder(run_dir: &Path) -> Option<String> {
+    let holder = holder_of(run_dir);
+    let state = process_state(&holder);
+    (!matches!(state, None | Some('Z' | 'X' | 'x'))).then_some(holder)
+}
+
 /// The pid of the daemon of a run folder, as its lock says; empty: none.
 fn holder_of(run_dir: &Path) -> String {
     let mut holder = String::new();

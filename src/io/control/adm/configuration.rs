@@ -3,11 +3,14 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::Path;
 
 use nix::sys::socket::SockaddrStorage;
 
-use crate::config::{self, Config, Definition, Host, Severity};
+use crate::config::{self, Config, Definition, Finding, Host, Severity};
+use crate::control::Report;
 use crate::control::arguments::Globals;
+use crate::control::check::Beside;
 use crate::control::target::Target;
 use crate::io::config_files::ConfigFiles;
 
@@ -43,7 +46,12 @@ impl Configuration {
             Some(node) => node.clone(),
             None => super::super::daemon::host_name().map_err(|text| Failure::new(10, text))?,
         };
-        let path = globals.config.display().to_string();
+        Ok(Self::of(node, &globals.config))
+    }
+
+    /// Reads the files as this node.
+    pub(in crate::io::control) fn of(node: String, path: &Path) -> Self {
+        let path = path.display().to_string();
         let mut config = config::load(&ConfigFiles, &path);
         let mut unsettled = BTreeMap::new();
         if config.resources.iter().any(|one| one.hosts.iter().any(|host| host.floating)) {
@@ -54,7 +62,7 @@ impl Configuration {
                 }
             }
         }
-        Ok(Self { config, node, path, unsettled, told: RefCell::default() })
+        Self { config, node, path, unsettled, told: RefCell::default() }
     }
 
     /// All that was read.
@@ -76,6 +84,35 @@ impl Configuration {
     pub(in crate::io::control) fn all_names(&self) -> Vec<&str> {
         let defined = self.config.resources.iter().map(|one| one.name.as_str());
         defined.chain(self.config.refused.iter().map(String::as_str)).collect()
+    }
+
+    /// The names of the resources of this node, and of those that are refused: whose they are is not known.
+    pub(in crate::io::control) fn own_names(&self) -> Vec<String> {
+        let defined = self.config.resources.iter();
+        let own = defined.filter(|one| one.local(&self.node).is_some()).map(|one| &one.name);
+        own.chain(&self.config.refused).cloned().collect()
+    }
+
+    /// What `check` says beside what is up: what should be up here, and what is wrong with the files. `named`:
+    /// as far as it concerns one of these resources.
+    pub(in crate::io::control) fn beside(&self, up: &[Report], named: Option<&[&str]>) -> Beside {
+        let is_meant = |name: &str| named.is_none_or(|named| named.contains(&name));
+        let own = self.config.resources.iter().filter(|one| one.local(&self.node).is_some());
+        let is_up = |name: &str| up.iter().any(|report| report.status.name == name);
+        let down = own.map(|one| &one.name).filter(|name| is_meant(name) && !is_up(name));
+        let errors = self.config.findings.iter().filter(|finding| {
+            finding.severity == Severity::Error && finding.resource.as_deref().is_none_or(is_meant)
+        });
+        let mut wrong: Vec<String> = errors.map(Finding::in_short).collect();
+        let unsettled = self.unsettled.iter().filter(|(name, _)| is_meant(name));
+        wrong.extend(unsettled.map(|(name, why)| format!("{}: {name}: {why}", self.path)));
+        let more = wrong.len().saturating_sub(1);
+        let first = wrong.into_iter().next();
+        let wrong = first.map(|first| match more {
+            0 => first,
+            more => format!("{first} (and {more} more)"),
+        });
+        Beside { down: down.cloned().collect(), wrong }
     }
 
     /// The file that was read first.

@@ -24,6 +24,7 @@ mod wait;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::Path;
 
 use crate::config::{Definition, Host};
 use crate::control::Report;
@@ -63,10 +64,16 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
-    let invocation = match arguments::parse(words) {
+    let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
+    let invocation = match arguments::parse(words.clone()) {
         Ok(invocation) => invocation,
         Err(answer) => {
             match answer.is_error {
+                true if arguments::is_check(&words) => {
+                    complain(answer.text.trim_end());
+                    let text = answer.text.trim_start_matches("error: ");
+                    return show::unknown(Path::new(""), &Failure::new(1, text)).exit_code;
+                }
                 true => complain(answer.text.trim_end()),
                 false => {
                     let _ = print(&answer.text);
@@ -96,7 +103,11 @@ impl Session {
     }
 
     pub(super) fn run(&self, verb: Verb) -> Outcome {
-        check_scope(&verb).map_err(|why| Failure::new(1, why))?;
+        let scope = check_scope(&verb).map_err(|why| Failure::new(1, why));
+        scope.map_err(|failure| match verb {
+            Verb::Check(_) => show::unknown(&self.globals.run_dir, &failure),
+            _ => failure,
+        })?;
         match &verb {
             Verb::Adjust(targets) => return self.adjust(&targets.targets, adjust::Skip::default()),
             Verb::NetOptions(words) => return self.options("net", Scope::PEER, words),

@@ -164,7 +164,7 @@ impl Session {
             }
             words.iter().try_for_each(|word| ask_for_force(report, *word))
         };
-        let force = Force::of(words.iter().map(|word| Force::from(*word)));
+        let force = Force::of(words.iter().filter_map(|word| word.danger()));
         let command = |_: Option<u16>, _: Option<u8>| Command::Primary { force };
         self.running(targets, Wide::Resource, ask, &command)?;
         if terminal::is_person() {
@@ -461,6 +461,7 @@ fn ask_for_force(report: &Report, word: ForceWord) -> Outcome {
             "{node}'s disk of {resource} is blank, {other}'s holds a file system: {other}'s data \
              ({all}) is overwritten with nothing."
         ),
+        ForceWord::Not => return Ok(()),
     };
     let since = match connected {
         true => String::new(),

@@ -7,7 +7,23 @@ use crate::control::status_text::{self, Detail};
 use crate::control::target::Target;
 use crate::control::{Report, Zone, check, color, status_json, why};
 
+use super::client::holder;
 use super::{Failure, Outcome, Session, connections, for_each, print, volumes};
+
+/// Seconds in which `check` knows whether the daemon answers: what calls it has 10 s for it, as a rule.
+const CHECK_WITHIN: u32 = 8;
+
+/// Says that nothing is known, as the plug-in convention wants it: a line on standard output, exit 3.
+pub(super) fn unknown(run_dir: &std::path::Path, failure: &Failure) -> Failure {
+    let first = failure.text.lines().next().unwrap_or_default();
+    let holder = match failure.exit_code {
+        20 => holder(run_dir).map_or(String::new(), |pid| format!(" (lock held by pid {pid})")),
+        _ => String::new(),
+    };
+    // The line belongs to standard output; nothing more is said.
+    let _ = print(&check::unknown(&format!("{first}{holder}")));
+    Failure::new(3, "")
+}
 
 impl Session {
     pub(super) fn status(
@@ -39,19 +55,25 @@ impl Session {
 
     /// One line for monitoring, whose exit codes are its own.
     pub(super) fn check(&self, targets: &[Target]) -> Outcome {
-        let unknown = |failure: Failure| {
-            // The line belongs to standard output; nothing more is said.
-            let _ = print(&check::unknown(&failure.text));
-            Failure::new(3, "")
-        };
+        // A plug-in that is killed for being late says nothing at all.
+        let punctual = Self::new(self.globals.within(CHECK_WITHIN));
+        punctual.check_in_time(targets)
+    }
+
+    fn check_in_time(&self, targets: &[Target]) -> Outcome {
+        let unknown = |failure: Failure| unknown(&self.globals.run_dir, &failure);
         let all = self.client().and_then(|mut client| client.reports(None)).map_err(unknown)?;
         let named: Vec<&str> = targets.iter().filter_map(Target::resource).collect();
         let of_all = named.len() < targets.len().max(1);
-        let defined = self.not_up_here(&all);
-        let down: Vec<String> =
-            defined.into_iter().filter(|name| of_all || named.contains(&&**name)).collect();
+        let chosen = Some(named.as_slice()).filter(|_| !of_all);
+        let beside = match self.configuration() {
+            Ok(configuration) => configuration.beside(&all, chosen),
+            Err(failure) => check::Beside { down: Vec::new(), wrong: Some(failure.text) },
+        };
         let is_known = |name: &&&str| {
-            down.iter().any(|one| one == *name) || all.iter().any(|one| one.status.name == **name)
+            let is_down = beside.down.iter().any(|one| one == *name);
+            // One that the configuration refuses is told of, too.
+            is_down || all.iter().any(|one| one.status.name == **name) || self.is_defined(name)
         };
         if let Some(name) = named.iter().find(|name| !is_known(name)) {
             return Err(unknown(self.no_such_resource(name, &all)));
@@ -59,21 +81,12 @@ impl Session {
         let is_meant = |report: &Report| of_all || named.contains(&&*report.status.name);
         let mut reports: Vec<Report> = all.into_iter().filter(is_meant).collect();
         self.find_differences(&mut reports);
-        let (line, level) = check::line(&reports, &down);
+        let (line, level) = check::line(&reports, &beside);
         print(&line)?;
         match level {
             check::Level::Ok => Ok(()),
             level => Err(Failure::new(level as i32, "")),
         }
-    }
-
-    /// What the configuration has for this node, and is not up.
-    fn not_up_here(&self, up: &[Report]) -> Vec<String> {
-        let Ok(configuration) = self.configuration() else { return Vec::new() };
-        let resources = configuration.config().resources.iter();
-        let own = resources.filter(|one| one.local(configuration.node()).is_some());
-        let is_down = |name: &&String| up.iter().all(|report| report.status.name != **name);
-        own.map(|one| &one.name).filter(is_down).cloned().collect()
     }
 
     pub(super) fn role(&self, targets: &[Target]) -> Outcome {
@@ -107,8 +120,14 @@ impl Session {
         let chosen = self.reports(targets)?;
         let mut reports: Vec<Report> = chosen.into_iter().map(|(_, report)| report).collect();
         self.find_differences(&mut reports);
-        let findings: Vec<why::Finding> =
+        let mut findings: Vec<why::Finding> =
             reports.iter().flat_map(|report| why::findings(report, Zone::Local)).collect();
+        if (targets.is_empty() || targets.contains(&Target::All))
+            && let Ok(configuration) = self.configuration()
+        {
+            let down = configuration.beside(&reports, None).down;
+            findings.extend(down.iter().map(|name| why::down(name, configuration.node())));
+        }
         match (json, findings.is_empty()) {
             (true, _) => print(&why::json(&findings)),
             (false, true) => print(status_text::NOTHING),

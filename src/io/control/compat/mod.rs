@@ -24,7 +24,7 @@ use super::adm::{Failure, Outcome, Session, complain, print};
 use crate::compat::{
     Asked, Line, Misuse, Tool, aim, command, is_shell_verb, parse, resolve, shell_lines, version,
 };
-use crate::control::arguments::{self, Invocation};
+use crate::control::arguments::{self, Invocation, not_built};
 use crate::control::events::Form;
 use crate::control::status_text;
 use crate::control::target::Target;
@@ -115,6 +115,8 @@ struct Compat {
     /// tandemadm, with this configuration.
     session: Session,
     config: Option<String>,
+    /// What the operands name, where they are drbdadm's.
+    meant: Vec<Target>,
 }
 
 impl Compat {
@@ -125,7 +127,8 @@ impl Compat {
         words.extend(config.iter().flat_map(|file| ["-c".to_owned(), file.clone()]));
         words.push("status".to_owned());
         let invocation = understood(line.tool, words)?;
-        Ok(Self { line, session: Session::new(invocation.globals), config })
+        let meant = line.operands.iter().filter_map(|word| word.parse().ok()).collect();
+        Ok(Self { line, session: Session::new(invocation.globals), config, meant })
     }
 
     fn run_dir(&self) -> &Path {
@@ -183,7 +186,7 @@ impl Compat {
                     })?;
                     self.as_tandemadm(vec![target.to_string()])
                 }
-                None => Err(Failure::new(20, format!("drbdsetup: '{verb}' is not supported"))),
+                None => Err(no_verb(verb)),
             },
         }
     }
@@ -236,7 +239,10 @@ impl Compat {
             match settle(self.run_dir(), PATIENCE)? {
                 None => return Err(silent()),
                 Some(Presence::There(_)) => {}
-                Some(Presence::Absent) if need == Need::Begins => self.start_daemon()?,
+                Some(Presence::Absent) if need == Need::Begins => {
+                    self.is_something_defined()?;
+                    self.start_daemon()?;
+                }
                 Some(Presence::Absent) => return Err(not_up(target)),
             }
             match act() {
@@ -250,6 +256,17 @@ impl Compat {
                 }
                 other => return other,
             }
+        }
+    }
+
+    /// No daemon is started for names that are slips.
+    fn is_something_defined(&self) -> Outcome {
+        let (configuration, targets) = (self.configuration()?, self.meant.as_slice());
+        let is_defined =
+            |target: &Target| target.resource().is_none_or(|one| configuration.names(one));
+        match targets.iter().any(is_defined) {
+            true => Ok(()),
+            false => configuration.for_each(targets, |_, _, _| Ok(())),
         }
     }
 
@@ -307,7 +324,15 @@ impl Compat {
         let resources = configuration.config().resources.iter();
         let own = resources.filter(|one| one.local(configuration.node()).is_some());
         let names: Vec<&str> = own.map(|one| one.name.as_str()).collect();
-        print(&format!("{}\n", names.join(" ")))
+        if !names.is_empty() || !configuration.config().has_errors() {
+            print(&format!("{}\n", names.join(" ")))?;
+        }
+        // Tells the findings, and makes them the exit code: a script must not take a broken file for none.
+        let whole = configuration.for_each(&[Target::All], |_, _, _| Ok(()));
+        whole.map_err(|failure| match Path::new(configuration.path()).exists() {
+            true => failure,
+            false => Failure::new(2, failure.text),
+        })
     }
 
     /// `sh-dev`: a node for each volume.
@@ -391,10 +416,25 @@ fn is_in_force(drbds: &str, own: &str) -> bool {
 /// A command line of tandemadm, with the words and exit codes of the tool.
 fn understood(tool: Tool, words: Vec<String>) -> Result<Invocation, Failure> {
     arguments::parse(words).map_err(|answer| {
-        let text = answer.text.trim_end().replace("tandemadm: ", &format!("{}: ", tool.name()));
+        // Nobody has typed tandemadm here.
+        let text = answer.text.trim_end().replace("tandemadm", tool.name());
         let code = if answer.exit_code == 1 { tool.usage_code() } else { answer.exit_code };
         Failure::new(code, text)
     })
+}
+
+/// A verb that drbdsetup has, or had, and that is not there; or none at all.
+fn no_verb(verb: &str) -> Failure {
+    let why = match verb {
+        "attach" => {
+            Some("'attach' is not supported; the config has the disk: `drbdadm attach`".to_owned())
+        }
+        _ => not_built(verb),
+    };
+    match why {
+        Some(why) => Failure::new(10, format!("drbdsetup: {why}")),
+        None => Failure::new(20, format!("drbdsetup: Unknown command '{verb}'")),
+    }
 }
 
 /// Nothing is up.

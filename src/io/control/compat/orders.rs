@@ -11,12 +11,16 @@ use super::presence::{PATIENCE, Presence, is_held, kill_holder, settle};
 use super::{AGENT, Compat, not_up, silent};
 use crate::compat::Tool;
 use crate::control::Request;
+use crate::control::target::Target;
 use crate::resource::Command;
 
 /// How long a silent daemon has before it is killed, where no agent has told its own limit.
 const KILL_AFTER: Duration = Duration::from_secs(20);
 /// How long clients have to leave, likewise.
 const CLIENTS_LEAVE: Duration = Duration::from_secs(10);
+
+/// Seconds that clients may be given at most.
+const WAIT_MAX: u32 = 86_400;
 
 /// A share of the time that the cluster gives its agent; `usual` at most.
 fn share(of: u32, usual: Duration) -> Duration {
@@ -36,20 +40,47 @@ impl Compat {
         settle(run_dir, PATIENCE)?.ok_or_else(silent)
     }
 
-    /// The resources that are named; `all`: those of the configuration.
-    fn resources(&self) -> Result<Vec<String>, Failure> {
-        let mut names = Vec::new();
-        for target in self.targets()? {
-            match target.resource() {
-                Some(name) => names.push(name.to_owned()),
-                None => {
-                    let configuration = self.configuration()?;
-                    let all = configuration.all_names();
-                    names.extend(all.into_iter().map(str::to_owned));
+    /// The resources that are named, and what is wrong with the configuration. `all` is what is up, whatever the
+    /// configuration says; for drbdadm with what the configuration has for this node.
+    fn resources(&self) -> Result<(Vec<String>, Outcome), Failure> {
+        let targets = self.targets()?;
+        let mut names: Vec<String> =
+            targets.iter().filter_map(|target| target.resource().map(str::to_owned)).collect();
+        if names.len() == targets.len() {
+            return Ok((names, Ok(())));
+        }
+        let mut add = |all: Vec<String>| {
+            for name in all {
+                if !names.contains(&name) {
+                    names.push(name);
                 }
             }
+        };
+        add(self.names_up()?);
+        let wrong = match (self.tool(), self.configuration()) {
+            (Tool::Drbdsetup, _) => Ok(()),
+            (Tool::Drbdadm, Err(failure)) => Err(failure),
+            (Tool::Drbdadm, Ok(configuration)) => {
+                add(configuration.own_names());
+                // Tells the findings, and makes them the exit code.
+                configuration.for_each(&[Target::All], |_, _, _| Ok(()))
+            }
+        };
+        Ok((names, wrong))
+    }
+
+    /// What is up: nothing without a daemon.
+    fn names_up(&self) -> Result<Vec<String>, Failure> {
+        loop {
+            match self.settle_or_kill()? {
+                Presence::There(mut client) => match client.reports(None) {
+                    Ok(up) => return Ok(up.into_iter().map(|one| one.status.name).collect()),
+                    // It has ended, or fallen silent.
+                    Err(failure) => complain(&failure.text),
+                },
+                Presence::Absent => return Ok(Vec::new()),
+            }
         }
-        Ok(names)
     }
 
     /// Takes resources down. What is not up is down.
@@ -60,11 +91,13 @@ impl Compat {
         }
         if self.tool() == Tool::Drbdadm {
             // A name that nobody knows is a slip; one that runs is known, whatever the file says.
-            let configuration = self.configuration()?;
-            let known =
-                |name: &String| configuration.names(name) || configuration.config().has_errors();
-            let names = self.resources()?;
-            if let Some(name) = names.iter().find(|name| !known(name)) {
+            let configuration = self.configuration();
+            let known = |name: &&str| {
+                configuration.as_ref().is_ok_and(|all| all.names(name) || all.config().has_errors())
+            };
+            let targets = self.targets()?;
+            let mut named = targets.iter().filter_map(Target::resource);
+            if let Some(name) = named.find(|name| !known(name)) {
                 let presence = self.settle_or_kill()?;
                 let Presence::There(mut client) = presence else {
                     return Err(not_defined(name));
@@ -74,7 +107,15 @@ impl Compat {
                 }
             }
         }
-        for_each(self.resources()?, |name| self.down_one(&name))
+        let (mut names, wrong) = self.resources()?;
+        if self.targets()?.contains(&Target::All) {
+            // A daemon that is started later must not bring them up.
+            let remembered = Remembered::new(self.run_dir()).names();
+            names.extend(
+                remembered.into_iter().filter(|name| !names.contains(name)).collect::<Vec<_>>(),
+            );
+        }
+        for_each(names, |name| self.down_one(&name)).and(wrong)
     }
 
     fn down_one(&self, name: &str) -> Outcome {
@@ -102,19 +143,35 @@ impl Compat {
     pub(super) fn secondary(&mut self) -> Outcome {
         let force = ["--force", "--force=yes", "-f"].iter().any(|option| self.line.take(option));
         self.line.take("--force=no");
+        let given = self.line.take_value("--wait");
         self.line.end(1..=usize::MAX)?;
+        let given = given.map(|text| {
+            text.parse::<u32>().ok().filter(|seconds| *seconds <= WAIT_MAX).ok_or(text)
+        });
+        let given = given.transpose().map_err(|text| {
+            let (tool, code) = (self.tool().name(), self.tool().usage_code());
+            let why = format!("{tool} secondary: --wait={text}: seconds, {WAIT_MAX} at most");
+            Failure::new(code, why)
+        })?;
         if self.line.dry_run {
             return self.as_tandemadm(self.line.operands.clone());
         }
         let agent = std::env::var_os(AGENT).is_some();
-        let wait = if agent { share(3, CLIENTS_LEAVE) } else { Duration::ZERO };
+        let wait = match given {
+            Some(seconds) => Duration::from_secs(u64::from(seconds)),
+            None if agent => share(3, CLIENTS_LEAVE),
+            None => Duration::ZERO,
+        };
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or_default();
         let command = Command::Secondary { force: force || agent, wait_ms };
-        for_each(self.resources()?, |name| self.secondary_one(&name, &command))
+        let held = is_held(self.run_dir());
+        let (names, wrong) = self.resources()?;
+        for_each(names, |name| self.secondary_one(&name, &command, held)).and(wrong)
     }
 
-    fn secondary_one(&self, name: &str, command: &Command) -> Outcome {
-        let mut was_there = false;
+    /// `held`: there was a daemon before the names were known.
+    fn secondary_one(&self, name: &str, command: &Command, held: bool) -> Outcome {
+        let mut was_there = held;
         loop {
             let held = is_held(self.run_dir());
             match self.settle_or_kill()? {

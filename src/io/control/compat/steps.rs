@@ -196,8 +196,8 @@ impl Compat {
 
     /// `show [--json] [--show-defaults] [RES]`: what runs.
     pub(super) fn show(&mut self) -> Outcome {
-        let (json, defaults) = (self.line.take("--json"), self.line.take("--show-defaults"));
-        let defaults = defaults | self.line.take("-D");
+        let json = self.line.take("--json") | self.line.take("-j");
+        let defaults = self.line.take("--show-defaults") | self.line.take("-D");
         self.line.end(0..=1)?;
         let named = self.line.operands.first().filter(|name| *name != "all");
         let up = snapshot(self.run_dir())?;

@@ -1,0 +1,67 @@
+//! `check`, as monitoring calls it.
+
+use std::time::{Duration, Instant};
+
+use crate::Node;
+
+#[test]
+fn a_configuration_that_is_not_valid_is_no_reason_for_ok() {
+    let node = Node::new();
+    let daemon = node.daemon(&[]);
+    let conf = node.path("tandem.conf");
+    let whole = std::fs::read_to_string(&conf).unwrap();
+    let warned = |text: &str, words: &str| {
+        match text {
+            "" => std::fs::remove_file(&conf).unwrap(),
+            text => std::fs::write(&conf, text).unwrap(),
+        }
+        let (code, line, error) = node.told(words);
+        assert_eq!((code, error.as_str()), (1, ""), "{line}");
+        assert!(line.starts_with("WARNING: ") && line.lines().count() == 1, "{line}");
+        line
+    };
+    let named = format!("{}:1: ", conf.display());
+    assert!(warned("resource r0 {\n", "check").contains(&named));
+    let line = warned(&format!("{whole}resource r1 {{ frob; }}\n"), "check");
+    assert!(line.contains(&format!("{}:6: ", conf.display())), "{line}");
+    assert!(line.contains("r0 is not up; "), "{line}");
+    // What is wrong with another is not this one's.
+    let line = warned(&format!("{whole}resource r1 {{ frob; }}\n"), "check r0");
+    assert!(!line.contains(":6:"), "{line}");
+    assert!(warned("", "check").contains(&format!("{}: ", conf.display())));
+    drop(daemon);
+}
+
+#[test]
+fn whatever_is_wrong_is_one_line_and_3() {
+    let node = Node::new();
+    for words in ["check --frob", "check r0/0", "check r0", "--cmd-timeout 0 check"] {
+        let (code, line, _) = node.told(words);
+        assert_eq!(code, 3, "{words}: {line}");
+        assert!(line.starts_with("UNKNOWN: ") && line.ends_with(" | -\n"), "{words}: {line}");
+        assert_eq!(line.lines().count(), 1, "{line}");
+    }
+    assert_eq!(node.told("frob check").0, 1);
+    let daemon = node.daemon(&[]);
+    daemon.stop();
+    let begun = Instant::now();
+    let (code, line, _) = node.told("check");
+    assert_eq!(code, 3);
+    assert!(line.contains(&format!(" (lock held by pid {}) | -", daemon.pid())), "{line}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn why_tells_what_is_defined_and_down() {
+    let node = Node::new();
+    let daemon = node.daemon(&[]);
+    let (code, text, error) = node.told("why");
+    assert_eq!((code, error.as_str()), (0, ""));
+    assert!(text.starts_with("r0 is not up on alice.\n"), "{text}");
+    assert!(text.contains("  Next:  `tandemadm up r0` on alice.\n"), "{text}");
+    // Who names it asks for what is not there.
+    let (code, _, error) = node.told("why r0");
+    assert_eq!(code, 10);
+    assert!(error.contains("r0 is not up: `tandemadm up r0`."), "{error}");
+    drop(daemon);
+}
