@@ -62,7 +62,19 @@ fn line_tokens(
                             break;
                         }
                         // At the end of the line it takes nothing, and the quote stays open.
-                        '\\' => word.extend(chars.next().map(|(c, _)| c)),
+                        '\\' => {
+                            let taken = chars.next().map(|(c, _)| c);
+                            // Which one is not said: it may be a secret's.
+                            if taken.is_some_and(|c| !matches!(c, '"' | '\\')) {
+                                report.warning(
+                                    Pos { column, ..at },
+                                    Scope::Nothing,
+                                    "in quotes a backslash is not itself: it takes what is behind it as it is, as in DRBD",
+                                    "write \\\\ where a backslash is meant, and nothing where it is not",
+                                );
+                            }
+                            word.extend(taken);
+                        }
                         c => word.push(c),
                     }
                 }

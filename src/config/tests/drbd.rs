@@ -4,9 +4,13 @@ use super::*;
 
 #[test]
 fn a_backslash_in_quotes_takes_what_follows_as_it_is() {
-    let definition = clean(&pair(r#"handlers { split-brain "echo \"a b\" \\ \c"; }"#));
+    let definition = clean(&pair(r#"handlers { split-brain "echo \"a b\" \\ c"; }"#));
     let line = &definition.options.handlers[&Handler::SplitBrain];
     assert_eq!(line, r#"echo "a b" \ c"#);
+    // Which the writer may not have meant.
+    let taken = loaded(&pair(r#"net { shared-secret "a\bc"; }"#));
+    assert_eq!(taken.resources[0].secrets.as_ref().unwrap().shared_secret.written(), "abc");
+    assert!(short(&taken).iter().any(|one| one.contains("in quotes a backslash is not itself")));
     let text = pair(r#"net { shared-secret "a\"b\\;#"; }"#).replace("/d0", r#""/d\\0\"x""#);
     let definition = clean(&text);
     assert_eq!(definition.hosts[0].volumes[&0].disk.as_deref(), Some(r#"/d\0"x"#));

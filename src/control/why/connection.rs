@@ -286,11 +286,14 @@ fn rolled_back(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
     let other_is_mixed = |victim: &str| {
         let found =
             connection.last_handshake.iter().find(|met| met.rule.starts_with("rolled-back"));
-        let other = found.map(|met| if victim == node { met.peer.disk } else { met.own.disk });
-        other == Some(DiskState::Inconsistent)
+        let other =
+            |met: &&HandshakeStatus| if victim == node { met.peer.disk } else { met.own.disk };
+        found.filter(|met| other(met) == DiskState::Inconsistent)
     };
     let (data, usual) = match victims[..] {
-        [victim] if other_is_mixed(victim) => {
+        [victim] if other_is_mixed(victim).is_some() => {
+            let number = other_is_mixed(victim).map_or(0, |met| met.volume);
+            let volume = format!("{resource}/{number}");
             let other = if victim == node { &connection.name } else { node };
             (
                 format!(
@@ -300,8 +303,8 @@ fn rolled_back(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
                 ),
                 format!(
                     "1. usual: on {other} `tandemadm down {resource}`, `tandemadm create-md --force \
-                     {resource}`, `tandemadm up {resource}`; then on {victim} `tandemadm connect \
-                     {resource}`. A backup may be newer than that."
+                     {volume}`, `tandemadm up {resource}`, `tandemadm invalidate {volume}`; then \
+                     `tandemadm connect {resource}` on both. A backup may be newer than that."
                 ),
             )
         }
@@ -416,7 +419,8 @@ fn refusal(
                 format!(
                     "if {node} is the new or wrong disk, on {node}: `tandemadm down {resource}`, \
                      `tandemadm create-md --force {0}` (what is on that disk is then lost), \
-                     `tandemadm up {resource}`; if it is {other}, the same there.",
+                     `tandemadm up {resource}`; if it is {other}, the same there. Where the disk that \
+                     stays is only Consistent, `why` asks once more.",
                     unrelated(status, connection)
                 ),
                 "If you are not sure, stop here: nothing is overwritten while the nodes are \
@@ -539,7 +543,8 @@ fn too_small(
         "give {smaller} a larger disk, as long as {larger} holds the data. On {smaller}: \
          `tandemadm down {resource}`, grow or replace the disk, `tandemadm create-md --force \
          {resource}` ({smaller}'s copy is made anew from {larger}'s), `tandemadm up {resource}`. \
-         On {larger}: `tandemadm connect {resource}`."
+         On {larger}: `tandemadm connect {resource}`. Where {larger}'s is only Consistent, `why` asks \
+         once more."
     );
     ("a disk is too small for what the volume is in use with", Some(data), vec![next])
 }

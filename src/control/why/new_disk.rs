@@ -33,6 +33,8 @@ pub(super) fn refusal(
     let (blank, full) = if refused.rule.ends_with("-self") { (node, other) } else { (other, node) };
     let was_forced = refused.rule.starts_with("forced-blank-");
     let resource = &report.status.name;
+    // The others are as they are.
+    let volume = format!("{resource}/{}", refused.volume);
     let bytes = refused.own.data_size.min(refused.peer.data_size);
     let has = match was_forced {
         true => format!("{blank} has what was written to it since it was forced."),
@@ -48,13 +50,13 @@ pub(super) fn refusal(
     );
     let next = vec![
         format!(
-            "what was on {full}'s disk is not needed: `tandemadm invalidate {resource}` on {full}, \
+            "what was on {full}'s disk is not needed: `tandemadm invalidate {volume}` on {full}, \
              then `tandemadm connect {resource}` on both nodes. It is overwritten; there is no undo."
         ),
         format!(
             "{full}'s disk holds the data: on {blank} stop what uses {resource}, `tandemadm down \
              {resource}`; on {full} `tandemadm primary --force {resource}`; on {blank} `tandemadm \
-             create-md --force {resource}`, `tandemadm up {resource}`; on {full} `tandemadm connect \
+             create-md --force {volume}`, `tandemadm up {resource}`; on {full} `tandemadm connect \
              {resource}`. {blank}'s is overwritten."
         ),
     ];

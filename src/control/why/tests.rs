@@ -307,14 +307,14 @@ fn a_blank_disk_that_was_forced_has_both_ways_out() {
     found.peer.created_found = "ext4 \"pgdata\"".to_owned();
     let text = blocks(&report);
     assert!(text.contains("on alice's disk: blank; on bob's: ext4 \"pgdata\"."), "{text}");
-    assert!(text.contains("`tandemadm invalidate r0` on bob"), "{text}");
+    assert!(text.contains("`tandemadm invalidate r0/0` on bob"), "{text}");
     assert!(text.contains("on bob `tandemadm primary --force r0`"), "{text}");
     report.status.connections[0].last_handshake[0].rule = "forced-blank-peer".to_owned();
-    assert!(blocks(&report).contains("`tandemadm invalidate r0` on alice"));
+    assert!(blocks(&report).contains("`tandemadm invalidate r0/0` on alice"));
     report.status.connections[0].last_handshake[0].rule = "unproven-peer".to_owned();
     let text = blocks(&report);
     assert!(text.contains("bob's is Consistent: it lacks what alice wrote without it"), "{text}");
-    assert!(text.contains("`tandemadm invalidate r0` on alice"), "{text}");
+    assert!(text.contains("`tandemadm invalidate r0/0` on alice"), "{text}");
 }
 
 #[test]

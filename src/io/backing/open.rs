@@ -421,10 +421,19 @@ impl Disks {
 
     /// As [`Self::locate`], of internal metadata.
     fn find(&self, state_dir: Option<&Path>, who: &Identity) -> Result<Located, MetaError> {
-        let ends = state_dir.map(|folder| record::ends(folder, who, &self.data.path));
+        let ends = state_dir.map(|folder| self.ends(folder, who));
         // Before a move begins the new end is noted beside the old one.
         let (ends, settled) = ends.unwrap_or_default();
         locate(self.data.size, &ends, settled, &mut self.data.reader())
+    }
+
+    fn ends(&self, folder: &Path, who: &Identity) -> (Vec<u64>, bool) {
+        let blank = || {
+            let placement = Placement::Internal { disk_size: self.data.size };
+            let found = read_superblock(placement, &mut self.data.reader());
+            matches!(found, Err(MetaError::NoMetadata))
+        };
+        record::ends(folder, who, &self.data.path, blank)
     }
 
     pub(super) fn superblock(
@@ -464,7 +473,7 @@ impl Disks {
                     let placement = Placement::Internal { disk_size };
                     read_superblock(placement, &mut self.data.reader()).is_ok()
                 };
-                let (ends, _) = record::ends(state_dir, who, &self.data.path);
+                let (ends, _) = self.ends(state_dir, who);
                 let older = ends.into_iter().filter(|end| *end < self.data.size);
                 if has(self.data.size) { None } else { older.into_iter().find(|end| has(*end)) }
             }

@@ -58,9 +58,14 @@ pub(super) fn last_size(folder: &Path, who: &Identity, disk: &Path) -> Option<u6
 }
 
 /// Every size that the metadata may be at the end of, the last one first; and whether that is settled: no move of the
-/// metadata has begun. A disk of which nothing is noted may have had another path when it was shorter (it was copied to
-/// a longer one): then it is all that is noted of the volume's disks on this node.
-pub(super) fn ends(folder: &Path, who: &Identity, disk: &Path) -> (Vec<u64>, bool) {
+/// metadata has begun. A disk of which nothing is noted and which is `blank` at its end may have had another path when
+/// it was shorter (it was copied to a longer one): then it is all that is noted of the volume's disks on this node.
+pub(super) fn ends(
+    folder: &Path,
+    who: &Identity,
+    disk: &Path,
+    blank: impl FnOnce() -> bool,
+) -> (Vec<u64>, bool) {
     let sizes = |record: Record| [Some(record.size), record.older].into_iter().flatten();
     match read(folder, who, disk) {
         Some(record) => {
@@ -68,7 +73,8 @@ pub(super) fn ends(folder: &Path, who: &Identity, disk: &Path) -> (Vec<u64>, boo
             let settled = ends.len() == 1;
             (ends, settled)
         }
-        None => (others(folder, who).into_iter().flat_map(sizes).collect(), false),
+        None if blank() => (others(folder, who).into_iter().flat_map(sizes).collect(), false),
+        None => Default::default(),
     }
 }
 

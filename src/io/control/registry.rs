@@ -182,6 +182,9 @@ impl Registry {
     /// The definition does not fit, a port is taken, or a disk cannot be attached: then the
     /// resource is up, Diskless and unconnected.
     pub(crate) async fn up(self: &Rc<Self>, definition: &Definition) -> AdminResult {
+        if self.entry(&definition.name).is_none() {
+            self.minors_are_free(definition, &self.check(definition)?)?;
+        }
         self.up_but(definition, &But::default()).await
     }
 
@@ -245,6 +248,7 @@ impl Registry {
         let lock = self.lock(&config.name);
         let _guard = lock.lock().await;
         if self.entry(&config.name).is_none() {
+            self.minors_are_free(definition, &config)?;
             let apart = config.peers.iter().map(|peer| peer.node_id).collect();
             self.new_entry(definition, config, apart).await?;
         }
@@ -313,7 +317,8 @@ impl Registry {
     }
 
     /// Nothing that is up has the minors or devices of a resource that is not. Those of one
-    /// configuration differ; but what is up may be of an older one.
+    /// configuration differ; but what is up may be of an older one. Asked where a person gives the order: what was up
+    /// before a restart or a crash comes up again.
     fn minors_are_free(
         &self,
         definition: &Definition,
@@ -359,7 +364,6 @@ impl Registry {
             let hint = format!("this tandemd runs {RESOURCES_MAX} resources already.");
             return Err(refusal(122, "Out of memory", hint));
         }
-        self.minors_are_free(definition, &config)?;
         let name = config.name.clone();
         let invalid = || refusal(162, "Invalid configuration request", "the own host is missing");
         let local = definition.local(&self.settings.node).ok_or_else(invalid)?.address;

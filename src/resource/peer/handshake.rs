@@ -13,11 +13,12 @@ use crate::resource::orders::order::Step;
 use crate::resource::peer::connection::{Opening, Side, Stage};
 use crate::resource::peer::generation::{Side as GenerationSide, same, went_on_from};
 use crate::resource::peer::split_brain::{Party, Resolution};
-use crate::resource::peer::verdict::{Judged, Judgement, Situation, judge, peer_went_on};
+use crate::resource::peer::verdict::{
+    Judged, Judgement, Situation, judge, peer_went_on, refused_disk,
+};
 use crate::resource::{
-    BLOCK_SIZE, ConnectionState, DiskState, Gap, Handler, HandshakeStatus, LogLevel,
-    ONLY_A_NEW_CONNECTION, Payload, Reason, Resource, Role, SideStatus, SocketId, Then,
-    VolumeNumber,
+    BLOCK_SIZE, ConnectionState, DiskState, Gap, Handler, HandshakeStatus, LogLevel, Payload,
+    Reason, Resource, Role, SideStatus, SocketId, Then, VolumeNumber,
 };
 use crate::wire::{Handshake, Packet, Refused, VolumeInfo};
 
@@ -26,6 +27,15 @@ impl Resource {
     pub(crate) fn is_renegotiating(&self, c: usize) -> bool {
         let connection = &self.connections[c];
         connection.state == ConnectionState::Connected && connection.stage != Stage::Open
+    }
+
+    /// It opens, or is open, if only until it is left or negotiated anew. Before the own handshake there is nothing
+    /// that the peer could have agreed to.
+    fn has_session(&self, c: usize) -> bool {
+        let connection = &self.connections[c];
+        connection.stage >= Stage::Opening
+            || connection.leaving.is_some()
+            || self.is_renegotiating(c)
     }
 
     /// Asks for a new handshake in every open session.
@@ -243,10 +253,7 @@ impl Resource {
             | Packet::BitmapEnd { .. }
             | Packet::Adopted { .. }
             | Packet::Opened { .. }) => self.opening_packet(c, packet),
-            // Before the own handshake there was none that the peer could have agreed to.
-            packet if self.connections[c].stage >= Stage::Opening || self.is_renegotiating(c) => {
-                self.session_packet(c, packet, payload)
-            }
+            packet if self.has_session(c) => self.session_packet(c, packet, payload),
             _ => {
                 self.release(payload);
                 false
@@ -500,8 +507,7 @@ impl Resource {
     /// It has said what it goes by.
     fn refused_by_peer(&mut self, c: usize, refused: &Refused) -> bool {
         let connection = &self.connections[c];
-        let said = connection.peer_handshake.is_some() || connection.stage >= Stage::Opening;
-        if !said && !self.is_renegotiating(c) {
+        if connection.peer_handshake.is_none() && !self.has_session(c) {
             return false;
         }
         if !self.was_tried(c, refused) {
@@ -626,16 +632,7 @@ impl Resource {
             if *own {
                 let verdicts = &self.connections[c].last_handshake;
                 let rule = verdicts.iter().find(|one| one.volume == volume).map(|one| &*one.rule);
-                let note = match rule {
-                    Some("outdated-both") => "attach refused: both disks are Outdated, and neither \
-                         can be the source (rule outdated-both); on the node to keep: disconnect, \
-                         attach, primary --force=outdated; on the other one: connect --discard-my-data"
-                        .to_owned(),
-                    _ => format!(
-                        "attach refused: in an open session this disk could only be the source, which \
-                         {ONLY_A_NEW_CONNECTION} (disconnect, attach, connect)"
-                    ),
-                };
+                let note = refused_disk(rule);
                 self.give_disk_up(volume, note, "detached");
             } else {
                 // Nothing of it is remembered: the right disk comes in its place. Nor is the own

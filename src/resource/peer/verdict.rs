@@ -1,6 +1,7 @@
 //! What this node does with a volume after a handshake: [`crate::resource::peer::generation`] decides,
 //! [`crate::resource::peer::split_brain`] resolves, and here the two meet the session.
 
+use crate::resource::ONLY_A_NEW_CONNECTION;
 use crate::resource::peer::generation::{
     Side, agree_size, decide, grows_from_own, growth, log_lines, taken_back,
 };
@@ -110,6 +111,27 @@ pub(crate) fn judge(situation: &Situation<'_>, options: &Options) -> Judged {
         return Judged { judgement, resolution, lines, primary_lost };
     }
     Judged { judgement, resolution, lines, primary_lost }
+}
+
+/// Why a disk that was to be attached in an open session is not, and what to do, by the rule.
+pub(super) fn refused_disk(rule: Option<&str>) -> String {
+    match rule {
+        Some("outdated-both") => "attach refused: both disks are Outdated, and neither can be the \
+             source (rule outdated-both); on the node to keep: disconnect, attach, primary \
+             --force=outdated; on the other one: connect --discard-my-data"
+            .to_owned(),
+        Some(rule) if rule.starts_with("unproven-") || rule.starts_with("forced-blank-") => {
+            format!(
+                "attach refused: one of the two disks is new, and create-md has found something on it that \
+             the other one may lack (rule {rule}); if it is not needed: disconnect, attach, invalidate \
+             the new one, connect"
+            )
+        }
+        _ => format!(
+            "attach refused: in an open session this disk could only be the source, which \
+             {ONLY_A_NEW_CONNECTION} (disconnect, attach, connect)"
+        ),
+    }
 }
 
 /// Nothing else is copied, and the volume grows: the new blocks are.

@@ -8,14 +8,27 @@ impl Pair {
     /// Gives an order to each node, the second so many events after the first; their numbers.
     fn crossing(&mut self, orders: [Command; 2], first: usize, events: usize) -> [u64; 2] {
         let mut ids = [0, 0];
-        ids[first] = self.order(first, orders[first].clone());
+        ids[first] = self.begin(first, orders[first].clone());
+        self.steps(events);
+        ids[1 - first] = self.begin(1 - first, orders[1 - first].clone());
+        ids
+    }
+
+    /// As [`Pair::order`], and nothing happens yet.
+    fn begin(&mut self, n: usize, command: Command) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.event(n, Event::Admin { id, command });
+        id
+    }
+
+    /// So many events, of the two in turn.
+    fn steps(&mut self, events: usize) {
         for n in (0..events).map(|event| event % 2) {
             if let Some(event) = self.nodes[n].done.pop_front() {
                 self.event(n, event);
             }
         }
-        ids[1 - first] = self.order(1 - first, orders[1 - first].clone());
-        ids
     }
 }
 
@@ -65,6 +78,24 @@ fn a_detach_and_a_leave_at_once_leave_the_primary_a_copy() {
         }
     }
     assert!(refused[0] > 0 && refused[1] > 0 && done > 0, "{refused:?} {done}");
+}
+
+/// What it had asked for before is still answered, and that is no error: or its leave would be a loss.
+#[test]
+fn a_leave_that_meets_a_new_handshake_of_the_peer_is_in_order() {
+    for steps in 0..24 {
+        let mut pair = synced_pair();
+        assert_eq!(pair.request(0, 7_000, Op::Flush), Ok(None));
+        pair.begin(1, Command::Disconnect { peer: 0, force: false, for_ms: None });
+        pair.steps(steps);
+        pair.nodes[0].core.as_mut().unwrap().renegotiate();
+        pair.event(0, Event::Timeout);
+        pair.run(20_000);
+        let story = pair.story();
+        assert!(!story.contains("does not fit the state"), "{steps} {story}");
+        assert_eq!(pair.status(1).connections[0].connection_state, ConnectionState::StandAlone);
+        assert_eq!(pair.disk(1), DiskState::Outdated, "{steps} {story}");
+    }
 }
 
 /// The peer that stayed leaves in order later: it is old then, durably, and both have it so.
