@@ -484,26 +484,11 @@ impl Resource {
             self.dial(c);
         }
         let options = &self.config.options;
-        let (timeout, ping_int) = (options.timeout_ms, options.ping_int_ms);
-        let ping_timeout = options.ping_timeout_ms;
+        let (ping_int, ping_timeout) = (options.ping_int_ms, options.ping_timeout_ms);
         let now = self.now;
-        let late: Vec<(SocketId, bool)> = self.connections[c]
-            .sockets
-            .iter()
-            .filter(|(id, entry)| {
-                self.connections[c].active != Some(**id)
-                    && self.connections[c].challenger != Some(**id)
-                    && entry.connected
-                    && now.ms_since(entry.since) >= timeout
-            })
-            .map(|(id, entry)| (*id, entry.dialled))
-            .collect();
-        for (socket, dialled) in late {
-            self.forget_socket(c, socket);
-            // An own attempt has failed. Who has dialled here and says nothing has answered nothing.
-            if dialled && self.connections[c].active.is_none() {
-                self.gap_answered(false);
-            }
+        // The session's is almost always the only one.
+        if self.connections[c].sockets.len() > usize::from(self.connections[c].active.is_some()) {
+            self.forget_late_sockets(c);
         }
         let connection = &self.connections[c];
         if connection.active.is_none() {
@@ -534,6 +519,29 @@ impl Resource {
             self.drop_connection(c, ConnectionState::Timeout, Reason::Timeout, detail);
             // The attempt has failed.
             self.gap_answered(false);
+        }
+    }
+
+    /// Sockets that have no session in time.
+    fn forget_late_sockets(&mut self, c: usize) {
+        let (now, timeout) = (self.now, self.config.options.timeout_ms);
+        let late: Vec<(SocketId, bool)> = self.connections[c]
+            .sockets
+            .iter()
+            .filter(|(id, entry)| {
+                self.connections[c].active != Some(**id)
+                    && self.connections[c].challenger != Some(**id)
+                    && entry.connected
+                    && now.ms_since(entry.since) >= timeout
+            })
+            .map(|(id, entry)| (*id, entry.dialled))
+            .collect();
+        for (socket, dialled) in late {
+            self.forget_socket(c, socket);
+            // An own attempt has failed. Who has dialled here and says nothing has answered nothing.
+            if dialled && self.connections[c].active.is_none() {
+                self.gap_answered(false);
+            }
         }
     }
 
