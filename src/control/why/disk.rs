@@ -242,8 +242,11 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
     } else if note.contains("rule outdated-both") {
         format!(
             "this disk is the one to keep: `tandemadm disconnect {resource}`, `tandemadm attach {volume}`, `tandemadm \
-             primary --force=outdated {resource}` on {node}, then `connect --discard-my-data` on the other one."
+             primary --force=outdated {resource}` on {node}; on the other one `tandemadm down {resource}`, `create-md \
+             --force`, `up`; then `tandemadm connect {resource}` on {node}."
         )
+    } else if note.contains("(rule rolled-back-") {
+        format!("the right disk in its place: `tandemadm attach {volume}` on {node}.")
     } else if note.contains(ONLY_A_NEW_CONNECTION) {
         format!(
             "the disk is the newer one: `tandemadm disconnect {resource}`, `tandemadm attach \

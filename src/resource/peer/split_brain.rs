@@ -171,8 +171,7 @@ impl Because {
             }
             Self::SourceNotUsable => {
                 "The disk that would be the source is Inconsistent or Outdated. On the disk to \
-                 keep: primary --force=inconsistent or --force=outdated; then create-md or \
-                 --discard-my-data on the other."
+                 keep: primary --force=inconsistent or --force=outdated; then create-md on the other."
             }
             Self::TargetIsPrimary => {
                 "A Primary would have to be overwritten under its clients (rr-conflict). Stop its \

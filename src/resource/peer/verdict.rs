@@ -118,8 +118,12 @@ pub(super) fn refused_disk(rule: Option<&str>) -> String {
     match rule {
         Some("outdated-both") => "attach refused: both disks are Outdated, and neither can be the \
              source (rule outdated-both); on the node to keep: disconnect, attach, primary \
-             --force=outdated; on the other one: connect --discard-my-data"
+             --force=outdated; on the other one: down, create-md --force, up; here: connect"
             .to_owned(),
+        Some(rule) if rule.starts_with("rolled-back-") => format!(
+            "attach refused: of the two disks one is older than the other node has seen it (rule {rule}): \
+             put the right one back in its place, or create-md on it"
+        ),
         Some(rule) if rule.starts_with("unproven-") || rule.starts_with("forced-blank-") => {
             format!(
                 "attach refused: one of the two disks is new, and create-md has found something on it that \

@@ -506,3 +506,26 @@ fn a_clear_bitmap_ends_where_a_disk_hangs_as_it_is_compared() {
         pair.synced();
     }
 }
+
+/// A force begins a history of its own, which nothing but new metadata on the other side follows.
+#[test]
+fn of_two_outdated_disks_one_is_forced_and_the_other_one_is_made_anew() {
+    let mut pair = synced_pair();
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+    for (n, peer) in [(0, 1), (1, 0)] {
+        pair.admin(n, Command::Disconnect { peer, force: true, for_ms: None }).unwrap();
+        pair.admin(n, Command::Outdate { volume: 0 }).unwrap();
+    }
+    pair.connect_both();
+    pair.run(20_000);
+    let said = &pair.status(0).connections[0].last_handshake[0];
+    assert_eq!((&*said.rule, said.meaning.contains("discard")), ("outdated-both", false));
+    pair.admin(0, Command::Primary { force: Some(Force::Outdated) }).unwrap();
+    pair.kill(1);
+    pair.nodes[1].disk = Disk { superblock: Some(superblock(1)), ..Disk::default() };
+    let new = pair.nodes[1].disk.superblock.as_mut().unwrap();
+    (new.created_found, new.device_uuid) = ("ext4 \"data\"".into(), 780);
+    pair.up(1);
+    pair.connect_both();
+    pair.synced();
+}

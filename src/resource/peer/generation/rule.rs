@@ -214,8 +214,7 @@ rules! {
          the right disk back.";
     InconsistentBoth = "inconsistent-both",
         "Both disks are a mix of old and new blocks; neither can be the source. Choose the \
-         better one with primary --force=inconsistent, then create-md or --discard-my-data on \
-         the other.";
+         better one with primary --force=inconsistent, then create-md on the other.";
     Inconsistent(Who::Own) = "inconsistent-self",
         "Self was in the middle of a resync from this generation, or was invalidated: it goes \
          on as the target, with the bits of both sides.";
@@ -224,8 +223,7 @@ rules! {
          goes on as the target, with the bits of both sides.";
     OutdatedBoth = "outdated-both",
         "Both disks know that they are outdated, so a newer one existed; neither can be the \
-         source. Choose one with primary --force=outdated, then create-md or --discard-my-data \
-         on the other.";
+         source. Choose one with primary --force=outdated, then create-md on the other.";
     Outdated(Who::Own) = "outdated-self",
         "Self left in order and knows that it is outdated: it is the target, with the bits of \
          both sides, even if there are none.";
