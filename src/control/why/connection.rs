@@ -283,17 +283,16 @@ fn rolled_back(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
         ),
     };
     // The last handshake's: the good copy that is left.
-    let other_is_mixed = |victim: &str| {
+    let mixed = |victim: &str| {
         let found =
             connection.last_handshake.iter().find(|met| met.rule.starts_with("rolled-back"));
         let other =
             |met: &&HandshakeStatus| if victim == node { met.peer.disk } else { met.own.disk };
         found.filter(|met| other(met) == DiskState::Inconsistent)
     };
-    let (data, usual) = match victims[..] {
-        [victim] if other_is_mixed(victim).is_some() => {
-            let number = other_is_mixed(victim).map_or(0, |met| met.volume);
-            let volume = format!("{resource}/{number}");
+    let (data, usual) = match (&victims[..], victims.first().and_then(|one| mixed(one))) {
+        ([victim], Some(met)) => {
+            let volume = format!("{resource}/{}", met.volume);
             let other = if victim == node { &connection.name } else { node };
             (
                 format!(
@@ -308,7 +307,7 @@ fn rolled_back(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
                 ),
             )
         }
-        [victim] => (
+        ([victim], None) => (
             format!(
                 "{victim}'s disk lacks what was written in between; which blocks is not recorded, so \
                  a full sync ({}) is needed. The other one is complete.",

@@ -529,6 +529,22 @@ fn of_a_disk_that_was_set_back_the_rule_says_whose_it_is() {
     }
 }
 
+/// The other disk is a mix of old and new blocks: the one that was set back is the best that is left.
+#[test]
+fn a_disk_that_was_set_back_is_not_given_up_where_the_other_one_is_a_mix() {
+    let mut report = fixtures::refused(Reason::RolledBack);
+    let met = &mut report.status.connections[0].last_handshake[0];
+    met.rule = "rolled-back-self".to_owned();
+    (met.volume, met.peer.disk) = (1, DiskState::Inconsistent);
+    let text = blocks(&report);
+    assert!(text.contains("alice's is the best there is: do not invalidate it"), "{text}");
+    assert!(
+        text.contains("on bob `tandemadm down r0`, `tandemadm create-md --force r0/1`"),
+        "{text}"
+    );
+    assert!(!text.contains("on alice `tandemadm invalidate"), "{text}");
+}
+
 #[test]
 fn a_text_from_elsewhere_gets_one_full_stop() {
     assert_eq!(sentence("it broke"), "it broke.");

@@ -251,8 +251,9 @@ pub(crate) struct Opening {
     pub(crate) full: bool,
     /// The peer's bitmap came whole.
     pub(crate) bits_received: bool,
-    /// So far it came up to this block, with so many bits.
+    /// So far it came up to this block.
     pub(crate) bits_to: u64,
+    /// With so many bits set.
     pub(crate) bits: u64,
     /// This node is durably ready.
     pub(crate) own_open: bool,

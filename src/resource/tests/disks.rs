@@ -371,6 +371,8 @@ fn a_disk_that_was_set_back_does_not_catch_up_beside_a_peer_without_a_disk() {
     pair.run(2_000);
     let refused = pair.nodes[1].log.iter().any(|line| line.contains("rule=rolled-back"));
     assert!(refused, "{:?}", pair.nodes[1].log);
+    let note = &pair.status(1).devices[0].disk_note;
+    assert!(note.contains("put the right one back") && !note.contains("connect"), "{note}");
 }
 
 /// The own number grows above what the peer says that it has seen; a peer that says nonsense must not make

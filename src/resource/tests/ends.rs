@@ -3,7 +3,7 @@
 use super::pair::{Disk, Pair, SIZE, config, passing_pair, superblock, synced_pair};
 use crate::meta::{DeviceFlags, Superblock};
 use crate::resource::*;
-use crate::wire::{Features, Packet, Refused, VERSIONS};
+use crate::wire::{Packet, Refused};
 
 fn is_write(action: &Action) -> bool {
     matches!(action, Action::DiskWrite { .. })
@@ -322,17 +322,7 @@ fn a_refusal_on_its_way_is_not_lost_to_a_connection_that_crosses() {
     };
     pair.lose_link();
     pair.kill(1);
-    let hello = Packet::Features(Features {
-        version_min: *VERSIONS.start(),
-        version_max: *VERSIONS.end(),
-        features: 0,
-        node_id: 1,
-        peer_node_id: 0,
-        resource: "r0".into(),
-        dialled: true,
-        primary: true,
-        system: [0; 16],
-    });
+    let hello = super::newcomers::hello(true);
     let greet = |pair: &mut Pair, socket| {
         pair.event(0, Event::Accepted { peer: 1, socket });
         pair.event(0, Event::Packet { socket, packet: hello.clone(), payload: None });

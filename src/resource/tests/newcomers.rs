@@ -9,10 +9,9 @@ fn state(pair: &Pair, n: usize) -> ConnectionState {
     pair.status(n).connections[0].connection_state
 }
 
-/// Bob at his address, who has proved who he is and has said no handshake.
-fn greeted(pair: &mut Pair, socket: SocketId) {
-    pair.event(0, Event::Accepted { peer: 1, socket });
-    let features = Features {
+/// What bob says first to alice, whom he has dialled.
+pub(super) fn hello(primary: bool) -> Packet {
+    Packet::Features(Features {
         version_min: *VERSIONS.start(),
         version_max: *VERSIONS.end(),
         features: 0,
@@ -20,11 +19,15 @@ fn greeted(pair: &mut Pair, socket: SocketId) {
         peer_node_id: 0,
         resource: "r0".into(),
         dialled: true,
-        primary: false,
+        primary,
         system: [0; 16],
-    };
-    let packet = Packet::Features(features);
-    pair.event(0, Event::Packet { socket, packet, payload: None });
+    })
+}
+
+/// Bob at his address, who has proved who he is and has said no handshake.
+fn greeted(pair: &mut Pair, socket: SocketId) {
+    pair.event(0, Event::Accepted { peer: 1, socket });
+    pair.event(0, Event::Packet { socket, packet: hello(false), payload: None });
     pair.event(0, Event::Authenticated { socket });
     pair.settle();
 }
