@@ -101,6 +101,26 @@ fn what_was_begun_before_a_freeze_is_no_attempt_that_has_failed() {
     assert!(pair.core(0).export(0).is_ok());
 }
 
+/// Its own, too: that the peer was silent while nothing ran here says nothing.
+#[test]
+fn what_was_dialled_before_a_freeze_is_no_attempt_that_has_failed() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    pair.nodes[1].mute = true;
+    pair.link = true;
+    let dialled = |pair: &Pair| {
+        let mut sockets = pair.core(0).connections[0].sockets.values();
+        sockets.any(|socket| socket.dialled && socket.connected)
+    };
+    while !dialled(&pair) {
+        pair.run(100);
+    }
+    pair.now = pair.now.after_ms(60_000);
+    pair.event(0, Event::ClockGap { gap_ms: 60_000 });
+    assert!(pair.core(0).export(0).is_err(), "the peer is asked first");
+    assert!(!dialled(&pair), "{}", pair.story());
+}
+
 #[test]
 fn who_dials_and_says_nothing_has_not_answered_after_a_freeze() {
     let mut pair = synced_pair();
