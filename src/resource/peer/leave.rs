@@ -3,7 +3,8 @@
 //! Invariants (model.md R3, R3b; promise 6):
 //! - Requests drain and both disks are flushed before anyone says Leave; no bit is added.
 //! - A Secondary that leaves a Primary marks itself Outdated only after the Primary has answered that
-//!   both are flushed; a Secondary that a Primary leaves marks itself before it answers.
+//!   both are flushed; a Secondary that a Primary leaves marks itself before it answers, also where both leave
+//!   at once.
 //! - Of two Secondaries both survive.
 //! - Without the answer the leave is a loss; it is waited for as long as any order waits.
 
@@ -234,7 +235,11 @@ impl Resource {
                 if first && !marked {
                     return self.mark(c, Mark::Survived);
                 }
-                self.connections[c].leave_marked = false;
+                if !first && !marked && self.connections[c].peer_leaves_too {
+                    // The Primary goes on with the answer: it says by its own Leave that both are flushed.
+                    return self.mark(c, Mark::Outdated);
+                }
+                self.connections[c].leave_marked = marked && !first;
                 self.connections[c].leaving = Some(Leaving::Asked { id, kind });
                 self.send(c, Packet::Leave { kind }, None);
                 if std::mem::take(&mut self.connections[c].peer_leaves_too) {
@@ -252,7 +257,12 @@ impl Resource {
                 self.send(c, Packet::LeaveAnswer, None);
             }
             // Answered, and now durably Outdated: close.
-            Some(Leaving::Asked { .. }) => self.leave_done(c),
+            Some(Leaving::Asked { .. }) => {
+                if std::mem::take(&mut self.connections[c].peer_leaves_too) {
+                    self.send(c, Packet::LeaveAnswer, None);
+                }
+                self.leave_done(c);
+            }
             None => {}
         }
     }
@@ -297,10 +307,12 @@ impl Resource {
             return true;
         }
         match self.connections[c].leaving {
-            // Both leave at once: each answers the other.
-            Some(Leaving::Asked { .. }) => {
-                self.send(c, Packet::LeaveAnswer, None);
+            // Both leave at once: each answers the other, one that becomes old when it is durably so.
+            Some(Leaving::Asked { .. }) if self.is_left_by_a_primary(c) => {
+                self.connections[c].peer_leaves_too = true;
+                self.mark_outdated_once(c);
             }
+            Some(Leaving::Asked { .. }) => self.send(c, Packet::LeaveAnswer, None),
             Some(Leaving::Preparing { .. }) => self.connections[c].peer_leaves_too = true,
             Some(Leaving::PeerAsked) => {}
             None if kind != ENDS && self.has_let_go_of_a_disk(c) => {
@@ -335,12 +347,25 @@ impl Resource {
         if !matches!(self.connections[c].leaving, Some(Leaving::Asked { .. })) {
             return false;
         }
-        if self.role == Role::Secondary && self.connections[c].peer_role == Role::Primary {
-            self.mark(c, Mark::Outdated);
+        if self.is_left_by_a_primary(c) {
+            self.mark_outdated_once(c);
         } else {
             self.leave_done(c);
         }
         true
+    }
+
+    fn is_left_by_a_primary(&self, c: usize) -> bool {
+        self.role == Role::Secondary && self.connections[c].peer_role == Role::Primary
+    }
+
+    /// Both are flushed, as the Primary has said by its answer or by a Leave of its own.
+    fn mark_outdated_once(&mut self, c: usize) {
+        if !self.connections[c].leave_marked {
+            self.mark(c, Mark::Outdated);
+        } else if self.connections[c].leave_step == 0 {
+            self.peer_leave_step(c);
+        }
     }
 
     fn leave_done(&mut self, c: usize) {

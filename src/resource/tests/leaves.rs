@@ -258,3 +258,43 @@ fn a_leave_whose_peer_is_lost_before_it_answers_is_told_from_an_orderly_one() {
     let orderly = Command::Disconnect { peer: 1, force: false, for_ms: None };
     assert_eq!(pair.admin(0, orderly), Ok(String::new()));
 }
+
+/// Whatever the last word of the Primary meets: what it leaves behind knows by then that it is old.
+#[test]
+fn two_leaves_at_once_leave_nothing_behind_that_takes_itself_for_the_newest() {
+    let (mut done, mut crossed) = (0, 0);
+    let theirs = [
+        Command::Disconnect { peer: 0, force: false, for_ms: None },
+        Command::Down { shutdown: true },
+    ];
+    for (their, first, steps) in (0..2 * 2 * 24).map(|n| (&theirs[n % 2], n / 2 % 2, n / 4)) {
+        let mut pair = synced_pair();
+        let own = Command::Disconnect { peer: 1, force: false, for_ms: None };
+        let ids = pair.crossing([own, their.clone()], first, steps);
+        for _ in 0..400 {
+            if pair.nodes[0].admin.contains_key(&ids[0]) {
+                break;
+            }
+            pair.steps(2);
+        }
+        let answer = pair.nodes[0].admin.remove(&ids[0]);
+        if answer == Some(Ok(String::new())) {
+            done += 1;
+            crossed += usize::from(!pair.nodes[1].admin.contains_key(&ids[1]));
+            let old = pair.nodes[1].disk.superblock.as_ref().unwrap().flags;
+            assert!(
+                old & crate::meta::DeviceFlags::OUTDATED != 0,
+                "{first} {steps} {}",
+                pair.story()
+            );
+        }
+        pair.run(20_000);
+        assert_eq!(
+            pair.nodes[1].admin.remove(&ids[1]),
+            Some(Ok(String::new())),
+            "{}",
+            pair.story()
+        );
+    }
+    assert!(done > 40 && crossed > 10, "{done} {crossed}");
+}
