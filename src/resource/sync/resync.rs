@@ -292,6 +292,8 @@ impl Resource {
                     // Until a flush under way has ended nothing is tried.
                     .filter(|_| connection.stage == Stage::Open)
                     .filter(|_| !target.flushing && !target.finishing)
+                    // What a client has written meanwhile is not copied any more: the source has to say the end.
+                    .filter(|_| peer.bitmap.count() > 0)
                     .into_iter()
                     .for_each(&mut sooner);
                 if !peer.pause.any()
