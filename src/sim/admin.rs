@@ -106,7 +106,10 @@ impl Cluster {
             let v = &self.nodes[left].volumes[usize::from(volume)];
             let flags = v.durable.as_ref().map_or(0, |s| s.flags);
             let newest = flags & DeviceFlags::CONSISTENT != 0 && flags & DeviceFlags::OUTDATED == 0;
-            let in_use = disk(left).is_some_and(|disk| disk > DiskState::Failed);
+            // One that is being attached to the session has no part in it yet.
+            let apart = [DiskState::Attaching, DiskState::Negotiating];
+            let in_use =
+                disk(left).is_some_and(|disk| disk > DiskState::Failed && !apart.contains(&disk));
             if newest && in_use && disk(primary) == Some(DiskState::UpToDate) {
                 let name = self.nodes[left].name;
                 self.violate(format!(

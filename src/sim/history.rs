@@ -430,12 +430,17 @@ impl History {
                 continue;
             }
             entry.finish = step;
+            let start = entry.start;
+            let register = self.register(op.volume, sector);
+            // No history of its own begins with what both have, and cannot lose.
+            let both = |disk: &&SimDisk| disk.possible(sector).all(|v| register.covers(v, start));
+            let alone = rests.alone() && !disks.iter().all(both);
             let seen = Obligation {
                 zeroes: false,
-                start: entry.start,
+                start,
                 finish: step,
                 since: step,
-                alone: rests.alone(),
+                alone,
                 weak: false,
                 flushed: false,
                 spoiled: false,

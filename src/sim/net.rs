@@ -198,9 +198,12 @@ impl SimNet {
         })
     }
 
-    /// There is a link with two open ends.
-    pub(super) fn is_connected(&self) -> bool {
-        self.links.iter().any(|link| link.ends.iter().all(|end| end.open))
+    /// This socket of the node, and the one at the other end, are open.
+    #[must_use]
+    pub(super) fn is_connected(&self, node: usize, socket: SocketId) -> bool {
+        let is_it = |end: &End| (end.node, end.socket) == (node, socket);
+        let mut open = self.links.iter().filter(|link| link.ends.iter().all(|end| end.open));
+        open.any(|link| link.ends.iter().any(is_it))
     }
 
     /// Nothing is under way on any link between two open ends.

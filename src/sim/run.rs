@@ -322,6 +322,9 @@ impl Cluster {
             let victim = self.chance.admin.index(2);
             return self.make_anew(victim);
         }
+        if reason == Reason::ResyncRefused && self.give_up_new_disks() {
+            return self.connect_both();
+        }
         // A Primary takes no new disk beside one that is no good: its clients go first.
         let nothing_good = looks > 5 && self.nothing_good();
         if reason != Reason::None || self.both_bad() || nothing_good {
@@ -418,6 +421,24 @@ impl Cluster {
         steps.extend(volumes.map(|volume| Step::Command(Command::Invalidate { volume })));
         self.order(node, steps);
         self.connect_both();
+    }
+
+    /// A new disk on which something was found, beside one that may be no better: `invalidate` says that nothing on
+    /// the new one is wanted.
+    fn give_up_new_disks(&mut self) -> bool {
+        let mut given_up = false;
+        for node in 0..2 {
+            let rules = ["unproven-peer", "forced-blank-peer"];
+            let connection = self.nodes[node].connection();
+            let verdicts = connection.iter().flat_map(|one| &one.last_handshake);
+            let refused = verdicts.filter(|one| rules.contains(&one.rule.as_str()));
+            let volumes: Vec<_> = refused.map(|one| one.volume).collect();
+            given_up |= !volumes.is_empty();
+            for volume in volumes {
+                self.command(node, Command::Invalidate { volume });
+            }
+        }
+        given_up
     }
 
     /// The daemon of a node is ended, its metadata is made anew, and it comes up again.

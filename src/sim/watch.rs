@@ -181,6 +181,12 @@ impl Cluster {
             let name = self.nodes[node].name;
             return self.violate(format!("{name}: two Primaries are connected"));
         }
+        let was = old.connections.first().map(|c| c.connection_state);
+        let leaves = connection.connection_state == ConnectionState::Disconnecting;
+        if was == Some(ConnectionState::Connected) && !connected && !leaves {
+            // Lost before it was left.
+            self.nodes[node].orders.values_mut().for_each(|order| order.leaves = None);
+        }
         for volume in 0..self.options.volumes {
             let before = old
                 .connections
@@ -196,6 +202,12 @@ impl Cluster {
         }
     }
 
+    /// The session of this node is one at the other end as well.
+    fn is_heard(&self, node: usize) -> bool {
+        let socket = self.nodes[node].connection().and_then(|one| one.socket);
+        socket.is_some_and(|socket| self.net.is_connected(node, socket))
+    }
+
     /// A node takes both disks for equal, without a resync that it took part in.
     fn established(&mut self, node: usize, volume: VolumeNumber, before: ReplicationState) {
         // The order holds for every volume, and another one may still be in its handshake.
@@ -207,9 +219,9 @@ impl Cluster {
         if !(0..self.options.volumes).any(asks) {
             self.discard[node] = false;
         }
-        if !self.net.is_connected() {
+        if !self.is_heard(node) {
             // The other node has left meanwhile, and may have gone on: what arrives is the last word of a
-            // session that is over.
+            // session that is over. It may have dialled anew by then.
             return;
         }
         let synced = matches!(
@@ -377,14 +389,15 @@ impl Cluster {
             // It was taken back: it counts again, and nothing is excused any more.
             (pair.given_up[node], pair.resigned[node]) = (false, false);
         }
-        if became && target && in_use {
+        let heard = self.is_heard(node);
+        if became && target && in_use && heard {
             self.in_sync(volume);
         }
-        // The end of a resync whose source, or its disk, was lost meanwhile.
+        // The end of a resync whose source, or its disk, was lost meanwhile, whether this node knows of it or not.
         let inconsistent = self.nodes[node]
             .device(volume)
             .is_some_and(|device| device.disk_state == DiskState::Inconsistent);
-        if became && !target && inconsistent {
+        if became && (!target || in_use && !heard) && inconsistent {
             let disk = &self.nodes[node].volumes[usize::from(volume)].disk;
             self.history.whole(node, volume, disk);
         }
