@@ -85,7 +85,8 @@ impl DeviceFlags {
     /// With VERIFY_MARKS: bits that no verify has set are among them.
     pub const LOSS_BITS: u32 = 1 << 11;
     /// It stores writes in the place of a Primary that has no disk: all that such a Primary was
-    /// answered is here, flushed or in the system's cache.
+    /// answered is here, flushed or in the system's cache. With IN_DOUBT: it is the source of a resync, and
+    /// all that anybody was answered is here; its target, once it is whole, may have gone on.
     pub const STANDS_IN: u32 = 1 << 12;
     /// With SURVIVED: the node did not run for a while, as a Secondary, and its Primary may have gone on;
     /// or it was demoted while it lost its peer, which may have gone on since. It has all that was
@@ -189,6 +190,14 @@ pub struct Superblock {
 }
 
 impl Superblock {
+    /// The system has lost, or may have, what it took for whom this disk stands in.
+    pub fn stands_in_for_nobody(&mut self) {
+        let both = DeviceFlags::STANDS_IN | DeviceFlags::IN_DOUBT;
+        if self.flags & DeviceFlags::STANDS_IN != 0 {
+            self.flags &= !both;
+        }
+    }
+
     /// Puts an identifier in front of the history; 0 and what stands there already are left out.
     pub fn remember(&mut self, uuid: u64) {
         let bare = uuid & !1;

@@ -99,9 +99,10 @@ pub(crate) fn check_outcome(
 /// A Primary whose clients have read and written the source's data only, before they parted.
 fn was_target(done: &Resolution, target: &Side<'_>, source: &Side<'_>) -> bool {
     let same = (target.info.current_uuid ^ source.info.current_uuid) & !1 == 0;
-    let parted = target.info.disk == DiskState::Inconsistent
-        && source.info.disk == DiskState::UpToDate
-        && same;
+    // One that has SURVIVED has all of it, also where nobody knows whether the other one went on.
+    let has_all = source.info.disk == DiskState::UpToDate
+        || source.info.disk == DiskState::Consistent && source.survived();
+    let parted = target.info.disk == DiskState::Inconsistent && has_all && same;
     parted && !source.primary() && done.because == Because::Verdict
 }
 

@@ -153,6 +153,8 @@ fn what_cannot_be_a_source_or_a_target_is_refused_with_its_reason() {
     let target = Small { disk: Inconsistent, ..primary };
     let goes_on = (Outcome::Target { full: false }, Because::Verdict);
     assert_eq!(outcome(target, Small { disk: UpToDate, ..BASE }), goes_on);
+    // Also where the source was restarted meanwhile and has lost nothing.
+    assert_eq!(outcome(target, Small { disk: Consistent, survived: true, ..BASE }), goes_on);
     for source in [Small { disk: Consistent, ..BASE }, primary] {
         assert_eq!(outcome(target, source), refused(Because::TargetIsPrimary));
     }

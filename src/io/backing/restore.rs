@@ -15,8 +15,8 @@ use super::saved::{Save, SavedBefore};
 use super::signatures::scan;
 use super::{Identity, MetaDisk, record};
 use crate::meta::{
-    DeviceFlags, Dumped, Geometry, MetaError, MetaOp, Placement, Superblock, read_superblock,
-    repair, restore_stages, stages, wipe_piece, wipe_superblocks,
+    Dumped, Geometry, MetaError, MetaOp, Placement, Superblock, read_superblock, repair,
+    restore_stages, stages, wipe_piece, wipe_superblocks,
 };
 use crate::resource::NodeId;
 
@@ -137,7 +137,7 @@ pub fn restore_md(
             .map_err(|what| CreateError::Dump(what.to_owned()))?;
     }
     // Whom it stood in for was answered with the data of then.
-    dumped.superblock.flags &= !DeviceFlags::STANDS_IN;
+    dumped.superblock.stands_in_for_nobody();
     let of = owner(&dumped.superblock);
     if of != *who {
         let text = format!("the dump is the metadata of {of}, not of {who}");

@@ -141,8 +141,9 @@ impl Resource {
             // The peer has what this disk may have lost, and both call it by one name.
             backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
         }
-        if !meta.same_boot {
-            backing.flags(0, DeviceFlags::STANDS_IN);
+        // A source that was Primary is a crashed Primary, which has a rule of its own (docs/GENERATIONS.md).
+        if !meta.same_boot || backing.crashed && backing.has(DeviceFlags::IN_DOUBT) {
+            backing.superblock.stands_in_for_nobody();
         }
         let clean = backing.has(DeviceFlags::CLEAN);
         backing.flags(0, DeviceFlags::CLEAN);
@@ -226,10 +227,14 @@ impl Resource {
         {
             // The process ended in a session, and only the process: what it had not flushed has been
             // flushed by now. So the loss sequence (R2) ends here that it did not come to.
-            backing.flags(DeviceFlags::SURVIVED, 0);
+            let doubt = backing.superblock.flags & DeviceFlags::IN_DOUBT;
+            backing.flags(DeviceFlags::SURVIVED | doubt, 0);
+            let what = match doubt {
+                0 => "it stored the writes of a Primary without a disk",
+                _ => "it was the source of a resync, and had every write,",
+            };
             let text = format!(
-                "{prefix}it stored the writes of a Primary without a disk when tandemd ended; the \
-                 system has lost none of them since"
+                "{prefix}{what} when tandemd ended; the system has lost none of them since"
             );
             self.log(LogLevel::Info, text);
         }

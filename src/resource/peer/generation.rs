@@ -203,7 +203,9 @@ impl Side<'_> {
         (self.tie, self.info.device_uuid) > (other.tie, other.info.device_uuid)
     }
 
-    fn survived(&self) -> bool {
+    /// What both have acknowledged is on the disk, flushed.
+    #[must_use]
+    pub fn survived(&self) -> bool {
         self.info.flags & DeviceFlags::SURVIVED != 0
     }
 

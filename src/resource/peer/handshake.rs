@@ -657,12 +657,15 @@ impl Resource {
         let peer_open = peer.opening.peer_open;
         peer.opening = Opening { side, full, peer_open, ..Opening::default() };
         let (disk, uuid) = (info.disk, info.current_uuid);
+        let survived = info.flags & DeviceFlags::SURVIVED != 0;
         peer.peer_info = Some(info);
-        let reads = self.role == Role::Primary && disk == DiskState::UpToDate;
+        let primary = self.role == Role::Primary;
+        let reads = primary && disk == DiskState::UpToDate;
         let device = self.device(volume);
         device.cut_off = match (device.cut_off, disk) {
             // It has lost nothing, or would have said that it is Consistent.
             (CutOff::Perhaps, DiskState::UpToDate) if reads => CutOff::No,
+            (CutOff::Perhaps, DiskState::Consistent) if survived && primary => CutOff::No,
             // It has said so: a resync from it, or what it says later, makes that no better.
             (CutOff::Perhaps, DiskState::Consistent) => CutOff::Yes,
             (as_before, _) => as_before,

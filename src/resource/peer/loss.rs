@@ -216,7 +216,10 @@ impl Resource {
         device.loss = Loss::Marking;
         let survives = std::mem::take(&mut device.survives);
         if let Some(backing) = device.backing.as_mut() {
+            // The doubt of a source is for the end of its process alone.
+            let source = backing.has(DeviceFlags::STANDS_IN);
             let doubt = backing.superblock.flags & DeviceFlags::IN_DOUBT;
+            let doubt = if source { 0 } else { doubt };
             let usable = device.disk == DiskState::UpToDate
                 || device.disk == DiskState::Consistent && doubt != 0;
             if survives && (usable || whole) {

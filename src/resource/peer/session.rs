@@ -560,8 +560,12 @@ impl Resource {
         let old = std::mem::take(&mut entry.bitmap_uuid);
         backing.remember(old);
         backing.mark_role(role);
+        // Its target may be a Primary, and goes on where this process alone ends and comes back.
         backing.flags(
-            DeviceFlags::CONSISTENT | DeviceFlags::WAS_UP_TO_DATE,
+            DeviceFlags::CONSISTENT
+                | DeviceFlags::WAS_UP_TO_DATE
+                | DeviceFlags::STANDS_IN
+                | DeviceFlags::IN_DOUBT,
             DeviceFlags::SURVIVED | DeviceFlags::OUTDATED | DeviceFlags::FORCED_BLANK,
         );
         if !primary {

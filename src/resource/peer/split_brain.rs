@@ -419,13 +419,13 @@ fn primary_target(
 }
 
 /// A Primary that was brought up to date under its clients, and lost the connection on the way: they
-/// have seen nothing but the source's data, and could not go on without it. A source that is not
-/// UpToDate any more has started anew, and may have lost what was written and not flushed: then the
-/// clients have to know.
+/// have seen nothing but the source's data, and could not go on without it. A source that has not survived
+/// has started anew, and may have lost what was written and not flushed: then the clients have to know.
 fn goes_on_under_clients(resolution: &Resolution, target: &Side<'_>, source: &Side<'_>) -> bool {
     matches!(resolution.verdict.rule, Rule::Inconsistent(_))
         && target.disk() == DiskState::Inconsistent
-        && source.disk() == DiskState::UpToDate
+        && (source.disk() == DiskState::UpToDate
+            || source.disk() == DiskState::Consistent && source.survived())
         && !source.primary()
 }
 

@@ -170,6 +170,10 @@ impl Resource {
         self.device(volume).hot_at_attach = false;
         self.set_peer_disk(c, volume, DiskState::UpToDate);
         self.set_replication(c, volume, ReplicationState::Established);
+        if let Some(backing) = self.device(volume).backing.as_mut() {
+            // From here on the other disk is as good, and may be the newer one.
+            backing.superblock.stands_in_for_nobody();
+        }
         if empty {
             self.slot_whole(c, volume, BitmapState::AllClear);
             self.save_superblock(volume, Then::Log);

@@ -27,6 +27,7 @@ mod rules;
 mod second_look;
 mod secret;
 mod seed;
+mod source;
 mod space;
 mod stuck_disk;
 mod taken;

@@ -159,6 +159,7 @@ fn a_primary_whose_disk_is_a_mix_goes_on_as_the_target_when_the_link_is_back() {
         if restarted {
             pair.kill(1);
             pair.nodes[1].stall = |_| false;
+            pair.nodes[1].power_lost = true;
             pair.up(1);
         }
         pair.link = true;
@@ -183,6 +184,7 @@ fn a_primary_whose_disk_is_a_mix_answers_no_write_or_flush_without_its_peer() {
     let unflushed = pair.nodes[1].disk.clone();
     pair.link = false;
     pair.kill(1);
+    pair.nodes[1].power_lost = true;
     assert_eq!(pair.request(0, 5001, Op::Flush), Err(ReplyError::Io));
     assert_eq!(pair.write(0, 2001, 1), Err(ReplyError::Io));
     pair.nodes[1].unstall();

@@ -5,6 +5,8 @@ use super::list::{By, Mutant};
 
 /// A story for each.
 const RULES: By = By::Tests(&["--lib", "resource::tests::rules"]);
+/// The source of a resync whose process ends.
+const SOURCE: By = By::Tests(&["--lib", "resource::tests::source"]);
 
 pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -110,5 +112,29 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "src/resource/orders/attach.rs",
         old: "                && !backing.is_just_created()\n            {\n                backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);",
         new: "                && !backing.is_just_created()\n            {\n                backing.flags(0, DeviceFlags::SURVIVED);",
+    },
+    Mutant {
+        name: "source-vouches-not",
+        breaks: "promise 4: a Primary that is a target stops for ever where the process of its source has ended",
+        by: SOURCE,
+        file: "src/resource/peer/session.rs",
+        old: "                | DeviceFlags::STANDS_IN\n                | DeviceFlags::IN_DOUBT,\n",
+        new: ",\n",
+    },
+    Mutant {
+        name: "source-undoubted",
+        breaks: "promise 6: a source that has not heard of the end of its resync is promoted beside the target that goes on",
+        by: SOURCE,
+        file: "src/resource/peer/session.rs",
+        old: "                | DeviceFlags::STANDS_IN\n                | DeviceFlags::IN_DOUBT,\n",
+        new: "                | DeviceFlags::STANDS_IN,\n",
+    },
+    Mutant {
+        name: "crossing-leave-unmarked",
+        breaks: "promise 6: of two leaves at once the Secondary answers the Primary's before its disk is Outdated",
+        by: By::Tests(&["--lib", "resource::tests::leaves"]),
+        file: "src/resource/peer/leave.rs",
+        old: "                if !first && !marked && self.connections[c].peer_leaves_too {",
+        new: "                if !first && !marked && self.connections[c].peer_leaves_too && self.suspended {",
     },
 ];

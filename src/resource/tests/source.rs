@@ -1,0 +1,96 @@
+//! Stories of the source of a resync whose process ends, and of its target, which is Primary.
+
+use super::pair::{Pair, synced_pair};
+use crate::meta::{DeviceFlags, MetaOp};
+use crate::resource::*;
+
+/// Node 0 is Primary, and the target of a resync that waits for its source's disk.
+fn primary_that_is_target() -> Pair {
+    let mut pair = synced_pair();
+    pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+    for block in 20..24 {
+        pair.write(0, block, block).unwrap();
+    }
+    pair.nodes[1].stall = |action| matches!(action, Action::DiskRead { find_zeroes: true, .. });
+    pair.attach(0).unwrap();
+    pair.run(3_000);
+    assert_eq!(pair.disk(0), DiskState::Inconsistent, "{}", pair.story());
+    pair.write(0, 5000, 9).unwrap();
+    pair
+}
+
+fn read(pair: &mut Pair, id: u64, block: u64) -> Result<Option<u64>, ReplyError> {
+    pair.request(0, id, Op::Read { offset: block * 4096, length: 4096 })
+}
+
+#[test]
+fn a_primary_that_is_a_target_goes_on_where_its_source_merely_lost_its_process() {
+    let mut pair = primary_that_is_target();
+    for round in 0..3 {
+        pair.kill(1);
+        pair.run(100);
+        assert_eq!(
+            read(&mut pair, 6000 + round, 5000),
+            Err(ReplyError::Io),
+            "{round} {}",
+            pair.story()
+        );
+        pair.up(1);
+        pair.run(1_000);
+        let peer = &pair.status(0).connections[0].peer_devices[0];
+        assert_eq!(peer.replication_state, ReplicationState::SyncTarget, "{}", pair.story());
+        assert_eq!(pair.disk(1), DiskState::UpToDate, "{}", pair.story());
+    }
+    pair.write(0, 7000, 100).unwrap();
+    pair.nodes[1].unstall();
+    pair.run(100);
+    assert_eq!(read(&mut pair, 6010, 5000), Ok(Some(9)), "{}", pair.story());
+    pair.synced();
+    assert_eq!(pair.nodes[0].disk.blocks.get(&7000), Some(&100));
+    assert_eq!(pair.flags(1) & (DeviceFlags::STANDS_IN | DeviceFlags::IN_DOUBT), 0);
+}
+
+#[test]
+fn a_source_that_lost_its_cache_is_not_taken_for_what_it_was() {
+    let mut pair = primary_that_is_target();
+    pair.lose_power(1);
+    pair.run(100);
+    pair.up(1);
+    pair.run(10_000);
+    assert_eq!(pair.disk(1), DiskState::Consistent, "{}", pair.story());
+    assert_eq!(pair.status(0).connections[0].connection_state, ConnectionState::StandAlone);
+    assert_eq!(read(&mut pair, 6000, 5000), Err(ReplyError::Io), "{}", pair.story());
+    // What was given up then is not taken up by the next restart.
+    assert_eq!(pair.flags(1) & (DeviceFlags::STANDS_IN | DeviceFlags::IN_DOUBT), 0);
+    pair.kill(1);
+    pair.up(1);
+    pair.run(1_000);
+    assert!(!pair.has(1, DeviceFlags::SURVIVED));
+}
+
+/// Its target is whole by then, and goes on: nobody promotes the source in its place unasked.
+#[test]
+fn a_source_that_did_not_hear_of_the_end_is_in_doubt() {
+    let mut pair = primary_that_is_target();
+    pair.nodes[0].stall = |action| matches!(action, Action::Meta { op: MetaOp::Superblock(s), .. } if s.flags & DeviceFlags::CONSISTENT != 0);
+    pair.nodes[1].unstall();
+    pair.run(500);
+    assert_eq!(pair.disk(0), DiskState::Inconsistent, "{}", pair.story());
+    // The last word of the target does not arrive.
+    pair.nodes[0].mute = true;
+    pair.nodes[0].unstall();
+    pair.run(100);
+    assert_eq!(pair.disk(0), DiskState::UpToDate, "{}", pair.story());
+    pair.kill(1);
+    pair.nodes[0].air.clear();
+    pair.nodes[0].mute = false;
+    pair.write(0, 22, 7).unwrap();
+    pair.link = false;
+    pair.up(1);
+    pair.run(1_000);
+    assert_eq!(pair.disk(1), DiskState::Consistent, "{}", pair.story());
+    assert!(pair.admin(1, Command::Primary { force: None }).is_err());
+    pair.link = true;
+    pair.synced();
+    assert_eq!(pair.nodes[1].disk.blocks.get(&22), Some(&7));
+}
