@@ -502,6 +502,8 @@ pub(crate) struct Connection {
     pub(crate) left_unanswered: bool,
     /// The disks are marked for the leave.
     pub(crate) leave_marked: bool,
+    /// As Outdated.
+    pub(crate) leave_outdated: bool,
     /// The peer has asked to leave while this node prepared to: it waits for an answer.
     pub(crate) peer_leaves_too: bool,
     /// The peer that leaves ends: nothing keeps it.
@@ -586,6 +588,7 @@ impl Connection {
             leave_step: 0,
             left_unanswered: false,
             leave_marked: false,
+            leave_outdated: false,
             peer_leaves_too: false,
             peer_ends: false,
             peer_devices: volumes.iter().map(|volume| (*volume, PeerDevice::new())).collect(),

@@ -235,11 +235,13 @@ impl Resource {
                 if first && !marked {
                     return self.mark(c, Mark::Survived);
                 }
-                if !first && !marked && self.connections[c].peer_leaves_too {
+                // It may have become old since it was marked: a Secondary when it began is Primary now.
+                let old = marked && self.connections[c].leave_outdated;
+                if !first && !old && self.connections[c].peer_leaves_too {
                     // The Primary goes on with the answer: it says by its own Leave that both are flushed.
                     return self.mark(c, Mark::Outdated);
                 }
-                self.connections[c].leave_marked = marked && !first;
+                self.connections[c].leave_marked = old && !first;
                 self.connections[c].leaving = Some(Leaving::Asked { id, kind });
                 self.send(c, Packet::Leave { kind }, None);
                 if std::mem::take(&mut self.connections[c].peer_leaves_too) {
@@ -271,6 +273,7 @@ impl Resource {
     fn mark(&mut self, c: usize, mark: Mark) {
         let Some(socket) = self.connections[c].active else { return };
         self.connections[c].leave_marked = true;
+        self.connections[c].leave_outdated = mark == Mark::Outdated;
         let volumes = self.volumes();
         self.connections[c].leave_step = u32::try_from(volumes.len()).expect("few volumes");
         for volume in volumes {

@@ -134,7 +134,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "promise 6: of two leaves at once the Secondary answers the Primary's before its disk is Outdated",
         by: By::Tests(&["--lib", "resource::tests::leaves"]),
         file: "src/resource/peer/leave.rs",
-        old: "                if !first && !marked && self.connections[c].peer_leaves_too {",
-        new: "                if !first && !marked && self.connections[c].peer_leaves_too && self.suspended {",
+        old: "                if !first && !old && self.connections[c].peer_leaves_too {",
+        new: "                if !first && !old && self.connections[c].peer_leaves_too && self.suspended {",
     },
 ];
