@@ -504,6 +504,8 @@ pub(crate) struct Connection {
     pub(crate) leave_marked: bool,
     /// As Outdated.
     pub(crate) leave_outdated: bool,
+    /// As neither, for the peer has become Primary since they were.
+    pub(crate) leave_unsaid: bool,
     /// The peer has asked to leave while this node prepared to: it waits for an answer.
     pub(crate) peer_leaves_too: bool,
     /// The peer that leaves ends: nothing keeps it.
@@ -589,6 +591,7 @@ impl Connection {
             left_unanswered: false,
             leave_marked: false,
             leave_outdated: false,
+            leave_unsaid: false,
             peer_leaves_too: false,
             peer_ends: false,
             peer_devices: volumes.iter().map(|volume| (*volume, PeerDevice::new())).collect(),

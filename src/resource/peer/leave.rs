@@ -22,6 +22,8 @@ use crate::wire::Packet;
 enum Mark {
     Survived,
     Outdated,
+    /// Neither, as in a session.
+    Unsaid,
 }
 
 /// Of a Leave: the daemon ends, and nothing keeps it.
@@ -237,6 +239,10 @@ impl Resource {
                 }
                 // It may have become old since it was marked: a Secondary when it began is Primary now.
                 let old = marked && self.connections[c].leave_outdated;
+                if !first && marked && !old && !self.connections[c].leave_unsaid {
+                    // It is a Primary that is left now: what has SURVIVED would be promoted beside it.
+                    return self.mark(c, Mark::Unsaid);
+                }
                 if !first && !old && self.connections[c].peer_leaves_too {
                     // The Primary goes on with the answer: it says by its own Leave that both are flushed.
                     return self.mark(c, Mark::Outdated);
@@ -274,6 +280,7 @@ impl Resource {
         let Some(socket) = self.connections[c].active else { return };
         self.connections[c].leave_marked = true;
         self.connections[c].leave_outdated = mark == Mark::Outdated;
+        self.connections[c].leave_unsaid = mark == Mark::Unsaid;
         let volumes = self.volumes();
         self.connections[c].leave_step = u32::try_from(volumes.len()).expect("few volumes");
         for volume in volumes {
@@ -293,6 +300,7 @@ impl Resource {
             match mark {
                 Mark::Survived => backing.flags(DeviceFlags::SURVIVED, 0),
                 Mark::Outdated => backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED),
+                Mark::Unsaid => backing.flags(0, DeviceFlags::SURVIVED),
             }
         }
         if mark == Mark::Outdated {

@@ -170,6 +170,10 @@ impl Resource {
             | ReplicationState::VerifyT => true,
             _ => was == Stage::Opening && opening.own_open && opening.side != Side::Target,
         };
+        // It had SURVIVED in doubt, and was to be the source again.
+        let was_source = device.disk == DiskState::Consistent
+            && device.backing.as_ref().is_some_and(|b| b.has(DeviceFlags::STANDS_IN));
+        let established = established || was_source;
         let target = [ReplicationState::SyncTarget, ReplicationState::PausedSyncT];
         let touched = established || target.contains(&replication);
         if !touched {
@@ -216,8 +220,8 @@ impl Resource {
         device.loss = Loss::Marking;
         let survives = std::mem::take(&mut device.survives);
         if let Some(backing) = device.backing.as_mut() {
-            // The doubt of a source is for the end of its process alone.
-            let source = backing.has(DeviceFlags::STANDS_IN);
+            // The doubt of a source is for the end of its process alone; one that has not come so far stays in doubt.
+            let source = device.disk == DiskState::UpToDate && backing.has(DeviceFlags::STANDS_IN);
             let doubt = backing.superblock.flags & DeviceFlags::IN_DOUBT;
             let doubt = if source { 0 } else { doubt };
             let usable = device.disk == DiskState::UpToDate

@@ -176,8 +176,8 @@ impl Resource {
         }
         if empty {
             self.slot_whole(c, volume, BitmapState::AllClear);
-            self.save_superblock(volume, Then::Log);
         }
+        self.save_superblock(volume, Then::Log);
         self.fencing_synced(c);
     }
 }

@@ -298,3 +298,40 @@ fn two_leaves_at_once_leave_nothing_behind_that_takes_itself_for_the_newest() {
     }
     assert!(done > 40 && crossed > 10, "{done} {crossed}");
 }
+
+/// It was marked as a survivor of two Secondaries, and the other one is promoted before it answers: the process that
+/// ends before it hears that comes back as no disk to promote unasked.
+#[test]
+fn who_leaves_a_node_that_is_promoted_meanwhile_is_no_survivor() {
+    let mut met = 0;
+    let mut pair = synced_pair();
+    pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
+    let survived = crate::meta::DeviceFlags::SURVIVED;
+    pair.nodes[1].stall = |action| {
+        matches!(action, Action::Meta { op: crate::meta::MetaOp::Superblock(s), .. }
+            if s.flags & crate::meta::DeviceFlags::SURVIVED != 0)
+    };
+    // The promotion has begun before.
+    pair.nodes[0].stall = |action| matches!(action, Action::Meta { .. });
+    let promotion = pair.order(0, Command::Primary { force: None });
+    assert!(!pair.nodes[0].stalled.is_empty(), "{}", pair.story());
+    let leave = pair.order(1, Command::Disconnect { peer: 0, force: false, for_ms: None });
+    assert!(!pair.nodes[1].stalled.is_empty(), "{}", pair.story());
+    pair.nodes[0].unstall();
+    pair.settle();
+    assert_eq!(pair.nodes[0].admin.remove(&promotion), Some(Ok(String::new())), "{}", pair.story());
+    pair.nodes[1].unstall();
+    for n in (0..400).map(|event| event % 2) {
+        let Some(event) = pair.nodes[n].done.pop_front() else { continue };
+        pair.event(n, event);
+        if pair.core(0).connections[0].leave_step == u32::MAX {
+            met += 1;
+            let flags = pair.nodes[1].disk.superblock.as_ref().unwrap().flags;
+            assert!(flags & survived == 0, "{}", pair.story());
+        }
+    }
+    assert!(met > 0, "{}", pair.story());
+    pair.run(20_000);
+    assert_eq!(pair.nodes[1].admin.remove(&leave), Some(Ok(String::new())));
+    assert_eq!(pair.disk(1), DiskState::Outdated);
+}

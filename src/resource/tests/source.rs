@@ -94,3 +94,27 @@ fn a_source_that_did_not_hear_of_the_end_is_in_doubt() {
     pair.synced();
     assert_eq!(pair.nodes[1].disk.blocks.get(&22), Some(&7));
 }
+
+/// The link is lost in the instant in which it is made the source again.
+#[test]
+fn a_source_that_was_on_its_way_back_has_survived_still() {
+    let mut pair = primary_that_is_target();
+    pair.kill(1);
+    pair.run(100);
+    let again = |action: &Action| {
+        matches!(action, Action::Meta { op: MetaOp::Superblock(s), .. }
+            if s.flags & DeviceFlags::STANDS_IN != 0)
+    };
+    pair.nodes[1].stall = again;
+    pair.up(1);
+    pair.run(1_000);
+    assert!(!pair.nodes[1].stalled.is_empty(), "{}", pair.story());
+    pair.lose_link();
+    pair.run(100);
+    pair.nodes[1].unstall();
+    pair.run(100);
+    assert_eq!(pair.disk(1), DiskState::Consistent, "{}", pair.story());
+    pair.link = true;
+    pair.synced();
+    assert_eq!(read(&mut pair, 6000, 5000), Ok(Some(9)), "{}", pair.story());
+}
