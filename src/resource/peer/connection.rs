@@ -453,6 +453,15 @@ pub(crate) enum Leaving {
     PeerAsked,
 }
 
+/// What a node's disk is marked with when a connection ends in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    Survived,
+    Outdated,
+    /// Neither, as in a session: a Secondary that was left has become Primary since it was marked.
+    Unsaid,
+}
+
 /// A connection to one peer.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
@@ -500,12 +509,8 @@ pub(crate) struct Connection {
     pub(crate) leave_step: u32,
     /// It was lost while this node left it: nobody has answered.
     pub(crate) left_unanswered: bool,
-    /// The disks are marked for the leave.
-    pub(crate) leave_marked: bool,
-    /// As Outdated.
-    pub(crate) leave_outdated: bool,
-    /// As neither, for the peer has become Primary since they were.
-    pub(crate) leave_unsaid: bool,
+    /// What the disks are marked with for the leave.
+    pub(crate) leave_marked: Option<Mark>,
     /// The peer has asked to leave while this node prepared to: it waits for an answer.
     pub(crate) peer_leaves_too: bool,
     /// The peer that leaves ends: nothing keeps it.
@@ -589,9 +594,7 @@ impl Connection {
             leaving: None,
             leave_step: 0,
             left_unanswered: false,
-            leave_marked: false,
-            leave_outdated: false,
-            leave_unsaid: false,
+            leave_marked: None,
             peer_leaves_too: false,
             peer_ends: false,
             peer_devices: volumes.iter().map(|volume| (*volume, PeerDevice::new())).collect(),

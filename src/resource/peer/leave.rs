@@ -10,21 +10,12 @@
 
 use crate::meta::DeviceFlags;
 use crate::resource::orders::order::{PATIENCE_MS, Step, refuse};
-use crate::resource::peer::connection::{Connection, Leaving, Stage};
+use crate::resource::peer::connection::{Connection, Leaving, Mark, Stage};
 use crate::resource::{
     Command, ConnectionState, DiskState, LogLevel, NodeId, Reason, Refusal, Resource, Role, Then,
     Time, VolumeNumber,
 };
 use crate::wire::Packet;
-
-/// What a node's disk is marked with when a connection ends in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mark {
-    Survived,
-    Outdated,
-    /// Neither, as in a session.
-    Unsaid,
-}
 
 /// Of a Leave: the daemon ends, and nothing keeps it.
 const ENDS: u8 = 2;
@@ -100,7 +91,9 @@ impl Resource {
         // leaves as well keeps nobody.
         let leaves = match connection.leaving {
             Some(Leaving::Preparing { .. }) => !connection.peer_leaves_too,
-            Some(Leaving::Asked { .. }) => self.role != Role::Primary && !connection.leave_marked,
+            Some(Leaving::Asked { .. }) => {
+                self.role != Role::Primary && connection.leave_marked.is_none()
+            }
             Some(Leaving::PeerAsked) | None => false,
         };
         if !may_stay || !leaves {
@@ -110,7 +103,7 @@ impl Resource {
         let connection = &mut self.connections[c];
         connection.leaving = None;
         connection.leave_step = 0;
-        connection.leave_marked = false;
+        connection.leave_marked = None;
         self.comes_back(c, None);
         self.set_connection(c, ConnectionState::Connected, Reason::None);
         // What either has marked for the leave goes as a session opens.
@@ -131,7 +124,7 @@ impl Resource {
                 let connection = &mut self.connections[c];
                 connection.leaving = None;
                 connection.leave_step = 0;
-                connection.leave_marked = false;
+                connection.leave_marked = None;
                 self.changed();
             }
         }
@@ -234,20 +227,19 @@ impl Resource {
             // The leaver that stays valid marks itself first; one that becomes old asks first.
             Some(Leaving::Preparing { id, kind }) => {
                 let first = own == Role::Primary || peer != Role::Primary;
-                if first && !marked {
+                if first && marked.is_none() {
                     return self.mark(c, Mark::Survived);
                 }
-                // It may have become old since it was marked: a Secondary when it began is Primary now.
-                let old = marked && self.connections[c].leave_outdated;
-                if !first && marked && !old && !self.connections[c].leave_unsaid {
-                    // It is a Primary that is left now: what has SURVIVED would be promoted beside it.
+                if !first && marked == Some(Mark::Survived) {
+                    // It was promoted meanwhile: what has SURVIVED would be promoted beside it.
                     return self.mark(c, Mark::Unsaid);
                 }
+                let old = !first && marked == Some(Mark::Outdated);
                 if !first && !old && self.connections[c].peer_leaves_too {
                     // The Primary goes on with the answer: it says by its own Leave that both are flushed.
                     return self.mark(c, Mark::Outdated);
                 }
-                self.connections[c].leave_marked = old && !first;
+                self.connections[c].leave_marked = old.then_some(Mark::Outdated);
                 self.connections[c].leaving = Some(Leaving::Asked { id, kind });
                 self.send(c, Packet::Leave { kind }, None);
                 if std::mem::take(&mut self.connections[c].peer_leaves_too) {
@@ -255,7 +247,7 @@ impl Resource {
                     self.send(c, Packet::LeaveAnswer, None);
                 }
             }
-            Some(Leaving::PeerAsked) if !marked => {
+            Some(Leaving::PeerAsked) if marked.is_none() => {
                 let mark = if peer == Role::Primary { Mark::Outdated } else { Mark::Survived };
                 self.mark(c, mark);
             }
@@ -278,9 +270,7 @@ impl Resource {
     /// Marks every disk durably; the step goes on then.
     fn mark(&mut self, c: usize, mark: Mark) {
         let Some(socket) = self.connections[c].active else { return };
-        self.connections[c].leave_marked = true;
-        self.connections[c].leave_outdated = mark == Mark::Outdated;
-        self.connections[c].leave_unsaid = mark == Mark::Unsaid;
+        self.connections[c].leave_marked = Some(mark);
         let volumes = self.volumes();
         self.connections[c].leave_step = u32::try_from(volumes.len()).expect("few volumes");
         for volume in volumes {
@@ -338,7 +328,7 @@ impl Resource {
                 self.connections[c].peer_ends = kind == ENDS;
                 self.connections[c].stage_since = self.now;
                 self.connections[c].leave_step = 0;
-                self.connections[c].leave_marked = false;
+                self.connections[c].leave_marked = None;
                 self.changed();
             }
         }
@@ -372,7 +362,7 @@ impl Resource {
 
     /// Both are flushed, as the Primary has said by its answer or by a Leave of its own.
     fn mark_outdated_once(&mut self, c: usize) {
-        if !self.connections[c].leave_marked {
+        if self.connections[c].leave_marked.is_none() {
             self.mark(c, Mark::Outdated);
         } else if self.connections[c].leave_step == 0 {
             self.peer_leave_step(c);
@@ -437,7 +427,7 @@ impl Resource {
     pub(crate) fn order_lost_peer(&mut self, c: usize) {
         self.connections[c].peer_leaves_too = false;
         self.connections[c].leave_step = 0;
-        self.connections[c].leave_marked = false;
+        self.connections[c].leave_marked = None;
     }
 
     /// A session opened.

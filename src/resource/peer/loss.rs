@@ -222,8 +222,7 @@ impl Resource {
         if let Some(backing) = device.backing.as_mut() {
             // The doubt of a source is for the end of its process alone; one that has not come so far stays in doubt.
             let source = device.disk == DiskState::UpToDate && backing.has(DeviceFlags::STANDS_IN);
-            let doubt = backing.superblock.flags & DeviceFlags::IN_DOUBT;
-            let doubt = if source { 0 } else { doubt };
+            let doubt = if source { 0 } else { backing.superblock.flags & DeviceFlags::IN_DOUBT };
             let usable = device.disk == DiskState::UpToDate
                 || device.disk == DiskState::Consistent && doubt != 0;
             if survives && (usable || whole) {

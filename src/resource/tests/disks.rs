@@ -1,6 +1,7 @@
 //! Stories of disks: the wrong one, an empty one, an old one, a full one.
 
 use super::pair::{Disk, Pair, SIZE, superblock, synced_pair};
+use super::source::primary_that_is_target;
 use crate::meta::{COUNTER_BELIEVED, COUNTER_MAX};
 use crate::resource::*;
 
@@ -171,16 +172,7 @@ fn an_order_to_discard_outlives_a_session_that_ends_before_its_volumes_are_open(
 
 #[test]
 fn a_full_disk_in_the_middle_of_a_resync_is_let_go_of_where_the_peer_has_the_data() {
-    let mut pair = synced_pair();
-    pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
-    for block in 20..24 {
-        pair.write(0, block, block).unwrap();
-    }
-    // Its disk comes back as the target of a resync, under a Primary that goes on; the resync waits.
-    pair.nodes[1].stall = |action| matches!(action, Action::DiskRead { find_zeroes: true, .. });
-    pair.attach(0).unwrap();
-    pair.run(3_000);
-    assert_eq!(pair.disk(0), DiskState::Inconsistent);
+    let mut pair = primary_that_is_target();
     pair.nodes[0].full = |action| matches!(action, Action::DiskWrite { .. });
     let id = pair.start_write(0, 5000, 9);
     pair.run(4_000);

@@ -2,6 +2,7 @@
 //! Primary has a copy in reach afterwards.
 
 use super::pair::{Pair, synced_pair};
+use crate::meta::{DeviceFlags, MetaOp};
 use crate::resource::*;
 
 impl Pair {
@@ -267,26 +268,32 @@ fn two_leaves_at_once_leave_nothing_behind_that_takes_itself_for_the_newest() {
         Command::Disconnect { peer: 0, force: false, for_ms: None },
         Command::Down { shutdown: true },
     ];
-    for (their, first, steps) in (0..2 * 2 * 24).map(|n| (&theirs[n % 2], n / 2 % 2, n / 4)) {
+    for n in 0..2 * 2 * 2 * 24 {
+        let (their, first, slow, steps) = (&theirs[n % 2], n / 2 % 2, n / 4 % 2 == 1, n / 8);
         let mut pair = synced_pair();
+        if slow {
+            pair.nodes[1].stall = |action| matches!(action, Action::DiskFlush { .. });
+        }
         let own = Command::Disconnect { peer: 1, force: false, for_ms: None };
         let ids = pair.crossing([own, their.clone()], first, steps);
-        for _ in 0..400 {
-            if pair.nodes[0].admin.contains_key(&ids[0]) {
-                break;
+        // The Primary is ahead: what its answer sets off on the other node has not happened yet.
+        while !pair.nodes[0].admin.contains_key(&ids[0]) {
+            // The Primary's flush of that disk is the later one, and ends before that disk's own.
+            if pair.nodes.iter().all(|node| node.done.is_empty()) {
+                let flushed = pair.nodes[1].stalled.pop_back();
+                pair.nodes[1].done.extend(flushed);
             }
-            pair.steps(2);
+            let Some(n) = (0..2).find(|n| !pair.nodes[*n].done.is_empty()) else { break };
+            let event = pair.nodes[n].done.pop_front().unwrap();
+            pair.event(n, event);
         }
+        pair.nodes[1].unstall();
         let answer = pair.nodes[0].admin.remove(&ids[0]);
         if answer == Some(Ok(String::new())) {
             done += 1;
             crossed += usize::from(!pair.nodes[1].admin.contains_key(&ids[1]));
             let old = pair.nodes[1].disk.superblock.as_ref().unwrap().flags;
-            assert!(
-                old & crate::meta::DeviceFlags::OUTDATED != 0,
-                "{first} {steps} {}",
-                pair.story()
-            );
+            assert!(old & DeviceFlags::OUTDATED != 0, "{first} {steps} {}", pair.story());
         }
         pair.run(20_000);
         assert_eq!(
@@ -306,10 +313,9 @@ fn who_leaves_a_node_that_is_promoted_meanwhile_is_no_survivor() {
     let mut met = 0;
     let mut pair = synced_pair();
     pair.admin(0, Command::Secondary { force: true, wait_ms: 0 }).unwrap();
-    let survived = crate::meta::DeviceFlags::SURVIVED;
     pair.nodes[1].stall = |action| {
-        matches!(action, Action::Meta { op: crate::meta::MetaOp::Superblock(s), .. }
-            if s.flags & crate::meta::DeviceFlags::SURVIVED != 0)
+        matches!(action, Action::Meta { op: MetaOp::Superblock(s), .. }
+            if s.flags & DeviceFlags::SURVIVED != 0)
     };
     // The promotion has begun before.
     pair.nodes[0].stall = |action| matches!(action, Action::Meta { .. });
@@ -327,7 +333,7 @@ fn who_leaves_a_node_that_is_promoted_meanwhile_is_no_survivor() {
         if pair.core(0).connections[0].leave_step == u32::MAX {
             met += 1;
             let flags = pair.nodes[1].disk.superblock.as_ref().unwrap().flags;
-            assert!(flags & survived == 0, "{}", pair.story());
+            assert!(flags & DeviceFlags::SURVIVED == 0, "{}", pair.story());
         }
     }
     assert!(met > 0, "{}", pair.story());

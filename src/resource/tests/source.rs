@@ -5,7 +5,7 @@ use crate::meta::{DeviceFlags, MetaOp};
 use crate::resource::*;
 
 /// Node 0 is Primary, and the target of a resync that waits for its source's disk.
-fn primary_that_is_target() -> Pair {
+pub(super) fn primary_that_is_target() -> Pair {
     let mut pair = synced_pair();
     pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
     for block in 20..24 {
@@ -15,7 +15,6 @@ fn primary_that_is_target() -> Pair {
     pair.attach(0).unwrap();
     pair.run(3_000);
     assert_eq!(pair.disk(0), DiskState::Inconsistent, "{}", pair.story());
-    pair.write(0, 5000, 9).unwrap();
     pair
 }
 
@@ -26,6 +25,7 @@ fn read(pair: &mut Pair, id: u64, block: u64) -> Result<Option<u64>, ReplyError>
 #[test]
 fn a_primary_that_is_a_target_goes_on_where_its_source_merely_lost_its_process() {
     let mut pair = primary_that_is_target();
+    pair.write(0, 5000, 9).unwrap();
     for round in 0..3 {
         pair.kill(1);
         pair.run(100);
@@ -53,6 +53,7 @@ fn a_primary_that_is_a_target_goes_on_where_its_source_merely_lost_its_process()
 #[test]
 fn a_source_that_lost_its_cache_is_not_taken_for_what_it_was() {
     let mut pair = primary_that_is_target();
+    pair.write(0, 5000, 9).unwrap();
     pair.lose_power(1);
     pair.run(100);
     pair.up(1);
@@ -72,7 +73,11 @@ fn a_source_that_lost_its_cache_is_not_taken_for_what_it_was() {
 #[test]
 fn a_source_that_did_not_hear_of_the_end_is_in_doubt() {
     let mut pair = primary_that_is_target();
-    pair.nodes[0].stall = |action| matches!(action, Action::Meta { op: MetaOp::Superblock(s), .. } if s.flags & DeviceFlags::CONSISTENT != 0);
+    pair.write(0, 5000, 9).unwrap();
+    pair.nodes[0].stall = |action| {
+        matches!(action, Action::Meta { op: MetaOp::Superblock(s), .. }
+            if s.flags & DeviceFlags::CONSISTENT != 0)
+    };
     pair.nodes[1].unstall();
     pair.run(500);
     assert_eq!(pair.disk(0), DiskState::Inconsistent, "{}", pair.story());
@@ -99,13 +104,13 @@ fn a_source_that_did_not_hear_of_the_end_is_in_doubt() {
 #[test]
 fn a_source_that_was_on_its_way_back_has_survived_still() {
     let mut pair = primary_that_is_target();
+    pair.write(0, 5000, 9).unwrap();
     pair.kill(1);
     pair.run(100);
-    let again = |action: &Action| {
+    pair.nodes[1].stall = |action| {
         matches!(action, Action::Meta { op: MetaOp::Superblock(s), .. }
             if s.flags & DeviceFlags::STANDS_IN != 0)
     };
-    pair.nodes[1].stall = again;
     pair.up(1);
     pair.run(1_000);
     assert!(!pair.nodes[1].stalled.is_empty(), "{}", pair.story());
@@ -117,4 +122,35 @@ fn a_source_that_was_on_its_way_back_has_survived_still() {
     pair.link = true;
     pair.synced();
     assert_eq!(read(&mut pair, 6000, 5000), Ok(Some(9)), "{}", pair.story());
+}
+
+/// What could not be copied for want of room clients have written since; that the source says the end takes a while.
+#[test]
+fn a_pass_that_is_due_asks_for_no_time_where_nothing_is_left_to_copy() {
+    let mut pair = primary_that_is_target();
+    pair.nodes[0].full = |action| matches!(action, Action::DiskWrite { .. });
+    pair.nodes[1].unstall();
+    pair.run(2_000);
+    pair.nodes[0].full = |_| false;
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskFlush { .. });
+    for block in 20..24 {
+        pair.write(0, block, 9).unwrap();
+    }
+    pair.nodes[1].mute = true;
+    pair.nodes[0].unstall();
+    pair.run(2_000);
+    let left = |pair: &Pair| {
+        let peer = &pair.core(0).connections[0].peer_devices[&0];
+        (peer.bitmap.count(), peer.target.as_ref().and_then(|target| target.retry_at))
+    };
+    let (0, Some(due)) = left(&pair) else { panic!("{:?} {}", left(&pair), pair.story()) };
+    assert!(due > pair.now, "{}", pair.story());
+    pair.now = due.after_ms(1);
+    pair.event(0, Event::Timeout);
+    assert_eq!(left(&pair).0, 0, "{}", pair.story());
+    assert!(pair.core(0).next_timeout().is_some_and(|at| at > pair.now), "{}", pair.story());
+    pair.nodes[1].mute = false;
+    let held = std::mem::take(&mut pair.nodes[1].air);
+    pair.nodes[0].done.extend(held);
+    pair.synced();
 }

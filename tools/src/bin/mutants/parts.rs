@@ -7,6 +7,8 @@ use super::list::{By, Mutant};
 const RULES: By = By::Tests(&["--lib", "resource::tests::rules"]);
 /// The source of a resync whose process ends.
 const SOURCE: By = By::Tests(&["--lib", "resource::tests::source"]);
+/// Two orders that end a session at once.
+const LEAVES: By = By::Tests(&["--lib", "resource::tests::leaves"]);
 
 pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -30,8 +32,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "R3b: who leaves is Outdated before the Primary has answered",
         by: RULES,
         file: "src/resource/peer/leave.rs",
-        old: "                if first && !marked {\n                    return self.mark(c, Mark::Survived);",
-        new: "                if !marked {\n                    return self.mark(c, if first { Mark::Survived } else { Mark::Outdated });",
+        old: "                if first && marked.is_none() {\n                    return self.mark(c, Mark::Survived);",
+        new: "                if marked.is_none() {\n                    return self.mark(c, if first { Mark::Survived } else { Mark::Outdated });",
     },
     Mutant {
         name: "flush-before-uuid",
@@ -132,9 +134,41 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "crossing-leave-unmarked",
         breaks: "promise 6: of two leaves at once the Secondary answers the Primary's before its disk is Outdated",
-        by: By::Tests(&["--lib", "resource::tests::leaves"]),
+        by: LEAVES,
         file: "src/resource/peer/leave.rs",
         old: "                if !first && !old && self.connections[c].peer_leaves_too {",
         new: "                if !first && !old && self.connections[c].peer_leaves_too && self.suspended {",
+    },
+    Mutant {
+        name: "promoted-leave-survives",
+        breaks: "promise 6: what leaves one of two Secondaries that is promoted meanwhile is promoted beside it",
+        by: LEAVES,
+        file: "src/resource/peer/leave.rs",
+        old: "                if !first && marked == Some(Mark::Survived) {",
+        new: "                if !first && marked == Some(Mark::Survived) && self.suspended {",
+    },
+    Mutant {
+        name: "returning-source-forgets",
+        breaks: "promise 4: a source whose link is lost as it comes back has not survived any more",
+        by: SOURCE,
+        file: "src/resource/peer/loss.rs",
+        old: "        let established = established || was_source;\n",
+        new: "",
+    },
+    Mutant {
+        name: "due-pass-spins",
+        breaks: "resync: a pass that is due and has nothing left asks for a time that is over, for ever",
+        by: SOURCE,
+        file: "src/resource/sync/resync.rs",
+        old: "                    .filter(|_| peer.bitmap.count() > 0)\n",
+        new: "",
+    },
+    Mutant {
+        name: "asked-leave-unmarked",
+        breaks: "promise 6: a Secondary that has asked to leave answers its Primary's Leave before its disk is Outdated",
+        by: LEAVES,
+        file: "src/resource/peer/leave.rs",
+        old: "Some(Leaving::Asked { .. }) if self.is_left_by_a_primary(c) => {",
+        new: "Some(Leaving::Asked { .. }) if self.is_left_by_a_primary(c) && self.suspended => {",
     },
 ];
