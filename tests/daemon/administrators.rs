@@ -257,6 +257,8 @@ fn a_full_state_and_run_folder_stop_what_must_be_saved_and_nothing_else() {
         if order.starts_with("connect") {
             pair.alice.ok(&["disconnect", "r0"]);
         }
+        // A note that could not be written anew has made room.
+        fill();
         let said = typed(&pair.alice, order);
         assert_clean(&pair.alice, order, &said);
         assert!(said.code == 10 && said.stderr.contains("No space"), "{order}: {said:?}");

@@ -1,6 +1,6 @@
 //! kill -9 in the middle of a resync, of either side, again and again; and of both under load.
 
-use std::fs::File;
+use std::fs::{self, File};
 
 use nbd::Errno;
 use nbd::client::Client;
@@ -146,7 +146,30 @@ fn a_primary_that_is_the_target_reads_the_newest_data_and_goes_on_after_a_lost_c
     pair.assert_equal_disks();
 }
 
-/// What a source that starts anew has lost nobody knows: clients are not led to believe otherwise.
+/// The system has what the dead process had taken: the clients stay, and find it.
+#[test]
+fn a_primary_that_is_the_target_goes_on_when_the_process_of_its_source_comes_back() {
+    let mut pair = Plan::new().sections(SLOW).filled().connected().sync_skipped();
+    let mut ledger = Ledger::within(3, 74);
+    let piece = vec![0x79; 1 << 20];
+    let mut client = primary_as_target(&pair, &mut ledger, &piece);
+    pair.bob.kill();
+    let error = client.read(55 << 20, 1 << 20).expect_err("no good copy");
+    assert_eq!(error.errno(), Some(Errno::EIO), "{error}");
+    pair.bob.start_up();
+    pair.wait_connected();
+    assert_eq!(own_disk(&pair.alice), "Inconsistent", "it goes on as the target");
+    ledger.check(&mut client);
+    assert!(client.read(55 << 20, 1 << 20).expect("a read") == piece);
+    assert!(ledger.write(&mut client, &Burst::Count(100)));
+    pair.wait_synced();
+    ledger.check(&mut client);
+    client.flush().expect("a flush of both");
+    pair.assert_equal_disks();
+}
+
+/// What a source that starts anew has lost nobody knows, unless its system vouches for it: clients are not led to
+/// believe otherwise.
 #[test]
 fn a_primary_that_is_the_target_is_not_resynced_under_its_clients_by_a_source_that_crashed() {
     let mut pair = Plan::new().sections(SLOW).filled().connected().sync_skipped();
@@ -155,6 +178,8 @@ fn a_primary_that_is_the_target_is_not_resynced_under_its_clients_by_a_source_th
     pair.bob.kill();
     let error = client.read(55 << 20, 1 << 20).expect_err("no good copy");
     assert_eq!(error.errno(), Some(Errno::EIO), "{error}");
+    // As after a loss of power.
+    fs::remove_dir_all(pair.bob.run_dir.join("trusted")).expect("it is trusted");
     pair.bob.start_up();
     for node in [&pair.alice, &pair.bob] {
         node.wait_connection("StandAlone", "resync-refused");
