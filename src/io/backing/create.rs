@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::device::{Access, Device};
 use super::error::{CreateError, OpenError, Part};
+use super::older::Older;
 use super::open::Disks;
 use super::preallocate::{fill_holes, reserve};
 use super::saved::{Save, SavedBefore};
@@ -82,6 +83,7 @@ pub fn create_md(
         .map_err(|error| layout_error(&disks, error))?;
     let (mut found, blank) = look(&disks, &geometry)?;
     let old = disks.old_end(&options.state_dir, who);
+    let older = Older::find(&disks, old, &options.state_dir, who);
     if let Some(disk_size) = old {
         found.retain(|found| found.in_data && found.kind != UNKNOWN_DATA);
         found.push(old_end(disk_size));
@@ -116,6 +118,8 @@ pub fn create_md(
                 .to_owned(),
         );
     }
+    // Of a new disk nothing was exported yet.
+    warnings.extend(older.give_up(&disks, 0, &options.state_dir, who)?);
     let device = disks.meta();
     device.write_stages(&stages).map_err(|error| device.io_error("writing the metadata", error))?;
     if let Err(error) = record::store(&options.state_dir, who, path, disks.data.size, None) {

@@ -245,6 +245,18 @@ pub enum CreateError {
     /// The dump is not one for this disk.
     #[error("{0}. Nothing was written")]
     Dump(String),
+    /// Where the disk ends now could not be noted: metadata at its old end would count again.
+    #[error(
+        "{folder}: where the metadata of the disk comes to lie could not be noted there: {error}; it was not \
+         written, and what is at the old end of the disk counts as before. Make room there, or make it writable, \
+         and try again"
+    )]
+    Note {
+        /// The state folder.
+        folder: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
     /// The old metadata could not be saved, so it was not overwritten.
     #[error("{path}: cannot save the old metadata there: {error}; it was not overwritten")]
     Save {

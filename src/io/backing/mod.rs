@@ -12,7 +12,8 @@
 //!   superblock are equal and durable.
 //! - Whether the system still has what an earlier process gave it is said by [`trust`] alone.
 //! - create-md, wipe-md and restore-md never write outside of the metadata area, but zeroes into
-//!   holes where create-md was asked to, and save the metadata that they overwrite.
+//!   holes where create-md was asked to and over superblocks at older ends of the disk, and save the
+//!   metadata that they overwrite.
 
 mod create;
 mod device;
@@ -20,6 +21,7 @@ mod error;
 mod grow;
 mod inspect;
 mod lock;
+mod older;
 mod open;
 mod preallocate;
 mod record;

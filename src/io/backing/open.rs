@@ -480,6 +480,11 @@ impl Disks {
         }
     }
 
+    /// The sizes of the disk that are noted, of now and before.
+    pub(super) fn noted_ends(&self, state_dir: &Path, who: &Identity) -> Vec<u64> {
+        self.ends(state_dir, who).0
+    }
+
     /// The superblock at the end of the disk, which is where the metadata is.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::create::{is_blank, look_overwritten, make_missing_meta_file, old_end, save_old};
 use super::device::{Access, Device};
 use super::error::{CreateError, OpenError};
+use super::older::Older;
 use super::open::{Disks, owner};
 use super::preallocate::reserve;
 use super::saved::{Save, SavedBefore};
@@ -63,7 +64,10 @@ pub fn wipe_md(
     let disks = Disks::open(path, meta_disk, Access::Exclusive, options.lock_wait)?;
     let (device, placement) = (disks.meta(), disks.placement());
     let geometry = match disks.settled_superblock(&options.state_dir, who) {
-        Ok(found) => Geometry::of(placement, &found.superblock).ok(),
+        Ok(found) => {
+            let geometry = Geometry::of(placement, &found.superblock).ok();
+            geometry.map(|geometry| (geometry, found.superblock.effective_size))
+        }
         Err(OpenError::Metadata {
             error: MetaError::BothDamaged { .. } | MetaError::Version { .. },
             ..
@@ -80,9 +84,12 @@ pub fn wipe_md(
     if saved.is_none() {
         warnings.push("the metadata is damaged: there was nothing whole to save".to_owned());
     }
+    let exported = geometry.as_ref().map_or(u64::MAX, |(_, exported)| *exported);
+    let older = Older::find(&disks, None, &options.state_dir, who);
+    warnings.extend(older.give_up(&disks, exported, &options.state_dir, who)?);
     let gone = wipe_superblocks(placement).map_err(|error| disks.bad(error))?;
     device.write_stages(&[gone]).map_err(|error| device.io_error("wiping", error))?;
-    if let Some(geometry) = geometry {
+    if let Some((geometry, _)) = geometry {
         clear_rest(device, placement, &geometry)?;
     }
     record::forget(&options.state_dir, who, path);
@@ -195,6 +202,7 @@ pub fn restore_md(
         }
     }
     let old = disks.old_end(&options.state_dir, who);
+    let older = Older::find(&disks, old, &options.state_dir, who);
     found.extend(old.map(old_end));
     if !found.is_empty() && !options.force {
         return Err(CreateError::Found { path: path.to_owned(), found, cut });
@@ -203,6 +211,8 @@ pub fn restore_md(
     let start = if geometry.external { 0 } else { geometry.data_size };
     reserve(device, start, geometry.meta_bytes)
         .map_err(|error| device.io_error("reserving space for the metadata", error))?;
+    let exported = dumped.superblock.effective_size;
+    warnings.extend(older.give_up(&disks, exported, &options.state_dir, who)?);
     for stage in restore_stages(&geometry, &dumped) {
         let written = device.write_stages(&[stage]);
         written.map_err(|error| device.io_error("writing the metadata", error))?;

@@ -12,6 +12,7 @@ use crate::meta::{
     stages,
 };
 
+mod older;
 mod restore;
 
 const MIB: u64 = 1 << 20;

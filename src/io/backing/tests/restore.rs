@@ -15,17 +15,22 @@ impl Lab {
         }
     }
 
-    fn wipe(&self, path: &Path, force: bool) -> Result<Restored, CreateError> {
+    pub(super) fn wipe(&self, path: &Path, force: bool) -> Result<Restored, CreateError> {
         wipe_md(path, &MetaDisk::Internal, &who(), &self.restore_options(force))
     }
 
-    fn restore(&self, path: &Path, text: &str, force: bool) -> Result<Restored, CreateError> {
+    pub(super) fn restore(
+        &self,
+        path: &Path,
+        text: &str,
+        force: bool,
+    ) -> Result<Restored, CreateError> {
         let options = self.restore_options(force);
         restore_md(path, &MetaDisk::Internal, &who(), dumped(text), &options)
     }
 
     /// A disk with everything in use.
-    fn busy(&self, name: &str) -> PathBuf {
+    pub(super) fn busy(&self, name: &str) -> PathBuf {
         let disk = self.file(name, 16 * MIB);
         self.create(&disk).unwrap();
         let open = self.open(&disk).unwrap();
@@ -49,12 +54,12 @@ impl Lab {
     }
 }
 
-fn text_of(disk: &Path) -> String {
+pub(super) fn text_of(disk: &Path) -> String {
     dump_md(disk, &MetaDisk::Internal, None, 1, true).unwrap()
 }
 
 /// The dump without its head.
-fn body(text: &str) -> &str {
+pub(super) fn body(text: &str) -> &str {
     text.split_once("\n\n").unwrap().1
 }
 

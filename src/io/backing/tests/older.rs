@@ -1,0 +1,177 @@
+//! Metadata made or restored on a disk that has grown: what is at the old end never counts again, whatever becomes
+//! of the note in the state folder.
+
+use super::restore::{body, text_of};
+use super::*;
+
+const OLD: u64 = 16 * MIB;
+const NEW: u64 = 32 * MIB;
+/// Where the copies of a superblock are at the old end.
+const COPIES: [u64; 2] = [OLD - 4096, OLD - (256 << 10)];
+
+/// The dump of a disk that was longer while it was attached last, and the disk.
+fn longer(lab: &Lab) -> (PathBuf, String) {
+    let disk = lab.busy("d");
+    drop(lab.open(&disk).unwrap());
+    let text = text_of(&disk);
+    resize(&disk, NEW);
+    (disk, text)
+}
+
+/// The state folder is that of the time before again.
+fn set_note_back(lab: &Lab, disk: &Path) {
+    record::store(&lab.path("state"), &who(), disk, OLD, None).unwrap();
+}
+
+/// Copies can be saved there, and no note can be written.
+fn spoil_notes(lab: &Lab) -> Vec<PathBuf> {
+    let notes = std::fs::read_dir(lab.path("state")).unwrap().map(|entry| entry.unwrap().path());
+    let notes = notes.filter(|path| path.extension().is_some_and(|end| end == "json"));
+    let parts = notes.map(|note| format!("{}.{}.part", note.display(), std::process::id()));
+    let parts: Vec<PathBuf> = parts.map(PathBuf::from).collect();
+    assert_eq!(parts.len(), 1);
+    parts.iter().for_each(|part| std::fs::create_dir(part).unwrap());
+    parts
+}
+
+fn copies_at_the_old_end(disk: &Path) -> Vec<Vec<u8>> {
+    let bytes = std::fs::read(disk).unwrap();
+    COPIES.map(|at| bytes[at as usize..at as usize + 4096].to_vec()).to_vec()
+}
+
+fn set_sequence(disk: &OpenDisk, sequence: u64) {
+    let superblock = Superblock { sequence, ..disk.attached.meta.superblock.clone() };
+    let op = MetaOp::Superblock(Box::new(superblock));
+    disk.write_stages(&stages(&disk.geometry(), &op)).unwrap();
+}
+
+#[test]
+fn made_metadata_counts_also_by_the_note_of_the_time_before() {
+    let lab = Lab::new();
+    let (disk, _) = longer(&lab);
+    let made = lab.force(&disk);
+    assert!(made.warnings.iter().any(|text| text.contains("were zeroed")), "{:?}", made.warnings);
+    assert_eq!(copies_at_the_old_end(&disk), [[0; 4096], [0; 4096]]);
+    set_note_back(&lab, &disk);
+    let open = lab.open(&disk).unwrap();
+    assert_eq!(open.attached.meta.superblock, made.superblock);
+    drop(open);
+    // It grows once more, and nothing is noted but the old end.
+    resize(&disk, NEW + 4 * MIB);
+    set_note_back(&lab, &disk);
+    assert_eq!(lab.open(&disk).unwrap_err().refusal().code, 119);
+}
+
+#[test]
+fn restored_metadata_counts_also_by_the_note_of_the_time_before() {
+    let lab = Lab::new();
+    let disk = lab.busy("d");
+    let text = text_of(&disk);
+    // What is at the old end has gone on since the dump.
+    let open = lab.open(&disk).unwrap();
+    set_sequence(&open, 40);
+    drop(open);
+    resize(&disk, NEW);
+    lab.restore(&disk, &text, true).unwrap();
+    set_note_back(&lab, &disk);
+    let open = lab.open(&disk).unwrap();
+    assert_eq!(open.attached.meta.superblock.sequence, 2, "that of the dump");
+    assert!(open.attached.data_size > OLD);
+}
+
+#[test]
+fn a_note_that_cannot_be_written_leaves_the_metadata_at_the_old_end_in_force() {
+    let lab = Lab::new();
+    let (disk, text) = longer(&lab);
+    let parts = spoil_notes(&lab);
+    let before = std::fs::read(&disk).unwrap();
+    let error = lab.restore(&disk, &text, true).unwrap_err();
+    assert!(matches!(error, CreateError::Note { .. }), "{error}");
+    let options = CreateOptions { force: true, ..lab.options() };
+    let error = create_md(&disk, &MetaDisk::Internal, &who(), &options).unwrap_err();
+    assert!(matches!(error, CreateError::Note { .. }), "{error}");
+    assert!(std::fs::read(&disk).unwrap() == before, "nothing was written");
+    parts.iter().for_each(|part| std::fs::remove_dir(part).unwrap());
+    let open = lab.open(&disk).unwrap();
+    assert_eq!(open.attached.meta.superblock.current_uuid, 0x5435_911C_ABE7_ED02);
+}
+
+/// The later end is of a time when the disk was that long before: it must not count because it is noted now.
+#[test]
+fn what_an_earlier_time_has_left_at_the_new_end_is_gone_before_it_is_noted() {
+    let lab = Lab::new();
+    let stale = lab.busy("stale");
+    let (disk, text) = longer(&lab);
+    drop(lab.open(&stale).unwrap());
+    resize(&stale, NEW);
+    let open = lab.open(&stale).unwrap();
+    set_sequence(&open, 99);
+    drop(open);
+    let bytes = std::fs::read(&stale).unwrap();
+    poke(&disk, NEW - MIB, &bytes[(NEW - MIB) as usize..]);
+    std::fs::remove_file(&stale).unwrap();
+    record::forget(&lab.path("state"), &who(), &stale);
+    let parts = spoil_notes(&lab);
+    let error = lab.restore(&disk, &text, true).unwrap_err();
+    assert!(matches!(error, CreateError::Note { .. }), "{error}");
+    let end = std::fs::read(&disk).unwrap();
+    for at in [NEW - 4096, NEW - (256 << 10)] {
+        assert!(end[at as usize..at as usize + 4096].iter().all(|byte| *byte == 0), "at {at}");
+    }
+    // The next instant would be a power cut behind the note.
+    parts.iter().for_each(|part| std::fs::remove_dir(part).unwrap());
+    let open = lab.open(&disk).unwrap();
+    assert_eq!(open.attached.meta.superblock.current_uuid, 0x5435_911C_ABE7_ED02);
+    assert!(open.attached.meta.superblock.sequence < 99);
+}
+
+/// What the restored metadata exports is the volume's, whatever it looks like.
+#[test]
+fn nothing_is_zeroed_in_what_is_exported() {
+    let lab = Lab::new();
+    let (disk, text) = longer(&lab);
+    let before = copies_at_the_old_end(&disk);
+    let room = NEW - 2 * MIB;
+    let line = text.lines().find(|line| line.starts_with("effective-size")).unwrap();
+    let data = text.lines().find(|line| line.starts_with("data-size")).unwrap();
+    let larger = text.replacen(line, &format!("effective-size {room};"), 1).replacen(
+        data,
+        &format!("data-size {room};"),
+        1,
+    );
+    let done = lab.restore(&disk, &larger, true).unwrap();
+    assert!(done.warnings.iter().any(|text| text.contains("stay there")), "{:?}", done.warnings);
+    assert_eq!(copies_at_the_old_end(&disk), before);
+    let open = lab.open(&disk).unwrap();
+    assert_eq!(open.attached.meta.superblock.effective_size, room);
+    drop(open);
+    assert_eq!(copies_at_the_old_end(&disk), before);
+}
+
+/// A move that a power cut has ended between its two ends: both are whole.
+#[test]
+fn of_a_move_that_was_cut_off_nothing_comes_back_either() {
+    let lab = Lab::new();
+    let (disk, text) = longer(&lab);
+    let old = std::fs::read(&disk).unwrap();
+    let cut_off = || {
+        drop(lab.open(&disk).unwrap());
+        poke(&disk, OLD - MIB, &old[(OLD - MIB) as usize..OLD as usize]);
+        record::store(&lab.path("state"), &who(), &disk, NEW, Some(OLD)).unwrap();
+    };
+    let noted_again = || record::store(&lab.path("state"), &who(), &disk, NEW, Some(OLD)).unwrap();
+    cut_off();
+    lab.wipe(&disk, true).unwrap();
+    noted_again();
+    assert_eq!(lab.open(&disk).unwrap_err().refusal().code, 119);
+    lab.restore(&disk, &text, false).unwrap();
+    cut_off();
+    let earlier = text.replacen("sequence 2;", "sequence 1;", 1);
+    assert_ne!(text, earlier);
+    lab.restore(&disk, &earlier, true).unwrap();
+    noted_again();
+    let open = lab.open(&disk).unwrap();
+    assert_eq!(open.attached.meta.superblock.sequence, 1);
+    drop(open);
+    assert!(body(&text_of(&disk)).contains("sequence 1;"));
+}
