@@ -1,6 +1,7 @@
 //! wipe-md, restore-md, dump-md, forget-peer and the saved copies, in every wrong state.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 
 use crate::operations::saved;
 use crate::pair::{Node, Pair, text};
@@ -68,6 +69,55 @@ fn wiped_metadata_comes_back_from_its_saved_copy() {
     pair.bob.ok(&["up", "r0"]);
     pair.wait_synced();
     pair.assert_equal_disks();
+}
+
+/// It is named with the order that puts it back, and with what it is not.
+#[test]
+fn a_disk_without_whole_metadata_is_told_of_its_newest_copy() {
+    let pair = Pair::in_sync();
+    pair.bob.ok(&["down", "r0"]);
+    // An older one, and one of another disk of the name.
+    let state = pair.bob.run_dir.join("state");
+    for old in [
+        "saved-r0-0-node1-wipe-md-20010101-000000.md",
+        "saved-r0-0-node0-wipe-md-29990101-000000.md",
+    ] {
+        fs::write(state.join(old), "").expect("it is written");
+    }
+    pair.bob.ok(&["wipe-md", "--force", "r0"]);
+    let mut copies = saved(&pair.bob);
+    copies.retain(|name| name.starts_with("saved-r0-0-node1-wipe-md-2") && !name.contains("2001"));
+    assert_eq!(copies.len(), 1, "{copies:?}");
+    let copy = state.join(&copies[0]);
+    let order = format!(
+        "Only where it is the same disk and nothing was: `tandemadm restore-md {} r0/0`.",
+        copy.display()
+    );
+    let is_told = |said: &str| {
+        let flat = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        flat.contains(&order)
+            && flat.contains("do not put it back, it would pass old data for good")
+    };
+    let said = pair.bob.refused(10, &["up", "r0"]);
+    assert!(said.contains("(119)") && is_told(&said), "{said}");
+    let said = pair.bob.ok(&["why", "r0"]);
+    assert!(is_told(&said) && said.contains("`tandemadm create-md r0/0`"), "{said}");
+    pair.bob.ok(&["down", "r0"]);
+    pair.bob.ok(&["restore-md", text(&copy), "r0/0"]);
+    // Whole metadata is saved before it is overwritten: nothing is to be said of an older copy.
+    let said = pair.bob.refused(10, &["create-md", "r0"]);
+    assert!(said.contains("Tandem metadata of r0/0") && !said.contains("restore-md"), "{said}");
+    let disk = File::options().write(true).open(&pair.bob.disk).expect("the disk opens");
+    let end = disk.metadata().expect("it has a size").len();
+    for at in [end - 4096, end - (256 << 10)] {
+        disk.write_all_at(&[7; 64], at + 100).expect("it is written");
+    }
+    let said = pair.bob.refused(10, &["create-md", "r0"]);
+    assert!(said.contains("damaged Tandem metadata") && is_told(&said), "{said}");
+    let said = pair.bob.refused(10, &["up", "r0"]);
+    assert!(said.contains("Nothing tells how old it is") && is_told(&said), "{said}");
+    let said = pair.bob.ok(&["why", "r0"]);
+    assert!(is_told(&said) && said.contains("`tandemadm create-md --force r0/0`"), "{said}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Why a disk cannot be opened or made, with DRBD's numbers (`drbdsetup`, "Failure: (1xx)").
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use thiserror::Error;
@@ -143,6 +143,19 @@ impl OpenError {
             (_, cure) => format!("{self}. {cure}"),
         };
         Refusal { code, text: text.to_owned(), hint }
+    }
+
+    /// [`Self::refusal`]; of a disk on which no metadata is whole with the copy of it that is in the state folder.
+    #[must_use]
+    pub fn refusal_of(&self, state_dir: &Path, who: &super::Identity) -> Refusal {
+        let mut refusal = self.refusal();
+        if let Self::Metadata {
+            error: MetaError::NoMetadata | MetaError::BothDamaged { .. }, ..
+        } = self
+        {
+            refusal.hint.push_str(&super::copy_advice(state_dir, who));
+        }
+        refusal
     }
 
     fn code(&self) -> (i32, &'static str) {

@@ -190,6 +190,32 @@ pub fn save_copy(
     save.write(who, &text)
 }
 
+/// What is to be said of the newest copy of the metadata of a disk on which none is whole: where it is, what it is
+/// not, and how it is put back. Empty: there is none.
+#[must_use]
+pub fn copy_advice(state_dir: &Path, who: &Identity) -> String {
+    let Some((path, stamp)) = newest(state_dir, who) else { return String::new() };
+    let (path, resource, volume) = (path.display(), &who.resource, who.volume);
+    format!(
+        " The newest copy of this volume's metadata is of {stamp} (UTC): {path}. It knows nothing of what was written \
+         after that: where anything may have been, by a client, the peer, a resync or somebody else, or this is \
+         another disk, do not put it back, it would pass old data for good. Only where it is the same disk and \
+         nothing was: `tandemadm restore-md {path} {resource}/{volume}`."
+    )
+}
+
+/// The copy that was made last, and when.
+fn newest(state_dir: &Path, who: &Identity) -> Option<(PathBuf, String)> {
+    let prefix = prefix(who);
+    let entries = std::fs::read_dir(state_dir).ok()?;
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let copies = names.filter_map(|name| {
+        let (stamp, number) = age(name.strip_prefix(&prefix)?)?;
+        Some((stamp.to_owned(), number, name))
+    });
+    copies.max().map(|(stamp, _, name)| (state_dir.join(name), stamp))
+}
+
 fn prefix(owner: &Identity) -> String {
     let resource = record::file_safe(&owner.resource);
     format!("saved-{resource}-{}-node{}-", owner.volume, owner.node_id)

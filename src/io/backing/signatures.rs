@@ -31,6 +31,12 @@ impl Found {
         Self { kind: kind.into(), label, uuid, size: None, in_data: true }
     }
 
+    /// Metadata of Tandem that is saved before it is overwritten.
+    #[must_use]
+    pub fn is_whole_metadata(&self) -> bool {
+        self.kind.starts_with("Tandem metadata")
+    }
+
     fn label(mut self, bytes: &[u8]) -> Self {
         self.label = text(bytes);
         self

@@ -102,7 +102,7 @@ pub(crate) fn open_disk(request: &DiskRequest) -> Result<Box<OpenDisk>, Refusal>
     let options = OpenOptions { state_dir, run_dir, ..OpenOptions::default() };
     let path = std::path::Path::new(&request.disk);
     let opened = backing::open_disk(path, &meta_disk, &identity, boot_id, &options);
-    opened.map(Box::new).map_err(|error| error.refusal())
+    opened.map(Box::new).map_err(|error| error.refusal_of(&request.state_dir, &identity))
 }
 
 /// What is known of a disk that was only looked at.
@@ -122,7 +122,8 @@ pub(crate) fn inspect_disk(request: &DiskRequest) -> Result<Seen, Refusal> {
     let path = std::path::Path::new(&request.disk);
     let expected = request.identity();
     let known = Some((request.state_dir.as_path(), &expected));
-    let found = backing::inspect(path, &meta_disk, known).map_err(|error| error.refusal())?;
+    let found = backing::inspect(path, &meta_disk, known)
+        .map_err(|error| error.refusal_of(&request.state_dir, &expected))?;
     let superblock = &found.meta.superblock;
     let owner = Identity {
         resource: superblock.resource.clone(),

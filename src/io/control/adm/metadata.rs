@@ -7,7 +7,7 @@ use crate::config::{Definition, Host, HostVolume, MetaDisk};
 use crate::control::Report;
 use crate::control::generation::Generation;
 use crate::control::target::Target;
-use crate::io::backing::{self, CreateError, CreateOptions, Identity};
+use crate::io::backing::{self, CreateError, CreateOptions, Found, Identity};
 use crate::resource::{DeviceStatus, DiskState, NodeId, VolumeNumber};
 
 use super::{
@@ -257,16 +257,26 @@ fn create_one(
     node: &str,
 ) -> Outcome {
     let mut created = backing::create_md(disk.disk, &disk.meta_disk, who, options);
+    let copy = match &created {
+        Err(CreateError::Found { found, .. }) if !found.iter().any(Found::is_whole_metadata) => {
+            backing::copy_advice(&options.state_dir, who)
+        }
+        _ => String::new(),
+    };
     if let Err(CreateError::Found { .. }) = &created
         && force
     {
         let what = created.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        let what = format!("{what}\ncreate-md --force makes {} forget it.", disk.disk.display());
+        let what =
+            format!("{what}.{copy}\ncreate-md --force makes {} forget it.", disk.disk.display());
         terminal::confirm(&what, "the node whose disk this is", node)?;
         options.force = true;
         created = backing::create_md(disk.disk, &disk.meta_disk, who, options);
     }
-    let report = created.map_err(|error| not_done(disk, &error))?;
+    let report = created.map_err(|error| match copy.as_str() {
+        "" => not_done(disk, &error),
+        copy => Failure::new(10, format!("{}: {error}.{copy}", disk.name)),
+    })?;
     if let Some(saved) = &report.saved {
         complain(&format!("{}: the old metadata is saved in {}", disk.name, saved.display()));
     }
