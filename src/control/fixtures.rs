@@ -115,6 +115,7 @@ pub(crate) fn healthy() -> Report {
         taken_at: NOW,
         config_differs: Vec::new(),
         path_differs: Vec::new(),
+        disk_files: Vec::new(),
         device_failed: Vec::new(),
         past: Past {
             role_ms: 32_400_000,

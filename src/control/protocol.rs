@@ -189,6 +189,10 @@ pub struct Report {
     /// now`).
     #[serde(default)]
     pub path_differs: Vec<(VolumeNumber, String)>,
+    /// Which files or devices the disks in use are, data and then metadata elsewhere: file system and number of the
+    /// file, or the highest number and that of the device.
+    #[serde(default)]
+    pub disk_files: Vec<(VolumeNumber, Vec<(u64, u64)>)>,
     /// Volumes whose device the daemon could not attach (`device-attach auto`), and why.
     #[serde(default)]
     pub device_failed: Vec<(VolumeNumber, String)>,

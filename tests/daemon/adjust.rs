@@ -171,6 +171,17 @@ fn a_disk_that_was_moved_stays_in_use_by_its_new_path() {
     let (old, new) = (text(&pair.bob.disk).to_owned(), pair.dir.path().join("moved.img"));
     fs::rename(&old, &new).expect("it is moved");
     pair.edit(&old, text(&new));
+    // Before anybody has looked at the old path again: the daemon knows which file it has.
+    let planned = pair.bob.ok(&["-d", "adjust", "r0"]);
+    assert!(!planned.contains("detach"), "{planned}");
+    let asked = pair.dir.path().join("asked-for.img");
+    fs::rename(&new, &asked).expect("it is moved");
+    pair.edit(text(&new), text(&asked));
+    assert_eq!(pair.bob.adm(&["adjust", "r0"]).stderr, "");
+    assert_eq!(pair.bob.ok(&["-d", "adjust", "r0"]), "");
+    assert_eq!(pair.bob.status()["devices"][0]["backing-dev"], text(&asked));
+    fs::rename(&asked, &new).expect("it is moved");
+    pair.edit(text(&asked), text(&new));
     // What the daemon sees of the old path is seen now and then, and by an attach at once.
     let said = pair.bob.adm(&["attach", "r0"]);
     assert_eq!((said.code, said.stderr.as_str()), (0, ""));

@@ -12,9 +12,9 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::data_thread::{DiskRequest, inspect_disk, open_disk};
-use super::path_differs::{Files, identity};
+use super::path_differs::Files;
 use super::registry::{Entry, Registry, ended, not_up, refusal};
-use crate::config::{Definition, HostVolume, MetaDisk};
+use crate::config::{Definition, HostVolume};
 use crate::control::ATTACH_FAILED;
 use crate::io::Order;
 use crate::io::backing::OpenDisk;
@@ -115,12 +115,13 @@ impl Registry {
         let entry = self.entry(&config.name).ok_or_else(|| not_up(&config.name))?;
         self.same(&entry, definition)?;
         let (own, request) = self.disk_request(&entry, definition, volume)?;
-        let old = entry.volume(volume);
+        let attached = entry.disk_state(volume) != DiskState::Diskless;
+        let in_use = entry.disks.files(volume).filter(|_| attached);
         let wanted = own.clone();
         let look = move || {
             let found = inspect_disk(&request)?;
-            // Held by this daemon is what the volume has now, perhaps under another name.
-            let taken = found.is_held && !old.is_some_and(|old| shares_a_file(&old, &wanted));
+            // Held by this daemon is what the volume has now, whatever it is called by now.
+            let taken = found.is_held && !in_use.is_some_and(|files| files.has_one_of(&wanted));
             Ok((found.room, taken))
         };
         let looked = tokio::task::spawn_blocking(look).await.map_err(|_| ended(&config.name))?;
@@ -317,21 +318,4 @@ pub(super) fn large_enough(own: &HostVolume, found: u64, path: &str) -> Result<(
          write a smaller size."
     );
     Err(refusal(111, "Low.dev. smaller than requested DRBD-dev. size.", hint))
-}
-
-/// Whether two volumes have a file or device in common, by whatever name.
-fn shares_a_file(one: &HostVolume, other: &HostVolume) -> bool {
-    let files = |volume: &HostVolume| {
-        let meta = match &volume.meta_disk {
-            MetaDisk::Internal => None,
-            MetaDisk::External { path } => Some(path.clone()),
-        };
-        let paths = volume.disk.clone().into_iter().chain(meta);
-        paths
-            .filter_map(|path| std::fs::metadata(path).ok())
-            .map(|it| identity(&it))
-            .collect::<Vec<_>>()
-    };
-    let others = files(other);
-    files(one).iter().any(|file| others.contains(file))
 }

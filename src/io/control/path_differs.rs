@@ -52,17 +52,23 @@ fn led_to(volume: &HostVolume) -> Option<Vec<(u64, u64)>> {
     paths(volume).map(|path| Some(identity(&std::fs::metadata(path).ok()?))).collect()
 }
 
-/// Whether the paths of one volume lead to the disk of the other, data and metadata. Blocks.
-pub(super) fn are_same_files(one: &HostVolume, other: &HostVolume) -> bool {
-    one.disk.is_some() && led_to(one).is_some_and(|one| led_to(other) == Some(one))
+/// Whether the paths of a volume lead to these files, data and metadata, whatever became of the paths by which they
+/// were opened. Blocks.
+pub(super) fn leads_to(volume: &HostVolume, open: &[(u64, u64)]) -> bool {
+    volume.disk.is_some() && led_to(volume).is_some_and(|there| there == open)
 }
 
 impl Files {
     /// The same files by the paths of `volume`; `None`: those lead elsewhere. Blocks.
     fn by(&self, volume: &HostVolume) -> Option<Self> {
         let open: Vec<(u64, u64)> = self.0.iter().map(|(_, open)| *open).collect();
-        let same = volume.disk.is_some() && led_to(volume)? == open;
-        same.then(|| Self(paths(volume).map(PathBuf::from).zip(open).collect()))
+        leads_to(volume, &open).then(|| Self(paths(volume).map(PathBuf::from).zip(open).collect()))
+    }
+
+    /// Whether a path of `volume` leads to one of them. Blocks.
+    pub(super) fn has_one_of(&self, volume: &HostVolume) -> bool {
+        let there = paths(volume).filter_map(|path| std::fs::metadata(path).ok());
+        there.map(|found| identity(&found)).any(|one| self.0.iter().any(|(_, open)| *open == one))
     }
 
     /// Those of a volume, as it was opened.
@@ -99,6 +105,11 @@ fn differs(path: &Path, open: (u64, u64)) -> Option<&'static str> {
     }
 }
 
+fn is_attached(status: &Status, volume: VolumeNumber) -> bool {
+    let device = status.devices.iter().find(|device| device.volume == volume);
+    device.is_some_and(|device| device.disk_state != DiskState::Diskless)
+}
+
 /// The disks of a resource, and what was seen of their paths last.
 #[derive(Debug, Default)]
 pub(super) struct Disks {
@@ -115,14 +126,23 @@ impl Disks {
         self.differ.borrow_mut().remove(&volume);
     }
 
+    /// The files of a disk that was attached, which may have been let go of since.
+    pub(super) fn files(&self, volume: VolumeNumber) -> Option<Files> {
+        self.files.borrow().get(&volume).cloned()
+    }
+
+    /// Which files the disks in use are.
+    pub(super) fn in_use(&self, status: &Status) -> Vec<(VolumeNumber, Vec<(u64, u64)>)> {
+        let files = self.files.borrow();
+        let in_use = files.iter().filter(|(volume, _)| is_attached(status, **volume));
+        let open = |files: &Files| files.0.iter().map(|(_, open)| *open).collect();
+        in_use.map(|(volume, files)| (*volume, open(files))).collect()
+    }
+
     /// What a report says of it.
     pub(super) fn differing(&self, status: &Status) -> Vec<(VolumeNumber, String)> {
-        let is_there = |volume: VolumeNumber| {
-            let device = status.devices.iter().find(|device| device.volume == volume);
-            device.is_some_and(|device| device.disk_state != DiskState::Diskless)
-        };
         let differ = self.differ.borrow();
-        let said = differ.iter().filter(|(volume, _)| is_there(**volume));
+        let said = differ.iter().filter(|(volume, _)| is_attached(status, **volume));
         said.map(|(volume, what)| (*volume, what.clone())).collect()
     }
 }

@@ -588,6 +588,7 @@ impl Registry {
         entry.note_clients(&mut status);
         let report = Report {
             path_differs: entry.disks.differing(&status),
+            disk_files: entry.disks.in_use(&status),
             device_failed: entry.devices.failures(&status),
             past: entry.past.with(&status),
             status,

@@ -10,7 +10,7 @@ use crate::control::target::Target;
 use crate::control::{Report, Request, dry_run};
 use crate::resource::{AdminResult, Command, DiskOptions, NodeId, Options, VolumeNumber};
 
-use super::super::path_differs::are_same_files;
+use super::super::path_differs::leads_to;
 use super::client::Client;
 use super::configuration::Configuration;
 use super::orders::told;
@@ -105,11 +105,13 @@ impl Session {
             let wanted = skip.wanted(&running, definition, own);
             let definition = &wanted;
             let own = definition.hosts.iter().find(|host| host.node_id == own.node_id).unwrap_or(own);
-            let differs = |volume| report.path_differs.iter().any(|(number, _)| *number == volume);
             let difference = Difference::new(&running, definition, own).without_renamed(
                 &running,
                 own,
-                |volume, old, new| !differs(volume) && are_same_files(old, new),
+                |volume, _, new| {
+                    let mut in_use = report.disk_files.iter();
+                    in_use.any(|(number, open)| *number == volume && leads_to(new, open))
+                },
             );
             if let Some(refusal) = difference.refusal(name) {
                 return told(name, Err(refusal));
@@ -117,15 +119,8 @@ impl Session {
             let mut steps = difference.steps(&report, own);
             steps.retain(|step| !skip.leaves_out(step, peer));
             for (volume, what) in &report.path_differs {
-                let replaces = [Step::Detach(*volume), Step::Attach(*volume)];
-                let is_replaced = replaces.iter().all(|step| steps.contains(step));
-                let client = &mut *client;
-                let mut run = Run { client, running: &running, definition, own };
-                // It was moved, and the file says where to: the daemon knows it by itself.
-                if is_replaced && !self.globals.dry_run && run.order(Step::Rename(*volume))?.is_ok() {
-                    // An attach would have taken the size over.
-                    steps.retain(|step| !replaces.contains(step) && *step != Step::Volumes);
-                    steps.push(Step::Volumes);
+                // It was moved, and the file says where to.
+                if steps.contains(&Step::Rename(*volume)) {
                     continue;
                 }
                 complain(&format!(
