@@ -19,6 +19,11 @@ impl Loop {
     /// `None`, said aloud, where this system or user has none.
     pub(crate) fn new(test: &str, file: &Path, sector_size: &str) -> Option<Self> {
         fs::File::create(file).and_then(|file| file.set_len(DISK_SIZE)).expect("a file");
+        Self::over(test, file, sector_size)
+    }
+
+    /// Over a file that is there.
+    fn over(test: &str, file: &Path, sector_size: &str) -> Option<Self> {
         let mut losetup = Command::new("losetup");
         losetup.args(["-f", "--show", "--sector-size", sector_size, text(file)]);
         let made = run(&mut losetup);
@@ -68,6 +73,33 @@ impl Drop for SmallRoom {
 
 fn wait_dstate(node: &Node, wanted: &str) {
     until(&format!("{} is {wanted}", node.name), || (node.dstate() == wanted).then_some(()));
+}
+
+#[test]
+fn a_file_and_the_loop_device_over_it_are_one_disk() {
+    let pair = Pair::in_sync();
+    let test = "a_file_and_the_loop_device_over_it_are_one_disk";
+    let Some(device) = Loop::over(test, &pair.bob.disk, "512") else { return };
+    let (file, device) = (text(&pair.bob.disk).to_owned(), text(&device.0).to_owned());
+    pair.edit(&format!("disk {file};"), &format!("disk {device};"));
+    let over = format!("is in use by tandemd (pid {}), who has {file}", pair.bob.pid());
+    let said = pair.bob.refused(10, &["create-md", "--force", "r0"]);
+    assert!(said.contains("(114)") && said.contains(&over), "{said}");
+    // In the place of the file, while it is in use, it is refused before anything is let go of.
+    let said = pair.bob.refused(10, &["adjust", "r0"]);
+    assert!(said.contains("(114)") && said.contains("The old disk stays attached."), "{said}");
+    assert_eq!(pair.bob.dstate(), "UpToDate/UpToDate");
+    // The other way round.
+    pair.bob.ok(&["down", "r0"]);
+    pair.bob.ok(&["up", "r0"]);
+    pair.wait_synced();
+    assert_eq!(pair.bob.status()["devices"][0]["backing-dev"], device.as_str());
+    pair.edit(&format!("disk {device};"), &format!("disk {file};"));
+    let said = pair.bob.refused(10, &["create-md", "--force", "r0"]);
+    assert!(said.contains("(114)") && said.contains("is in use by tandemd"), "{said}");
+    pair.bob.ok(&["down", "r0"]);
+    pair.bob.ok(&["up", "r0"]);
+    pair.wait_synced();
 }
 
 #[test]

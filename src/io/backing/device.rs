@@ -13,7 +13,8 @@ use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
 use nix::sys::statfs::fstatfs;
 
 use super::error::{OpenError, Part, disk_error};
-use super::lock::{Held, block_holder, holder, try_hold};
+use super::lock::{Held, Reach, block_holder, holder, try_hold};
+use super::under::{Taken, Under};
 use crate::meta::Stage;
 use crate::resource::DiskError;
 
@@ -108,7 +109,14 @@ impl Device {
         );
         fcntl(file.as_fd(), FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))
             .map_err(|e| failed(e.into()))?;
+        let under = Under::of(opened.st_rdev()).filter(|_| block && access != Access::Glance);
+        let mut notes = Vec::new();
+        let taken = take_under(under.as_ref(), path, part, access, deadline, &mut notes)?;
         let held = hold(&file, path, part, block, access, deadline)?;
+        let held = match taken {
+            Ok(taken) => held.map(|held| held.over(taken)),
+            Err(()) => None,
+        };
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
         let rdev = opened.st_rdev();
         let mut device = Self {
@@ -120,7 +128,7 @@ impl Device {
             direct,
             dsync: true,
             logical_block_size: 512,
-            notes: Vec::new(),
+            notes,
             held,
         };
         device.find_block_size(rdev).map_err(failed)?;
@@ -277,6 +285,36 @@ fn open_file(path: &Path, block: bool, access: Access) -> io::Result<(File, bool
     }
 }
 
+/// Takes the file under a loop device. Inside: somebody else has it, which one who only looks is told.
+fn take_under(
+    under: Option<&Under>,
+    path: &Path,
+    part: Part,
+    access: Access,
+    deadline: Instant,
+    notes: &mut Vec<String>,
+) -> Result<Result<Option<Held>, ()>, OpenError> {
+    let Some(under) = under else { return Ok(Ok(None)) };
+    loop {
+        match under.take(access == Access::Exclusive) {
+            Taken::Held(held) => return Ok(Ok(Some(held))),
+            Taken::Unknown(why) => {
+                notes.push(format!(
+                    "{}: the file under this loop device cannot be locked, and who else has it is not seen: {why}",
+                    path.display()
+                ));
+                return Ok(Ok(None));
+            }
+            Taken::Claimed(_) if access == Access::ReadOnly => return Ok(Err(())),
+            Taken::Claimed(file) if Instant::now() >= deadline => {
+                let holder = Some(under.holder(&file));
+                return Err(OpenError::Claimed { path: path.to_owned(), part, holder });
+            }
+            Taken::Claimed(_) => std::thread::sleep(LOCK_POLL),
+        }
+    }
+}
+
 fn hold(
     file: &File,
     path: &Path,
@@ -292,11 +330,12 @@ fn hold(
     match access {
         Access::Exclusive => {}
         Access::ReadOnly if block => return claim(file).map_err(failed),
-        Access::ReadOnly => return try_hold(file, true, false).map_err(failed),
+        Access::ReadOnly => return try_hold(file, Reach::File, false).map_err(failed),
         Access::Glance => return Ok(None),
     }
     loop {
-        if let Some(held) = try_hold(file, !block, !block).map_err(failed)? {
+        let reach = if block { Reach::Device } else { Reach::File };
+        if let Some(held) = try_hold(file, reach, true).map_err(failed)? {
             return Ok(Some(held));
         }
         if Instant::now() >= deadline {
@@ -314,7 +353,7 @@ fn claim(file: &File) -> io::Result<Option<Held>> {
     let same = format!("/proc/self/fd/{}", file.as_raw_fd());
     let flags = OFlag::O_EXCL | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
     match OpenOptions::new().read(true).custom_flags(flags.bits()).open(same) {
-        Ok(claimed) => try_hold(&claimed, false, false),
+        Ok(claimed) => try_hold(&claimed, Reach::Device, false),
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(None),
         Err(error) => Err(error),
     }

@@ -2,7 +2,8 @@
 //!
 //! A file is held by an OFD lock over all of it (which other virtualisation programs look at too)
 //! and by flock; a block device by O_EXCL (see `device.rs`) and by a flock that is shared: udev puts
-//! off what it has to do with a disk while an exclusive one is held, and ours is held for months.
+//! off what it has to do with a disk while an exclusive one is held, and ours is held for months. What a loop device
+//! shows of a file is held as well (see `under.rs`).
 //! All of them end with the open file, whatever kills the process.
 
 use std::fs::File;
@@ -17,46 +18,73 @@ use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 pub(super) struct Held {
     /// The same open file: the flock is given back when this is dropped, the OFD lock too.
     file: Flock<File>,
-    ofd: bool,
+    ofd: Option<libc::flock>,
+    /// Of the file under a loop device.
+    under: Option<Box<Held>>,
+}
+
+/// What of it is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// A regular file that is a disk: all of it, also for those who look at OFD locks.
+    File,
+    /// A block device: a flock, which is shared.
+    Device,
+    /// This part of a regular file, bytes; a length of 0: to its end.
+    Part { start: u64, length: u64 },
+}
+
+impl Held {
+    /// With the lock of the file under it.
+    pub(super) fn over(mut self, under: Option<Held>) -> Self {
+        self.under = under.map(Box::new);
+        self
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if self.ofd {
+        if let Some(mut range) = self.ofd {
+            range.l_type = libc::F_UNLCK as libc::c_short;
             // Best effort: the lock ends with the open file in any case.
-            let _ = fcntl(&*self.file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_UNLCK)));
+            let _ = fcntl(&*self.file, FcntlArg::F_OFD_SETLK(&range));
         }
     }
 }
 
-/// Tries once. `Ok(None)`: somebody else holds it. `ofd`: take an OFD lock too (regular files).
-pub(super) fn try_hold(file: &File, ofd: bool, exclusive: bool) -> io::Result<Option<Held>> {
-    let (kind, flock) = if exclusive {
-        (libc::F_WRLCK, FlockArg::LockExclusiveNonblock)
-    } else {
-        (libc::F_RDLCK, FlockArg::LockSharedNonblock)
+/// Tries once. `Ok(None)`: somebody else holds it. `exclusive`: for one who writes.
+pub(super) fn try_hold(file: &File, reach: Reach, exclusive: bool) -> io::Result<Option<Held>> {
+    let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+    let (flock, ofd) = match reach {
+        Reach::File if exclusive => (FlockArg::LockExclusiveNonblock, Some(range(kind, 0, 0))),
+        Reach::File => (FlockArg::LockSharedNonblock, Some(range(kind, 0, 0))),
+        Reach::Device => (FlockArg::LockSharedNonblock, None),
+        Reach::Part { start, length } => {
+            (FlockArg::LockSharedNonblock, Some(range(kind, start, length)))
+        }
     };
     let file = match Flock::lock(file.try_clone()?, flock) {
         Ok(file) => file,
         Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
         Err((_, errno)) => return Err(errno.into()),
     };
-    if ofd {
-        match fcntl(&*file, FcntlArg::F_OFD_SETLK(&whole_file(kind))) {
+    if let Some(range) = ofd {
+        match fcntl(&*file, FcntlArg::F_OFD_SETLK(&range)) {
             Ok(_) => {}
             Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         }
     }
-    Ok(Some(Held { file, ofd }))
+    Ok(Some(Held { file, ofd, under: None }))
 }
 
-fn whole_file(kind: i32) -> libc::flock {
+/// A length of 0: to the end of the file.
+fn range(kind: i32, start: u64, length: u64) -> libc::flock {
     libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
+        l_start: start.cast_signed(),
+        l_len: length.cast_signed(),
         l_pid: 0,
     }
 }

@@ -7,7 +7,7 @@
 //! - Nothing is read of a disk before its lock is held, but for `dump-md` and `get-gi`, which say
 //!   so.
 //! - Locks are on the open file, so two paths of one file (hard links, symbolic links) are one
-//!   lock.
+//!   lock. A loop device over a file is one more path to it.
 //! - Before anything rests on loaded metadata, the disk is flushed and both copies of the
 //!   superblock are equal and durable.
 //! - Whether the system still has what an earlier process gave it is said by [`trust`] alone.
@@ -29,6 +29,7 @@ mod restore;
 mod saved;
 mod signatures;
 mod trust;
+mod under;
 
 use std::path::{Path, PathBuf};
 
