@@ -30,6 +30,50 @@ fn ordered(pair: &Pair, arguments: &[&str]) -> std::process::Child {
         .expect("tandemadm starts")
 }
 
+/// A new disk that is forced is exported whole, as DRBD's is: who has had less in use is told.
+#[test]
+fn a_new_larger_disk_that_is_forced_says_what_the_volume_had() {
+    let pair = Pair::in_sync();
+    let had = pair.alice.export_size();
+    // What is attached from now on is known by its note, with metadata of which no copy can be made.
+    for node in [&pair.bob, &pair.alice] {
+        node.ok(&["down", "r0"]);
+    }
+    pair.bob.ok(&["up", "r0"]);
+    pair.bob.ok(&["down", "r0"]);
+    let state = pair.bob.run_dir.join("state");
+    for name in crate::operations::saved(&pair.bob) {
+        fs::remove_file(state.join(name)).expect("it is there");
+    }
+    fs::write(&pair.bob.disk, []).expect("a blank disk");
+    lengthen(&pair.bob.disk, DISK_SIZE + MORE);
+    pair.bob.ok(&["create-md", "r0"]);
+    pair.bob.ok(&["up", "r0"]);
+    let said = pair.bob.adm(&["primary", "--force", "r0"]);
+    let has = pair.bob.export_size();
+    assert!(has > had, "{has} {had}");
+    let line = format!(
+        "warning: r0/0: this new disk is exported whole, {has} bytes, and the volume had {had}: "
+    );
+    let cure = format!("`size {}s`", had / 512);
+    let told =
+        |text: &str| text.contains(line.trim_start_matches("warning: ")) && text.contains(&cure);
+    assert!(said.code == 0 && said.stderr.contains(&line) && told(&said.stderr), "{said:?}");
+    // It is logged before there is no way back.
+    let log = pair.bob.log_text();
+    let at = log.find("exported whole").expect("it is logged");
+    assert!(told(&log) && at < log.find("forced: current UUID").expect("so is this"), "{log}");
+    // What it says is done: the size of before, from a copy this time.
+    pair.bob.ok(&["secondary", "r0"]);
+    pair.bob.ok(&["down", "r0"]);
+    pair.edit("protocol C;", &format!("protocol C; }} disk {{ size {}s;", had / 512));
+    pair.bob.ok(&["create-md", "--force", "r0"]);
+    pair.bob.ok(&["up", "r0"]);
+    let said = pair.bob.adm(&["primary", "--force", "r0"]);
+    assert!(said.code == 0 && !said.stderr.contains("exported whole"), "{said:?}");
+    assert_eq!(pair.bob.export_size(), had);
+}
+
 #[test]
 fn daemons_that_are_killed_in_a_resize_come_back_with_all_of_the_data_and_one_size() {
     let mut pair = Pair::in_sync();

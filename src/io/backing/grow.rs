@@ -82,7 +82,7 @@ pub(super) fn take_room(
     let written = device.write_stages(&move_stages(geometry, &planned, meta));
     written.map_err(|error| disk_error(&error))?;
     // What stays of the older end is looked at, and nothing is found there.
-    let _ = note_end(disks, home, &planned, None);
+    let _ = note_end(disks, home, &planned, None, None);
     Ok(Ok(planned))
 }
 
@@ -138,7 +138,7 @@ fn save_stale(disks: &Disks, home: &Home, new: &Geometry) -> Result<(), Refusal>
 /// From here on the metadata may be at the new place.
 fn note_move(disks: &Disks, home: &Home, old: &Geometry, new: &Geometry) -> Result<(), Refusal> {
     let older = (!new.external).then(|| end_of(old));
-    let noted = note_end(disks, home, new, older);
+    let noted = note_end(disks, home, new, older, None);
     noted.map_err(|error| {
         no_note(home, &format!("where the metadata is could not be noted: {error}"))
     })
@@ -154,16 +154,17 @@ fn no_note(home: &Home, what: &str) -> Refusal {
     }
 }
 
-/// Notes where the metadata is, or may be.
+/// Notes where the metadata is, or may be; and what is exported, where that is known.
 pub(super) fn note_end(
     disks: &Disks,
     home: &Home,
     geometry: &Geometry,
     older: Option<u64>,
+    exported: Option<u64>,
 ) -> io::Result<()> {
     let Some(folder) = &home.state_dir else { return Ok(()) };
     let end = if geometry.external { disks.data.size } else { end_of(geometry) };
-    record::store(folder, &home.who, &disks.data.path, end, older)
+    record::store_with(folder, &home.who, &disks.data.path, (end, older), exported)
 }
 
 fn size_of(device: &Device) -> Result<u64, Refusal> {

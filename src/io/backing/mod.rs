@@ -40,7 +40,7 @@ pub(crate) use open::Growing;
 pub use open::{OpenDisk, OpenOptions, open_disk};
 pub(crate) use record::file_safe;
 pub use restore::{RestoreOptions, Restored, forget_peer, restore_md, wipe_md};
-pub use saved::{Save, SavedBefore, SavedCopy, copy_advice, save_copy};
+pub use saved::{Save, SavedBefore, SavedCopy, copy_advice, save_copy, size_before};
 pub use signatures::Found;
 
 use crate::resource::{NodeId, VolumeNumber};

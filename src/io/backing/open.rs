@@ -290,8 +290,9 @@ pub fn open_disk(
     notes.append(&mut meta.notes);
     meta.notes = notes;
     meta.written_behind = written_behind(&disks.data, &geometry, &meta)?;
+    let exported = Some(meta.superblock.effective_size).filter(|size| *size != 0);
     if let Some(folder) = &options.state_dir
-        && let Err(error) = grow::note_end(&disks, &home, &geometry, None)
+        && let Err(error) = grow::note_end(&disks, &home, &geometry, None, exported)
     {
         meta.notes.push(format!("{}: the disk's size was not recorded: {error}", folder.display()));
     }

@@ -24,10 +24,13 @@ struct Record {
     /// Where it ended before; the metadata is there while it has not moved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     older: Option<u64>,
+    /// What was exported of the volume when it was attached last, in bytes. It outlives the metadata.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exported: Option<u64>,
 }
 
 /// Notes the size, in bytes, of a disk that has metadata; `older`: the metadata may still be where a
-/// disk of this size ends. Durable.
+/// disk of this size ends. What was noted as exported stays. Durable.
 pub(super) fn store(
     folder: &Path,
     who: &Identity,
@@ -35,6 +38,18 @@ pub(super) fn store(
     size: u64,
     older: Option<u64>,
 ) -> io::Result<()> {
+    store_with(folder, who, disk, (size, older), None)
+}
+
+/// As [`store`]; `exported`: of the volume, where it is known, in bytes.
+pub(super) fn store_with(
+    folder: &Path,
+    who: &Identity,
+    disk: &Path,
+    (size, older): (u64, Option<u64>),
+    exported: Option<u64>,
+) -> io::Result<()> {
+    let exported = exported.or_else(|| read(folder, who, disk).and_then(|record| record.exported));
     let record = Record {
         resource: who.resource.clone(),
         node_id: who.node_id,
@@ -42,6 +57,7 @@ pub(super) fn store(
         path: disk.to_owned(),
         size,
         older,
+        exported,
     };
     std::fs::create_dir_all(folder)?;
     let name = file_name(who, disk);
@@ -76,6 +92,11 @@ pub(super) fn ends(
         None if blank() => (others(folder, who).into_iter().flat_map(sizes).collect(), false),
         None => Default::default(),
     }
+}
+
+/// The most that was exported of the volume, as far as it is noted of any of its disks on this node, in bytes.
+pub(super) fn exported(folder: &Path, who: &Identity) -> Option<u64> {
+    others(folder, who).into_iter().filter_map(|record| record.exported).max()
 }
 
 /// What is noted of the volume's disks, whatever their paths.

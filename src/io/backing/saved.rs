@@ -8,7 +8,7 @@
 //! - No other file of the folder is touched.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,8 @@ use super::{Identity, MetaDisk, inspect, record};
 const KEPT: usize = 20;
 /// Copies of one second, at most.
 const SAME_TIME: u32 = 1000;
+/// Lines of a copy within which its sizes stand.
+const HEAD_LINES: usize = 64;
 /// How often a disk in use is read again because it changed meanwhile.
 const TRIES: u32 = 5;
 
@@ -204,16 +206,40 @@ pub fn copy_advice(state_dir: &Path, who: &Identity) -> String {
     )
 }
 
+/// What the volume was exported with before its metadata was made anew, as far as this node knows, in bytes: the most
+/// that stands in a note or a copy. Blocks.
+#[must_use]
+pub fn size_before(state_dir: &Path, who: &Identity) -> Option<u64> {
+    let copies = copies(state_dir, who);
+    let exported = |path: &Path| {
+        let file = std::io::BufReader::new(File::open(path).ok()?);
+        let lines = file.lines().take(HEAD_LINES).map_while(Result::ok);
+        let size = |line: String| {
+            let size = line.trim().strip_prefix("effective-size ")?;
+            size.split(';').next()?.trim().parse::<u64>().ok()
+        };
+        lines.filter_map(size).next()
+    };
+    let saved = copies.iter().filter_map(|(.., name)| exported(&state_dir.join(name))).max();
+    saved.max(record::exported(state_dir, who)).filter(|size| *size != 0)
+}
+
 /// The copy that was made last, and when.
 fn newest(state_dir: &Path, who: &Identity) -> Option<(PathBuf, String)> {
+    let newest = copies(state_dir, who).into_iter().max();
+    newest.map(|(stamp, _, name)| (state_dir.join(name), stamp))
+}
+
+/// Time, number within it and name of each copy.
+fn copies(state_dir: &Path, who: &Identity) -> Vec<(String, u32, String)> {
     let prefix = prefix(who);
-    let entries = std::fs::read_dir(state_dir).ok()?;
+    let Ok(entries) = std::fs::read_dir(state_dir) else { return Vec::new() };
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let copies = names.filter_map(|name| {
         let (stamp, number) = age(name.strip_prefix(&prefix)?)?;
         Some((stamp.to_owned(), number, name))
     });
-    copies.max().map(|(stamp, _, name)| (state_dir.join(name), stamp))
+    copies.collect()
 }
 
 fn prefix(owner: &Identity) -> String {
@@ -314,6 +340,32 @@ mod tests {
         save.write(&who("r0"), "").unwrap().discard();
         assert_eq!(names(folder.path()).len(), 20 + 4);
         assert!(other.exists() && folder.path().join("saved-r0-0-node1-notes.md").exists());
+    }
+
+    #[test]
+    fn what_was_exported_is_the_most_that_a_copy_or_a_note_says() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(size_before(folder.path(), &who("r0")), None);
+        let save = |size: u64, wall_clock| {
+            let verb = SavedBefore::CreateMd;
+            let save = Save { state_dir: folder.path(), verb, wall_clock };
+            let text = format!("# of a disk\n\n    effective-size {size}; # bytes\n");
+            let _ = save.write(&who("r0"), &text).unwrap().keep();
+        };
+        save(0, 7);
+        assert_eq!(size_before(folder.path(), &who("r0")), None, "it was never agreed");
+        save(8192, 8);
+        save(4096, 9);
+        assert_eq!(size_before(folder.path(), &who("r0")), Some(8192));
+        assert_eq!(size_before(folder.path(), &who("r1")), None);
+        let note = |size: u64, exported| {
+            let disk = Path::new("/dev/sdb");
+            record::store_with(folder.path(), &who("r0"), disk, (size, None), exported).unwrap();
+        };
+        note(1 << 20, Some(12_288));
+        // Metadata that is made anew says nothing of it.
+        note(2 << 20, None);
+        assert_eq!(size_before(folder.path(), &who("r0")), Some(12_288));
     }
 
     #[test]

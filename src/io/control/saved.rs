@@ -11,9 +11,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tracing::{info, warn};
 
 use super::adm::metadata::meta_disk;
+use super::data_thread::inspect_disk;
 use super::registry::{Entry, Registry, refusal};
 use crate::io::backing::{self, Save, SavedBefore, SavedCopy};
-use crate::resource::{AdminResult, Command, DiskState, Refusal, VolumeNumber};
+use crate::meta::JUST_CREATED;
+use crate::resource::{AdminResult, Command, DeviceStatus, DiskState, Refusal, VolumeNumber};
 
 /// How long a copy may take.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -70,6 +72,10 @@ impl Registry {
                 }
             }
         }
+        let larger = match verb {
+            SavedBefore::Primary => self.larger_than_before(entry).await,
+            _ => Vec::new(),
+        };
         let mut text = match entry.order(command).await {
             Ok(text) => text,
             Err(refusal) => {
@@ -81,10 +87,53 @@ impl Registry {
             let name = &entry.config.name;
             info!(resource = %name, "{name}: {}: the metadata was saved in {}", verb.verb(), copy.keep().display());
         }
-        if !missing.is_empty() && !text.is_empty() {
-            text.push('\n');
+        for line in larger.into_iter().chain(Some(missing).filter(|line| !line.is_empty())) {
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            text += &line;
         }
-        Ok(text + &missing)
+        Ok(text)
+    }
+
+    /// New disks that would export more than their volumes had: a line each, which is logged before the order that
+    /// makes the size the volume's. What is not known of a size is no reason to say anything.
+    async fn larger_than_before(&self, entry: &Entry) -> Vec<String> {
+        let definition = entry.running.borrow().clone();
+        let name = &entry.config.name;
+        let mut lines = Vec::new();
+        let status = entry.thread.status();
+        let is_new = |device: &&DeviceStatus| {
+            device.disk_state != DiskState::Diskless && device.current_uuid & !1 == JUST_CREATED
+        };
+        for device in status.devices.iter().filter(is_new) {
+            let volume = device.volume;
+            let Ok((own, request)) = self.disk_request(entry, &definition, volume) else {
+                continue;
+            };
+            let (agreed, wanted) = (Some(device.size).filter(|size| *size != 0), own.size);
+            let looked = tokio::task::spawn_blocking(move || {
+                let before = backing::size_before(&request.state_dir, &request.identity())?;
+                let room = inspect_disk(&request).ok()?.room;
+                Some((before, agreed.or(wanted).unwrap_or(room)))
+            });
+            let Ok(Ok(Some((before, now)))) = tokio::time::timeout(LIMIT, looked).await else {
+                continue;
+            };
+            if now <= before {
+                continue;
+            }
+            let line = format!(
+                "warning: {name}/{volume}: this new disk is exported whole, {now} bytes, and the volume had {before}: a \
+                 peer's disk of the old size is too small for it. If that is not meant, before anything is \
+                 written: `tandemadm down {name}`, `size {}s` in `disk {{ }}` of the volume on both \
+                 nodes, and `create-md --force`, `up`, `primary --force` once more.",
+                before / 512
+            );
+            warn!(resource = %name, "{}", line.trim_start_matches("warning: "));
+            lines.push(line);
+        }
+        lines
     }
 
     async fn copy(
