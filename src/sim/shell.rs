@@ -32,10 +32,12 @@ impl Cluster {
             Action::DiskWrite { tag, volume, offset, payload, fua } => {
                 self.start_write(node, tag, volume, offset, payload, fua);
             }
-            Action::DiskZeroes { tag, volume, offset, length, fua, .. } => {
+            Action::DiskZeroes { tag, volume, offset, length, written, fua, .. } => {
                 if self.aligned(node, volume, offset, u64::from(length)) {
                     let values = vec![0; (length / SECTOR) as usize];
-                    let (start, origin) = (offset / 512, Origin::Resync);
+                    let start = offset / 512;
+                    // Those of a request are marked as zeroes where a disk can do that.
+                    let origin = if written { Origin::Resync } else { Origin::Client };
                     let kind = DiskOpKind::Write { start, values, fua, origin };
                     self.start_op(node, tag, volume, kind);
                 }

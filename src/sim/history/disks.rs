@@ -118,9 +118,7 @@ impl History {
             let finish = register.last_finish(*value);
             for o in register.obligations[node].iter().filter(|o| o.value() != *value) {
                 // Of two writes that overlapped in time, the one that began later was held back.
-                let late = origin != Origin::Resync
-                    && *value != 0
-                    && finish.is_some_and(|finish| finish < step && o.start >= *value);
+                let late = origin != Origin::Resync && register.is_over(*value, o.start, step);
                 if late || o.start != 0 && finish.is_none_or(|finish| finish < o.start) {
                     return Err(format!(
                         "{origin:?} write {value} landed on sector {sector} of node {node}, over \

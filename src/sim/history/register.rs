@@ -107,6 +107,16 @@ impl Register {
         self.find(value).map(|at| self.entries[at].finish)
     }
 
+    /// Every write of this value had ended by this step, and none began after step `start`. Zeroes may be those
+    /// of any of them.
+    pub(super) fn is_over(&self, value: Sector, start: u64, step: u64) -> bool {
+        if value != 0 {
+            return start >= value && self.last_finish(value).is_some_and(|finish| finish < step);
+        }
+        let mut zeroes = self.entries.iter().filter(|entry| entry.zeroes);
+        zeroes.all(|entry| entry.finish < step && entry.start <= start)
+    }
+
     fn find(&self, start: u64) -> Option<usize> {
         // Mostly it is the last one.
         let last = self.entries.len().checked_sub(1)?;

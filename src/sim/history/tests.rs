@@ -278,3 +278,47 @@ fn what_a_read_may_still_return_is_not_forgotten_while_many_write_there() {
     let disks = [&pair.disks[0], &pair.disks[1]];
     assert_eq!(pair.history.read_answered(&read, &[old], rests, disks), Ok(()));
 }
+
+/// Zeroes and a write that overlap in time are both answered, and the write was held back behind the zeroes.
+#[test]
+fn zeroes_that_have_ended_do_not_land_over_a_write_that_was_held_back_for_them() {
+    let rests = Rests { on: BOB, disks: [true, true] };
+    for (ended, origin) in [
+        (true, Origin::Client),
+        (false, Origin::Client),
+        // A resync makes zeroes of what the source holds.
+        (true, Origin::Resync),
+    ] {
+        let mut pair = Pair::new();
+        let zeroes = pair.history.write_starts(1, 0, (3, 1), true, None);
+        let op = pair.history.write_starts(1, 0, (3, 1), false, None);
+        let disks = [&pair.disks[0], &pair.disks[1]];
+        if ended {
+            pair.history.write_answered(&zeroes, rests, false, disks).unwrap();
+        }
+        pair.disks.iter_mut().for_each(|disk| disk.write(3, &[op.value], false));
+        let disks = [&pair.disks[0], &pair.disks[1]];
+        pair.history.write_answered(&op, rests, false, disks).unwrap();
+        let landed = pair.history.landed(ALICE, 0, (3, &[0]), &[op.value], origin);
+        assert_eq!(landed.is_err(), ended && origin == Origin::Client, "{ended} {landed:?}");
+    }
+}
+
+#[test]
+fn zeroes_land_over_no_newer_write_whoever_has_written_zeroes_there_or_nobody() {
+    let rests = Rests { on: BOB, disks: [true, true] };
+    for older in [true, false] {
+        let mut pair = Pair::new();
+        if older {
+            let zeroes = pair.history.write_starts(1, 0, (3, 1), true, None);
+            let disks = [&pair.disks[0], &pair.disks[1]];
+            pair.history.write_answered(&zeroes, rests, false, disks).unwrap();
+        }
+        pair.write(|_| {});
+        let held = [pair.disks[ALICE].read(3, 1)[0]];
+        for origin in [Origin::Client, Origin::Resync] {
+            let landed = pair.history.landed(ALICE, 0, (3, &[0]), &held, origin);
+            assert!(landed.is_err(), "{older} {origin:?}");
+        }
+    }
+}
