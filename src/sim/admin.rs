@@ -232,10 +232,9 @@ impl Cluster {
         self.order(node, VecDeque::from([Step::Command(command)]));
     }
 
-    /// An order of the plan.
-    pub(super) fn give(&mut self, node: usize, order: Order) {
+    /// An order of the plan; what names a volume names this one.
+    pub(super) fn give(&mut self, node: usize, order: Order, volume: VolumeNumber) {
         let peer = node_id(1 - node);
-        let volume = 0;
         let command = match order {
             Order::Primary => Command::Primary { force: None },
             Order::AutoPromote => Command::AutoPromote,
@@ -280,7 +279,7 @@ impl Cluster {
                 steps.extend((0..self.options.volumes).map(|v| Step::Command(clear(v))));
                 return self.order(node, steps);
             }
-            Order::Resize => return self.resize(node),
+            Order::Resize => return self.resize(node, volume),
             Order::Verify => Command::Verify { volume, peer, start: None, stop: None },
             Order::VerifyPart => {
                 let size = self.nodes[node].device(volume).map_or(0, |device| device.size);
@@ -297,7 +296,7 @@ impl Cluster {
             }
             Order::Down => Command::Down { shutdown: false },
             Order::Adjust => self.adjust(),
-            Order::Misnamed => self.misnamed(node),
+            Order::Misnamed => self.misnamed(node, volume),
             Order::PauseSync => Command::PauseSync { volume, peer, pause: true },
             Order::ResumeSync => Command::PauseSync { volume, peer, pause: false },
             Order::SuspendIo => Command::SuspendIo { suspend: true },
@@ -308,8 +307,7 @@ impl Cluster {
     }
 
     /// Somebody makes both disks larger, or one, or none; and orders the resize, or forgets it.
-    fn resize(&mut self, node: usize) {
-        let volume = 0;
+    fn resize(&mut self, node: usize, volume: VolumeNumber) {
         for n in 0..2 {
             if self.chance.admin.percent(80) {
                 self.grow_disk(n, volume);
@@ -367,8 +365,8 @@ impl Cluster {
         Command::SetOptions { options, volumes: Default::default() }
     }
 
-    /// A typing error.
-    fn misnamed(&mut self, node: usize) -> Command {
+    /// A typing error. `named` is there.
+    fn misnamed(&mut self, node: usize, named: VolumeNumber) -> Command {
         const NONE: u8 = 9;
         let (peer, volume) = (node_id(1 - node), VolumeNumber::from(NONE));
         let orders = [
@@ -377,14 +375,14 @@ impl Cluster {
             Command::Detach { volume, force: false },
             Command::Invalidate { volume },
             Command::Outdate { volume },
-            Command::Verify { volume: 0, peer: NONE, start: None, stop: None },
+            Command::Verify { volume: named, peer: NONE, start: None, stop: None },
             Command::Verify { volume, peer, start: None, stop: None },
-            Command::Repair { volume: 0, peer, from: NONE },
-            Command::Repair { volume: 0, peer, from: node_id(node) },
-            Command::Repair { volume: 0, peer, from: peer },
+            Command::Repair { volume: named, peer, from: NONE },
+            Command::Repair { volume: named, peer, from: node_id(node) },
+            Command::Repair { volume: named, peer, from: peer },
             Command::NewCurrentUuid { volume, clear_bitmap: false },
             Command::PauseSync { volume, peer, pause: true },
-            Command::PauseSync { volume: 0, peer: NONE, pause: true },
+            Command::PauseSync { volume: named, peer: NONE, pause: true },
             Command::ForgetPeer { peer: NONE },
             Command::Resize { volume, size: None, assume_clean: false },
         ];
@@ -402,9 +400,13 @@ impl Cluster {
     /// What was held back by order goes on.
     pub(super) fn resume_all(&mut self) {
         for node in 0..2 {
-            self.give(node, Order::ResumeSync);
-            self.give(node, Order::ResumeIo);
-            self.give(node, Order::Dependency(false));
+            for volume in 0..self.options.volumes {
+                self.give(node, Order::ResumeSync, volume);
+            }
+            self.give(node, Order::ResumeIo, 0);
+            for volume in 0..self.options.volumes {
+                self.give(node, Order::Dependency(false), volume);
+            }
         }
     }
 

@@ -117,8 +117,8 @@ pub struct Cluster {
     pub(super) pairs: BTreeMap<VolumeNumber, Pair>,
     /// Pieces of a verify, by the VerifyS and its sequence.
     pub(super) compared: BTreeMap<(usize, u64), super::verify::Compared>,
-    /// Blocks of volume 0 were changed behind a daemon and are not repaired yet.
-    pub(super) falsified: bool,
+    /// Blocks of this volume were changed behind a daemon and are not repaired yet.
+    pub(super) falsified: Option<VolumeNumber>,
     /// How many faults of the plan have struck.
     pub(super) strikes: u64,
     /// Faults of the plan that wait for their moment.
@@ -191,7 +191,7 @@ impl Cluster {
             transcript: Transcript::new(keep),
             coverage: Coverage::default(),
             compared: BTreeMap::new(),
-            falsified: false,
+            falsified: None,
             pairs: (0..options.volumes).map(|volume| (volume, Pair::default())).collect(),
             strikes: 0,
             waiting: BTreeSet::new(),

@@ -12,21 +12,23 @@ use crate::resource::VolumeNumber;
 
 use super::cluster::{Cluster, Happening};
 use super::disk::{DiskFaults, SimDisk, Stall};
-use super::faults::{Fault, MetaPart, node_id};
+use super::faults::{Fault, MetaPart, Struck, node_id};
 use super::metadata::{create, meta_reader};
 use super::node::{DiskOp, DiskOpKind, Image};
 use super::prng::Prng;
 
 impl Cluster {
-    pub(super) fn hurt_disk(&mut self, fault: &Fault) {
+    pub(super) fn hurt_disk(&mut self, fault: &Fault, struck: Struck) {
         match *fault {
-            Fault::StallDisk { node, for_ms, flushes } => self.stall(node, for_ms, flushes),
+            Fault::StallDisk { node, for_ms, flushes } => {
+                self.stall(node, struck.volume, for_ms, flushes)
+            }
             Fault::CorruptMeta { node, part, chance } => self.corrupt(node, part, chance),
             Fault::Image { node } => self.take_image(node),
             Fault::RollBack { node, off_ms } => {
-                if self.may_roll_back(node) {
+                if self.may_roll_back(node, struck) {
                     self.lose_power(node, off_ms);
-                    self.roll_back(node);
+                    self.roll_back(node, struck);
                 }
             }
             Fault::SeedImage { node } => {
@@ -44,7 +46,7 @@ impl Cluster {
             Fault::ReplaceDisk { node, off_ms } => {
                 if self.nodes[node].host_up && !self.nodes[node].is_foreign() {
                     self.lose_power(node, off_ms);
-                    for volume in 0..self.options.volumes {
+                    for volume in struck.taken(self.options.volumes) {
                         self.replace_disk(node, volume);
                         self.fencing_forgets(node, volume);
                     }
@@ -54,24 +56,28 @@ impl Cluster {
                 if !self.nodes[0].is_foreign() {
                     self.lose_power(0, off_ms);
                     self.lose_power(1, off_ms + 37);
-                    self.swap_disks();
+                    self.swap_disks(struck);
                     let at = self.in_ms(off_ms + for_ms);
                     self.at(at, Happening::SwapBack);
                 }
             }
             Fault::FullBoth { for_ms, share } => {
                 for (node, for_ms) in for_ms.into_iter().enumerate() {
-                    self.nodes[node].volumes[0].disk.faults.full = share;
+                    self.faults_of(node, struck.volume).full = share;
                     let at = self.in_ms(for_ms);
                     self.at(at, Happening::DiskWell { node });
                 }
             }
-            _ => self.fail_disk(fault),
+            _ => self.fail_disk(fault, struck.volume),
         }
     }
 
+    fn faults_of(&mut self, node: usize, volume: VolumeNumber) -> &mut DiskFaults {
+        &mut self.nodes[node].volumes[usize::from(volume)].disk.faults
+    }
+
     /// Errors, and slowness.
-    fn fail_disk(&mut self, fault: &Fault) {
+    fn fail_disk(&mut self, fault: &Fault, volume: VolumeNumber) {
         let (Fault::SlowDisk { node, .. }
         | Fault::DeadDisk { node }
         | Fault::WriteError { node }
@@ -83,7 +89,7 @@ impl Cluster {
         else {
             return;
         };
-        let faults = &mut self.nodes[node].volumes[0].disk.faults;
+        let faults = self.faults_of(node, volume);
         match fault {
             Fault::DeadDisk { .. } => faults.dead = true,
             Fault::WriteError { .. } => faults.write_fails = true,
@@ -109,10 +115,10 @@ impl Cluster {
         }
     }
 
-    pub(super) fn stall(&mut self, node: usize, for_ms: u64, flushes: bool) {
+    pub(super) fn stall(&mut self, node: usize, volume: VolumeNumber, for_ms: u64, flushes: bool) {
         let until = self.in_ms(for_ms);
         let stall = if flushes { Stall::Flushes } else { Stall::All };
-        self.nodes[node].volumes[0].disk.faults.stall = Some(stall);
+        self.faults_of(node, volume).stall = Some(stall);
         self.nodes[node].stalled_until = until;
         self.at(until, Happening::Unstall { node });
     }
@@ -190,15 +196,15 @@ impl Cluster {
         Image { volumes, taken: self.history.now() }
     }
 
-    /// There is an image, and for each disk the other node remembers a higher number than the image
+    /// There is an image, and for each disk that is to be set back the other node remembers a higher number than the image
     /// carries; and it is not the other node that was set back.
-    fn may_roll_back(&self, node: usize) -> bool {
+    fn may_roll_back(&self, node: usize, struck: Struck) -> bool {
         let n = &self.nodes[node];
         let other = &self.nodes[1 - node];
         let Some(image) = n.image.as_ref().filter(|_| n.host_up && !n.is_foreign()) else {
             return false;
         };
-        (0..self.options.volumes).all(|volume| {
+        struck.taken(self.options.volumes).all(|volume| {
             let index = usize::from(volume);
             let (old, geometry) = &image.volumes[index];
             let theirs = &other.volumes[index];
@@ -210,10 +216,14 @@ impl Cluster {
         })
     }
 
-    /// The disks are as they were when the image was taken. The daemon does not run.
-    fn roll_back(&mut self, node: usize) {
+    /// The disks, or one, are as they were when the image was taken. The daemon does not run.
+    fn roll_back(&mut self, node: usize, struck: Struck) {
         let Some(image) = self.nodes[node].image.clone() else { return };
+        let taken = struck.taken(self.options.volumes);
         for (volume, (disk, geometry)) in (0..).zip(image.volumes) {
+            if !taken.contains(&volume) {
+                continue;
+            }
             let v = &mut self.nodes[node].volumes[usize::from(volume)];
             v.durable = read_meta(&disk, &geometry).ok().map(|meta| meta.superblock);
             let mut disk = disk;
@@ -253,10 +263,14 @@ impl Cluster {
         self.note(&format!("{}'s disk {volume} is a new one", self.nodes[node].name));
     }
 
-    /// Each node has the other one's disks. No daemon runs.
-    fn swap_disks(&mut self) {
+    /// Each node has the other one's disks, all or one. No daemon runs.
+    fn swap_disks(&mut self, struck: Struck) {
+        let taken = struck.taken(self.options.volumes);
         let [a, b] = &mut self.nodes;
-        for (a, b) in a.volumes.iter_mut().zip(&mut b.volumes) {
+        for (volume, (a, b)) in (0..).zip(a.volumes.iter_mut().zip(&mut b.volumes)) {
+            if !taken.contains(&volume) {
+                continue;
+            }
             std::mem::swap(a, b);
             for volume in [a, b] {
                 volume.foreign = !volume.foreign;
@@ -274,7 +288,11 @@ impl Cluster {
         for node in 0..2 {
             self.lose_power(node, 1_000);
         }
-        self.swap_disks();
+        for volume in 0..self.options.volumes {
+            if self.nodes[0].volumes[usize::from(volume)].foreign {
+                self.swap_disks(Struck { volume, alone: true });
+            }
+        }
     }
 }
 
@@ -313,9 +331,68 @@ fn seen_number(disk: &SimDisk, geometry: &Geometry, of: usize, device: u64) -> O
 
 #[cfg(test)]
 mod tests {
-    use super::{go_bad, read_meta, seen_number};
+    use super::{Struck, go_bad, read_meta, seen_number};
+    use crate::sim::admin::PendingOrder;
+    use crate::sim::cluster::Cluster;
+    use crate::sim::faults::{Fault, Order};
     use crate::sim::metadata::create;
+    use crate::sim::options::SimOptions;
     use crate::sim::prng::Prng;
+
+    fn two_volumes() -> Cluster {
+        let mut options = SimOptions::of_seed(1);
+        (options.volumes, options.plan) = (2, Vec::new());
+        let mut c = Cluster::new(options, 0);
+        c.come_up();
+        assert!(c.violation.is_none(), "{:?}", c.violation);
+        c
+    }
+
+    #[test]
+    fn errors_stalls_and_orders_strike_the_volume_that_was_drawn() {
+        for volume in [0, 1] {
+            let mut c = two_volumes();
+            let is_struck = |c: &Cluster, what: fn(&super::DiskFaults) -> bool| {
+                [0, 1].map(|v: usize| what(&c.nodes[0].volumes[v].disk.faults))
+            };
+            let only = [volume == 0, volume == 1];
+            c.hurt_disk(&Fault::DeadDisk { node: 0 }, Struck::of(volume));
+            assert_eq!(is_struck(&c, |faults| faults.dead), only);
+            let stall = Fault::StallDisk { node: 0, for_ms: 1, flushes: false };
+            c.hurt_disk(&stall, Struck::of(volume));
+            assert_eq!(is_struck(&c, |faults| faults.stall.is_some()), only);
+            c.hurt_disk(&Fault::FullBoth { for_ms: [1, 1], share: 5 }, Struck::of(volume));
+            assert_eq!(is_struck(&c, |faults| faults.full == 5), only);
+            c.give(1, Order::Detach, volume);
+            let name = format!("volume: {volume}");
+            let named = |order: &PendingOrder| format!("{:?}", order.command).contains(&name);
+            assert!(c.nodes[1].orders.values().any(named), "{:?}", c.nodes[1].orders);
+        }
+    }
+
+    #[test]
+    fn what_takes_the_disks_of_a_node_takes_all_or_one() {
+        let devices = |c: &Cluster, node: usize| {
+            [0, 1].map(|v: usize| c.nodes[node].volumes[v].geometry.device_uuid)
+        };
+        let same = |a: [u64; 2], b: [u64; 2]| [a[0] == b[0], a[1] == b[1]];
+        for (struck, kept) in [
+            (Struck::of(1), [false, false]),
+            (Struck { volume: 0, alone: true }, [false, true]),
+            (Struck { volume: 1, alone: true }, [true, false]),
+        ] {
+            let mut c = two_volumes();
+            let before = [0, 1].map(|node| devices(&c, node));
+            c.hurt_disk(&Fault::SwapDisks { off_ms: 10, for_ms: 10 }, struck);
+            assert_eq!(same(devices(&c, 0), before[0]), kept);
+            assert_eq!(same(devices(&c, 0), before[1]), kept.map(|kept| !kept));
+            c.swap_back();
+            assert_eq!([0, 1].map(|node| devices(&c, node)), before);
+            c.restart(0);
+            c.hurt_disk(&Fault::ReplaceDisk { node: 0, off_ms: 10 }, struck);
+            assert_eq!(same(devices(&c, 0), before[0]), kept);
+        }
+    }
 
     #[test]
     fn a_block_that_goes_bad_is_not_read_as_whole() {

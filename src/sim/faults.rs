@@ -1,7 +1,7 @@
 //! Faults and orders of administrators, planned before a run starts: a plan can be cut down to the
 //! shortest one that still fails.
 
-use crate::resource::{DiskState, Force, NodeId, ReplicationState, Role};
+use crate::resource::{DiskState, Force, NodeId, ReplicationState, Role, VolumeNumber};
 
 /// One thing that goes wrong, or that somebody orders. Durations in ms.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -336,6 +336,29 @@ pub struct Wait {
     pub more_us: u64,
 }
 
+/// Which disks of a node something strikes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Struck {
+    /// The one that fails, or that an order names.
+    pub volume: VolumeNumber,
+    /// What takes the disks of a node, takes this one and leaves the others.
+    pub alone: bool,
+}
+
+impl Struck {
+    /// This volume, and what takes the disks of a node takes all of them.
+    #[must_use]
+    pub fn of(volume: VolumeNumber) -> Self {
+        Self { volume, alone: false }
+    }
+
+    /// What is taken, of a node that has so many.
+    #[must_use]
+    pub(super) fn taken(self, volumes: u16) -> std::ops::Range<VolumeNumber> {
+        if self.alone { self.volume..self.volume + 1 } else { 0..volumes }
+    }
+}
+
 /// A fault and when it strikes, ms from the start of the phase.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
@@ -345,6 +368,15 @@ pub struct Planned {
     pub wait: Option<Wait>,
     /// What.
     pub fault: Fault,
+    /// Which disks.
+    pub struck: Struck,
+}
+
+impl Planned {
+    /// What strikes the first disk; [`super::plan::strike_any`] draws another one.
+    pub(super) fn new(at_ms: u64, wait: Option<Wait>, fault: Fault) -> Self {
+        Self { at_ms, wait, fault, struck: Struck::default() }
+    }
 }
 
 /// The node id of a node of the cluster.

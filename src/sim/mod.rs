@@ -50,7 +50,7 @@ mod watch;
 pub use cluster::{Cluster, Violation};
 pub use coverage::{Coverage, Reach, Row, Table};
 pub use explore::{Alphabet, Blow, Broken, Explored, Limits, Move, Turn, explore};
-pub use faults::{Fault, MetaPart, Moment, Order, Planned, Wait};
+pub use faults::{Fault, MetaPart, Moment, Order, Planned, Struck, Wait};
 pub use history::{Book, Excused, Operation};
 pub use options::SimOptions;
 pub use pacemaker::MarkCounts;

@@ -9,7 +9,7 @@ use crate::resource::{
 use super::faults::{Fault, Planned};
 use super::plan::{
     at_the_worst_moment, both_full, both_sides, crossing, flaky, hand_overs, held_back,
-    out_of_patience, plan, rarer, secrets,
+    out_of_patience, plan, rarer, secrets, strike_any,
 };
 use super::prng::Prng;
 use super::situations::situation;
@@ -142,6 +142,7 @@ impl SimOptions {
             (options.core.disk_timeout_ms, options.core.ko_count) = (0, 0);
             options.length_ms = 60_000;
         }
+        strike_any(&mut Prng::new(seed, 30), options.volumes, &mut options.plan);
         options
     }
 
@@ -162,7 +163,7 @@ impl SimOptions {
         for _ in 0..p.range(1, 3) {
             let fault = Fault::PowerLoss { node: p.index(2), off_ms: p.skewed(10, 8_000) };
             let at_ms = p.below(self.length_ms.min(10_000));
-            self.plan.push(Planned { at_ms, wait: None, fault });
+            self.plan.push(Planned::new(at_ms, None, fault));
         }
         self.plan.sort_by_key(|planned| planned.at_ms);
     }

@@ -286,7 +286,7 @@ impl SimOptions {
                 2 => Fault::Order { node, order: Order::SecondaryForce },
                 _ => Fault::Cut { for_ms: p.range(3_000, 20_000) },
             };
-            options.plan.push(super::faults::Planned { at_ms, wait: None, fault });
+            options.plan.push(super::faults::Planned::new(at_ms, None, fault));
         }
         options.plan.sort_by_key(|planned| planned.at_ms);
         options

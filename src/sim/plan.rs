@@ -3,9 +3,9 @@
 //! Invariants:
 //! - A kind of fault that is added draws from a stream of its own: the rest of a plan stays.
 
-use super::faults::{Fault, MetaPart, Moment, Order, Planned, Wait};
+use super::faults::{Fault, MetaPart, Moment, Order, Planned, Struck, Wait};
 use super::prng::Prng;
-use crate::resource::{DiskState, Force, ReplicationState, Role};
+use crate::resource::{DiskState, Force, ReplicationState, Role, VolumeNumber};
 
 /// The kinds that a seed may switch off.
 const KINDS: usize = 10;
@@ -21,7 +21,7 @@ pub(super) fn plan(p: &mut Prng, length_ms: u64) -> Vec<Planned> {
     let mut plan: Vec<Planned> = (0..count)
         .map(|_| {
             let kind = *p.choose(&allowed);
-            Planned { at_ms: p.below(length_ms), wait: None, fault: fault(p, kind) }
+            Planned::new(p.below(length_ms), None, fault(p, kind))
         })
         .collect();
     plan.sort_by_key(|planned| planned.at_ms);
@@ -106,7 +106,7 @@ pub(super) fn rarer(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
         let kind = *p.choose(&allowed);
         if kind == ROLL_BACK {
             let image = Fault::Image { node: p.index(2) };
-            plan.push(Planned { at_ms: p.below(at_ms + 1), wait: None, fault: image });
+            plan.push(Planned::new(p.below(at_ms + 1), None, image));
         }
         let fault = rarer_fault(p, kind, length_ms);
         if let Fault::Seed { node, .. } = fault {
@@ -114,10 +114,10 @@ pub(super) fn rarer(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
             let order = Fault::Order { node: 1 - node, order: Order::Seed };
             let image = Fault::SeedImage { node: 1 - node };
             for (at_ms, fault) in [(began.min(copied), order), (began.max(copied), image)] {
-                plan.push(Planned { at_ms, wait: None, fault });
+                plan.push(Planned::new(at_ms, None, fault));
             }
         }
-        plan.push(Planned { at_ms, wait: None, fault });
+        plan.push(Planned::new(at_ms, None, fault));
     }
     // A rollback is seen by what these blocks say.
     let rolled = plan.iter().any(|planned| matches!(planned.fault, Fault::RollBack { .. }));
@@ -212,13 +212,9 @@ pub(super) fn held_back(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
             ])),
             more_us: p.skewed(1, 30_000),
         });
-        plan.push(Planned { at_ms, wait, fault: Fault::Order { node, order: hold } });
+        plan.push(Planned::new(at_ms, wait, Fault::Order { node, order: hold }));
         let until_ms = at_ms + p.skewed(10, 8_000);
-        plan.push(Planned {
-            at_ms: until_ms,
-            wait: None,
-            fault: Fault::Order { node, order: release },
-        });
+        plan.push(Planned::new(until_ms, None, Fault::Order { node, order: release }));
     }
     plan.sort_by_key(|planned| planned.at_ms);
 }
@@ -232,7 +228,7 @@ pub(super) fn at_the_worst_moment(p: &mut Prng, length_ms: u64, plan: &mut Vec<P
         let at_ms = p.below(length_ms);
         let wait = Wait { node: p.index(2), moment: moment(p), more_us: p.skewed(1, 30_000) };
         let kind = *p.choose(&[0, 0, 1, 2, 3, 4, 5, 6, 6, 8, 9, 9]);
-        plan.push(Planned { at_ms, wait: Some(wait), fault: fault(p, kind) });
+        plan.push(Planned::new(at_ms, Some(wait), fault(p, kind)));
     }
     plan.sort_by_key(|planned| planned.at_ms);
 }
@@ -245,7 +241,7 @@ pub(super) fn secrets(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
     for _ in 0..p.skewed(1, 8) {
         let (node, secret) = (p.index(2), u8::from(p.percent(70)));
         let fault = Fault::ChangeSecret { node, secret, keep_old: p.percent(60) };
-        plan.push(Planned { at_ms: p.below(length_ms), wait: None, fault });
+        plan.push(Planned::new(p.below(length_ms), None, fault));
     }
     plan.sort_by_key(|planned| planned.at_ms);
 }
@@ -276,20 +272,20 @@ pub(super) fn both_sides(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) 
             2 => {
                 // Who outlived the other is given up.
                 let fault = Fault::Crash { node: b, off_ms: 8 * pause };
-                plan.push(Planned { at_ms: at_ms + 5 * pause / 2, wait: None, fault });
+                plan.push(Planned::new(at_ms + 5 * pause / 2, None, fault));
                 let demote = Order::SecondaryForce;
                 let outdate = (a, Order::Outdate);
                 vec![(a, demote), (a, demote), (b, Order::Primary), outdate, outdate, outdate]
             }
             3 => {
                 let fault = Fault::Cut { for_ms: p.skewed(2_000, 20_000) };
-                plan.push(Planned { at_ms, wait: None, fault });
+                plan.push(Planned::new(at_ms, None, fault));
                 vec![(a, Order::Primary), (b, Order::Primary), (a, Order::Force(Force::Plain))]
             }
             4 => {
                 if p.percent(30) {
                     let fault = Fault::Cut { for_ms: 40_000 };
-                    plan.push(Planned { at_ms: at_ms + pause, wait: None, fault });
+                    plan.push(Planned::new(at_ms + pause, None, fault));
                 }
                 let orders = [Order::Disconnect, Order::ConnectTentative, Order::Connect];
                 vec![(a, Order::Disconnect), (a, Order::ConnectTentative), (a, *p.choose(&orders))]
@@ -312,14 +308,14 @@ pub(super) fn both_sides(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) 
                 // Clients of a disk that does not answer, and its node is to be demoted.
                 let for_ms = length_ms;
                 let fault = Fault::StallDisk { node: a, for_ms, flushes: false };
-                plan.push(Planned { at_ms: at_ms + pause, wait: None, fault });
+                plan.push(Planned::new(at_ms + pause, None, fault));
                 let orders = [Order::Secondary, Order::SecondaryForce, Order::Down];
                 vec![(a, Order::Primary), (b, Order::Primary), (a, *p.choose(&orders))]
             }
             8 => {
                 // The only disk of a Primary is replaced by a fresh one.
                 let fault = Fault::ReplaceDisk { node: b, off_ms: 50 };
-                plan.push(Planned { at_ms: at_ms + 4 * pause, wait: None, fault });
+                plan.push(Planned::new(at_ms + 4 * pause, None, fault));
                 let demote = (b, Order::SecondaryForce);
                 vec![demote, (a, Order::Primary), (a, Order::Primary), (a, Order::Detach)]
             }
@@ -341,7 +337,7 @@ pub(super) fn both_sides(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) 
         // Now and then all at once.
         let pause = if p.one_in(5) { 0 } else { pause };
         for (at_ms, (node, order)) in (at_ms..).step_by(pause.max(1) as usize).zip(steps) {
-            plan.push(Planned { at_ms, wait: None, fault: Fault::Order { node, order } });
+            plan.push(Planned::new(at_ms, None, Fault::Order { node, order }));
         }
     }
     plan.sort_by_key(|planned| planned.at_ms);
@@ -354,8 +350,7 @@ pub(super) fn crossing(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
     if !p.one_in(6) {
         return;
     }
-    let order =
-        |at_ms, wait, node, order| Planned { at_ms, wait, fault: Fault::Order { node, order } };
+    let order = |at_ms, wait, node, order| Planned::new(at_ms, wait, Fault::Order { node, order });
     for _ in 0..p.skewed(1, 4) {
         let at_ms = p.below(length_ms);
         let a = p.index(2);
@@ -379,7 +374,7 @@ pub(super) fn crossing(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
         plan.push(order(at_ms + later, wait, 1 - a, second));
         if p.percent(60) {
             let kind = *p.choose(&[0, 1, 2, 2, 5, 5, 6]);
-            let strike = Planned { at_ms: at_ms + p.below(40), wait: None, fault: fault(p, kind) };
+            let strike = Planned::new(at_ms + p.below(40), None, fault(p, kind));
             let again = order(strike.at_ms + p.below(20), None, p.index(2), Order::Invalidate);
             plan.push(strike);
             plan.push(again);
@@ -396,7 +391,7 @@ pub(super) fn hand_overs(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) 
     }
     for _ in 0..p.skewed(1, 6) {
         let (a, at_ms) = (p.index(2), p.below(length_ms));
-        let mut at = |at_ms, wait, fault| plan.push(Planned { at_ms, wait, fault });
+        let mut at = |at_ms, wait, fault| plan.push(Planned::new(at_ms, wait, fault));
         let order = |node, order| Fault::Order { node, order };
         if p.one_in(8) {
             // The old Primary's disk keeps a request, a flush or the marks of a Secondary for long.
@@ -452,7 +447,7 @@ pub(super) fn both_full(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
         let mut for_ms = || if p.one_in(8) { length_ms } else { p.skewed(10, 20_000) };
         let for_ms = [for_ms(), for_ms()];
         let fault = Fault::FullBoth { for_ms, share: *p.choose(&[5, 30, 70, 100]) };
-        plan.push(Planned { at_ms: p.below(length_ms), wait: None, fault });
+        plan.push(Planned::new(p.below(length_ms), None, fault));
     }
     plan.sort_by_key(|planned| planned.at_ms);
 }
@@ -467,7 +462,7 @@ pub(super) fn flaky(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
     for _ in 0..p.skewed(1, 4) {
         let (node, for_ms) = (p.index(2), p.skewed(100, 20_000));
         let fault = Fault::Flaky { node, for_ms, share: *p.choose(&[1, 5, 30, 100]) };
-        plan.push(Planned { at_ms: p.below(length_ms), wait: None, fault });
+        plan.push(Planned::new(p.below(length_ms), None, fault));
     }
     plan.sort_by_key(|planned| planned.at_ms);
 }
@@ -482,7 +477,7 @@ pub(super) fn out_of_patience(p: &mut Prng, plan: &mut Vec<Planned>) -> bool {
         return false;
     }
     plan.clear();
-    let mut at = |at_ms, fault| plan.push(Planned { at_ms, wait: None, fault });
+    let mut at = |at_ms, fault| plan.push(Planned::new(at_ms, None, fault));
     let order = |node, order| Fault::Order { node, order };
     let (a, start_ms) = (p.index(2), p.range(500, 2_000));
     let b = 1 - a;
@@ -550,6 +545,22 @@ pub(super) fn out_of_patience(p: &mut Prng, plan: &mut Vec<Planned>) -> bool {
     true
 }
 
+/// Draws which disks each part of the plan strikes, where a node has several. In half of the seeds it is
+/// one volume's for all: what the plan does one after the other meets there.
+pub(super) fn strike_any(p: &mut Prng, volumes: u16, plan: &mut [Planned]) {
+    if volumes == 1 {
+        return;
+    }
+    let draw = |p: &mut Prng| -> VolumeNumber {
+        u16::try_from(p.below(u64::from(volumes))).expect("below the number of volumes")
+    };
+    let one = p.percent(50).then(|| draw(p));
+    for planned in plan {
+        let volume = one.unwrap_or_else(|| draw(p));
+        planned.struck = Struck { volume, alone: p.percent(50) };
+    }
+}
+
 fn moment(p: &mut Prng) -> Moment {
     let replication = [
         ReplicationState::WFBitMapS,
@@ -573,5 +584,27 @@ fn moment(p: &mut Prng) -> Moment {
         0..=5 => Moment::Replication(*p.choose(&replication)),
         6..=8 => Moment::Disk(*p.choose(&disks)),
         _ => Moment::Role(*p.choose(&[Role::Primary, Role::Secondary])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::sim::{SimOptions, Struck};
+
+    #[test]
+    fn every_volume_of_a_seed_is_struck_and_a_lone_one_costs_no_draw() {
+        let mut struck = [[0; 2]; 2];
+        for seed in 0..200 {
+            let options = SimOptions::of_seed(seed);
+            for planned in &options.plan {
+                let Struck { volume, alone } = planned.struck;
+                if options.volumes == 1 {
+                    assert_eq!(planned.struck, Struck::default());
+                } else {
+                    struck[usize::from(volume)][usize::from(alone)] += 1;
+                }
+            }
+        }
+        assert!(struck.iter().flatten().all(|count| *count > 50), "{struck:?}");
     }
 }

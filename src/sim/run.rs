@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::resource::{Command, ConnectionState, DiskState, Force, Reason, Role};
+use crate::resource::{Command, ConnectionState, DiskState, Force, Reason, Role, VolumeNumber};
 
 use super::admin::{ORDER_MS, Step};
 use super::cluster::{Cluster, Happening, Violation};
@@ -78,6 +78,9 @@ impl std::fmt::Display for Failure {
         writeln!(f, "plan:")?;
         for planned in &self.options.plan {
             write!(f, "  {:6} ms {:?}", planned.at_ms, planned.fault)?;
+            if self.options.volumes > 1 {
+                write!(f, ", {:?}", planned.struck)?;
+            }
             match planned.wait {
                 Some(wait) => writeln!(f, " after {wait:?}")?,
                 None => writeln!(f)?,
@@ -320,7 +323,7 @@ impl Cluster {
         if reason == Reason::UnrelatedData && times > 2 {
             // Nothing but create-md helps.
             let victim = self.chance.admin.index(2);
-            return self.make_anew(victim);
+            return self.make_anew(victim, (0..self.options.volumes).collect());
         }
         if reason == Reason::ResyncRefused && self.give_up_new_disks() {
             return self.connect_both();
@@ -398,27 +401,32 @@ impl Cluster {
     /// A disk was set back to an older image: a person gives it up, and makes it anew if that is not
     /// enough; where the other one is no better, that is the one.
     fn give_up_what_was_set_back(&mut self, times: u32) {
-        let volumes = 0..self.options.volumes;
-        let behind = |node: usize| {
-            volumes.clone().any(|volume| self.pairs.get(&volume).is_some_and(|p| p.behind[node]))
+        let behind = |node: usize, volume: &VolumeNumber| {
+            self.pairs.get(volume).is_some_and(|pair| pair.behind[node])
         };
-        let mut node = usize::from(behind(1));
-        let bad = volumes.clone().any(|volume| {
-            let other = self.nodes[1 - node].device(volume).map(|d| d.disk_state);
+        let all = 0..self.options.volumes;
+        let mut node = usize::from(all.clone().any(|volume| behind(1, &volume)));
+        let mut volumes: Vec<_> = all.clone().filter(|volume| behind(node, volume)).collect();
+        if volumes.is_empty() {
+            volumes.extend(all);
+        }
+        let bad = volumes.iter().any(|volume| {
+            let other = self.nodes[1 - node].device(*volume).map(|d| d.disk_state);
             !matches!(other, Some(DiskState::Consistent | DiskState::UpToDate))
         });
         if bad && times > 1 {
             node = 1 - node;
         }
         if times > 1 {
-            return self.make_anew(node);
+            return self.make_anew(node, volumes);
         }
         self.clients.stopped = true;
         self.hang_up_all();
         self.run_until(self.in_ms(2_000), |_| false);
         let mut steps =
             VecDeque::from([Step::Command(Command::Secondary { force: true, wait_ms: 0 })]);
-        steps.extend(volumes.map(|volume| Step::Command(Command::Invalidate { volume })));
+        let give_up = |volume| Step::Command(Command::Invalidate { volume });
+        steps.extend(volumes.into_iter().map(give_up));
         self.order(node, steps);
         self.connect_both();
     }
@@ -441,13 +449,13 @@ impl Cluster {
         given_up
     }
 
-    /// The daemon of a node is ended, its metadata is made anew, and it comes up again.
-    fn make_anew(&mut self, node: usize) {
+    /// The daemon of a node is ended, the metadata of these volumes is made anew, and it comes up again.
+    fn make_anew(&mut self, node: usize, volumes: Vec<VolumeNumber>) {
         self.clients.stopped = true;
         self.hang_up_all();
         self.run_until(self.in_ms(2_000), |_| false);
         self.end_life(node, false);
-        for volume in 0..self.options.volumes {
+        for volume in volumes {
             self.replace_disk(node, volume);
         }
         self.restart(node);

@@ -172,7 +172,7 @@ impl Player {
             _ => {
                 let order = order(node, verb, rest)?;
                 match order {
-                    Given::Plan(order) => c.give(node, order),
+                    Given::Plan(order) => c.give(node, order, VOLUME),
                     Given::Command(command) => {
                         c.order(node, VecDeque::from([Step::Command(command)]));
                     }

@@ -49,7 +49,7 @@ impl Situation<'_> {
     }
 
     fn strike(&mut self, fault: Fault) {
-        self.plan.push(Planned { at_ms: self.now_ms, wait: None, fault });
+        self.plan.push(Planned::new(self.now_ms, None, fault));
     }
 
     /// After so many ms.
@@ -85,7 +85,7 @@ impl Situation<'_> {
         let wait = Some(Wait { node, moment, more_us: p.skewed(1, 5_000) });
         let fault =
             if p.percent(70) { Fault::MetaError { node } } else { Fault::DeadDisk { node } };
-        self.plan.push(Planned { at_ms: self.now_ms, wait, fault });
+        self.plan.push(Planned::new(self.now_ms, wait, fault));
         let orders = [Order::Invalidate, Order::Reattach];
         for _ in 0..3 {
             self.order(p.range(20, 3_000), b, *p.choose(&orders));

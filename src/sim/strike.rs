@@ -3,15 +3,19 @@
 use crate::resource::{Command, Event, Time};
 
 use super::cluster::{Cluster, Happening};
-use super::faults::Fault;
+use super::faults::{Fault, Planned};
 use super::node::Input;
 
 impl Cluster {
     /// A fault of the plan.
     pub(super) fn strike(&mut self, index: usize) {
-        let fault = self.options.plan[index].fault.clone();
+        let Planned { fault, struck, .. } = self.options.plan[index].clone();
         self.strikes += 1;
-        self.note(&format!("fault {index}: {fault:?}"));
+        if self.options.volumes > 1 {
+            self.note(&format!("fault {index}: {fault:?}, {struck:?}"));
+        } else {
+            self.note(&format!("fault {index}: {fault:?}"));
+        }
         match fault {
             Fault::PowerLoss { node, off_ms } => self.lose_power(node, off_ms),
             Fault::PowerLossBoth { off_ms } => {
@@ -37,7 +41,7 @@ impl Cluster {
             }
             Fault::Order { node, order } => {
                 if self.nodes[node].is_awake() {
-                    self.give(node, order);
+                    self.give(node, order, struck.volume);
                 }
             }
             Fault::HangUp { worker, disconnect } => {
@@ -56,7 +60,7 @@ impl Cluster {
                 let [before, _] = self.nodes[node].secrets;
                 self.nodes[node].secrets = [secret, if keep_old { before } else { secret }];
             }
-            fault => self.hurt_disk(&fault),
+            fault => self.hurt_disk(&fault, struck),
         }
     }
 

@@ -44,7 +44,7 @@ pub(super) fn verifies(p: &mut Prng, length_ms: u64, plan: &mut Vec<Planned>) {
             _ => Order::Verify,
         };
         let fault = Fault::Order { node: p.index(2), order };
-        plan.push(Planned { at_ms: p.below(length_ms), wait: None, fault });
+        plan.push(Planned::new(p.below(length_ms), None, fault));
     }
     plan.sort_by_key(|planned| planned.at_ms);
 }
@@ -155,26 +155,29 @@ impl Cluster {
             (_, Some(Role::Primary)) => 0,
             _ => p.index(2),
         };
-        let blocks = self.nodes[0].device(0).map_or(1, |device| device.size / 4096);
+        let volumes = usize::from(self.options.volumes);
+        let index = Prng::new(self.options.seed, 31).index(volumes);
+        let volume = VolumeNumber::try_from(index).expect("few volumes");
+        let blocks = self.nodes[0].device(volume).map_or(1, |device| device.size / 4096);
         let count = p.skewed(1, 40);
         let first = p.below(blocks - count.min(blocks - 1));
-        let disk = &mut self.nodes[bad].volumes[0].disk;
+        let disk = &mut self.nodes[bad].volumes[index].disk;
         for block in first..first + count {
             let sector = block * BLOCK + p.below(BLOCK);
             let value = disk.read(sector, 1)[0] ^ 1 << p.below(60);
             disk.write(sector, &[value], true);
-            self.history.falsified(bad, 0, sector);
+            self.history.falsified(bad, volume, sector);
         }
-        self.falsified = true;
+        self.falsified = Some(volume);
         let name = self.nodes[bad].name;
         self.note(&format!("{count} blocks of {name} are falsified"));
         let node = p.index(2);
         let peer = node_id(1 - node);
-        self.command(node, Command::Verify { volume: 0, peer, start: None, stop: None });
+        self.command(node, Command::Verify { volume, peer, start: None, stop: None });
         let over = move |c: &Self| {
             c.nodes[node].orders.is_empty()
                 && c.nodes.iter().all(|n| {
-                    n.peer_device(0).is_some_and(|peer| {
+                    n.peer_device(volume).is_some_and(|peer| {
                         peer.replication_state == ReplicationState::Established
                             && peer
                                 .last_verify
@@ -190,9 +193,9 @@ impl Cluster {
         if p.percent(50) {
             self.part_and_meet(p.index(2));
         }
-        let marked = |c: &Self, n: usize| {
+        let marked = move |c: &Self, n: usize| {
             let status = c.nodes[n].resource.as_ref().map(|resource| resource.status(c.now));
-            status.map_or(0, |status| status.connections[0].peer_devices[0].out_of_sync)
+            status.map_or(0, |status| status.connections[0].peer_devices[index].out_of_sync)
         };
         for n in 0..2 {
             if self.violation.is_none() && marked(self, n) != count * 4096 {
@@ -203,14 +206,14 @@ impl Cluster {
         }
         let (node, from) = (p.index(2), node_id(1 - bad));
         let peer = node_id(1 - node);
-        let repair = Command::Repair { volume: 0, peer, from };
+        let repair = Command::Repair { volume, peer, from };
         let mended = move |c: &Self| c.all_established() && marked(c, 0) + marked(c, 1) == 0;
         if self.options.core.disk_timeout_ms == 0 && Prng::new(self.options.seed, 19).one_in(8) {
             // The disk that is to go does not answer in time; the order is carried out later, or anew.
-            self.stall(bad, ORDER_MS + 5_000, true);
+            self.stall(bad, volume, ORDER_MS + 5_000, true);
             self.command(node, repair.clone());
             self.run_until(self.in_ms(ORDER_MS + 10_000), |_| false);
-            self.run_until(self.in_ms(60_000), |c| c.is_established(0) || mended(c));
+            self.run_until(self.in_ms(60_000), |c| c.is_established(volume) || mended(c));
         }
         if !mended(self) {
             self.command(node, repair);
@@ -220,6 +223,6 @@ impl Cluster {
         if self.violation.is_none() && !mended(self) {
             self.violate("a repair does not end".to_owned());
         }
-        self.falsified = false;
+        self.falsified = None;
     }
 }

@@ -499,7 +499,7 @@ impl Cluster {
                 return self.violate(text);
             }
             // What was falsified is only marked until it is repaired.
-            if !(self.falsified && volume == 0)
+            if self.falsified != Some(volume)
                 && self.is_idle(volume)
                 && self.is_established(volume)
                 && let Some(sector) = self.first_difference(volume)

@@ -308,7 +308,7 @@ impl Cluster {
             _ => None,
         };
         // The checkers ask what a plan may lead to.
-        self.options.plan.extend(fault.map(|fault| Planned { at_ms: 0, wait: None, fault }));
+        self.options.plan.extend(fault.map(|fault| Planned::new(0, None, fault)));
         match turn {
             Turn::Write { node, block, fua } => self.ask(node, Asked::Write { block, fua }),
             Turn::Flush { node } => self.ask(node, Asked::Flush),
@@ -317,7 +317,7 @@ impl Cluster {
                 if order == Order::Secondary || order == Order::Down {
                     self.hang_up_all();
                 }
-                self.give(node, order);
+                self.give(node, order, 0);
             }
             Turn::Part => self.net.cut_until = [NEVER; 2],
             Turn::Join => self.join(),
