@@ -64,6 +64,8 @@ struct Request {
     fua: bool,
     session: Session,
     operation: Operation,
+    /// When it was sent.
+    since: Time,
 }
 
 /// All clients.
@@ -111,6 +113,12 @@ impl Clients {
     #[must_use]
     pub(super) fn pending(&self) -> usize {
         self.requests.len()
+    }
+
+    /// The request that waits longest: since when, which, and where.
+    pub(super) fn oldest(&self) -> Option<(Time, RequestId, usize)> {
+        let all = self.requests.iter();
+        all.map(|(id, one)| (one.since, *id, one.session.node)).min_by_key(|one| one.0)
     }
 
     /// Requests of a volume that are not answered.
@@ -233,7 +241,7 @@ impl Cluster {
         for kept in std::mem::take(&mut self.clients.workers[worker].kept) {
             let session = self.clients.workers[worker].session;
             let Some(session) = session.filter(|session| session.id == id) else { return };
-            let mut entry = Request { session, ..kept };
+            let mut entry = Request { session, since: self.now, ..kept };
             self.history.sent_again(&mut entry.operation, id);
             let request = RequestId(self.clients.next_request);
             self.clients.next_request += 1;
@@ -294,7 +302,7 @@ impl Cluster {
         let request = RequestId(self.clients.next_request);
         self.clients.next_request += 1;
         let (operation, input) = self.request(kind, session, request, volume, range, fua);
-        let entry = Request { kind, fua, session, operation };
+        let entry = Request { kind, fua, session, operation, since: self.now };
         self.clients.requests.insert(request, entry);
         self.input(session.node, input);
     }

@@ -125,6 +125,8 @@ pub struct Cluster {
     pub(super) waiting: BTreeSet<usize>,
     /// When the last operation that a slow disk has begun will have ended.
     pub(super) slow_until: Time,
+    /// Until when something has happened, or goes on, that may hold requests.
+    pub(super) disturbed: Time,
     /// The plan's faults strike, and cluster software acts.
     pub(super) faults_on: bool,
     pub(super) fencing: super::fencing::FencingWorld,
@@ -196,6 +198,7 @@ impl Cluster {
             strikes: 0,
             waiting: BTreeSet::new(),
             slow_until: Time(0),
+            disturbed: Time(0),
             faults_on: false,
             fencing: super::fencing::FencingWorld::default(),
             pacemaker: None,
@@ -416,6 +419,7 @@ impl Cluster {
         let seed = self.chance.seeds.next();
         let now = self.now;
         let wall = self.wall_clock_ms(node);
+        self.disturb();
         let n = &mut self.nodes[node];
         n.life += 1;
         n.resource = Some(Resource::new(config, seed, now, wall));

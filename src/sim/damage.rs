@@ -142,6 +142,7 @@ impl Cluster {
             return;
         }
         n.stalled_until = n.stalled_until.min(self.now);
+        self.disturbed = self.disturbed.max(self.now);
         let life = n.life;
         let mut kept = Vec::new();
         for volume in &mut n.volumes {

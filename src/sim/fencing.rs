@@ -89,6 +89,7 @@ impl Cluster {
 
     /// `Action::RunHandler`: it takes its time, and now and then all of it.
     pub(super) fn run_handler(&mut self, node: usize, number: u64, call: HandlerCall) {
+        self.disturb_for(call.limit_ms);
         if self.pacemaker.is_some() && call.handler == Handler::FencePeer {
             return self.fence_peer_begins(node, number, call.limit_ms);
         }

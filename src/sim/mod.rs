@@ -13,6 +13,7 @@
 //! - Nothing of the core, the wire codec or the metadata layout is mocked.
 
 mod admin;
+mod answers;
 mod area;
 mod clients;
 mod cluster;

@@ -11,6 +11,7 @@ impl Cluster {
     pub(super) fn strike(&mut self, index: usize) {
         let Planned { fault, struck, .. } = self.options.plan[index].clone();
         self.strikes += 1;
+        self.disturb();
         if self.options.volumes > 1 {
             self.note(&format!("fault {index}: {fault:?}, {struck:?}"));
         } else {
@@ -98,6 +99,7 @@ impl Cluster {
 
     /// The daemon is gone. `silent`: so is the host.
     pub(super) fn end_life(&mut self, node: usize, silent: bool) {
+        self.disturb();
         self.note(&format!("{} is gone", self.nodes[node].name));
         for place in self.net.open_links(node) {
             self.abort(place, silent);
@@ -130,6 +132,7 @@ impl Cluster {
     /// The daemon runs again: the first thing that it sees is the gap.
     pub(super) fn thaw(&mut self, node: usize) {
         let Some(since) = self.nodes[node].frozen.take() else { return };
+        self.disturb();
         self.note(&format!("{} runs again", self.nodes[node].name));
         let gap_ms = self.now.ms_since(since);
         let mut inbox = std::mem::take(&mut self.nodes[node].inbox);
@@ -158,6 +161,7 @@ impl Cluster {
     pub(super) fn heal(&mut self) {
         self.note("faults end");
         self.faults_on = false;
+        self.disturb();
         self.net.cut_until = [Time(0); 2];
         self.net.slow = (Time(0), 0);
         self.swap_back();

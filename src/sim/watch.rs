@@ -479,6 +479,7 @@ impl Cluster {
         let at = self.in_ms(500);
         self.at(at, Happening::Check);
         self.check_orders();
+        self.check_answers();
         for node in 0..2 {
             let bytes = self.nodes[node].pool.bytes();
             if bytes > POOL_MAX {
