@@ -335,12 +335,13 @@ impl Cluster {
     /// A disk is larger now. What is there is not what is there on the other node's, sometimes.
     fn grow_disk(&mut self, node: usize, volume: VolumeNumber) {
         const MAX: u64 = 4 * 2_600 * 8;
+        let first = self.options.sizes[node] / 512;
         let more = self.chance.admin.skewed(1, 600) * 8;
         let value = if self.chance.admin.percent(70) { (1 << 50) + node as u64 } else { 0 };
         let name = self.nodes[node].name;
         let v = &mut self.nodes[node].volumes[usize::from(volume)];
         let sectors = v.disk.sectors() + more;
-        if v.foreign || sectors > MAX {
+        if v.foreign || sectors > MAX.max(first + MAX / 4) {
             return;
         }
         let block = v.geometry.al_block_size;

@@ -1,12 +1,13 @@
 //! What a seed makes of a run. Each seed switches some faults off (swarm testing): a run without
 //! power losses finds other bugs than one with everything.
 
+use crate::meta::PAGE_BITS;
 use crate::resource::{
     AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, BLOCK_SIZE, CsumsAlg, OnIoError, Options, RrConflict,
     VerifyAlg,
 };
 
-use super::faults::{Fault, Planned};
+use super::faults::{Fault, Order, Planned};
 use super::plan::{
     at_the_worst_moment, both_full, both_sides, crossing, flaky, hand_overs, held_back,
     out_of_patience, plan, rarer, secrets, strike_any,
@@ -14,6 +15,9 @@ use super::plan::{
 use super::prng::Prng;
 use super::situations::situation;
 use super::verify::verifies;
+
+/// One of so many seeds has a bitmap of several pages: their disks are large, and cost time.
+const WIDE_IN: u64 = 1_000;
 
 /// The whole plan of a run.
 #[derive(Clone, Debug)]
@@ -129,6 +133,7 @@ impl SimOptions {
         flaky(&mut Prng::new(seed, 21), length_ms, &mut options.plan);
         hand_overs(&mut Prng::new(seed, 23), length_ms, &mut options.plan);
         options.narrow_the_log(&mut Prng::new(seed, 8));
+        options.widen_the_bitmap(&mut Prng::new(seed, 32));
         super::fencing::handlers(&mut Prng::new(seed, 22), &mut options.core);
         options.compare(&mut Prng::new(seed, 26));
         let p = &mut Prng::new(seed, 14);
@@ -164,6 +169,38 @@ impl SimOptions {
             let fault = Fault::PowerLoss { node: p.index(2), off_ms: p.skewed(10, 8_000) };
             let at_ms = p.below(self.length_ms.min(10_000));
             self.plan.push(Planned::new(at_ms, None, fault));
+        }
+        self.plan.sort_by_key(|planned| planned.at_ms);
+    }
+
+    /// In a few seeds the bitmap has several pages, sparsely used: most requests fall on the ends of pages; or the
+    /// disk ends a little before the end of one, and grows over it.
+    fn widen_the_bitmap(&mut self, p: &mut Prng) {
+        if !p.one_in(WIDE_IN) || self.volumes > 1 {
+            return;
+        }
+        let whole = p.range(1, 2) * PAGE_BITS;
+        let blocks = if p.one_in(3) { whole - p.range(0, 64) } else { whole + p.range(1, 2_000) };
+        self.sizes = [blocks * BLOCK_SIZE; 2];
+        let ends = (1..3).map(|page| page * PAGE_BITS).filter(|end| *end < blocks);
+        self.hot = ends.flat_map(|end| [end - 2, end - 1, end, end + 1]).collect();
+        self.hot.retain(|block| *block < blocks);
+        self.hot.extend((0..p.range(2, 8)).map(|_| p.below(blocks)));
+        // All of it is copied or compared now and then, under load too.
+        self.initial_sync = false;
+        (self.core.resync_rate, self.core.c_min_rate) = (102_400, 4_096);
+        if blocks <= whole {
+            self.plan.push(Planned::new(p.below(self.length_ms), None, grow(p)));
+        }
+        // Bits of all pages are exchanged, and read back.
+        for _ in 0..p.range(1, 3) {
+            let (node, off_ms) = (p.index(2), p.skewed(100, 8_000));
+            let fault = match p.below(3) {
+                0 => Fault::PowerLoss { node, off_ms },
+                1 => Fault::Crash { node, off_ms },
+                _ => Fault::Cut { for_ms: 12_000 },
+            };
+            self.plan.push(Planned::new(p.below(self.length_ms), None, fault));
         }
         self.plan.sort_by_key(|planned| planned.at_ms);
     }
@@ -211,6 +248,11 @@ impl SimOptions {
     }
 }
 
+/// The disks are made larger.
+fn grow(p: &mut Prng) -> Fault {
+    Fault::Order { node: p.index(2), order: Order::Resize }
+}
+
 fn core_options(p: &mut Prng, policies: bool) -> Options {
     let mut core = Options {
         timeout_ms: *p.choose(&[1_500, 3_000, 6_000]),
@@ -246,4 +288,26 @@ fn core_options(p: &mut Prng, policies: bool) -> Options {
             .clone();
     }
     core
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PAGE_BITS, SimOptions};
+    use crate::sim::faults::{Fault, Order};
+
+    #[test]
+    fn a_few_seeds_have_bitmaps_of_several_pages_and_some_grow_over_the_end_of_one() {
+        let wide = |seed| {
+            let options = SimOptions::of_seed(seed);
+            (options.sizes[0] > (PAGE_BITS - 100) * 4096).then_some(options)
+        };
+        let all: Vec<_> = (0..20_000).filter_map(wide).collect();
+        assert!((5..40).contains(&all.len()), "{}", all.len());
+        let pages = |options: &SimOptions| options.sizes[0].div_ceil(PAGE_BITS * 4096);
+        for count in [2, 3] {
+            assert!(all.iter().any(|options| pages(options) == count), "{count}");
+        }
+        let resize = |fault: &Fault| matches!(fault, Fault::Order { order: Order::Resize, .. });
+        assert!(all.iter().any(|options| pages(options) == 1 && options.has(resize)));
+    }
 }
