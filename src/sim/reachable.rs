@@ -65,7 +65,8 @@ const CONNECTION: &[(ConnectionState, &[ConnectionState])] = {
     use ConnectionState::*;
     &[
         (StandAlone, &[Unconnected]),
-        (Disconnecting, &[StandAlone]),
+        // Back, where the own disk fails meanwhile and this node needs the peer's.
+        (Disconnecting, &[StandAlone, Connected]),
         (Unconnected, &[Connecting]),
         (Timeout, &[Unconnected]),
         (BrokenPipe, &[Unconnected]),
@@ -172,7 +173,7 @@ const NO_PACKET: &[(&str, &str)] = &[
 
 /// The results of each order; (-18), try again later, is one row for all of them.
 const ORDERS: &[(&str, &[&str])] = &[
-    ("attach", &["ok", "118", "119", "150"]),
+    ("attach", &["ok", "111", "118", "119", "150"]),
     ("detach", &["ok", "-2", "-23", "127"]),
     ("detach --force", &["ok"]),
     ("connect", &["ok", "127"]),
@@ -185,6 +186,7 @@ const ORDERS: &[(&str, &[&str])] = &[
     ("primary --force", &["ok", "-1", "-2", "-10"]),
     ("primary --force=inconsistent", &["ok", "-1", "-2"]),
     ("primary --force=outdated", &["ok", "-1", "-2"]),
+    ("primary --force=inconsistent,outdated", &["ok"]),
     ("primary --force=blank", &["ok", "-1", "-2"]),
     ("auto-promote", &["ok", "-1", "-2", "-7"]),
     ("primary --hand-over", &["ok", "-1", "-2", "-10", "-15", "-21", "-23"]),
