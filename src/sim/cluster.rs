@@ -131,8 +131,8 @@ pub struct Cluster {
     pub(super) faults_on: bool,
     pub(super) fencing: super::fencing::FencingWorld,
     pub(super) pacemaker: Option<Box<super::pacemaker::Pacemaker>>,
-    /// Where answers rest that a node gives as it hands over and hangs up in one turn: they come
-    /// first, when it is still connected. By volume.
+    /// Where answers rest that a node gives as it hands over, or sends a handshake, and hangs up in one
+    /// turn: they come first, when it is still connected. By volume.
     pub(super) rested: Option<Vec<Rests>>,
     pub(super) next_order: u64,
     /// Of what was under way or unflushed, so many percent outlive a crash; drawn where it is `None`.
@@ -535,7 +535,7 @@ impl Cluster {
         if actions.len() > ACTIONS_MAX {
             return self.misuse(format!("{} emits actions for ever", self.nodes[node].name));
         }
-        let parts = actions.iter().any(hands_over) && actions.iter().any(hangs_up);
+        let parts = actions.iter().any(answers_first) && actions.iter().any(hangs_up);
         self.rested = parts.then(|| {
             let volumes = 0..self.options.volumes;
             volumes.map(|volume| self.rests(node, volume)).collect()
@@ -596,9 +596,11 @@ impl Cluster {
     }
 }
 
-/// The peer's order to hand over has ended, with it or with nothing: what was held back for it is answered.
-fn hands_over(action: &Action) -> bool {
-    matches!(action, Action::Send { packet: Packet::HandOverAnswer { .. }, .. })
+/// The peer's order to hand over has ended, with it or with nothing, and what was held back for it is answered; or
+/// what was under way has, and the handshake that waited for it is sent.
+fn answers_first(action: &Action) -> bool {
+    let Action::Send { packet, .. } = action else { return false };
+    matches!(packet, Packet::HandOverAnswer { .. } | Packet::Handshake(_))
 }
 
 fn hangs_up(action: &Action) -> bool {

@@ -28,8 +28,8 @@ pub(crate) fn oracle(a: &Small, b: &Small, tie: bool) -> Answer {
     }
     let back = |s: &Small| !s.replaced && s.number.is_some_and(|n| n < 5);
     match (back(a), back(b)) {
-        (true, false) if given_up(a) => return Target(true),
-        (false, true) if given_up(b) => return Source(true),
+        (true, other) if given_up(a) && !(other && given_up(b)) => return Target(true),
+        (other, true) if given_up(b) && !(other && given_up(a)) => return Source(true),
         (false, false) => {}
         _ => return Refuse(Reason::RolledBack),
     }

@@ -323,8 +323,9 @@ fn rolled_back(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
              before one is thrown away."
                 .to_owned(),
             format!(
-                "1. usual: on the node whose data you give up `tandemadm invalidate {resource}`, then \
-                 `tandemadm connect {resource}` on both."
+                "1. usual: on the node whose data you give up `tandemadm invalidate {resource}`, on the \
+                 other one `tandemadm primary --force=outdated {resource}`, then `tandemadm connect \
+                 {resource}` on both."
             ),
         ),
     };

@@ -137,7 +137,9 @@ impl Resource {
         }
         let lacks = self.device(volume).sync_failed == Some(backing.superblock.device_uuid);
         let peers = self.connections.iter().map(|c| c.peer);
-        if lacks && backing.shares_its_generation(peers) {
+        // What has survived was flushed when the peer was lost; since then nothing was answered in this generation.
+        let survived = backing.resting_state() == DiskState::UpToDate;
+        if lacks && !survived && backing.shares_its_generation(peers) {
             // The peer has what this disk may have lost, and both call it by one name.
             backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
         }

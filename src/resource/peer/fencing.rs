@@ -13,14 +13,13 @@
 //! - While I/O is frozen and the peer is away, a fence-peer that gave no answer is asked again and again, in
 //!   pauses that grow to [`LONGEST_PAUSE_MS`]: the peer may have been fenced meanwhile.
 
-use crate::meta::DeviceFlags;
 use crate::resource::disk::device::{Loss, Progress};
 use crate::resource::orders::order::{PATIENCE_MS, Step, refuse};
 use crate::resource::peer::connection::{PeerDevice, Stage};
 use crate::resource::peer::handlers::Called;
 use crate::resource::{
     Command, DiskState, Fencing, FencingStatus, Gap, Handler, HandlerOutcome, LogLevel, NodeId,
-    Refusal, ReplicationState, ReplyError, Resource, Role, Then, Time, VolumeNumber,
+    Refusal, ReplicationState, ReplyError, Resource, Role, Time, VolumeNumber,
 };
 
 /// From no answer of fence-peer to the next time it is asked: twice as long after each.
@@ -370,19 +369,6 @@ impl Resource {
         for volume in self.volumes() {
             self.outdate_disk(volume);
         }
-    }
-
-    /// The disk is marked Outdated; whether it has survived stays as it is.
-    fn outdate_disk(&mut self, volume: VolumeNumber) {
-        let good = [DiskState::Consistent, DiskState::UpToDate];
-        if !good.contains(&self.device(volume).disk) {
-            return;
-        }
-        if let Some(backing) = self.device(volume).backing.as_mut() {
-            backing.flags(DeviceFlags::OUTDATED, 0);
-        }
-        self.set_disk(volume, DiskState::Outdated);
-        self.save_superblock(volume, Then::Log);
     }
 
     // ---- unfence ----

@@ -419,7 +419,10 @@ fn just_created(own: &Side<'_>, peer: &Side<'_>) -> Option<Verdict> {
 fn rolled_back(own: &Side<'_>, peer: &Side<'_>) -> Option<Verdict> {
     let (own_is, peer_is) = (own.rolled_back(peer), peer.rolled_back(own));
     if own_is && peer_is {
-        return refuse(Rule::RolledBackBoth, Reason::RolledBack);
+        return match only(own.invalidated(), peer.invalidated()) {
+            Some(who) => verdict(Rule::RolledBackBoth, target_in_full(who)),
+            None => refuse(Rule::RolledBackBoth, Reason::RolledBack),
+        };
     }
     let who = only(own_is, peer_is)?;
     let back = if who == Who::Own { own } else { peer };

@@ -11,14 +11,14 @@ use crate::meta::{DeviceFlags, HISTORY};
 use crate::resource::disk::device::CutOff;
 use crate::resource::orders::order::Step;
 use crate::resource::peer::connection::{Opening, Side, Stage};
-use crate::resource::peer::generation::{Side as GenerationSide, same, went_on_from};
+use crate::resource::peer::generation::{Side as GenerationSide, same};
 use crate::resource::peer::split_brain::{Party, Resolution};
 use crate::resource::peer::verdict::{
     Judged, Judgement, Situation, judge, peer_went_on, refused_disk,
 };
 use crate::resource::{
     BLOCK_SIZE, ConnectionState, DiskState, Gap, Handler, HandshakeStatus, LogLevel, Payload,
-    Reason, Resource, Role, SideStatus, SocketId, Then, VolumeNumber,
+    Reason, Resource, Role, SideStatus, SocketId, VolumeNumber,
 };
 use crate::wire::{Handshake, Packet, Refused, VolumeInfo};
 
@@ -303,7 +303,7 @@ impl Resource {
             }
             None => {}
         }
-        let (mut verdicts, mut tried) = (Vec::new(), Vec::new());
+        let (mut verdicts, mut tried, mut compared) = (Vec::new(), Vec::new(), Vec::new());
         // The first refusal stands; the other volumes are compared all the same, for people.
         let mut refusal_of_one = None;
         for volume in self.volumes() {
@@ -336,6 +336,7 @@ impl Resource {
                 found.because = String::new();
             }
             if self.connections[c].tentative.is_none() {
+                compared.push((volume, own, info.clone(), resolution));
                 self.tell_of_verdict(c, volume, resolution, &judgement);
                 if primary_lost {
                     self.tell(Handler::PriLostAfterSb, Some(volume), Some(c));
@@ -356,6 +357,11 @@ impl Resource {
                     return self.drop_connection(c, state, Reason::ResyncRefused, text);
                 }
                 other => verdicts.push((volume, info.clone(), other)),
+            }
+        }
+        for (volume, own, info, resolution) in compared {
+            if refusal_of_one.is_some() || self.device(volume).disk == DiskState::Negotiating {
+                self.note_refused(volume, &own, &info, resolution);
             }
         }
         if let Some(refused) = refusal_of_one {
@@ -599,20 +605,6 @@ impl Resource {
         self.set_connection(c, ConnectionState::StandAlone, reason);
         // Nobody is left to be asked after a gap.
         self.gap_answered(false);
-    }
-
-    /// The peer has gone on from the generation of this disk: should the session end before the resync
-    /// has begun (a handler is asked first, say), this disk does not pass for the newest.
-    fn note_newer_peer(&mut self, volume: VolumeNumber, peer: &VolumeInfo) {
-        let device = self.device(volume);
-        let state = device.disk;
-        let Some(backing) = device.backing.as_mut() else { return };
-        let newer = went_on_from(peer, backing.superblock.current_uuid);
-        if newer && matches!(state, DiskState::Consistent | DiskState::UpToDate) {
-            backing.flags(DeviceFlags::OUTDATED, 0);
-            self.set_disk(volume, DiskState::Outdated);
-            self.save_superblock(volume, Then::Log);
-        }
     }
 
     /// What an opening volume does first.

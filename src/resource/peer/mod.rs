@@ -10,6 +10,7 @@ pub(in crate::resource) mod handlers;
 pub(in crate::resource) mod handshake;
 pub(in crate::resource) mod leave;
 pub(in crate::resource) mod loss;
+pub(in crate::resource) mod newer_peer;
 pub(in crate::resource) mod session;
 pub mod split_brain;
 pub(in crate::resource) mod tentative;

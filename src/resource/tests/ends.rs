@@ -549,3 +549,25 @@ fn a_disk_that_failed_is_not_taken_back_where_the_copy_that_served_clients_was_l
     assert_eq!(pair.attach(0).unwrap_err().code, 150);
     assert_eq!(pair.status(0).devices[0].clients.len(), 1);
 }
+
+/// Seed 860669. The other node has lost its power, and with it what it had not flushed: the disk that has survived
+/// is the only one that has it all, and what fails on it before anything was answered takes nothing of that away.
+#[test]
+fn a_survivor_whose_first_write_alone_fails_still_has_what_was_acknowledged() {
+    let mut pair = synced_pair();
+    assert_eq!(pair.write(0, 6, 66), Ok(None));
+    pair.lose_power(0);
+    assert_ne!(pair.block(0, 6), 66);
+    pair.primary(1, false);
+    pair.nodes[1].fail = |action| matches!(action, Action::DiskWrite { fua: true, .. });
+    let payload = pair.nodes[1].payload(4096, vec![77]);
+    let write = pair.request(1, 900, Op::Write { offset: 7 * 4096, payload, fua: true });
+    assert_eq!(write, Err(ReplyError::Io));
+    assert_eq!(pair.disk(1), DiskState::Diskless);
+    pair.nodes[1].fail = |_| false;
+    pair.attach(1).unwrap();
+    assert_eq!(pair.disk(1), DiskState::UpToDate, "{}", pair.told(1));
+    pair.up(0);
+    pair.synced();
+    assert_eq!([0, 1].map(|n| pair.block(n, 6)), [66, 66], "{}", pair.told(0));
+}

@@ -8,7 +8,7 @@ use crate::resource::*;
 use Fencing::{ResourceAndStonith, ResourceOnly};
 use HandlerOutcome::Exited;
 
-fn fences(pair: &mut Pair, fencing: Fencing) {
+pub(super) fn fences(pair: &mut Pair, fencing: Fencing) {
     for node in &mut pair.nodes {
         if let Some(core) = node.core.as_mut() {
             core.config.options.fencing = fencing;

@@ -16,6 +16,7 @@ mod hung_disk;
 mod leaves;
 mod mid_step;
 mod newcomers;
+mod newer_peer;
 mod no_detour;
 pub(crate) mod pair;
 mod parting;

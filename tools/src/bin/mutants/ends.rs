@@ -335,8 +335,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "promise 2: a disk whose flush failed is the source of what its cache has lost",
         by: By::Tests(&["--lib", "resource::tests::came_back"]),
         file: "src/resource/orders/attach.rs",
-        old: "        if lacks && backing.shares_its_generation(peers) {",
-        new: "        if lacks && backing.superblock.node_id > 31 {",
+        old: "        if lacks && !survived && backing.shares_its_generation(peers) {",
+        new: "        if lacks && !survived && backing.superblock.node_id > 31 {",
     },
     Mutant {
         name: "leave-beside-a-detach",

@@ -10,7 +10,36 @@ const SOURCE: By = By::Tests(&["--lib", "resource::tests::source"]);
 /// Two orders that end a session at once.
 const LEAVES: By = By::Tests(&["--lib", "resource::tests::leaves"]);
 
+/// What a refusal says of the own disk.
+const REFUSALS: By = By::Tests(&["--lib", "resource::tests::newer_peer"]);
+/// What becomes of disks that fail, and come back.
+const ENDS: By = By::Tests(&["--lib", "resource::tests::ends"]);
+
 pub(crate) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "refused-image-forgotten",
+        breaks: "promise 6: a disk that was set back, and refused for it, is promoted when its peer is fenced",
+        by: REFUSALS,
+        file: "src/resource/peer/newer_peer.rs",
+        old: "older && side(peer).usable()",
+        new: "!older && side(peer).usable()",
+    },
+    Mutant {
+        name: "refused-target-forgotten",
+        breaks: "promise 6: a disk that is behind, and refused for its size, is promoted when its peer is fenced",
+        by: REFUSALS,
+        file: "src/resource/peer/newer_peer.rs",
+        old: "Outcome::Target { .. } if !attaching =>",
+        new: "Outcome::Target { .. } if attaching =>",
+    },
+    Mutant {
+        name: "survivor-outdated",
+        breaks: "promise 1: a survivor whose first write alone fails counts as older than a disk that has lost its cache",
+        by: ENDS,
+        file: "src/resource/orders/attach.rs",
+        old: "lacks && !survived && ",
+        new: "lacks && ",
+    },
     Mutant {
         name: "flush-before-loss",
         breaks: "R2b: a flush is answered before the loss was dealt with",
