@@ -422,6 +422,7 @@ impl Cluster {
         self.disturb();
         let n = &mut self.nodes[node];
         n.life += 1;
+        n.handshake = None;
         n.resource = Some(Resource::new(config, seed, now, wall));
         n.version = 0;
         self.refresh(node);
@@ -535,7 +536,11 @@ impl Cluster {
         if actions.len() > ACTIONS_MAX {
             return self.misuse(format!("{} emits actions for ever", self.nodes[node].name));
         }
+        let session = self.nodes[node].handshake;
+        let answers_first = |action: &Action| answers_first(action, session);
         let parts = actions.iter().any(answers_first) && actions.iter().any(hangs_up);
+        let handshake = actions.iter().rev().find_map(handshake_over);
+        self.nodes[node].handshake = handshake.or(session);
         self.rested = parts.then(|| {
             let volumes = 0..self.options.volumes;
             volumes.map(|volume| self.rests(node, volume)).collect()
@@ -597,10 +602,22 @@ impl Cluster {
 }
 
 /// The peer's order to hand over has ended, with it or with nothing, and what was held back for it is answered; or
-/// what was under way has, and the handshake that waited for it is sent.
-fn answers_first(action: &Action) -> bool {
-    let Action::Send { packet, .. } = action else { return false };
-    matches!(packet, Packet::HandOverAnswer { .. } | Packet::Handshake(_))
+/// what was under way has, and the handshake that waited for it is sent: another one in a session, over the socket that
+/// the last one went over.
+fn answers_first(action: &Action, session: Option<SocketId>) -> bool {
+    let Action::Send { socket, packet, .. } = action else { return false };
+    match packet {
+        Packet::HandOverAnswer { .. } => true,
+        Packet::Handshake(_) => session == Some(*socket),
+        _ => false,
+    }
+}
+
+fn handshake_over(action: &Action) -> Option<SocketId> {
+    match action {
+        Action::Send { socket, packet: Packet::Handshake(_), .. } => Some(*socket),
+        _ => None,
+    }
 }
 
 fn hangs_up(action: &Action) -> bool {

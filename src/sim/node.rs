@@ -207,6 +207,8 @@ pub struct Node {
     pub timer_generation: u64,
     /// The next number for an accepted socket.
     pub next_accept: u64,
+    /// Where the last handshake was sent.
+    pub handshake: Option<SocketId>,
     /// Orders that are not answered.
     pub orders: BTreeMap<u64, PendingOrder>,
     /// What somebody has copied.
@@ -240,6 +242,7 @@ impl Node {
             timer: None,
             timer_generation: 0,
             next_accept: 1,
+            handshake: None,
             orders: BTreeMap::new(),
             image: None,
             seed_image: None,

@@ -398,36 +398,42 @@ impl Cluster {
         }
     }
 
-    /// A disk was set back to an older image: a person gives it up, and makes it anew if that is not
+    /// Disks were set back to older images: a person gives them up, and makes them anew if that is not
     /// enough; where the other one is no better, that is the one.
     fn give_up_what_was_set_back(&mut self, times: u32) {
-        let behind = |node: usize, volume: &VolumeNumber| {
-            self.pairs.get(volume).is_some_and(|pair| pair.behind[node])
-        };
         let all = 0..self.options.volumes;
-        let mut node = usize::from(all.clone().any(|volume| behind(1, &volume)));
-        let mut volumes: Vec<_> = all.clone().filter(|volume| behind(node, volume)).collect();
-        if volumes.is_empty() {
-            volumes.extend(all);
-        }
-        let bad = volumes.iter().any(|volume| {
-            let other = self.nodes[1 - node].device(*volume).map(|d| d.disk_state);
-            !matches!(other, Some(DiskState::Consistent | DiskState::UpToDate))
-        });
-        if bad && times > 1 {
-            node = 1 - node;
+        let behind = |node: usize| -> Vec<VolumeNumber> {
+            let of = |volume: &VolumeNumber| self.pairs.get(volume).is_some_and(|p| p.behind[node]);
+            all.clone().filter(of).collect()
+        };
+        let mut given_up = [behind(0), behind(1)];
+        if given_up.iter().all(Vec::is_empty) {
+            given_up[0].extend(all);
         }
         if times > 1 {
-            return self.make_anew(node, volumes);
+            let mut anew = [Vec::new(), Vec::new()];
+            for (node, volumes) in given_up.into_iter().enumerate() {
+                for volume in volumes {
+                    let other = self.nodes[1 - node].device(volume).map(|d| d.disk_state);
+                    let good = matches!(other, Some(DiskState::Consistent | DiskState::UpToDate));
+                    anew[if good { node } else { 1 - node }].push(volume);
+                }
+            }
+            for (node, volumes) in anew.into_iter().enumerate().filter(|(_, v)| !v.is_empty()) {
+                self.make_anew(node, volumes);
+            }
+            return;
         }
         self.clients.stopped = true;
         self.hang_up_all();
         self.run_until(self.in_ms(2_000), |_| false);
-        let mut steps =
-            VecDeque::from([Step::Command(Command::Secondary { force: true, wait_ms: 0 })]);
-        let give_up = |volume| Step::Command(Command::Invalidate { volume });
-        steps.extend(volumes.into_iter().map(give_up));
-        self.order(node, steps);
+        for (node, volumes) in given_up.into_iter().enumerate().filter(|(_, v)| !v.is_empty()) {
+            let mut steps =
+                VecDeque::from([Step::Command(Command::Secondary { force: true, wait_ms: 0 })]);
+            let give_up = |volume| Step::Command(Command::Invalidate { volume });
+            steps.extend(volumes.into_iter().map(give_up));
+            self.order(node, steps);
+        }
         self.connect_both();
     }
 

@@ -423,8 +423,11 @@ impl Cluster {
         }
         // A disk that was set back takes the other one for missing, until they meet. One that a
         // person gives up counts no more, though its superblock may not be durable yet.
-        let behind = self.pairs.get(&volume).is_some_and(|pair| pair.behind[node]);
-        if behind || self.is_given_up(1 - node, volume) {
+        // And what it had said before it was set back may be on its way yet.
+        let pair = self.pairs.get(&volume);
+        let behind = pair.is_some_and(|pair| pair.behind[node]);
+        let was_set_back = pair.is_some_and(|pair| pair.behind[1 - node]);
+        if behind || was_set_back && rests.disks[1 - node] || self.is_given_up(1 - node, volume) {
             return Ok(());
         }
         let index = usize::from(volume);
