@@ -8,8 +8,8 @@
 //!   is a defect, and ends the thread.
 //! - Every operation completes exactly once: no multishot, no zero-copy notifications.
 //! - A send *at once* either takes the whole message within the system call that submits it, and
-//!   then wakes nobody (no completion entry: it is known to be done when that call has returned),
-//!   or it ends there with an entry that says how much it took.
+//!   then wakes nobody (no completion entry: it is known to be done when that call has returned,
+//!   and every entry of before has been seen), or it ends there with an entry that says how much it took.
 
 use std::collections::VecDeque;
 use std::io;
@@ -519,11 +519,10 @@ impl<T> Ring<T> {
             self.enters += 1;
             match self.ring.submit() {
                 Ok(_) => {}
-                Err(error) if passing(&error) => {
-                    self.drain();
-                }
+                Err(error) if passing(&error) => {}
                 Err(error) => return Err(error),
             }
+            self.drain();
             self.fill();
         }
         let nothing_else = self.outstanding == self.at_once.len() && self.outstanding > 0;
@@ -543,6 +542,10 @@ impl<T> Ring<T> {
     /// Completes the sends at once that were submitted and brought no completion entry.
     fn end_at_once(&mut self) {
         if self.at_once.is_empty() || !self.ring.submission().is_empty() {
+            return;
+        }
+        // What the queue had no room for comes in order: an entry of theirs may be behind it.
+        if self.ring.submission().cq_overflow() {
             return;
         }
         self.drain();

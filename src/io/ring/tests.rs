@@ -169,3 +169,38 @@ fn what_a_full_socket_does_not_take_at_once_is_sent_when_there_is_room() {
     assert_eq!(go_on(&mut outbox, &mut ring), Sent::Some { note: 7 });
     assert!(outbox.is_empty());
 }
+
+/// What the kernel says of it comes behind all that the queue had no room for, some turns later.
+#[test]
+fn a_send_at_once_that_took_nothing_is_not_done_while_completions_wait_outside_the_queue() {
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    while std::io::Write::write(&mut &ours, &[0; 1000]).is_ok() {}
+    ours.set_nonblocking(false).unwrap();
+    let fd: Descriptor = Rc::new(ours);
+    let mut ring = Ring::new().unwrap();
+    let mut message = Box::new(Message::default());
+    message.push_bytes(|out| out.extend_from_slice(b"reply"));
+    message.at_once = true;
+    let nothing = OperationId(u64::MAX);
+    // As many as one turn puts beside the queue: each of them ends as it is submitted.
+    for _ in 0..2 * COMPLETION_ENTRIES + ENTRIES {
+        let (_, entry) =
+            ring.enlist(opcode::AsyncCancel::new(nothing.0).build(), None, Memory::None, "cancel");
+        ring.backlog.push_back(entry);
+        ring.fill();
+        if !ring.backlog.is_empty() {
+            ring.ring.submit().unwrap();
+            ring.fill();
+        }
+    }
+    ring.send(&fd, message, "send");
+    let mut sent = None;
+    while ring.outstanding() > 0 {
+        let completion = wait(&mut ring);
+        if completion.purpose == "send" {
+            assert_eq!(sent.replace(completion.result), None);
+        }
+    }
+    assert_eq!(sent, Some(-libc::EAGAIN));
+}
