@@ -422,10 +422,12 @@ impl Resource {
         Ok(device.size)
     }
 
-    /// Whether the own disk alone answers reads of the volume (BLOCK_STATUS may look at its holes).
+    /// Whether the own disk alone answers reads of the volume, and would now: BLOCK_STATUS may look at its
+    /// holes. While reads wait somebody else may be writing what is a hole here.
     #[must_use]
     pub fn reads_locally(&self, volume: VolumeNumber) -> bool {
-        self.devices.get(&volume).is_some_and(|d| d.writable() && d.disk == DiskState::UpToDate)
+        let device = self.devices.get(&volume);
+        self.gate_is_open() && device.is_some_and(|d| d.writable() && d.disk == DiskState::UpToDate)
     }
 
     // ---- what every file of this room uses ----

@@ -430,6 +430,7 @@ impl Resource {
             self.draining = false;
             if self.role != Role::Primary {
                 self.fence_nobody();
+                self.forget_what_was_fenced();
             }
             self.changed();
             match (running.id, &running.command, &result) {

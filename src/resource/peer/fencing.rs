@@ -66,6 +66,8 @@ pub(crate) struct PeerFencing {
     pub(crate) unanswered: u32,
     /// An answer did not count, for the peer was met meanwhile, since a promotion has begun to wait for it.
     pub(crate) voided: bool,
+    /// What is known of the peer's disks is what fence-peer has said.
+    pub(crate) vouched: bool,
 }
 
 impl Resource {
@@ -175,6 +177,7 @@ impl Resource {
         }
         let fencing = &mut self.connections[c].fencing;
         fencing.met = true;
+        fencing.vouched = false;
         fencing.unfence_due |= fencing.called;
     }
 
@@ -187,6 +190,23 @@ impl Resource {
     pub(crate) fn fence_nobody(&mut self) {
         for c in self.peers() {
             self.end_fencing(c);
+        }
+    }
+
+    /// A Secondary knows nothing of its peer by fence-peer: the handler's work is undone with a demotion, or
+    /// when the promotion that asked was refused. Who is promoted next asks anew.
+    pub(crate) fn forget_what_was_fenced(&mut self) {
+        for c in self.peers() {
+            let vouched = std::mem::take(&mut self.connections[c].fencing.vouched);
+            if !vouched || self.connections[c].stage == Stage::Open {
+                continue;
+            }
+            for volume in self.volumes() {
+                let known = self.connections[c].peer_devices[&volume].peer_disk;
+                if matches!(known, DiskState::Inconsistent | DiskState::Outdated) {
+                    self.set_peer_disk(c, volume, DiskState::DUnknown);
+                }
+            }
         }
     }
 
@@ -339,6 +359,7 @@ impl Resource {
             let known = self.connections[c].peer_devices[&volume].peer_disk;
             if let Some(disk) = peer.filter(|disk| *disk < known) {
                 self.set_peer_disk(c, volume, disk);
+                self.connections[c].fencing.vouched = true;
             }
         }
         if !self.may_be_promoted_there(c) {

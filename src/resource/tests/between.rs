@@ -461,3 +461,14 @@ fn who_writes_one_volume_alone_begins_a_generation_in_every_volume() {
     assert_ne!(before[0], after[0], "it rests on one disk");
     assert_ne!(before[1], after[1], "the resource goes on alone as one");
 }
+
+#[test]
+fn nobody_looks_at_the_holes_of_a_disk_that_reads_wait_for() {
+    let mut pair = synced_pair();
+    assert!(pair.core(0).reads_locally(0));
+    assert!(pair.core(1).reads_locally(0), "it is as good, and has no clients");
+    pair.admin(0, Command::SuspendIo { suspend: true }).unwrap();
+    assert!(!pair.core(0).reads_locally(0));
+    pair.admin(0, Command::SuspendIo { suspend: false }).unwrap();
+    assert!(pair.core(0).reads_locally(0));
+}

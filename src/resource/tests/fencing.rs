@@ -532,6 +532,39 @@ fn a_frozen_primary_that_is_demoted_has_begun_no_generation() {
     assert_eq!(pair.block(0, 6), pair.block(1, 6));
 }
 
+/// The handler's work is undone with the demotion: the peer may be promoted from then on.
+#[test]
+fn what_fence_peer_has_said_holds_until_the_demotion() {
+    for (code, fencing) in [(3, ResourceOnly), (4, ResourceOnly), (7, ResourceAndStonith)] {
+        let mut pair = lonely(fencing);
+        pair.answers(0, Exited(code));
+        assert!(pair.peer_disk(0) <= DiskState::Outdated);
+        pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: true });
+        pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+        assert_eq!(pair.peer_disk(0), DiskState::DUnknown);
+        let id = pair.order(0, Command::Primary { force: None });
+        pair.run(50);
+        assert_eq!(pair.only_call(0).1.handler, Handler::FencePeer, "{}", pair.told(0));
+        assert_eq!(pair.status(0).role, Role::Secondary, "before it has answered");
+        pair.answers(0, Exited(code));
+        assert_eq!(pair.nodes[0].admin.remove(&id), Some(Ok(String::new())));
+    }
+}
+
+#[test]
+fn what_a_peer_has_said_itself_holds_beyond_the_demotion() {
+    let mut pair = lonely(ResourceOnly);
+    pair.answers(0, Exited(4));
+    pair.link = true;
+    pair.synced();
+    pair.answers(0, Exited(0));
+    pair.admin(1, Command::Disconnect { peer: 0, force: false, for_ms: None }).unwrap();
+    pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: true });
+    pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+    assert_eq!(pair.peer_disk(0), DiskState::Outdated, "{}", pair.told(0));
+    pair.admin(0, Command::Primary { force: None }).unwrap();
+}
+
 /// The peer has lost its power, and with it what it had not flushed. What both had acknowledged is on the disk that
 /// is in doubt, and nowhere else.
 #[test]
