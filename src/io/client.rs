@@ -116,6 +116,8 @@ struct Desk {
     pieces: NumberMap<RequestId, Piece>,
     /// Clients that wait for buffers, in order.
     waiting: VecDeque<SessionId>,
+    /// In this pass a read was put off that keeps no place among them.
+    put_off: bool,
     asked: VecDeque<StatusAsked>,
     last_request: u64,
     /// No request is begun.
@@ -155,6 +157,7 @@ impl Desk {
         let used = io.pool.charged(Part::Client) + io.reads_reserved;
         if own > 0 && own + used + 2 * bytes > io.limits.bytes {
             self.waiting.retain(|waiting| *waiting != session);
+            self.put_off = true;
             return false;
         }
         self.reserve(io, session, bytes, first)
@@ -368,6 +371,7 @@ impl Clients {
 
     /// Goes on with clients that waited for buffers or for a place.
     pub(crate) fn resume(&mut self, io: &mut Context) {
+        self.desk.put_off = false;
         while let Some(first) = self.desk.waiting.front().copied() {
             self.resume_one(io, first);
             if self.desk.waiting.front() == Some(&first) {
@@ -431,7 +435,7 @@ impl Clients {
 
     /// Somebody waits for a buffer.
     pub(crate) fn is_waiting(&self) -> bool {
-        !self.desk.waiting.is_empty()
+        !self.desk.waiting.is_empty() || self.desk.put_off
     }
 
     /// What [`Clients::answer_status`] must be called for.

@@ -535,6 +535,8 @@ fn a_client_that_takes_its_replies_slowly_leaves_room_to_the_others() {
         asked.iter().for_each(|(request, op)| bench.answer(*request, op));
     }
     assert!(bench.io.reads_reserved >= 4 * MIB, "{}", bench.io.reads_reserved);
+    // What is sent wakes this thread, as it makes room for them.
+    assert!(bench.clients.is_waiting());
     let mut quick = Bench::connect(&mut bench.io, &mut bench.clients, None);
     quick.write_all(&reads(16, 4096)).unwrap();
     bench.pass(0);
