@@ -1,7 +1,14 @@
 //! `drbdadm` and `drbdsetup` on one node: what scripts see where the configuration is not what it should be, or not
 //! what is up, and how options may be written.
 
-use crate::Node;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
+use std::sync::mpsc;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::{Node, PATIENCE};
 
 /// One that nobody can read.
 const BROKEN: &str = "resource r0 {\n";
@@ -67,7 +74,7 @@ fn down_all_is_of_what_is_up_whatever_the_configuration_says() {
     assert_eq!(node.tool("drbdsetup secondary all"), (0, String::new(), String::new()));
     assert_eq!(node.told("role r0").1, "Secondary\n");
     // A daemon that has crashed: what the next one would bring up is down, too.
-    daemon.end(nix::sys::signal::Signal::SIGKILL);
+    daemon.end(Signal::SIGKILL);
     assert_eq!(node.tool("drbdsetup secondary all").0, 0, "nothing is up");
     assert_eq!(node.tool("drbdsetup down all").0, 0);
     let _daemon = node.daemon(&[]);
@@ -164,4 +171,48 @@ fn options_are_taken_as_drbd_takes_them() {
     let wait = "drbdsetup wait-connect-resource --wait-after-sb no --wfc-timeout 1 r0";
     assert_eq!(node.tool(wait).0, 5);
     assert_eq!(node.tool("drbdadm primary --force=no r0").0, 0, "it was forced before");
+}
+
+/// A daemon that understands nothing of what it is asked, but whether something runs: one of another version.
+fn answers_errors(node: &Node) {
+    std::fs::create_dir_all(node.path("run")).unwrap();
+    let listener = UnixListener::bind(node.path("run/control.sock")).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let asked = BufReader::new(stream.try_clone().unwrap());
+            std::thread::spawn(move || {
+                for line in asked.lines().map_while(Result::ok) {
+                    let answer = match line.starts_with(r#"{"running""#) {
+                        true => r#"{"running":null}"#,
+                        false => r#"{"error":"not a request of this tandemd"}"#,
+                    };
+                    // Who asked may have gone.
+                    let _ = writeln!(stream, "{answer}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_daemon_that_answers_errors_alone_is_not_asked_for_ever() {
+    let node = new();
+    answers_errors(&node);
+    for line in ["drbdsetup down r0", "drbdsetup down all", "drbdadm secondary r0"] {
+        let mut command = node.command(env!("CARGO_BIN_EXE_tandem-drbd-compat"));
+        command.args(line.split_whitespace()).stderr(std::process::Stdio::piped());
+        let child = command.spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || tell.send(child.wait_with_output().unwrap()));
+        let Ok(output) = told.recv_timeout(PATIENCE) else {
+            kill(pid, Signal::SIGKILL).unwrap();
+            panic!("{line} still asks");
+        };
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(20), "{line}: {error}");
+        assert!(error.contains("tandemd: not a request of this tandemd"), "{line}: {error}");
+        assert!(error.lines().count() <= 3, "{line}: {error}");
+    }
 }

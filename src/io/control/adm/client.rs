@@ -33,6 +33,8 @@ pub(in crate::io::control) struct Client {
     patience: Duration,
     /// It has answered once: whoever accepts is not always there.
     is_there: bool,
+    /// The last request was answered, with whatever.
+    has_answered: bool,
     /// The request of what is watched on, and whether something came since it was asked for.
     watched: Option<(Vec<u8>, bool)>,
 }
@@ -55,11 +57,13 @@ impl Client {
             run_dir: run_dir.to_owned(),
             patience,
             is_there: false,
+            has_answered: false,
             watched: None,
         })
     }
 
     fn send(&mut self, request: &Request) -> Result<(), Failure> {
+        self.has_answered = false;
         let line = line_of(request)?;
         let sent = self.stream.get_mut().write_all(&line);
         sent.map_err(|error| match error.kind() {
@@ -71,6 +75,7 @@ impl Client {
     /// A question that changes nothing. A daemon that was replaced meanwhile (`daemon restart`) has
     /// closed the connection, and the next one is asked once more.
     fn question(&mut self, request: &Request) -> Result<Option<Response>, Failure> {
+        self.has_answered = false;
         let line = line_of(request)?;
         let mut anew = false;
         loop {
@@ -139,6 +144,7 @@ impl Client {
     }
 
     fn response(&mut self, line: &[u8]) -> Result<Response, Failure> {
+        self.has_answered = true;
         let response = serde_json::from_slice(line).map_err(|error| {
             let path = self.path.display();
             Failure::new(20, format!("{path}: what answers is no tandemd of this version: {error}"))
@@ -175,6 +181,11 @@ impl Client {
             Some(response) => Ok(response),
             None => Err(silent(&self.run_dir, &no_answer(limit))),
         }
+    }
+
+    /// Whether what was asked last was answered: a failure of it is what the daemon says, and no silence.
+    pub(in crate::io::control) fn has_answered(&self) -> bool {
+        self.has_answered
     }
 
     /// An order: done with a text, or refused.

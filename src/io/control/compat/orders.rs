@@ -1,14 +1,17 @@
 //! `down` and `secondary`: orders that must come to their end, whatever the daemon does.
 //!
-//! Invariant: they succeed when the daemon says so, or when nobody holds its lock.
+//! Invariants:
+//! - They succeed when the daemon says so, or when nobody holds its lock.
+//! - One that is silent is asked for as long as it takes; what one has answered is its answer after a few tries.
 
 use std::time::Duration;
 
+use super::super::adm::client::Client;
 use super::super::adm::orders::told;
 use super::super::adm::{Failure, Outcome, complain, for_each};
 use super::super::remembered::Remembered;
 use super::presence::{PATIENCE, Presence, is_held, kill_holder, settle};
-use super::{AGENT, Compat, not_up, silent};
+use super::{AGENT, Compat, TRIES, not_up, silent};
 use crate::compat::Tool;
 use crate::control::Request;
 use crate::control::target::Target;
@@ -21,6 +24,27 @@ const CLIENTS_LEAVE: Duration = Duration::from_secs(10);
 
 /// Seconds that clients may be given at most.
 const WAIT_MAX: u32 = 86_400;
+/// Between two tries of what the daemon answers with an error.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often it is still asked again what it answers with an error.
+struct Tries(u32);
+
+impl Tries {
+    /// After a failure: whether to ask again, which is told. One that has ended or fallen silent meanwhile is asked
+    /// for ever; an error that it answers (it is of another version) would stay the same.
+    fn again(&mut self, client: &Client, failure: Failure) -> Outcome {
+        if client.has_answered() {
+            self.0 = self.0.saturating_sub(1);
+            if self.0 == 0 {
+                return Err(failure);
+            }
+            std::thread::sleep(PAUSE);
+        }
+        complain(&failure.text);
+        Ok(())
+    }
+}
 
 /// A share of the time that the cluster gives its agent; `usual` at most.
 fn share(of: u32, usual: Duration) -> Duration {
@@ -71,12 +95,12 @@ impl Compat {
 
     /// What is up: nothing without a daemon.
     fn names_up(&self) -> Result<Vec<String>, Failure> {
+        let mut tries = Tries(TRIES);
         loop {
             match self.settle_or_kill()? {
                 Presence::There(mut client) => match client.reports(None) {
                     Ok(up) => return Ok(up.into_iter().map(|one| one.status.name).collect()),
-                    // It has ended, or fallen silent.
-                    Err(failure) => complain(&failure.text),
+                    Err(failure) => tries.again(&client, failure)?,
                 },
                 Presence::Absent => return Ok(Vec::new()),
             }
@@ -119,13 +143,13 @@ impl Compat {
     }
 
     fn down_one(&self, name: &str) -> Outcome {
+        let mut tries = Tries(TRIES);
         loop {
             match self.settle_or_kill()? {
                 Presence::There(mut client) => {
                     match client.order(&Request::Down { resource: name.to_owned() }) {
                         Ok(answer) => return told(name, answer),
-                        // It has ended, or fallen silent.
-                        Err(failure) => complain(&failure.text),
+                        Err(failure) => tries.again(&client, failure)?,
                     }
                 }
                 Presence::Absent => {
@@ -171,7 +195,7 @@ impl Compat {
 
     /// `held`: there was a daemon before the names were known.
     fn secondary_one(&self, name: &str, command: &Command, held: bool) -> Outcome {
-        let mut was_there = held;
+        let (mut was_there, mut tries) = (held, Tries(TRIES));
         loop {
             let held = is_held(self.run_dir());
             match self.settle_or_kill()? {
@@ -179,7 +203,7 @@ impl Compat {
                     Ok(answer) => return told(name, answer),
                     Err(failure) => {
                         was_there = true;
-                        complain(&failure.text);
+                        tries.again(&client, failure)?;
                     }
                 },
                 // The daemon that served it has ended: it serves no more.
