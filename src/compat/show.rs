@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Map, Value, json};
 
-use crate::config::{Definition, Host, MetaDisk};
+use crate::config::{Definition, Host, HostVolume, MetaDisk};
 use crate::resource::Options;
 
 /// Options of DRBD's that have one value here. drbd-reactor reads some of them.
@@ -20,7 +20,7 @@ const FIXED: &[(&str, &str, &str)] = &[
 ];
 
 /// The options of a section, as name and value: all of them with `defaults`, else those that the
-/// configuration has.
+/// configuration had at `up`, and those that have another value than the default by now.
 fn options(
     definition: &Definition,
     options: &Options,
@@ -29,11 +29,40 @@ fn options(
 ) -> Vec<(&'static str, String)> {
     let all = options.written();
     let fixed = FIXED.iter().filter(|(_, name, _)| all.iter().all(|one| one.name != *name));
-    let fixed: Vec<_> = fixed.map(|(of, name, value)| (*of, *name, (*value).to_owned())).collect();
-    let all = all.into_iter().map(|one| (one.section, one.name, one.value)).chain(fixed);
-    let is_shown = |name: &str| defaults || definition.written.contains_key(name);
-    let chosen = all.filter(|(of, name, _)| *of == section && is_shown(name));
-    chosen.map(|(_, name, value)| (name, value)).collect()
+    let fixed: Vec<_> =
+        fixed.map(|(of, name, value)| (*of, *name, (*value).to_owned(), false)).collect();
+    let usual = Options::default().written();
+    let all = all.into_iter().zip(usual).map(|(one, usual)| {
+        let is_changed = one.value != usual.value;
+        (one.section, one.name, one.value, is_changed)
+    });
+    let is_shown =
+        |name: &str, changed| defaults || changed || definition.written.contains_key(name);
+    let chosen = all
+        .chain(fixed)
+        .filter(|(of, name, _, changed)| *of == section && is_shown(name, *changed));
+    chosen.map(|(_, name, value, _)| (name, value)).collect()
+}
+
+/// The `disk` options of a volume.
+fn disk_options(
+    definition: &Definition,
+    volume: &HostVolume,
+    defaults: bool,
+) -> Vec<(&'static str, String)> {
+    let disk = volume.disk_options.unwrap_or_else(|| definition.options.disk());
+    let mut all = options(definition, &definition.options.with_disk(disk), "disk", defaults);
+    all.extend(volume.resync_after.iter().map(|after| ("resync-after", after.to_string())));
+    all
+}
+
+/// The `net` options. Of the secrets only what they are for: who may ask the daemon need not be one who may read
+/// the configuration.
+fn net_options(definition: &Definition, defaults: bool) -> Vec<(&'static str, String)> {
+    let mut all = options(definition, &definition.options, "net", defaults);
+    let secrets = definition.secrets.iter();
+    all.extend(secrets.map(|one| ("cram-hmac-alg", one.cram_hmac_alg.name().to_owned())));
+    all
 }
 
 /// As JSON has it: booleans, numbers, words.
@@ -64,19 +93,16 @@ fn meta_disk(meta_disk: &MetaDisk) -> &str {
 
 /// One element of the array.
 fn resource(definition: &Definition, own: &Host, defaults: bool) -> Value {
-    let of = |section| object(options(definition, &definition.options, section, defaults));
     let volumes: Vec<Value> = own
         .volumes
         .iter()
         .map(|(number, volume)| {
-            let disk = volume.disk_options.unwrap_or_else(|| definition.options.disk());
-            let disk = definition.options.with_disk(disk);
             json!({
                 "volume_nr": number,
                 "device_minor": volume.minor,
                 "backing-disk": volume.disk.as_deref().unwrap_or("none"),
                 "meta-disk": meta_disk(&volume.meta_disk),
-                "disk": object(options(definition, &disk, "disk", defaults)),
+                "disk": object(disk_options(definition, volume, defaults)),
             })
         })
         .collect();
@@ -86,7 +112,7 @@ fn resource(definition: &Definition, own: &Host, defaults: bool) -> Value {
             let paths = own.addresses().zip(peer.addresses()).map(|(local, remote)| {
             json!({ "_this_host": address(local), "_remote_host": address(remote) })
         });
-            let mut net = of("net");
+            let mut net = object(net_options(definition, defaults));
             net.insert("_name".to_owned(), json!(peer.name));
             let paths: Vec<Value> = paths.collect();
             json!({
@@ -99,7 +125,7 @@ fn resource(definition: &Definition, own: &Host, defaults: bool) -> Value {
         .collect();
     json!({
         "resource": definition.name,
-        "options": of("options"),
+        "options": object(options(definition, &definition.options, "options", defaults)),
         "_this_host": { "node-id": own.node_id, "volumes": volumes },
         "connections": connections,
     })
@@ -142,9 +168,7 @@ pub fn show_text(definition: &Definition, own: &Host, defaults: bool) -> String 
             ),
             None => writeln!(out, "            disk none;"),
         };
-        let disk = volume.disk_options.unwrap_or_else(|| definition.options.disk());
-        let disk = definition.options.with_disk(disk);
-        section(&mut out, 3, "disk", options(definition, &disk, "disk", defaults));
+        section(&mut out, 3, "disk", disk_options(definition, volume, defaults));
         out += "        }\n";
     }
     out += "    }\n";
@@ -161,7 +185,7 @@ pub fn show_text(definition: &Definition, own: &Host, defaults: bool) -> String 
             );
         }
         let mut net = vec![("_name", format!("\"{}\"", peer.name))];
-        net.extend(options(definition, &definition.options, "net", defaults));
+        net.extend(net_options(definition, defaults));
         section(&mut out, 2, "net", net);
         out += "    }\n";
     }
@@ -201,6 +225,39 @@ mod tests {
         );
         assert_eq!(net["_name"], "bob");
         assert_eq!(one["_this_host"]["volumes"][0]["device_minor"], 0);
+    }
+
+    #[test]
+    fn what_was_changed_at_run_time_is_shown_and_no_secret() {
+        let mut config = config();
+        let definition = &mut config.resources[0];
+        definition.options.ko_count = 3;
+        let mut disk = definition.options.disk();
+        disk.al_extents = 251;
+        let volume = definition.hosts[0].volumes.get_mut(&0).unwrap();
+        volume.disk_options = Some(disk);
+        volume.resync_after = crate::config::ResyncAfter::of_option("r1/2").unwrap();
+        let text = "resource r1 { net { shared-secret \"of both\"; } \
+            volume 0 { device minor 1; disk /dev/vg0/r1; meta-disk internal; } \
+            on alice { node-id 0; address 10.0.0.1:7789; } \
+            on bob { node-id 1; address 10.0.0.2:7789; } }";
+        let other = crate::config::load(&crate::config::OneFile(text), "r1.res");
+        definition.secrets.clone_from(&other.resources[0].secrets);
+        let shown = show_text(definition, &definition.hosts[0], false);
+        for line in
+            ["ko-count 3;", "al-extents 251;", "resync-after r1/2;", "cram-hmac-alg sha256;"]
+        {
+            assert!(shown.contains(line), "{line}: {shown}");
+        }
+        let text = show_json(&[(definition, &definition.hosts[0])], false);
+        let all: Value = serde_json::from_str(&text).unwrap();
+        let volume = json!({ "al-extents": 251, "resync-after": "r1/2" });
+        assert_eq!(all[0]["_this_host"]["volumes"][0]["disk"], volume);
+        let net = json!({
+            "_name": "bob", "cram-hmac-alg": "sha256", "ko-count": 3, "ping-int": 7
+        });
+        assert_eq!(all[0]["connections"][0]["net"], net);
+        assert!(!(shown + &text).contains("of both"));
     }
 
     #[test]

@@ -173,6 +173,41 @@ fn options_are_taken_as_drbd_takes_them() {
     assert_eq!(node.tool("drbdadm primary --force=no r0").0, 0, "it was forced before");
 }
 
+#[test]
+fn show_has_what_was_changed_at_run_time() {
+    let node = new();
+    let _daemon = node.daemon(&[]);
+    node.bring_up();
+    let (_, before, _) = node.tool("drbdsetup show r0");
+    assert!(!before.contains("ping-int"), "{before}");
+    for line in [
+        "drbdsetup net-options r0 1 --ping-int 4",
+        "drbdsetup disk-options 0 --al-extents 251",
+        "drbdsetup peer-device-options r0 1 0 --c-max-rate 2M",
+        "drbdsetup resource-options r0 --auto-promote yes",
+    ] {
+        let (code, _, error) = node.tool(line);
+        assert_eq!(code, 0, "{line}: {error}");
+    }
+    let (_, shown, _) = node.tool("drbdsetup show r0");
+    for line in ["ping-int 4;", "al-extents 251;", "c-max-rate 2M;", "auto-promote yes;"] {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
+    let (_, shown, _) = node.tool("drbdsetup show --json r0");
+    for line in [r#""ping-int": 4"#, r#""al-extents": 251"#, r#""c-max-rate": "2M""#] {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
+    // By the file, and back to it.
+    let whole = node.written();
+    node.write(&whole.replace("resource r0 {", "resource r0 { net { timeout 50; }"));
+    assert_eq!(node.tool("drbdadm adjust r0").0, 0);
+    let (_, shown, _) = node.tool("drbdsetup show r0");
+    assert!(shown.contains("timeout 50;") && !shown.contains("ping-int"), "{shown}");
+    node.write(&whole);
+    assert_eq!(node.tool("drbdadm adjust r0").0, 0);
+    assert_eq!(node.tool("drbdsetup show r0").1, before);
+}
+
 /// A daemon that understands nothing of what it is asked, but whether something runs: one of another version.
 fn answers_errors(node: &Node) {
     std::fs::create_dir_all(node.path("run")).unwrap();

@@ -196,7 +196,8 @@ fn the_steps_of_an_agent_are_separate_and_repeatable() {
     assert!(events(alice).contains(" suspended:no "), "{}", events(alice));
     ok(&pair, alice, "drbdsetup resource-options --auto-promote=yes r0");
     assert_eq!(json("drbdsetup show --json --show-defaults")[0]["options"]["auto-promote"], true);
-    assert_eq!(json("drbdsetup show --json")[0]["options"], serde_json::json!({}));
+    let changed = serde_json::json!({ "auto-promote": true });
+    assert_eq!(json("drbdsetup show --json")[0]["options"], changed);
     let verbose = ok(&pair, alice, "drbdadm -v adjust r0");
     assert_eq!(verbose, "drbdsetup resource-options r0 --auto-promote=no\n");
     ok(&pair, alice, "drbdsetup secondary r0");
