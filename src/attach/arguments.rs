@@ -8,6 +8,7 @@ use std::str::FromStr;
 use clap::{Args, Parser};
 
 use super::Server;
+use crate::control::arguments::whole_usage;
 use crate::control::target::Target;
 use crate::resource::VolumeNumber;
 
@@ -174,8 +175,10 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
-    AttachArguments::try_parse_from(words)
-        .map_err(|error| (error.to_string(), i32::from(error.use_stderr())))
+    AttachArguments::try_parse_from(words).map_err(|mut error| {
+        whole_usage(&mut error, command());
+        (error.to_string(), i32::from(error.use_stderr()))
+    })
 }
 
 /// The command line, for the manual.
@@ -233,5 +236,8 @@ mod tests {
             assert!(code == 1 && text.contains(what), "{words}: {code} {text}");
         }
         assert_eq!(read("--help").unwrap_err().1, 0);
+        // Also where the environment gives them.
+        let (text, _) = read("--servers alice").unwrap_err();
+        assert!(text.contains("Usage: tandem-attach [OPTIONS] <VOLUME>\n"), "{text}");
     }
 }

@@ -84,7 +84,7 @@ fn line_tokens(
                         at,
                         Scope::Nothing,
                         "this quote is not closed on its line",
-                        "write the closing \" before the end of the line",
+                        "write the closing `\"` before the end of the line",
                     );
                 }
                 if let Some(c) = word.chars().find(|c| has_no_place(*c)) {

@@ -16,10 +16,12 @@ use crate::config::Waits;
 
 mod force;
 mod not_built;
+mod usage;
 mod values;
 
 pub use force::ForceWord;
 pub use not_built::not_built;
+pub(crate) use usage::whole_usage;
 
 /// Administers the replicated volumes of this node.
 #[derive(Clone, Debug, Parser)]
@@ -352,7 +354,8 @@ pub enum Verb {
     },
     /// Take the room that the disks of both nodes have gained: make them larger first.
     #[command(
-        after_help = "SECTOR counts 512 bytes; with K, M or G it counts bytes. Clients that are         connected see the old size until they connect again."
+        after_help = "SECTOR counts 512 bytes; with K, M or G it counts bytes. Clients that are \
+        connected see the old size until they connect again."
     )]
     Resize {
         /// The size of the volume; without it, all that both disks have.
@@ -609,6 +612,7 @@ where
     let arguments = Arguments::try_parse_from(words).map_err(|mut error| {
         // All values are listed; the one that looks alike may be the dangerous one.
         error.remove(ContextKind::SuggestedValue);
+        whole_usage(&mut error, command());
         let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
         Answer { text: error.to_string(), is_error: !is_help, exit_code: i32::from(!is_help) }
     })?;

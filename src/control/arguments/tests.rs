@@ -120,6 +120,36 @@ fn misuse_is_exit_1() {
 }
 
 #[test]
+fn the_usage_of_an_incomplete_line_names_no_option_as_needed() {
+    for (line, usage) in [
+        ("tandemadm up -c f", "Usage: tandemadm up [OPTIONS] <TARGET>...\n"),
+        ("tandemadm resize --size 8", "Usage: tandemadm resize [OPTIONS] <TARGET>...\n"),
+        ("tandemadm device attach -c f", "Usage: tandemadm device attach [OPTIONS] <VOLUME>\n"),
+    ] {
+        let answer = parsed(line).unwrap_err();
+        assert!(answer.text.contains(usage), "{}", answer.text);
+    }
+}
+
+#[test]
+fn no_text_of_the_help_has_a_hole() {
+    fn texts(command: &clap::Command, all: &mut Vec<String>) {
+        let own = [command.get_about(), command.get_long_about(), command.get_after_help()];
+        all.extend(own.into_iter().flatten().map(ToString::to_string));
+        let arguments = command.get_arguments().filter_map(clap::Arg::get_help);
+        all.extend(arguments.map(ToString::to_string));
+        command.get_subcommands().for_each(|one| texts(one, all));
+    }
+    let mut all = Vec::new();
+    texts(&command(), &mut all);
+    texts(&crate::attach::command(), &mut all);
+    assert!(all.len() > 100, "{}", all.len());
+    for text in all {
+        assert!(!text.contains("  ") && text.trim() == text, "{text:?}");
+    }
+}
+
+#[test]
 fn verbs_that_are_not_built_are_named() {
     for word in ["set-gi", "events", "sh-list-adjustable", "hidden-commands"] {
         assert!(NOT_SUPPORTED.iter().any(|(one, _)| *one == word), "{word}");

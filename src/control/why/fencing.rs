@@ -1,6 +1,6 @@
 //! I/O that is frozen until a lost peer is fenced.
 
-use super::{Finding, View, ago, opened, severity};
+use super::{Finding, View, ago, held, opened, severity};
 use crate::control::age;
 use crate::resource::{ConnectionStatus, FencingStatus};
 
@@ -12,8 +12,6 @@ pub(super) fn frozen(report: &View<'_>) -> Finding {
     let connection = status.connections.iter().find(fenced);
     let peer = connection.map_or("the peer", |c| c.name.as_str());
     let fencing = connection.and_then(|c| c.fencing.as_ref());
-    let waiting: u64 = status.devices.iter().map(|device| device.upper_pending).sum();
-    let clients: usize = status.devices.iter().map(|device| device.clients.len()).sum();
     let handler = fencing.map_or_else(|| "the peer is lost".to_owned(), said);
     let log = format!("`journalctl -u tandemd -g fence-peer` on {node}");
     let first = match fencing {
@@ -31,10 +29,9 @@ pub(super) fn frozen(report: &View<'_>) -> Finding {
             "{name}: I/O is frozen: {peer} is lost, and nobody has said yet that it is fenced or outdated"
         ),
         state: format!(
-            "{}{waiting} requests of {clients} client{} wait on {node}. fencing resource-and-stonith; \
-             {handler}.",
+            "{}{}. fencing resource-and-stonith; {handler}.",
             report.past.frozen_ms.map_or(String::new(), |ms| format!("{}; ", ago(report, ms))),
-            if clients == 1 { "" } else { "s" }
+            held(status)
         ),
         open: opened(report),
         why: format!(

@@ -297,15 +297,13 @@ fn suspended(report: &View<'_>) -> Option<Finding> {
     } else {
         return None;
     };
-    let waiting: u64 = status.devices.iter().map(|device| device.upper_pending).sum();
-    let clients: usize = status.devices.iter().map(|device| device.clients.len()).sum();
     Some(Finding {
         severity: severity::SUSPENDED,
         headline: format!("{}: {headline}", status.name),
         state: format!(
-            "{}{waiting} requests of {clients} client{} wait on {node}.",
+            "{}{}.",
             report.past.frozen_ms.map_or(String::new(), |ms| format!("{}; ", ago(report, ms))),
-            if clients == 1 { "" } else { "s" }
+            held(status)
         ),
         open: opened(report),
         why: why.to_owned(),
@@ -338,15 +336,8 @@ fn full_disks(report: &View<'_>) -> Finding {
         [one] => format!("the disk of {one} is"),
         more => format!("the disks of {} are", more.join(" and ")),
     };
-    let waiting: u64 = status.devices.iter().map(|device| device.upper_pending).sum();
-    let clients: usize = status.devices.iter().map(|device| device.clients.len()).sum();
     let (headline, state) = if status.role == Role::Primary {
-        let state = format!(
-            "{waiting} requests of {clients} client{} wait on {}.",
-            if clients == 1 { "" } else { "s" },
-            status.node_name
-        );
-        (format!("I/O is frozen: {disks} full"), state)
+        (format!("I/O is frozen: {disks} full"), format!("{}.", held(status)))
     } else {
         let state = format!("writes of the Primary wait on {}.", status.node_name);
         (format!("{disks} full, and writes wait for it"), state)
@@ -369,6 +360,20 @@ fn full_disks(report: &View<'_>) -> Finding {
             "free or add space under the backing file{on}; I/O then goes on by itself."
         )],
     }
+}
+
+/// `1 request`, `2 requests`.
+fn plural(count: u64, one: &str) -> String {
+    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
+}
+
+/// The requests that are held back, and whose they are.
+fn held(status: &Status) -> String {
+    let waiting: u64 = status.devices.iter().map(|device| device.upper_pending).sum();
+    let clients: u64 = status.devices.iter().map(|device| device.clients.len() as u64).sum();
+    let (requests, clients) = (plural(waiting, "request"), plural(clients, "client"));
+    let wait = if waiting == 1 { "waits" } else { "wait" };
+    format!("{requests} of {clients} {wait} on {}", status.node_name)
 }
 
 /// A line per client of a volume.
@@ -411,11 +416,13 @@ fn waiting(status: &Status) -> Option<String> {
     let peers = peers.map(|one| format!("{} by {}", unanswered(one), one.name));
     let own = (disk > 0).then(|| format!("{disk} by the disk here"));
     let on: Vec<String> = own.into_iter().chain(peers).collect();
+    let wait = if requests == 1 { "waits" } else { "wait" };
+    let wait = format!("{} of clients {wait}", plural(requests, "request"));
     (requests > 0).then(|| match on.is_empty() {
-        true => format!("{requests} requests of clients wait"),
+        true => wait,
         false => format!(
-            "{requests} requests of clients wait; not answered yet: {}. The same again in some \
-             seconds, and no client goes on: a disk hangs",
+            "{wait}; not answered yet: {}. The same again in some seconds, and no client goes on: a \
+             disk hangs",
             on.join(", ")
         ),
     })

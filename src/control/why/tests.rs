@@ -218,6 +218,29 @@ fn requests_that_wait_are_counted_where_they_wait() {
 }
 
 #[test]
+fn one_request_that_waits_is_one() {
+    let mut report = fixtures::healthy();
+    report.status.devices[0].upper_pending = 1;
+    assert!(blocks(&report).contains("1 request of clients waits"), "{}", blocks(&report));
+    report.status.devices[0].lower_pending = 1;
+    assert!(
+        blocks(&report).contains("1 request of clients waits; not answered yet: 1 by the disk")
+    );
+    report.status.suspended_user = true;
+    assert!(blocks(&report).contains("1 request of 1 client waits on alice."));
+    report.status.devices[0].clients.clear();
+    report.status.devices[0].upper_pending = 2;
+    assert!(blocks(&report).contains("2 requests of 0 clients wait on alice."));
+    report.status.suspended_user = false;
+    report.status.devices[0].upper_pending = 1;
+    report.status.suspended_no_space = true;
+    assert!(blocks(&report).contains("1 request of 0 clients waits on alice."));
+    report.status.suspended_no_space = false;
+    report.status.suspended_fencing = true;
+    assert!(blocks(&report).contains("1 request of 0 clients waits on alice. fencing"));
+}
+
+#[test]
 fn a_client_is_listed_once_with_its_connections() {
     let since = fixtures::NOW - 60;
     let clients = ["a pid 1", "b pid 2", "a pid 1", "a pid 1"]
