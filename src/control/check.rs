@@ -63,10 +63,23 @@ pub fn line(reports: &[Report], beside: &Beside) -> (String, Level) {
     }
     let worst: Vec<&str> =
         findings.iter().filter(|one| one.0 == level).map(|(_, text)| text.as_str()).collect();
-    let touched = reports.iter().filter(|report| !self::findings(report).is_empty()).count();
-    let (touched, all) = (touched + down.len(), reports.len() + down.len());
-    let text = format!("{}: {} ({touched} of {all})", level.name(), worst.join("; "));
+    let mut extent = extent(reports, down.len());
+    if beside.wrong.is_some() && level == Level::Warning {
+        extent += "; not checked: what else should be up";
+    }
+    let text = format!("{}: {} ({extent})", level.name(), worst.join("; "));
     (format!("{text} | {data}\n"), level)
+}
+
+/// How many resources something is wrong with: of those that are up, and `down` that are not.
+fn extent(reports: &[Report], down: usize) -> String {
+    let touched = reports.iter().filter(|report| !findings(report).is_empty()).count() + down;
+    match (touched, reports.len()) {
+        (0, 0) => "no resource is up".to_owned(),
+        (0, 1) => "1 resource is up and all right".to_owned(),
+        (0, up) => format!("{up} resources are up and all right"),
+        (touched, up) => format!("{touched} of {}", up + down),
+    }
 }
 
 /// The line where the daemon does not answer; exit code 3.
@@ -241,10 +254,40 @@ mod tests {
 
     #[test]
     fn a_configuration_that_is_not_valid_is_a_warning() {
-        let wrong = Some("/etc/tandem.conf:3: a|b\nmore".to_owned());
-        let (text, level) = line(&[fixtures::healthy()], &Beside { down: Vec::new(), wrong });
-        assert_eq!(level, Level::Warning);
-        assert!(text.starts_with("WARNING: /etc/tandem.conf:3: a/b (0 of 1) | oos"), "{text}");
+        let beside =
+            Beside { wrong: Some("/etc/tandem.conf:3: a|b\nmore".to_owned()), ..Beside::default() };
+        let told = |reports: &[Report], beside: &Beside| {
+            let (text, level) = line(reports, beside);
+            assert_eq!(level, Level::Warning);
+            let text = text.split(" | oos").next().unwrap().to_owned();
+            text.strip_prefix("WARNING: ").unwrap().to_owned()
+        };
+        let wrong = "/etc/tandem.conf:3: a/b";
+        let unseen = "not checked: what else should be up)";
+        let healthy = fixtures::healthy();
+        assert_eq!(
+            told(std::slice::from_ref(&healthy), &beside),
+            format!("{wrong} (1 resource is up and all right; {unseen}")
+        );
+        assert_eq!(
+            told(&[healthy.clone(), healthy.clone()], &beside),
+            format!("{wrong} (2 resources are up and all right; {unseen}")
+        );
+        assert_eq!(told(&[], &beside), format!("{wrong} (no resource is up; {unseen}"));
+        let mut client = healthy.clone();
+        client.status.connections[0].peer_devices[0].peer_disk_state = DiskState::Diskless;
+        assert_eq!(
+            told(&[client, healthy], &beside),
+            format!("r0/0 Diskless on bob; {wrong} (1 of 2; {unseen}")
+        );
+        let beside = Beside { down: vec!["mail".to_owned()], ..beside };
+        assert_eq!(told(&[], &beside), format!("mail is not up; {wrong} (1 of 1; {unseen}"));
+        // A worse one is told alone.
+        let (text, _) = line(&[fixtures::split_brain()], &beside);
+        assert!(
+            text.starts_with("CRITICAL: r0 SPLIT BRAIN") && text.contains(" (2 of 2) | "),
+            "{text}"
+        );
     }
 
     #[test]
