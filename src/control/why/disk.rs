@@ -164,16 +164,28 @@ fn without_its_disk<'a>(report: &'a View<'_>, device: &DeviceStatus) -> Option<&
     found.map(|one| one.name.as_str())
 }
 
-/// A Primary whose clients have nothing to read: `next` leads out.
+/// Nobody who can be asked has the data: `next` leads out.
 fn no_copy(report: &View<'_>, device: &DeviceStatus, state: String, next: Vec<String>) -> Finding {
     let volume = name(&report.status, device);
+    let primary = match report.status.role {
+        Role::Primary => Some("clients".to_owned()),
+        _ => {
+            let mut peers = report.status.connections.iter();
+            let primary = peers.find(|one| one.peer_role == Role::Primary);
+            primary.map(|one| format!("{}'s clients", one.name))
+        }
+    };
     Finding {
         severity: severity::NO_COPY,
         headline: format!("{volume}: NO COPY IS REACHABLE on {}", report.status.node_name),
         state,
         open: Vec::new(),
         why: "neither the own disk nor a connected peer holds UpToDate data.".to_owned(),
-        data: Some("reads and writes of clients fail until one of them is back.".to_owned()),
+        data: Some(match primary {
+            Some(whose) => format!("reads and writes of {whose} fail until one of them is back."),
+            None => "nobody is served, and neither node can be promoted until one of them is back."
+                .to_owned(),
+        }),
         next,
     }
 }
@@ -225,6 +237,47 @@ fn for_a_primary(report: &View<'_>, device: &DeviceStatus, own: Option<&str>) ->
             ),
         },
     ]
+}
+
+/// A Secondary without its disk, whose peer is not there to be asked: what that one does is not known, and may be
+/// all that it should.
+fn unasked(
+    report: &View<'_>,
+    device: &DeviceStatus,
+    peer: &ConnectionStatus,
+    state: String,
+    next: Vec<String>,
+) -> Finding {
+    let (node, resource) = (&report.status.node_name, &report.status.name);
+    let (volume, peer_name) = (name(&report.status, device), &peer.name);
+    let last = match peer.last_peer_role {
+        Role::Unknown => "it was not met since `up`".to_owned(),
+        role => format!("it was {role} when last seen"),
+    };
+    Finding {
+        severity: severity::DISK,
+        headline: format!(
+            "{volume}: {node} {}, and {peer_name} is not connected",
+            what_became(device)
+        ),
+        state,
+        open: Vec::new(),
+        why: format!("whether {peer_name} serves {resource} is not known here: {last}."),
+        data: Some(format!(
+            "nobody is served from {node}; it cannot take over before its disk is attached, or {peer_name} is \
+             connected and its disk UpToDate."
+        )),
+        next,
+    }
+}
+
+/// What has become of a disk that is not there.
+fn what_became(device: &DeviceStatus) -> &'static str {
+    match device.disk_note.as_str() {
+        "" => "has no disk attached",
+        note if note.starts_with(ATTACH_FAILED) => "has no disk attached",
+        _ => "has lost its disk",
+    }
 }
 
 fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
@@ -290,13 +343,15 @@ fn without_disk(report: &View<'_>, device: &DeviceStatus) -> Finding {
             _ if is_new => vec![format!("1. {new}"), format!("2. {again}")],
             _ => vec![again, format!("or bring the peer back: `tandemadm why {resource}` there.")],
         };
-        return no_copy(report, device, state, next);
+        let away = |one: &&ConnectionStatus| one.connection_state != ConnectionState::Connected;
+        return match status.connections.iter().find(away) {
+            Some(peer) if status.role != Role::Primary => {
+                unasked(report, device, peer, state, next)
+            }
+            _ => no_copy(report, device, state, next),
+        };
     };
-    let wrong = match device.disk_note.as_str() {
-        "" => "has no disk attached",
-        note if note.starts_with(ATTACH_FAILED) => "has no disk attached",
-        _ => "has lost its disk",
-    };
+    let wrong = what_became(device);
     let (first, second) = if is_new { (new, again) } else { (again, new) };
     if status.role != Role::Primary {
         // Nobody uses it here.

@@ -132,3 +132,49 @@ fn an_outdated_disk_beside_a_peer_without_its_disk_is_led_to_that_disk() {
         );
     }
 }
+
+#[test]
+fn a_secondary_without_its_disk_knows_nothing_of_the_copy_of_a_peer_that_is_not_there() {
+    let mut report = fixtures::mirrored(fixtures::peer_down());
+    report.status.devices[0].disk_state = DiskState::Diskless;
+    let text = blocks(&report);
+    assert!(!text.contains("NO COPY IS REACHABLE"), "{text}");
+    let headline = "r0/0: bob has no disk attached, and alice is not connected.\n";
+    assert!(text.starts_with(headline), "{text}");
+    let known = "whether alice serves r0 is not known here: it was Primary when last seen.";
+    assert!(text.contains(known), "{text}");
+    assert!(text.contains("  Data:  nobody is served from bob; it cannot take over"), "{text}");
+    assert!(!text.contains("reads and writes of clients fail"), "{text}");
+    assert!(text.contains("`tandemadm attach r0/0` on bob"), "{text}");
+    report.status.devices[0].disk_note = "write of 4 KiB at 0 failed".to_owned();
+    report.status.connections[0].last_peer_role = Role::Unknown;
+    let text = blocks(&report);
+    assert!(
+        text.starts_with("r0/0: bob has lost its disk, and alice is not connected.\n"),
+        "{text}"
+    );
+    assert!(text.contains("not known here: it was not met since `up`."), "{text}");
+}
+
+#[test]
+fn a_secondary_without_its_disk_is_calm_beside_a_primary_that_has_one() {
+    let mut report = fixtures::mirrored(fixtures::healthy());
+    for disk in [DiskState::Diskless, DiskState::Failed] {
+        report.status.devices[0].disk_state = disk;
+        let text = blocks(&report);
+        assert!(text.starts_with("r0/0: bob has no disk attached.\n"), "{text}");
+        assert!(
+            text.contains("alice holds the ONLY copy. bob cannot take over from it."),
+            "{text}"
+        );
+    }
+    // The Primary has lost its own, too: its clients get errors, and nobody's here.
+    let peer = &mut report.status.connections[0].peer_devices[0];
+    peer.peer_disk_state = DiskState::Diskless;
+    let text = blocks(&report);
+    assert!(text.contains("r0/0: NO COPY IS REACHABLE on bob.\n"), "{text}");
+    assert!(text.contains("reads and writes of alice's clients fail until"), "{text}");
+    report.status.connections[0].peer_role = Role::Secondary;
+    let text = blocks(&report);
+    assert!(text.contains("nobody is served, and neither node can be promoted until"), "{text}");
+}
