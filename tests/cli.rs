@@ -15,6 +15,8 @@ use nix::unistd::Pid;
 mod check;
 #[path = "cli/compat.rs"]
 mod compat;
+#[path = "cli/would_be.rs"]
+mod would_be;
 
 /// Nothing takes so long but a defect.
 const PATIENCE: Duration = Duration::from_secs(20);

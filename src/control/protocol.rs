@@ -36,6 +36,11 @@ pub enum Request {
         /// What the config says.
         definition: Box<Definition>,
     },
+    /// Whether `Up` would be refused, as far as that is known without doing it.
+    CheckUp {
+        /// What the config says.
+        definition: Box<Definition>,
+    },
     /// Make the resource: no disk is attached, nobody is dialled. Done also where it is up.
     NewResource {
         /// What the config says.

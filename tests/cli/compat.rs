@@ -15,18 +15,18 @@ const BROKEN: &str = "resource r0 {\n";
 
 impl Node {
     /// The exit code, standard output and standard error of a line of one of the tools.
-    fn tool(&self, line: &str) -> (i32, String, String) {
+    pub(crate) fn tool(&self, line: &str) -> (i32, String, String) {
         let mut command = self.command(env!("CARGO_BIN_EXE_tandem-drbd-compat"));
         let output = command.args(line.split_whitespace()).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
     }
 
-    fn written(&self) -> String {
+    pub(crate) fn written(&self) -> String {
         std::fs::read_to_string(self.path("tandem.conf")).unwrap()
     }
 
-    fn write(&self, text: &str) {
+    pub(crate) fn write(&self, text: &str) {
         std::fs::write(self.path("tandem.conf"), text).unwrap();
     }
 

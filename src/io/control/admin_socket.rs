@@ -242,6 +242,7 @@ fn resyncs(status: &Status) -> bool {
 async fn answer(registry: &Rc<Registry>, request: Request) -> Response {
     let result = match request {
         Request::Up { definition } => registry.up(&definition).await,
+        Request::CheckUp { definition } => registry.check_up(&definition).await,
         Request::NewResource { definition } => registry.new_resource(&definition).await,
         Request::Attach { definition, volume } => registry.attach(&definition, volume).await,
         Request::CheckDisk { definition, volume } => registry.check_disk(&definition, volume).await,

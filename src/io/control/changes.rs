@@ -44,6 +44,20 @@ impl Registry {
         self.difference(entry, definition).refusal(&definition.name).map_or(Ok(()), Err)
     }
 
+    /// What is up already has nothing for an `up` to change.
+    pub(super) fn is_up_as(&self, entry: &Entry, definition: &Definition) -> Result<(), Refusal> {
+        let (difference, name) = (self.difference(entry, definition), &definition.name);
+        if difference.words().is_empty() {
+            return Ok(());
+        }
+        let hint = format!(
+            "{name} is up with another configuration ({}): {}.",
+            difference.words().join("; "),
+            difference.remedy(name)
+        );
+        Err(refusal(174, "Already exists", hint))
+    }
+
     /// What a person is told whose configuration is another one than what runs.
     pub(super) fn changed_since_up(&self, entry: &Entry, definition: &Definition) -> String {
         let difference = self.difference(entry, definition);
@@ -175,7 +189,7 @@ impl Registry {
         definition: &Definition,
         volume: VolumeNumber,
     ) -> Result<(), Refusal> {
-        let (own, request) = self.disk_request(entry, definition, volume)?;
+        let (own, request) = self.disk_request(&entry.config, definition, volume)?;
         let looked = tokio::task::spawn_blocking(move || inspect_disk(&request));
         let path = own.disk.as_deref().unwrap_or_default();
         match tokio::time::timeout(LOOK_LIMIT, looked).await {

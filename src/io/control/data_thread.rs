@@ -109,6 +109,8 @@ pub(crate) fn open_disk(request: &DiskRequest) -> Result<Box<OpenDisk>, Refusal>
 pub(crate) struct Seen {
     /// Bytes of its data area, when it is attached.
     pub(crate) room: u64,
+    /// Bytes of the data that it held when it was attached last; 0: it was never.
+    pub(crate) held: u64,
     /// Somebody has it: the volume itself under another name, or somebody else.
     pub(crate) is_held: bool,
 }
@@ -134,5 +136,5 @@ pub(crate) fn inspect_disk(request: &DiskRequest) -> Result<Seen, Refusal> {
         let error = OpenError::Foreign { path: path.to_owned(), found: owner, expected };
         return Err(error.refusal());
     }
-    Ok(Seen { room: found.room, is_held: found.stale })
+    Ok(Seen { room: found.room, held: superblock.effective_size, is_held: found.stale })
 }

@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::data_thread::{DiskRequest, inspect_disk, open_disk};
+use super::data_thread::{DiskRequest, Seen, inspect_disk, open_disk};
 use super::path_differs::Files;
 use super::registry::{Entry, Registry, ended, not_up, refusal};
 use crate::config::{Definition, HostVolume};
 use crate::control::ATTACH_FAILED;
 use crate::io::Order;
 use crate::io::backing::OpenDisk;
-use crate::resource::{AdminResult, DiskState, Refusal, Status, VolumeNumber};
+use crate::resource::{AdminResult, DiskState, Refusal, ResourceConfig, Status, VolumeNumber};
 
 /// How long an attach waits for the handshake that decides about the disk (DESIGN 8).
 const VERDICT_LIMIT: Duration = Duration::from_secs(30);
@@ -114,31 +114,25 @@ impl Registry {
         let config = self.check(definition)?;
         let entry = self.entry(&config.name).ok_or_else(|| not_up(&config.name))?;
         self.same(&entry, definition)?;
-        let (own, request) = self.disk_request(&entry, definition, volume)?;
+        let (own, request) = self.disk_request(&entry.config, definition, volume)?;
         let attached = entry.disk_state(volume) != DiskState::Diskless;
         let in_use = entry.disks.files(volume).filter(|_| attached);
         let wanted = own.clone();
         let look = move || {
             let found = inspect_disk(&request)?;
             // Held by this daemon is what the volume has now, whatever it is called by now.
-            let taken = found.is_held && !in_use.is_some_and(|files| files.has_one_of(&wanted));
-            Ok((found.room, taken))
+            let is_held = found.is_held && !in_use.is_some_and(|files| files.has_one_of(&wanted));
+            Ok(Seen { is_held, ..found })
         };
         let looked = tokio::task::spawn_blocking(look).await.map_err(|_| ended(&config.name))?;
-        let (room, is_taken) = looked?;
-        let path = own.disk.as_deref().unwrap_or_default();
-        large_enough(own, room, path)?;
-        if is_taken {
-            let hint = format!("{path} is in use. Stop what uses it first.");
-            return Err(refusal(114, "Lower device is already claimed.", hint));
-        }
+        fits(own, &looked?)?;
         Ok(String::new())
     }
 
     /// The volume as the definition has it here, and its disk as it is opened.
     pub(super) fn disk_request<'a>(
         &self,
-        entry: &Entry,
+        config: &ResourceConfig,
         definition: &'a Definition,
         volume: VolumeNumber,
     ) -> Result<(&'a HostVolume, DiskRequest), Refusal> {
@@ -151,9 +145,9 @@ impl Registry {
             return Err(refusal(138, "Device does not have a disk-config", hint));
         };
         let request = DiskRequest {
-            resource: entry.config.name.clone(),
+            resource: config.name.clone(),
             volume,
-            node_id: entry.config.node_id,
+            node_id: config.node_id,
             disk,
             meta_disk: own.meta_disk.clone(),
             state_dir: self.settings.state_dir.clone(),
@@ -197,12 +191,7 @@ impl Registry {
     ) -> Result<Box<OpenDisk>, Refusal> {
         let (name, path) = (entry.config.name.clone(), request.disk.clone());
         let key = (name.clone(), volume);
-        if self.opening.borrow().contains(&key) {
-            let hint = format!(
-                "{path} is still being opened: {HANGS}. For another disk: `tandemadm daemon stop`, and start tandemd."
-            );
-            return Err(refusal(-18, "In transient state, retry after next state change", hint));
-        }
+        self.is_not_being_opened(&key, &path)?;
         let mut opening = tokio::task::spawn_blocking(move || open_disk(&request));
         if let Ok(opened) = tokio::time::timeout(OPEN_LIMIT, &mut opening).await {
             return opened.map_err(|_| ended(&name))?;
@@ -217,9 +206,34 @@ impl Registry {
             entry.attach_failed.borrow_mut().remove(&volume);
             info!(resource = %name, "{name}/{volume}: the disk that hung while it was opened answers");
         });
-        let text = "IO error(s) occurred during initial access to meta-data.";
-        let hint = format!("{path} was not open after {} s: {HANGS}.", OPEN_LIMIT.as_secs());
-        Err(refusal(118, text, hint))
+        Err(not_open(&path))
+    }
+
+    fn is_not_being_opened(&self, key: &(String, VolumeNumber), path: &str) -> Result<(), Refusal> {
+        if !self.opening.borrow().contains(key) {
+            return Ok(());
+        }
+        let hint = format!(
+            "{path} is still being opened: {HANGS}. For another disk: `tandemadm daemon stop`, and start tandemd."
+        );
+        Err(refusal(-18, "In transient state, retry after next state change", hint))
+    }
+
+    /// Whether the disk of a volume that has none attached would be refused, as far as that is seen without taking it.
+    pub(super) async fn would_open(
+        &self,
+        config: &ResourceConfig,
+        definition: &Definition,
+        volume: VolumeNumber,
+    ) -> Result<(), Refusal> {
+        let (own, request) = self.disk_request(config, definition, volume)?;
+        let path = request.disk.clone();
+        self.is_not_being_opened(&(config.name.clone(), volume), &path)?;
+        let look = tokio::task::spawn_blocking(move || inspect_disk(&request));
+        match tokio::time::timeout(OPEN_LIMIT, look).await {
+            Ok(seen) => fits(own, &seen.map_err(|_| ended(&config.name))??),
+            Err(_) => Err(not_open(&path)),
+        }
     }
 
     async fn try_attach(
@@ -228,7 +242,7 @@ impl Registry {
         definition: &Definition,
         volume: VolumeNumber,
     ) -> AdminResult {
-        let (own, request) = self.disk_request(entry, definition, volume)?;
+        let (own, request) = self.disk_request(&entry.config, definition, volume)?;
         let name = &entry.config.name;
         let opened = self.open(entry, volume, request).await;
         let mut disk = opened.inspect_err(|refusal| {
@@ -236,16 +250,8 @@ impl Registry {
         })?;
         // One that is refused is dropped: what was noted of it at its opening holds.
         large_enough(own, disk.attached.data_size, &disk.attached.path)?;
+        not_smaller(own, disk.attached.meta.superblock.effective_size)?;
         if let Some(size) = own.size {
-            let held = disk.attached.meta.superblock.effective_size;
-            if size < held {
-                let text = "Implicit device shrinking not allowed.";
-                let hint = format!(
-                    "`size` in the configuration says {size} bytes, which is smaller than the data it held \
-                     ({held} bytes): write at least that, or none."
-                );
-                return Err(refusal(170, text, hint));
-            }
             disk.attached.data_size = size;
         }
         let durable = if disk.dsync { "RWF_DSYNC" } else { "a data sync after each write" };
@@ -308,6 +314,34 @@ impl Entry {
             _ => Ok(()),
         }
     }
+}
+
+/// A disk that hangs while it is opened.
+fn not_open(path: &str) -> Refusal {
+    let text = "IO error(s) occurred during initial access to meta-data.";
+    refusal(118, text, format!("{path} was not open after {} s: {HANGS}.", OPEN_LIMIT.as_secs()))
+}
+
+/// Whether a disk that was looked at could be attached.
+fn fits(own: &HostVolume, seen: &Seen) -> Result<(), Refusal> {
+    let path = own.disk.as_deref().unwrap_or_default();
+    large_enough(own, seen.room, path)?;
+    not_smaller(own, seen.held)?;
+    if seen.is_held {
+        let hint = format!("{path} is in use. Stop what uses it first.");
+        return Err(refusal(114, "Lower device is already claimed.", hint));
+    }
+    Ok(())
+}
+
+/// Whether `size` leaves room for what the disk has held.
+fn not_smaller(own: &HostVolume, held: u64) -> Result<(), Refusal> {
+    let Some(size) = own.size.filter(|size| *size < held) else { return Ok(()) };
+    let hint = format!(
+        "`size` in the configuration says {size} bytes, which is smaller than the data it held ({held} bytes): \
+         write at least that, or none."
+    );
+    Err(refusal(170, "Implicit device shrinking not allowed.", hint))
 }
 
 /// Whether a disk has the room that `size` asks for.

@@ -16,6 +16,7 @@ pub mod adm;
 mod admin_socket;
 mod begun;
 mod changes;
+mod check_up;
 pub mod compat;
 pub mod daemon;
 mod data_thread;

@@ -105,9 +105,13 @@ pub(super) fn refusal(code: i32, text: impl Into<String>, hint: impl Into<String
 }
 
 /// A refusal in an order for all volumes: which one it is about, where there are several.
-fn of_volume(entry: &Entry, volume: VolumeNumber, mut refusal: Refusal) -> Refusal {
-    if entry.config.volumes.len() > 1 {
-        refusal.hint = format!("{}/{volume}: {}", entry.config.name, refusal.hint);
+pub(super) fn of_volume(
+    config: &ResourceConfig,
+    volume: VolumeNumber,
+    mut refusal: Refusal,
+) -> Refusal {
+    if config.volumes.len() > 1 {
+        refusal.hint = format!("{}/{volume}: {}", config.name, refusal.hint);
     }
     refusal
 }
@@ -195,16 +199,7 @@ impl Registry {
         let _guard = lock.lock().await;
         let entry = match self.entry(&config.name) {
             Some(entry) => {
-                let difference = self.difference(&entry, definition);
-                if !difference.words().is_empty() {
-                    let hint = format!(
-                        "{0} is up with another configuration ({1}): {2}.",
-                        config.name,
-                        difference.words().join("; "),
-                        difference.remedy(&config.name)
-                    );
-                    return Err(refusal(174, "Already exists", hint));
-                }
+                self.is_up_as(&entry, definition)?;
                 entry
             }
             None => self.new_entry(definition, config, but.apart.clone()).await?,
@@ -216,7 +211,7 @@ impl Registry {
         for volume in volumes.filter(|volume| has_disk(*volume) && meant(*volume)) {
             if entry.disk_state(volume) == DiskState::Diskless {
                 let attached = self.open_and_attach(&entry, definition, volume).await;
-                attached.map_err(|refusal| of_volume(&entry, volume, refusal))?;
+                attached.map_err(|refusal| of_volume(&entry.config, volume, refusal))?;
             }
         }
         let mut left = Vec::new();
@@ -319,7 +314,7 @@ impl Registry {
     /// Nothing that is up has the minors or devices of a resource that is not. Those of one
     /// configuration differ; but what is up may be of an older one. Asked where a person gives the order: what was up
     /// before a restart or a crash comes up again.
-    fn minors_are_free(
+    pub(super) fn minors_are_free(
         &self,
         definition: &Definition,
         config: &ResourceConfig,

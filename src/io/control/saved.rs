@@ -108,7 +108,7 @@ impl Registry {
         };
         for device in status.devices.iter().filter(is_new) {
             let volume = device.volume;
-            let Ok((own, request)) = self.disk_request(entry, &definition, volume) else {
+            let Ok((own, request)) = self.disk_request(&entry.config, &definition, volume) else {
                 continue;
             };
             let (agreed, wanted) = (Some(device.size).filter(|size| *size != 0), own.size);
@@ -144,7 +144,8 @@ impl Registry {
     ) -> Result<SavedCopy, String> {
         let definition = entry.running.borrow().clone();
         let refused = |refusal: Refusal| refusal.hint;
-        let (_, request) = self.disk_request(entry, &definition, volume).map_err(refused)?;
+        let (_, request) =
+            self.disk_request(&entry.config, &definition, volume).map_err(refused)?;
         let wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let copied = tokio::task::spawn_blocking(move || {
             let save = Save { state_dir: &request.state_dir, verb, wall_clock };

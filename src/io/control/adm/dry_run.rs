@@ -1,14 +1,25 @@
-//! `-d`: what an order would do, a line a step, and nothing else.
+//! `-d`: what an order would do, a line a step, and nothing else; an `up` that would be refused is.
 
+use crate::config::Definition;
 use crate::control::arguments::Verb;
-use crate::control::{Report, dry_run};
+use crate::control::{Report, Request, dry_run};
+use crate::resource::Refusal;
 
+use super::client::Client;
 use super::{Failure, Outcome, Session, names_of_peers, no_such_peer, no_such_volume, print};
+
+/// The refusal that an `up` would meet. A daemon of an older version does not know.
+pub(super) fn refusal_of_up(client: &mut Client, definition: &Definition) -> Option<Refusal> {
+    let definition = Box::new(definition.clone());
+    client.order(&Request::CheckUp { definition }).ok()?.err()
+}
 
 impl Session {
     /// What would be done, a line a step.
     pub(super) fn dry_run(&self, verb: Verb) -> Outcome {
-        let up = self.client().and_then(|mut client| client.reports(None)).ok();
+        // Without a daemon nothing is up.
+        let mut client = self.client().ok();
+        let up = client.as_mut().and_then(|client| client.reports(None).ok());
         let report_of = |name: &str| {
             up.as_ref().and_then(|up| up.iter().find(|report| report.status.name == name))
         };
@@ -34,6 +45,10 @@ impl Session {
             let running = report_of(&definition.name);
             let mut steps = dry_run::Steps::new(definition, own, running);
             if matches!(verb, Verb::Up(_)) {
+                let refused = client.as_mut().filter(|_| up.is_some());
+                if let Some(refusal) = refused.and_then(|one| refusal_of_up(one, definition)) {
+                    return Err(Failure::refused(&definition.name, &refusal));
+                }
                 steps.resource();
             }
             if attach {
