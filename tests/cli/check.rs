@@ -54,6 +54,7 @@ fn whatever_is_wrong_is_one_line_and_3() {
 #[test]
 fn why_tells_what_is_defined_and_down() {
     let node = Node::new();
+    assert_eq!(node.told("create-md r0").0, 0);
     let daemon = node.daemon(&[]);
     let (code, text, error) = node.told("why");
     assert_eq!((code, error.as_str()), (0, ""));

@@ -18,7 +18,7 @@ mod verify;
 use super::{Report, Zone, age, human};
 use crate::resource::{
     ClientStatus, ConnectionState, ConnectionStatus, DeviceStatus, DiskState, PeerDeviceStatus,
-    ReplicationState, Role, Status,
+    Refusal, ReplicationState, Role, Status,
 };
 
 /// One thing that a person should know.
@@ -109,9 +109,18 @@ pub fn findings(report: &Report, zone: Zone) -> Vec<Finding> {
     all
 }
 
-/// A resource that the configuration has for this node, and that is down.
+/// A resource that the configuration has for this node, and that is down; `refused`: so would be its `up`.
 #[must_use]
-pub fn down(resource: &str, node: &str) -> Finding {
+pub fn down(resource: &str, node: &str, refused: Option<&Refusal>) -> Finding {
+    let why = match refused {
+        Some(Refusal { code, text, .. }) => format!("`up` is refused: ({code}) {}", sentence(text)),
+        None => "it was taken down, or not brought up since tandemd has started.".to_owned(),
+    };
+    let up = format!("`tandemadm up {resource}` on {node}.");
+    let next = match refused {
+        Some(Refusal { hint, .. }) => vec![format!("1. {}", sentence(hint)), format!("2. {up}")],
+        None => vec![up],
+    };
     Finding {
         severity: severity::ORDER,
         headline: format!("{resource} is not up on {node}"),
@@ -119,9 +128,9 @@ pub fn down(resource: &str, node: &str) -> Finding {
             "the configuration has it for {node}; here nobody is served from it, and nothing replicated."
         ),
         open: Vec::new(),
-        why: "it was taken down, or not brought up since tandemd has started.".to_owned(),
+        why,
         data: None,
-        next: vec![format!("`tandemadm up {resource}` on {node}.")],
+        next,
     }
 }
 

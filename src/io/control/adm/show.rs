@@ -6,8 +6,10 @@ use crate::control::arguments::When;
 use crate::control::status_text::{self, Detail};
 use crate::control::target::Target;
 use crate::control::{Report, Zone, check, color, status_json, why};
+use crate::resource::Refusal;
 
 use super::client::holder;
+use super::dry_run::refusal_of_up;
 use super::{Failure, Outcome, Session, connections, for_each, print, volumes};
 
 /// Seconds in which `check` knows whether the daemon answers: what calls it has 10 s for it, as a rule.
@@ -117,7 +119,7 @@ impl Session {
     }
 
     pub(super) fn why(&self, targets: &[Target], json: bool) -> Outcome {
-        let chosen = self.reports(targets)?;
+        let chosen = self.reports_or_refusal(targets)?;
         let mut reports: Vec<Report> = chosen.into_iter().map(|(_, report)| report).collect();
         self.find_differences(&mut reports);
         let mut findings: Vec<why::Finding> =
@@ -125,13 +127,43 @@ impl Session {
         if (targets.is_empty() || targets.contains(&Target::All))
             && let Ok(configuration) = self.configuration()
         {
-            let down = configuration.beside(&reports, None).down;
-            findings.extend(down.iter().map(|name| why::down(name, configuration.node())));
+            let mut client = self.client()?;
+            for name in configuration.beside(&reports, None).down {
+                let definition = configuration.config().resource(&name);
+                let refused = definition.and_then(|one| refusal_of_up(&mut client, one));
+                findings.push(why::down(&name, configuration.node(), refused.as_ref()));
+            }
         }
         match (json, findings.is_empty()) {
             (true, _) => print(&why::json(&findings)),
             (false, true) => print(status_text::NOTHING),
             (false, false) => print(&why::text(&findings)),
+        }
+    }
+
+    /// The reports that targets mean; of one that is not up also what stands in the way of its `up`.
+    fn reports_or_refusal(&self, targets: &[Target]) -> Result<Vec<(Target, Report)>, Failure> {
+        let mut client = self.client()?;
+        let up = client.reports(None)?;
+        let is_up = |name: &str| up.iter().any(|report| report.status.name == name);
+        let named = targets.iter().filter_map(Target::resource).find(|name| !is_up(name));
+        let (Some(name), Ok(configuration)) = (named, self.configuration()) else {
+            return self.reports(targets);
+        };
+        let told = |what: String| {
+            Failure::new(10, format!("{name}: No such resource\n{name} is not up, and {what}"))
+        };
+        if configuration.config().is_refused(name) {
+            let wrong = configuration.beside(&up, Some(&[name])).wrong.unwrap_or_default();
+            return Err(told(format!("the configuration refuses it: {wrong}")));
+        }
+        let own = configuration.config().resource(name);
+        let own = own.filter(|one| one.local(configuration.node()).is_some());
+        match own.and_then(|definition| refusal_of_up(&mut client, definition)) {
+            Some(Refusal { code, text, hint }) => Err(told(format!(
+                "`up` is refused: ({code}) {text}\n{hint}\nThen `tandemadm up {name}`."
+            ))),
+            None => self.reports(targets),
         }
     }
 
