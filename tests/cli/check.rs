@@ -66,3 +66,39 @@ fn why_tells_what_is_defined_and_down() {
     assert!(error.contains("r0 is not up: `tandemadm up r0`."), "{error}");
     drop(daemon);
 }
+
+#[test]
+fn status_says_that_the_configuration_is_not_valid_any_more() {
+    let node = Node::new();
+    assert_eq!(node.told("create-md r0").0, 0);
+    let _daemon = node.daemon(&[]);
+    assert_eq!(node.told("up r0").0, 0);
+    let (code, shown, error) = node.told("status");
+    assert_eq!((code, error.as_str()), (0, ""));
+    let (conf, whole) = (node.path("tandem.conf"), node.written());
+    node.write(&format!("{whole}resource r1 {{ frob; }}\n"));
+    let json = node.told("status --json");
+    for words in ["status", "status all", "status --verbose"] {
+        let (code, text, error) = node.told(words);
+        assert_eq!(code, 0, "{words}");
+        assert!(!text.contains("not valid"), "{words}: {text}");
+        let said = format!("what is up goes on as it is: {}:6: ", conf.display());
+        assert!(error.contains(&said) && error.lines().count() == 1, "{words}: {error}");
+    }
+    assert_eq!(node.told("status").1, shown);
+    assert_eq!((json.0, json.2.as_str()), (0, ""), "for programs");
+    assert_eq!(
+        node.told("status r0"),
+        (0, shown.clone(), String::new()),
+        "it is about another one"
+    );
+    let tool = node.tool("drbdadm status r0");
+    assert_eq!((tool.0, tool.2.as_str()), (0, ""), "as DRBD has it");
+    assert_eq!(node.tool("drbdsetup status").2, "");
+    node.write("resource r0 {\n");
+    assert!(node.told("status r0").2.contains("tandem.conf:1: "));
+    std::fs::remove_file(&conf).unwrap();
+    assert!(node.told("status").2.contains("tandem.conf: "));
+    node.write(&whole);
+    assert_eq!(node.told("status"), (0, shown, String::new()));
+}

@@ -83,8 +83,16 @@ where
         }
     };
     let session = Session::new(invocation.globals);
+    // For people alone: programs, and DRBD's tools, have what they know.
+    let shown = match &invocation.verb {
+        Verb::Status { json: false, targets, .. } => Some(targets.targets.clone()),
+        _ => None,
+    };
     match session.run(invocation.verb) {
-        Ok(()) => 0,
+        Ok(()) => {
+            shown.iter().for_each(|targets| session.warn_of_configuration(targets));
+            0
+        }
         Err(failure) => {
             complain(&failure.text);
             failure.exit_code

@@ -10,7 +10,7 @@ use crate::resource::Refusal;
 
 use super::client::holder;
 use super::dry_run::refusal_of_up;
-use super::{Failure, Outcome, Session, connections, for_each, print, volumes};
+use super::{Failure, Outcome, Session, complain, connections, for_each, print, volumes};
 
 /// Seconds in which `check` knows whether the daemon answers: what calls it has 10 s for it, as a rule.
 const CHECK_WITHIN: u32 = 8;
@@ -53,6 +53,24 @@ impl Session {
             When::Auto => std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
         };
         print(&if colours { color::coloured(&text) } else { text })
+    }
+
+    /// Says beside `status` that the configuration has errors by now: what is up does not show it.
+    pub(super) fn warn_of_configuration(&self, targets: &[Target]) {
+        let Ok(configuration) = self.configuration() else { return };
+        // Who may ask the daemon need not be one who may read the file.
+        let opened = std::fs::File::open(configuration.path());
+        if opened.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) {
+            return;
+        }
+        let named: Vec<&str> = targets.iter().filter_map(Target::resource).collect();
+        let of_all = named.len() < targets.len().max(1);
+        let chosen = Some(named.as_slice()).filter(|_| !of_all);
+        if let Some(wrong) = configuration.beside(&[], chosen).wrong {
+            complain(&format!(
+                "the configuration is not valid (`tandemadm dump` tells all), what is up goes on as it is: {wrong}"
+            ));
+        }
     }
 
     /// One line for monitoring, whose exit codes are its own.
