@@ -361,8 +361,16 @@ fn what_is_said_of_devices_where_none_is_attached() {
     let words = "tandem-attach --connections=2 --timeout=2 --servers=alice:10809,bob:1 --run-dir ";
     assert!(far.contains(words) && far.ends_with(" r0/1\n"), "{far}");
     for (words, code, what) in [
-        ("device detach r0", 10, "r0: it is attached to no device"),
-        ("device status r0/0", 10, "r0/0: it is attached to no device"),
+        (
+            "device detach r0",
+            10,
+            "r0: it is not attached as a device here\n`tandemadm device status` lists",
+        ),
+        (
+            "device status r0/0",
+            10,
+            "r0/0: it is not attached as a device here\n`tandemadm device status`",
+        ),
         ("device status r0:bob", 1, "specific peer"),
         ("device attach r0:bob", 1, "not one volume"),
         ("device attach all", 1, "not one volume"),
@@ -372,6 +380,18 @@ fn what_is_said_of_devices_where_none_is_attached() {
         let (exit_code, _, error) = node.told(words);
         assert!(exit_code == code && error.contains(what), "{words}: {exit_code} {error}");
     }
+    let help = ok("device attach --help");
+    assert!(
+        help.starts_with("Attach the NBD export of a volume as a block device of the kernel"),
+        "{help}"
+    );
+    assert!(help.contains("The servers of the export: HOST, HOST:PORT"), "{help}");
+    assert!(!help.contains("may have the volume"), "{help}");
+    // Where FUSE is not there either, that is said first.
+    let (code, _, error) = node.told("device attach --fuse --servers 127.0.0.1:1 r0");
+    let is_silent =
+        code == 20 && error.starts_with("r0/0: none of the servers answers\n127.0.0.1:1: ");
+    assert!(is_silent || code == 10 && error.contains("/dev/fuse"), "{code} {error}");
 }
 
 #[test]

@@ -51,8 +51,8 @@ fn device_index(text: &str) -> Result<u32, String> {
 /// How a volume is attached.
 #[derive(Clone, Debug, Args)]
 pub struct AttachOptions {
-    /// Who may have the volume: HOST, HOST:PORT, [IPV6]:PORT or unix:PATH, with commas between. The
-    /// one that is Primary is found by asking [default: the daemon of this node].
+    /// The servers of the export: HOST, HOST:PORT, [IPV6]:PORT or unix:PATH, with commas between. The one that is
+    /// Primary is found by asking [default: the daemon of this node].
     #[arg(long, value_name = "SERVER,...", value_delimiter = ',', env = "TANDEM_SERVERS")]
     pub servers: Vec<Server>,
     /// The device [default: one that is free; with tandemadm on a node of the volume: that of the

@@ -1,4 +1,4 @@
-//! A server that may have the volume: where it listens, and what its refusals tell.
+//! A server of the export: where it listens, and what its refusals tell.
 
 use std::fmt;
 use std::path::PathBuf;

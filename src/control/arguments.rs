@@ -545,8 +545,8 @@ pub enum DaemonVerb {
 #[derive(Clone, Debug, Subcommand)]
 #[command(rename_all = "kebab-case")]
 pub enum DeviceVerb {
-    /// Attach a volume, from the daemon of this node or from the Primary of several servers. A guard
-    /// (tandem-attach) stays behind and replaces a server that is lost.
+    /// Attach the NBD export of a volume as a block device of the kernel: that of the daemon of this node, or of the
+    /// Primary of several servers. A guard (tandem-attach) stays behind and replaces a server that is lost.
     Attach {
         /// How.
         #[command(flatten)]

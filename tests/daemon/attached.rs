@@ -39,8 +39,13 @@ fn a_device_goes_on_through_crash_and_move() {
     // Nobody there; a Secondary, which names the Primary.
     refused(&mut guest, "device attach --servers 10.77.0.1:9 r0", 20, "10.77.0.1:9: Connection");
     refused(&mut guest, &format!("device attach --servers {bob} r0"), 10, "alice is Primary");
-    refused(&mut guest, &format!("device attach {servers} r7"), 10, "r7/0: no server has it");
-    refused(&mut guest, "device status r0", 10, "attached to no device");
+    refused(
+        &mut guest,
+        &format!("device attach {servers} r7"),
+        10,
+        "r7/0: none of the servers serves it",
+    );
+    refused(&mut guest, "device status r0", 10, "not attached as a device");
     // A device that another program has.
     guest.ok(&format!("attach {} {NBD_PORT} r0", ADDRESSES[0]));
     let same = format!("device attach {servers} --device /dev/nbd0 r0");

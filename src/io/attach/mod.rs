@@ -240,8 +240,11 @@ fn first(
         is_there |= answered;
         reasons.push(format!("{}: {text}", servers[server]));
     }
-    let text = format!("no server has it\n{}", reasons.join("\n"));
-    Err(if is_there { Trouble::failed(text) } else { Trouble::silent(text) })
+    let told = |what| format!("none of the servers {what}\n{}", reasons.join("\n"));
+    Err(match is_there {
+        true => Trouble::failed(told("serves it")),
+        false => Trouble::silent(told("answers")),
+    })
 }
 
 fn busy(index: u32, holder: &str) -> Trouble {

@@ -97,7 +97,7 @@ impl Session {
             let meant_files: Vec<&FuseListed> =
                 files.iter().filter(|one| names(target, &one.volume)).collect();
             if meant.is_empty() && meant_files.is_empty() && *target != Target::All {
-                return Err(Failure::new(10, format!("{target}: it is attached to no device")));
+                return Err(not_attached(target));
             }
             for_each(meant_files, |file| {
                 let volume = &file.volume;
@@ -140,7 +140,7 @@ impl Session {
                 && !files.iter().any(|file| names(target, &file.volume))
         });
         if let Some(target) = missing {
-            return Err(Failure::new(10, format!("{target}: it is attached to no device")));
+            return Err(not_attached(target));
         }
         match as_json {
             true => {
@@ -161,6 +161,12 @@ impl Session {
             }
         }
     }
+}
+
+/// No volume of a target has a device here.
+fn not_attached(target: &Target) -> Failure {
+    let text = format!("{target}: it is not attached as a device here");
+    Failure::new(10, format!("{text}\n`tandemadm device status` lists those that are."))
 }
 
 /// Whether a target names the volume of a device.
