@@ -248,6 +248,7 @@ pub(crate) fn admin() -> Vec<Vec<u8>> {
         Request::NewResource { definition: Box::new(definition.clone()) },
         Request::Attach { definition: Box::new(definition.clone()), volume: 0 },
         Request::CheckDisk { definition: Box::new(definition.clone()), volume: 0 },
+        Request::CheckUp { definition: Box::new(definition.clone()) },
         Request::Connect {
             definition: Box::new(definition),
             peer: 1,

@@ -250,6 +250,7 @@ pub(crate) fn admin(bytes: &[u8]) -> String {
                 | Request::NewResource { definition }
                 | Request::Attach { definition, .. }
                 | Request::CheckDisk { definition, .. }
+                | Request::CheckUp { definition }
                 | Request::Paths { definition }
                 | Request::Volumes { definition }
                 | Request::Connect { definition, .. } => match definition.check() {
