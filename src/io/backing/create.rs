@@ -83,11 +83,12 @@ pub fn create_md(
         .map_err(|error| layout_error(&disks, error))?;
     let (mut found, blank) = look(&disks, &geometry)?;
     let old = disks.old_end(&options.state_dir, who);
-    let older = Older::find(&disks, old, &options.state_dir, who);
-    if let Some(disk_size) = old {
-        found.retain(|found| found.in_data && found.kind != UNKNOWN_DATA);
-        found.push(old_end(disk_size));
+    let mut older = Older::find(&disks, old, &options.state_dir, who);
+    if old.is_some() {
+        let is_known = |found: &Found| found.in_data && found.kind != UNKNOWN_DATA;
+        found.retain(|found| is_known(found) || found.is_whole_metadata());
     }
+    found.extend(older.found());
     let cut = !geometry.external
         && found.iter().any(|found| found.size.is_some_and(|size| size > geometry.data_size));
     if !found.is_empty() && !options.force {
@@ -109,8 +110,8 @@ pub fn create_md(
         verb: SavedBefore::CreateMd,
         wall_clock: options.wall_clock,
     };
-    let saved = save_old(&disks, old, &save)?;
-    let mut warnings = prepare(&disks, &geometry, options)?;
+    let (saved, mut warnings) = older.save(&disks, &save)?;
+    warnings.extend(prepare(&disks, &geometry, options)?);
     if cut {
         warnings.push(
             "what was on the disk reaches behind the new end of the data area: it was cut off; \
@@ -129,12 +130,6 @@ pub fn create_md(
         ));
     }
     Ok(Report { geometry, superblock, found, saved, warnings })
-}
-
-/// Metadata where a disk ended before it grew.
-pub(super) fn old_end(disk_size: u64) -> Found {
-    let kind = format!("Tandem metadata at the old end of the disk, {disk_size} bytes");
-    Found { in_data: false, ..Found::new(kind) }
 }
 
 /// A size that does not fit is the disk's fault, the rest is the caller's.
@@ -231,19 +226,7 @@ fn describe(found: &[Found]) -> String {
     found.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The dump of the metadata that is there, into the state folder; `old`: also of that where a disk of this size
-/// ended, and that is the one that is told. `None`: there is none that is whole.
-pub(super) fn save_old(
-    disks: &Disks,
-    old: Option<u64>,
-    save: &Save<'_>,
-) -> Result<Option<PathBuf>, CreateError> {
-    let at_end = save_at(disks, disks.placement(), save)?;
-    let Some(disk_size) = old else { return Ok(at_end) };
-    Ok(save_at(disks, Placement::Internal { disk_size }, save)?.or(at_end))
-}
-
-/// The dump of the metadata at that place.
+/// The dump of the metadata at that place, into the state folder. `None`: there is none that is whole.
 pub(super) fn save_at(
     disks: &Disks,
     placement: Placement,

@@ -1,53 +1,115 @@
-//! Metadata at older ends of a disk whose metadata is made or restored at its end of now: it must never count
-//! again.
+//! Metadata at older ends of a disk whose metadata is made, restored or wiped at its end of now: it must never count
+//! again, or go on to be there.
 //!
 //! Invariants:
 //! - From the moment on at which the state folder says that the metadata is at the end of now, nothing at an older
 //!   end is asked. Until then what counted counts. A note that cannot be written is an error.
 //! - Copies of a superblock at older ends are zeroed, so that it does not hang on a note alone: whole blocks of this
-//!   volume's metadata on this node only, never in what is exported, where the bytes are the volume's, and never
-//!   before the note.
+//!   volume's metadata on this node only, of which a copy was saved, never in what is exported, where the bytes are
+//!   the volume's, and never before the note.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Identity;
+use super::create::save_at;
 use super::error::CreateError;
 use super::open::{Disks, owner};
 use super::record;
-use crate::meta::{Placement, SUPERBLOCK_BYTES, Stage, decode_superblock, read_superblock};
+use super::saved::{Save, SavedBefore};
+use super::signatures::Found;
+use crate::meta::{
+    MetaError, Placement, SUPERBLOCK_BYTES, Stage, Superblock, decode_superblock, read_superblock,
+};
 
-/// Metadata that is about to lose its place at an older end of the disk.
+/// Metadata that is about to lose its place at older ends of the disk.
 #[derive(Debug)]
 pub(super) struct Older {
-    /// What counts until now is at an older end.
-    counts: bool,
-    /// The copies of a superblock at older ends.
+    /// What counts until now is where a disk of this size ends; or it may, as it is another one's than that at the
+    /// end of now.
+    counts: Option<u64>,
+    /// That is known.
+    is_known: bool,
+    ends: Vec<End>,
+}
+
+/// Where the disk ended once, and whole metadata stands.
+#[derive(Debug)]
+struct End {
+    disk_size: u64,
+    device_uuid: u64,
+    /// The copies of its superblock.
     copies: Vec<u64>,
+    /// A copy of it is in the state folder.
+    is_saved: bool,
 }
 
 impl Older {
     /// What stands at older ends that are noted. `old`: [`Disks::old_end`].
     pub(super) fn find(disks: &Disks, old: Option<u64>, state_dir: &Path, who: &Identity) -> Self {
-        let mut copies = Vec::new();
-        let places = |disk_size| Placement::Internal { disk_size }.superblock_offsets().ok();
-        let now = places(disks.data.size);
-        let ends = match disks.external {
+        let noted = match disks.external {
             None => disks.noted_ends(state_dir, who),
             Some(_) => Vec::new(),
         };
-        for offsets in ends.into_iter().filter(|end| *end < disks.data.size).filter_map(places) {
-            if Some(offsets) == now {
-                continue;
-            }
-            for (copy, offset) in (0u8..).zip(offsets) {
-                let block = disks.data.read(offset, SUPERBLOCK_BYTES as usize).ok();
-                let found = block.and_then(|block| decode_superblock(&block, copy).ok());
-                if found.is_some_and(|found| owner(&found) == *who) {
-                    copies.push(offset);
-                }
+        let mut ends: Vec<End> = Vec::new();
+        for disk_size in noted {
+            if ends.iter().all(|end| end.disk_size != disk_size) {
+                ends.extend(End::at(disks, disk_size, who));
             }
         }
-        Self { counts: old.is_some(), copies }
+        let now = at(disks, disks.data.size).map(|found| found.device_uuid);
+        let others = ends.iter().filter(|end| Some(end.device_uuid) != now);
+        let counts = old.or_else(|| others.map(|end| end.disk_size).max());
+        Self { counts, is_known: old.is_some(), ends }
+    }
+
+    /// For a message: what loses its place.
+    pub(super) fn found(&self) -> impl Iterator<Item = Found> {
+        let more =
+            self.counts.filter(|counts| self.ends.iter().all(|end| end.disk_size != *counts));
+        self.ends.iter().map(|end| end.disk_size).chain(more).map(|disk_size| {
+            let kind = format!("Tandem metadata at the old end of the disk, {disk_size} bytes");
+            Found { in_data: false, ..Found::new(kind) }
+        })
+    }
+
+    /// Where the disk ended, the last time, with the metadata of another disk than this one's.
+    pub(super) fn of_another(&self, device_uuid: Option<u64>) -> Option<u64> {
+        let others = self.ends.iter().filter(|end| Some(end.device_uuid) != device_uuid);
+        others.map(|end| end.disk_size).max()
+    }
+
+    /// Copies of all that is whole into the state folder, at the end of now and before: the one that is told, of what
+    /// counts; and lines about the others. `None`: there is none that is whole.
+    pub(super) fn save(
+        &mut self,
+        disks: &Disks,
+        save: &Save<'_>,
+    ) -> Result<(Option<PathBuf>, Vec<String>), CreateError> {
+        // What does not count any more is of an earlier time than the order.
+        let earlier = Save { verb: SavedBefore::Resize, ..*save };
+        let at_end = if self.is_known { &earlier } else { save };
+        let mut told = save_at(disks, disks.placement(), at_end)?;
+        let mut others = Vec::new();
+        let counts = self.counts;
+        // The one that counts is the last one.
+        self.ends.sort_by_key(|end| (Some(end.disk_size) == counts, end.disk_size));
+        let mut sizes: Vec<u64> = self.ends.iter().map(|end| end.disk_size).collect();
+        sizes.extend(counts.filter(|counts| !sizes.contains(counts)));
+        for disk_size in sizes {
+            let is_told = Some(disk_size) == counts;
+            let as_what = if is_told { save } else { &earlier };
+            let Some(path) = save_at(disks, Placement::Internal { disk_size }, as_what)? else {
+                continue;
+            };
+            self.ends.iter_mut().filter(|end| end.disk_size == disk_size).for_each(End::saved);
+            match is_told && self.is_known {
+                true => others.extend(told.replace(path)),
+                false => others.push(path),
+            }
+        }
+        let line =
+            |path: PathBuf| format!("other metadata on the disk is saved in {}", path.display());
+        Ok((told, others.into_iter().map(line).collect()))
     }
 
     /// Takes its place from it. `exported`: what the new metadata says of its volume, bytes. What a person should
@@ -62,47 +124,102 @@ impl Older {
         state_dir: &Path,
         who: &Identity,
     ) -> Result<Vec<String>, CreateError> {
-        let data = &disks.data;
-        if !self.counts && self.copies.is_empty() {
+        if self.counts.is_none() && self.ends.is_empty() {
             return Ok(Vec::new());
         }
-        let wiped = |stage: Stage| {
-            data.write_stages(&[stage]).map_err(|error| data.io_error("wiping old metadata", error))
-        };
-        // What an earlier time has left at the end of now would count from the note on.
-        let now = disks.placement();
-        if self.counts
-            && let Ok(places) = now.superblock_offsets()
-            && !matches!(
-                read_superblock(now, &mut data.reader()),
-                Err(crate::meta::MetaError::NoMetadata)
-            )
-        {
-            wiped(Stage::zeroes(&places))?;
-        }
+        self.clear_end(disks)?;
+        let data = &disks.data;
         record::store(state_dir, who, &data.path, data.size, None)
             .map_err(|error| CreateError::Note { folder: state_dir.to_owned(), error })?;
+        self.zero(disks, exported, state_dir)
+    }
+
+    /// What an earlier time has left at the end of now would count from the note on. Where that place reaches over
+    /// what counts, as the disk has hardly grown, this is not touched.
+    fn clear_end(&self, disks: &Disks) -> Result<(), CreateError> {
+        let (Some(counts), now) = (self.counts, disks.placement()) else { return Ok(()) };
+        let Ok(places) = now.superblock_offsets() else { return Ok(()) };
+        let found = read_superblock(now, &mut disks.data.reader());
+        if matches!(found, Err(MetaError::NoMetadata)) {
+            return Ok(());
+        }
+        let end = counts / SUPERBLOCK_BYTES * SUPERBLOCK_BYTES;
+        let behind: Vec<u64> = places.into_iter().filter(|place| *place >= end).collect();
+        wipe(disks, &behind)
+    }
+
+    /// Zeroes its superblocks. What a person should know.
+    fn zero(
+        &self,
+        disks: &Disks,
+        exported: u64,
+        state_dir: &Path,
+    ) -> Result<Vec<String>, CreateError> {
+        let (saved, unsaved): (Vec<&End>, Vec<&End>) =
+            self.ends.iter().partition(|end| end.is_saved);
+        let copies = |ends: Vec<&End>| -> Vec<u64> {
+            ends.into_iter().flat_map(|end| end.copies.clone()).collect()
+        };
         let (kept, gone): (Vec<u64>, Vec<u64>) =
-            self.copies.iter().partition(|offset| **offset < exported);
+            copies(saved).into_iter().partition(|offset| *offset < exported);
         let mut said = Vec::new();
         if !gone.is_empty() {
-            wiped(Stage::zeroes(&gone))?;
+            wipe(disks, &gone)?;
             said.push(format!(
                 "the superblocks of the metadata at the old end of the disk were zeroed: {SUPERBLOCK_BYTES} bytes \
                  each, at {}",
                 listed(&gone)
             ));
         }
+        let only = format!("only the note in {} says that they do not count", state_dir.display());
         if !kept.is_empty() {
             said.push(format!(
-                "superblocks at the old end of the disk lie in the data of the volume and stay there (at {}): \
-                 only the note in {} says that they do not count",
-                listed(&kept),
-                state_dir.display()
+                "superblocks at the old end of the disk lie in the data of the volume and stay there (at {}): {only}",
+                listed(&kept)
+            ));
+        }
+        if !unsaved.is_empty() {
+            said.push(format!(
+                "of superblocks at the old end of the disk no copy could be made, and they stay there (at {}): {only}",
+                listed(&copies(unsaved))
             ));
         }
         Ok(said)
     }
+}
+
+impl End {
+    /// `None`: no whole metadata of `who` is there, or it is the end of now.
+    fn at(disks: &Disks, disk_size: u64, who: &Identity) -> Option<Self> {
+        let places = |disk_size| Placement::Internal { disk_size }.superblock_offsets().ok();
+        let offsets = places(disk_size)?;
+        if disk_size >= disks.data.size || Some(offsets) == places(disks.data.size) {
+            return None;
+        }
+        let device_uuid = at(disks, disk_size).filter(|found| owner(found) == *who)?.device_uuid;
+        let is_copy = |(copy, offset): &(u8, u64)| {
+            let block = disks.data.read(*offset, SUPERBLOCK_BYTES as usize).ok();
+            let found = block.and_then(|block| decode_superblock(&block, *copy).ok());
+            found.is_some_and(|found| found.device_uuid == device_uuid && owner(&found) == *who)
+        };
+        let copies = (0u8..).zip(offsets).filter(is_copy).map(|(_, offset)| offset).collect();
+        Some(Self { disk_size, device_uuid, copies, is_saved: false })
+    }
+
+    fn saved(&mut self) {
+        self.is_saved = true;
+    }
+}
+
+/// The superblock where a disk of this size ends.
+fn at(disks: &Disks, disk_size: u64) -> Option<Superblock> {
+    let found = read_superblock(Placement::Internal { disk_size }, &mut disks.data.reader());
+    found.ok().map(|found| found.superblock)
+}
+
+fn wipe(disks: &Disks, places: &[u64]) -> Result<(), CreateError> {
+    let wiped = disks.data.write_stages(&[Stage::zeroes(places)]);
+    wiped.map_err(|error| disks.data.io_error("wiping old metadata", error).into())
 }
 
 fn listed(offsets: &[u64]) -> String {

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::create::{is_blank, look_overwritten, make_missing_meta_file, old_end, save_old};
+use super::create::{is_blank, look_overwritten, make_missing_meta_file, save_at};
 use super::device::{Access, Device};
 use super::error::{CreateError, OpenError};
 use super::older::Older;
@@ -16,8 +16,8 @@ use super::saved::{Save, SavedBefore};
 use super::signatures::scan;
 use super::{Identity, MetaDisk, record};
 use crate::meta::{
-    Dumped, Geometry, MetaError, MetaOp, Placement, Superblock, read_superblock, repair,
-    restore_stages, stages, wipe_piece, wipe_superblocks,
+    Dumped, Geometry, MetaError, MetaOp, Placement, SUPERBLOCK_BYTES, Superblock, read_superblock,
+    repair, restore_stages, stages, wipe_piece, wipe_superblocks,
 };
 use crate::resource::NodeId;
 
@@ -63,50 +63,66 @@ pub fn wipe_md(
 ) -> Result<Restored, CreateError> {
     let disks = Disks::open(path, meta_disk, Access::Exclusive, options.lock_wait)?;
     let (device, placement) = (disks.meta(), disks.placement());
-    let geometry = match disks.settled_superblock(&options.state_dir, who) {
-        Ok(found) => {
-            let geometry = Geometry::of(placement, &found.superblock).ok();
-            geometry.map(|geometry| (geometry, found.superblock.effective_size))
-        }
+    let found = match disks.settled_superblock(&options.state_dir, who) {
+        Ok(found) => Some(found.superblock),
         Err(OpenError::Metadata {
             error: MetaError::BothDamaged { .. } | MetaError::Version { .. },
             ..
         }) => None,
         Err(error) => return Err(error.into()),
     };
+    let geometry = found.as_ref().and_then(|found| Geometry::of(placement, found).ok());
     if !options.force {
         let mut found = scan(device).map_err(|error| device.io_error("reading", error))?;
         found.retain(|found| !found.in_data);
         return Err(CreateError::Found { path: path.to_owned(), found, cut: false });
     }
-    let saved = save_old(&disks, None, &save(options, SavedBefore::WipeMd))?;
-    let mut warnings = Vec::new();
+    let mut older = Older::find(&disks, None, &options.state_dir, who);
+    // What is not wiped counts then, by the note that is there.
+    let stays = older.of_another(found.as_ref().map(|found| found.device_uuid));
+    let save = save(options, SavedBefore::WipeMd);
+    let (saved, mut warnings) = match stays {
+        None => older.save(&disks, &save)?,
+        Some(_) => (save_at(&disks, placement, &save)?, Vec::new()),
+    };
     if saved.is_none() {
         warnings.push("the metadata is damaged: there was nothing whole to save".to_owned());
     }
-    let exported = geometry.as_ref().map_or(u64::MAX, |(_, exported)| *exported);
-    let older = Older::find(&disks, None, &options.state_dir, who);
-    warnings.extend(older.give_up(&disks, exported, &options.state_dir, who)?);
-    let gone = wipe_superblocks(placement).map_err(|error| disks.bad(error))?;
-    device.write_stages(&[gone]).map_err(|error| device.io_error("wiping", error))?;
-    if let Some((geometry, _)) = geometry {
-        clear_rest(device, placement, &geometry)?;
+    match stays {
+        None => {
+            let exported = geometry.and(found).map_or(u64::MAX, |found| found.effective_size);
+            warnings.extend(older.give_up(&disks, exported, &options.state_dir, who)?);
+        }
+        Some(disk_size) => warnings.push(format!(
+            "other metadata of this volume is at the old end of the disk, {disk_size} bytes, and stays: an attach takes it"
+        )),
     }
-    record::forget(&options.state_dir, who, path);
+    let mut gone = wipe_superblocks(placement).map_err(|error| disks.bad(error))?;
+    let from = stays.unwrap_or(0) / SUPERBLOCK_BYTES * SUPERBLOCK_BYTES;
+    gone.writes.retain(|(place, _)| *place >= from);
+    device.write_stages(&[gone]).map_err(|error| device.io_error("wiping", error))?;
+    if let Some(geometry) = geometry {
+        clear_rest(device, placement, &geometry, from)?;
+    }
+    if stays.is_none() {
+        record::forget(&options.state_dir, who, path);
+    }
     Ok(Restored { saved, warnings })
 }
 
-/// Zeroes over what is left of metadata without a superblock, so that nothing is found there.
+/// Zeroes over what is left of metadata without a superblock, so that nothing is found there; nothing before `from`,
+/// where other metadata ends.
 fn clear_rest(
     device: &Device,
     placement: Placement,
     geometry: &Geometry,
+    from: u64,
 ) -> Result<(), CreateError> {
     let start = match placement {
         Placement::Internal { .. } => geometry.data_size,
         Placement::External { .. } => 0,
     };
-    let (mut at, end) = (start, start + geometry.meta_bytes);
+    let (mut at, end) = (start.max(from), start + geometry.meta_bytes);
     while at < end {
         let length = usize::try_from(PIECE.min(end - at)).expect("1 MiB");
         let bytes = device.peek(at, length).map_err(|error| device.io_error("reading", error))?;
@@ -202,12 +218,13 @@ pub fn restore_md(
         }
     }
     let old = disks.old_end(&options.state_dir, who);
-    let older = Older::find(&disks, old, &options.state_dir, who);
-    found.extend(old.map(old_end));
+    let mut older = Older::find(&disks, old, &options.state_dir, who);
+    found.extend(older.found());
     if !found.is_empty() && !options.force {
         return Err(CreateError::Found { path: path.to_owned(), found, cut });
     }
-    let saved = save_old(&disks, old, &save(options, SavedBefore::RestoreMd))?;
+    let (saved, others) = older.save(&disks, &save(options, SavedBefore::RestoreMd))?;
+    warnings.extend(others);
     let start = if geometry.external { 0 } else { geometry.data_size };
     reserve(device, start, geometry.meta_bytes)
         .map_err(|error| device.io_error("reserving space for the metadata", error))?;
@@ -261,7 +278,7 @@ pub fn forget_peer(
     let Some(slot) = superblock.peers.iter().position(|slot| slot.node_id == Some(peer)) else {
         return Ok(None);
     };
-    let saved = save_old(&disks, None, save)?;
+    let saved = save_at(&disks, disks.placement(), save)?;
     let fix = repair(&geometry, &mut device.reader()).map_err(|error| disks.bad(error))?;
     superblock.forget_slot(slot);
     superblock.sequence += 1;

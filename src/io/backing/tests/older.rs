@@ -3,6 +3,7 @@
 
 use super::restore::{body, text_of};
 use super::*;
+use crate::meta::parse_dump;
 
 const OLD: u64 = 16 * MIB;
 const NEW: u64 = 32 * MIB;
@@ -51,7 +52,7 @@ fn made_metadata_counts_also_by_the_note_of_the_time_before() {
     let (disk, _) = longer(&lab);
     let made = lab.force(&disk);
     assert!(made.warnings.iter().any(|text| text.contains("were zeroed")), "{:?}", made.warnings);
-    assert_eq!(copies_at_the_old_end(&disk), [[0; 4096], [0; 4096]]);
+    assert!(copies_at_the_old_end(&disk) == [[0; 4096], [0; 4096]]);
     set_note_back(&lab, &disk);
     let open = lab.open(&disk).unwrap();
     assert_eq!(open.attached.meta.superblock, made.superblock);
@@ -141,11 +142,11 @@ fn nothing_is_zeroed_in_what_is_exported() {
     );
     let done = lab.restore(&disk, &larger, true).unwrap();
     assert!(done.warnings.iter().any(|text| text.contains("stay there")), "{:?}", done.warnings);
-    assert_eq!(copies_at_the_old_end(&disk), before);
+    assert!(copies_at_the_old_end(&disk) == before);
     let open = lab.open(&disk).unwrap();
     assert_eq!(open.attached.meta.superblock.effective_size, room);
     drop(open);
-    assert_eq!(copies_at_the_old_end(&disk), before);
+    assert!(copies_at_the_old_end(&disk) == before);
 }
 
 /// A move that a power cut has ended between its two ends: both are whole.
@@ -174,4 +175,128 @@ fn of_a_move_that_was_cut_off_nothing_comes_back_either() {
     assert_eq!(open.attached.meta.superblock.sequence, 1);
     drop(open);
     assert!(body(&text_of(&disk)).contains("sequence 1;"));
+}
+
+const OTHER: u64 = 0x0BAD_CAFE_0BAD_CAFE;
+
+fn create_other(lab: &Lab, disk: &Path) -> Report {
+    let options = CreateOptions { seed: OTHER, force: true, ..lab.options() };
+    create_md(disk, &MetaDisk::Internal, &who(), &options).unwrap()
+}
+
+/// A disk that was cut back, made anew and used, and has grown to where its first metadata is still whole.
+fn of_two_disks(lab: &Lab, size: u64) -> PathBuf {
+    let disk = lab.file("d", size);
+    lab.create(&disk).unwrap();
+    drop(lab.open(&disk).unwrap());
+    let first = std::fs::read(&disk).unwrap();
+    resize(&disk, OLD);
+    create_other(lab, &disk);
+    drop(lab.open(&disk).unwrap());
+    resize(&disk, size);
+    poke(&disk, OLD, &first[OLD as usize..]);
+    let error = lab.open(&disk).unwrap_err();
+    let two = matches!(&error, OpenError::Metadata { error: MetaError::TwoDisks { .. }, .. });
+    assert!(two, "{error}");
+    disk
+}
+
+fn device_of(lab: &Lab, disk: &Path) -> u64 {
+    lab.open(disk).unwrap().geometry().device_uuid
+}
+
+/// The `device_uuid` of each copy in the state folder, by its verb.
+fn saved_devices(lab: &Lab) -> Vec<(String, u64)> {
+    let files = std::fs::read_dir(lab.path("state")).unwrap().map(|entry| entry.unwrap().path());
+    let mut saved: Vec<(String, u64)> = files
+        .filter(|path| path.extension().is_some_and(|end| end == "md"))
+        .map(|path| {
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let device = parse_dump(&std::fs::read_to_string(&path).unwrap()).unwrap();
+            (name.replace("saved-r0-0-node1-", ""), device.superblock.device_uuid)
+        })
+        .collect();
+    saved.sort();
+    saved
+}
+
+/// The one at the old end may be the only good one.
+#[test]
+fn wiping_one_of_two_disks_leaves_the_other_one_which_counts_then() {
+    // With 252 KiB more the second copy's place at the end is the first one's at the old end.
+    for size in [NEW, OLD + (252 << 10)] {
+        let lab = Lab::new();
+        let disk = of_two_disks(&lab, size);
+        let before = std::fs::read(&disk).unwrap();
+        let done = lab.wipe(&disk, true).unwrap();
+        let after = std::fs::read(&disk).unwrap();
+        assert!(after[..OLD as usize] == before[..OLD as usize]);
+        assert!(after[OLD as usize..].iter().all(|byte| *byte == 0));
+        let said = "16777216 bytes, and stays: an attach takes it";
+        assert!(done.warnings.iter().any(|text| text.contains(said)), "{:?}", done.warnings);
+        let saved = ("wipe-md-20261124-195244".to_owned(), lab.options().seed);
+        assert_eq!(saved_devices(&lab), [saved]);
+        assert_eq!(device_of(&lab, &disk), OTHER);
+    }
+}
+
+#[test]
+fn made_over_two_disks_both_are_named_and_saved() {
+    let lab = Lab::new();
+    let disk = of_two_disks(&lab, NEW);
+    let error = lab.create(&disk).unwrap_err().to_string();
+    let old = "Tandem metadata at the old end of the disk, 16777216 bytes";
+    assert!(error.contains("Tandem metadata of r0/0") && error.contains(old), "{error}");
+    // Of the note in force that at the old end is the one: it counts until there is another.
+    let parts = spoil_notes(&lab);
+    let options = CreateOptions { force: true, ..lab.options() };
+    let error = create_md(&disk, &MetaDisk::Internal, &who(), &options).unwrap_err();
+    assert!(matches!(error, CreateError::Note { .. }), "{error}");
+    let first = lab.options().seed;
+    let stamp = "create-md-20261124-195244";
+    let both = [(stamp.to_owned(), first), (format!("{stamp}-2"), OTHER)];
+    assert_eq!(saved_devices(&lab), both);
+    parts.iter().for_each(|part| std::fs::remove_dir(part).unwrap());
+    let end = std::fs::read(&disk).unwrap();
+    assert!(end[NEW as usize - 4096..].iter().all(|byte| *byte == 0), "the other one counts");
+    let again = lab.force(&disk);
+    assert!(again.found.iter().any(|found| found.to_string().contains(old)), "{:?}", again.found);
+    assert!(copies_at_the_old_end(&disk) == [[0; 4096], [0; 4096]]);
+    assert_eq!(device_of(&lab, &disk), first);
+}
+
+#[test]
+fn restored_over_two_disks_both_are_saved() {
+    let lab = Lab::new();
+    let disk = of_two_disks(&lab, NEW);
+    let text = text_of(&disk);
+    let error = lab.restore(&disk, &text, false).unwrap_err().to_string();
+    assert!(error.contains("at the old end of the disk, 16777216 bytes"), "{error}");
+    let done = lab.restore(&disk, &text, true).unwrap();
+    let said = done.warnings.join("\n");
+    assert!(said.contains("is saved in") && said.contains("restore-md-20261124-195244"), "{said}");
+    let saved: Vec<u64> = saved_devices(&lab).into_iter().map(|(_, device)| device).collect();
+    assert_eq!(saved, [lab.options().seed, OTHER]);
+    assert_eq!(device_of(&lab, &disk), lab.options().seed);
+}
+
+/// The new place of the second copy is the old one of the first.
+#[test]
+fn what_counts_is_not_zeroed_before_the_note_on_a_disk_that_has_grown_by_less_than_a_superblock() {
+    for more in [4 << 10, 248 << 10, 252 << 10] {
+        let lab = Lab::new();
+        let disk = lab.busy("d");
+        drop(lab.open(&disk).unwrap());
+        let text = text_of(&disk);
+        resize(&disk, OLD + more);
+        poke(&disk, OLD + more - 4096, b"TANDEMSB");
+        let before = copies_at_the_old_end(&disk);
+        let parts = spoil_notes(&lab);
+        let error = lab.restore(&disk, &text, true).unwrap_err();
+        assert!(matches!(error, CreateError::Note { .. }), "{error}");
+        assert!(copies_at_the_old_end(&disk) == before, "{more}");
+        parts.iter().for_each(|part| std::fs::remove_dir(part).unwrap());
+        lab.restore(&disk, &text, true).unwrap();
+        assert_eq!(device_of(&lab, &disk), lab.options().seed);
+    }
 }
