@@ -43,8 +43,8 @@ pub enum SavedBefore {
     NewCurrentUuid,
     /// `forget-peer`.
     ForgetPeer,
-    /// Metadata moves to the end of a disk that has grown (`resize`, and at an attach): what an earlier time has
-    /// left there.
+    /// Metadata moves to the end of a disk that has grown (`resize`, and at an attach), or is made there: what an
+    /// earlier time has left there, which is older than its copy.
     Resize,
 }
 
@@ -230,14 +230,17 @@ fn newest(state_dir: &Path, who: &Identity) -> Option<(PathBuf, String)> {
     newest.map(|(stamp, _, name)| (state_dir.join(name), stamp))
 }
 
-/// Time, number within it and name of each copy.
+/// Time, number within it and name of each copy of what was so at that time: what an earlier time had left on the disk
+/// is older than its copy.
 fn copies(state_dir: &Path, who: &Identity) -> Vec<(String, u32, String)> {
     let prefix = prefix(who);
     let Ok(entries) = std::fs::read_dir(state_dir) else { return Vec::new() };
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     let copies = names.filter_map(|name| {
-        let (stamp, number) = age(name.strip_prefix(&prefix)?)?;
-        Some((stamp.to_owned(), number, name))
+        let rest = name.strip_prefix(&prefix)?;
+        let (stamp, number) = age(rest)?;
+        let is_earlier = rest.starts_with(SavedBefore::Resize.verb());
+        (!is_earlier).then(|| (stamp.to_owned(), number, name.clone()))
     });
     copies.collect()
 }
@@ -366,6 +369,24 @@ mod tests {
         // Metadata that is made anew says nothing of it.
         note(2 << 20, None);
         assert_eq!(size_before(folder.path(), &who("r0")), Some(12_288));
+    }
+
+    /// It is named for the time of its making: what it says is older.
+    #[test]
+    fn what_an_earlier_time_had_left_is_not_the_newest_copy() {
+        let folder = tempfile::tempdir().unwrap();
+        let save = |verb, wall_clock, size: u64| {
+            let save = Save { state_dir: folder.path(), verb, wall_clock };
+            save.write(&who("r0"), &format!("effective-size {size};\n")).unwrap().keep()
+        };
+        let earlier = save(SavedBefore::Resize, 1_795_549_965, 8192);
+        assert_eq!(copy_advice(folder.path(), &who("r0")), "");
+        assert_eq!(size_before(folder.path(), &who("r0")), None);
+        let made = save(SavedBefore::CreateMd, 1_795_549_964, 4096);
+        let advice = copy_advice(folder.path(), &who("r0"));
+        assert!(advice.contains(&made.display().to_string()), "{advice}");
+        assert!(!advice.contains(&earlier.display().to_string()), "{advice}");
+        assert_eq!(size_before(folder.path(), &who("r0")), Some(4096));
     }
 
     #[test]

@@ -115,6 +115,9 @@ fn what_an_earlier_time_has_left_at_the_new_end_is_gone_before_it_is_noted() {
     let parts = spoil_notes(&lab);
     let error = lab.restore(&disk, &text, true).unwrap_err();
     assert!(matches!(error, CreateError::Note { .. }), "{error}");
+    let saved: Vec<String> = saved_devices(&lab).into_iter().map(|(name, _)| name).collect();
+    let stamp = "20261124-195244";
+    assert_eq!(saved, [format!("resize-{stamp}"), format!("restore-md-{stamp}")]);
     let end = std::fs::read(&disk).unwrap();
     for at in [NEW - 4096, NEW - (256 << 10)] {
         assert!(end[at as usize..at as usize + 4096].iter().all(|byte| *byte == 0), "at {at}");
