@@ -88,6 +88,10 @@ pub enum MetaError {
     TwoDisks {
         /// The size that it had.
         older: u64,
+        /// When the metadata at the end was made, wall clock in seconds.
+        created: u64,
+        /// When that at the older end was.
+        older_created: u64,
     },
     /// A value is outside of what the layout allows.
     #[error("{0}")]

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use thiserror::Error;
 
 use super::signatures::Found;
+use crate::control::clock::iso;
 use crate::meta::MetaError;
 use crate::resource::{DiskError, Refusal};
 
@@ -139,6 +140,12 @@ impl OpenError {
                  and it is resynced in full.",
                 expected.resource, expected.volume
             ),
+            (
+                Self::Metadata {
+                    error: MetaError::TwoDisks { older, created, older_created }, ..
+                },
+                _,
+            ) => format!("{self}. {}", two_disks(*older, *created, *older_created)),
             (_, "") => format!("{self}."),
             (_, cure) => format!("{self}. {cure}"),
         };
@@ -213,9 +220,8 @@ impl OpenError {
                 MetaError::Version { .. } => "Use the version of Tandem that wrote it.",
                 MetaError::DataSize { .. } => "Give the disk its old size back.",
                 MetaError::Read(_) => "See the kernel log, and replace the disk if it is failing.",
-                MetaError::TwoDisks { .. } => {
-                    "Grow the disk by another MiB, so that its end is free, and attach it."
-                }
+                // It names both.
+                MetaError::TwoDisks { .. } => "",
                 MetaError::LittleGrowth { .. } => "Grow it by so much more.",
                 MetaError::TooSmall { .. } | MetaError::TooLarge { .. } | MetaError::Invalid(_) => {
                     "Correct the configuration."
@@ -278,6 +284,18 @@ pub enum CreateError {
         /// What the system said.
         error: io::Error,
     },
+}
+
+/// What to do where two disks' metadata stand. The note in the state folder may be older than what is at the end.
+fn two_disks(older: u64, created: u64, older_created: u64) -> String {
+    let (end, old) = (iso(created), iso(older_created));
+    format!(
+        "That at the end is of {end}, that at {older} bytes of {old} (UTC). Only if the disk was cut back to {older} \
+         bytes and has grown again since, the one at {older} bytes counts: grow the disk by another MiB, so that its \
+         end is free, and attach it. Not if create-md ran after it had grown: then the one at the end counts, and \
+         `tandemadm create-md --force` on the disk saves both in the state folder, `tandemadm restore-md --force` puts \
+         the copy of that one back."
+    )
 }
 
 fn by(holder: Option<&String>) -> String {

@@ -183,7 +183,8 @@ fn of_a_move_that_was_cut_off_nothing_comes_back_either() {
 const OTHER: u64 = 0x0BAD_CAFE_0BAD_CAFE;
 
 fn create_other(lab: &Lab, disk: &Path) -> Report {
-    let options = CreateOptions { seed: OTHER, force: true, ..lab.options() };
+    let wall_clock = lab.options().wall_clock + 1000;
+    let options = CreateOptions { seed: OTHER, force: true, wall_clock, ..lab.options() };
     create_md(disk, &MetaDisk::Internal, &who(), &options).unwrap()
 }
 
@@ -302,4 +303,32 @@ fn what_counts_is_not_zeroed_before_the_note_on_a_disk_that_has_grown_by_less_th
         lab.restore(&disk, &text, true).unwrap();
         assert_eq!(device_of(&lab, &disk), lab.options().seed);
     }
+}
+
+/// Which of them counts hangs on what was done to the disk: it is said, with when each was made.
+#[test]
+fn who_has_two_disks_is_told_when_each_was_made_and_what_to_do_for_either() {
+    let lab = Lab::new();
+    let disk = of_two_disks(&lab, NEW);
+    let hint = lab.open(&disk).unwrap_err().refusal().hint;
+    for part in [
+        "at the end is of 2026-11-24 19:52:44",
+        "at 16777216 bytes of 2026-11-24 20:09:24",
+        "Only if the disk was cut back to 16777216 bytes and has grown again since",
+        "Not if create-md ran after it had grown",
+    ] {
+        assert!(hint.contains(part), "{hint}");
+    }
+    // The way to what is at the end: both are saved, and that one is put back.
+    lab.force(&disk);
+    let name = "saved-r0-0-node1-create-md-20261124-195244.md";
+    let text = std::fs::read_to_string(lab.path("state").join(name)).unwrap();
+    lab.restore(&disk, &text, true).unwrap();
+    assert_eq!(body(&text_of(&disk)), body(&text));
+    drop(lab.open(&disk).unwrap());
+    // The way to what is at the old end.
+    let lab = Lab::new();
+    let disk = of_two_disks(&lab, NEW);
+    resize(&disk, NEW + MIB);
+    assert_eq!(device_of(&lab, &disk), OTHER);
 }
