@@ -41,32 +41,51 @@ fn a_new_larger_disk_that_is_forced_says_what_the_volume_had() {
     }
     pair.bob.ok(&["up", "r0"]);
     pair.bob.ok(&["down", "r0"]);
-    let state = pair.bob.run_dir.join("state");
-    for name in crate::operations::saved(&pair.bob) {
-        fs::remove_file(state.join(name)).expect("it is there");
-    }
-    fs::write(&pair.bob.disk, []).expect("a blank disk");
-    lengthen(&pair.bob.disk, DISK_SIZE + MORE);
-    pair.bob.ok(&["create-md", "r0"]);
+    let forced_anew = || {
+        let state = pair.bob.run_dir.join("state");
+        for name in crate::operations::saved(&pair.bob) {
+            fs::remove_file(state.join(name)).expect("it is there");
+        }
+        fs::write(&pair.bob.disk, []).expect("a blank disk");
+        lengthen(&pair.bob.disk, DISK_SIZE + MORE);
+        pair.bob.ok(&["create-md", "r0"]);
+        pair.bob.ok(&["up", "r0"]);
+        pair.bob.adm(&["primary", "--force", "r0"])
+    };
+    let cure = |had: u64| {
+        let both = "in `disk { }` of the volume on both nodes, and `create-md --force r0/0`";
+        format!("`size {}s` {both}", had / 512)
+    };
+    // Not whole, where the file says how large it is.
+    let sized = |bytes: u64| format!("protocol C; }} disk {{ size {}s;", bytes / 512);
+    let (before, had) = (had, had + 8192);
+    pair.edit("protocol C;", &sized(had));
+    let said = forced_anew().stderr;
+    let line = format!("this new disk is exported with {had} bytes, and the volume had {before}: ");
+    assert!(said.contains(&line) && said.contains(&cure(before)), "{said}");
+    pair.bob.ok(&["secondary", "r0"]);
+    pair.bob.ok(&["down", "r0"]);
+    pair.edit(&sized(had), "protocol C;");
     pair.bob.ok(&["up", "r0"]);
-    let said = pair.bob.adm(&["primary", "--force", "r0"]);
+    pair.bob.ok(&["down", "r0"]);
+    let said = forced_anew();
     let has = pair.bob.export_size();
     assert!(has > had, "{has} {had}");
     let line = format!(
         "warning: r0/0: this new disk is exported whole, {has} bytes, and the volume had {had}: "
     );
-    let cure = format!("`size {}s`", had / 512);
-    let told =
-        |text: &str| text.contains(line.trim_start_matches("warning: ")) && text.contains(&cure);
+    let told = |text: &str| {
+        text.contains(line.trim_start_matches("warning: ")) && text.contains(&cure(had))
+    };
     assert!(said.code == 0 && said.stderr.contains(&line) && told(&said.stderr), "{said:?}");
     // It is logged before there is no way back.
     let log = pair.bob.log_text();
     let at = log.find("exported whole").expect("it is logged");
-    assert!(told(&log) && at < log.find("forced: current UUID").expect("so is this"), "{log}");
+    assert!(told(&log) && at < log.rfind("forced: current UUID").expect("so is this"), "{log}");
     // What it says is done: the size of before, from a copy this time.
     pair.bob.ok(&["secondary", "r0"]);
     pair.bob.ok(&["down", "r0"]);
-    pair.edit("protocol C;", &format!("protocol C; }} disk {{ size {}s;", had / 512));
+    pair.edit("protocol C;", &sized(had));
     pair.bob.ok(&["create-md", "--force", "r0"]);
     pair.bob.ok(&["up", "r0"]);
     let said = pair.bob.adm(&["primary", "--force", "r0"]);

@@ -111,11 +111,12 @@ impl Registry {
             let Ok((own, request)) = self.disk_request(&entry.config, &definition, volume) else {
                 continue;
             };
-            let (agreed, wanted) = (Some(device.size).filter(|size| *size != 0), own.size);
+            // Agreed with the peer, or as the file has it.
+            let bound = Some(device.size).filter(|size| *size != 0).or(own.size);
             let looked = tokio::task::spawn_blocking(move || {
                 let before = backing::size_before(&request.state_dir, &request.identity())?;
                 let room = inspect_disk(&request).ok()?.room;
-                Some((before, agreed.or(wanted).unwrap_or(room)))
+                Some((before, bound.unwrap_or(room)))
             });
             let Ok(Ok(Some((before, now)))) = tokio::time::timeout(LIMIT, looked).await else {
                 continue;
@@ -123,11 +124,15 @@ impl Registry {
             if now <= before {
                 continue;
             }
+            let exported = match bound {
+                Some(_) => format!("with {now} bytes"),
+                None => format!("whole, {now} bytes"),
+            };
             let line = format!(
-                "warning: {name}/{volume}: this new disk is exported whole, {now} bytes, and the volume had {before}: a \
+                "warning: {name}/{volume}: this new disk is exported {exported}, and the volume had {before}: a \
                  peer's disk of the old size is too small for it. If that is not meant, before anything is \
                  written: `tandemadm down {name}`, `size {}s` in `disk {{ }}` of the volume on both \
-                 nodes, and `create-md --force`, `up`, `primary --force` once more.",
+                 nodes, and `create-md --force {name}/{volume}`, `up`, `primary --force` once more.",
                 before / 512
             );
             warn!(resource = %name, "{}", line.trim_start_matches("warning: "));
