@@ -198,6 +198,36 @@ fn a_disk_that_was_moved_stays_in_use_by_its_new_path() {
     assert_eq!(pair.bob.dstate(), "UpToDate/UpToDate");
 }
 
+/// `mv` to another file system copies a file and removes it: what is in use is the current data, and has no name.
+#[test]
+fn a_disk_without_a_name_is_not_let_go_of_for_a_copy_of_it() {
+    let pair = Pair::in_sync();
+    let (old, copy) = (text(&pair.bob.disk).to_owned(), pair.dir.path().join("copied.img"));
+    fs::copy(&old, &copy).expect("it is copied");
+    fs::remove_file(&old).expect("it is there");
+    pair.edit(&format!("disk {old};"), &format!("disk {};", text(&copy)));
+    pair.edit("protocol C;", "protocol C; ping-int 3;");
+    let stays =
+        format!("r0/0: Failure: (162) Invalid configuration request\n{old} is not there any more");
+    let said = pair.bob.refused(10, &["-d", "adjust", "r0"]);
+    assert!(said.contains(&stays), "{said}");
+    let said = pair.bob.refused(10, &["adjust", "r0"]);
+    assert!(said.contains(&stays) && said.contains("The old disk stays attached"), "{said}");
+    assert!(said.contains("`tandemadm why r0`"), "{said}");
+    // It looks at the path now.
+    pair.bob.refused(10, &["attach", "r0"]);
+    let why = pair.bob.ok(&["why", "r0"]);
+    let flat = why.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(flat.contains("renamed within its file system (never copied)"), "{why}");
+    // Not for none either; other changes are put in force all the same.
+    pair.edit(&format!("disk {};", text(&copy)), "disk none;");
+    let said = pair.bob.refused(10, &["adjust", "r0"]);
+    assert!(said.contains(&stays), "{said}");
+    assert!(!pair.bob.log_text().contains("Detaching"));
+    assert_eq!(pair.bob.dstate(), "UpToDate/UpToDate");
+    assert!(!pair.bob.adm(&["-d", "adjust", "r0"]).stdout.contains("ping-int"));
+}
+
 #[test]
 fn a_refused_file_touches_nothing_and_the_right_one_is_taken_afterwards() {
     let pair = Pair::in_sync();

@@ -91,8 +91,8 @@ pub(super) fn strayed(report: &View<'_>, device: &DeviceStatus) -> Option<Findin
     let volume = name(status, device);
     let peer = good_peer(report, device);
     let mut next = vec![format!(
-        "the file in use was renamed: move it back to its path on {node}, or write its new path into the \
-         configuration and `tandemadm adjust {resource}`; nothing else is to be done."
+        "the file in use was renamed within its file system (never copied): move it back to its path on {node}, or \
+         write its new path into the configuration and `tandemadm adjust {resource}`; nothing else is to be done."
     )];
     next.push(match peer {
         Some(peer) => format!(

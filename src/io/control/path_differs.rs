@@ -58,6 +58,11 @@ pub(super) fn leads_to(volume: &HostVolume, open: &[(u64, u64)]) -> bool {
     volume.disk.is_some() && led_to(volume).is_some_and(|there| there == open)
 }
 
+/// What is wrong with the paths of a volume by which these files are open; empty: each leads there. Blocks.
+pub(super) fn strays(volume: &HostVolume, open: &[(u64, u64)]) -> String {
+    Files(paths(volume).map(PathBuf::from).zip(open.iter().copied()).collect()).differ()
+}
+
 impl Files {
     /// The same files by the paths of `volume`; `None`: those lead elsewhere. Blocks.
     fn by(&self, volume: &HostVolume) -> Option<Self> {

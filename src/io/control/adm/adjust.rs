@@ -8,9 +8,9 @@ use crate::control::arguments::OptionWords;
 use crate::control::scope::Scope;
 use crate::control::target::Target;
 use crate::control::{Report, Request, dry_run};
-use crate::resource::{AdminResult, Command, DiskOptions, NodeId, Options, VolumeNumber};
+use crate::resource::{AdminResult, Command, DiskOptions, NodeId, Options, Refusal, VolumeNumber};
 
-use super::super::path_differs::leads_to;
+use super::super::path_differs::{leads_to, strays};
 use super::client::Client;
 use super::configuration::Configuration;
 use super::orders::told;
@@ -118,9 +118,17 @@ impl Session {
             }
             let mut steps = difference.steps(&report, own);
             steps.retain(|step| !skip.leaves_out(step, peer));
+            let nameless = nameless(&steps, &report, running.local(&own.name));
+            let stays = |volume: VolumeNumber| nameless.iter().any(|(number, _)| *number == volume);
+            steps.retain(|step| match step {
+                Step::Detach(volume) | Step::Attach(volume) => !stays(*volume),
+                // One of them may be a volume that was to have none.
+                Step::Volumes => nameless.is_empty(),
+                _ => true,
+            });
             for (volume, what) in &report.path_differs {
-                // It was moved, and the file says where to.
-                if steps.contains(&Step::Rename(*volume)) {
+                // It was moved, and the file says where to; or more is said of it.
+                if steps.contains(&Step::Rename(*volume)) || stays(*volume) {
                     continue;
                 }
                 complain(&format!(
@@ -128,13 +136,19 @@ impl Session {
                      `tandemadm why {name}`."
                 ));
             }
-            match self.globals.dry_run {
+            let done = match self.globals.dry_run {
                 true => print(&lines(&steps, definition, own)),
                 false => {
                     let mut run = Run { client, running: &running, definition, own };
                     run.all(steps)
                 }
-            }
+            };
+            let refused = |(volume, what): (VolumeNumber, String)| {
+                let refusal = not_let_go(name, volume, &what);
+                told(&format!("{name}/{volume}"), Err(refusal))
+            };
+            let kept = for_each(nameless, refused);
+            for_each([done, kept], |one| one)
         })
     }
 
@@ -266,6 +280,28 @@ impl Session {
                 report.config_differs = Difference::new(&running, definition, own).words().to_vec();
             }
         }
+    }
+}
+
+/// Disks that would be let go of and have lost their name, with what is wrong with it: what is in use may be the only
+/// copy of it, and what the new path leads to one that was made before.
+fn nameless(steps: &[Step], report: &Report, here: Option<&Host>) -> Vec<(VolumeNumber, String)> {
+    let detached =
+        report.disk_files.iter().filter(|(volume, _)| steps.contains(&Step::Detach(*volume)));
+    let looked_at = detached
+        .filter_map(|(volume, open)| Some((*volume, strays(here?.volumes.get(volume)?, open))));
+    looked_at.filter(|(_, what)| !what.is_empty()).collect()
+}
+
+fn not_let_go(resource: &str, volume: VolumeNumber, what: &str) -> Refusal {
+    Refusal {
+        code: 162,
+        text: "Invalid configuration request".to_owned(),
+        hint: format!(
+            "{what}: the disk in use has no name, and is gone when it is let go of; a copy of it is older. The old disk \
+             stays attached. If it was renamed within its file system, write that path; if not, `tandemadm why \
+             {resource}` says what to do, and `tandemadm detach {resource}/{volume}` before `adjust` gives it up."
+        ),
     }
 }
 
