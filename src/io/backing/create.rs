@@ -123,7 +123,9 @@ pub fn create_md(
     warnings.extend(older.give_up(&disks, 0, &options.state_dir, who)?);
     let device = disks.meta();
     device.write_stages(&stages).map_err(|error| device.io_error("writing the metadata", error))?;
-    if let Err(error) = record::store(&options.state_dir, who, path, disks.data.size, None) {
+    if let Err(error) =
+        record::store_alone(&options.state_dir, who, path, disks.data.size, Vec::new())
+    {
         warnings.push(format!(
             "{}: the disk's size was not recorded: {error}",
             options.state_dir.display()

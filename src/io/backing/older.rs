@@ -37,6 +37,8 @@ pub(super) struct Older {
 struct End {
     disk_size: u64,
     device_uuid: u64,
+    /// It may count: no order has ended it.
+    is_noted: bool,
     /// The copies of its superblock.
     copies: Vec<u64>,
     /// A copy of it is in the state folder.
@@ -46,18 +48,22 @@ struct End {
 impl Older {
     /// What stands at older ends that are noted. `old`: [`Disks::old_end`].
     pub(super) fn find(disks: &Disks, old: Option<u64>, state_dir: &Path, who: &Identity) -> Self {
-        let noted = match disks.external {
-            None => disks.noted_ends(state_dir, who),
-            Some(_) => Vec::new(),
+        let (noted, ended) = match disks.external {
+            None => {
+                let ended = record::ended(state_dir, who, &disks.data.path);
+                (disks.noted_ends(state_dir, who), ended)
+            }
+            Some(_) => Default::default(),
         };
         let mut ends: Vec<End> = Vec::new();
-        for disk_size in noted {
+        let noted = noted.into_iter().map(|end| (end, true));
+        for (disk_size, is_noted) in noted.chain(ended.into_iter().map(|end| (end, false))) {
             if ends.iter().all(|end| end.disk_size != disk_size) {
-                ends.extend(End::at(disks, disk_size, who));
+                ends.extend(End::at(disks, disk_size, who, is_noted));
             }
         }
         let now = at(disks, disks.data.size).map(|found| found.device_uuid);
-        let others = ends.iter().filter(|end| Some(end.device_uuid) != now);
+        let others = ends.iter().filter(|end| end.is_noted && Some(end.device_uuid) != now);
         let counts = old.or_else(|| others.map(|end| end.disk_size).max());
         Self { counts, is_known: old.is_some(), ends }
     }
@@ -74,7 +80,8 @@ impl Older {
 
     /// Where the disk ended, the last time, with the metadata of another disk than this one's.
     pub(super) fn of_another(&self, device_uuid: Option<u64>) -> Option<u64> {
-        let others = self.ends.iter().filter(|end| Some(end.device_uuid) != device_uuid);
+        let is_other = |end: &&End| end.is_noted && Some(end.device_uuid) != device_uuid;
+        let others = self.ends.iter().filter(is_other);
         others.map(|end| end.disk_size).max()
     }
 
@@ -128,10 +135,20 @@ impl Older {
             return Ok(Vec::new());
         }
         self.clear_end(disks)?;
-        let data = &disks.data;
-        record::store(state_dir, who, &data.path, data.size, None)
-            .map_err(|error| CreateError::Note { folder: state_dir.to_owned(), error })?;
+        self.note(disks, state_dir, who)?;
         self.zero(disks, exported, state_dir)
+    }
+
+    /// From then on nothing of it counts. Where it stands is noted until it is zeroed.
+    pub(super) fn note(
+        &self,
+        disks: &Disks,
+        state_dir: &Path,
+        who: &Identity,
+    ) -> Result<(), CreateError> {
+        let ended = self.ends.iter().map(|end| end.disk_size).collect();
+        record::store_alone(state_dir, who, &disks.data.path, disks.data.size, ended)
+            .map_err(|error| CreateError::Note { folder: state_dir.to_owned(), error })
     }
 
     /// What an earlier time has left at the end of now would count from the note on. Where that place reaches over
@@ -190,7 +207,7 @@ impl Older {
 
 impl End {
     /// `None`: no whole metadata of `who` is there, or it is the end of now.
-    fn at(disks: &Disks, disk_size: u64, who: &Identity) -> Option<Self> {
+    fn at(disks: &Disks, disk_size: u64, who: &Identity, is_noted: bool) -> Option<Self> {
         let places = |disk_size| Placement::Internal { disk_size }.superblock_offsets().ok();
         let offsets = places(disk_size)?;
         if disk_size >= disks.data.size || Some(offsets) == places(disks.data.size) {
@@ -203,7 +220,7 @@ impl End {
             found.is_some_and(|found| found.device_uuid == device_uuid && owner(&found) == *who)
         };
         let copies = (0u8..).zip(offsets).filter(is_copy).map(|(_, offset)| offset).collect();
-        Some(Self { disk_size, device_uuid, copies, is_saved: false })
+        Some(Self { disk_size, device_uuid, is_noted, copies, is_saved: false })
     }
 
     fn saved(&mut self) {

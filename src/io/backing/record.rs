@@ -24,13 +24,16 @@ struct Record {
     /// Where it ended before; the metadata is there while it has not moved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     older: Option<u64>,
+    /// Where it ended before, with metadata that counts no more and is about to be zeroed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ended: Vec<u64>,
     /// What was exported of the volume when it was attached last, in bytes. It outlives the metadata.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exported: Option<u64>,
 }
 
 /// Notes the size, in bytes, of a disk that has metadata; `older`: the metadata may still be where a
-/// disk of this size ends. What was noted as exported stays. Durable.
+/// disk of this size ends. What was noted as exported and as ended stays. Durable.
 pub(super) fn store(
     folder: &Path,
     who: &Identity,
@@ -49,16 +52,43 @@ pub(super) fn store_with(
     (size, older): (u64, Option<u64>),
     exported: Option<u64>,
 ) -> io::Result<()> {
-    let exported = exported.or_else(|| read(folder, who, disk).and_then(|record| record.exported));
-    let record = Record {
+    change(folder, who, disk, |record| {
+        (record.size, record.older) = (size, older);
+        record.exported = exported.or(record.exported);
+    })
+}
+
+/// Notes that metadata is, or comes to be, at the end of a disk of this size alone; `ended`: where else it stands, and
+/// counts no more. Durable.
+pub(super) fn store_alone(
+    folder: &Path,
+    who: &Identity,
+    disk: &Path,
+    size: u64,
+    ended: Vec<u64>,
+) -> io::Result<()> {
+    change(folder, who, disk, |record| {
+        (record.size, record.older, record.ended) = (size, None, ended);
+    })
+}
+
+fn change(
+    folder: &Path,
+    who: &Identity,
+    disk: &Path,
+    change: impl FnOnce(&mut Record),
+) -> io::Result<()> {
+    let mut record = read(folder, who, disk).unwrap_or_else(|| Record {
         resource: who.resource.clone(),
         node_id: who.node_id,
         volume: who.volume,
         path: disk.to_owned(),
-        size,
-        older,
-        exported,
-    };
+        size: 0,
+        older: None,
+        ended: Vec::new(),
+        exported: None,
+    });
+    change(&mut record);
     std::fs::create_dir_all(folder)?;
     let name = file_name(who, disk);
     let part = folder.join(format!("{name}.{}.part", std::process::id()));
@@ -71,6 +101,11 @@ pub(super) fn store_with(
 /// The size that the disk had when it was attached last. `None`: not known.
 pub(super) fn last_size(folder: &Path, who: &Identity, disk: &Path) -> Option<u64> {
     read(folder, who, disk).map(|record| record.size)
+}
+
+/// Where the disk ended before, with metadata that counts no more and may not be zeroed yet.
+pub(super) fn ended(folder: &Path, who: &Identity, disk: &Path) -> Vec<u64> {
+    read(folder, who, disk).map(|record| record.ended).unwrap_or_default()
 }
 
 /// Every size that the metadata may be at the end of, the last one first; and whether that is settled: no move of the
@@ -133,7 +168,7 @@ pub(super) fn forget(folder: &Path, who: &Identity, disk: &Path) {
     let _ = std::fs::remove_file(folder.join(file_name(who, disk)));
 }
 
-fn file_name(who: &Identity, disk: &Path) -> String {
+pub(super) fn file_name(who: &Identity, disk: &Path) -> String {
     let path = crc32fast::hash(disk.as_os_str().as_encoded_bytes());
     let resource = file_safe(&who.resource);
     format!("size-{resource}-{}-node{}-{path:08x}.json", who.volume, who.node_id)

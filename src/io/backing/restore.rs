@@ -234,7 +234,9 @@ pub fn restore_md(
         let written = device.write_stages(&[stage]);
         written.map_err(|error| device.io_error("writing the metadata", error))?;
     }
-    if let Err(error) = record::store(&options.state_dir, who, path, disks.data.size, None) {
+    if let Err(error) =
+        record::store_alone(&options.state_dir, who, path, disks.data.size, Vec::new())
+    {
         let folder = options.state_dir.display();
         warnings.push(format!("{folder}: the disk's size was not recorded: {error}"));
     }

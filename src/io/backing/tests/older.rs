@@ -332,3 +332,63 @@ fn who_has_two_disks_is_told_when_each_was_made_and_what_to_do_for_either() {
     resize(&disk, NEW + MIB);
     assert_eq!(device_of(&lab, &disk), OTHER);
 }
+
+/// The note of an order that a power cut has ended behind it.
+fn set_note_ended(lab: &Lab, disk: &Path, ended: &str) {
+    let note = lab.path("state").join(record::file_name(&who(), disk));
+    let path = disk.to_str().unwrap();
+    let text = format!(
+        r#"{{"resource":"r0","node_id":1,"volume":0,"path":{path:?},"size":{NEW},"exported":4096{ended}}}"#
+    );
+    std::fs::write(note, text).unwrap();
+}
+
+#[test]
+fn what_a_power_cut_has_kept_from_being_zeroed_is_zeroed_by_the_next_order() {
+    let lab = Lab::new();
+    let (disk, text) = longer(&lab);
+    set_note_ended(&lab, &disk, &format!(r#","ended":[{OLD}]"#));
+    // It counts no more.
+    assert_eq!(lab.open(&disk).unwrap_err().refusal().code, 119);
+    let done = lab.restore(&disk, &text, true).unwrap();
+    assert!(done.warnings.iter().any(|text| text.contains("were zeroed")), "{:?}", done.warnings);
+    assert!(copies_at_the_old_end(&disk) == [[0; 4096], [0; 4096]]);
+    assert_eq!(record::ended(&lab.path("state"), &who(), &disk), [0; 0]);
+    // As what an attach has noted in between.
+    let lab = Lab::new();
+    let (disk, _) = longer(&lab);
+    let old = copies_at_the_old_end(&disk);
+    drop(lab.open(&disk).unwrap());
+    for (at, copy) in COPIES.into_iter().zip(&old) {
+        poke(&disk, at, copy);
+    }
+    set_note_ended(&lab, &disk, &format!(r#","ended":[{OLD}]"#));
+    drop(lab.open(&disk).unwrap());
+    lab.wipe(&disk, true).unwrap();
+    assert!(copies_at_the_old_end(&disk) == [[0; 4096], [0; 4096]]);
+    // A note of the time before has no such word.
+    let (disk, _) = longer(&lab);
+    set_note_ended(&lab, &disk, "");
+    assert_eq!(record::last_size(&lab.path("state"), &who(), &disk), Some(NEW));
+    assert_eq!(record::exported(&lab.path("state"), &who()), Some(4096));
+}
+
+/// Between the note and the zeroes.
+#[test]
+fn an_order_notes_what_it_is_going_to_zero() {
+    let lab = Lab::new();
+    let (disk, text) = longer(&lab);
+    let state = lab.path("state");
+    let disks =
+        open::Disks::open(&disk, &MetaDisk::Internal, device::Access::Exclusive, Duration::ZERO)
+            .unwrap();
+    let old = disks.old_end(&state, &who());
+    crate::io::backing::older::Older::find(&disks, old, &state, &who())
+        .note(&disks, &state, &who())
+        .unwrap();
+    drop(disks);
+    assert_eq!(record::ended(&state, &who(), &disk), [OLD]);
+    assert_eq!(record::last_size(&state, &who(), &disk), Some(NEW));
+    lab.restore(&disk, &text, true).unwrap();
+    assert_eq!(record::ended(&state, &who(), &disk), [0; 0]);
+}
