@@ -273,10 +273,7 @@ fn create_one(
         options.force = true;
         created = backing::create_md(disk.disk, &disk.meta_disk, who, options);
     }
-    let report = created.map_err(|error| match copy.as_str() {
-        "" => not_done(disk, &error),
-        copy => Failure::new(10, format!("{}: {error}.{copy}", disk.name)),
-    })?;
+    let report = created.map_err(|error| not_created(disk, &error, &copy))?;
     if let Some(saved) = &report.saved {
         complain(&format!("{}: the old metadata is saved in {}", disk.name, saved.display()));
     }
@@ -284,6 +281,16 @@ fn create_one(
         complain(&format!("{}: warning: {warning}", disk.name));
     }
     print("New drbd meta data block successfully created.\n")
+}
+
+/// `copy`: what is to be said of the newest copy, where something was found.
+fn not_created(disk: &Chosen<'_>, error: &CreateError, copy: &str) -> Failure {
+    match error {
+        CreateError::Found { .. } if !copy.is_empty() => {
+            Failure::new(10, format!("{}: {error}.{copy}", disk.name))
+        }
+        error => not_done(disk, error),
+    }
 }
 
 pub(super) fn not_done(disk: &Chosen<'_>, error: &CreateError) -> Failure {
@@ -305,4 +312,29 @@ pub(super) fn no_state_dir(folder: &std::path::Path, error: &std::io::Error) -> 
         folder.display()
     );
     Failure::new(10, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::backing::OpenError;
+
+    #[test]
+    fn the_newest_copy_is_named_with_what_was_found_and_with_no_other_error() {
+        let (name, path) = ("r0/0".to_owned(), PathBuf::from("/dev/sdb"));
+        let meta_disk = backing::MetaDisk::Internal;
+        let disk = Chosen { name, volume: 0, disk: &path, meta_disk };
+        let copy = " The newest copy";
+        let (found, cut) = (Vec::new(), false);
+        let error = CreateError::Found { path: path.clone(), found, cut };
+        let text = not_created(&disk, &error, copy).text;
+        assert!(text.ends_with(copy), "{text}");
+        let error = std::io::Error::from_raw_os_error(28);
+        let error = OpenError::Io { path: path.clone(), what: "reserving space", error }.into();
+        let text = not_created(&disk, &error, copy).text;
+        assert!(
+            text.contains("(118)") && text.contains("Make room") && !text.contains(copy),
+            "{text}"
+        );
+    }
 }
