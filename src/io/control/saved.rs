@@ -5,9 +5,11 @@
 //!   `primary --force`, which ends an outage: it is carried out, and says that there is no copy.
 //! - A disk that does not answer holds nobody up for longer than [`LIMIT`].
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::adm::metadata::meta_disk;
@@ -17,7 +19,7 @@ use crate::io::backing::{self, Save, SavedBefore, SavedCopy};
 use crate::meta::JUST_CREATED;
 use crate::resource::{AdminResult, Command, DeviceStatus, DiskState, Refusal, VolumeNumber};
 
-/// How long a copy may take.
+/// How long the disk may take for a copy, and for what it is asked besides.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// The order's verb, and of which volume (`None`: of all) a copy is made.
@@ -49,12 +51,16 @@ impl Registry {
         let Some((verb, volume)) = destroys(&command) else { return entry.order(command).await };
         let mut copies = Vec::new();
         let mut missing = String::new();
+        // Of each disk, for all that is asked of it.
+        let mut deadlines = BTreeMap::new();
         for number in entry.config.volumes.iter().map(|one| one.number) {
             let attached = entry.disk_state(number) != DiskState::Diskless;
             if !attached || volume.is_some_and(|one| one != number) {
                 continue;
             }
-            match self.copy(entry, number, verb).await {
+            let deadline = Instant::now() + LIMIT;
+            deadlines.insert(number, deadline);
+            match self.copy(entry, number, verb, deadline).await {
                 Ok(copy) => copies.push(copy),
                 Err(why) if verb == SavedBefore::Primary => {
                     let name = &entry.config.name;
@@ -73,7 +79,7 @@ impl Registry {
             }
         }
         let larger = match verb {
-            SavedBefore::Primary => self.larger_than_before(entry).await,
+            SavedBefore::Primary => self.larger_than_before(entry, &deadlines).await,
             _ => Vec::new(),
         };
         let mut text = match entry.order(command).await {
@@ -98,7 +104,11 @@ impl Registry {
 
     /// New disks that would export more than their volumes had: a line each, which is logged before the order that
     /// makes the size the volume's. What is not known of a size is no reason to say anything.
-    async fn larger_than_before(&self, entry: &Entry) -> Vec<String> {
+    async fn larger_than_before(
+        &self,
+        entry: &Entry,
+        deadlines: &BTreeMap<VolumeNumber, Instant>,
+    ) -> Vec<String> {
         let definition = entry.running.borrow().clone();
         let name = &entry.config.name;
         let mut lines = Vec::new();
@@ -108,6 +118,7 @@ impl Registry {
         };
         for device in status.devices.iter().filter(is_new) {
             let volume = device.volume;
+            let Some(deadline) = deadlines.get(&volume).copied() else { continue };
             let Ok((own, request)) = self.disk_request(&entry.config, &definition, volume) else {
                 continue;
             };
@@ -118,7 +129,8 @@ impl Registry {
                 let room = inspect_disk(&request).ok()?.room;
                 Some((before, bound.unwrap_or(room)))
             });
-            let Ok(Ok(Some((before, now)))) = tokio::time::timeout(LIMIT, looked).await else {
+            let Ok(Ok(Some((before, now)))) = tokio::time::timeout_at(deadline, looked).await
+            else {
                 continue;
             };
             if now <= before {
@@ -146,6 +158,7 @@ impl Registry {
         entry: &Entry,
         volume: VolumeNumber,
         verb: SavedBefore,
+        deadline: Instant,
     ) -> Result<SavedCopy, String> {
         let definition = entry.running.borrow().clone();
         let refused = |refusal: Refusal| refusal.hint;
@@ -157,7 +170,7 @@ impl Registry {
             let (path, meta_disk) = (PathBuf::from(&request.disk), meta_disk(&request.meta_disk));
             backing::save_copy(&path, &meta_disk, &request.identity(), &save)
         });
-        match tokio::time::timeout(LIMIT, copied).await {
+        match tokio::time::timeout_at(deadline, copied).await {
             Ok(Ok(copied)) => copied.map_err(|error| error.to_string()),
             Ok(Err(_)) => Err("the copy has failed".to_owned()),
             Err(_) => Err(format!("the disk did not answer for {} s", LIMIT.as_secs())),
