@@ -4,7 +4,7 @@
 //! - Who has a loop device holds the part of the file that it shows: a shared flock, as other loop devices may show
 //!   other parts of it, and an OFD lock over that part. Who has the file itself holds both whole ([`super::lock`]).
 //! - What cannot be found out or locked is said and stands in nobody's way. A loop device over a device is not
-//!   followed.
+//!   followed, and no device of the device mapper over a loop device.
 
 use std::fs::{File, OpenOptions};
 use std::io;
