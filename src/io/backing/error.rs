@@ -264,11 +264,11 @@ pub enum CreateError {
     /// The dump is not one for this disk.
     #[error("{0}. Nothing was written")]
     Dump(String),
-    /// Where the disk ends now could not be noted: metadata at its old end would count again.
+    /// Where the disk ends now could not be noted, durably: metadata at its old end would count again.
     #[error(
-        "{folder}: where the metadata of the disk comes to lie could not be noted there: {error}; it was not \
-         written, and what is at the old end of the disk counts as before. Make room there, or make it writable, \
-         and try again"
+        "{folder}: where the metadata of the disk is to be could not be noted there: {error}. Nothing was made or wiped, \
+         and what counted counts as before, unless the note was written and only its way to the disk failed: then nothing \
+         at an old end of the disk counts. Make room there, or make it writable, and give the order again"
     )]
     Note {
         /// The state folder.

@@ -164,7 +164,7 @@ pub(super) fn note_end(
 ) -> io::Result<()> {
     let Some(folder) = &home.state_dir else { return Ok(()) };
     let end = if geometry.external { disks.data.size } else { end_of(geometry) };
-    record::store_with(folder, &home.who, &disks.data.path, (end, older), exported)
+    record::store(folder, &home.who, &disks.data.path, (end, older), exported)
 }
 
 fn size_of(device: &Device) -> Result<u64, Refusal> {

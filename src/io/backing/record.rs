@@ -33,19 +33,9 @@ struct Record {
 }
 
 /// Notes the size, in bytes, of a disk that has metadata; `older`: the metadata may still be where a
-/// disk of this size ends. What was noted as exported and as ended stays. Durable.
+/// disk of this size ends; `exported`: of the volume, where it is known, in bytes. What was noted as exported and as
+/// ended stays else. Durable.
 pub(super) fn store(
-    folder: &Path,
-    who: &Identity,
-    disk: &Path,
-    size: u64,
-    older: Option<u64>,
-) -> io::Result<()> {
-    store_with(folder, who, disk, (size, older), None)
-}
-
-/// As [`store`]; `exported`: of the volume, where it is known, in bytes.
-pub(super) fn store_with(
     folder: &Path,
     who: &Identity,
     disk: &Path,
@@ -165,7 +155,8 @@ fn read(folder: &Path, who: &Identity, disk: &Path) -> Option<Record> {
 /// Nothing is known of the disk any more.
 pub(super) fn forget(folder: &Path, who: &Identity, disk: &Path) {
     // Where it stays, a blank disk is compared with a size, and no more.
-    let _ = std::fs::remove_file(folder.join(file_name(who, disk)));
+    let _ = std::fs::remove_file(folder.join(file_name(who, disk)))
+        .and_then(|()| File::open(folder)?.sync_all());
 }
 
 pub(super) fn file_name(who: &Identity, disk: &Path) -> String {

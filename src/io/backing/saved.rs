@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(size_before(folder.path(), &who("r1")), None);
         let note = |size: u64, exported| {
             let disk = Path::new("/dev/sdb");
-            record::store_with(folder.path(), &who("r0"), disk, (size, None), exported).unwrap();
+            record::store(folder.path(), &who("r0"), disk, (size, None), exported).unwrap();
         };
         note(1 << 20, Some(12_288));
         // Metadata that is made anew says nothing of it.

@@ -732,7 +732,7 @@ fn metadata_of_a_time_when_the_disk_was_larger_is_never_taken_for_the_current() 
     drop(open);
     std::fs::write(&disk, now).unwrap();
     std::fs::remove_dir_all(lab.path("run")).unwrap();
-    record::store(&lab.path("state"), &who(), &disk, 16 * MIB, None).unwrap();
+    record::store(&lab.path("state"), &who(), &disk, (16 * MIB, None), None).unwrap();
     resize(&disk, 16 * MIB);
     let open = lab.open(&disk).unwrap();
     resize(&disk, 32 * MIB);

@@ -21,7 +21,7 @@ fn longer(lab: &Lab) -> (PathBuf, String) {
 
 /// The state folder is that of the time before again.
 fn set_note_back(lab: &Lab, disk: &Path) {
-    record::store(&lab.path("state"), &who(), disk, OLD, None).unwrap();
+    record::store(&lab.path("state"), &who(), disk, (OLD, None), None).unwrap();
 }
 
 /// Copies can be saved there, and no note can be written.
@@ -161,9 +161,10 @@ fn of_a_move_that_was_cut_off_nothing_comes_back_either() {
     let cut_off = || {
         drop(lab.open(&disk).unwrap());
         poke(&disk, OLD - MIB, &old[(OLD - MIB) as usize..OLD as usize]);
-        record::store(&lab.path("state"), &who(), &disk, NEW, Some(OLD)).unwrap();
+        record::store(&lab.path("state"), &who(), &disk, (NEW, Some(OLD)), None).unwrap();
     };
-    let noted_again = || record::store(&lab.path("state"), &who(), &disk, NEW, Some(OLD)).unwrap();
+    let noted_again =
+        || record::store(&lab.path("state"), &who(), &disk, (NEW, Some(OLD)), None).unwrap();
     cut_off();
     lab.wipe(&disk, true).unwrap();
     noted_again();
@@ -391,4 +392,29 @@ fn an_order_notes_what_it_is_going_to_zero() {
     assert_eq!(record::last_size(&state, &who(), &disk), Some(NEW));
     lab.restore(&disk, &text, true).unwrap();
     assert_eq!(record::ended(&state, &who(), &disk), [0; 0]);
+}
+
+/// It is one text for all three orders, and for a note that was written and not flushed.
+#[test]
+fn an_order_that_cannot_note_its_place_says_what_counts_then() {
+    let lab = Lab::new();
+    let (disk, _) = longer(&lab);
+    let old = copies_at_the_old_end(&disk);
+    drop(lab.open(&disk).unwrap());
+    for (at, copy) in COPIES.into_iter().zip(&old) {
+        poke(&disk, at, copy);
+    }
+    record::store(&lab.path("state"), &who(), &disk, (NEW, Some(OLD)), None).unwrap();
+    let before = std::fs::read(&disk).unwrap();
+    let parts = spoil_notes(&lab);
+    let error = lab.wipe(&disk, true).unwrap_err();
+    assert!(matches!(error, CreateError::Note { .. }), "{error}");
+    assert!(std::fs::read(&disk).unwrap() == before, "nothing was wiped");
+    let said = error.to_string();
+    assert!(!said.contains("old end of the disk counts as before"), "{said}");
+    for part in ["what counted counts as before", "unless", "give the order again"] {
+        assert!(said.contains(part), "{said}");
+    }
+    parts.iter().for_each(|part| std::fs::remove_dir(part).unwrap());
+    drop(lab.open(&disk).unwrap());
 }

@@ -239,7 +239,7 @@ fn a_growth_that_was_cut_off_is_seen_by_every_order() {
     let text = text_of(&disk);
     drop(lab.open(&disk).unwrap());
     resize(&disk, 32 * MIB);
-    record::store(&lab.path("state"), &who(), &disk, 32 * MIB, Some(16 * MIB)).unwrap();
+    record::store(&lab.path("state"), &who(), &disk, (32 * MIB, Some(16 * MIB)), None).unwrap();
     let before = std::fs::read(&disk).unwrap();
     let there = "at the old end of the disk, 16777216 bytes";
     for error in [lab.restore(&disk, &text, false).unwrap_err(), lab.create(&disk).unwrap_err()] {
@@ -293,7 +293,7 @@ fn metadata_that_a_growth_writes_over_is_kept_as_a_copy() {
     drop(open);
     let newer = text_of(&disk);
     poke(&disk, 15 * MIB, &old[15 * MIB as usize..]);
-    record::store(&lab.path("state"), &who(), &disk, 16 * MIB, None).unwrap();
+    record::store(&lab.path("state"), &who(), &disk, (16 * MIB, None), None).unwrap();
     let open = lab.open(&disk).unwrap();
     assert_eq!(open.attached.meta.superblock.current_uuid, 0x5435_911C_ABE7_ED02);
     let copies: Vec<String> = std::fs::read_dir(lab.path("state"))
