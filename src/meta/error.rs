@@ -93,6 +93,15 @@ pub enum MetaError {
         /// When that at the older end was.
         older_created: u64,
     },
+    /// Metadata of this disk is at its end and where it ended before, and nothing tells which of them counts.
+    #[error(
+        "its metadata is at its end, and also where it ended when it had {older} bytes; nothing is noted of the disk by \
+         this path"
+    )]
+    Unnoted {
+        /// The size that it had.
+        older: u64,
+    },
     /// A value is outside of what the layout allows.
     #[error("{0}")]
     Invalid(&'static str),

@@ -194,6 +194,13 @@ fn a_disk_that_was_moved_stays_in_use_by_its_new_path() {
     pair.edit(text(&new), text(&newer));
     assert_eq!(pair.bob.adm(&["adjust", "r0"]).stderr, "");
     assert_eq!(pair.bob.status()["devices"][0]["backing-dev"], text(&newer));
+    // Where its metadata ends is noted of that name alone.
+    let state = fs::read_dir(pair.bob.run_dir.join("state")).expect("a folder");
+    let notes = state.map(|entry| entry.expect("an entry").path());
+    let is_note = |path: &std::path::PathBuf| path.extension().is_some_and(|end| end == "json");
+    let notes: Vec<String> =
+        notes.filter(is_note).map(|path| fs::read_to_string(path).expect("a note")).collect();
+    assert!(notes.len() == 1 && notes[0].contains(text(&newer)), "{notes:?}");
     assert!(!pair.bob.log_text().contains("Detaching"));
     assert_eq!(pair.bob.dstate(), "UpToDate/UpToDate");
 }

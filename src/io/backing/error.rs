@@ -222,6 +222,10 @@ impl OpenError {
                 MetaError::Read(_) => "See the kernel log, and replace the disk if it is failing.",
                 // It names both.
                 MetaError::TwoDisks { .. } => "",
+                MetaError::Unnoted { .. } => {
+                    "Attach it by the path that it had, which stands with this size in a size-...json of the state \
+                     folder (a link will do): it is known by that. `adjust` takes it over by another path then."
+                }
                 MetaError::LittleGrowth { .. } => "Grow it by so much more.",
                 MetaError::TooSmall { .. } | MetaError::TooLarge { .. } | MetaError::Invalid(_) => {
                     "Correct the configuration."

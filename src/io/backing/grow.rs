@@ -8,7 +8,8 @@
 
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::create::save_at;
@@ -35,6 +36,36 @@ pub(crate) struct Home {
     pub(super) who: Identity,
     /// The boot id that the metadata keeps.
     pub(super) boot_id: [u8; 16],
+    pub(super) called: Called,
+}
+
+/// By which path the disk is known: that of its opening, until it is called otherwise.
+#[derive(Clone, Debug)]
+pub(super) struct Called(Arc<Mutex<PathBuf>>);
+
+impl Called {
+    pub(super) fn by(path: &Path) -> Self {
+        Self(Arc::new(Mutex::new(path.to_owned())))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PathBuf> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Home {
+    /// The disk is called so from now on: its note goes along. Blocks.
+    ///
+    /// # Errors
+    /// The note cannot be written: it stays under the path of before.
+    pub(crate) fn call(&self, path: &Path) -> io::Result<()> {
+        let mut called = self.called.lock();
+        if let Some(folder) = &self.state_dir {
+            record::rename(folder, &self.who, &called, path)?;
+        }
+        path.clone_into(&mut called);
+        Ok(())
+    }
 }
 
 /// Where the disk ends, as internal metadata has it.
@@ -164,7 +195,7 @@ pub(super) fn note_end(
 ) -> io::Result<()> {
     let Some(folder) = &home.state_dir else { return Ok(()) };
     let end = if geometry.external { disks.data.size } else { end_of(geometry) };
-    record::store(folder, &home.who, &disks.data.path, (end, older), exported)
+    record::store(folder, &home.who, &home.called.lock(), (end, older), exported)
 }
 
 fn size_of(device: &Device) -> Result<u64, Refusal> {

@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 
 pub use create::{CreateOptions, Report, create_md};
 pub use error::{CreateError, OpenError};
+pub(crate) use grow::Home;
 pub use inspect::{Inspected, Known, dump_md, inspect, probe, read_gi, sizes};
 pub(crate) use open::Growing;
 pub use open::{OpenDisk, OpenOptions, open_disk};

@@ -12,10 +12,11 @@ use nix::sys::stat::fstat;
 
 use super::device::{Access, Device};
 use super::error::{OpenError, Part, disk_error};
-use super::grow::{self, Home};
+use super::grow::{self, Called, Home};
 use super::lock::Held;
+use super::record::{self, Ends};
 use super::trust::{Subject, Trust};
-use super::{Identity, MetaDisk, record};
+use super::{Identity, MetaDisk};
 use crate::meta::{
     DeviceFlags, Geometry, Left, LoadedMeta, Located, MetaError, MetaOp, Placement, SuperblockRead,
     load, locate, read_superblock, repair, stages, zeroed, zeroed_end,
@@ -148,6 +149,11 @@ impl OpenDisk {
         }
     }
 
+    /// Where it is noted, and by which name.
+    pub(crate) fn home(&self) -> Home {
+        self.home.clone()
+    }
+
     /// What takes the room that the disk has gained. Nobody writes its metadata meanwhile.
     pub(crate) fn growing(&self) -> Growing {
         Growing {
@@ -269,6 +275,7 @@ pub fn open_disk(
         state_dir: options.state_dir.clone(),
         who: who.clone(),
         boot_id: found.superblock.boot_id,
+        called: Called::by(path),
     };
     let mut room = Vec::new();
     let was = geometry.data_size;
@@ -422,19 +429,35 @@ impl Disks {
 
     /// As [`Self::locate`], of internal metadata.
     fn find(&self, state_dir: Option<&Path>, who: &Identity) -> Result<Located, MetaError> {
-        let ends = state_dir.map(|folder| self.ends(folder, who));
+        let Ends { mut sizes, settled, of_others } =
+            state_dir.map(|folder| self.ends(folder, who)).unwrap_or_default();
+        if of_others {
+            self.one_end_only(&mut sizes, who)?;
+        }
         // Before a move begins the new end is noted beside the old one.
-        let (ends, settled) = ends.unwrap_or_default();
-        locate(self.data.size, &ends, settled, &mut self.data.reader())
+        locate(self.data.size, &sizes, settled, &mut self.data.reader())
     }
 
-    fn ends(&self, folder: &Path, who: &Identity) -> (Vec<u64>, bool) {
-        let blank = || {
-            let placement = Placement::Internal { disk_size: self.data.size };
-            let found = read_superblock(placement, &mut self.data.reader());
-            matches!(found, Err(MetaError::NoMetadata))
+    fn ends(&self, folder: &Path, who: &Identity) -> Ends {
+        record::ends(folder, who, &self.data.path)
+    }
+
+    /// Of a disk of which nothing is noted: that whole metadata at its end is the only one of this disk on it, else it
+    /// may be of a time when the disk was that long before. Of `sizes` stays where another one of the volume stands.
+    fn one_end_only(&self, sizes: &mut Vec<u64>, who: &Identity) -> Result<(), MetaError> {
+        let at = |disk_size| {
+            let placement = Placement::Internal { disk_size };
+            read_superblock(placement, &mut self.data.reader()).ok().map(|found| found.superblock)
         };
-        record::ends(folder, who, &self.data.path, blank)
+        let places = |disk_size| Placement::Internal { disk_size }.superblock_offsets().ok();
+        let (now, end) = (self.data.size, at(self.data.size));
+        let Some(end) = end else { return Ok(()) };
+        sizes.retain(|older| *older < now && places(*older) != places(now));
+        sizes.retain(|older| at(*older).is_some_and(|found| owner(&found) == *who));
+        let same =
+            |older: &&u64| at(**older).is_some_and(|found| found.device_uuid == end.device_uuid);
+        let same = sizes.iter().find(same).copied();
+        same.map_or(Ok(()), |older| Err(MetaError::Unnoted { older }))
     }
 
     pub(super) fn superblock(
@@ -474,8 +497,8 @@ impl Disks {
                     let placement = Placement::Internal { disk_size };
                     read_superblock(placement, &mut self.data.reader()).is_ok()
                 };
-                let (ends, _) = self.ends(state_dir, who);
-                let older = ends.into_iter().filter(|end| *end < self.data.size);
+                let older =
+                    self.ends(state_dir, who).sizes.into_iter().filter(|end| *end < self.data.size);
                 if has(self.data.size) { None } else { older.into_iter().find(|end| has(*end)) }
             }
         }
@@ -483,13 +506,14 @@ impl Disks {
 
     /// The sizes of the disk that are noted, of now and before.
     pub(super) fn noted_ends(&self, state_dir: &Path, who: &Identity) -> Vec<u64> {
-        self.ends(state_dir, who).0
+        self.ends(state_dir, who).sizes
     }
 
     /// The superblock at the end of the disk, which is where the metadata is.
     ///
     /// # Errors
-    /// It is not there; or it is at an older end, from where an attach moves it, once the disk has grown enough.
+    /// It is not there; or it is at an older end, from where an attach moves it, once the disk has grown enough; or
+    /// nobody knows.
     pub(super) fn settled_superblock(
         &self,
         state_dir: &Path,
@@ -498,6 +522,11 @@ impl Disks {
         if let Some(recorded) = self.old_end(state_dir, who) {
             let (path, actual) = (self.data.path.clone(), self.data.size);
             return Err(OpenError::Grew { path, recorded, actual });
+        }
+        if self.external.is_none()
+            && let Err(error @ MetaError::Unnoted { .. }) = self.find(Some(state_dir), who)
+        {
+            return Err(self.bad(error));
         }
         self.superblock(Some(state_dir), who)
     }

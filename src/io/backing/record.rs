@@ -98,25 +98,49 @@ pub(super) fn ended(folder: &Path, who: &Identity, disk: &Path) -> Vec<u64> {
     read(folder, who, disk).map(|record| record.ended).unwrap_or_default()
 }
 
-/// Every size that the metadata may be at the end of, the last one first; and whether that is settled: no move of the
-/// metadata has begun. A disk of which nothing is noted and which is `blank` at its end may have had another path when
-/// it was shorter (it was copied to a longer one): then it is all that is noted of the volume's disks on this node.
-pub(super) fn ends(
-    folder: &Path,
-    who: &Identity,
-    disk: &Path,
-    blank: impl FnOnce() -> bool,
-) -> (Vec<u64>, bool) {
+/// What is known of where the metadata of a disk may be.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    /// Every size that it may be at the end of, the last one first.
+    pub(super) sizes: Vec<u64>,
+    /// No move of it has begun.
+    pub(super) settled: bool,
+    /// Nothing is noted of the disk: it may have had another path, as another disk (it was copied to a longer one) or
+    /// as the same one. These are all sizes that are noted of the volume's disks on this node.
+    pub(super) of_others: bool,
+}
+
+/// Where the metadata of a disk may be.
+pub(super) fn ends(folder: &Path, who: &Identity, disk: &Path) -> Ends {
     let sizes = |record: Record| [Some(record.size), record.older].into_iter().flatten();
     match read(folder, who, disk) {
         Some(record) => {
-            let ends: Vec<u64> = sizes(record).collect();
-            let settled = ends.len() == 1;
-            (ends, settled)
+            let sizes: Vec<u64> = sizes(record).collect();
+            let settled = sizes.len() == 1;
+            Ends { sizes, settled, of_others: false }
         }
-        None if blank() => (others(folder, who).into_iter().flat_map(sizes).collect(), false),
-        None => Default::default(),
+        None => {
+            let sizes = others(folder, who).into_iter().flat_map(sizes).collect();
+            Ends { sizes, settled: false, of_others: true }
+        }
     }
+}
+
+/// A disk is called otherwise from now on: what is noted of it, and nothing that was noted of another one by that name.
+/// Durable.
+pub(super) fn rename(folder: &Path, who: &Identity, old: &Path, new: &Path) -> io::Result<()> {
+    if old == new {
+        return Ok(());
+    }
+    let Some(noted) = read(folder, who, old) else {
+        forget(folder, who, new);
+        return Ok(());
+    };
+    change(folder, who, new, |record| *record = Record { path: new.to_owned(), ..noted })?;
+    if file_name(who, old) != file_name(who, new) {
+        forget(folder, who, old);
+    }
+    Ok(())
 }
 
 /// The most that was exported of the volume, as far as it is noted of any of its disks on this node, in bytes.

@@ -256,10 +256,10 @@ impl Registry {
         }
         let durable = if disk.dsync { "RWF_DSYNC" } else { "a data sync after each write" };
         info!(resource = %name, "{name}/{volume}: {}: durable writes by {durable}", disk.attached.path);
-        let files = Files::of(own, &disk);
+        let (files, home) = (Files::of(own, &disk), disk.home());
         let attached = entry.ask(|reply| Order::Attach { volume, disk, reply }).await?;
         if attached.is_ok() {
-            entry.disks.attached(volume, files);
+            entry.disks.attached(volume, files, home);
         }
         attached
     }

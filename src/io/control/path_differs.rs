@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use super::registry::{Entry, Registry};
 use crate::config::{HostVolume, MetaDisk};
-use crate::io::backing::OpenDisk;
+use crate::io::backing::{Home, OpenDisk};
 use crate::resource::{DiskState, Status, VolumeNumber};
 
 /// How often the paths are looked at.
@@ -119,6 +119,8 @@ fn is_attached(status: &Status, volume: VolumeNumber) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Disks {
     files: RefCell<BTreeMap<VolumeNumber, Files>>,
+    /// Where they are noted.
+    homes: RefCell<BTreeMap<VolumeNumber, Home>>,
     differ: RefCell<BTreeMap<VolumeNumber, String>>,
     /// Somebody looks.
     busy: Cell<bool>,
@@ -126,7 +128,13 @@ pub(super) struct Disks {
 
 impl Disks {
     /// A disk was attached.
-    pub(super) fn attached(&self, volume: VolumeNumber, files: Files) {
+    pub(super) fn attached(&self, volume: VolumeNumber, files: Files, home: Home) {
+        self.homes.borrow_mut().insert(volume, home);
+        self.called(volume, files);
+    }
+
+    /// By which paths a disk is known.
+    fn called(&self, volume: VolumeNumber, files: Files) {
         self.files.borrow_mut().insert(volume, files);
         self.differ.borrow_mut().remove(&volume);
     }
@@ -173,14 +181,30 @@ impl Entry {
         let stays = self.disks.files.borrow().get(&volume) == Some(&files)
             && self.disk_state(volume) != DiskState::Diskless;
         let Some(found) = found.filter(|_| stays) else { return false };
-        self.disks.attached(volume, found);
+        self.disks.called(volume, found);
         self.change_volume(volume, |own| {
             own.disk.clone_from(&wanted.disk);
             own.meta_disk.clone_from(&wanted.meta_disk);
         });
         let (name, path) = (&self.config.name, wanted.disk.as_deref().unwrap_or_default());
         info!(resource = %name, "{name}/{volume}: the disk in use is called {path} now");
+        self.take_note(volume, PathBuf::from(path)).await;
         true
+    }
+
+    /// What is noted of a disk goes along with its name.
+    async fn take_note(&self, volume: VolumeNumber, path: PathBuf) {
+        let Some(home) = self.disks.homes.borrow().get(&volume).cloned() else { return };
+        let named = path.display().to_string();
+        let noted = tokio::task::spawn_blocking(move || home.call(&path)).await;
+        if let Ok(Err(error)) = noted {
+            let name = &self.config.name;
+            warn!(
+                resource = %name,
+                "{name}/{volume}: what is noted of the disk could not be noted of {named}: {error}; if it grows while it \
+                 is not in use, attach it by its old path"
+            );
+        }
     }
 
     /// Looks at the paths of the disks in use, once.

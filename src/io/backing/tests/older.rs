@@ -418,3 +418,81 @@ fn an_order_that_cannot_note_its_place_says_what_counts_then() {
     parts.iter().for_each(|part| std::fs::remove_dir(part).unwrap());
     drop(lab.open(&disk).unwrap());
 }
+
+/// What stands at its end now may be of a time when the disk was that long before.
+#[test]
+fn without_a_note_of_its_own_a_disk_with_metadata_at_two_ends_is_refused() {
+    let lab = Lab::new();
+    let (disk, _) = longer(&lab);
+    let old = std::fs::read(&disk).unwrap();
+    drop(lab.open(&disk).unwrap());
+    let later = std::fs::read(&disk).unwrap();
+    // It was cut back, and its metadata restored: the note of the path says so.
+    poke(&disk, OLD - MIB, &old[(OLD - MIB) as usize..OLD as usize]);
+    record::store(&lab.path("state"), &who(), &disk, (OLD, None), None).unwrap();
+    let moved = lab.path("moved");
+    std::fs::rename(&disk, &moved).unwrap();
+    let before = std::fs::read(&moved).unwrap();
+    let refusal = lab.open(&moved).unwrap_err().refusal();
+    assert_eq!(refusal.code, 119);
+    assert!(refusal.hint.contains("16777216") && refusal.hint.contains("by the path that it had"));
+    let error = lab.wipe(&moved, true).unwrap_err();
+    assert!(error.to_string().contains("16777216 bytes"), "{error}");
+    assert!(std::fs::read(&moved).unwrap() == before, "nothing was written");
+    // By its old path it is known.
+    std::os::unix::fs::symlink(&moved, &disk).unwrap();
+    drop(lab.open(&disk).unwrap());
+    let sequence = |bytes: &[u8]| {
+        let mut read = |at: u64, length| Ok(bytes[at as usize..][..length].to_vec());
+        let placement = Placement::Internal { disk_size: NEW };
+        read_superblock(placement, &mut read).unwrap().superblock.sequence
+    };
+    assert_eq!(sequence(&std::fs::read(&moved).unwrap()), sequence(&later));
+    // Two disks' metadata is seen without a note as well.
+    let lab = Lab::new();
+    let disk = of_two_disks(&lab, NEW);
+    let moved = lab.path("moved");
+    std::fs::rename(&disk, &moved).unwrap();
+    let error = lab.open(&moved).unwrap_err();
+    let two = matches!(&error, OpenError::Metadata { error: MetaError::TwoDisks { .. }, .. });
+    assert!(two, "{error}");
+}
+
+#[test]
+fn without_a_note_of_its_own_a_disk_that_is_damaged_at_its_end_is_known_by_that_of_before() {
+    let lab = Lab::new();
+    let (disk, _) = longer(&lab);
+    let moved = lab.path("moved");
+    std::fs::rename(&disk, &moved).unwrap();
+    // The first write of a move was torn.
+    poke(&moved, NEW - 4096, b"TANDEMSB");
+    let open = lab.open(&moved).unwrap();
+    assert_eq!(open.attached.meta.superblock.current_uuid, 0x5435_911C_ABE7_ED02);
+}
+
+/// While it is in use.
+#[test]
+fn a_disk_that_is_called_otherwise_takes_its_note_along_and_grows_by_that_name() {
+    let lab = Lab::new();
+    let disk = lab.busy("d");
+    let state = lab.path("state");
+    let size_of = |path: &Path| record::last_size(&state, &who(), path);
+    let open = lab.open(&disk).unwrap();
+    let moved = lab.path("moved");
+    std::fs::rename(&disk, &moved).unwrap();
+    open.home().call(&moved).unwrap();
+    assert_eq!((size_of(&disk), size_of(&moved)), (None, Some(OLD)));
+    let exported = open.geometry().data_size;
+    assert_eq!(record::exported(&state, &who()), Some(exported));
+    resize(&moved, NEW);
+    open.growing().run().unwrap().unwrap();
+    assert_eq!((size_of(&disk), size_of(&moved)), (None, Some(NEW)));
+    drop(open);
+    // Of a disk of which nothing is noted no note of an earlier one stays.
+    record::forget(&state, &who(), &moved);
+    record::store(&state, &who(), &disk, (OLD, None), None).unwrap();
+    let open = lab.open(&moved).unwrap();
+    record::forget(&state, &who(), &moved);
+    open.home().call(&disk).unwrap();
+    assert_eq!((size_of(&disk), size_of(&moved)), (None, None));
+}
