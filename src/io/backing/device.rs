@@ -109,8 +109,18 @@ impl Device {
         );
         fcntl(file.as_fd(), FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))
             .map_err(|e| failed(e.into()))?;
-        let under = Under::of(opened.st_rdev()).filter(|_| block && access != Access::Glance);
         let mut notes = Vec::new();
+        let under = match block && access != Access::Glance {
+            true => Under::of(opened.st_rdev()),
+            false => Ok(None),
+        };
+        let under = under.unwrap_or_else(|why| {
+            notes.push(format!(
+                "{}: whether this is a loop device over a file cannot be told, and who has that is not seen: {why}",
+                path.display()
+            ));
+            None
+        });
         let taken = take_under(under.as_ref(), path, part, access, deadline, &mut notes)?;
         let held = hold(&file, path, part, block, access, deadline)?;
         let held = match taken {
