@@ -170,6 +170,15 @@ pub enum OrderError {
     Stopped,
 }
 
+/// An order that was not taken.
+#[derive(Debug)]
+pub struct Untaken {
+    /// Why.
+    pub why: OrderError,
+    /// As it was, with its reply.
+    pub order: Box<Order>,
+}
+
 /// What both threads see.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -236,19 +245,47 @@ impl Shared {
 /// A data thread, as the control thread has it.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    pub(super) orders: SyncSender<Order>,
+    orders: SyncSender<Order>,
     pub(super) shared: Arc<Shared>,
+    /// Dropped after `orders`, as it is declared behind them.
+    _gone: Gone,
+}
+
+/// Wakes the data thread: the last one who could give it orders may have gone, and then it ends.
+#[derive(Clone, Debug)]
+struct Gone(Arc<Shared>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.wake();
+    }
 }
 
 impl Handle {
+    pub(super) fn new(orders: SyncSender<Order>, shared: Arc<Shared>) -> Self {
+        let gone = Gone(Arc::clone(&shared));
+        Self { orders, shared, _gone: gone }
+    }
+
     /// Gives an order. Does not block.
     ///
     /// # Errors
     /// Too many wait, or the thread has ended; the order, and with it its reply, is dropped.
     pub fn send(&self, order: Order) -> Result<(), OrderError> {
-        self.orders.try_send(order).map_err(|error| match error {
-            TrySendError::Full(_) => OrderError::Full,
-            TrySendError::Disconnected(_) => OrderError::Stopped,
+        self.offer(order).map_err(|untaken| untaken.why)
+    }
+
+    /// The same, for an order that is not to be lost.
+    ///
+    /// # Errors
+    /// Too many wait, or the thread has ended: the order is given back.
+    pub fn offer(&self, order: Order) -> Result<(), Untaken> {
+        self.orders.try_send(order).map_err(|error| {
+            let (why, order) = match error {
+                TrySendError::Full(order) => (OrderError::Full, order),
+                TrySendError::Disconnected(order) => (OrderError::Stopped, order),
+            };
+            Untaken { why, order: Box::new(order) }
         })?;
         self.shared.wake();
         Ok(())

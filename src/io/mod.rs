@@ -21,7 +21,7 @@ mod ring;
 mod thread;
 
 pub use client::HeldClient;
-pub use handle::{Exported, Handle, Order, OrderError, PeerPath, Setup};
+pub use handle::{Exported, Handle, Order, OrderError, PeerPath, Setup, Untaken};
 pub use handler::HandlerPlaces;
 pub use peer::SocketBuffers;
 pub use thread::spawn;

@@ -143,7 +143,7 @@ pub(crate) fn spawn_core<C: Core>(
         shell.fail(&failure);
     })?;
     let shared = told.recv().map_err(|_| std::io::Error::other("the data thread has ended"))??;
-    Ok(Handle { orders, shared })
+    Ok(Handle::new(orders, shared))
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
@@ -299,7 +299,7 @@ impl<C: Core> Shell<C> {
         })
     }
 
-    /// Runs until the order to stop.
+    /// Runs until the order to stop, or until nobody is left who could give it.
     fn run(&mut self) -> std::io::Result<()> {
         self.arm_wake();
         self.start();

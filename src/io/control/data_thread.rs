@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 use super::devices::Hands;
 use crate::config::MetaDisk;
 use crate::io::backing::{self, Identity, OpenDisk, OpenError, OpenOptions};
-use crate::io::{Handle, Order, OrderError, Setup};
+use crate::io::{Handle, Order, OrderError, Setup, Untaken};
 use crate::resource::{NodeId, Refusal, Status, VolumeNumber};
 
 /// A running data thread.
@@ -21,7 +21,14 @@ pub(crate) trait DataThread {
     ///
     /// # Errors
     /// Too many wait, or the thread has ended.
-    fn send(&self, order: Order) -> Result<(), OrderError>;
+    fn send(&self, order: Order) -> Result<(), OrderError> {
+        self.offer(order).map_err(|untaken| untaken.why)
+    }
+    /// The same, for an order that is not to be lost.
+    ///
+    /// # Errors
+    /// Too many wait, or the thread has ended: the order is given back.
+    fn offer(&self, order: Order) -> Result<(), Untaken>;
     /// The newest snapshot. Its counters are as old as it is.
     fn status(&self) -> Arc<Status>;
     /// Every later snapshot.
@@ -29,8 +36,8 @@ pub(crate) trait DataThread {
 }
 
 impl DataThread for Handle {
-    fn send(&self, order: Order) -> Result<(), OrderError> {
-        Self::send(self, order)
+    fn offer(&self, order: Order) -> Result<(), Untaken> {
+        Self::offer(self, order)
     }
 
     fn status(&self) -> Arc<Status> {

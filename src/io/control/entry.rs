@@ -16,7 +16,7 @@ use super::data_thread::DataThread;
 use super::registry::{ended, refusal};
 use super::remembered::Remembered;
 use crate::config::{Definition, HostVolume};
-use crate::io::{Order, OrderError};
+use crate::io::{Order, OrderError, Untaken};
 use crate::resource::{
     AdminResult, Command, ConnectionState, ConnectionStatus, DeviceStatus, DiskState, NodeId,
     Reason, Refusal, ResourceConfig, Status, VolumeNumber,
@@ -24,6 +24,9 @@ use crate::resource::{
 
 /// An order that the state machine does not answer in this time has been lost.
 const ORDER_LIMIT: Duration = Duration::from_secs(120);
+
+/// Between two tries of an order that finds no room.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// A resource that is up.
 pub(crate) struct Entry {
@@ -112,6 +115,26 @@ impl Entry {
     /// Hands something to the data thread that is not answered.
     pub(crate) fn hand_over(&self, order: Order) -> bool {
         self.thread.send(order).is_ok()
+    }
+
+    /// Puts an order into the queue of the data thread when there is room.
+    async fn put(&self, mut order: Order) -> Result<(), OrderError> {
+        loop {
+            match self.thread.offer(order) {
+                Err(Untaken { why: OrderError::Full, order: same }) => order = *same,
+                taken => return taken.map_err(|untaken| untaken.why),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Its data thread ends. Does not give up: a thread that was never told keeps its port and its disks.
+    pub(super) async fn stop(&self) {
+        let (reply, ended) = oneshot::channel();
+        // Not taken: it has ended already.
+        if self.put(Order::Stop { reply }).await.is_ok() {
+            let _ = ended.await;
+        }
     }
 
     /// Asks the data thread.

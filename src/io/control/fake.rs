@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
 use tokio::sync::broadcast;
@@ -11,7 +12,7 @@ use super::data_thread::{DataThread, Shell};
 use super::devices::Hands;
 use crate::attach::{Backend, Record, Terms};
 use crate::io::attach::{Listed, Trouble};
-use crate::io::{Exported, Order, OrderError, Setup};
+use crate::io::{Exported, HeldClient, Order, OrderError, Setup, Untaken};
 use crate::resource::{
     AdminResult, Command, ConnectionState, ConnectionStatus, DeviceStatus, DiskState,
     PeerDeviceStatus, Reason, Refusal, ReplicationState, Role, Status, VolumeNumber,
@@ -27,7 +28,28 @@ pub(super) enum Seen {
     Stopped,
 }
 
+/// Where it does not obey.
+#[derive(Default)]
+pub(super) struct Moods {
+    /// So many orders that bring a client or the end find no room.
+    pub(super) full: AtomicUsize,
+    /// `down` is refused.
+    pub(super) stays: AtomicBool,
+}
+
+impl Moods {
+    fn has_room(&self, order: &Order) -> bool {
+        let counts =
+            matches!(order, Order::Client { .. } | Order::ReturnClients(_) | Order::Stop { .. });
+        let less = |full: usize| full.checked_sub(1);
+        !counts || self.full.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_err()
+    }
+}
+
 struct Fake {
+    moods: Arc<Moods>,
+    /// Copies of their sockets.
+    clients: Mutex<Vec<HeldClient>>,
     status: Mutex<Arc<Status>>,
     changes: broadcast::Sender<Arc<Status>>,
     seen: mpsc::Sender<Seen>,
@@ -87,9 +109,11 @@ impl Hands for FakeDevices {
 }
 
 /// Makes fake threads; what they see goes to `seen`.
-pub(super) fn shell(seen: mpsc::Sender<Seen>, hands: Arc<FakeDevices>) -> Shell {
+pub(super) fn shell(seen: mpsc::Sender<Seen>, hands: Arc<FakeDevices>, moods: Arc<Moods>) -> Shell {
     let spawn = move |setup: Setup| {
         let fake: Rc<dyn DataThread> = Rc::new(Fake {
+            moods: moods.clone(),
+            clients: Mutex::default(),
             status: Mutex::new(Arc::new(status(&setup))),
             changes: broadcast::channel(16).0,
             seen: seen.clone(),
@@ -201,7 +225,12 @@ impl Fake {
                         hint: "attach a disk.".to_owned(),
                     });
                 }
-                self.change(|status| status.role = Role::Primary);
+                let auto = *command == Command::AutoPromote;
+                self.change(|status| {
+                    status.auto_promoted =
+                        auto && (status.auto_promoted || status.role != Role::Primary);
+                    status.role = Role::Primary;
+                });
             }
             Command::Secondary { .. } => self.change(|status| status.role = Role::Secondary),
             Command::Connect { peer, discard_my_data, .. } => self.change(|status| {
@@ -227,6 +256,13 @@ impl Fake {
                     }
                 }
             }),
+            Command::Down { .. } if self.moods.stays.load(Ordering::SeqCst) => {
+                return Err(Refusal {
+                    code: -23,
+                    text: "Timeout in operation".to_owned(),
+                    hint: "as the test wishes".to_owned(),
+                });
+            }
             Command::Down { .. } => self.disks.lock().unwrap().clear(),
             Command::SetOptions { .. }
             | Command::SetSize { .. }
@@ -248,7 +284,10 @@ impl Fake {
 }
 
 impl DataThread for Fake {
-    fn send(&self, order: Order) -> Result<(), OrderError> {
+    fn offer(&self, order: Order) -> Result<(), Untaken> {
+        if !self.moods.has_room(&order) {
+            return Err(Untaken { why: OrderError::Full, order: Box::new(order) });
+        }
         match order {
             Order::Admin { command, reply } => {
                 let result = self.command(&command);
@@ -265,7 +304,16 @@ impl DataThread for Fake {
                 });
                 let _ = reply.send(Ok(String::new()));
             }
-            Order::Client { fd, description, parameters, .. } => {
+            Order::Client { fd, description, parameters, volume } => {
+                let client = HeldClient {
+                    fd: fd.try_clone().unwrap(),
+                    volume,
+                    parameters: parameters.clone(),
+                    description: description.clone(),
+                    is_fresh: true,
+                    unread: Vec::new(),
+                };
+                self.clients.lock().unwrap().push(client);
                 let _ = self.seen.send(Seen::Client(fd, description, parameters));
             }
             Order::HoldClients { reply } => {
@@ -273,10 +321,19 @@ impl DataThread for Fake {
             }
             Order::ReleaseClients => {}
             Order::TakeClients { reply } => {
-                let _ = reply.send(Vec::new());
+                let taken = std::mem::take(&mut *self.clients.lock().unwrap());
+                if self.status().auto_promoted && !taken.is_empty() {
+                    // As the state machine does when the last one has gone.
+                    self.change(|status| {
+                        status.role = Role::Secondary;
+                        status.auto_promoted = false;
+                    });
+                }
+                let _ = reply.send(taken);
             }
             Order::ReturnClients(clients) => {
-                for client in clients {
+                let serves = self.status().role == Role::Primary;
+                for client in clients.into_iter().filter(|_| serves) {
                     let seen = Seen::Client(client.fd, client.description, client.parameters);
                     let _ = self.seen.send(seen);
                 }

@@ -518,11 +518,14 @@ impl Registry {
     pub(super) async fn end(&self, entry: &Rc<Entry>) {
         let name = &entry.config.name;
         entry.ends.set(true);
-        let stopped = entry.ask(|reply| Order::Stop { reply });
+        let stopping = entry.clone();
+        // It goes on beyond the limit, where the thread has no room for the order.
+        let stopped = tokio_uring::spawn(async move { stopping.stop().await });
         if tokio::time::timeout(SHUTDOWN_LIMIT, stopped).await.is_err() {
             error!(
                 resource = %name,
-                "{name}: the data thread did not end in {} s; its disks stay locked until tandemd ends",
+                "{name}: the data thread did not end in {} s; its port and its disks stay taken until it \
+                 ends, or tandemd",
                 SHUTDOWN_LIMIT.as_secs()
             );
         }

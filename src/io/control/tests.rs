@@ -14,7 +14,7 @@ use super::adm::client::Client;
 use super::admin_socket::WATCHERS_MAX;
 use super::daemon::{Sockets, serve};
 use super::doors::Listeners;
-use super::fake::{FakeDevices, Seen, device, shell};
+use super::fake::{FakeDevices, Moods, Seen, device, shell};
 use super::places::PLACES_MAX;
 use super::registry::Settings;
 use super::remembered::Remembered;
@@ -25,6 +25,7 @@ use crate::control::{Report, Request, Response};
 use crate::io::backing::{self, CreateOptions, Identity, MetaDisk};
 use crate::resource::{Command, ConnectionState, DiskState, Role};
 
+mod full;
 mod names;
 
 /// Nothing takes so long but a defect.
@@ -37,6 +38,7 @@ struct Daemon {
     thread: Option<JoinHandle<std::io::Result<()>>>,
     tcp: SocketAddr,
     devices: Arc<FakeDevices>,
+    moods: Arc<Moods>,
 }
 
 impl Daemon {
@@ -66,16 +68,17 @@ impl Daemon {
             run_dir: dir.path().to_owned(),
             remembered: Remembered::new(dir.path()),
             nbd_socket,
-            program: "/nowhere/tandemd".into(),
+            program: dir.path().join("tandemd"),
             max_parallel_resyncs: 0,
         };
         std::fs::create_dir(&settings.state_dir).unwrap();
         let devices = Arc::<FakeDevices>::default();
-        let hands = devices.clone();
+        let moods = Arc::<Moods>::default();
+        let (hands, of_thread) = (devices.clone(), moods.clone());
         let thread = std::thread::spawn(move || {
-            tokio_uring::start(serve(settings, shell(tell, hands), sockets))
+            tokio_uring::start(serve(settings, shell(tell, hands, of_thread), sockets))
         });
-        Self { dir, seen, signal: Some(signal), thread: Some(thread), tcp: address, devices }
+        Self { dir, seen, signal: Some(signal), thread: Some(thread), tcp: address, devices, moods }
     }
 
     fn client(&self) -> Client {

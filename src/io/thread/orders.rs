@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, TryRecvError};
 
 use tokio::sync::oneshot;
 
@@ -91,15 +91,26 @@ impl<C: Core> Shell<C> {
             self.io.events.push_back(Event::HandlerDone { number, outcome });
         }
         self.answer_held();
-        for _ in 0..ORDERS_MAX {
+        // One more than may wait: that nobody is left is seen behind the last one.
+        for _ in 0..=ORDERS_MAX {
             match self.orders.try_recv() {
                 Ok(order) => self.take(order),
-                Err(_) => break,
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => self.stop_unasked(),
             }
             if self.stop.is_some() {
                 break;
             }
         }
+    }
+
+    /// Nobody is left who could give an order: its port and its disks would be taken for ever. As a stop
+    /// without `down` before it, and so never worse than kill -9: no disk is marked clean.
+    fn stop_unasked(&mut self) {
+        tracing::error!(target: "tandem", resource = %self.io.name,
+            "nobody is left who could give it an order: the data thread ends");
+        let (nobody_waits, _) = oneshot::channel();
+        self.stop = Some(nobody_waits);
     }
 
     fn take(&mut self, order: Order) {

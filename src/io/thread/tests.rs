@@ -6,6 +6,7 @@ mod counts;
 mod disks;
 mod held;
 mod machine;
+mod orders;
 mod peers;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
