@@ -36,6 +36,10 @@ const NO_DSYNC: [(i64, &str); 8] = [
     (0x5346_414F, "AFS"),
 ];
 
+/// File systems whose holes are believed in: ext4, XFS, Btrfs, F2FS, tmpfs (`statfs(2)`). Others
+/// have called data a hole that was just written, or ask a network.
+const KNOWS_HOLES: [u32; 5] = [0xEF53, 0x5846_5342, 0x9123_683E, 0xF2F5_2010, 0x0102_1994];
+
 /// What it is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
@@ -209,6 +213,12 @@ impl Device {
             ));
         }
         Ok(())
+    }
+
+    /// Its file system can be asked for holes.
+    pub(super) fn knows_holes(&self) -> bool {
+        let kind = fstatfs(&self.file).map(|fs| fs.filesystem_type().0 as u32);
+        kind.is_ok_and(|kind| KNOWS_HOLES.contains(&kind))
     }
 
     /// Clean pages leave the page cache, so that the next read is of the disk.

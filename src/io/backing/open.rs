@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::stat::fstat;
+use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use super::device::{Access, Device};
 use super::error::{OpenError, Part, disk_error};
@@ -60,6 +60,9 @@ pub struct OpenDisk {
     pub direct: bool,
     /// Blocks are kept on trim and zeroes.
     pub preallocated: bool,
+    /// Its file system can be asked for holes: as found when it was opened, for the answer may come over
+    /// a network.
+    pub(crate) knows_holes: bool,
     /// What the core is told. Its notes are for the log.
     pub attached: AttachedDisk,
     /// The boot id of the system that has had it last.
@@ -135,13 +138,24 @@ impl OpenDisk {
 
     /// A file of it was made shorter since it was attached: whoever writes behind its end makes a hole of what was
     /// there, which reads as zeroes. No write makes a block device longer.
+    ///
+    /// The answer is what this system knows. Whoever asks is the data thread, and a server (NFS) or a process
+    /// (FUSE) that hangs would keep it from seeing that the disk hangs. What this host cuts is known at
+    /// once. What somebody else cuts on the server may be seen late, or, when a write behind the new
+    /// end comes first, never: nobody may touch the file of a disk that is attached.
     #[must_use]
     pub(crate) fn is_cut(&self) -> bool {
+        self.is_cut_by(AtFlags::STATX_DONT_SYNC)
+    }
+
+    fn is_cut_by(&self, ask: AtFlags) -> bool {
         let geometry = self.geometry.get();
         let cut = |file: &File, end: u64| {
-            let is_file = |mode| mode & libc::S_IFMT == libc::S_IFREG;
-            fstat(file)
-                .is_ok_and(|stat| is_file(stat.st_mode) && stat.st_size.cast_unsigned() < end)
+            let is_file = |mode: u16| u32::from(mode) & libc::S_IFMT == libc::S_IFREG;
+            // Nothing else: for its times a file on NFS is written out first.
+            let wanted = StatxFlags::TYPE | StatxFlags::SIZE;
+            statx(file, c"", ask | AtFlags::EMPTY_PATH, wanted)
+                .is_ok_and(|stat| is_file(stat.stx_mode) && stat.stx_size < end)
         };
         match &self.meta {
             None => cut(&self.data, grow::end_of(&geometry)),
@@ -181,7 +195,8 @@ impl OpenDisk {
         let geometry = self.geometry.get();
         let mut unread = None;
         let ended = (|| {
-            if self.is_cut() {
+            // Whoever closes it may wait.
+            if self.is_cut_by(AtFlags::STATX_SYNC_AS_STAT) {
                 return Err(io::Error::from_raw_os_error(libc::EIO));
             }
             self.data.sync_data()?;
@@ -578,6 +593,7 @@ impl Disks {
         let both = |of: fn(&Device) -> bool| of(&data) && external.as_ref().is_none_or(of);
         let (dsync, direct) = (both(|device| device.dsync), both(|device| device.direct));
         let preallocated = meta.superblock.flags & DeviceFlags::PREALLOCATED != 0;
+        let knows_holes = data.knows_holes();
         let mut notes = data.notes;
         let mut locks: Vec<Held> = data.held.into_iter().collect();
         let meta_file = external.map(|device| {
@@ -599,6 +615,7 @@ impl Disks {
             dsync,
             direct,
             preallocated,
+            knows_holes,
             attached,
             left_by: home.boot_id,
             trust,

@@ -1,11 +1,8 @@
 //! What of a range is a hole: for NBD_CMD_BLOCK_STATUS, and for a resync.
 
-use std::fs::File;
-
 use nbd::constants::{NBD_STATE_HOLE, NBD_STATE_ZERO};
 use nbd::reply::Extent;
 use nix::errno::Errno;
-use nix::sys::statfs::fstatfs;
 use nix::unistd::{Whence, lseek};
 
 use super::{Disk, Disks};
@@ -14,15 +11,6 @@ use crate::resource::{BLOCK_SIZE, VolumeNumber};
 /// Extents of one answer: each is two system calls on the data thread. The client asks again.
 const EXTENTS_MAX: usize = 256;
 
-/// File systems whose holes are believed in: ext4, XFS, Btrfs, F2FS, tmpfs (`statfs(2)`). Others
-/// have called data a hole that was just written, or ask a network.
-const KNOWS_HOLES: [u32; 5] = [0xEF53, 0x5846_5342, 0x9123_683E, 0xF2F5_2010, 0x0102_1994];
-
-fn knows_holes(file: &File) -> bool {
-    let kind = fstatfs(file).map(|fs| fs.filesystem_type().0 as u32);
-    kind.is_ok_and(|kind| KNOWS_HOLES.contains(&kind))
-}
-
 impl Disk {
     /// Whether its holes up to there are asked for. Not while something is made one: the system has whoever
     /// asks wait for the end of that, and so this thread.
@@ -30,7 +18,7 @@ impl Disk {
         let file = self.file();
         // What somebody has cut off is no hole: the read of it fails.
         let is_whole = || file.metadata().is_ok_and(|file| file.len() >= end);
-        self.zeroes.is_empty() && knows_holes(file) && is_whole()
+        self.zeroes.is_empty() && self.open.knows_holes && is_whole()
     }
 }
 

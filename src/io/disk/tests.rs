@@ -1,5 +1,6 @@
 //! What a disk has under way at each moment, one completion after the other.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::*;
@@ -9,6 +10,8 @@ use crate::io::backing::{
 use crate::io::ring::Completion;
 use crate::meta::{BitmapPage, MetaOp, PAGE_WORDS};
 use crate::resource::Time;
+
+mod fuse;
 
 const SAFE: Flushes = Flushes { disk: true, meta: true };
 
@@ -27,6 +30,11 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk");
         std::fs::File::create(&path).unwrap().set_len(300 << 20).unwrap();
+        Self::made(&path, folder, dsync, flushes)
+    }
+
+    /// Of this file.
+    fn made(path: &Path, folder: tempfile::TempDir, dsync: bool, flushes: Flushes) -> Self {
         let who = Identity { resource: "r0".to_owned(), node_id: 0, volume: 0 };
         let boot_id = host_boot_id().unwrap();
         let options = CreateOptions {
@@ -39,9 +47,9 @@ impl Bench {
             state_dir: folder.path().to_owned(),
             lock_wait: Duration::ZERO,
         };
-        create_md(&path, &MetaDisk::Internal, &who, &options).unwrap();
+        create_md(path, &MetaDisk::Internal, &who, &options).unwrap();
         let options = OpenOptions { lock_wait: Duration::ZERO, ..OpenOptions::default() };
-        let mut open = open_disk(&path, &MetaDisk::Internal, &who, boot_id, &options).unwrap();
+        let mut open = open_disk(path, &MetaDisk::Internal, &who, boot_id, &options).unwrap();
         open.dsync = dsync;
         let mut io = Context::alone(Time(0));
         let mut disks = Disks::default();
