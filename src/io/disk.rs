@@ -21,7 +21,7 @@ use std::rc::Rc;
 
 use crate::io::backing::{Growing, OpenDisk};
 use crate::meta::{Geometry, Superblock};
-use crate::resource::{DiskError, Event, Payload, Tag, VolumeNumber};
+use crate::resource::{DiskError, Event, Payload, Tag, Time, VolumeNumber};
 
 use super::buffer::{Direction, Part, class_size, part_of};
 use super::context::{Context, Purpose};
@@ -83,6 +83,7 @@ struct Read {
     offset: u64,
     done: u32,
     find_zeroes: bool,
+    begun: Time,
 }
 
 /// What a sync was asked for.
@@ -287,7 +288,7 @@ impl Disks {
             let WaitingRead { tag, volume, offset, length, find_zeroes } = next;
             let Some(disk) = self.disk(io, tag, volume) else { continue };
             let payload = io.pool.take(Part::Read, length as usize);
-            disk.reads.insert(tag, Read { payload, offset, done: 0, find_zeroes });
+            disk.reads.insert(tag, Read { payload, offset, done: 0, find_zeroes, begun: io.now });
             disk.continue_read(io, tag);
         }
     }
@@ -449,14 +450,14 @@ impl Disk {
     }
 
     fn start_syncs(&mut self, io: &mut Context) {
-        if self.data_syncs.start() {
+        if self.data_syncs.start(io.now) {
             if self.is_cut() {
                 return self.sync_done(io, false, -libc::EIO);
             }
             io.ring.data_sync(&self.data, self.purpose(DiskStep::SyncData));
             self.under_way += 1;
         }
-        if self.meta_syncs.start() {
+        if self.meta_syncs.start(io.now) {
             io.ring.data_sync(&self.meta, self.purpose(DiskStep::SyncMeta));
             self.under_way += 1;
         }

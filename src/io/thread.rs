@@ -468,7 +468,7 @@ impl<C: Core> Shell<C> {
                 answered = true;
                 let (volume, offset, length) = (asked.volume, asked.offset, asked.length);
                 let extents = if self.core.reads_locally(volume) {
-                    self.disks.extents(volume, offset, length)
+                    self.disks.extents(self.io.now, volume, offset, length)
                 } else {
                     vec![nbd::reply::Extent { length, flags: 0 }]
                 };

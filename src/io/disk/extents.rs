@@ -6,29 +6,44 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 use super::{Disk, Disks};
-use crate::resource::{BLOCK_SIZE, VolumeNumber};
+use crate::resource::{BLOCK_SIZE, Time, VolumeNumber};
 
 /// Extents of one answer: each is two system calls on the data thread. The client asks again.
 const EXTENTS_MAX: usize = 256;
 
+/// While an operation is under way for longer, ms, holes are not asked for: a disk that hangs would keep whoever asks
+/// in the system, and so everything that notices it. A healthy disk seldom needs a second; where one does, holes
+/// are only copied as zeroes for a while.
+const OLD_MS: u64 = 1_000;
+
 impl Disk {
+    fn is_slow(&self, now: Time) -> bool {
+        let reads = self.reads.values().map(|read| read.begun);
+        let writes = self.writes.values().map(super::write::Write::begun);
+        let updates = self.updates.values().map(super::meta::Update::begun);
+        let syncs = [&self.data_syncs, &self.meta_syncs];
+        let syncs = syncs.into_iter().filter_map(super::sync::Syncs::begun);
+        let mut all = reads.chain(writes).chain(updates).chain(syncs);
+        all.any(|begun| now.ms_since(begun) > OLD_MS)
+    }
+
     /// Whether its holes up to there are asked for. Not while something is made one: the system has whoever
-    /// asks wait for the end of that, and so this thread.
-    fn can_say(&self, end: u64) -> bool {
+    /// asks wait for the end of that, and so this thread. Nor while the disk may hang: see [`OLD_MS`].
+    fn can_say(&self, now: Time, end: u64) -> bool {
         let file = self.file();
         // What somebody has cut off is no hole: the read of it fails.
         let is_whole = || file.metadata().is_ok_and(|file| file.len() >= end);
-        self.zeroes.is_empty() && self.open.knows_holes && is_whole()
+        self.zeroes.is_empty() && !self.is_slow(now) && self.open.knows_holes && is_whole()
     }
 }
 
 impl Disks {
     /// `Action::FindHole`: bytes from the start of the range that are a hole, whole blocks. 0 where the
     /// disk is not here, or cannot say: a block device has none.
-    pub(crate) fn hole(&self, volume: VolumeNumber, offset: u64, length: u32) -> u32 {
+    pub(crate) fn hole(&self, now: Time, volume: VolumeNumber, offset: u64, length: u32) -> u32 {
         let Some(disk) = self.disks.get(&volume) else { return 0 };
         let (file, end) = (disk.file(), offset.saturating_add(u64::from(length)));
-        let (true, Ok(at)) = (disk.can_say(end), i64::try_from(offset)) else { return 0 };
+        let (true, Ok(at)) = (disk.can_say(now, end), i64::try_from(offset)) else { return 0 };
         let found = match lseek(file, at, Whence::SeekData) {
             Ok(data) => u64::try_from(data).unwrap_or(0).saturating_sub(offset),
             // Nothing but a hole from here on.
@@ -41,10 +56,16 @@ impl Disks {
 
     /// Data and holes of the range, from its start; perhaps not to its end. A disk that is not
     /// here, or cannot say, is one extent of data.
-    pub(crate) fn extents(&self, volume: VolumeNumber, offset: u64, length: u64) -> Vec<Extent> {
+    pub(crate) fn extents(
+        &self,
+        now: Time,
+        volume: VolumeNumber,
+        offset: u64,
+        length: u64,
+    ) -> Vec<Extent> {
         let all = vec![Extent { length, flags: 0 }];
         let end = offset.saturating_add(length);
-        let Some(disk) = self.disks.get(&volume).filter(|disk| disk.can_say(end)) else {
+        let Some(disk) = self.disks.get(&volume).filter(|disk| disk.can_say(now, end)) else {
             return all;
         };
         let seek = |at: u64, whence| -> Option<u64> {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::meta::{MetaOp, Stage, stages};
-use crate::resource::{DiskError, Event, Tag, VolumeNumber};
+use crate::resource::{DiskError, Event, Tag, Time, VolumeNumber};
 
 use super::{Disk, DiskStep, Disks, Waiter, disk_error};
 use crate::io::context::Context;
@@ -29,6 +29,13 @@ pub(super) struct Update {
     failed: Option<DiskError>,
     /// Flags and sequence of the superblock, if it is one.
     superblock: Option<(u32, u64)>,
+    begun: Time,
+}
+
+impl Update {
+    pub(super) fn begun(&self) -> Time {
+        self.begun
+    }
 }
 
 impl Disks {
@@ -56,6 +63,7 @@ impl Disks {
             under_way: 0,
             durable: false,
             failed: None,
+            begun: io.now,
         };
         disk.updates.insert(tag, update);
         disk.next_stage(io, tag);

@@ -1,11 +1,14 @@
 //! One data sync running, one waiting.
 
 use super::Waiter;
+use crate::resource::Time;
 
 /// The syncs of one file.
 #[derive(Debug, Default)]
 pub(super) struct Syncs {
     running: Option<Vec<Waiter>>,
+    /// When the last one was started.
+    started: Time,
     waiting: Vec<Waiter>,
     /// Room for those who wait next.
     spare: Vec<Waiter>,
@@ -20,13 +23,19 @@ impl Syncs {
     }
 
     /// Whether a sync must be submitted now; it counts as running then.
-    pub(super) fn start(&mut self) -> bool {
+    pub(super) fn start(&mut self, now: Time) -> bool {
         if self.running.is_some() || self.waiting.is_empty() {
             return false;
         }
+        self.started = now;
         let next = std::mem::take(&mut self.spare);
         self.running = Some(std::mem::replace(&mut self.waiting, next));
         true
+    }
+
+    /// When the one that runs was started.
+    pub(super) fn begun(&self) -> Option<Time> {
+        self.running.as_ref().map(|_| self.started)
     }
 
     /// The running sync has ended like this (an errno below 0), and how it counts: for these, and after a
@@ -57,18 +66,18 @@ mod tests {
     fn one_runs_one_waits_and_later_ones_join_the_waiting_one() {
         let flush = |n| Waiter::Flush(Tag(n));
         let mut syncs = Syncs::default();
-        assert!(!syncs.start());
+        assert!(!syncs.start(Time(0)));
         syncs.wait(flush(1));
-        assert!(syncs.start());
+        assert!(syncs.start(Time(0)));
         syncs.wait(flush(2));
         syncs.wait(flush(3));
-        assert!(!syncs.start(), "one at a time");
+        assert!(!syncs.start(Time(0)), "one at a time");
         let (done, result) = syncs.done(0);
         assert_eq!((&done[..], result), (&[flush(1)][..], 0));
         syncs.told(done);
-        assert!(syncs.start());
+        assert!(syncs.start(Time(0)));
         assert_eq!(syncs.done(0), (vec![flush(2), flush(3)], 0));
-        assert!(!syncs.start());
+        assert!(!syncs.start(Time(0)));
     }
 
     #[test]
@@ -76,12 +85,12 @@ mod tests {
         let flush = |n| Waiter::Flush(Tag(n));
         let mut syncs = Syncs::default();
         syncs.wait(flush(1));
-        assert!(syncs.start());
+        assert!(syncs.start(Time(0)));
         syncs.wait(flush(2));
         assert_eq!(syncs.done(-5), (vec![flush(1), flush(2)], -5));
-        assert!(!syncs.start(), "nobody waits");
+        assert!(!syncs.start(Time(0)), "nobody waits");
         syncs.wait(flush(3));
-        assert!(syncs.start());
+        assert!(syncs.start(Time(0)));
         assert_eq!(syncs.done(0), (vec![flush(3)], -5));
     }
 }

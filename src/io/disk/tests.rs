@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use nbd::constants::{NBD_STATE_HOLE, NBD_STATE_ZERO};
+use nbd::reply::Extent;
+
 use super::*;
 use crate::io::backing::{
     CreateOptions, Identity, MetaDisk, OpenOptions, create_md, host_boot_id, open_disk,
@@ -378,4 +381,55 @@ fn core_reads_wait_while_the_window_is_taken() {
         bench.complete(None);
     }
     assert!(bench.disks.waiting.is_empty());
+}
+
+/// Whoever asks for holes may have to wait for the disk in the system, and so all of this thread.
+#[test]
+fn holes_are_not_asked_for_while_an_operation_of_the_disk_is_old() {
+    let mut bench = Bench::new(true, SAFE);
+    let begun = Time(0).after_ms(5_000);
+    bench.io.now = begun;
+    let says = |bench: &Bench, ms| {
+        let now = begun.after_ms(ms);
+        let hole = bench.disks.hole(now, 0, 0, 8192) == 8192;
+        let extents = bench.disks.extents(now, 0, 0, 8192);
+        let flags = NBD_STATE_HOLE | NBD_STATE_ZERO;
+        assert_eq!(hole, extents == [Extent { length: 8192, flags }]);
+        assert_eq!(extents.len(), 1);
+        hole
+    };
+    assert!(says(&bench, 60_000), "nothing is under way");
+    let begin: [fn(&mut Bench); 4] = [
+        |bench| bench.disks.read(&mut bench.io, Tag(1), 0, (1 << 20, 4096), true),
+        |bench| bench.disks.flush(&mut bench.io, Tag(1), 0),
+        |bench| {
+            let op = bench.superblock();
+            bench.disks.meta(&mut bench.io, Tag(1), 0, &op);
+        },
+        |bench| {
+            let payload = bench.io.pool.take(Part::Client, 4096);
+            bench.disks.write(&mut bench.io, Tag(1), 0, 1 << 20, payload, false);
+            bench.io.release(payload);
+        },
+    ];
+    for begin in begin {
+        begin(&mut bench);
+        assert!(says(&bench, 1_000), "it is young");
+        assert!(!says(&bench, 1_001), "it is old");
+        while bench.io.ring.outstanding() > 0 {
+            bench.complete(None);
+        }
+        assert!(says(&bench, 1_001), "it has ended");
+    }
+    // One that waits for another one of its kind has not begun.
+    for tag in [1, 2] {
+        bench.disks.flush(&mut bench.io, Tag(tag), 0);
+    }
+    bench.io.now = begun.after_ms(900);
+    bench.complete(None);
+    assert!(says(&bench, 1_900), "the second one begins now");
+    assert!(!says(&bench, 1_901));
+    bench.complete(None);
+    bench.io.events.clear();
+    bench.end();
 }

@@ -1,6 +1,6 @@
 //! Writes of data, and zeroes.
 
-use crate::resource::{DiskError, Event, Payload, Tag, VolumeNumber};
+use crate::resource::{DiskError, Event, Payload, Tag, Time, VolumeNumber};
 
 use super::{Disk, DiskStep, Disks, Waiter, disk_error};
 use crate::io::buffer::{Direction, Lease};
@@ -18,6 +18,13 @@ pub(super) struct Write {
     fua: bool,
     /// Not in one operation with its sync: that has found no space.
     apart: Option<Apart>,
+    begun: Time,
+}
+
+impl Write {
+    pub(super) fn begun(&self) -> Time {
+        self.begun
+    }
 }
 
 /// What a write that was to be durable in one operation has found.
@@ -95,7 +102,8 @@ impl Disks {
         match io.pool.lease(payload, Direction::Source) {
             Ok(lease) => {
                 let fua = fua && disk.flushes.disk;
-                let write = Write { offset, length: payload.length, done: 0, fua, apart: None };
+                let (length, begun) = (payload.length, io.now);
+                let write = Write { offset, length, done: 0, fua, apart: None, begun };
                 disk.writes.insert(tag, write);
                 disk.continue_write(io, tag, lease);
             }

@@ -21,7 +21,7 @@ impl<C: Core> Shell<C> {
                 self.disks.zero(io, tag, volume, (offset, length), how);
             }
             Action::FindHole { tag, volume, offset, length } => {
-                let length = self.disks.hole(volume, offset, length);
+                let length = self.disks.hole(io.now, volume, offset, length);
                 io.events.push_back(Event::HoleFound { tag, length });
             }
             Action::DiskFlush { tag, volume } => self.disks.flush(io, tag, volume),

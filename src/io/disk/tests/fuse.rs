@@ -13,8 +13,6 @@ use fuser::{
     Session, WriteFlags,
 };
 
-use nbd::reply::Extent;
-
 use super::*;
 
 const TTL: Duration = Duration::ZERO;
@@ -127,8 +125,8 @@ fn a_file_system_that_may_hang_is_asked_nothing_but_by_the_ring() {
         bench.complete(None);
     }
     assert_eq!((bench.event(), bench.event()), (data_done(1), meta_done(2)));
-    assert_eq!(bench.disks.hole(0, 0, 8192), 0);
-    assert_eq!(bench.disks.extents(0, 0, 8192), [Extent { length: 8192, flags: 0 }]);
+    assert_eq!(bench.disks.hole(Time(0), 0, 0, 8192), 0);
+    assert_eq!(bench.disks.extents(Time(0), 0, 0, 8192), [Extent { length: 8192, flags: 0 }]);
     assert_eq!(asked.load(Ordering::SeqCst) - before, 0);
     bench.end();
     drop(session);
