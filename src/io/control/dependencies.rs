@@ -42,7 +42,7 @@ impl Registry {
             if let Some(entry) = self.entry(order.resource) {
                 let (volume, peer, paused) = (order.volume, order.peer, order.paused);
                 // Not taken: given again.
-                let _ = entry.hand_over(Order::ResyncDependency { volume, peer, paused });
+                let _ = entry.thread.send(Order::ResyncDependency { volume, peer, paused });
             }
         }
     }

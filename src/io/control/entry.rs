@@ -25,6 +25,8 @@ use crate::resource::{
 /// An order that the state machine does not answer in this time has been lost.
 const ORDER_LIMIT: Duration = Duration::from_secs(120);
 
+/// How long an order that is not to be lost waits for room.
+const ROOM_LIMIT: Duration = Duration::from_secs(10);
 /// Between two tries of an order that finds no room.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -112,9 +114,13 @@ impl Entry {
         self.thread.status()
     }
 
-    /// Hands something to the data thread that is not answered.
-    pub(crate) fn hand_over(&self, order: Order) -> bool {
-        self.thread.send(order).is_ok()
+    /// Hands clients to the data thread, also where it has no room for the order just now.
+    ///
+    /// # Errors
+    /// It had none for a while, or has ended: the order is dropped, and its clients are closed.
+    pub(crate) async fn hand_over(&self, order: Order) -> Result<(), OrderError> {
+        let put = tokio::time::timeout(ROOM_LIMIT, self.put(order));
+        put.await.unwrap_or(Err(OrderError::Full))
     }
 
     /// Puts an order into the queue of the data thread when there is room.

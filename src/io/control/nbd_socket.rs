@@ -175,17 +175,22 @@ async fn negotiate(
     deadline.abort();
     // After the abort has taken effect nothing can shut the socket down behind the data thread.
     let in_time = deadline.await.is_err() && place.is_held();
-    // Nor can somebody who needs the place.
-    drop(place);
     match entered {
         Ok(Some(Entered { entry, volume, session })) if in_time => {
             let client = of_device(&client, session.device.as_ref());
             info!(resource = %entry.config.name, "{}/{volume}: {client} connected", entry.config.name);
-            let order =
-                Order::Client { fd: descriptor, volume, parameters: session, description: client };
-            if !entry.hand_over(order) {
-                warn!(resource = %entry.config.name, "{}/{volume}: the resource has ended", entry.config.name);
+            let order = Order::Client {
+                fd: descriptor,
+                volume,
+                parameters: session,
+                description: client.clone(),
+            };
+            if let Err(why) = entry.hand_over(order).await {
+                warn!(resource = %entry.config.name,
+                    "{}/{volume}: {client} is closed unserved: {why}", entry.config.name);
             }
+            // Until now a restart waits for it; nobody else gets the place of one that enters.
+            drop(place);
         }
         Ok(Some(_)) | Ok(None) => socket.shutdown(),
         Err(error) => {

@@ -308,9 +308,9 @@ impl Registry {
             let why = said(refusal);
             return Err(format!("{why} It stays Secondary, and {count} clients are closed."));
         }
-        if !entry.hand_over(Order::ReturnClients(clients)) {
-            return Err(format!("{name}: its clients were lost: its orders wait"));
-        }
+        let count = clients.len();
+        let returned = entry.hand_over(Order::ReturnClients(clients)).await;
+        returned.map_err(|why| format!("{name}: its {count} clients are closed: {why}"))?;
         if left.was == Was::Primary {
             // They are there; one whose guard died meanwhile gets another one.
             let registry = self.clone();

@@ -11,7 +11,7 @@ use tracing::info;
 use super::record::{Left, Passenger, Was};
 use super::transient;
 use crate::io::control::registry::{Entry, Registry, refusal};
-use crate::io::{Order, OrderError};
+use crate::io::{HeldClient, Order, OrderError};
 use crate::resource::{
     Command, ConnectionState, DeviceStatus, DiskState, Fencing, Refusal, ResyncSuspended, Role,
     Status,
@@ -257,10 +257,13 @@ impl Registry {
             && status.failed.is_none()
         {
             entry.ends.set(false);
-            entry.hand_over(Order::ReturnClients(clients));
+            let returned = give_back(entry, clients).await;
             // Those that could not be taken are held as yet.
             go_on(entry);
             refusal.hint = format!("{name}: {}", refusal.hint);
+            if let Err(closed) = returned {
+                let _ = write!(refusal.hint, "\n{name}: {closed}");
+            }
             return Err(refusal);
         }
         // A write that was under way at a peer has begun another generation there until its end.
@@ -282,6 +285,16 @@ impl Registry {
             Ok(Err(_)) | Err(_) => (*entry.status()).clone(),
         }
     }
+}
+
+/// What did not go down has its clients again.
+///
+/// # Errors
+/// They are closed, and why.
+async fn give_back(entry: &Entry, clients: Vec<HeldClient>) -> Result<(), String> {
+    let count = clients.len();
+    let returned = entry.hand_over(Order::ReturnClients(clients)).await;
+    returned.map_err(|why| format!("its {count} clients are closed: {why}"))
 }
 
 /// Clients that were held go on; false: later, when the resource's thread takes orders again.
