@@ -257,7 +257,7 @@ impl Registry {
             && status.failed.is_none()
         {
             entry.ends.set(false);
-            let returned = give_back(entry, clients).await;
+            let returned = give_back(entry, left.was, clients).await;
             // Those that could not be taken are held as yet.
             go_on(entry);
             refusal.hint = format!("{name}: {}", refusal.hint);
@@ -291,8 +291,16 @@ impl Registry {
 ///
 /// # Errors
 /// They are closed, and why.
-async fn give_back(entry: &Entry, clients: Vec<HeldClient>) -> Result<(), String> {
+async fn give_back(entry: &Entry, was: Was, clients: Vec<HeldClient>) -> Result<(), String> {
     let count = clients.len();
+    if was == Was::AutoPromoted && count > 0 {
+        // Its last client had gone for it, and it may have demoted itself before it was to go down.
+        let promoted = entry.order(Command::AutoPromote).await;
+        promoted.map_err(|refusal| {
+            let why = refusal.to_string().replace('\n', " ");
+            format!("its {count} clients are closed, as it is not Primary any more: {why}")
+        })?;
+    }
     let returned = entry.hand_over(Order::ReturnClients(clients)).await;
     returned.map_err(|why| format!("its {count} clients are closed: {why}"))
 }

@@ -82,3 +82,18 @@ fn after_a_restart_that_was_refused_clients_go_on_where_the_thread_had_no_room_f
     assert!(hint.contains("as the test wishes"), "{hint}");
     answers(daemon.moved(), &mut stream);
 }
+
+#[test]
+fn after_a_restart_that_was_refused_a_node_that_a_client_has_promoted_serves_it_again() {
+    let daemon = Daemon::start();
+    let mut client = daemon.up("auto-promote yes;");
+    let mut stream = daemon.nbd();
+    greet(&mut stream);
+    assert_eq!(go(&mut stream, "r0").last().unwrap().0, 1);
+    drop(daemon.moved());
+    let hint = daemon.restart_in_vain(&mut client);
+    assert!(hint.contains("as the test wishes"), "{hint}");
+    answers(daemon.moved(), &mut stream);
+    let status = report(&mut client).status;
+    assert!(status.role == Role::Primary && status.auto_promoted, "{status:?}");
+}
