@@ -1,6 +1,7 @@
 //! A stop that says "stopped" is a fact: whatever the parameters, the run folder or a handler that is left over.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use super::{Agent, NOT_RUNNING};
 
@@ -36,6 +37,32 @@ fn a_stop_fails_while_a_fence_peer_may_mark_the_peer() {
     drop(lock);
     agent.is(&pair.alice, "stop", 0);
     assert_eq!(agent.probe(&pair.alice), NOT_RUNNING);
+}
+
+#[test]
+fn a_cluster_that_is_slow_with_the_mark_takes_neither_the_demotions_time_nor_the_stops() {
+    let test =
+        "a_cluster_that_is_slow_with_the_mark_takes_neither_the_demotions_time_nor_the_stops";
+    let Some(agent) = Agent::or_skip(test) else { return };
+    let pair = agent.promoted_pair();
+    let alice = &pair.alice;
+    agent.put("slow", "");
+    let begun = Instant::now();
+    let short = [("OCF_RESKEY_CRM_meta_timeout", "8000")];
+    agent.refuses(alice, "demote", &short, 1, "crm-store-uuid has not answered in time");
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert_eq!(alice.ok(&["role", "r0"]), "Secondary\n");
+    agent.remove("slow");
+    agent.is(alice, "demote", 0);
+
+    // What it says of the mark belongs to a demotion. A stop has more to do, and is done.
+    agent.is(alice, "promote", 0);
+    agent.put("slow", "");
+    let begun = Instant::now();
+    let said = agent.run(alice, "stop", &[("OCF_RESKEY_CRM_meta_timeout", "16000")]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(begun.elapsed() < Duration::from_secs(16), "{:?}", begun.elapsed());
+    assert_eq!(agent.probe(alice), NOT_RUNNING);
 }
 
 #[test]
