@@ -13,6 +13,7 @@ use crate::guest::{ADDRESSES, Guest, NBD_PORT, pair_for_guests, stage};
 use crate::namespace::skip;
 use crate::own_agent::of_the_tree;
 use crate::pair::{Node, Pair, Said, run, text};
+use crate::plan::Plan;
 use crate::wait::until;
 
 const NOT_RUNNING: i32 = 7;
@@ -100,6 +101,38 @@ fn attacher(node: &Node) -> Option<String> {
     };
     let entries = fs::read_dir("/proc").expect("it is there").flatten();
     entries.into_iter().find(is_one).map(|entry| entry.file_name().to_string_lossy().into_owned())
+}
+
+/// The same server, its port with zeros before it.
+fn odd(server: &str) -> String {
+    server.replace(':', ":00")
+}
+
+/// tandemadm on a host with the kernel's driver, as far as the agent asks it. It writes servers, devices and
+/// folders in one way, whatever it was given; with a file `carol` the server is another one.
+const KERNELS: &str = r#"#!/bin/sh
+state=HERE/attached
+server=unix:${TANDEM_RUN_DIR%/}/nbd.sock
+case "$*" in *--servers=*) server=alice:10809 ;; esac
+test ! -e HERE/carol || server=carol:10809
+case "$*" in
+--dry-run*) ;;
+"device status"*)
+    test -e "$state" || { echo "r0/0: it is attached to no device" >&2; exit 10; }
+    cat "$state"
+    ;;
+"device attach"*) printf '%s\n' 'r0/0 /dev/nbd7 1048576 bytes' "  server: $server, 1 connection" '  guard: process 1' >"$state" ;;
+"device detach"*) rm "$state" ;;
+*) exit 1 ;;
+esac
+"#;
+
+/// A program of the host, until it is removed.
+fn instead(agent: &Agent, name: &str, script: &str) {
+    let path = agent.tools.path().join(name);
+    let _ = fs::remove_file(&path);
+    fs::write(&path, script.replace("HERE", text(agent.tools.path()))).expect("a script");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("ours");
 }
 
 /// Detaches whatever is left when the test fails.
@@ -208,9 +241,10 @@ fn a_volume_is_attached_over_fuse_by_the_agent_and_stopped_is_a_fact() {
     let other = format!("unix:{}", pair.bob.run_dir.join("nbd.sock").display());
     let others = [("fuse", "true"), ("servers", other.as_str())];
     for (parameters, why) in [(&[][..], "over a file of FUSE"), (&others, "none of the servers")] {
-        agent.refuses(alice, "start", parameters, 1, why);
-        agent.refuses(alice, "monitor", parameters, NOT_RUNNING, why);
-        agent.is(alice, "stop", parameters, 0);
+        let parameters = and(parameters, &[("OCF_RESOURCE_INSTANCE", "other")]);
+        agent.refuses(alice, "start", &parameters, 1, why);
+        agent.refuses(alice, "monitor", &parameters, NOT_RUNNING, why);
+        agent.is(alice, "stop", &parameters, 0);
     }
     // From this one among others it is ours.
     let own = format!("{other},unix:{}", alice.run_dir.join("nbd.sock").display());
@@ -302,6 +336,51 @@ fn a_volume_is_attached_over_fuse_by_the_agent_and_stopped_is_a_fact() {
 }
 
 #[test]
+fn what_is_written_in_another_way_is_the_same_and_what_was_attached_here_is_let_go_of() {
+    const TEST: &str =
+        "what_is_written_in_another_way_is_the_same_and_what_was_attached_here_is_let_go_of";
+    let agent = match Agent::new() {
+        Ok(agent) => agent,
+        Err(why) => return skip(TEST, &why),
+    };
+    let pair = Plan::new().blank();
+    let alice = &pair.alice;
+    instead(&agent, "tandemadm", KERNELS);
+    instead(&agent, "dd", "#!/bin/sh\n");
+    let state = agent.tools.path().join("attached");
+    let slash = format!("{}//", text(&alice.run_dir));
+    for (name, value) in [
+        ("device", "nbd7"),
+        ("device", "/dev/nbd007"),
+        ("run_dir", slash.as_str()),
+        ("servers", "bob, alice:0010809"),
+        ("servers", "[alice]:10809"),
+        ("volume", "r0/00"),
+    ] {
+        let parameters = [(name, value)];
+        agent.is(alice, "start", &parameters, 0);
+        agent.is(alice, "monitor", &parameters, 0);
+        agent.is(alice, "stop", &parameters, 0);
+        assert!(!state.exists(), "{name}={value}: it is attached after a stop");
+    }
+
+    // What this start has attached is not what its parameters say: refused, and the stop lets go of it.
+    let carol = agent.tools.path().join("carol");
+    fs::write(&carol, "").expect("a file");
+    agent.refuses(alice, "start", &[], 1, "none of the servers");
+    assert!(state.exists());
+    agent.is(alice, "stop", &[("OCF_RESOURCE_INSTANCE", "other")], 0);
+    assert!(state.exists(), "another resource's stop has detached it");
+    agent.is(alice, "stop", &[], 0);
+    assert!(!state.exists(), "stopped, and attached");
+    // Attached by an administrator since: it is nobody's here.
+    fs::write(&state, "r0/0 /dev/nbd7 1 bytes\n  server: carol:10809, 1 connection\n")
+        .expect("a file");
+    agent.is(alice, "stop", &[], 0);
+    assert!(state.exists(), "a stop has let go of another's");
+}
+
+#[test]
 fn a_volume_is_attached_by_the_kernels_driver_and_the_agent() {
     const TEST: &str = "a_volume_is_attached_by_the_kernels_driver_and_the_agent";
     let (agent, namespace) = match Agent::new().and_then(|agent| Ok((agent, stage()?))) {
@@ -320,6 +399,14 @@ fn a_volume_is_attached_by_the_kernels_driver_and_the_agent() {
     };
     let both = format!("{servers} degraded=true");
 
+    // As an administrator may write it.
+    let odd = format!("servers={},{} device=nbd07 run_dir=/run/tandem/", odd(&alice), odd(&bob));
+    is(&mut guest, &format!("start {odd}"), 0, "");
+    is(&mut guest, &format!("monitor {odd}"), 0, "");
+    is(&mut guest, &format!("stop {odd}"), 0, "");
+    guest.ok("device status");
+    assert!(guest.read("said").contains("Nothing is attached"), "{}", guest.read("said"));
+
     // A third host: it finds the Primary, and keeps its device when the guard is killed.
     is(&mut guest, &format!("start {both} device=/dev/nbd7"), 0, "");
     is(&mut guest, &format!("stop {both}"), 0, "");
@@ -329,7 +416,7 @@ fn a_volume_is_attached_by_the_kernels_driver_and_the_agent() {
     is(&mut guest, &format!("start servers={bob}"), 1, "which is none of the servers");
     is(&mut guest, "start fuse=true", 1, "by the kernel's driver");
     is(&mut guest, &format!("start {both} device=/dev/nbd3"), 1, "as /dev/nbd0 and not as");
-    is(&mut guest, &format!("stop servers={bob}"), 0, "");
+    is(&mut guest, &format!("stop servers={bob} OCF_RESOURCE_INSTANCE=other"), 0, "");
     is(&mut guest, &format!("monitor {both}"), 0, "");
     guest.ok("guard_killed");
     is(&mut guest, &format!("monitor {both} CRM_meta_interval=0"), 0, "");
