@@ -380,6 +380,54 @@ fn what_is_written_in_another_way_is_the_same_and_what_was_attached_here_is_let_
     assert!(state.exists(), "a stop has let go of another's");
 }
 
+/// The processes that read from a device and wait.
+fn readers(device: &Path) -> usize {
+    let word = format!("if={}", device.display());
+    let is_one = |entry: &fs::DirEntry| {
+        let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        words.split(|byte| *byte == 0).any(|one| one == word.as_bytes())
+    };
+    fs::read_dir("/proc").expect("it is there").flatten().filter(is_one).count()
+}
+
+#[test]
+fn frozen_io_is_no_failure_of_the_device_and_an_error_is_one() {
+    const TEST: &str = "frozen_io_is_no_failure_of_the_device_and_an_error_is_one";
+    if !is_possible(TEST) {
+        return;
+    }
+    let agent = match Agent::new() {
+        Ok(agent) => agent,
+        Err(why) => return skip(TEST, &why),
+    };
+    let pair = Pair::in_sync();
+    let alice = &pair.alice;
+    let remains = Remains(&pair);
+    let deep = and(FUSE, &[("OCF_CHECK_LEVEL", "10"), ("CRM_meta_timeout", "3000")]);
+    agent.is(alice, "start", FUSE, 0);
+    agent.is(alice, "monitor", &deep, 0);
+    let device = device_of(alice).expect("a link");
+
+    alice.ok(&["suspend-io", "r0"]);
+    let said = agent.is(alice, "monitor", &deep, 0);
+    assert!(said.stderr.contains("a read is not answered"), "{said:?}");
+    // The read cannot be ended. There are no more of them with every monitor.
+    assert_eq!(readers(&device), 1);
+    let said = agent.is(alice, "monitor", &deep, 0);
+    assert!(said.stderr.contains("a read is not answered"), "{said:?}");
+    let degraded = and(&deep, &[("degraded", "true")]);
+    agent.refuses(alice, "monitor", &degraded, DEGRADED, "a read is not answered");
+    assert_eq!(readers(&device), 1);
+    alice.ok(&["resume-io", "r0"]);
+    until("it is read", || (readers(&device) == 0).then_some(()));
+    agent.is(alice, "monitor", &degraded, 0);
+
+    instead(&agent, "dd", "#!/bin/sh\necho Input/output error >&2\nexit 1\n");
+    agent.refuses(alice, "monitor", &deep, 1, "cannot be read: Input/output error");
+    agent.is(alice, "stop", FUSE, 0);
+    drop(remains);
+}
+
 #[test]
 fn a_volume_is_attached_by_the_kernels_driver_and_the_agent() {
     const TEST: &str = "a_volume_is_attached_by_the_kernels_driver_and_the_agent";
