@@ -67,6 +67,7 @@ mod qsd;
 mod reactor;
 mod refusals;
 mod relay;
+mod removal;
 mod replaced;
 mod resize;
 mod restart;

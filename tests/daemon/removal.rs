@@ -1,0 +1,99 @@
+//! What the packages' scripts refuse while tandemd or a device of this node is needed.
+//!
+//! They are run as dpkg does, with the programs of this build; systemd and dpkg's diversions are left out.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::pair::{Node, Pair, Said, run, text};
+
+fn of_debian(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/debian").join(name)
+}
+
+/// A host on which the packages are installed, and DRBD's names are Tandem's.
+struct Host(tempfile::TempDir);
+
+impl Host {
+    fn new() -> Self {
+        let host = Self(tempfile::tempdir().expect("a folder"));
+        symlink(env!("CARGO_BIN_EXE_tandemadm"), host.0.path().join("tandemadm")).expect("a link");
+        host.program("dpkg-divert", "#!/bin/sh\n");
+        host.program("deb-systemd-invoke", "#!/bin/sh\n");
+        let script = fs::read_to_string(of_debian("tandem-drbd-names")).expect("a script");
+        let here = format!("folder={}", text(host.0.path()));
+        host.program("tandem-drbd-names", &script.replace("folder=/usr/sbin", &here));
+        for name in ["drbdadm", "drbdsetup"] {
+            symlink("tandem-drbd-compat", host.0.path().join(name)).expect("a link");
+        }
+        host
+    }
+
+    fn program(&self, name: &str, script: &str) {
+        let path = self.0.path().join(name);
+        fs::write(&path, script).expect("a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("ours");
+    }
+
+    fn has_names(&self) -> bool {
+        ["drbdadm", "drbdsetup"].iter().all(|name| self.0.path().join(name).is_symlink())
+    }
+
+    fn run(&self, node: &Node, program: &Path, action: &str) -> Said {
+        let path = format!("PATH={}:/usr/sbin:/usr/bin:/sbin:/bin", text(self.0.path()));
+        let run_dir = format!("TANDEM_RUN_DIR={}", text(&node.run_dir));
+        run(Command::new("env")
+            .args([path, run_dir])
+            .args(["timeout", "60", "sh"])
+            .arg(program)
+            .arg(action))
+    }
+
+    #[track_caller]
+    fn refuses(&self, node: &Node, program: &Path, words: &[&str]) {
+        let said = self.run(node, program, "remove");
+        assert_ne!(said.code, 0, "{program:?}: {said:?}");
+        for word in words {
+            assert!(said.stderr.contains(word), "{program:?}: no {word} in {said:?}");
+        }
+    }
+
+    #[track_caller]
+    fn goes(&self, node: &Node, program: &Path, action: &str) {
+        let said = self.run(node, program, action);
+        assert_eq!(said.code, 0, "{program:?} {action}: {said:?}");
+    }
+}
+
+#[test]
+fn drbds_names_stay_while_a_resource_is_up_or_nobody_knows() {
+    let mut pair = Pair::in_sync();
+    let host = Host::new();
+    let names = host.0.path().join("tandem-drbd-names");
+    let removal = of_debian("compat.prerm");
+    for program in [&names, &removal] {
+        host.refuses(&pair.alice, program, &["up on this node: r0", "tandemadm down all"]);
+        // Its agent would take a Secondary for stopped, too.
+        host.refuses(&pair.bob, program, &["up on this node: r0"]);
+        pair.alice.freeze();
+        host.refuses(&pair.alice, program, &["does not answer", "systemctl status tandemd"]);
+        pair.alice.wake();
+    }
+    // An upgrade takes nothing away.
+    for action in ["upgrade", "deconfigure", "failed-upgrade"] {
+        host.goes(&pair.alice, &removal, action);
+    }
+    assert!(host.has_names());
+
+    // Nothing is up, and then nobody runs; names that are not Tandem's serve nobody.
+    pair.alice.ok(&["down", "r0"]);
+    host.goes(&pair.alice, &removal, "remove");
+    assert!(!host.has_names());
+    host.goes(&pair.bob, &removal, "remove");
+    let host = Host::new();
+    pair.bob.terminate();
+    host.goes(&pair.bob, &removal, "remove");
+    assert!(!host.has_names());
+}
