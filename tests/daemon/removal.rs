@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::fuse::is_possible;
 use crate::pair::{Node, Pair, Said, run, text};
 
 fn of_debian(name: &str) -> PathBuf {
@@ -96,4 +97,40 @@ fn drbds_names_stay_while_a_resource_is_up_or_nobody_knows() {
     pair.bob.terminate();
     host.goes(&pair.bob, &removal, "remove");
     assert!(!host.has_names());
+}
+
+/// Lets go of what is attached when the test fails.
+struct Attached(PathBuf);
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tandemadm"));
+        let _ = command
+            .arg("--run-dir")
+            .arg(&self.0)
+            .args(["device", "detach", "--force", "r0"])
+            .output();
+    }
+}
+
+#[test]
+fn the_package_stays_while_a_device_is_attached() {
+    const TEST: &str = "the_package_stays_while_a_device_is_attached";
+    if !is_possible(TEST) {
+        return;
+    }
+    let mut pair = Pair::in_sync();
+    let host = Host::new();
+    let removal = of_debian("prerm");
+    let _attached = Attached(pair.bob.run_dir.clone());
+    // bob stands for a third host: nothing is Primary there, and its device is alice's.
+    let server = format!("--servers=unix:{}", pair.alice.run_dir.join("nbd.sock").display());
+    pair.bob.ok(&["device", "attach", "--fuse", "--no-loop", &server, "r0"]);
+    host.refuses(&pair.bob, &removal, &["r0/0 ", "tandemadm device detach"]);
+    pair.bob.terminate();
+    host.refuses(&pair.bob, &removal, &["r0/0 ", "tandemadm device detach"]);
+    host.goes(&pair.bob, &removal, "upgrade");
+    pair.bob.ok(&["device", "detach", "r0"]);
+    host.goes(&pair.bob, &removal, "remove");
+    host.refuses(&pair.alice, &removal, &["tandemadm secondary all"]);
 }
