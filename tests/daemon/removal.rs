@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::fuse::is_possible;
+use crate::namespace::skip;
 use crate::pair::{Node, Pair, Said, run, text};
 
 fn of_debian(name: &str) -> PathBuf {
@@ -133,4 +134,31 @@ fn the_package_stays_while_a_device_is_attached() {
     pair.bob.ok(&["device", "detach", "r0"]);
     host.goes(&pair.bob, &removal, "remove");
     host.refuses(&pair.alice, &removal, &["tandemadm secondary all"]);
+}
+
+#[test]
+fn needrestart_leaves_alone_what_devices_stand_on() {
+    const TEST: &str = "needrestart_leaves_alone_what_devices_stand_on";
+    if !Path::new("/usr/bin/perl").exists() {
+        return skip(TEST, "/usr/bin/perl is not there");
+    }
+    // As needrestart reads it: what a unit's name matches first is how it is restarted.
+    let reader = r#"our %nrconf = (override_rc => {qr(^dbus) => 0});
+        my $file = shift;
+        eval do { local (@ARGV, $/) = $file; <> };
+        die $@ if $@;
+        for my $unit (@ARGV) {
+            my @rules = grep { $unit =~ /$_/ } keys %{$nrconf{override_rc}};
+            print "$unit ", (@rules ? $nrconf{override_rc}{$rules[0]} : "any"), "\n";
+        }"#;
+    let units = ["tandemd.service", "tandem@r0.service", "tandem-promote@r0.service"];
+    let devices = ["tandem-attach@r0-1.service", "nbd@nbd0.service"];
+    let others = ["dbus.service", "ssh.service", "nbd-server.service"];
+    let mut command = Command::new("perl");
+    command.args(["-e", reader]).arg(of_debian("needrestart.conf"));
+    let said = run(command.args(units).args(devices).args(others));
+    let left_alone: String =
+        units.iter().chain(&devices).map(|unit| format!("{unit} 0\n")).collect();
+    let rest = "dbus.service 0\nssh.service any\nnbd-server.service any\n";
+    assert_eq!(said.stdout, left_alone + rest, "{said:?}");
 }
