@@ -245,16 +245,17 @@ fn stopped(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
 }
 
 /// What a disk is set back to, and how that happens.
-const EARLIER_IMAGE: &str = "an earlier image (VM snapshot, restore, dd, SAN rollback)";
+const EARLIER_IMAGE: &str =
+    "an earlier image (VM snapshot, restore, dd, SAN rollback, an older disk in its place)";
 
 /// Whose disk was set back, as the rule that refused says; two: both were; none: no handshake here has found it.
 fn set_back<'a>(report: &'a View<'_>, connection: &'a ConnectionStatus) -> Vec<&'a str> {
     let status = &report.status;
     let says = |rule: &str| connection.last_handshake.iter().any(|met| met.rule == rule);
-    let both = says("rolled-back-both");
+    let both = says("rolled-back-both") || says("replaced-both");
     let nodes = [
-        (status.node_name.as_str(), both || says("rolled-back-self")),
-        (connection.name.as_str(), both || says("rolled-back-peer")),
+        (status.node_name.as_str(), both || says("rolled-back-self") || says("replaced-self")),
+        (connection.name.as_str(), both || says("rolled-back-peer") || says("replaced-peer")),
     ];
     nodes.into_iter().filter(|(_, back)| *back).map(|(node, _)| node).collect()
 }
@@ -284,8 +285,10 @@ fn rolled_back(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
     };
     // The last handshake's: the good copy that is left.
     let mixed = |victim: &str| {
-        let found =
-            connection.last_handshake.iter().find(|met| met.rule.starts_with("rolled-back"));
+        let found = connection
+            .last_handshake
+            .iter()
+            .find(|met| met.rule.starts_with("rolled-back") || met.rule.starts_with("replaced"));
         let other =
             |met: &&HandshakeStatus| if victim == node { met.peer.disk } else { met.own.disk };
         found.filter(|met| other(met) == DiskState::Inconsistent)
@@ -324,8 +327,8 @@ fn rolled_back(report: &View<'_>, connection: &ConnectionStatus) -> Finding {
                 .to_owned(),
             format!(
                 "1. usual: on the node whose data you give up `tandemadm invalidate {resource}`, on the \
-                 other one `tandemadm primary --force=outdated {resource}`, then `tandemadm connect \
-                 {resource}` on both."
+                 other one, where it is Outdated, `tandemadm primary --force=outdated {resource}`, then \
+                 `tandemadm connect {resource}` on both."
             ),
         ),
     };

@@ -541,6 +541,9 @@ fn of_a_disk_that_was_set_back_the_rule_says_whose_it_is() {
         ("rolled-back-self", "on alice `tandemadm invalidate r0`"),
         ("rolled-back-peer", "on bob `tandemadm invalidate r0`"),
         ("rolled-back-both", "both were set back"),
+        ("replaced-self", "on alice `tandemadm invalidate r0`"),
+        ("replaced-peer", "on bob `tandemadm invalidate r0`"),
+        ("replaced-both", "both were set back"),
     ] {
         for state in [DiskState::Outdated, DiskState::Consistent] {
             let mut report = fixtures::refused(Reason::RolledBack);

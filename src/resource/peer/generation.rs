@@ -143,7 +143,8 @@ pub struct Side<'a> {
     pub tie: u64,
 }
 
-fn past(info: &VolumeInfo) -> impl Iterator<Item = u64> {
+/// Every generation of a disk before its current one, the newest first.
+pub(crate) fn past(info: &VolumeInfo) -> impl Iterator<Item = u64> {
     std::iter::once(info.bitmap_uuid).chain(info.history).filter(|uuid| is_real(*uuid))
 }
 

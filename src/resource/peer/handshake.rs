@@ -293,7 +293,10 @@ impl Resource {
         self.connections[c].last_handshake.clear();
         let differs = self.compare_options(c, &peer).err();
         match &differs {
-            Some(refused) if !renegotiating => return self.refuse(c, refused.clone()),
+            Some(refused) if !renegotiating => {
+                self.note_generations(c, &peer);
+                return self.refuse(c, refused.clone());
+            }
             Some(Refused { text, .. }) => {
                 let text = format!(
                     "{}{text}: the next connection is refused unless that is equal again",
@@ -305,11 +308,12 @@ impl Resource {
         }
         let (mut verdicts, mut tried, mut compared) = (Vec::new(), Vec::new(), Vec::new());
         // The first refusal stands; the other volumes are compared all the same, for people.
-        let mut refusal_of_one = None;
+        let (mut refusal_of_one, mut retry) = (None, None);
         for volume in self.volumes() {
             let Some(info) = peer.volumes.iter().find(|info| info.volume == volume) else {
                 let text = format!("the peer has no volume {volume}");
-                return self.refuse(c, refusal(Reason::ConfigDiffers, "volumes", text));
+                refusal_of_one.get_or_insert(refusal(Reason::ConfigDiffers, "volumes", text));
+                continue;
             };
             let own = self.peer_device(c, volume).own_info.clone().expect("sent before");
             let Judged { judgement, resolution, lines, primary_lost } =
@@ -348,24 +352,28 @@ impl Resource {
                 Judgement::Refuse(refused) => {
                     refusal_of_one.get_or_insert(refused);
                 }
-                Judgement::Retry(_) if refusal_of_one.is_some() => {}
-                Judgement::Retry(text) if self.connections[c].tentative.is_some() => {
-                    return self.refuse(c, refusal(Reason::ResyncRefused, "rr-conflict", text));
-                }
                 Judgement::Retry(text) => {
-                    let state = ConnectionState::Unconnected;
-                    return self.drop_connection(c, state, Reason::ResyncRefused, text);
+                    retry.get_or_insert(text);
                 }
                 other => verdicts.push((volume, info.clone(), other)),
             }
         }
+        let opens = refusal_of_one.is_none() && retry.is_none();
         for (volume, own, info, resolution) in compared {
-            if refusal_of_one.is_some() || self.device(volume).disk == DiskState::Negotiating {
+            if !opens || self.device(volume).disk == DiskState::Negotiating {
                 self.note_refused(volume, &own, &info, resolution);
             }
         }
-        if let Some(refused) = refusal_of_one {
-            return self.refuse(c, refused);
+        match (refusal_of_one, retry) {
+            (None, None) => {}
+            (Some(refused), _) => return self.refuse(c, refused),
+            (None, Some(text)) if self.connections[c].tentative.is_some() => {
+                return self.refuse(c, refusal(Reason::ResyncRefused, "rr-conflict", text));
+            }
+            (None, Some(text)) => {
+                let state = ConnectionState::Unconnected;
+                return self.drop_connection(c, state, Reason::ResyncRefused, text);
+            }
         }
         let target = |judgement: &Judgement| matches!(judgement, Judgement::Target { .. });
         // A resync that goes on says nothing of that: its target has the generation of its source.
@@ -458,8 +466,8 @@ impl Resource {
         Ok(())
     }
 
-    fn decide_volume(
-        &mut self,
+    pub(super) fn decide_volume(
+        &self,
         c: usize,
         own: &VolumeInfo,
         info: &VolumeInfo,

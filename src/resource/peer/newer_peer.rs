@@ -6,10 +6,10 @@
 //! - A Primary that serves from its disk keeps it as it is: its clients have seen it.
 
 use crate::meta::DeviceFlags;
-use crate::resource::peer::generation::{Rule, Side, Who, same, went_on_from};
+use crate::resource::peer::generation::{Rule, Side, Strategy, Who, past, same, went_on_from};
 use crate::resource::peer::split_brain::{Outcome, Resolution};
 use crate::resource::{DiskState, Resource, Role, Then, VolumeNumber};
-use crate::wire::VolumeInfo;
+use crate::wire::{Handshake, VolumeInfo};
 
 impl Resource {
     /// The peer has gone on from the generation of this disk: should the session end before the resync
@@ -34,12 +34,27 @@ impl Resource {
         if self.role == Role::Primary && !attaching {
             return;
         }
+        // The victim of a split brain is nobody's past.
+        let split = matches!(resolution.verdict.strategy, Strategy::SplitBrain { .. });
         match resolution.outcome {
-            Outcome::Target { .. } if !attaching => self.note_newer_peer(volume, peer),
+            Outcome::Target { .. } if !attaching && !split => self.note_newer_peer(volume, peer),
             Outcome::Refuse { .. } if is_older_image(own, peer, resolution.verdict.rule) => {
                 self.outdate_disk(volume);
             }
             _ => {}
+        }
+    }
+
+    /// The connection is refused before any volume is looked at: what the generations say is noted all the same.
+    pub(super) fn note_generations(&mut self, c: usize, peer: &Handshake) {
+        if self.connections[c].tentative.is_some() {
+            return;
+        }
+        for info in &peer.volumes {
+            let known = self.connections[c].peer_devices.get(&info.volume);
+            let Some(own) = known.and_then(|one| one.own_info.clone()) else { continue };
+            let resolution = self.decide_volume(c, &own, info, peer, false).resolution;
+            self.note_refused(info.volume, &own, info, resolution);
         }
     }
 
@@ -60,16 +75,19 @@ impl Resource {
 }
 
 /// The own disk was set back, or comes back in the place of another one, and the peer's is whole: it has all that
-/// this one lacks. Unless the peer does not know the generation of this one: somebody has made it the data since.
+/// this one lacks. Unless somebody has made this one the data since: it has survived, and of its generations the
+/// peer knows the past, and not the present.
 fn is_older_image(own: &VolumeInfo, peer: &VolumeInfo, rule: Rule) -> bool {
+    // Which of two that come back is older is not known.
     let older = matches!(
         rule,
-        Rule::RolledBack(Who::Own)
-            | Rule::RolledBackBoth
-            | Rule::Replaced(Who::Own)
-            | Rule::ReplacedBoth
+        Rule::RolledBack(Who::Own) | Rule::RolledBackBoth | Rule::Replaced(Who::Own)
     );
     let side = |info| Side { info, role: Role::Secondary, tie: 0 };
-    let known = same(own.current_uuid, peer.current_uuid) || went_on_from(peer, own.current_uuid);
-    older && side(peer).usable() && (known || !side(own).survived())
+    let known = |uuid| same(uuid, peer.current_uuid) || went_on_from(peer, uuid);
+    let mut before = past(own).peekable();
+    let forced = side(own).survived()
+        && !known(own.current_uuid)
+        && (before.peek().is_none() || before.any(known));
+    older && side(peer).usable() && !forced
 }

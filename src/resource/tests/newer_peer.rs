@@ -1,7 +1,7 @@
 //! Refusals that say that the own disk is an old one: it stays known, also when the other node is gone.
 
 use super::fencing::fences;
-use super::pair::{Disk, Pair, SIZE, superblock, synced_pair};
+use super::pair::{Disk, Pair, SIZE, config, superblock, synced_pair};
 use crate::meta::{COUNTER_MAX, DeviceFlags, HISTORY, Superblock};
 use crate::resource::*;
 
@@ -30,6 +30,14 @@ impl Pair {
             self.run(50);
         }
         self.nodes[1].admin.remove(&id).expect("answered")
+    }
+
+    /// Node 0 does, alone, and node 1 follows.
+    fn begins_a_generation(&mut self) {
+        self.kill(1);
+        self.admin(0, Command::NewCurrentUuid { volume: 0, clear_bitmap: false }).unwrap();
+        self.up(1);
+        self.synced();
     }
 
     /// Its disk is an old one, and it knows; also after it has started anew.
@@ -155,17 +163,37 @@ fn of_two_disks_that_were_set_back_one_becomes_the_data_by_the_advice() {
 /// As a disk that this node had before, and that has gone on since.
 #[test]
 fn an_image_that_is_too_old_for_the_history_of_its_peer_stays_old() {
-    let (mut pair, old) = with_an_older_image();
-    for _ in 0..HISTORY + 1 {
+    for survived in [0, DeviceFlags::SURVIVED] {
+        let mut pair = synced_pair();
+        pair.begins_a_generation();
+        let mut old = pair.nodes[1].disk.clone();
+        old.superblock.as_mut().unwrap().flags |= survived;
+        for _ in 0..HISTORY + 2 {
+            pair.begins_a_generation();
+        }
         pair.kill(1);
-        pair.admin(0, Command::NewCurrentUuid { volume: 0, clear_bitmap: false }).unwrap();
+        pair.nodes[1].disk = old;
         pair.up(1);
-        pair.synced();
+        pair.run(20_000);
+        assert_eq!(pair.status(1).connections[0].reason, Reason::RolledBack, "{}", pair.told(1));
+        pair.stays_old();
     }
+}
+
+/// The configurations differ, whatever the generations say: they have said that the peer has gone on.
+#[test]
+fn a_disk_that_is_refused_for_an_option_and_is_behind_stays_old() {
+    let mut pair = synced_pair();
     pair.kill(1);
-    pair.nodes[1].disk = old;
+    assert_eq!(pair.write(0, 6, 66), Ok(None));
+    pair.link = false;
     pair.up(1);
+    let mut options = Box::new(config(1).options);
+    options.after_sb_0pri = AfterSb0Pri::DiscardZeroChanges;
+    let command = Command::SetOptions { options, volumes: std::collections::BTreeMap::new() };
+    pair.admin(1, command).unwrap();
+    pair.link = true;
     pair.run(20_000);
-    assert_eq!(pair.status(1).connections[0].reason, Reason::RolledBack, "{}", pair.told(1));
+    assert_eq!(pair.status(1).connections[0].reason, Reason::ConfigDiffers, "{}", pair.told(1));
     pair.stays_old();
 }

@@ -184,8 +184,8 @@ rules! {
          --force on self and create-md on the peer.";
     RolledBackBoth = "rolled-back-both",
         "Each disk carries a lower number than the other node has seen of it before: both were \
-         set back to an older image, and neither can be trusted to be the newer. Choose one, \
-         and run create-md on the other.";
+         set back to an older image, and neither can be trusted to be the newer. Choose one: \
+         primary --force=outdated on it, and invalidate the other.";
     RolledBack(Who::Own) = "rolled-back-self",
         "The disk of self carries a lower number than the peer has seen of it before: it was \
          set back to an older image, a snapshot or a copy, behind Tandem. Its identifiers and \
