@@ -118,7 +118,7 @@ test ! -e HERE/carol || server=carol:10809
 case "$*" in
 --dry-run*) ;;
 "device status"*)
-    test -e "$state" || { echo "r0/0: it is attached to no device" >&2; exit 10; }
+    test -e "$state" || { echo "r0/0: it is not attached as a device here" >&2; exit 10; }
     cat "$state"
     ;;
 "device attach"*) printf '%s\n' 'r0/0 /dev/nbd7 1048576 bytes' "  server: $server, 1 connection" '  guard: process 1' >"$state" ;;

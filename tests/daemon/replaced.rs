@@ -159,7 +159,7 @@ fn a_resync_goes_on_where_it_was_when_either_node_is_restarted() {
     let pair = Plan::new().sections(slow).filled().connected();
     let (alice, bob) = (&pair.alice, &pair.bob);
     alice.ok(&["primary", "--force", "r0"]);
-    let load = Load::start(alice.client(), Ledger::within(1, 64));
+    let load = Load::start(alice.client(), Ledger::within_a_mib(64));
     let left = || bob.peer_kib("out-of-sync");
     let mut before = bob.export_size() / 1024;
     for node in [alice, bob, alice] {

@@ -170,6 +170,11 @@ fn a_disk_that_was_set_back_on_purpose_is_the_source_after_create_md_on_the_othe
     both("up");
     alice.wait_connection("StandAlone", "rolled-back");
     bob.wait_connection("StandAlone", "rolled-back");
+    // It has been told that it is old.
+    assert_eq!(alice.ok(&["dstate", "r0"]).trim(), "Outdated/DUnknown");
+    alice.refused(17, &["primary", "r0"]);
+    alice.ok(&["primary", "--force=outdated", "r0"]);
+    alice.ok(&["secondary", "r0"]);
 
     bob.ok(&["down", "r0"]);
     bob.ok(&["create-md", "--force", "r0"]);
