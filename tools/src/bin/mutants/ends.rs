@@ -159,8 +159,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "a new handshake in a session decides by an option that the nodes do not share",
         by: By::Tests(&["--lib", "resource::tests::no_detour"]),
         file: "src/resource/peer/handshake.rs",
-        old: "            Some(refused) if !renegotiating => return self.refuse(c, refused.clone()),",
-        new: "            Some(refused) if renegotiating || !renegotiating => {\n                return self.refuse(c, refused.clone());\n            }",
+        old: "            Some(refused) if !renegotiating => {",
+        new: "            Some(refused) if renegotiating || !renegotiating => {",
     },
     Mutant {
         name: "hung-forgotten",

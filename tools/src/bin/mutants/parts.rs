@@ -29,8 +29,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "promise 6: a disk that is behind, and refused for its size, is promoted when its peer is fenced",
         by: REFUSALS,
         file: "src/resource/peer/newer_peer.rs",
-        old: "Outcome::Target { .. } if !attaching =>",
-        new: "Outcome::Target { .. } if attaching =>",
+        old: "Outcome::Target { .. } if !attaching && !split =>",
+        new: "Outcome::Target { .. } if attaching && !split =>",
     },
     Mutant {
         name: "survivor-outdated",
