@@ -303,6 +303,7 @@ fn another_size_is_for_the_next_resize_and_lets_go_of_no_disk() {
     pair.edit("size 640M", "size 40M");
     pair.alice.ok(&["resize", "r0"]);
     assert_eq!(pair.bob.export_size(), 40 << 20);
+    pair.wait_synced();
     // An order goes further, where it is given on the node that stands in its way.
     let said = pair.alice.refused(10, &["resize", "--size=48M", "r0"]);
     assert!(said.contains("bob has room for 41943040 bytes"), "{said}");

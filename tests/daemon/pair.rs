@@ -165,8 +165,18 @@ impl Node {
         words.push(text(self.program.as_deref().unwrap_or(built)).to_owned());
         words.extend(self.arguments.iter().cloned());
         let mut command = self.place().daemon(&words).expect("a log");
-        let child = command.spawn().expect("tandemd starts");
-        self.daemon = Some(child);
+        // A program that a test has just written is busy while the child of another test has inherited its descriptor.
+        let mut child = None;
+        until(&format!("{}'s program is not being written", self.name), || {
+            child = match command.spawn() {
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                    return None;
+                }
+                spawned => Some(spawned.expect("tandemd starts")),
+            };
+            Some(())
+        });
+        self.daemon = child;
         until(&format!("{}'s daemon answers", self.name), || {
             if let Some(status) = self.daemon_ended() {
                 panic!("{}'s daemon ended with {status}:\n{}", self.name, self.log_text());
