@@ -80,6 +80,11 @@ pub enum MetaError {
         /// By so many bytes.
         missing: u64,
     },
+    /// An order over two disks' metadata was cut off after it had given both up.
+    #[error(
+        "an order that makes or restores metadata, over that of two disks, was cut off: nothing that stands on it counts"
+    )]
+    GivenUp,
     /// One disk's metadata is at the end, another one's where the disk ended before it grew.
     #[error(
         "the metadata of another disk is at the end; that of this one is where it ended before, at \

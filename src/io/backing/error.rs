@@ -220,6 +220,10 @@ impl OpenError {
                 MetaError::Version { .. } => "Use the version of Tandem that wrote it.",
                 MetaError::DataSize { .. } => "Give the disk its old size back.",
                 MetaError::Read(_) => "See the kernel log, and replace the disk if it is failing.",
+                MetaError::GivenUp => {
+                    "Give that order again: `tandemadm create-md --force`, or `tandemadm restore-md --force` with the copy \
+                     of the one that counted. The copies that were made of both are in the state folder."
+                }
                 // It names both.
                 MetaError::TwoDisks { .. } => "",
                 MetaError::Unnoted { .. } => {
@@ -272,11 +276,27 @@ pub enum CreateError {
     #[error(
         "{folder}: where the metadata of the disk is to be could not be noted there: {error}. Nothing was made or wiped, \
          and what counted counts as before, unless the note was written and only its way to the disk failed: then nothing \
-         at an old end of the disk counts. Make room there, or make it writable, and give the order again"
+         at an old end of the disk counts, and of two disks' metadata neither. Make room there, or make it writable, and \
+         give the order again"
     )]
     Note {
         /// The state folder.
         folder: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The same, after two disks' metadata was given up, of which nobody knows which one counted.
+    #[error(
+        "{folder}: where the metadata of the disk is to be could not be noted there: {error}. Of the two disks' metadata \
+         on it neither counts any more, and the superblocks of that at its end were zeroed; what could be read of both is \
+         saved in {}. Make room there, or make it writable, and give the order again",
+        paths(copies)
+    )]
+    GivenUp {
+        /// The state folder.
+        folder: PathBuf,
+        /// The copies.
+        copies: Vec<PathBuf>,
         /// What the system said.
         error: io::Error,
     },
@@ -312,6 +332,10 @@ fn cut_off(cut: bool) -> &'static str {
 
 fn list(found: &[Found]) -> String {
     found.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn paths(copies: &[PathBuf]) -> String {
+    copies.iter().map(|copy| copy.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// The core's word for an I/O error.

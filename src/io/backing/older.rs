@@ -4,6 +4,8 @@
 //! Invariants:
 //! - From the moment on at which the state folder says that the metadata is at the end of now, nothing at an older
 //!   end is asked. Until then what counted counts. A note that cannot be written is an error.
+//! - Where two disks' metadata stand, and nobody knows which counts, neither does from before the first of them is
+//!   touched until the new one is noted: a power cut decides nothing.
 //! - Copies of a superblock at older ends are zeroed, so that it does not hang on a note alone: whole blocks of this
 //!   volume's metadata on this node only, of which a copy was saved, never in what is exported, where the bytes are
 //!   the volume's, and never before the note.
@@ -29,7 +31,11 @@ pub(super) struct Older {
     counts: Option<u64>,
     /// That is known.
     is_known: bool,
+    /// It may also be that at the end of now, or an order has given both up and was cut off.
+    is_undecided: bool,
     ends: Vec<End>,
+    /// The copies that were saved.
+    copies: Vec<PathBuf>,
 }
 
 /// Where the disk ended once, and whole metadata stands.
@@ -51,12 +57,13 @@ impl Older {
         let (noted, ended) = match disks.external {
             None => {
                 let ended = record::ended(state_dir, who, &disks.data.path);
-                (disks.noted_ends(state_dir, who), ended)
+                (disks.ends(state_dir, who), ended)
             }
             Some(_) => Default::default(),
         };
         let mut ends: Vec<End> = Vec::new();
-        let noted = noted.into_iter().map(|end| (end, true));
+        let given_up = noted.given_up;
+        let noted = noted.sizes.into_iter().map(|end| (end, true));
         for (disk_size, is_noted) in noted.chain(ended.into_iter().map(|end| (end, false))) {
             if ends.iter().all(|end| end.disk_size != disk_size) {
                 ends.extend(End::at(disks, disk_size, who, is_noted));
@@ -65,7 +72,9 @@ impl Older {
         let now = at(disks, disks.data.size).map(|found| found.device_uuid);
         let others = ends.iter().filter(|end| end.is_noted && Some(end.device_uuid) != now);
         let counts = old.or_else(|| others.map(|end| end.disk_size).max());
-        Self { counts, is_known: old.is_some(), ends }
+        let is_known = old.is_some();
+        let is_undecided = given_up || (!is_known && counts.is_some());
+        Self { counts, is_known, is_undecided, ends, copies: Vec::new() }
     }
 
     /// For a message: what loses its place.
@@ -114,6 +123,7 @@ impl Older {
                 false => others.push(path),
             }
         }
+        self.copies = told.iter().chain(&others).cloned().collect();
         let line =
             |path: PathBuf| format!("other metadata on the disk is saved in {}", path.display());
         Ok((told, others.into_iter().map(line).collect()))
@@ -131,12 +141,31 @@ impl Older {
         state_dir: &Path,
         who: &Identity,
     ) -> Result<Vec<String>, CreateError> {
-        if self.counts.is_none() && self.ends.is_empty() {
+        if !self.is_undecided && self.counts.is_none() && self.ends.is_empty() {
             return Ok(Vec::new());
+        }
+        if self.is_undecided {
+            self.note_given_up(disks, state_dir, who)?;
         }
         self.clear_end(disks)?;
         self.note(disks, state_dir, who)?;
         self.zero(disks, exported, state_dir)
+    }
+
+    /// From then on neither of two disks' metadata counts, whatever is left of them, until [`Self::note`].
+    pub(super) fn note_given_up(
+        &self,
+        disks: &Disks,
+        state_dir: &Path,
+        who: &Identity,
+    ) -> Result<(), CreateError> {
+        let sizes = (disks.data.size, self.counts);
+        record::store_given_up(state_dir, who, &disks.data.path, sizes, self.ended())
+            .map_err(|error| CreateError::Note { folder: state_dir.to_owned(), error })
+    }
+
+    fn ended(&self) -> Vec<u64> {
+        self.ends.iter().map(|end| end.disk_size).collect()
     }
 
     /// From then on nothing of it counts. Where it stands is noted until it is zeroed.
@@ -146,15 +175,19 @@ impl Older {
         state_dir: &Path,
         who: &Identity,
     ) -> Result<(), CreateError> {
-        let ended = self.ends.iter().map(|end| end.disk_size).collect();
-        record::store_alone(state_dir, who, &disks.data.path, disks.data.size, ended)
-            .map_err(|error| CreateError::Note { folder: state_dir.to_owned(), error })
+        let folder = state_dir.to_owned();
+        record::store_alone(state_dir, who, &disks.data.path, disks.data.size, self.ended())
+            .map_err(|error| match self.is_undecided {
+                false => CreateError::Note { folder, error },
+                true => CreateError::GivenUp { folder, copies: self.copies.clone(), error },
+            })
     }
 
     /// What an earlier time has left at the end of now would count from the note on. Where that place reaches over
     /// what counts, as the disk has hardly grown, this is not touched.
-    fn clear_end(&self, disks: &Disks) -> Result<(), CreateError> {
-        let (Some(counts), now) = (self.counts, disks.placement()) else { return Ok(()) };
+    pub(super) fn clear_end(&self, disks: &Disks) -> Result<(), CreateError> {
+        let counts = self.counts.or(self.is_undecided.then_some(0));
+        let (Some(counts), now) = (counts, disks.placement()) else { return Ok(()) };
         let Ok(places) = now.superblock_offsets() else { return Ok(()) };
         let found = read_superblock(now, &mut disks.data.reader());
         if matches!(found, Err(MetaError::NoMetadata)) {

@@ -444,8 +444,11 @@ impl Disks {
 
     /// As [`Self::locate`], of internal metadata.
     fn find(&self, state_dir: Option<&Path>, who: &Identity) -> Result<Located, MetaError> {
-        let Ends { mut sizes, settled, of_others } =
+        let Ends { mut sizes, settled, of_others, given_up } =
             state_dir.map(|folder| self.ends(folder, who)).unwrap_or_default();
+        if given_up {
+            return Err(MetaError::GivenUp);
+        }
         if of_others {
             self.one_end_only(&mut sizes, who)?;
         }
@@ -453,7 +456,8 @@ impl Disks {
         locate(self.data.size, &sizes, settled, &mut self.data.reader())
     }
 
-    fn ends(&self, folder: &Path, who: &Identity) -> Ends {
+    /// What is noted of the ends of the disk, of now and before.
+    pub(super) fn ends(&self, folder: &Path, who: &Identity) -> Ends {
         record::ends(folder, who, &self.data.path)
     }
 
@@ -519,11 +523,6 @@ impl Disks {
         }
     }
 
-    /// The sizes of the disk that are noted, of now and before.
-    pub(super) fn noted_ends(&self, state_dir: &Path, who: &Identity) -> Vec<u64> {
-        self.ends(state_dir, who).sizes
-    }
-
     /// The superblock at the end of the disk, which is where the metadata is.
     ///
     /// # Errors
@@ -534,14 +533,15 @@ impl Disks {
         state_dir: &Path,
         who: &Identity,
     ) -> Result<SuperblockRead, OpenError> {
+        if self.external.is_none()
+            && let Err(error @ (MetaError::Unnoted { .. } | MetaError::GivenUp)) =
+                self.find(Some(state_dir), who)
+        {
+            return Err(self.bad(error));
+        }
         if let Some(recorded) = self.old_end(state_dir, who) {
             let (path, actual) = (self.data.path.clone(), self.data.size);
             return Err(OpenError::Grew { path, recorded, actual });
-        }
-        if self.external.is_none()
-            && let Err(error @ MetaError::Unnoted { .. }) = self.find(Some(state_dir), who)
-        {
-            return Err(self.bad(error));
         }
         self.superblock(Some(state_dir), who)
     }

@@ -27,6 +27,9 @@ struct Record {
     /// Where it ended before, with metadata that counts no more and is about to be zeroed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     ended: Vec<u64>,
+    /// An order over two disks' metadata is under way, or was cut off: nothing that stands on the disk counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    given_up: bool,
     /// What was exported of the volume when it was attached last, in bytes. It outlives the metadata.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exported: Option<u64>,
@@ -59,6 +62,22 @@ pub(super) fn store_alone(
 ) -> io::Result<()> {
     change(folder, who, disk, |record| {
         (record.size, record.older, record.ended) = (size, None, ended);
+        record.given_up = false;
+    })
+}
+
+/// Notes that of the metadata at the end of a disk of this size, and of another disk's at an older one, neither counts
+/// until [`store_alone`]. Durable.
+pub(super) fn store_given_up(
+    folder: &Path,
+    who: &Identity,
+    disk: &Path,
+    (size, older): (u64, Option<u64>),
+    ended: Vec<u64>,
+) -> io::Result<()> {
+    change(folder, who, disk, |record| {
+        (record.size, record.older, record.ended) = (size, older, ended);
+        record.given_up = true;
     })
 }
 
@@ -76,6 +95,7 @@ fn change(
         size: 0,
         older: None,
         ended: Vec::new(),
+        given_up: false,
         exported: None,
     });
     change(&mut record);
@@ -108,6 +128,8 @@ pub(super) struct Ends {
     /// Nothing is noted of the disk: it may have had another path, as another disk (it was copied to a longer one) or
     /// as the same one. These are all sizes that are noted of the volume's disks on this node.
     pub(super) of_others: bool,
+    /// Nothing that stands at any of them counts.
+    pub(super) given_up: bool,
 }
 
 /// Where the metadata of a disk may be.
@@ -115,13 +137,14 @@ pub(super) fn ends(folder: &Path, who: &Identity, disk: &Path) -> Ends {
     let sizes = |record: Record| [Some(record.size), record.older].into_iter().flatten();
     match read(folder, who, disk) {
         Some(record) => {
+            let given_up = record.given_up;
             let sizes: Vec<u64> = sizes(record).collect();
             let settled = sizes.len() == 1;
-            Ends { sizes, settled, of_others: false }
+            Ends { sizes, settled, of_others: false, given_up }
         }
         None => {
             let sizes = others(folder, who).into_iter().flat_map(sizes).collect();
-            Ends { sizes, settled: false, of_others: true }
+            Ends { sizes, settled: false, of_others: true, given_up: false }
         }
     }
 }

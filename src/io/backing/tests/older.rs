@@ -252,7 +252,7 @@ fn made_over_two_disks_both_are_named_and_saved() {
     let error = lab.create(&disk).unwrap_err().to_string();
     let old = "Tandem metadata at the old end of the disk, 16777216 bytes";
     assert!(error.contains("Tandem metadata of r0/0") && error.contains(old), "{error}");
-    // Of the note in force that at the old end is the one: it counts until there is another.
+    let before = std::fs::read(&disk).unwrap();
     let parts = spoil_notes(&lab);
     let options = CreateOptions { force: true, ..lab.options() };
     let error = create_md(&disk, &MetaDisk::Internal, &who(), &options).unwrap_err();
@@ -262,12 +262,44 @@ fn made_over_two_disks_both_are_named_and_saved() {
     let both = [(stamp.to_owned(), first), (format!("{stamp}-2"), OTHER)];
     assert_eq!(saved_devices(&lab), both);
     parts.iter().for_each(|part| std::fs::remove_dir(part).unwrap());
-    let end = std::fs::read(&disk).unwrap();
-    assert!(end[NEW as usize - 4096..].iter().all(|byte| *byte == 0), "the other one counts");
+    assert!(std::fs::read(&disk).unwrap() == before, "nothing was wiped");
+    let error = lab.open(&disk).unwrap_err();
+    let two = matches!(&error, OpenError::Metadata { error: MetaError::TwoDisks { .. }, .. });
+    assert!(two, "neither counts yet: {error}");
     let again = lab.force(&disk);
     assert!(again.found.iter().any(|found| found.to_string().contains(old)), "{:?}", again.found);
     assert!(copies_at_the_old_end(&disk) == [[0; 4096], [0; 4096]]);
     assert_eq!(device_of(&lab, &disk), first);
+}
+
+/// Before the order neither counted.
+#[test]
+fn of_two_disks_neither_counts_after_a_power_cut_within_an_order_over_both() {
+    for (is_wiped, size) in [(false, NEW), (true, NEW), (true, NEW + MIB)] {
+        let lab = Lab::new();
+        let disk = of_two_disks(&lab, NEW);
+        let (state, before) = (lab.path("state"), copies_at_the_old_end(&disk));
+        let (internal, access) = (MetaDisk::Internal, device::Access::Exclusive);
+        let disks = open::Disks::open(&disk, &internal, access, Duration::ZERO).unwrap();
+        let older = crate::io::backing::older::Older::find(&disks, None, &state, &who());
+        older.note_given_up(&disks, &state, &who()).unwrap();
+        if is_wiped {
+            older.clear_end(&disks).unwrap();
+        }
+        drop(disks);
+        resize(&disk, size);
+        assert!(copies_at_the_old_end(&disk) == before, "that is still there");
+        let refusal = lab.open(&disk).unwrap_err().refusal();
+        assert!(refusal.code == 119 && refusal.hint.contains("was cut off"), "{refusal:?}");
+        let error = lab.wipe(&disk, true).unwrap_err().to_string();
+        assert!(error.contains("was cut off"), "{error}");
+        // The order is given again.
+        let error = lab.create(&disk).unwrap_err().to_string();
+        assert!(error.contains("at the old end of the disk, 16777216 bytes"), "{error}");
+        lab.force(&disk);
+        assert!(copies_at_the_old_end(&disk) == [[0; 4096], [0; 4096]]);
+        assert_eq!(device_of(&lab, &disk), lab.options().seed);
+    }
 }
 
 #[test]
