@@ -33,6 +33,8 @@ pub(super) struct Older {
     is_known: bool,
     /// It may also be that at the end of now, or an order has given both up and was cut off.
     is_undecided: bool,
+    /// What that at the end of now exports then, bytes: it may be what counted.
+    exported: u64,
     ends: Vec<End>,
     /// The copies that were saved.
     copies: Vec<PathBuf>,
@@ -69,12 +71,19 @@ impl Older {
                 ends.extend(End::at(disks, disk_size, who, is_noted));
             }
         }
-        let now = at(disks, disks.data.size).map(|found| found.device_uuid);
+        let found = at(disks, disks.data.size);
+        let now = found.as_ref().map(|found| found.device_uuid);
         let others = ends.iter().filter(|end| end.is_noted && Some(end.device_uuid) != now);
         let counts = old.or_else(|| others.map(|end| end.disk_size).max());
         let is_known = old.is_some();
         let is_undecided = given_up || (!is_known && counts.is_some());
-        Self { counts, is_known, is_undecided, ends, copies: Vec::new() }
+        let exported = match found.filter(|_| is_undecided) {
+            Some(found) => found.effective_size,
+            // The order that was cut off has zeroed it.
+            None if given_up => u64::MAX,
+            None => 0,
+        };
+        Self { counts, is_known, is_undecided, exported, ends, copies: Vec::new() }
     }
 
     /// For a message: what loses its place.
@@ -149,7 +158,7 @@ impl Older {
         }
         self.clear_end(disks)?;
         self.note(disks, state_dir, who)?;
-        self.zero(disks, exported, state_dir)
+        self.zero(disks, exported.max(self.exported), state_dir)
     }
 
     /// From then on neither of two disks' metadata counts, whatever is left of them, until [`Self::note`].
@@ -224,7 +233,8 @@ impl Older {
         let only = format!("only the note in {} says that they do not count", state_dir.display());
         if !kept.is_empty() {
             said.push(format!(
-                "superblocks at the old end of the disk lie in the data of the volume and stay there (at {}): {only}",
+                "superblocks at the old end of the disk lie, or may lie, in the data of the volume and stay there \
+                 (at {}): {only}",
                 listed(&kept)
             ));
         }

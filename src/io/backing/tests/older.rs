@@ -191,9 +191,18 @@ fn create_other(lab: &Lab, disk: &Path) -> Report {
 
 /// A disk that was cut back, made anew and used, and has grown to where its first metadata is still whole.
 fn of_two_disks(lab: &Lab, size: u64) -> PathBuf {
+    of_two_disks_exported(lab, size, 0)
+}
+
+/// The same; so much is exported by the first metadata.
+fn of_two_disks_exported(lab: &Lab, size: u64, effective_size: u64) -> PathBuf {
     let disk = lab.file("d", size);
     lab.create(&disk).unwrap();
-    drop(lab.open(&disk).unwrap());
+    let open = lab.open(&disk).unwrap();
+    let superblock = Superblock { effective_size, ..open.attached.meta.superblock.clone() };
+    let op = MetaOp::Superblock(Box::new(superblock));
+    open.write_stages(&stages(&open.geometry(), &op)).unwrap();
+    drop(open);
     let first = std::fs::read(&disk).unwrap();
     resize(&disk, OLD);
     create_other(lab, &disk);
@@ -297,9 +306,27 @@ fn of_two_disks_neither_counts_after_a_power_cut_within_an_order_over_both() {
         let error = lab.create(&disk).unwrap_err().to_string();
         assert!(error.contains("at the old end of the disk, 16777216 bytes"), "{error}");
         lab.force(&disk);
-        assert!(copies_at_the_old_end(&disk) == [[0; 4096], [0; 4096]]);
+        // Of what was wiped it is not known what it exported.
+        let is_zeroed = copies_at_the_old_end(&disk) == [[0; 4096], [0; 4096]];
+        assert_eq!(is_zeroed, !is_wiped);
         assert_eq!(device_of(&lab, &disk), lab.options().seed);
     }
+}
+
+/// The copy of it may be put back next: then the bytes there are the volume's.
+#[test]
+fn made_over_two_disks_nothing_is_zeroed_in_what_the_one_at_the_end_exports() {
+    let lab = Lab::new();
+    let disk = of_two_disks_exported(&lab, NEW, NEW - 2 * MIB);
+    let before = copies_at_the_old_end(&disk);
+    let made = lab.force(&disk);
+    assert!(made.warnings.iter().any(|text| text.contains("stay there")), "{:?}", made.warnings);
+    assert!(copies_at_the_old_end(&disk) == before);
+    assert_eq!(device_of(&lab, &disk), lab.options().seed);
+    let copy = lab.path("state").join("saved-r0-0-node1-create-md-20261124-195244.md");
+    lab.restore(&disk, &std::fs::read_to_string(copy).unwrap(), true).unwrap();
+    assert!(copies_at_the_old_end(&disk) == before);
+    assert_eq!(lab.open(&disk).unwrap().attached.meta.superblock.effective_size, NEW - 2 * MIB);
 }
 
 #[test]
