@@ -58,6 +58,11 @@ pub(super) fn leads_to(volume: &HostVolume, open: &[(u64, u64)]) -> bool {
     volume.disk.is_some() && led_to(volume).is_some_and(|there| there == open)
 }
 
+/// Whether the paths of one volume lead to where those of the other do, data and metadata. Blocks.
+pub(super) fn are_same_files(one: &HostVolume, other: &HostVolume) -> bool {
+    one.disk.is_some() && led_to(one).is_some_and(|one| led_to(other) == Some(one))
+}
+
 /// What is wrong with the paths of a volume by which these files are open; empty: each leads there. Blocks.
 pub(super) fn strays(volume: &HostVolume, open: &[(u64, u64)]) -> String {
     Files(paths(volume).map(PathBuf::from).zip(open.iter().copied()).collect()).differ()

@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::{Definition, Host, ResyncAfter, override_option, same_host};
+use crate::config::{Definition, Host, HostVolume, ResyncAfter, override_option, same_host};
 use crate::control::adjust::{Difference, Step, lines};
 use crate::control::arguments::OptionWords;
 use crate::control::scope::Scope;
 use crate::control::target::Target;
 use crate::control::{Report, Request, dry_run};
-use crate::resource::{AdminResult, Command, DiskOptions, NodeId, Options, Refusal, VolumeNumber};
+use crate::resource::{
+    AdminResult, Command, DiskOptions, DiskState, NodeId, Options, Refusal, VolumeNumber,
+};
 
-use super::super::path_differs::{leads_to, strays};
+use super::super::path_differs::{are_same_files, leads_to, strays};
 use super::client::Client;
 use super::configuration::Configuration;
 use super::orders::told;
@@ -108,10 +110,7 @@ impl Session {
             let difference = Difference::new(&running, definition, own).without_renamed(
                 &running,
                 own,
-                |volume, _, new| {
-                    let mut in_use = report.disk_files.iter();
-                    in_use.any(|(number, open)| *number == volume && leads_to(new, open))
-                },
+                |volume, old, new| is_in_use(&report, volume, old, new),
             );
             if let Some(refusal) = difference.refusal(name) {
                 return told(name, Err(refusal));
@@ -283,13 +282,41 @@ impl Session {
     }
 }
 
+/// Which files a disk in use is. A tandemd of before, which goes on after an upgrade until it is restarted, says it of
+/// none.
+fn files_of(report: &Report, volume: VolumeNumber) -> Option<&[(u64, u64)]> {
+    let found = report.disk_files.iter().find(|(number, _)| *number == volume);
+    found.map(|(_, files)| files.as_slice())
+}
+
+/// Whether the paths of `new` lead to the disk that the volume has in use by those of `old`. Blocks.
+fn is_in_use(report: &Report, volume: VolumeNumber, old: &HostVolume, new: &HostVolume) -> bool {
+    if let Some(open) = files_of(report, volume) {
+        return leads_to(new, open);
+    }
+    let is_attached = report
+        .status
+        .devices
+        .iter()
+        .any(|device| device.volume == volume && device.disk_state != DiskState::Diskless);
+    let differs = report.path_differs.iter().any(|(number, _)| *number == volume);
+    is_attached && !differs && are_same_files(old, new)
+}
+
 /// Disks that would be let go of and have lost their name, with what is wrong with it: what is in use may be the only
 /// copy of it, and what the new path leads to one that was made before.
 fn nameless(steps: &[Step], report: &Report, here: Option<&Host>) -> Vec<(VolumeNumber, String)> {
-    let detached =
-        report.disk_files.iter().filter(|(volume, _)| steps.contains(&Step::Detach(*volume)));
-    let looked_at = detached
-        .filter_map(|(volume, open)| Some((*volume, strays(here?.volumes.get(volume)?, open))));
+    let detached = steps.iter().filter_map(|step| match step {
+        Step::Detach(volume) => Some(*volume),
+        _ => None,
+    });
+    let looked_at = detached.filter_map(|volume| {
+        let what = match files_of(report, volume) {
+            Some(open) => strays(here?.volumes.get(&volume)?, open),
+            None => report.path_differs.iter().find(|(number, _)| *number == volume)?.1.clone(),
+        };
+        Some((volume, what))
+    });
     looked_at.filter(|(_, what)| !what.is_empty()).collect()
 }
 
@@ -466,4 +493,49 @@ fn up_lines(definition: &Definition, own: &Host, skip: Skip) -> String {
         steps.connect(None);
     }
     steps.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::MetaDisk;
+    use crate::control::fixtures::healthy;
+
+    fn volume(disk: &std::path::Path) -> HostVolume {
+        HostVolume {
+            device_node: None,
+            minor: 0,
+            disk: Some(disk.display().to_string()),
+            meta_disk: MetaDisk::Internal,
+            size: None,
+            resync_after: None,
+            disk_options: None,
+        }
+    }
+
+    /// It does not say which files its disks are, but whether they have lost their names.
+    #[test]
+    fn with_a_tandemd_of_before_a_disk_that_is_renamed_stays_and_so_does_one_without_a_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let [disk, link, other] = ["disk", "link", "other"].map(|name| folder.path().join(name));
+        std::fs::write(&disk, "disk").unwrap();
+        std::fs::write(&other, "other").unwrap();
+        std::os::unix::fs::symlink(&disk, &link).unwrap();
+        let mut report = healthy();
+        let in_use = |report: &Report, new| is_in_use(report, 0, &volume(&disk), &volume(new));
+        assert!(in_use(&report, &link) && !in_use(&report, &other));
+        let steps = [Step::Detach(0), Step::Attach(0)];
+        assert!(nameless(&steps, &report, None).is_empty());
+        let what = "/dev/vg0/r0 is another file now".to_owned();
+        report.path_differs = vec![(0, what.clone())];
+        assert!(!in_use(&report, &link), "the old path leads to another file");
+        assert_eq!(nameless(&steps, &report, None), [(0, what)]);
+        assert!(nameless(&[Step::Attach(0)], &report, None).is_empty());
+        report.path_differs.clear();
+        report.status.devices[0].disk_state = DiskState::Diskless;
+        assert!(!in_use(&report, &link));
+        // Of one that says it only that counts.
+        report.disk_files = vec![(0, vec![(1, 1)])];
+        assert!(!in_use(&report, &link));
+    }
 }
