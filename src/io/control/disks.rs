@@ -6,9 +6,13 @@
 //! - An attach is answered when it is known whether the disk may be used, also where a connected
 //!   peer is asked first.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+use tokio::task::JoinError;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::data_thread::{DiskRequest, Seen, inspect_disk, open_disk};
@@ -26,6 +30,8 @@ const VERDICT_LIMIT: Duration = Duration::from_secs(30);
 const OPEN_LIMIT: Duration = Duration::from_secs(30);
 /// What a disk does that is not opened in time, and what to do: for a sentence.
 const HANGS: &str = "it does not answer; see what holds it up (`dmesg`, cables, the pool under it), then attach it again";
+/// How often it is asked whether somebody still looks at a disk.
+const LOOK_POLL: Duration = Duration::from_millis(50);
 /// How long the path of a disk in use is waited for.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
@@ -229,10 +235,10 @@ impl Registry {
         let (own, request) = self.disk_request(config, definition, volume)?;
         let path = request.disk.clone();
         self.is_not_being_opened(&(config.name.clone(), volume), &path)?;
-        let look = tokio::task::spawn_blocking(move || inspect_disk(&request));
-        match tokio::time::timeout(OPEN_LIMIT, look).await {
-            Ok(seen) => fits(own, &seen.map_err(|_| ended(&config.name))??),
-            Err(_) => Err(not_open(&path)),
+        let disk = request.clone();
+        match self.looks.within(OPEN_LIMIT, request, move || inspect_disk(&disk)).await {
+            Some(seen) => fits(own, &seen.map_err(|_| ended(&config.name))??),
+            None => Err(not_open(&path)),
         }
     }
 
@@ -262,6 +268,44 @@ impl Registry {
             entry.disks.attached(volume, files, home);
         }
         attached
+    }
+}
+
+/// Disks that are looked at, each on one thread, and until when that is waited for: whoever asks again and again of one
+/// that hangs, and gives up by himself, takes no further thread.
+#[derive(Clone, Default)]
+pub(super) struct Looks(Rc<RefCell<Vec<(DiskRequest, Instant)>>>);
+
+impl Looks {
+    /// What `look` sees of a disk. `None`: not in time; at once, where an earlier look has not ended in its time.
+    async fn within<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        disk: DiskRequest,
+        look: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<Result<T, JoinError>> {
+        while let Some(until) = self.looked_at_until(&disk) {
+            if until <= Instant::now() {
+                return None;
+            }
+            tokio::time::sleep(LOOK_POLL).await;
+        }
+        let until = Instant::now() + limit;
+        self.0.borrow_mut().push((disk.clone(), until));
+        let looked = tokio::task::spawn_blocking(look);
+        let (tell, told) = oneshot::channel();
+        let looks = self.clone();
+        // Also where nobody waits any more.
+        tokio_uring::spawn(async move {
+            let seen = looked.await;
+            looks.0.borrow_mut().retain(|(one, _)| *one != disk);
+            let _ = tell.send(seen);
+        });
+        tokio::time::timeout_at(until, told).await.ok()?.ok()
+    }
+
+    fn looked_at_until(&self, disk: &DiskRequest) -> Option<Instant> {
+        self.0.borrow().iter().find(|(one, _)| one == disk).map(|(_, until)| *until)
     }
 }
 
@@ -352,4 +396,51 @@ pub(super) fn large_enough(own: &HostVolume, found: u64, path: &str) -> Result<(
          write a smaller size."
     );
     Err(refusal(111, "Low.dev. smaller than requested DRBD-dev. size.", hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn nobody_looks() {
+        panic!("a second look");
+    }
+
+    #[test]
+    fn a_disk_that_hangs_while_it_is_looked_at_has_one_thread_however_often_it_is_asked_for() {
+        let disk = |path: &str| DiskRequest {
+            resource: "r0".to_owned(),
+            volume: 0,
+            node_id: 0,
+            disk: path.to_owned(),
+            meta_disk: crate::config::MetaDisk::Internal,
+            state_dir: "/state".into(),
+            run_dir: "/run".into(),
+        };
+        let limit = Duration::from_millis(20);
+        tokio_uring::start(async {
+            let looks = Looks::default();
+            let (answer, answers) = mpsc::channel::<()>();
+            let hang = move || {
+                let _ = answers.recv();
+            };
+            let asked = looks.within(limit, disk("/hangs"), hang);
+            let gives_up = tokio::time::timeout(limit / 4, asked).await;
+            assert!(gives_up.is_err(), "whoever asked is gone before his time is up");
+            for _ in 0..3 {
+                assert!(looks.within(limit, disk("/hangs"), nobody_looks).await.is_none());
+            }
+            let other = looks.within(Duration::from_secs(20), disk("/other"), || 7).await;
+            assert_eq!(other.map(Result::unwrap), Some(7));
+            // It answers at last.
+            answer.send(()).unwrap();
+            while !looks.0.borrow().is_empty() {
+                tokio::time::sleep(limit).await;
+            }
+            let again = looks.within(Duration::from_secs(20), disk("/hangs"), || 8).await;
+            assert_eq!(again.map(Result::unwrap), Some(8));
+        });
+    }
 }

@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, broadcast, mpsc};
 use tracing::{error, info};
 
 use super::data_thread::Shell;
+use super::disks::Looks;
 pub(crate) use super::entry::Entry;
 use super::remembered::{Remembered, SETTLED, WasUp};
 use crate::config::{Definition, HostVolume};
@@ -91,6 +92,8 @@ pub(crate) struct Registry {
     /// Volumes whose disk is being opened for longer than anybody waits ([`super::disks`]), also of a
     /// resource that has gone down since.
     pub(super) opening: RefCell<BTreeSet<(String, VolumeNumber)>>,
+    /// Disks that somebody looks at without taking them.
+    pub(super) looks: Looks,
     changes: broadcast::Sender<Change>,
     pub(super) closing: Cell<bool>,
     /// Resources are on their way down and up again: nobody is told how it looks meanwhile.
@@ -139,6 +142,7 @@ impl Registry {
             entries: RefCell::default(),
             locks: RefCell::default(),
             opening: RefCell::default(),
+            looks: Looks::default(),
             changes: broadcast::channel(CHANGES).0,
             closing: Cell::new(false),
             stands_still: Cell::new(false),
