@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::data_thread::{DiskRequest, Seen, inspect_disk, open_disk};
-use super::path_differs::Files;
+use super::path_differs::{Files, LOOK_LIMIT};
 use super::registry::{Entry, Registry, ended, not_up, refusal};
 use crate::config::{Definition, HostVolume};
 use crate::control::ATTACH_FAILED;
@@ -32,8 +32,6 @@ const OPEN_LIMIT: Duration = Duration::from_secs(30);
 const HANGS: &str = "it does not answer; see what holds it up (`dmesg`, cables, the pool under it), then attach it again";
 /// How often it is asked whether somebody still looks at a disk.
 const LOOK_POLL: Duration = Duration::from_millis(50);
-/// How long the path of a disk in use is waited for.
-const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 impl Registry {
     /// Attaches one volume's disk.
@@ -93,7 +91,7 @@ impl Registry {
     /// Whether the definition has another path to the disk in use, which is taken over.
     async fn is_renamed(
         &self,
-        entry: &Entry,
+        entry: &Rc<Entry>,
         definition: &Definition,
         volume: VolumeNumber,
     ) -> bool {
@@ -102,9 +100,7 @@ impl Registry {
         }
         let own = definition.local(&self.settings.node).and_then(|own| own.volumes.get(&volume));
         let (Some(own), Some(now)) = (own, entry.volume(volume)) else { return false };
-        // One that hangs is not waited for.
-        !own.names_same_disk(&now)
-            && tokio::time::timeout(LOOK_LIMIT, entry.take_name(volume, own)).await == Ok(true)
+        !own.names_same_disk(&now) && entry.take_name(volume, own).await
     }
 
     /// Whether a disk could be attached in place of the one that the volume has.

@@ -24,6 +24,8 @@ use crate::resource::{DiskState, Status, VolumeNumber};
 
 /// How often the paths are looked at.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// How long the path of a disk in use, or a note of it, is waited for.
+pub(super) const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// A device by its number, a file by its place: names are many.
 pub(super) fn identity(found: &Metadata) -> (u64, u64) {
@@ -179,13 +181,19 @@ impl Registry {
 
 impl Entry {
     /// Whether the paths of `wanted` lead to the disk in use: then they are its name from now on.
-    pub(super) async fn take_name(&self, volume: VolumeNumber, wanted: &HostVolume) -> bool {
+    pub(super) async fn take_name(
+        self: &Rc<Self>,
+        volume: VolumeNumber,
+        wanted: &HostVolume,
+    ) -> bool {
         let Some(files) = self.disks.files.borrow().get(&volume).cloned() else { return false };
         let (open, there) = (files.clone(), wanted.clone());
-        let found = tokio::task::spawn_blocking(move || open.by(&there)).await.ok().flatten();
+        let look = tokio::task::spawn_blocking(move || open.by(&there));
+        // One that hangs is not waited for.
+        let found = tokio::time::timeout(LOOK_LIMIT, look).await.ok().and_then(Result::ok);
         let stays = self.disks.files.borrow().get(&volume) == Some(&files)
             && self.disk_state(volume) != DiskState::Diskless;
-        let Some(found) = found.filter(|_| stays) else { return false };
+        let Some(found) = found.flatten().filter(|_| stays) else { return false };
         self.disks.called(volume, found);
         self.change_volume(volume, |own| {
             own.disk.clone_from(&wanted.disk);
@@ -193,7 +201,10 @@ impl Entry {
         });
         let (name, path) = (&self.config.name, wanted.disk.as_deref().unwrap_or_default());
         info!(resource = %name, "{name}/{volume}: the disk in use is called {path} now");
-        self.take_note(volume, PathBuf::from(path)).await;
+        // It is called so from now on, also where the state folder takes its time.
+        let (entry, path) = (self.clone(), PathBuf::from(path));
+        let noted = tokio_uring::spawn(async move { entry.take_note(volume, path).await });
+        let _ = tokio::time::timeout(LOOK_LIMIT, noted).await;
         true
     }
 

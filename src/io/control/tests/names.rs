@@ -45,6 +45,28 @@ fn the_disk_in_use_by_another_path_is_only_called_so() {
     }
 }
 
+/// The folder with the note is slow, or hangs.
+#[test]
+fn a_name_is_taken_however_long_it_takes_to_note_it() {
+    let daemon = Daemon::start();
+    let mut client = daemon.up("");
+    let (disk, link) = (daemon.dir.path().join("r0.img"), daemon.dir.path().join("link"));
+    std::os::unix::fs::symlink(&disk, &link).unwrap();
+    let state = std::fs::read_dir(daemon.dir.path().join("state")).unwrap();
+    let mut notes = state.map(|entry| entry.unwrap().path());
+    let note = notes.find(|path| path.extension().is_some_and(|end| end == "json")).unwrap();
+    std::fs::remove_file(&note).unwrap();
+    // Whoever reads it waits for a writer.
+    nix::unistd::mkfifo(&note, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let attach = Request::Attach { definition: daemon.at(&link), volume: 0 };
+    assert_eq!(client.order(&attach).unwrap(), Ok(String::new()));
+    let now = report(&mut client);
+    assert_eq!(now.status.devices[0].backing_disk, link.display().to_string());
+    let writer = std::fs::OpenOptions::new().write(true).open(&note).unwrap();
+    std::fs::remove_file(&note).unwrap();
+    drop(writer);
+}
+
 #[test]
 fn a_minor_or_device_of_what_is_up_is_not_given_twice() {
     let daemon = Daemon::start();
