@@ -120,7 +120,7 @@ pub fn create_md(
         );
     }
     // Of a new disk nothing was exported yet.
-    warnings.extend(older.give_up(&disks, 0, &options.state_dir, who)?);
+    warnings.extend(older.give_up(&disks, 0, &options.state_dir, who)?.said);
     let device = disks.meta();
     device.write_stages(&stages).map_err(|error| device.io_error("writing the metadata", error))?;
     if let Err(error) =

@@ -40,6 +40,15 @@ pub(super) struct Older {
     copies: Vec<PathBuf>,
 }
 
+/// What was given up.
+#[derive(Debug, Default)]
+pub(super) struct GivenUp {
+    /// What a person should know.
+    pub(super) said: Vec<String>,
+    /// Superblocks that the note alone keeps from counting are still there.
+    pub(super) hangs_on_note: bool,
+}
+
 /// Where the disk ended once, and whole metadata stands.
 #[derive(Debug)]
 struct End {
@@ -138,8 +147,7 @@ impl Older {
         Ok((told, others.into_iter().map(line).collect()))
     }
 
-    /// Takes its place from it. `exported`: what the new metadata says of its volume, bytes. What a person should
-    /// know. Blocks.
+    /// Takes its place from it. `exported`: what the new metadata says of its volume, bytes. Blocks.
     ///
     /// # Errors
     /// The place of the new metadata cannot be noted: what counted counts as before. Or writing failed.
@@ -149,9 +157,9 @@ impl Older {
         exported: u64,
         state_dir: &Path,
         who: &Identity,
-    ) -> Result<Vec<String>, CreateError> {
+    ) -> Result<GivenUp, CreateError> {
         if !self.is_undecided && self.counts.is_none() && self.ends.is_empty() {
-            return Ok(Vec::new());
+            return Ok(GivenUp::default());
         }
         if self.is_undecided {
             self.note_given_up(disks, state_dir, who)?;
@@ -207,13 +215,8 @@ impl Older {
         wipe(disks, &behind)
     }
 
-    /// Zeroes its superblocks. What a person should know.
-    fn zero(
-        &self,
-        disks: &Disks,
-        exported: u64,
-        state_dir: &Path,
-    ) -> Result<Vec<String>, CreateError> {
+    /// Zeroes its superblocks.
+    fn zero(&self, disks: &Disks, exported: u64, state_dir: &Path) -> Result<GivenUp, CreateError> {
         let (saved, unsaved): (Vec<&End>, Vec<&End>) =
             self.ends.iter().partition(|end| end.is_saved);
         let copies = |ends: Vec<&End>| -> Vec<u64> {
@@ -221,6 +224,7 @@ impl Older {
         };
         let (kept, gone): (Vec<u64>, Vec<u64>) =
             copies(saved).into_iter().partition(|offset| *offset < exported);
+        let hangs_on_note = !kept.is_empty() || !unsaved.is_empty();
         let mut said = Vec::new();
         if !gone.is_empty() {
             wipe(disks, &gone)?;
@@ -244,7 +248,7 @@ impl Older {
                 listed(&copies(unsaved))
             ));
         }
-        Ok(said)
+        Ok(GivenUp { said, hangs_on_note })
     }
 }
 

@@ -88,15 +88,21 @@ pub fn wipe_md(
     if saved.is_none() {
         warnings.push("the metadata is damaged: there was nothing whole to save".to_owned());
     }
-    match stays {
+    let keeps_note = match stays {
         None => {
             let exported = geometry.and(found).map_or(u64::MAX, |found| found.effective_size);
-            warnings.extend(older.give_up(&disks, exported, &options.state_dir, who)?);
+            let given_up = older.give_up(&disks, exported, &options.state_dir, who)?;
+            warnings.extend(given_up.said);
+            given_up.hangs_on_note
         }
-        Some(disk_size) => warnings.push(format!(
-            "other metadata of this volume is at the old end of the disk, {disk_size} bytes, and stays: an attach takes it"
-        )),
-    }
+        Some(disk_size) => {
+            warnings.push(format!(
+                "other metadata of this volume is at the old end of the disk, {disk_size} bytes, and stays: an attach \
+                 takes it"
+            ));
+            true
+        }
+    };
     let mut gone = wipe_superblocks(placement).map_err(|error| disks.bad(error))?;
     let from = stays.unwrap_or(0) / SUPERBLOCK_BYTES * SUPERBLOCK_BYTES;
     gone.writes.retain(|(place, _)| *place >= from);
@@ -104,7 +110,7 @@ pub fn wipe_md(
     if let Some(geometry) = geometry {
         clear_rest(device, placement, &geometry, from)?;
     }
-    if stays.is_none() {
+    if !keeps_note {
         record::forget(&options.state_dir, who, path);
     }
     Ok(Restored { saved, warnings })
@@ -229,7 +235,7 @@ pub fn restore_md(
     reserve(device, start, geometry.meta_bytes)
         .map_err(|error| device.io_error("reserving space for the metadata", error))?;
     let exported = dumped.superblock.effective_size;
-    warnings.extend(older.give_up(&disks, exported, &options.state_dir, who)?);
+    warnings.extend(older.give_up(&disks, exported, &options.state_dir, who)?.said);
     for stage in restore_stages(&geometry, &dumped) {
         let written = device.write_stages(&[stage]);
         written.map_err(|error| device.io_error("writing the metadata", error))?;

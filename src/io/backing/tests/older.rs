@@ -181,6 +181,36 @@ fn of_a_move_that_was_cut_off_nothing_comes_back_either() {
     assert!(body(&text_of(&disk)).contains("sequence 1;"));
 }
 
+/// A disk without a note is asked for at all ends that are noted of the volume.
+#[test]
+fn a_wipe_keeps_the_note_that_alone_says_that_what_stays_does_not_count() {
+    let lab = Lab::new();
+    let (disk, _) = longer(&lab);
+    let old = std::fs::read(&disk).unwrap();
+    let open = lab.open(&disk).unwrap();
+    let mut superblock = open.attached.meta.superblock.clone();
+    superblock.sequence += 1;
+    superblock.effective_size = open.geometry().data_size;
+    let op = MetaOp::Superblock(Box::new(superblock));
+    open.write_stages(&stages(&open.geometry(), &op)).unwrap();
+    drop(open);
+    poke(&disk, OLD - MIB, &old[(OLD - MIB) as usize..OLD as usize]);
+    let state = lab.path("state");
+    record::store(&state, &who(), &disk, (NEW, Some(OLD)), None).unwrap();
+    record::store(&state, &who(), &lab.path("another"), (OLD, None), None).unwrap();
+    let done = lab.wipe(&disk, true).unwrap();
+    assert!(done.warnings.iter().any(|text| text.contains("stay there")), "{:?}", done.warnings);
+    assert_eq!(record::ended(&state, &who(), &disk), [OLD]);
+    assert_eq!(lab.open(&disk).unwrap_err().refusal().code, 119);
+    // Made anew it says so, and the next one that is wiped leaves nothing.
+    let error = lab.create(&disk).unwrap_err().to_string();
+    assert!(error.contains("at the old end of the disk, 16777216 bytes"), "{error}");
+    lab.force(&disk);
+    assert!(copies_at_the_old_end(&disk) == [[0; 4096], [0; 4096]]);
+    lab.wipe(&disk, true).unwrap();
+    assert_eq!(record::last_size(&state, &who(), &disk), None);
+}
+
 const OTHER: u64 = 0x0BAD_CAFE_0BAD_CAFE;
 
 fn create_other(lab: &Lab, disk: &Path) -> Report {
