@@ -196,13 +196,33 @@ pub fn save_copy(
 /// not, and how it is put back. Empty: there is none.
 #[must_use]
 pub fn copy_advice(state_dir: &Path, who: &Identity) -> String {
-    let Some((path, stamp)) = newest(state_dir, who) else { return String::new() };
-    let (path, resource, volume) = (path.display(), &who.resource, who.volume);
+    let (resource, volume) = (&who.resource, who.volume);
+    let (stamp, copies) = newest(state_dir, who);
+    let path = match copies.as_slice() {
+        [] => return String::new(),
+        [path] => path.display(),
+        several => return several_copies(&stamp, several, who),
+    };
     format!(
         " The newest copy of this volume's metadata is of {stamp} (UTC): {path}. It knows nothing of what was written \
          after that: where anything may have been, by a client, the peer, a resync or somebody else, or this is \
          another disk, do not put it back, it would pass old data for good. Only where it is the same disk and \
          nothing was: `tandemadm restore-md {path} {resource}/{volume}`."
+    )
+}
+
+/// The same of copies of one second: an order over two disks' metadata saves both.
+fn several_copies(stamp: &str, copies: &[PathBuf], who: &Identity) -> String {
+    let paths: Vec<String> = copies.iter().map(|path| path.display().to_string()).collect();
+    format!(
+        " The newest copies of this volume's metadata are of {stamp} (UTC), and which of them is the newer one is not known: \
+         {}. They know nothing of what was written after that: where anything may have been, by a client, the peer, a \
+         resync or somebody else, or this is another disk, do not put one back, it would pass old data for good. Only \
+         where it is the same disk, nothing was, and you know which one counted: `tandemadm restore-md` with that one \
+         and {}/{}.",
+        paths.join(", "),
+        who.resource,
+        who.volume
     )
 }
 
@@ -224,10 +244,13 @@ pub fn size_before(state_dir: &Path, who: &Identity) -> Option<u64> {
     saved.max(record::exported(state_dir, who)).filter(|size| *size != 0)
 }
 
-/// The copy that was made last, and when.
-fn newest(state_dir: &Path, who: &Identity) -> Option<(PathBuf, String)> {
-    let newest = copies(state_dir, who).into_iter().max();
-    newest.map(|(stamp, _, name)| (state_dir.join(name), stamp))
+/// When copies were made last, and those of that second.
+fn newest(state_dir: &Path, who: &Identity) -> (String, Vec<PathBuf>) {
+    let mut copies = copies(state_dir, who);
+    let stamp = copies.iter().map(|(stamp, ..)| stamp.clone()).max().unwrap_or_default();
+    copies.retain(|(one, ..)| *one == stamp);
+    copies.sort();
+    (stamp, copies.into_iter().map(|(.., name)| state_dir.join(name)).collect())
 }
 
 /// Time, number within it and name of each copy of what was so at that time: what an earlier time had left on the disk
@@ -387,6 +410,25 @@ mod tests {
         assert!(advice.contains(&made.display().to_string()), "{advice}");
         assert!(!advice.contains(&earlier.display().to_string()), "{advice}");
         assert_eq!(size_before(folder.path(), &who("r0")), Some(4096));
+    }
+
+    /// Both are saved, and neither is the newer one by its name.
+    #[test]
+    fn of_copies_of_one_second_none_is_called_the_newest() {
+        let folder = tempfile::tempdir().unwrap();
+        let save = |wall_clock| {
+            let save = Save { state_dir: folder.path(), verb: SavedBefore::CreateMd, wall_clock };
+            save.write(&who("r0"), "").unwrap().keep().display().to_string()
+        };
+        let (first, second) = (save(1_795_549_964), save(1_795_549_964));
+        let advice = copy_advice(folder.path(), &who("r0"));
+        for part in [first.as_str(), &second, "which of them is the newer one is not known"] {
+            assert!(advice.contains(part), "{advice}");
+        }
+        let later = save(1_795_549_965);
+        let advice = copy_advice(folder.path(), &who("r0"));
+        assert!(advice.contains(&later) && !advice.contains(&first), "{advice}");
+        assert!(advice.contains("The newest copy of"), "{advice}");
     }
 
     #[test]
