@@ -87,8 +87,7 @@ pub enum MetaError {
     GivenUp,
     /// One disk's metadata is at the end, another one's where the disk ended before it grew.
     #[error(
-        "the metadata of another disk is at the end; that of this one is where it ended before, at \
-         {older} bytes"
+        "the metadata of two disks stands on it: at its end, and where it ended when it had {older} bytes"
     )]
     TwoDisks {
         /// The size that it had.
@@ -97,6 +96,8 @@ pub enum MetaError {
         created: u64,
         /// When that at the older end was.
         older_created: u64,
+        /// The older end is noted of this disk, not of another one of the volume.
+        is_noted: bool,
     },
     /// Metadata of this disk is at its end and where it ended before, and nothing tells which of them counts.
     #[error(

@@ -160,7 +160,12 @@ pub fn locate(
                 let (new, old_block) = (&new.superblock, &old.superblock);
                 if new.device_uuid != old_block.device_uuid {
                     let (created, older_created) = (new.created_time, old_block.created_time);
-                    return Err(MetaError::TwoDisks { older: disk_size, created, older_created });
+                    return Err(MetaError::TwoDisks {
+                        older: disk_size,
+                        created,
+                        older_created,
+                        is_noted: true,
+                    });
                 }
                 if settled || old_block.sequence > new.sequence {
                     // The later end is of a time before the disk was cut back to this one.

@@ -142,10 +142,11 @@ impl OpenError {
             ),
             (
                 Self::Metadata {
-                    error: MetaError::TwoDisks { older, created, older_created }, ..
+                    error: MetaError::TwoDisks { older, created, older_created, is_noted },
+                    ..
                 },
                 _,
-            ) => format!("{self}. {}", two_disks(*older, *created, *older_created)),
+            ) => format!("{self}. {}", two_disks(*older, *created, *older_created, *is_noted)),
             (_, "") => format!("{self}."),
             (_, cure) => format!("{self}. {cure}"),
         };
@@ -227,8 +228,9 @@ impl OpenError {
                 // It names both.
                 MetaError::TwoDisks { .. } => "",
                 MetaError::Unnoted { .. } => {
-                    "Attach it by the path that it had, which stands with this size in a size-...json of the state \
-                     folder (a link will do): it is known by that. `adjust` takes it over by another path then."
+                    "Attach it by the path by which it was attached last (a link of that name will do), by which it is \
+                     known; the paths stand in the size-...json of the state folder. `adjust` takes it over by another \
+                     path then."
                 }
                 MetaError::LittleGrowth { .. } => "Grow it by so much more.",
                 MetaError::TooSmall { .. } | MetaError::TooLarge { .. } | MetaError::Invalid(_) => {
@@ -311,12 +313,22 @@ pub enum CreateError {
 }
 
 /// What to do where two disks' metadata stand. The note in the state folder may be older than what is at the end.
-fn two_disks(older: u64, created: u64, older_created: u64) -> String {
+fn two_disks(older: u64, created: u64, older_created: u64, is_noted: bool) -> String {
     let (end, old) = (iso(created), iso(older_created));
+    let of_this_one = match is_noted {
+        true => format!(
+            "Only if the disk was cut back to {older} bytes and has grown again since, the one at {older} bytes counts: \
+             grow the disk by another MiB, so that its end is free, and attach it. Not if create-md ran after it had \
+             grown: then"
+        ),
+        // Free of the end it would be attached with what another disk of the volume is noted for.
+        false => "Nothing is noted of the disk by this path: attach it by the path by which it was attached last (a link \
+                  of that name will do), by which it is known; the paths stand in the size-...json of the state \
+                  folder. If create-md ran after it had grown,"
+            .to_owned(),
+    };
     format!(
-        "That at the end is of {end}, that at {older} bytes of {old} (UTC). Only if the disk was cut back to {older} \
-         bytes and has grown again since, the one at {older} bytes counts: grow the disk by another MiB, so that its \
-         end is free, and attach it. Not if create-md ran after it had grown: then the one at the end counts, and \
+        "That at the end is of {end}, that at {older} bytes of {old} (UTC). {of_this_one} the one at the end counts, and \
          `tandemadm create-md --force` on the disk saves both in the state folder, `tandemadm restore-md --force` puts \
          the copy of that one back."
     )

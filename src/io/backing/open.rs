@@ -453,7 +453,11 @@ impl Disks {
             self.one_end_only(&mut sizes, who)?;
         }
         // Before a move begins the new end is noted beside the old one.
-        locate(self.data.size, &sizes, settled, &mut self.data.reader())
+        let mut located = locate(self.data.size, &sizes, settled, &mut self.data.reader());
+        if let Err(MetaError::TwoDisks { is_noted, .. }) = &mut located {
+            *is_noted = !of_others;
+        }
+        located
     }
 
     /// What is noted of the ends of the disk, of now and before.

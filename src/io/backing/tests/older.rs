@@ -524,7 +524,8 @@ fn without_a_note_of_its_own_a_disk_with_metadata_at_two_ends_is_refused() {
     let before = std::fs::read(&moved).unwrap();
     let refusal = lab.open(&moved).unwrap_err().refusal();
     assert_eq!(refusal.code, 119);
-    assert!(refusal.hint.contains("16777216") && refusal.hint.contains("by the path that it had"));
+    let last = "by the path by which it was attached last";
+    assert!(refusal.hint.contains("16777216") && refusal.hint.contains(last), "{refusal:?}");
     let error = lab.wipe(&moved, true).unwrap_err();
     assert!(error.to_string().contains("16777216 bytes"), "{error}");
     assert!(std::fs::read(&moved).unwrap() == before, "nothing was written");
@@ -545,6 +546,11 @@ fn without_a_note_of_its_own_a_disk_with_metadata_at_two_ends_is_refused() {
     let error = lab.open(&moved).unwrap_err();
     let two = matches!(&error, OpenError::Metadata { error: MetaError::TwoDisks { .. }, .. });
     assert!(two, "{error}");
+    let hint = error.refusal().hint;
+    assert!(hint.contains(last) && hint.contains("at the end is of 2026-11-24 19:52:44"), "{hint}");
+    for wrong in ["that of this one", "another MiB"] {
+        assert!(!hint.contains(wrong), "{hint}");
+    }
 }
 
 #[test]
