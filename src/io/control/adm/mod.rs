@@ -303,9 +303,13 @@ pub(super) fn for_each<T>(
     let mut first: Option<Failure> = None;
     for item in items {
         if let Err(failure) = act(item) {
-            match first {
+            match &mut first {
                 None => first = Some(failure),
-                Some(_) => complain(&failure.text),
+                Some(first) => {
+                    // In the order in which they came.
+                    complain(&std::mem::take(&mut first.text));
+                    complain(&failure.text);
+                }
             }
         }
     }
@@ -326,5 +330,20 @@ pub(super) fn print(text: &str) -> Outcome {
 pub(super) fn complain(text: &str) {
     if !text.is_empty() {
         let _ = writeln!(std::io::stderr(), "{text}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first one is told before the others, and its exit code is that of all.
+    #[test]
+    fn of_several_that_fail_the_first_is_told_first_and_its_code_stays() {
+        let fails = |(code, text): (i32, &str)| Err(Failure::new(code, text));
+        let one = for_each([(11, "first")], fails).unwrap_err();
+        assert_eq!((one.exit_code, one.text.as_str()), (11, "first"));
+        let two = for_each([(11, "first"), (10, "second")], fails).unwrap_err();
+        assert_eq!((two.exit_code, two.text.as_str()), (11, ""), "both are told already");
     }
 }
