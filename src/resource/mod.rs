@@ -596,10 +596,13 @@ impl Resource {
         }
     }
 
-    /// Tells every open session the own role and disk of a volume.
+    /// Tells every open session the own role and disk of a volume, also while it drains for a new handshake: what is
+    /// written until then the peer must know to be on its disk alone.
     fn send_state(&mut self, volume: VolumeNumber) {
         for c in self.peers() {
-            if self.connections[c].stage >= peer::connection::Stage::Opening {
+            if self.connections[c].stage >= peer::connection::Stage::Opening
+                || self.is_renegotiating(c)
+            {
                 self.send_state_to(c, volume);
             }
         }

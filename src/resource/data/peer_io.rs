@@ -526,7 +526,7 @@ impl Resource {
         disk: DiskState,
     ) {
         self.set_peer_role(c, role);
-        if self.connections[c].stage < Stage::Opening {
+        if self.connections[c].stage < Stage::Opening && !self.is_renegotiating(c) {
             return;
         }
         let old = self.connections[c].peer_devices[&volume].peer_disk;

@@ -56,6 +56,8 @@ impl Resource {
             }
             Progress::Range => {
                 self.device(volume).intervals.cancel(LockId(key));
+                // Who waited behind it alone.
+                self.grant_ranges(volume);
             }
             // An edge that is being read ends by itself; the request is answered like any other.
             Progress::Edges | Progress::Started | Progress::Alone => return,

@@ -109,7 +109,6 @@ impl Resource {
     fn volume_session_over(&mut self, c: usize, volume: VolumeNumber, was: Stage, lost: bool) {
         self.drop_waiting_peer_writes(c, volume);
         self.forget_copies(c, volume);
-        self.verify_over(c, volume, Err("the connection is gone"));
         self.set_differing(c, volume, true);
         let peer = self.peer_device(c, volume);
         let replication = peer.replication;
@@ -138,6 +137,7 @@ impl Resource {
             self.set_peer_disk(c, volume, DiskState::DUnknown);
         }
         // Not before the peer counts as gone: who waited for these ranges starts now.
+        self.verify_over(c, volume, Err("the connection is gone"));
         self.drop_resync_locks(c, volume);
         if self.device(volume).disk == DiskState::Negotiating {
             // Nobody has said whether this disk may be used: a Primary goes on without it.
@@ -570,6 +570,8 @@ impl Resource {
         device.unheard = false;
         device.bumping = awaited;
         device.peer_keeps_uuid = false;
+        // First: who waited for the ranges of a resync or a verify writes at the peer alone now.
+        self.send_state(volume);
         for c in self.peers() {
             let peer = self.peer_device(c, volume);
             peer.target = None;
@@ -581,7 +583,6 @@ impl Resource {
                 self.set_replication(c, volume, ReplicationState::Established);
             }
         }
-        self.send_state(volume);
         self.keeps_the_peer();
         self.peers().for_each(|c| self.stays_if_needed(c));
         self.void_followers(volume);

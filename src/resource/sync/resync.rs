@@ -284,7 +284,9 @@ impl Resource {
             for peer in connection.peer_devices.values() {
                 let Some(target) = &peer.target else { continue };
                 let mut sooner = |at: Time| next = Some(next.map_or(at, |next| next.min(at)));
-                if !target.unflushed.is_empty() && !target.flushing {
+                // In between it is neither told nor flushed: the handshake starts over with the bits.
+                let told = matches!(connection.stage, Stage::Open | Stage::Quiescing);
+                if !target.unflushed.is_empty() && !target.flushing && told {
                     sooner(target.last_flush.after_ms(FLUSH_MS));
                 }
                 target

@@ -599,9 +599,9 @@ fn a_peer_that_gives_its_disk_up_before_the_handshake_of_a_growth_is_missed_by_t
     let id = pair.start_write(0, 30, 3);
     pair.order(0, resize(false));
     pair.run(100);
+    let before = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid & !1;
     pair.order(1, Command::Detach { volume: 0, force: true });
     pair.run(100);
-    let before = pair.nodes[0].disk.superblock.clone().unwrap().current_uuid & !1;
     pair.nodes[0].unstall();
     pair.run(5_000);
     assert_eq!(pair.nodes[0].replies.get(&id), Some(&Ok(None)));

@@ -2,6 +2,7 @@
 
 use super::pair::{Pair, synced_pair};
 use crate::meta::{DeviceFlags, MetaOp};
+use crate::resource::peer::connection::Stage;
 use crate::resource::*;
 
 /// Node 0 is Primary, and the target of a resync that waits for its source's disk.
@@ -152,5 +153,37 @@ fn a_pass_that_is_due_asks_for_no_time_where_nothing_is_left_to_copy() {
     pair.nodes[1].mute = false;
     let held = std::mem::take(&mut pair.nodes[1].air);
     pair.nodes[0].done.extend(held);
+    pair.synced();
+}
+
+/// It has told what differs and hears nothing, and what the Primary writes comes in (simulator seed 2000689).
+#[test]
+fn a_target_that_waits_for_a_handshake_asks_for_no_time_that_has_passed() {
+    let mut pair = synced_pair();
+    pair.admin(1, Command::Detach { volume: 0, force: false }).unwrap();
+    for block in 20..24 {
+        pair.write(0, block, block).unwrap();
+    }
+    pair.admin(0, Command::PauseSync { volume: 0, peer: 1, pause: true }).unwrap();
+    pair.attach(1).unwrap();
+    pair.run(3_000);
+    pair.nodes[1].mute = true;
+    pair.nodes[1].core.as_mut().unwrap().renegotiate();
+    pair.event(1, Event::Timeout);
+    pair.start_write(0, 21, 9);
+    let unflushed = |pair: &Pair| {
+        let connection = &pair.core(1).connections[0];
+        assert_eq!(connection.stage, Stage::Handshake, "{}", pair.story());
+        connection.peer_devices[&0].target.as_ref().is_some_and(|t| !t.unflushed.is_empty())
+    };
+    assert!(unflushed(&pair), "{}", pair.story());
+    pair.now = pair.now.after_ms(1_500);
+    pair.event(1, Event::Timeout);
+    assert!(unflushed(&pair), "{}", pair.story());
+    assert!(pair.core(1).next_timeout().is_some_and(|at| at > pair.now), "{}", pair.story());
+    pair.nodes[1].mute = false;
+    let held = std::mem::take(&mut pair.nodes[1].air);
+    pair.nodes[0].done.extend(held);
+    pair.admin(0, Command::PauseSync { volume: 0, peer: 1, pause: false }).unwrap();
     pair.synced();
 }
