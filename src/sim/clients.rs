@@ -37,6 +37,8 @@ pub(super) struct Session {
 struct Worker {
     volume: VolumeNumber,
     session: Option<Session>,
+    /// What it has asked for last was a write.
+    wrote: bool,
     /// Writes that a lost session has not answered, to be sent again.
     kept: Vec<Request>,
 }
@@ -90,6 +92,7 @@ impl Clients {
         let worker = |n: usize| Worker {
             volume: u16::try_from(n).unwrap_or(0) % volumes,
             session: None,
+            wrote: false,
             kept: Vec::new(),
         };
         Self {
@@ -158,9 +161,19 @@ impl Cluster {
         };
         let mine = |r: &&Request| r.session.id == session.id;
         let pending = self.clients.requests.values().filter(mine).count();
-        if pending < self.options.depth {
+        if pending < self.depth(worker) {
             self.issue(worker, session);
         }
+    }
+
+    /// It flushes each write before it does anything else.
+    fn commits(&self, worker: usize) -> bool {
+        self.options.commits && worker < usize::from(self.options.volumes)
+    }
+
+    /// Requests that a client has under way at most.
+    fn depth(&self, worker: usize) -> usize {
+        if self.commits(worker) { 1 } else { self.options.depth }
     }
 
     /// Around a third of the faults there is load, whatever a client has done by then: else most would strike
@@ -185,7 +198,7 @@ impl Cluster {
         let idle = self.clients.answered > self.options.requests;
         if let Some(session) = session.filter(|_| idle && !self.clients.stopped && left > 0) {
             let pending = self.clients.requests.values().filter(|r| r.session.id == session.id);
-            if pending.count() < self.options.depth {
+            if pending.count() < self.depth(worker) {
                 self.issue(worker, session);
             }
             let pause = self.chance.clients.skewed(20, 800) * 1000;
@@ -277,7 +290,12 @@ impl Cluster {
         let o = &self.options;
         let (writes, flushes, zeroes, fua) = (o.writes, o.flushes, o.zeroes, o.fua);
         let dice = self.chance.clients.below(100);
-        let kind = if dice < flushes {
+        let commits = self.commits(worker);
+        let kind = if commits && self.clients.workers[worker].wrote {
+            Kind::Flush
+        } else if self.options.commits && !commits && dice < 98 {
+            Kind::Read
+        } else if dice < flushes {
             Kind::Flush
         } else if dice < flushes + zeroes {
             Kind::Zeroes
@@ -287,6 +305,7 @@ impl Cluster {
             Kind::Read
         };
         let fua = matches!(kind, Kind::Write | Kind::Zeroes) && self.chance.clients.percent(fua);
+        self.clients.workers[worker].wrote = kind == Kind::Write;
         let range = self.range(kind, volume, session.sectors);
         self.send_request(session, volume, kind, range, fua);
     }

@@ -48,6 +48,9 @@ pub struct SimOptions {
     pub writes: u64,
     /// Of 100 requests: flushes.
     pub flushes: u64,
+    /// The first client of each volume flushes each write before it does anything else, as databases do,
+    /// and the others mostly read.
+    pub commits: bool,
     /// Of 100 requests: zeroes.
     pub zeroes: u64,
     /// Of 100 writes: FUA.
@@ -107,6 +110,7 @@ impl SimOptions {
             think_us: *p.choose(&[500, 5_000, 50_000]),
             writes: *p.choose(&[20, 50, 80]),
             flushes: *p.choose(&[0, 5, 20]),
+            commits: Prng::new(seed, 33).one_in(5),
             zeroes: *p.choose(&[0, 0, 10]),
             fua: *p.choose(&[0, 10, 50]),
             unaligned: *p.choose(&[0, 10, 50]),

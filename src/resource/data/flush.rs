@@ -7,7 +7,7 @@
 //! - A flush covers only writes that had completed before it started.
 
 use crate::resource::data::peer_io::PEER_WRITE;
-use crate::resource::disk::device::{Flush, Loss};
+use crate::resource::disk::device::{Flush, Loss, Progress, RequestKind};
 use crate::resource::peer::connection::{SentKind, Stage};
 use crate::resource::{
     Action, DiskError, Pending, ReplyError, Resource, Role, Then, VolumeNumber,
@@ -23,12 +23,39 @@ impl Resource {
         request: Option<u64>,
         then: Option<Then>,
     ) {
+        if let (Some(key), None) = (request, &then) {
+            self.device(volume).cache.flush_begins();
+            if self.nothing_to_flush(volume) {
+                return self.answer(key, Ok(None));
+            }
+        }
         let device = self.device(volume);
         let spare = &mut device.spare_waiters;
         let waiting = device.next_flush.get_or_insert_with(|| spare.pop().unwrap_or_default());
         waiting.0.extend(request);
         waiting.1.extend(then);
         self.pump_flush(volume);
+    }
+
+    /// Every write that was answered is durable on every disk that has to have it.
+    fn nothing_to_flush(&self, volume: VolumeNumber) -> bool {
+        let device = &self.devices[&volume];
+        device.cache.is_empty(self.version)
+            && device.flush.is_none()
+            && device.next_flush.is_none()
+            && device.loss == Loss::None
+            && !device.bumping
+            && !self.io_frozen()
+            && self.data_is_reachable(volume)
+    }
+
+    /// A write of the volume is on its way to a disk, or was: some disk may have it.
+    fn writes_are_under_way(&self, volume: VolumeNumber) -> bool {
+        self.requests.iter().any(|(_, request)| {
+            let writes = matches!(request.kind, RequestKind::Write | RequestKind::Zeroes { .. });
+            let started = request.begun || request.progress >= Progress::Started;
+            request.volume == volume && writes && started
+        })
     }
 
     /// Starts the waiting flush if none runs.
@@ -38,10 +65,13 @@ impl Resource {
             return;
         }
         let Some((requests, then)) = device.next_flush.take() else { return };
+        let covers = (!self.writes_are_under_way(volume))
+            .then(|| self.devices[&volume].cache.covered_now(self.version));
+        let device = self.device(volume);
         let epoch = device.epoch;
         device.epoch += 1;
         let local = device.writable();
-        device.flush = Some(Flush { epoch, local, peers: 0, failed: false, requests, then });
+        device.flush = Some(Flush { epoch, local, peers: 0, failed: false, covers, requests, then });
         if local {
             if self.config.disk_options(volume).disk_flushes {
                 let tag = self.disk_tag(volume, Pending::GroupFlush { epoch });
@@ -109,7 +139,9 @@ impl Resource {
             }
         }
         if !flush.failed {
-            self.device(volume).flushed_epoch = flush.epoch;
+            let device = self.device(volume);
+            device.flushed_epoch = flush.epoch;
+            device.cache.flushed(flush.covers);
         } else if reachable && awaited {
             // The disk that is left is flushed again: the failed flush may have been its own.
             let device = self.device(volume);

@@ -3,6 +3,7 @@
 
 pub(in crate::resource) mod activity_log;
 pub(in crate::resource) mod by_use;
+pub(in crate::resource) mod cache;
 pub(in crate::resource) mod clients;
 pub(in crate::resource) mod flush;
 pub(in crate::resource) mod interval;

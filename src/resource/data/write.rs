@@ -185,6 +185,7 @@ impl Resource {
         request.progress = Progress::Started;
         let (volume, (offset, length)) = (request.volume, request.hull());
         let (first, count) = (offset / BLOCK_SIZE, length / BLOCK_SIZE);
+        self.is_flushed_next(key);
         let local = self.devices[&volume].writable();
         for c in self.peers() {
             if self.connections[c].peer_devices[&volume].replicates() {
@@ -204,6 +205,18 @@ impl Resource {
         }
     }
 
+    /// A write that a flush is expected behind, as behind each of those before it, is made durable by itself: one wait
+    /// for disk and peer in place of two.
+    fn is_flushed_next(&mut self, key: u64) {
+        let request = self.requests.get(key).expect("a pending request");
+        let (volume, kind) = (request.volume, request.kind);
+        let expected = self.device(volume).cache.write_begins();
+        let flushes = self.config.disk_options(volume).disk_flushes;
+        if expected && flushes && kind == RequestKind::Write {
+            self.requests.get_mut(key).expect("just seen").fua = true;
+        }
+    }
+
     /// The own disk's part.
     pub(crate) fn local_write(&mut self, key: u64) {
         let request = self.requests.get_mut(key).expect("a pending request");
@@ -211,6 +224,9 @@ impl Resource {
         let (volume, (offset, length), fua) = (request.volume, request.hull(), request.fua);
         let (kind, payload) = (request.kind, request.payload);
         let fua = fua && self.config.disk_options(volume).disk_flushes;
+        if !fua {
+            self.device(volume).cache.keeps();
+        }
         let tag = self.disk_tag(volume, Pending::Write { key });
         let action = match (kind, payload) {
             (RequestKind::Zeroes { no_hole }, _) => {
@@ -232,6 +248,9 @@ impl Resource {
         request.peers_pending |= 1 << c;
         let (volume, (offset, length), fua) = (request.volume, request.hull(), request.fua);
         let (kind, payload) = (request.kind, request.payload);
+        if !fua {
+            self.device(volume).cache.keeps();
+        }
         self.send_number(c, volume);
         let short = u32::try_from(length).expect("at most 64 MiB");
         let bytes = if kind == RequestKind::Write { short } else { 0 };

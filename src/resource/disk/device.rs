@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use crate::meta::{BitmapState, DeviceFlags, Superblock};
 use crate::resource::data::activity_log::ActivityLog;
+use crate::resource::data::cache::{Cache, Covered};
 use crate::resource::data::interval::Intervals;
 use crate::resource::disk::came_back::{CameBack, OnlyHung};
 use crate::resource::disk::parting::Parting;
@@ -177,6 +178,8 @@ pub(crate) struct Flush {
     pub(crate) peers: u32,
     /// A disk failed in it.
     pub(crate) failed: bool,
+    /// No write was under way when it began: behind it nothing is in a cache but what was started since.
+    pub(crate) covers: Option<Covered>,
     /// Client requests that wait for it.
     pub(crate) requests: Vec<u64>,
     /// What else waits for it.
@@ -218,6 +221,8 @@ pub(crate) struct Device {
     pub(crate) epoch: u64,
     /// Writes stamped up to this are durable on both disks.
     pub(crate) flushed_epoch: u64,
+    /// What may be in the caches of the disks.
+    pub(crate) cache: Cache,
     pub(crate) flush: Option<Flush>,
     pub(crate) next_flush: Option<FlushWaiters>,
     /// Lists that are empty again, for those who wait next: two at most.
@@ -293,6 +298,7 @@ impl Device {
             intervals: Intervals::default(),
             epoch: 1,
             flushed_epoch: 0,
+            cache: Cache::default(),
             flush: None,
             next_flush: None,
             spare_waiters: Vec::new(),
