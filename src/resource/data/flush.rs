@@ -71,7 +71,8 @@ impl Resource {
         let epoch = device.epoch;
         device.epoch += 1;
         let local = device.writable();
-        device.flush = Some(Flush { epoch, local, peers: 0, failed: false, covers, requests, then });
+        device.flush =
+            Some(Flush { epoch, local, peers: 0, failed: false, covers, requests, then });
         if local {
             if self.config.disk_options(volume).disk_flushes {
                 let tag = self.disk_tag(volume, Pending::GroupFlush { epoch });

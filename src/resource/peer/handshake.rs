@@ -661,11 +661,13 @@ impl Resource {
         peer.peer_info = Some(info);
         let primary = self.role == Role::Primary;
         let reads = primary && disk == DiskState::UpToDate;
+        // A copy that is to be overwritten vouches for nothing.
+        let counts = side != Side::Source;
         let device = self.device(volume);
         device.cut_off = match (device.cut_off, disk) {
             // It has lost nothing, or would have said that it is Consistent.
-            (CutOff::Perhaps, DiskState::UpToDate) if reads => CutOff::No,
-            (CutOff::Perhaps, DiskState::Consistent) if survived && primary => CutOff::No,
+            (CutOff::Perhaps, DiskState::UpToDate) if reads && counts => CutOff::No,
+            (CutOff::Perhaps, DiskState::Consistent) if survived && primary && counts => CutOff::No,
             // It has said so: a resync from it, or what it says later, makes that no better.
             (CutOff::Perhaps, DiskState::Consistent) => CutOff::Yes,
             (as_before, _) => as_before,

@@ -104,7 +104,7 @@ impl Node {
     }
 
     /// The power is gone, and with it all that was not durable.
-    pub(super) fn cache_is_lost(&mut self) {
+    pub(in crate::resource::tests) fn cache_is_lost(&mut self) {
         let disk = &mut self.disk;
         for (_, before) in self.under_way.metadata.drain(..).rev() {
             match before {

@@ -1,7 +1,7 @@
 //! A disk or a peer that is lost while a write waits for a range, or while an open session drains.
 
 use super::pair::{Pair, synced_pair};
-use crate::meta::MetaOp;
+use crate::meta::{DeviceFlags, MetaOp};
 use crate::resource::peer::connection::Stage;
 use crate::resource::*;
 
@@ -106,4 +106,29 @@ fn who_waited_behind_a_request_that_is_taken_back_goes_on() {
     assert_eq!(pair.nodes[0].replies.get(&900), None, "the first one is under way");
     pair.nodes[1].unstall();
     pair.synced();
+}
+
+/// The peer that comes back has an older copy: it vouches for nothing that the own disk may have lost (simulator seed
+/// 2000649).
+#[test]
+fn clients_of_an_only_copy_that_failed_are_cut_off_when_it_becomes_the_source() {
+    let mut pair = synced_pair();
+    pair.lose_link();
+    pair.run(1_000);
+    assert_eq!(pair.write(0, 10, 1), Ok(None));
+    pair.nodes[0].fail = |action| matches!(action, Action::DiskFlush { .. });
+    assert_eq!(pair.request(0, 1, Op::Flush), Err(ReplyError::Io));
+    pair.nodes[0].fail = |_| false;
+    pair.run(100);
+    assert_eq!(pair.disk(0), DiskState::Diskless, "{}", pair.story());
+    pair.nodes[0].cache_is_lost();
+    // As after a promotion that fence-peer has allowed.
+    pair.nodes[0].disk.superblock.as_mut().unwrap().flags &= !DeviceFlags::SURVIVED;
+    pair.attach(0).unwrap();
+    assert_eq!(pair.disk(0), DiskState::Consistent, "{}", pair.story());
+    assert_eq!(pair.disk(1), DiskState::UpToDate, "older, and it does not know");
+    assert_eq!(pair.nodes[0].lost_caches, 0, "nothing can be read");
+    pair.link = true;
+    pair.synced();
+    assert_eq!(pair.nodes[0].lost_caches, 1, "{}", pair.story());
 }
