@@ -173,6 +173,17 @@ impl Resource {
                     Step::DetachFlush | Step::DetachBits | Step::DetachIdle,
                     None,
                 ) => (running.since, PATIENCE_MS),
+                // No client writes yet, or any more; and the peer may not be promoted meanwhile.
+                (
+                    Command::Primary { .. } | Command::AutoPromote,
+                    Step::ForceFlush | Step::PromoteSave,
+                    None,
+                )
+                | (
+                    Command::Secondary { .. } | Command::HandOver,
+                    Step::DemoteSave | Step::TakeBack,
+                    None,
+                ) => (running.since, PATIENCE_MS),
                 (.., Some((since, true))) => (since, SHUTDOWN_MS),
                 // Clients' requests wait: the administrator decides.
                 (_, Step::Drain, _) => return None,

@@ -335,3 +335,35 @@ fn an_order_that_waits_for_a_hung_disk_says_for_which_and_is_refused_in_time() {
         }
     }
 }
+
+/// Nobody uses the pair, and the disk of one node has died unnoticed.
+#[test]
+fn a_promotion_or_demotion_that_meets_a_hung_disk_ends_in_time_without_it() {
+    let mut pair = synced_pair();
+    leave(&mut pair);
+    pair.nodes[0].stall =
+        |action| matches!(action, Action::Meta { op: crate::meta::MetaOp::Superblock(_), .. });
+    let down = pair.order(0, Command::Secondary { force: false, wait_ms: 0 });
+    pair.run(40_000);
+    assert_eq!(pair.nodes[0].admin.get(&down), Some(&Ok(String::new())), "{}", pair.story());
+    assert_eq!(pair.disk(0), DiskState::Failed, "{}", pair.story());
+    pair.nodes[0].unstall();
+    pair.run(1_000);
+    pair.attach(0).unwrap();
+    pair.synced();
+
+    pair.nodes[1].stall = is_disk;
+    let first = pair.order(1, Command::Primary { force: None });
+    pair.run(20_000);
+    let refusal = pair.admin(0, Command::Primary { force: None }).expect_err("it waits");
+    assert_eq!(refusal.code, -10, "{refusal:?}");
+    pair.run(20_000);
+    assert_eq!(pair.nodes[1].admin.get(&first), Some(&Ok(String::new())), "{}", pair.story());
+    assert_eq!(pair.disk(1), DiskState::Failed, "{}", pair.story());
+    pair.nodes[1].unstall();
+    pair.run(1_000);
+    pair.admin(1, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+    pair.primary(0, false);
+    pair.attach(1).unwrap();
+    pair.synced();
+}
