@@ -170,7 +170,7 @@ impl Resource {
                 // Its requests have drained, and both disks were flushed.
                 (
                     Command::Detach { force: false, .. },
-                    Step::DetachFlush | Step::DetachBits | Step::DetachIdle,
+                    Step::DetachMark | Step::DetachFlush | Step::DetachBits | Step::DetachIdle,
                     None,
                 ) => (running.since, PATIENCE_MS),
                 // No client writes yet, or any more; and the peer may not be promoted meanwhile.

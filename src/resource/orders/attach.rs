@@ -359,16 +359,26 @@ impl Resource {
             // The peer's disk has gone while requests drained here.
             return self.finish(Err(refusal));
         }
+        let mut marked = Vec::new();
         for volume in self.order_volumes() {
-            let peer = self.reading_peer(volume).is_some();
+            let peer = self.reading_peer(volume).is_some() && !self.devices[&volume].gone();
             if let Some(backing) = self.device(volume).backing.as_mut().filter(|_| peer)
                 && backing.has(DeviceFlags::CONSISTENT)
                 && !backing.is_just_created()
             {
                 backing.flags(DeviceFlags::OUTDATED, DeviceFlags::SURVIVED);
+                marked.push(volume);
             }
         }
-        self.detach_volumes();
+        if marked.is_empty() {
+            return self.detach_volumes();
+        }
+        self.step(Step::DetachMark);
+        self.step_waits(u32::try_from(marked.len()).expect("few volumes"));
+        for volume in marked {
+            let then = self.then_order();
+            self.save_superblock(volume, then);
+        }
     }
 
     /// Down: every disk, as it stands.
@@ -376,7 +386,7 @@ impl Resource {
         self.detach_volumes();
     }
 
-    fn detach_volumes(&mut self) {
+    pub(crate) fn detach_volumes(&mut self) {
         self.step(Step::DetachFlush);
         let volumes: Vec<_> = self
             .order_volumes()

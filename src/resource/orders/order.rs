@@ -68,6 +68,8 @@ pub(crate) enum Step {
     DemoteSave,
     /// The connections are left in order.
     Leave,
+    /// Detach: the disk says durably that it is Outdated, before the peer goes on without it.
+    DetachMark,
     /// The disks' last flush.
     DetachFlush,
     /// The disks' bits.
@@ -463,7 +465,10 @@ impl Resource {
     /// The disk of one volume has failed in this step. Of an order that is nothing but what it makes
     /// durable, nobody may hear that it is done: the disk may come back as it was.
     pub(crate) fn order_step_without_disk(&mut self, step: u64) {
-        let saves = self.running.as_ref().is_some_and(|running| running.step == Step::Save);
+        let saves = self.running.as_ref().is_some_and(|running| {
+            let marks = running.step == Step::DetachMark && !running.is_forced_detach();
+            running.step == Step::Save || marks
+        });
         if !saves || step != self.order_step {
             return self.order_step_done(step);
         }
@@ -481,6 +486,7 @@ impl Resource {
             Step::Flush => self.order_flushed(),
             Step::Bits => self.demote_save(),
             Step::DemoteSave => self.demoted(),
+            Step::DetachMark => self.detach_volumes(),
             Step::DetachFlush => self.detach_bits(),
             Step::DetachBits => self.step(Step::DetachIdle),
             Step::Save => self.finish(Ok(String::new())),

@@ -408,3 +408,31 @@ fn a_target_that_writes_zeroes_for_holes_is_given_one_long_hole_at_a_time() {
     pair.nodes[1].unstall();
     pair.synced();
 }
+
+/// The peer goes on alone behind a detach: the disk must not come back as if it knew of nothing.
+#[test]
+fn a_detach_is_answered_when_its_mark_is_durable_and_refused_where_it_cannot_be() {
+    use crate::meta::{DeviceFlags, MetaOp};
+    let marks = |action: &Action| {
+        matches!(action, Action::Meta { op: MetaOp::Superblock(s), .. }
+            if s.flags & DeviceFlags::OUTDATED != 0)
+    };
+    for n in 0..2 {
+        let mut pair = synced_pair();
+        pair.nodes[n].stall = marks;
+        let id = pair.order(n, Command::Detach { volume: 0, force: false });
+        pair.run(100);
+        assert_eq!(pair.nodes[n].admin.get(&id), None, "{}", pair.story());
+        assert_eq!(pair.disk(n), DiskState::UpToDate, "the peer does not go on without it yet");
+        pair.nodes[n].unstall();
+        pair.run(100);
+        assert_eq!(pair.nodes[n].admin.get(&id), Some(&Ok(String::new())), "{}", pair.story());
+        pair.attach(n).unwrap();
+        pair.synced();
+
+        pair.nodes[n].fail = marks;
+        let detach = Command::Detach { volume: 0, force: false };
+        let refusal = pair.admin(n, detach).expect_err("its mark is nowhere");
+        assert_eq!(refusal.code, 118, "{refusal:?}");
+    }
+}
