@@ -179,11 +179,9 @@ impl Resource {
                     Step::ForceFlush | Step::PromoteSave,
                     None,
                 )
-                | (
-                    Command::Secondary { .. } | Command::HandOver,
-                    Step::DemoteSave | Step::TakeBack,
-                    None,
-                ) => (running.since, PATIENCE_MS),
+                | (Command::Secondary { .. }, Step::DemoteSave, None) => {
+                    (running.since, PATIENCE_MS)
+                }
                 (.., Some((since, true))) => (since, SHUTDOWN_MS),
                 // Clients' requests wait: the administrator decides.
                 (_, Step::Drain, _) => return None,
@@ -193,6 +191,17 @@ impl Resource {
                 _ => return None,
             };
         Some(since.after_ms(patience))
+    }
+
+    /// A peer that has come back has sent its handshake: requests drain for the own one, but not while a disk hangs.
+    /// Nothing would come to rest, and the volumes of other disks would stand still meanwhile.
+    pub(crate) fn waits_no_more(&mut self, c: usize) {
+        let connection = &self.connections[c];
+        let waits = connection.stage == Stage::Waiting && connection.peer_handshake.is_some();
+        let mut devices = self.devices.values();
+        if waits && !devices.any(|device| device.hung_since.is_some() && !device.abandoned()) {
+            self.quiesce(c);
+        }
     }
 
     /// The running order waits for a disk that hangs, and its time is over.

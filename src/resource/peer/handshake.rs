@@ -56,6 +56,7 @@ impl Resource {
     /// Sends the handshake where everything is quiet.
     pub(crate) fn pump_handshakes(&mut self) {
         for c in self.peers() {
+            self.waits_no_more(c);
             if self.connections[c].stage != Stage::Quiescing {
                 continue;
             }
@@ -272,11 +273,7 @@ impl Resource {
         self.connections[c].window = u64::from(handshake.window);
         self.connections[c].peer_handshake = Some(Box::new(handshake));
         match stage {
-            Stage::Open | Stage::Waiting => {
-                self.connections[c].stage = Stage::Quiescing;
-                self.connections[c].stage_since = self.now;
-                self.changed();
-            }
+            Stage::Open => self.quiesce(c),
             Stage::Handshake => self.decide_all(c),
             _ => {}
         }

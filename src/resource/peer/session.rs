@@ -24,6 +24,13 @@ impl Resource {
         self.connections[c].active.expect("an opening session has a socket")
     }
 
+    /// Requests drain, for the own handshake.
+    pub(crate) fn quiesce(&mut self, c: usize) {
+        self.connections[c].stage = Stage::Quiescing;
+        self.connections[c].stage_since = self.now;
+        self.changed();
+    }
+
     /// The first step of a volume whose verdict is known.
     pub(crate) fn begin_opening(&mut self, c: usize, volume: VolumeNumber) {
         self.agree_size(c, volume);

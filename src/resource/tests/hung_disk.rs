@@ -367,3 +367,23 @@ fn a_promotion_or_demotion_that_meets_a_hung_disk_ends_in_time_without_it() {
     pair.attach(1).unwrap();
     pair.synced();
 }
+
+/// Clients of the other volumes would stand still for most of the time, while their disks are well.
+#[test]
+fn a_peer_that_comes_back_while_a_disk_hangs_is_met_when_it_answers_and_holds_nothing_up() {
+    let mut pair = synced_pair();
+    pair.kill(1);
+    pair.run(1_000);
+    pair.nodes[0].stall = is_disk;
+    pair.start_write(0, 30, 3);
+    pair.run(10_000);
+    assert!(pair.hung_ms(0).is_some(), "{}", pair.story());
+    pair.up(1);
+    for _ in 0..20 {
+        pair.run(5_000);
+        assert!(pair.core(0).gate_is_open(), "{}", pair.story());
+    }
+    pair.nodes[0].unstall();
+    pair.synced();
+    assert_eq!(pair.nodes[1].disk.blocks.get(&30), Some(&3));
+}
