@@ -15,6 +15,11 @@ const REFUSALS: By = By::Tests(&["--lib", "resource::tests::newer_peer"]);
 /// What becomes of disks that fail, and come back.
 const ENDS: By = By::Tests(&["--lib", "resource::tests::ends"]);
 
+/// Disks and peers that are lost while something waits.
+const LOST: By = By::Tests(&["--lib", "resource::tests::lost_disk"]);
+/// Flushes that have nothing to do.
+const COMMITS: By = By::Tests(&["--lib", "resource::tests::commits"]);
+
 pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "refused-image-forgotten",
@@ -199,5 +204,69 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "src/resource/peer/leave.rs",
         old: "Some(Leaving::Asked { .. }) if self.is_left_by_a_primary(c) => {",
         new: "Some(Leaving::Asked { .. }) if self.is_left_by_a_primary(c) && self.suspended => {",
+    },
+    Mutant {
+        name: "draining-disk-untold",
+        breaks: "promise 1: a disk that fails while its session drains is not told, and the peer marks nothing of what it is sent",
+        by: LOST,
+        file: "src/resource/mod.rs",
+        old: "|| self.is_renegotiating(c)\n            {\n                self.send_state_to(c, volume);",
+        new: "|| self.suspended\n            {\n                self.send_state_to(c, volume);",
+    },
+    Mutant {
+        name: "draining-disk-unheard",
+        breaks: "promise 1: a peer's disk that fails while the session drains is not heard of",
+        by: LOST,
+        file: "src/resource/data/peer_io.rs",
+        old: "stage < Stage::Opening && !self.is_renegotiating(c)",
+        new: "stage < Stage::Opening",
+    },
+    Mutant {
+        name: "disk-told-behind-writes",
+        breaks: "promise 1: what waited for a verify is written before the peer hears that the own disk is gone",
+        by: LOST,
+        file: "src/resource/peer/loss.rs",
+        old: "        self.send_state(volume);\n        for c in self.peers() {\n            let peer = self.peer_device(c, volume);\n            peer.target = None;",
+        new: "        for c in self.peers() {\n            let peer = self.peer_device(c, volume);\n            peer.target = None;",
+    },
+    Mutant {
+        name: "older-copy-vouches",
+        breaks: "promise 1: a flush of a client whose only copy failed is answered, as an older copy has come back",
+        by: LOST,
+        file: "src/resource/peer/handshake.rs",
+        old: "let counts = side != Side::Source;",
+        new: "let counts = side != Side::Source || disk == DiskState::UpToDate;",
+    },
+    Mutant {
+        name: "detach-unmarked",
+        breaks: "promise 6: a detach is answered before its disk is durably Outdated",
+        by: By::Tests(&["--lib", "resource::tests::disks"]),
+        file: "src/resource/orders/attach.rs",
+        old: "        if marked.is_empty() {",
+        new: "        if marked.len() < 9 {",
+    },
+    Mutant {
+        name: "flush-beside-write",
+        breaks: "promise 1: a flush counts for a write that was under way when it began",
+        by: COMMITS,
+        file: "src/resource/data/flush.rs",
+        old: "let covers = (!self.writes_are_under_way(volume))",
+        new: "let covers = (!self.writes_are_under_way(volume) || self.role == Role::Primary)",
+    },
+    Mutant {
+        name: "flush-of-peer-forgotten",
+        breaks: "promise 1: a flush asks nobody though the peer's cache holds a write",
+        by: COMMITS,
+        file: "src/resource/data/write.rs",
+        old: "        let (kind, payload) = (request.kind, request.payload);\n        if !fua {",
+        new: "        let (kind, payload) = (request.kind, request.payload);\n        if !fua && kind != RequestKind::Write {",
+    },
+    Mutant {
+        name: "flush-of-former-state",
+        breaks: "promise 1: a flush asks nobody though a disk has come since the last one",
+        by: COMMITS,
+        file: "src/resource/data/cache.rs",
+        old: "self.flushed == Some(self.covered_now(state))",
+        new: "self.flushed.is_some_and(|last| last.volatile == self.volatile && state > 0)",
     },
 ];
