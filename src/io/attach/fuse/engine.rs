@@ -39,12 +39,17 @@ pub(super) struct Request {
     pub(super) offset: u64,
     pub(super) length: u64,
     pub(super) data: Vec<u8>,
+    /// It is answered when what it wrote has been flushed: of a server that does not do FUA.
+    pub(super) then_flush: bool,
     pub(super) answer: Answer,
 }
 
 struct Pending {
     request: Request,
     sent_at: Option<Instant>,
+    /// The server has written it, and its flush is next. The next server knows of neither: a session that
+    /// ends begins with the write again.
+    is_flushing: bool,
 }
 
 impl Pending {
@@ -57,6 +62,11 @@ impl Pending {
 
     fn message(&self, cookie: u64) -> Vec<u8> {
         let Request { command, flags, offset, data, .. } = &self.request;
+        let flush = (&Command::Flush, &0, &0, 0, &Vec::new());
+        let (command, flags, offset, length, data) = match self.is_flushing {
+            true => flush,
+            false => (command, flags, offset, self.part(), data),
+        };
         let mut bytes = Vec::with_capacity(28 + data.len());
         bytes.extend(NBD_REQUEST_MAGIC.to_be_bytes());
         bytes.extend(flags.to_be_bytes());
@@ -64,7 +74,7 @@ impl Pending {
         bytes.extend(cookie.to_be_bytes());
         bytes.extend(offset.to_be_bytes());
         // No request of FUSE, and no part, is longer.
-        bytes.extend(u32::try_from(self.part()).unwrap_or(u32::MAX).to_be_bytes());
+        bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
         bytes.extend(data);
         bytes
     }
@@ -119,7 +129,7 @@ impl Engine {
         }
         let cookie = state.next;
         state.next += 1;
-        state.pending.insert(cookie, Pending { request, sent_at: None });
+        state.pending.insert(cookie, Pending { request, sent_at: None, is_flushing: false });
         state.unsent.push_back(cookie);
         self.changed.notify_all();
     }
@@ -209,7 +219,9 @@ impl Engine {
             state = self.state();
             state.session = None;
             state.unsent = state.pending.keys().copied().collect();
-            state.pending.values_mut().for_each(|one| one.sent_at = None);
+            for one in state.pending.values_mut() {
+                (one.sent_at, one.is_flushing) = (None, false);
+            }
             let _ = self.bell.write(1);
         }
     }
@@ -240,9 +252,15 @@ impl Engine {
         let mut state = self.state();
         let mut one = state.pending.remove(&cookie).ok_or_else(malformed)?;
         let part = one.part();
-        if code == 0 && one.request.length > part {
-            one.request.offset += part;
-            one.request.length -= part;
+        let is_written = one.request.then_flush && !one.is_flushing;
+        if code == 0 && (one.request.length > part || is_written) {
+            match is_written {
+                true => one.is_flushing = true,
+                false => {
+                    one.request.offset += part;
+                    one.request.length -= part;
+                }
+            }
             one.sent_at = None;
             state.pending.insert(cookie, one);
             state.unsent.push_back(cookie);

@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! - Nothing is cached by the kernel: the file is opened for direct I/O, without a writeback cache.
+//! - A write that is to be durable (O_DSYNC) is answered when the server has it durable.
 //! - Who reads `/dev/fuse` waits for no server; the engine answers.
 
 use std::ffi::OsStr;
@@ -16,7 +17,8 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 use nbd::constants::{
-    NBD_CMD_FLAG_NO_HOLE, NBD_FLAG_READ_ONLY, NBD_FLAG_SEND_FLUSH, NBD_FLAG_SEND_WRITE_ZEROES,
+    NBD_CMD_FLAG_FUA, NBD_CMD_FLAG_NO_HOLE, NBD_FLAG_READ_ONLY, NBD_FLAG_SEND_FLUSH,
+    NBD_FLAG_SEND_FUA, NBD_FLAG_SEND_WRITE_ZEROES,
 };
 use nbd::request::Command;
 
@@ -79,7 +81,8 @@ impl Volume {
             Ok(_) => reply.ok(),
             Err(error) => reply.error(Errno::from_i32(error)),
         });
-        self.engine.submit(Order { command, flags, offset, length, data: Vec::new(), answer });
+        let (data, then_flush) = (Vec::new(), false);
+        self.engine.submit(Order { command, flags, offset, length, data, then_flush, answer });
     }
 }
 
@@ -158,8 +161,8 @@ impl Filesystem for Volume {
             Ok(data) => reply.data(&data),
             Err(error) => reply.error(Errno::from_i32(error)),
         });
-        let (command, data) = (Command::Read, Vec::new());
-        self.engine.submit(Order { command, flags: 0, offset, length, data, answer });
+        let (command, data, then_flush) = (Command::Read, Vec::new(), false);
+        self.engine.submit(Order { command, flags: 0, offset, length, data, then_flush, answer });
     }
 
     fn write(
@@ -170,7 +173,7 @@ impl Filesystem for Volume {
         offset: u64,
         data: &[u8],
         _: WriteFlags,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -184,13 +187,17 @@ impl Filesystem for Volume {
             Ok(_) => reply.written(written),
             Err(error) => reply.error(Errno::from_i32(error)),
         });
-        let (command, length) = (Command::Write, u64::from(written));
+        // O_SYNC and RWF_DSYNC have this bit too. With direct I/O the kernel sends no fsync behind it.
+        let is_durable = flags.0 & libc::O_DSYNC != 0;
+        let has_fua = self.has(NBD_FLAG_SEND_FUA);
         self.engine.submit(Order {
-            command,
-            flags: 0,
+            command: Command::Write,
+            flags: if is_durable && has_fua { NBD_CMD_FLAG_FUA } else { 0 },
             offset,
-            length,
+            length: u64::from(written),
             data: data.to_vec(),
+            // Of a server that has neither there is nothing that a flush would write.
+            then_flush: is_durable && !has_fua && self.has(NBD_FLAG_SEND_FLUSH),
             answer,
         });
     }

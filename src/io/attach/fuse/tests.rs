@@ -1,18 +1,25 @@
 //! The engine over pairs of sockets: what it sends, and when it answers.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use nbd::constants::NBD_SIMPLE_REPLY_MAGIC;
+use fuser::{Config, Session};
+use nbd::constants::{
+    NBD_CMD_FLAG_FUA, NBD_FLAG_SEND_FLUSH, NBD_FLAG_SEND_FUA, NBD_SIMPLE_REPLY_MAGIC,
+};
 use nbd::request::Command;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
 use super::engine::{Engine, Request};
+use super::file::{self, Volume};
 
 type Outcome = Result<Vec<u8>, i32>;
 
@@ -21,7 +28,7 @@ struct Stage {
     bell: Arc<EventFd>,
 }
 
-/// The header of a request as a server reads it: type, cookie, offset, length.
+/// The header of a request as a server reads it, without its flags: type, cookie, offset, length.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen(u16, u64, u64, u32);
 
@@ -40,13 +47,23 @@ impl Stage {
     }
 
     fn order(&self, command: Command, offset: u64, length: u64) -> Receiver<Outcome> {
+        self.order_then(command, offset, length, false)
+    }
+
+    fn order_then(
+        &self,
+        command: Command,
+        offset: u64,
+        length: u64,
+        then_flush: bool,
+    ) -> Receiver<Outcome> {
         let (told, heard) = channel();
         let answer = Box::new(move |outcome| told.send(outcome).expect("somebody hears it"));
         let data = match command {
             Command::Write => vec![7; usize::try_from(length).expect("short")],
             _ => Vec::new(),
         };
-        self.engine.submit(Request { command, flags: 0, offset, length, data, answer });
+        self.engine.submit(Request { command, flags: 0, offset, length, data, then_flush, answer });
         heard
     }
 
@@ -58,6 +75,11 @@ impl Stage {
 }
 
 fn read_request(server: &mut UnixStream) -> Seen {
+    read_flagged(server).1
+}
+
+/// With its flags.
+fn read_flagged(server: &mut UnixStream) -> (u16, Seen) {
     let mut head = [0; 28];
     server.read_exact(&mut head).expect("a request");
     let seen = Seen(
@@ -71,7 +93,7 @@ fn read_request(server: &mut UnixStream) -> Seen {
         server.read_exact(&mut data).expect("its data");
         assert!(data.iter().all(|byte| *byte == 7));
     }
-    seen
+    (u16::from_be_bytes([head[4], head[5]]), seen)
 }
 
 fn reply(server: &mut UnixStream, cookie: u64, code: u32, data: &[u8]) {
@@ -87,6 +109,7 @@ fn heard(answer: &Receiver<Outcome>) -> Outcome {
 }
 
 const WRITE: u16 = 1;
+const FLUSH: u16 = 3;
 
 #[test]
 fn requests_without_a_server_wait_and_are_all_sent_in_their_order() {
@@ -240,5 +263,91 @@ fn what_a_session_has_not_sent_is_thrown_away_when_it_ends() {
         assert_eq!(read_request(&mut next).1, number as u64);
         reply(&mut next, number as u64, 0, &[]);
         assert_eq!(heard(answer), Ok(Vec::new()));
+    }
+}
+
+#[test]
+fn a_durable_write_to_a_server_without_fua_is_answered_after_its_flush() {
+    let stage = Stage::new();
+    let mut server = stage.session();
+    let answer = stage.order_then(Command::Write, 4096, 512, true);
+    assert_eq!(read_request(&mut server), Seen(WRITE, 0, 4096, 512));
+    reply(&mut server, 0, 0, &[]);
+    assert_eq!(read_request(&mut server), Seen(FLUSH, 0, 0, 0));
+    assert!(answer.try_recv().is_err(), "answered before its flush");
+    // What was written there and not flushed may be gone with that server.
+    drop(server);
+    stage.wait_for_bell();
+    let mut server = stage.session();
+    assert_eq!(read_request(&mut server), Seen(WRITE, 0, 4096, 512));
+    reply(&mut server, 0, 0, &[]);
+    assert_eq!(read_request(&mut server), Seen(FLUSH, 0, 0, 0));
+    reply(&mut server, 0, 0, &[]);
+    assert_eq!(heard(&answer), Ok(Vec::new()));
+    // An error of either is the answer.
+    for errors in [&[5][..], &[0, 28]] {
+        let answer = stage.order_then(Command::Write, 0, 512, true);
+        for code in errors {
+            let Seen(_, cookie, ..) = read_request(&mut server);
+            reply(&mut server, cookie, *code, &[]);
+        }
+        let last = errors.last().expect("one");
+        assert_eq!(heard(&answer), Err(i32::try_from(*last).expect("small")));
+    }
+}
+
+/// Waits for a request; `false`: there is none any more.
+fn one_more(server: &UnixStream) -> bool {
+    use nix::sys::socket::{MsgFlags, recv};
+    let seen = recv(std::os::fd::AsRawFd::as_raw_fd(server), &mut [0], MsgFlags::MSG_PEEK);
+    seen.is_ok_and(|bytes| bytes > 0)
+}
+
+/// Through the kernel: a file that is mounted, and the server's end of it.
+#[test]
+fn what_is_written_through_a_synced_file_is_durable_when_it_is_answered() {
+    let test = "what_is_written_through_a_synced_file_is_durable_when_it_is_answered";
+    if let Err(error) = File::options().read(true).write(true).open("/dev/fuse") {
+        let line = format!("\nSKIP {test}: /dev/fuse: {error}\n");
+        // Past the harness, which keeps what a test prints while it goes well.
+        return std::io::stderr().lock().write_all(line.as_bytes()).expect("standard error");
+    }
+    let both = NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA;
+    const FUA: u16 = NBD_CMD_FLAG_FUA;
+    for (flags, how, expected) in [
+        (both, 0, &[(WRITE, 0)][..]),
+        (both, libc::O_DSYNC, &[(WRITE, FUA)]),
+        (both, libc::O_SYNC, &[(WRITE, FUA)]),
+        (NBD_FLAG_SEND_FLUSH, 0, &[(WRITE, 0)]),
+        (NBD_FLAG_SEND_FLUSH, libc::O_DSYNC, &[(WRITE, 0), (FLUSH, 0)]),
+        // Nothing that could be flushed.
+        (0, libc::O_DSYNC, &[(WRITE, 0)]),
+    ] {
+        let stage = Stage::new();
+        let mut server = stage.session();
+        let dir = tempfile::tempdir().expect("a folder");
+        let size = Arc::new(AtomicU64::new(1 << 20));
+        let volume = Volume { engine: stage.engine.clone(), size, flags };
+        let session = Session::new(volume, dir.path(), &Config::default());
+        let session = session.and_then(Session::spawn).expect("it is mounted");
+        let path = dir.path().join(file::NAME);
+        // A request that got no answer would keep this process for ever: all get one before anything is
+        // compared.
+        let serving = std::thread::spawn(move || {
+            let mut seen = Vec::new();
+            while one_more(&server) {
+                let (flags, Seen(command, cookie, ..)) = read_flagged(&mut server);
+                seen.push((command, flags));
+                reply(&mut server, cookie, 0, &[]);
+            }
+            seen
+        });
+        let file = File::options().write(true).custom_flags(how).open(path);
+        let written = file.and_then(|file| file.write_at(&[7; 512], 1024));
+        stage.engine.close();
+        let seen = serving.join();
+        session.umount_and_join().expect("it is unmounted");
+        assert_eq!(written.expect("written"), 512);
+        assert_eq!(seen.expect("it serves"), expected, "server {flags:#x}, file {how:#x}");
     }
 }
