@@ -113,6 +113,72 @@ fn a_file_system_over_fuse_is_handed_over_and_let_go_of_by_force() {
     drop(attached);
 }
 
+/// In front of the system's: refuses to have a device grow for as long as a file is there, and writes down
+/// that it was asked.
+const LOSETUP: &str = "#!/bin/sh
+here=${0%/*}
+if [ \"$1\" = -c ]; then
+    echo \"$2\" >>\"$here/asked\"
+    [ ! -e \"$here/refuse\" ] || { echo 'losetup: not now' >&2; exit 1; }
+fi
+PATH=${PATH#*:}
+exec losetup \"$@\"
+";
+
+#[test]
+fn a_device_over_fuse_has_grown_when_its_loop_device_has() {
+    if !is_possible("a_device_over_fuse_has_grown_when_its_loop_device_has") {
+        return;
+    }
+    let pair = Pair::in_sync();
+    let (folder, servers) = stage(&pair);
+    let programs = pair.dir.path().join("programs");
+    fs::create_dir(&programs).expect("a folder");
+    let losetup = programs.join("losetup");
+    fs::write(&losetup, LOSETUP).expect("a program");
+    order(&["chmod", "+x", text(&losetup)]).unwrap();
+    fs::write(programs.join("refuse"), []).expect("a file");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let attach = Command::new(env!("CARGO_BIN_EXE_tandem-attach"))
+        .args(["--background", "--fuse", &servers, "--run-dir", text(&pair.alice.run_dir), "r0"])
+        .env("PATH", format!("{}:{path}:/usr/sbin:/sbin", text(&programs)))
+        .output()
+        .expect("tandem-attach starts");
+    let attached = Attached(&pair, &folder);
+    let said = String::from_utf8_lossy(&attach.stdout).into_owned();
+    let node = said.split(' ').nth(2).unwrap_or_else(|| panic!("{attach:?}")).to_owned();
+
+    let before = pair.alice.export_size();
+    for node in [&pair.alice, &pair.bob] {
+        let disk = File::options().write(true).open(&node.disk).expect("a disk");
+        let size = disk.metadata().expect("a disk").len();
+        disk.set_len(size + (32 << 20)).expect("room");
+    }
+    pair.alice.ok(&["resize", "r0"]);
+    let size = pair.alice.export_size();
+    assert!(size > before, "{size} {before}");
+    let said_size = || {
+        let text = pair.alice.ok(&["device", "status", "--json", "r0"]);
+        let mut all: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+        all[0]["size"].take().as_u64().expect("a number")
+    };
+    let size_of = |node: &str| {
+        let name = node.trim_start_matches("/dev/");
+        let sectors = fs::read_to_string(format!("/sys/block/{name}/size")).expect("it is there");
+        sectors.trim().parse::<u64>().expect("a number") * 512
+    };
+    until("it is tried again", || {
+        let asked = fs::read_to_string(programs.join("asked")).unwrap_or_default();
+        (asked.lines().count() >= 2).then_some(())
+    });
+    assert_eq!((said_size(), size_of(&node)), (before, before), "it was refused");
+    fs::remove_file(programs.join("refuse")).expect("it is there");
+    until("it is said that it has grown", || (said_size() == size).then_some(()));
+    assert_eq!(size_of(&node), size);
+    pair.alice.ok(&["device", "detach", "r0"]);
+    drop(attached);
+}
+
 #[test]
 fn a_file_system_over_fuse_goes_on_through_a_crash() {
     if !is_possible("a_file_system_over_fuse_goes_on_through_a_crash") {

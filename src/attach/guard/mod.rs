@@ -516,7 +516,10 @@ impl Guard {
             return;
         }
         self.keep(export);
-        if let Ok(Some(size)) = self.terms.replace(export) {
+        // One that is under way comes to its end first.
+        if self.resizing.is_none()
+            && let Ok(Some(size)) = self.terms.replace(export)
+        {
             self.resizing = Some(size);
             self.actions.push_back(Action::Resize(size));
         }

@@ -139,6 +139,13 @@ pub(super) fn openers_of(device: &str) -> Vec<String> {
     fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(has_it).collect()
 }
 
+/// Bytes of a block device (`/dev/loop0`), as the kernel has them.
+pub(super) fn bytes_of(device: &str) -> Option<u64> {
+    let name = device.trim_start_matches("/dev/");
+    let sectors = fs::read_to_string(format!("/sys/block/{name}/size")).ok()?;
+    sectors.trim().parse::<u64>().ok()?.checked_mul(512)
+}
+
 /// A name that nobody else has used.
 pub(super) fn token() -> io::Result<u64> {
     let mut bytes = [0; 8];

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, MountOption, Session};
@@ -123,6 +124,7 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
         record_path: arguments.run_dir.join(format!("{name}.device")),
         was_connected: true,
         ask_at,
+        growing: None,
     };
     if !options.no_loop {
         // Without it there shall be no mount; it goes with the session.
@@ -164,6 +166,22 @@ fn attach_loop(file: &Path, read_only: bool) -> Result<String, Trouble> {
     }
 }
 
+/// Has a loop device take the size that its file has now.
+fn grow_loop(device: &str, file: &Path, size: u64) -> Result<(), String> {
+    let cannot = |what: &str, error: std::io::Error| format!("{what}: {error}");
+    // Kernels before 6.18 take the size that they know of the file, and learn it only from this.
+    fs::metadata(file).map_err(|error| cannot(&file.display().to_string(), error))?;
+    let output = Command::new("losetup").args(["-c", device]).output();
+    let output = output.map_err(|error| cannot("losetup", error))?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+    }
+    match system::bytes_of(device) {
+        Some(has) if has < size => Err(format!("{device} has {has} bytes still")),
+        _ => Ok(()),
+    }
+}
+
 /// An attached device and all that its guard has.
 struct Device {
     guard: Guard,
@@ -179,6 +197,8 @@ struct Device {
     record_path: PathBuf,
     was_connected: bool,
     ask_at: Duration,
+    /// What comes of the loop device that is growing.
+    growing: Option<Receiver<Result<(), String>>>,
 }
 
 impl Device {
@@ -245,6 +265,9 @@ impl Device {
             }
             _ => {}
         }
+        if let Some(outcome) = self.grown() {
+            self.feed(log, Event::Resized(outcome));
+        }
         self.feed(log, Event::Tick);
     }
 
@@ -271,10 +294,7 @@ impl Device {
                 }
                 // The engine has one connection, and tells of its end.
                 Action::Look(_) => self.guard.handle(system::now(), Event::Looked(Ok(0))),
-                Action::Resize(size) => {
-                    self.grow(size);
-                    self.guard.handle(system::now(), Event::Resized(Ok(())));
-                }
+                Action::Resize(size) => self.grow(size),
                 Action::Log(text) => log.say(&format!("{}: {text}", self.record.volume)),
                 Action::Fail => self.engine.fail(),
                 Action::Changed => self.write_record(log),
@@ -283,13 +303,39 @@ impl Device {
         }
     }
 
-    fn grow(&self, size: u64) {
+    /// The file is larger at once, and the device when its loop device is. That one asks the file, and so
+    /// waits for this very process: a thread waits for it.
+    fn grow(&mut self, size: u64) {
         self.size.store(size, Ordering::Release);
-        let Some(device) = self.record.loop_device.clone() else { return };
-        // It asks the file for its size, and so waits for this very process. Where it cannot be
-        // started, the device grows with its next attach.
+        let (told, heard) = channel();
+        self.growing = Some(heard);
+        let Some(device) = self.record.loop_device.clone() else {
+            // It is heard: that end is held here.
+            return drop(told.send(Ok(())));
+        };
+        let (file, bell) = (self.record.file.clone(), self.dialers.bell.clone());
         let thread = std::thread::Builder::new().name("grow".to_owned());
-        let _ = thread.spawn(move || Command::new("losetup").args(["-c", &device]).status());
+        let started = thread.spawn(move || {
+            // Where nobody hears it the guard has ended.
+            let _ = told.send(grow_loop(&device, &file, size));
+            let _ = bell.write(1);
+        });
+        if let Err(error) = started {
+            let (told, heard) = channel();
+            let _ = told.send(Err(format!("a thread for it: {error}")));
+            self.growing = Some(heard);
+        }
+    }
+
+    /// What has come of it.
+    fn grown(&mut self) -> Option<Result<(), String>> {
+        let outcome = match self.growing.as_ref()?.try_recv() {
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) => Err("its thread has panicked".to_owned()),
+            Ok(outcome) => outcome,
+        };
+        self.growing = None;
+        Some(outcome)
     }
 
     fn write_record(&mut self, log: &Log) {
