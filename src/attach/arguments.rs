@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::{Args, Parser};
 
 use super::Server;
-use crate::control::arguments::whole_usage;
+use crate::control::arguments::{folder, whole_usage};
 use crate::control::target::Target;
 use crate::resource::VolumeNumber;
 
@@ -146,6 +146,7 @@ pub struct AttachArguments {
     pub options: AttachOptions,
     /// Where tandemd has its sockets, and where it is remembered what is attached.
     #[arg(long, value_name = "DIR", env = "TANDEM_RUN_DIR", default_value = "/run/tandem")]
+    #[arg(value_parser = folder())]
     pub run_dir: PathBuf,
     /// Leave the terminal once the device is there; the log goes to syslog.
     #[arg(long)]
@@ -216,6 +217,9 @@ mod tests {
         let local = read("--run-dir /run/x r0").unwrap();
         assert_eq!(local.servers(), ["unix:/run/x/nbd.sock".parse().unwrap()]);
         assert_eq!(local.volume.to_string(), "r0/0");
+        // The guard leaves the folder that it was started in.
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(read("--run-dir x/y r0").unwrap().run_dir, here.join("x/y"));
     }
 
     #[test]

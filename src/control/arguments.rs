@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::values::folder;
 use self::values::{seconds, sectors, yes_no};
 use super::target::Target;
 use crate::attach::{AttachOptions, Volume};
@@ -53,11 +54,11 @@ pub struct Globals {
     pub node: Option<String>,
     /// Where tandemd has its sockets.
     #[arg(long, value_name = "DIR", global = true, env = "TANDEM_RUN_DIR")]
-    #[arg(default_value = "/run/tandem")]
+    #[arg(default_value = "/run/tandem", value_parser = folder())]
     pub run_dir: PathBuf,
     /// Where saved metadata and what is known of disks goes [default: /var/lib/tandem, or
     /// DIR/state with --run-dir DIR].
-    #[arg(long, value_name = "DIR", global = true)]
+    #[arg(long, value_name = "DIR", global = true, value_parser = folder())]
     state_dir: Option<PathBuf>,
     /// How long tandemd may take to say that it is there, before it counts as silent (exit 20). An
     /// order may take longer.

@@ -179,6 +179,44 @@ fn a_device_over_fuse_has_grown_when_its_loop_device_has() {
     drop(attached);
 }
 
+/// Its guard leaves the folder that it was started in, and the kernel names files by their real paths.
+#[test]
+fn a_run_folder_may_be_named_relatively_and_through_a_link() {
+    if !is_possible("a_run_folder_may_be_named_relatively_and_through_a_link") {
+        return;
+    }
+    let pair = Pair::in_sync();
+    let (folder, servers) = stage(&pair);
+    let dir = pair.dir.path();
+    std::os::unix::fs::symlink(&pair.alice.run_dir, dir.join("link")).expect("a link");
+    let attach = || {
+        let attach = Command::new(env!("CARGO_BIN_EXE_tandemadm"))
+            .args(["--run-dir", "link", "device", "attach", "--fuse", &servers, "r0"])
+            .current_dir(dir)
+            .output()
+            .expect("tandemadm starts");
+        let said = String::from_utf8_lossy(&attach.stdout).into_owned();
+        said.split(' ').nth(2).unwrap_or_else(|| panic!("{attach:?}")).to_owned()
+    };
+    let is_looped = |node: &str| {
+        Path::new(&format!("/sys/block/{}/loop", node.trim_start_matches("/dev/"))).exists()
+    };
+    let link = dir.join("link");
+    for words in [&["device", "detach", "r0"][..], &["device", "detach", "--force", "r0"]] {
+        let node = attach();
+        let attached = Attached(&pair, &folder);
+        assert!(pair.alice.ok(&["device", "status", "r0"]).contains(&node));
+        assert!(is_looped(&node), "{node}");
+        let mut all = vec!["--run-dir", text(&link)];
+        all.extend(words);
+        let said = Command::new(env!("CARGO_BIN_EXE_tandemadm")).args(all).output();
+        let said = said.expect("tandemadm starts");
+        assert!(said.status.success(), "{words:?}: {said:?}");
+        until("the loop device is gone", || (!is_looped(&node)).then_some(()));
+        drop(attached);
+    }
+}
+
 #[test]
 fn a_file_system_over_fuse_goes_on_through_a_crash() {
     if !is_possible("a_file_system_over_fuse_goes_on_through_a_crash") {

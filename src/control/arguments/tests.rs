@@ -194,6 +194,10 @@ fn the_state_folder_follows_the_run_folder() {
     assert_eq!(folder("tandemadm status"), PathBuf::from("/var/lib/tandem"));
     assert_eq!(folder("tandemadm --run-dir /tmp/x status"), PathBuf::from("/tmp/x/state"));
     assert_eq!(folder("tandemadm --state-dir /s --run-dir /x status"), PathBuf::from("/s"));
+    // Also for whoever reads it in another folder.
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(folder("tandemadm --run-dir x status"), here.join("x/state"));
+    assert_eq!(folder("tandemadm --state-dir s status"), here.join("s"));
 }
 
 #[test]

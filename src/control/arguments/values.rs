@@ -1,5 +1,16 @@
 //! Values of options, from words.
 
+use std::path::PathBuf;
+
+use clap::builder::{PathBufValueParser, TypedValueParser};
+
+/// A folder, as an absolute path: a process may leave the folder that it was started in, and the paths that
+/// it writes down are compared by others.
+#[must_use]
+pub fn folder() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(std::path::absolute)
+}
+
 /// `yes` or `no`.
 pub(super) fn yes_no(word: &str) -> Result<bool, String> {
     match word {

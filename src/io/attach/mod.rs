@@ -24,6 +24,7 @@ use guard::{Device, Log};
 use netlink::{Driver, Events};
 
 pub(crate) use orders::{Listed, detach, list};
+pub(crate) use system::resolved;
 
 /// How long another attach of the same volume may take.
 const ATTACH: Duration = Duration::from_secs(10);

@@ -153,6 +153,11 @@ pub(super) fn token() -> io::Result<u64> {
     Ok(u64::from_be_bytes(bytes))
 }
 
+/// A folder as the kernel names it; as it is given where it is not there.
+pub(crate) fn resolved(folder: &Path) -> PathBuf {
+    folder.canonicalize().unwrap_or_else(|_| folder.to_owned())
+}
+
 /// The time since this system has started, sleep included.
 pub(super) fn now() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)

@@ -23,7 +23,7 @@ use super::remembered::Remembered;
 use super::restart::{self, Inherited, Listener};
 use super::startup::Failure;
 use super::{dependencies, logging, startup};
-use crate::control::arguments::state_dir;
+use crate::control::arguments::{folder, state_dir};
 use crate::io::config_files::ConfigFiles;
 
 /// How often the log repeats what is still wrong.
@@ -44,10 +44,11 @@ struct Arguments {
     node: Option<String>,
     /// Where the lock and the sockets are.
     #[arg(long, value_name = "DIR", env = "TANDEM_RUN_DIR", default_value = "/run/tandem")]
+    #[arg(value_parser = folder())]
     run_dir: PathBuf,
     /// Where what is known of disks goes [default: /var/lib/tandem, or DIR/state with --run-dir
     /// DIR].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = folder())]
     state_dir: Option<PathBuf>,
     /// Serve NBD on a TCP address too, for example 127.0.0.1:10809.
     #[arg(long, value_name = "ADDR")]

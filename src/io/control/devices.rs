@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::registry::{Entry, Registry, refusal};
-use crate::io::attach::{Listed, Trouble, detach, list};
+use crate::io::attach::{Listed, Trouble, detach, list, resolved};
 use crate::resource::{AdminResult, Command, DETACHES, Refusal, Role, Status, VolumeNumber};
 
 /// An attach that takes longer goes on by itself, and the order is answered.
@@ -122,8 +122,12 @@ impl After {
 /// Whether a device has the daemon of this run folder as its server. What nothing is remembered of here
 /// is another daemon's.
 fn is_own(run_dir: &Path, one: &Listed) -> bool {
-    let own = format!("unix:{}", run_dir.join("nbd.sock").display());
-    one.record.as_ref().is_some_and(|record| record.server == own)
+    let socket = one.record.as_ref().and_then(|record| record.server.strip_prefix("unix:"));
+    socket.map(Path::new).is_some_and(|socket| {
+        // The same folder may have been named in another way (`/var/run`).
+        socket.file_name().is_some_and(|name| name == "nbd.sock")
+            && socket.parent().is_some_and(|folder| resolved(folder) == resolved(run_dir))
+    })
 }
 
 /// Detaches those of a resource, at once or until that time. Blocks.
@@ -439,5 +443,27 @@ impl Entry {
     /// `device-attach auto` is in force.
     fn attaches_devices(&self) -> bool {
         self.running.borrow().options.device_attach_auto
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::device;
+    use super::*;
+
+    #[test]
+    fn a_device_of_this_daemon_is_known_by_any_name_of_its_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, link) = (dir.path().join("run"), dir.path().join("link"));
+        std::fs::create_dir(&folder).unwrap();
+        std::os::unix::fs::symlink(&folder, &link).unwrap();
+        let server = |path: PathBuf| Some(format!("unix:{}", path.display()));
+        let is_own = |server| super::is_own(&link, &device("r0/0", 0, server));
+        assert!(is_own(server(link.join("nbd.sock"))));
+        assert!(is_own(server(folder.join("nbd.sock"))));
+        assert!(!is_own(server(folder.join("other.sock"))));
+        assert!(!is_own(server(dir.path().join("nbd.sock"))));
+        assert!(!is_own(Some("alice:10809".to_owned())));
+        assert!(!is_own(None));
     }
 }

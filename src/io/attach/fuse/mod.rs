@@ -78,7 +78,8 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
     let engine = Engine::start(dialers.bell.clone()).map_err(cannot)?;
     let size = Arc::new(AtomicU64::new(terms.size));
     let volume = Volume { engine: engine.clone(), size: size.clone(), flags: terms.flags };
-    let folder = arguments.run_dir.join(&name);
+    // As the loop device names it.
+    let folder = system::resolved(&arguments.run_dir).join(&name);
     fs::create_dir_all(&folder).map_err(cannot)?;
     let mut config = Config::default();
     config.mount_options = vec![

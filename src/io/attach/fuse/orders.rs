@@ -100,7 +100,7 @@ pub(in crate::io::attach) fn guard(run_dir: &Path, volume: &Volume) -> Option<u3
 
 /// Lets go of what a killed guard has left, whether it came to write that down or not.
 pub(super) fn clear_remains(run_dir: &Path, name: &str) -> Result<(), Trouble> {
-    let folder = run_dir.join(name);
+    let folder = system::resolved(run_dir).join(name);
     let path = folder.join(file::NAME);
     for device in loops_over(&path) {
         let_go_of_loop(&device)?;

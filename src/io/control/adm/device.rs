@@ -194,6 +194,7 @@ fn as_value(device: &Listed) -> serde_json::Value {
         "lost-seconds": device.lost_for(),
         "refusals": record.map(|record| &record.refusals),
         "failed": record.and_then(|record| record.failed.as_ref()),
+        "let-go-of": device.is_let_go.then(|| device.why_let_go()),
     })
 }
 
@@ -211,5 +212,28 @@ fn file_as_value(file: &FuseListed) -> serde_json::Value {
         "lost-seconds": file.lost_for(),
         "refusals": record.refusals,
         "failed": record.failed,
+        "let-go-of": record.failed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::control::fake::device;
+
+    #[test]
+    fn programs_are_told_of_a_device_that_was_let_go_of_as_people_are() {
+        let mut device = device("r0/0", 1_000_000, Some("alice:10809".to_owned()));
+        assert_eq!(as_value(&device)["let-go-of"], serde_json::Value::Null);
+        device.is_let_go = true;
+        let value = as_value(&device);
+        let why = value["let-go-of"].as_str().expect("it is told");
+        assert!(why.contains("was detached by force and is still in use"), "{why}");
+        assert!(device.lines().contains(why), "{}", device.lines());
+        let record = device.record.as_mut().expect("it has one");
+        record.failed = Some("bob is Primary".to_owned());
+        let value = as_value(&device);
+        assert_eq!(value["failed"], "bob is Primary");
+        assert!(value["let-go-of"].as_str().expect("it is told").contains("bob is Primary"));
+    }
 }
