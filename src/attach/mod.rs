@@ -31,4 +31,4 @@ pub use message::{Connect, Message};
 pub(crate) use record::record as a_record;
 pub use record::{AFTER_LET_GO, Record};
 pub use server::{DEFAULT_PORT, Server, primary_named};
-pub use terms::{Terms, Unfit};
+pub use terms::{Terms, Unfit, discard_max};

@@ -3,6 +3,8 @@
 //! The driver learns size, flags and block size once, at the attach, and compares nothing when it
 //! gets a new socket. So it is compared here.
 
+use std::time::Duration;
+
 use nbd::client::Description;
 use nbd::constants::{
     NBD_FLAG_CAN_MULTI_CONN, NBD_FLAG_HAS_FLAGS, NBD_FLAG_READ_ONLY, NBD_FLAG_ROTATIONAL,
@@ -34,6 +36,22 @@ const PROMISES: [(u16, &str); 5] = [
 const BLOCK_MIN: u32 = 512;
 /// The largest that every kernel takes: its page, bytes.
 const BLOCK_MAX: u32 = 4096;
+
+/// What a slow disk zeroes in a millisecond, bytes.
+const ZEROED_IN_MS: u64 = 50_000;
+/// Bytes of a discard at most, and what they are limited to at least.
+const DISCARD: (u64, u64) = (4 << 20, 64 << 20);
+
+/// How many bytes one discard may have, so that a disk which zeroes slowly does it in a third of the time of
+/// a request. The driver has no limit of its own: one of 2 GiB would end its connection, be sent again, and
+/// so for ever. A multiple of the granularity, bytes.
+#[must_use]
+pub fn discard_max(timeout: Duration, granularity: u64) -> u64 {
+    let third = u64::try_from(timeout.as_millis() / 3).unwrap_or(u64::MAX);
+    let bytes = third.saturating_mul(ZEROED_IN_MS).clamp(DISCARD.0, DISCARD.1);
+    let granularity = granularity.max(1);
+    (bytes / granularity).max(1) * granularity
+}
 
 /// Why an export cannot be attached, or cannot take another one's place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -138,6 +156,24 @@ mod tests {
 
     fn export(size: u64, flags: u16, minimum: u32) -> Description {
         Description { size, flags, block: Some((minimum, 4096, 1 << 25)), ..Default::default() }
+    }
+
+    #[test]
+    fn a_discard_is_no_longer_than_a_slow_disk_needs_for_it() {
+        for (millis, granularity, bytes) in [
+            (1000, 512, 16_650_000 / 512 * 512),
+            (2000, 4096, 33_300_000 / 4096 * 4096),
+            (5000, 512, 64 << 20),
+            (3_600_000, 512, 64 << 20),
+            (1, 512, 4 << 20),
+            (0, 0, 4 << 20),
+            (1000, 3 << 20, 15 << 20),
+            // Less than one is none at all.
+            (5000, 100 << 20, 100 << 20),
+        ] {
+            let max = discard_max(Duration::from_millis(millis), granularity);
+            assert_eq!(max, bytes, "{millis} ms, {granularity}");
+        }
     }
 
     #[test]

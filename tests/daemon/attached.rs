@@ -17,6 +17,12 @@ fn refused(guest: &mut Guest, order: &str, code: i32, words: &str) {
     assert!(status == code && said.contains(words), "guest# {order}\n{status}: {said}");
 }
 
+/// A discard is no longer than a slow disk does in a third of the time-out (2 s): the driver has no limit.
+fn is_limited(guest: &mut Guest) {
+    guest.ok("shown /sys/block/nbd0/queue/discard_max_bytes");
+    assert_eq!(guest.read("said").trim(), (666 * 50_000 / 512 * 512).to_string());
+}
+
 /// Files are synced, more than there were, in this time.
 fn goes_on(guest: &Guest, within: Duration) {
     let (begun, before) = (Instant::now(), guest.synced("during"));
@@ -54,6 +60,7 @@ fn a_device_goes_on_through_crash_and_move() {
 
     guest.ok(&format!("device attach {servers} r0"));
     assert_eq!(guest.read("said"), "r0/0 is /dev/nbd0 (attached)\n");
+    is_limited(&mut guest);
     refused(&mut guest, &format!("device attach {servers} r0"), 10, "its guard is process");
     guest.ok("device status");
     assert!(guest.read("said").contains(&format!("server: {alice}, 1 connection\n")));
@@ -133,6 +140,7 @@ fn a_device_goes_on_through_crash_and_move() {
         guest.read("guard").contains(&format!("grown to {size} bytes")).then_some(())
     });
     guest.ok("grown");
+    is_limited(&mut guest);
     pair.wait_synced();
     assert_eq!(guest.read("ended-during"), "", "the copy saw no error");
 

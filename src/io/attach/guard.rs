@@ -28,6 +28,9 @@ use super::{Trouble, numbers, system};
 /// How often it is looked whether the device is still ours.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// Until it is tried again to limit the discards of a device whose requests were not answered.
+const LIMIT: Duration = Duration::from_secs(5);
+
 /// Where the log goes.
 pub(super) enum Log {
     /// Standard error, by a thread of its own.
@@ -100,6 +103,8 @@ pub(super) struct Device {
     run_dir: PathBuf,
     has_ended: bool,
     ask_at: Duration,
+    /// When its discards are limited, as far as they are not.
+    limit_at: Option<Duration>,
     _lock: Flock<File>,
 }
 
@@ -133,6 +138,7 @@ impl Device {
             run_dir,
             has_ended,
             ask_at,
+            limit_at: None,
             _lock,
         }
     }
@@ -140,6 +146,14 @@ impl Device {
     /// The device's path.
     pub(super) fn node(&self) -> String {
         format!("/dev/nbd{}", self.record.index)
+    }
+
+    /// Limits its discards, now or later; why that is not done.
+    pub(super) fn limit_discards(&mut self) -> Option<String> {
+        let limited = system::limit_discards(self.record.index);
+        self.limit_at = limited.is_none().then(|| system::now() + LIMIT);
+        let why = limited?.err()?;
+        Some(format!("warning: {}: {why}", self.record.volume))
     }
 
     /// The server, for the log.
@@ -190,6 +204,11 @@ impl Device {
                 self.feed(log, event);
             }
             self.ask();
+            if self.limit_at.is_some_and(|at| at <= system::now())
+                && let Some(unlimited) = self.limit_discards()
+            {
+                log.say(&unlimited);
+            }
             self.look(log);
             self.feed(log, Event::Tick);
         }
@@ -306,6 +325,12 @@ impl Device {
                         false => Err(io::Error::other("requests get no answer just now")),
                     };
                     let told = told.map(drop).map_err(|error| error.to_string());
+                    // Some kernels forget it with a new size.
+                    if told.is_ok()
+                        && let Some(unlimited) = self.limit_discards()
+                    {
+                        log.say(&unlimited);
+                    }
                     self.guard.handle(system::now(), Event::Resized(told));
                 }
                 Action::Log(text) => log.say(&format!("{}: {text}", self.record.volume)),

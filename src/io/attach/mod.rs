@@ -113,7 +113,7 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
     let default = Duration::from_secs(u64::from(arguments.options.timeout()));
     let dialling = Dialling::new(token, asked.or(has).unwrap_or(default))?;
     let dialers = Dialers::start(&servers, &arguments.volume.to_string(), dialling)?;
-    let (device, said, changed) = match found {
+    let (mut device, said, changed) = match found {
         Some((index, backend)) => {
             let (device, changed) =
                 adopt(arguments, driver, events, dialers, index, &backend, has)?;
@@ -129,6 +129,8 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
         }
     };
     drop(attaching);
+    // Whoever hears that it is there may discard at once.
+    let unlimited = device.limit_discards();
     let ready = format!("{} is {} ({said})\n", arguments.volume, device.node());
     let log = Log::of_guard(arguments.background, &ready);
     log.say(&format!("{}{}", ready.trim_end(), device.detail()));
@@ -145,6 +147,9 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
     }
     if let Some(missing) = missing {
         log.say(&missing);
+    }
+    if let Some(unlimited) = unlimited {
+        log.say(&unlimited);
     }
     device.watch(&log)
 }

@@ -10,14 +10,15 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::attach::{AFTER_LET_GO, Backend, Record, Volume};
+use crate::attach::{AFTER_LET_GO, Backend, Record, Volume, discard_max};
 
 use super::Trouble;
 
@@ -58,6 +59,54 @@ pub(super) fn is_answered(index: u32) -> bool {
 pub(super) fn timeout(index: u32) -> Option<Duration> {
     let millis = attribute(index, "queue/io_timeout")?.parse().ok()?;
     Some(Duration::from_millis(millis))
+}
+
+/// Limits how much one discard of a device may ask for: the driver itself does not, at the attach and with each
+/// new size. Newer kernels wait with that for the requests under way, so a thread does it, and only while
+/// they are answered. `None`: it is to be tried again.
+///
+/// # Errors
+/// A sentence: why it is not done, and what that may lead to.
+pub(super) fn limit_discards(index: u32) -> Option<Result<(), String>> {
+    let number = |name: &str| attribute(index, name)?.parse::<u64>().ok();
+    let max = discard_max(
+        timeout(index).unwrap_or_default(),
+        number("queue/discard_granularity").unwrap_or_default(),
+    );
+    let path = |name: &str| format!("/sys/block/nbd{index}/queue/{name}");
+    let is_wanted = |name: &&str| {
+        let file = fs::metadata(path(name));
+        let is_writable = file.is_ok_and(|file| file.permissions().mode() & 0o200 != 0);
+        // 0: it does none at all.
+        is_writable && number(&format!("queue/{name}")).is_some_and(|has| has > max)
+    };
+    let names = ["discard_max_bytes", "write_zeroes_max_bytes"];
+    let wanted: Vec<String> =
+        names.iter().filter(|name| is_wanted(name)).map(|name| path(name)).collect();
+    if wanted.is_empty() {
+        return Some(Ok(()));
+    }
+    if !is_answered(index) {
+        return None;
+    }
+    let (told, heard) = channel();
+    let thread = std::thread::Builder::new().name("limit".to_owned());
+    let started = thread.spawn(move || {
+        let set = |path: &String| {
+            fs::write(path, max.to_string()).map_err(|error| {
+                format!(
+                    "{path}: {error}: a discard of a disk that zeroes slowly may take longer than a \
+                     request may; write {max} there"
+                )
+            })
+        };
+        // Where nobody hears it, it is looked at again.
+        let _ = told.send(wanted.iter().try_for_each(set));
+    });
+    match started {
+        Ok(_) => heard.recv_timeout(Duration::from_millis(200)).ok(),
+        Err(error) => Some(Err(format!("a thread that limits its discards: {error}"))),
+    }
 }
 
 /// Who has attached a device: for a sentence. `None`: nobody.
