@@ -139,11 +139,12 @@ fn a_device_over_fuse_has_grown_when_its_loop_device_has() {
     order(&["chmod", "+x", text(&losetup)]).unwrap();
     fs::write(programs.join("refuse"), []).expect("a file");
     let path = std::env::var("PATH").unwrap_or_default();
-    let attach = Command::new(env!("CARGO_BIN_EXE_tandem-attach"))
-        .args(["--background", "--fuse", &servers, "--run-dir", text(&pair.alice.run_dir), "r0"])
+    let attach = Command::new(env!("CARGO_BIN_EXE_tandemadm"))
+        .args(["--run-dir", text(&pair.alice.run_dir), "device", "attach", "--fuse"])
+        .args([&servers, "r0"])
         .env("PATH", format!("{}:{path}:/usr/sbin:/sbin", text(&programs)))
         .output()
-        .expect("tandem-attach starts");
+        .expect("tandemadm starts");
     let attached = Attached(&pair, &folder);
     let said = String::from_utf8_lossy(&attach.stdout).into_owned();
     let node = said.split(' ').nth(2).unwrap_or_else(|| panic!("{attach:?}")).to_owned();
