@@ -183,3 +183,40 @@ fn a_device_over_fuse_sends_nothing_late() {
     assert_eq!(pair.alice.client().read(0, 4096).expect("it is served"), vec![2; 4096]);
     drop(attached);
 }
+
+/// Its process ends, its socket does so only when all that it has written has gone out.
+#[test]
+fn a_guard_over_fuse_that_was_killed_has_nothing_land_late() {
+    if !is_possible("a_guard_over_fuse_that_was_killed_has_nothing_land_late") {
+        return;
+    }
+    let pair = Pair::in_sync();
+    let network = Network::to(pair.alice.run_dir.join("nbd.sock"));
+    let servers = format!("--servers=127.0.0.1:{}", network.port);
+    let attach = ["device", "attach", "--fuse", "--no-loop", &servers, "r0"];
+    let token = pair.alice.run_dir.join("fuse-r0-0.token");
+    let write = |byte: u8| {
+        let said = pair.alice.ok(&["device", "status", "--json", "r0"]);
+        let said: serde_json::Value = serde_json::from_str(&said).expect("it is JSON");
+        let path = said[0]["file"].as_str().expect("a file").to_owned();
+        File::options().write(true).open(path)?.write_all_at(&[byte; 4096], 0)
+    };
+    pair.alice.ok(&attach);
+    write(9).expect("all is well");
+    std::thread::scope(|scope| {
+        network.block();
+        let writer = scope.spawn(|| write(1));
+        network.wait_for_traffic();
+        pair.alice.ok(&["device", "detach", "--force", "r0"]);
+        writer.join().expect("it ends").expect_err("nobody has answered it");
+    });
+    assert!(token.exists(), "the next guard is to have it");
+    pair.alice.ok(&attach);
+    write(2).expect("it is served");
+    network.heal();
+    let log = pair.alice.log_text();
+    assert!(log.contains("its device goes on with"), "{log}");
+    assert_eq!(pair.alice.client().read(0, 4096).expect("it is served"), vec![2; 4096]);
+    pair.alice.ok(&["device", "detach", "r0"]);
+    assert!(!token.exists(), "a device that was detached has left nothing");
+}

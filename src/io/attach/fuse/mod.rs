@@ -11,6 +11,7 @@ mod file;
 mod orders;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -22,7 +23,8 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, MountOption, Session};
-use nbd::constants::NBD_FLAG_READ_ONLY;
+use nbd::client::Description;
+use nbd::constants::{NBD_FLAG_READ_ONLY, NOBODY};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::attach::{Action, AttachArguments, Event, FuseRecord, Guard, Server, Terms};
@@ -32,6 +34,7 @@ use super::guard::Log;
 use super::{ATTACH, Trouble, first, system};
 use engine::Engine;
 use file::Volume;
+use token::Token;
 
 pub(super) use orders::guard;
 pub(crate) use orders::{FuseListed, detach, list};
@@ -67,11 +70,9 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
     // Before there are threads.
     let missing = crate::io::memory::keep_guard();
     let servers = arguments.servers();
-    let token = system::token().map_err(|error| Trouble::failed(error.to_string()))?;
     let timeout = Duration::from_secs(u64::from(options.timeout()));
-    let dialling = Dialling::new(token, timeout)?;
-    let dialers = Dialers::start(&servers, &arguments.volume.to_string(), dialling)?;
-    let (server, export, mut sockets) = first(&servers, &dialers, 1)?;
+    let token = Token::of(&arguments.run_dir, &name);
+    let Entered { dialers, server, export, link } = enter(arguments, &servers, &token, timeout)?;
     let unfit = |unfit| Trouble::failed(format!("{}: {unfit}", servers[server]));
     let terms = Terms::of(&export, None, 1).map_err(unfit)?;
     let cannot = |error: std::io::Error| Trouble::failed(format!("FUSE: {error}"));
@@ -95,7 +96,7 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
             folder.display()
         ))
     })?;
-    engine.go_on(sockets.remove(0).socket);
+    engine.go_on(link.socket);
     let path = folder.join(file::NAME);
     let record = FuseRecord {
         volume: arguments.volume.to_string(),
@@ -123,6 +124,7 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
         dead,
         record,
         record_path: arguments.run_dir.join(format!("{name}.device")),
+        token,
         was_connected: true,
         ask_at,
         growing: None,
@@ -146,6 +148,47 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
     device.watch(&log, &session);
     drop(lock);
     Ok(())
+}
+
+/// A server that serves the volume, and the connection to it.
+struct Entered {
+    dialers: Dialers,
+    server: usize,
+    export: Description,
+    link: Link,
+}
+
+/// Finds one, as the device that a killed guard has left, if there was one.
+fn enter(
+    arguments: &AttachArguments,
+    servers: &[Server],
+    token: &Token,
+    timeout: Duration,
+) -> Result<Entered, Trouble> {
+    let dial = |token| {
+        let dialling = Dialling::new(token, timeout)?;
+        let dialers = Dialers::start(servers, &arguments.volume.to_string(), dialling)?;
+        let (server, export, mut sockets) = first(servers, &dialers, 1)?;
+        Ok::<_, Trouble>(Entered { dialers, server, export, link: sockets.remove(0) })
+    };
+    let new = || {
+        token.renew().map_err(|error| {
+            let dir = arguments.run_dir.display();
+            Trouble::failed(format!("{dir}: the device's token cannot be written down: {error}"))
+        })
+    };
+    let Some(kept) = token.kept() else { return dial(new()?) };
+    let entered = dial(kept)?;
+    if !entered.export.keepers.contains(&NOBODY) {
+        return Ok(entered);
+    }
+    token::end_device(entered.link).map_err(|error| {
+        let server = &servers[entered.server];
+        Trouble::failed(format!(
+            "{server}: what a killed guard has left there does not end: {error}"
+        ))
+    })?;
+    dial(new()?)
 }
 
 fn attach_loop(file: &Path, read_only: bool) -> Result<String, Trouble> {
@@ -196,6 +239,7 @@ struct Device {
     dead: Duration,
     record: FuseRecord,
     record_path: PathBuf,
+    token: Token,
     was_connected: bool,
     ask_at: Duration,
     /// What comes of the loop device that is growing.
@@ -224,6 +268,7 @@ impl Device {
         }
         self.engine.close();
         let _ = fs::remove_file(&self.record_path);
+        self.token.forget();
         log.say(&format!("{} is detached", self.record.volume));
     }
 
@@ -297,7 +342,11 @@ impl Device {
                 Action::Look(_) => self.guard.handle(system::now(), Event::Looked(Ok(0))),
                 Action::Resize(size) => self.grow(size),
                 Action::Log(text) => log.say(&format!("{}: {text}", self.record.volume)),
-                Action::Fail => self.engine.fail(),
+                Action::Fail => {
+                    self.engine.fail();
+                    // Its last session has ended, and the next device has lost nothing.
+                    self.token.forget();
+                }
                 Action::Changed => self.write_record(log),
                 Action::End => {}
             }
