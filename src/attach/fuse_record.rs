@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{failed_line, server_lines};
+use super::record::{Guarded, failed_line, server_lines};
 
 /// One attached file. It is kept as `DIR/fuse-RES-VOL.device`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,10 +40,9 @@ impl FuseRecord {
         self.loop_device.clone().unwrap_or_else(|| self.file.display().to_string())
     }
 
-    /// One device for people. `now`: seconds of this boot; `guard`: the guard's process, if it
-    /// runs.
+    /// One device for people. `now`: seconds of this boot.
     #[must_use]
-    pub fn lines(&self, now: u64, guard: Option<u32>) -> String {
+    pub fn lines(&self, now: u64, guard: Guarded) -> String {
         let Self { volume, server, .. } = self;
         let mut text = format!("{volume} {} {} bytes\n", self.device(), self.size);
         text += &format!("  file: {} (FUSE)\n", self.file.display());
@@ -52,9 +51,6 @@ impl FuseRecord {
         let lost = self.lost_at.map(|at| (now.saturating_sub(at), wait));
         text += &server_lines(server, 1, lost, &self.refusals);
         text += &failed_line(self.failed.as_deref());
-        text + &match guard {
-            Some(guard) => format!("  guard: process {guard}\n"),
-            None => "  guard: none; without one all I/O fails: detach it\n".to_owned(),
-        }
+        text + &guard.line("; without one all I/O fails: detach it")
     }
 }

@@ -29,6 +29,6 @@ pub(crate) use message::GROUP;
 pub use message::{Connect, Message};
 #[cfg(test)]
 pub(crate) use record::record as a_record;
-pub use record::{AFTER_LET_GO, Record};
+pub use record::{AFTER_LET_GO, Guarded, Record};
 pub use server::{DEFAULT_PORT, Server, primary_named};
 pub use terms::{Terms, Unfit, discard_max};

@@ -5,6 +5,34 @@ use serde::{Deserialize, Serialize};
 
 use super::Terms;
 
+/// Who guards a device, as far as it can be known: by a lock that others may not look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Guarded {
+    /// This process; 0 if it has not told its number.
+    By(u32),
+    /// Nobody.
+    Nobody,
+    /// Whoever asks may not know.
+    #[serde(serialize_with = "unknown")]
+    Unknown,
+}
+
+fn unknown<S: serde::Serializer>(to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str("unknown")
+}
+
+impl Guarded {
+    /// The guard of a device for people. `none`: what it means that there is none.
+    pub(super) fn line(self, none: &str) -> String {
+        match self {
+            Self::By(guard) => format!("  guard: process {guard}\n"),
+            Self::Nobody => format!("  guard: none{none}\n"),
+            Self::Unknown => "  guard: unknown; only root may know\n".to_owned(),
+        }
+    }
+}
+
 /// One attached device. The file is `DIR/nbdN.device`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -35,10 +63,9 @@ pub struct Record {
 }
 
 impl Record {
-    /// One device for people. `now`: seconds of this boot; `guard`: the guard's process, if it
-    /// runs.
+    /// One device for people. `now`: seconds of this boot.
     #[must_use]
-    pub fn lines(&self, now: u64, guard: Option<u32>) -> String {
+    pub fn lines(&self, now: u64, guard: Guarded) -> String {
         let Self { volume, index, server, connections, .. } = self;
         let mut text = format!("{volume} /dev/nbd{index} {} bytes\n", self.terms.size);
         // What was let go of waits no longer.
@@ -46,16 +73,10 @@ impl Record {
         let lost = self.lost_at.map(|at| (now.saturating_sub(at), wait));
         text += &server_lines(server, *connections, lost, &self.refusals);
         text += &failed_line(self.failed.as_deref());
-        match guard {
-            Some(guard) => text += &format!("  guard: process {guard}\n"),
-            None => {
-                text += &format!(
-                    "  guard: none; without one a lost server is not replaced: `tandemadm device \
-                     attach {volume}` starts it, with the same options\n"
-                );
-            }
-        }
-        text
+        text + &guard.line(&format!(
+            "; without one a lost server is not replaced: `tandemadm device attach {volume}` starts \
+             it, with the same options"
+        ))
     }
 }
 
@@ -121,24 +142,34 @@ mod tests {
     fn people_are_told_the_server_or_for_how_long_there_is_none() {
         let mut record = record();
         assert_eq!(
-            record.lines(1000, Some(77)),
+            record.lines(1000, Guarded::By(77)),
             "r0/0 /dev/nbd3 1048576 bytes\n  server: alice:10809, 2 connections\n  \
              guard: process 77\n"
         );
         record.lost_at = Some(990);
         record.refusals = vec![("bob:10809".to_owned(), "no".to_owned())];
         assert_eq!(
-            record.lines(1000, None),
+            record.lines(1000, Guarded::Nobody),
             "r0/0 /dev/nbd3 1048576 bytes\n  server: none for 10 s (it was alice:10809); I/O waits, \
              and fails in 290 s\n    bob:10809: no\n  guard: none; without one a lost server is \
              not replaced: `tandemadm device attach r0/0` starts it, with the same options\n"
         );
-        assert!(record.lines(1290, Some(1)).contains("); I/O fails\n"));
-        assert!(record.lines(0, Some(1)).contains("none for 0 s"));
+        assert!(record.lines(1290, Guarded::By(1)).contains("); I/O fails\n"));
+        assert!(record.lines(0, Guarded::By(1)).contains("none for 0 s"));
         record.failed = Some("bob is Primary".to_owned());
-        let lines = record.lines(991, None);
+        let lines = record.lines(991, Guarded::Nobody);
         assert!(lines.contains("); I/O fails\n"), "{lines}");
         assert!(lines.contains("  let go of, and I/O fails: bob is Primary; unmount"), "{lines}");
+        let lines = record.lines(991, Guarded::Unknown);
+        assert!(lines.ends_with("  guard: unknown; only root may know\n"), "{lines}");
+    }
+
+    #[test]
+    fn programs_are_told_a_number_null_or_a_word() {
+        let told = |guard: Guarded| serde_json::to_string(&guard).unwrap();
+        assert_eq!(told(Guarded::By(77)), "77");
+        assert_eq!(told(Guarded::Nobody), "null");
+        assert_eq!(told(Guarded::Unknown), "\"unknown\"");
     }
 
     #[test]

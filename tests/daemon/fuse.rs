@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -216,6 +217,53 @@ fn a_run_folder_may_be_named_relatively_and_through_a_link() {
         until("the loop device is gone", || (!is_looped(&node)).then_some(()));
         drop(attached);
     }
+}
+
+/// Who may not look at a guard's lock cannot hold it either, and no process is killed that is not the guard.
+#[test]
+fn the_lock_of_a_guard_is_its_owners_and_names_whom_it_may_kill() {
+    if !is_possible("the_lock_of_a_guard_is_its_owners_and_names_whom_it_may_kill") {
+        return;
+    }
+    let pair = Pair::in_sync();
+    let (folder, servers) = stage(&pair);
+    let run_dir = &pair.alice.run_dir;
+    let lock = run_dir.join("fuse-r0-0.guard");
+    let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    // Of an older version.
+    fs::write(&lock, "1").expect("a file");
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o644)).expect("it is ours");
+    pair.alice.ok(&["device", "attach", "--fuse", "--no-loop", &servers, "r0"]);
+    let attached = Attached(&pair, &folder);
+    for name in ["fuse-r0-0.guard", "r0-0.attach", "fuse-r0-0.token", "lock"] {
+        assert_eq!(mode(&run_dir.join(name)), 0o600, "{name}");
+    }
+    fs::set_permissions(pair.dir.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    // In a folder that anybody may enter. A process of its own copies it: none of the other tests' children
+    // has it open.
+    let program = pair.dir.path().join("tandemadm");
+    order(&["cp", env!("CARGO_BIN_EXE_tandemadm"), text(&program)]).unwrap();
+    let status = |words: &[&str]| {
+        let mut all = vec!["setpriv", "--reuid=65534", "--clear-groups", text(&program)];
+        all.extend(["--run-dir", text(run_dir), "device", "status", "r0"]);
+        all.extend(words);
+        order(&all).expect("anybody may ask")
+    };
+    let said = status(&[]);
+    assert!(said.contains("guard: unknown; only root may know"), "{said}");
+    let said: serde_json::Value = serde_json::from_str(&status(&["--json"])).expect("it is JSON");
+    assert_eq!(said[0]["guard"], "unknown");
+
+    let guard = fs::read_to_string(&lock).expect("a number");
+    let mut other = Command::new("sleep").arg("600").spawn().expect("it starts");
+    fs::write(&lock, other.id().to_string()).expect("it is ours");
+    let said = pair.alice.refused(10, &["device", "detach", "--force", "r0"]);
+    assert!(said.contains("nothing is killed"), "{said}");
+    assert_eq!(other.try_wait().expect("it is ours"), None, "it was killed");
+    other.kill().and_then(|()| other.wait()).expect("it is ours");
+    fs::write(&lock, guard).expect("it is ours");
+    pair.alice.ok(&["device", "detach", "--force", "r0"]);
+    drop(attached);
 }
 
 #[test]

@@ -15,8 +15,8 @@ use std::os::fd::{AsFd, AsRawFd as _};
 use std::time::Duration;
 
 use crate::attach::{
-    AttachArguments, Backend, Connect, DialError, Guard, Message, Record, Server, Terms, Times,
-    parse,
+    AttachArguments, Backend, Connect, DialError, Guard, Guarded, Message, Record, Server, Terms,
+    Times, parse,
 };
 
 use dial::{Dialers, Dialling, Link};
@@ -24,7 +24,7 @@ use guard::{Device, Log};
 use netlink::{Driver, Events};
 
 pub(crate) use orders::{Listed, detach, list};
-pub(crate) use system::resolved;
+pub(crate) use system::{open_for_owner, resolved};
 
 /// How long another attach of the same volume may take.
 const ATTACH: Duration = Duration::from_secs(10);
@@ -90,7 +90,7 @@ fn attach_and_guard(arguments: &AttachArguments) -> Result<(), Trouble> {
     }
     let run_dir = &arguments.run_dir;
     let mut attaching = system::Attaching::begin(run_dir, &arguments.volume, ATTACH)?;
-    if let Some(guard) = fuse::guard(run_dir, &arguments.volume) {
+    if let Guarded::By(guard) = fuse::guard(run_dir, &arguments.volume) {
         return Err(Trouble::failed(format!(
             "attached already, as a file of FUSE: two caches over one volume would spoil it; its guard \
              is process {guard}"
@@ -325,7 +325,7 @@ fn adopt(
     timeout: Option<Duration>,
 ) -> Result<(Device, Changed), Trouble> {
     let run_dir = &arguments.run_dir;
-    if let Some(guard) = system::guard(run_dir, index) {
+    if let Guarded::By(guard) = system::guard(run_dir, index) {
         return Err(Trouble::failed(format!(
             "attached already, as /dev/nbd{index}; its guard is process {guard}"
         )));

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::attach::{Backend, Message, Record};
+use crate::attach::{Backend, Guarded, Message, Record};
 
 use super::netlink::Driver;
 use super::{Trouble, system};
@@ -24,8 +24,8 @@ pub(crate) struct Listed {
     pub(crate) index: u32,
     /// The identifier.
     pub(crate) backend: Backend,
-    /// The process of its guard, if one runs.
-    pub(crate) guard: Option<u32>,
+    /// Its guard.
+    pub(crate) guard: Guarded,
     /// What its guard wrote down, if it is of this attach.
     pub(crate) record: Option<Record>,
     /// It was detached by force, or let go of by its guard, and is not closed yet: its I/O fails.
@@ -141,7 +141,9 @@ pub(crate) fn detach(run_dir: &Path, device: &Listed, is_forced: bool) -> Result
     drop(_held);
     let deadline = system::now() + PATIENCE;
     let is_ours = || system::backend(index).is_some_and(|one| one == backend);
-    while system::now() < deadline && (is_ours() || system::guard(run_dir, index).is_some()) {
+    while system::now() < deadline
+        && (is_ours() || system::guard(run_dir, index) != Guarded::Nobody)
+    {
         std::thread::sleep(Duration::from_millis(20));
     }
     match is_ours() {
@@ -151,7 +153,7 @@ pub(crate) fn detach(run_dir: &Path, device: &Listed, is_forced: bool) -> Result
         ))),
         false => {
             system::unmark_detached(run_dir, index);
-            if system::guard(run_dir, index).is_none() {
+            if system::guard(run_dir, index) == Guarded::Nobody {
                 system::remove_record(run_dir, index);
             }
             Ok(())

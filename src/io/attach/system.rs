@@ -3,6 +3,7 @@
 //! Invariants:
 //! - Whether a device is ours is read from the kernel (`/sys/block/nbdN/backend`), never from a
 //!   file of ours alone.
+//! - What is locked is its owner's alone: whoever may read it could lock it.
 //! - One guard a device: it holds a lock on `DIR/nbdN.guard`, which ends with its process.
 //! - One attach of a volume at a time: it holds a lock on `DIR/RES-VOL.attach` until the device is
 //!   remembered. There stands the token before the kernel gets it, so that a device whose guard was killed
@@ -10,7 +11,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::attach::{AFTER_LET_GO, Backend, Record, Volume, discard_max};
+use crate::attach::{AFTER_LET_GO, Backend, Guarded, Record, Volume, discard_max};
 
 use super::Trouble;
 
@@ -345,9 +346,7 @@ pub(super) fn lock_guard(run_dir: &Path, name: &str, what: &str) -> Result<Flock
 fn lock(run_dir: &Path, path: &Path, patience: Duration) -> Result<Option<Flock<File>>, Trouble> {
     let cannot = |error: io::Error| Trouble::failed(format!("{}: {error}", path.display()));
     fs::create_dir_all(run_dir).map_err(cannot)?;
-    let open =
-        || OpenOptions::new().create(true).truncate(false).write(true).mode(0o644).open(path);
-    let mut file = open().map_err(cannot)?;
+    let mut file = open_for_owner(path).map_err(cannot)?;
     let deadline = now() + patience;
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -359,18 +358,48 @@ fn lock(run_dir: &Path, path: &Path, patience: Duration) -> Result<Option<Flock<
     }
 }
 
-/// The process of a device's guard, if one runs; 0 if it has not told its number.
-pub(super) fn guard(run_dir: &Path, index: u32) -> Option<u32> {
+/// A file that is locked, made where it is not there: nobody else may read it, and so lock it.
+///
+/// # Errors
+/// It cannot be opened.
+pub(crate) fn open_for_owner(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let file =
+        options.create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
+    // Of an older version. Of another owner that is not to be changed, and works as before.
+    let _ = file.set_permissions(fs::Permissions::from_mode(0o600));
+    Ok(file)
+}
+
+/// Who guards a device.
+pub(super) fn guard(run_dir: &Path, index: u32) -> Guarded {
     guard_of(run_dir, &format!("nbd{index}"))
 }
 
 /// The same by the name of the device's files.
-pub(super) fn guard_of(run_dir: &Path, name: &str) -> Option<u32> {
+pub(super) fn guard_of(run_dir: &Path, name: &str) -> Guarded {
     let path = guard_path(run_dir, name);
-    match Flock::lock(File::open(&path).ok()?, FlockArg::LockSharedNonblock) {
-        Ok(_) => None,
-        Err(_) => Some(fs::read_to_string(path).ok()?.trim().parse().unwrap_or(0)),
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Guarded::Unknown,
+        Err(_) => return Guarded::Nobody,
+    };
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(_) => Guarded::Nobody,
+        Err(_) => match fs::read_to_string(path) {
+            Ok(text) => Guarded::By(text.trim().parse().unwrap_or(0)),
+            Err(_) => Guarded::Nobody,
+        },
     }
+}
+
+/// Whether a process is the guard that the device's files name: it has the locked file open. Its number may be
+/// another one's by now.
+pub(super) fn is_guard(run_dir: &Path, name: &str, pid: u32) -> bool {
+    let Ok(lock) = fs::metadata(guard_path(run_dir, name)) else { return false };
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let is_lock = |file: fs::Metadata| (file.dev(), file.ino()) == (lock.dev(), lock.ino());
+    open.flat_map(|entry| fs::metadata(entry.path())).any(is_lock)
 }
 
 /// The device of a volume, if it is attached.

@@ -15,7 +15,7 @@ use nix::sys::time::TimeVal;
 
 use super::dial::{Answer, Dialers, Dialling, is_taken};
 use super::{first, system};
-use crate::attach::{Backend, DialError, Record, Server, a_record};
+use crate::attach::{Backend, DialError, Guarded, Record, Server, a_record};
 
 fn record() -> Record {
     let of_none = Record { index: 1_000_000, lost_at: Some(7), ..a_record() };
@@ -98,16 +98,19 @@ fn one_attach_of_a_volume_waits_for_the_other() {
 fn a_guard_is_known_by_its_lock_and_not_by_what_a_dead_one_has_left() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("run");
-    assert_eq!(system::guard(&dir, 3), None);
+    assert_eq!(system::guard(&dir, 3), Guarded::Nobody);
     let lock = system::become_guard(&dir, 3).unwrap();
-    assert_eq!(system::guard(&dir, 3), Some(std::process::id()));
-    assert_eq!(system::guard(&dir, 4), None);
+    assert_eq!(system::guard(&dir, 3), Guarded::By(std::process::id()));
+    assert!(system::is_guard(&dir, "nbd3", std::process::id()));
+    // Its parent, whose number might be what a file names.
+    assert!(!system::is_guard(&dir, "nbd3", std::os::unix::process::parent_id()));
+    assert_eq!(system::guard(&dir, 4), Guarded::Nobody);
     drop(lock);
     assert_eq!(
         std::fs::read_to_string(dir.join("nbd3.guard")).unwrap(),
         std::process::id().to_string()
     );
-    assert_eq!(system::guard(&dir, 3), None);
+    assert_eq!(system::guard(&dir, 3), Guarded::Nobody);
 }
 
 /// A server that negotiates as far as GO, and answers it with these replies: type and payload.

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::registry::{Entry, Registry, refusal};
+use crate::attach::Guarded;
 use crate::io::attach::{Listed, Trouble, detach, list, resolved};
 use crate::resource::{AdminResult, Command, DETACHES, Refusal, Role, Status, VolumeNumber};
 
@@ -178,7 +179,7 @@ fn attach_one(
     let is_this = |one: &Listed| one.backend.volume.to_string() == volume;
     match hands.list(&run_dir).iter().find(|one| is_this(one)) {
         Some(one) if one.is_let_go => Ok(Outcome::LetGo(one.why_let_go())),
-        Some(one) if one.guard.is_some() => Ok(Outcome::There),
+        Some(one) if one.guard != Guarded::Nobody => Ok(Outcome::There),
         _ => hands.attach(&run_dir, &volume, &device).map(Outcome::Attached),
     }
 }
@@ -195,7 +196,7 @@ fn without_guard(
     let is_free = |number: &VolumeNumber| !all.iter().any(|one| of_volume(one, *number));
     let mut left: Vec<VolumeNumber> = in_use.into_iter().filter(is_free).collect();
     let is_meant = |one: &Listed| {
-        let is_left = one.guard.is_none() && !one.is_let_go;
+        let is_left = one.guard == Guarded::Nobody && !one.is_let_go;
         one.backend.volume.resource == resource && is_left && is_own(&run_dir, one)
     };
     left.extend(all.iter().filter(|one| is_meant(one)).map(|one| one.backend.volume.number));

@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 
 use super::data_thread::{DataThread, Shell};
 use super::devices::Hands;
-use crate::attach::{Backend, Record, Terms};
+use crate::attach::{Backend, Guarded, Record, Terms};
 use crate::io::attach::{Listed, Trouble};
 use crate::io::{Exported, HeldClient, Order, OrderError, Setup, Untaken};
 use crate::resource::{
@@ -82,7 +82,7 @@ pub(super) fn device(volume: &str, index: u32, server: Option<String>) -> Listed
         failed: None,
         keepers: Vec::new(),
     });
-    Listed { index, backend, guard: Some(1), record, is_let_go: false }
+    Listed { index, backend, guard: Guarded::By(1), record, is_let_go: false }
 }
 
 impl Hands for FakeDevices {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{Mode, umask};
 
+use crate::io::attach::open_for_owner;
 use crate::io::probe;
 
 /// A lock or a port of a process that was killed may be let go of late.
@@ -77,8 +78,7 @@ pub(crate) fn lock(run_dir: &Path) -> Result<Flock<File>, Failure> {
     let path = run_dir.join("lock");
     let cannot = |error: io::Error| failure(format!("{}: {error}", path.display()));
     let begin = Instant::now();
-    let open = || File::options().read(true).write(true).create(true).truncate(false).open(&path);
-    let mut file = open().map_err(cannot)?;
+    let mut file = open_for_owner(&path).map_err(cannot)?;
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut lock) => {
@@ -244,7 +244,11 @@ mod tests {
         let refused = lock(dir.path()).unwrap_err();
         assert!(refused.text.contains(&format!("(pid {})", std::process::id())), "{refused:?}");
         drop(held);
-        lock(dir.path()).unwrap();
+        // Who may read it could lock it. One of an older version is no one else's from now on, either.
+        let (path, mode) = (dir.path().join("lock"), std::os::unix::fs::PermissionsExt::from_mode);
+        std::fs::set_permissions(&path, mode(0o644)).unwrap();
+        let _held = lock(dir.path()).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions(), mode(0o100_600));
     }
 
     #[test]

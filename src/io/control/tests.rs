@@ -19,6 +19,7 @@ use super::places::PLACES_MAX;
 use super::registry::Settings;
 use super::remembered::Remembered;
 use super::startup;
+use crate::attach::Guarded;
 use crate::config::Definition;
 use crate::control::protocol::LINE_MAX;
 use crate::control::{Report, Request, Response};
@@ -532,7 +533,7 @@ fn a_signal_takes_everything_down_in_order() {
 fn devices(daemon: &Daemon) -> Vec<(String, u32, bool)> {
     let attached = daemon.devices.attached.lock().unwrap();
     let line = |one: &crate::io::attach::Listed| {
-        (one.backend.volume.to_string(), one.index, one.guard.is_some())
+        (one.backend.volume.to_string(), one.index, one.guard != Guarded::Nobody)
     };
     attached.iter().map(line).collect()
 }
@@ -584,7 +585,7 @@ fn a_guard_that_has_died_is_replaced_but_not_a_device_that_was_detached() {
     {
         let mut attached = daemon.devices.attached.lock().unwrap();
         attached.retain(|one| one.index == 0);
-        attached[0].guard = None;
+        attached[0].guard = Guarded::Nobody;
     }
     let until = Instant::now() + PATIENCE;
     while devices(&daemon) != [("r0/0".to_owned(), 0, true)] {

@@ -27,7 +27,7 @@ use nbd::client::Description;
 use nbd::constants::{NBD_FLAG_READ_ONLY, NOBODY};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::attach::{Action, AttachArguments, Event, FuseRecord, Guard, Server, Terms};
+use crate::attach::{Action, AttachArguments, Event, FuseRecord, Guard, Guarded, Server, Terms};
 
 use super::dial::{Answer, Dialers, Dialling, Link};
 use super::guard::Log;
@@ -55,10 +55,10 @@ pub(super) fn attach_and_serve(arguments: &AttachArguments) -> Result<(), Troubl
     }
     let lock = system::lock_guard(&arguments.run_dir, &name, &arguments.volume.to_string());
     let lock = lock.map_err(|trouble| match orders::guard(&arguments.run_dir, &arguments.volume) {
-        Some(guard) => Trouble::failed(format!(
+        Guarded::By(guard) => Trouble::failed(format!(
             "attached already, as a file of FUSE; its guard is process {guard}: nothing is to be done"
         )),
-        None => trouble,
+        Guarded::Nobody | Guarded::Unknown => trouble,
     })?;
     drop(attaching);
     orders::clear_remains(&arguments.run_dir, &name)?;

@@ -10,7 +10,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::attach::{FuseRecord, Volume};
+use crate::attach::{FuseRecord, Guarded, Volume};
 
 use super::super::orders::{GLANCE, no_server};
 use super::super::{Trouble, system};
@@ -24,8 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct FuseListed {
     /// The volume.
     pub(crate) volume: Volume,
-    /// The process of its guard, if one runs.
-    pub(crate) guard: Option<u32>,
+    /// Its guard.
+    pub(crate) guard: Guarded,
     /// What its guard wrote down.
     pub(crate) record: FuseRecord,
 }
@@ -93,8 +93,8 @@ fn let_go_of_loop(device: &str) -> Result<(), Trouble> {
     }
 }
 
-/// The guard of a volume that is attached as a file, if one runs.
-pub(in crate::io::attach) fn guard(run_dir: &Path, volume: &Volume) -> Option<u32> {
+/// The guard of a volume that is attached as a file.
+pub(in crate::io::attach) fn guard(run_dir: &Path, volume: &Volume) -> Guarded {
     system::guard_of(run_dir, &name(volume))
 }
 
@@ -125,13 +125,15 @@ pub(crate) fn detach(run_dir: &Path, device: &FuseListed, is_forced: bool) -> Re
     let FuseListed { volume, record, guard } = device;
     let name = name(volume);
     let folder = run_dir.join(&name);
-    let Some(guard) = *guard else { return clear_remains(run_dir, &name) };
-    if is_forced {
-        // With its process the file ends, and with it the I/O.
-        if let Some(pid) = i32::try_from(guard).ok().filter(|pid| *pid > 1) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    let guard = match *guard {
+        Guarded::By(guard) => guard,
+        Guarded::Nobody => return clear_remains(run_dir, &name),
+        Guarded::Unknown => {
+            return Err(Trouble::failed("its guard is not known: only root may detach it"));
         }
-        await_end(run_dir, &name)?;
+    };
+    if is_forced {
+        end_guard(run_dir, &name, guard)?;
         return clear_remains(run_dir, &name);
     }
     if let Some(seconds) = device.lost_for() {
@@ -193,9 +195,29 @@ pub(crate) fn detach(run_dir: &Path, device: &FuseListed, is_forced: bool) -> Re
     Ok(())
 }
 
+/// With its process the file ends, and with it the I/O.
+fn end_guard(run_dir: &Path, name: &str, guard: u32) -> Result<(), Trouble> {
+    match i32::try_from(guard).ok().filter(|pid| *pid > 1) {
+        Some(pid) if system::is_guard(run_dir, name, guard) => {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        // It has ended meanwhile, or that is another process.
+        _ if system::guard_of(run_dir, name) != Guarded::By(guard) => {}
+        _ => {
+            let path = run_dir.join(format!("{name}.guard"));
+            return Err(Trouble::failed(format!(
+                "{path} is locked, and not by process {guard}, which it names: nothing is killed. \
+                 `fuser {path}` says who has it: end that one, and detach again",
+                path = path.display()
+            )));
+        }
+    }
+    await_end(run_dir, name)
+}
+
 fn await_end(run_dir: &Path, name: &str) -> Result<(), Trouble> {
     let deadline = system::now() + PATIENCE;
-    while system::guard_of(run_dir, name).is_some() {
+    while system::guard_of(run_dir, name) != Guarded::Nobody {
         if system::now() > deadline {
             return Err(Trouble::failed("its guard does not end"));
         }

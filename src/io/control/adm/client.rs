@@ -408,7 +408,11 @@ fn silent(run_dir: &Path, error: &io::Error) -> Failure {
         return Failure::new(20, text);
     }
     let holder = holder_of(run_dir);
+    let lock = std::fs::File::open(run_dir.join("lock"));
     let hint = match process_state(&holder) {
+        None if lock.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) => {
+            "Only root may know whether it runs: look with `systemctl status tandemd`.".to_owned()
+        }
         None | Some('Z' | 'X' | 'x') => "Start it: `systemctl start tandemd`.".to_owned(),
         Some('T' | 't') => format!("Its process {holder} is stopped: `kill -CONT {holder}`."),
         Some(_) => format!("It should run as pid {holder}: look at its log."),
