@@ -148,6 +148,15 @@ fn a_write_that_arrives_when_its_device_has_gone_on_does_not_land() {
     assert_eq!(first_block(false), vec![1; 4096], "the network of this test carries late writes");
 }
 
+/// Detaches whatever is left when the test fails.
+struct Attached<'a>(&'a Pair);
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.alice.adm(&["device", "detach", "--force", "r0"]);
+    }
+}
+
 /// The same with the whole of `device attach --fuse`.
 #[test]
 fn a_device_over_fuse_sends_nothing_late() {
@@ -160,12 +169,6 @@ fn a_device_over_fuse_sends_nothing_late() {
     let attach = ["device", "attach", "--fuse", "--no-loop", &servers, "--timeout=2", "r0"];
     let said = pair.alice.ok(&attach);
     let path = said.split(' ').nth(2).expect("a file").to_owned();
-    struct Attached<'a>(&'a Pair);
-    impl Drop for Attached<'_> {
-        fn drop(&mut self) {
-            let _ = self.0.alice.adm(&["device", "detach", "--force", "r0"]);
-        }
-    }
     let attached = Attached(&pair);
     let write = |offset: u64, byte: u8| {
         let file = File::options().write(true).open(&path).expect("the file");
@@ -202,6 +205,7 @@ fn a_guard_over_fuse_that_was_killed_has_nothing_land_late() {
         File::options().write(true).open(path)?.write_all_at(&[byte; 4096], 0)
     };
     pair.alice.ok(&attach);
+    let attached = Attached(&pair);
     write(9).expect("all is well");
     std::thread::scope(|scope| {
         network.block();
@@ -219,4 +223,5 @@ fn a_guard_over_fuse_that_was_killed_has_nothing_land_late() {
     assert_eq!(pair.alice.client().read(0, 4096).expect("it is served"), vec![2; 4096]);
     pair.alice.ok(&["device", "detach", "r0"]);
     assert!(!token.exists(), "a device that was detached has left nothing");
+    drop(attached);
 }
