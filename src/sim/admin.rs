@@ -13,6 +13,7 @@ use crate::resource::{
 };
 
 use super::cluster::{Cluster, Happening};
+use super::excuse::GivesUp;
 use super::faults::{Order, node_id};
 use super::metadata;
 use super::node::Input;
@@ -40,6 +41,8 @@ pub struct PendingOrder {
     pub then: VecDeque<Step>,
     /// It has waited for a stalled disk longer than an order may.
     pub excused: bool,
+    /// It gives a disk up.
+    pub(super) gives_up: Option<GivesUp>,
     /// A Primary with a good disk is left by it, or leaves: the other node's disk is old in the end. How many faults
     /// had struck by then.
     pub leaves: Option<u64>,
@@ -66,12 +69,13 @@ impl Cluster {
         self.next_order += 1;
         let (name, at) = (self.nodes[node].name, self.now);
         self.note(&format!("order {id} to {name}: {}", super::transcript::brief(&command)));
-        self.watch_order(node, &command);
+        let gives_up = self.watch_order(node, &command);
         let leaves = matches!(command, Command::Disconnect { force: false, .. })
             .then_some(self.strikes)
             .filter(|_| self.leaves_a_good_primary());
+        let (excused, then) = (false, steps);
         let pending =
-            PendingOrder { command: command.clone(), at, then: steps, excused: false, leaves };
+            PendingOrder { command: command.clone(), at, then, excused, gives_up, leaves };
         self.nodes[node].orders.insert(id, pending);
         self.input(node, Input::Event(Event::Admin { id, command }));
     }
@@ -206,9 +210,11 @@ impl Cluster {
         if order.leaves == Some(self.strikes) && result.as_ref().is_ok_and(String::is_empty) {
             self.check_left();
         }
-        if let (Command::Connect { discard_my_data: true, .. }, Err(_)) = (&order.command, &result)
-        {
-            self.discard[node] = false;
+        if let Some(given) = order.gives_up {
+            self.give_up_answered(node, given, &result);
+        }
+        if let (Command::Connect { discard_my_data: true, .. }, Ok(_)) = (&order.command, &result) {
+            self.discard[node] = true;
         }
         match result {
             Ok(_) if matches!(order.command, Command::Down { .. }) => self.went_down(node),

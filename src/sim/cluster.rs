@@ -15,6 +15,7 @@ use crate::resource::{
 
 use super::clients::Clients;
 use super::coverage::Coverage;
+use super::excuse::Pair;
 use super::faults::node_id;
 use super::history::{History, Rests};
 use super::metadata::{boot_id, create};
@@ -24,7 +25,6 @@ use super::options::SimOptions;
 use super::pool::Origin;
 use super::prng::Prng;
 use super::transcript::{Transcript, brief};
-use super::watch::Pair;
 use crate::wire::Packet;
 
 /// Actions of one drain: more is a loop.
@@ -98,6 +98,8 @@ pub(super) struct Chance {
     pub(super) admin: Prng,
     pub(super) seeds: Prng,
     pub(super) handlers: Prng,
+    /// What is left of the last words of a socket that was closed.
+    pub(super) last_words: Prng,
 }
 
 /// Two nodes and what is between them.
@@ -189,6 +191,7 @@ impl Cluster {
                 admin: Prng::new(seed, 5),
                 seeds: Prng::new(seed, 6),
                 handlers: Prng::new(seed, 23),
+                last_words: Prng::new(seed, 33),
             },
             transcript: Transcript::new(keep),
             coverage: Coverage::default(),

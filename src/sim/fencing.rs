@@ -194,9 +194,9 @@ impl Cluster {
             .collect();
         for volume in spoken.into_iter().filter(|_| away && promotes) {
             let disk = &self.nodes[node].volumes[usize::from(volume)].disk;
-            self.history.forced(node, volume, disk);
+            let step = self.history.forced(node, volume, disk);
             if let Some(pair) = self.pairs.get_mut(&volume) {
-                pair.spoken[node] = true;
+                pair.spoken[node] = step;
             }
         }
     }

@@ -54,8 +54,11 @@ impl Rests {
 pub(super) struct Excuse {
     /// A person or a policy chose this victim, or a person invalidated it.
     pub chosen: bool,
-    /// A force was used in this run since both were last in sync.
-    pub forced: bool,
+    /// And it was chosen because it had changed nothing: what it alone has is not excused.
+    pub unchanged: bool,
+    /// What was answered until this step was put aside by a force or a handler's word, since both were last in
+    /// sync; 0: nothing was.
+    pub forced: u64,
     /// The source's disk was set back to an older image, or replaced, when its handshake was on its
     /// way: what the target has adopted never comes.
     pub set_back: bool,

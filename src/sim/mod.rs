@@ -20,6 +20,7 @@ mod cluster;
 mod coverage;
 mod damage;
 mod disk;
+mod excuse;
 mod explore;
 mod faults;
 mod fencing;

@@ -47,6 +47,8 @@ pub(super) struct End {
     pub socket: SocketId,
     /// The node has not closed it and has not been told of its end.
     pub open: bool,
+    /// The node has closed it, and its system still sends what is queued.
+    pub lingers: bool,
 }
 
 /// A connection.
@@ -187,6 +189,28 @@ impl SimNet {
         open
     }
 
+    /// The system of this node, or of any, sends no more of what is queued on sockets that were closed: a
+    /// prefix has been sent. Returns the links and sides that were cut short.
+    pub(super) fn cut_last_words(
+        &mut self,
+        of: Option<usize>,
+        prng: &mut Prng,
+    ) -> Vec<(usize, usize)> {
+        let mut cut = Vec::new();
+        for (index, link) in self.links.iter_mut().enumerate() {
+            for side in 0..2 {
+                let (end, there) = (link.ends[side], link.ends[1 - side]);
+                let ours = of.is_none_or(|node| node == end.node);
+                if !(end.lingers && there.open && ours) || link.queues[side].is_empty() {
+                    continue;
+                }
+                link.queues[side].truncate(prng.index(link.queues[side].len() + 1));
+                cut.push((index, side));
+            }
+        }
+        cut
+    }
+
     /// Who has sent it, and what it is, of each packet under way.
     pub(super) fn under_way(&self) -> impl Iterator<Item = (usize, &Packet)> {
         let queues = self.links.iter().flat_map(|link| link.ends.iter().zip(&link.queues));
@@ -244,5 +268,40 @@ pub(super) fn origin(packet: &Packet) -> Origin {
         Packet::Data { .. } => Origin::Replica,
         Packet::ResyncData { .. } => Origin::Resync,
         _ => Origin::Read,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{End, Parcel, SimNet};
+    use crate::resource::{SocketError, SocketId, Time};
+    use crate::sim::prng::Prng;
+
+    #[test]
+    fn last_words_may_be_cut_short_and_nothing_else_is() {
+        let mut seen = [false; 4];
+        for seed in 0..50 {
+            let mut net = SimNet::new(100);
+            let end = |node, open| End { node, life: 1, socket: SocketId(1), open, lingers: !open };
+            let prng = &mut Prng::new(seed, 1);
+            for open in [[true, true], [true, false], [false, false]] {
+                let [a, b] = [0, 1].map(|node| end(node, open[node]));
+                let link = net.connect(a, b, Time(0));
+                for side in [0, 1] {
+                    for _ in 0..3 {
+                        let parcel = Parcel::End(SocketError::Closed);
+                        net.put((link, side), parcel, Time(0), prng);
+                    }
+                }
+            }
+            assert_eq!(net.cut_last_words(Some(0), prng), []);
+            let of = if seed % 2 == 0 { Some(1) } else { None };
+            assert_eq!(net.cut_last_words(of, prng), [(1, 1)]);
+            let left = |link: usize| [0, 1].map(|side: usize| net.links[link].queues[side].len());
+            assert_eq!((left(0), left(2)), ([3, 3], [3, 3]));
+            assert_eq!(left(1)[0], 3);
+            seen[left(1)[1]] = true;
+        }
+        assert_eq!(seen, [true; 4], "nothing, all, or some of it has been sent");
     }
 }

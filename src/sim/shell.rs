@@ -60,6 +60,7 @@ impl Cluster {
             Action::Connect { socket, timeout_ms, .. } => self.dial(node, socket, timeout_ms),
             Action::Send { socket, packet, payload } => {
                 self.watch_verify(node, &packet);
+                self.watch_question(node, &packet);
                 self.send(node, socket, &packet, payload);
             }
             Action::Authenticate { socket, .. } => self.authenticate(node, socket),

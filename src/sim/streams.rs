@@ -53,9 +53,9 @@ impl Cluster {
         }
         let accepted = SocketId(self.nodes[peer].next_accept);
         self.nodes[peer].next_accept += 2;
-        let dialler = End { node, life, socket, open: true };
-        let acceptor =
-            End { node: peer, life: self.nodes[peer].life, socket: accepted, open: true };
+        let dialler = End { node, life, socket, open: true, lingers: false };
+        let life = self.nodes[peer].life;
+        let acceptor = End { node: peer, life, socket: accepted, open: true, lingers: false };
         let connected = Time(self.now.0 + latency);
         self.net.connect(dialler, acceptor, connected);
         self.input_after(node, latency, Input::Event(Event::Connected { socket }));
@@ -137,7 +137,8 @@ impl Cluster {
             return;
         }
         if linger {
-            self.net.links[link].ends[side].open = false;
+            let end = &mut self.net.links[link].ends[side];
+            (end.open, end.lingers) = (false, true);
             self.put((link, side), Parcel::End(SocketError::Closed));
         } else {
             self.abort((link, side), false);
@@ -223,6 +224,12 @@ impl Cluster {
                 self.net.links[link].queues[s].truncate(keep);
                 self.put((link, s), Parcel::End(SocketError::Io(104)));
             }
+        }
+        let chance = &mut self.chance.last_words;
+        for place in self.net.cut_last_words(None, chance) {
+            let reset = Parcel::End(SocketError::Io(104));
+            let due = self.net.put(place, reset, self.now, &mut self.chance.last_words);
+            self.at(due, Happening::Arrive { link: place.0, side: place.1 });
         }
     }
 

@@ -104,6 +104,9 @@ impl Cluster {
         for place in self.net.open_links(node) {
             self.abort(place, silent);
         }
+        if silent {
+            self.net.cut_last_words(Some(node), &mut self.chance.last_words);
+        }
         self.drop_ops(node);
         self.drop_sessions(node);
         self.discard[node] = false;

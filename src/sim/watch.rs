@@ -6,6 +6,7 @@ use crate::resource::{
 };
 
 use super::cluster::{Cluster, Happening};
+use super::excuse::{Chosen, Pair};
 use super::faults::Moment;
 use super::history::{Excuse, Rests};
 
@@ -16,25 +17,6 @@ const POOL_MAX: u64 = 64 << 20;
 /// Actions that a node may have under way on its disks, and packets on their way to the other one:
 /// what the buffers, and a resync of all of the largest disk, can make of them.
 const QUEUE_MAX: usize = 4_096;
-
-/// What is known of both disks of a volume together.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Pair {
-    /// Both were found or made equal, and neither has become a target since.
-    pub synced: bool,
-    /// A node was forced since then.
-    pub forced: [bool; 2],
-    /// A handler has said of a node's peer that it is fenced, and so its disk counts.
-    pub spoken: [bool; 2],
-    /// Somebody gave up a node's data.
-    pub given_up: [bool; 2],
-    /// And its superblock says so, or is about to.
-    pub resigned: [bool; 2],
-    /// A node's disk was set back to an older image, and has not been in sync since.
-    pub behind: [bool; 2],
-    /// A node's disk was taken away, and nothing has been in sync with the one in its place.
-    pub taken: [bool; 2],
-}
 
 impl Cluster {
     /// Looks at a node after an event.
@@ -59,6 +41,7 @@ impl Cluster {
             self.watch_stale_promotion(node, &old);
             self.watch_forbidden(node);
             self.role_changed(node, &old);
+            self.discard_lapses(node, &old);
             self.connections_changed(node, &old);
             self.moments(node, &old);
         }
@@ -121,9 +104,9 @@ impl Cluster {
             let forced = forcing && before.is_some_and(|disk| disk != DiskState::UpToDate);
             let disk = &self.nodes[node].volumes[usize::from(volume)].disk;
             if forced {
-                self.history.forced(node, volume, disk);
+                let step = self.history.forced(node, volume, disk);
                 if let Some(pair) = self.pairs.get_mut(&volume) {
-                    pair.forced[node] = true;
+                    pair.forced[node] = step;
                 }
             } else if own == Some(DiskState::UpToDate) {
                 let durable = self.nodes[node].volumes[usize::from(volume)].durable.as_ref();
@@ -133,13 +116,10 @@ impl Cluster {
                     self.violate(format!("{name} was promoted, and its disk says Outdated"));
                     continue;
                 }
-                let pair = self.pairs.get(&volume);
-                // What the other one has was given up when this one was forced.
-                if pair.is_some_and(|pair| pair.forced[node] || pair.spoken[node]) {
-                    continue;
-                }
-                let behind = pair.is_some_and(|pair| pair.behind[node]);
-                let result = self.history.promoted(node, volume, disk, behind);
+                let pair = self.pairs.get(&volume).copied().unwrap_or_default();
+                // What the other one had by then was given up when this one was forced.
+                let aside = pair.put_aside_for(node);
+                let result = self.history.promoted(node, volume, disk, pair.behind[node], aside);
                 self.judge(result);
             } else if !self.rests(node, volume).disks[1 - node]
                 && !self.left_after_promotion(node, volume, old)
@@ -342,25 +322,20 @@ impl Cluster {
             pair.synced = false;
             pair.resigned[node] = pair.given_up[node];
             let pair = *pair;
-            let forced = pair.forced[node] || pair.spoken != [false; 2];
-            let chosen = pair.given_up[node] || self.was_chosen(node, volume);
+            // Whose peer was spoken for has nothing of its own to lose since then, and that one nothing at all.
+            let forced = pair.forced[node].max(pair.spoken[1 - node]);
+            let policy = self.chosen(node, volume);
+            let chosen = pair.given_up[node] || policy != Chosen::No;
+            let unchanged = !pair.given_up[node] && policy == Chosen::Unchanged;
             let other = pair.behind[1 - node] || pair.taken[1 - node];
             // The source of today has no part in it: the one that has spoken is gone.
             let theirs = self.nodes[1 - node].peer_device(volume).map(|p| p.replication_state);
             let absent = theirs.is_none_or(|state| state == ReplicationState::Off);
-            let excuse = Excuse { chosen, forced, set_back: other && absent };
+            let excuse = Excuse { chosen, unchanged, forced, set_back: other && absent };
             let source = &self.nodes[1 - node].volumes[index].disk;
             let result = self.history.adopted(node, volume, source, excuse);
             self.judge(result);
         }
-    }
-
-    /// The node is the victim of a split brain, as a policy or a person has chosen: the verdict says so.
-    fn was_chosen(&self, node: usize, volume: VolumeNumber) -> bool {
-        let verdicts = self.nodes[node].connection().map(|c| &c.last_handshake);
-        let verdict = verdicts.and_then(|all| all.iter().find(|one| one.volume == volume));
-        let solved = verdict.is_some_and(|one| one.because.starts_with("Split-Brain detected"));
-        solved && (self.discard[node] || self.options.policies())
     }
 
     /// A superblock is durable.
@@ -443,37 +418,6 @@ impl Cluster {
                 self.nodes[node].name
             )),
             _ => Ok(()),
-        }
-    }
-
-    /// A person has invalidated the disk, and it says so, or is about to.
-    pub(super) fn is_given_up(&self, node: usize, volume: VolumeNumber) -> bool {
-        self.pairs.get(&volume).is_some_and(|pair| pair.resigned[node])
-    }
-
-    /// A disk that is attached says that it is whole. If a person had given it up, that was on its way
-    /// when the node crashed or the disk failed, and is lost with the order: the disk counts. What
-    /// another order does yet, that still runs on the other node, is excused as before.
-    pub(super) fn found_whole(&mut self, node: usize, volume: VolumeNumber) {
-        if let Some(pair) = self.pairs.get_mut(&volume) {
-            pair.resigned[node] = false;
-        }
-    }
-
-    /// An order that gives up somebody's data.
-    pub(super) fn watch_order(&mut self, node: usize, command: &Command) {
-        self.watch_vouching(node, command);
-        let mut give_up = |volume: &VolumeNumber, node: usize| {
-            if let Some(pair) = self.pairs.get_mut(volume) {
-                pair.given_up[node] = true;
-            }
-        };
-        match command {
-            Command::Connect { discard_my_data: true, .. } => self.discard[node] = true,
-            Command::Invalidate { volume } => give_up(volume, node),
-            Command::InvalidateRemote { volume, .. } => give_up(volume, 1 - node),
-            Command::Repair { volume, from, .. } => give_up(volume, usize::from(*from == 0)),
-            _ => {}
         }
     }
 

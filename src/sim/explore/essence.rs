@@ -92,8 +92,9 @@ fn describe(cluster: &Cluster, metas: &[Option<LoadedMeta>; 2], order: [usize; 2
     if let Some(pair) = cluster.pairs.get(&0) {
         text.push(u8::from(pair.synced));
         for index in order {
+            let forced = pair.forced.map(|step| step > 0);
             let of_node =
-                [pair.forced, pair.given_up, pair.behind, pair.taken].map(|nodes| nodes[index]);
+                [forced, pair.given_up, pair.behind, pair.taken].map(|nodes| nodes[index]);
             text.extend(of_node.map(u8::from));
             text.push(u8::from(cluster.discard[index]));
         }

@@ -106,7 +106,10 @@ fn describe(cluster: &Cluster) -> String {
             text.push_str(&format!("{sector}: {held} {may:?} {duties:?} "));
         }
     }
-    let pair = cluster.pairs.get(&0).copied().unwrap_or_default();
+    let mut pair = cluster.pairs.get(&0).copied().unwrap_or_default();
+    // Not when, but that: what was answered since then is known by its own step.
+    pair.forced = pair.forced.map(|step| step.min(1));
+    pair.spoken = pair.spoken.map(|step| step.min(1));
     text.push_str(&format!("{pair:?} {:?}", cluster.discard));
     text
 }

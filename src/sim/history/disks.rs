@@ -187,9 +187,10 @@ impl History {
                 if !o.alone && register.satisfies(held, &o) {
                     continue;
                 }
-                if excuse.chosen {
+                let lost = o.alone && !register.satisfies(held, &o);
+                if excuse.chosen && !(excuse.unchanged && lost) {
                     excused.victim += 1;
-                } else if excuse.forced {
+                } else if o.since <= excuse.forced {
                     excused.forced += 1;
                 } else if excuse.set_back {
                     excused.set_back += 1;
@@ -284,7 +285,8 @@ impl History {
     }
 
     /// A node became Primary without force, and its own disk is what it serves; `behind`: that disk
-    /// was set back, and the other node has not been met since.
+    /// was set back, and the other node has not been met since. What the other one was answered for until step
+    /// `aside` was put aside.
     ///
     /// # Errors
     /// It lacks a write that was acknowledged by both.
@@ -294,12 +296,15 @@ impl History {
         volume: VolumeNumber,
         disk: &SimDisk,
         behind: bool,
+        aside: u64,
     ) -> Result<(), String> {
         self.step += 1;
         let mut set_back = 0;
         for (sector, register) in self.of_volume(volume) {
             let held = disk.read(sector, 1)[0];
-            let lacks = |o: &&Obligation| !o.alone && !o.weak && !register.satisfies(held, o);
+            let lacks = |o: &&Obligation| {
+                !o.alone && !o.weak && o.since > aside && !register.satisfies(held, o)
+            };
             if let Some(o) = register.obligations[1 - node].iter().find(lacks) {
                 if behind {
                     set_back += 1;
@@ -316,10 +321,16 @@ impl History {
         Ok(())
     }
 
-    /// A node was forced: it answers for nothing but what it holds.
-    pub(in crate::sim) fn forced(&mut self, node: usize, volume: VolumeNumber, disk: &SimDisk) {
+    /// A node was forced: it answers for nothing but what it holds. The step of that.
+    pub(in crate::sim) fn forced(
+        &mut self,
+        node: usize,
+        volume: VolumeNumber,
+        disk: &SimDisk,
+    ) -> u64 {
         self.step += 1;
         self.excused.forced += self.answer_for_what_is_held(node, volume, disk, self.step);
+        self.step
     }
 
     /// The disk of a node is attached again, after it had `failed` or not, and its cache was dropped:
@@ -341,7 +352,8 @@ impl History {
             let held = disk.read(sector, 1)[0];
             let mut list = std::mem::take(&mut register.obligations[node]);
             for o in &mut list {
-                o.weak |= failed;
+                // What is durable there, no flush that failed has taken away.
+                o.weak |= failed && !o.flushed;
                 if o.flushed && !register.satisfies(held, o) {
                     let value = o.value();
                     return Err(format!(

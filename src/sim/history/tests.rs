@@ -322,3 +322,68 @@ fn zeroes_land_over_no_newer_write_whoever_has_written_zeroes_there_or_nobody() 
         }
     }
 }
+
+#[test]
+fn what_was_answered_after_a_force_is_not_put_aside_by_it() {
+    for late in [false, true] {
+        let mut pair = Pair::new();
+        pair.write(|_| {});
+        let mut forced = pair.history.forced(ALICE, 0, &pair.disks[ALICE]);
+        if late {
+            pair.write(|_| {});
+        }
+        pair.disks[BOB].write(3, &[0], true);
+        let excuse = |forced| Excuse { forced, ..Excuse::default() };
+        let adopts = |forced| {
+            let mut history = pair.history.clone();
+            history.adopted(ALICE, 0, &pair.disks[BOB], excuse(forced)).is_ok()
+        };
+        assert!(!adopts(0), "nothing was forced");
+        assert_eq!(adopts(forced), !late);
+        forced = pair.history.forced(ALICE, 0, &pair.disks[ALICE]);
+        pair.disks[ALICE].write(3, &[0], true);
+        let mut promoted =
+            |aside| pair.history.promoted(ALICE, 0, &pair.disks[ALICE], false, aside);
+        assert!(promoted(0).is_err());
+        assert_eq!(promoted(forced), Ok(()));
+        pair.write(|_| {});
+        pair.disks[ALICE].write(3, &[0], true);
+        let disk = &pair.disks[ALICE];
+        let result = pair.history.promoted(ALICE, 0, disk, false, forced);
+        assert!(result.is_err(), "Bob was answered for it after that");
+    }
+}
+
+#[test]
+fn a_victim_that_is_said_to_have_changed_nothing_has_changed_nothing() {
+    for alone in [false, true] {
+        for unchanged in [false, true] {
+            let mut pair = Pair::new();
+            let op = pair.history.write_starts(1, 0, (3, 1), false, None);
+            pair.disks[ALICE].write(3, &[op.value], false);
+            pair.disks[BOB].write(3, &[if alone { 0 } else { op.value }], false);
+            let rests = Rests { on: ALICE, disks: [true, !alone] };
+            let disks = [&pair.disks[0], &pair.disks[1]];
+            pair.history.write_answered(&op, rests, false, disks).unwrap();
+            let excuse = Excuse { chosen: true, unchanged, ..Excuse::default() };
+            let result = pair.history.adopted(ALICE, 0, &pair.disks[BOB], excuse);
+            assert_eq!(result.is_err(), alone && unchanged, "{result:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_durable_is_not_held_by_luck_after_an_error_of_its_disk() {
+    for flushed in [false, true] {
+        let mut pair = Pair::new();
+        pair.write(|_| {});
+        if flushed {
+            let stamp = pair.disks[ALICE].flush_begins();
+            pair.disks[ALICE].flush_ends(stamp);
+            pair.history.survived(ALICE, 0, &pair.disks[ALICE]);
+        }
+        pair.history.attached(ALICE, 0, &pair.disks[ALICE], true).unwrap();
+        pair.lose_power(BOB, false);
+        assert_eq!(pair.alice_adopts().is_err(), flushed);
+    }
+}
