@@ -8,10 +8,13 @@
 //! what is left has its limit in the options: a silent peer is given up, a handshake ends, or is given up.
 //!
 //! Invariants:
+//! - Who serves goes on to serve: no Primary shows a client the door, unless it is ordered to leave off, has slept,
+//!   was promoted by a client's coming, or may have lost what was answered.
 //! - A request that was sent, and after which nothing of this was so, is answered within [`ANSWER_MS`].
 
-use crate::resource::Time;
+use crate::resource::{Command, Role, Time};
 
+use super::admin::PendingOrder;
 use super::cluster::Cluster;
 use super::node::Node;
 
@@ -45,6 +48,22 @@ impl Cluster {
         }
     }
 
+    /// A client that is there is turned away by a node that is Primary, and stays it.
+    pub(super) fn watch_turned_away(&mut self, node: usize, what: &str) {
+        let n = &self.nodes[node];
+        // That a client's coming has promoted ends when the last one goes, and the next one may be too late.
+        let serves = n.status.as_ref().is_some_and(|s| s.role == Role::Primary && !s.auto_promoted);
+        let leaves_off = |order: &PendingOrder| {
+            use Command::{Down, HandOver, Secondary};
+            matches!(order.command, Secondary { .. } | Down { .. } | HandOver)
+        };
+        let ordered = self.nodes.iter().flat_map(|n| n.orders.values()).any(leaves_off);
+        if serves && !ordered && !n.has_slept {
+            let name = n.name;
+            self.violate(format!("{name} is Primary, and {what}"));
+        }
+    }
+
     /// Until when packets and slow disks are on their way.
     fn held_until(&self) -> Time {
         let [a, b] = self.net.cut_until;
@@ -73,7 +92,33 @@ mod tests {
     use super::super::clients::Asked;
     use super::super::options::SimOptions;
     use super::Cluster;
-    use crate::resource::Role;
+    use crate::resource::{Command, Role};
+
+    /// Two nodes, and the one that serves.
+    fn in_sync() -> (Cluster, usize) {
+        let mut options = SimOptions::of_seed(1);
+        options.plan.clear();
+        let mut c = Cluster::new(options, 0);
+        c.come_up();
+        let primary = c.nodes[1].status.as_ref().map(|s| s.role) == Some(Role::Primary);
+        (c, usize::from(primary))
+    }
+
+    #[test]
+    fn who_serves_turns_no_client_away_unless_by_order_or_after_a_sleep() {
+        for reason in 0..4 {
+            let (mut c, node) = in_sync();
+            c.ask(node, Asked::Write { block: 0, fua: false });
+            let node = if reason == 1 { 1 - node } else { node };
+            match reason {
+                2 => c.nodes[node].has_slept = true,
+                3 => c.command(node, Command::Secondary { force: false, wait_ms: 3_000 }),
+                _ => {}
+            }
+            c.watch_turned_away(node, "shuts the door");
+            assert_eq!(c.violation.is_some(), reason == 0, "{reason}: {:?}", c.violation);
+        }
+    }
 
     #[test]
     fn a_request_that_is_lost_is_missed_unless_a_disk_may_still_have_it() {

@@ -493,6 +493,9 @@ impl Cluster {
         if matches!(entry.kind, Kind::Write | Kind::Zeroes) {
             self.history.write_failed(&entry.operation);
         }
+        if error == ReplyError::Shutdown {
+            self.watch_turned_away(node, &format!("answers {entry:?} as if it did not serve"));
+        }
         let name = self.nodes[node].name;
         let good = (0..2).any(|n| {
             let faults = &self.nodes[n].volumes[usize::from(entry.operation.volume)].disk.faults;
@@ -535,8 +538,12 @@ impl Cluster {
             })
     }
 
-    /// `Action::CloseSessions`: the shell hangs up.
-    pub(super) fn close_sessions(&mut self, node: usize, volume: VolumeNumber) {
+    /// `Action::CloseSessions`: the shell hangs up. `lost`: what was answered may be gone.
+    pub(super) fn close_sessions(&mut self, node: usize, volume: VolumeNumber, lost: bool) {
+        let of_it = |w: &Worker| w.volume == volume && w.session.is_some_and(|s| s.node == node);
+        if !lost && self.clients.workers.iter().any(of_it) {
+            self.watch_turned_away(node, "closes the connections of its clients");
+        }
         for worker in 0..self.clients.workers.len() {
             let w = &self.clients.workers[worker];
             if w.volume == volume && w.session.is_some_and(|s| s.node == node) {

@@ -187,6 +187,8 @@ pub struct Node {
     pub host_up: bool,
     /// Since when the daemon is frozen.
     pub frozen: Option<Time>,
+    /// It was frozen for so long, in this life, that it was told.
+    pub has_slept: bool,
     /// What came while it was frozen.
     pub inbox: VecDeque<Input>,
     /// The shared secret in force, and the old one that is taken as well (itself: none is).
@@ -232,6 +234,7 @@ impl Node {
             boot: 0,
             host_up: true,
             frozen: None,
+            has_slept: false,
             inbox: VecDeque::new(),
             secrets: [0; 2],
             volumes,
@@ -267,6 +270,7 @@ impl Node {
     pub fn forget_life(&mut self) {
         self.resource = None;
         self.frozen = None;
+        self.has_slept = false;
         self.inbox.clear();
         self.pool = Pool::default();
         self.ops.clear();

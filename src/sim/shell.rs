@@ -91,7 +91,7 @@ impl Cluster {
                 self.held(result);
             }
             Action::Reply { request, result } => self.replied(node, request, result),
-            Action::CloseSessions { volume, .. } => self.close_sessions(node, volume),
+            Action::CloseSessions { volume, lost } => self.close_sessions(node, volume, lost),
             Action::AdminReply { id, result } => self.order_answered(node, id, result),
             Action::RunHandler { number, call } => self.run_handler(node, number, *call),
             Action::Log { .. } => {}

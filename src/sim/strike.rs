@@ -147,6 +147,7 @@ impl Cluster {
             let all = 0..self.clients.count();
             let here: Vec<_> = all.filter(|w| self.clients.is_connected(*w, node)).collect();
             let closed: Vec<_> = here.into_iter().map(|worker| self.cut_off(worker)).collect();
+            self.nodes[node].has_slept = true;
             self.event(node, Event::ClockGap { gap_ms });
             closed.into_iter().for_each(|session| self.tell_of_end(session));
         }

@@ -2,7 +2,7 @@
 
 use crate::meta::{DeviceFlags, Superblock};
 use crate::resource::{
-    Command, ConnectionState, DiskState, ReplicationState, Role, Status, VolumeNumber,
+    Command, ConnectionState, DiskState, ReplicationState, Role, Status, Time, VolumeNumber,
 };
 
 use super::cluster::{Cluster, Happening};
@@ -47,17 +47,44 @@ impl Cluster {
         }
     }
 
-    /// Disks that are given up while they answer nothing.
+    /// Disks that are given up: while they answer nothing, or for an error that they have reported.
     fn hung_disks(&mut self, node: usize, old: &Status) {
-        let n = &mut self.nodes[node];
-        let Some(new) = &n.status else { return };
-        for (device, before) in new.devices.iter().zip(&old.devices) {
-            let failed = |state| state == DiskState::Failed;
-            if failed(device.disk_state) && !failed(before.disk_state) {
-                let volume = &mut n.volumes[usize::from(device.volume)];
-                volume.hung |= !volume.stalled.is_empty();
+        let Some(new) = &self.nodes[node].status else { return };
+        let failed = |state| state == DiskState::Failed;
+        let devices = new.devices.iter().zip(&old.devices);
+        let given_up = devices.filter(|(d, old)| failed(d.disk_state) && !failed(old.disk_state));
+        let given_up: Vec<VolumeNumber> = given_up.map(|(device, _)| device.volume).collect();
+        for volume in given_up {
+            if !self.has_trouble(node, volume) {
+                let name = self.nodes[node].name;
+                self.violate(format!(
+                    "{name} gives disk {volume} up, and nothing is wrong with it"
+                ));
             }
+            let v = &mut self.nodes[node].volumes[usize::from(volume)];
+            v.hung |= !v.stalled.is_empty();
         }
+    }
+
+    /// The disk has failed, was full or did not answer in time, or somebody takes it away by force.
+    fn has_trouble(&self, node: usize, volume: VolumeNumber) -> bool {
+        let n = &self.nodes[node];
+        let v = &n.volumes[usize::from(volume)];
+        let limit = self.options.core.disk_timeout_ms;
+        let slow = self.slow_until.max(n.stalled_until);
+        // Nothing was slow yet at 0.
+        let lately = slow > Time(0) && self.now <= slow.after_ms(limit);
+        let late = limit > 0 && lately || v.disk.faults.stall.is_some();
+        let forced = |order: &super::admin::PendingOrder| match order.command {
+            Command::Detach { volume: of, force } => force && of == volume,
+            Command::Down { .. } => true,
+            _ => false,
+        };
+        v.failed
+            || v.bad_superblock
+            || v.space.first.is_some()
+            || late
+            || n.orders.values().any(forced)
     }
 
     /// Faults that have waited for what the node has just entered strike, each a little later.
@@ -549,5 +576,36 @@ impl Cluster {
     #[must_use]
     pub fn all_established(&self) -> bool {
         (0..self.options.volumes).all(|volume| self.is_established(volume))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::options::SimOptions;
+    use super::*;
+
+    #[test]
+    fn no_disk_is_given_up_that_works() {
+        for trouble in 0..5 {
+            let mut options = SimOptions::of_seed(1);
+            options.plan.clear();
+            options.core.disk_timeout_ms = 5_000;
+            let mut c = Cluster::new(options, 0);
+            c.come_up();
+            let old = c.nodes[0].status.clone().expect("it runs");
+            match trouble {
+                1 => c.nodes[0].volumes[0].failed = true,
+                2 => c.nodes[0].stalled_until = c.now,
+                3 => c.nodes[0].volumes[0].space.first = Some(c.now),
+                4 => c.command(0, Command::Down { shutdown: false }),
+                _ => {}
+            }
+            if let Some(status) = c.nodes[0].status.as_mut() {
+                status.devices[0].disk_state = DiskState::Failed;
+            }
+            c.hung_disks(0, &old);
+            let found = c.violation.map(|violation| violation.text).unwrap_or_default();
+            assert_eq!(found.contains("nothing is wrong with it"), trouble == 0, "{found}");
+        }
     }
 }
