@@ -143,6 +143,8 @@ pub struct Cluster {
     pub(super) by_hand: bool,
     /// `connect --discard-my-data` waits on this node.
     pub(super) discard: [bool; 2],
+    /// The volumes and generations of the split brain that was known when it was ordered: its own, and the peer's.
+    pub(super) discard_for: [Vec<(VolumeNumber, u64, u64)>; 2],
     /// How often each order was refused or done: for the statistics.
     pub(super) violation: Option<Violation>,
     /// A node was told lies ([`super::stranger`]): what that does to the data is no violation.
@@ -210,6 +212,7 @@ impl Cluster {
             keeps: None,
             by_hand: false,
             discard: [false; 2],
+            discard_for: Default::default(),
             violation: None,
             lied_to: false,
             heap: BinaryHeap::new(),

@@ -6,7 +6,8 @@
 //!   answered after a force or a word is not excused by it.
 
 use crate::resource::{
-    AdminResult, AfterSb0Pri, AfterSb1Pri, Command, ConnectionState, Status, VolumeNumber,
+    AdminResult, AfterSb0Pri, AfterSb1Pri, Command, ConnectionState, HandshakeStatus, Reason,
+    Status, VolumeNumber,
 };
 use crate::wire::Packet;
 
@@ -68,7 +69,8 @@ impl Cluster {
         let because = verdict.map_or("", |one| one.because.as_str());
         let core = &self.options.core;
         if because.contains("manually solved: the node with --discard-my-data") {
-            return if self.discards(node) { Chosen::Yes } else { Chosen::No };
+            let met = verdict.is_some_and(|one| self.is_discard_for(node, one));
+            return if self.discards(node) && met { Chosen::Yes } else { Chosen::No };
         }
         if !because.contains("automatically solved by after-sb") || !self.options.policies() {
             return Chosen::No;
@@ -87,6 +89,32 @@ impl Cluster {
             matches!(order.command, Command::Connect { discard_my_data: true, .. })
         };
         self.discard[node] || self.nodes[node].orders.values().any(asks)
+    }
+
+    /// The order to discard was given for the generations of this verdict, or before any were known.
+    fn is_discard_for(&self, node: usize, verdict: &HandshakeStatus) -> bool {
+        let mut known = self.discard_for[node].iter();
+        let known = known.find(|(volume, ..)| *volume == verdict.volume);
+        known.is_none_or(|(_, own, peer)| {
+            let now = (verdict.own.current_uuid & !1, verdict.peer.current_uuid & !1);
+            (own & !1, peer & !1) == now
+        })
+    }
+
+    /// A person orders `connect --discard-my-data`, and sees a split brain, or none.
+    fn watch_discard(&mut self, node: usize) {
+        let awake = self.nodes[node].is_awake();
+        let connection = self.nodes[node].connection().filter(|c| {
+            let split = c.reason == Reason::SplitBrain;
+            awake && split && c.connection_state == ConnectionState::StandAlone
+        });
+        let sides =
+            |one: &HandshakeStatus| (one.volume, one.own.current_uuid, one.peer.current_uuid);
+        match connection {
+            Some(c) => self.discard_for[node] = c.last_handshake.iter().map(sides).collect(),
+            None if !self.discard[node] => self.discard_for[node].clear(),
+            None => {}
+        }
     }
 
     /// An order to throw the own data away ends with the connection that it was given for, and a session that
@@ -120,6 +148,9 @@ impl Cluster {
     /// An order that gives up somebody's data.
     pub(super) fn watch_order(&mut self, node: usize, command: &Command) -> Option<GivesUp> {
         self.watch_vouching(node, command);
+        if let Command::Connect { discard_my_data: true, .. } = command {
+            self.watch_discard(node);
+        }
         let (volume, victim) = match command {
             Command::Invalidate { volume } => (*volume, node),
             Command::InvalidateRemote { volume, .. } => (*volume, 1 - node),
@@ -260,6 +291,48 @@ mod tests {
             assert!(c.discards(secondary));
             c.command(secondary, disconnect);
             assert!(!c.discards(secondary));
+        }
+    }
+
+    #[test]
+    fn an_order_to_discard_is_for_the_generations_that_were_seen() {
+        let (mut c, primary) = in_sync();
+        let verdict = c.nodes[primary].connection().map(|c| c.last_handshake[0].clone());
+        let mut verdict = verdict.expect("they have met");
+        assert!(c.is_discard_for(primary, &verdict), "none was known");
+        let (own, peer) = (verdict.own.current_uuid, verdict.peer.current_uuid);
+        c.discard_for[primary] = vec![(0, own ^ 1, peer)];
+        assert!(c.is_discard_for(primary, &verdict), "but for the role");
+        verdict.peer.current_uuid ^= 1 << 8;
+        assert!(!c.is_discard_for(primary, &verdict));
+        verdict.volume = 1;
+        assert!(c.is_discard_for(primary, &verdict), "of that one nothing was known");
+    }
+
+    #[test]
+    fn a_policy_or_a_person_chooses_only_whom_the_verdict_names() {
+        use crate::resource::split_brain::Because;
+        let (mut c, _) = in_sync();
+        for (because, policies, discards, expected) in [
+            (Because::Verdict, true, true, Chosen::No),
+            (Because::Unresolved, true, true, Chosen::No),
+            (Because::DiscardMyData, true, false, Chosen::No),
+            (Because::DiscardMyData, false, true, Chosen::Yes),
+            (Because::AfterSb0Pri, true, false, Chosen::Unchanged),
+            (Because::AfterSb1Pri, true, false, Chosen::Yes),
+            (Because::AfterSb0Pri, false, false, Chosen::No),
+        ] {
+            if !policies {
+                c.options.core = Default::default();
+            } else {
+                c.options.core.after_sb_0pri = AfterSb0Pri::DiscardZeroChanges;
+                c.options.core.after_sb_1pri = AfterSb1Pri::DiscardSecondary;
+            }
+            c.discard[0] = discards;
+            if let Some(status) = c.nodes[0].status.as_mut() {
+                status.connections[0].last_handshake[0].because = because.explain().to_owned();
+            }
+            assert_eq!(c.chosen(0, 0), expected, "{because:?}");
         }
     }
 }
