@@ -110,7 +110,7 @@ impl SimOptions {
             think_us: *p.choose(&[500, 5_000, 50_000]),
             writes: *p.choose(&[20, 50, 80]),
             flushes: *p.choose(&[0, 5, 20]),
-            commits: Prng::new(seed, 33).one_in(5),
+            commits: Prng::new(seed, 34).one_in(5),
             zeroes: *p.choose(&[0, 0, 10]),
             fua: *p.choose(&[0, 10, 50]),
             unaligned: *p.choose(&[0, 10, 50]),

@@ -69,7 +69,8 @@ const CONNECTION: &[(ConnectionState, &[ConnectionState])] = {
         (Disconnecting, &[StandAlone, Connected]),
         (Unconnected, &[Connecting]),
         (Timeout, &[Unconnected]),
-        (BrokenPipe, &[Unconnected]),
+        // An order to disconnect had come.
+        (BrokenPipe, &[StandAlone, Unconnected]),
         (NetworkFailure, &[Unconnected]),
         (ProtocolError, &[Unconnected]),
         (TearDown, &[Unconnected]),
