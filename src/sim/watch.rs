@@ -55,7 +55,11 @@ impl Cluster {
         let given_up = devices.filter(|(d, old)| failed(d.disk_state) && !failed(old.disk_state));
         let given_up: Vec<VolumeNumber> = given_up.map(|(device, _)| device.volume).collect();
         for volume in given_up {
-            if !self.has_trouble(node, volume) {
+            // The verdict of a handshake may refuse one that is being attached.
+            let asked = old.devices.iter().any(|device| {
+                device.volume == volume && device.disk_state == DiskState::Negotiating
+            });
+            if !asked && !self.has_trouble(node, volume) {
                 let name = self.nodes[node].name;
                 self.violate(format!(
                     "{name} gives disk {volume} up, and nothing is wrong with it"
