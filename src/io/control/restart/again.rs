@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::broadcast;
+use tokio::sync::broadcast::{self, error::TryRecvError};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -52,9 +52,7 @@ impl Watched<'_> {
 
     /// All that was said until now.
     fn judge_all(&mut self) -> Result<(), Refusal> {
-        while let Ok(status) = self.snapshots.try_recv() {
-            self.judge(&status)?;
-        }
+        judge_waiting(self.left, &mut self.snapshots)?;
         self.judge(&self.entry.status())
     }
 
@@ -113,6 +111,20 @@ impl Watched<'_> {
     }
 }
 
+/// All snapshots that wait. Of those that were too many the last ones are here still.
+fn judge_waiting(
+    left: &Left,
+    snapshots: &mut broadcast::Receiver<Arc<Status>>,
+) -> Result<(), Refusal> {
+    loop {
+        match snapshots.try_recv() {
+            Ok(status) => judge(left, &status)?,
+            Err(TryRecvError::Lagged(_)) => {}
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return Ok(()),
+        }
+    }
+}
+
 /// Somebody else was Primary meanwhile, as far as is known: what clients had sent before may be older
 /// than what was written there.
 fn judge(left: &Left, status: &Status) -> Result<(), Refusal> {
@@ -121,7 +133,10 @@ fn judge(left: &Left, status: &Status) -> Result<(), Refusal> {
         let hint = format!("{} was promoted meanwhile.", peer.name);
         return Err(refusal(-1, "Multiple primaries not allowed by config", hint));
     }
-    let other = status.devices.iter().find(|device| {
+    // On its way up a disk has none; that of another volume may have one by now.
+    let mut known =
+        status.devices.iter().filter(|device| device.disk_state > DiskState::Negotiating);
+    let other = known.find(|device| {
         let was = left.attached.get(&device.volume);
         was.is_some_and(|was| *was != data(device))
     });
@@ -139,8 +154,7 @@ fn judge(left: &Left, status: &Status) -> Result<(), Refusal> {
     if let Some((volume, _)) = written_elsewhere {
         return written(*volume);
     }
-    // On its way up it has none.
-    match other.filter(|device| device.disk_state > DiskState::Negotiating) {
+    match other {
         None => Ok(()),
         Some(device) => written(device.volume),
     }
@@ -173,6 +187,38 @@ mod tests {
         status.devices[0].disk_state = DiskState::UpToDate;
         left.attached.clear();
         assert_eq!(judge(&left, &status), Ok(()));
+    }
+
+    #[test]
+    fn a_volume_on_its_way_up_does_not_hide_another_that_was_written_to() {
+        let mut status = fixtures::healthy().status;
+        let mut second = status.devices[0].clone();
+        second.volume = 1;
+        status.devices.push(second);
+        let mut left = left("r0", Was::Primary);
+        left.attached =
+            status.devices.iter().map(|one| (one.volume, one.current_uuid & !1)).collect();
+        (status.devices[0].disk_state, status.devices[0].current_uuid) = (DiskState::Attaching, 0);
+        assert_eq!(judge(&left, &status), Ok(()));
+        status.devices[1].current_uuid ^= 0x100;
+        let refused = judge(&left, &status).unwrap_err();
+        assert_eq!(refused.code, -2);
+        assert!(refused.hint.contains("r0/1"), "{}", refused.hint);
+    }
+
+    #[test]
+    fn who_was_seen_as_primary_is_seen_behind_more_snapshots_than_are_kept() {
+        let fine = Arc::new(fixtures::healthy().status);
+        let mut there = (*fine).clone();
+        there.connections[0].peer_role = Role::Primary;
+        let mut left = left("r0", Was::Primary);
+        left.attached.clear();
+        let (tell, mut snapshots) = broadcast::channel(4);
+        for status in [&fine, &fine, &fine, &Arc::new(there), &fine] {
+            tell.send(status.clone()).unwrap();
+        }
+        assert_eq!(judge_waiting(&left, &mut snapshots).unwrap_err().code, -1);
+        assert_eq!(judge_waiting(&left, &mut snapshots), Ok(()));
     }
 
     #[test]
