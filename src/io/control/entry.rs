@@ -46,6 +46,8 @@ pub(crate) struct Entry {
     pub(super) disks: super::path_differs::Disks,
     /// Peers that are not dialled, by order: also after a crash.
     pub(super) apart: RefCell<BTreeSet<NodeId>>,
+    /// How often it was brought up after a crash, since an `up` by order or since it was known to run well.
+    pub(super) tries: Cell<u32>,
     /// It goes down, or has gone.
     pub(super) ends: Cell<bool>,
     /// Where what it runs with is kept for the time after a crash.
@@ -63,7 +65,15 @@ impl Entry {
     pub(super) fn change(&self, how: impl FnOnce(&mut Definition)) {
         let mut running = self.running.borrow_mut();
         how(&mut running);
-        self.remembered.keep(&running, &self.apart.borrow());
+        self.remembered.keep(&running, &self.apart.borrow(), self.tries.get());
+    }
+
+    /// It was brought up so often after a crash, and no oftener.
+    pub(super) fn tries_are(&self, tries: u32) {
+        if tries < self.tries.get() {
+            self.tries.set(tries);
+            self.change(|_| {});
+        }
     }
 
     /// The same of a volume as it is here.
@@ -93,7 +103,7 @@ impl Entry {
         // What goes down leaves its peers, too, and its file is gone for good.
         if *apart != now && !self.ends.get() {
             *apart = now;
-            self.remembered.keep(&self.running.borrow(), &apart);
+            self.remembered.keep(&self.running.borrow(), &apart, self.tries.get());
         }
     }
 

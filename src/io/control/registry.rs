@@ -81,6 +81,8 @@ pub(super) struct But {
     pub(super) back_in_ms: BTreeMap<NodeId, u64>,
     /// Volumes whose disk is not attached.
     pub(super) diskless: BTreeSet<VolumeNumber>,
+    /// How often it was brought up after a crash; 0: by order.
+    pub(super) tries: u32,
 }
 
 /// All resources of this node.
@@ -204,9 +206,10 @@ impl Registry {
         let entry = match self.entry(&config.name) {
             Some(entry) => {
                 self.is_up_as(&entry, definition)?;
+                entry.tries_are(but.tries);
                 entry
             }
-            None => self.new_entry(definition, config, but.apart.clone()).await?,
+            None => self.new_entry(definition, config, but).await?,
         };
         let meant = |volume: VolumeNumber| !but.diskless.contains(&volume);
         let volumes = entry.config.volumes.iter().map(|volume| volume.number);
@@ -249,7 +252,7 @@ impl Registry {
         if self.entry(&config.name).is_none() {
             self.minors_are_free(definition, &config)?;
             let apart = config.peers.iter().map(|peer| peer.node_id).collect();
-            self.new_entry(definition, config, apart).await?;
+            self.new_entry(definition, config, &But { apart, ..But::default() }).await?;
         }
         Ok(String::new())
     }
@@ -259,10 +262,10 @@ impl Registry {
         self: &Rc<Self>,
         definition: &Definition,
         config: ResourceConfig,
-        apart: BTreeSet<NodeId>,
+        but: &But,
     ) -> Result<Rc<Entry>, Refusal> {
         self.no_cycle(definition)?;
-        let entry = self.make(definition, config, apart)?;
+        let entry = self.make(definition, config, but)?;
         let several = definition.hosts.iter().any(|host| !host.more_addresses.is_empty());
         if several && let Err(refusal) = self.tell_paths(&entry, definition).await {
             // Up without some of its paths it would never be given them.
@@ -274,7 +277,7 @@ impl Registry {
 
     /// Brings up what was up when the daemon crashed, as Secondary, each resource by itself.
     pub(crate) fn up_after_a_crash(self: &Rc<Self>) {
-        for WasUp { definition, apart } in self.settings.remembered.after_a_crash() {
+        for WasUp { definition, apart, tries } in self.settings.remembered.after_a_crash() {
             let registry = self.clone();
             tokio_uring::spawn(async move {
                 let name = &definition.name;
@@ -282,14 +285,14 @@ impl Registry {
                 if !apart.is_empty() {
                     info!(resource = %name, "{name}: was disconnected by order: `tandemadm connect {name}` dials");
                 }
-                let mut but = But { apart, ..But::default() };
-                let mut tries = SLOW_TRIES;
+                let mut but = But { apart, tries, ..But::default() };
+                let mut attempts = SLOW_TRIES;
                 while let Err(refusal) = registry.up_but(&definition, &but).await {
                     let (code, text, hint) = (refusal.code, refusal.text, refusal.hint);
                     error!(resource = %name, "{name}: up after a crash: ({code}) {text}: {hint}");
                     let Some(entry) = registry.entry(name) else { break };
-                    tries -= 1;
-                    if !registry.is_opening(name) || tries == 0 {
+                    attempts -= 1;
+                    if !registry.is_opening(name) || attempts == 0 {
                         break;
                     }
                     // A disk that is slow just now, and nobody there who waits for it.
@@ -311,6 +314,7 @@ impl Registry {
     pub(super) async fn settle(self: Rc<Self>) {
         tokio::time::sleep(SETTLED).await;
         for entry in self.chosen(None) {
+            entry.tries.set(0);
             entry.change(|_| {});
         }
     }
@@ -354,7 +358,7 @@ impl Registry {
         self: &Rc<Self>,
         definition: &Definition,
         config: ResourceConfig,
-        apart: BTreeSet<NodeId>,
+        but: &But,
     ) -> Result<Rc<Entry>, Refusal> {
         if self.closing.get() {
             return Err(refusal(-21, "Interrupted state change", "tandemd is about to end."));
@@ -397,8 +401,8 @@ impl Registry {
         let (attach_failed, disks) = (RefCell::default(), Default::default());
         let past = super::past::Memory::new();
         let remembered = self.settings.remembered.clone();
-        remembered.keep(definition, &apart);
-        let (apart, ends) = (RefCell::new(apart), Cell::new(false));
+        remembered.keep(definition, &but.apart, but.tries);
+        let (apart, ends) = (RefCell::new(but.apart.clone()), Cell::new(false));
         let entry = Rc::new(Entry {
             config,
             thread,
@@ -408,6 +412,7 @@ impl Registry {
             past,
             disks,
             apart,
+            tries: Cell::new(but.tries),
             ends,
             remembered,
         });

@@ -7,7 +7,8 @@
 //! - Only what was written within this boot is brought up: after a reboot an administrator, or the
 //!   units, decide.
 //! - What brings the daemon down at once does so [`TRIES`] times: then it stays down, and the
-//!   daemon is there to be asked.
+//!   daemon is there to be asked. Only an ordered `up`, or time ([`SETTLED`]), begins that count anew:
+//!   not that it came up, and no change of what it runs with.
 //! - Nothing rests on these files: one that cannot be written or read costs a `tandemadm up`. An
 //!   old one never stays in its place: it would bring an old disk up again, or an old secret.
 
@@ -49,6 +50,8 @@ pub(super) struct WasUp {
     pub(super) definition: Definition,
     /// Peers that were not dialled, by order.
     pub(super) apart: BTreeSet<NodeId>,
+    /// How often it has been brought up after a crash, this time included.
+    pub(super) tries: u32,
 }
 
 /// The folder of what is up.
@@ -63,12 +66,9 @@ impl Remembered {
         Self { folder: run_dir.join(FOLDER) }
     }
 
-    /// The resource is up with this, and apart from these peers by order.
-    pub(super) fn keep(&self, definition: &Definition, apart: &BTreeSet<NodeId>) {
-        self.put(definition, apart, 0);
-    }
-
-    fn put(&self, definition: &Definition, apart: &BTreeSet<NodeId>, tries: u32) {
+    /// The resource is up with this, apart from these peers by order, and was brought up so often after a
+    /// crash.
+    pub(super) fn keep(&self, definition: &Definition, apart: &BTreeSet<NodeId>, tries: u32) {
         if let Err(error) = self.write(definition, apart, tries) {
             let path = self.path(&definition.name);
             self.forget(&definition.name);
@@ -102,16 +102,17 @@ impl Remembered {
         let mut found = Vec::new();
         for path in entries.flatten().map(|entry| entry.path()) {
             match read(&path) {
-                Ok(Some((was_up, tries))) if path == self.path(&was_up.definition.name) => {
+                Ok(Some(mut was_up)) if path == self.path(&was_up.definition.name) => {
                     let name = &was_up.definition.name;
-                    if tries >= TRIES {
+                    if was_up.tries >= TRIES {
                         error!(
                             "{name}: tandemd crashed {} times soon after it was brought up: it \
                              stays down; when the cause is gone: `tandemadm up {name}`",
-                            tries + 1
+                            was_up.tries + 1
                         );
                     } else {
-                        self.put(&was_up.definition, &was_up.apart, tries + 1);
+                        was_up.tries += 1;
+                        self.keep(&was_up.definition, &was_up.apart, was_up.tries);
                         found.push(was_up);
                     }
                     continue;
@@ -133,7 +134,7 @@ impl Remembered {
     pub(super) fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let kept = entries.filter_map(|entry| read(&entry.path()).ok().flatten());
-        let mut names: Vec<String> = kept.map(|(was_up, _)| was_up.definition.name).collect();
+        let mut names: Vec<String> = kept.map(|was_up| was_up.definition.name).collect();
         names.sort();
         names
     }
@@ -166,15 +167,15 @@ impl Remembered {
     }
 }
 
-/// And how often it was tried. `None`: of an earlier boot.
-fn read(path: &Path) -> io::Result<Option<(WasUp, u32)>> {
+/// `None`: of an earlier boot.
+fn read(path: &Path) -> io::Result<Option<WasUp>> {
     let mut text = Vec::new();
     let limit = u64::try_from(LINE_MAX).unwrap_or(u64::MAX);
     std::fs::File::open(path)?.take(limit).read_to_end(&mut text)?;
     let kept: Kept = serde_json::from_slice(&text)?;
     kept.definition.check().map_err(io::Error::other)?;
-    let was_up = WasUp { definition: kept.definition, apart: kept.apart };
-    Ok((kept.boot_id == host_boot_id()?).then_some((was_up, kept.tries)))
+    let was_up = WasUp { definition: kept.definition, apart: kept.apart, tries: kept.tries };
+    Ok((kept.boot_id == host_boot_id()?).then_some(was_up))
 }
 
 #[cfg(test)]
@@ -202,13 +203,13 @@ mod tests {
         let (a, b) = (definition(dir.path(), "a.%"), definition(dir.path(), "b"));
         let none = BTreeSet::new();
         for (one, apart) in [(&b, &none), (&a, &BTreeSet::from([1]))] {
-            remembered.keep(one, apart);
+            remembered.keep(one, apart, 0);
         }
-        let a = WasUp { definition: a, apart: BTreeSet::from([1]) };
-        let was_b = WasUp { definition: b.clone(), apart: none.clone() };
+        let a = WasUp { definition: a, apart: BTreeSet::from([1]), tries: 1 };
+        let was_b = WasUp { definition: b.clone(), apart: none.clone(), tries: 1 };
         assert_eq!(remembered.after_a_crash(), [a.clone(), was_b]);
         remembered.forget("b");
-        assert_eq!(remembered.after_a_crash(), [a]);
+        assert_eq!(remembered.after_a_crash(), [WasUp { tries: 2, ..a }]);
 
         let (boot_id, apart) = (host_boot_id().unwrap(), BTreeSet::new());
         let mut kept = Kept { boot_id, tries: 0, definition: b, apart };
@@ -229,12 +230,13 @@ mod tests {
     fn what_cannot_be_kept_leaves_nothing_old_behind() {
         let dir = tempfile::tempdir().unwrap();
         let remembered = Remembered::new(dir.path());
-        let one = WasUp { definition: definition(dir.path(), "r0"), apart: BTreeSet::new() };
-        remembered.keep(&one.definition, &one.apart);
+        let definition = definition(dir.path(), "r0");
+        let one = WasUp { definition, apart: BTreeSet::new(), tries: 1 };
+        remembered.keep(&one.definition, &one.apart, 0);
         assert_eq!(remembered.after_a_crash(), std::slice::from_ref(&one));
         // The new one cannot be written.
         std::fs::create_dir(remembered.path("r0").with_extension("part")).unwrap();
-        remembered.keep(&one.definition, &one.apart);
+        remembered.keep(&one.definition, &one.apart, 0);
         assert!(!remembered.path("r0").exists());
         assert_eq!(remembered.after_a_crash(), []);
     }
@@ -243,11 +245,12 @@ mod tests {
     fn what_brings_the_daemon_down_again_and_again_stays_down_until_it_is_ordered_up() {
         let dir = tempfile::tempdir().unwrap();
         let remembered = Remembered::new(dir.path());
-        let one = WasUp { definition: definition(dir.path(), "r0"), apart: BTreeSet::new() };
+        let (definition, apart) = (definition(dir.path(), "r0"), BTreeSet::new());
         for _ in 0..2 {
-            remembered.keep(&one.definition, &one.apart);
-            for _ in 0..TRIES {
-                assert_eq!(remembered.after_a_crash(), std::slice::from_ref(&one));
+            remembered.keep(&definition, &apart, 0);
+            for tries in 1..=TRIES {
+                let (definition, apart) = (definition.clone(), apart.clone());
+                assert_eq!(remembered.after_a_crash(), [WasUp { definition, apart, tries }]);
             }
             for _ in 0..2 {
                 assert_eq!(remembered.after_a_crash(), []);
@@ -262,7 +265,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let remembered = Remembered::new(dir.path());
-        remembered.keep(&definition(dir.path(), "r0"), &BTreeSet::new());
+        remembered.keep(&definition(dir.path(), "r0"), &BTreeSet::new(), 0);
         let mode = std::fs::metadata(remembered.path("r0")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

@@ -26,6 +26,7 @@ use crate::control::{Report, Request, Response};
 use crate::io::backing::{self, CreateOptions, Identity, MetaDisk};
 use crate::resource::{Command, ConnectionState, DiskState, Role};
 
+mod crashes;
 mod full;
 mod names;
 

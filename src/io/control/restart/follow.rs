@@ -291,6 +291,8 @@ impl Registry {
             apart: left.apart.clone(),
             back_in_ms: left.back_in_ms.clone(),
             diskless: volumes.filter(|volume| !left.attached.contains_key(volume)).collect(),
+            // It was ordered.
+            tries: 0,
         };
         self.up_but(&left.definition, &but).await.map_err(said)?;
         let entry = self.entry(name).ok_or_else(|| format!("{name}: was taken down"))?;
