@@ -23,7 +23,7 @@ use dial::{Dialers, Dialling, Link};
 use guard::{Device, Log};
 use netlink::{Driver, Events};
 
-pub(crate) use orders::{Listed, detach, list};
+pub(crate) use orders::{Listed, Wanted, detach, list};
 pub(crate) use system::{open_for_owner, resolved};
 
 /// How long another attach of the same volume may take.

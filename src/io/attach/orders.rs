@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 use crate::attach::{Backend, Guarded, Message, Record};
@@ -80,11 +81,46 @@ pub(crate) fn list(run_dir: &Path) -> Vec<Listed> {
     system::attached().into_iter().map(of_device).collect()
 }
 
+/// Whether a device is still to be detached once it has been flushed: a flush that waits for its server
+/// cannot be called off, but who gave the order can be told that it came to nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted(Mutex<bool>);
+
+impl Wanted {
+    /// From now on no device is let go of. `false`: one is just now, which takes a moment.
+    pub(crate) fn give_up(&self) -> bool {
+        match self.0.try_lock() {
+            Ok(mut given_up) => {
+                *given_up = true;
+                true
+            }
+            Err(TryLockError::WouldBlock) => false,
+            // Who held it has ended.
+            Err(TryLockError::Poisoned(_)) => true,
+        }
+    }
+
+    /// A device is let go of, while this is held.
+    ///
+    /// # Errors
+    /// That was given up.
+    pub(crate) fn begin(&self) -> Result<MutexGuard<'_, bool>, Trouble> {
+        let given_up = || Trouble::failed("was given up meanwhile: nothing was detached");
+        let lock = self.0.lock().map_err(|_| given_up())?;
+        if *lock { Err(given_up()) } else { Ok(lock) }
+    }
+}
+
 /// Lets go of a device: flushed, and used by nobody, unless it is forced.
 ///
 /// # Errors
-/// It is in use, cannot be flushed, or the kernel refuses.
-pub(crate) fn detach(run_dir: &Path, device: &Listed, is_forced: bool) -> Result<(), Trouble> {
+/// It is in use, cannot be flushed, the kernel refuses, or nobody wants it any more.
+pub(crate) fn detach(
+    run_dir: &Path,
+    device: &Listed,
+    is_forced: bool,
+    wanted: &Wanted,
+) -> Result<(), Trouble> {
     let index = device.index;
     let node = format!("/dev/nbd{index}");
     if let Some(seconds) = device.lost_for().filter(|_| !is_forced) {
@@ -125,6 +161,7 @@ pub(crate) fn detach(run_dir: &Path, device: &Listed, is_forced: bool) -> Result
             Some(file)
         }
     };
+    let _begun = wanted.begin()?;
     // Before it: a guard that sees the connections end is not to give the kernel others, which some kernels
     // take for a device that was let go of.
     let backend = device.backend.to_string();

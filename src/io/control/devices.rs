@@ -8,6 +8,8 @@
 //! - Before a demotion a device is flushed and detached. One in use is in the way and named; by force
 //!   its I/O fails from then on. A demotion that is refused, by a device or after that, attaches again what
 //!   was detached.
+//! - A flush that does not end, as I/O is frozen, holds no order up for longer than [`GENTLE_LIMIT`], and
+//!   detaches nothing when it ends after all.
 //! - Only a device that its record in this run folder gives this daemon as its server is touched.
 //! - A guard that has died is replaced: the devices of a Primary are looked at again and again. Not while
 //!   an order takes them away.
@@ -29,11 +31,13 @@ use tracing::{info, warn};
 
 use super::registry::{Entry, Registry, refusal};
 use crate::attach::Guarded;
-use crate::io::attach::{Listed, Trouble, detach, list, resolved};
+use crate::io::attach::{Listed, Trouble, Wanted, detach, list, resolved};
 use crate::resource::{AdminResult, Command, DETACHES, Refusal, Role, Status, VolumeNumber};
 
 /// An attach that takes longer goes on by itself, and the order is answered.
 const ATTACH_LIMIT: Duration = Duration::from_secs(15);
+/// How long a device may take to be flushed and detached, once nobody uses it.
+const GENTLE_LIMIT: Duration = Duration::from_secs(30);
 /// How long a device that is to go by force may take to be flushed, once nobody uses it.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// How long the kernel may take to fail the I/O of a device that is detached by force.
@@ -51,8 +55,18 @@ pub(super) trait Hands: Send + Sync {
     /// Flushed and detached, or by force.
     ///
     /// # Errors
-    /// It is in use (exit code 11), or the kernel refuses.
-    fn detach(&self, run_dir: &Path, device: &Listed, force: bool) -> Result<(), Trouble>;
+    /// It is in use (exit code 11), the kernel refuses, or nobody wants it any more.
+    fn detach(
+        &self,
+        run_dir: &Path,
+        device: &Listed,
+        force: bool,
+        wanted: &Wanted,
+    ) -> Result<(), Trouble>;
+    /// How long a device may take that goes in order.
+    fn gentle_limit(&self) -> Duration {
+        GENTLE_LIMIT
+    }
     /// Attaches, or takes over what a guard has left; what was said of it.
     ///
     /// # Errors
@@ -68,8 +82,14 @@ impl Hands for Kernel {
         list(run_dir)
     }
 
-    fn detach(&self, run_dir: &Path, device: &Listed, force: bool) -> Result<(), Trouble> {
-        detach(run_dir, device, force)
+    fn detach(
+        &self,
+        run_dir: &Path,
+        device: &Listed,
+        force: bool,
+        wanted: &Wanted,
+    ) -> Result<(), Trouble> {
+        detach(run_dir, device, force, wanted)
     }
 
     fn attach(&self, run_dir: &Path, volume: &str, device: &str) -> Result<String, String> {
@@ -131,26 +151,90 @@ fn is_own(run_dir: &Path, one: &Listed) -> bool {
     })
 }
 
+/// Why devices stay.
+enum Stays {
+    /// One is in use, or the kernel refuses.
+    Held(String),
+    /// It is not flushed, as its I/O does not end.
+    Unflushed(String),
+}
+
+impl Stays {
+    fn why(&self) -> &str {
+        match self {
+            Self::Held(why) | Self::Unflushed(why) => why,
+        }
+    }
+}
+
+/// Which devices go, and how.
+#[derive(Clone)]
+struct Going {
+    hands: Arc<dyn Hands>,
+    run_dir: PathBuf,
+    resource: String,
+    force: bool,
+    /// One in use is waited for until then.
+    until: Instant,
+    /// Why a flush would not end.
+    frozen: Option<&'static str>,
+    wanted: Arc<Wanted>,
+}
+
 /// Detaches those of a resource, at once or until that time. Blocks.
-fn detach_all(
-    (hands, run_dir, resource, force, until): (Arc<dyn Hands>, PathBuf, String, bool, Instant),
-) -> Result<Vec<String>, String> {
-    let run_dir = &run_dir;
+fn detach_all(going: Going) -> Result<Vec<String>, Stays> {
+    let Going { hands, run_dir, resource, force, until, frozen, wanted } = going;
     let mut done = Vec::new();
-    let is_meant = |one: &Listed| one.backend.volume.resource == resource && is_own(run_dir, one);
-    for device in hands.list(run_dir).into_iter().filter(is_meant) {
+    let is_meant = |one: &Listed| one.backend.volume.resource == resource && is_own(&run_dir, one);
+    for device in hands.list(&run_dir).into_iter().filter(is_meant) {
         let volume = &device.backend.volume;
+        if let Some(frozen) = frozen {
+            let why = format!("{volume}: what was written cannot be flushed: {frozen}");
+            return Err(Stays::Unflushed(why));
+        }
         loop {
-            match hands.detach(run_dir, &device, force) {
+            match hands.detach(&run_dir, &device, force, &wanted) {
                 Ok(()) => break done.push(format!("{volume} from /dev/nbd{}", device.index)),
                 Err(Trouble { exit_code: 11, .. }) if Instant::now() < until => {
                     std::thread::sleep(LOOK);
                 }
-                Err(trouble) => return Err(format!("{volume}: {}", trouble.text)),
+                Err(trouble) => {
+                    return Err(Stays::Held(format!("{volume}: {}", trouble.text)));
+                }
             }
         }
     }
     Ok(done)
+}
+
+/// [`detach_all`] on a thread that may block, for so long; when that is over, it detaches nothing any more.
+async fn detach_within(limit: Duration, going: Going) -> Result<Vec<String>, Stays> {
+    let wanted = going.wanted.clone();
+    let mut gently = tokio::task::spawn_blocking(move || detach_all(going));
+    let mut left = limit;
+    loop {
+        match tokio::time::timeout(left, &mut gently).await {
+            Ok(Ok(detached)) => return detached,
+            Ok(Err(_)) => return Err(Stays::Held("it has ended with a panic".to_owned())),
+            Err(_) if wanted.give_up() => {
+                let why = format!("what was written is not flushed in {} s", limit.as_secs());
+                return Err(Stays::Unflushed(why));
+            }
+            // It is flushed, and the kernel lets go of it just now.
+            Err(_) => left = LOOK,
+        }
+    }
+}
+
+/// Why a flush does not end, for as long as it stays so.
+fn frozen(status: &Status) -> Option<&'static str> {
+    let reasons = [
+        (status.suspended_user, "I/O is frozen by order (`tandemadm resume-io` ends that)"),
+        (status.suspended_fencing, "I/O is frozen until the lost peer is fenced or back"),
+        (status.suspended_no_space, "I/O is frozen, as the only disk is full"),
+        (status.suspended_gap, "I/O is frozen until the peer has answered"),
+    ];
+    reasons.into_iter().find_map(|(is_so, why)| is_so.then_some(why))
 }
 
 /// On a thread that may block.
@@ -262,12 +346,24 @@ impl Registry {
         let attaching = entry.devices.one_at_a_time.lock().await;
         entry.devices.demotes.set(true);
         drop(attaching);
-        let Err(why) = self.detach_devices(entry, force, wait).await else { return Ok(()) };
+        let Err(stays) = self.detach_devices(entry, force, wait).await else { return Ok(()) };
         entry.devices.demotes.set(false);
         // This node stays Primary, and the other volumes stay in use.
         self.attach_devices(entry).await;
-        let next = "Stop what uses it first; `secondary --force` fails its I/O.";
-        Err(refusal(-12, "Device is held open by someone", format!("{why}. {next}")))
+        Err(match stays {
+            Stays::Held(why) => {
+                let next = "Stop what uses it first; `secondary --force` fails its I/O.";
+                refusal(-12, "Device is held open by someone", format!("{why}. {next}"))
+            }
+            Stays::Unflushed(why) => {
+                let name = &entry.config.name;
+                let next = format!(
+                    "`tandemadm why {name}` says what it waits for; `tandemadm secondary --force {name}` \
+                     fails its I/O."
+                );
+                refusal(-23, "Timeout in operation", format!("{why}. {next}"))
+            }
+        })
     }
 
     async fn detach_devices(
@@ -275,25 +371,27 @@ impl Registry {
         entry: &Rc<Entry>,
         force: bool,
         wait: Duration,
-    ) -> Result<(), String> {
-        let (hands, run_dir) = (self.hands(), self.device_dir());
+    ) -> Result<(), Stays> {
         let name = entry.config.name.clone();
-        let until = Instant::now() + wait;
-        let all = (hands.clone(), run_dir.clone(), name.clone(), false, until);
-        let gently = blocking(detach_all, all);
-        let detached = match force {
-            // Its flush does not end while I/O is suspended; by force it does.
-            true => tokio::time::timeout(wait + FLUSH_LIMIT, gently).await.unwrap_or_else(|_| {
-                Err(format!("what was written is not flushed in {} s", FLUSH_LIMIT.as_secs()))
-            }),
-            false => gently.await,
+        let going = Going {
+            hands: self.hands(),
+            run_dir: self.device_dir(),
+            resource: name.clone(),
+            force: false,
+            until: Instant::now() + wait,
+            // By force its flush ends.
+            frozen: frozen(&entry.status()).filter(|_| !force),
+            wanted: Arc::default(),
         };
-        if let Err(why) = &detached
+        let limit = if force { FLUSH_LIMIT } else { going.hands.gentle_limit() };
+        let detached = detach_within(wait + limit, going.clone()).await;
+        if let Err(stays) = &detached
             && force
         {
-            warn!(resource = %name, "{name}: {why}; by force (device-attach)");
+            warn!(resource = %name, "{name}: {}; by force (device-attach)", stays.why());
             // A mounted device stays until it is unmounted. Its I/O fails at once.
-            let forced = blocking(detach_all, (hands, run_dir, name.clone(), true, until));
+            let forced = Going { force, wanted: Arc::default(), ..going };
+            let forced = tokio::task::spawn_blocking(move || detach_all(forced));
             let _ = tokio::time::timeout(FORCE_LIMIT, forced).await;
             return Ok(());
         }
@@ -425,8 +523,8 @@ impl Registry {
             // Who attaches just now does so before it.
             drop(entry.devices.one_at_a_time.lock().await);
             let detached = registry.detach_devices(&entry, false, Duration::ZERO).await;
-            if let Err(why) = &detached {
-                warn!(resource = %name, "{name}: not handed over (device-attach): {why}");
+            if let Err(stays) = &detached {
+                warn!(resource = %name, "{name}: not handed over (device-attach): {}", stays.why());
             }
             // What is wrong with the resource its own log says.
             let _ = entry.order(Command::DevicesDetached { in_use: detached.is_err() }).await;

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use tokio::sync::broadcast;
 
 use super::data_thread::{DataThread, Shell};
 use super::devices::Hands;
 use crate::attach::{Backend, Guarded, Record, Terms};
-use crate::io::attach::{Listed, Trouble};
+use crate::io::attach::{Listed, Trouble, Wanted};
 use crate::io::{Exported, HeldClient, Order, OrderError, Setup, Untaken};
 use crate::resource::{
     AdminResult, Command, ConnectionState, ConnectionStatus, DeviceStatus, DiskState,
@@ -64,6 +65,14 @@ pub(super) struct FakeDevices {
     pub(super) attached: Mutex<Vec<Listed>>,
     /// It is in use.
     pub(super) mounted: Mutex<Option<VolumeNumber>>,
+    /// Its flush ends when the other end says so, and tells what became of the detach.
+    pub(super) flushing: Mutex<Option<Flushing>>,
+}
+
+/// A flush that does not end by itself.
+pub(super) struct Flushing {
+    pub(super) ends: mpsc::Receiver<()>,
+    pub(super) told: mpsc::Sender<Result<(), String>>,
 }
 
 /// A device; with `server` it is remembered, with that one.
@@ -90,10 +99,30 @@ impl Hands for FakeDevices {
         self.attached.lock().unwrap().clone()
     }
 
-    fn detach(&self, _run_dir: &Path, device: &Listed, _force: bool) -> Result<(), Trouble> {
+    fn gentle_limit(&self) -> Duration {
+        Duration::from_millis(100)
+    }
+
+    fn detach(
+        &self,
+        _run_dir: &Path,
+        device: &Listed,
+        force: bool,
+        wanted: &Wanted,
+    ) -> Result<(), Trouble> {
         if *self.mounted.lock().unwrap() == Some(device.backend.volume.number) {
             return Err(Trouble { text: "mounted".to_owned(), exit_code: 11 });
         }
+        let flushing = self.flushing.lock().unwrap().take().filter(|_| !force);
+        if let Some(flushing) = &flushing {
+            let _ = flushing.ends.recv();
+        }
+        let begun = wanted.begin();
+        if let Some(flushing) = flushing {
+            let outcome = begun.as_ref().map(|_| ()).map_err(|trouble| trouble.text.clone());
+            let _ = flushing.told.send(outcome);
+        }
+        let _begun = begun?;
         self.attached.lock().unwrap().retain(|one| one.backend != device.backend);
         Ok(())
     }
@@ -232,6 +261,9 @@ impl Fake {
                     status.role = Role::Primary;
                 });
             }
+            Command::SuspendIo { suspend } => {
+                self.change(|status| status.suspended_user = *suspend);
+            }
             Command::Secondary { .. } => self.change(|status| status.role = Role::Secondary),
             Command::Connect { peer, discard_my_data, .. } => self.change(|status| {
                 for one in status.connections.iter_mut().filter(|one| one.peer_node_id == *peer) {
@@ -271,7 +303,6 @@ impl Fake {
             | Command::Invalidate { .. }
             | Command::InvalidateRemote { .. }
             | Command::PauseSync { .. }
-            | Command::SuspendIo { .. }
             | Command::Verify { .. }
             | Command::Repair { .. }
             | Command::NewCurrentUuid { .. }

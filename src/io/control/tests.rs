@@ -27,6 +27,7 @@ use crate::io::backing::{self, CreateOptions, Identity, MetaDisk};
 use crate::resource::{Command, ConnectionState, DiskState, Role};
 
 mod crashes;
+mod frozen;
 mod full;
 mod names;
 

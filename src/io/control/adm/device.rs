@@ -12,7 +12,7 @@ use crate::attach::{AttachOptions, Volume};
 use crate::control::arguments::DeviceVerb;
 use crate::control::target::Target;
 use crate::io::attach::fuse::{self, FuseListed};
-use crate::io::attach::{Listed, detach, list};
+use crate::io::attach::{Listed, Wanted, detach, list};
 
 use super::{Failure, Outcome, Session, for_each, print};
 
@@ -116,7 +116,7 @@ impl Session {
                 let told = |trouble: crate::io::attach::Trouble| {
                     Failure::new(trouble.exit_code, format!("{volume}: {}", trouble.text))
                 };
-                detach(run_dir, device, is_forced).map_err(told)
+                detach(run_dir, device, is_forced, &Wanted::default()).map_err(told)
             })
         })
     }
