@@ -73,11 +73,13 @@ pub(crate) struct Limits {
     /// A request of which no byte arrives, or a reply of which none is taken, for so long ends the
     /// connection, ms.
     pub(crate) stall_ms: u64,
+    /// The answer to an order that closes a disk waits so long for that, ms.
+    pub(crate) close_ms: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: CLIENT_BYTES, stall_ms: 30_000 }
+        Self { bytes: CLIENT_BYTES, stall_ms: 30_000, close_ms: 30_000 }
     }
 }
 

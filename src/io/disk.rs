@@ -349,6 +349,11 @@ impl Disks {
         !self.closing.is_empty()
     }
 
+    /// Whose disks those are.
+    pub(crate) fn closing(&self) -> impl Iterator<Item = VolumeNumber> {
+        self.closing.iter().map(|(disk, _)| disk.volume)
+    }
+
     /// Everything is closed at once, without a word in the metadata (the end of the thread).
     pub(crate) fn close_all(&mut self, io: &mut Context) {
         let volumes: Vec<_> = self.disks.keys().copied().collect();

@@ -191,6 +191,9 @@ pub(super) struct Shared {
     /// Allocations of the data thread's turns so far.
     #[cfg(test)]
     pub(super) allocations: std::sync::atomic::AtomicU64,
+    /// Disks are closed by who has this.
+    #[cfg(test)]
+    pub(super) may_close: Mutex<()>,
     updates: broadcast::Sender<Arc<Status>>,
 }
 
@@ -205,6 +208,8 @@ impl Shared {
             enters: std::sync::atomic::AtomicU64::new(0),
             #[cfg(test)]
             allocations: std::sync::atomic::AtomicU64::new(0),
+            #[cfg(test)]
+            may_close: Mutex::new(()),
             updates,
         }
     }

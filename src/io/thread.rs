@@ -10,8 +10,8 @@
 //! - The core is asked by this thread alone, one event at a time, and its actions are drained
 //!   before the next event.
 //! - Nothing is submitted inside the loop; one system call a turn submits everything and waits.
-//! - The answer to an order is held back while a disk is being closed: `down` and `detach` answer
-//!   when the locks are given back.
+//! - The answer to an order that closes a disk is held back until it is closed: `down` and `detach` answer
+//!   when the locks are given back. A disk that hangs then holds them up for a while, and no other order at all.
 //! - After a panic the sockets are shut down, ring, pool and descriptors are leaked (the kernel may
 //!   still write there; the locks stay), and orders are answered with the message.
 
@@ -167,6 +167,24 @@ struct Waiter {
     attach: Option<Attach>,
     /// Changed options, that the shell takes over with the core's answer.
     options: Option<ChangedOptions>,
+    /// The disks that it closes.
+    closes: Closes,
+}
+
+/// Which disks are closed before an order is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closes {
+    None,
+    One(VolumeNumber),
+    All,
+}
+
+/// An answer that waits for a disk to be closed, until then at most.
+struct Held {
+    id: u64,
+    result: AdminResult,
+    closes: Closes,
+    until: Time,
 }
 
 /// Options, and what durability means with them on each volume.
@@ -204,9 +222,9 @@ struct Shell<C> {
     holding: Option<oneshot::Sender<Vec<String>>>,
     last_order: u64,
     /// Answers that wait for a disk to be closed.
-    held: Vec<(u64, AdminResult)>,
-    /// Disks that are being closed by a helper thread.
-    closing: usize,
+    held: Vec<Held>,
+    /// Volumes whose disks are being closed by helper threads.
+    closing: Vec<VolumeNumber>,
     closed: (Sender<Closed>, Receiver<Closed>),
     /// What has become of disks that take room on a helper thread.
     grown: (Sender<Grown>, Receiver<Grown>),
@@ -281,7 +299,7 @@ impl<C: Core> Shell<C> {
             holding: None,
             last_order: 0,
             held: Vec::new(),
-            closing: 0,
+            closing: Vec::new(),
             closed: channel(),
             grown: channel(),
             recorder,
@@ -367,8 +385,12 @@ impl<C: Core> Shell<C> {
     /// How long to wait: until the next deadline, and never so long that a freeze could hide in it. A
     /// Primary may get its first client right behind one.
     fn wait(&self, now: Time) -> Duration {
-        let deadlines =
-            [self.core.next_timeout(), self.clients.deadline(&self.io), self.peers.deadline()];
+        let deadlines = [
+            self.core.next_timeout(),
+            self.clients.deadline(&self.io),
+            self.peers.deadline(),
+            self.held.iter().map(|held| held.until).min(),
+        ];
         if self.clients.is_asking() || self.digests.is_waiting() {
             return Duration::ZERO;
         }
@@ -527,8 +549,8 @@ impl<C: Core> Shell<C> {
         }
         self.close_disks();
         let closing = Duration::from_millis(limit);
-        while self.closing > 0 && self.closed.1.recv_timeout(closing).is_ok() {
-            self.closing -= 1;
+        while !self.closing.is_empty() && self.closed.1.recv_timeout(closing).is_ok() {
+            self.closing.pop();
         }
         if let Some(recorder) = &mut self.recorder {
             recorder.flush();

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::data_thread::{DiskRequest, Seen, inspect_disk, open_disk};
+use super::entry::ORDER_LIMIT;
 use super::path_differs::{Files, LOOK_LIMIT};
 use super::registry::{Entry, Registry, ended, not_up, refusal};
 use crate::config::{Definition, HostVolume};
@@ -259,11 +260,19 @@ impl Registry {
         let durable = if disk.dsync { "RWF_DSYNC" } else { "a data sync after each write" };
         info!(resource = %name, "{name}/{volume}: {}: durable writes by {durable}", disk.attached.path);
         let (files, home) = (Files::of(own, &disk), disk.home());
-        let attached = entry.ask(|reply| Order::Attach { volume, disk, reply }).await?;
-        if attached.is_ok() {
-            entry.disks.attached(volume, files, home);
+        let asked = entry.clone();
+        // It goes on beyond the limit: which files are in use is known all the same.
+        let attaching = tokio_uring::spawn(async move {
+            let attached = asked.ask(|reply| Order::Attach { volume, disk, reply }).await?;
+            if attached.is_ok() {
+                asked.disks.attached(volume, files, home);
+            }
+            attached
+        });
+        match tokio::time::timeout(ORDER_LIMIT, attaching).await {
+            Ok(attached) => attached.map_err(|_| ended(name))?,
+            Err(_) => Err(entry.not_answered()),
         }
-        attached
     }
 }
 

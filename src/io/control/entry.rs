@@ -23,7 +23,7 @@ use crate::resource::{
 };
 
 /// An order that the state machine does not answer in this time has been lost.
-const ORDER_LIMIT: Duration = Duration::from_secs(120);
+pub(super) const ORDER_LIMIT: Duration = Duration::from_secs(120);
 
 /// How long an order that is not to be lost waits for room.
 const ROOM_LIMIT: Duration = Duration::from_secs(10);
@@ -187,11 +187,14 @@ impl Entry {
         let answer = self.ask(|reply| Order::Admin { command, reply });
         match tokio::time::timeout(limit, answer).await {
             Ok(answer) => answer?,
-            Err(_) => {
-                let hint = format!("`tandemadm why {}`, and tandemd's log.", self.config.name);
-                Err(refusal(-23, "Timeout in operation", hint))
-            }
+            Err(_) => Err(self.not_answered()),
         }
+    }
+
+    /// An order has been lost.
+    pub(super) fn not_answered(&self) -> Refusal {
+        let hint = format!("`tandemadm why {}`, and tandemd's log.", self.config.name);
+        refusal(-23, "Timeout in operation", hint)
     }
 
     pub(super) fn disk_state(&self, volume: VolumeNumber) -> DiskState {

@@ -78,7 +78,7 @@ impl<C: Core> Shell<C> {
     /// Takes the orders that wait, and notices disks that were closed.
     pub(super) fn take_orders(&mut self) {
         while let Ok((volume, result)) = self.closed.1.try_recv() {
-            self.closing -= 1;
+            self.is_closed(volume);
             if let Err(error) = result {
                 tracing::error!(target: "tandem", resource = %self.io.name, volume,
                     "the disk was closed, but not marked clean: {error:?}");
@@ -216,7 +216,12 @@ impl<C: Core> Shell<C> {
                 self.disks.set_flushes(*volume, strict);
             }
         }
-        self.waiters.insert(id, Waiter { reply, attach, options });
+        let closes = match &command {
+            Command::Down { .. } => Closes::All,
+            Command::Detach { volume, .. } => Closes::One(*volume),
+            _ => Closes::None,
+        };
+        self.waiters.insert(id, Waiter { reply, attach, options, closes });
         self.io.events.push_back(Event::Admin { id, command });
     }
 
@@ -292,9 +297,31 @@ impl<C: Core> Shell<C> {
                 self.disks.set_flushes(*volume, *flushes);
             }
         }
-        self.held.push((id, result));
+        let closes = match (&result, placed) {
+            (Err(_), Some((volume, _))) => Closes::One(volume),
+            _ => self.waiters.get(&id).map_or(Closes::None, |waiter| waiter.closes),
+        };
+        let until = self.io.now.after_ms(self.io.limits.close_ms);
+        self.held.push(Held { id, result, closes, until });
         self.close_disks();
-        self.answer_held();
+    }
+
+    /// A helper thread has closed a disk of this volume.
+    fn is_closed(&mut self, volume: VolumeNumber) {
+        if let Some(index) = self.closing.iter().position(|one| *one == volume) {
+            self.closing.swap_remove(index);
+        }
+    }
+
+    /// The volumes whose disks are not closed yet, of those that an order closes.
+    fn still_closing(&self, closes: Closes) -> Vec<VolumeNumber> {
+        let is_meant = |volume: &VolumeNumber| match closes {
+            Closes::None => false,
+            Closes::One(one) => *volume == one,
+            Closes::All => true,
+        };
+        let closing = self.closing.iter().copied().chain(self.disks.closing());
+        closing.filter(is_meant).collect()
     }
 
     fn is_diskless(&self, volume: VolumeNumber) -> bool {
@@ -303,18 +330,36 @@ impl<C: Core> Shell<C> {
         !devices.any(|one| one.volume == volume && one.disk_state != DiskState::Diskless)
     }
 
-    /// Sends the answers, unless a disk is being closed.
+    /// Sends the answers, but for those that wait for a disk to be closed.
     fn answer_held(&mut self) {
-        if self.closing > 0 || self.disks.is_closing() {
-            return;
-        }
-        for (id, result) in self.held.drain(..) {
-            let Some(waiter) = self.waiters.remove(&id) else { continue };
+        for held in std::mem::take(&mut self.held) {
+            let closing = self.still_closing(held.closes);
+            if !closing.is_empty() && self.io.now < held.until {
+                self.held.push(held);
+                continue;
+            }
+            let Some(waiter) = self.waiters.remove(&held.id) else { continue };
             if let Some(Attach::Refused(disk)) = waiter.attach {
                 disk.close();
             }
+            // The order itself is carried out: whoever gave it may go on, but not with that disk.
+            let late = closing.into_iter().map(|volume| self.not_closed(volume));
+            let result = held.result.map(|text| {
+                let lines = Some(text).filter(|text| !text.is_empty()).into_iter();
+                lines.chain(late).collect::<Vec<_>>().join("\n")
+            });
             let _ = waiter.reply.send(result);
         }
+    }
+
+    fn not_closed(&self, volume: VolumeNumber) -> String {
+        let (name, s) = (&self.io.name, self.io.limits.close_ms / 1000);
+        let text = format!(
+            "{name}/{volume}: the disk is still being closed after {s} s, and stays locked until the system \
+             lets go of it: see what holds it up (`dmesg`, cables, the pool under it) before it is attached again"
+        );
+        tracing::warn!(target: "tandem", resource = %name, volume, "{text}");
+        text
     }
 
     /// `Action::GrowDisk`, on a thread of its own: it writes and flushes.
@@ -361,8 +406,10 @@ impl<C: Core> Shell<C> {
                 continue;
             };
             let (closed, shared) = (self.closed.0.clone(), Arc::clone(&self.shared));
-            self.closing += 1;
+            self.closing.push(volume);
             let run = move || {
+                #[cfg(test)]
+                let _may = shared.may_close.lock();
                 let result = crate::io::disk::close(disk, superblock);
                 // The data thread may have ended.
                 let _ = closed.send((volume, result));
@@ -371,7 +418,7 @@ impl<C: Core> Shell<C> {
             let name = format!("close {volume}");
             if let Err(error) = std::thread::Builder::new().name(name).spawn(run) {
                 // The closure is gone and the disk with it: closed, and not clean.
-                self.closing -= 1;
+                self.is_closed(volume);
                 tracing::error!(target: "tandem", resource = %self.io.name, volume,
                     "the disk was closed, but not marked clean: {error}");
             }

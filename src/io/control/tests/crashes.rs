@@ -88,27 +88,34 @@ fn what_crashes_the_daemon_whenever_it_has_come_up_does_so_four_times_until_it_i
 
 #[test]
 fn a_change_of_what_came_up_after_a_crash_does_not_begin_the_count_anew() {
-    let dir = tempfile::tempdir().unwrap();
-    let r0 = &definition(dir.path());
-    until_it_crashes(dir.path(), |registry| async move {
-        registry.up(r0).await.unwrap();
-    });
-    for _ in 0..3 {
+    for is_of_peers in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let r0 = &definition(dir.path());
         until_it_crashes(dir.path(), |registry| async move {
-            let entry = comes_up(&registry).await;
-            entry.change(|running| running.options.busy_poll_us += 1);
-            // Disconnected by order, and not.
-            for apart in [true, false] {
-                let command = match apart {
-                    true => Command::Disconnect { peer: 1, force: false, for_ms: None },
-                    false => Command::Connect { peer: 1, discard_my_data: false, tentative: false },
-                };
-                entry.order(command).await.unwrap();
-                turns_until("it is not kept", || entry.apart.borrow().contains(&1) == apart).await;
-            }
+            registry.up(r0).await.unwrap();
         });
+        for _ in 0..3 {
+            until_it_crashes(dir.path(), |registry| async move {
+                let entry = comes_up(&registry).await;
+                match is_of_peers {
+                    false => entry.change(|running| running.options.busy_poll_us += 1),
+                    true => disconnects_and_dials(&entry).await,
+                }
+            });
+        }
+        until_it_crashes(dir.path(), stays_down);
     }
-    until_it_crashes(dir.path(), stays_down);
+}
+
+async fn disconnects_and_dials(entry: &Rc<Entry>) {
+    for apart in [true, false] {
+        let command = match apart {
+            true => Command::Disconnect { peer: 1, force: false, for_ms: None },
+            false => Command::Connect { peer: 1, discard_my_data: false, tentative: false },
+        };
+        entry.order(command).await.unwrap();
+        turns_until("it is not kept", || entry.apart.borrow().contains(&1) == apart).await;
+    }
 }
 
 #[test]

@@ -42,7 +42,9 @@ fn a_detach_is_answered_when_the_lock_is_free_and_metadata_is_there_after_it() {
         changed.sequence += 1;
         changed.current_uuid = 0xabce;
         let superblock = Some(Box::new(changed));
-        node.inject([Action::CloseDisk { volume: 0, superblock }]);
+        let close = Action::CloseDisk { volume: 0, superblock };
+        node.script.0.lock().unwrap().inject.push_back(close);
+        node.order(Command::Detach { volume: 0, force: false }).unwrap();
         let disk = node.open(&meta_disk);
         assert_eq!(self::superblock(&disk).current_uuid, 0xabce);
         drop(disk);
