@@ -9,8 +9,8 @@ use crate::resource::data::interval::LockId;
 use crate::resource::disk::device::{Loss, Progress, RequestKind};
 use crate::resource::peer::connection::{Sent, SentKind, Stage};
 use crate::resource::{
-    Action, BLOCK_SIZE, ConnectionState, DiskError, DiskState, Gap, Payload, Pending, Reason,
-    ReplyError, Resource, VolumeNumber,
+    Action, BLOCK_SIZE, ConnectionState, DiskError, DiskState, Gap, OnIoError, Payload, Pending,
+    Reason, ReplyError, Resource, VolumeNumber,
 };
 use crate::wire::{Packet, ZeroMode};
 
@@ -211,8 +211,10 @@ impl Resource {
         let request = self.requests.get(key).expect("a pending request");
         let (volume, kind) = (request.volume, request.kind);
         let expected = self.device(volume).cache.write_begins();
-        let flushes = self.config.disk_options(volume).disk_flushes;
-        if expected && flushes && kind == RequestKind::Write {
+        let options = self.config.disk_options(volume);
+        // An error that is passed on is that of the write alone.
+        let may = options.disk_flushes && options.on_io_error != OnIoError::PassOn;
+        if expected && may && kind == RequestKind::Write {
             self.requests.get_mut(key).expect("just seen").fua = true;
         }
     }

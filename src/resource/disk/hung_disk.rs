@@ -8,10 +8,11 @@
 //!   daemon go on without it, and without a peer whose disk hangs.
 //! - Time that this process did not run is not the disk's.
 
+use crate::resource::disk::device::Device;
 use crate::resource::orders::order::{Order, Step, refuse};
 use crate::resource::peer::connection::Stage;
 use crate::resource::{
-    Command, DiskOptions, LogLevel, Pending, Refusal, Resource, Time, VolumeNumber,
+    Command, DiskOptions, Gap, LogLevel, Pending, Refusal, Resource, Time, VolumeNumber,
 };
 
 /// From when on an operation is called hung, ms.
@@ -170,7 +171,7 @@ impl Resource {
                 // Its requests have drained, and both disks were flushed.
                 (
                     Command::Detach { force: false, .. },
-                    Step::DetachMark | Step::DetachFlush | Step::DetachBits | Step::DetachIdle,
+                    Step::DetachFlush | Step::DetachBits | Step::DetachIdle,
                     None,
                 ) => (running.since, PATIENCE_MS),
                 // No client writes yet, or any more; and the peer may not be promoted meanwhile.
@@ -198,8 +199,10 @@ impl Resource {
     pub(crate) fn waits_no_more(&mut self, c: usize) {
         let connection = &self.connections[c];
         let waits = connection.stage == Stage::Waiting && connection.peer_handshake.is_some();
-        let mut devices = self.devices.values();
-        if waits && !devices.any(|device| device.hung_since.is_some() && !device.abandoned()) {
+        let hangs = |device: &Device| device.hung_since.is_some() && !device.abandoned();
+        // After a gap nobody is served before the peer was heard.
+        let serves = self.gap == Gap::None;
+        if waits && !(serves && self.devices.values().any(hangs)) {
             self.quiesce(c);
         }
     }
@@ -209,9 +212,14 @@ impl Resource {
         if self.order_patience().is_none_or(|until| self.now < until) {
             return;
         }
+        // The only copy that can be reached is not given up for a change of the role.
+        let changes_role = self.running.as_ref().is_some_and(|running| {
+            matches!(running.step, Step::ForceFlush | Step::PromoteSave | Step::DemoteSave)
+        });
         let hangs = |volume: &VolumeNumber| {
             let device = &self.devices[volume];
-            device.hung_since.is_some() && !device.abandoned()
+            let other = !changes_role || self.reading_peer(*volume).is_some();
+            device.hung_since.is_some() && !device.abandoned() && other
         };
         let hung: Vec<_> = self.order_volumes().into_iter().filter(hangs).collect();
         for volume in hung {

@@ -370,23 +370,16 @@ impl Resource {
                 marked.push(volume);
             }
         }
-        if marked.is_empty() {
-            return self.detach_volumes();
-        }
-        self.step(Step::DetachMark);
-        self.step_waits(u32::try_from(marked.len()).expect("few volumes"));
-        for volume in marked {
-            let then = self.then_order();
-            self.save_superblock(volume, then);
-        }
+        self.detach_volumes(&marked);
     }
 
     /// Down: every disk, as it stands.
     pub(crate) fn detach_all(&mut self) {
-        self.detach_volumes();
+        self.detach_volumes(&[]);
     }
 
-    pub(crate) fn detach_volumes(&mut self) {
+    /// `marked`: these have been marked Outdated, which is durable before the order is answered.
+    fn detach_volumes(&mut self, marked: &[VolumeNumber]) {
         self.step(Step::DetachFlush);
         let volumes: Vec<_> = self
             .order_volumes()
@@ -396,7 +389,8 @@ impl Resource {
         if volumes.is_empty() {
             return self.step(Step::DetachIdle);
         }
-        self.step_waits(u32::try_from(volumes.len()).expect("few volumes"));
+        let marked: Vec<_> = volumes.iter().copied().filter(|v| marked.contains(v)).collect();
+        self.step_waits(u32::try_from(volumes.len() + marked.len()).expect("few volumes"));
         for volume in volumes {
             for c in self.peers() {
                 self.peer_device(c, volume).target = None;
@@ -408,6 +402,10 @@ impl Resource {
             self.refuse_waiting_peer_writes(volume);
             let then = self.then_order();
             self.flush_disk(volume, then);
+        }
+        for volume in marked {
+            let then = self.then_order();
+            self.save_superblock(volume, then);
         }
     }
 

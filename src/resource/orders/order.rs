@@ -68,9 +68,7 @@ pub(crate) enum Step {
     DemoteSave,
     /// The connections are left in order.
     Leave,
-    /// Detach: the disk says durably that it is Outdated, before the peer goes on without it.
-    DetachMark,
-    /// The disks' last flush.
+    /// The disks' last flush; of a detach also the mark of a disk that the peer goes on without.
     DetachFlush,
     /// The disks' bits.
     DetachBits,
@@ -376,6 +374,13 @@ impl Resource {
                 rates.chain(verify).for_each(|rate| rate.set_options(&after));
             }
         }
+        for volume in self.volumes() {
+            let flushed = old.options.with_disk(old.disk_options(volume)).disk_flushes;
+            if self.config.disk_options(volume).disk_flushes && !flushed {
+                // What was answered as flushed is, from here on: a Primary asks for that once.
+                self.flush_disk(volume, Then::Log);
+            }
+        }
         let mut later = Vec::new();
         for (text, when) in changes {
             self.log(LogLevel::Info, text);
@@ -401,9 +406,14 @@ impl Resource {
 
     pub(crate) fn step(&mut self, step: Step) {
         self.order_step += 1;
+        let now = self.now;
         if let Some(running) = self.running.as_mut() {
             running.step = step;
             running.waiting = 0;
+            if matches!(step, Step::ForceFlush | Step::PromoteSave | Step::DemoteSave) {
+                // A disk has its own patience, whatever was waited for before.
+                running.since = now;
+            }
         }
     }
 
@@ -466,8 +476,8 @@ impl Resource {
     /// durable, nobody may hear that it is done: the disk may come back as it was.
     pub(crate) fn order_step_without_disk(&mut self, step: u64) {
         let saves = self.running.as_ref().is_some_and(|running| {
-            let marks = running.step == Step::DetachMark && !running.is_forced_detach();
-            running.step == Step::Save || marks
+            let detaches = matches!(running.command, Command::Detach { force: false, .. });
+            running.step == Step::Save || running.step == Step::DetachFlush && detaches
         });
         if !saves || step != self.order_step {
             return self.order_step_done(step);
@@ -486,7 +496,6 @@ impl Resource {
             Step::Flush => self.order_flushed(),
             Step::Bits => self.demote_save(),
             Step::DemoteSave => self.demoted(),
-            Step::DetachMark => self.detach_volumes(),
             Step::DetachFlush => self.detach_bits(),
             Step::DetachBits => self.step(Step::DetachIdle),
             Step::Save => self.finish(Ok(String::new())),

@@ -129,3 +129,38 @@ fn with_one_disk_a_flush_behind_a_write_in_its_cache_asks_that_one() {
         pair.synced();
     }
 }
+
+/// An error that is passed on is that of the write, and takes no disk.
+#[test]
+fn nothing_is_expected_where_errors_are_passed_on() {
+    let mut pair = super::pair::passing_pair();
+    for _ in 0..6 {
+        assert!(!pair.writes(10));
+        assert_eq!(pair.flushes(), 2);
+    }
+}
+
+/// What was answered as flushed while it was not is so from then on.
+#[test]
+fn a_disk_is_flushed_when_disk_flushes_is_set() {
+    let mut pair = Pair::committing();
+    let mut set = |on: bool| {
+        let options = Options { disk_flushes: on, ..super::pair::config(1).options };
+        let volumes = std::collections::BTreeMap::new();
+        let command = Command::SetOptions { options: Box::new(options), volumes };
+        let id = pair.next;
+        pair.next += 1;
+        let core = pair.nodes[1].core.as_mut().unwrap();
+        core.handle(pair.now, Event::Admin { id, command });
+        let mut flushes = 0;
+        while let Some(action) = pair.nodes[1].core.as_mut().and_then(Resource::next_action) {
+            flushes += usize::from(matches!(action, Action::DiskFlush { .. }));
+            pair.act(1, action);
+        }
+        flushes
+    };
+    assert_eq!(set(false), 0);
+    assert_eq!(set(true), 1);
+    assert_eq!(set(true), 0);
+    pair.synced();
+}

@@ -387,3 +387,43 @@ fn a_peer_that_comes_back_while_a_disk_hangs_is_met_when_it_answers_and_holds_no
     pair.synced();
     assert_eq!(pair.nodes[1].disk.blocks.get(&30), Some(&3));
 }
+
+/// Beside a lost peer its disk is the only copy: it is waited for.
+#[test]
+fn a_promotion_gives_up_no_disk_that_is_the_only_copy() {
+    let mut pair = synced_pair();
+    leave(&mut pair);
+    pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+    pair.kill(0);
+    pair.run(1_000);
+    pair.nodes[1].stall = is_disk;
+    let id = pair.order(1, Command::Primary { force: None });
+    pair.run(60_000);
+    assert_eq!(pair.nodes[1].admin.get(&id), None, "{}", pair.story());
+    pair.nodes[1].unstall();
+    pair.run(1_000);
+    assert_eq!(pair.nodes[1].admin.get(&id), Some(&Ok(String::new())), "{}", pair.story());
+    assert_eq!(pair.disk(1), DiskState::UpToDate);
+}
+
+/// The peer has said what became of it: that counts before a frozen Primary serves anything.
+#[test]
+fn a_primary_that_was_frozen_hears_its_peer_also_while_a_disk_hangs() {
+    let mut pair = synced_pair();
+    pair.kill(1);
+    pair.run(1_000);
+    pair.nodes[0].stall = is_disk;
+    pair.start_write(0, 30, 3);
+    pair.link = false;
+    pair.event(0, Event::ClockGap { gap_ms: 20_000 });
+    pair.run(10_000);
+    let core = pair.nodes[0].core.as_mut().unwrap();
+    core.gap = Gap::Asking;
+    pair.link = true;
+    pair.up(1);
+    pair.run(20_000);
+    let stage = pair.core(0).connections[0].stage;
+    assert_ne!(stage, crate::resource::peer::connection::Stage::Waiting, "{}", pair.story());
+    pair.nodes[0].unstall();
+    pair.synced();
+}

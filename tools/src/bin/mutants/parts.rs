@@ -242,8 +242,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         breaks: "promise 6: a detach is answered before its disk is durably Outdated",
         by: By::Tests(&["--lib", "resource::tests::disks"]),
         file: "src/resource/orders/attach.rs",
-        old: "        if marked.is_empty() {",
-        new: "        if marked.len() < 9 {",
+        old: "        self.detach_volumes(&marked);",
+        new: "        self.detach_volumes(&marked[marked.len()..]);",
     },
     Mutant {
         name: "flush-beside-write",
