@@ -388,9 +388,12 @@ impl Resource {
         let named = self.running.as_ref().and_then(|running| force_of(&running.command));
         let unseen = named.is_some_and(|force| !force.names(Force::Blank))
             && self.is_blank_and_alone(volume);
-        if self.device(volume).size == 0 {
-            let size = self.device(volume).backing.as_ref().map_or(0, |backing| backing.data_size);
-            self.set_size(volume, size);
+        let own = self.device(volume).backing.as_ref();
+        let own = own.map(|backing| (backing.superblock.effective_size, backing.data_size));
+        if let Some((0, room)) = own {
+            // It has no size yet. What is known of the volume may be of a disk before it, and larger.
+            let known = self.device(volume).size;
+            self.set_size(volume, if (1..=room).contains(&known) { known } else { room });
         }
         let uuid = self.prng.uuid() | 1;
         self.start_generation(volume, uuid, BitmapState::AllSet);

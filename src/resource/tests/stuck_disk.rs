@@ -1,7 +1,7 @@
 //! Stories in which a disk does not answer, cannot be read or has no room: nothing waits for ever.
 
-use super::pair::{Disk, Pair, frozen_pair, passing_pair, superblock, synced_pair};
-use crate::meta::{JUST_CREATED, MetaOp};
+use super::pair::{Disk, Pair, SIZE, frozen_pair, passing_pair, superblock, synced_pair};
+use crate::meta::{JUST_CREATED, MetaOp, Superblock};
 use crate::resource::*;
 
 impl Pair {
@@ -528,4 +528,26 @@ fn of_two_outdated_disks_one_is_forced_and_the_other_one_is_made_anew() {
     pair.up(1);
     pair.connect_both();
     pair.synced();
+}
+
+/// The volume is as large as the disk that it had before, or as its peer's, and the new one is smaller, or larger.
+#[test]
+fn a_new_disk_that_is_forced_has_a_size_that_fits_it_and_remembers_it() {
+    for room in [SIZE - (1 << 20), SIZE, SIZE + (1 << 20)] {
+        let mut pair = synced_pair();
+        pair.event(0, Event::SessionClosed { session: SessionId(1), disconnect: true });
+        pair.admin(0, Command::Secondary { force: false, wait_ms: 0 }).unwrap();
+        pair.lose_link();
+        pair.run(1_000);
+        pair.admin(0, Command::Detach { volume: 0, force: false }).unwrap();
+        let fresh = Superblock { device_uuid: 300, data_size: room, ..superblock(0) };
+        assert_eq!(fresh.effective_size, 0, "it has none yet");
+        pair.nodes[0].disk = Disk { superblock: Some(fresh), ..Disk::default() };
+        pair.attach(0).unwrap();
+        pair.primary(0, true);
+        let size = room.min(SIZE);
+        assert_eq!(pair.core(0).export(0), Ok(size), "{}", pair.story());
+        let kept = pair.nodes[0].disk.superblock.clone().unwrap();
+        assert_eq!(kept.effective_size, size, "{}", pair.story());
+    }
 }
