@@ -187,3 +187,50 @@ fn a_target_that_waits_for_a_handshake_asks_for_no_time_that_has_passed() {
     pair.admin(0, Command::PauseSync { volume: 0, peer: 1, pause: false }).unwrap();
     pair.synced();
 }
+
+/// It has said what it is in a new handshake by then, and is that until the session opens.
+#[test]
+fn an_end_that_comes_behind_the_own_handshake_ends_nothing() {
+    let mut pair = synced_pair();
+    pair.admin(1, Command::Detach { volume: 0, force: false }).unwrap();
+    pair.write(0, 20, 20).unwrap();
+    pair.nodes[0].stall = |action| matches!(action, Action::DiskRead { find_zeroes: true, .. });
+    pair.attach(1).unwrap();
+    pair.run(1_000);
+    // It hears that all is copied, and its answer is on the way.
+    pair.nodes[0].unstall();
+    let ends = |event: &Event| {
+        matches!(event, Event::Packet { packet: crate::wire::Packet::ResyncEnd { .. }, .. })
+    };
+    for _ in 0..2_000 {
+        if let Some(at) = pair.nodes[1].done.iter().position(ends) {
+            let end = pair.nodes[1].done.remove(at).unwrap();
+            pair.nodes[1].mute = true;
+            pair.nodes[1].core.as_mut().unwrap().renegotiate();
+            pair.event(1, Event::Timeout);
+            let connection = &pair.core(1).connections[0];
+            assert_eq!(connection.stage, Stage::Handshake, "{}", pair.story());
+            pair.event(1, end);
+            let connection = &pair.core(1).connections[0];
+            let target = connection.peer_devices[&0].target.as_ref().expect("until it opens");
+            assert!(target.end_received && !target.finishing, "{}", pair.story());
+            pair.nodes[1].mute = false;
+            let held = std::mem::take(&mut pair.nodes[1].air);
+            pair.nodes[0].done.extend(held);
+            return pair.synced();
+        }
+        // What comes to the target is looked at before it is heard.
+        for n in [1, 0] {
+            if let Some(event) = pair.nodes[n].done.pop_front() {
+                pair.event(n, event);
+            }
+        }
+        pair.now = pair.now.after_ms(10);
+        pair.event(0, Event::Timeout);
+        let heard = pair.nodes[1].done.iter().any(|event| ends(event));
+        if !heard {
+            pair.event(1, Event::Timeout);
+        }
+    }
+    panic!("it never ended {}", pair.story());
+}
