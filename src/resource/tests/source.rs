@@ -227,7 +227,7 @@ fn an_end_that_comes_behind_the_own_handshake_ends_nothing() {
         }
         pair.now = pair.now.after_ms(10);
         pair.event(0, Event::Timeout);
-        let heard = pair.nodes[1].done.iter().any(|event| ends(event));
+        let heard = pair.nodes[1].done.iter().any(ends);
         if !heard {
             pair.event(1, Event::Timeout);
         }
