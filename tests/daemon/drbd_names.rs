@@ -225,6 +225,8 @@ fn events2_goes_on_when_the_daemon_ends_and_comes_back() {
     pair.alice.kill();
     following.line("destroy peer-device name:r0");
     following.line("destroy resource name:r0");
+    // Who has not looked by then sees the new daemon only, and nothing that has changed.
+    stamped.line("destroy resource name:r0");
     // It brings up what was up.
     pair.alice.start();
     following.line("create resource name:r0");
