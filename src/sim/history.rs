@@ -135,6 +135,8 @@ pub(super) struct History {
     open: BTreeMap<(u64, u64), (VolumeNumber, u64, u64)>,
     /// When each node last lost power.
     lost_power: [u64; 2],
+    /// When the daemon of a node died last, though not its host.
+    crashed: [u64; 2],
     /// When the disk of a node was taken away, and another one put in its place.
     replaced: [u64; 2],
     /// What was excused.
@@ -359,6 +361,8 @@ impl History {
             for node in (0..2).filter(|n| rests.disks[*n]) {
                 let held = disks[node].read(sector, 1)[0];
                 let lost = self.lost_power[node] > op.step;
+                // Or has crashed, which is a failure as well until the other node has dealt with it.
+                let crashed = self.crashed[node] >= op.step;
                 if self.replaced[node] > op.step {
                     // It was on the disk that was taken away while the answer was on its way; that the
                     // one in its place holds zeroes, too, is nothing to keep.
@@ -389,7 +393,7 @@ impl History {
                     since: step,
                     alone: rests.alone(),
                     // Acknowledged by a host that has lost power since, before it was known.
-                    weak: lost && !fua,
+                    weak: (lost || crashed) && !fua,
                     flushed: fua,
                     spoiled: false,
                 };
@@ -457,7 +461,8 @@ impl History {
                         continue;
                     }
                 }
-                let weak = self.lost_power[node] > op.step;
+                let crashed = self.crashed[node] >= op.step;
+                let weak = self.lost_power[node] > op.step || crashed;
                 // It may be what a failed flush has left in the cache.
                 let spoiled = !disks[node].can_flush(sector);
                 self.oblige(node, op.volume, sector, Obligation { weak, spoiled, ..seen });

@@ -383,6 +383,7 @@ impl History {
     /// The daemon of a node died, though not its host: before it has dealt with a loss of the peer,
     /// that is a second failure (model.md section 4).
     pub(in crate::sim) fn crashed(&mut self, node: usize, volume: VolumeNumber) {
+        self.crashed[node] = self.step;
         for (_, register) in self.of_volume(volume) {
             for obligation in &mut register.obligations[node] {
                 obligation.weak |= !obligation.flushed;
