@@ -88,14 +88,14 @@ fn holds(node: &Node) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::clients::Asked;
     use super::super::options::SimOptions;
     use super::Cluster;
     use crate::resource::{Command, Role};
 
     /// Two nodes, and the one that serves.
-    fn in_sync() -> (Cluster, usize) {
+    pub(in crate::sim) fn in_sync() -> (Cluster, usize) {
         let mut options = SimOptions::of_seed(1);
         options.plan.clear();
         let mut c = Cluster::new(options, 0);

@@ -210,21 +210,9 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
+    use super::super::answers::tests::in_sync;
     use super::super::faults::{Order, node_id};
-    use super::super::options::SimOptions;
     use super::*;
-    use crate::resource::Role;
-
-    /// Two nodes in sync, and who is Primary.
-    fn in_sync() -> (Cluster, usize) {
-        let mut options = SimOptions::of_seed(1);
-        options.plan.clear();
-        let mut c = Cluster::new(options, 0);
-        c.come_up();
-        let primary = |n: &super::super::node::Node| n.status.as_ref().map(|s| s.role);
-        let primary = usize::from(primary(&c.nodes[1]) == Some(Role::Primary));
-        (c, primary)
-    }
 
     fn given_up(c: &Cluster) -> [bool; 2] {
         c.pairs[&0].given_up

@@ -4,7 +4,7 @@
 //! Invariants:
 //! - A flush is answered at once only behind one of both disks that has ended well, with no write under way when
 //!   it began, and if nothing but durable writes was started since, and no state has changed.
-//! - What is guessed costs time at worst: a write that is made durable though nobody flushes it.
+//! - A wrong guess makes a write durable though nobody flushes it. Its error is one of a durable write.
 
 /// So many flushes in a row, each behind one write, make a habit.
 const HABIT: u32 = 4;

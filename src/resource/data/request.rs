@@ -221,7 +221,7 @@ impl Resource {
         self.peers().find(|c| {
             let connection = &self.connections[*c];
             // While requests drain before a new handshake the peer serves on.
-            matches!(connection.stage, Stage::Open | Stage::Quiescing)
+            connection.stage.goes_on()
                 && connection.peer_devices[&volume].peer_disk == DiskState::UpToDate
                 // It gives its disk up for the own one just now, or has done so.
                 && connection.peer_devices[&volume].promised.is_none()

@@ -185,7 +185,7 @@ impl Resource {
         request.progress = Progress::Started;
         let (volume, (offset, length)) = (request.volume, request.hull());
         let (first, count) = (offset / BLOCK_SIZE, length / BLOCK_SIZE);
-        self.is_flushed_next(key);
+        self.expect_flush(key);
         let local = self.devices[&volume].writable();
         for c in self.peers() {
             if self.connections[c].peer_devices[&volume].replicates() {
@@ -207,7 +207,7 @@ impl Resource {
 
     /// A write that a flush is expected behind, as behind each of those before it, is made durable by itself: one wait
     /// for disk and peer in place of two.
-    fn is_flushed_next(&mut self, key: u64) {
+    fn expect_flush(&mut self, key: u64) {
         let request = self.requests.get(key).expect("a pending request");
         let (volume, kind) = (request.volume, request.kind);
         let expected = self.device(volume).cache.write_begins();

@@ -213,9 +213,7 @@ impl Resource {
             return;
         }
         // The only copy that can be reached is not given up for a change of the role.
-        let changes_role = self.running.as_ref().is_some_and(|running| {
-            matches!(running.step, Step::ForceFlush | Step::PromoteSave | Step::DemoteSave)
-        });
+        let changes_role = self.running.as_ref().is_some_and(|running| running.step.changes_role());
         let hangs = |volume: &VolumeNumber| {
             let device = &self.devices[volume];
             let other = !changes_role || self.reading_peer(*volume).is_some();

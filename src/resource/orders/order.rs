@@ -96,6 +96,13 @@ pub(crate) enum Step {
     ClearSave,
 }
 
+impl Step {
+    /// A change of the role becomes durable.
+    pub(crate) fn changes_role(self) -> bool {
+        matches!(self, Self::ForceFlush | Self::PromoteSave | Self::DemoteSave)
+    }
+}
+
 /// The order that runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Running {
@@ -410,7 +417,7 @@ impl Resource {
         if let Some(running) = self.running.as_mut() {
             running.step = step;
             running.waiting = 0;
-            if matches!(step, Step::ForceFlush | Step::PromoteSave | Step::DemoteSave) {
+            if step.changes_role() {
                 // A disk has its own patience, whatever was waited for before.
                 running.since = now;
             }

@@ -44,6 +44,13 @@ pub(crate) enum Stage {
     Open,
 }
 
+impl Stage {
+    /// A session goes on: it is open, or drains for a new handshake.
+    pub(crate) fn goes_on(self) -> bool {
+        matches!(self, Self::Open | Self::Quiescing)
+    }
+}
+
 /// A TCP connection, or an attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Socket {

@@ -33,7 +33,7 @@ impl Resource {
     /// Everything that a resync may do now, on both sides.
     pub(crate) fn pump_resync(&mut self) {
         for c in self.peers() {
-            if !matches!(self.connections[c].stage, Stage::Open | Stage::Quiescing) {
+            if !self.connections[c].stage.goes_on() {
                 continue;
             }
             let mut next = self.volume_after(None);
@@ -221,9 +221,9 @@ impl Resource {
             }
             Packet::ResyncEnd { volume } => {
                 if let Some(target) = self.peer_device(c, volume).target.as_mut() {
+                    // Carried out by `pump_resync`, in the stages in which a resync goes on.
                     target.end_received = true;
                 }
-                self.maybe_flush_target(c, volume);
                 true
             }
             Packet::ResyncDone { volume } => {
@@ -285,7 +285,7 @@ impl Resource {
                 let Some(target) = &peer.target else { continue };
                 let mut sooner = |at: Time| next = Some(next.map_or(at, |next| next.min(at)));
                 // In between it is neither told nor flushed: the handshake starts over with the bits.
-                let told = matches!(connection.stage, Stage::Open | Stage::Quiescing);
+                let told = connection.stage.goes_on();
                 if !target.unflushed.is_empty() && !target.flushing && told {
                     sooner(target.last_flush.after_ms(FLUSH_MS));
                 }

@@ -263,13 +263,9 @@ impl Resource {
         }
     }
 
-    pub(in crate::resource) fn maybe_flush_target(&mut self, c: usize, volume: VolumeNumber) {
+    fn maybe_flush_target(&mut self, c: usize, volume: VolumeNumber) {
         let now = self.now;
         let Some(socket) = self.connections[c].active else { return };
-        if !matches!(self.connections[c].stage, Stage::Open | Stage::Quiescing) {
-            // The own handshake has said how the disk is: it does not change before the next session.
-            return;
-        }
         let peer = self.peer_device(c, volume);
         let pass_over = |target: &SyncTarget| {
             target.pieces.is_empty() && peer.bitmap.next_set(target.cursor).is_none()
